@@ -1,0 +1,29 @@
+"""Moves frames and events; what they mean is said by a pipeline. `types.py` is the place to start reading."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streamer.events import Event, ResultEvent, StatusEvent
+    from streamer.subscriber import subscribe
+
+__all__ = ["Event", "ResultEvent", "StatusEvent", "__version__", "subscribe"]
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Event": "streamer.events",
+    "ResultEvent": "streamer.events",
+    "StatusEvent": "streamer.events",
+    "subscribe": "streamer.subscriber",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What other programs use, imported when it is first used: `import streamer` alone stays cheap."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'streamer' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,62 @@
+"""The base of all settings, and the field types they share."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints
+
+from streamer.types import Region
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+
+
+class Settings(BaseModel):
+    """Frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError("must be a duration such as 500ms, 1s or 5m")
+    if isinstance(value, str):
+        match = _DURATION.fullmatch(value.strip())
+        if match is None:
+            raise ValueError("must be a duration such as 500ms, 1s or 5m")
+        value = float(match[1]) * _UNITS[match[2]]
+    return float(value)
+
+
+def _positive(value: float) -> float:
+    if not 0 < value < float("inf"):
+        raise ValueError("must be longer than zero")
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds, json_schema_input_type=float | str), AfterValidator(_positive)]
+"""A duration longer than zero: a number of seconds, or text such as `500ms`, `1s`, `5m`, `12h`, `7d`."""
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+"""An id that is safe in topics, file names and URLs."""
+
+
+def parse_region(value: Any) -> Region:
+    """A Region from `x0,y0,x1,y1` or a list of four fractions. Raises ValueError."""
+    if isinstance(value, Region):
+        return value
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        x0, y0, x1, y1 = (float(part) for part in parts)
+    except (TypeError, ValueError):
+        raise ValueError("must be four numbers x0,y0,x1,y1 between 0 and 1") from None
+    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+        raise ValueError("must be x0,y0,x1,y1 with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1")
+    return Region(x0, y0, x1, y1)
+
+
+RegionField = Annotated[
+    Region, BeforeValidator(parse_region, json_schema_input_type=str | tuple[float, float, float, float])
+]

@@ -1,0 +1,235 @@
+"""The values that travel through the program, and the interfaces they pass; read this file first.
+
+    Source --Frame--> capture <--ask / newest frame--> infer: Due -> Job -> Engine.admit/step -> Result
+                                                       Result -> Event --acked--> emit: ledger -> sinks
+
+Everything here is frozen. Coordinates are fractions (0..1) of the full frame, x to the right, y down.
+Times named `*_mono` are seconds of CLOCK_MONOTONIC on this host; times named `*_at` are unix seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Image = npt.NDArray[np.uint8]
+"""uint8, shape (height, width, 3), BGR, read-only once it is in a Frame."""
+
+Point = tuple[float, float]
+Pace = Literal["live", "file"]
+"""live: the newest frame wins, intervals on the monotonic clock. file: nothing wanted is lost, intervals on media time."""
+
+Outcome = Literal["ok", "empty", "unchanged", "stale", "dropped", "error", "timeout"]
+"""What became of a due job. `empty` is the model's own "nothing there"; every other word but `ok` means "no answer"."""
+
+Fate = Literal["done", "stale", "error", "stopped"]
+"""How a consumer settles a frame it pulled: answered, or dropped with this cause."""
+
+
+class FrameId(NamedTuple):
+    """Which frame of a stream. Ordered: a later connection (epoch) is newer than any earlier one."""
+
+    epoch: int
+    """Unix milliseconds at which this connection was opened; strictly increasing per stream."""
+    seq: int
+    """Counts decoded frames from 0 in each epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One decoded picture of one stream."""
+
+    stream: str
+    epoch: int
+    seq: int
+    captured_at: float
+    captured_mono: float
+    pts: float | None
+    """Media time in seconds since the epoch's first frame, None where the container gives none."""
+    image: Image
+
+    @property
+    def id(self) -> FrameId:
+        return FrameId(self.epoch, self.seq)
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A task of a stream whose time has come; chosen before any pixel is fetched."""
+
+    stream: str
+    name: str
+    """The task's name, unique in its stream."""
+    task: str
+    """The pipeline's key of what to do, for example `object_detection`."""
+    params: Any
+    """The pipeline's own keys, validated: an instance of the task's `TaskSpec.parameters`."""
+    deadline: float
+    """Monotonic second by which it should have run: the next due time of the same task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    due: Due
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    label: str
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Polygon:
+    points: tuple[Point, ...]
+    label: str
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quad:
+    """Four corners around a piece of text, clockwise from the text's top left."""
+
+    points: tuple[Point, Point, Point, Point]
+    label: str
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A rectangle given to a task as part of its question."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model said, parsed. A task fills the fields of its result kind and leaves the others empty."""
+
+    text: str | None = None
+    score: float | None = None
+    boxes: tuple[Box, ...] = ()
+    polygons: tuple[Polygon, ...] = ()
+    quads: tuple[Quad, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.text or self.boxes or self.polygons or self.quads)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome of one job."""
+
+    job: Job
+    outcome: Outcome
+    answer: Answer = field(default_factory=Answer)
+    error: str | None = None
+    started_mono: float = 0.0
+    inference_s: float = 0.0
+    """Seconds in the engine, from the start of the batch that held the job to its answer."""
+    batch: int = 1
+    """Jobs that were in the engine together."""
+
+
+ResultKind = Literal["text", "boxes", "polygons", "quads", "boxes_or_polygons"]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """What a pipeline says of one task without loading anything heavy."""
+
+    task: str
+    summary: str
+    takes_text: bool
+    takes_region: bool
+    result: ResultKind
+    parameters: type[Any]
+    """A `streamer.settings.Settings` class: the keys the pipeline takes for this task, and their checks."""
+
+
+class Engine(Protocol):
+    """A loaded model. Not thread-safe; lives in the inference process."""
+
+    @property
+    def model(self) -> str:
+        """Name of the checkpoint, as it stands in events."""
+
+    def free(self) -> int:
+        """How many jobs it can take now."""
+
+    def admit(self, jobs: Sequence[Job]) -> None:
+        """Take jobs. The frames' images must stay readable until their results are out."""
+
+    def step(self) -> list[Result]:
+        """Make some progress; return the jobs that finished. Never raises for a single bad job: its outcome is `error`."""
+
+
+class Pipeline(Protocol):
+    """A kind of model. Its module must not import torch; `open` may."""
+
+    settings: type[Any]
+    """A `streamer.settings.Settings` class: the config's `model:` block."""
+
+    def tasks(self) -> Mapping[str, TaskSpec]: ...
+
+    def open(self, settings: Any) -> Engine:
+        """Load and warm up. Raises ConfigError when the checkpoint or device cannot be used."""
+
+
+class Picture(Protocol):
+    """A decoded picture that has not been converted to BGR yet."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def pts(self) -> float | None:
+        """Seconds on the source's own clock, None where it gives none."""
+
+    def write_bgr(self, out: Image) -> None:
+        """Fill `out`, uint8 (height, width, 3)."""
+
+
+class Source(Protocol):
+    """One connection. Knows only how to run once; retry, pacing and counting are capture's."""
+
+    def __iter__(self) -> Iterator[Picture]:
+        """Pictures until the end. Raises SourceLost (try again) or SourceEnded (it is over)."""
+
+    def close(self) -> None: ...
+
+
+class SourceSettings(Protocol):
+    """A kind of source, as configured; its own factory."""
+
+    @property
+    def pace(self) -> Pace: ...
+
+    def open(self, read_limit: float = 15.0) -> Source:
+        """Connect; from then on `read_limit` seconds of silence are a SourceLost (files and made-up sources ignore it).
+
+        Raises SourceLost when it is worth another try, ConfigError when it is not.
+        """
+
+
+class Sink(Protocol):
+    """Where events go. Runs in the emit process, one thread per sink."""
+
+    def write(self, events: Sequence[tuple[int, bytes]]) -> None:
+        """Deliver (ledger position, CloudEvents JSON) in order; return when they are safe there. Raises SinkError to be tried again."""
+
+    def close(self) -> None: ...
