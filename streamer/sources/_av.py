@@ -1,0 +1,156 @@
+"""One connection through FFmpeg (PyAV). Everything that reads pictures with it goes through `AvSource`.
+
+Two facts of libavformat shape this file. `timeout=(open, read)` of `av.open` is the only limit that works for every
+protocol; after it ran out while reading, one last buffered packet may come before the error does. And a server that
+went away just ends the packets, without an error.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Iterator, Mapping
+
+import av
+import av.error
+import numpy as np
+from av.video.stream import VideoStream
+
+from streamer.errors import ConfigError, SourceLost, SourceRefused
+from streamer.redact import redact
+from streamer.sources._fields import MOST_PIXELS
+from streamer.types import Image
+
+log = logging.getLogger(__name__)
+
+OPEN_S = 10.0
+FIRST_PICTURE_S = 15.0
+"""A camera that was joined in the middle of a group of pictures shows nothing before its next key frame."""
+
+_FAILURES = (av.error.FFmpegError, OSError)
+
+
+class AvPicture:
+    """A decoded picture, turned upright when its display matrix says so. Not converted before `write_bgr`."""
+
+    __slots__ = ("_frame", "_turns", "pts")
+
+    def __init__(self, frame: av.VideoFrame, pts: float | None) -> None:
+        self._frame = frame
+        self._turns = round(frame.rotation / 90) % 4
+        self.pts = pts
+
+    @property
+    def width(self) -> int:
+        return self._frame.height if self._turns % 2 else self._frame.width
+
+    @property
+    def height(self) -> int:
+        return self._frame.width if self._turns % 2 else self._frame.height
+
+    def write_bgr(self, out: Image) -> None:
+        """Fill `out`, uint8 (height, width, 3)."""
+        frame = self._frame.reformat(format="bgr24", threads=1)
+        plane = frame.planes[0]
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(frame.height, plane.line_size)  # padded at the right
+        image = rows[:, : 3 * frame.width].reshape(frame.height, frame.width, 3)
+        out[:] = np.rot90(image, self._turns)
+
+
+class AvSource:
+    """Pictures of one connection or file. `file` may hold credentials; no error text ever does."""
+
+    def __init__(
+        self, file: str, options: Mapping[str, str], *, read_limit: float | None, container_format: str | None = None
+    ) -> None:
+        """`read_limit`: seconds of silence after which a live source is lost; None for a file."""
+        self._limit = read_limit
+        self._broken = 0
+        open_limit = None if read_limit is None else min(OPEN_S, read_limit)
+        started = time.monotonic()
+        try:
+            self._container = av.open(
+                file, format=container_format, options=dict(options), timeout=(open_limit, read_limit)
+            )
+        except _FAILURES as error:
+            if open_limit is not None and time.monotonic() - started >= open_limit:
+                raise SourceLost(f"no answer within {open_limit:g} s") from None
+            raise _lost(error) from None  # not chained: the text of the cause holds the URL
+        if not self._container.streams.video:
+            self.close()
+            raise SourceLost("has no video")
+        self._stream = self._container.streams.video[0]
+        # Threads that decode whole frames hold as many of them back, which a live picture cannot afford.
+        self._stream.thread_type = "AUTO" if read_limit is None else "SLICE"
+        self._stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
+
+    def close(self) -> None:
+        self._container.close()
+
+    def __iter__(self) -> Iterator[AvPicture]:
+        """Pictures until the end of a file. Raises SourceLost at the end of anything live."""
+        packets = self._packets()
+        shown = time.monotonic()
+        seen = 0
+        for packet in packets:
+            for frame in self._decode(packet):
+                yield AvPicture(frame, self._guess(seen) if frame.pts is None else frame.time)
+                seen += 1
+                shown = time.monotonic()
+            if self._limit is not None:
+                allowed = self._limit if seen else max(self._limit, FIRST_PICTURE_S)
+                if time.monotonic() - shown > allowed:
+                    raise SourceLost(f"sends data, but no picture for {allowed:g} s")
+        if self._limit is not None:
+            raise SourceLost("the stream ended")
+        if not seen:
+            raise ConfigError("holds no picture that can be decoded")
+
+    def _packets(self) -> Iterator[av.Packet[VideoStream]]:
+        packets = self._container.demux(self._stream)
+        while True:
+            asked = time.monotonic()
+            try:
+                packet = next(packets, None)
+            except _FAILURES as error:
+                if self._limit is None:
+                    log.warning("the file ends early: %s", _words(error))
+                    return
+                if time.monotonic() - asked >= self._limit:
+                    raise SourceLost(f"silent for {self._limit:g} s") from None
+                raise _lost(error) from None
+            if packet is None:
+                return
+            if self._limit is not None and time.monotonic() - asked >= self._limit:
+                raise SourceLost(f"silent for {self._limit:g} s")  # the last buffered packet, see above
+            yield packet
+
+    def _decode(self, packet: av.Packet[VideoStream]) -> list[av.VideoFrame]:
+        try:
+            return list(packet.decode())
+        except _FAILURES as error:
+            self._broken += 1
+            if self._broken.bit_count() == 1:  # the 1st, 2nd, 4th, 8th …: a flood of garbage is no flood of logs
+                log.warning("%d packets could not be decoded, the last: %s", self._broken, _words(error))
+            return []
+
+    def _guess(self, number: int) -> float | None:
+        """Media time of a file's picture that has none of its own (a bare elementary stream)."""
+        rate = self._stream.average_rate
+        return float(number / rate) if self._limit is None and rate else None
+
+
+def _words(error: Exception) -> str:
+    """What libav says, without the file name (a URL, perhaps with a password) that `str` would add."""
+    return redact(getattr(error, "strerror", None) or type(error).__name__)
+
+
+def _lost(error: Exception) -> SourceLost:
+    if isinstance(error, (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)):
+        return SourceRefused("refused the user or password")
+    if isinstance(error, ConnectionRefusedError):
+        return SourceLost("connection refused: nothing listens there")
+    if getattr(error, "errno", None) == errno.EIO:
+        return SourceLost("the connection broke off")
+    return SourceLost(_words(error))

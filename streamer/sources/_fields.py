@@ -1,0 +1,30 @@
+"""Fields that several kinds of source share, and the largest picture that any may send."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, StringConstraints
+
+MOST_PIXELS = 33_177_600
+"""8K: frame buffers have room for this many pixels, and a decoder refuses to go beyond."""
+
+
+def width_and_height(size: str) -> tuple[int, int]:
+    """The numbers of a checked Size."""
+    width, height = size.split("x")
+    return int(width), int(height)
+
+
+def _sensible(size: str) -> str:
+    width, height = width_and_height(size)
+    if min(width, height) < 16 or width * height > MOST_PIXELS:
+        raise ValueError("must be at least 16x16 and at most 7680x4320")
+    return size
+
+
+Size = Annotated[str, StringConstraints(pattern=r"^\d{1,5}x\d{1,5}$"), AfterValidator(_sensible)]
+"""Width and height in pixels, for example `640x480`."""
+
+Fps = Annotated[float, Field(gt=0, le=1000)]
+"""Pictures per second."""

@@ -1,0 +1,57 @@
+"""Small H.264 clips, made on the fly: every picture tells its own number."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from streamer.types import Image
+
+_BITS = 12
+_CELL = 16
+
+
+def numbered(number: int, width: int, height: int) -> Image:
+    """A grey picture with `number` in its top row of black and white cells, BGR."""
+    image = np.full((height, width, 3), 96, np.uint8)
+    for bit in range(_BITS):
+        image[:_CELL, bit * _CELL : (bit + 1) * _CELL] = 255 if number >> bit & 1 else 0
+    return image
+
+
+def number_of(image: Image) -> int:
+    """The number in a picture made by `numbered`, also after lossy coding."""
+    cells = (image[_CELL // 2, bit * _CELL + _CELL // 2].mean() > 128 for bit in range(_BITS))
+    return sum(1 << bit for bit, white in enumerate(cells) if white)
+
+
+def write_clip(
+    path: Path,
+    pictures: int = 25,
+    fps: float = 25,
+    size: tuple[int, int] = (256, 144),
+    key_frame_every: int = 10,
+    turn: int = 0,
+) -> Path:
+    """An MP4 of `pictures` numbered pictures, without B-frames so that it can be streamed as it is.
+
+    `turn`: degrees counter-clockwise by which a player must turn it, as phones write it.
+    """
+    rate = Fraction(fps).limit_denominator(1000)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        stream.gop_size = key_frame_every
+        if turn:
+            stream.set_display_rotation(turn)
+        stream.options = {"preset": "ultrafast", "tune": "zerolatency", "x264-params": "scenecut=0"}
+        for number in range(pictures):
+            frame = av.VideoFrame.from_ndarray(numbered(number, *size), format="bgr24")
+            frame.pts, frame.time_base = number, 1 / rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
