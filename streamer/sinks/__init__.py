@@ -1,0 +1,17 @@
+"""Where events go. A new kind is one file here and one line below."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from streamer.sinks._base import SinkContext, SinkSettings
+from streamer.sinks.jsonl import Jsonl
+from streamer.sinks.stdout import Stdout
+from streamer.sinks.zmq import Zmq
+
+__all__ = ["Jsonl", "SinkContext", "SinkField", "SinkSettings", "Stdout", "Zmq"]
+
+SinkField = Annotated[Stdout | Jsonl | Zmq, Field(discriminator="kind")]
+"""The settings of any sink."""

@@ -1,0 +1,40 @@
+"""What a kind of sink is given, and what it gives."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from streamer.settings import Name, Settings
+from streamer.types import Sink
+
+
+@dataclass(frozen=True, slots=True)
+class SinkContext:
+    """What a sink may need of the process it runs in."""
+
+    agent: str
+    runtime: Path
+    """Directory of the agent's sockets."""
+    find: Callable[[str], int | None]
+    """Ledger position of an event id, None when the ledger does not hold it."""
+    finished: Callable[[], None]
+    """Ask the agent to end: this sink has all it wants."""
+    max_events: int | None = None
+    """End after this many results on standard output."""
+
+
+class SinkSettings(Settings):
+    """A kind of sink, as configured; its own factory."""
+
+    name: Name
+    """Name of the sink in status events. It also keeps the sink's place in the ledger, so it must not change."""
+
+    def check(self) -> None:
+        """Raise ConfigError when it is already clear that the sink cannot work. Leaves no trace."""
+
+    @abstractmethod
+    def open(self, context: SinkContext) -> Sink:
+        """Raises ConfigError when the user must change something."""

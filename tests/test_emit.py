@@ -1,0 +1,282 @@
+"""The guarantees of emit, on the real process: killed, stopped, with sinks that fail, fill up or hang."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from streamer.bus.delivery import EventClient, events_endpoint
+from streamer.emit import Feed
+from streamer.events import StatusEvent
+from streamer.ledger import Ledger
+from streamer.types import Sink
+from tests.agents import until
+from tests.emit_process import EmitProcess, lines
+from tests.sample_events import event
+
+Json = dict[str, Any]
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[EventClient]:
+    (tmp_path / "run").mkdir()
+    with EventClient(tmp_path / "run", "infer") as client:
+        yield client
+
+
+def jsonl(path: Path, **more: Any) -> Json:
+    return {"kind": "jsonl", "path": str(path), "name": path.stem, **more}
+
+
+def send(client: EventClient, seqs: range, stream: str = "gate") -> None:
+    """Until all are accepted."""
+    for seq in seqs:
+        client.send(event(stream, seq), time.monotonic())
+    assert client.flush(20)
+
+
+def wait_for_lines(path: Path, count: int) -> list[Json]:
+    return until(lambda: found if len(found := lines(path)) >= count else [], 20, f"{count} lines in {path.name}")
+
+
+def results(found: Sequence[Json]) -> list[Json]:
+    return [one for one in found if one["type"] == "streamer.result.v1"]
+
+
+def assert_exact(found: Sequence[Json]) -> None:
+    """No id twice; each source counts 1, 2, 3 …"""
+    assert len({one["id"] for one in found}) == len(found)
+    by_source = defaultdict(list)
+    for one in found:
+        by_source[one["source"]].append(int(one["sequence"]))
+    for sequences in by_source.values():
+        assert sequences == list(range(1, len(sequences) + 1))
+
+
+def test_kill_9_under_load_loses_nothing_and_repeats_nothing(tmp_path: Path, client: EventClient) -> None:
+    chance, total, made = random.Random(1), 1000, 0
+    path = tmp_path / "events.jsonl"
+    with EmitProcess(tmp_path, [jsonl(path, max_bytes=150_000, keep=20), {"kind": "zmq"}]) as emit:
+
+        def feed(goal: int) -> Callable[[], bool]:
+            def step() -> bool:
+                nonlocal made
+                while made < total and not client.full:
+                    client.send(event(("gate", "yard")[made % 2], made), time.monotonic())
+                    made += 1
+                client.receive()
+                client.resend()
+                return made - client.unacked >= goal
+
+            return step
+
+        for goal in (100, 350, 600):
+            until(feed(goal + chance.randrange(200)), 20, "events accepted")
+            emit.kill()
+            emit.start()
+        until(feed(total), 20, "all events accepted")
+        emit.wait_for("ready")
+        assert emit.stop() == 0
+
+    old = sorted(tmp_path.glob("events.jsonl.*"), key=lambda one: -int(one.suffix[1:]))
+    found = [one for part in (*old, path) for one in lines(part)]
+    assert len(old) > 2
+    assert_exact(found)
+    assert {one["id"] for one in found} == {event(("gate", "yard")[seq % 2], seq).id for seq in range(total)}
+    per_stream = [
+        [one["data"]["frame"]["seq"] for one in found if one["data"]["stream"] == name] for name in ("gate", "yard")
+    ]
+    assert per_stream == [list(range(0, total, 2)), list(range(1, total, 2))]
+
+
+def test_age_is_from_capture_to_acceptance_and_stays(tmp_path: Path, client: EventClient) -> None:
+    path = tmp_path / "a.jsonl"
+    with EmitProcess(tmp_path, [jsonl(path)]) as emit:
+        emit.wait_for("ready")
+        emit.kill()
+        captured = time.monotonic()
+        client.send(event(), captured)
+        emit.start()
+        emit.wait_for("ready")
+        away = time.monotonic() - captured
+        assert client.flush(20)
+        latest = time.monotonic() - captured
+        client.send(event(), captured)  # its maker did not hear the ack
+        assert client.flush(20)
+        (found,) = wait_for_lines(path, 1)
+        assert emit.stop() == 0
+
+    assert away * 1000 <= found["data"]["timing"]["age_ms"] <= latest * 1000
+    assert lines(path) == [found]
+
+
+def test_a_sink_that_cannot_write_harms_only_itself(tmp_path: Path, client: EventClient) -> None:
+    bad, good = tmp_path / "volume" / "bad.jsonl", tmp_path / "good.jsonl"
+    bad.parent.mkdir()
+    with EmitProcess(tmp_path, [jsonl(bad), jsonl(good)]):
+        send(client, range(10))
+        wait_for_lines(bad, 10)
+        bad.parent.rename(tmp_path / "gone")
+        send(client, range(10, 20))
+
+        down = until(lambda: [one for one in lines(good) if one["subject"] == "sink.down"], 20, "sink.down")
+        send(client, range(20, 30))
+        until(lambda: len(results(lines(good))) == 30, 20, "the good sink has all")
+        (tmp_path / "gone").rename(bad.parent)
+        until(lambda: [one for one in lines(good) if one["subject"] == "sink.up"], 20, "sink.up")
+        until(lambda: len(lines(bad)) == len(lines(good)), 20, "the bad sink has all")
+
+    assert down[0]["source"] == "/agents/home/sinks/bad"
+    assert "No such file or directory" in down[0]["data"]["reason"]
+    assert len(down) == 1
+    assert lines(bad) == lines(good)
+    assert_exact(lines(bad))
+
+
+def test_a_full_disk_harms_only_its_sink(tmp_path: Path, client: EventClient) -> None:
+    full, good = tmp_path / "full.jsonl", tmp_path / "good.jsonl"
+    full.write_bytes(b'{"id": "of an earlier ledger"}\n' * 100_000)  # larger than the ledger will be
+    limit = full.stat().st_size + 5000
+    with EmitProcess(tmp_path, [jsonl(full), jsonl(good)]) as emit:
+        before = resource.prlimit(emit.process.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        send(client, range(50))
+        until(lambda: [one for one in lines(good) if one["subject"] == "sink.down"], 20, "sink.down")
+        send(client, range(50, 100))
+        until(lambda: len(results(lines(good))) == 100, 20, "the good sink has all")
+        assert full.stat().st_size <= limit
+        assert full.read_bytes().endswith(b"\n")
+        resource.prlimit(emit.process.pid, resource.RLIMIT_FSIZE, before)
+        until(lambda: len(lines(full)) - 100_000 == len(lines(good)), 20, "the full sink has all")
+
+    assert lines(full)[100_000:] == lines(good)
+
+
+def test_a_sink_that_hangs_harms_only_itself(tmp_path: Path, client: EventClient) -> None:
+    reader, writer = os.pipe()
+    path = tmp_path / "a.jsonl"
+    with (
+        os.fdopen(writer, "wb") as stuck,
+        EmitProcess(tmp_path, [{"kind": "stdout"}, jsonl(path)], stdout=stuck) as emit,
+    ):
+        send(client, range(500))
+        wait_for_lines(path, 500)
+
+        started = time.monotonic()
+        assert emit.stop() == 0
+        assert time.monotonic() - started < 8
+    os.close(reader)
+
+
+def test_without_sinks_the_ledger_is_kept(tmp_path: Path, client: EventClient) -> None:
+    with EmitProcess(tmp_path, []) as emit:
+        send(client, range(20))
+        assert emit.stop() == 0
+
+    with Ledger(tmp_path / "state" / "ledger.db") as ledger:
+        assert ledger.head == 20
+
+
+def test_garbage_does_no_harm(tmp_path: Path, client: EventClient) -> None:
+    path = tmp_path / "a.jsonl"
+    rogue: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+    with EmitProcess(tmp_path, [jsonl(path)]) as emit, rogue:
+        emit.wait_for("ready")
+        rogue.set(zmq.LINGER, 0)
+        rogue.connect(events_endpoint(emit.runtime))
+        chance = random.Random(1)
+        for _ in range(1000):
+            rogue.send_multipart([chance.randbytes(chance.randrange(50)) for _ in range(chance.randrange(1, 4))])
+        until(lambda: "dropped message 512" in emit.log(), 20, "garbage counted")
+        send(client, range(5))
+        wait_for_lines(path, 5)
+
+    assert emit.log().count("dropped message") < 20
+
+
+def test_limit_of_events_is_reported_once(tmp_path: Path, client: EventClient) -> None:
+    path = tmp_path / "stdout"
+    with path.open("wb") as stdout, EmitProcess(tmp_path, [{"kind": "stdout"}], max_events=3, stdout=stdout) as emit:
+        send(client, range(10))
+        emit.wait_for("finished")
+        emit.stop()
+
+    assert len(lines(path)) == 3
+    assert [one["kind"] for one in emit.reports()] == ["ready", "finished"]
+
+
+def test_sink_that_cannot_be_is_a_config_error(tmp_path: Path) -> None:
+    with EmitProcess(tmp_path, [jsonl(tmp_path / "missing" / "a.jsonl")]) as emit:
+        assert "no such directory" in emit.wait_for("failed")["reason"]
+        assert emit.process.wait(20) == 2
+
+
+def test_ledger_that_cannot_be_is_a_config_error(tmp_path: Path) -> None:
+    (tmp_path / "state" / "ledger.db").mkdir(parents=True)
+
+    with EmitProcess(tmp_path, []) as emit:
+        assert "cannot keep the ledger in" in emit.wait_for("failed")["reason"]
+        assert emit.process.wait(20) == 2
+
+
+class FaultySink:
+    """Raises what no sink should, the first two times."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.positions: list[int] = []
+
+    def write(self, events: Sequence[tuple[int, bytes]]) -> None:
+        self.calls += 1
+        if self.calls <= 2:
+            raise KeyError("a bug")
+        self.positions += [position for position, _ in events]
+
+    def close(self) -> None:
+        pass
+
+
+def run_feed(ledger: Ledger, sink: Sink) -> list[StatusEvent]:
+    """Feed one sink from the ledger until it is through; what was told."""
+    told: list[StatusEvent] = []
+    reader = ledger.readers(["a"])["a"]
+    feed = Feed("home", "a", sink, reader, told.append)
+    feed.start()
+    until(lambda: reader.position == ledger.head, 20, "all delivered")
+    feed.finish()
+    feed.join(20)
+    assert not feed.is_alive()
+    return told
+
+
+def test_a_bug_in_a_sink_is_told_and_tried_again(tmp_path: Path) -> None:
+    sink = FaultySink()
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        ledger.readers(["a"])["a"].close()
+        ledger.commit([event(seq=seq) for seq in range(3)])
+        told = run_feed(ledger, sink)
+
+    assert [(one.subject, one.data.reason) for one in told] == [("sink.down", "KeyError: 'a bug'"), ("sink.up", None)]
+    assert sink.positions == [1, 2, 3]
+
+
+def test_events_too_old_for_the_ledger_are_counted(tmp_path: Path) -> None:
+    sink = FaultySink()
+    with Ledger(tmp_path / "ledger.db", keep=100) as ledger:
+        ledger.readers(["a"])["a"].close()
+        for start in range(0, 300, 10):
+            ledger.commit([event(seq=seq) for seq in range(start, start + 10)])
+        told = run_feed(ledger, sink)
+
+    lost = 300 - len(sink.positions)
+    assert sink.positions == list(range(lost + 1, 301))
+    assert told[0].subject == "sink.lost"
+    assert told[0].data.reason == f"{lost} events became too old for the ledger before they could be delivered"
