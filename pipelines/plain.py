@@ -1,0 +1,173 @@
+"""The plain engine: each step is one `generate` of transformers. The reference for every faster one."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from transformers import GenerationConfig, StoppingCriteria
+
+from pipelines.checkpoint import Checkpoint
+from pipelines.parse import parse
+from pipelines.preprocess import Preprocessor
+from pipelines.prompts import Prompter, prompt
+from pipelines.tasks import FLORENCE_TASKS, SPECS, Quality
+from streamer.errors import ConfigError, PipelineError
+from streamer.types import Answer, Image, Job, Outcome, Result
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One job, ready for the model."""
+
+    ids: list[int]
+    pixels: torch.Tensor
+    """float32 (3, height, width)."""
+    cap: int
+    """Tokens its answer may have."""
+
+
+class _Caps(StoppingCriteria):
+    """Ends each row at its own cap, so that a rambling one does not hold the batch."""
+
+    def __init__(self, caps: torch.Tensor) -> None:
+        self._caps = caps
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: Any) -> torch.BoolTensor:
+        return self._caps <= input_ids.shape[1] - 1  # type: ignore[return-value]
+
+
+class PlainEngine:
+    """Runs what it was given in one batch per quality, over streams and tasks."""
+
+    def __init__(self, checkpoint: Checkpoint, max_batch: int) -> None:
+        self._checkpoint = checkpoint
+        self._max_batch = max_batch
+        self._waiting: list[Job] = []
+        self._preprocess = Preprocessor(checkpoint.images)
+        self._prompter = Prompter(
+            checkpoint.tokenizer,
+            checkpoint.model.config.image_token_id,
+            checkpoint.image_tokens,
+            checkpoint.encoder_limit,
+        )
+
+    @property
+    def model(self) -> str:
+        return self._checkpoint.name
+
+    def free(self) -> int:
+        return self._max_batch - len(self._waiting)
+
+    def admit(self, jobs: Sequence[Job]) -> None:
+        """Take at most `free()` jobs for the next step."""
+        if len(jobs) > self.free():
+            raise ValueError(f"{len(jobs)} jobs for {self.free()} free places")
+        self._waiting.extend(jobs)
+
+    def step(self) -> list[Result]:
+        """Answer everything that was admitted."""
+        jobs, self._waiting = self._waiting, []
+        results: list[Result] = []
+        for quality in get_args(Quality):
+            if group := [job for job in jobs if job.due.params.quality == quality]:
+                results += self._answer(group, quality)
+        return results
+
+    def warm_up(self) -> None:
+        """Run one small answer. Raises ConfigError when the checkpoint does not work on its device."""
+        black: Image = np.zeros((64, 64, 3), np.uint8)
+        try:
+            self.generate([self._row("caption", SPECS["caption"].parameters(max_tokens=4), black)], "fast")
+        except (PipelineError, ValueError, RuntimeError, IndexError) as error:
+            raise ConfigError(f"checkpoint {self.model} does not run: {error}") from error
+
+    def prepare(self, job: Job) -> Row:
+        """Raises PipelineError when the job cannot be done, whatever else is in the batch."""
+        return self._row(job.due.task, job.due.params, job.frame.image)
+
+    def generate(self, rows: Sequence[Row], quality: Quality) -> list[list[int]]:
+        """Tokens of each row's answer as the model gave them, the start token included, padded at the end."""
+        checkpoint = self._checkpoint
+        device = checkpoint.model.device
+        length = max(len(row.ids) for row in rows)
+        padding = checkpoint.tokenizer.pad_token_id
+        ids = torch.tensor([row.ids + [padding] * (length - len(row.ids)) for row in rows])
+        mask = torch.tensor([[1] * len(row.ids) + [0] * (length - len(row.ids)) for row in rows])
+        pixels = torch.stack([row.pixels for row in rows])
+        caps = torch.tensor([row.cap for row in rows], device=device)
+        with torch.inference_mode():
+            tokens: list[list[int]] = checkpoint.model.generate(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                pixel_values=pixels.to(device, checkpoint.model.dtype),
+                generation_config=self._decoding(quality, max(row.cap for row in rows)),
+                # Beams are ranked against each other over the whole batch's length, so they are left to it.
+                stopping_criteria=[_Caps(caps)] if quality == "fast" else [],
+            ).tolist()
+        return tokens
+
+    def _decoding(self, quality: Quality, cap: int) -> GenerationConfig:
+        config = copy.deepcopy(self._checkpoint.generation)
+        # One more than the cap: at the very last place an end may be forced, and that is no real end.
+        config.max_new_tokens, config.max_length = cap + 1, None
+        config.do_sample = False
+        if quality == "fast":
+            config.num_beams, config.early_stopping = 1, False
+        return config
+
+    def _row(self, task: str, params: Any, image: Image) -> Row:
+        ids = self._prompter.ids(prompt(task, params))
+        return Row(ids, self._preprocess(image), min(params.max_tokens, self._checkpoint.decoder_limit - 1))
+
+    def _answer(self, jobs: Sequence[Job], quality: Quality) -> list[Result]:
+        started = time.monotonic()
+        rows: dict[int, Row] = {}
+        answers: dict[int, Answer | str] = {}
+        for place, job in enumerate(jobs):
+            try:
+                rows[place] = self.prepare(job)
+            except (PipelineError, ValueError, RuntimeError) as error:
+                answers[place] = str(error)
+        for place, tokens in zip(rows, self._tokens(list(rows.values()), quality), strict=True):
+            answers[place] = tokens if isinstance(tokens, str) else self._read(jobs[place], rows[place], tokens)
+        took = time.monotonic() - started
+        return [_result(job, answers[place], started, took, len(jobs)) for place, job in enumerate(jobs)]
+
+    def _tokens(self, rows: Sequence[Row], quality: Quality) -> list[list[int] | str]:
+        """Tokens, or in words what went wrong, for each row. When a batch fails, each of its rows is tried alone."""
+        if not rows:
+            return []
+        try:
+            return [*self.generate(rows, quality)]
+        except torch.AcceleratorError:
+            raise  # The device is in an unknown state: only a new process helps.
+        # A row the model chokes on can end in anything, and must not take the others with it.
+        except Exception as error:
+            log.warning("a batch of %d failed: %s", len(rows), error)
+            if len(rows) == 1:
+                return [f"the model failed: {error}"]
+        return [self._tokens([row], quality)[0] for row in rows]
+
+    def _read(self, job: Job, row: Row, tokens: list[int]) -> Answer | str:
+        written = tokens[1 : row.cap + 1]
+        end = self._checkpoint.tokenizer.eos_token_id
+        if end not in written:
+            return f"the answer did not end within {row.cap} tokens"
+        text = self._checkpoint.tokenizer.decode(written[: written.index(end)], skip_special_tokens=False)
+        return parse(FLORENCE_TASKS[job.due.task].form, text, self._checkpoint.banned_phrases)
+
+
+def _result(job: Job, answer: Answer | str, started: float, took: float, batch: int) -> Result:
+    if isinstance(answer, str):
+        return Result(job, "error", error=answer, started_mono=started, inference_s=took, batch=batch)
+    outcome: Outcome = "empty" if answer.is_empty else "ok"
+    return Result(job, outcome, answer, started_mono=started, inference_s=took, batch=batch)
