@@ -1,0 +1,141 @@
+"""The architecture of the small model, and how it has to start for training to get anywhere.
+
+What a trial taught: image position embeddings must start large, location rows as smooth functions of position, and
+an auxiliary head that reads the objects off the image tokens trains the vision tower in minutes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    Florence2Config,
+    Florence2ForConditionalGeneration,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+)
+
+from pipelines.tokenizer import BINS
+from streamer.toyworld import COLOURS, KINDS
+
+IMAGE_SIZE = 144
+GRID = 12
+"""Image tokens per side."""
+IMAGE_TOKENS = GRID * GRID + 1
+WIDTH = 160
+DENSE_CHANNELS = (1, len(COLOURS), len(KINDS), 4)
+"""Of the auxiliary head, per image token: is there an object, its colour, its kind, its box."""
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast) -> Florence2ForConditionalGeneration:
+    config = Florence2Config(
+        text_config={
+            "model_type": "bart",
+            "vocab_size": len(tokenizer),
+            "d_model": WIDTH,
+            "encoder_layers": 2,
+            "decoder_layers": 3,
+            "encoder_attention_heads": 5,
+            "decoder_attention_heads": 5,
+            "encoder_ffn_dim": 2 * WIDTH,
+            "decoder_ffn_dim": 2 * WIDTH,
+            "max_position_embeddings": 512,
+            "dropout": 0.0,
+            "bos_token_id": 0,
+            "pad_token_id": 1,
+            "eos_token_id": 2,
+            "decoder_start_token_id": 2,
+        },
+        vision_config={
+            "embed_dim": [32, 64, 112, WIDTH],
+            "depths": [1, 1, 1, 1],
+            "num_heads": [2, 4, 4, 5],
+            "num_groups": [2, 4, 4, 5],
+            "patch_stride": [6, 2, 1, 1],
+            "window_size": 6,
+            "projection_dim": WIDTH,
+            "drop_path_rate": 0.0,
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    model = Florence2ForConditionalGeneration(config)
+    _initialise(model, tokenizer.convert_tokens_to_ids("<loc_0>"))
+    return model
+
+
+def _initialise(model: Florence2ForConditionalGeneration, first_location: int) -> None:
+    for name, weights in model.named_parameters():
+        if weights.dim() < 2 or "norm" in name:
+            continue
+        if "conv" in name:
+            depthwise = weights.shape[1] == 1
+            nn.init.normal_(weights, std=0.1) if depthwise else nn.init.kaiming_normal_(weights, nonlinearity="linear")
+        elif "image_position_embed" in name:
+            nn.init.normal_(weights, std=0.5)
+        elif "embed" in name or "shared" in name:
+            nn.init.normal_(weights, std=0.05)
+        else:
+            nn.init.xavier_uniform_(weights)
+    position = torch.arange(BINS)[:, None] / BINS
+    waves = torch.exp(torch.linspace(0, math.log(200.0), WIDTH // 2))[None] * 2 * math.pi
+    rows = 0.05 * torch.cat([torch.sin(position * waves), torch.cos(position * waves)], dim=1)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[first_location : first_location + BINS] = rows
+
+
+def build_dense_head() -> nn.Module:
+    """Image tokens (..., WIDTH) to the channels of DENSE_CHANNELS; only training uses it."""
+    return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Linear(WIDTH, sum(DENSE_CHANNELS)))
+
+
+def generation_config() -> GenerationConfig:
+    """Florence-2's own, but without the ban on repeated 3-grams: `small red ring` may well stand there twice."""
+    return GenerationConfig(
+        bos_token_id=0,
+        pad_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=2,
+        forced_bos_token_id=0,
+        forced_eos_token_id=2,
+        num_beams=3,
+        early_stopping=True,
+        max_length=256,
+    )
+
+
+class Losses(nn.Module):
+    """The two losses: of the answers' tokens, and of the dense head."""
+
+    softened: Tensor
+
+    def __init__(self, first_location: int, sigma: float = 3.0) -> None:
+        super().__init__()
+        self.first, self.last = first_location, first_location + BINS
+        bins = torch.arange(BINS, dtype=torch.float32)
+        near = torch.exp(-0.5 * ((bins[:, None] - bins[None]) / sigma) ** 2)
+        self.register_buffer("softened", near / near.sum(1, keepdim=True))
+
+    def answers(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross entropy; a location's target is spread over its neighbours. logits (B, T, V), labels (B, T), -100 = pad."""
+        wanted = labels != -100
+        logits, labels = logits[wanted], labels[wanted]
+        logs = torch.log_softmax(logits.float(), dim=-1)
+        located = (labels >= self.first) & (labels < self.last)
+        words = -logs[~located].gather(1, labels[~located][:, None]).sum()
+        targets = self.softened[labels[located] - self.first]
+        places = -(targets * logs[located][:, self.first : self.last]).sum()
+        return (words + places) / len(labels)
+
+    def dense(self, found: Tensor, truth: Tensor) -> Tensor:
+        """found (B, cells, channels); truth (B, cells, 7): there, colour, kind, x0, y0, x1, y1."""
+        there, colour, kind, box = found.split(DENSE_CHANNELS, dim=-1)
+        mask = truth[..., 0] > 0
+        objectness = nn.functional.binary_cross_entropy_with_logits(
+            there[..., 0], truth[..., 0], pos_weight=found.new_tensor(4.0)
+        )
+        colours = nn.functional.cross_entropy(colour[mask], truth[mask][:, 1].long())
+        kinds = nn.functional.cross_entropy(kind[mask], truth[mask][:, 2].long())
+        boxes = nn.functional.l1_loss(box[mask].sigmoid(), truth[mask][:, 3:])
+        return 3 * objectness + colours + kinds + 20 * boxes
