@@ -1,0 +1,141 @@
+"""What every child process of the supervisor shares: how it is told its job, asked to stop, and reports back.
+
+The parent starts `python -m streamer.worker ROLE [STREAM]`, writes one JSON line (the assignment) to its standard
+input and keeps that pipe open; its end of file means that the parent died. The child writes JSON lines (reports) to
+the file descriptor `report_fd`. Nothing secret is ever in an argument or the environment.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from streamer import logs
+from streamer.config import Agent, from_mapping
+from streamer.errors import ConfigError
+from streamer.redact import redact
+
+log = logging.getLogger(__name__)
+
+EXIT_CONFIG = 2
+_PR_SET_PDEATHSIG = 1
+ROLES = {"capture": "streamer.capture", "infer": "streamer.infer", "emit": "streamer.emit"}
+
+
+class Worker:
+    """A child process, seen from inside its role."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        runtime: Path,
+        state: Path,
+        stream: str | None,
+        report_fd: int,
+        max_events: int | None = None,
+    ) -> None:
+        self.agent = agent
+        self.runtime = runtime
+        """Directory of sockets and frame buffers, mode 0700, on a tmpfs."""
+        self.state = state
+        """Directory of what must outlive the processes (the ledger)."""
+        self.stream = stream
+        """The stream of a capture process, else None."""
+        self.max_events = max_events
+        """Of emit: end the agent after this many results on standard output."""
+        self._report_fd = report_fd
+        self._stop = threading.Event()
+        self.stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        """Readable once the process was asked to stop: put it into every poll."""
+
+    @property
+    def stopping(self) -> bool:
+        return self._stop.is_set()
+
+    def stop(self, *_: object) -> None:
+        """Ask the role to finish; also the handler of SIGTERM."""
+        self._stop.set()
+        os.eventfd_write(self.stop_fd, 1)
+
+    def report(self, kind: str, **data: Any) -> None:
+        """Tell the parent: `ready`, `first_frame`, `finished` (the limit of events is reached), `ended`, `failed`."""
+        line = json.dumps({"kind": kind, **data}) + "\n"
+        try:
+            os.write(self._report_fd, line.encode())
+        except BrokenPipeError:
+            self.stop()
+
+
+def _watch_parent(worker: Worker) -> None:
+    """Stop when the parent closed its end of our standard input, which a dead parent has."""
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            pass
+        worker.stop()
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _read_assignment() -> Mapping[str, Any]:
+    line = b""
+    while not line.endswith(b"\n"):
+        select.select([0], [], [])
+        chunk = os.read(0, 1 << 16)
+        if not chunk:
+            raise SystemExit(0)
+        line += chunk
+    assignment: Mapping[str, Any] = json.loads(line)
+    return assignment
+
+
+def main() -> NoReturn:
+    """Run one role to its end. Exit codes: 0 done, 2 ConfigError, anything else a crash."""
+    _die_with_parent()
+    role, *rest = sys.argv[1:]
+    stream = rest[0] if rest else None
+    assignment = _read_assignment()
+    logs.setup(f"{role}:{stream}" if stream else role, assignment["log_level"])
+    worker = Worker(
+        agent=from_mapping(assignment["config"]),
+        runtime=Path(assignment["runtime"]),
+        state=Path(assignment["state"]),
+        stream=stream,
+        report_fd=assignment["report_fd"],
+        max_events=assignment["max_events"],
+    )
+    signal.signal(signal.SIGTERM, worker.stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _watch_parent(worker)
+    code = 0
+    try:
+        importlib.import_module(ROLES[role]).run(worker)
+        if not worker.stopping:
+            worker.report("ended")
+    except ConfigError as error:
+        worker.report("failed", reason=redact(str(error)))
+        code = EXIT_CONFIG
+    except Exception:
+        log.exception("%s crashed", role)
+        code = 1
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)  # not sys.exit: a thread inside libav must not keep a finished process alive
+
+
+if __name__ == "__main__":
+    main()

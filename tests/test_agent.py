@@ -1,0 +1,216 @@
+"""The main job with everything real: processes, sockets, an RTSP server, the shipped model, kill -9."""
+
+from __future__ import annotations
+
+import signal
+import time
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.tasks import SPECS
+from tests.agents import (
+    RunningAgent,
+    assert_identity,
+    assert_no_duplicates,
+    assert_no_holes,
+    is_alive,
+    until,
+)
+from tests.clips import write_clip
+from tests.rtsp_server import RtspServer
+
+START_S = 60.0
+"""Loading torch and the model on a busy machine."""
+
+
+def write_config(folder: Path, text: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "home.yaml"
+    file.write_text(f"{text}\nsinks:\n  - {{kind: jsonl, path: {folder / 'events.jsonl'}}}\n")
+    return file
+
+
+def run_agent(folder: Path, text: str) -> RunningAgent:
+    return RunningAgent(folder, ["run", str(write_config(folder, text))], folder / "events.jsonl")
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_clip(tmp_path / "clip.mp4", pictures=100, size=(320, 240))
+
+
+def last_counts(agent: RunningAgent, stream: str, subject: str) -> dict[str, Any]:
+    counts: dict[str, Any] = agent.statuses(subject, stream)[-1]["data"]["frames"]
+    return counts
+
+
+def test_watch_a_real_rtsp_camera(tmp_path: Path, clip: Path) -> None:
+    with RtspServer(clip, fps=25) as server:
+        command = ["watch", server.url, "--task", "object_detection", "--every", "1s", "--seconds", "20"]
+        with RunningAgent(tmp_path / "agent", command) as agent:
+            assert agent.process.wait(START_S + 30) == 0, agent.log()
+            results = agent.results()
+            assert len(results) >= 15
+            for event in results:
+                timing = event["data"]["timing"]
+                assert timing["age_ms"] <= 40 + 200 + timing["inference_ms"], timing
+            counts = last_counts(agent, "watch", "stream.stopped")
+            assert_identity(counts)
+            assert counts["in_flight"] == 0
+            assert counts["done"] == len(results)
+            assert_no_holes(agent.events())
+
+
+def test_a_camera_that_restarts_comes_back_in_a_new_epoch(tmp_path: Path, clip: Path) -> None:
+    config = "streams:\n  gate: {source: '%s', tasks: [{task: object_detection, every: 500ms}]}"
+    with RtspServer(clip, fps=25) as server, run_agent(tmp_path / "agent", config % server.url) as agent:
+        before = agent.wait_for_results(3, START_S)
+        server.kill()
+        down = until(lambda: agent.statuses("stream.down", "gate"), 8, "the lost camera was noticed")[0]
+        assert down["data"]["reason"]
+        server.start()
+        restarted = time.monotonic()
+        known = len(agent.results())
+        after = agent.wait_for_results(known + 1, 8)
+        assert time.monotonic() - restarted < 8
+        assert after[-1]["data"]["epoch"] > before[0]["data"]["epoch"]
+        assert agent.stop() < 10
+        assert_identity(last_counts(agent, "gate", "stream.stopped"))
+        assert_no_duplicates(agent.events())
+
+
+def test_two_cameras_and_a_file_in_batches_that_mix_them(tmp_path: Path, clip: Path) -> None:
+    config = f"""
+streams:
+  file: {{source: {clip}, tasks: [{{task: caption, every: 200ms}}, {{task: object_detection, every_n_frames: 20}}]}}
+  left: {{source: 'URL', tasks: [{{task: object_detection, every: 250ms}}]}}
+  right: {{source: 'URL', tasks: [{{task: caption, every: 250ms}}]}}"""
+    with RtspServer(clip, fps=25) as server:
+        with run_agent(tmp_path / "agent", config.replace("URL", server.url)) as agent:
+            until(lambda: agent.statuses("stream.ended", "file"), START_S + 30, f"the file's end; {agent.log()}")
+            agent.wait_for_results(5, 20, "left")
+            agent.wait_for_results(5, 20, "right")
+            assert agent.stop() < 10
+            captions, boxes = (
+                [event["data"]["frame"] for event in agent.results("file") if event["subject"] == name]
+                for name in ("caption", "object_detection")
+            )
+            assert [frame["pts"] for frame in captions] == pytest.approx([tick * 0.2 for tick in range(20)])
+            assert [frame["seq"] for frame in boxes] == [0, 20, 40, 60, 80]
+            ended = last_counts(agent, "file", "stream.ended")
+            assert_identity(ended)
+            assert (ended["captured"], ended["in_flight"], ended["dropped"]) == (100, 0, {})
+            for stream in ("left", "right"):
+                assert_identity(last_counts(agent, stream, "stream.stopped"))
+            assert_no_holes(agent.events())
+            assert any(len({e["data"]["stream"] for e in batch}) > 1 for batch in batches(agent))
+
+
+def batches(agent: RunningAgent) -> list[list[dict[str, Any]]]:
+    """Events by the batch their jobs shared: the same start, so capture time plus waiting time."""
+
+    def start(event: dict[str, Any]) -> int:
+        seconds = time.mktime(time.strptime(event["time"][:19], "%Y-%m-%dT%H:%M:%S")) + float(event["time"][19:-1])
+        return round((seconds + event["data"]["timing"]["waited_ms"] / 1000) * 100)
+
+    found = sorted(agent.results(), key=start)
+    return [list(group) for _, group in groupby(found, start)]
+
+
+@pytest.mark.parametrize("victim", ["capture:gate", "infer", "emit"])
+def test_a_killed_process_comes_back_and_the_others_never_notice(tmp_path: Path, clip: Path, victim: str) -> None:
+    config = f"""
+streams:
+  gate: {{source: 'synthetic?fps=25', tasks: [{{task: object_detection, every: 200ms}}]}}
+  yard: {{source: 'synthetic?seed=2', tasks: [{{task: caption, every: 200ms}}]}}
+  file: {{source: {clip}, tasks: [{{task: caption, every_n_frames: 1}}]}}"""
+    with run_agent(tmp_path / "agent", config) as agent:
+        agent.wait_for_results(10, START_S)
+        others = agent.children()
+        killed = agent.kill(victim)
+        del others[victim]
+        back = until(lambda: agent.children().get(victim), 5, f"{victim} came back; {agent.log()}")
+        assert back != killed
+        known = len(agent.results("gate"))
+        agent.wait_for_results(known + 5, 5 if victim != "infer" else START_S, "gate")
+        file_is_done = until(lambda: agent.statuses("stream.ended", "file"), START_S, f"the file ended; {agent.log()}")
+        others.pop("capture:file", None)
+        assert {name: pid for name, pid in agent.children().items() if name in others} == others
+        assert agent.process.poll() is None
+        assert agent.stop() < 10
+        assert_no_duplicates(agent.events())
+        assert_no_holes(agent.events())
+        for stream in ("gate", "yard"):
+            assert_identity(last_counts(agent, stream, "stream.stopped"))
+        restarted = agent.statuses("worker.restarted")
+        assert [event["data"]["worker"] for event in restarted] == [victim]
+        if victim == "infer":
+            assert {event["data"]["frame"]["seq"] for event in agent.results("file")} == set(range(100))
+            assert_identity(file_is_done[-1]["data"]["frames"])
+
+
+def test_nothing_is_left_when_the_parent_is_killed(tmp_path: Path) -> None:
+    config = "streams:\n  gate: {source: synthetic, tasks: [{task: caption}]}"
+    with run_agent(tmp_path / "agent", config) as agent:
+        agent.wait_for_results(1, START_S)
+        orphans = agent.children()
+        agent.process.send_signal(signal.SIGKILL)
+        until(lambda: not any(map(is_alive, orphans.values())), 10, "all children ended")
+
+
+def test_sigterm_ends_everything_in_order(tmp_path: Path) -> None:
+    config = "streams:\n  gate: {source: synthetic, tasks: [{task: caption, every: 100ms}]}"
+    with run_agent(tmp_path / "agent", config) as agent:
+        agent.wait_for_results(5, START_S)
+        children = agent.children()
+        assert agent.stop() < 10
+        assert agent.process.returncode == 0
+        assert not any(map(is_alive, children.values()))
+        counts = last_counts(agent, "gate", "stream.stopped")
+        assert_identity(counts)
+        assert counts["in_flight"] == 0
+        assert list((tmp_path / "agent" / "run").glob("**/*.buf")) == []
+
+
+def test_a_camera_that_is_down_from_the_start_is_no_reason_to_stop(tmp_path: Path) -> None:
+    config = """
+streams:
+  dead: {source: 'rtsp://eve:hunter22@127.0.0.1:9/cam', tasks: [{task: caption}]}
+  gate: {source: synthetic, tasks: [{task: caption}]}"""
+    with run_agent(tmp_path / "agent", config) as agent:
+        agent.wait_for_results(2, START_S, "gate")
+        down = until(lambda: agent.statuses("stream.down", "dead"), 10, "the dead camera's status")
+        assert len(down) == 1
+        assert agent.stop() < 10
+        assert "hunter22" not in agent.log() + agent.file.read_text()
+
+
+def test_a_checkpoint_that_is_missing_ends_the_program_with_2(tmp_path: Path) -> None:
+    config = f"model: {{checkpoint: {tmp_path}/nowhere}}\nstreams:\n  gate: {{source: synthetic, tasks: [{{task: caption}}]}}"
+    with run_agent(tmp_path / "agent", config) as agent:
+        assert agent.process.wait(START_S) == 2
+        assert "nowhere" in agent.log()
+        assert "Traceback" not in agent.log()
+
+
+TEXTS = {"phrase_grounding": "a red circle", "referring_segmentation": "the red circle",
+         "open_vocabulary_detection": "red circle"}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", sorted(SPECS))
+def test_every_task_answers(tmp_path: Path, task: str) -> None:
+    spec = SPECS[task]
+    command = ["watch", "synthetic?seed=3", "--task", task, "--every", "200ms", "--max-events", "2"]
+    command += ["--text", TEXTS[task]] if spec.takes_text else []
+    command += ["--region", "0.1,0.1,0.6,0.6"] if spec.takes_region else []
+    with RunningAgent(tmp_path / "agent", command) as agent:
+        assert agent.process.wait(START_S) == 0, agent.log()
+        results = agent.results()
+        assert {event["data"]["task"] for event in results} == {task}
+        for event in results:
+            assert event["data"]["outcome"] in ("ok", "empty"), event["data"]
+            kinds = {kind for kind in ("text", "boxes", "polygons", "quads") if event["data"]["result"][kind]}
+            assert kinds <= set(spec.result.split("_or_"))
