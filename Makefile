@@ -1,0 +1,63 @@
+# make demo [SECONDS=20] | test | check | bench | tiny-model
+# Each target first makes .venv and installs what it needs; PYTHON=python3.12 picks the interpreter.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --constraint constraints.txt
+
+# The tests run a real RTSP server (GStreamer, through the system's own Python) and the ffmpeg tool.
+SYSTEM_PACKAGES := ffmpeg python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good \
+  gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav
+
+.PHONY: demo test check bench tiny-model system-packages clean
+
+demo: $(VENV)/.runtime
+	@$(BIN)/streamer demo $(if $(SECONDS),--seconds $(SECONDS))
+
+test: system-packages check
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/accuracy.py $(ARGS)
+
+tiny-model: $(VENV)/.runtime
+	$(BIN)/python -m pipelines.training --out pipelines/models/tiny $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+# A stamp file says that the environment holds what pyproject.toml asks for.
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "streamer needs Python 3.11 or newer: make PYTHON=...")'
+	@test -x $(BIN)/python || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); } \
+	  || { echo "python3 -m venv failed; on Debian and Ubuntu: sudo apt-get install python3-venv"; exit 1; }
+	@echo "installing streamer and its dependencies into $(VENV) (torch is the large one)"
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	@echo "installing the development tools into $(VENV)"
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+system-packages:
+	@command -v dpkg-query >/dev/null || { \
+	  echo "This is no Debian or Ubuntu: the tests need GStreamer's RTSP server with its Python binding, and ffmpeg."; exit 0; }; \
+	missing=""; for package in $(SYSTEM_PACKAGES); do \
+	  dpkg-query -W -f '$${db:Status-Status}' $$package 2>/dev/null | grep -qx installed || missing="$$missing $$package"; \
+	done; \
+	[ -n "$$missing" ] || exit 0; \
+	if [ "$$(id -u)" = 0 ]; then \
+	  echo "installing system packages:$$missing"; \
+	  apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $$missing; \
+	else \
+	  echo "The tests need system packages that are missing. Install them with this command, then run make test again:"; \
+	  echo "  sudo apt-get update && sudo apt-get install -y --no-install-recommends$$missing"; exit 1; \
+	fi

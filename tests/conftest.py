@@ -1,0 +1,13 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import pytest
+
+from streamer import redact
+
+
+@pytest.fixture(autouse=True)
+def _own_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password that one test used is not hidden from the output of the next one."""
+    monkeypatch.setattr(redact, "_known", set())

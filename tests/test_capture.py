@@ -1,0 +1,225 @@
+"""Capture against cameras that go away, come back, hang, refuse or send nothing."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+
+from streamer.bus.frames import Want
+from streamer.connection import Connection
+from streamer.errors import ConfigError, SourceRefused
+from streamer.retry import Rhythm
+from streamer.settings import Settings
+from streamer.sources import Rtsp
+from streamer.types import Pace, Picture, Source
+from tests.agents import until
+from tests.capturing import CaptureProcess, CaptureThread, Consumer
+from tests.clips import number_of, write_clip
+from tests.rtsp_server import RtspServer, free_port
+
+PASSWORD = "gar4den%2Fgate"
+
+
+def hasty() -> Rhythm:
+    """Small limits, so that the tests need not wait for real ones."""
+    return Rhythm(start=1.0, floor=0.5, cap=10.0)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", 25)
+
+
+def test_a_camera_that_is_killed_and_comes_back(tmp_path: Path, clip: Path) -> None:
+    server = RtspServer(clip)
+    url = server.url.replace("://", f"://bob:{PASSWORD}@")
+    with CaptureProcess(tmp_path, url) as capture, Consumer(tmp_path) as consumer:
+        down = capture.statuses.wait("down")  # to start with cameras down is normal
+        assert down["reason"] == "connection refused: nothing listens there"
+        assert 0 < down["retry_in_s"] <= 2
+        with server:
+            first = consumer.next()
+            assert capture.statuses.wait("up")["epoch"] == first.epoch
+            consumer.client.settle(first, "done")
+            server.kill()
+            down = capture.statuses.wait("down", 2)
+            assert down["reason"] == "the stream ended"
+            assert down["frames"]["done"] == 1
+            server.start()
+            came_back = time.monotonic()
+            second = consumer.next(Want(after=first.id))
+            assert time.monotonic() - came_back < 8
+            assert second.epoch > first.epoch
+            assert second.seq < first.seq + 25, "numbers start again"
+            assert capture.statuses.wait("up", 2)["epoch"] == second.epoch
+            consumer.client.settle(second, "stale")
+            last = capture.stop()
+        assert (last["frames"]["done"], last["frames"]["dropped"]) == (2 - 1, {"stale": 1})
+        assert [status["state"] for status in capture.statuses.all] == ["down", "up", "down", "up", "stopped"]
+        assert "gar4den" not in capture.errors.read_text() + str(capture.statuses.all)
+        assert capture.reports() == ["ready", "first_frame"]
+
+
+@pytest.mark.parametrize("how", ["frozen", "no video"])
+def test_a_camera_that_falls_silent_and_goes_on(tmp_path: Path, clip: Path, how: str) -> None:
+    with RtspServer(clip) as server, CaptureThread(tmp_path, server.url, hasty()) as capture:
+        first = capture.statuses.wait("up")
+        server.freeze() if how == "frozen" else server.pause()
+        with Consumer(tmp_path, "view") as view:
+            down = capture.statuses.wait("down")
+            assert "silent for" in down["reason"]
+            assert view.wait(seconds=0.1).last_frame_age is not None, "it does not answer while a camera hangs"
+        server.thaw() if how == "frozen" else server.resume()
+        assert capture.statuses.wait("up", 2, timeout=20)["epoch"] > first["epoch"]
+
+
+def test_a_slow_camera_is_not_a_dead_one(tmp_path: Path, clip: Path) -> None:
+    rhythm = Rhythm(start=4.0, floor=0.3, cap=20.0)
+    with RtspServer(clip, fps=1) as server, CaptureThread(tmp_path, server.url, rhythm) as capture:
+        first = capture.statuses.wait("up")
+        with Consumer(tmp_path, "view", buffers=1) as view:
+            wanted = Want(at_seq=6)  # of the same connection: `at_seq` holds, as there is no `after`
+            assert view.wait(wanted, 20).ready
+            assert rhythm.limit() < 4, "the test proves nothing: the limit has not adapted"
+            assert view.wait(wanted).epoch == first["epoch"]
+        assert [status["state"] for status in capture.statuses.hear()] == ["up"]
+
+
+def test_a_wrong_password_is_reported_and_rarely_tried(tmp_path: Path, clip: Path) -> None:
+    with RtspServer(clip, user="bob", password="other") as server:
+        url = server.url.replace("://", f"://bob:{PASSWORD}@")
+        with CaptureProcess(tmp_path, url) as capture:
+            down = capture.statuses.wait("down")
+            assert down["reason"] == "refused the user or password"
+            assert 30 <= down["retry_in_s"] <= 60
+            assert down["frames"]["captured"] == 0
+            capture.stop()
+            assert "gar4den" not in capture.errors.read_text()
+
+
+def test_a_port_that_accepts_and_never_answers(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"rtsp://bob:{PASSWORD}@127.0.0.1:{mute.getsockname()[1]}/cam"
+        with CaptureThread(tmp_path, url, hasty()) as capture:
+            down = capture.statuses.wait("down")
+            assert down["reason"] == "no answer within 1 s"
+            tries = [mute.accept()[0] for _ in range(2)]
+            for connection in tries:
+                connection.close()
+            assert [status["state"] for status in capture.statuses.hear()] == ["down"], "once per transition"
+
+
+def test_a_server_that_is_no_camera(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as garbage:
+        with CaptureThread(tmp_path, f"rtsp://127.0.0.1:{garbage.getsockname()[1]}/cam", hasty()) as capture:
+            for _ in range(2):
+                connection, _ = garbage.accept()
+                connection.sendall(os.urandom(1 << 14))
+                connection.close()
+            assert capture.statuses.wait("down")["reason"]
+
+
+def test_reconnecting_leaks_no_descriptors(tmp_path: Path, clip: Path) -> None:
+    server = RtspServer(clip)
+    with CaptureProcess(tmp_path, server.url) as capture:
+        folder = Path(f"/proc/{capture.process.pid}/fd")
+        counts = []
+        for number in range(1, 5):
+            with server:
+                capture.statuses.wait("up", number, timeout=20)
+            capture.statuses.wait("down", number)
+            counts.append(len(list(folder.iterdir())))
+        assert counts[-1] <= counts[0] + 1, counts
+        capture.stop()
+
+
+def test_a_capture_that_was_killed_counts_anew(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", 10)
+    with CaptureProcess(tmp_path, str(clip)) as capture, Consumer(tmp_path) as consumer:
+        before = consumer.next()
+        consumer.client.settle(before, "done")
+        capture.kill()
+        capture.restart()
+        frames = list(consumer.rest())
+        assert len(frames) == 10
+        assert {frame.epoch for frame in frames} != {before.epoch}
+        last = capture.statuses.wait("ended")
+        assert last["frames"] == {"captured": 10, "not_asked": 0, "done": 10, "dropped": {}, "in_flight": 0}
+
+
+def test_a_file_that_is_no_video_ends_capture_with_2(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_text("not a video")
+    with CaptureProcess(tmp_path, str(path)) as capture:
+        assert capture.process.wait(15) == 2
+        assert capture.reports() == ["ready", "failed"]
+
+
+def test_a_stream_without_a_consumer_ends_by_itself(tmp_path: Path) -> None:
+    with CaptureThread(tmp_path, "synthetic?fps=20&seconds=500ms") as capture:
+        frames = capture.statuses.wait("ended")["frames"]
+        assert frames["captured"] == frames["not_asked"] > 0
+
+
+def test_who_waits_for_an_ended_stream_is_told(tmp_path: Path) -> None:
+    with CaptureThread(tmp_path, "synthetic?fps=20&seconds=500ms") as capture, Consumer(tmp_path) as consumer:
+        assert len(list(consumer.rest())) > 0
+        capture.statuses.wait("ended")
+        until(lambda: not capture.thread.is_alive(), 5, "its end")
+
+
+class _Odd(Settings):
+    """A source that misbehaves as a C library can: `open` does what it is told and may never return."""
+
+    how: str
+
+    @property
+    def pace(self) -> Pace:
+        return "live"
+
+    def open(self, read_limit: float = 15.0) -> Source:
+        if self.how == "bug":
+            raise ZeroDivisionError("a bug")
+        if self.how == "config":
+            raise ConfigError("cannot be")
+        return _Hanging()
+
+
+class _Hanging:
+    release = Event()
+
+    def __iter__(self) -> Iterator[Picture]:
+        yield from ()
+        self.release.wait()
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def _odd(capture: Any, how: str) -> None:
+    """A running capture whose next connections are odd. No real source can be made to hang in C at will."""
+    capture._source = _Odd(how=how)
+
+
+@pytest.mark.parametrize(("how", "error"), [("bug", ZeroDivisionError), ("config", ConfigError)])
+def test_nothing_ends_in_silence(how: str, error: type[Exception]) -> None:
+    told = Event()
+    connection = Connection(_Odd(how=how), None, 1, Rhythm(), told.set)  # type: ignore[arg-type]  # never gets that far
+    connection.start()
+    assert told.wait(5)
+    assert isinstance(connection.outcome, error)
+
+
+def test_refusal_is_a_loss() -> None:
+    with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", free_port())):
+        pass
+    assert issubclass(SourceRefused, Exception)
+    assert Rtsp.model_validate({"url": "rtsp://h/a"}).pace == "live"
+    assert number_of
