@@ -17,7 +17,9 @@ import numpy as np
 from report import write
 
 from pipelines.florence2 import pipeline
+from pipelines.parse import parse
 from pipelines.training.answers import ask, caption
+from streamer.demo import Rect, match
 from streamer.settings import parse_region
 from streamer.toyworld import SCENE_SECONDS, Scene, Thing, World
 from streamer.types import Answer, Box, Due, Engine, Frame, Job
@@ -45,29 +47,13 @@ class Score:
         }
 
 
-def iou(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union of two boxes x0, y0, x1, y1."""
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    common = max(0.0, width) * max(0.0, height)
-    return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
-
-
-def match(found: Sequence[Box], truth: Sequence[tuple[str, Sequence[float]]], score: Score) -> None:
-    """Count each object that a box of its label covers, best overlaps first."""
+def count_boxes(found: Sequence[Box], truth: Sequence[tuple[str, Rect]], score: Score) -> None:
+    """Count each object that a box of its label covers."""
+    rows = match([(box.label, (box.x0, box.y0, box.x1, box.y1)) for box in found], truth)
     score.wanted += len(truth)
     score.given += len(found)
-    pairs = [
-        (iou((box.x0, box.y0, box.x1, box.y1), place), i, j)
-        for i, box in enumerate(found)
-        for j, (label, place) in enumerate(truth)
-        if box.label == label
-    ]
-    used: set[tuple[str, int]] = set()
-    for overlap, i, j in sorted(pairs, reverse=True):
-        if overlap >= 0.5 and not used & {("box", i), ("truth", j)}:
-            used |= {("box", i), ("truth", j)}
-            score.right += 1
-            score.overlaps.append(overlap)
+    score.right += sum(row.found for row in rows)
+    score.overlaps += [row.iou for row in rows if row.found]
 
 
 def count_facts(said: str, truth: str, score: Score) -> None:
@@ -80,7 +66,7 @@ def count_facts(said: str, truth: str, score: Score) -> None:
 
 def _box_judge(label: Callable[[Thing], str]) -> Callable[[Answer, Scene, str, Score], None]:
     def judge(answer: Answer, scene: Scene, _: str, score: Score) -> None:
-        match(answer.boxes, [(label(thing), thing.box) for thing in scene.objects], score)
+        count_boxes(answer.boxes, [(label(thing), thing.box) for thing in scene.objects], score)
 
     return judge
 
@@ -103,11 +89,8 @@ def _judge_sentences(answer: Answer, _: Scene, truth: str, score: Score) -> None
 
 
 def _judge_search(answer: Answer, _: Scene, truth: str, score: Score) -> None:
-    wanted: list[tuple[str, Sequence[float]]] = []
-    for label, places in re.findall(r"([^<]+)((?:<loc_\d+>)+)", truth):
-        bins = [(int(number) + 0.5) / 1000 for number in _LOCATION.findall(places)]
-        wanted += [(label, bins[index : index + 4]) for index in range(0, len(bins), 4)]
-    match(answer.boxes, wanted, score)
+    boxes = parse("boxes", truth).boxes
+    count_boxes(answer.boxes, [(box.label, (box.x0, box.y0, box.x1, box.y1)) for box in boxes], score)
 
 
 JUDGES: dict[str, Callable[[Answer, Scene, str, Score], None]] = {

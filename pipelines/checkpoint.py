@@ -45,8 +45,8 @@ class Checkpoint:
 
 def load(folder: Folder, device: str, dtype: str) -> Checkpoint:
     """Read `folder` into memory. Raises ConfigError when the checkpoint or the device cannot be used."""
-    hf_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
     place = _device(device)
     images = ImageSettings.read(folder.name, folder.images)
     size, tied = _weights(folder)

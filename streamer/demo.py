@@ -12,7 +12,7 @@ from streamer import logs, supervise
 from streamer.config import from_mapping
 from streamer.events import Event, ResultEvent
 from streamer.subscriber import subscribe
-from streamer.toyworld import Thing, World
+from streamer.toyworld import World
 
 SEED = 1
 GOOD_IOU = 0.5
@@ -99,7 +99,7 @@ class Listener:
         if data.name != DETECTION:
             return [f"{head}{data.result.text}"]
         truth = self._world.scene(data.frame.pts or 0.0).objects
-        rows = match([(box.label, box.box) for box in data.result.boxes], truth)
+        rows = match([(box.label, box.box) for box in data.result.boxes], [(thing.kind, thing.box) for thing in truth])
         self.score.rows.extend(rows)
         found = sum(row.found for row in rows)
         return [f"{head}{found} of {len(truth)} found", *(f"    {row}" for row in rows)]
@@ -145,19 +145,19 @@ class Score:
         )
 
 
-def match(seen: Sequence[tuple[str, Rect]], truth: Sequence[Thing]) -> list[Row]:
+def match(seen: Sequence[tuple[str, Rect]], truth: Sequence[tuple[str, Rect]]) -> list[Row]:
     """Pair what was seen with the truth of the same label, the best overlap first; then what is left of both."""
     pairs = [
-        (iou(box, thing.box), i, j)
+        (iou(box, place), i, j)
         for i, (label, box) in enumerate(seen)
-        for j, thing in enumerate(truth)
-        if label == thing.kind
+        for j, (kind, place) in enumerate(truth)
+        if label == kind
     ]
     partner: dict[int, int] = {}
     for overlap, i, j in sorted(pairs, reverse=True):
         if overlap > 0 and i not in partner.values() and j not in partner:
             partner[j] = i
-    rows = [Row(thing.kind, seen[partner[j]][1] if j in partner else None, thing.box) for j, thing in enumerate(truth)]
+    rows = [Row(kind, seen[partner[j]][1] if j in partner else None, place) for j, (kind, place) in enumerate(truth)]
     return rows + [Row(label, box, None) for i, (label, box) in enumerate(seen) if i not in partner.values()]
 
 

@@ -6,7 +6,7 @@ class StreamerError(Exception):
 
 
 class ConfigError(StreamerError):
-    """The user must change something (config, file, checkpoint, device). The program exits with 2 and is not restarted."""
+    """The user must change something (config, file, checkpoint, device). The program exits with 2, for good."""
 
 
 class SourceLost(StreamerError):

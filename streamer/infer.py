@@ -102,7 +102,7 @@ class Inference:
     def turn(self) -> None:
         """Ask for frames, take what came, let the engine work once if it has something, hand the results on."""
         self.ask()
-        self.poller.poll(self.pause() * 1000)
+        self.poller.poll(math.ceil(self.pause() * 1000))
         for reply in self.frames.receive():
             self.take(reply)
         self.settle(self.events.receive())
@@ -131,7 +131,7 @@ class Inference:
     def has_room(self) -> bool:
         """No more frames than the engine takes at once, and none while emit does not keep up."""
         fetching = sum(stream.fetching for stream in self.streams.values())
-        return not self.events.full and len(self.waiting) + self.in_engine + fetching < self.engine.free()
+        return not self.events.full and len(self.waiting) + fetching < self.engine.free()
 
     def gathering(self) -> bool:
         """A fetch is on its way, and still in time for the next batch."""

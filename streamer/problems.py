@@ -50,7 +50,7 @@ def _problem(details: ErrorDetails, raw: Any, schema: Schema) -> Problem:
             return where, "must not be empty"
         case "model_type" | "model_attributes_type" | "dict_type":
             return where, "must be a mapping of keys"
-    return where, details["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return where, re.sub(r"^(Input|String|List) should", "must", details["msg"].removeprefix("Value error, "))
 
 
 def _follow(location: Sequence[str | int], raw: Any) -> tuple[Where, list[Any]]:

@@ -185,7 +185,7 @@ class Scene:
             colour = tuple(min(255.0, light * channel) for channel in COLOURS[thing.colour])
             cv2.fillPoly(picture, contours, colour, lineType=cv2.LINE_AA, shift=4)
         noise = _noise(width, height, int(self.time * 1000) % _NOISE_TILES)
-        return np.asarray(cv2.subtract(cv2.add(picture, noise), (_FRAME_NOISE // 2,) * 4), np.uint8)
+        return np.asarray(cv2.addWeighted(picture, 1.0, noise, 1.0, -_FRAME_NOISE / 2), np.uint8)
 
 
 class World:

@@ -21,7 +21,7 @@ Image = npt.NDArray[np.uint8]
 
 Point = tuple[float, float]
 Pace = Literal["live", "file"]
-"""live: the newest frame wins, intervals on the monotonic clock. file: nothing wanted is lost, intervals on media time."""
+"""live: the newest frame wins, intervals on the monotonic clock. file: nothing wanted is lost, media time counts."""
 
 Outcome = Literal["ok", "empty", "unchanged", "stale", "dropped", "error", "timeout"]
 """What became of a due job. `empty` is the model's own "nothing there"; every other word but `ok` means "no answer"."""
@@ -174,7 +174,7 @@ class Engine(Protocol):
         """Take jobs. The frames' images must stay readable until their results are out."""
 
     def step(self) -> list[Result]:
-        """Make some progress; return the jobs that finished. Never raises for a single bad job: its outcome is `error`."""
+        """Make some progress; return the jobs that finished. One bad job raises nothing: its outcome is `error`."""
 
 
 class Pipeline(Protocol):
@@ -230,6 +230,9 @@ class Sink(Protocol):
     """Where events go. Runs in the emit process, one thread per sink."""
 
     def write(self, events: Sequence[tuple[int, bytes]]) -> None:
-        """Deliver (ledger position, CloudEvents JSON) in order; return when they are safe there. Raises SinkError to be tried again."""
+        """Deliver (ledger position, CloudEvents JSON) in order; return when they are safe there.
+
+        Raises SinkError to be tried again.
+        """
 
     def close(self) -> None: ...

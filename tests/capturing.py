@@ -18,9 +18,10 @@ import zmq
 from streamer.bus.delivery import EventServer
 from streamer.bus.frames import FrameClient, Reply, Want
 from streamer.capture import Capture
-from streamer.config import from_mapping
+from streamer.config import Agent, Stream, from_mapping
 from streamer.events import StatusEvent
 from streamer.retry import Rhythm
+from streamer.settings import Settings
 from streamer.types import Frame
 from streamer.worker import Worker
 from tests.agents import assert_identity, until
@@ -132,6 +133,12 @@ class CaptureProcess:
             os.close(self._reports)
 
 
+def _agent(source: Any) -> Agent:
+    if isinstance(source, Settings):  # perhaps of a kind that no config has
+        return Agent("test", None, {STREAM: Stream(source, ())}, (), {})  # type: ignore[arg-type]
+    return from_mapping(config_of(source))
+
+
 class CaptureThread:
     """A capture in a thread of this process; a context manager. `error` is what it ended with."""
 
@@ -139,7 +146,7 @@ class CaptureThread:
         self.statuses = Statuses(folder)
         self.error: BaseException | None = None
         self._null = os.open(os.devnull, os.O_WRONLY)
-        self._worker = Worker(from_mapping(config_of(source)), folder, folder, STREAM, self._null)
+        self._worker = Worker(_agent(source), folder, folder, STREAM, self._null)
         self._rhythm = rhythm
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
@@ -208,10 +215,10 @@ class Consumer:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             reply = self.wait(want, 1)
-            if reply.ended:
-                return None
-            if reply.ready and (frame := self.fetch(want).frame):
-                return frame
+            if reply.ready:
+                reply = self.fetch(want)
+            if reply.frame or reply.ended:
+                return reply.frame
         raise AssertionError("no frame")
 
     def rest(self, want: Want | None = None) -> Iterator[Frame]:

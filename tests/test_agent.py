@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -88,33 +89,34 @@ streams:
   file: {{source: {clip}, tasks: [{{task: caption, every: 200ms}}, {{task: object_detection, every_n_frames: 20}}]}}
   left: {{source: 'URL', tasks: [{{task: object_detection, every: 250ms}}]}}
   right: {{source: 'URL', tasks: [{{task: caption, every: 250ms}}]}}"""
-    with RtspServer(clip, fps=25) as server:
-        with run_agent(tmp_path / "agent", config.replace("URL", server.url)) as agent:
-            until(lambda: agent.statuses("stream.ended", "file"), START_S + 30, f"the file's end; {agent.log()}")
-            agent.wait_for_results(5, 20, "left")
-            agent.wait_for_results(5, 20, "right")
-            assert agent.stop() < 10
-            captions, boxes = (
-                [event["data"]["frame"] for event in agent.results("file") if event["subject"] == name]
-                for name in ("caption", "object_detection")
-            )
-            assert [frame["pts"] for frame in captions] == pytest.approx([tick * 0.2 for tick in range(20)])
-            assert [frame["seq"] for frame in boxes] == [0, 20, 40, 60, 80]
-            ended = last_counts(agent, "file", "stream.ended")
-            assert_identity(ended)
-            assert (ended["captured"], ended["in_flight"], ended["dropped"]) == (100, 0, {})
-            for stream in ("left", "right"):
-                assert_identity(last_counts(agent, stream, "stream.stopped"))
-            assert_no_holes(agent.events())
-            assert any(len({e["data"]["stream"] for e in batch}) > 1 for batch in batches(agent))
+    server = RtspServer(clip, fps=25)
+    with server, run_agent(tmp_path / "agent", config.replace("URL", server.url)) as agent:
+        until(lambda: agent.statuses("stream.ended", "file"), START_S + 30, f"the file's end; {agent.log()}")
+        agent.wait_for_results(5, 20, "left")
+        agent.wait_for_results(5, 20, "right")
+        assert agent.stop() < 10
+        captions, boxes = (
+            [event["data"]["frame"] for event in agent.results("file") if event["subject"] == name]
+            for name in ("caption", "object_detection")
+        )
+        assert [frame["pts"] for frame in captions] == pytest.approx([tick * 0.2 for tick in range(20)])
+        assert [frame["seq"] for frame in boxes] == [0, 20, 40, 60, 80]
+        ended = last_counts(agent, "file", "stream.ended")
+        assert_identity(ended)
+        assert (ended["captured"], ended["in_flight"], ended["dropped"]) == (100, 0, {})
+        for stream in ("left", "right"):
+            assert_identity(last_counts(agent, stream, "stream.stopped"))
+        assert_no_holes(agent.events())
+        assert any(len({e["data"]["stream"] for e in batch}) > 1 for batch in batches(agent))
 
 
 def batches(agent: RunningAgent) -> list[list[dict[str, Any]]]:
     """Events by the batch their jobs shared: the same start, so capture time plus waiting time."""
 
     def start(event: dict[str, Any]) -> int:
-        seconds = time.mktime(time.strptime(event["time"][:19], "%Y-%m-%dT%H:%M:%S")) + float(event["time"][19:-1])
-        return round((seconds + event["data"]["timing"]["waited_ms"] / 1000) * 100)
+        captured = datetime.fromisoformat(event["time"]).timestamp()
+        waited: float = event["data"]["timing"]["waited_ms"] / 1000
+        return round((captured + waited) * 100)
 
     found = sorted(agent.results(), key=start)
     return [list(group) for _, group in groupby(found, start)]
@@ -189,8 +191,8 @@ streams:
 
 
 def test_a_checkpoint_that_is_missing_ends_the_program_with_2(tmp_path: Path) -> None:
-    config = f"model: {{checkpoint: {tmp_path}/nowhere}}\nstreams:\n  gate: {{source: synthetic, tasks: [{{task: caption}}]}}"
-    with run_agent(tmp_path / "agent", config) as agent:
+    streams = "streams: {gate: {source: synthetic, tasks: [{task: caption}]}}"
+    with run_agent(tmp_path / "agent", f"model: {{checkpoint: {tmp_path}/nowhere}}\n{streams}") as agent:
         assert agent.process.wait(START_S) == 2
         assert "nowhere" in agent.log()
         assert "Traceback" not in agent.log()

@@ -6,23 +6,23 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from streamer.bus.frames import Want
-from streamer.connection import Connection
-from streamer.errors import ConfigError, SourceRefused
+from streamer.errors import ConfigError
 from streamer.retry import Rhythm
 from streamer.settings import Settings
-from streamer.sources import Rtsp
+from streamer.sources import Synthetic
 from streamer.types import Pace, Picture, Source
 from tests.agents import until
 from tests.capturing import CaptureProcess, CaptureThread, Consumer
-from tests.clips import number_of, write_clip
-from tests.rtsp_server import RtspServer, free_port
+from tests.clips import write_clip
+from tests.rtsp_server import RtspServer
 
 PASSWORD = "gar4den%2Fgate"
 
@@ -61,7 +61,7 @@ def test_a_camera_that_is_killed_and_comes_back(tmp_path: Path, clip: Path) -> N
             assert capture.statuses.wait("up", 2)["epoch"] == second.epoch
             consumer.client.settle(second, "stale")
             last = capture.stop()
-        assert (last["frames"]["done"], last["frames"]["dropped"]) == (2 - 1, {"stale": 1})
+        assert (last["frames"]["done"], last["frames"]["dropped"]) == (1, {"stale": 1})
         assert [status["state"] for status in capture.statuses.all] == ["down", "up", "down", "up", "stopped"]
         assert "gar4den" not in capture.errors.read_text() + str(capture.statuses.all)
         assert capture.reports() == ["ready", "first_frame"]
@@ -117,13 +117,14 @@ def test_a_port_that_accepts_and_never_answers(tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_no_camera(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as garbage:
-        with CaptureThread(tmp_path, f"rtsp://127.0.0.1:{garbage.getsockname()[1]}/cam", hasty()) as capture:
-            for _ in range(2):
-                connection, _ = garbage.accept()
-                connection.sendall(os.urandom(1 << 14))
-                connection.close()
-            assert capture.statuses.wait("down")["reason"]
+    garbage = socket.create_server(("127.0.0.1", 0))
+    url = f"rtsp://127.0.0.1:{garbage.getsockname()[1]}/cam"
+    with garbage, CaptureThread(tmp_path, url, hasty()) as capture:
+        for _ in range(2):
+            connection, _ = garbage.accept()
+            connection.sendall(os.urandom(1 << 14))
+            connection.close()
+        assert capture.statuses.wait("down")["reason"]
 
 
 def test_reconnecting_leaks_no_descriptors(tmp_path: Path, clip: Path) -> None:
@@ -175,51 +176,71 @@ def test_who_waits_for_an_ended_stream_is_told(tmp_path: Path) -> None:
         until(lambda: not capture.thread.is_alive(), 5, "its end")
 
 
-class _Odd(Settings):
-    """A source that misbehaves as a C library can: `open` does what it is told and may never return."""
+class Odd(Settings):
+    """A camera that fails as no real one can be made to: `hang` as a call in a C library, or with a bug."""
 
-    how: str
+    fault: Literal["hang", "bug", "config"]
 
     @property
     def pace(self) -> Pace:
         return "live"
 
     def open(self, read_limit: float = 15.0) -> Source:
-        if self.how == "bug":
+        if self.fault == "bug":
             raise ZeroDivisionError("a bug")
-        if self.how == "config":
+        if self.fault == "config":
             raise ConfigError("cannot be")
-        return _Hanging()
+        return Hanging()
 
 
-class _Hanging:
-    release = Event()
+class Hanging:
+    """Twenty pictures, then a call that does not return before `released` is set."""
+
+    released = Event()
+    closed = 0
 
     def __iter__(self) -> Iterator[Picture]:
-        yield from ()
-        self.release.wait()
+        pictures = Synthetic(fps=50, size="64x48").open()
+        yield from islice(pictures, 20)
+        self.released.wait()
+        yield from islice(pictures, 1)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        Hanging.closed += 1
 
 
-def _odd(capture: Any, how: str) -> None:
-    """A running capture whose next connections are odd. No real source can be made to hang in C at will."""
-    capture._source = _Odd(how=how)
+@pytest.fixture
+def hanging() -> Iterator[type[Hanging]]:
+    Hanging.released, Hanging.closed = Event(), 0
+    yield Hanging
+    Hanging.released.set()
 
 
-@pytest.mark.parametrize(("how", "error"), [("bug", ZeroDivisionError), ("config", ConfigError)])
-def test_nothing_ends_in_silence(how: str, error: type[Exception]) -> None:
-    told = Event()
-    connection = Connection(_Odd(how=how), None, 1, Rhythm(), told.set)  # type: ignore[arg-type]  # never gets that far
-    connection.start()
-    assert told.wait(5)
-    assert isinstance(connection.outcome, error)
+def test_a_call_that_hangs_is_given_up(tmp_path: Path, hanging: type[Hanging]) -> None:
+    rhythm = Rhythm(start=0.1, floor=0.1, cap=1.0)
+    with CaptureThread(tmp_path, Odd(fault="hang"), rhythm) as capture, Consumer(tmp_path, "view") as view:
+        first = capture.statuses.wait("up")
+        assert "silent for" in capture.statuses.wait("down")["reason"]
+        assert view.wait(seconds=0.1).epoch == first["epoch"]
+        assert capture.statuses.wait("up", 2)["epoch"] > first["epoch"]
+        counted = capture.statuses.wait("down", 2)["frames"]["captured"]
+        hanging.released.set()  # what the given up ones still read is nobody's
+        until(lambda: hanging.closed >= 2, 5, "the given up connections are closed")
+        assert counted == 40
 
 
-def test_refusal_is_a_loss() -> None:
-    with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", free_port())):
-        pass
-    assert issubclass(SourceRefused, Exception)
-    assert Rtsp.model_validate({"url": "rtsp://h/a"}).pace == "live"
-    assert number_of
+def test_too_many_calls_that_hang_end_the_process(
+    tmp_path: Path, hanging: type[Hanging], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.capture.MOST_HANGING", 1)
+    with CaptureThread(tmp_path, Odd(fault="hang"), Rhythm(start=0.1, floor=0.1, cap=1.0)) as capture:
+        until(lambda: capture.statuses.hear() and not capture.thread.is_alive(), 15, "its end")
+        assert isinstance(capture.error, RuntimeError)
+
+
+@pytest.mark.parametrize(("fault", "error"), [("bug", ZeroDivisionError), ("config", ConfigError)])
+def test_a_bug_is_no_lost_camera(tmp_path: Path, fault: Any, error: type[Exception]) -> None:
+    with CaptureThread(tmp_path, Odd(fault=fault)) as capture:
+        until(lambda: not capture.thread.is_alive(), 5, "its end")
+        assert isinstance(capture.error, error)
+        assert capture.statuses.hear() == []

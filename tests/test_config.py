@@ -183,6 +183,7 @@ def test_bad_source_mapping(here: Path, source: str) -> None:
         ("missing.mp4", ".path: no such file: missing.mp4"),
         ("synthetic?sed=1", ".sed: unknown key (did you mean `seed`?)"),
         ("synthetic?fps=0", ".fps: must be greater than 0"),
+        ("{kind: webcam, device: video0}", ".device: must match pattern '^/dev/.+$'"),
         ("{kind: file, path: missing.mp4}", ".path: no such file: missing.mp4"),
         ("{kind: http, url: 'rtsp://h/'}", ".url: must begin with http:// or https://, not rtsp://"),
     ],

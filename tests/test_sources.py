@@ -287,7 +287,9 @@ class _Mjpeg(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/locked" and "Authorization" not in self.headers:
-            self.send_error(401)
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+            self.end_headers()
             return
         self.send_response(200)
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=one_picture_ends_here")
@@ -316,12 +318,11 @@ def _mjpeg_camera() -> Iterator[str]:
 def test_a_camera_over_http() -> None:
     with _mjpeg_camera() as host:
         connection = source(f"http://{host}/video").open(5)
-        numbers = []
+        pictures = iter(connection)
+        assert [number_of(bgr(picture)) for picture in islice(pictures, 30)] == list(range(30))
         with pytest.raises(SourceLost, match="the connection broke off"):
-            for picture in connection:
-                numbers.append(number_of(bgr(picture)))
+            next(pictures)
         connection.close()
-        assert numbers == list(range(30))
         assert len(read(source(f"http://bob:{PASSWORD}@{host}/locked"), 20)) == 20
         with pytest.raises(SourceRefused):
             source(f"http://{host}/locked").open()

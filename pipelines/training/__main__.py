@@ -56,7 +56,7 @@ class Trainer:
         self.tokenizer = build_tokenizer(corpus(), VOCABULARY)
         self.model = build_model(self.tokenizer).to(args.device).train()
         self.head = build_dense_head().to(args.device)
-        self.losses = Losses(self.tokenizer.convert_tokens_to_ids("<loc_0>")).to(args.device)
+        self.losses = Losses(self.tokenizer.get_vocab()["<loc_0>"]).to(args.device)
         parameters = [*self.model.parameters(), *self.head.parameters()]
         self.optimizer = torch.optim.AdamW(parameters, lr=args.rate, weight_decay=0.01)
         self.number = 0
@@ -81,7 +81,7 @@ class Trainer:
             answers = self._answers(features, batch)
         loss = 2 * answers + (0.3 if self.number >= self.args.dense_steps else 1.0) * dense
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.number += 1
@@ -132,8 +132,8 @@ def main() -> None:
         if trainer.number % 50 == 0:
             pace = (time.monotonic() - started) / (trainer.number - first)
             left = (args.steps - trainer.number) * pace / 60
-            print(f"step {trainer.number}/{args.steps} answers {answers:.3f} dense {dense:.3f} rate {trainer.rate():.1e}"
-                  f" {pace:.2f} s/step, {left:.0f} min left", flush=True)  # fmt: skip
+            losses = f"answers {answers:.3f} dense {dense:.3f} rate {trainer.rate():.1e}"
+            print(f"step {trainer.number}/{args.steps} {losses} {pace:.2f} s/step, {left:.0f} min left", flush=True)
         if trainer.number % SAVE_EVERY == 0 or trainer.number == args.steps:
             torch.save(trainer.state(), file.with_suffix(".new"))
             os.replace(file.with_suffix(".new"), file)

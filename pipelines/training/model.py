@@ -58,10 +58,10 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Florence2ForConditionalGe
             "projection_dim": WIDTH,
             "drop_path_rate": 0.0,
         },
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_id=tokenizer.get_vocab()["<image>"],
     )
     model = Florence2ForConditionalGeneration(config)
-    _initialise(model, tokenizer.convert_tokens_to_ids("<loc_0>"))
+    _initialise(model, tokenizer.get_vocab()["<loc_0>"])
     return model
 
 
@@ -71,7 +71,10 @@ def _initialise(model: Florence2ForConditionalGeneration, first_location: int) -
             continue
         if "conv" in name:
             depthwise = weights.shape[1] == 1
-            nn.init.normal_(weights, std=0.1) if depthwise else nn.init.kaiming_normal_(weights, nonlinearity="linear")
+            if depthwise:
+                nn.init.normal_(weights, std=0.1)
+            else:
+                nn.init.kaiming_normal_(weights, nonlinearity="linear")
         elif "image_position_embed" in name:
             nn.init.normal_(weights, std=0.5)
         elif "embed" in name or "shared" in name:
@@ -82,7 +85,7 @@ def _initialise(model: Florence2ForConditionalGeneration, first_location: int) -
     waves = torch.exp(torch.linspace(0, math.log(200.0), WIDTH // 2))[None] * 2 * math.pi
     rows = 0.05 * torch.cat([torch.sin(position * waves), torch.cos(position * waves)], dim=1)
     with torch.no_grad():
-        model.get_input_embeddings().weight[first_location : first_location + BINS] = rows
+        model.model.language_model.shared.weight[first_location : first_location + BINS] = rows
 
 
 def build_dense_head() -> nn.Module:
@@ -118,7 +121,10 @@ class Losses(nn.Module):
         self.register_buffer("softened", near / near.sum(1, keepdim=True))
 
     def answers(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy; a location's target is spread over its neighbours. logits (B, T, V), labels (B, T), -100 = pad."""
+        """Cross entropy; a location's target is spread over its neighbours.
+
+        logits (B, T, V); labels (B, T), padded with -100.
+        """
         wanted = labels != -100
         logits, labels = logits[wanted], labels[wanted]
         logs = torch.log_softmax(logits.float(), dim=-1)

@@ -32,7 +32,7 @@ def processor(checkpoint: Path) -> Any:
     """The library's own processor."""
     from transformers import AutoProcessor
 
-    return AutoProcessor.from_pretrained(checkpoint)  # type: ignore[no-untyped-call]
+    return AutoProcessor.from_pretrained(checkpoint)
 
 
 @pytest.fixture(scope="session")
