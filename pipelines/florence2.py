@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
 from pipelines.folder import open_folder
 from pipelines.tasks import SPECS
+from streamer.errors import ConfigError
 from streamer.settings import Settings
 from streamer.types import Engine, TaskSpec
+
+if TYPE_CHECKING:
+    from pipelines.checkpoint import Checkpoint
+    from pipelines.fast.engine import FastEngine
+    from pipelines.plain import PlainEngine
+
+log = logging.getLogger(__name__)
 
 
 class Florence2Settings(Settings):
@@ -25,6 +34,10 @@ class Florence2Settings(Settings):
     """auto: float32 for a small model on a CPU, else bfloat16."""
     max_batch: int = Field(default=8, ge=1, le=256)
     """Jobs that run together at most."""
+    engine: Literal["auto", "plain", "fast"] = "auto"
+    """auto: fast where the checkpoint allows it. plain: the reference, transformers' own generate."""
+    drafts: bool = True
+    """Let the fast engine guess from a camera's previous answer; never changes an answer."""
 
 
 class Florence2:
@@ -41,11 +54,39 @@ class Florence2:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         folder = open_folder(settings.checkpoint)
         from pipelines.checkpoint import load
-        from pipelines.plain import PlainEngine
 
-        engine = PlainEngine(load(folder, settings.device, settings.dtype), settings.max_batch)
+        checkpoint = load(folder, settings.device, settings.dtype)
+        engine = _plain(checkpoint, settings) if _wants_plain(checkpoint, settings) else _fast(checkpoint, settings)
         engine.warm_up()
         return engine
+
+
+def _wants_plain(checkpoint: Checkpoint, settings: Florence2Settings) -> bool:
+    from pipelines.fast.choice import effective, unsupported
+
+    if settings.engine == "plain":
+        return True
+    strange = unsupported(effective(checkpoint))
+    if strange and settings.engine == "fast":
+        raise ConfigError(
+            f"checkpoint {checkpoint.name} asks for {', '.join(strange)} in its generation settings, which the fast "
+            "engine does not know: use `engine: plain`"
+        )
+    if strange:
+        log.warning("the plain engine is used: the fast one does not know %s", ", ".join(strange))
+    return bool(strange)
+
+
+def _plain(checkpoint: Checkpoint, settings: Florence2Settings) -> PlainEngine:
+    from pipelines.plain import PlainEngine
+
+    return PlainEngine(checkpoint, settings.max_batch)
+
+
+def _fast(checkpoint: Checkpoint, settings: Florence2Settings) -> FastEngine:
+    from pipelines.fast.engine import FastEngine
+
+    return FastEngine(checkpoint, settings.max_batch, settings.drafts)
 
 
 pipeline = Florence2()

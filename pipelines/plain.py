@@ -9,17 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-import numpy as np
 import torch
 from transformers import GenerationConfig, StoppingCriteria
 
 from pipelines.checkpoint import Checkpoint
-from pipelines.parse import parse
 from pipelines.preprocess import Preprocessor
-from pipelines.prompts import Prompter, prompt
-from pipelines.tasks import FLORENCE_TASKS, SPECS, Quality
+from pipelines.questions import Questions, result, trial
+from pipelines.tasks import Quality
 from streamer.errors import ConfigError, PipelineError
-from streamer.types import Answer, Image, Job, Outcome, Result
+from streamer.types import Answer, Job, Result
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +51,7 @@ class PlainEngine:
         self._max_batch = max_batch
         self._waiting: list[Job] = []
         self._preprocess = Preprocessor(checkpoint.images)
-        self._prompter = Prompter(
-            checkpoint.tokenizer,
-            checkpoint.model.config.image_token_id,
-            checkpoint.image_tokens,
-            checkpoint.encoder_limit,
-        )
+        self._questions = Questions(checkpoint)
 
     @property
     def model(self) -> str:
@@ -84,15 +77,15 @@ class PlainEngine:
 
     def warm_up(self) -> None:
         """Run one small answer. Raises ConfigError when the checkpoint does not work on its device."""
-        black: Image = np.zeros((64, 64, 3), np.uint8)
         try:
-            self.generate([self._row("caption", SPECS["caption"].parameters(max_tokens=4), black)], "fast")
+            self.generate([self.prepare(trial())], "fast")
         except (PipelineError, ValueError, RuntimeError, IndexError) as error:
             raise ConfigError(f"checkpoint {self.model} does not run: {error}") from error
 
     def prepare(self, job: Job) -> Row:
         """Raises PipelineError when the job cannot be done, whatever else is in the batch."""
-        return self._row(job.due.task, job.due.params, job.frame.image)
+        question = self._questions.ask(job)
+        return Row(question.ids, self._preprocess(job.frame.image), question.cap)
 
     def generate(self, rows: Sequence[Row], quality: Quality) -> list[list[int]]:
         """Tokens of each row's answer as the model gave them, the start token included, padded at the end."""
@@ -124,10 +117,6 @@ class PlainEngine:
             config.num_beams, config.early_stopping = 1, False
         return config
 
-    def _row(self, task: str, params: Any, image: Image) -> Row:
-        ids = self._prompter.ids(prompt(task, params))
-        return Row(ids, self._preprocess(image), min(params.max_tokens, self._checkpoint.decoder_limit - 1))
-
     def _answer(self, jobs: Sequence[Job], quality: Quality) -> list[Result]:
         started = time.monotonic()
         rows: dict[int, Row] = {}
@@ -138,9 +127,12 @@ class PlainEngine:
             except (PipelineError, ValueError, RuntimeError) as error:
                 answers[place] = str(error)
         for place, tokens in zip(rows, self._tokens(list(rows.values()), quality), strict=True):
-            answers[place] = tokens if isinstance(tokens, str) else self._read(jobs[place], rows[place], tokens)
+            if not isinstance(tokens, str):
+                answers[place] = self._questions.read(jobs[place], rows[place].cap, tokens)
+            else:
+                answers[place] = tokens
         took = time.monotonic() - started
-        return [_result(job, answers[place], started, took, len(jobs)) for place, job in enumerate(jobs)]
+        return [result(job, answers[place], started, took, len(jobs)) for place, job in enumerate(jobs)]
 
     def _tokens(self, rows: Sequence[Row], quality: Quality) -> list[list[int] | str]:
         """Tokens, or in words what went wrong, for each row. When a batch fails, each of its rows is tried alone."""
@@ -156,18 +148,3 @@ class PlainEngine:
             if len(rows) == 1:
                 return [f"the model failed: {error}"]
         return [self._tokens([row], quality)[0] for row in rows]
-
-    def _read(self, job: Job, row: Row, tokens: list[int]) -> Answer | str:
-        written = tokens[1 : row.cap + 1]
-        end = self._checkpoint.tokenizer.eos_token_id
-        if end not in written:
-            return f"the answer did not end within {row.cap} tokens"
-        text = self._checkpoint.tokenizer.decode(written[: written.index(end)], skip_special_tokens=False)
-        return parse(FLORENCE_TASKS[job.due.task].form, text, self._checkpoint.banned_phrases)
-
-
-def _result(job: Job, answer: Answer | str, started: float, took: float, batch: int) -> Result:
-    if isinstance(answer, str):
-        return Result(job, "error", error=answer, started_mono=started, inference_s=took, batch=batch)
-    outcome: Outcome = "empty" if answer.is_empty else "ok"
-    return Result(job, outcome, answer, started_mono=started, inference_s=took, batch=batch)

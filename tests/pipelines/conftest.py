@@ -39,4 +39,4 @@ def processor(checkpoint: Path) -> Any:
 def engine(checkpoint: Path) -> Any:
     from pipelines.florence2 import Florence2Settings, pipeline
 
-    return pipeline.open(Florence2Settings(checkpoint=str(checkpoint), device="cpu", max_batch=32))
+    return pipeline.open(Florence2Settings(checkpoint=str(checkpoint), device="cpu", max_batch=32, engine="plain"))

@@ -162,10 +162,19 @@ def test_a_bad_frame_is_an_error_for_that_job_alone(engine: PlainEngine, image: 
     assert good.outcome == "ok"
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 8000), (8000, 1)])
-def test_odd_frames_are_answered(engine: PlainEngine, shape: tuple[int, int]) -> None:
-    odd, usual = run(engine, job("caption", np.full((*shape, 3), 90, np.uint8)), job("caption"))
-    assert odd.outcome == "ok"
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (np.full((1, 1, 3), 90, np.uint8), "too narrow: 1x1"),
+        (np.full((1, 8000, 3), 90, np.uint8), "too narrow: 8000x1"),
+        (np.zeros((90, 160, 3), np.uint8), "all black"),
+        (np.broadcast_to(np.uint8(90), (5761, 5760, 3)), "too large: 5760x5761"),
+    ],
+)
+def test_a_frame_that_shows_nothing_is_an_error_for_that_job_alone(engine: PlainEngine, image: Any, words: str) -> None:
+    odd, usual = run(engine, job("caption", image), job("caption"))
+    assert odd.outcome == "error"
+    assert words in (odd.error or "")
     assert usual.outcome == "ok"
 
 
@@ -200,5 +209,5 @@ def test_a_lost_device_is_not_hidden(engine: PlainEngine, monkeypatch: pytest.Mo
 def test_banned_phrases_come_from_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(checkpoint, tmp_path / "free"))
     (path / "processor_config.json").unlink()
-    opened: Any = pipeline.open(Florence2Settings(checkpoint=str(path), device="cpu"))
+    opened: Any = pipeline.open(Florence2Settings(checkpoint=str(path), device="cpu", engine="plain"))
     assert opened._checkpoint.banned_phrases == frozenset()

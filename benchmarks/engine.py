@@ -1,0 +1,335 @@
+"""The fast engine against transformers on Florence-2 base: `python benchmarks/engine.py [--quick] [--write]`.
+
+Real base architecture, random weights, bfloat16, greedy, the same frames and forced equal numbers of tokens on both
+sides, A and B in turn in one run. The baseline is `generate` of transformers with its default attention and its own
+processor, one question at a time, as programs around Florence-2 call it. Drafts are off except where named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import multiprocessing
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+# As the program itself does, before torch is loaded: waiting threads sleep.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import torch
+from report import write
+from transformers import (
+    CLIPImageProcessorPil,
+    Florence2Config,
+    Florence2ForConditionalGeneration,
+    Florence2Processor,
+    GenerationConfig,
+)
+from transformers.modeling_outputs import BaseModelOutput
+
+from pipelines.checkpoint import Checkpoint
+from pipelines.fast.drafts import Draft
+from pipelines.fast.engine import DRAFT_TOKENS, FastEngine
+from pipelines.preprocess import ImageSettings, Preprocessor
+from pipelines.questions import Questions
+from pipelines.tasks import FLORENCE_TASKS, SPECS
+from pipelines.tokenizer import IMAGE_MEAN, IMAGE_STD, POST_PROCESSOR, build_tokenizer
+from streamer.toyworld import World
+from streamer.types import Due, Frame, Image, Job
+
+SIDE, IMAGE_TOKENS = 768, 577
+CAMERAS = 8
+TOKENS = {"caption": 15, "object_detection": 80, "dense_region_caption": 40}
+GOALS = {
+    "caption, one camera": (1.3, 1.5),
+    "object detection, one camera": (1.3, 1.6),
+    "three tasks on one frame": (2.5, 3.5),
+    "decoding per answer, many cameras": (6.0, 10.0),
+    "decoding with drafts, 100 % right": (5.0, 8.0),
+    "decoding with drafts, 80 % right": (2.0, 3.0),
+    "decoding with drafts, 50 % right": (1.0, 1.2),
+    "preprocessing a 1080p frame": (5.0, 15.0),
+}
+"""What each must reach, and what would be good."""
+
+
+def base() -> Checkpoint:
+    """Florence-2 base as published, with random weights that never end an answer by themselves."""
+    corpus = [row.prompt for row in FLORENCE_TASKS.values()]
+    tokenizer: Any = build_tokenizer(corpus, 2000)
+    config = Florence2Config(
+        text_config={
+            "model_type": "bart",
+            "vocab_size": 51328,
+            "d_model": 768,
+            "encoder_layers": 6,
+            "decoder_layers": 6,
+            "encoder_attention_heads": 12,
+            "decoder_attention_heads": 12,
+            "encoder_ffn_dim": 3072,
+            "decoder_ffn_dim": 3072,
+            "max_position_embeddings": 1024,
+        },
+        vision_config={
+            "embed_dim": [128, 256, 512, 1024],
+            "depths": [1, 1, 9, 1],
+            "num_heads": [4, 8, 16, 32],
+            "num_groups": [4, 8, 16, 32],
+            "window_size": 12,
+            "projection_dim": 768,
+        },
+        image_token_id=tokenizer.image_token_id,
+    )
+    torch.manual_seed(1)
+    model: Any = Florence2ForConditionalGeneration(config)
+    model = model.to(torch.bfloat16).eval().requires_grad_(False)
+    generation = GenerationConfig(
+        bos_token_id=0,
+        pad_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=2,
+        forced_bos_token_id=0,
+        no_repeat_ngram_size=3,
+        suppress_tokens=[2],
+    )
+    model.generation_config = generation
+    raw = {"size": {"height": SIDE, "width": SIDE}, "image_mean": IMAGE_MEAN, "image_std": IMAGE_STD}
+    return Checkpoint(
+        name="base",
+        model=model,
+        tokenizer=tokenizer,
+        images=ImageSettings.read("base", raw),
+        image_tokens=IMAGE_TOKENS,
+        generation=generation,
+        banned_phrases=frozenset(),
+        encoder_limit=1024,
+        decoder_limit=1024,
+    )
+
+
+def processor_of(checkpoint: Checkpoint) -> Any:
+    """The library's own, with the published settings."""
+    images: Any = CLIPImageProcessorPil(
+        do_resize=True,
+        size={"height": SIDE, "width": SIDE},
+        resample=3,
+        do_center_crop=False,
+        do_rescale=True,
+        do_normalize=True,
+        image_mean=list(IMAGE_MEAN),
+        image_std=list(IMAGE_STD),
+    )
+    images.image_seq_length = IMAGE_TOKENS
+    return Florence2Processor(images, checkpoint.tokenizer, post_processor_config=POST_PROCESSOR)
+
+
+class Bench:
+    """Both sides, and what was measured."""
+
+    def __init__(self, rounds: int, cameras: int, tokens: dict[str, int]) -> None:
+        self.rounds, self.cameras, self.tokens = rounds, cameras, tokens
+        self.checkpoint = base()
+        self.processor = processor_of(self.checkpoint)
+        self.engine = FastEngine(self.checkpoint, max(cameras, len(tokens)), drafts=False)
+        self.questions = Questions(self.checkpoint)
+        self.pictures = [World(number).scene(1.0).paint(1920, 1080) for number in range(cameras)]
+        self.rows: dict[str, dict[str, Any]] = {}
+
+    # -- the two sides
+
+    def theirs(self, task: str, image: Image) -> None:
+        """One question as programs around Florence-2 ask it."""
+        inputs = self.processor(text=FLORENCE_TASKS[task].token, images=image[..., ::-1].copy(), return_tensors="pt")
+        made = self.generate(
+            self.tokens[task],
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            pixel_values=inputs["pixel_values"].to(torch.bfloat16),
+        )
+        assert made == self.tokens[task]
+
+    def generate(self, tokens: int, **inputs: Any) -> int:
+        settings = copy.deepcopy(self.checkpoint.generation)
+        settings.max_new_tokens = tokens
+        with torch.inference_mode():
+            made = self.checkpoint.model.generate(**inputs, generation_config=settings)
+        return int(made.shape[1]) - 1
+
+    def ours(self, tasks: Sequence[str], image: Image) -> None:
+        """All questions about one frame, which nobody has seen before."""
+        frame = Frame("camera", 0, 0, 0.0, 0.0, 0.0, image.copy())
+        jobs = []
+        for task in tasks:
+            params = SPECS[task].parameters(max_tokens=self.tokens[task])
+            jobs.append(Job(Due("camera", task, task, params, 0.0), frame))
+        self.engine.admit(jobs)
+        done = 0
+        while done < len(jobs):
+            for result in self.engine.step():
+                assert result.error == f"the answer did not end within {self.tokens[result.job.due.task]} tokens"
+                done += 1
+
+    # -- what is measured
+
+    def compare(self, name: str, a: Callable[[], object], b: Callable[[], object], share: int = 1) -> None:
+        """Run both in turn; `share` is how many answers one run of `b` gives."""
+        a()
+        b()
+        times: tuple[list[float], list[float]] = ([], [])
+        for _ in range(self.rounds):
+            for place, action in enumerate((a, b)):
+                started = time.perf_counter()
+                action()
+                times[place].append((time.perf_counter() - started) / (share if place else 1))
+        before, after = (statistics.median(part) for part in times)
+        row = {"theirs_ms": before * 1000, "ours_ms": after * 1000, "ratio": before / after}
+        self.rows[name] = row | {"all_ms": [[round(1000 * one, 2) for one in part] for part in times]}
+        least, goal = GOALS.get(name, (0.0, 0.0))
+        print(
+            f"{name:48}{row['theirs_ms']:10.1f}{row['ours_ms']:10.1f}{row['ratio']:8.2f}x   {least:g}x / {goal:g}x",
+            flush=True,
+        )
+
+    def whole(self) -> None:
+        image = self.pictures[0]
+
+        def each() -> None:
+            for task in self.tokens:
+                self.theirs(task, image)
+
+        for name, task in (
+            ("caption, one camera", "caption"),
+            ("object detection, one camera", "object_detection"),
+        ):
+            self.compare(name, lambda task=task: self.theirs(task, image), lambda task=task: self.ours([task], image))  # type: ignore[misc]
+        self.compare("three tasks on one frame", each, lambda: self.ours(list(self.tokens), image))
+
+    @torch.inference_mode()
+    def decoding(self) -> None:
+        """The decoder alone: what the encoder made is given to both sides."""
+        count = self.tokens["object_detection"]
+        params = SPECS["object_detection"].parameters()
+        states = []
+        for image in self.pictures:
+            job = Job(Due("", "", "object_detection", params, 0.0), Frame("", 0, 0, 0.0, 0.0, 0.0, image))
+            seen = self.engine.frames([job.frame])[0]
+            assert isinstance(seen, torch.Tensor)
+            states.append(self.engine.encoder([seen], [self.questions.ask(job).ids[IMAGE_TOKENS:]]))
+        self.engine.frames.clear()
+        mask = torch.ones(states[0].shape[:2], dtype=torch.long)
+
+        def theirs() -> None:
+            given = BaseModelOutput(last_hidden_state=states[0])
+            assert self.generate(count, encoder_outputs=given, attention_mask=mask) == count
+
+        self.compare(
+            "decoding per answer, many cameras", theirs, lambda: self.decode(states, count), share=self.cameras
+        )
+        self.compare("decoding per answer, one camera", theirs, lambda: self.decode(states[:1], count))
+        truth = self.decode(states[:1], count)
+        for percent in (100, 80, 50):
+            rng = random.Random(percent)
+            draft = [token if rng.random() < percent / 100 else rng.randrange(4, 50000) for token in truth]
+            # What a camera's question has learned of its drafts after some answers.
+            run = count if percent == 100 else percent / (100 - percent)
+            name = f"decoding with drafts, {percent} % right"
+            self.compare(name, theirs, lambda: self.decode(states[:1], count, Draft(draft, run)))  # noqa: B023
+            own = f"the same against no drafts, {percent} %"
+            self.compare(
+                own,
+                lambda: self.decode(states[:1], count),
+                lambda: self.decode(states[:1], count, Draft(draft, run)),  # noqa: B023
+            )
+            assert self.decode(states[:1], count, Draft(draft, run)) == truth or percent < 100
+
+    def decode(self, states: Sequence[torch.Tensor], count: int, draft: Draft | None = None) -> list[int]:
+        """Write `count` tokens in every row side by side; those of the first behind the known start."""
+        slots, rows = self.engine.slots, len(states)
+        start = 2
+
+        def propose(length: int) -> Sequence[int]:
+            return draft.propose(min(count - length, DRAFT_TOKENS - 1)) if draft else ()
+
+        pieces = [list(propose(start)) for _ in range(rows)]
+        slots.add(torch.cat(list(states)), [states[0].shape[1]] * rows, [count] * rows, pieces)
+        length = start
+        while True:
+            looked = slots.look()
+            if draft:
+                draft.settle(len(pieces[0]), looked[0].length - length - 1, looked[0].last)
+            length = looked[0].length
+            if looked[0].done:
+                break
+            pieces = [list(propose(length)) for _ in range(rows)]
+            slots.step(pieces)
+        tokens, _ = slots.answer(0)
+        while slots.active:
+            slots.remove(slots.active - 1)
+        assert len(tokens) == count + 1
+        return tokens[start:]
+
+    def preprocessing(self) -> None:
+        image = self.pictures[0]
+        ours = Preprocessor(self.checkpoint.images)
+
+        def theirs() -> None:
+            self.processor.image_processor(images=image[..., ::-1].copy(), return_tensors="pt")
+
+        self.compare("preprocessing a 1080p frame", theirs, lambda: ours(image))
+
+    def neighbour(self) -> None:
+        """What is left of our speed next to a process that keeps one core busy."""
+        image = self.pictures[0]
+
+        def busy() -> None:
+            other = multiprocessing.get_context("spawn").Process(target=spin, daemon=True)
+            other.start()
+            try:
+                times = [self.timed(lambda: self.ours(["caption"], image)) for _ in range(1 + self.rounds)][1:]
+            finally:
+                other.kill()
+                other.join()
+            self.rows["share of the speed left next to a busy process"] = {"share": idle / statistics.median(times)}
+
+        idle = statistics.median(self.timed(lambda: self.ours(["caption"], image)) for _ in range(self.rounds))
+        busy()
+        left = self.rows["share of the speed left next to a busy process"]["share"]
+        print(f"{'share of the speed left next to a busy process':68}{left:8.0%}    45%")
+
+    @staticmethod
+    def timed(action: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        action()
+        return time.perf_counter() - started
+
+
+def spin() -> None:
+    values = np.ones(1000)
+    while True:
+        values = values * 1.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="only see that everything runs; the numbers mean nothing")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--write", action="store_true", help="keep the table in benchmarks/results/")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    tokens = {task: count // 5 for task, count in TOKENS.items()} if args.quick else TOKENS
+    bench = Bench(1 if args.quick else args.rounds, 2 if args.quick else CAMERAS, tokens)
+    print(f"{'work':48}{'theirs ms':>10}{'ours ms':>10}{'ratio':>9}   least / goal")
+    for part in (bench.preprocessing, bench.whole, bench.decoding, bench.neighbour):
+        part()
+    if args.write:
+        write("engine", {"threads": args.threads, "rounds": bench.rounds, "cameras": bench.cameras, "work": bench.rows})
+
+
+if __name__ == "__main__":
+    main()

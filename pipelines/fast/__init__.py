@@ -1,0 +1,1 @@
+"""The fast engine: Florence-2 rewritten for streams. The plain engine is its reference."""

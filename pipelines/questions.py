@@ -1,0 +1,87 @@
+"""From a job to what a model takes, and from its tokens to the answer: the same for every engine."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines.checkpoint import Checkpoint
+from pipelines.parse import parse
+from pipelines.prompts import Prompter, prompt
+from pipelines.tasks import FLORENCE_TASKS, SPECS
+from streamer.errors import PipelineError
+from streamer.types import Answer, Due, Frame, Image, Job, Outcome, Result
+
+PIXEL_CAP = 33_177_600
+"""Pixels of an 8K picture; a larger frame is refused."""
+SMALLEST_SIDE = 8
+"""A frame with a shorter side shows nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One job's words."""
+
+    ids: list[int]
+    """The encoder's tokens, the picture's placeholders first."""
+    cap: int
+    """Tokens its answer may have."""
+
+
+class Questions:
+    """Asks one checkpoint, and reads what it wrote."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._tokenizer = checkpoint.tokenizer
+        self._banned = checkpoint.banned_phrases
+        self._longest = checkpoint.decoder_limit - 1
+        self._prompter = Prompter(
+            checkpoint.tokenizer,
+            checkpoint.model.config.image_token_id,
+            checkpoint.image_tokens,
+            checkpoint.encoder_limit,
+        )
+
+    def ask(self, job: Job) -> Question:
+        """Raises PipelineError when the job cannot be done, whatever else is in the batch."""
+        check_frame(job.frame.image)
+        params = job.due.params
+        return Question(self._prompter.ids(prompt(job.due.task, params)), min(params.max_tokens, self._longest))
+
+    def read(self, job: Job, cap: int, tokens: list[int]) -> Answer | str:
+        """The answer in `tokens`, the start token included; or in words what is wrong with it."""
+        written = tokens[1 : cap + 1]
+        end = self._tokenizer.eos_token_id
+        if end not in written:
+            return f"the answer did not end within {cap} tokens"
+        text = self._tokenizer.decode(written[: written.index(end)], skip_special_tokens=False)
+        return parse(FLORENCE_TASKS[job.due.task].form, text, self._banned)
+
+
+def trial() -> Job:
+    """A small job, to see whether a checkpoint works."""
+    frame = Frame("", 0, 0, 0.0, 0.0, 0.0, np.full((64, 64, 3), 128, np.uint8))
+    return Job(Due("", "caption", "caption", SPECS["caption"].parameters(max_tokens=4), math.inf), frame)
+
+
+def check_frame(image: Image) -> None:
+    """Raises PipelineError for a picture that shows nothing: no answer about it could be told from "nothing there"."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise PipelineError(f"the frame is not a BGR picture: {image.dtype} of shape {image.shape}")
+    height, width, _ = image.shape
+    if min(height, width) < SMALLEST_SIDE:
+        raise PipelineError(f"the frame is too narrow: {width}x{height}")
+    if height * width > PIXEL_CAP:
+        raise PipelineError(f"the frame is too large: {width}x{height} is more than {PIXEL_CAP} pixels")
+    if not image.any():
+        raise PipelineError("the frame is all black")
+
+
+def result(job: Job, answer: Answer | str, started: float, took: float, batch: int) -> Result:
+    """The outcome of one job; an answer in words is an error."""
+    if isinstance(answer, str):
+        return Result(job, "error", error=answer, started_mono=started, inference_s=took, batch=batch)
+    outcome: Outcome = "empty" if answer.is_empty else "ok"
+    return Result(job, outcome, answer, started_mono=started, inference_s=took, batch=batch)
