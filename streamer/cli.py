@@ -125,8 +125,8 @@ def check(
     from streamer.config import load
 
     agent = load(config)
-    for sink in agent.sinks:
-        sink.check()
+    for place in (*agent.sinks, *agent.outputs):
+        place.check()
     if probe:
         from streamer.probe import probe_all
 
@@ -136,15 +136,31 @@ def check(
     for name, stream in agent.streams.items():
         print(f"  stream {name}: {_words(stream.source)}")
         for task in stream.tasks:
-            often = f"every {task.every:g} s" if task.every else f"every {task.every_n_frames} frames"
-            print(f"    {task.name}: {task.task}, {often}")
+            print(f"    {task.name}: {task.task}, {task.when}")
     for sink in agent.sinks:
         print(f"  sink {_words(sink)}")
+    for output in agent.outputs:
+        print(f"  output {output.label}: {_words(output)}")
+    if agent.web is not None:
+        print(f"  page: http://{agent.web.bind}{', with a token' if agent.web.token else ''}")
 
 
 def _words(settings: Any) -> str:
     """A settings object on one line, without what was left out."""
     return redact(", ".join(f"{key} {value}" for key, value in settings if value is not None))
+
+
+@app.command()
+def schedule(
+    config: ConfigFile,
+    start: Annotated[str | None, typer.Option("--from", metavar="TIME", help="ISO time. [default: now]")] = None,
+    end: Annotated[str | None, typer.Option("--to", metavar="TIME", help="ISO time. [default: a day later]")] = None,
+) -> None:
+    """Show when the tasks of a config would run, without a camera."""
+    from streamer.config import load
+    from streamer.preview import print_schedule
+
+    print_schedule(load(config), start, end)
 
 
 @app.command()
@@ -190,6 +206,22 @@ def events(
             print(encode(event).decode(), flush=True)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+@app.command()
+def bench(
+    model: Annotated[
+        str | None, typer.Option(help="Hub name or folder of a checkpoint. [default: the small model inside]")
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; may be given again. [default: all]")] = None,
+    every: Annotated[str, typer.Option(metavar="T", help="The interval that cameras are counted for.")] = "1s",
+    seconds: Annotated[float, typer.Option(min=0.1, metavar="S", help="How long each task is measured.")] = 5.0,
+) -> None:
+    """Measure how many cameras this computer can carry."""
+    from streamer.bench import run_bench
+
+    logs.setup("streamer")
+    run_bench(model, task or [], every, seconds)
 
 
 @app.command()

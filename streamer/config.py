@@ -13,36 +13,31 @@ from functools import cache, reduce
 from importlib.metadata import entry_points
 from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, create_model
 
+from streamer import tasks
+from streamer.access import Web
 from streamer.errors import ConfigError
-from streamer.problems import Problem, problems_of
+from streamer.hours import ZoneName, local_zone
+from streamer.outputs import H264Settings, OutputField, outputs_by_view
+from streamer.problems import Problem, nearest, problems_of
 from streamer.redact import redact
-from streamer.settings import Name, Seconds, Settings
+from streamer.settings import Name, Settings
 from streamer.sinks import SinkField
 from streamer.sources import SourceField
+from streamer.tasks import Task, TaskKeys
 from streamer.types import Pipeline, SourceSettings, TaskSpec
 from streamer.yamlfile import Where, YamlFile, dotted
+from streamer.zones import PolygonField
 
 PIPELINES = "streamer.pipelines"
 """Entry point group in which a pipeline is registered."""
 
-DEFAULT_EVERY_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One question that is asked of a stream again and again."""
-
-    task: str
-    name: str
-    every: float | None
-    """Seconds between two askings, None when `every_n_frames` is given."""
-    every_n_frames: int | None
-    params: Any
-    """The pipeline's keys: an instance of the task's `TaskSpec.parameters`."""
+WebField = Annotated[Web, BeforeValidator(lambda value: {} if value is None else value)]
+"""`web:` with nothing behind it is a page with all defaults."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +55,13 @@ class Agent:
     """An instance of the pipeline's `settings`."""
     streams: dict[str, Stream]
     sinks: tuple[Any, ...]
+    web: Web | None
+    """None: no page is served."""
     raw: dict[str, Any] = field(repr=False)
     """Plain data from which `from_mapping` makes this agent again, in another process. Holds secrets in clear."""
-
-
-class TaskKeys(Settings):
-    """The keys of every task, whatever it is."""
-
-    name: Name | None = None
-    """Name of the task in events and topics, unique in its stream. Default: the task itself."""
-    every: Seconds | None = None
-    """How often it is asked: `500ms`, `1s`, `5m`. Default: every second."""
-    every_n_frames: Annotated[int, Field(ge=1)] | None = None
-    """Ask it of every n-th frame instead."""
-
-    @model_validator(mode="after")
-    def _one_interval(self) -> Self:
-        if self.every is not None and self.every_n_frames is not None:
-            raise ValueError("give either `every` or `every_n_frames`, not both")
-        return self
+    outputs: tuple[Any, ...] = ()
+    """Where annotated video goes."""
+    timezone: ZoneInfo = field(default_factory=local_zone)
 
 
 @cache
@@ -96,22 +79,29 @@ def schema_model() -> type[BaseModel]:
     """The pydantic model of a whole config file, made for the installed pipeline."""
     pipeline = find_pipeline()
     task: Any = reduce(or_, map(_task_model, pipeline.tasks().values()))
-    tasks: Any = list[Annotated[task, Field(discriminator="task")]]
+    entries: Any = list[Annotated[task, Field(discriminator="task")]]
     stream = create_model(
         "Stream",
         __base__=Settings,
         __doc__="A camera or file, and what is asked of its pictures.",
         source=(SourceField, Field(description="Where the pictures come from: a text or a mapping with `kind`.")),
-        tasks=(tasks, Field(min_length=1, description="What is asked of them.")),
+        zones=(
+            dict[Name, PolygonField],
+            Field({}, description="Parts of the picture by name: corners [x, y], 0 to 1."),
+        ),
+        tasks=(entries, Field(min_length=1, description="What is asked of them.")),
     )
     return create_model(
         "Config",
         __base__=Settings,
         __doc__="A streamer config.",
         agent=(Name, Field(description="Name of this agent in events. Default: the file's name.")),
+        timezone=(ZoneName | None, Field(None, description="Of `at` and `between`. Default: this computer's.")),
         model=(pipeline.settings, Field(default_factory=pipeline.settings, description="The model.")),
         streams=(dict[Name, stream], Field(min_length=1, description="The streams by name.")),
         sinks=(list[SinkField], Field([{"kind": "stdout"}], validate_default=True, description="Where events go.")),
+        outputs=(list[OutputField], Field([], description="Where annotated video goes.")),
+        web=(WebField, Field(None, description="The web page; without this key there is none.")),
     )
 
 
@@ -155,12 +145,17 @@ def _agent(raw: Any, file: YamlFile | None) -> Agent:
         problems = problems_of(error, raw, json_schema())
     else:
         problems.extend(_repeated_names(config))
+        problems.extend(_bad_outputs(config))
+        local = config.timezone or local_zone()
         streams = {
-            name: Stream(stream.source, _tasks(name, stream, problems)) for name, stream in config.streams.items()
+            name: Stream(stream.source, _tasks(name, stream, local, problems))
+            for name, stream in config.streams.items()
         }
     if problems:
         raise _error(problems, file)
-    return Agent(config.agent, config.model, streams, tuple(config.sinks), raw)
+    return Agent(
+        config.agent, config.model, streams, tuple(config.sinks), config.web, raw, tuple(config.outputs), local
+    )
 
 
 def _error(problems: list[Problem], file: YamlFile | None) -> ConfigError:
@@ -171,20 +166,21 @@ def _error(problems: list[Problem], file: YamlFile | None) -> ConfigError:
     return ConfigError(redact("\n".join(lines)))
 
 
-def _tasks(name: str, stream: Any, problems: list[Problem]) -> tuple[Task, ...]:
-    tasks = []
+def _tasks(name: str, stream: Any, local: ZoneInfo, problems: list[Problem]) -> tuple[Task, ...]:
+    made = []
     for index, entry in enumerate(stream.tasks):
         parameters = find_pipeline().tasks()[entry.task].parameters
         given = {key: getattr(entry, key) for key in parameters.model_fields if key in entry.model_fields_set}
-        every = entry.every or (None if entry.every_n_frames else DEFAULT_EVERY_S)
+        found = list(tasks.problems(entry, stream.zones, stream.source.pace))
         try:
             params = parameters.model_validate(given)
         except ValidationError as error:  # what the pipeline checks over several keys at once
-            found = problems_of(error, given, {})
+            found += problems_of(error, given, {})
+        if found:
             problems.extend((("streams", name, "tasks", index, *where), what) for where, what in found)
         else:
-            tasks.append(Task(entry.task, entry.name or entry.task, every, entry.every_n_frames, params))
-    return tuple(tasks)
+            made.append(tasks.make(entry, params, stream.zones, local))
+    return tuple(made)
 
 
 def _repeated_names(config: Any) -> Iterator[Problem]:
@@ -192,6 +188,23 @@ def _repeated_names(config: Any) -> Iterator[Problem]:
         tasks = [task.name or task.task for task in stream.tasks]
         yield from _repeated(("streams", name, "tasks"), tasks, "task")
     yield from _repeated(("sinks",), [sink.name for sink in config.sinks], "sink")
+
+
+def _bad_outputs(config: Any) -> Iterator[Problem]:
+    yield from _repeated(("outputs",), [output.label for output in config.outputs], "output")
+    for index, output in enumerate(config.outputs):
+        stream = config.streams.get(output.stream)
+        if stream is None:
+            known = nearest(output.stream, list(config.streams))
+            yield ("outputs", index, "stream"), f"there is no stream `{output.stream}`{known}"
+        elif stream.source.pace == "file":
+            yield ("outputs", index, "stream"), f"`{output.stream}` is a recording: outputs show live streams only"
+    for view, outputs in outputs_by_view(config.outputs).items():
+        encoders = {output.encoder for output in outputs if isinstance(output, H264Settings)}
+        if len(encoders) > 1:
+            place = max(config.outputs.index(output) for output in outputs if isinstance(output, H264Settings))
+            words = " and ".join(f"`{name}`" for name in sorted(encoders))
+            yield ("outputs", place, "encoder"), f"the outputs of `{view}` share one encode: {words} cannot both be"
 
 
 def _repeated(where: Where, names: Sequence[str], what: str) -> Iterator[Problem]:

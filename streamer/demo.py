@@ -1,7 +1,9 @@
-"""`streamer demo`: the real program on a toy world, its answers printed beside the truth."""
+"""`streamer demo`: the real program on a toy world: a page to look at, and its answers printed beside the truth."""
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import statistics
 import threading
 from collections.abc import Sequence
@@ -10,6 +12,7 @@ from pathlib import Path
 
 from streamer import logs, supervise
 from streamer.config import from_mapping
+from streamer.errors import ConfigError
 from streamer.events import Event, ResultEvent
 from streamer.subscriber import subscribe
 from streamer.toyworld import World
@@ -26,7 +29,10 @@ CONFIG = {
         }
     },
     "sinks": [{"kind": "zmq"}],
+    "outputs": [{"kind": "mjpeg", "stream": STREAM}],
 }
+PORT = 8080
+"""Of the page, if it is free."""
 
 Rect = tuple[float, float, float, float]
 
@@ -34,12 +40,14 @@ Rect = tuple[float, float, float, float]
 def run_demo(seconds: float | None) -> int:
     """Run until stopped, or for so many seconds after the first frame; 0 when there were answers, else 1."""
     logs.setup("streamer", "warning")
+    address = _free_address()
     print("A camera that draws coloured shapes, watched by the small model inside. Ctrl-C ends it.")
-    print("Starting: the camera, the model (some seconds), the book of events …", flush=True)
+    print("Starting: the camera, the model (some seconds), the book of events, the page …")
+    print(f"Look at it: http://{address}", flush=True)
     listener = Listener()
     try:
         supervise.run(
-            from_mapping(CONFIG),
+            from_mapping({**CONFIG, "web": {"bind": address}}),
             seconds=seconds,
             keep_state=False,
             log_level="warning",
@@ -49,6 +57,13 @@ def run_demo(seconds: float | None) -> int:
         listener.finish()
     print(listener.score.summary(), flush=True)
     return 0 if listener.score.ages else 1
+
+
+def _free_address() -> str:
+    for port in (PORT, 0):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)) as found:
+            return "{}:{}".format(*found.getsockname())
+    raise ConfigError("no port is free on 127.0.0.1")
 
 
 class Listener:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from streamer.errors import WireError
 from streamer.redact import redact
-from streamer.types import Answer, Box, Outcome, Point, Polygon, Quad, Result
+from streamer.types import Answer, Box, Outcome, Point, Polygon, Priority, Quad, Result
 
 MAX_TEXT = 65_536
 """Characters kept of any one text a model or a library gave."""
@@ -49,6 +49,8 @@ class EventBox(_Part):
     """x0, y0, x1, y1 as fractions of the full frame."""
     pixels: tuple[int, int, int, int]
     """The same in pixels of the full frame."""
+    track: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The same for the same object in later events of this task, once it was seen twice; never used again."""
 
 
 class EventPoints(_Part):
@@ -125,6 +127,11 @@ class StatusData(_Part):
     """The sink it is about, if it is about one."""
     worker: str | None = Field(default=None, exclude_if=lambda value: value is None)
     """The process it is about, if it is about one: `infer`, `capture:gate`."""
+    stretch: dict[str, dict[Priority, float]] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """How many times longer intervals are than configured, by stream and priority; a class that is not named runs
+    as configured."""
+    output: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The output of video it is about, if it is about one."""
 
 
 class _Envelope(_Part):
@@ -133,7 +140,7 @@ class _Envelope(_Part):
     specversion: Literal["1.0"] = "1.0"
     type: str
     source: str
-    """`/agents/<agent>`, `/agents/<agent>/streams/<stream>` or `/agents/<agent>/sinks/<sink>`."""
+    """`/agents/<agent>`, `/agents/<agent>/streams/<stream>`, `/agents/<agent>/sinks/<sink>` or `…/outputs/<output>`."""
     id: str = Field(min_length=1)
     subject: str
     time: str
@@ -209,7 +216,7 @@ def result_event(agent: str, result: Result, model: str, quality: str) -> Result
         outcome=result.outcome,
         text=None if text is None else clean(text),
         region=None if region is None else (region.x0, region.y0, region.x1, region.y1),
-        zone=None,
+        zone=None if due.zone is None else due.zone.name,
         frame=FrameInfo(
             seq=frame.seq, pts=None if frame.pts is None else round(frame.pts, 6), width=width, height=height
         ),
@@ -286,6 +293,20 @@ def worker_event(
     return _status(f"/agents/{agent}", f"worker.{state}", data)
 
 
+def schedule_event(agent: str, stretch: Mapping[str, Mapping[Priority, float]], reason: str | None) -> StatusEvent:
+    """Intervals are longer than configured by these factors (`schedule.stretched`), or are again as configured."""
+    data = StatusData(
+        stream=None,
+        epoch=None,
+        state="stretched" if stretch else "normal",
+        reason=_reason(reason),
+        retry_in_s=None,
+        frames=None,
+        stretch={stream: dict(factors) for stream, factors in stretch.items()},
+    )
+    return _status(f"/agents/{agent}", f"schedule.{data.state}", data)
+
+
 def sink_event(
     agent: str, sink: str, state: str, reason: str | None = None, retry_in_s: float | None = None
 ) -> StatusEvent:
@@ -300,6 +321,22 @@ def sink_event(
         sink=sink,
     )
     return _status(f"/agents/{agent}/sinks/{sink}", f"sink.{state}", data)
+
+
+def output_event(
+    agent: str, output: str, state: str, reason: str | None = None, retry_in_s: float | None = None
+) -> StatusEvent:
+    """A video output's change of state, subject `output.<state>`."""
+    data = StatusData(
+        stream=None,
+        epoch=None,
+        state=state,
+        reason=_reason(reason),
+        retry_in_s=_rounded(retry_in_s, 3),
+        frames=None,
+        output=output,
+    )
+    return _status(f"/agents/{agent}/outputs/{output}", f"output.{state}", data)
 
 
 def clean(text: str) -> str:
@@ -324,7 +361,13 @@ def _body(answer: Answer, width: int, height: int) -> ResultBody:
 def _box(box: Box, width: int, height: int) -> EventBox:
     x0, y0, x1, y1 = (round(edge, 6) for edge in (box.x0, box.y0, box.x1, box.y1))
     pixels = (round(x0 * width), round(y0 * height), round(x1 * width), round(y1 * height))
-    return EventBox(label=clean(box.label), score=_rounded(box.score, 4), box=(x0, y0, x1, y1), pixels=pixels)
+    return EventBox(
+        label=clean(box.label),
+        score=_rounded(box.score, 4),
+        box=(x0, y0, x1, y1),
+        pixels=pixels,
+        track=box.track,
+    )
 
 
 def _outlines(shapes: Iterable[Polygon | Quad], width: int, height: int) -> tuple[EventPoints, ...]:

@@ -10,19 +10,24 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 import zmq
 
 from streamer.bus.delivery import EventClient
 from streamer.bus.frames import FrameClient, NoBuffer, Reply
+from streamer.bus.live import LiveResults
 from streamer.config import Stream, find_pipeline
-from streamer.events import result_event
-from streamer.schedule import Schedule
-from streamer.types import Engine, Frame, FrameId, Job, Result
+from streamer.events import result_event, schedule_event
+from streamer.policy import Policy, most_urgent_first
+from streamer.schedule import Now, Schedule
+from streamer.tasks import DEFAULT_EVERY_S
+from streamer.tracking import Tracks
+from streamer.types import Engine, Fate, Frame, FrameId, Job, Outcome, Result, Zone
 from streamer.worker import Worker
+from streamer.zones import in_frame, seen
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +49,32 @@ class _Open:
     frame: Frame
     unfinished: set[str]
     """Names of its tasks whose events are not accepted."""
-    answered: bool = False
+    outcomes: set[Outcome] = field(default_factory=set)
+    parts: dict[Zone, Frame] = field(default_factory=dict)
+    """What its tasks with a zone see."""
+
+    def show(self, job: Job) -> Job:
+        """The job with what its task sees of the frame."""
+        zone = job.due.zone
+        if zone is None:
+            return job
+        if zone not in self.parts:
+            self.parts[zone] = seen(zone, self.frame)
+        return Job(job.due, self.parts[zone])
+
+    def whole(self, result: Result) -> Result:
+        """The result with its places in the full frame."""
+        zone = result.job.due.zone
+        if zone is None:
+            return result
+        job = Job(result.job.due, self.frame)
+        return replace(result, job=job, answer=in_frame(result.answer, zone, self.frame))
+
+    @property
+    def fate(self) -> Fate:
+        if self.outcomes <= {"stale"}:
+            return "stale"
+        return "done" if self.outcomes - {"stale", "error"} else "error"
 
 
 @dataclass(slots=True)
@@ -52,10 +82,10 @@ class _Stream:
     schedule: Schedule
     asked: int | None = None
     """The request that has no answer yet."""
-    fetching: bool = False
-    ready: bool = True
-    """A wanted frame may exist: fetch rather than wait."""
-    ended: bool = False
+    chosen: set[str] = field(default_factory=set)
+    """The tasks for which a frame is being fetched."""
+    unused: set[str] = field(default_factory=set)
+    """Tasks that were chosen, and for which there was no frame."""
     opened: dict[FrameId, _Open] = field(default_factory=dict)
 
 
@@ -69,6 +99,16 @@ def run(worker: Worker) -> None:
         inference.drain()
 
 
+def _now() -> Now:
+    return Now(time.monotonic(), time.time())
+
+
+def _tracks(streams: Mapping[str, Stream]) -> Tracks:
+    """Tracks for every task of every stream; `every_n_frames` has no seconds, so it is taken for the default."""
+    tasks = [(name, task) for name, stream in streams.items() for task in stream.tasks]
+    return Tracks({(name, task.name): task.every or DEFAULT_EVERY_S for name, task in tasks})
+
+
 class Inference:
     """One engine and the streams it serves."""
 
@@ -77,9 +117,14 @@ class Inference:
         streams = worker.agent.streams
         self.frames = FrameClient(worker.runtime, "infer", max(FRAMES_AHEAD, 2 * len(streams), 2 * engine.free()))
         self.events = EventClient(worker.runtime, "infer")
-        now = time.monotonic()
+        self.live = LiveResults(worker.runtime)
+        self.tracks = _tracks(streams)
+        now = _now()
         self.streams = {name: self._connect(name, stream, now) for name, stream in streams.items()}
-        self.waiting: deque[Job] = deque()
+        self.policy = Policy({name: stream.schedule for name, stream in self.streams.items()}, now)
+        self.waiting: list[Job] = []
+        self.reserved = 0
+        """Jobs for which frames are being fetched."""
         self.in_engine = 0
         self.events_of: dict[str, tuple[str, FrameId, str]] = {}
         self.gather_until = -math.inf
@@ -88,7 +133,7 @@ class Inference:
         for socket in (*self.frames.sockets(), self.events.socket):
             self.poller.register(socket, zmq.POLLIN)
 
-    def _connect(self, name: str, stream: Stream, now: float) -> _Stream:
+    def _connect(self, name: str, stream: Stream, now: Now) -> _Stream:
         self.frames.connect(name)
         return _Stream(Schedule(name, stream.tasks, stream.source.pace, now))
 
@@ -98,6 +143,7 @@ class Inference:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.frames.close()
         self.events.close()
+        self.live.close()
 
     def turn(self) -> None:
         """Ask for frames, take what came, let the engine work once if it has something, hand the results on."""
@@ -113,87 +159,135 @@ class Inference:
     # -- frames in
 
     def ask(self) -> None:
-        """Fetch for every stream that has something due, the most overdue first, while there is room."""
-        now = time.monotonic()
-        for name, stream in sorted(self.streams.items(), key=lambda item: item[1].schedule.next_due()):
-            want = None if stream.ended or stream.asked is not None else stream.schedule.want(now)
+        """Fetch frames for the most urgent tasks, as many as there is room for."""
+        now = _now()
+        for name, tasks in self.policy.choose(self.room(), now).items():
+            stream = self.streams[name]
+            want = stream.schedule.want(now, tasks)
+            try:
+                if want is not None:
+                    stream.asked = self.frames.fetch(name, want)
+            except NoBuffer:
+                want = None
             if want is None:
+                self.policy.release(name, now, tasks)
                 continue
-            if not stream.ready:
-                stream.asked, stream.fetching = self.frames.wait(name, want, WAIT_S), False
-            elif self.has_room():
-                try:
-                    stream.asked, stream.fetching = self.frames.fetch(name, want), True
-                except NoBuffer:
-                    return
-                self.gather_until = max(self.gather_until, now + GATHER_S) if self.gathering() else now + GATHER_S
+            stream.chosen = tasks
+            self.reserved += len(tasks)
+            self.gather_until = max(self.gather_until, now.mono + GATHER_S) if self.gathering() else now.mono + GATHER_S
 
-    def has_room(self) -> bool:
-        """No more frames than the engine takes at once, and none while emit does not keep up."""
-        fetching = sum(stream.fetching for stream in self.streams.values())
-        return not self.events.full and len(self.waiting) + fetching < self.engine.free()
+    def room(self) -> int:
+        """No more jobs than the engine takes at once, and none while emit does not keep up."""
+        return 0 if self.events.full else self.engine.free() - len(self.waiting) - self.reserved
 
     def gathering(self) -> bool:
-        """A fetch is on its way, and still in time for the next batch."""
-        return time.monotonic() < self.gather_until and any(stream.fetching for stream in self.streams.values())
+        """A fetch is on its way, in time for the next batch, and no answer in the engine is held up by waiting."""
+        return self.reserved > 0 and not self.in_engine and time.monotonic() < self.gather_until
 
     def pause(self) -> float:
         """Seconds to sleep if nothing arrives."""
-        now = time.monotonic()
+        now = _now()
         if self.gathering():
-            return max(0.0, self.gather_until - now)
+            return max(0.0, self.gather_until - now.mono)
         if self.waiting or self.in_engine:
             return 0.0
-        due = [s.schedule.next_due() - now for s in self.streams.values() if s.asked is None and not s.ended]
-        return min(TICK_S, max(0.0, min((wait for wait in due if wait > 0), default=TICK_S)))
+        return min(TICK_S, self.policy.wait(now))
 
     def take(self, reply: Reply) -> None:
         """One answer of a capture process."""
-        stream = self.streams[reply.stream]
+        stream, now = self.streams[reply.stream], _now()
+        chosen: set[str] = set()
         if reply.request == stream.asked:
-            stream.ready = reply.ready or (stream.fetching and reply.frame is not None)
-            stream.asked, stream.fetching, stream.ended = None, False, reply.ended
+            chosen, stream.asked, stream.chosen = stream.chosen, None, set()
+            self.reserved -= len(chosen)
         if reply.frame is not None:
-            self.open(stream, reply.frame)
+            chosen = chosen - self.open(stream, reply.frame, chosen, now)
+        stream.unused |= chosen
+        if reply.ended:
+            self.policy.remove(reply.stream)
+        elif reply.ready or reply.frame is not None or not self.wait(reply.stream, stream, now):
+            self.policy.release(reply.stream, now, stream.unused)
+            stream.unused = set()
 
-    def open(self, stream: _Stream, frame: Frame) -> None:
-        """Make the jobs of a frame."""
-        jobs = [Job(due, frame) for due in stream.schedule.take(frame, time.monotonic())]
+    def wait(self, name: str, stream: _Stream, now: Now) -> bool:
+        """Have capture tell when there is a wanted frame; False when none is wanted."""
+        want = stream.schedule.want(now)
+        if want is None:
+            return False
+        # Not beyond the next tick: then another frame may be wanted.
+        timeout = min(WAIT_S, max(stream.schedule.wait(now), 0.01))
+        stream.asked = self.frames.wait(name, want, timeout)
+        return True
+
+    def open(self, stream: _Stream, frame: Frame, chosen: set[str], now: Now) -> set[str]:
+        """Make the jobs of a frame; gives the names of their tasks."""
+        jobs = [Job(due, frame) for due in stream.schedule.take(frame, now, chosen)]
         if not jobs:
             self.frames.settle(frame, "stale")
-            return
-        stream.opened[frame.id] = _Open(frame, {job.due.name for job in jobs})
+            return set()
+        names = {job.due.name for job in jobs}
+        stream.opened[frame.id] = _Open(frame, names.copy())
         self.waiting.extend(jobs)
+        return names
 
     # -- results out
 
     def work(self) -> None:
         """Hand waiting jobs to the engine and let it make one step."""
-        room = min(len(self.waiting), self.engine.free())
-        if room:
-            self.engine.admit([self.waiting.popleft() for _ in range(room)])
-            self.in_engine += room
+        started = time.monotonic()
+        jobs = self.next_jobs(started)
+        if jobs:
+            self.engine.admit([self.streams[job.due.stream].opened[job.frame.id].show(job) for job in jobs])
+            self.in_engine += len(jobs)
         if self.in_engine:
             for result in self.engine.step():
                 self.in_engine -= 1
-                self.publish(result)
+                self.policy.done(result.job.due, result.inference_s / result.batch)
+                self.publish(self.streams[result.job.due.stream].opened[result.job.frame.id].whole(result))
+            self.policy.overload.worked(time.monotonic() - started)
+        if self.policy.adapt(_now()):
+            self.tell_stretch()
+
+    def next_jobs(self, now: float) -> list[Job]:
+        """The most urgent of what waits, as much as the engine takes; what is too old is answered so."""
+        jobs, self.waiting = most_urgent_first(self.waiting), []
+        fresh: list[Job] = []
+        for job in jobs:
+            age, most = now - job.frame.captured_mono, job.due.max_age
+            if most is not None and age > most:
+                self.publish(Result(job, "stale", error=f"the frame was {age:.2f} s old, `max_age` is {most:g} s"))
+            else:
+                fresh.append(job)
+        room = self.engine.free()
+        self.waiting = fresh[room:]
+        return fresh[:room]
+
+    def tell_stretch(self) -> None:
+        stretch = self.policy.stretches()
+        reason = "the model cannot do everything at the configured intervals" if stretch else None
+        log.info("intervals: %s", self.policy.overload.factors)
+        self.events.send(schedule_event(self.worker.agent.agent, stretch, reason), None)
 
     def publish(self, result: Result) -> None:
+        result = self.tracks.mark(result)
         due, frame = result.job.due, result.job.frame
         event = result_event(self.worker.agent.agent, result, self.engine.model, getattr(due.params, "quality", ""))
         self.events_of[event.id] = (due.stream, frame.id, due.name)
-        self.streams[due.stream].opened[frame.id].answered |= result.outcome != "error"
+        self.streams[due.stream].opened[frame.id].outcomes.add(result.outcome)
+        self.live.publish(event)
         self.events.send(event, frame.captured_mono)
 
     def settle(self, accepted: list[str]) -> None:
         """Close the frames whose last event is safe."""
         for event in accepted:
+            if event not in self.events_of:
+                continue  # it is of no frame
             name, key, task = self.events_of.pop(event)
             stream = self.streams[name]
             stream.opened[key].unfinished.discard(task)
             if not stream.opened[key].unfinished:
                 done = stream.opened.pop(key)
-                self.frames.settle(done.frame, "done" if done.answered else "error")
+                self.frames.settle(done.frame, done.fate)
 
     def drain(self) -> None:
         """Finish what is in the engine, have its events accepted, and give back every frame."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints
 
 from streamer.types import Region
 
@@ -19,7 +19,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-def _seconds(value: Any) -> float:
+def parse_seconds(value: Any) -> float:
+    """Seconds of a number or of a text such as `500ms`, longer than zero. Raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError("must be a duration such as 500ms, 1s or 5m")
     if isinstance(value, str):
@@ -27,16 +28,12 @@ def _seconds(value: Any) -> float:
         if match is None:
             raise ValueError("must be a duration such as 500ms, 1s or 5m")
         value = float(match[1]) * _UNITS[match[2]]
+    if not 0 < value < float("inf"):
+        raise ValueError("must be longer than zero")
     return float(value)
 
 
-def _positive(value: float) -> float:
-    if not 0 < value < float("inf"):
-        raise ValueError("must be longer than zero")
-    return value
-
-
-Seconds = Annotated[float, BeforeValidator(_seconds, json_schema_input_type=float | str), AfterValidator(_positive)]
+Seconds = Annotated[float, BeforeValidator(parse_seconds, json_schema_input_type=float | str)]
 """A duration longer than zero: a number of seconds, or text such as `500ms`, `1s`, `5m`, `12h`, `7d`."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import random
 import selectors
@@ -16,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from streamer.config import Agent
 from streamer.errors import ConfigError
 from streamer.events import worker_event
 from streamer.folders import Folders
+from streamer.outputs import RtspPush, outputs_by_view, stream_of
 from streamer.worker import EXIT_CONFIG
 
 log = logging.getLogger(__name__)
@@ -34,8 +36,18 @@ TICK_S = 0.25
 HEALTHY_S = 60.0
 """A child that lived this long starts its backoff anew."""
 LONGEST_BACKOFF_S = 30.0
-STOP_ORDER = {"infer": 4.5, "capture": 2.5, "emit": 2.5}
-"""Roles in the order they are stopped, with the seconds each has before it is killed; under 10 s in all."""
+STOP_ORDER: Mapping[tuple[str, ...], float] = {
+    ("web", "view", "push", "infer"): 4.5,
+    ("capture",): 2.5,
+    ("emit",): 2.5,
+}
+"""Roles in the order they are stopped, with the seconds they have before they are killed; under 10 s in all."""
+WATCHED = ("view", "push")
+"""Roles that say every second that they are not stuck."""
+STUCK_S = 8.0
+"""A watched child that is silent for so long is killed, and comes back."""
+SLOW_START_S = 30.0
+"""And one that has not spoken yet."""
 
 
 @dataclass(slots=True)
@@ -44,6 +56,7 @@ class Child:
 
     role: str
     stream: str | None
+    """Of capture: its stream. Of view and push: the view's and the output's name."""
     process: subprocess.Popen[bytes] | None = None
     pidfd: int = -1
     reports: int = -1
@@ -51,11 +64,20 @@ class Child:
     start_at: float = 0.0
     crashes: int = 0
     finished: bool = False
+    alive_until: float = math.inf
+    """Of a watched child: when it counts as stuck."""
+    stuck: str | None = None
+    """Why it was killed, if it was."""
     unread: bytes = field(default=b"", repr=False)
 
     @property
     def name(self) -> str:
         return f"{self.role}:{self.stream}" if self.stream else self.role
+
+    @property
+    def about(self) -> str | None:
+        """The stream that it works for alone."""
+        return None if self.stream is None or self.role == "push" else stream_of(self.stream)
 
 
 def run(
@@ -73,7 +95,10 @@ def run(
     Without `keep_state` nothing is left on the disk. `on_ready` is given the runtime directory once before the
     children start. Raises ConfigError.
     """
-    with Folders.take(agent.agent, agent.streams, keep_state) as folders:
+    for output in agent.outputs:
+        output.check()
+    names = [*agent.streams, *(output.label for output in agent.outputs)]
+    with Folders.take(agent.agent, names, keep_state) as folders:
         supervisor = Supervisor(agent, folders, seconds, max_events, log_level)
         if on_ready is not None:
             on_ready(folders.runtime)
@@ -89,7 +114,10 @@ class Supervisor:
         self.agent, self.folders = agent, folders
         self.seconds, self.max_events, self.log_level = seconds, max_events, log_level
         captures = [Child("capture", stream) for stream in agent.streams]
-        self.children = [Child("emit", None), *captures, Child("infer", None)]
+        pages = [Child("web", None)] if agent.web else []
+        views = [Child("view", view) for view in outputs_by_view(agent.outputs)]
+        pushes = [Child("push", output.label) for output in agent.outputs if isinstance(output, RtspPush)]
+        self.children = [Child("emit", None), *captures, Child("infer", None), *views, *pushes, *pages]
         self.selector = selectors.DefaultSelector()
         self.awaited = {"first_frame", "model"}
         """What has to happen before `seconds` begin to count."""
@@ -135,15 +163,17 @@ class Supervisor:
             or all(child.finished for child in captures)
         )
 
-    def running(self, role: str | None = None) -> list[Child]:
-        return [child for child in self.children if child.process is not None and role in (None, child.role)]
+    def running(self, *roles: str) -> list[Child]:
+        return [child for child in self.children if child.process is not None and (not roles or child.role in roles)]
 
     # -- the loop
 
     def reconcile(self) -> None:
-        """Start what should run and does not."""
+        """Start what should run and does not; kill what is stuck."""
         now = time.monotonic()
         for child in self.children:
+            if child.process is not None and now > child.alive_until:
+                self.end_stuck(child, f"silent for {STUCK_S:g} s")
             if child.process is None and not child.finished and now >= child.start_at:
                 self.start(child)
 
@@ -186,6 +216,8 @@ class Supervisor:
         except BrokenPipeError:
             pass  # it died at once; its end is noticed like any other
         child.process, child.started, child.unread = process, time.monotonic(), b""
+        child.alive_until = child.started + SLOW_START_S if child.role in WATCHED else math.inf
+        child.stuck = None
         child.reports, child.pidfd = reports, os.pidfd_open(process.pid)
         self.selector.register(child.reports, selectors.EVENT_READ, ("report", child))
         self.selector.register(child.pidfd, selectors.EVENT_READ, ("end", child))
@@ -208,10 +240,21 @@ class Supervisor:
                 child.finished = True
             case "finished":
                 self.stop_at = 0.0
+            case "progress":
+                child.alive_until = time.monotonic() + STUCK_S
+            case "stuck":
+                self.end_stuck(child, report["reason"])
             case "first_frame":
                 self.has_happened("first_frame")
             case "ready" if child.role == "infer":
                 self.has_happened("model")
+
+    def end_stuck(self, child: Child, reason: str) -> None:
+        """Only death frees a process from a call that hangs; `bury` brings it back."""
+        if child.process is not None and child.stuck is None:
+            log.warning("%s is stuck (%s): killed", child.name, reason)
+            child.process.kill()
+            child.alive_until, child.stuck = math.inf, reason
 
     def has_happened(self, what: str) -> None:
         """Start the clock of `seconds` with the first frame that the model can see."""
@@ -236,12 +279,13 @@ class Supervisor:
             delay = min(LONGEST_BACKOFF_S, 0.05 * 2**child.crashes) * random.uniform(0.5, 1.0)
             child.start_at = time.monotonic() + delay
             reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            reason = f"killed: {child.stuck}" if child.stuck else reason
             log.warning("%s ended (%s): starting again in %.1f s", child.name, reason, delay)
             self.tell(child, reason, delay)
 
     def tell(self, child: Child, reason: str, delay: float) -> None:
         if self.events is not None:
-            event = worker_event(self.agent.agent, child.name, "restarted", reason, delay, child.stream)
+            event = worker_event(self.agent.agent, child.name, "restarted", reason, delay, child.about)
             self.events.send(event, None)
 
     def forget(self, child: Child) -> None:
@@ -258,16 +302,16 @@ class Supervisor:
     def shut_down(self) -> None:
         """Inference first, so that every frame is accounted for; then the cameras; emit last, with their words."""
         self.stopping = True
-        for role, patience in STOP_ORDER.items():
-            if role == "emit" and self.events is not None:
+        for roles, patience in STOP_ORDER.items():
+            if "emit" in roles and self.events is not None:
                 self.events.flush(0.5)
-            for child in self.running(role):
+            for child in self.running(*roles):
                 assert child.process is not None
                 child.process.terminate()
             until = time.monotonic() + patience
-            while self.running(role) and time.monotonic() < until:
+            while self.running(*roles) and time.monotonic() < until:
                 self.wait(until - time.monotonic())
-            for child in self.running(role):
+            for child in self.running(*roles):
                 log.warning("%s did not stop in %.1f s: killed", child.name, patience)
                 self.kill(child)
 

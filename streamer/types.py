@@ -26,6 +26,10 @@ Pace = Literal["live", "file"]
 Outcome = Literal["ok", "empty", "unchanged", "stale", "dropped", "error", "timeout"]
 """What became of a due job. `empty` is the model's own "nothing there"; every other word but `ok` means "no answer"."""
 
+Priority = Literal["high", "normal", "low"]
+PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
+"""The most important first."""
+
 Fate = Literal["done", "stale", "error", "stopped"]
 """How a consumer settles a frame it pulled: answered, or dropped with this cause."""
 
@@ -58,6 +62,15 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
+class Zone:
+    """A named part of a stream's pictures; a task with a zone sees nothing else."""
+
+    name: str
+    points: tuple[Point, ...]
+    """Corners of a polygon, at least three."""
+
+
+@dataclass(frozen=True, slots=True)
 class Due:
     """A task of a stream whose time has come; chosen before any pixel is fetched."""
 
@@ -70,6 +83,10 @@ class Due:
     """The pipeline's own keys, validated: an instance of the task's `TaskSpec.parameters`."""
     deadline: float
     """Monotonic second by which it should have run: the next due time of the same task."""
+    priority: Priority = "normal"
+    max_age: float | None = None
+    """Seconds; when the frame is older as the engine would take it, the outcome is `stale`."""
+    zone: Zone | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +103,8 @@ class Box:
     y1: float
     label: str
     score: float | None = None
+    track: int | None = None
+    """The same for the same object in later results of the same task, once it was seen twice."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,14 @@ log = logging.getLogger(__name__)
 
 EXIT_CONFIG = 2
 _PR_SET_PDEATHSIG = 1
-ROLES = {"capture": "streamer.capture", "infer": "streamer.infer", "emit": "streamer.emit"}
+ROLES = {
+    "capture": "streamer.capture",
+    "infer": "streamer.infer",
+    "emit": "streamer.emit",
+    "view": "streamer.view",
+    "push": "streamer.push",
+    "web": "streamer.web.serve",
+}
 
 
 class Worker:
@@ -50,7 +57,7 @@ class Worker:
         self.state = state
         """Directory of what must outlive the processes (the ledger)."""
         self.stream = stream
-        """The stream of a capture process, else None."""
+        """Of capture: the stream. Of view and push: the view's and the output's name. Else None."""
         self.max_events = max_events
         """Of emit: end the agent after this many results on standard output."""
         self._report_fd = report_fd
@@ -68,7 +75,10 @@ class Worker:
         os.eventfd_write(self.stop_fd, 1)
 
     def report(self, kind: str, **data: Any) -> None:
-        """Tell the parent: `ready`, `first_frame`, `finished` (the limit of events is reached), `ended`, `failed`."""
+        """Tell the parent: `ready`, `first_frame`, `finished` (the limit of events is reached), `ended`, `failed`.
+
+        `progress`: not stuck; a role that the parent watches says so every second. `stuck`: it is; kill it.
+        """
         line = json.dumps({"kind": kind, **data}) + "\n"
         try:
             os.write(self._report_fd, line.encode())

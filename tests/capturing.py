@@ -10,19 +10,20 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import zmq
 
 from streamer.bus.delivery import EventServer
 from streamer.bus.frames import FrameClient, Reply, Want
 from streamer.capture import Capture
-from streamer.config import Agent, Stream, from_mapping
+from streamer.config import Agent, from_mapping
 from streamer.events import StatusEvent
 from streamer.retry import Rhythm
 from streamer.settings import Settings
-from streamer.types import Frame
+from streamer.types import Frame, SourceSettings
 from streamer.worker import Worker
 from tests.agents import assert_identity, until
 
@@ -134,19 +135,22 @@ class CaptureProcess:
 
 
 def _agent(source: Any) -> Agent:
-    if isinstance(source, Settings):  # perhaps of a kind that no config has
-        return Agent("test", None, {STREAM: Stream(source, ())}, (), {})  # type: ignore[arg-type]
-    return from_mapping(config_of(source))
+    if not isinstance(source, Settings):
+        return from_mapping(config_of(source))
+    agent = from_mapping(config_of("synthetic"))  # for what else there is: the source is of a kind that no config has
+    stream = replace(agent.streams[STREAM], source=cast(SourceSettings, source))
+    return replace(agent, streams={STREAM: stream})
 
 
 class CaptureThread:
     """A capture in a thread of this process; a context manager. `error` is what it ended with."""
 
     def __init__(self, folder: Path, source: Any, rhythm: Rhythm | None = None) -> None:
+        agent = _agent(source)
         self.statuses = Statuses(folder)
         self.error: BaseException | None = None
         self._null = os.open(os.devnull, os.O_WRONLY)
-        self._worker = Worker(_agent(source), folder, folder, STREAM, self._null)
+        self._worker = Worker(agent, folder, folder, STREAM, self._null)
         self._rhythm = rhythm
         self.thread = threading.Thread(target=self._run)
         self.thread.start()

@@ -85,6 +85,7 @@ def test_a_camera_that_restarts_comes_back_in_a_new_epoch(tmp_path: Path, clip: 
 
 def test_two_cameras_and_a_file_in_batches_that_mix_them(tmp_path: Path, clip: Path) -> None:
     config = f"""
+model: {{engine: plain}}
 streams:
   file: {{source: {clip}, tasks: [{{task: caption, every: 200ms}}, {{task: object_detection, every_n_frames: 20}}]}}
   left: {{source: 'URL', tasks: [{{task: object_detection, every: 250ms}}]}}

@@ -182,15 +182,15 @@ def test_a_missing_checkpoint_ends_the_whole_program_with_2(tmp_path: Path) -> N
 
 
 def test_a_perfect_answer_scores_one() -> None:
-    things = World(1).scene(3.0).objects
-    rows = match([(thing.kind, thing.box) for thing in reversed(things)], things)
-    assert len(rows) == len(things)
+    truth = [(thing.kind, thing.box) for thing in World(1).scene(3.0).objects]
+    rows = match(truth[::-1], truth)
+    assert len(rows) == len(truth)
     assert all(row.found and row.iou == 1 for row in rows)
 
 
 def test_a_wrong_label_is_not_found() -> None:
     thing = World(1).scene(3.0).objects[0]
-    rows = match([("elephant", thing.box)], [thing])
+    rows = match([("elephant", thing.box)], [(thing.kind, thing.box)])
     assert [(row.label, row.found) for row in rows] == [
         (thing.kind, False),
         ("elephant", False),
@@ -199,7 +199,7 @@ def test_a_wrong_label_is_not_found() -> None:
 
 def test_each_object_is_found_once() -> None:
     thing = World(1).scene(3.0).objects[0]
-    rows = match([(thing.kind, (0, 0, 1, 1)), (thing.kind, thing.box)], [thing])
+    rows = match([(thing.kind, (0, 0, 1, 1)), (thing.kind, thing.box)], [(thing.kind, thing.box)])
     assert [row.found for row in rows] == [True, False]
     assert rows[0].seen == thing.box
 
@@ -258,6 +258,19 @@ def test_demo_shows_answers_beside_truth(tmp_path: Path) -> None:
         cwd=tmp_path, capture_output=True, text=True, timeout=100,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "Look at it: http://127.0.0.1:" in done.stdout
     assert "object_detection, " in done.stdout
     assert re.search(r"^    \w+ +seen .+ truth .+", done.stdout, re.MULTILINE)
     assert re.search(r"^\d+ events\b", done.stdout, re.MULTILINE)
+
+
+def test_schedule_shows_what_would_run(streamer: Run) -> None:
+    Path("home.yaml").write_text(
+        "timezone: UTC\nstreams: {gate: {source: 'rtsp://nowhere/', tasks: [{task: ocr, at: 0 7 * * *}]}}"
+    )
+    code, output, _ = streamer("schedule", "home.yaml", "--from", "2026-06-01", "--to", "2026-06-02")
+    assert code == 0
+    assert "Mon 01 Jun 07:00" in output
+    code, _, errors = streamer("schedule", "home.yaml", "--from", "soon")
+    assert code == 2
+    assert "--from: `soon` is no ISO time" in errors

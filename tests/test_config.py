@@ -7,6 +7,7 @@ import json
 import time
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import BaseModel
@@ -14,7 +15,8 @@ from pydantic import BaseModel
 from streamer import config
 from streamer.config import Agent
 from streamer.errors import ConfigError
-from streamer.types import Region
+from streamer.hours import Cron, local_zone
+from streamer.types import Region, Zone
 from streamer.yamlfile import YamlFile
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -147,6 +149,24 @@ BAD_TASKS = {
     "task: ocr, every_n_frames: 0": ".every_n_frames: must be greater than or equal to 1",
     "task: ocr, every: 1s, every_n_frames: 2": ": give either `every` or `every_n_frames`, not both",
     "task: ocr, name: Gate 1": ".name: must be a name",
+    "task: ocr, every: 1s, at: 0 7 * * *": ": give either `every` or `at`, not both",
+    "task: ocr, at: 0 7 * * *, every_n_frames: 2": ": give either `every_n_frames` or `at`, not both",
+    "task: ocr, at: 7:00": ".at: must be a cron line: minute hour day month weekday, such as",
+    "task: ocr, at: 0 25 * * *": ".at: bad hour in the cron line `0 25 * * *`",
+    "task: ocr, at: 0 0 30 2 *": ".at: `0 0 30 2 *` can never run: no such day in that month",
+    "task: ocr, at: 30 6 * * *, between: '22:00-06:00'": ".at: `30 6 * * *` can never run within 22:00-06:00",
+    "task: ocr, at: 0 9 * * sun, between: 'mon-fri 07:00-18:00'": ".at: `0 9 * * sun` can never run within mon-fri",
+    "task: ocr, between: night": ".between: must be a window such as 22:00-06:00 or mon-fri 07:00-18:00",
+    "task: ocr, between: '22:00-25:00'": ".between: no such time of day in `22:00-25:00`",
+    "task: ocr, between: '07:00-07:00'": ".between: `07:00-07:00` is never open: it ends when it begins",
+    "task: ocr, between: 'mon-fry 07:00-18:00'": ".between: unknown weekday `fry`",
+    "task: ocr, between: []": ".between: must be a window such as",
+    "task: ocr, timezone: UTC": ": `timezone` is for `at` and `between`, and there is neither",
+    "task: ocr, at: 0 7 * * *, timezone: Europe/Berln": ".timezone: unknown time zone `Europe/Berln`",
+    "task: ocr, at: 0 7 * * *, timezone: ../../etc/passwd": ".timezone: unknown time zone",
+    "task: ocr, priority: urgent": ".priority: must be 'high', 'normal' or 'low'",
+    "task: ocr, max_age: 0s": ".max_age: must be longer than zero",
+    "task: ocr, zone: drive": ".zone: unknown zone `drive`: the stream has no `zones`",
     "task: region_to_ocr, region: [0, 0, 2, 1]": ".region: must be x0,y0,x1,y1 with",
     "task: region_to_ocr, region: left": ".region: must be four numbers x0,y0,x1,y1 between 0 and 1",
 }
@@ -156,6 +176,69 @@ BAD_TASKS = {
 def test_bad_task(here: Path, task: str) -> None:
     (line,) = problems(here, with_task(task))
     assert line.startswith(f"home.yaml:5: streams.gate.tasks[0]{BAD_TASKS[task]}")
+
+
+def test_times_are_on_the_clock_of_the_task_or_the_agent(here: Path) -> None:
+    text = "timezone: Asia/Tokyo\n" + with_task("task: ocr, at: 0 7 * * *")
+    text += "      - {task: caption, between: '22:00-06:00', timezone: Europe/Berlin, priority: high, max_age: 2s}\n"
+    agent = load(here, text)
+    ocr, caption = agent.streams["gate"].tasks
+    assert agent.timezone.key == "Asia/Tokyo"
+    assert ocr.at == Cron("0 7 * * *", ZoneInfo("Asia/Tokyo"))
+    assert (ocr.every, ocr.priority, ocr.max_age) == (None, "normal", None)
+    assert caption.between is not None
+    assert caption.between.zone == ZoneInfo("Europe/Berlin")
+    assert (caption.every, caption.priority, caption.max_age) == (1.0, "high", 2.0)
+
+
+def test_the_computers_own_time_zone_is_the_default(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, key in (("America/New_York", "America/New_York"), (":Asia/Tokyo", "Asia/Tokyo")):
+        monkeypatch.setenv("TZ", name)
+        local_zone.cache_clear()
+        assert load(here, MINIMAL).timezone.key == key
+    monkeypatch.undo()
+    local_zone.cache_clear()
+
+
+def with_zone(polygon: str, zone: str = "drive") -> str:
+    tasks = f"    tasks: [{{task: ocr, zone: {zone}}}]\n"
+    return f"streams:\n  gate:\n    source: synthetic\n    zones:\n      drive: {polygon}\n{tasks}"
+
+
+def test_a_zone_is_found_by_its_name(here: Path) -> None:
+    task = load(here, with_zone("[[0, 0.5], [1, 0.5], [1, 1]]")).streams["gate"].tasks[0]
+    assert task.zone == Zone("drive", ((0.0, 0.5), (1.0, 0.5), (1.0, 1.0)))
+
+
+@pytest.mark.parametrize(
+    ("polygon", "said"),
+    [
+        ("[[0, 0], [1, 1]]", "must be a list of at least three corners [x, y]"),
+        ("everything", "must be a list of at least three corners [x, y]"),
+        ("[0, 1, 2, 3]", "must be a list of corners [x, y], each a fraction"),
+        ("[[0, 0], [1, 0], [1, .nan]]", "the corner [1, nan] is outside the frame"),
+        ("[[0, 0], [1, 0], [1, 1.5]]", "the corner [1, 1.5] is outside the frame: both must be between 0 and 1"),
+        ("[[0, 0], [640, 0], [640, 480]]", "the corner [640, 0] is outside the frame"),
+        ("[[0, 0], [0.5, 0.5], [1, 1]]", "has no area"),
+    ],
+)
+def test_bad_zone(here: Path, polygon: str, said: str) -> None:
+    (line,) = problems(here, with_zone(polygon))
+    assert line.startswith(f"home.yaml:5: streams.gate.zones.drive: {said}")
+
+
+def test_unknown_zone_and_a_zone_with_a_region(here: Path) -> None:
+    good = "[[0, 0], [1, 0], [1, 1]]"
+    (line,) = problems(here, with_zone(good, "driv"))
+    assert line == "home.yaml:6: streams.gate.tasks[0].zone: unknown zone `driv` (did you mean `drive`?)"
+    (line,) = problems(here, with_zone(good).replace("task: ocr", "task: region_to_ocr, region: [0, 0, 1, 1]"))
+    assert line.startswith("home.yaml:6: streams.gate.tasks[0].zone: give either `zone` or `region`")
+
+
+@pytest.mark.parametrize("key", ["at: 0 7 * * *", "between: '07:00-09:00'", "max_age: 1s"])
+def test_a_recording_has_no_time_of_day(here: Path, key: str) -> None:
+    (line,) = problems(here, with_task(f"task: ocr, {key}").replace("synthetic", "'synthetic?pace=file'"))
+    assert line.startswith(f"home.yaml:5: streams.gate.tasks[0].{key.split(':')[0]}: is for live streams")
 
 
 BAD_SOURCES = {
@@ -331,6 +414,7 @@ def test_missing_pipeline() -> None:
 def with_files(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the shipped configs refer to: a clip beside them, passwords in the environment."""
     (here / "clip.mp4").write_bytes(b"")
+    monkeypatch.setenv("STREAMER_TOKEN", "s3cretword-of-good-length")
     for camera in ("CAMERA", "GATE"):
         monkeypatch.setenv(f"{camera}_USER", "viewer")
         monkeypatch.setenv(f"{camera}_PASSWORD", "s3cretword")
@@ -352,12 +436,13 @@ def test_shipped_config_loads(path: Path) -> None:
 @pytest.mark.usefixtures("with_files")
 def test_full_config_shows_every_key_of_the_schema() -> None:
     path = next(path for path in CONFIGS if path.stem == "full")
+    once = {"every", "every_n_frames", "at", "between", "timezone", "priority", "max_age", "zone", "zones", "name"}
     given: dict[str, set[str]] = {}
     _collect(config.schema_model().model_validate(YamlFile(path).data), given)
     for name, definition in {**config.json_schema()["$defs"], "Config": config.json_schema()}.items():
         if "properties" in definition:
-            assert set(definition["properties"]) - {"every", "every_n_frames", "name"} <= given[name], name
-    assert {"every", "every_n_frames", "name"} <= set().union(*(given[task] for task in config.find_pipeline().tasks()))
+            assert set(definition["properties"]) - once <= given[name], name
+    assert once <= set().union(*given.values())
 
 
 def _collect(value: Any, given: dict[str, set[str]]) -> None:

@@ -160,7 +160,9 @@ def test_make_names_the_one_command_that_installs_system_packages(tmp_path: Path
     done = make(tmp_path, "system-packages", path=f"{tmp_path}:")
     assert done.returncode != 0
     (command,) = [line.strip() for line in done.stdout.splitlines() if line.startswith("  sudo ")]
-    assert command.startswith("sudo apt-get update && sudo apt-get install -y --no-install-recommends python3-gi ")
+    assert command.startswith(
+        "sudo apt-get update && sudo apt-get install -y --no-install-recommends chromium python3-gi "
+    )
     assert "gir1.2-gst-rtsp-server-1.0" in command
     assert "ffmpeg" not in command
 

@@ -19,7 +19,7 @@ from streamer.bus.frames import NoBuffer, Want, frames_endpoint
 from streamer.bus.messages import LARGEST, Fetch, Ping, decode_answer, encode
 from streamer.toyworld import World
 from streamer.types import FrameId
-from tests.agents import until
+from tests.agents import assert_identity, until
 from tests.capturing import STREAM, CaptureProcess, CaptureThread, Consumer
 from tests.clips import number_of, write_clip
 
@@ -71,6 +71,17 @@ def test_a_view_gets_frames_and_is_not_counted(tmp_path: Path) -> None:
             view.client.settle(view.next(), "done")
         frames = capture.stop()["frames"]
         assert frames["captured"] == frames["not_asked"] > 0
+
+
+def test_a_ping_is_answered_with_the_books(tmp_path: Path) -> None:
+    with CaptureThread(tmp_path, LIVE), Consumer(tmp_path) as consumer:
+        consumer.client.settle(consumer.next(), "done")
+        consumer.next()
+        reply = consumer.reply(consumer.client.ping(STREAM))
+        assert reply.counts is not None
+        assert_identity(reply.counts.model_dump())
+        assert (reply.counts.done, reply.counts.in_flight) == (1, 1)
+        assert reply.last_frame_age is not None
 
 
 def test_without_a_free_buffer_nothing_is_asked(tmp_path: Path) -> None:

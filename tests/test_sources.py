@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from streamer.bus.buffers import BUFFER_PIXELS
 from streamer.errors import ConfigError, SourceLost, SourceRefused
 from streamer.sources import File, Http, Rtsp, SourceField, Synthetic, Webcam
 from streamer.sources._av import AvPicture
-from streamer.sources._fields import MOST_PIXELS
 from streamer.toyworld import World
 from streamer.types import Image, Picture, SourceSettings
 from tests.clips import number_of, numbered, write_clip
@@ -188,7 +188,7 @@ def test_a_clip_that_was_filmed_upright_is_shown_upright(tmp_path: Path, degrees
 
 def test_a_picture_beyond_the_cap_is_refused(tmp_path: Path) -> None:
     width = 16384
-    clip = write_clip(tmp_path / "huge.mp4", 1, size=(width, MOST_PIXELS // width // 2 * 2 + 16))
+    clip = write_clip(tmp_path / "huge.mp4", 1, size=(width, BUFFER_PIXELS // width // 2 * 2 + 16))
     with pytest.raises(ConfigError, match=r"cannot|holds no picture"):
         read(File(path=clip), 1)
 

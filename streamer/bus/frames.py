@@ -33,6 +33,7 @@ from streamer.bus.messages import (
     encode,
 )
 from streamer.errors import WireError
+from streamer.events import FrameCounts
 from streamer.types import Fate, Frame, FrameId, Pace
 
 __all__ = ["FrameClient", "NoBuffer", "Reply", "Want", "frames_endpoint"]
@@ -48,7 +49,7 @@ def frames_endpoint(runtime: Path, stream: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to one `fetch` or `wait`."""
+    """The answer to one `fetch`, `wait` or `ping`."""
 
     stream: str
     request: int
@@ -65,6 +66,8 @@ class Reply:
     epoch: int | None = None
     seq: int | None = None
     pts: float | None = None
+    counts: FrameCounts | None = None
+    """What became of the stream's frames so far, of a `ping`."""
 
 
 @dataclass(slots=True)
@@ -149,6 +152,11 @@ class FrameClient:
         message = Wait(id=self._next_id(), owner=self.owner, want=want, timeout=timeout)
         return self._ask(self._links[stream], message, timeout, None)
 
+    def ping(self, stream: str) -> int:
+        """Ask how the stream is, answered at once; its reply has `counts`, or was lost with a capture that died."""
+        message = Ping(id=self._next_id(), owner=self.owner)
+        return self._ask(self._links[stream], message, 0.0, None)
+
     def receive(self) -> list[Reply]:
         """Everything that has arrived. Never blocks; call it also when nothing has, at least every second."""
         replies = [reply for link in self._links.values() for reply in self._read(link)]
@@ -176,7 +184,7 @@ class FrameClient:
         self._last_id += 1
         return self._last_id
 
-    def _ask(self, link: _Link, message: Fetch | Wait, timeout: float, buffer: str | None) -> int:
+    def _ask(self, link: _Link, message: Fetch | Wait | Ping, timeout: float, buffer: str | None) -> int:
         overdue = time.monotonic() + timeout + _OVERDUE_S
         link.asked[message.id] = _Asked(buffer, overdue, link.generation)
         self._send(link, message)
@@ -208,7 +216,7 @@ class FrameClient:
             if answer.pong:
                 link.ping_gap = _OVERDUE_S
                 yield from self._lost(link, answer)
-            elif answer.id in link.asked:
+            if answer.id in link.asked:
                 yield self._reply(link, answer)
 
     def _lost(self, link: _Link, pong: Answer) -> Iterator[Reply]:
@@ -241,6 +249,7 @@ class FrameClient:
             epoch=newest.epoch if newest else None,
             seq=newest.seq if newest else None,
             pts=answer.newest_pts,
+            counts=answer.counts,
         )
 
     def _hold(self, link: _Link, buffer: str, generation: str, described: Description) -> Frame:

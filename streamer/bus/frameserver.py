@@ -31,6 +31,7 @@ from streamer.bus.messages import (
 )
 from streamer.bus.shelf import Shelf, Shot
 from streamer.errors import WireError
+from streamer.events import FrameCounts
 
 log = logging.getLogger(__name__)
 
@@ -246,6 +247,7 @@ class FrameServer:
             newest=newest.id if newest else None,
             newest_pts=newest.pts if newest else None,
             newest_age=time.monotonic() - newest.captured_mono if newest else None,
+            counts=FrameCounts(**self._shelf.counts()) if pong else None,
             frame=frame,
         )
         with contextlib.suppress(zmq.Again):  # it asks and does not listen: its loss

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from streamer.errors import WireError
+from streamer.events import FrameCounts
 from streamer.types import Fate, FrameId, Pace
 
 LARGEST = 4096
@@ -110,6 +111,8 @@ class Answer(_Message):
     ended: bool
     """Nothing that was asked for will ever come."""
     pong: bool = False
+    counts: FrameCounts | None = None
+    """Of a pong: what became of the stream's frames so far."""
     newest: FrameId | None
     newest_pts: float | None
     newest_age: float | None

@@ -17,9 +17,9 @@ import av.error
 import numpy as np
 from av.video.stream import VideoStream
 
+from streamer.bus.buffers import BUFFER_PIXELS
 from streamer.errors import ConfigError, SourceLost, SourceRefused
 from streamer.redact import redact
-from streamer.sources._fields import MOST_PIXELS
 from streamer.types import Image
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class AvSource:
         self._stream = self._container.streams.video[0]
         # Threads that decode whole frames hold as many of them back, which a live picture cannot afford.
         self._stream.thread_type = "AUTO" if read_limit is None else "SLICE"
-        self._stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
+        self._stream.codec_context.options = {"max_pixels": str(BUFFER_PIXELS)}
 
     def close(self) -> None:
         self._container.close()

@@ -1,4 +1,4 @@
-"""Fields that several kinds of source share, and the largest picture that any may send."""
+"""Fields that several kinds of source share."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-MOST_PIXELS = 33_177_600
-"""8K: frame buffers have room for this many pixels, and a decoder refuses to go beyond."""
+from streamer.bus.buffers import BUFFER_PIXELS
 
 
 def width_and_height(size: str) -> tuple[int, int]:
@@ -18,7 +17,7 @@ def width_and_height(size: str) -> tuple[int, int]:
 
 def _sensible(size: str) -> str:
     width, height = width_and_height(size)
-    if min(width, height) < 16 or width * height > MOST_PIXELS:
+    if min(width, height) < 16 or width * height > BUFFER_PIXELS:
         raise ValueError("must be at least 16x16 and at most 7680x4320")
     return size
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from streamer.settings import Seconds, Settings
 from streamer.sources._fields import Fps, Size, width_and_height
-from streamer.toyworld import Scene, World
 from streamer.types import Image, Pace, Source
+
+if TYPE_CHECKING:
+    from streamer.toyworld import Scene
 
 
 class Synthetic(Settings):
@@ -46,16 +48,18 @@ class _ToyPicture:
 class _ToyCamera:
     def __init__(self, settings: Synthetic) -> None:
         self._settings = settings
-        self._world = World(settings.seed)
 
     def __iter__(self) -> Iterator[_ToyPicture]:
+        from streamer.toyworld import World  # takes OpenCV along, which a config needs not
+
+        world = World(self._settings.seed)
         settings, size = self._settings, width_and_height(self._settings.size)
         started, number = time.monotonic(), 0
         while settings.seconds is None or number / settings.fps < settings.seconds:
             pts = number / settings.fps
             if settings.pace == "live":
                 time.sleep(max(0.0, started + pts - time.monotonic()))
-            yield _ToyPicture(self._world.scene(pts), pts, size)
+            yield _ToyPicture(world.scene(pts), pts, size)
             number += 1
             if settings.pace == "live":  # a camera that was held up skips what it missed
                 number = max(number, int((time.monotonic() - started) * settings.fps))

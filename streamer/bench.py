@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.tasks import SPECS
+from streamer.config import find_pipeline
+from streamer.errors import ConfigError
+from streamer.problems import nearest
+from streamer.settings import parse_seconds
 from streamer.toyworld import World
-from streamer.types import Due, Engine, Frame, Job
+from streamer.types import Due, Engine, Frame, Job, TaskSpec
 
 SIZE = (1280, 720)
 _PICTURES = 16
@@ -35,7 +38,24 @@ class Rate:
         return math.floor(self.per_second * every)
 
 
-def measure(engine: Engine, tasks: Sequence[str], seconds: float) -> Iterator[Rate]:
+def run_bench(checkpoint: str | None, tasks: Sequence[str], every: str, seconds: float) -> None:
+    """Measure these tasks (none: all) for so many seconds each, and print a table. Raises ConfigError."""
+    pipeline = find_pipeline()
+    specs = pipeline.tasks()
+    for task in tasks:
+        if task not in specs:
+            raise ConfigError(f"--task: unknown task `{task}`{nearest(task, list(specs))}")
+    try:
+        interval = parse_seconds(every)
+    except ValueError as error:
+        raise ConfigError(f"--every: {error}") from None
+    engine = pipeline.open(pipeline.settings(checkpoint=checkpoint))
+    rates = measure(engine, [specs[task] for task in tasks or specs], seconds)
+    for line in table(rates, interval):
+        print(line, flush=True)
+
+
+def measure(engine: Engine, tasks: Sequence[TaskSpec], seconds: float) -> Iterator[Rate]:
     """Keep the engine full with one task after the other, each for so long. Every job has a frame of its own."""
     for task in tasks:
         yield _measure(engine, _jobs(task), seconds)
@@ -57,8 +77,8 @@ def _measure(engine: Engine, jobs: Iterator[Job], seconds: float) -> Rate:
     return Rate(task, answers, time.monotonic() - started, errors)
 
 
-def _jobs(task: str) -> Iterator[Job]:
-    spec = SPECS[task]
+def _jobs(spec: TaskSpec) -> Iterator[Job]:
+    task = spec.task
     given: dict[str, Any] = {"text": "a red circle"} if spec.takes_text else {}
     if spec.takes_region:
         given = {"region": (0.25, 0.25, 0.75, 0.75)}
@@ -72,8 +92,8 @@ def _jobs(task: str) -> Iterator[Job]:
         number += 1
 
 
-def table(rates: Sequence[Rate], every: float) -> str:
-    """The measured rates as text, one line per task."""
-    lines = [f"{'task':28}{'answers/s':>10}{f'cameras every {every:g} s':>24}{'errors':>8}"]
-    lines += [f"{rate.task:28}{rate.per_second:10.2f}{rate.cameras(every):24}{rate.errors:8}" for rate in rates]
-    return "\n".join(lines)
+def table(rates: Iterable[Rate], every: float) -> Iterator[str]:
+    """The rates as lines of text, each as soon as it is measured."""
+    yield f"{'task':28}{'answers/s':>10}{f'cameras every {every:g} s':>24}{'errors':>8}"
+    for rate in rates:
+        yield f"{rate.task:28}{rate.per_second:10.2f}{rate.cameras(every):24}{rate.errors:8}"

@@ -1,0 +1,111 @@
+"""Takes the pictures of the README: runs the demo's cameras, looks at the page with Chromium. `make pictures`."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from playwright.sync_api import Page, expect, sync_playwright
+
+from streamer.demo import CONFIG, STREAM
+
+HERE = Path(__file__).parent
+CHROMIUM = "/usr/bin/chromium"
+MORE = {"gate": 4, "yard": 9, "ramp": 12}
+"""Cameras beside the demo's own: their names, and the seeds of their worlds."""
+ANSWERS_S = 8.0
+"""For so long events are gathered before the first picture."""
+
+
+def main() -> None:
+    with agent() as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+        def shoot(file: str, path: str, size: tuple[int, int], **options: Any) -> None:
+            context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
+            page = context.new_page()
+            page.goto(f"{address}/{path}")
+            settle(page)
+            page.screenshot(path=HERE / file)
+            context.close()
+            print(HERE / file, flush=True)
+
+        time.sleep(ANSWERS_S)
+        shoot("page.png", "", (1360, 860), color_scheme="light")
+        shoot("page-dark.png", f"#{STREAM}", (1360, 860), color_scheme="dark")
+        shoot("page-phone.png", f"#{STREAM}", (390, 844), color_scheme="light", device_scale_factor=2, is_mobile=True)
+        browser.close()
+        annotated(address)
+
+
+def settle(page: Page) -> None:
+    """Wait until every picture is there, and a few events came while they were."""
+    page.wait_for_selector(".card:not([hidden]) .there")
+    expect(page.locator(".card:not([hidden]):not(:has(.there))")).to_have_count(0)
+    page.wait_for_selector("#events .fresh >> nth=2")
+
+
+def annotated(address: str) -> None:
+    """The newest picture with everything that a view draws on it."""
+    with urllib.request.urlopen(f"{address}/api/snapshot/{STREAM}.jpg?annotated=true", timeout=10) as answer:
+        image = cv2.imdecode(np.frombuffer(answer.read(), np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    cv2.imwrite(str(HERE / "annotated.png"), image)
+    print(HERE / "annotated.png")
+
+
+@contextmanager
+def agent() -> Iterator[str]:
+    """The demo's agent with more cameras; gives the page's address once the model has answered."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        bind = "{}:{}".format(*free.getsockname())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "demo.yaml"
+        path.write_text(json.dumps(config(bind)))  # which is YAML too
+        environment = {**os.environ, "XDG_RUNTIME_DIR": folder, "XDG_STATE_HOME": folder}
+        with subprocess.Popen([sys.executable, "-m", "streamer", "run", str(path)], env=environment) as process:
+            try:
+                wait_for_answers(f"http://{bind}", process)
+                yield f"http://{bind}"
+            finally:
+                process.terminate()
+
+
+def config(bind: str) -> Mapping[str, Any]:
+    demo: dict[str, Any] = CONFIG
+    tasks = demo["streams"][STREAM]["tasks"]
+    streams = {
+        name: {"source": f"synthetic?seed={seed}&fps=25&size=800x450", "tasks": tasks}
+        for name, seed in {STREAM: 1, **MORE}.items()
+    }
+    outputs = [{"kind": "mjpeg", "stream": name} for name in streams]
+    return {**demo, "web": {"bind": bind}, "streams": streams, "outputs": outputs}
+
+
+def wait_for_answers(address: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{address}/api/events?task=object_detection&limit=1", timeout=5) as answer:
+                if b"streamer.result" in answer.read():
+                    return
+        except OSError:
+            pass  # the page is not there yet
+        time.sleep(0.5)
+    raise SystemExit("the agent gives no answers")
+
+
+if __name__ == "__main__":
+    main()

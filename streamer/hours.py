@@ -1,0 +1,187 @@
+"""Times of day: time zones, windows (`mon-fri 07:00-18:00`) and cron lines. Pure; clocks are passed in.
+
+Walls are unix seconds. A window is open whenever the local clock shows one of its minutes, so where a clock is set
+back at night it shows some of them twice. A cron line runs as Debian's cron does it: a time that is skipped in spring
+runs at the moment of the skip, one that comes twice in autumn runs once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache, lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo, available_timezones
+
+from cronsim import CronSim, CronSimError
+from pydantic import BeforeValidator
+
+DAY, WEEK = 24 * 60, 7 * 24 * 60
+_UTC = ZoneInfo("UTC")
+_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_WINDOW = re.compile(r"(?:([a-z,-]+)\s+)?(\d{1,2}):(\d\d)\s*-\s*(\d{1,2}):(\d\d)")
+_WINDOW_WORDS = "must be a window such as 22:00-06:00 or mon-fri 07:00-18:00"
+_MOST_DAYS = 400
+"""Days on which a cron line runs that are looked at to see which weekdays it knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """When something may run."""
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+    """Start and end in minutes from Monday 00:00 local time; an end may lie in the next week."""
+    zone: ZoneInfo = _UTC
+
+    def is_open(self, wall: float) -> bool:
+        return _is_open(self, int(wall // 60))
+
+    def holds(self, minute: int) -> bool:
+        """Whether a minute of the week, from Monday 00:00, lies in a window."""
+        return any(start <= minute < end or start <= minute + WEEK < end for start, end in self.spans)
+
+    def open_spans(self, start: float, end: float) -> Iterator[tuple[float, float]]:
+        """The open times between two walls."""
+        opened: float | None = None
+        for minute in range(int(start // 60), -int(-end // 60)):
+            wall = max(start, minute * 60.0)
+            if self.is_open(wall):
+                opened = wall if opened is None else opened
+            elif opened is not None:
+                yield opened, wall
+                opened = None
+        if opened is not None:
+            yield opened, end
+
+
+@lru_cache(maxsize=8192)
+def _is_open(hours: Hours, minute: int) -> bool:
+    local = datetime.fromtimestamp(minute * 60, hours.zone)
+    return hours.holds(local.weekday() * DAY + local.hour * 60 + local.minute)
+
+
+def parse_hours(value: Any) -> Hours:
+    """Hours of one window or a list of them, in UTC until a zone is given. Raises ValueError."""
+    if isinstance(value, Hours):
+        return value
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError(_WINDOW_WORDS)
+    return Hours(", ".join(texts), tuple(span for text in texts for span in _spans(text)))
+
+
+def _spans(text: str) -> list[tuple[int, int]]:
+    match = _WINDOW.fullmatch(text.strip().lower())
+    if match is None:
+        raise ValueError(_WINDOW_WORDS)
+    days, *clock = match.groups()
+    hour, minute, last_hour, last_minute = map(int, clock)
+    start, end = hour * 60 + minute, last_hour * 60 + last_minute
+    if minute > 59 or last_minute > 59 or start >= DAY or end > DAY:
+        raise ValueError(f"no such time of day in `{text}`")
+    if start == end:
+        raise ValueError(f"`{text}` is never open: it ends when it begins")
+    end += DAY if end < start else 0
+    return [(day * DAY + start, day * DAY + end) for day in _weekdays(days)]
+
+
+def _weekdays(text: str | None) -> list[int]:
+    found: set[int] = set()
+    for part in (text or "mon-sun").split(","):
+        first, _, last = part.partition("-")
+        for word in (first, last or first):
+            if word not in _DAYS:
+                raise ValueError(f"unknown weekday `{word}` (known: {', '.join(_DAYS)})")
+        start = _DAYS.index(first)
+        found.update((start + step) % 7 for step in range((_DAYS.index(last or first) - start) % 7 + 1))
+    return sorted(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Cron:
+    """Five fields: minute, hour, day of the month, month, weekday."""
+
+    text: str
+    zone: ZoneInfo = _UTC
+
+    def after(self, wall: float) -> float:
+        """The first run after `wall`; infinity when there is none within 50 years."""
+        start = datetime.fromtimestamp(wall // 1, self.zone)
+        # In the hour that comes twice cronsim begins again at its first pass, which may be over.
+        return next((time for run in CronSim(self.text, start) if (time := run.timestamp()) > wall), float("inf"))
+
+    def ever_within(self, hours: Hours | None) -> bool:
+        """Whether it runs at all, and within the hours where some are given."""
+        line = CronSim(self.text, datetime(2024, 1, 1))
+        days = CronSim(" ".join(["0", "0", *self.text.split()[2:]]), datetime(2024, 1, 1))
+        weekdays = {day.weekday() for day in islice(days, _MOST_DAYS)}
+        times = [hour * 60 + minute for hour in line.hours for minute in line.minutes]
+        return any(hours is None or hours.holds(day * DAY + time) for day in weekdays for time in times)
+
+
+def parse_cron(value: Any) -> Cron:
+    """A Cron in UTC until a zone is given. Raises ValueError."""
+    if isinstance(value, Cron):
+        return value
+    if not isinstance(value, str) or len(value.split()) != 5:
+        raise ValueError("must be a cron line: minute hour day month weekday, such as `0 7 * * mon-fri`")
+    try:
+        CronSim(value, datetime.now(UTC))
+    except CronSimError as error:
+        raise ValueError(_cron_words(value, str(error))) from None
+    return Cron(value)
+
+
+def _cron_words(text: str, error: str) -> str:
+    minute, hour, day, _, weekday = text.split()
+    try:
+        CronSim(f"{minute} {hour} {day} * {weekday}", datetime.now(UTC))
+    except CronSimError:
+        return f"{error[:1].lower()}{error[1:]} in the cron line `{text}`"
+    return f"`{text}` can never run: no such day in that month"
+
+
+def parse_zone(value: Any) -> ZoneInfo:
+    """A zone by its IANA name. Raises ValueError."""
+    if isinstance(value, ZoneInfo):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("must be the name of a time zone, such as Europe/Berlin")
+    if value not in _zone_names():
+        close = difflib.get_close_matches(value, _zone_names(), n=1)
+        meant = f" (did you mean `{close[0]}`?)" if close else " (such as Europe/Berlin or UTC)"
+        raise ValueError(f"unknown time zone `{value}`{meant}")
+    return ZoneInfo(value)
+
+
+@cache
+def _zone_names() -> frozenset[str]:
+    return frozenset(available_timezones())
+
+
+@cache
+def local_zone() -> ZoneInfo:
+    """The zone of this computer: `TZ`, else /etc/localtime, else UTC."""
+    name = os.environ.get("TZ", "").removeprefix(":")
+    if name in _zone_names():
+        return ZoneInfo(name)
+    file = Path("/etc/localtime")
+    if not file.exists():
+        return _UTC
+    _, found, name = str(file.resolve()).partition("zoneinfo/")
+    if found and name in _zone_names():
+        return ZoneInfo(name)
+    with file.open("rb") as content:
+        return ZoneInfo.from_file(content, key="localtime")
+
+
+HoursField = Annotated[Hours, BeforeValidator(parse_hours, json_schema_input_type=str | list[str])]
+CronField = Annotated[Cron, BeforeValidator(parse_cron, json_schema_input_type=str)]
+ZoneName = Annotated[ZoneInfo, BeforeValidator(parse_zone, json_schema_input_type=str)]

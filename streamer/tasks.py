@@ -1,0 +1,107 @@
+"""The keys of a task that are streamer's own: when it runs, how important it is, and what it sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, model_validator
+
+from streamer.hours import Cron, CronField, Hours, HoursField, ZoneName
+from streamer.problems import Problem, nearest
+from streamer.settings import Name, Seconds, Settings
+from streamer.types import Pace, Point, Priority, Zone
+
+DEFAULT_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One question that is asked of a stream again and again. Of the first three one is given."""
+
+    task: str
+    name: str
+    every: float | None
+    """Seconds between two askings."""
+    every_n_frames: int | None
+    at: Cron | None
+    between: Hours | None
+    priority: Priority
+    max_age: float | None
+    zone: Zone | None
+    params: Any
+    """The pipeline's keys: an instance of the task's `TaskSpec.parameters`."""
+
+    @property
+    def when(self) -> str:
+        """In words."""
+        often = f"every {self.every:g} s" if self.every else f"every {self.every_n_frames} frames"
+        often = f"at {self.at.text}" if self.at else often
+        return f"{often} between {self.between.text}" if self.between else often
+
+
+class TaskKeys(Settings):
+    """The keys of every task, whatever it is."""
+
+    name: Name | None = None
+    """Name of the task in events and topics, unique in its stream. Default: the task itself."""
+    every: Seconds | None = None
+    """How often it is asked: `500ms`, `1s`, `5m`. Default: every second."""
+    every_n_frames: Annotated[int, Field(ge=1)] | None = None
+    """Ask it of every n-th frame instead."""
+    at: CronField | None = None
+    """Ask it at these times instead: minute, hour, day of the month, month, weekday, as in cron: `0 7 * * mon-fri`."""
+    between: HoursField | None = None
+    """Ask it within these hours only: `22:00-06:00`, `mon-fri 07:00-18:00`, or a list of such."""
+    timezone: ZoneName | None = None
+    """The time zone of `at` and `between`. Default: the agent's."""
+    priority: Priority = "normal"
+    """Who goes first when there is more to do than can be done: high, normal, low."""
+    max_age: Seconds | None = None
+    """A frame older than this is not asked about any more: the outcome is `stale`."""
+    zone: Name | None = None
+    """The zone of the stream that the model sees. Default: the whole picture."""
+
+    @model_validator(mode="after")
+    def _one_interval(self) -> Self:
+        given = [key for key in ("every", "every_n_frames", "at") if getattr(self, key) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give either `{given[0]}` or `{given[1]}`, not both")
+        if self.timezone is not None and self.at is None and self.between is None:
+            raise ValueError("`timezone` is for `at` and `between`, and there is neither")
+        return self
+
+
+def make(entry: Any, params: Any, zones: Mapping[str, tuple[Point, ...]], local: ZoneInfo) -> Task:
+    """The task of checked keys (a TaskKeys with a `task`)."""
+    clock = entry.timezone or local
+    every = None if entry.every_n_frames or entry.at else entry.every or DEFAULT_EVERY_S
+    return Task(
+        task=entry.task,
+        name=entry.name or entry.task,
+        every=every,
+        every_n_frames=entry.every_n_frames,
+        at=entry.at and replace(entry.at, zone=clock),
+        between=entry.between and replace(entry.between, zone=clock),
+        priority=entry.priority,
+        max_age=entry.max_age,
+        zone=None if entry.zone is None else Zone(entry.zone, zones[entry.zone]),
+        params=params,
+    )
+
+
+def problems(entry: Any, zones: Mapping[str, Any], pace: Pace) -> Iterator[Problem]:
+    """What is wrong with a task's keys as they stand in their stream."""
+    if entry.zone is not None and entry.zone not in zones:
+        known = nearest(entry.zone, list(zones)) if zones else ": the stream has no `zones`"
+        yield ("zone",), f"unknown zone `{entry.zone}`{known}"
+    if entry.zone is not None and getattr(entry, "region", None) is not None:
+        yield ("zone",), "give either `zone` or `region`: a region is a part of the whole picture"
+    for key in ("at", "between", "max_age") if pace == "file" else ():
+        if getattr(entry, key) is not None:
+            yield (key,), "is for live streams: of a recording nothing is left out, and it has no time of day"
+    if entry.at is not None and not entry.at.ever_within(entry.between):
+        within = f" within {entry.between.text}" if entry.between else ""
+        yield ("at",), f"`{entry.at.text}` can never run{within}"

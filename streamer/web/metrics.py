@@ -1,0 +1,98 @@
+"""What Prometheus is told: read from what the process knows at the moment of asking."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import datetime
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from streamer import __version__
+from streamer.web.cameras import Cameras
+from streamer.web.live import Live
+from streamer.web.tail import Tail
+
+FRAMES = {
+    "captured": "Frames decoded by this capture process.",
+    "not_asked": "Frames that no task asked for.",
+    "done": "Frames that were answered.",
+}
+
+
+class Figures(Collector):
+    """The agent's figures. Frame counts begin anew with each capture process, result counts with each web process."""
+
+    def __init__(self, agent: str, cameras: Cameras, tail: Tail, live: Live) -> None:
+        self._agent, self._cameras, self._tail, self._live = agent, cameras, tail, live
+
+    def collect(self) -> Iterator[Metric]:
+        info = GaugeMetricFamily("streamer_info", "The agent.", labels=["agent", "version"])
+        info.add_metric([self._agent, __version__], 1)
+        yield info
+        yield from self._frames()
+        yield from self._results()
+        events = CounterMetricFamily("streamer_events", "Events accepted by the ledger since it was made.")
+        events.add_metric([], self._tail.position)
+        yield events
+        watchers = GaugeMetricFamily("streamer_watchers", "Browsers that look at a view's MJPEG.", labels=["view"])
+        for view, count in self._live.watchers.items():
+            watchers.add_metric([view], count)
+        yield watchers
+
+    def _frames(self) -> Iterator[Metric]:
+        now = time.monotonic()
+        counted = {
+            key: CounterMetricFamily(f"streamer_frames_{key}", words, labels=["stream"])
+            for key, words in FRAMES.items()
+        }
+        dropped = CounterMetricFamily(
+            "streamer_frames_dropped", "Frames asked for and not answered.", labels=["stream", "cause"]
+        )
+        in_flight = GaugeMetricFamily("streamer_frames_in_flight", "Frames the model has now.", labels=["stream"])
+        age = GaugeMetricFamily("streamer_frame_age_seconds", "Age of the newest frame.", labels=["stream"])
+        up = GaugeMetricFamily("streamer_capture_up", "1 while the capture process answers.", labels=["stream"])
+        for stream, state in self._cameras.states.items():
+            up.add_metric([stream], state.answers(now))
+            if (seconds := state.frame_age(now)) is not None:
+                age.add_metric([stream], seconds)
+            if state.counts is not None:
+                for key, family in counted.items():
+                    family.add_metric([stream], getattr(state.counts, key))
+                for cause, count in state.counts.dropped.items():
+                    dropped.add_metric([stream, cause], count)
+                in_flight.add_metric([stream], state.counts.in_flight)
+        yield from (*counted.values(), dropped, in_flight, age, up)
+
+    def _results(self) -> Iterator[Metric]:
+        results = CounterMetricFamily("streamer_results", "Results, by outcome.", labels=["stream", "task", "outcome"])
+        for key, count in self._tail.counts.items():
+            results.add_metric([*key], count)
+        delay = GaugeMetricFamily(
+            "streamer_result_age_seconds",
+            "From capture to publication, of the newest result.",
+            labels=["stream", "task"],
+        )
+        inference = GaugeMetricFamily(
+            "streamer_inference_seconds", "In the model, of the newest result.", labels=["stream", "task"]
+        )
+        when = GaugeMetricFamily(
+            "streamer_result_captured_timestamp_seconds", "When the newest result's frame was captured.",
+            labels=["stream", "task"],
+        )  # fmt: skip
+        for task, event in self._tail.results.items():
+            timing = event["data"]["timing"]
+            when.add_metric(task, datetime.fromisoformat(event["time"]).timestamp())
+            inference.add_metric(task, timing["inference_ms"] / 1000)
+            if timing["age_ms"] is not None:
+                delay.add_metric(task, timing["age_ms"] / 1000)
+        yield from (results, delay, inference, when)
+
+
+def exposition(figures: Figures) -> bytes:
+    """In Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(figures)
+    return generate_latest(registry)

@@ -1,0 +1,86 @@
+"""Follows the ledger: wakes who waits for events, and knows the newest of every task and stream."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+from streamer.web.book import Book, Entry, Filter
+
+POLL_S = 0.2
+BATCH = 500
+LOOK_BACK = 5000
+"""Events read at the start, to know the newest of every task."""
+
+Event = dict[str, Any]
+
+
+class Tail:
+    """Lives in the event loop; `run` is its life."""
+
+    def __init__(self, book: Book) -> None:
+        self.book = book
+        self.started = time.time()
+        """Unix second at which this process began."""
+        self.results: dict[tuple[str, str], Event] = {}
+        """The newest result by stream and task name."""
+        self.states: dict[str, Event] = {}
+        """The newest status by stream."""
+        self.counts: Counter[tuple[str, str, str]] = Counter()
+        """Results since this process began, by stream, task name and outcome."""
+        self.position = 0
+        self._news = asyncio.Event()
+        self._over = False
+
+    async def run(self) -> None:
+        """Until `close`."""
+        head = await asyncio.to_thread(self.book.head)
+        self.position = max(0, head - LOOK_BACK)
+        while not self._over:
+            page = await asyncio.to_thread(self.book.after, self.position, BATCH)
+            for entry in page.entries:
+                self._note(entry, counted=entry.position > head)
+            self.position = page.position
+            if page.entries:
+                self._wake()
+            if len(page.entries) < BATCH:
+                await asyncio.sleep(POLL_S)
+
+    def close(self) -> None:
+        """End `run`, and everyone who follows."""
+        self._over = True
+        self._wake()
+
+    async def follow(self, after: int, wanted: Filter, quiet_s: float) -> AsyncIterator[Entry | None]:
+        """Wanted events after a position, for ever; None whenever there was none for `quiet_s`."""
+        while not self._over:
+            news = self._news
+            page = await asyncio.to_thread(self.book.after, after, BATCH, wanted)
+            for entry in page.entries:
+                yield entry
+            after = page.position
+            if page.entries:
+                continue
+            try:
+                await asyncio.wait_for(news.wait(), quiet_s)
+            except TimeoutError:
+                yield None
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _note(self, entry: Entry, counted: bool) -> None:
+        with suppress(KeyError):  # written by another version: it is shown, but nothing is concluded from it
+            event = json.loads(entry.body)
+            data = event["data"]
+            if event["type"] == "streamer.result.v1":
+                self.results[data["stream"], data["name"]] = event
+                self.counts[data["stream"], data["name"], data["outcome"]] += counted
+            elif data["stream"] is not None and event["subject"].startswith("stream."):
+                self.states[data["stream"]] = event

@@ -1,0 +1,241 @@
+"""The inference process with a real capture behind it and emit's socket before it; only the engine is a simple one."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamer import overload
+from streamer.bus.delivery import EventServer
+from streamer.capture import Capture
+from streamer.config import Agent, from_mapping
+from streamer.events import ResultEvent, StatusEvent
+from streamer.infer import Inference
+from streamer.types import Answer, Box, Job, Result
+from streamer.worker import Worker
+from tests.agents import assert_identity
+
+
+class Device:
+    """An engine that answers each job with a box around all it sees, after `seconds` for each."""
+
+    model = "device"
+
+    def __init__(self, seconds: float = 0.0, batch: int = 4) -> None:
+        self.seconds, self.batch = seconds, batch
+        self.jobs: list[Job] = []
+        self.sizes: dict[str, set[tuple[int, ...]]] = {}
+        self.ran: list[str] = []
+
+    def free(self) -> int:
+        return self.batch - len(self.jobs)
+
+    def admit(self, jobs: Sequence[Job]) -> None:
+        assert len(jobs) <= self.free()
+        self.jobs += jobs
+
+    def step(self) -> list[Result]:
+        jobs, self.jobs = self.jobs, []
+        started, took = time.monotonic(), self.seconds * len(jobs)
+        time.sleep(took)  # this is the device at work
+        for job in jobs:
+            self.ran.append(job.due.name)
+            self.sizes.setdefault(job.due.name, set()).add(job.frame.image.shape)
+        answer = Answer(boxes=(Box(0, 0, 1, 1, "all"),))
+        return [Result(job, "ok", answer, None, started, took, len(jobs)) for job in jobs]
+
+
+class Rig:
+    """Captures in threads, emit's place, and an inference that the test turns by hand."""
+
+    def __init__(self, folder: Path, streams: dict[str, Any], device: Device) -> None:
+        self.agent: Agent = from_mapping({"agent": "test", "streams": streams})
+        self.server = EventServer(folder)
+        self.results: list[ResultEvent] = []
+        self.statuses: list[StatusEvent] = []
+        self._null = os.open(os.devnull, os.O_WRONLY)
+        self._captures = [Worker(self.agent, folder, folder, name, self._null) for name in streams]
+        self._threads = [threading.Thread(target=self._capture, args=(worker,)) for worker in self._captures]
+        self.worker = Worker(self.agent, folder, folder, None, self._null)
+        self.inference = Inference(self.worker, device)
+        for thread in self._threads:
+            thread.start()
+
+    @staticmethod
+    def _capture(worker: Worker) -> None:
+        with Capture(worker) as capture:
+            capture.serve()
+
+    def hear(self) -> None:
+        deliveries = self.server.receive()
+        self.server.ack(deliveries)
+        for delivery in deliveries:
+            if isinstance(delivery.event, ResultEvent):
+                self.results.append(delivery.event)
+            else:
+                self.statuses.append(delivery.event)
+
+    def turn_until(self, done: Callable[[], object], timeout: float = 20.0) -> None:
+        deadline = time.monotonic() + timeout
+        while not done():
+            assert time.monotonic() < deadline, "it did not happen in time"
+            self.inference.turn()
+            self.hear()
+
+    def turn_for(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        self.turn_until(lambda: time.monotonic() > until, seconds + 5)
+
+    def stop(self) -> dict[str, dict[str, Any]]:
+        """End the captures, settling what is open meanwhile; the last counts of each stream."""
+        for worker in self._captures:
+            worker.stop()
+        self.turn_until(lambda: not any(thread.is_alive() for thread in self._threads))
+        self.hear()
+        stopped = [event.data for event in self.statuses if event.subject in ("stream.stopped", "stream.ended")]
+        counts = {str(data.stream): data.frames.model_dump() for data in stopped if data.frames}
+        for frames in counts.values():
+            assert_identity(frames)
+        return counts
+
+    def close(self) -> None:
+        self.inference.__exit__(None, None, None)
+        for worker in self._captures:
+            worker.stop()
+        while any(thread.is_alive() for thread in self._threads):
+            self.hear()
+        self.server.close()
+        os.close(self._null)
+        for worker in (self.worker, *self._captures):
+            os.close(worker.stop_fd)
+
+    def schedule(self) -> list[StatusEvent]:
+        return [event for event in self.statuses if event.subject.startswith("schedule.")]
+
+
+@contextmanager
+def rig(folder: Path, device: Device, **streams: Any) -> Iterator[Rig]:
+    made = Rig(folder, streams, device)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+CAMERA = "synthetic?fps=25&size=320x240"
+
+
+def test_a_zone_is_all_that_the_task_sees_and_places_are_in_the_full_frame(tmp_path: Path) -> None:
+    device = Device()
+    tasks = [
+        {"task": "object_detection", "name": "part", "every": "100ms", "zone": "right"},
+        {"task": "ocr", "name": "too", "every": "100ms", "zone": "right"},
+        {"task": "caption", "name": "all", "every": "100ms"},
+    ]
+    zones = {"right": [[0.5, 0.25], [1, 0.25], [1, 0.75]]}
+    with rig(tmp_path, device, cam={"source": CAMERA, "zones": zones, "tasks": tasks}) as made:
+        made.turn_until(lambda: len(made.results) >= 9)
+        assert device.sizes == {"part": {(120, 160, 3)}, "too": {(120, 160, 3)}, "all": {(240, 320, 3)}}
+        for event in made.results:
+            assert event.data.frame.width == 320
+            assert event.data.result is not None
+            (box,) = event.data.result.boxes
+            if event.subject == "all":
+                assert (event.data.zone, box.box) == (None, (0, 0, 1, 1))
+            else:
+                assert (event.data.zone, box.box) == ("right", (0.5, 0.25, 1, 0.75))
+                assert box.pixels == (160, 60, 320, 180)
+
+
+def test_a_frame_that_is_too_old_is_answered_stale_and_never_run(tmp_path: Path) -> None:
+    device = Device()
+    old = {"source": CAMERA, "tasks": [{"task": "ocr", "every": "50ms", "max_age": "0.001ms"}]}
+    both = {
+        "source": CAMERA,
+        "tasks": [{"task": "ocr", "every": "50ms", "max_age": "0.001ms"}, {"task": "caption", "every": "50ms"}],
+    }
+    with rig(tmp_path, device, old=old, both=both) as made:
+        made.turn_until(lambda: len(made.results) >= 20)
+        counts = made.stop()
+        outcomes = {(event.data.stream, event.subject): event.data.outcome for event in made.results}
+        assert outcomes == {("old", "ocr"): "stale", ("both", "ocr"): "stale", ("both", "caption"): "ok"}
+        stale = next(event.data for event in made.results if event.data.outcome == "stale")
+        assert (stale.result, stale.timing.waited_ms) == (None, None)
+        assert stale.error is not None
+        assert "`max_age` is 1e-06 s" in stale.error
+        assert set(device.ran) == {"caption"}
+        assert set(counts["old"]["dropped"]) == {"stale"}
+        assert counts["old"]["done"] == 0
+        assert counts["both"]["done"] > 0
+
+
+def test_high_priority_runs_while_low_waits_and_the_stretch_is_told_and_goes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overload, "WINDOW_S", 0.5)
+    monkeypatch.setattr(overload, "ENOUGH", 8)
+    device = Device(seconds=0.04, batch=2)  # 25 jobs a second, of 50 that are asked for
+    tasks = [
+        {"task": "ocr", "every": "100ms", "priority": "high"},
+        {"task": "caption", "every": "100ms"},
+        {"task": "detailed_caption", "every": "200ms", "priority": "low"},
+    ]
+    cameras = {name: {"source": CAMERA, "tasks": tasks} for name in ("a", "b")}
+    with rig(tmp_path, device, **cameras) as made:
+        made.turn_until(made.schedule)
+        told = made.schedule()[0]
+        assert told.subject == "schedule.stretched"
+        assert told.source == "/agents/test"
+        stretch = told.data.stretch
+        assert stretch is not None
+        assert set(stretch) == {"a", "b"}
+        assert stretch["a"] == stretch["b"]
+        assert stretch["a"]["low"] >= stretch["a"]["normal"] > 1
+        assert stretch["a"].get("high", 1.0) < stretch["a"]["normal"]
+        before = len(device.ran)
+        made.turn_for(2.0)
+        ran = device.ran[before:]
+        assert ran.count("ocr") > ran.count("caption") > 0
+        device.seconds = 0.001
+        made.turn_until(lambda: made.schedule()[-1].subject == "schedule.normal")
+        assert made.schedule()[-1].data.stretch == {}
+
+
+def test_a_task_on_the_clock_does_not_wait_for_a_task_that_counts_frames(tmp_path: Path) -> None:
+    device = Device()
+    tasks = [{"task": "ocr", "every": "200ms"}, {"task": "caption", "every_n_frames": 1000}]
+    with rig(tmp_path, device, cam={"source": CAMERA, "tasks": tasks}) as made:
+        made.turn_until(lambda: len(made.results) >= 2)
+        before = device.ran.count("ocr")
+        made.turn_for(3.0)
+        assert device.ran.count("ocr") - before >= 10
+        assert device.ran.count("caption") == 1
+
+
+def test_nothing_of_a_file_is_lost_beside_cameras_that_ask_for_too_much(tmp_path: Path) -> None:
+    device = Device(seconds=0.01, batch=3)
+    file = {
+        "source": "synthetic?fps=25&pace=file&seconds=2s&size=64x64",
+        "tasks": [
+            {"task": "ocr", "every_n_frames": 2, "priority": "low"},
+            {"task": "caption", "every_n_frames": 5},
+            {"task": "object_detection", "every": "200ms"},
+        ],
+    }
+    camera = {"source": CAMERA, "tasks": [{"task": "ocr", "every": "10ms"}, {"task": "caption", "every": "10ms"}]}
+    with rig(tmp_path, device, file=file, cam=camera) as made:
+        made.turn_until(lambda: [event for event in made.statuses if event.subject == "stream.ended"], 40)
+        frames = [(event.subject, event.data.frame.seq) for event in made.results if event.data.stream == "file"]
+        assert sorted(seq for name, seq in frames if name == "ocr") == list(range(0, 50, 2))
+        assert sorted(seq for name, seq in frames if name == "caption") == list(range(0, 50, 5))
+        assert sorted(seq for name, seq in frames if name == "object_detection") == list(range(0, 50, 5))
+        counts = made.stop()
+        assert (counts["file"]["in_flight"], counts["file"]["dropped"]) == (0, {})
+        assert counts["cam"]["done"] > 0

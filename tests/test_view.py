@@ -1,0 +1,216 @@
+"""A real view process beside a real capture; in inference's place the truth about the toy world."""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from streamer.config import from_mapping
+from streamer.demo import match
+from streamer.line import Due
+from streamer.outputs import SYNC
+from streamer.toyworld import World
+from streamer.types import Box, FrameId, Image
+from streamer.view import View
+from streamer.worker import Worker
+from tests.agents import until
+from tests.capturing import STREAM
+from tests.clips import write_clip
+from tests.rtsp_server import RtspServer
+from tests.viewing import SEED, Ears, JpegReader, Role, Truth, ffprobe, files, frame_times, view_config
+
+MJPEG = {"kind": "mjpeg"}
+
+
+def picture(data: bytes) -> Image:
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    return np.asarray(image, np.uint8)
+
+
+def colourfulness(image: Image) -> float:
+    """Near 0 for a grey picture."""
+    return float(np.ptp(image[20:].astype(int), axis=2).mean())
+
+
+def test_the_view_runs_at_camera_rate_whatever_dies(tmp_path: Path) -> None:
+    """One life: camera rate with answers, without them, without a camera, and again with both."""
+    config = view_config(MJPEG)
+    with (
+        Ears(tmp_path),
+        Role(tmp_path, config, "capture") as capture,
+        Truth(tmp_path) as truth,
+        Role(tmp_path, config, "view") as view,
+        JpegReader(tmp_path) as reader,
+    ):
+        reader.next()
+        until(lambda: len(truth.results) >= 2, 20, "two results")
+        assert reader.rate(3) == pytest.approx(25, abs=1.5)
+        live = picture(reader.next())
+        assert live.shape == (240, 320, 3)
+        assert colourfulness(live) > 2
+
+        truth.silent.set()
+        assert reader.rate(4) == pytest.approx(25, abs=1.5)
+        stale = picture(reader.next())
+        assert stale[:16, 170:].max() > live[:16, 170:].max() - 60
+        assert has_yellow(stale)
+        assert not has_yellow(live)
+
+        capture.end(signal.SIGKILL)
+        assert reader.rate(4) == pytest.approx(25, abs=1.5)
+        assert colourfulness(picture(reader.next())) < 1
+
+        capture.restart()
+        truth.silent.clear()
+        until(lambda: colourfulness(picture(reader.next())) > 2, 20, "the camera is shown again")
+        assert reader.rate(2) == pytest.approx(25, abs=2)
+        assert view.end() == 0
+        assert view.log() == ""
+        kinds = {report["kind"] for report in view.reports()}
+        assert {"ready", "progress"} <= kinds
+
+
+def has_yellow(image: Image) -> bool:
+    """The age of the answers is written in yellow beside the time."""
+    corner = image[:16].astype(int)
+    return bool(((corner[..., 2] > 150) & (corner[..., 1] > 120) & (corner[..., 0] < 110)).sum() > 20)
+
+
+def test_nothing_is_asked_of_capture_while_nobody_watches(tmp_path: Path) -> None:
+    config = view_config(MJPEG)
+    with Ears(tmp_path), Role(tmp_path, config, "capture"), Role(tmp_path, config, "view") as view:
+        with JpegReader(tmp_path) as reader:
+            reader.next()
+            busy = cpu_ticks(view.process.pid, 2.0)
+        until(lambda: cpu_ticks(view.process.pid, 1.0) <= max(3, busy // 8), 15, "the view rests")
+        with JpegReader(tmp_path) as reader:
+            first = picture(reader.next())
+            assert colourfulness(first) > 2  # not a card: nothing was lost
+
+
+def cpu_ticks(pid: int, seconds: float) -> int:
+    def used() -> int:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    before = used()
+    time.sleep(seconds)  # a measurement needs time to pass
+    return used() - before
+
+
+def test_a_killed_view_leaves_files_that_play_and_comes_back(tmp_path: Path) -> None:
+    folder = tmp_path / "video"
+    folder.mkdir()
+    config = view_config({"kind": "mp4", "path": str(folder), "segment": "2s"}, MJPEG)
+    with Ears(tmp_path), Role(tmp_path, config, "capture"), Role(tmp_path, config, "view") as view:
+        until(lambda: len(files(folder)) >= 2, 30, "a second file")
+        with JpegReader(tmp_path) as reader:
+            for _ in range(20):  # most of a second of the newest file
+                reader.next()
+        view.restart()
+        killed = files(folder)
+        until(lambda: len(files(folder)) >= len(killed) + 2, 30, "files after the restart")
+        assert view.end() == 0
+        probes = [ffprobe(file) for file in files(folder)]
+    assert all(probe["codec_name"] == "h264" for probe in probes)
+    assert int(probes[0]["nb_read_frames"]) == pytest.approx(50, abs=3)
+    assert int(probes[len(killed) - 1]["nb_read_frames"]) >= 15
+    assert all(float(probe["start_time"]) == 0 for probe in probes)
+
+
+def test_mp4_has_the_cameras_rate_through_a_loss(tmp_path: Path) -> None:
+    """A camera over RTSP that dies for some seconds: one file without a gap in its clock."""
+    folder = tmp_path / "video"
+    folder.mkdir()
+    clip = write_clip(tmp_path / "clip.mp4", pictures=100, size=(320, 240))
+    with RtspServer(clip) as server:
+        config = view_config({"kind": "mp4", "path": str(folder), "segment": "1h"}, source=server.url)
+        with Ears(tmp_path) as ears, Role(tmp_path, config, "capture"), Role(tmp_path, config, "view") as view:
+            ears.wait("stream.up")
+            (file,) = until(lambda: files(folder), 30, "a file")
+            until(lambda: file.stat().st_size > 20_000, 30, "some seconds of video")
+            server.kill()
+            ears.wait("stream.down")
+            lost = time.monotonic()
+            until(lambda: time.monotonic() > lost + 4, 10, "the camera was away for long enough")
+            server.start()
+            ears.wait("stream.up", 2)
+            back = time.monotonic()
+            until(lambda: time.monotonic() > back + 2, 10, "it is back for some time")
+            assert view.end() == 0
+        times = frame_times(file)
+    assert len(files(folder)) == 1
+    gaps = np.diff(times)
+    assert gaps.max() < 0.4
+    assert (len(times) - 1) / (times[-1] - times[0]) == pytest.approx(25, abs=1.5)
+
+
+def test_a_camera_that_is_not_there_is_shown_as_a_card(tmp_path: Path) -> None:
+    config = view_config(MJPEG, source="rtsp://127.0.0.1:9/cam")
+    with (
+        Ears(tmp_path),
+        Role(tmp_path, config, "capture"),
+        Role(tmp_path, config, "view"),
+        JpegReader(tmp_path) as reader,
+    ):
+        image = picture(reader.next(30))
+        assert image.shape == (720, 1280, 3)
+        assert image[330:390].max() > 200
+        assert reader.rate(2) > 20
+
+
+class Watched(View):
+    """A view that notes what it draws."""
+
+    def __init__(self, worker: Worker, name: str) -> None:
+        super().__init__(worker, name)
+        self.drawings: list[tuple[FrameId, list[Box]]] = []
+
+    def drawn(self, due: Due, now: float) -> Image:
+        image = super().drawn(due, now)
+        if due.shown is not None and not due.again and due.shown.pts is not None:
+            overlay = self.overlays.at(due.shown.id, due.shown.pts, now)
+            self.drawings.append((due.shown.id, [box for layer in overlay.layers for box in layer.boxes]))
+        return image
+
+
+@pytest.mark.parametrize(("sync", "late", "least"), [(False, 0.1, 0.75), (True, 1.4, 0.75)])
+def test_drawn_boxes_are_where_the_objects_are(tmp_path: Path, sync: bool, late: float, least: float) -> None:
+    """Over all frames; and with `sync`, answers as late as 1.4 s still stand on the very frames they are about."""
+    name = f"{STREAM}{SYNC}" if sync else STREAM
+    config = view_config({**MJPEG, "sync": sync})
+    null = os.open(os.devnull, os.O_WRONLY)
+    with (
+        Ears(tmp_path),
+        Role(tmp_path, config, "capture"),
+        Truth(tmp_path, late=late) as truth,
+        Watched(Worker(from_mapping(config), tmp_path, tmp_path, name, null), name) as view,
+        JpegReader(tmp_path, name),
+    ):
+        deadline = time.monotonic() + 60
+        while len(view.drawings) < 220 and time.monotonic() < deadline:
+            view.turn()
+        inferred = {(result.job.frame.epoch, result.job.frame.seq) for result in truth.results}
+    os.close(null)
+    after_start = view.drawings[60:]
+    found = {frame: overlap(boxes, frame.seq / 25) for frame, boxes in after_start}
+    assert statistics.fmean(found.values()) >= least
+    own = [overlap for frame, overlap in found.items() if frame in inferred]
+    if sync:
+        assert len(own) >= 3
+        assert min(own) > 0.99
+
+
+def overlap(boxes: list[Box], at: float) -> float:
+    """Mean overlap of the objects there are at that moment with the boxes drawn."""
+    truth = [(thing.kind, thing.box) for thing in World(SEED).scene(at).objects]
+    rows = match([(box.label, (box.x0, box.y0, box.x1, box.y1)) for box in boxes], truth)
+    return statistics.fmean(row.iou for row in rows if row.truth)
