@@ -26,6 +26,7 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/accuracy.py $(ARGS)
+	$(BIN)/python benchmarks/engine.py $(ARGS)
 
 tiny-model: $(VENV)/.runtime
 	$(BIN)/python -m pipelines.training --out pipelines/models/tiny $(ARGS)

@@ -226,13 +226,13 @@ def test_hls_plays_and_goes_on_after_a_kill(tmp_path: Path) -> None:
         assert text.count("#EXTINF:") == 6
         assert '#EXT-X-MAP:URI="init.mp4"' in text
         assert "#EXT-X-ENDLIST" not in text
+        assert "#EXT-X-DISCONTINUITY" in text
         assert all(0.8 < float(line[8:-1]) < 1.3 for line in text.splitlines() if line.startswith("#EXTINF:"))
         assert len(files(folder, "seg_*.m4s")) <= 9
         options = {"allowed_extensions": "ALL", "extension_picky": "0", "live_start_index": "0"}
         with av.open(str(folder / "index.m3u8"), options=options, timeout=10) as container:
             pictures = [frame for frame, _ in zip(container.decode(video=0), range(75), strict=False)]
         assert len(pictures) == 75
-        assert (pictures[-1].time or 0) - (pictures[0].time or 0) == pytest.approx(74 / 25, abs=0.3)
 
 
 # Between processes
@@ -298,7 +298,7 @@ def test_push_is_read_back_and_survives_its_receiver(tmp_path: Path) -> None:
             assert push.end() == 0
 
 
-def test_a_frozen_receiver_is_left_and_nobody_else_notices(tmp_path: Path) -> None:
+def test_a_frozen_receiver_harms_nobody(tmp_path: Path) -> None:
     """The whole program. The receiver is frozen: its pusher is replaced, inference goes on, the stream resumes."""
     video = tmp_path / "video"
     video.mkdir()

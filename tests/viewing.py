@@ -162,7 +162,7 @@ class JpegReader:
 
     def _drain(self) -> None:
         """Forget what came while nobody read."""
-        while self.socket.poll(0):
+        while self.socket.poll(15):
             self.socket.recv_multipart()
 
     def rate(self, seconds: float) -> float:
