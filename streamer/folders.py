@@ -26,10 +26,11 @@ class Folders:
 
     @classmethod
     @contextlib.contextmanager
-    def take(cls, agent: str, names: Iterable[str], keep_state: bool) -> Iterator[Folders]:
+    def take(cls, agent: str, sockets: Iterable[str], keep_state: bool) -> Iterator[Folders]:
         """Make the folders and hold them for this process alone. Raises ConfigError when that cannot be.
 
-        `names`: of streams and outputs, which sockets are named after.
+        `sockets`: names of files that will be made in the runtime folder, whose paths must not be too long.
+
         The runtime folder is $RUNTIME_DIRECTORY, else $XDG_RUNTIME_DIR/streamer/<agent>, else a temporary one; the
         state folder $STATE_DIRECTORY, else $XDG_STATE_HOME/streamer/<agent>, else in ~/.local/state. Without
         `keep_state` both are temporary.
@@ -45,7 +46,7 @@ class Folders:
                 _make(folder)
             _lock(stack, state, agent)
             shutil.rmtree(runtime / "buffers", ignore_errors=True)
-            longest = max((f"{runtime}/packets-{name}.sock" for name in names), key=len)
+            longest = max((f"{runtime}/{name}" for name in sockets), key=len)
             if len(longest.encode()) > LONGEST_SOCKET_PATH:
                 raise ConfigError(
                     f"the socket path {longest} is longer than {LONGEST_SOCKET_PATH} bytes: "

@@ -97,12 +97,20 @@ def run(
     """
     for output in agent.outputs:
         output.check()
-    names = [*agent.streams, *(output.label for output in agent.outputs)]
-    with Folders.take(agent.agent, names, keep_state) as folders:
+    with Folders.take(agent.agent, _sockets(agent), keep_state) as folders:
         supervisor = Supervisor(agent, folders, seconds, max_events, log_level)
         if on_ready is not None:
             on_ready(folders.runtime)
         supervisor.run()
+
+
+def _sockets(agent: Agent) -> list[str]:
+    """Names of the sockets that are called after something in the config."""
+    return [
+        *(f"frames-{stream}.sock" for stream in agent.streams),
+        *(f"jpeg-{view}.sock" for view in outputs_by_view(agent.outputs)),
+        *(f"packets-{output.label}.sock" for output in agent.outputs if isinstance(output, RtspPush)),
+    ]
 
 
 class Supervisor:
