@@ -44,7 +44,7 @@ from streamer.toyworld import World
 from streamer.types import Box, FrameId, Image, Pace, Source
 from streamer.view import View
 from streamer.worker import Worker
-from tests.rtsp_receiver import RtspReceiver
+from tests.rtsp import RtspReceiver
 from tests.viewing import Ears, JpegReader, Role, Truth, ffprobe, view_config
 
 SEED, FPS, STREAM, TASK = 1, 25, "toyworld", "objects"

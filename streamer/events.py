@@ -117,12 +117,12 @@ class FrameCounts(_Part):
 
 
 class StatusData(_Part):
-    stream: str | None
-    epoch: int | None
+    stream: str | None = None
+    epoch: int | None = None
     state: str
-    reason: str | None
-    retry_in_s: float | None
-    frames: FrameCounts | None
+    reason: str | None = None
+    retry_in_s: float | None = None
+    frames: FrameCounts | None = None
     sink: str | None = Field(default=None, exclude_if=lambda value: value is None)
     """The sink it is about, if it is about one."""
     worker: str | None = Field(default=None, exclude_if=lambda value: value is None)
@@ -261,15 +261,8 @@ def status_event(
     """
     source = f"/agents/{agent}/streams/{stream}" if stream else f"/agents/{agent}"
     counts = None if frames is None else FrameCounts.model_validate(frames)
-    data = StatusData(
-        stream=stream,
-        epoch=epoch,
-        state=state,
-        reason=_reason(reason),
-        retry_in_s=_rounded(retry_in_s, 3),
-        frames=counts,
-    )
-    return _status(source, f"{'stream' if stream else 'agent'}.{state}", data)
+    kind = "stream" if stream else "agent"
+    return _status(source, kind, state, reason, retry_in_s, stream=stream, epoch=epoch, frames=counts)
 
 
 def worker_event(
@@ -281,62 +274,27 @@ def worker_event(
     stream: str | None = None,
 ) -> StatusEvent:
     """A child process's change of state, subject `worker.<state>`; `worker` is such as `infer` or `capture:gate`."""
-    data = StatusData(
-        stream=stream,
-        epoch=None,
-        state=state,
-        reason=_reason(reason),
-        retry_in_s=_rounded(retry_in_s, 3),
-        frames=None,
-        worker=worker,
-    )
-    return _status(f"/agents/{agent}", f"worker.{state}", data)
+    return _status(f"/agents/{agent}", "worker", state, reason, retry_in_s, stream=stream, worker=worker)
 
 
 def schedule_event(agent: str, stretch: Mapping[str, Mapping[Priority, float]], reason: str | None) -> StatusEvent:
     """Intervals are longer than configured by these factors (`schedule.stretched`), or are again as configured."""
-    data = StatusData(
-        stream=None,
-        epoch=None,
-        state="stretched" if stretch else "normal",
-        reason=_reason(reason),
-        retry_in_s=None,
-        frames=None,
-        stretch={stream: dict(factors) for stream, factors in stretch.items()},
-    )
-    return _status(f"/agents/{agent}", f"schedule.{data.state}", data)
+    factors = {stream: dict(of_priority) for stream, of_priority in stretch.items()}
+    return _status(f"/agents/{agent}", "schedule", "stretched" if stretch else "normal", reason, stretch=factors)
 
 
 def sink_event(
     agent: str, sink: str, state: str, reason: str | None = None, retry_in_s: float | None = None
 ) -> StatusEvent:
     """A sink's change of state, subject `sink.<state>`."""
-    data = StatusData(
-        stream=None,
-        epoch=None,
-        state=state,
-        reason=_reason(reason),
-        retry_in_s=_rounded(retry_in_s, 3),
-        frames=None,
-        sink=sink,
-    )
-    return _status(f"/agents/{agent}/sinks/{sink}", f"sink.{state}", data)
+    return _status(f"/agents/{agent}/sinks/{sink}", "sink", state, reason, retry_in_s, sink=sink)
 
 
 def output_event(
     agent: str, output: str, state: str, reason: str | None = None, retry_in_s: float | None = None
 ) -> StatusEvent:
     """A video output's change of state, subject `output.<state>`."""
-    data = StatusData(
-        stream=None,
-        epoch=None,
-        state=state,
-        reason=_reason(reason),
-        retry_in_s=_rounded(retry_in_s, 3),
-        frames=None,
-        output=output,
-    )
-    return _status(f"/agents/{agent}/outputs/{output}", f"output.{state}", data)
+    return _status(f"/agents/{agent}/outputs/{output}", "output", state, reason, retry_in_s, output=output)
 
 
 def clean(text: str) -> str:
@@ -344,8 +302,14 @@ def clean(text: str) -> str:
     return "".join(c for c in text[:MAX_TEXT] if c == "\n" or unicodedata.category(c) not in _UNSAFE)
 
 
-def _status(source: str, subject: str, data: StatusData) -> StatusEvent:
-    return StatusEvent(source=source, id=uuid.uuid4().hex, subject=subject, time=_rfc3339(datetime.now(UTC)), data=data)
+def _status(
+    source: str, kind: str, state: str, reason: str | None = None, retry_in_s: float | None = None, **about: Any
+) -> StatusEvent:
+    """`about`: the fields of StatusData that say what it is about."""
+    hidden = None if reason is None else clean(redact(reason))
+    data = StatusData(state=state, reason=hidden, retry_in_s=_rounded(retry_in_s, 3), **about)
+    now = _rfc3339(datetime.now(UTC))
+    return StatusEvent(source=source, id=uuid.uuid4().hex, subject=f"{kind}.{state}", time=now, data=data)
 
 
 def _body(answer: Answer, width: int, height: int) -> ResultBody:
@@ -380,10 +344,6 @@ def _outlines(shapes: Iterable[Polygon | Quad], width: int, height: int) -> tupl
         )
         for shape in shapes
     )
-
-
-def _reason(text: str | None) -> str | None:
-    return None if text is None else clean(redact(text))
 
 
 def _rounded(number: float | None, digits: int) -> float | None:

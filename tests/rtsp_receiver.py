@@ -1,68 +1,13 @@
-"""A real RTSP server that accepts RECORD and relays what it got to whoever plays it (gst-rtsp-server).
+"""A program: accepts RECORD at `/push` and relays what it got to whoever plays `/play` (gst-rtsp-server).
 
-The tests use the class `RtspReceiver`; the rest of the file is its process, which runs in the system's Python.
+It runs in the system's Python, because `gi` is a Debian package; `tests/rtsp.py` starts it.
 """
 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 from typing import Any
-
-PYTHON = "/usr/bin/python3"
-
-
-class RtspReceiver:
-    """Takes a stream at `rtsp://127.0.0.1:{port}/push` and plays it at `/play`; a context manager."""
-
-    def __init__(self) -> None:
-        from tests.rtsp_server import free_port
-
-        self.port = free_port()
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def push_url(self) -> str:
-        return f"rtsp://127.0.0.1:{self.port}/push"
-
-    @property
-    def play_url(self) -> str:
-        return f"rtsp://127.0.0.1:{self.port}/play"
-
-    def start(self) -> RtspReceiver:
-        """Start and return once it listens."""
-        self._process = subprocess.Popen(
-            [PYTHON, __file__, str(self.port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == b"ready\n"
-        return self
-
-    def freeze(self) -> None:
-        """SIGSTOP: connections stay open and nobody reads from them."""
-        self._signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self._signal(signal.SIGCONT)
-
-    def kill(self) -> None:
-        """SIGKILL, then wait for its end."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
-
-    def __enter__(self) -> RtspReceiver:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-
-    def _signal(self, number: int) -> None:
-        assert self._process is not None
-        os.kill(self._process.pid, number)
 
 
 class _Relay:

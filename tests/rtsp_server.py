@@ -1,114 +1,17 @@
-"""A real RTSP server (gst-rtsp-server, H.264) in a process of its own, to be killed, stopped and started again.
+"""A program: serves a clip's access units for ever by RTSP (gst-rtsp-server, H.264), with ever growing times.
 
-The tests use the class `RtspServer`; the rest of the file is that process, which runs in the system's Python because
-`gi` is a Debian package (python3-gi, gir1.2-gst-rtsp-server-1.0, gstreamer1.0-plugins-good and -bad).
+It runs in the system's Python, because `gi` is a Debian package; `tests/rtsp.py` starts it. Lines on its standard input
+pause and resume the video.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import signal
-import socket
 import struct
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-
-PYTHON = "/usr/bin/python3"
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-class RtspServer:
-    """Serves a clip for ever at `fps`, with ever growing times, at `rtsp://127.0.0.1:{port}/cam`."""
-
-    def __init__(
-        self,
-        clip: Path,
-        fps: float = 25,
-        port: int | None = None,
-        user: str = "",
-        password: str = "",
-        digest: bool = False,
-    ) -> None:
-        self.port = port or free_port()
-        self._units = clip.with_suffix(".units")
-        self._options = [f"--fps={fps}", f"--port={self.port}", f"--user={user}", f"--password={password}"]
-        self._options += [f"--auth={'digest' if digest else 'basic'}", str(self._units)]
-        self._process: subprocess.Popen[bytes] | None = None
-        _write_units(clip, self._units)
-
-    @property
-    def url(self) -> str:
-        return f"rtsp://127.0.0.1:{self.port}/cam"
-
-    def start(self) -> RtspServer:
-        """Start and return once it listens."""
-        self._process = subprocess.Popen(
-            [PYTHON, __file__, *self._options], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert self._process.stdout is not None
-        if self._process.stdout.readline() != b"ready\n":
-            raise RuntimeError("no RTSP server: are python3-gi and gir1.2-gst-rtsp-server-1.0 installed?")
-        return self
-
-    def pause(self) -> None:
-        """Send no more video but keep the connections (and RTCP) alive."""
-        self._tell(b"pause\n")
-
-    def resume(self) -> None:
-        self._tell(b"resume\n")
-
-    def freeze(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers."""
-        self._signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self._signal(signal.SIGCONT)
-
-    def kill(self) -> None:
-        """SIGKILL, then wait for its end."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
-
-    def __enter__(self) -> RtspServer:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-
-    def _tell(self, line: bytes) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        self._process.stdin.write(line)
-        self._process.stdin.flush()
-
-    def _signal(self, number: int) -> None:
-        assert self._process is not None
-        os.kill(self._process.pid, number)
-
-
-def _write_units(clip: Path, out: Path) -> None:
-    """The clip's access units in Annex B, each behind its length."""
-    import av
-    from av.bitstream import BitStreamFilterContext
-
-    with av.open(str(clip)) as container, out.open("wb") as file:
-        annex_b = BitStreamFilterContext("h264_mp4toannexb", container.streams.video[0])
-        for packet in container.demux(video=0):
-            for unit in annex_b.filter(packet) if packet.size else ():
-                data = bytes(unit)
-                file.write(struct.pack(">I", len(data)) + data)
 
 
 def _read_units(path: str) -> list[bytes]:

@@ -21,7 +21,7 @@ from tests.agents import (
     until,
 )
 from tests.clips import write_clip
-from tests.rtsp_server import RtspServer
+from tests.rtsp import RtspServer
 
 START_S = 60.0
 """Loading torch and the model on a busy machine."""

@@ -22,7 +22,7 @@ from streamer.types import Pace, Picture, Source
 from tests.agents import until
 from tests.capturing import CaptureProcess, CaptureThread, Consumer
 from tests.clips import write_clip
-from tests.rtsp_server import RtspServer
+from tests.rtsp import RtspServer
 
 PASSWORD = "gar4den%2Fgate"
 

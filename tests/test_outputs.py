@@ -21,7 +21,7 @@ from streamer.events import ResultEvent
 from streamer.outputs import Coded, Mp4, OutputContext, RtspPush, outputs_by_view
 from streamer.outputs.rtsp_push import PacketFeed, PacketReader
 from tests.agents import RunningAgent, until
-from tests.rtsp_receiver import RtspReceiver
+from tests.rtsp import RtspReceiver
 from tests.sample_events import event
 from tests.viewing import Ears, Role, ffprobe, files, view_config
 

@@ -25,7 +25,7 @@ from streamer.sources._av import AvPicture
 from streamer.toyworld import World
 from streamer.types import Image, Picture, SourceSettings
 from tests.clips import number_of, numbered, write_clip
-from tests.rtsp_server import RtspServer, free_port
+from tests.rtsp import RtspServer, free_port
 
 PASSWORD = "gar4den%2Fgate"
 _SOURCE: TypeAdapter[Any] = TypeAdapter(SourceField)

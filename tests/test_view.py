@@ -23,7 +23,7 @@ from streamer.worker import Worker
 from tests.agents import until
 from tests.capturing import STREAM
 from tests.clips import write_clip
-from tests.rtsp_server import RtspServer
+from tests.rtsp import RtspServer
 from tests.viewing import SEED, Ears, JpegReader, Role, Truth, ffprobe, files, frame_times, view_config
 
 MJPEG = {"kind": "mjpeg"}
