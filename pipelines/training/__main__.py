@@ -37,8 +37,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipelines.training", description="Train the small Florence-2.")
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished checkpoint")
     parser.add_argument("--state", type=Path, help="file to resume from [OUT/../training.pt]")
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--dense-steps", type=int, default=400, help="steps with the auxiliary head alone, first")
+    parser.add_argument("--steps", type=int, default=2800)
+    parser.add_argument("--dense-steps", type=int, default=300, help="steps with the auxiliary head alone, first")
     parser.add_argument("--decay", type=float, default=0.4, help="last part of the steps in which the rate falls")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=32)
@@ -96,8 +96,11 @@ class Trainer:
         start = labels.new_full((len(labels), 1), 2)
         inputs = torch.cat([start, labels[:, :-1]], dim=1)
         inputs = inputs.masked_fill(inputs == -100, 1)
-        logits = self.model(encoder_outputs=encoded, attention_mask=seen, decoder_input_ids=inputs).logits
-        return self.losses.answers(logits, labels)
+        decoded = self.model.model.language_model.decoder(
+            input_ids=inputs, encoder_hidden_states=encoded.last_hidden_state, encoder_attention_mask=seen
+        ).last_hidden_state
+        wanted = labels != -100
+        return self.losses.answers(self.model.lm_head(decoded[wanted]), labels[wanted])
 
     def state(self) -> dict[str, Any]:
         return {

@@ -14,12 +14,12 @@ from pipelines.tasks import FLORENCE_TASKS
 from streamer.toyworld import COLOURS, KINDS, SCENE_SECONDS, Scene, Thing, World
 
 WEIGHTS = {
-    "object_detection": 4.0,
+    "object_detection": 6.0,
     "caption": 2.0,
     "detailed_caption": 1.0,
     "more_detailed_caption": 1.0,
-    "dense_region_caption": 1.0,
-    "region_proposal": 1.0,
+    "dense_region_caption": 2.0,
+    "region_proposal": 1.5,
     "open_vocabulary_detection": 1.5,
     "phrase_grounding": 1.0,
     "region_to_category": 0.7,

@@ -113,26 +113,28 @@ class Losses(nn.Module):
 
     softened: Tensor
 
-    def __init__(self, first_location: int, sigma: float = 3.0) -> None:
+    positions: Tensor
+
+    def __init__(self, first_location: int, sigma: float = 6.0) -> None:
         super().__init__()
         self.first, self.last = first_location, first_location + BINS
         bins = torch.arange(BINS, dtype=torch.float32)
         near = torch.exp(-0.5 * ((bins[:, None] - bins[None]) / sigma) ** 2)
         self.register_buffer("softened", near / near.sum(1, keepdim=True))
+        self.register_buffer("positions", (bins + 0.5) / BINS)
 
     def answers(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy; a location's target is spread over its neighbours.
+        """Cross entropy; a location's target is spread over its neighbours, and its mean should be in the right place.
 
-        logits (B, T, V); labels (B, T), padded with -100.
+        logits (N, V); labels (N).
         """
-        wanted = labels != -100
-        logits, labels = logits[wanted], labels[wanted]
         logs = torch.log_softmax(logits.float(), dim=-1)
         located = (labels >= self.first) & (labels < self.last)
         words = -logs[~located].gather(1, labels[~located][:, None]).sum()
-        targets = self.softened[labels[located] - self.first]
-        places = -(targets * logs[located][:, self.first : self.last]).sum()
-        return (words + places) / len(labels)
+        bins = labels[located] - self.first
+        places = logs[located][:, self.first : self.last]
+        far = (places.exp() @ self.positions - self.positions[bins]).abs().sum()
+        return (words - (self.softened[bins] * places).sum() + 8 * far) / len(labels)
 
     def dense(self, found: Tensor, truth: Tensor) -> Tensor:
         """found (B, cells, channels); truth (B, cells, 7): there, colour, kind, x0, y0, x1, y1."""
