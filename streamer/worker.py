@@ -16,6 +16,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,6 +29,8 @@ from streamer.redact import redact
 log = logging.getLogger(__name__)
 
 EXIT_CONFIG = 2
+ORPHAN_S = 8.0
+"""What a role has to finish in once the parent is dead; nobody else would end one that is stuck."""
 _PR_SET_PDEATHSIG = 1
 ROLES = {
     "capture": "streamer.capture",
@@ -87,12 +90,14 @@ class Worker:
 
 
 def _watch_parent(worker: Worker) -> None:
-    """Stop when the parent closed its end of our standard input, which a dead parent has."""
+    """Stop when the parent closed its end of our standard input, which a dead parent has; soon, or by force."""
 
     def wait() -> None:
         while os.read(0, 4096):
             pass
         worker.stop()
+        time.sleep(ORPHAN_S)
+        os._exit(1)
 
     threading.Thread(target=wait, name="parent", daemon=True).start()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -115,10 +116,11 @@ def test_subscriber_outlives_the_agent(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     events = streamer.subscribe(f"ipc://{tmp_path}/run/bus.sock", timeout=0.2)  # before there is an agent
     found: list[Event] = []
+    numbers = itertools.count()  # each try is a new event: one that went out unheard is not published again
 
-    def feed(client: EventClient, last: int) -> Callable[[], bool]:
+    def feed(client: EventClient) -> Callable[[], bool]:
         def step() -> bool:
-            client.send(event(seq=len(found) + last), None)
+            client.send(event(seq=next(numbers)), None)
             client.flush(1)
             try:
                 found.append(next(events))
@@ -129,10 +131,10 @@ def test_subscriber_outlives_the_agent(tmp_path: Path) -> None:
         return step
 
     with EmitProcess(tmp_path, [{"kind": "zmq"}]) as emit, EventClient(tmp_path / "run", "infer") as client:
-        until(feed(client, 0), 20, "an event")
+        until(feed(client), 20, "an event")
         emit.kill()
         emit.start()
-        until(feed(client, 1000), 20, "an event of the next emit process")
+        until(feed(client), 20, "an event of the next emit process")
 
     assert len({one.id for one in found}) == len(found)
 
