@@ -15,6 +15,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any
 
 # As the program itself does, before torch is loaded: waiting threads sleep.
@@ -245,7 +246,10 @@ class Bench:
                 lambda: self.decode(states[:1], count),
                 lambda: self.decode(states[:1], count, Draft(draft, run)),  # noqa: B023
             )
-            assert self.decode(states[:1], count, Draft(draft, run)) == truth or percent < 100
+            drafted = self.decode(states[:1], count, Draft(draft, run))
+            # Exact in float32 (tests); in bfloat16 a pass over many tokens can turn near-ties.
+            pairs = zip(drafted, truth, strict=True)
+            self.rows[name]["same_until_token"] = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     def decode(self, states: Sequence[torch.Tensor], count: int, draft: Draft | None = None) -> list[int]:
         """Write `count` tokens in every row side by side; those of the first behind the known start."""
