@@ -39,6 +39,7 @@ from streamer.types import Fate, Frame, FrameId, Pace
 __all__ = ["FrameClient", "NoBuffer", "Reply", "Want", "frames_endpoint"]
 
 _OVERDUE_S = 0.5
+_FAREWELL_S = 0.5
 _LONGEST_PING_GAP_S = 30.0
 
 
@@ -115,9 +116,12 @@ class FrameClient:
         self.close()
 
     def close(self) -> None:
-        """Send what is on its way for at most 0.2 s, then remove the buffers."""
+        """Wait at most 0.5 s until the captures have heard everything, the last settlings too; remove the buffers."""
+        until = time.monotonic() + _FAREWELL_S
         for link in self._links.values():
-            link.socket.close(linger=200)
+            if link.generation is not None:
+                self._await_pong(link, until)
+            link.socket.close(linger=0)
         self._links.clear()
         self._buffers.close()
 
@@ -179,6 +183,18 @@ class FrameClient:
             self._links[frame.stream],
             Settle(id=self._next_id(), owner=self.owner, generation=held.generation, frame=frame.id, fate=fate),
         )
+
+    def _await_pong(self, link: _Link, until: float) -> None:
+        # A process may end right after this, and zmq's own lingering ends with it: only an answer is sure.
+        self._ping(link, time.monotonic())
+        asked = self._last_id
+        while link.socket.poll(max(0, int((until - time.monotonic()) * 1000))):
+            try:
+                answer = decode_answer(b"".join(link.socket.recv_multipart()))
+            except WireError:
+                continue
+            if answer.pong and answer.id == asked:
+                return
 
     def _next_id(self) -> int:
         self._last_id += 1
