@@ -1,8 +1,9 @@
 """The emit process: accepts events into the ledger and feeds every sink from there, each at its own pace.
 
 An event is acked once it is in the ledger. No sink is between the two, so that none can hold up inference, and none
-can hold up another: each has a thread and a place in the ledger of its own. When the ledger's disk fails the process
-ends; nothing is lost by that, for what was not acked comes again.
+can hold up another: each has a thread and a place in the ledger of its own. While the disk is full nothing is acked, so
+that the makers keep their events and send them again. When the ledger fails otherwise the process ends; nothing is lost
+by that either.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import apsw
 import zmq
 
 from streamer.bus.delivery import EventServer
+from streamer.config import find_pipeline
 from streamer.errors import ConfigError, SinkError
 from streamer.events import StatusEvent, accepted, sink_event
-from streamer.ledger import Ledger, Reader
+from streamer.ledger import BROKEN, Ledger, Reader
+from streamer.pulse import Pulse
 from streamer.redact import redact
 from streamer.sinks import SinkContext, SinkSettings
 from streamer.types import Sink
@@ -29,43 +32,91 @@ from streamer.worker import Worker
 
 log = logging.getLogger(__name__)
 
+LEDGER = "ledger.db"
+"""In the state directory."""
+GROUP = 128
+"""Events of one commit at most, so that it takes some milliseconds."""
 BATCH = 256
+"""Events that a sink is given at once at most."""
 QUIET_MS = 100
+BEAT_MS = 1000
+COMMIT_S = 60.0
+"""A disk may take so long for one group of events, when others write much."""
+PROVE_S = 5.0
+"""After so long without an event a commit is tried, so that a disk that fails is noticed in a quiet hour too."""
 LAST_WORDS_S = 0.5
 """Once asked to stop: how long events are still accepted while they keep coming."""
 DRAIN_S = 1.5
 """And then: how long the sinks have for what is in the ledger. The rest stays there for the next start."""
+LOOK_S = 2.0
+"""How often a sink with nothing to do looks for dead letters that the user wants to be tried again."""
+REFUSED_EVERY_S = 60.0
+"""How often a sink's refusals are told at most; the telling may be refused too."""
 
 
 def run(worker: Worker) -> None:
     """Serve until asked to stop. Raises ConfigError when the ledger or a sink cannot be opened."""
+    worker.pulse.beat("loading", COMMIT_S)
     with _ledger(worker) as ledger, EventServer(worker.runtime) as server, Feeds(worker, ledger) as feeds:
+        desk = _Desk(worker.pulse, server, ledger, feeds)
         poller = zmq.Poller()
         for readable in (server.socket, feeds.news_fd, worker.stop_fd):
             poller.register(readable, zmq.POLLIN)
         worker.report("ready")
         while not worker.stopping:
-            poller.poll()
-            _accept(server, ledger, feeds)
+            worker.pulse.beat()
+            poller.poll(BEAT_MS)
+            desk.accept()
         until = time.monotonic() + LAST_WORDS_S
         while server.socket.poll(QUIET_MS) and time.monotonic() < until:
-            _accept(server, ledger, feeds)
+            desk.accept()
+        worker.pulse.beat("batch", COMMIT_S)
 
 
-def _accept(server: EventServer, ledger: Ledger, feeds: Feeds) -> None:
-    """Whatever came while the last group was written to the disk is the next group."""
-    arrived = server.receive(BATCH)
-    now = time.monotonic()
-    ages = [None if one.captured_mono is None else now - one.captured_mono for one in arrived]
-    events = [accepted(one.event, age) for one, age in zip(arrived, ages, strict=True)]
-    if ledger.commit([*events, *feeds.news()]):
-        feeds.wake()
-    server.ack(arrived)
+class _Desk:
+    """Where events are accepted."""
+
+    def __init__(self, pulse: Pulse, server: EventServer, ledger: Ledger, feeds: Feeds) -> None:
+        self._pulse, self._server, self._ledger, self._feeds = pulse, server, ledger, feeds
+        self._own: list[StatusEvent] = []  # of the sinks, not committed yet
+        self._full = False
+        self._proved = -PROVE_S
+
+    def accept(self) -> None:
+        """Whatever came while the last group was written to the disk is the next group."""
+        arrived = self._server.receive(GROUP)
+        now = time.monotonic()
+        self._own = (self._own + self._feeds.news())[-GROUP:]
+        if not arrived and not self._own and not self._ledger.has_news and now - self._proved < PROVE_S:
+            return
+        ages = [None if one.captured_mono is None else now - one.captured_mono for one in arrived]
+        events = [accepted(one.event, age) for one, age in zip(arrived, ages, strict=True)]
+        self._pulse.beat("batch", COMMIT_S)
+        try:
+            new = self._ledger.commit([*events, *self._own])
+        except apsw.FullError:  # not acked: their makers send them again, and make no more than they can keep
+            self._proved = now
+            self._is_full(True)
+            return
+        self._is_full(False)
+        self._own = []
+        self._server.ack(arrived)
+        self._proved = time.monotonic()
+        self._pulse.done(self._proved)
+        if new:
+            self._feeds.wake()
+
+    def _is_full(self, full: bool) -> None:
+        if full and not self._full:
+            log.error("the disk of the ledger is full: nothing is accepted until there is room")
+        elif self._full and not full:
+            log.info("there is room for the ledger again")
+        self._full = full
 
 
 def _ledger(worker: Worker) -> Ledger:
     try:
-        return Ledger(worker.state / "ledger.db")
+        return Ledger(worker.state / LEDGER, worker.agent.agent, worker.agent.ledger)
     except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as error:
         raise ConfigError(f"cannot keep the ledger in {worker.state}: {error}") from error
 
@@ -77,7 +128,11 @@ class Feeds:
         self.news_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         """Readable when a sink has something to say: then call `news`."""
         self._news: queue.SimpleQueue[StatusEvent] = queue.SimpleQueue()
+        self._failure: Exception | None = None
         self._worker = worker
+        kinds = {task: spec.result for task, spec in find_pipeline().tasks().items()}
+        streams = worker.agent.streams.items()
+        self._tasks = {name: {task.name: kinds[task.task] for task in stream.tasks} for name, stream in streams}
         settings: list[SinkSettings] = list(worker.agent.sinks)
         readers = ledger.readers(one.name for one in settings)
         self._feeds = [self._open(one, readers[one.name]) for one in settings]
@@ -100,7 +155,9 @@ class Feeds:
             feed.wake()
 
     def news(self) -> list[StatusEvent]:
-        """What became of the sinks since the last call."""
+        """What became of the sinks since the last call. Raises what a sink met in the ledger."""
+        if self._failure is not None:
+            raise self._failure
         try:
             os.eventfd_read(self.news_fd)
         except BlockingIOError:
@@ -108,28 +165,68 @@ class Feeds:
         return [self._news.get() for _ in range(self._news.qsize())]
 
     def _open(self, settings: SinkSettings, reader: Reader) -> Feed:
-        worker = self._worker
+        worker, box = self._worker, DeadLetterBox(reader)
         context = SinkContext(
             agent=worker.agent.agent,
             runtime=worker.runtime,
             find=reader.find,
             finished=lambda: worker.report("finished"),
+            done=reader.advance,
+            refuse=box.put,
+            ledger=worker.state / LEDGER,
             max_events=worker.max_events,
+            streams=self._tasks,
         )
-        return Feed(worker.agent.agent, settings.name, settings.open(context), reader, self._tell)
+        sink = settings.open(context)
+        return Feed(worker.agent.agent, settings.name, sink, reader, box, self._tell, self._fail)
 
     def _tell(self, event: StatusEvent) -> None:
         self._news.put(event)
         os.eventfd_write(self.news_fd, 1)
 
+    def _fail(self, error: Exception) -> None:
+        self._failure = error
+        os.eventfd_write(self.news_fd, 1)
+
+
+class DeadLetterBox:
+    """Takes what a sink refuses, and counts it."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._told = -REFUSED_EVERY_S
+        self.count, self.reason = 0, ""
+
+    def put(self, position: int, reason: str) -> None:
+        self.reason = redact(reason)
+        self._reader.refuse(position, self.reason)
+        self.count += 1
+
+    def report(self) -> str | None:
+        """What is to be told, if it is time."""
+        if not self.count or time.monotonic() - self._told < REFUSED_EVERY_S:
+            return None
+        words = f"{self.count} events were refused, the last one because: {self.reason}"
+        self._told, self.count = time.monotonic(), 0
+        return words
+
 
 class Feed(threading.Thread):
     """Brings one sink from its place in the ledger to the newest event, again and again."""
 
-    def __init__(self, agent: str, name: str, sink: Sink, reader: Reader, tell: Callable[[StatusEvent], None]) -> None:
+    def __init__(
+        self,
+        agent: str,
+        name: str,
+        sink: Sink,
+        reader: Reader,
+        box: DeadLetterBox,
+        tell: Callable[[StatusEvent], None],
+        fail: Callable[[Exception], None],
+    ) -> None:
         super().__init__(name=f"sink {name}", daemon=True)  # one that hangs must not keep the process
         self._agent, self._sink_name = agent, name
-        self._sink, self._reader, self._tell = sink, reader, tell
+        self._sink, self._reader, self._box, self._tell, self._fail = sink, reader, box, tell, fail
         self._fresh = threading.Event()
         self._finish = threading.Event()
         self._failures = 0
@@ -145,47 +242,50 @@ class Feed(threading.Thread):
     def run(self) -> None:
         while True:
             try:
-                batch = self._next()
-                if not batch:
+                if not self._deliver():
                     break
-                self._sink.write(batch)
-                self._reader.advance(batch[-1][0])
                 self._worked()
+            except BROKEN as error:  # a damaged ledger is nothing that a sink can do anything about
+                self._fail(error)
+                break
             except Exception as error:  # whatever a sink or its library raises: it is told, tried again, and alone
                 if self._finish.wait(self._failed(error)):
                     break
         self._sink.close()
         self._reader.close()
 
-    def _next(self) -> list[tuple[int, bytes]]:
-        """Wait for the next events; none when it is time to end."""
+    def _deliver(self) -> bool:
+        """Wait for the next events and deliver them; False when it is time to end."""
         while True:
             self._fresh.clear()
-            batch = self._reader.read(BATCH)
-            if batch:
-                self._skip_to(batch[0][0])
-                return batch
+            if again := self._reader.to_resend(BATCH):
+                self._sink.write(again)
+                self._reader.resent(again)
+                return True
+            if batch := self._reader.read(BATCH):
+                self._sink.write(batch)
+                self._reader.advance(batch[-1][0])
+                return True
             if self._finish.is_set():
-                return []
-            self._fresh.wait()
-
-    def _skip_to(self, position: int) -> None:
-        lost = position - self._reader.position - 1
-        if lost:
-            reason = f"{lost} events became too old for the ledger before they could be delivered"
-            log.error("sink %s: %s", self._sink_name, reason)
-            self._reader.advance(position - 1)
-            self._tell(sink_event(self._agent, self._sink_name, "lost", reason))
+                return False
+            self._fresh.wait(LOOK_S)
 
     def _worked(self) -> None:
         if self._failures:
             log.info("sink %s works again", self._sink_name)
             self._tell(sink_event(self._agent, self._sink_name, "up"))
         self._failures = 0
+        if reason := self._box.report():
+            self._tell(sink_event(self._agent, self._sink_name, "refused", reason))
 
     def _failed(self, error: Exception) -> float:
-        """Seconds until the next try: 0.1 to 5, spread so that sinks of one server do not come back as one."""
+        """Seconds until the next try: 0.1 to 5, spread so that sinks of one server do not come back as one.
+
+        A sink may know better.
+        """
         delay = random.uniform(0.5, 1.0) * min(5.0, 0.1 * 2.0 ** min(self._failures, 10))
+        if isinstance(error, SinkError) and error.wait_s is not None:
+            delay = error.wait_s
         if not self._failures:
             reason = redact(str(error) if isinstance(error, SinkError) else f"{type(error).__name__}: {error}")
             log.error("sink %s failed: %s", self._sink_name, reason, exc_info=not isinstance(error, SinkError))

@@ -81,6 +81,8 @@ class Timing(_Part):
     """In the engine, from the start of its batch to its answer."""
     age_ms: float | None
     """From capture until the event was accepted for publication; never recomputed. Null only before that."""
+    draft: tuple[int, int] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Tokens of the previous answer that were tried as a guess, and how many were right; left out where none was."""
 
 
 class ResultData(_Part):
@@ -103,6 +105,8 @@ class ResultData(_Part):
     quality: str
     error: str | None = Field(default=None, exclude_if=lambda value: value is None)
     """Why there is no answer; left out when nothing went wrong."""
+    since: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of `unchanged`: the time of the frame whose answer still holds."""
 
 
 class FrameCounts(_Part):
@@ -114,6 +118,14 @@ class FrameCounts(_Part):
     dropped: dict[str, int]
     """By cause."""
     in_flight: int
+
+
+class Lost(_Part):
+    """Events that a sink will never get."""
+
+    events: int
+    sequences: dict[str, tuple[str, str]]
+    """First and last sequence by source; empty where the events could not even be read."""
 
 
 class StatusData(_Part):
@@ -132,6 +144,10 @@ class StatusData(_Part):
     as configured."""
     output: str | None = Field(default=None, exclude_if=lambda value: value is None)
     """The output of video it is about, if it is about one."""
+    task: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The name of the task it is about, if it is about one."""
+    lost: Lost | None = Field(default=None, exclude_if=lambda value: value is None)
+    """What a sink has missed for good."""
 
 
 class _Envelope(_Part):
@@ -225,10 +241,12 @@ def result_event(agent: str, result: Result, model: str, quality: str) -> Result
             waited_ms=_ms(result.started_mono - frame.captured_mono) if result.started_mono else None,
             inference_ms=_ms(result.inference_s),
             age_ms=None,
+            draft=result.draft,
         ),
         model=model,
         quality=quality,
         error=None if result.error is None else clean(redact(result.error)),
+        since=None if due.unchanged_since is None else _rfc3339(datetime.fromtimestamp(due.unchanged_since, UTC)),
     )
     return ResultEvent(
         source=f"/agents/{agent}/streams/{due.stream}",
@@ -277,6 +295,18 @@ def worker_event(
     return _status(f"/agents/{agent}", "worker", state, reason, retry_in_s, stream=stream, worker=worker)
 
 
+def canary_event(agent: str, seconds: float) -> StatusEvent:
+    """In a quiet time: the model has answered a question of the program's own (`agent.canary`)."""
+    return _status(f"/agents/{agent}", "agent", "canary", f"the model answers, in {seconds * 1000:.0f} ms")
+
+
+def task_event(
+    agent: str, stream: str, task: str, state: str, reason: str | None = None, retry_in_s: float | None = None
+) -> StatusEvent:
+    """A task was `added`, `removed`, `paused` or `resumed`, or is left out for killing infer: `quarantined`."""
+    return _status(f"/agents/{agent}/streams/{stream}", "task", state, reason, retry_in_s, stream=stream, task=task)
+
+
 def schedule_event(agent: str, stretch: Mapping[str, Mapping[Priority, float]], reason: str | None) -> StatusEvent:
     """Intervals are longer than configured by these factors (`schedule.stretched`), or are again as configured."""
     factors = {stream: dict(of_priority) for stream, of_priority in stretch.items()}
@@ -284,10 +314,20 @@ def schedule_event(agent: str, stretch: Mapping[str, Mapping[Priority, float]], 
 
 
 def sink_event(
-    agent: str, sink: str, state: str, reason: str | None = None, retry_in_s: float | None = None
+    agent: str,
+    sink: str,
+    state: str,
+    reason: str | None = None,
+    retry_in_s: float | None = None,
+    lost: Lost | None = None,
 ) -> StatusEvent:
     """A sink's change of state, subject `sink.<state>`."""
-    return _status(f"/agents/{agent}/sinks/{sink}", "sink", state, reason, retry_in_s, sink=sink)
+    return _status(f"/agents/{agent}/sinks/{sink}", "sink", state, reason, retry_in_s, sink=sink, lost=lost)
+
+
+def ledger_event(agent: str, state: str, reason: str) -> StatusEvent:
+    """What became of the ledger, subject `ledger.<state>`."""
+    return _status(f"/agents/{agent}", "ledger", state, reason)
 
 
 def output_event(

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import random
 import resource
+import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 import zmq
 
 from streamer.bus.delivery import EventClient, events_endpoint
-from streamer.emit import Feed
+from streamer.emit import DeadLetterBox, Feed
 from streamer.events import StatusEvent
 from streamer.ledger import Ledger
 from streamer.types import Sink
@@ -247,13 +250,15 @@ class FaultySink:
 def run_feed(ledger: Ledger, sink: Sink) -> list[StatusEvent]:
     """Feed one sink from the ledger until it is through; what was told."""
     told: list[StatusEvent] = []
+    failed: list[Exception] = []
     reader = ledger.readers(["a"])["a"]
-    feed = Feed("home", "a", sink, reader, told.append)
+    feed = Feed("home", "a", sink, reader, DeadLetterBox(reader), told.append, failed.append)
     feed.start()
     until(lambda: reader.position == ledger.head, 20, "all delivered")
     feed.finish()
     feed.join(20)
     assert not feed.is_alive()
+    assert not failed
     return told
 
 
@@ -268,15 +273,70 @@ def test_a_bug_in_a_sink_is_told_and_tried_again(tmp_path: Path) -> None:
     assert sink.positions == [1, 2, 3]
 
 
-def test_events_too_old_for_the_ledger_are_counted(tmp_path: Path) -> None:
-    sink = FaultySink()
-    with Ledger(tmp_path / "ledger.db", keep=100) as ledger:
-        ledger.readers(["a"])["a"].close()
-        for start in range(0, 300, 10):
-            ledger.commit([event(seq=seq) for seq in range(start, start + 10)])
-        told = run_feed(ledger, sink)
+def test_a_damaged_ledger_is_replaced_and_nothing_readable_is_lost(tmp_path: Path, client: EventClient) -> None:
+    path, ledger = tmp_path / "a.jsonl", tmp_path / "state" / "ledger.db"
+    with EmitProcess(tmp_path, [jsonl(path), {"kind": "zmq"}]) as emit:
+        send(client, range(300))
+        wait_for_lines(path, 300)
+        assert emit.stop() == 0
+        content = bytearray(ledger.read_bytes())
+        middle = content.index(event(seq=200).id.encode(), content.index(b"specversion"))
+        content[middle - 2000 : middle + 2000] = bytes(4000)
+        ledger.write_bytes(content)
+        path.unlink()  # so that it is behind, and has to read all of it again
+        with apsw.Connection(str(ledger)) as db:
+            db.execute("UPDATE cursor SET pos = 0 WHERE sink = 'a'")
+        for _ in range(2):  # the damage is met when it is read; the next start salvages
+            emit.start()
+            with suppress(AssertionError):
+                until(lambda: emit.process.poll() is not None or len(results(lines(path))) > 280, 10, "either")
+            emit.kill()
+        found = lines(path)
 
-    lost = 300 - len(sink.positions)
-    assert sink.positions == list(range(lost + 1, 301))
-    assert told[0].subject == "sink.lost"
-    assert told[0].data.reason == f"{lost} events became too old for the ledger before they could be delivered"
+    salvaged = [one for one in found if one["subject"] == "ledger.salvaged"]
+    missed = [one["data"]["lost"]["events"] for one in found if one["subject"] == "sink.lost"]
+    assert len(salvaged) == len(missed) == 1
+    assert len({one["id"] for one in results(found)}) + missed[0] == 300
+    assert 0 < missed[0] < 20
+
+
+def test_a_full_disk_accepts_nothing_and_recovers(tmp_path: Path, client: EventClient) -> None:
+    state, path = tmp_path / "state", tmp_path / "a.jsonl"
+    with small_disk(state, "8m"), EmitProcess(tmp_path, [jsonl(path)]) as emit:
+        send(client, range(50))
+        ballast = state / "of-another-program"
+        fill(ballast)
+        for seq in range(50, 250):
+            client.send(event(seq=seq), time.monotonic())
+        until(lambda: client.flush(0.1) or "the disk of the ledger is full" in emit.log(), 20, "full")
+        time.sleep(1.5)  # it goes on trying
+        assert emit.process.poll() is None
+        ballast.unlink()
+        freed = time.monotonic()
+        assert client.flush(5)
+        assert time.monotonic() - freed < 5
+        wait_for_lines(path, 250)
+        emit.stop()
+        with apsw.Connection(str(state / "ledger.db")) as db:
+            assert db.pragma("integrity_check") == "ok"
+
+    assert_exact(results(lines(path)))
+    assert len(results(lines(path))) == 250
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[None]:
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(path: Path) -> None:
+    """All that is left of a disk."""
+    with suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))

@@ -228,4 +228,4 @@ def test_schema_describes_both_types() -> None:
     required = whole["$defs"]["ResultEvent"]["required"]
     assert {"specversion", "type", "source", "id", "subject", "time", "sequence", "data"} <= set(required)
     data = whole["$defs"]["ResultData"]
-    assert set(data["properties"]) - set(data["required"]) == {"error"}
+    assert set(data["properties"]) - set(data["required"]) == {"error", "since"}

@@ -139,6 +139,49 @@ def test_subscriber_outlives_the_agent(tmp_path: Path) -> None:
     assert len({one.id for one in found}) == len(found)
 
 
+@pytest.mark.parametrize("stream", [None, "gate"])
+def test_what_was_missed_is_replayed_in_its_order(tmp_path: Path, stream: str | None) -> None:
+    (tmp_path / "run").mkdir()
+    events = streamer.subscribe(f"ipc://{tmp_path}/run/bus.sock", stream=stream, timeout=10)
+    with EmitProcess(tmp_path, [{"kind": "zmq"}]) as emit, EventClient(tmp_path / "run", "infer") as client:
+
+        def send(seqs: range) -> None:
+            for seq in seqs:
+                client.send(event(seq=seq), None)
+                client.send(event("yard", seq), None)
+            assert client.flush(20)
+
+        send(range(5))
+        numbers = {int(next(events).sequence)}
+        while 5 not in numbers:  # published before it had subscribed, or heard
+            numbers.add(int(next(events).sequence))
+        emit.kill()
+        emit.start()
+        send(range(5, 605))  # much of it before the subscriber is back, and then nothing more
+
+        found: list[Event] = []
+        while len(found) < (1200 if stream is None else 600):
+            one = next(events)
+            if one.sequence > "0000000000000005":
+                found.append(one)
+
+    for name in ("gate", "yard") if stream is None else ("gate",):
+        of_stream = [int(one.sequence) for one in found if one.data.stream == name]
+        assert of_stream == list(range(6, 606))
+
+
+def test_a_program_goes_on_where_an_earlier_run_stopped(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with EmitProcess(tmp_path, [{"kind": "zmq"}]), EventClient(tmp_path / "run", "infer") as client:
+        for seq in range(100):
+            client.send(event(seq=seq), None)
+        assert client.flush(20)
+        after = {event().source: 40}
+        events = streamer.subscribe(f"ipc://{tmp_path}/run/bus.sock", timeout=10, after=after)
+
+        assert [int(next(events).sequence) for _ in range(60)] == list(range(41, 101))
+
+
 @pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1:5555", "somewhere"])
 def test_an_endpoint_that_cannot_be_is_refused_at_once(endpoint: str) -> None:
     with pytest.raises(ConfigError, match="use ipc://"):

@@ -8,10 +8,12 @@ from pydantic import Field
 
 from streamer.sinks._base import SinkContext, SinkSettings
 from streamer.sinks.jsonl import Jsonl
+from streamer.sinks.mqtt import Mqtt
 from streamer.sinks.stdout import Stdout
+from streamer.sinks.webhook import Webhook
 from streamer.sinks.zmq import Zmq
 
-__all__ = ["Jsonl", "SinkContext", "SinkField", "SinkSettings", "Stdout", "Zmq"]
+__all__ = ["Jsonl", "Mqtt", "SinkContext", "SinkField", "SinkSettings", "Stdout", "Webhook", "Zmq"]
 
-SinkField = Annotated[Stdout | Jsonl | Zmq, Field(discriminator="kind")]
+SinkField = Annotated[Stdout | Jsonl | Zmq | Mqtt | Webhook, Field(discriminator="kind")]
 """The settings of any sink."""

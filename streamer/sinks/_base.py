@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from streamer.settings import Name, Settings
-from streamer.types import Sink
+from streamer.types import ResultKind, Sink
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,16 @@ class SinkContext:
     """Ledger position of an event id, None when the ledger does not hold it."""
     finished: Callable[[], None]
     """Ask the agent to end: this sink has all it wants."""
+    done: Callable[[int], None] = lambda _: None
+    """Inside `write`: everything up to this position is safe, and is not given again after a failure."""
+    refuse: Callable[[int, str], None] = lambda _, __: None
+    """Inside `write`: the event at this position will never be taken, and why. It is kept for the user to see."""
+    ledger: Path | None = None
+    """The ledger's file, to be read only."""
     max_events: int | None = None
     """End after this many results on standard output."""
+    streams: Mapping[str, Mapping[str, ResultKind]] = field(default_factory=dict)
+    """What each task gives, by stream and the task's name."""
 
 
 class SinkSettings(Settings):

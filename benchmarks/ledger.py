@@ -1,0 +1,89 @@
+"""How many events a second the ledger accepts, how long a commit takes, and what the disk's own syncs allow.
+
+    .venv/bin/python benchmarks/ledger.py [--events 30000] [--folder .]
+
+Each commit holds what one turn of emit takes (128 events at most); all of them are on the disk when it returns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from streamer.events import ResultEvent, result_event
+from streamer.ledger import Ledger
+from streamer.types import Answer, Box, Due, Frame, Job, Result
+
+GROUPS = (1, 16, 128)
+SYNCS = 500
+TARGET_RATE, TARGET_MS = 3000, 20.0
+
+
+def an_event(number: int) -> ResultEvent:
+    """One answer with six boxes; streams take turns."""
+    due = Due(f"camera{number % 16}", "objects", "object_detection", None, 0.0)
+    frame = Frame(due.stream, 1, number, time.time(), 0.0, 1.0, np.zeros((1, 1, 3), np.uint8))
+    boxes = tuple(Box(0.1, 0.2, 0.3, 0.4, label, 0.9) for label in ("person", "car", "dog", "bicycle", "van", "tree"))
+    return result_event("bench", replace(Result(Job(due, frame), "ok"), answer=Answer(boxes=boxes)), "tiny", "fast")
+
+
+def percentile(seconds: Sequence[float], percent: float) -> float:
+    """In milliseconds."""
+    return round(float(np.percentile(seconds, percent)) * 1000, 2)
+
+
+def measure_ledger(folder: Path, count: int, group: int) -> dict[str, float]:
+    events = [an_event(number) for number in range(count)]
+    took = []
+    with Ledger(folder / f"ledger-{group}.db") as ledger:
+        started = time.perf_counter()
+        for start in range(0, count, group):
+            begun = time.perf_counter()
+            ledger.commit(events[start : start + group])
+            took.append(time.perf_counter() - begun)
+        seconds = time.perf_counter() - started
+    return {
+        "group": group,
+        "events_per_s": round(count / seconds),
+        "commit_p50_ms": percentile(took, 50),
+        "commit_p99_ms": percentile(took, 99),
+    }
+
+
+def measure_disk(folder: Path, count: int) -> dict[str, float]:
+    """Appends of a page, each synced."""
+    took = []
+    with (folder / "syncs").open("wb", buffering=0) as file:
+        for _ in range(count):
+            file.write(bytes(4096))
+            begun = time.perf_counter()
+            os.fdatasync(file.fileno())
+            took.append(time.perf_counter() - begun)
+    rate = round(count / sum(took))
+    return {"syncs_per_s": rate, "sync_p50_ms": percentile(took, 50), "sync_p99_ms": percentile(took, 99)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=30_000)
+    parser.add_argument("--folder", type=Path, default=Path("."), help="on the disk that is measured")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        disk = measure_disk(Path(folder), SYNCS)
+        # A single event in a commit costs a whole sync, so there are fewer of these.
+        ledger = [measure_ledger(Path(folder), arguments.events * min(group, 16) // 16, group) for group in GROUPS]
+    full = ledger[-1]
+    met = full["events_per_s"] >= TARGET_RATE and full["commit_p99_ms"] <= TARGET_MS
+    print(json.dumps({"disk": disk, "ledger": ledger, "target_met": met}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
