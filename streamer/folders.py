@@ -36,15 +36,15 @@ class Folders:
         `keep_state` both are temporary.
         """
         with contextlib.ExitStack() as stack:
-            runtime = _runtime(agent) if keep_state else None
+            runtime = runtime_folder(agent) if keep_state else None
             if runtime is None:
-                temporary = tempfile.mkdtemp(prefix="streamer-", dir=_memory())
+                temporary = tempfile.mkdtemp(prefix="streamer-", dir=memory_folder())
                 stack.callback(shutil.rmtree, temporary, ignore_errors=True)
                 runtime = Path(temporary)
-            state = _state(agent) if keep_state else runtime / "state"
+            state = state_folder(agent) if keep_state else runtime / "state"
             for folder in (runtime, state):
                 _make(folder)
-            _lock(stack, state, agent)
+            _lock(stack, state, runtime, agent)
             shutil.rmtree(runtime / "buffers", ignore_errors=True)
             longest = max((f"{runtime}/{name}" for name in sockets), key=len)
             if len(longest.encode()) > LONGEST_SOCKET_PATH:
@@ -55,7 +55,8 @@ class Folders:
             yield cls(runtime, state)
 
 
-def _runtime(agent: str) -> Path | None:
+def runtime_folder(agent: str) -> Path | None:
+    """Where its sockets and frame buffers go; None: into a temporary folder."""
     if given := os.environ.get("RUNTIME_DIRECTORY"):
         return Path(given)
     if given := os.environ.get("XDG_RUNTIME_DIR"):
@@ -63,14 +64,16 @@ def _runtime(agent: str) -> Path | None:
     return None
 
 
-def _state(agent: str) -> Path:
+def state_folder(agent: str) -> Path:
+    """Where its ledger is kept."""
     if given := os.environ.get("STATE_DIRECTORY"):
         return Path(given)
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(home) / "streamer" / agent
 
 
-def _memory() -> str | None:
+def memory_folder() -> str | None:
+    """A folder in memory for all, where there is one."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
@@ -82,10 +85,44 @@ def _make(folder: Path) -> None:
         raise ConfigError(f"cannot make the folder {folder}: {error.strerror}") from None
 
 
-def _lock(stack: contextlib.ExitStack, state: Path, agent: str) -> None:
+def find_running(agent: str | None) -> tuple[str, Path]:
+    """Name and runtime folder of the agent that runs here. Raises ConfigError when there is none, or not only one.
+
+    `agent`: its name, or its state folder; without it the only one there is.
+    """
+    if agent is not None and "/" in agent:
+        places = [Path(agent)]
+    else:
+        places = sorted(state_folder(agent or "any").parent.glob(agent or "*"))
+        places += [Path(given)] if (given := os.environ.get("STATE_DIRECTORY")) else []
+    found = {place.name: runtime for place in places if (runtime := _held(place / "lock")) is not None}
+    if len(found) == 1:
+        return found.popitem()
+    if found:
+        raise ConfigError(f"several agents run here ({', '.join(found)}): say which with --agent")
+    raise ConfigError(f"no agent {agent} runs here" if agent else "no agent runs here: start one with `streamer run`")
+
+
+def _held(lock: Path) -> Path | None:
+    """The runtime folder of the agent that holds this lock now."""
     try:
-        lock = stack.enter_context((state / "lock").open("w"))
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return Path(lock.read_text())
+    except OSError:
+        pass  # there is none, or it is not ours to see
+    return None
+
+
+def _lock(stack: contextlib.ExitStack, state: Path, runtime: Path, agent: str) -> None:
+    """Hold the state folder, and say in its lock file where this agent can be asked."""
+    try:
+        lock = stack.enter_context((state / "lock").open("a"))
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.truncate(0)
+        lock.write(str(runtime.absolute()))
+        lock.flush()
     except BlockingIOError:
         raise ConfigError(f"agent {agent} is already running (it holds {state / 'lock'})") from None
     except OSError as error:

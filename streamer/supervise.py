@@ -2,82 +2,47 @@
 
 The parent opens no camera and loads no model, so it has nothing to crash on. A child that ends with 2 had a config
 problem: everything stops with that. A capture that says it has ended is done. Any other end was not asked for: the
-child comes back.
+child comes back, however often. One whose sign of life is overdue is replaced.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
-import random
 import selectors
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from streamer.bus.delivery import EventClient
+from streamer.changes import SavedChanges
+from streamer.child import Child
 from streamer.config import Agent
+from streamer.control import Control
 from streamer.errors import ConfigError
-from streamer.events import worker_event
+from streamer.events import StatusEvent, worker_event
 from streamer.folders import Folders
-from streamer.outputs import RtspPush, outputs_by_view, stream_of
+from streamer.logs import Form
+from streamer.notify import Notifier
+from streamer.outputs import RtspPush, outputs_by_view
+from streamer.pulse import IDLE_S
 from streamer.worker import EXIT_CONFIG
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
-HEALTHY_S = 60.0
-"""A child that lived this long starts its backoff anew."""
-LONGEST_BACKOFF_S = 30.0
+HELD_UP_S = 2.0
+"""When the parent itself was away for so long, its children get time to show that they were not at fault."""
+COMMITTED_S = 8.0
+"""Events can be kept while a commit was made so recently; in a quiet hour emit tries one every five seconds."""
 STOP_ORDER: Mapping[tuple[str, ...], float] = {
     ("web", "view", "push", "infer"): 4.5,
     ("capture",): 2.5,
     ("emit",): 2.5,
 }
 """Roles in the order they are stopped, with the seconds they have before they are killed; under 10 s in all."""
-WATCHED = ("view", "push")
-"""Roles that say every second that they are not stuck."""
-STUCK_S = 8.0
-"""A watched child that is silent for so long is killed, and comes back."""
-SLOW_START_S = 30.0
-"""And one that has not spoken yet."""
-
-
-@dataclass(slots=True)
-class Child:
-    """One row of the process table."""
-
-    role: str
-    stream: str | None
-    """Of capture: its stream. Of view and push: the view's and the output's name."""
-    process: subprocess.Popen[bytes] | None = None
-    pidfd: int = -1
-    reports: int = -1
-    started: float = 0.0
-    start_at: float = 0.0
-    crashes: int = 0
-    finished: bool = False
-    alive_until: float = math.inf
-    """Of a watched child: when it counts as stuck."""
-    stuck: str | None = None
-    """Why it was killed, if it was."""
-    unread: bytes = field(default=b"", repr=False)
-
-    @property
-    def name(self) -> str:
-        return f"{self.role}:{self.stream}" if self.stream else self.role
-
-    @property
-    def about(self) -> str | None:
-        """The stream that it works for alone."""
-        return None if self.stream is None or self.role == "push" else stream_of(self.stream)
 
 
 def run(
@@ -87,6 +52,7 @@ def run(
     max_events: int | None = None,
     keep_state: bool = True,
     log_level: str = "info",
+    log_format: Form = "text",
     on_ready: Callable[[Path], None] | None = None,
 ) -> None:
     """Run an agent until every stream has ended, SIGTERM or SIGINT, or a limit.
@@ -98,7 +64,8 @@ def run(
     for output in agent.outputs:
         output.check()
     with Folders.take(agent.agent, _sockets(agent), keep_state) as folders:
-        supervisor = Supervisor(agent, folders, seconds, max_events, log_level)
+        agent = SavedChanges(folders.state).apply(agent)
+        supervisor = Supervisor(agent, folders, seconds, max_events, log_level, log_format)
         if on_ready is not None:
             on_ready(folders.runtime)
         supervisor.run()
@@ -117,10 +84,17 @@ class Supervisor:
     """The process table and its loop."""
 
     def __init__(
-        self, agent: Agent, folders: Folders, seconds: float | None, max_events: int | None, log_level: str
+        self,
+        agent: Agent,
+        folders: Folders,
+        seconds: float | None,
+        max_events: int | None,
+        log_level: str,
+        log_format: Form,
     ) -> None:
         self.agent, self.folders = agent, folders
-        self.seconds, self.max_events, self.log_level = seconds, max_events, log_level
+        self.seconds, self.max_events = seconds, max_events
+        self.log_level, self.log_format = log_level, log_format
         captures = [Child("capture", stream) for stream in agent.streams]
         pages = [Child("web", None)] if agent.web else []
         views = [Child("view", view) for view in outputs_by_view(agent.outputs)]
@@ -131,12 +105,19 @@ class Supervisor:
         """What has to happen before `seconds` begin to count."""
         self.stop_at: float | None = None
         self.stopping = False
+        self.looked_at = time.monotonic()
+        self.patient_until = 0.0
         self.failure: str | None = None
+        self.is_ready = False
+        self.notifier = Notifier()
         self.events: EventClient | None = None
+        self.control = Control(agent, folders, self.send)
 
     def run(self) -> None:
         wake, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.selector.register(wake, selectors.EVENT_READ)
+        for descriptor in self.control.descriptors():
+            self.selector.register(descriptor, selectors.EVENT_READ, "control")
         before = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         handlers = {number: signal.signal(number, self.on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -144,6 +125,8 @@ class Supervisor:
                 while not self.is_over():
                     self.reconcile()
                     self.wait(TICK_S)
+                    self.notify()
+                    self.control.turn()
                     self.events.receive()
                     self.events.resend()
                 self.shut_down()
@@ -154,6 +137,8 @@ class Supervisor:
             for child in self.running():
                 self.kill(child)
             self.selector.close()
+            self.notifier.close()
+            self.control.close()
             os.close(wake)
             os.close(waker)
         if self.failure is not None:
@@ -177,12 +162,17 @@ class Supervisor:
     # -- the loop
 
     def reconcile(self) -> None:
-        """Start what should run and does not; kill what is stuck."""
+        """Start what should run and does not; replace what is stuck."""
         now = time.monotonic()
+        if now - self.looked_at > HELD_UP_S:
+            self.patient_until = now + IDLE_S
+        self.looked_at = now
         for child in self.children:
-            if child.process is not None and now > child.alive_until:
-                self.end_stuck(child, f"silent for {STUCK_S:g} s")
-            if child.process is None and not child.finished and now >= child.start_at:
+            if child.process is not None:
+                child.watch(now, max(0.0, self.patient_until - now))
+                if child.restarts.recovered(now - child.started):
+                    self.tell(child, "recovered")
+            elif not child.finished and now >= child.start_at:
                 self.start(child)
 
     def wait(self, timeout: float) -> None:
@@ -194,51 +184,27 @@ class Supervisor:
                 case None:
                     os.read(key.fd, 4096)
                 case ("report", child):
-                    self.read_reports(child)
+                    self.hear(child)
         for child in self.running():
             if child.process is not None and child.process.poll() is not None:
                 self.bury(child)
 
     def start(self, child: Child) -> None:
-        reports, report_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         assignment = {
-            "config": self.agent.raw,
+            "config": self.control.agent.raw,
             "runtime": str(self.folders.runtime),
             "state": str(self.folders.state),
             "max_events": self.max_events,
             "log_level": self.log_level,
-            "report_fd": report_fd,
+            "log_format": self.log_format,
         }
-        process = subprocess.Popen(
-            [sys.executable, "-m", "streamer.worker", *child.name.split(":")],
-            stdin=subprocess.PIPE,
-            pass_fds=[report_fd],
-            process_group=0,  # a Ctrl-C in the terminal is ours alone: children are stopped in order
-        )
-        os.close(report_fd)
-        assert process.stdin is not None
-        os.set_blocking(process.stdin.fileno(), True)
-        try:
-            process.stdin.write(json.dumps(assignment).encode() + b"\n")
-            process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it died at once; its end is noticed like any other
-        child.process, child.started, child.unread = process, time.monotonic(), b""
-        child.alive_until = child.started + SLOW_START_S if child.role in WATCHED else math.inf
-        child.stuck = None
-        child.reports, child.pidfd = reports, os.pidfd_open(process.pid)
-        self.selector.register(child.reports, selectors.EVENT_READ, ("report", child))
+        child.start(assignment, self.folders.runtime)
+        self.selector.register(child.reports_fd, selectors.EVENT_READ, ("report", child))
         self.selector.register(child.pidfd, selectors.EVENT_READ, ("end", child))
-        log.debug("%s started as %d", child.name, process.pid)
 
-    def read_reports(self, child: Child) -> None:
-        try:
-            child.unread += os.read(child.reports, 1 << 16)
-        except BlockingIOError:
-            return
-        *lines, child.unread = child.unread.split(b"\n")
-        for line in lines:
-            self.on_report(child, json.loads(line))
+    def hear(self, child: Child) -> None:
+        for report in child.reports():
+            self.on_report(child, report)
 
     def on_report(self, child: Child, report: dict[str, Any]) -> None:
         match report["kind"]:
@@ -248,21 +214,16 @@ class Supervisor:
                 child.finished = True
             case "finished":
                 self.stop_at = 0.0
-            case "progress":
-                child.alive_until = time.monotonic() + STUCK_S
+            case "crashed":
+                child.complaint = child.complaint or report["reason"]
             case "stuck":
-                self.end_stuck(child, report["reason"])
+                child.replace(report["reason"], time.monotonic())
             case "first_frame":
                 self.has_happened("first_frame")
-            case "ready" if child.role == "infer":
-                self.has_happened("model")
-
-    def end_stuck(self, child: Child, reason: str) -> None:
-        """Only death frees a process from a call that hangs; `bury` brings it back."""
-        if child.process is not None and child.stuck is None:
-            log.warning("%s is stuck (%s): killed", child.name, reason)
-            child.process.kill()
-            child.alive_until, child.stuck = math.inf, reason
+            case "ready":
+                child.ready = True
+                if child.role == "infer":
+                    self.has_happened("model")
 
     def has_happened(self, what: str) -> None:
         """Start the clock of `seconds` with the first frame that the model can see."""
@@ -274,42 +235,65 @@ class Supervisor:
     def bury(self, child: Child) -> None:
         """A child has ended: take its last words, and decide whether it comes back."""
         assert child.process is not None
-        self.read_reports(child)
-        code = child.process.returncode
-        lived = time.monotonic() - child.started
+        self.hear(child)
+        code, now = child.process.returncode, time.monotonic()
         self.forget(child)
+        reason = child.bury()
+        if child.role == "infer":
+            self.control.infer_died()
         if child.finished or self.stopping:
             log.debug("%s has ended", child.name)
         elif code == EXIT_CONFIG:
             self.failure = self.failure or f"{child.name} could not start"
         else:
-            child.crashes = 1 if lived >= HEALTHY_S else child.crashes + 1
-            delay = min(LONGEST_BACKOFF_S, 0.05 * 2**child.crashes) * random.uniform(0.5, 1.0)
-            child.start_at = time.monotonic() + delay
-            reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            reason = f"killed: {child.stuck}" if child.stuck else reason
+            was_degraded = child.restarts.degraded
+            delay = child.restarts.failed(now, now - child.started)
+            child.start_at = now + delay
             log.warning("%s ended (%s): starting again in %.1f s", child.name, reason, delay)
-            self.tell(child, reason, delay)
+            self.tell(child, "restarted", reason, delay)
+            if child.restarts.degraded and not was_degraded:
+                log.error("%s fails again and again: it is tried once a minute from now on", child.name)
+                self.tell(child, "degraded", reason, delay)
 
-    def tell(self, child: Child, reason: str, delay: float) -> None:
+    def tell(self, child: Child, state: str, reason: str | None = None, delay: float | None = None) -> None:
+        self.send(worker_event(self.agent.agent, child.name, state, reason, delay, child.about))
+
+    def send(self, event: StatusEvent) -> None:
         if self.events is not None:
-            event = worker_event(self.agent.agent, child.name, "restarted", reason, delay, child.about)
             self.events.send(event, None)
 
     def forget(self, child: Child) -> None:
-        assert child.process is not None
-        for fd in (child.reports, child.pidfd):
-            self.selector.unregister(fd)
-            os.close(fd)
-        if child.process.stdin is not None:
-            child.process.stdin.close()
-        child.process = None
+        for descriptor in (child.reports_fd, child.pidfd):
+            self.selector.unregister(descriptor)
+
+    def notify(self) -> None:
+        """Tell systemd. What it may restart the service for is only that events cannot be kept, never a camera."""
+        (emit,) = (child for child in self.children if child.role == "emit")
+        commits = time.monotonic() - emit.pulse.done_at < COMMITTED_S
+        if commits:
+            self.notifier.feed()
+            if not self.is_ready:
+                self.is_ready = True
+                self.notifier.ready()
+        self.notifier.status(self.status(commits))
+
+    def status(self, commits: bool) -> str:
+        """The state in a line."""
+        if self.is_ready and not commits:
+            return "events cannot be kept, see the log"
+        away = [child.name for child in self.children if child.process is None and not child.finished]
+        if away:
+            return f"starting again: {', '.join(away)}"
+        if "model" in self.awaited:
+            return "loading the model"
+        return f"running, {len(self.agent.streams)} streams"
 
     # -- the end
 
     def shut_down(self) -> None:
         """Inference first, so that every frame is accounted for; then the cameras; emit last, with their words."""
         self.stopping = True
+        self.notifier.stopping()
         for roles, patience in STOP_ORDER.items():
             if "emit" in roles and self.events is not None:
                 self.events.flush(0.5)
@@ -328,3 +312,4 @@ class Supervisor:
         child.process.kill()
         child.process.wait()
         self.forget(child)
+        child.release()

@@ -8,6 +8,7 @@ the file descriptor `report_fd`. Nothing secret is ever in an argument or the en
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import importlib
 import json
 import logging
@@ -24,6 +25,7 @@ from typing import Any, NoReturn
 from streamer import logs
 from streamer.config import Agent, from_mapping
 from streamer.errors import ConfigError
+from streamer.pulse import Pulse, dump_file, pulse_file
 from streamer.redact import redact
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class Worker:
         stream: str | None,
         report_fd: int,
         max_events: int | None = None,
+        pulse: Pulse | None = None,
     ) -> None:
         self.agent = agent
         self.runtime = runtime
@@ -63,6 +66,8 @@ class Worker:
         """Of capture: the stream. Of view and push: the view's and the output's name. Else None."""
         self.max_events = max_events
         """Of emit: end the agent after this many results on standard output."""
+        self.pulse = pulse or Pulse()
+        """The sign of life that the parent watches: every turn of the role's work loop says `beat`."""
         self._report_fd = report_fd
         self._stop = threading.Event()
         self.stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -80,7 +85,7 @@ class Worker:
     def report(self, kind: str, **data: Any) -> None:
         """Tell the parent: `ready`, `first_frame`, `finished` (the limit of events is reached), `ended`, `failed`.
 
-        `progress`: not stuck; a role that the parent watches says so every second. `stuck`: it is; kill it.
+        `crashed`: why it ends now. `stuck`: only a new process can do the work; replace it.
         """
         line = json.dumps({"kind": kind, **data}) + "\n"
         try:
@@ -106,6 +111,13 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def _leave_stacks_in(path: Path) -> None:
+    """Where every thread stands, on SIGUSR1 and on a fatal signal, from C: also while a library holds Python up."""
+    file = path.open("wb")
+    faulthandler.enable(file)
+    faulthandler.register(signal.SIGUSR1, file, all_threads=True)
+
+
 def _read_assignment() -> Mapping[str, Any]:
     line = b""
     while not line.endswith(b"\n"):
@@ -123,15 +135,20 @@ def main() -> NoReturn:
     _die_with_parent()
     role, *rest = sys.argv[1:]
     stream = rest[0] if rest else None
+    name = f"{role}:{stream}" if stream else role
     assignment = _read_assignment()
-    logs.setup(f"{role}:{stream}" if stream else role, assignment["log_level"])
+    logs.setup(name, assignment["log_level"], assignment.get("log_format", "text"))
+    runtime = Path(assignment["runtime"])
+    pulse = Pulse(pulse_file(runtime, name))
+    _leave_stacks_in(dump_file(runtime, name))
     worker = Worker(
         agent=from_mapping(assignment["config"]),
-        runtime=Path(assignment["runtime"]),
+        runtime=runtime,
         state=Path(assignment["state"]),
         stream=stream,
         report_fd=assignment["report_fd"],
         max_events=assignment["max_events"],
+        pulse=pulse,
     )
     signal.signal(signal.SIGTERM, worker.stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -144,8 +161,9 @@ def main() -> NoReturn:
     except ConfigError as error:
         worker.report("failed", reason=redact(str(error)))
         code = EXIT_CONFIG
-    except Exception:
+    except Exception as error:
         log.exception("%s crashed", role)
+        worker.report("crashed", reason=redact(f"{type(error).__name__}: {error}"))
         code = 1
     logging.shutdown()
     sys.stdout.flush()

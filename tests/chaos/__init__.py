@@ -1,0 +1,1 @@
+"""Faults done to the real program, each measured against a target."""

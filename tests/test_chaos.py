@@ -1,0 +1,28 @@
+"""A short form of `make chaos`: each of these faults once, on its way to the long run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.__main__ import measure
+from tests.chaos.bench import Fault, Size
+from tests.chaos.disks import bytes_flipped, clock_steps, disk_full, power_cut
+from tests.chaos.processes import terminated
+
+MOUNTS = {power_cut, disk_full}
+
+
+@pytest.mark.parametrize("fault", [terminated, power_cut, disk_full, bytes_flipped, clock_steps])
+def test_a_fault_in_short(tmp_path: Path, fault: Fault) -> None:
+    """Targets of time are for a quiet machine: here everything else has to hold."""
+    if fault in MOUNTS and os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    if fault is clock_steps and shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    rows = measure(fault, tmp_path / fault.__name__, Size(0))
+    assert rows
+    assert not [row for row in rows if not row.good and not row.target.endswith(" s")]

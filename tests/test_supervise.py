@@ -1,0 +1,153 @@
+"""The parent with real children that hang, stop, and fail: noticed, dumped, replaced, and never given up."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamer.child import FAILURES_S, HEALTHY_S, MOST_FAILURES, SLOW_DELAY_S, Restarts
+from streamer.patience import FIRST_S, LEAST_S, Patience
+from streamer.pulse import Pulse
+from streamer.types import Due, Job
+from tests import faulty
+from tests.agents import RunningAgent, assert_identity, assert_no_duplicates, assert_no_holes, is_alive, until
+from tests.tasks import frame
+
+CAMERA = {"source": "synthetic?fps=25&size=160x120", "tasks": [{"task": "caption", "every": "100ms"}]}
+NOTICED_S = 10.0
+START_S = 60.0
+
+
+def run_faulty(folder: Path, streams: dict[str, Any] | None = None, **model: Any) -> RunningAgent:
+    file = faulty.config(folder, streams or {"gate": CAMERA}, model)
+    environment = faulty.install(folder / "installed")
+    return RunningAgent(folder, ["run", str(file)], folder / "events.jsonl", environment)
+
+
+def test_an_engine_that_never_returns_is_noticed_dumped_and_replaced(tmp_path: Path) -> None:
+    hang = tmp_path / "hang"
+    with run_faulty(tmp_path, hang=str(hang)) as agent:
+        agent.wait_for_results(5, START_S)
+        before = agent.children()
+        hang.touch()
+        until(lambda: "no sign of life" in agent.log(), NOTICED_S, f"it is noticed; {agent.log()}")
+        hang.unlink()
+        restarted = until(lambda: agent.statuses("worker.restarted"), 5, f"a new one; {agent.log()}")[0]["data"]
+        assert (restarted["worker"], restarted["reason"]) == ("infer", "killed: no sign of life while batch")
+        stacks = agent.errors.read_text().partition("infer left its stacks:")[2]
+        assert '/tests/faulty.py", line' in stacks
+        known = len(agent.results())
+        agent.wait_for_results(known + 5, 10)
+        after = agent.children()
+        assert not is_alive(before.pop("infer"))
+        assert before == {name: pid for name, pid in after.items() if name != "infer"}
+        assert agent.stop() < 10
+        assert_identity(agent.statuses("stream.stopped", "gate")[-1]["data"]["frames"])
+        assert_no_duplicates(agent.events())
+        assert_no_holes(agent.events())
+
+
+def _is_noticed(agent: RunningAgent, name: str) -> bool:
+    return f"{name} is stuck (no sign of life" in agent.errors.read_text()
+
+
+def test_stopped_processes_are_noticed_dumped_and_replaced(tmp_path: Path) -> None:
+    with run_faulty(tmp_path) as agent:
+        agent.wait_for_results(5, START_S)
+        stopped = {name: agent.kill(name, signal.SIGSTOP) for name in ("infer", "capture:gate", "emit")}
+        for name in stopped:
+            until(partial(_is_noticed, agent, name), NOTICED_S, f"{name} is noticed")
+        until(
+            lambda: all(agent.children().get(name, pid) != pid for name, pid in stopped.items()),
+            5, f"all are replaced; {agent.log()}",
+        )  # fmt: skip
+        log = agent.errors.read_text()
+        for name, file in (("infer", "infer.py"), ("capture:gate", "capture.py"), ("emit", "emit.py")):
+            assert f'/streamer/{file}", line' in log.partition(f"{name} left its stacks:")[2]
+        known = len(agent.results())
+        agent.wait_for_results(known + 5, 10)
+        assert agent.stop() < 10
+        assert_no_duplicates(agent.events())
+        assert_no_holes(agent.events())
+
+
+def test_the_children_of_a_parent_that_was_away_are_given_time(tmp_path: Path) -> None:
+    """As after a suspended virtual machine: everything stands still, and nobody is at fault."""
+    with run_faulty(tmp_path) as agent:
+        agent.wait_for_results(3, START_S)
+        before = agent.children()
+        everyone = [agent.process.pid, *before.values()]
+        for pid in everyone:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(9)  # longer than any of them may be silent
+        for pid in everyone:
+            os.kill(pid, signal.SIGCONT)
+        known = len(agent.results())
+        agent.wait_for_results(known + 20, 10)
+        assert agent.children() == before
+        assert not agent.statuses("worker.restarted")
+
+
+def test_a_crash_says_why_and_failing_for_ever_is_no_reason_to_give_up(tmp_path: Path) -> None:
+    fails = tmp_path / "fails"
+    fails.touch()
+    with run_faulty(tmp_path, fails=str(fails)) as agent:
+        until(lambda: len(agent.statuses("worker.restarted")) >= 3, 20, "it is tried again")
+        failed = agent.statuses("worker.restarted")
+        assert failed[0]["data"]["reason"] == "RuntimeError: no device"
+        assert failed[2]["data"]["retry_in_s"] > 0.15
+        fails.unlink()
+        agent.wait_for_results(3, START_S)
+
+
+def test_restarts_slow_down_degrade_and_recover() -> None:
+    restarts, now = Restarts(random.Random(1)), 1000.0
+    waits = []
+    for _ in range(MOST_FAILURES):
+        waits.append(restarts.failed(now, 0.1))
+        now += 0.1 + waits[-1]
+    assert waits[0] <= 0.1
+    assert waits[6] > 2
+    assert max(waits) <= 30
+    assert SLOW_DELAY_S / 2 <= restarts.failed(now, 0.1) <= SLOW_DELAY_S
+    assert restarts.failed(now + FAILURES_S * 3, 1.0) >= SLOW_DELAY_S / 2  # not alone because time has passed
+    assert not restarts.recovered(HEALTHY_S - 1)
+    assert restarts.recovered(HEALTHY_S + 1)
+    assert not restarts.recovered(HEALTHY_S + 1)
+    assert restarts.failed(now, HEALTHY_S + 1) <= 0.1
+
+
+def test_a_step_may_take_five_times_its_longest_and_a_new_kind_of_task_minutes() -> None:
+    patience = Patience()
+    quick, slow = (Job(Due("a", task, task, None, 0.0), frame(1)) for task in ("quick", "slow"))
+    assert patience.limit([quick]) == FIRST_S
+    patience.took([quick], [], 0.1)
+    assert patience.limit([quick]) == FIRST_S
+    patience.took([quick], [quick], 0.2)
+    assert patience.limit([quick]) == LEAST_S
+    assert patience.limit([quick, slow]) == FIRST_S
+    patience.took([quick, slow], [slow], 10.0)
+    assert patience.limit([slow]) == 50.0
+    for _ in range(1000):
+        patience.took([quick], [quick], 0.2)
+    assert patience.limit([quick]) == LEAST_S
+    assert patience.limit([slow]) == 50.0
+
+
+def test_a_sign_is_read_by_another_process_and_stays_when_the_writer_is_gone(tmp_path: Path) -> None:
+    writer, reader = Pulse(tmp_path / "pulse" / "infer"), Pulse(tmp_path / "pulse" / "infer")
+    before = time.monotonic()
+    writer.beat("batch", 12.0)
+    writer.done(before)
+    del writer
+    sign = reader.read()
+    assert sign.state == "batch"
+    assert before + 12.0 <= sign.deadline <= time.monotonic() + 12.0
+    assert reader.done_at == pytest.approx(before, abs=1e-6)
