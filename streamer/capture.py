@@ -21,6 +21,7 @@ from streamer.errors import SourceEnded, SourceLost, SourceRefused
 from streamer.events import status_event
 from streamer.redact import redact
 from streamer.retry import Backoff, Rhythm
+from streamer.scene import Watch
 from streamer.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ class Capture:
         """Until the source has ended or a stop was asked for, and everything that was fetched is settled."""
         self._worker.report("ready")
         while not self._is_over():
+            self._worker.pulse.beat()
             self._sleep()
             self._server.handle()
             self._events.receive()
@@ -135,26 +137,32 @@ class Capture:
                 self._open()
             return
         if connection.first_picture is not None:
-            self._has_shown(connection.first_picture, now)
+            self._has_shown(connection, connection.first_picture, now)
         if connection.outcome is not None:
             self._has_ended(connection, connection.outcome)
         elif (since := connection.waiting_since) is not None and now - since > (limit := self._patience(connection)):
             self._give_up(connection, limit)
 
-    def _has_shown(self, first_picture: float, now: float) -> None:
+    def _has_shown(self, connection: Connection, first_picture: float, now: float) -> None:
         if not self._reported:
             self._worker.report("first_frame")
             self._reported = True
         if self._state != "up":
-            self._say("up")
+            self._say("up", connection.note)
         if now - first_picture > STEADY_S:
             self._backoff.worked()
 
     def _open(self) -> None:
         self._epoch = self._lock.next_epoch()
         self._shelf.admit(self._epoch)
-        self._connection = Connection(self._source, self._shelf, self._epoch, self._rhythm, self._wake)
+        self._connection = Connection(
+            self._source, self._shelf, self._epoch, self._rhythm, self._wake, self._make_watch
+        )
         self._connection.start()
+
+    def _make_watch(self) -> Watch:
+        stream = self._worker.agent.streams[self._stream]
+        return Watch(stream.motion, stream.zones)
 
     def _patience(self, connection: Connection) -> float:
         """Seconds that the connection's thread may be away. A little more than the source's own limits."""

@@ -7,6 +7,7 @@ of a stream's due tasks the one with the earliest deadline goes first. Only stre
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -34,7 +35,13 @@ class _Class:
     deficit: dict[str, float] = field(default_factory=dict)
     """Device seconds that a stream may still use. It keeps them while it is held, but not while nothing is due."""
 
-    def add(self, stream: str) -> None:
+    def add(self, stream: str, first: bool = False) -> None:
+        """It has something due; `first`: something that goes before all others."""
+        if first:
+            self.deficit.setdefault(stream, 0.0)
+            if stream in self.members and self.turn[0] != stream:
+                self.turn.remove(stream)
+                self.turn.appendleft(stream)
         if stream in self.members:
             return
         self.members.add(stream)
@@ -60,12 +67,7 @@ class Policy:
         self._classes: dict[Priority, _Class] = {priority: _Class() for priority in PRIORITIES}
         self._held: set[str] = set()
         self._costs: dict[str, float] = {}
-        self._by_interval = {
-            (name, ticker.settings.name)
-            for name, schedule in schedules.items()
-            for ticker in schedule.tickers
-            if ticker.rate
-        }
+        self._by_interval = {stream: _by_interval(schedule) for stream, schedule in schedules.items()}
         self._looks = [(now.mono, stream) for stream in self.schedules]
         self._look_at = dict.fromkeys(self.schedules, now.mono)
 
@@ -83,11 +85,18 @@ class Policy:
         schedule = self.schedules.get(stream)
         if schedule is None:
             return
-        for settings in (ticker.settings for ticker in schedule.tickers if ticker.settings.name in unused):
-            deficit = self._classes[settings.priority].deficit
-            deficit[stream] = deficit.get(stream, 0.0) + self.cost(settings.task)
+        for ticker in (ticker for ticker in schedule.tickers if ticker.name in unused):
+            deficit = self._classes[_priority(ticker)].deficit
+            deficit[stream] = deficit.get(stream, 0.0) + self.cost(ticker.settings.task)
         self._held.discard(stream)
         self._look_into(stream, now)
+
+    def changed(self, stream: str, now: Now) -> None:
+        """The stream has other tasks than before."""
+        if stream in self.schedules:
+            self._by_interval[stream] = _by_interval(self.schedules[stream])
+            self.schedules[stream].stretch(self.overload.factors)
+            self._look_into(stream, now)
 
     def remove(self, stream: str) -> None:
         """The stream is over."""
@@ -106,7 +115,7 @@ class Policy:
         """A job took `seconds` of the device: its share of a batch."""
         known = self._costs.setdefault(due.task, seconds)
         self._costs[due.task] = max((1 - _NEWEST) * known + _NEWEST * seconds, 1e-6)
-        if (due.stream, due.name) in self._by_interval:
+        if due.name in self._by_interval.get(due.stream, ()):
             self.overload.served(self._costs[due.task])
 
     def adapt(self, now: Now) -> bool:
@@ -141,7 +150,7 @@ class Policy:
             self._look_at.pop(stream, None)
             return
         for ticker in schedule.ready(now):
-            self._classes[ticker.settings.priority].add(stream)
+            self._classes[_priority(ticker)].add(stream, first=ticker.is_urgent)
         self._look_at[stream] = at = now.mono + max(schedule.wait(now), 0.001)
         heapq.heappush(self._looks, (at, stream))
 
@@ -155,12 +164,12 @@ class Policy:
                 here.drop_first(held=stream in self._held)
                 continue
             cost = self.cost(ticker.settings.task)
-            if here.deficit[stream] < cost:
+            if here.deficit[stream] < cost and not ticker.is_urgent:
                 here.deficit[stream] += quantum
                 here.turn.rotate(-1)
                 continue
             here.deficit[stream] -= cost
-            chosen.setdefault(stream, set()).add(ticker.settings.name)
+            chosen.setdefault(stream, set()).add(ticker.name)
             count += 1
         return count
 
@@ -169,9 +178,7 @@ class Policy:
         if schedule is None or stream in self._held:
             return None
         found = [
-            ticker
-            for ticker in schedule.ready(now)
-            if ticker.settings.priority == priority and ticker.settings.name not in chosen
+            ticker for ticker in schedule.ready(now) if _priority(ticker) == priority and ticker.name not in chosen
         ]
         return min(found, key=lambda ticker: ticker.deadline(now), default=None)
 
@@ -182,7 +189,7 @@ class Policy:
             # A stream that is waited for, because its camera is slow or down, says nothing about the device.
             waits_for_device = stream not in self._held
             for ticker in schedule.tickers:
-                if ticker.rate and ticker.is_open(now):
+                if ticker.rate and ticker.asks(now):
                     priority = ticker.settings.priority
                     tasks[priority] += 1
                     costs[priority] += ticker.rate * self.cost(ticker.settings.task)
@@ -190,6 +197,17 @@ class Policy:
         return {key: Demand(tasks[key], overdue[key], costs[key]) for key in PRIORITIES}
 
 
+def _priority(ticker: Ticker) -> Priority:
+    return PRIORITIES[0] if ticker.is_urgent else ticker.settings.priority
+
+
+def _by_interval(schedule: Schedule) -> set[str]:
+    """Names of the tasks that overload stretches."""
+    return {ticker.name for ticker in schedule.tickers if ticker.rate}
+
+
 def most_urgent_first(jobs: list[Job]) -> list[Job]:
     """The order in which jobs that wait with their frames are admitted."""
-    return sorted(jobs, key=lambda job: (PRIORITIES.index(job.due.priority), job.due.deadline))
+    return sorted(
+        jobs, key=lambda job: (job.due.deadline > -math.inf, PRIORITIES.index(job.due.priority), job.due.deadline)
+    )

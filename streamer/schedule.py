@@ -9,225 +9,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
 
-from streamer.bus.messages import Want
-from streamer.hours import Cron, Hours
-from streamer.types import Due, Frame, FrameId, Pace, Priority, Zone
+from streamer.bus.messages import LONGEST_WAIT_S, Want
+from streamer.tickers import (
+    AT_WITHIN_S,
+    LOOK_S,
+    UNCHANGED_S,
+    Frames,
+    Gated,
+    Interval,
+    Media,
+    Now,
+    Once,
+    TaskSettings,
+    Ticker,
+    make_ticker,
+)
+from streamer.types import Due, Frame, FrameId, Pace, Priority
 
-_ROUNDING = 1e-6
-"""Seconds by which a media time may miss its tick."""
-LOOK_S = 60.0
-"""A window or a cron line is looked at this often at least, for clocks can be set."""
-CLOCK_SET_S = 3 * 3600.0
-"""A clock that is set further than this was wrong before: what it missed is not made up for."""
-AT_WITHIN_S = 60.0
-"""A run of a cron line should happen within this time."""
-
-
-class Now(NamedTuple):
-    """This moment."""
-
-    mono: float
-    """Seconds of CLOCK_MONOTONIC."""
-    wall: float
-    """Unix seconds, on a clock that may be set."""
-
-
-class TaskSettings(Protocol):
-    """What the schedule needs to know of a task. Of `every`, `every_n_frames` and `at` one is given."""
-
-    @property
-    def task(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def every(self) -> float | None: ...
-    @property
-    def every_n_frames(self) -> int | None: ...
-    @property
-    def at(self) -> Cron | None: ...
-    @property
-    def between(self) -> Hours | None: ...
-    @property
-    def priority(self) -> Priority: ...
-    @property
-    def max_age(self) -> float | None: ...
-    @property
-    def zone(self) -> Zone | None: ...
-    @property
-    def params(self) -> Any: ...
-
-
-class Ticker:
-    """One task and its next tick."""
-
-    on_clock = False
-    """A clock tells when it is due; else only a frame can."""
-    rate = 0.0
-    """Runs per second as configured, 0 where overload does not change it."""
-
-    def __init__(self, settings: TaskSettings) -> None:
-        self.settings = settings
-        self.stretch = 1.0
-
-    def is_open(self, now: Now) -> bool:
-        """Its window is open, or it has none."""
-        between = self.settings.between
-        return between is None or between.is_open(now.wall)
-
-    def is_ready(self, now: Now) -> bool:
-        """It is due, or, where only a frame can tell, may be."""
-        return self.is_open(now)
-
-    def is_due(self, frame: Frame, now: Now) -> bool:
-        """It is due on this frame."""
-        raise NotImplementedError
-
-    def advance(self, frame: Frame, now: Now) -> None:
-        """Move on to the first tick after this one."""
-        raise NotImplementedError
-
-    def wait(self, now: Now) -> float:
-        """Seconds after which to look again whether it is ready."""
-        return 0.0 if self.settings.between is None else _to_next_look(now)
-
-    def deadline(self, now: Now) -> float:
-        """Monotonic second by which its tick should have run."""
-        return math.inf
-
-    def restart(self) -> None:
-        """A new connection: its frames and its media time begin again."""
-
-
-class _Interval(Ticker):
-    """`every`, by the monotonic clock. A tick that falls outside the window waits for its opening."""
-
-    on_clock = True
-
-    def __init__(self, settings: TaskSettings, every: float, now: Now) -> None:
-        super().__init__(settings)
-        self.every = every
-        self.rate = 1 / every
-        self._last: float | None = None
-        self._not_before = now.mono
-        self._closed = False
-
-    @property
-    def tick(self) -> float:
-        after = -math.inf if self._last is None else self._last + self.every * self.stretch
-        return max(after, self._not_before)
-
-    def is_open(self, now: Now) -> bool:
-        open_now = super().is_open(now)
-        if open_now and self._closed:
-            self._not_before = now.mono - now.wall % 60  # windows open on a whole minute
-        self._closed = not open_now
-        return open_now
-
-    def is_ready(self, now: Now) -> bool:
-        return self.is_open(now) and now.mono >= self.tick
-
-    def is_due(self, frame: Frame, now: Now) -> bool:
-        return self.is_ready(now)
-
-    def advance(self, frame: Frame, now: Now) -> None:
-        step = self.every * self.stretch
-        passed = math.floor((now.mono - self.tick + _ROUNDING) / step)
-        self._last = self.tick + max(0, passed) * step
-
-    def wait(self, now: Now) -> float:
-        return self.tick - now.mono if self.is_open(now) else _to_next_look(now)
-
-    def deadline(self, now: Now) -> float:
-        return self.tick + self.every * self.stretch
-
-
-class _At(Ticker):
-    """A cron line, by the wall clock. Runs that were missed are made up for by one."""
-
-    on_clock = True
-
-    def __init__(self, settings: TaskSettings, cron: Cron, now: Now) -> None:
-        super().__init__(settings)
-        self._cron = cron
-        self._set_by = now.wall - now.mono
-        self._next = cron.after(now.wall)
-
-    def is_ready(self, now: Now) -> bool:
-        offset = now.wall - now.mono
-        if abs(offset - self._set_by) > CLOCK_SET_S:
-            self._next = self._cron.after(now.wall)
-        self._set_by = offset
-        between = self.settings.between
-        while self._next <= now.wall and between is not None and not between.is_open(self._next):
-            self._next = self._cron.after(self._next)
-        return now.wall >= self._next
-
-    def is_due(self, frame: Frame, now: Now) -> bool:
-        return self.is_ready(now)
-
-    def advance(self, frame: Frame, now: Now) -> None:
-        self._next = self._cron.after(now.wall)
-
-    def wait(self, now: Now) -> float:
-        return min(LOOK_S, self._next - now.wall)
-
-    def deadline(self, now: Now) -> float:
-        return now.mono + (self._next - now.wall) + AT_WITHIN_S
-
-
-class _Frames(Ticker):
-    """`every_n_frames`: numbers of frames."""
-
-    def __init__(self, settings: TaskSettings, count: int) -> None:
-        super().__init__(settings)
-        self._count = count
-        self.tick = 0
-
-    def is_due(self, frame: Frame, now: Now) -> bool:
-        return self.is_open(now) and frame.seq >= self.tick
-
-    def advance(self, frame: Frame, now: Now) -> None:
-        step = max(1, round(self._count * self.stretch))
-        self.tick += ((frame.seq - self.tick) // step + 1) * step
-
-    def restart(self) -> None:
-        self.tick = 0
-
-
-class _Media(Ticker):
-    """`every`, by a file's own time."""
-
-    def __init__(self, settings: TaskSettings, every: float) -> None:
-        super().__init__(settings)
-        self._every = every
-        self.tick = 0.0
-
-    def is_due(self, frame: Frame, now: Now) -> bool:
-        return frame.pts is None or frame.pts >= self.tick - _ROUNDING
-
-    def advance(self, frame: Frame, now: Now) -> None:
-        at = self.tick if frame.pts is None else frame.pts
-        passed = math.floor((at - self.tick + _ROUNDING) / self._every)
-        self.tick += (max(0, passed) + 1) * self._every
-
-    def restart(self) -> None:
-        self.tick = 0.0
-
-
-def _to_next_look(now: Now) -> float:
-    """Seconds to the next whole minute: windows open and close on one."""
-    return LOOK_S - now.wall % LOOK_S
-
-
-def _ticker(task: TaskSettings, pace: Pace, now: Now) -> Ticker:
-    if task.at is not None:
-        return _At(task, task.at, now)
-    if task.every_n_frames is not None:
-        return _Frames(task, task.every_n_frames)
-    every = task.every or 1.0
-    return _Interval(task, every, now) if pace == "live" else _Media(task, every)
+__all__ = ["UNCHANGED_S", "Now", "Schedule", "TaskSettings", "Ticker"]
 
 
 class Schedule:
@@ -235,7 +35,7 @@ class Schedule:
 
     def __init__(self, stream: str, tasks: Sequence[TaskSettings], pace: Pace, now: Now) -> None:
         self.stream, self.pace = stream, pace
-        self.tickers = [_ticker(task, pace, now) for task in tasks]
+        self.tickers = [make_ticker(task, pace, now) for task in tasks]
         self._last: FrameId | None = None
 
     def ready(self, now: Now) -> list[Ticker]:
@@ -252,11 +52,20 @@ class Schedule:
         ready = [ticker for ticker in self.ready(now) if self._is_chosen(ticker, names)]
         if not ready:
             return None
-        if any(ticker.on_clock for ticker in ready):
-            return Want(after=self._last)
-        frames = [ticker.tick for ticker in ready if isinstance(ticker, _Frames)]
-        media = [ticker.tick for ticker in ready if isinstance(ticker, _Media)]
-        return Want(after=self._last, at_pts=min(media, default=None), at_seq=min(frames, default=None))
+        every = min(LONGEST_WAIT_S, *(ticker.spacing for ticker in self.tickers))
+        gates = tuple(ticker.gate(now) for ticker in ready if isinstance(ticker, Gated))
+        if any(ticker.is_any_due(now) for ticker in ready):
+            return Want(after=self._last, every=every, gates=gates)
+        frames = [ticker.tick for ticker in ready if isinstance(ticker, Frames)]
+        media = [ticker.tick for ticker in ready if isinstance(ticker, Media)]
+        return Want(
+            after=self._last,
+            at_pts=min(media, default=None),
+            at_seq=min(frames, default=None),
+            every=every,
+            gates=gates,
+            happened=bool(gates),
+        )
 
     def take(self, frame: Frame, now: Now, names: Collection[str] | None = None) -> list[Due]:
         """What is due on this frame, newer than any before; moves those tasks on.
@@ -272,10 +81,30 @@ class Schedule:
             if self._is_chosen(ticker, names) and ticker.is_due(frame, now):
                 ticker.advance(frame, now)
                 due.append(_due(self.stream, ticker, now))
+        self.tickers = [ticker for ticker in self.tickers if not ticker.is_over]
         return due
 
+    def replace(self, tasks: Sequence[TaskSettings], now: Now) -> None:
+        """Other tasks from now on; those that stay the same keep their ticks."""
+        same = {id(ticker.settings): ticker for ticker in self.tickers}
+        known = [ticker.settings for ticker in self.tickers if not ticker.is_urgent]
+        asked = [ticker for ticker in self.tickers if ticker.is_urgent]
+        tickers = []
+        for task in tasks:
+            old = next((settings for settings in known if settings == task), None)
+            tickers.append(make_ticker(task, self.pace, now) if old is None else same[id(old)])
+        self.tickers = [*tickers, *asked]
+
+    def ask(self, task: TaskSettings, name: str) -> None:
+        """Ask this of the next frame, once, under that name."""
+        self.tickers = [*self.tickers, Once(task, name)]
+
+    def drop(self, name: str) -> None:
+        """Ask this no more."""
+        self.tickers = [ticker for ticker in self.tickers if ticker.name != name]
+
     def _is_chosen(self, ticker: Ticker, names: Collection[str] | None) -> bool:
-        return names is None or self.pace == "file" or ticker.settings.name in names
+        return names is None or self.pace == "file" or ticker.name in names
 
     def stretch(self, factors: Mapping[Priority, float]) -> None:
         """Make the intervals of a live stream that many times longer, from their last tick on."""
@@ -287,18 +116,21 @@ def _due(stream: str, ticker: Ticker, now: Now) -> Due:
     task = ticker.settings
     return Due(
         stream=stream,
-        name=task.name,
+        name=ticker.name,
         task=task.task,
         params=task.params,
         deadline=_next_tick(ticker, now),
         priority=task.priority,
         max_age=task.max_age,
         zone=task.zone,
+        unchanged_since=ticker.unchanged_since,
     )
 
 
 def _next_tick(ticker: Ticker, now: Now) -> float:
     """Monotonic second of the tick after the one just taken."""
-    if isinstance(ticker, _Interval):
+    if ticker.is_urgent:
+        return -math.inf
+    if isinstance(ticker, Interval):
         return ticker.tick
     return now.mono + AT_WITHIN_S if ticker.on_clock else math.inf

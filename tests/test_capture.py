@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from threading import Event
 from typing import Any, Literal
@@ -18,10 +18,12 @@ from streamer.errors import ConfigError
 from streamer.retry import Rhythm
 from streamer.settings import Settings
 from streamer.sources import Synthetic
-from streamer.types import Pace, Picture, Source
+from streamer.sources._av import AvPicture
+from streamer.sources.synthetic import ToyPicture
+from streamer.types import Image, Pace, Picture, Source
 from tests.agents import until
 from tests.capturing import CaptureProcess, CaptureThread, Consumer
-from tests.clips import write_clip
+from tests.clips import number_of, write_clip
 from tests.rtsp import RtspServer
 
 PASSWORD = "gar4den%2Fgate"
@@ -176,10 +178,86 @@ def test_who_waits_for_an_ended_stream_is_told(tmp_path: Path) -> None:
         until(lambda: not capture.thread.is_alive(), 5, "its end")
 
 
+def test_key_frames_only_while_nobody_wants_more(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", 50, key_frame_every=10)  # one in 0.4 s
+
+    def numbers(consumer: Consumer, every: float, count: int) -> list[int]:
+        """Of the newest frames, one after the other; each is settled and was fresh."""
+        found, after = [], None
+        for _ in range(count):
+            frame = consumer.next(Want(after=after, every=every))
+            found.append(number_of(frame.image))
+            after = frame.id
+            consumer.client.settle(frame, "done")
+            assert time.monotonic() - frame.captured_mono < 0.4
+        return found
+
+    with RtspServer(clip) as server, CaptureThread(tmp_path, server.url, hasty()) as capture:
+        capture.statuses.wait("up")
+        with Consumer(tmp_path) as consumer, Consumer(tmp_path, "view") as view:
+            first = numbers(consumer, 1.0, 18)  # until it is known how often they come
+            assert all(number % 10 == 0 for number in first[-4:])
+            numbers(view, 0.0, 12)  # all again from the next key frame on
+            shown = numbers(view, 0.0, 20)
+            assert sum((after - before) % 50 == 1 for before, after in pairwise(shown)) > 15
+        last = capture.stop()
+        assert last["frames"]["captured"] < last["frames"]["done"] + 200
+        assert [status["state"] for status in capture.statuses.all] == ["up", "stopped"]
+
+
+def test_a_picture_is_converted_for_who_asks_and_for_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversions: list[AvPicture] = []
+    write_bgr = AvPicture.write_bgr
+
+    def count(picture: AvPicture, out: Image) -> None:
+        conversions.append(picture)
+        write_bgr(picture, out)
+
+    monkeypatch.setattr(AvPicture, "write_bgr", count)
+    clip = write_clip(tmp_path / "clip.mp4", 50)
+    with RtspServer(clip) as server, CaptureThread(tmp_path, server.url) as capture, Consumer(tmp_path) as consumer:
+        first = consumer.next()
+        assert consumer.wait(Want(after=first.id, at_seq=first.seq + 20)).ready
+        consumer.client.settle(consumer.next(), "done")
+        consumer.client.settle(first, "done")
+        assert capture.stop()["frames"]["captured"] > 20
+    assert len(conversions) == 2
+
+
+def test_a_graphics_card_that_is_not_there_is_told_and_done_without(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", 50)
+    with RtspServer(clip) as server:
+        source = {"kind": "rtsp", "url": server.url, "hwaccel": "vaapi"}  # no build of PyAV has it
+        with CaptureThread(tmp_path, source) as capture, Consumer(tmp_path) as consumer:
+            up = capture.statuses.wait("up")
+            assert up["reason"] == "decodes in software: vaapi cannot be used: it is not in this build of FFmpeg"
+            consumer.client.settle(consumer.next(), "done")
+
+
+def test_120_pictures_a_second_and_a_clock_that_jumps_are_no_reason_to_start_again(tmp_path: Path) -> None:
+    with CaptureThread(tmp_path, Odd(fault="jumps")) as capture, Consumer(tmp_path) as consumer:
+        seen: list[tuple[float, float]] = []
+        after = None
+        while after is None or after.seq < 300:
+            frame = consumer.next(Want(after=after))
+            after = frame.id
+            assert frame.pts is not None
+            seen.append((frame.captured_mono, frame.pts))
+            capture.statuses.hear()
+            consumer.client.settle(frame, "done")
+        for (mono, pts), (later, later_pts) in pairwise(seen):
+            assert 0 <= later_pts - pts <= later - mono + 1.1
+        last = capture.stop()
+        assert last["frames"]["done"] > 200
+        assert [status["state"] for status in capture.statuses.all] == ["up", "stopped"]
+
+
 class Odd(Settings):
     """A camera that fails as no real one can be made to: `hang` as a call in a C library, or with a bug."""
 
-    fault: Literal["hang", "bug", "config"]
+    fault: Literal["hang", "jumps", "bug", "config"]
 
     @property
     def pace(self) -> Pace:
@@ -190,7 +268,26 @@ class Odd(Settings):
             raise ZeroDivisionError("a bug")
         if self.fault == "config":
             raise ConfigError("cannot be")
-        return Hanging()
+        return Jumping() if self.fault == "jumps" else Hanging()
+
+
+class Jumping:
+    """120 pictures a second; every hundredth the camera's clock is set, an hour ahead or back by turns."""
+
+    note = None
+
+    def ease(self, every: float) -> bool:
+        return False
+
+    def __iter__(self) -> Iterator[Picture | None]:
+        for number, picture in enumerate(Synthetic(fps=120, size="64x48").open()):
+            assert isinstance(picture, ToyPicture)
+            assert picture.pts is not None
+            picture.pts += 3600 * (number // 100 % 2)
+            yield picture
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
 
 class Hanging:
@@ -198,8 +295,12 @@ class Hanging:
 
     released = Event()
     closed = 0
+    note = None
 
-    def __iter__(self) -> Iterator[Picture]:
+    def ease(self, every: float) -> bool:
+        return False
+
+    def __iter__(self) -> Iterator[Picture | None]:
         pictures = Synthetic(fps=50, size="64x48").open()
         yield from islice(pictures, 20)
         self.released.wait()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -29,7 +31,7 @@ def test_live_intervals_run_on_the_clock_and_skip_missed_ticks() -> None:
     assert names(plan, frame(0), 100.0) == ["a"]
     assert plan.want(at(100.9)) is None
     assert plan.wait(at(100.9)) == pytest.approx(0.1)
-    assert plan.want(at(103.5)) == Want(after=FrameId(1, 0))
+    assert plan.want(at(103.5)) == Want(after=FrameId(1, 0), every=1.0)
     assert names(plan, frame(90), 103.5) == ["a"]
     assert plan.wait(at(103.5)) == pytest.approx(0.5)
 
@@ -324,3 +326,58 @@ def test_interval_and_window_against_an_obvious_model(every: int, start: int, wi
         if is_open and (not expected or minute * 60 + 1000 - expected[-1] >= every * 60):
             expected.append(minute * 60 + 1000)
     assert walk.monos == expected
+
+
+# -- when something happens
+
+
+def happened(seq: int, *names: str) -> Frame:
+    return replace(frame(seq), happened=frozenset(names), captured_at=float(seq))
+
+
+def test_a_tick_waits_until_something_happens_and_says_once_a_minute_that_nothing_did() -> None:
+    plan = Schedule("s", [Task("x", every=1.0, when="motion", refresh=300.0)], "live", at(100.0))
+    first = plan.want(at(100.0))
+    assert first is not None
+    assert not first.happened, "there is no answer yet: any frame will do"
+    assert [due.unchanged_since for due in plan.take(happened(1), at(100.0))] == [None]
+    assert plan.want(at(100.5)) is None
+    quiet = plan.want(at(101.5))
+    assert quiet is not None
+    assert (quiet.happened, quiet.gates[0].when, quiet.gates[0].since) == (True, "motion", (1, 1))
+    assert plan.take(happened(2), at(101.5)) == []
+    assert [due.unchanged_since for due in plan.take(happened(3, "x"), at(101.7))] == [None]
+    ran = []
+    for second in range(103, 500):
+        want = plan.want(at(second))
+        assert want is not None
+        if not want.happened:
+            ran += [(second, due.unchanged_since) for due in plan.take(happened(second), at(second))]
+    told = [second for second, since in ran if since == 3.0]
+    assert len(told) == 4
+    assert {after - before for before, after in pairwise(told)} == {60}
+    assert (402, None) in ran, "asked again after the refresh"
+
+
+def test_a_new_connection_is_asked_about_at_once() -> None:
+    plan = Schedule("s", [Task("x", every=1.0, when="change")], "live", at(100.0))
+    plan.take(happened(5), at(100.0))
+    assert [due.unchanged_since for due in plan.take(frame(0, epoch=2), at(102.0))] == [None]
+
+
+def test_who_waits_for_something_to_happen_is_neither_overdue_nor_in_the_way_of_others() -> None:
+    gated, plain = Task("x", every=1.0, when="motion"), Task("y", every=10.0)
+    plan = Schedule("s", [gated, plain], "live", at(100.0))
+    plan.take(happened(1), at(100.0))
+    for second in range(102, 109):
+        want = plan.want(at(second))
+        assert want is not None
+        assert want.happened
+        ticker = plan.tickers[0]
+        assert ticker.deadline(at(second)) > second
+    assert not plan.tickers[0].asks(at(130.0))
+    want = plan.want(at(110.0))
+    assert want is not None
+    assert not want.happened
+    assert [due.name for due in plan.take(happened(9), at(110.0))] == ["y"]
+    assert plan.want(at(110.1), {"x"}) is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from streamer.bus.buffers import BUFFER_PIXELS
 from streamer.errors import ConfigError, SourceLost, SourceRefused
 from streamer.sources import File, Http, Rtsp, SourceField, Synthetic, Webcam
-from streamer.sources._av import AvPicture
+from streamer.sources._av import AvPicture, AvSource
 from streamer.toyworld import World
 from streamer.types import Image, Picture, SourceSettings
 from tests.clips import number_of, numbered, write_clip
@@ -35,10 +35,15 @@ def source(value: Any) -> Any:
     return _SOURCE.validate_python(value)
 
 
-def bgr(picture: Picture) -> Image:
+def bgr(picture: Picture | None) -> Image:
+    assert picture is not None
     image = np.zeros((picture.height, picture.width, 3), np.uint8)
     picture.write_bgr(image)
     return image
+
+
+def times(pictures: Iterable[Picture | None]) -> list[float | None]:
+    return [picture.pts for picture in pictures if picture is not None]
 
 
 def read(settings: SourceSettings, count: int, read_limit: float = 5.0) -> list[Image]:
@@ -107,15 +112,15 @@ def test_what_makes_no_sense_is_refused(value: Any, message: str) -> None:
 
 def test_synthetic_shows_the_toy_world_of_its_media_time() -> None:
     pictures = list(Synthetic(seed=4, fps=10, size="64x48", pace="file", seconds=0.5).open())
-    assert [picture.pts for picture in pictures] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
-    np.testing.assert_array_equal(bgr(pictures[3]), World(4).scene(pictures[3].pts or 0).paint(64, 48))
+    assert times(pictures) == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+    np.testing.assert_array_equal(bgr(pictures[3]), World(4).scene(3 / 10).paint(64, 48))
 
 
 def test_synthetic_keeps_to_the_clock_and_skips_what_it_missed() -> None:
     pictures = iter(Synthetic(fps=50).open())
     next(pictures)
     time.sleep(0.2)  # the reader is held up
-    late = next(pictures).pts
+    (late,) = times(islice(pictures, 1))
     assert late is not None
     assert late >= 0.18
 
@@ -129,7 +134,28 @@ def test_a_file_gives_every_picture_with_its_time(tmp_path: Path) -> None:
     pictures = list(connection)
     connection.close()
     assert [number_of(bgr(picture)) for picture in pictures] == list(range(12))
-    assert [picture.pts for picture in pictures] == pytest.approx([number / 20 for number in range(12)])
+    assert times(pictures) == pytest.approx([number / 20 for number in range(12)])
+
+
+def test_key_frames_come_at_once_also_from_a_decoder_that_holds_pictures_back(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as clip:
+        stream = clip.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 256, 144, "yuv420p", 10
+        stream.options = {"x264-params": "scenecut=0:bframes=2"}
+        for number in range(50):
+            clip.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(number, 256, 144), format="bgr24")))
+        clip.mux(stream.encode(None))
+    source = AvSource(str(path), {}, read_limit=5.0, may_ease=True)
+    assert source.ease(0.0) is False
+    shown: list[int | None] = []
+    for picture in islice(source, 50):
+        shown.append(None if picture is None else number_of(bgr(picture)))
+        source.ease(1.0 if len(shown) < 35 else 0.0)
+    source.close()
+    eased = shown[shown.index(None) :]
+    assert eased[: eased.index(20) + 1] == [*[None] * eased.index(20), 20]
+    assert shown[-10:] == list(range(40, 50)), "all again from the next key frame on"
 
 
 def test_a_stream_without_times_gets_them_from_its_rate(tmp_path: Path) -> None:
@@ -139,10 +165,10 @@ def test_a_stream_without_times_gets_them_from_its_rate(tmp_path: Path) -> None:
     bare = tmp_path / "clip.h264"
     bare.write_bytes(b"".join(bytes(packet) for packet in packets))
     connection = File(path=bare).open()
-    times = [picture.pts for picture in connection]
+    found = times(connection)
     connection.close()
-    assert len(times) == 5
-    assert times == sorted(time for time in times if time is not None)
+    assert len(found) == 5
+    assert found == sorted(time for time in found if time is not None)
 
 
 @pytest.mark.parametrize("content", [b"", b"no video at all" * 100, b"\x00\x00\x00\x18ftypmp42"])

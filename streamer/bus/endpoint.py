@@ -5,6 +5,8 @@ from __future__ import annotations
 from streamer.errors import ConfigError
 from streamer.redact import redact
 
+HEADS = b"#/"
+"""The topic under which a zmq sink tells the newest sequence of each source; no stream's name begins so."""
 _LONGEST_PATH = 107
 """Bytes of a socket's path that Linux takes."""
 
@@ -23,3 +25,8 @@ def check_endpoint(text: str) -> str:
     if len(path.encode()) > _LONGEST_PATH:
         raise ConfigError(f"the path of a socket can have {_LONGEST_PATH} bytes, this has {len(path.encode())}: {path}")
     return text
+
+
+def replay_endpoint(endpoint: str) -> str:
+    """Where events that were missed at a zmq sink's endpoint are asked for."""
+    return check_endpoint(f"{endpoint}.replay")

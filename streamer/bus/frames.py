@@ -278,4 +278,5 @@ class FrameClient:
             captured_mono=time.monotonic() - described.age,
             pts=described.pts,
             image=self._buffers.view(buffer, described.width, described.height),
+            happened=described.happened,
         )

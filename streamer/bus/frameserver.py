@@ -18,6 +18,7 @@ from streamer.bus.buffers import MappedBuffers
 from streamer.bus.frames import frames_endpoint
 from streamer.bus.messages import (
     LARGEST,
+    LONGEST_WAIT_S,
     Answer,
     Description,
     Fetch,
@@ -39,6 +40,10 @@ COUNTED_ROLE = "infer"
 
 _MOST_WAITING = 64
 _LOCK_S = 2.0
+_NEED_S = 20.0
+"""How long what somebody asked for counts as needed, at least; a model may take that long for one batch."""
+_FRESH_S = 0.25
+"""While pictures are left out, an older one is not given: the next key frame is waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,16 @@ class _Waiting:
     peer: bytes
     request: Wait
     deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """Seconds between the frames that a consumer wants, and until when that counts."""
+
+    every: float
+    watches: bool
+    """It wants to know what happens."""
+    until: float
 
 
 class StreamLock:
@@ -102,6 +117,8 @@ class FrameServer:
         self._owner: str | None = None
         self._dead: deque[str] = deque(maxlen=64)
         self._waiting: dict[str, _Waiting] = {}
+        self._needs: dict[str, _Need] = {}
+        self._told_ready: set[str] = set()
         self._buffers = MappedBuffers(runtime)
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         """To poll for reading; then call `handle`."""
@@ -147,6 +164,7 @@ class FrameServer:
             self._answer(peer, request, pong=True)
         else:
             self._supersede(request.owner)
+            self._note_need(request)
             if isinstance(request, Fetch):
                 self._fetch(peer, request)
             elif len(self._waiting) < _MOST_WAITING:
@@ -165,6 +183,8 @@ class FrameServer:
             log.info("%s took over from %s", owner, self._owner)
             self._dead.append(self._owner)
             self._waiting.pop(self._owner, None)
+            self._needs.pop(self._owner, None)
+            self._told_ready.discard(self._owner)
             self._buffers.forget(self._owner)
             self._shelf.bury(self._owner)
             self.told = False
@@ -181,11 +201,30 @@ class FrameServer:
         if earlier is not None:
             self._answer(earlier.peer, earlier.request)
 
+    def _note_need(self, request: Fetch | Wait) -> None:
+        every = request.want.every
+        watches = bool(request.want.gates)
+        self._needs[request.owner] = _Need(every, watches, time.monotonic() + max(_NEED_S, 2 * every))
+
+    def _sum_up(self) -> None:
+        """Tell the decoding thread what is needed and waited for. Before looking for it: else it might be missed."""
+        now = time.monotonic()
+        self._needs = {owner: need for owner, need in self._needs.items() if need.until > now}
+        self._shelf.every = min((need.every for need in self._needs.values()), default=LONGEST_WAIT_S)
+        self._shelf.watching = any(need.watches for need in self._needs.values())
+        self._shelf.awaited = tuple(waiting.request.want for waiting in self._waiting.values())
+
     def _find(self, owner: str, want: Want) -> Shot | None:
-        return self._shelf.find(want) if self._counts(owner) else self._shelf.look(want)
+        if not self._counts(owner):
+            return self._shelf.look(want)
+        shot = self._shelf.find(want)
+        if shot is None or not self._shelf.sparing or owner in self._told_ready:
+            return shot
+        return shot if time.monotonic() - shot.captured_mono < _FRESH_S else None
 
     def _fetch(self, peer: bytes, request: Fetch) -> None:
         shot = self._find(request.owner, request.want)
+        self._told_ready.discard(request.owner)
         if shot is None:
             self._conclude(peer, request)
             return
@@ -206,14 +245,17 @@ class FrameServer:
             age=time.monotonic() - shot.captured_mono,
             width=picture.width,
             height=picture.height,
+            happened=self._shelf.happened(shot, request.want.gates),
         )
         self._answer(peer, request, frame=described)
 
     def _answer_waits(self) -> None:
+        self._sum_up()
         now = time.monotonic()
         for owner, waiting in list(self._waiting.items()):
             if self._find(owner, waiting.request.want) is not None:
                 self._answer(waiting.peer, waiting.request, ready=True)
+                self._told_ready.add(owner)
             elif self.ended or now >= waiting.deadline:
                 self._conclude(waiting.peer, waiting.request)
             else:

@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 
 from streamer.errors import WireError
 from streamer.events import FrameCounts
-from streamer.types import Fate, FrameId, Pace
+from streamer.types import Fate, FrameId, Pace, When
 
-LARGEST = 4096
+LARGEST = 16384
 """Bytes of a message; who sends more is disconnected by ZeroMQ."""
 LONGEST_WAIT_S = 3600.0
 
@@ -31,6 +31,20 @@ class _Request(_Message):
     owner: Owner
 
 
+class Gate(BaseModel):
+    """A task that waits for something to happen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    task: Annotated[str, StringConstraints(max_length=64)]
+    """Its name."""
+    when: When
+    area: Annotated[str, StringConstraints(max_length=64)]
+    """The zone that it looks at, or nothing for the whole picture."""
+    since: FrameId | None
+    """The frame that its last answer was about; None: it has none, and anything has happened since."""
+
+
 class Want(BaseModel):
     """Which frames: newer than `after` and, where one of the others is given, one of them reached.
 
@@ -43,17 +57,23 @@ class Want(BaseModel):
     after: FrameId | None = None
     at_pts: float | None = None
     at_seq: int | None = None
+    every: Annotated[float, Field(ge=0, le=LONGEST_WAIT_S)] = 0.0
+    """Seconds that who asks lets pass from frame to frame; 0: any frame may be wanted. Decides what is decoded."""
+    gates: tuple[Gate, ...] = ()
+    """The answer names those for which something has happened."""
+    happened: bool = False
+    """Reached as well once something has happened for one of the gates; without `at_…`: not before."""
 
-    def matches(self, frame: FrameId, pts: float | None) -> bool:
+    def matches(self, frame: FrameId, pts: float | None, happened: bool = False) -> bool:
         """A frame without media time matches any `at_pts`: too much work rather than none."""
         if self.after is not None and frame <= self.after:
             return False
-        if self.at_pts is None and self.at_seq is None:
+        if self.at_pts is None and self.at_seq is None and not self.happened:
             return True
         if self.after is not None and frame.epoch > self.after.epoch:
             return True
         reached = self.at_pts is not None and (pts is None or pts >= self.at_pts - 1e-6)
-        return reached or (self.at_seq is not None and frame.seq >= self.at_seq)
+        return reached or (self.happened and happened) or (self.at_seq is not None and frame.seq >= self.at_seq)
 
 
 class Ping(_Request):
@@ -99,6 +119,8 @@ class Description(BaseModel):
     """Seconds since it was captured, when this was sent."""
     width: Annotated[int, Field(gt=0)]
     height: Annotated[int, Field(gt=0)]
+    happened: frozenset[str] = frozenset()
+    """The tasks of the request's gates for which something has happened."""
 
 
 class Answer(_Message):

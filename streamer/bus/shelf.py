@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from streamer.bus.count import Counts, FrameCount
-from streamer.bus.messages import Want
+from streamer.bus.messages import LONGEST_WAIT_S, Gate, Want
+from streamer.scene import Scene
 from streamer.types import Fate, FrameId, Pace, Picture
 
 MOST_IN_FLIGHT = 64
@@ -27,9 +29,8 @@ class Shot:
     captured_mono: float
     pts: float | None
     picture: Picture
-
-    def wanted(self, want: Want) -> bool:
-        return want.matches(self.id, self.pts)
+    scene: Scene | None = None
+    """What happened up to it, while somebody wants to know."""
 
 
 class Shelf(ABC):
@@ -44,6 +45,15 @@ class Shelf(ABC):
         self._count = FrameCount()
         self._epoch: int | None = None
         self._newest: Shot | None = None
+        self.watching = False
+        """Somebody wants to know what happens; for the decoding thread."""
+        self._scenes: OrderedDict[FrameId, Scene] = OrderedDict()
+        self.every = LONGEST_WAIT_S
+        """Seconds between frames that somebody may want, 0 for all; for the decoding thread."""
+        self.sparing = False
+        """The decoding thread leaves pictures out because of that."""
+        self.awaited: tuple[Want, ...] = ()
+        """What somebody waits for: the answering thread is woken for nothing else."""
 
     @property
     def newest(self) -> Shot | None:
@@ -92,7 +102,30 @@ class Shelf(ABC):
         """`owner` got the frame that `find` returned."""
         with self._changed:
             self._count.give(shot.id, owner)
+            if shot.scene is not None:
+                self._scenes[shot.id] = shot.scene
+                while len(self._scenes) > MOST_IN_FLIGHT:
+                    self._scenes.popitem(last=False)
             self._taken(shot)
+
+    def happened(self, shot: Shot, gates: Iterable[Gate]) -> frozenset[str]:
+        """The tasks for which something has happened; what is not known counts as that it has."""
+        with self._changed:
+            return frozenset(gate.task for gate in gates if self._has_happened(shot, gate))
+
+    def _has_happened(self, shot: Shot, gate: Gate) -> bool:
+        since, scene = gate.since, shot.scene
+        if since is None or scene is None or since.epoch != shot.id.epoch or gate.area not in scene.counted:
+            return True
+        if gate.when == "motion":
+            return scene.moved.get(gate.area, -1) > since.seq
+        earlier = self._scenes.get(since)
+        return earlier is None or scene.differs(earlier, gate.area)
+
+    def _wanted(self, shot: Shot, want: Want) -> bool:
+        """Called with the lock held."""
+        happened = want.happened and any(self._has_happened(shot, gate) for gate in want.gates)
+        return want.matches(shot.id, shot.pts, happened)
 
     @abstractmethod
     def _taken(self, shot: Shot) -> None:
@@ -126,7 +159,8 @@ class LiveShelf(Shelf):
     pace: Pace = "live"
 
     def _store(self, shot: Shot) -> None:
-        self._wake()
+        if any(self._wanted(shot, want) for want in self.awaited):
+            self._wake()
 
     def find(self, want: Want) -> Shot | None:
         with self._changed:
@@ -141,7 +175,7 @@ class LiveShelf(Shelf):
 
     def _fresh(self, want: Want) -> Shot | None:
         shot = self._newest
-        return shot if shot is not None and shot.id.epoch == self._epoch and shot.wanted(want) else None
+        return shot if shot is not None and shot.id.epoch == self._epoch and self._wanted(shot, want) else None
 
     def _taken(self, shot: Shot) -> None:
         """The newest stays for views."""
@@ -171,7 +205,7 @@ class FileShelf(Shelf):
         self._again: list[Shot] = []
 
     def _store(self, shot: Shot) -> None:
-        if self._want is not None and not shot.wanted(self._want):
+        if self._want is not None and not self._wanted(shot, self._want):
             return  # nobody wants it: read on
         self._held = shot
         self._wake()
@@ -183,17 +217,17 @@ class FileShelf(Shelf):
         """The first wanted frame. What is not wanted is passed over, for good."""
         with self._changed:
             self._want = want
-            while self._again and not self._again[0].wanted(want):
+            while self._again and not self._wanted(self._again[0], want):
                 self._abandon(self._again.pop(0))
             if self._again:
                 return self._again[0]
-            if self._held is not None and not self._held.wanted(want):
+            if self._held is not None and not self._wanted(self._held, want):
                 self._release()
             return self._held if self._count.in_flight < MOST_IN_FLIGHT else None
 
     def look(self, want: Want) -> Shot | None:
         with self._changed:
-            return self._held if self._held is not None and self._held.wanted(want) else None
+            return self._held if self._held is not None and self._wanted(self._held, want) else None
 
     def _taken(self, shot: Shot) -> None:
         self._want = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
@@ -27,3 +27,9 @@ Size = Annotated[str, StringConstraints(pattern=r"^\d{1,5}x\d{1,5}$"), AfterVali
 
 Fps = Annotated[float, Field(gt=0, le=1000)]
 """Pictures per second."""
+
+HwAccel = Literal["none", "auto", "cuda", "qsv", "vaapi", "drm"]
+"""What decodes: `none` (the processor), `auto` (a graphics card where one can), or a kind of one."""
+
+Decode = Literal["auto", "all"]
+"""`auto`: key frames only, while no task, gate or view wants more; `all`: every picture, always."""

@@ -9,6 +9,7 @@ from pydantic import AfterValidator
 
 from streamer.errors import ConfigError, SourceLost
 from streamer.settings import Settings
+from streamer.sources._fields import HwAccel
 from streamer.types import Pace, Source
 
 
@@ -26,6 +27,8 @@ class File(Settings):
 
     kind: Literal["file"] = "file"
     path: Annotated[Path, AfterValidator(_there)]
+    hwaccel: HwAccel = "none"
+    """What decodes: `none` (the processor), `auto` (a graphics card where one can), or a kind of one."""
 
     @property
     def pace(self) -> Pace:
@@ -36,6 +39,6 @@ class File(Settings):
 
         try:
             # "file:" keeps libav from taking a name with a colon for a protocol.
-            return AvSource(f"file:{self.path}", {"protocol_whitelist": "file"}, read_limit=None)
+            return AvSource(f"file:{self.path}", {"protocol_whitelist": "file"}, read_limit=None, hwaccel=self.hwaccel)
         except SourceLost as error:
             raise ConfigError(f"cannot read {self.path} as a video: {error}") from None

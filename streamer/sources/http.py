@@ -8,6 +8,7 @@ from pydantic import AfterValidator
 
 from streamer.redact import Url
 from streamer.settings import Settings
+from streamer.sources._fields import Decode, HwAccel
 from streamer.types import Pace, Source
 
 
@@ -23,6 +24,10 @@ class Http(Settings):
     kind: Literal["http"] = "http"
     url: Annotated[Url, AfterValidator(_scheme)]
     """`http://` or `https://`; user and password stand in it and never reach a log or event."""
+    decode: Decode = "auto"
+    """`auto`: key frames only, while no task, gate or view wants more; `all`: every picture, always."""
+    hwaccel: HwAccel = "none"
+    """What decodes: `none` (the processor), `auto` (a graphics card where one can), or a kind of one."""
 
     @property
     def pace(self) -> Pace:
@@ -36,4 +41,5 @@ class Http(Settings):
             "analyzeduration": "1000000",
             "fpsprobesize": "0",
         }
-        return AvSource(self.url.reveal(), options, read_limit=read_limit)
+        may_ease = self.decode == "auto"
+        return AvSource(self.url.reveal(), options, read_limit=read_limit, hwaccel=self.hwaccel, may_ease=may_ease)

@@ -8,6 +8,7 @@ from pydantic import AfterValidator
 
 from streamer.redact import Url
 from streamer.settings import Settings
+from streamer.sources._fields import Decode, HwAccel
 from streamer.types import Pace, Source
 
 
@@ -25,6 +26,10 @@ class Rtsp(Settings):
     """`rtsp://` or `rtsps://`; user and password stand in it and never reach a log or event."""
     transport: Literal["tcp", "udp"] = "tcp"
     """How the video travels. `tcp` loses nothing; `udp` is for cameras that know nothing else."""
+    decode: Decode = "auto"
+    """`auto`: key frames only, while no task, gate or view wants more; `all`: every picture, always."""
+    hwaccel: HwAccel = "none"
+    """What decodes: `none` (the processor), `auto` (a graphics card where one can), or a kind of one."""
 
     @property
     def pace(self) -> Pace:
@@ -41,4 +46,5 @@ class Rtsp(Settings):
             "probesize": "32",
             "fpsprobesize": "0",
         }
-        return AvSource(self.url.reveal(), options, read_limit=read_limit)
+        may_ease = self.decode == "auto"
+        return AvSource(self.url.reveal(), options, read_limit=read_limit, hwaccel=self.hwaccel, may_ease=may_ease)

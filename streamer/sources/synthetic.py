@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from streamer.settings import Seconds, Settings
 from streamer.sources._fields import Fps, Size, width_and_height
-from streamer.types import Image, Pace, Source
+from streamer.types import Image, Luma, Pace, Source
 
 if TYPE_CHECKING:
     from streamer.toyworld import Scene
@@ -33,7 +35,9 @@ class Synthetic(Settings):
         return _ToyCamera(self)
 
 
-class _ToyPicture:
+class ToyPicture:
+    """The world at one moment, painted when it is asked for."""
+
     __slots__ = ("_scene", "height", "pts", "width")
 
     def __init__(self, scene: Scene, pts: float, size: tuple[int, int]) -> None:
@@ -44,12 +48,24 @@ class _ToyPicture:
     def write_bgr(self, out: Image) -> None:
         out[:] = self._scene.paint(self.width, self.height)
 
+    def luma(self) -> Luma:
+        """Painted small at once."""
+        import cv2
+
+        from streamer.scene import WIDTH
+
+        width = min(WIDTH, self.width)
+        painted = self._scene.paint(width, max(1, round(self.height * width / self.width)))
+        return np.asarray(cv2.cvtColor(painted, cv2.COLOR_BGR2GRAY), np.uint8)
+
 
 class _ToyCamera:
+    note = None
+
     def __init__(self, settings: Synthetic) -> None:
         self._settings = settings
 
-    def __iter__(self) -> Iterator[_ToyPicture]:
+    def __iter__(self) -> Iterator[ToyPicture]:
         from streamer.toyworld import World  # takes OpenCV along, which a config needs not
 
         world = World(self._settings.seed)
@@ -59,10 +75,14 @@ class _ToyCamera:
             pts = number / settings.fps
             if settings.pace == "live":
                 time.sleep(max(0.0, started + pts - time.monotonic()))
-            yield _ToyPicture(world.scene(pts), pts, size)
+            yield ToyPicture(world.scene(pts), pts, size)
             number += 1
             if settings.pace == "live":  # a camera that was held up skips what it missed
                 number = max(number, int((time.monotonic() - started) * settings.fps))
+
+    def ease(self, every: float) -> bool:
+        """A picture that nobody asks for is not even drawn."""
+        return False
 
     def close(self) -> None:
         """Nothing is held open."""
