@@ -36,7 +36,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from pipelines.checkpoint import Checkpoint
 from pipelines.fast.drafts import Draft
 from pipelines.fast.engine import DRAFT_TOKENS, FastEngine
-from pipelines.preprocess import ImageSettings, Preprocessor
+from pipelines.images import ImageSettings
+from pipelines.preprocess import Preprocessor
 from pipelines.questions import Questions
 from pipelines.tasks import FLORENCE_TASKS, SPECS
 from pipelines.tokenizer import IMAGE_MEAN, IMAGE_STD, POST_PROCESSOR, build_tokenizer
@@ -59,7 +60,7 @@ GOALS = {
 """What each must reach, and what would be good."""
 
 
-def base() -> Checkpoint:
+def base(dtype: torch.dtype = torch.bfloat16) -> Checkpoint:
     """Florence-2 base as published, with random weights that never end an answer by themselves."""
     corpus = [row.prompt for row in FLORENCE_TASKS.values()]
     tokenizer: Any = build_tokenizer(corpus, 2000)
@@ -88,7 +89,7 @@ def base() -> Checkpoint:
     )
     torch.manual_seed(1)
     model: Any = Florence2ForConditionalGeneration(config)
-    model = model.to(torch.bfloat16).eval().requires_grad_(False)
+    model = model.to(dtype).eval().requires_grad_(False)
     generation = GenerationConfig(
         bos_token_id=0,
         pad_token_id=1,
@@ -104,8 +105,8 @@ def base() -> Checkpoint:
         name="base",
         model=model,
         tokenizer=tokenizer,
+        first_location=tokenizer.convert_tokens_to_ids("<loc_0>"),
         images=ImageSettings.read("base", raw),
-        image_tokens=IMAGE_TOKENS,
         generation=generation,
         banned_phrases=frozenset(),
         encoder_limit=1024,

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, Florence2Config, Florence2ForConditional
 from transformers.utils import logging as hf_logging
 
 from pipelines.folder import Folder
-from pipelines.preprocess import ImageSettings
+from pipelines.images import ImageSettings
 from pipelines.tasks import BINS
 from streamer.errors import ConfigError
 
@@ -33,8 +33,9 @@ class Checkpoint:
     model: Any
     """Florence2ForConditionalGeneration, in evaluation mode on its device."""
     tokenizer: Any
+    first_location: int
+    """Id of `<loc_0>`; the others follow it in a row."""
     images: ImageSettings
-    image_tokens: int
     generation: GenerationConfig
     banned_phrases: frozenset[str]
     encoder_limit: int
@@ -48,20 +49,20 @@ def load(folder: Folder, device: str, dtype: str) -> Checkpoint:
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     place = _device(device)
-    images = ImageSettings.read(folder.name, folder.images)
     size, tied = _weights(folder)
     number = _dtype(dtype, place, size)
     log.info("loading %s (%.1f M parameters, %s on %s)", folder.name, size / 1e6, str(number)[6:], place)
     started = time.monotonic()
     model = _model(folder, tied, number, place)
     text = model.config.text_config
+    tokenizer, first_location = _tokenizer(folder)
     log.info("loaded %s in %.1f s", folder.name, time.monotonic() - started)
     return Checkpoint(
         name=folder.name,
         model=model,
-        tokenizer=_tokenizer(folder),
-        images=images,
-        image_tokens=images.tokens or _image_tokens(images, model.config.vision_config.patch_stride),
+        tokenizer=tokenizer,
+        first_location=first_location,
+        images=folder.images,
         generation=_generation(folder, text),
         banned_phrases=folder.banned_phrases,
         encoder_limit=text.max_position_embeddings,
@@ -128,23 +129,17 @@ def _model(folder: Folder, tied: bool, dtype: torch.dtype, device: torch.device)
     return model.eval().requires_grad_(False)
 
 
-def _tokenizer(folder: Folder) -> Any:
+def _tokenizer(folder: Folder) -> tuple[Any, int]:
+    """The tokenizer, and its id of `<loc_0>`."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # As above: a damaged file can end in anything.
         raise ConfigError(f"checkpoint {folder.name}: its tokenizer cannot be loaded: {error}") from error
     known = tokenizer.get_vocab()
-    if not {f"<loc_{index}>" for index in range(BINS)} <= known.keys():
+    ids = [known.get(f"<loc_{index}>") for index in range(BINS)]
+    if ids[0] is None or ids != list(range(ids[0], ids[0] + BINS)):
         raise ConfigError(f"checkpoint {folder.name} is not a Florence-2: its tokenizer lacks the location tokens")
-    return tokenizer
-
-
-def _image_tokens(images: ImageSettings, strides: list[int]) -> int:
-    """One per cell of the last feature map, and their mean."""
-    rows, columns = images.height, images.width
-    for stride in strides:
-        rows, columns = math.ceil(rows / stride), math.ceil(columns / stride)
-    return rows * columns + 1
+    return tokenizer, ids[0]
 
 
 def _generation(folder: Folder, text: Any) -> GenerationConfig:

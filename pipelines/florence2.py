@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from pipelines.folder import open_folder
-from pipelines.tasks import SPECS
+from pipelines.prompts import excess, prompt
+from pipelines.tasks import SPECS, Parameters
 from streamer.errors import ConfigError
 from streamer.settings import Settings
 from streamer.types import Engine, TaskSpec
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from pipelines.plain import PlainEngine
 
 log = logging.getLogger(__name__)
+
+
+SHORT = 100
+"""Characters of a prompt that every checkpoint of others takes."""
 
 
 class Florence2Settings(Settings):
@@ -47,6 +52,15 @@ class Florence2:
 
     def tasks(self) -> Mapping[str, TaskSpec]:
         return SPECS
+
+    def refuse(self, settings: Florence2Settings, task: str, params: Parameters) -> str | None:
+        question = prompt(task, params)
+        if settings.checkpoint is not None and len(question) < SHORT:
+            return None
+        try:
+            return excess(open_folder(settings.checkpoint, download=False), question)
+        except ConfigError:
+            return None  # Not here yet, or not sound, which `open` says.
 
     def open(self, settings: Florence2Settings) -> Engine:
         """Load and warm up. Raises ConfigError when the checkpoint or device cannot be used."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.images import ImageSettings
 from streamer.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,8 @@ _HUB_FILES = ("*.json", "*.safetensors", "merges.txt")
 _CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")
 _REMOTE_CODE = re.compile(r"microsoft/(florence-2-.+)", re.IGNORECASE)
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_POSITIONS = 1024
+"""What a checkpoint has that does not say."""
 _GENERATION_KEYS = (
     *("num_beams", "no_repeat_ngram_size", "early_stopping", "length_penalty"),
     *("forced_bos_token_id", "forced_eos_token_id", "bos_token_id", "eos_token_id", "pad_token_id"),
@@ -36,16 +39,21 @@ class Folder:
     path: Path
     config: dict[str, Any]
     generation: dict[str, Any]
-    images: dict[str, Any]
-    """Its image processor's settings."""
+    images: ImageSettings
     banned_phrases: frozenset[str]
     weights: tuple[Path, ...]
 
+    @property
+    def encoder_limit(self) -> int:
+        """Tokens a prompt may have, the image's included."""
+        return int(self.config["text_config"].get("max_position_embeddings", _POSITIONS))
 
-def open_folder(checkpoint: str | None) -> Folder:
+
+def open_folder(checkpoint: str | None, download: bool = True) -> Folder:
     """The checkpoint of that name: a local folder, else a name on the hub; None is the shipped model.
 
-    A hub checkpoint is downloaded once and then read from the cache. Raises ConfigError, which says what to do.
+    A hub checkpoint is downloaded once and then read from the cache; without `download` from the cache only. Raises
+    ConfigError, which says what to do.
     """
     if checkpoint is None:
         if not SHIPPED.is_dir():
@@ -58,10 +66,10 @@ def open_folder(checkpoint: str | None) -> Folder:
         raise ConfigError(f"checkpoint {checkpoint} is a file; a checkpoint is a folder")
     if checkpoint.startswith((".", "/", "~")):
         raise ConfigError(f"no such checkpoint folder: {checkpoint}")
-    return _read(checkpoint, _download(checkpoint))
+    return _read(checkpoint, _download(checkpoint, cached=not download))
 
 
-def _download(name: str) -> Path:
+def _download(name: str, cached: bool) -> Path:
     if match := _REMOTE_CODE.fullmatch(name):
         raise _remote_code(name, match[1])
     from huggingface_hub import hf_hub_download, snapshot_download
@@ -76,8 +84,8 @@ def _download(name: str) -> Path:
 
     try:
         # The small file first, so that a wrong name does not cost a long download.
-        _check_config(name, _load_json(Path(hf_hub_download(name, "config.json"))))
-        return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
+        _check_config(name, _load_json(Path(hf_hub_download(name, "config.json", local_files_only=cached))))
+        return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES), local_files_only=cached))
     except HFValidationError:
         raise ConfigError(f"checkpoint {name} is neither a folder here nor a name on the hub") from None
     except GatedRepoError:
@@ -113,7 +121,7 @@ def _read(name: str, path: Path) -> Folder:
         path=path,
         config=config,
         generation=_generation(path, config),
-        images=images,
+        images=ImageSettings.read(name, images, config["vision_config"]),
         banned_phrases=frozenset(rules.get("phrase_grounding", {}).get("banned_grounding_tokens", ())),
         weights=_weight_files(name, path),
     )

@@ -13,8 +13,9 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria
 
 from pipelines.checkpoint import Checkpoint
+from pipelines.doubt import doubts
 from pipelines.preprocess import Preprocessor
-from pipelines.questions import Questions, result, trial
+from pipelines.questions import Questions, Written, result, trial
 from pipelines.tasks import Quality
 from streamer.errors import ConfigError, PipelineError
 from streamer.types import Answer, Job, Result
@@ -87,8 +88,8 @@ class PlainEngine:
         question = self._questions.ask(job)
         return Row(question.ids, self._preprocess(job.frame.image), question.cap)
 
-    def generate(self, rows: Sequence[Row], quality: Quality) -> list[list[int]]:
-        """Tokens of each row's answer as the model gave them, the start token included, padded at the end."""
+    def generate(self, rows: Sequence[Row], quality: Quality) -> list[Written]:
+        """Each row's answer as the model gave it, padded at the end."""
         checkpoint = self._checkpoint
         device = checkpoint.model.device
         length = max(len(row.ids) for row in rows)
@@ -98,15 +99,29 @@ class PlainEngine:
         pixels = torch.stack([row.pixels for row in rows])
         caps = torch.tensor([row.cap for row in rows], device=device)
         with torch.inference_mode():
-            tokens: list[list[int]] = checkpoint.model.generate(
+            made = checkpoint.model.generate(
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
                 pixel_values=pixels.to(device, checkpoint.model.dtype),
                 generation_config=self._decoding(quality, max(row.cap for row in rows)),
                 # Beams are ranked against each other over the whole batch's length, so they are left to it.
                 stopping_criteria=[_Caps(caps)] if quality == "fast" else [],
-            ).tolist()
-        return tokens
+                return_dict_in_generate=True,
+                output_scores=True,
+            )
+            unsure = self._doubts(made)
+        return [Written(*row) for row in zip(made.sequences.tolist(), unsure.tolist(), strict=True)]
+
+    def _doubts(self, made: Any) -> torch.Tensor:
+        """(rows, tokens but the start) of what `generate` gave; with beams, along the one that was taken."""
+        tokens: torch.Tensor = made.sequences[:, 1:]
+        everywhere = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens)
+        beams = getattr(made, "beam_indices", None)
+        # Behind a row's end there is no beam: any will do.
+        place = everywhere if beams is None else beams[:, : tokens.shape[1]].clamp(min=0)
+        first = self._checkpoint.first_location
+        found = [doubts(made.scores[n][place[:, n]], tokens[:, n], first) for n in range(tokens.shape[1])]
+        return torch.stack(found, 1)
 
     def _decoding(self, quality: Quality, cap: int) -> GenerationConfig:
         config = copy.deepcopy(self._checkpoint.generation)
@@ -126,16 +141,16 @@ class PlainEngine:
                 rows[place] = self.prepare(job)
             except (PipelineError, ValueError, RuntimeError) as error:
                 answers[place] = str(error)
-        for place, tokens in zip(rows, self._tokens(list(rows.values()), quality), strict=True):
-            if not isinstance(tokens, str):
-                answers[place] = self._questions.read(jobs[place], rows[place].cap, tokens)
+        for place, written in zip(rows, self._written(list(rows.values()), quality), strict=True):
+            if not isinstance(written, str):
+                answers[place] = self._questions.read(jobs[place], rows[place].cap, written)
             else:
-                answers[place] = tokens
+                answers[place] = written
         took = time.monotonic() - started
         return [result(job, answers[place], started, took, len(jobs)) for place, job in enumerate(jobs)]
 
-    def _tokens(self, rows: Sequence[Row], quality: Quality) -> list[list[int] | str]:
-        """Tokens, or in words what went wrong, for each row. When a batch fails, each of its rows is tried alone."""
+    def _written(self, rows: Sequence[Row], quality: Quality) -> list[Written | str]:
+        """Answers, or in words what went wrong, for each row. When a batch fails, each of its rows is tried alone."""
         if not rows:
             return []
         try:
@@ -147,4 +162,4 @@ class PlainEngine:
             log.warning("a batch of %d failed: %s", len(rows), error)
             if len(rows) == 1:
                 return [f"the model failed: {error}"]
-        return [self._tokens([row], quality)[0] for row in rows]
+        return [self._written([row], quality)[0] for row in rows]

@@ -3,54 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from streamer.errors import ConfigError, PipelineError
+from pipelines.images import ImageSettings
+from streamer.errors import PipelineError
 from streamer.types import Image
-
-_MODES = {2: "bilinear", 3: "bicubic"}
-
-
-@dataclass(frozen=True, slots=True)
-class ImageSettings:
-    """How pictures are prepared; from the checkpoint."""
-
-    height: int
-    width: int
-    mode: str
-    """Of the resize, as torch calls it."""
-    scale: float
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    tokens: int | None
-    """Image tokens per picture, None where the checkpoint does not say."""
-
-    @classmethod
-    def read(cls, name: str, raw: Mapping[str, Any]) -> ImageSettings:
-        """From a preprocessor_config.json. Raises ConfigError for a way of preparing that is not supported."""
-        size = raw.get("size")
-        if not isinstance(size, Mapping) or not {"height", "width"} <= size.keys():
-            raise ConfigError(f"checkpoint {name}: its processor must resize to a height and width, not to {size}")
-        if raw.get("do_center_crop"):
-            raise ConfigError(f"checkpoint {name}: its processor crops pictures, which Florence-2 does not")
-        resample = raw.get("resample", 3)
-        if resample not in _MODES:
-            raise ConfigError(f"checkpoint {name}: its processor resizes with the unknown filter {resample}")
-        return cls(
-            height=int(size["height"]),
-            width=int(size["width"]),
-            mode=_MODES[resample],
-            scale=float(raw.get("rescale_factor") or 1 / 255),
-            mean=tuple(raw.get("image_mean") or (0.485, 0.456, 0.406)),
-            std=tuple(raw.get("image_std") or (0.229, 0.224, 0.225)),
-            tokens=raw.get("image_seq_length"),
-        )
 
 
 def resize(image: Image, size: tuple[int, int], mode: str = "bicubic") -> torch.Tensor:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 
 from pipelines.checkpoint import Checkpoint
-from pipelines.parse import parse
+from pipelines.parse import Piece, parse
 from pipelines.prompts import Prompter, prompt
+from pipelines.scores import at_least
 from pipelines.tasks import FLORENCE_TASKS, SPECS
 from streamer.errors import PipelineError
 from streamer.types import Answer, Due, Frame, Image, Job, Outcome, Result
@@ -30,17 +34,28 @@ class Question:
     """Tokens its answer may have."""
 
 
+class Written(NamedTuple):
+    """What an engine wrote for one question."""
+
+    tokens: list[int]
+    """The start token first; what stands behind the end has no meaning."""
+    doubts: list[float]
+    """One for each token but the start, as `pipelines.doubt` counts them."""
+
+
 class Questions:
     """Asks one checkpoint, and reads what it wrote."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._tokenizer = checkpoint.tokenizer
+        self._marks = {id: text for text, id in checkpoint.tokenizer.get_added_vocab().items()}
+        """Tokens that stand for themselves, whatever is next to them."""
         self._banned = checkpoint.banned_phrases
         self._longest = checkpoint.decoder_limit - 1
         self._prompter = Prompter(
             checkpoint.tokenizer,
             checkpoint.model.config.image_token_id,
-            checkpoint.image_tokens,
+            checkpoint.images.tokens,
             checkpoint.encoder_limit,
         )
 
@@ -50,14 +65,26 @@ class Questions:
         params = job.due.params
         return Question(self._prompter.ids(prompt(job.due.task, params)), min(params.max_tokens, self._longest))
 
-    def read(self, job: Job, cap: int, tokens: list[int]) -> Answer | str:
-        """The answer in `tokens`, the start token included; or in words what is wrong with it."""
-        written = tokens[1 : cap + 1]
+    def read(self, job: Job, cap: int, written: Written) -> Answer | str:
+        """The answer that was written; or in words what is wrong with it."""
+        tokens = written.tokens[1 : cap + 1]
         end = self._tokenizer.eos_token_id
-        if end not in written:
+        if end not in tokens:
             return f"the answer did not end within {cap} tokens"
-        text = self._tokenizer.decode(written[: written.index(end)], skip_special_tokens=False)
-        return parse(FLORENCE_TASKS[job.due.task].form, text, self._banned)
+        pieces = self._pieces(tokens[: tokens.index(end)], written.doubts)
+        answer = parse(FLORENCE_TASKS[job.due.task].form, list(pieces), self._banned)
+        least = getattr(job.due.params, "min_score", None)
+        return answer if least is None else at_least(answer, least)
+
+    def _pieces(self, tokens: Sequence[int], doubts: Sequence[float]) -> Iterator[Piece]:
+        """The tokens as text: marks by themselves, all between two as one, since a letter can take several tokens."""
+        pairs = zip(tokens, doubts, strict=False)
+        for mark, group in groupby(pairs, key=lambda pair: self._marks.get(pair[0])):
+            ids, about = zip(*group, strict=True)
+            if mark is None:
+                yield Piece(self._tokenizer.decode(ids, skip_special_tokens=False), about)
+            else:
+                yield from (Piece(mark, (doubt,)) for doubt in about)
 
 
 def trial() -> Job:

@@ -249,13 +249,20 @@ FLORENCE_TASKS: dict[str, Task] = {row.name: row for row in _ROWS}
 """All tasks by their name in configs and events."""
 
 
+_LEAST = Field(default=None, ge=0, le=1, description="Leave out what scores less, 0 to 1. Default: nothing.")
+
+
 def _parameters(row: Task) -> type[Parameters]:
     """The row's keys, with the row's own name in its errors and its own default cap."""
     cap = Field(
         default=row.max_tokens, ge=1, le=MOST_TOKENS, description=Parameters.model_fields["max_tokens"].description
     )
+    fields: dict[str, Any] = {"max_tokens": (int, cap)}
+    # A text is one thing: there is nothing in it to leave out.
+    if row.form != "text":
+        fields["min_score"] = (float | None, _LEAST)
     name = "".join(word.capitalize() for word in row.name.split("_")) + "Parameters"
-    made = create_model(name, __base__=row.keys, __module__=__name__, __doc__=row.summary, max_tokens=(int, cap))
+    made = create_model(name, __base__=row.keys, __module__=__name__, __doc__=row.summary, **fields)
     parameters = cast("type[Parameters]", made)
     parameters.task = row.name
     return parameters

@@ -12,9 +12,10 @@ from pydantic import Field, model_validator
 from streamer.hours import Cron, CronField, Hours, HoursField, ZoneName
 from streamer.problems import Problem, nearest
 from streamer.settings import Name, Seconds, Settings
-from streamer.types import Pace, Point, Priority, Zone
+from streamer.types import Pace, Point, Priority, When, Zone
 
 DEFAULT_EVERY_S = 1.0
+REFRESH_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +32,21 @@ class Task:
     priority: Priority
     max_age: float | None
     zone: Zone | None
+    when: When
+    refresh: float
+    """Seconds after which a task that waits for something to happen is asked in any case."""
+    paused: bool
     params: Any
     """The pipeline's keys: an instance of the task's `TaskSpec.parameters`."""
 
     @property
-    def when(self) -> str:
-        """In words."""
+    def often(self) -> str:
+        """When it is asked, in words."""
         often = f"every {self.every:g} s" if self.every else f"every {self.every_n_frames} frames"
         often = f"at {self.at.text}" if self.at else often
-        return f"{often} between {self.between.text}" if self.between else often
+        often += {"always": "", "motion": " while something moves", "change": " once something has changed"}[self.when]
+        often += f" between {self.between.text}" if self.between else ""
+        return f"paused, else {often}" if self.paused else often
 
 
 class TaskKeys(Settings):
@@ -63,6 +70,13 @@ class TaskKeys(Settings):
     """A frame older than this is not asked about any more: the outcome is `stale`."""
     zone: Name | None = None
     """The zone of the stream that the model sees. Default: the whole picture."""
+    when: When = "always"
+    """`motion`: only once something moved since its last answer, in its zone if it has one; `change`: only once the
+    picture differs from the one of its last answer."""
+    refresh: Seconds = REFRESH_S
+    """With `when`: ask it after this time even if nothing happened."""
+    paused: bool = False
+    """Not asked until `streamer task resume`."""
 
     @model_validator(mode="after")
     def _one_interval(self) -> Self:
@@ -71,6 +85,12 @@ class TaskKeys(Settings):
             raise ValueError(f"give either `{given[0]}` or `{given[1]}`, not both")
         if self.timezone is not None and self.at is None and self.between is None:
             raise ValueError("`timezone` is for `at` and `between`, and there is neither")
+        if self.when != "always" and (self.every_n_frames or self.at):
+            raise ValueError(f"`when: {self.when}` goes with `every`, not with `{given[0]}`")
+        if "refresh" in self.model_fields_set and self.when == "always":
+            raise ValueError("`refresh` is for `when: motion` and `when: change`")
+        if self.when != "always" and self.refresh < (self.every or DEFAULT_EVERY_S):
+            raise ValueError("`refresh` must not be shorter than `every`")
         return self
 
 
@@ -88,6 +108,9 @@ def make(entry: Any, params: Any, zones: Mapping[str, tuple[Point, ...]], local:
         priority=entry.priority,
         max_age=entry.max_age,
         zone=None if entry.zone is None else Zone(entry.zone, zones[entry.zone]),
+        when=entry.when,
+        refresh=entry.refresh,
+        paused=entry.paused,
         params=params,
     )
 
@@ -102,6 +125,8 @@ def problems(entry: Any, zones: Mapping[str, Any], pace: Pace) -> Iterator[Probl
     for key in ("at", "between", "max_age") if pace == "file" else ():
         if getattr(entry, key) is not None:
             yield (key,), "is for live streams: of a recording nothing is left out, and it has no time of day"
+    if pace == "file" and entry.when != "always":
+        yield ("when",), "is for live streams: of a recording nothing is left out"
     if entry.at is not None and not entry.at.ever_within(entry.between):
         within = f" within {entry.between.text}" if entry.between else ""
         yield ("at",), f"`{entry.at.text}` can never run{within}"

@@ -19,6 +19,9 @@ import numpy.typing as npt
 Image = npt.NDArray[np.uint8]
 """uint8, shape (height, width, 3), BGR, read-only once it is in a Frame."""
 
+Luma = npt.NDArray[np.uint8]
+"""uint8, shape (height, width): the brightness of a picture."""
+
 Point = tuple[float, float]
 Pace = Literal["live", "file"]
 """live: the newest frame wins, intervals on the monotonic clock. file: nothing wanted is lost, media time counts."""
@@ -30,7 +33,10 @@ Priority = Literal["high", "normal", "low"]
 PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
 """The most important first."""
 
-Fate = Literal["done", "stale", "error", "stopped"]
+When = Literal["always", "motion", "change"]
+"""A task runs at each of its ticks; once something moved since its last answer; once the picture differs from it."""
+
+Fate = Literal["done", "stale", "unchanged", "error", "stopped"]
 """How a consumer settles a frame it pulled: answered, or dropped with this cause."""
 
 
@@ -55,6 +61,8 @@ class Frame:
     pts: float | None
     """Media time in seconds since the epoch's first frame, None where the container gives none."""
     image: Image
+    happened: frozenset[str] = frozenset()
+    """Names of the tasks that wait for something to happen, and for which it did."""
 
     @property
     def id(self) -> FrameId:
@@ -87,6 +95,8 @@ class Due:
     max_age: float | None = None
     """Seconds; when the frame is older as the engine would take it, the outcome is `stale`."""
     zone: Zone | None = None
+    unchanged_since: float | None = None
+    """Unix second of the frame whose answer still holds: this one is not to be asked about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +171,8 @@ class Result:
     """Seconds in the engine, from the start of the batch that held the job to its answer."""
     batch: int = 1
     """Jobs that were in the engine together."""
+    draft: tuple[int, int] | None = None
+    """Tokens of the camera's previous answer that were tried for this one, and how many of them were right."""
 
 
 ResultKind = Literal["text", "boxes", "polygons", "quads", "boxes_or_polygons"]
@@ -204,6 +216,12 @@ class Pipeline(Protocol):
 
     def tasks(self) -> Mapping[str, TaskSpec]: ...
 
+    def refuse(self, settings: Any, task: str, params: Any) -> str | None:
+        """In words, why the model of these settings could never answer such a question, as far as is known unopened.
+
+        Asked of every config: quick, without loading or downloading a model.
+        """
+
     def open(self, settings: Any) -> Engine:
         """Load and warm up. Raises ConfigError when the checkpoint or device cannot be used."""
 
@@ -222,12 +240,28 @@ class Picture(Protocol):
     def write_bgr(self, out: Image) -> None:
         """Fill `out`, uint8 (height, width, 3)."""
 
+    def luma(self) -> Luma:
+        """A small copy of its brightness, as `scene.shrink` makes it."""
+
 
 class Source(Protocol):
     """One connection. Knows only how to run once; retry, pacing and counting are capture's."""
 
-    def __iter__(self) -> Iterator[Picture]:
-        """Pictures until the end. Raises SourceLost (try again) or SourceEnded (it is over)."""
+    @property
+    def note(self) -> str | None:
+        """What the user should know of how it runs, if anything."""
+
+    def __iter__(self) -> Iterator[Picture | None]:
+        """Pictures until the end; None: data came, and no picture of it is wanted (see `ease`).
+
+        Raises SourceLost (try again) or SourceEnded (it is over).
+        """
+
+    def ease(self, every: float) -> bool:
+        """Nobody wants a picture more often than every so many seconds; 0: all are wanted.
+
+        True while it leaves pictures out because of that.
+        """
 
     def close(self) -> None: ...
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from pipelines.fast.choice import Chooser, ids_of
 from pipelines.fast.decoder import Decoder
+from pipelines.questions import Written
 
 _NEVER = -1e9
 """Added to the score of what must not be chosen."""
@@ -20,7 +21,7 @@ _ROOM = 64
 
 
 class BeamSearch:
-    """One answer. Every `step` is one token further in all beams; `tokens` is the answer once `done`."""
+    """One answer. Every `step` is one token further in all beams; `written` is the answer once `done`."""
 
     def __init__(self, decoder: Decoder, chooser: Chooser, generation: Any, states: Tensor, cap: int) -> None:
         """`states` (places, width) is what the encoder made; `cap` the tokens an answer may have."""
@@ -38,29 +39,32 @@ class BeamSearch:
         self._bias = torch.zeros(1, 1, 1, len(states), dtype=decoder.dtype, device=device)
         self._own = decoder.cache(beams, min(_ROOM, self._longest))
         self._running = torch.tensor(chooser.start, device=device).expand(beams, -1)
+        self._doubts = torch.zeros(beams, len(chooser.start), device=device)
         # All beams begin alike: only the first one counts in the first step.
         self._scores = torch.full((beams,), _NEVER, device=device)
         self._scores[0] = 0
         self._written = 0
         self._finished = torch.zeros(beams, self._longest, dtype=torch.long, device=device)
+        self._finished_doubts = torch.zeros(beams, self._longest, device=device)
         self._finished_scores = torch.full((beams,), _NEVER, device=device)
         self._is_finished = torch.zeros(beams, dtype=torch.bool, device=device)
 
     @property
-    def tokens(self) -> list[int]:
-        """The best answer, start included; what stands behind its end has no meaning."""
-        best: list[int] = self._finished[0].tolist()
-        return best
+    def written(self) -> Written:
+        """The best answer."""
+        return Written(self._finished[0].tolist(), self._finished_doubts[0, 1:].tolist())
 
     def step(self) -> None:
         length = self._running.shape[1]
-        scores, beam, tokens = self._candidates(self._score_tokens(length))
+        known = self._score_tokens(length)
+        scores, beam, tokens = self._candidates(known)
         sequences = torch.cat([self._running[beam], tokens[:, None]], 1)
+        doubts = torch.cat([self._doubts[beam], self._chooser.doubts(known[beam], tokens)[:, None]], 1)
         ends = self._chooser.is_end(tokens) | (length + 1 >= self._longest)
-        self._finish(sequences, scores, ends)
+        self._finish(sequences, doubts, scores, ends)
         scores = scores + ends.float() * _NEVER
         self._scores, kept = scores.topk(self._beams)
-        self._running = sequences[kept]
+        self._running, self._doubts = sequences[kept], doubts[kept]
         self._own[..., : self._written, :] = self._own[:, :, beam[kept], :, : self._written]
         self.done = bool(ends.all()) or self._is_settled(length + 1)
 
@@ -85,7 +89,7 @@ class BeamSearch:
         best, index = scores.flatten().topk(count)
         return best, index // scores.shape[1], index % scores.shape[1]
 
-    def _finish(self, sequences: Tensor, scores: Tensor, ends: Tensor) -> None:
+    def _finish(self, sequences: Tensor, doubts: Tensor, scores: Tensor, ends: Tensor) -> None:
         """Take the candidates that ended among the finished ones, the best first."""
         ends = ends.clone()
         ends[self._beams :] = False
@@ -93,9 +97,11 @@ class BeamSearch:
         if self._stop_early is True:
             scores = scores + self._is_finished.all().float() * _NEVER
         scores = scores + (~ends).float() * _NEVER
-        sequences = functional.pad(sequences, (0, self._longest - sequences.shape[1]))
+        missing = self._longest - sequences.shape[1]
+        sequences, doubts = (functional.pad(part, (0, missing)) for part in (sequences, doubts))
         self._finished_scores, kept = torch.cat([self._finished_scores, scores]).topk(self._beams)
         self._finished = torch.cat([self._finished, sequences])[kept]
+        self._finished_doubts = torch.cat([self._finished_doubts, doubts])[kept]
         self._is_finished = torch.cat([self._is_finished, ends])[kept]
 
     def _is_settled(self, length: int) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipelines.checkpoint import Checkpoint
+from pipelines.doubt import doubts
 
 _HARMLESS = {
     # Understood here.
@@ -48,23 +49,27 @@ def ids_of(value: int | list[int] | None) -> list[int]:
 class Chooser:
     """Applies a checkpoint's generation settings to the model's scores."""
 
-    def __init__(self, generation: Any, device: torch.device) -> None:
+    def __init__(self, generation: Any, first_location: int, device: torch.device) -> None:
         self.start = ids_of(generation.decoder_start_token_id) + ids_of(generation.forced_bos_token_id)
         """The tokens every answer begins with, known before the model has said anything."""
         self.ends = torch.tensor(ids_of(generation.eos_token_id), dtype=torch.long, device=device)
+        self._first_location = first_location
         self._ngram = generation.no_repeat_ngram_size or 0
         self._decay: tuple[int, float] | None = generation.exponential_decay_length_penalty
         self._suppressed = torch.tensor(generation.suppress_tokens or [], dtype=torch.long, device=device)
 
     def __call__(self, logits: Tensor, history: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """The best token at each place and its log-probability, both (rows, places).
+        """The best token at each place and the doubt about it, both (rows, places).
 
         `logits` float32 (rows, places, vocabulary) are changed. `history` (rows, tokens): the tokens so far, and
         behind them those that the later places assume; `length` (rows): tokens in front of the first place.
         """
-        whole = logits.logsumexp(-1)
-        best, tokens = self.adapt(logits, history, length).max(-1)
-        return tokens, best - whole
+        tokens = self.adapt(logits, history, length).argmax(-1)
+        return tokens, self.doubts(logits, tokens)
+
+    def doubts(self, scores: Tensor, tokens: Tensor) -> Tensor:
+        """How unsure these tokens are; `scores` (..., vocabulary) are adapted, `tokens` (...)."""
+        return doubts(scores, tokens, self._first_location)
 
     def adapt(self, scores: Tensor, history: Tensor, length: Tensor) -> Tensor:
         """Ban and favour tokens in `scores`, in place; shapes as above."""

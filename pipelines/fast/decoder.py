@@ -55,11 +55,11 @@ class Decoder:
         self._places = decoder.embed_positions.weight.detach()[decoder.embed_positions.offset :]
         self._norm = norm(decoder.layernorm_embedding)
         self._layers = [_Layer.of(layer) for layer in decoder.layers]
-        self._head = model.lm_head.weight.detach()
+        self._head = Linear.of(model.lm_head.weight.detach(), None)
         self.heads: int = decoder.layers[0].self_attn.num_heads
         self.width: int = decoder.layers[0].self_attn.head_dim
         self.depth = len(self._layers)
-        self.vocabulary = len(self._head)
+        self.vocabulary = len(model.lm_head.weight)
         self.dtype: torch.dtype = self._tokens.dtype
         self.device: torch.device = self._tokens.device
 
@@ -103,4 +103,4 @@ class Decoder:
             x = layer.end(layer.down(layer.activation(layer.up(x))).add_(x))
         # Flat and whole in memory: for anything else torch copies the head, which is larger than all else together.
         flat = x[:, skip:].reshape(-1, x.shape[2])
-        return functional.linear(flat, self._head).float().view(rows, tokens - skip, -1)
+        return self._head(flat).float().view(rows, tokens - skip, -1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +27,7 @@ from pipelines.fast.memory import fit, forecast, is_shortage
 from pipelines.fast.slots import Slots, State
 from pipelines.fast.vision import Vision
 from pipelines.preprocess import Preprocessor
-from pipelines.questions import Question, Questions, result, trial
+from pipelines.questions import Question, Questions, Written, result, trial
 from streamer.errors import ConfigError, PipelineError
 from streamer.types import Frame, Job, Result
 
@@ -81,17 +80,17 @@ class FastEngine:
         device, dtype = model.device, model.dtype
         on_cpu = device.type == "cpu"
         self._group, self._burst = (1, 1) if on_cpu else (GROUP, BURST)
-        self._questions = Questions(checkpoint)
+        self.questions = Questions(checkpoint)
         self._generation = effective(checkpoint)
         vision = Vision(model, images.height, images.width)
-        if vision.tokens != checkpoint.image_tokens:
+        if vision.tokens != images.tokens:
             raise ConfigError(
                 f"checkpoint {self.model} does not run: its pictures make {vision.tokens} tokens, "
-                f"its processor's settings say {checkpoint.image_tokens}"
+                f"its processor's settings say {images.tokens}"
             )
         self._image_tokens = vision.tokens
         self.encoder, self._decoder = Encoder(model), Decoder(model)
-        self._chooser = Chooser(self._generation, device)
+        self._chooser = Chooser(self._generation, checkpoint.first_location, device)
         needs = forecast(
             self._decoder, vision, model.config, checkpoint.decoder_limit, self._group, FRAMES_KEPT
         )  # fmt: skip
@@ -209,7 +208,7 @@ class FastEngine:
     def _ask(self, work: _Work) -> bool:
         work.started = work.started or time.monotonic()
         try:
-            work.question = self._questions.ask(work.job)
+            work.question = self.questions.ask(work.job)
         except PipelineError as error:
             self._finish(work, str(error))
             return False
@@ -256,11 +255,11 @@ class FastEngine:
 
     def _release(self, row: int) -> None:
         work = self._writing[row]
-        tokens, score = self.slots.answer(row)
+        written = self.slots.answer(row)
         self.slots.remove(row)
         self._writing[row] = self._writing[-1]
         self._writing.pop()
-        self._complete(work, tokens, math.exp(score))
+        self._complete(work, written)
 
     def _search(self) -> None:
         for work in list(self._searching):
@@ -270,7 +269,7 @@ class FastEngine:
                 self._searching.remove(work)
             elif search.done:
                 self._searching.remove(work)
-                self._complete(work, search.tokens, None)
+                self._complete(work, search.written)
 
     # -- drafts
 
@@ -295,17 +294,18 @@ class FastEngine:
 
     # -- ending
 
-    def _complete(self, work: _Work, tokens: list[int], score: float | None) -> None:
-        answer = self._questions.read(work.job, work.cap, tokens)
+    def _complete(self, work: _Work, written: Written) -> None:
+        answer = self.questions.read(work.job, work.cap, written)
         if isinstance(answer, str):
             self._finish(work, answer)
             return
         if self._use_drafts and work.search is None:
-            self.drafts.learn(work.key, tokens[len(self._chooser.start) : -1], work.draft)
+            self.drafts.learn(work.key, written.tokens[len(self._chooser.start) : -1], work.draft)
         batch = self._load() + 1
         took = time.monotonic() - work.started
-        answer = dataclasses.replace(answer, score=score)
         work.result = result(work.job, answer, work.started, took, batch)
+        if work.draft is not None:
+            work.result = dataclasses.replace(work.result, draft=(work.draft.checked, work.draft.accepted))
         self._calm += 1
         if self._limit < self._count and self._calm >= RECOVERY:
             self._calm, self._limit = 0, min(self._count, 2 * self._limit)

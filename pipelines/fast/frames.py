@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from pipelines.fast.vision import Vision
-from pipelines.preprocess import Preprocessor
 from streamer.errors import PipelineError
 from streamer.types import Frame, FrameId, Image
 
@@ -20,10 +19,17 @@ Key = tuple[str, FrameId, int]
 class Frames:
     """Image tokens by frame: as long as somebody holds the frame, and only of the `kept` most recently used ones."""
 
-    def __init__(self, vision: Vision, preprocess: Preprocessor, device: torch.device, dtype: torch.dtype, kept: int):
+    def __init__(
+        self,
+        vision: Vision,
+        preprocess: Callable[[Image], Tensor],
+        device: torch.device,
+        dtype: torch.dtype,
+        kept: int,
+    ) -> None:
         self.looked = 0
         """Pictures that went through the vision tower."""
-        self.vision, self._preprocess = vision, preprocess
+        self.vision, self.preprocess = vision, preprocess
         self._device, self._dtype, self._kept = device, dtype, kept
         self._cache: OrderedDict[Key, tuple[weakref.ref[Image], Tensor]] = OrderedDict()
 
@@ -43,7 +49,7 @@ class Frames:
                 found[place] = known
                 continue
             try:
-                pixels[place] = self._preprocess(frame.image)
+                pixels[place] = self.preprocess(frame.image)
             except PipelineError as error:
                 found[place] = error
         if pixels:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from pipelines.fast.choice import Chooser
 from pipelines.fast.decoder import Decoder
+from pipelines.questions import Written
 
 PROMPT_ROOM = 32
 """Tokens of a prompt for which there is room from the start."""
@@ -47,7 +48,7 @@ class Slots:
         self._length = torch.zeros(count, dtype=torch.long, device=decoder.device)
         self._caps = torch.zeros_like(self._length)
         self._done = torch.zeros_like(self._length, dtype=torch.bool)
-        self._score = torch.zeros(count, device=decoder.device)
+        self._doubts = torch.zeros(count, FIRST_ROOM, device=decoder.device)
         self._most = [0] * count
         """Per row, what its length can be at most; exact after `look`."""
 
@@ -72,7 +73,6 @@ class Slots:
         self._length[first:last] = len(self._start)
         self._caps[first:last] = torch.tensor(caps, device=self._caps.device)
         self._done[first:last] = False
-        self._score[first:last] = 0
         self._advance(first, last, len(self._start), drafts)
         self.active = last
 
@@ -88,12 +88,10 @@ class Slots:
         self._most[: self.active] = [length for length, _, _ in rows]
         return [State(length, bool(done), last) for length, done, last in rows]
 
-    def answer(self, row: int) -> tuple[list[int], float]:
-        """(The tokens of a row, mean log-probability of those it chose and that do not end it). Waits."""
-        tokens: list[int] = self._history[row, : self._most[row]].tolist()
-        ends = set(self._chooser.ends.tolist())
-        chosen = sum(token not in ends for token in tokens[len(self._start) :])
-        return tokens, float(self._score[row]) / max(1, chosen)
+    def answer(self, row: int) -> Written:
+        """All that a row has written. Waits for the device."""
+        length = self._most[row]
+        return Written(self._history[row, :length].tolist(), self._doubts[row, 1:length].tolist())
 
     def remove(self, row: int) -> None:
         """Give a row back; the last one moves into its place."""
@@ -103,7 +101,7 @@ class Slots:
             seen = self._most[last]
             self._own[:, :, row, :, :seen] = self._own[:, :, last, :, :seen]
             self._cross[:, :, row] = self._cross[:, :, last]
-            for tensor in (self._bias, self._history, self._length, self._caps, self._done, self._score):
+            for tensor in (self._bias, self._history, self._doubts, self._length, self._caps, self._done):
                 tensor[row] = tensor[last]
             self._most[row] = self._most[last]
 
@@ -126,11 +124,10 @@ class Slots:
         ids = history.gather(1, at[:, None] + torch.arange(pending + width, device=device))
         caches = self._own[:, :, rows], self._cross[:, :, rows], self._bias[rows]
         logits = self._decoder(ids, at, seen, *caches, skip=pending - 1)
-        tokens, scores = self._chooser(logits, history[:, :seen], length)
+        tokens, doubts = self._chooser(logits, history[:, :seen], length)
         right = (tokens[:, :-1] == expected).long().cumprod(1).sum(1, keepdim=True)
         history.scatter_(1, length[:, None] + right, tokens.gather(1, right))
-        counted = (torch.arange(width + 1, device=device) <= right) & ~self._chooser.is_end(tokens) & ~done[:, None]
-        self._score[rows] += (scores * counted).sum(1)
+        self._doubts[rows].scatter_(1, length[:, None] + torch.arange(width + 1, device=device), doubts)
         length += (right[:, 0] + 1) * ~done
         done |= self._chooser.is_end(tokens.gather(1, right)[:, 0]) | (length > self._caps[rows])
         for row in range(first, last):
@@ -140,10 +137,16 @@ class Slots:
         room = self._own.shape[4]
         if places > room:
             more = max(places, min(2 * room, self._limit + FIRST_ROOM)) - room
-            self._own = functional.pad(self._own, (0, 0, 0, more))
-            self._history = functional.pad(self._history, (0, more))
+            # All or none: there may be no memory for one of them.
+            self._own, self._history, self._doubts = (
+                functional.pad(self._own, (0, 0, 0, more)),
+                functional.pad(self._history, (0, more)),
+                functional.pad(self._doubts, (0, more)),
+            )
 
     def _reserve_cross(self, places: int) -> None:
         if (more := places - self._cross.shape[4]) > 0:
-            self._cross = functional.pad(self._cross, (0, 0, 0, more))
-            self._bias = functional.pad(self._bias, (0, more), value=float("-inf"))
+            self._cross, self._bias = (
+                functional.pad(self._cross, (0, 0, 0, more)),
+                functional.pad(self._bias, (0, more), value=float("-inf")),
+            )

@@ -122,18 +122,14 @@ class _Channels:
     @classmethod
     def of(cls, block: Any, places: int) -> _Channels:
         attention = block.channel_attn
-        qkv = linear(attention.qkv, before=block.norm1)
         # The scale belongs to the queries, the first third of the outputs.
-        gain = torch.ones(3, device=qkv.weight.device)
+        gain = torch.ones(3)
         gain[0] = places**-0.5
-        gain = gain.repeat_interleave(len(qkv.weight) // 3)
-        assert qkv.bias is not None
-        dtype = qkv.weight.dtype
-        scaled = Linear((qkv.weight.float() * gain[:, None]).to(dtype), (qkv.bias.float() * gain).to(dtype))
+        gain = gain.repeat_interleave(len(attention.qkv.weight) // 3)
         return cls(
             depthwise=_Convolution.of(block.conv1, groups=block.conv1.groups),
             norm=bare(block.norm1),
-            qkv=scaled,
+            qkv=linear(attention.qkv, gains=(gain,), before=block.norm1),
             out=linear(attention.proj),
             groups=attention.groups,
         )
@@ -201,7 +197,7 @@ class Vision:
             self._stages.append(_Stage.of(patches, blocks, size))
             size = self._stages[-1].size
         self._places = _places(projector, size)
-        self._projection = Linear(projector.image_projection.weight.detach(), None)
+        self._projection = Linear.of(projector.image_projection.weight.detach(), None)
         self._norm = norm(projector.image_proj_norm)
 
     @property

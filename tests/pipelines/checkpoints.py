@@ -1,14 +1,17 @@
-"""Small random checkpoints, and jobs for them."""
+"""Small random checkpoints, jobs for them, and comparing what was answered."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from pipelines.tasks import FLORENCE_TASKS, SPECS
-from streamer.types import Due, Frame, Image, Job
+from streamer.types import Answer, Box, Due, Frame, Image, Job, Polygon, Quad, Result
 
 IMAGE_SIZE = 96
 IMAGE_TOKENS = 10
@@ -95,3 +98,30 @@ def job(task: str, image: Image | None = None, stream: str = "gate", **params: A
     keys = SPECS[task].parameters.model_validate({**INPUTS[task], **params})
     frame = Frame(stream, 1, 0, 0.0, 0.0, 0.0, picture() if image is None else image)
     return Job(Due(stream, task, task, keys, 0.0), frame)
+
+
+def shapes(answer: Answer) -> list[Box | Polygon | Quad]:
+    return [*answer.boxes, *answer.polygons, *answer.quads]
+
+
+def said(results: Sequence[Result]) -> list[Any]:
+    """All but the times and the scores, which differ in their last digits."""
+    return [
+        (
+            result.outcome,
+            result.error,
+            result.answer.text,
+            [dataclasses.replace(shape, score=None) for shape in shapes(result.answer)],
+        )
+        for result in results
+    ]
+
+
+def scores(results: Sequence[Result]) -> list[float]:
+    every = [found.score for result in results for found in (result.answer, *shapes(result.answer))]
+    return [-1.0 if score is None else score for score in every]
+
+
+def assert_same(ours: Sequence[Result], theirs: Sequence[Result]) -> None:
+    assert said(ours) == said(theirs)
+    assert scores(ours) == pytest.approx(scores(theirs), rel=1e-3, abs=1e-6)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import json
 import random
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -21,11 +20,11 @@ from pipelines.fast.engine import FRAMES_KEPT, RECOVERY, FastEngine
 from pipelines.florence2 import Florence2Settings, pipeline
 from pipelines.folder import SHIPPED, open_folder
 from pipelines.plain import PlainEngine
-from pipelines.tasks import SPECS
+from pipelines.tasks import SPECS, Quality
 from streamer.errors import ConfigError
 from streamer.toyworld import World
-from streamer.types import Engine, Job, Result
-from tests.pipelines.checkpoints import build, job, picture
+from streamer.types import Answer, Engine, Job, Result
+from tests.pipelines.checkpoints import assert_same, build, job, picture, said, scores, shapes
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "as published": {},
@@ -61,11 +60,6 @@ def in_flight(engine: Engine, jobs: Sequence[Job], at_once: int = 3) -> list[Res
     return [results[id(of)] for of in jobs]
 
 
-def said(results: Sequence[Result]) -> list[Any]:
-    """All but the times and the scores, which the plain engine does not give."""
-    return [(result.outcome, result.error, dataclasses.replace(result.answer, score=None)) for result in results]
-
-
 def all_tasks(rounds: int = 1, **params: Any) -> list[Job]:
     return [job(task, picture(seed), **params) for seed, task in enumerate(list(SPECS) * rounds)]
 
@@ -82,7 +76,8 @@ def test_answers_equal_the_plain_engines(tmp_path: Path, variant: str) -> None:
     for quality in ("fast", "official"):
         jobs = all_tasks(2, quality=quality)
         results = in_flight(fast, jobs)
-        assert said(results) == said(plainly(plain, jobs))
+        assert_same(results, plainly(plain, jobs))
+        assert any(0 < score < 1 for score in scores(results))
         assert {result.outcome for result in results} == {"ok", "empty"}
 
 
@@ -95,7 +90,7 @@ def test_generation_settings_in_the_models_config(checkpoint: Path, tmp_path: Pa
     (path / "config.json").write_text(json.dumps(config))
     jobs = all_tasks(max_tokens=40)
     results = in_flight(FastEngine(opened(path), 7), jobs)
-    assert said(results) == said(plainly(PlainEngine(opened(path), 16), jobs))
+    assert_same(results, plainly(PlainEngine(opened(path), 16), jobs))
 
 
 def test_qualities_and_caps_are_mixed(fast: FastEngine, engine: PlainEngine) -> None:
@@ -104,7 +99,7 @@ def test_qualities_and_caps_are_mixed(fast: FastEngine, engine: PlainEngine) -> 
         for seed, task in enumerate(SPECS)
     ]
     alone = [plainly(engine, [of])[0] for of in jobs]
-    assert said(in_flight(fast, jobs)) == said(alone)
+    assert_same(in_flight(fast, jobs), alone)
     assert {result.outcome for result in alone} >= {"ok", "error"}
 
 
@@ -114,7 +109,7 @@ def test_the_shipped_models_answers_equal_the_plain_engines() -> None:
     for quality in ("fast", "official"):
         scenes = [World(900 + seed).scene(0.5).paint(320, 240) for seed in range(len(SPECS))]
         jobs = [job(task, image, quality=quality) for task, image in zip(SPECS, scenes, strict=True)]
-        assert said(in_flight(fast, jobs)) == said(plainly(plain, jobs))
+        assert_same(in_flight(fast, jobs), plainly(plain, jobs))
 
 
 def test_bfloat16_answers(checkpoint: Path) -> None:
@@ -136,10 +131,12 @@ def test_a_cameras_answers_come_in_the_order_of_its_frames(fast: FastEngine) -> 
     assert fast._order == {}
 
 
-def test_scores_are_probabilities(fast: FastEngine) -> None:
-    scores = [result.answer.score for result in in_flight(fast, all_tasks())]
-    assert all(score is not None and 0 < score <= 1 for score in scores)
-    assert len(set(scores)) > 5
+@pytest.mark.parametrize("quality", get_args(Quality))
+def test_each_text_and_each_shape_has_a_score(fast: FastEngine, quality: Quality) -> None:
+    for result in in_flight(fast, all_tasks(quality=quality)):
+        found = shapes(result.answer)
+        assert all(shape.score is not None and 0 <= shape.score <= 1 for shape in found)
+        assert (result.answer.score is not None) == bool(result.answer.text), "of boxes each has its own"
 
 
 def test_a_frame_is_looked_at_once(checkpoint: Path) -> None:
@@ -199,18 +196,22 @@ def test_a_prompt_that_is_too_long_is_an_error_for_that_job_alone(fast: FastEngi
 
 def test_long_and_short_prompts_stand_side_by_side(fast: FastEngine, engine: PlainEngine) -> None:
     jobs = [job("phrase_grounding", picture(n), text="a green car " * (1 + 5 * n)) for n in range(4)]
-    assert said(in_flight(fast, jobs)) == said(plainly(engine, jobs))
+    assert_same(in_flight(fast, jobs), plainly(engine, jobs))
 
 
-def test_answers_up_to_the_end_of_the_table(tmp_path: Path, checkpoint: Path) -> None:
+@pytest.mark.parametrize("quality", get_args(Quality))
+def test_an_answer_without_an_end_is_cut_and_is_an_error(tmp_path: Path, quality: Quality) -> None:
+    """At the end of the position table, however many tokens were allowed."""
     endless = build(
         tmp_path / "endless", exponential_decay_length_penalty=None, forced_eos_token_id=None, suppress_tokens=[2]
     )
     engine = FastEngine(opened(endless), 4)
-    jobs = [job(task, picture(n), max_tokens=4000) for n, task in enumerate(SPECS)]
-    for result in in_flight(engine, jobs):
+    jobs = [job(task, picture(n), max_tokens=4000, quality=quality) for n, task in enumerate(SPECS)]
+    for result in in_flight(engine, jobs[:3]):
+        assert result.outcome == "error"
         assert result.error == "the answer did not end within 127 tokens"
-    assert said(in_flight(engine, jobs[:3])) == said(plainly(PlainEngine(opened(endless), 4), jobs[:3]))
+        assert result.answer == Answer()
+    assert said(in_flight(engine, jobs[:2])) == said(plainly(PlainEngine(opened(endless), 4), jobs[:2]))
 
 
 # -- drafts
@@ -229,16 +230,19 @@ def test_drafts_change_no_answer(checkpoint: Path, engine: PlainEngine, share: f
     rng = random.Random(3)
     fast = FastEngine(opened(checkpoint), 16)
     jobs = all_tasks()
-    truth = said(plainly(engine, jobs))
+    truth = plainly(engine, jobs)
     for of, tokens in list(answers_of(fast, jobs)):
         spoiled = [token if rng.random() < share else rng.randrange(4, 900) for token in tokens]
         fast.drafts.learn((of.due.stream, of.due.name), spoiled, None)
     assert fast.drafts.figures.answers == 0
-    assert said(in_flight(fast, jobs, at_once)) == truth
+    answered = in_flight(fast, jobs, at_once)
+    assert_same(answered, truth)
     assert fast.drafts.figures.answers > 5
     if share == 1.0:
         assert fast.drafts.figures.acceptance == 1.0
-    assert said(in_flight(fast, jobs, at_once)) == truth
+        assert {result.draft[1] / result.draft[0] for result in answered if result.draft and result.draft[0]} == {1.0}
+    assert sum(result.draft[0] for result in answered if result.draft) == fast.drafts.figures.checked
+    assert_same(in_flight(fast, jobs, at_once), truth)
 
 
 def test_a_right_draft_saves_steps(checkpoint: Path) -> None:
@@ -292,17 +296,56 @@ class Short:
         return self._decoder(ids, *args, **keys)
 
 
-def test_a_shortage_halves_the_batch_which_grows_back(checkpoint: Path, engine: PlainEngine) -> None:
+SHORTAGES = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("shortage", SHORTAGES)
+def test_a_shortage_halves_the_batch_which_grows_back(
+    checkpoint: Path, engine: PlainEngine, shortage: Exception
+) -> None:
     fast = FastEngine(opened(checkpoint), 8)
     whole = fast.slots._decoder
-    fast.slots._decoder = Short(whole, 4, torch.OutOfMemoryError("no more"))  # type: ignore[assignment]
+    fast.slots._decoder = Short(whole, 4, shortage)  # type: ignore[assignment]
     jobs = all_tasks()
-    assert said(in_flight(fast, jobs, at_once=8)) == said(plainly(engine, jobs))
+    assert_same(in_flight(fast, jobs, at_once=8), plainly(engine, jobs))
     assert fast._limit <= 4
     fast.slots._decoder = whole
     for _ in range(1 + 3 * RECOVERY // len(jobs)):
         in_flight(fast, jobs)
     assert fast._limit == 8
+
+
+@pytest.mark.parametrize("part", ["vision", "encoder"])
+def test_a_shortage_before_the_decoder_is_tried_again(checkpoint: Path, engine: PlainEngine, part: str) -> None:
+    """Once, on the second frame, while others are being written."""
+    fast = FastEngine(opened(checkpoint), 8)
+    owner: Any = fast.frames if part == "vision" else fast
+    whole = getattr(owner, part)
+    calls: list[Any] = []
+
+    def short(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(*args)
+
+    setattr(owner, part, short)
+    jobs = all_tasks()
+    assert_same(in_flight(fast, jobs, at_once=8), plainly(engine, jobs))
+    assert len(calls) == len(jobs) + 1
+    assert (fast.free(), fast.slots.active) == (fast._count, 0)
+
+
+def test_a_shortage_that_stays_is_an_error(checkpoint: Path) -> None:
+    fast = FastEngine(opened(checkpoint), 4)
+    fast.slots._decoder = Short(fast.slots._decoder, 0, SHORTAGES[0])  # type: ignore[assignment]
+    results = in_flight(fast, all_tasks())
+    assert {result.error for result in results} == {"the model failed: CUDA out of memory"}
+    assert (fast.free(), fast.slots.active) == (4, 0)
 
 
 def test_what_fails_alone_is_an_error(checkpoint: Path) -> None:

@@ -98,8 +98,9 @@ def test_choice_equals_the_librarys(tokens: list[int], size: int, ahead: int, se
         exponential_decay_length_penalty=(5, 1.2),
         suppress_tokens=[5],
     )
-    chooser = Chooser(generation, torch.device("cpu"))
+    chooser = Chooser(generation, 6, torch.device("cpu"))
     scores = torch.randn(1, ahead + 1, 6, generator=torch.Generator().manual_seed(seed))
+    scores = torch.nn.functional.pad(scores, (0, 1000), value=-100.0)  # locations
     history = torch.tensor([[*tokens, 3, 3]])
     chosen, _ = chooser(scores.clone(), history, torch.tensor([len(tokens) - ahead]))
     for place in range(ahead + 1):

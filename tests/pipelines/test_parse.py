@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -151,7 +153,13 @@ def test_coordinates_are_the_middles_of_their_bins() -> None:
             "a<b" + locs(1, 2, 3, 4) + "<od>dog<and>" + locs(5, 6, 7, 8),
             ((1, 2, 3, 4, "a<b"), (5, 6, 7, 8, "dog")),
         ),
-        ("boxes", "a car" + locs(1, 2, 3, 4) + "<sep>" + locs(5, 6, 7, 8), ((1, 2, 3, 4, "a car"),)),
+        (
+            "boxes",
+            "a car" + locs(1, 2, 3, 4) + "<sep>" + locs(5, 6, 7, 8),
+            ((1, 2, 3, 4, "a car"), (5, 6, 7, 8, "a car")),
+        ),
+        ("boxes", "a car<poly>" + locs(1, 2, 3, 4, 5), ((1, 2, 3, 4, "a car"),)),
+        ("regions", "<sep>" + locs(1, 2, 3, 4), ((1, 2, 3, 4, ""),)),
         ("boxes_or_polygons", "car" + locs(1, 2, 3, 4) + "<poly>", ()),
         ("boxes_or_polygons", "car" + locs(1, 2, 3, 4) + "dog<poly><loc_1></poly>", ((1, 2, 3, 4, "car"),)),
         ("regions", "what" + locs(1, 2, 3, 4), ((1, 2, 3, 4, ""),)),
@@ -170,6 +178,68 @@ def test_an_answer_cut_in_the_middle_of_a_mask() -> None:
 def test_text_over_several_lines_is_kept() -> None:
     assert parse("quads", "one\ntwo" + locs(*range(8))).quads[0].label == "one\ntwo"
     assert parse("text", "<s>one\ntwo</s>").text == "one\ntwo"
+
+
+# -- malformed: what the library makes sense of, and is sound, is found as well
+
+_STRAY = ["<loc_7>", "<loc_999>", "<poly>", "</poly>", "<sep>", "<pad>", "é", "漢", " and ", ""]
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: st.SearchStrategy[str]) -> str:
+    """An answer some of whose tokens are gone, doubled, or others."""
+    tokens = re.findall(r"<[^<>]+>|[^<]+", draw(whole))
+    for _ in range(draw(st.integers(1, 3))):
+        place = draw(st.integers(0, max(0, len(tokens) - 1)))
+        tokens[place : place + draw(st.integers(0, 2))] = [draw(st.sampled_from(_STRAY))] * draw(st.integers(0, 2))
+    return "".join(tokens)
+
+
+def plain(label: str) -> str:
+    """As the library leaves it: it drops all that is not ASCII."""
+    return label.encode("ascii", "ignore").decode().strip()
+
+
+def check_all_found(theirs: list[Any], ours: list[Any]) -> None:
+    missing = Counter(map(str, theirs)) - Counter(map(str, ours))
+    assert not missing
+
+
+def sound_boxes(theirs: Any) -> list[Any]:
+    """With corners in order, and no halves of tokens among the words."""
+    pairs = zip(theirs["bboxes"], theirs["labels"], strict=True)
+    return [(box, label) for box, label in pairs if box[0] <= box[2] and box[1] <= box[3] and ">" not in label]
+
+
+@same
+@given(damaged(framed(labelled(boxes))), st.sampled_from(SIZES))
+def test_boxes_in_damaged_answers(native: Native, text: str, size: tuple[int, int]) -> None:
+    ours = [(box_pixels(box, size), plain(box.label)) for box in parse("boxes", text).boxes]
+    check_all_found(sound_boxes(native("<OD>", text, size)), ours)
+
+
+@same
+@given(damaged(framed(boxes)), st.sampled_from(SIZES))
+def test_regions_in_damaged_answers(native: Native, text: str, size: tuple[int, int]) -> None:
+    ours = [(box_pixels(box, size), "") for box in parse("regions", text).boxes]
+    check_all_found(sound_boxes(native("<REGION_PROPOSAL>", text, size)), ours)
+
+
+@same
+@given(damaged(st.one_of(masks, rings).map("</s><s>{}</s>".format)), st.sampled_from(SIZES))
+def test_polygons_in_damaged_answers(native: Native, text: str, size: tuple[int, int]) -> None:
+    ours = [cut(found.points, size) for found in parse("polygons", text).polygons]
+    masks = native("<REFERRING_EXPRESSION_SEGMENTATION>", text, size)["polygons"]
+    check_all_found([points for mask in masks for points in mask if len(points) >= 6], ours)
+
+
+@same
+@given(damaged(framed(labelled(fours))), st.sampled_from(SIZES))
+def test_quads_in_damaged_answers(native: Native, text: str, size: tuple[int, int]) -> None:
+    theirs = native("<OCR_WITH_REGION>", text, size)
+    ours = [(cut(found.points, size), found.label) for found in parse("quads", text).quads]
+    pairs = zip(theirs["quad_boxes"], theirs["labels"], strict=True)
+    check_all_found([(quad, label) for quad, label in pairs if "<" not in label], ours)
 
 
 _PIECES = ["<loc_5>", "<loc_999>", "<loc_1000>", "<loc_", "<loc_99999>", "<sep>", "<poly>", "</poly>", "<s>", "</s>"]

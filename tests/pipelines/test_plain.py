@@ -16,7 +16,7 @@ from pipelines.florence2 import Florence2Settings, pipeline
 from pipelines.plain import PlainEngine, Row
 from pipelines.tasks import FLORENCE_TASKS, SPECS, Quality, location_tokens
 from streamer.types import Engine, Job, Pipeline, Result
-from tests.pipelines.checkpoints import build, job, picture
+from tests.pipelines.checkpoints import assert_same, build, job, picture
 
 FILLED = {
     "text": {"text"},
@@ -88,8 +88,8 @@ def test_tokens_equal_the_processor_and_generate(engine: PlainEngine, processor:
         for of, pixels in zip(jobs, inputs.pixel_values, strict=True)
     ]
     ours = engine.generate(rows, quality)
-    assert [ended(tokens) for tokens in ours] == [ended(tokens) for tokens in theirs.tolist()]
-    assert all(tokens[:2] == [2, 0] for tokens in ours), "the start is forced"
+    assert [ended(written.tokens) for written in ours] == [ended(tokens) for tokens in theirs.tolist()]
+    assert all(written.tokens[:2] == [2, 0] for written in ours), "the start is forced"
 
 
 def test_the_qualities_differ(engine: PlainEngine) -> None:
@@ -99,8 +99,7 @@ def test_the_qualities_differ(engine: PlainEngine) -> None:
 
 def test_a_batch_gives_what_single_jobs_give(engine: PlainEngine) -> None:
     jobs = [job(task, picture(seed), stream=f"s{seed % 3}") for seed, task in enumerate(SPECS)]
-    alone = [run(engine, of)[0].answer for of in jobs]
-    assert [result.answer for result in run(engine, *jobs)] == alone
+    assert_same(run(engine, *jobs), [run(engine, of)[0] for of in jobs])
 
 
 def test_qualities_share_a_step_but_no_batch(engine: PlainEngine) -> None:
@@ -131,7 +130,7 @@ def test_an_answer_that_does_not_end_is_an_error_for_that_job_alone(engine: Plai
 def test_the_cap_is_exact(engine: PlainEngine) -> None:
     """An answer of n tokens, its end included, passes a cap of n and fails one of n - 1."""
     of = job("caption")
-    length = len(ended(engine.generate([engine.prepare(of)], "fast")[0])) - 1
+    length = len(ended(engine.generate([engine.prepare(of)], "fast")[0].tokens)) - 1
     other = job("more_detailed_caption", picture(5))
     assert run(engine, job("caption", max_tokens=length), other)[0].outcome == "ok"
     assert run(engine, job("caption", max_tokens=length - 1), other)[0].outcome == "error"

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image as Pil
 
-from pipelines.preprocess import ImageSettings, Preprocessor, resize
+from pipelines.images import ImageSettings
+from pipelines.preprocess import Preprocessor, resize
 from streamer.errors import ConfigError, PipelineError
 from streamer.types import Image
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pipelines.checkpoint import load
 from pipelines.florence2 import Florence2Settings, pipeline
+from pipelines.folder import open_folder
 from pipelines.prompts import Prompter, prompt
 from pipelines.tasks import FLORENCE_TASKS, SPECS, location_tokens
-from streamer.errors import PipelineError
+from streamer import config
+from streamer.errors import ConfigError, PipelineError
 from streamer.settings import parse_region
 from streamer.types import Region
 from tests.pipelines.checkpoints import INPUTS, picture
@@ -40,7 +44,9 @@ def test_defaults_and_json_schema(task: str) -> None:
     assert params.quality == "fast"
     assert params.max_tokens == FLORENCE_TASKS[task].max_tokens
     schema = SPECS[task].parameters.model_json_schema()
-    assert set(schema["properties"]) == {"quality", "max_tokens", *INPUTS[task]}
+    least = set() if SPECS[task].result == "text" else {"min_score"}
+    assert set(schema["properties"]) == {"quality", "max_tokens", *INPUTS[task], *least}
+    assert getattr(params, "min_score", None) is None
     assert all(entry.get("description") for entry in schema["properties"].values())
 
 
@@ -59,6 +65,8 @@ def test_defaults_and_json_schema(task: str) -> None:
         ("caption", {"quality": "best"}, "'fast' or 'official'"),
         ("caption", {"max_tokens": 0}, "greater than or equal to 1"),
         ("caption", {"min_score": 0.5}, "Extra inputs are not permitted"),
+        ("object_detection", {"min_score": 1.5}, "less than or equal to 1"),
+        ("object_detection", {"min_score": -0.1}, "greater than or equal to 0"),
     ],
 )
 def test_wrong_keys_are_named(task: str, keys: dict[str, Any], words: str) -> None:
@@ -82,7 +90,7 @@ def test_prompt_ids_equal_the_processors(task: str, processor: Any, engine: Any)
     given_input = location_tokens(parse_region(params.region)) if task in _REGION else INPUTS[task].get("text", "")
     theirs = processor(text=row.token + given_input, images=picture(), return_tensors="pt").input_ids[0].tolist()
     model, checkpoint = engine._checkpoint.model, engine._checkpoint
-    ours = Prompter(checkpoint.tokenizer, model.config.image_token_id, checkpoint.image_tokens, 128)
+    ours = Prompter(checkpoint.tokenizer, model.config.image_token_id, checkpoint.images.tokens, 128)
     assert ours.ids(prompt(task, params)) == theirs
 
 
@@ -93,9 +101,44 @@ def test_a_prompt_longer_than_the_encoder_is_refused(engine: Any) -> None:
         prompter.ids("a great many words " * 10)
 
 
+@pytest.mark.parametrize("words", [5, 50, 60, 500])
+def test_a_prompt_that_is_too_long_is_refused_in_the_config(checkpoint: Path, tmp_path: Path, words: int) -> None:
+    """Exactly those that the engine would refuse, whether or not they have to be counted."""
+    file = tmp_path / "home.yaml"
+    text = "green car " * words
+    file.write_text(
+        f"model: {{checkpoint: {checkpoint}}}\nstreams:\n  gate:\n    source: synthetic\n    tasks:\n"
+        f"      - {{task: caption}}\n      - {{task: phrase_grounding, text: {text}}}\n"
+    )
+    folder = open_folder(str(checkpoint))
+    loaded = load(folder, "cpu", "float32")
+    prompter = Prompter(loaded.tokenizer, 0, loaded.images.tokens, loaded.encoder_limit)
+    try:
+        prompter.ids(prompt("phrase_grounding", _check("phrase_grounding", text=text)))
+        refusal = ""
+    except PipelineError as error:
+        refusal = f"{file}:7: streams.gate.tasks[1]: {error}"
+    assert bool(refusal) == (words > 50), "there is some of both"
+    if refusal:
+        with pytest.raises(ConfigError) as caught:
+            config.load(file)
+        assert str(caught.value) == refusal
+    else:
+        assert config.load(file).streams["gate"].tasks[1].params.text == text.strip()
+
+
+def test_what_is_not_here_is_not_refused(tmp_path: Path) -> None:
+    """Neither a folder that is missing nor a name on the hub that was never downloaded: `open` says so."""
+    params = _check("phrase_grounding", text="green car " * 500)
+    for name in (str(tmp_path / "none"), "nobody/nothing"):
+        settings = Florence2Settings(checkpoint=name)
+        assert pipeline.refuse(settings, "phrase_grounding", params) is None
+
+
 def test_nothing_heavy_is_loaded_before_open() -> None:
     code = (
         "import sys, pipelines.florence2 as f; f.pipeline.tasks(); "
+        "f.pipeline.refuse(f.Florence2Settings(), 'caption', f.SPECS['caption'].parameters()); "
         "print({'torch', 'transformers', 'huggingface_hub', 'tokenizers'} & sys.modules.keys())"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
