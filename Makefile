@@ -1,4 +1,4 @@
-# make demo [SECONDS=20] | test | check | bench | tiny-model | pictures
+# make demo [SECONDS=20] | test | check | chaos [FULL=1] | bench | tiny-model | pictures
 # Each target first makes .venv and installs what it needs; PYTHON=python3.12 picks the interpreter.
 
 PYTHON ?= python3
@@ -6,11 +6,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --constraint constraints.txt
 
-# The tests run a real RTSP server (GStreamer, through the system's own Python), the ffmpeg tool and a real browser.
-SYSTEM_PACKAGES := ffmpeg chromium python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good \
+# The tests run a real RTSP server (GStreamer, through the system's own Python), ffmpeg, a real browser and MQTT broker.
+SYSTEM_PACKAGES := ffmpeg chromium mosquitto python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good \
   gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav
 
-.PHONY: demo test check bench tiny-model pictures system-packages clean
+.PHONY: demo test check chaos bench tiny-model pictures system-packages clean
 
 demo: $(VENV)/.runtime
 	@$(BIN)/streamer demo $(if $(SECONDS),--seconds $(SECONDS))
@@ -23,6 +23,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+chaos: system-packages $(VENV)/.dev
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/accuracy.py $(ARGS)

@@ -21,7 +21,7 @@ from report import write
 
 from streamer.policy import Policy
 from streamer.schedule import Now, Schedule
-from streamer.types import PRIORITIES, Due, Frame, Priority
+from streamer.types import PRIORITIES, Due, Frame, Priority, When
 
 BATCH = 16
 LOAD = 3.0
@@ -43,6 +43,8 @@ class Task:
     between: None = None
     max_age: None = None
     zone: None = None
+    when: When = "always"
+    refresh: float = 600.0
     params: None = None
 
 

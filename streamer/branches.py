@@ -47,11 +47,16 @@ class Branches:
         return bool(self._branches)
 
     def write(self, image: Image, at: float, rate: float) -> None:
-        """One picture of second `at`, always of the same, even size. Raises ConfigError when it cannot be encoded."""
+        """One picture of second `at`, of any even size: with another one a new encode begins, and every output with it.
+
+        Raises ConfigError when it cannot be encoded.
+        """
         if not self._branches:
             return
-        if self._encoder is None:
-            height, width = image.shape[:2]
+        height, width = image.shape[:2]
+        if self._encoder is None or self._encoder.size != (width, height):
+            if self._encoder is not None:
+                self._encoder.close()
             self._encoder = Encoder(self._codec, width, height, rate)
         for coded in self._encoder.encode(image, at):
             for branch in self._branches:
@@ -70,17 +75,18 @@ class _Branch:
     def __init__(self, agent: str, label: str, writer: Writer, events: EventClient) -> None:
         self._agent, self._label, self._writer, self._events = agent, label, writer, events
         self._backoff = Backoff()
-        self._is_open = False
+        self._encoder: Encoder | None = None
+        """Whose pictures it was opened for."""
         self._failed = False
         self._retry_at = 0.0
 
     def write(self, coded: Coded, encoder: Encoder) -> None:
         try:
-            if not self._is_open:
+            if self._encoder is not encoder:
                 if not coded.key or time.monotonic() < self._retry_at:
                     return
                 self._writer.open(encoder.template)
-                self._is_open = True
+                self._encoder = encoder
             self._writer.write(coded)
         except OSError as error:  # PyAV's errors from the disk are OSErrors too
             self._fail(error)
@@ -88,7 +94,7 @@ class _Branch:
             self._works()
 
     def close(self) -> None:
-        self._is_open = False
+        self._encoder = None
         try:
             self._writer.close()
         except OSError as error:

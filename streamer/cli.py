@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -55,11 +56,31 @@ def _common(
 
 
 @app.command()
-def run(config: ConfigFile) -> None:
+def run(
+    config: ConfigFile,
+    log_format: Annotated[Literal["text", "json"], typer.Option(help="Of the log on standard error.")] = "text",
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option(help="The least that is logged.")
+    ] = "info",
+) -> None:
     """Run a config until stopped."""
+    # Until the supervisor has its own handlers: who is asked to stop before there is anything to stop has succeeded.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from streamer.config import load
 
-    _supervise(load(config))
+    _supervise(load(config), log_format=log_format, log_level=log_level)
+
+
+@app.command()
+def doctor(config: ConfigFile) -> None:
+    """Look whether this computer can run a config.
+
+    Each line says ok, warn or fail, and what to do. Ends with 1 when something fails.
+    """
+    from streamer.config import load
+    from streamer.doctor import examine
+
+    raise typer.Exit(examine(load(config), config))
 
 
 @app.command()
@@ -136,7 +157,7 @@ def check(
     for name, stream in agent.streams.items():
         print(f"  stream {name}: {_words(stream.source)}")
         for task in stream.tasks:
-            print(f"    {task.name}: {task.task}, {task.when}")
+            print(f"    {task.name}: {task.task}, {task.often}")
     for sink in agent.sinks:
         print(f"  sink {_words(sink)}")
     for output in agent.outputs:
@@ -193,19 +214,120 @@ def schema(
 
 @app.command()
 def events(
-    connect: Annotated[str, typer.Option(metavar="ENDPOINT", help="Address of a zmq sink: ipc:///path/of/bus.sock")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
+    since: Annotated[
+        str | None, typer.Option(metavar="T", help="Of the last 10m, 2h, 7d. [default: the newest 50]")
+    ] = None,
     stream: Annotated[str | None, typer.Option(help="Only of this stream.")] = None,
-    task: Annotated[str | None, typer.Option(help="Only of the task with this name.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only of the task with this name, or such as stream.down.")] = None,
+    search: Annotated[
+        str | None, typer.Option(metavar="WORDS", help="Only with all these words in caption, labels, text.")
+    ] = None,
+    export: Annotated[Literal["jsonl", "csv"] | None, typer.Option(help="All of them, for other programs.")] = None,
+    agent: Annotated[str | None, typer.Option(metavar="NAME", help="Whose. [default: the only one here]")] = None,
+    dead: Annotated[bool, typer.Option("--dead", help="List what sinks refused instead.")] = False,
+    resend: Annotated[str | None, typer.Option(metavar="SINK", help="Have a sink try again what it refused.")] = None,
 ) -> None:
-    """Print the events of a running agent."""
-    from streamer.events import encode
-    from streamer.subscriber import subscribe
+    """Show the events of an agent of this computer, running or not."""
+    from streamer import history
 
     try:
-        for event in subscribe(connect, stream, task):
-            print(encode(event).decode(), flush=True)
+        ledger = history.find_ledger(agent)
+        if resend is not None:
+            print(f"{history.resend(ledger, resend)} events will be tried again by {resend}")
+        elif dead:
+            history.print_dead(ledger)
+        else:
+            history.print_events(ledger, stream, task, search, since, follow, export)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+AgentName = Annotated[
+    str | None, typer.Option("--agent", help="Name or state folder of a running agent. [default: the only one]")
+]
+StreamName = Annotated[str, typer.Argument(metavar="STREAM", help="A stream of the running agent.")]
+TaskName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the task.")]
+Text = Annotated[str | None, typer.Option(help="The task's text, where it takes one.")]
+RegionText = Annotated[
+    str | None, typer.Option(metavar="x0,y0,x1,y1", help="The task's region in fractions of the frame.")
+]
+ZoneName = Annotated[str | None, typer.Option(help="The zone of the stream that the model sees.")]
+Save = Annotated[bool, typer.Option("--save", help="Also after the agent's next start.")]
+
+
+@app.command()
+def ask(
+    stream: StreamName,
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="What to look for.")] = None,
+    task: Annotated[str | None, typer.Option(help="What is asked. [default: where TEXT is]")] = None,
+    region: RegionText = None,
+    zone: ZoneName = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as an event.")] = False,
+    seconds: Annotated[float, typer.Option(min=0.1, metavar="S", help="How long to wait.")] = 30.0,
+    agent: AgentName = None,
+) -> None:
+    """Ask a running agent about a stream's newest picture, once."""
+    from streamer import remote
+
+    if task is None and text is None:
+        raise ConfigError("say what to look for, or what to ask with --task")
+    entry = {"task": task or remote.PHRASE_TASK, "text": text, "region": region, "zone": zone}
+    given = {key: value for key, value in entry.items() if value is not None}
+    raise typer.Exit(remote.ask(agent, stream, given, seconds, as_json))
+
+
+tasks_of_agent = typer.Typer(help="Change the tasks of a running agent.", no_args_is_help=True)
+app.add_typer(tasks_of_agent, name="task")
+
+
+@tasks_of_agent.command("add")
+def task_add(
+    stream: StreamName,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="What is asked, see `streamer tasks`.")],
+    name: Annotated[str | None, typer.Option(help="Its name in events. [default: the task]")] = None,
+    text: Text = None,
+    region: RegionText = None,
+    zone: ZoneName = None,
+    every: Annotated[str | None, typer.Option(metavar="T", help="How often: 500ms, 1s, 5m. [default: 1s]")] = None,
+    when: Annotated[str | None, typer.Option(help="always, motion, change. [default: always]")] = None,
+    priority: Annotated[str | None, typer.Option(help="high, normal, low. [default: normal]")] = None,
+    save: Save = False,
+    agent: AgentName = None,
+) -> None:
+    """Have a running agent ask one thing more."""
+    from streamer import remote
+
+    entry = {
+        "task": task, "name": name, "text": text, "region": region, "zone": zone,
+        "every": every, "when": when, "priority": priority,
+    }  # fmt: skip
+    given = {key: value for key, value in entry.items() if value is not None}
+    remote.change(agent, "add", stream, name or task, given, save)
+
+
+@tasks_of_agent.command("remove")
+def task_remove(stream: StreamName, name: TaskName, save: Save = False, agent: AgentName = None) -> None:
+    """Have it no longer asked."""
+    from streamer import remote
+
+    remote.change(agent, "remove", stream, name, None, save)
+
+
+@tasks_of_agent.command("pause")
+def task_pause(stream: StreamName, name: TaskName, save: Save = False, agent: AgentName = None) -> None:
+    """Have it not asked until it is resumed."""
+    from streamer import remote
+
+    remote.change(agent, "pause", stream, name, None, save)
+
+
+@tasks_of_agent.command("resume")
+def task_resume(stream: StreamName, name: TaskName, save: Save = False, agent: AgentName = None) -> None:
+    """Have it asked again."""
+    from streamer import remote
+
+    remote.change(agent, "resume", stream, name, None, save)
 
 
 @app.command()
@@ -232,8 +354,10 @@ def demo(seconds: AtMost = None) -> None:
     raise typer.Exit(run_demo(seconds))
 
 
-def _supervise(agent: Agent, **options: Any) -> None:
+def _supervise(
+    agent: Agent, log_level: str = "info", log_format: Literal["text", "json"] = "text", **options: Any
+) -> None:
     from streamer import supervise
 
-    logs.setup("streamer")
-    supervise.run(agent, **options)
+    logs.setup("streamer", log_level, log_format)
+    supervise.run(agent, log_level=log_level, log_format=log_format, **options)

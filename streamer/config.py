@@ -22,14 +22,16 @@ from streamer import tasks
 from streamer.access import Web
 from streamer.errors import ConfigError
 from streamer.hours import ZoneName, local_zone
+from streamer.ledger.keep import Keep
 from streamer.outputs import H264Settings, OutputField, outputs_by_view
 from streamer.problems import Problem, nearest, problems_of
 from streamer.redact import redact
+from streamer.scene import MotionSettings
 from streamer.settings import Name, Settings
 from streamer.sinks import SinkField
 from streamer.sources import SourceField
 from streamer.tasks import Task, TaskKeys
-from streamer.types import Pipeline, SourceSettings, TaskSpec
+from streamer.types import Pipeline, Point, SourceSettings, TaskSpec
 from streamer.yamlfile import Where, YamlFile, dotted
 from streamer.zones import PolygonField
 
@@ -44,6 +46,13 @@ WebField = Annotated[Web, BeforeValidator(lambda value: {} if value is None else
 class Stream:
     source: SourceSettings
     tasks: tuple[Task, ...]
+    zones: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
+    motion: MotionSettings = field(default_factory=MotionSettings)
+
+    @property
+    def active(self) -> tuple[Task, ...]:
+        """Its tasks that are not paused."""
+        return tuple(task for task in self.tasks if not task.paused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,7 @@ class Agent:
     """Plain data from which `from_mapping` makes this agent again, in another process. Holds secrets in clear."""
     outputs: tuple[Any, ...] = ()
     """Where annotated video goes."""
+    ledger: Keep = field(default_factory=Keep)
     timezone: ZoneInfo = field(default_factory=local_zone)
 
 
@@ -89,6 +99,7 @@ def schema_model() -> type[BaseModel]:
             dict[Name, PolygonField],
             Field({}, description="Parts of the picture by name: corners [x, y], 0 to 1."),
         ),
+        motion=(MotionSettings, Field(MotionSettings(), description="What counts for tasks with `when`.")),
         tasks=(entries, Field(min_length=1, description="What is asked of them.")),
     )
     return create_model(
@@ -100,6 +111,7 @@ def schema_model() -> type[BaseModel]:
         model=(pipeline.settings, Field(default_factory=pipeline.settings, description="The model.")),
         streams=(dict[Name, stream], Field(min_length=1, description="The streams by name.")),
         sinks=(list[SinkField], Field([{"kind": "stdout"}], validate_default=True, description="Where events go.")),
+        ledger=(Keep, Field(Keep(), description="How long accepted events are kept.")),
         outputs=(list[OutputField], Field([], description="Where annotated video goes.")),
         web=(WebField, Field(None, description="The web page; without this key there is none.")),
     )
@@ -146,16 +158,18 @@ def _agent(raw: Any, file: YamlFile | None) -> Agent:
     else:
         problems.extend(_repeated_names(config))
         problems.extend(_bad_outputs(config))
+        problems.extend(_unknown_zones(config))
         local = config.timezone or local_zone()
         streams = {
-            name: Stream(stream.source, _tasks(name, stream, local, problems))
+            name: Stream(
+                stream.source, _tasks(name, stream, config.model, local, problems), stream.zones, stream.motion
+            )
             for name, stream in config.streams.items()
         }
     if problems:
         raise _error(problems, file)
-    return Agent(
-        config.agent, config.model, streams, tuple(config.sinks), config.web, raw, tuple(config.outputs), local
-    )
+    sinks, outputs = tuple(config.sinks), tuple(config.outputs)
+    return Agent(config.agent, config.model, streams, sinks, config.web, raw, outputs, config.ledger, local)
 
 
 def _error(problems: list[Problem], file: YamlFile | None) -> ConfigError:
@@ -166,16 +180,19 @@ def _error(problems: list[Problem], file: YamlFile | None) -> ConfigError:
     return ConfigError(redact("\n".join(lines)))
 
 
-def _tasks(name: str, stream: Any, local: ZoneInfo, problems: list[Problem]) -> tuple[Task, ...]:
-    made = []
+def _tasks(name: str, stream: Any, model: Any, local: ZoneInfo, problems: list[Problem]) -> tuple[Task, ...]:
+    made, pipeline = [], find_pipeline()
     for index, entry in enumerate(stream.tasks):
-        parameters = find_pipeline().tasks()[entry.task].parameters
+        parameters = pipeline.tasks()[entry.task].parameters
         given = {key: getattr(entry, key) for key in parameters.model_fields if key in entry.model_fields_set}
         found = list(tasks.problems(entry, stream.zones, stream.source.pace))
         try:
             params = parameters.model_validate(given)
         except ValidationError as error:  # what the pipeline checks over several keys at once
             found += problems_of(error, given, {})
+        else:
+            refused = pipeline.refuse(model, entry.task, params)
+            found += [((), refused)] if refused else []
         if found:
             problems.extend((("streams", name, "tasks", index, *where), what) for where, what in found)
         else:
@@ -190,6 +207,14 @@ def _repeated_names(config: Any) -> Iterator[Problem]:
     yield from _repeated(("sinks",), [sink.name for sink in config.sinks], "sink")
 
 
+def _unknown_zones(config: Any) -> Iterator[Problem]:
+    for name, stream in config.streams.items():
+        for index, zone in enumerate(stream.motion.ignore):
+            if zone not in stream.zones:
+                known = nearest(zone, list(stream.zones)) if stream.zones else ": the stream has no `zones`"
+                yield ("streams", name, "motion", "ignore", index), f"unknown zone `{zone}`{known}"
+
+
 def _bad_outputs(config: Any) -> Iterator[Problem]:
     yield from _repeated(("outputs",), [output.label for output in config.outputs], "output")
     for index, output in enumerate(config.outputs):
@@ -199,6 +224,8 @@ def _bad_outputs(config: Any) -> Iterator[Problem]:
             yield ("outputs", index, "stream"), f"there is no stream `{output.stream}`{known}"
         elif stream.source.pace == "file":
             yield ("outputs", index, "stream"), f"`{output.stream}` is a recording: outputs show live streams only"
+        if output.SERVED and config.web is None:
+            yield ("outputs", index, "kind"), f"only the page serves {output.kind}, and there is none: add `web:`"
     for view, outputs in outputs_by_view(config.outputs).items():
         encoders = {output.encoder for output in outputs if isinstance(output, H264Settings)}
         if len(encoders) > 1:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import supervision as sv
 
 from streamer.overlay import Layer, Outline, Overlay
-from streamer.types import Box, Image
+from streamer.types import Box, Image, Zone
 
+Corners = npt.NDArray[np.int32]
+"""Shape (points, 2), in pixels."""
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 WHITE, YELLOW = (255, 255, 255), (60, 220, 255)
 MOST_LINES = 4
@@ -23,8 +26,9 @@ COLOURS = sv.ColorPalette.DEFAULT
 class Painter:
     """Everything sized for pictures of one size. Draws in place, on uint8 (height, width, 3) BGR."""
 
-    def __init__(self, width: int, height: int) -> None:
+    def __init__(self, width: int, height: int, zones: Iterable[Zone] = ()) -> None:
         self.size = width, height
+        self._zones = [(zone.name, np.round(np.array(zone.points) * self.size).astype(np.int32)) for zone in zones]
         self._scale = max(0.35, min(2.0, height / 960))
         self._thick = max(1, round(height / 720))
         self._line = max(2, round(height / 360))
@@ -36,6 +40,8 @@ class Painter:
 
     def draw(self, image: Image, overlay: Overlay, at: float) -> None:
         """`at`: unix second of the picture, shown in its corner."""
+        for name, corners in self._zones:
+            self._zone(image, name, corners)
         for layer in overlay.layers:
             if layer.strength >= 1:
                 self._layer(image, layer)
@@ -56,6 +62,17 @@ class Painter:
         place = max(0, (width - wide) // 2), (height + high) // 2
         cv2.putText(image, words, place, FONT, scale, WHITE, 2 * self._thick, cv2.LINE_AA)
         self._corner(image, f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S %Z}", None)
+
+    def _zone(self, image: Image, name: str, corners: Corners) -> None:
+        """A thin outline, and the name at its upper left corner."""
+        cv2.polylines(image, [corners], True, WHITE, self._thick, cv2.LINE_AA)
+        scale = 0.8 * self._scale
+        (wide, high), _ = cv2.getTextSize(name, FONT, scale, self._thick)
+        x, y = min(corners.tolist(), key=sum)
+        x, y = max(0, min(x, self.size[0] - wide - 2 * self._pad)), max(0, min(y, self.size[1] - high - 2 * self._pad))
+        self._darken(image[y : y + high + self._pad, x : x + wide + self._pad])
+        place = x + self._pad // 2, y + high + self._pad // 2
+        cv2.putText(image, name, place, FONT, scale, WHITE, self._thick, cv2.LINE_AA)
 
     def _layer(self, image: Image, layer: Layer) -> None:
         for outline in layer.outlines:
@@ -119,20 +136,6 @@ def wrap(text: str, width: int, scale: float, thick: int = 1) -> list[str]:
                 lines.append("")
             lines[-1] += letter
     return [line for line in lines if line]
-
-
-def fit(image: Image, width: int, height: int) -> Image:
-    """The picture in a frame of that size, as large as fits, with black around it; itself when it has that size."""
-    have_height, have_width = image.shape[:2]
-    if (have_width, have_height) == (width, height):
-        return image
-    ratio = min(width / have_width, height / have_height)
-    inner = max(1, round(have_width * ratio)), max(1, round(have_height * ratio))
-    framed = np.zeros((height, width, 3), np.uint8)
-    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
-    resized = cv2.resize(image, inner, interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR)
-    framed[top : top + inner[1], left : left + inner[0]] = resized
-    return framed
 
 
 def _wide(text: str, scale: float, thick: int) -> int:

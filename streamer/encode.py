@@ -49,7 +49,7 @@ class Encoder:
             raise ConfigError(f"the encoder `{codec}` cannot be used here: {error}") from None
         self.template: VideoStream = stream
         """Says how the pictures are encoded, for containers."""
-        self._size = width, height
+        self.size = width, height
         self._last = -1
         self._key_at = 0.0
 

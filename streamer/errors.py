@@ -30,4 +30,8 @@ class PipelineError(StreamerError):
 
 
 class SinkError(StreamerError):
-    """A sink could not deliver. Keep the events and try again."""
+    """A sink could not deliver. Keep the events and try again, after `wait_s` seconds where it is given."""
+
+    def __init__(self, message: str, wait_s: float | None = None) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s

@@ -13,15 +13,21 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
+from typing import Literal
 
 import zmq
 
+from streamer.asked import Ear
 from streamer.bus.delivery import EventClient
 from streamer.bus.frames import FrameClient, NoBuffer, Reply
 from streamer.bus.live import LiveResults
+from streamer.canary import Canary
 from streamer.config import Stream, find_pipeline
-from streamer.events import result_event, schedule_event
+from streamer.docket import Docket, key
+from streamer.events import canary_event, result_event, schedule_event
+from streamer.patience import Patience
 from streamer.policy import Policy, most_urgent_first
+from streamer.pulse import LOADING_S
 from streamer.schedule import Now, Schedule
 from streamer.tasks import DEFAULT_EVERY_S
 from streamer.tracking import Tracks
@@ -38,8 +44,13 @@ WAIT_S = 1.0
 TICK_S = 0.25
 """Longest sleep: unacked events are sent again on this beat."""
 DRAIN_S = 3.0
+TELL_S = 2.0
+"""How long a new process waits until what it tells of the one before is accepted."""
 FRAMES_AHEAD = 16
 """Frames in the engine or waiting for their events to be accepted, at least."""
+
+
+_ALL_ALIKE: tuple[Literal["stale", "unchanged"], ...] = ("stale", "unchanged")
 
 
 @dataclass(slots=True)
@@ -72,9 +83,10 @@ class _Open:
 
     @property
     def fate(self) -> Fate:
-        if self.outcomes <= {"stale"}:
-            return "stale"
-        return "done" if self.outcomes - {"stale", "error"} else "error"
+        for fate in _ALL_ALIKE:
+            if self.outcomes <= {fate}:
+                return fate
+        return "done" if self.outcomes - {"stale", "unchanged", "error"} else "error"
 
 
 @dataclass(slots=True)
@@ -91,8 +103,10 @@ class _Stream:
 
 def run(worker: Worker) -> None:
     """Serve all streams of the config until asked to stop."""
+    worker.pulse.beat("loading", LOADING_S)
     engine = find_pipeline().open(worker.agent.model)
     with Inference(worker, engine) as inference:
+        inference.tell_remains()
         worker.report("ready")
         while not worker.stopping:
             inference.turn()
@@ -121,21 +135,27 @@ class Inference:
         self.tracks = _tracks(streams)
         now = _now()
         self.streams = {name: self._connect(name, stream, now) for name, stream in streams.items()}
-        self.policy = Policy({name: stream.schedule for name, stream in self.streams.items()}, now)
+        schedules = {name: stream.schedule for name, stream in self.streams.items()}
+        self.policy = Policy(schedules, now)
+        self.ear = Ear(worker.runtime, worker.agent, schedules, self.policy)
         self.waiting: list[Job] = []
         self.reserved = 0
         """Jobs for which frames are being fetched."""
-        self.in_engine = 0
+        self.running: dict[tuple[str, str, FrameId], Job] = {}
+        """What the engine has."""
+        self.patience = Patience()
+        self.canary = Canary(streams)
+        self.docket = Docket(worker.runtime, worker.agent.agent, streams)
         self.events_of: dict[str, tuple[str, FrameId, str]] = {}
         self.gather_until = -math.inf
         self.poller = zmq.Poller()
         self.poller.register(worker.stop_fd, zmq.POLLIN)
-        for socket in (*self.frames.sockets(), self.events.socket):
+        for socket in (*self.frames.sockets(), self.events.socket, self.ear.socket):
             self.poller.register(socket, zmq.POLLIN)
 
     def _connect(self, name: str, stream: Stream, now: Now) -> _Stream:
         self.frames.connect(name)
-        return _Stream(Schedule(name, stream.tasks, stream.source.pace, now))
+        return _Stream(Schedule(name, stream.active, stream.source.pace, now))
 
     def __enter__(self) -> Inference:
         return self
@@ -144,9 +164,13 @@ class Inference:
         self.frames.close()
         self.events.close()
         self.live.close()
+        self.ear.close()
 
     def turn(self) -> None:
         """Ask for frames, take what came, let the engine work once if it has something, hand the results on."""
+        self.worker.pulse.beat()
+        for name in self.ear.receive(_now()):
+            self.look_again(name)
         self.ask()
         self.poller.poll(math.ceil(self.pause() * 1000))
         for reply in self.frames.receive():
@@ -155,6 +179,9 @@ class Inference:
         self.events.resend()
         if not self.gathering():
             self.work()
+        if not self.running and not self.waiting and not self.reserved:
+            self.sing()
+        self.docket.write()
 
     # -- frames in
 
@@ -182,24 +209,24 @@ class Inference:
 
     def gathering(self) -> bool:
         """A fetch is on its way, in time for the next batch, and no answer in the engine is held up by waiting."""
-        return self.reserved > 0 and not self.in_engine and time.monotonic() < self.gather_until
+        return self.reserved > 0 and not self.running and time.monotonic() < self.gather_until
 
     def pause(self) -> float:
         """Seconds to sleep if nothing arrives."""
         now = _now()
         if self.gathering():
             return max(0.0, self.gather_until - now.mono)
-        if self.waiting or self.in_engine:
+        if self.waiting or self.running:
             return 0.0
         return min(TICK_S, self.policy.wait(now))
 
     def take(self, reply: Reply) -> None:
         """One answer of a capture process."""
         stream, now = self.streams[reply.stream], _now()
-        chosen: set[str] = set()
-        if reply.request == stream.asked:
-            chosen, stream.asked, stream.chosen = stream.chosen, None, set()
-            self.reserved -= len(chosen)
+        if reply.request != stream.asked:
+            return  # another question took its place
+        chosen, stream.asked, stream.chosen = stream.chosen, None, set()
+        self.reserved -= len(chosen)
         if reply.frame is not None:
             chosen = chosen - self.open(stream, reply.frame, chosen, now)
         stream.unused |= chosen
@@ -219,6 +246,12 @@ class Inference:
         stream.asked = self.frames.wait(name, want, timeout)
         return True
 
+    def look_again(self, name: str) -> None:
+        """Its tasks are others now: if capture was asked to tell of a frame, it may be another one."""
+        stream = self.streams[name]
+        if stream.asked is not None and not stream.chosen:
+            self.wait(name, stream, _now())
+
     def open(self, stream: _Stream, frame: Frame, chosen: set[str], now: Now) -> set[str]:
         """Make the jobs of a frame; gives the names of their tasks."""
         jobs = [Job(due, frame) for due in stream.schedule.take(frame, now, chosen)]
@@ -227,7 +260,11 @@ class Inference:
             return set()
         names = {job.due.name for job in jobs}
         stream.opened[frame.id] = _Open(frame, names.copy())
-        self.waiting.extend(jobs)
+        self.docket.enter(jobs)
+        self.waiting.extend(job for job in jobs if job.due.unchanged_since is None)
+        for job in jobs:
+            if job.due.unchanged_since is not None:
+                self.publish(Result(job, "unchanged"))
         return names
 
     # -- results out
@@ -236,17 +273,29 @@ class Inference:
         """Hand waiting jobs to the engine and let it make one step."""
         started = time.monotonic()
         jobs = self.next_jobs(started)
-        if jobs:
-            self.engine.admit([self.streams[job.due.stream].opened[job.frame.id].show(job) for job in jobs])
-            self.in_engine += len(jobs)
-        if self.in_engine:
-            for result in self.engine.step():
-                self.in_engine -= 1
+        self.running.update((key(job), job) for job in jobs)
+        if self.running:
+            for result in self.step(jobs):
+                del self.running[key(result.job)]
+                self.docket.finished(result.job)
                 self.policy.done(result.job.due, result.inference_s / result.batch)
                 self.publish(self.streams[result.job.due.stream].opened[result.job.frame.id].whole(result))
             self.policy.overload.worked(time.monotonic() - started)
         if self.policy.adapt(_now()):
             self.tell_stretch()
+
+    def step(self, jobs: list[Job]) -> list[Result]:
+        """The engine's turn, within the time that it may take."""
+        started = time.monotonic()
+        self.docket.run(jobs)
+        self.worker.pulse.beat("batch", self.patience.limit(self.running.values()))
+        if jobs:
+            self.engine.admit([self.streams[job.due.stream].opened[job.frame.id].show(job) for job in jobs])
+        results = self.engine.step()
+        took = time.monotonic() - started
+        self.patience.took(self.running.values(), [result.job for result in results], took)
+        self.worker.pulse.beat()
+        return results
 
     def next_jobs(self, now: float) -> list[Job]:
         """The most urgent of what waits, as much as the engine takes; what is too old is answered so."""
@@ -258,9 +307,42 @@ class Inference:
                 self.publish(Result(job, "stale", error=f"the frame was {age:.2f} s old, `max_age` is {most:g} s"))
             else:
                 fresh.append(job)
+        ready, later, refused = self.docket.admit(fresh)
+        for job in refused:
+            self.publish(Result(job, "error", error="left out: it has ended the inference process before"))
         room = self.engine.free()
-        self.waiting = fresh[room:]
-        return fresh[:room]
+        self.waiting = later + ready[room:]
+        return ready[:room]
+
+    def sing(self) -> None:
+        """When nothing has come out for a while: show that an answer still would."""
+        job = self.canary.job(self.docket.may)
+        if job is None:
+            return
+        self.docket.enter([job])
+        self.docket.run([job])
+        self.worker.pulse.beat("batch", self.patience.limit([job]))
+        self.engine.admit([job])
+        while not (results := self.engine.step()):
+            self.worker.pulse.beat("batch", self.patience.limit([job]))
+        self.docket.finished(job)
+        self.docket.strike(*key(job))
+        if results[0].outcome in ("ok", "empty"):
+            self.events.send(canary_event(self.worker.agent.agent, results[0].inference_s), None)
+        else:
+            log.error("the model answers nothing: %s", results[0].error)
+
+    def tell_remains(self) -> None:
+        """Give the jobs that died with the process before an outcome, and say what killed it."""
+        remains = self.docket.remains()
+        for result in remains.lost:
+            quality = getattr(result.job.due.params, "quality", "")
+            event = result_event(self.worker.agent.agent, result, self.engine.model, quality)
+            self.events.send(event, result.job.frame.captured_mono)
+        if remains.verdict is not None:
+            self.events.send(remains.verdict, None)
+        self.events.flush(TELL_S)
+        self.docket.write()
 
     def tell_stretch(self) -> None:
         stretch = self.policy.stretches()
@@ -269,11 +351,15 @@ class Inference:
         self.events.send(schedule_event(self.worker.agent.agent, stretch, reason), None)
 
     def publish(self, result: Result) -> None:
+        if self.ear.answer(result, self.engine.model):
+            self.close(*key(result.job))
+            return
         result = self.tracks.mark(result)
         due, frame = result.job.due, result.job.frame
         event = result_event(self.worker.agent.agent, result, self.engine.model, getattr(due.params, "quality", ""))
         self.events_of[event.id] = (due.stream, frame.id, due.name)
         self.streams[due.stream].opened[frame.id].outcomes.add(result.outcome)
+        self.canary.heard(result.outcome)
         self.live.publish(event)
         self.events.send(event, frame.captured_mono)
 
@@ -282,19 +368,26 @@ class Inference:
         for event in accepted:
             if event not in self.events_of:
                 continue  # it is of no frame
-            name, key, task = self.events_of.pop(event)
-            stream = self.streams[name]
-            stream.opened[key].unfinished.discard(task)
-            if not stream.opened[key].unfinished:
-                done = stream.opened.pop(key)
-                self.frames.settle(done.frame, done.fate)
+            name, frame, task = self.events_of.pop(event)
+            self.close(name, task, frame)
+
+    def close(self, name: str, task: str, frame: FrameId) -> None:
+        """A task is through with a frame; the last one gives it back."""
+        stream = self.streams[name]
+        self.docket.strike(name, task, frame)
+        stream.opened[frame].unfinished.discard(task)
+        if not stream.opened[frame].unfinished:
+            done = stream.opened.pop(frame)
+            self.frames.settle(done.frame, done.fate)
 
     def drain(self) -> None:
         """Finish what is in the engine, have its events accepted, and give back every frame."""
         until = time.monotonic() + DRAIN_S
         dropped = {(job.due.stream, job.frame.id): job.frame for job in self.waiting}
+        for job in self.waiting:
+            self.docket.strike(*key(job))
         self.waiting.clear()
-        while self.in_engine and time.monotonic() < until:
+        while self.running and time.monotonic() < until:
             self.work()
         while self.events.unacked and time.monotonic() < until:
             self.events.socket.poll(20)
@@ -302,3 +395,4 @@ class Inference:
             self.events.resend()
         for frame in dropped.values():
             self.frames.settle(frame, "stopped")
+        self.docket.write()

@@ -69,19 +69,19 @@ def moment(option: str, text: str, zone: ZoneInfo) -> float:
 def plan(task: Task, pace: Pace, start: float, end: float, zone: ZoneInfo) -> Plan:
     """The runs of a task from `start` to before `end`, unix seconds; shown in `zone`."""
     if pace == "file":
-        return Plan("-", f"{task.when} of the recording")
+        return Plan("-", f"{task.often} of the recording")
     if task.at is not None:
         times = list(islice(_fires(task, task.at, start, end), MOST_RUNS))
-        return _listed(times, task.when, zone)
+        return _listed(times, task.often, zone)
     spans = [(start, end)] if task.between is None else list(task.between.open_spans(start, end))
     if task.every is None:
-        return Plan("-", f"{task.when}: {_spans(spans, zone)}" if task.between else task.when)
+        return Plan("-", f"{task.often}: {_spans(spans, zone)}" if task.between else task.often)
     runs = list(_ticks(spans, task.every))
     count = sum(number for _, number in runs)
     if count <= MOST_TIMES:
         times = [first + task.every * tick for first, number in runs for tick in range(number)]
-        return _listed(times, task.when, zone)
-    return Plan(f"{count:,}", f"{task.when}: {_spans(spans, zone)}" if task.between else task.when)
+        return _listed(times, task.often, zone)
+    return Plan(f"{count:,}", f"{task.often}: {_spans(spans, zone)}" if task.between else task.often)
 
 
 def _fires(task: Task, cron: Cron, start: float, end: float) -> Iterator[float]:

@@ -57,9 +57,11 @@ class _Probe:
             if self.size is None:
                 self.problem = "ended without a picture"
 
-    def _read(self, pictures: Iterator[Picture]) -> None:
+    def _read(self, pictures: Iterator[Picture | None]) -> None:
         times: list[float] = []
         for picture in islice(pictures, PICTURES):
+            if picture is None:
+                continue
             self.size = (picture.width, picture.height)
             if picture.pts is not None:
                 times.append(picture.pts)

@@ -15,7 +15,7 @@ from streamer.yamlfile import Where
 Problem = tuple[Where, str]
 Schema = dict[str, Any]
 
-_QUESTION_KEYS = ("text", "region")
+_QUESTION_KEYS = ("text", "region", "min_score")
 _NAME_PATTERN = "a-z0-9"
 
 

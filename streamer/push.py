@@ -1,21 +1,17 @@
 """The pusher of one RTSP output: takes the view's encoded pictures and sends them to a server that records or relays.
 
 Writing to a receiver that is frozen blocks inside libav for ever, once the kernel's buffers are full, and nothing there
-ends it. So this process does nothing else. It looks whether the receiver's side takes what is sent, and tells its
-parent every second that it is not stuck: when it is, or no longer says so, it is killed and comes back.
+ends it. So this process does nothing else. A second thread looks whether the receiver still works (`flow.py`) and tells
+the parent when it does not; the first one gives signs of life. In both cases the process is replaced.
 """
 
 from __future__ import annotations
 
-import fcntl
 import io
 import logging
-import os
-import socket
-import stat
-import struct
-import termios
+import threading
 import time
+from urllib.parse import urlsplit
 
 import av
 import zmq
@@ -23,6 +19,7 @@ import zmq
 from streamer.bus.delivery import EventClient
 from streamer.errors import WireError
 from streamer.events import output_event
+from streamer.flow import Flow, greet
 from streamer.outputs import Coded, RtspPush
 from streamer.outputs._mux import Muxer
 from streamer.outputs.rtsp_push import PacketReader
@@ -33,10 +30,8 @@ from streamer.worker import Worker
 log = logging.getLogger(__name__)
 
 TICK_MS = 250
-PROGRESS_S = 1.0
-STILL_S = 4.0
-_BYTES_ACKED = 120
-"""Of struct tcp_info, where tcpi_bytes_acked stands."""
+WATCH_S = 0.25
+RTSP_PORT = 554
 STEADY_S = 10.0
 """A connection that held for so long makes up for the failures before it."""
 
@@ -46,44 +41,12 @@ def run(worker: Worker) -> None:
     (output,) = (one for one in worker.agent.outputs if isinstance(one, RtspPush) and one.label == worker.stream)
     with EventClient(worker.runtime, f"push-{output.label}") as events:
         push = Push(worker, output, events)
+        threading.Thread(target=push.watch, name="receiver", daemon=True).start()
         worker.report("ready")
-        push.live()
         while not worker.stopping:
             push.turn()
         push.close()
         push.reader.close()
-
-
-class Flow:
-    """The one TCP connection of this process, which libav made and hides: whether its other end takes what is sent."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._taken = -1
-        self._since = time.monotonic()
-
-    @classmethod
-    def find(cls) -> Flow | None:
-        """None when it does not go over TCP, or is closed already."""
-        for name in os.listdir("/proc/self/fd"):
-            try:
-                if stat.S_ISSOCK(os.stat(int(name)).st_mode):
-                    connection = socket.socket(fileno=os.dup(int(name)))
-                    if connection.family in (socket.AF_INET, socket.AF_INET6):
-                        return cls(connection)
-                    connection.close()
-            except OSError:
-                continue  # closed since it was listed
-        return None
-
-    def stands_still(self, now: float) -> bool:
-        """Something waits to be taken, and nothing was for `STILL_S`."""
-        info = self._connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
-        waiting = struct.unpack("i", fcntl.ioctl(self._connection, termios.TIOCOUTQ, b"\0" * 4))[0]
-        (taken,) = struct.unpack_from("Q", info, _BYTES_ACKED)
-        if not waiting or taken != self._taken:
-            self._taken, self._since = taken, now
-        return now - self._since > STILL_S
 
 
 class Push:
@@ -94,35 +57,34 @@ class Push:
         self.reader = PacketReader(worker.runtime, output.label)
         self.muxer: Muxer | None = None
         self.flow: Flow | None = None
+        self.encode: str | None = None
+        """Which of the view's encodes the receiver was told of."""
         self.begin = 0
         self.connected = 0.0
         self.backoff = Backoff()
         self.state: str | None = None
         self.retry_at = 0.0
-        self.progress_at = 0.0
         self.poller = zmq.Poller()
         for readable in (self.reader.socket, events.socket, worker.stop_fd):
             self.poller.register(readable, zmq.POLLIN)
 
     def turn(self) -> None:
         """Wait for pictures and hand them on."""
+        self.worker.pulse.beat()
         self.poller.poll(TICK_MS)
         while not self.worker.stopping and (coded := self.next()) is not None:
+            self.worker.pulse.beat()
             self.push(coded)
-            self.live()
-        self.live()
         self.events.receive()
         self.events.resend()
 
-    def live(self) -> None:
-        """Tell the parent that this process is not stuck."""
-        now = time.monotonic()
-        if now < self.progress_at:
-            return
-        self.progress_at = now + PROGRESS_S
-        if self.flow is not None and self.flow.stands_still(now):
-            self.worker.report("stuck", reason=f"the receiver has taken nothing for {STILL_S:g} s")
-        self.worker.report("progress")
+    def watch(self) -> None:
+        """Tell the parent when the receiver is stuck; in a thread of its own, for the other one may be too."""
+        while True:
+            time.sleep(WATCH_S)
+            flow = self.flow
+            if flow is not None and (reason := flow.stuck(time.monotonic())) is not None:
+                self.worker.report("stuck", reason=reason)
 
     def next(self) -> Coded | None:
         try:
@@ -134,17 +96,20 @@ class Push:
     def push(self, coded: Coded) -> None:
         now = time.monotonic()
         try:
+            if coded.key and self.reader.encode != self.encode:
+                self.close()  # the view began anew, perhaps in another size: so does the session
             if self.muxer is None:
                 if not coded.key or now < self.retry_at:
                     return
                 self.connect(coded)
             assert self.muxer is not None
             self.muxer.mux(coded, self.begin)
+            if self.flow is None:
+                self.flow = Flow()  # libav has connected with the first picture
+            self.flow.ask(now)
         except (av.FFmpegError, OSError) as error:
             self.lost(error)
             return
-        if self.flow is None:
-            self.flow = Flow.find()  # libav connects with the first picture
         if self.state != "up":
             log.info("connected")
             self.tell("up")
@@ -153,9 +118,13 @@ class Push:
 
     def connect(self, coded: Coded) -> None:
         """A key picture begins with its parameters: all that the receiver is told beforehand is read from it."""
+        address = urlsplit(self.output.url.reveal())
+        if address.scheme == "rtsp":
+            greet(address.hostname or "", address.port or RTSP_PORT)
+            self.worker.pulse.beat()
         with av.open(io.BytesIO(coded.data), format="h264") as header:
             self.muxer = Muxer(self.output.url.reveal(), "rtsp", {"rtsp_transport": "tcp"}, header.streams.video[0])
-        self.begin, self.connected = coded.dts, time.monotonic()
+        self.encode, self.begin, self.connected = self.reader.encode, coded.dts, time.monotonic()
 
     def lost(self, error: Exception) -> None:
         self.close()
@@ -173,8 +142,9 @@ class Push:
 
     def close(self) -> None:
         if self.muxer is not None:
-            muxer, self.muxer, self.flow = self.muxer, None, None
+            muxer, self.muxer = self.muxer, None
             try:
                 muxer.close()
             except (av.FFmpegError, OSError) as error:
                 log.debug("the receiver was gone before the goodbye: %s", type(error).__name__)
+            self.flow = None

@@ -19,11 +19,12 @@ from streamer.branches import Branches, Jpegs
 from streamer.bus.delivery import EventClient
 from streamer.bus.frames import FrameClient, NoBuffer, Reply, Want
 from streamer.bus.live import ResultsOf
-from streamer.draw import Painter, fit
+from streamer.draw import Painter
 from streamer.events import ResultEvent
 from streamer.line import Due, Line, Shown
 from streamer.outputs import SYNC, stream_of
 from streamer.overlay import Overlays, moment
+from streamer.schedule import UNCHANGED_S
 from streamer.tasks import DEFAULT_EVERY_S
 from streamer.types import FrameId, Image
 from streamer.worker import Worker
@@ -32,9 +33,8 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.25
 WAIT_S = 1.0
-PROGRESS_S = 1.0
 FIRST_PICTURE_S = 3.0
-"""A camera that shows nothing for so long gets a card of this size:"""
+"""A camera that has shown nothing for so long gets a card, of this size until its own is known:"""
 CARD = 1280, 720
 SYNC_START_S, SYNC_MARGIN_S, SYNC_MOST_S = 1.0, 0.15, 10.0
 """With `sync`: the delay to begin with, what it is more than the latest answer, and at most."""
@@ -58,8 +58,10 @@ class View:
         self.over = False
         now = time.monotonic()
         tasks = worker.agent.streams[self.stream].tasks
-        always = [task.every or DEFAULT_EVERY_S for task in tasks if not task.at and not task.between]
-        intervals = {task.name: task.every or DEFAULT_EVERY_S for task in tasks}
+        intervals = {
+            task.name: UNCHANGED_S if task.when != "always" else task.every or DEFAULT_EVERY_S for task in tasks
+        }
+        always = [intervals[task.name] for task in tasks if not task.at and not task.between]
         self.overlays = Overlays(intervals, min(always, default=None), now)
         self.line = Line(now, SYNC_START_S if self.synced else 0.0)
         self.frames = FrameClient(worker.runtime, "view", 3)
@@ -73,10 +75,9 @@ class View:
         self.ended = False
         self.newest: FrameId | None = None
         self.looked = True
-        self.size: tuple[int, int] | None = None
-        self.painter = Painter(*CARD)
+        self.zones = dict.fromkeys(task.zone for task in tasks if task.zone is not None)
+        self.painter = Painter(*CARD, self.zones)
         self.began = now
-        self.progress_at = now
         self.poller = zmq.Poller()
         self.poller.register(worker.stop_fd, zmq.POLLIN)
         for socket in (*self.frames.sockets(), self.results.socket, self.jpeg.socket, self.events.socket):
@@ -94,6 +95,7 @@ class View:
 
     def turn(self) -> None:
         """Sleep until something happens, take what came, show what is due."""
+        self.worker.pulse.beat()
         self.poller.poll(int(self.pause() * 1000) + 1)
         self.jpeg.listen()
         self.look()
@@ -108,14 +110,10 @@ class View:
         self.over = self.ended and self.line.empty
         self.events.receive()
         self.events.resend()
-        if now >= self.progress_at:
-            self.worker.report("progress")
-            self.progress_at = now + PROGRESS_S
 
     def pause(self) -> float:
         """Seconds to sleep if nothing arrives."""
-        until = self.line.next_at() if self.looked else self.progress_at
-        return max(0.0, min(TICK_S, until - time.monotonic()))
+        return max(0.0, min(TICK_S, self.line.next_at() - time.monotonic())) if self.looked else TICK_S
 
     # -- in
 
@@ -165,10 +163,6 @@ class View:
         if due.shown is None and now - self.began < FIRST_PICTURE_S:
             return
         image = self.drawn(due, now)
-        height, width = image.shape[:2]
-        if self.size is None:
-            self.size = width, height
-        image = fit(image, *self.size)
         self.branches.write(image, due.at - self.began, 1 / self.line.interval)
         self.jpeg.send(image)
 
@@ -178,7 +172,7 @@ class View:
         image = np.zeros((CARD[1], CARD[0], 3), np.uint8) if shown is None else shown.image.copy()
         height, width = image.shape[:2]
         if self.painter.size != (width, height):
-            self.painter = Painter(width, height)
+            self.painter = Painter(width, height, self.zones)
         if shown is None:
             self.painter.lost(image, f"no picture for {now - self.began:.0f} s", time.time())
         elif due.lost is not None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,17 +30,25 @@ def until(what: Callable[[], T], timeout: float, why: str) -> T:
 class RunningAgent:
     """One `streamer` process and its children, with a runtime and a state folder of its own; a context manager."""
 
-    def __init__(self, folder: Path, arguments: Sequence[str], events: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        arguments: Sequence[str],
+        events: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        command: Sequence[str] = (sys.executable, "-m", "streamer"),
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.file = folder, events or folder / "stdout.jsonl"
         runtime = folder / "run"
         runtime.mkdir(exist_ok=True)
-        environment = {**os.environ, "XDG_RUNTIME_DIR": str(runtime), "XDG_STATE_HOME": str(folder / "state")}
+        folders = {"XDG_RUNTIME_DIR": str(runtime), "XDG_STATE_HOME": str(folder / "state")}
         self.errors = folder / "stderr.log"
         with self.errors.open("ab") as errors, (folder / "stdout.jsonl").open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "streamer", *arguments],
-                env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=errors,
+                [*command, *arguments],
+                env={**os.environ, **folders, **(environment or {})},
+                stdin=subprocess.DEVNULL, stdout=output, stderr=errors,
             )  # fmt: skip
 
     def __enter__(self) -> RunningAgent:

@@ -8,7 +8,7 @@ import numpy as np
 
 from streamer.hours import Cron, Hours
 from streamer.schedule import Now
-from streamer.types import Frame, Priority, Zone
+from streamer.types import Frame, Priority, When, Zone
 
 IMAGE = np.zeros((2, 2, 3), np.uint8)
 
@@ -23,6 +23,8 @@ class Task:
     priority: Priority = "normal"
     max_age: float | None = None
     zone: Zone | None = None
+    when: When = "always"
+    refresh: float = 600.0
     task: str = "caption"
     params: object = field(default=None)
 

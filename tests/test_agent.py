@@ -130,7 +130,10 @@ streams:
   gate: {{source: 'synthetic?fps=25', tasks: [{{task: object_detection, every: 200ms}}]}}
   yard: {{source: 'synthetic?seed=2', tasks: [{{task: caption, every: 200ms}}]}}
   file: {{source: {clip}, tasks: [{{task: caption, every_n_frames: 1}}]}}"""
+    began = time.monotonic()
     with run_agent(tmp_path / "agent", config) as agent:
+        agent.wait_for_results(1, START_S)
+        loading = time.monotonic() - began
         agent.wait_for_results(10, START_S)
         others = agent.children()
         killed = agent.kill(victim)
@@ -138,7 +141,7 @@ streams:
         back = until(lambda: agent.children().get(victim), 5, f"{victim} came back; {agent.log()}")
         assert back != killed
         known = len(agent.results("gate"))
-        agent.wait_for_results(known + 5, 5 if victim != "infer" else START_S, "gate")
+        agent.wait_for_results(known + 5, 5 if victim != "infer" else loading + 2, "gate")
         file_is_done = until(lambda: agent.statuses("stream.ended", "file"), START_S, f"the file ended; {agent.log()}")
         others.pop("capture:file", None)
         assert {name: pid for name, pid in agent.children().items() if name in others} == others

@@ -14,7 +14,6 @@ import pytest
 from streamer import cli
 from streamer.config import find_pipeline
 from streamer.demo import Row, Score, iou, match
-from streamer.events import encode, status_event
 from streamer.toyworld import World
 
 Run = Callable[..., tuple[int, str, str]]
@@ -159,8 +158,6 @@ def test_bad_config_ends_with_2(streamer: Run, command: str) -> None:
     [
         (["run", "missing.yaml"], "missing.yaml: no such file or directory"),
         (["check", "missing.yaml"], "missing.yaml: no such file or directory"),
-        (["events", "--connect", "tcp://h:1"], "tcp is not supported yet: use ipc:// and the path of a socket"),
-        (["events", "--connect", "bus"], "not an endpoint: bus: use ipc:// and the path of a socket"),
     ],
 )
 def test_other_bad_input(streamer: Run, arguments: list[str], said: str) -> None:
@@ -226,30 +223,6 @@ def test_a_missed_object_is_one_line() -> None:
     assert str(Row("circle", None, (0.1, 0.2, 0.3, 0.4))).split("truth")[1].split() == [
         "0.10", "0.20", "0.30", "0.40", "missed",
     ]  # fmt: skip
-
-
-def test_events_prints_what_is_published(tmp_path: Path) -> None:
-    import zmq
-
-    context = zmq.Context()
-    publisher = context.socket(zmq.XPUB)  # as PUB, and tells when someone has subscribed
-    publisher.set(zmq.LINGER, 0)
-    publisher.bind(f"ipc://{tmp_path}/bus.sock")
-    event = status_event("home", "gate", "down", "no answer")
-    with subprocess.Popen(
-        [sys.executable, "-m", "streamer", "events", "--connect", f"ipc://{tmp_path}/bus.sock", "--stream", "gate"],
-        stdout=subprocess.PIPE,
-    ) as process:
-        try:
-            assert publisher.poll(30_000)
-            assert publisher.recv() == b"\x01gate/"
-            publisher.send_multipart([b"gate/stream.down/", encode(event)])
-            assert process.stdout is not None
-            assert json.loads(process.stdout.readline()) == json.loads(encode(event))
-        finally:
-            process.kill()
-            publisher.close()
-            context.term()
 
 
 def test_demo_shows_answers_beside_truth(tmp_path: Path) -> None:

@@ -166,6 +166,11 @@ BAD_TASKS = {
     "task: ocr, at: 0 7 * * *, timezone: ../../etc/passwd": ".timezone: unknown time zone",
     "task: ocr, priority: urgent": ".priority: must be 'high', 'normal' or 'low'",
     "task: ocr, max_age: 0s": ".max_age: must be longer than zero",
+    "task: ocr, at: 0 7 * * *, when: motion": ": `when: motion` goes with `every`, not with `at`",
+    "task: ocr, every_n_frames: 5, when: change": ": `when: change` goes with `every`, not with `every_n_frames`",
+    "task: ocr, refresh: 5m": ": `refresh` is for `when: motion` and `when: change`",
+    "task: ocr, every: 1m, when: motion, refresh: 5s": ": `refresh` must not be shorter than `every`",
+    "task: ocr, when: never": ".when: must be 'always', 'motion' or 'change'",
     "task: ocr, zone: drive": ".zone: unknown zone `drive`: the stream has no `zones`",
     "task: region_to_ocr, region: [0, 0, 2, 1]": ".region: must be x0,y0,x1,y1 with",
     "task: region_to_ocr, region: left": ".region: must be four numbers x0,y0,x1,y1 between 0 and 1",
@@ -231,6 +236,8 @@ def test_unknown_zone_and_a_zone_with_a_region(here: Path) -> None:
     good = "[[0, 0], [1, 0], [1, 1]]"
     (line,) = problems(here, with_zone(good, "driv"))
     assert line == "home.yaml:6: streams.gate.tasks[0].zone: unknown zone `driv` (did you mean `drive`?)"
+    (line,) = problems(here, with_zone(good).replace("    tasks:", "    motion: {ignore: [drive, raod]}\n    tasks:"))
+    assert line == "home.yaml:6: streams.gate.motion.ignore[1]: unknown zone `raod` (known: drive)"
     (line,) = problems(here, with_zone(good).replace("task: ocr", "task: region_to_ocr, region: [0, 0, 1, 1]"))
     assert line.startswith("home.yaml:6: streams.gate.tasks[0].zone: give either `zone` or `region`")
 
@@ -415,7 +422,8 @@ def with_files(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the shipped configs refer to: a clip beside them, passwords in the environment."""
     (here / "clip.mp4").write_bytes(b"")
     monkeypatch.setenv("STREAMER_TOKEN", "s3cretword-of-good-length")
-    for camera in ("CAMERA", "GATE"):
+    monkeypatch.setenv("WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    for camera in ("CAMERA", "GATE", "MQTT"):
         monkeypatch.setenv(f"{camera}_USER", "viewer")
         monkeypatch.setenv(f"{camera}_PASSWORD", "s3cretword")
 
@@ -437,6 +445,7 @@ def test_shipped_config_loads(path: Path) -> None:
 def test_full_config_shows_every_key_of_the_schema() -> None:
     path = next(path for path in CONFIGS if path.stem == "full")
     once = {"every", "every_n_frames", "at", "between", "timezone", "priority", "max_age", "zone", "zones", "name"}
+    once |= {"when", "refresh", "paused"}
     given: dict[str, set[str]] = {}
     _collect(config.schema_model().model_validate(YamlFile(path).data), given)
     for name, definition in {**config.json_schema()["$defs"], "Config": config.json_schema()}.items():

@@ -67,6 +67,7 @@ def test_readme_commands_exist() -> None:
     from streamer.cli import app
 
     commands = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    commands |= {str(group.name) for group in app.registered_groups}
     assert set(re.findall(r"^\| `streamer (\w+)", README, re.MULTILINE)) == commands
 
 
@@ -125,7 +126,7 @@ def test_every_dependency_has_its_licence_named() -> None:
 
 def test_unit_starts_a_command_that_exists() -> None:
     unit = (ROOT / "systemd" / "streamer@.service").read_text()
-    assert "ExecStart=/opt/streamer/.venv/bin/streamer run /etc/streamer/%i.yaml\n" in unit
+    assert "ExecStart=/opt/streamer/.venv/bin/streamer run --log-format json /etc/streamer/%i.yaml\n" in unit
     assert "RestartPreventExitStatus=2\n" in unit
     keys = re.findall(r"^(\w+)=", unit, re.MULTILINE)
     assert "RuntimeDirectory" in keys
@@ -161,7 +162,7 @@ def test_make_names_the_one_command_that_installs_system_packages(tmp_path: Path
     assert done.returncode != 0
     (command,) = [line.strip() for line in done.stdout.splitlines() if line.startswith("  sudo ")]
     assert command.startswith(
-        "sudo apt-get update && sudo apt-get install -y --no-install-recommends chromium python3-gi "
+        "sudo apt-get update && sudo apt-get install -y --no-install-recommends chromium mosquitto python3-gi "
     )
     assert "gir1.2-gst-rtsp-server-1.0" in command
     assert "ffmpeg" not in command

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from streamer.draw import Painter, fit, wrap
+from streamer.draw import Painter, wrap
 from streamer.events import ResultEvent, result_event
 from streamer.overlay import OLD_S, Layer, Outline, Overlay, Overlays
-from streamer.types import Answer, Box, Due, Frame, FrameId, Image, Job, Outcome, Polygon, Quad, Result
+from streamer.types import Answer, Box, Due, Frame, FrameId, Image, Job, Outcome, Polygon, Quad, Result, Zone
 
 EPOCH = 1_764_000_000_000
 SIZE = 640, 480
@@ -91,6 +91,26 @@ def test_wrapping_keeps_every_word_within_the_width() -> None:
     assert wrap(" \n ", 200, 0.5) == []
 
 
+def test_a_zone_has_a_thin_outline_and_its_name_under_the_boxes() -> None:
+    plain, zoned = drawn(Overlay()), grey()
+    zone = Zone("plate", ((0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75)))
+    Painter(*SIZE, [zone]).draw(zoned, Overlay(), AT)
+    left, top, right, bottom = changed(plain, zoned)
+    assert [left, top, right, bottom] == pytest.approx([160, 120, 480, 360], abs=2)
+    assert (zoned[240, 156:164] != 90).any(axis=1).sum() <= 3
+    assert (zoned[124:140, 162:220] != 90).any()  # the name
+    assert (zoned[200:300, 200:400] == 90).all()
+    box = Box(0.25, 0.25, 0.75, 0.75, "car")
+    Painter(*SIZE, [zone]).draw(zoned, layer(box), AT)
+    assert zoned[300, 160].tolist() == drawn(layer(box))[300, 160].tolist()
+
+
+@pytest.mark.parametrize("size", [(640, 480), (32, 16), (2, 2)])
+def test_a_zone_at_the_edge_does_no_harm(size: tuple[int, int]) -> None:
+    image = np.zeros((size[1], size[0], 3), np.uint8)
+    Painter(*size, [Zone("a-long-name", ((0.9, 0.9), (1.0, 0.9), (1.0, 1.0)))]).draw(image, Overlay(), AT)
+
+
 def test_the_time_and_the_age_are_drawn() -> None:
     image, old = drawn(Overlay()), drawn(Overlay(note="last answer 40 s ago"))
     assert (image[:20, :100] != 90).any()
@@ -103,15 +123,6 @@ def test_a_lost_camera_is_grey() -> None:
     Painter(*SIZE).lost(image, "camera lost 12 s", AT)
     assert (image[150, 150] == image[150, 150, 0]).all()
     assert image[230:250].max() > 200  # the words
-
-
-@pytest.mark.parametrize("size", [(640, 480), (1280, 720), (100, 300)])
-def test_any_picture_fits_a_frame(size: tuple[int, int]) -> None:
-    image = np.full((480, 640, 3), 200, np.uint8)
-    framed = fit(image, *size)
-    assert framed.shape == (size[1], size[0], 3)
-    assert (framed is image) == (size == (640, 480))
-    assert framed[size[1] // 2, size[0] // 2].tolist() == [200, 200, 200]
 
 
 # Which answer on which frame

@@ -34,7 +34,7 @@ def test_a_frame_arrives_as_it_was_painted(tmp_path: Path) -> None:
         np.testing.assert_array_equal(frame.image, World(3).scene(frame.pts).paint(160, 120))
         assert frame.image.shape == (120, 160, 3)
         assert not frame.image.flags.writeable
-        assert frame.pts == frame.seq / 50
+        assert frame.pts >= frame.seq / 50  # a camera that was held up skips what it missed
         consumer.client.settle(frame, "done")
         with pytest.raises(ValueError, match="not held"):
             consumer.client.settle(frame, "done")

@@ -10,15 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
-from streamer import overload
+from streamer import overload, tickers
+from streamer.bus.control import Caller, asks_socket
 from streamer.bus.delivery import EventServer
 from streamer.capture import Capture
 from streamer.config import Agent, from_mapping
 from streamer.events import ResultEvent, StatusEvent
 from streamer.infer import Inference
-from streamer.types import Answer, Box, Job, Result
+from streamer.toyworld import Scene
+from streamer.types import Answer, Box, Image, Job, Result
 from streamer.worker import Worker
 from tests.agents import assert_identity
 
@@ -239,3 +243,96 @@ def test_nothing_of_a_file_is_lost_beside_cameras_that_ask_for_too_much(tmp_path
         counts = made.stop()
         assert (counts["file"]["in_flight"], counts["file"]["dropped"]) == (0, {})
         assert counts["cam"]["done"] > 0
+
+
+def test_a_still_camera_is_asked_about_when_something_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tickers, "UNCHANGED_S", 1.5)
+    yard = np.full((240, 320, 3), 120, np.uint8)
+    yard[::16] = 90
+    moved = yard.copy()
+
+    def paint(_: Scene, width: int, height: int) -> Image:
+        image = moved if walking else yard
+        return cv2.resize(image, (width, height))  # type: ignore[return-value]
+
+    walking = False
+    monkeypatch.setattr(Scene, "paint", paint)
+    device = Device()
+    tasks = [
+        {"task": "object_detection", "name": "walker", "every": "100ms", "when": "motion"},
+        {"task": "caption", "name": "scene", "every": "100ms", "when": "change"},
+    ]
+    with rig(tmp_path, device, cam={"source": CAMERA, "tasks": tasks}) as made:
+        made.turn_for(3.0)
+        quiet = len(device.ran)
+        assert 2 <= quiet <= 6
+        unchanged = [event for event in made.results if event.data.outcome == "unchanged"]
+        assert {event.subject for event in unchanged} == {"walker", "scene"}
+        assert len(unchanged) <= 4
+        answered = {event.time for event in made.results if event.data.outcome == "ok"}
+        assert all(event.data.since in answered and event.data.result is None for event in unchanged)
+        walking = True
+        asked_at = []
+        for step in range(12):
+            moved = yard.copy()
+            moved[100:160, 20 * step : 20 * step + 60] = 250
+            made.turn_for(0.1)
+            asked_at += [step] if len(device.ran) > quiet else []
+        assert asked_at[0] <= 5, "as it moves"
+        assert {"walker", "scene"} == set(device.ran[quiet:])
+        frames = made.stop()["cam"]
+        assert frames["dropped"]["unchanged"] >= 1
+        assert frames["done"] + sum(frames["dropped"].values()) < 40 < frames["captured"]
+
+
+def asked(made: Rig, caller: Caller, **message: Any) -> dict[str, Any]:
+    """The answer to one message of the parent."""
+    number = caller.send(**message)
+    answers: list[dict[str, Any]] = []
+
+    def heard() -> list[dict[str, Any]]:
+        answers.extend(answer for answer in caller.receive() if answer["id"] == number)
+        return answers
+
+    made.turn_until(heard)
+    return answers[0]
+
+
+def test_a_question_goes_before_everything_and_is_answered_within_a_batch_of_the_load(tmp_path: Path) -> None:
+    device = Device(seconds=0.08, batch=4)
+    tasks = [{"task": task, "every": "50ms", "priority": "high"} for task in ("ocr", "caption", "object_detection")]
+    with rig(tmp_path, device, **{name: {"source": CAMERA, "tasks": tasks} for name in "abcd"}) as made:
+        made.turn_until(lambda: len(made.results) > 12)
+        caller = Caller(asks_socket(tmp_path))
+        question = {"task": "open_vocabulary_detection", "name": "ask", "text": "a red van"}
+        for stream in "abcd":
+            started = time.monotonic()
+            answer = asked(made, caller, op="ask", stream=stream, task=question, seconds=10.0)
+            assert time.monotonic() - started < 2 * 4 * 0.08 + 0.15, "a running batch and its own"
+            assert answer["event"]["data"]["text"] == "a red van"
+            assert answer["event"]["data"]["outcome"] == "ok"
+            assert answer["age_s"] < 4 * 0.08 + 0.15
+        refused = asked(made, caller, op="ask", stream="a", task={"task": "ocr", "text": "x"}, seconds=1.0)
+        assert refused["error"] == "text: ocr takes no text"
+        caller.close()
+        for frames in made.stop().values():
+            assert frames["in_flight"] == 0
+        assert not [event for event in made.results if event.data.task == "open_vocabulary_detection"]
+
+
+def test_a_question_is_not_held_up_by_a_frame_that_is_waited_for(tmp_path: Path) -> None:
+    device = Device()
+    with rig(tmp_path, device, cam={"source": CAMERA, "tasks": [{"task": "ocr", "every_n_frames": 1000}]}) as made:
+        made.turn_until(lambda: made.results)
+        made.turn_for(0.3)
+        caller = Caller(asks_socket(tmp_path))
+        started = time.monotonic()
+        answer = asked(made, caller, op="ask", stream="cam", task={"task": "caption"}, seconds=10.0)
+        assert time.monotonic() - started < 0.5
+        assert answer["event"]["data"]["outcome"] == "ok"
+        replaced = [{"task": "caption", "every": "100ms"}, {"task": "ocr", "every": "100ms", "paused": True}]
+        caller.send(op="tasks", stream="cam", tasks=replaced)
+        before = len(device.ran)
+        made.turn_until(lambda: len(device.ran) > before + 3)
+        assert set(device.ran[before:]) == {"caption"}
+        caller.close()

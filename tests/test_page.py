@@ -16,7 +16,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from streamer.outputs.hls import hls_folder
 from tests.agents import until
 from tests.capturing import STREAM
-from tests.web_process import Scene
+from tests.viewing import Ears, Role, view_config
+from tests.web_process import CONFIG, Scene, WebProcess
 
 CHROMIUM = "/usr/bin/chromium"
 DESKTOP, PHONE = (1280, 800), (390, 844)
@@ -36,7 +37,7 @@ def hls(folder: Path) -> Iterator[None]:
         "ffmpeg", "-v", "error", "-re", "-f", "lavfi", "-i", "testsrc2=size=320x240:rate=10", "-c:v", "libx264",
         "-g", "10", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-f", "hls", "-hls_segment_type", "fmp4",
         "-hls_time", "0.9", "-hls_list_size", "6", "-hls_flags", "delete_segments+independent_segments+omit_endlist",
-        "-hls_segment_filename", "seg_%05d.m4s", "index.m3u8",
+        "-hls_fmp4_init_filename", "init_320x240.mp4", "-hls_segment_filename", "seg_%05d.m4s", "index.m3u8",
     ]  # fmt: skip
     with subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL) as process:
         try:
@@ -55,7 +56,7 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def opened(
-    browser: Browser, scene: Scene, path: str = "/", size: tuple[int, int] = DESKTOP, **options: Any
+    browser: Browser, web: WebProcess, path: str = "/", size: tuple[int, int] = DESKTOP, **options: Any
 ) -> Iterator[Page]:
     """The page; at its end nothing may have gone wrong in it."""
     context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
@@ -63,7 +64,7 @@ def opened(
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda message: complaints.append(message.text) if "Content Security" in message.text else None)
-    page.goto(scene.web.address + path)
+    page.goto(web.address + path)
     try:
         yield page
     finally:
@@ -94,7 +95,7 @@ def moves(page: Page, medium: str) -> bool:
 
 def test_motion_jpeg_moves_on_the_page(browser: Browser, scene: Scene) -> None:
     until(lambda: not scene.publisher.watched, 5, "nobody looks")
-    with opened(browser, scene, f"/#{STREAM}") as page:
+    with opened(browser, scene.web, f"/#{STREAM}") as page:
         picture = f"article[aria-label='Camera {STREAM}'] img.there"
         page.wait_for_selector(picture)
         assert "/live/cam.mjpeg" in (page.locator(picture).get_attribute("src") or "")
@@ -107,7 +108,7 @@ def test_motion_jpeg_moves_on_the_page(browser: Browser, scene: Scene) -> None:
 
 def test_hls_plays_on_the_page(browser: Browser, scene: Scene) -> None:
     until(lambda: (hls_folder(scene.runtime, "cam1") / "seg_00002.m4s").exists(), 10, "some segments")
-    with opened(browser, scene, "/#cam1") as page:
+    with opened(browser, scene.web, "/#cam1") as page:
         page.get_by_role("button", name="HLS").click()
         page.wait_for_selector("video.there", timeout=15_000)
         first = looks(page, "video")
@@ -117,9 +118,61 @@ def test_hls_plays_on_the_page(browser: Browser, scene: Scene) -> None:
         assert page.evaluate("document.querySelector('video').videoWidth") == 320
 
 
+FRAME_RATE = {
+    # Decoded frames that were handed to the screen, as the browser counts them.
+    "video": """([selector, seconds]) => new Promise((done) => {
+        const video = document.querySelector(selector);
+        let first = null;
+        const seen = (_, frame) => {
+            first ??= frame;
+            const passed = (frame.presentationTime - first.presentationTime) / 1000;
+            if (passed < seconds) video.requestVideoFrameCallback(seen);
+            else done((frame.presentedFrames - first.presentedFrames) / passed);
+        };
+        video.requestVideoFrameCallback(seen);
+        setTimeout(() => done(`stopped at ${video.currentTime}, ready state ${video.readyState}`), 3000 * seconds);
+    })""",
+    # No event tells of a new picture in an image, so its pixels are looked at each time the screen is drawn.
+    "img": """([selector, seconds]) => new Promise((done) => {
+        const image = document.querySelector(selector), canvas = new OffscreenCanvas(64, 48);
+        const pixels = canvas.getContext("2d", { willReadFrequently: true });
+        let before = null, first = null, count = 0;
+        const look = (now) => {
+            pixels.drawImage(image, 100, 100, 64, 48, 0, 0, 64, 48);
+            const seen = pixels.getImageData(0, 0, 64, 48).data.join();
+            if (seen !== before) {
+                if (before !== null && first === null) first = now;
+                else if (first !== null) count += 1;
+                before = seen;
+                if (first !== null && now - first >= 1000 * seconds) return done(1000 * count / (now - first));
+            }
+            requestAnimationFrame(look);
+        };
+        requestAnimationFrame(look);
+    })""",
+}
+
+
+def test_what_a_view_gives_plays_at_the_cameras_rate(browser: Browser, tmp_path: Path) -> None:
+    """A real camera, view and web process: Motion JPEG and HLS, as many pictures a second as the camera has."""
+    config = {**view_config({"kind": "mjpeg"}, {"kind": "hls"}), "web": {"bind": "127.0.0.1:0"}}
+    with (
+        Ears(tmp_path),
+        Role(tmp_path, config, "capture"),
+        Role(tmp_path, config, "view"),
+        WebProcess(tmp_path, config) as web,
+        opened(browser, web) as page,
+    ):
+        for medium, way in (("img", "MJPEG"), ("video", "HLS")):
+            page.get_by_role("button", name=way).click()
+            page.wait_for_selector(f"{medium}.there", timeout=30_000)
+            page.wait_for_timeout(1000)  # it settles
+            assert page.evaluate(FRAME_RATE[medium], [f"{medium}.there", 5]) == pytest.approx(25, abs=1), way
+
+
 def test_events_appear_within_a_second_and_the_filter_works(browser: Browser, scene: Scene) -> None:
     scene.publish(scene.answer(text="before the page was opened"))
-    with opened(browser, scene) as page:
+    with opened(browser, scene.web) as page:
         rows = page.locator("#events li")
         expect(rows.first).to_contain_text("before the page was opened")
         delays = []
@@ -129,7 +182,7 @@ def test_events_appear_within_a_second_and_the_filter_works(browser: Browser, sc
             scene.publish(one)
             page.wait_for_selector(f"[id='event-{one.id}']", timeout=5000)
             delays.append(time.monotonic() - begun)
-        assert sorted(delays)[1] < 1, delays
+        assert max(delays) < 1, delays
         expect(rows.first).to_contain_text("a red circle 2")
 
         page.get_by_role("searchbox").fill("CIRCLE 1")
@@ -153,7 +206,7 @@ def test_events_appear_within_a_second_and_the_filter_works(browser: Browser, sc
 
 def test_answers_ages_and_drops_are_seen(browser: Browser, scene: Scene) -> None:
     scene.publish(scene.answer(text="a yellow star"), scene.answer(label="bicycle"))
-    with opened(browser, scene) as page:
+    with opened(browser, scene.web) as page:
         expect(card(page)).to_contain_text("a yellow star")
         expect(card(page)).to_contain_text("0 dropped")
         expect(card(page)).to_contain_text("fps")
@@ -170,15 +223,30 @@ def test_answers_ages_and_drops_are_seen(browser: Browser, scene: Scene) -> None
 
 def test_a_lost_camera_says_why(browser: Browser, scene: Scene) -> None:
     scene.publish(scene.lost("no route to host", "cam1"))
-    with opened(browser, scene) as page:
+    with opened(browser, scene.web) as page:
         expect(page.locator("#events li.bad").first).to_contain_text("no route to host")
         expect(page.locator("#connection")).to_have_text("1 of 2 live")
+
+
+def test_the_token_is_asked_for_once(browser: Browser, tmp_path: Path) -> None:
+    token = "a-token-of-good-length"
+    config = {**CONFIG, "web": {"bind": "127.0.0.1:0", "token": token}}
+    with WebProcess(tmp_path, config) as web, opened(browser, web) as page:
+        page.get_by_label("Token").fill("another-one-that-is-wrong")
+        page.get_by_role("button").click()
+        expect(page.get_by_text("That is not the token.")).to_be_visible()
+        page.get_by_label("Token").fill(token)
+        page.get_by_role("button").click()
+        expect(page.locator("#agent")).to_have_text("test")
+        assert token not in page.url
+        page.reload()
+        expect(page.locator("#agent")).to_have_text("test")
 
 
 def test_what_a_model_says_is_never_html(browser: Browser, scene: Scene) -> None:
     words = "<img src=x onerror=\"document.title='hurt'\"><script>document.title='hurt'</script>"
     scene.publish(scene.answer(text=words), scene.answer(label=words))
-    with opened(browser, scene, f"/#{STREAM}") as page:
+    with opened(browser, scene.web, f"/#{STREAM}") as page:
         expect(card(page)).to_contain_text("<script>")
         page.locator("#events li summary").first.click()
         expect(page.locator("#events pre")).to_contain_text("onerror")
@@ -188,7 +256,7 @@ def test_what_a_model_says_is_never_html(browser: Browser, scene: Scene) -> None
 def test_light_and_dark(browser: Browser, scene: Scene) -> None:
     shades = {}
     for scheme in ("light", "dark"):
-        with opened(browser, scene, color_scheme=scheme) as page:
+        with opened(browser, scene.web, color_scheme=scheme) as page:
             text = page.evaluate("getComputedStyle(document.body).backgroundColor")
             shades[scheme] = sum(int(part) for part in text[4:-1].split(","))
     assert shades["dark"] < 150 < 600 < shades["light"]
@@ -197,7 +265,7 @@ def test_light_and_dark(browser: Browser, scene: Scene) -> None:
 @pytest.mark.parametrize("path", ["/", f"/#{STREAM}"])
 def test_a_phone_shows_all_of_it(browser: Browser, scene: Scene, path: str) -> None:
     scene.publish(scene.answer(text="a long text without any spaces " + "x" * 300))
-    with opened(browser, scene, path, PHONE, has_touch=True, is_mobile=True) as page:
+    with opened(browser, scene.web, path, PHONE, has_touch=True, is_mobile=True) as page:
         expect(card(page)).to_contain_text("xxx")
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
         width = card(page).bounding_box()["width"]
@@ -206,7 +274,7 @@ def test_a_phone_shows_all_of_it(browser: Browser, scene: Scene, path: str) -> N
 
 def test_the_page_goes_on_with_another_process(browser: Browser, scene: Scene) -> None:
     picture = f"article[aria-label='Camera {STREAM}'] img.there"
-    with opened(browser, scene, f"/#{STREAM}") as page:
+    with opened(browser, scene.web, f"/#{STREAM}") as page:
         page.wait_for_selector(picture)
         for ending in (signal.SIGKILL, signal.SIGTERM):
             scene.web.process.send_signal(ending)
@@ -222,7 +290,7 @@ def test_the_page_goes_on_with_another_process(browser: Browser, scene: Scene) -
 
 
 def test_a_process_that_is_away_is_told(browser: Browser, scene: Scene) -> None:
-    with opened(browser, scene) as page:
+    with opened(browser, scene.web) as page:
         expect(page.locator("#connection")).to_have_text("1 of 2 live")
         page.route("**/api/**", lambda route: route.abort())
         expect(page.locator("#connection")).to_have_text("no connection to the program")

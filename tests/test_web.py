@@ -150,6 +150,8 @@ def test_metrics(scene: Scene) -> None:
 
     until(counted, 5, "the newest event counted")
     assert samples["streamer_results_total", "ok", STREAM, "people"] >= 1
+    right, checked = (samples[f"streamer_draft_tokens_{key}_total", STREAM, "people"] for key in ("right", "checked"))
+    assert right / checked == 0.7
     assert samples["streamer_info", "test", "0.1.0"] == 1
     assert samples["streamer_frames_captured_total", STREAM] > 0
     assert samples["streamer_capture_up", STREAM] == 1
@@ -267,18 +269,19 @@ def test_a_connection_without_a_request_is_cut(scene: Scene) -> None:
 def test_hls_serves_its_own_files_only(scene: Scene) -> None:
     folder = scene.runtime / "hls" / "cam1"
     folder.mkdir(parents=True)
-    for name in ("index.m3u8", "init.mp4", "seg_00012.m4s", "index.m3u8.tmp", "other.mp4"):
+    for name in ("index.m3u8", "init_320x240.mp4", "seg_00012.m4s", "index.m3u8.tmp", "other.mp4"):
         (folder / name).write_bytes(name.encode())
     (folder / "seg_00013.m4s").symlink_to(scene.runtime / "ledger.db")
     for name, kind in (
         ("index.m3u8", "application/vnd.apple.mpegurl"),
-        ("init.mp4", "video/mp4"),
+        ("init_320x240.mp4", "video/mp4"),
         ("seg_00012.m4s", "video/iso.segment"),
     ):  # fmt: skip
         answer = scene.web.get(f"/hls/cam1/{name}")
         assert (answer.status, answer.headers["content-type"], answer.body) == (200, kind, name.encode())
     for name in (
-        "index.m3u8.tmp", "other.mp4", "seg_00013.m4s", "seg_00099.m4s", "..%2f..%2fledger.db", "seg_1%00.m4s", "%2e%2e"
+        "index.m3u8.tmp", "other.mp4", "init.mp4", "seg_00013.m4s", "seg_00099.m4s", "..%2f..%2fledger.db",
+        "seg_1%00.m4s", "%2e%2e",
     ):  # fmt: skip
         assert scene.web.get(f"/hls/cam1/{name}").status == 404, name
 
@@ -381,10 +384,14 @@ def test_the_token_opens(guarded: WebProcess) -> None:
     bearer = {"Authorization": f"Bearer {TOKEN}", "Host": "cameras.example:8080"}
     assert guarded.get("/api/streams", bearer).status == 200
     assert guarded.get("/api/streams", {**bearer, "Origin": "http://evil.example"}).status == 403
-    form = guarded.get("/", {"Accept": "text/html"})
-    assert (form.status, b"<form" in form.body) == (401, True)
-    assert guarded.get("/login?token=wrong-but-quite-long").status == 403
-    answer = guarded.get(f"/login?token={TOKEN}")
+    page = guarded.get("/", {"Accept": "text/html"})
+    assert (page.status, b"<form" in page.body) == (401, True)
+    for form in (b"token=wrong-but-quite-long", b"", b"token=", b"x" * 100_000, f"tokens={TOKEN}".encode()):
+        assert guarded.get("/login", method="POST", body=form).status == 403
+    assert guarded.get(f"/login?token={TOKEN}").status == 401  # it would stay in the browser's history
+    form = f"token={TOKEN}".encode()
+    assert guarded.get("/login", {"Origin": "http://evil.example"}, "POST", form).status == 403
+    answer = guarded.get("/login", method="POST", body=form)
     cookie = answer.headers["set-cookie"]
     assert (answer.status, answer.headers["location"]) == (303, "/")
     assert "HttpOnly" in cookie

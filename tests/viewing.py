@@ -37,6 +37,7 @@ def view_config(*outputs: dict[str, Any], source: Any = SOURCE) -> dict[str, Any
         "agent": "test",
         "streams": {STREAM: {"source": source, "tasks": [task]}},
         "outputs": [{"stream": STREAM, **output} for output in outputs],
+        "web": {},
     }
 
 

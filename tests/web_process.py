@@ -84,13 +84,15 @@ class WebProcess:
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
 
-    def get(self, path: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> Got:
+    def get(self, path: str, headers: Mapping[str, str] | None = None, method: str = "GET", body: bytes = b"") -> Got:
         connection = self.connect()
         try:
             connection.putrequest(method, path, skip_host="Host" in (headers or {}))
             for name, value in (headers or {}).items():
                 connection.putheader(name, value)
-            connection.endheaders()
+            if body:
+                connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body)
             response = connection.getresponse()
             return Got(response.status, dict(response.getheaders()), response.read())
         finally:
@@ -187,7 +189,8 @@ class Scene:
         answer = Answer(text=text) if text else Answer(boxes=(Box(0.1, 0.2, 0.3, 0.6, label, 0.93),))
         one = result(stream, self._seq, "caption" if text else "people", answer=answer)
         frame = replace(one.job.frame, captured_at=time.time())
-        return result_event(AGENT, replace(one, job=replace(one.job, frame=frame)), "tiny", "fast")
+        one = replace(one, job=replace(one.job, frame=frame), draft=(10, 7))
+        return result_event(AGENT, one, "tiny", "fast")
 
     def lost(self, reason: str, stream: str = STREAM) -> Event:
         return status_event(AGENT, stream, "down", reason, 1.0)

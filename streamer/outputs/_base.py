@@ -31,7 +31,7 @@ class Writer(Protocol):
     """Takes the pictures of one view, in its process. Any call may raise OSError: then it is opened again."""
 
     def open(self, template: VideoStream) -> None:
-        """Begin. The next picture is a key picture, encoded as `template` says."""
+        """Begin, or begin anew: from the next picture on, a key picture, they are encoded as `template` says."""
 
     def write(self, coded: Coded) -> None: ...
 
@@ -49,6 +49,9 @@ class OutputContext:
 
 class OutputSettings(Settings):
     """A kind of output, as configured; its own factory."""
+
+    SERVED: ClassVar[bool] = False
+    """Reaches its viewers through the web process, and nobody without it."""
 
     kind: str
     stream: Name

@@ -12,6 +12,8 @@ from streamer.outputs._base import OutputSettings
 class Mjpeg(OutputSettings):
     """JPEG pictures one after another, served by the web page: the least delay, the most bytes."""
 
+    SERVED = True
+
     kind: Literal["mjpeg"] = "mjpeg"
 
 

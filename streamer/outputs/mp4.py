@@ -51,7 +51,7 @@ class Mp4(H264Settings):
 
 
 class Mp4Writer:
-    """Begins a file at the first key picture after `segment` seconds."""
+    """Begins a file at the first key picture after `segment` seconds, and when the pictures get another size."""
 
     def __init__(self, settings: Mp4, view: str) -> None:
         self._settings, self._view = settings, view
@@ -63,6 +63,7 @@ class Mp4Writer:
         self._began = 0
 
     def open(self, template: VideoStream) -> None:
+        self.close()
         self._template = template
 
     def write(self, coded: Coded) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -51,18 +52,22 @@ class PacketFeed:
         self._endpoint = packets_endpoint(runtime, label)
         self._socket: zmq.Socket[bytes] | None = None
         self._parameters = b""
+        self._encode = ""
         self._number = 0
 
     def open(self, template: VideoStream) -> None:
         self._parameters = bytes(template.codec_context.extradata or b"")
-        self._socket = zmq.Context.instance().socket(zmq.PUB)
-        self._socket.set(zmq.LINGER, 0)
-        self._socket.set(zmq.SNDHWM, AHEAD)
-        self._socket.bind(self._endpoint)
+        self._encode = secrets.token_hex(4)
+        if self._socket is None:
+            self._socket = zmq.Context.instance().socket(zmq.PUB)
+            self._socket.set(zmq.LINGER, 0)
+            self._socket.set(zmq.SNDHWM, AHEAD)
+            self._socket.bind(self._endpoint)
 
     def write(self, coded: Coded) -> None:
         assert self._socket is not None
-        header = {"v": 1, "number": self._number, "pts": coded.pts, "dts": coded.dts, "key": coded.key}
+        numbers = {"number": self._number, "pts": coded.pts, "dts": coded.dts}
+        header = {"v": 1, "encode": self._encode, "key": coded.key, **numbers}
         self._number += 1
         data = self._parameters + coded.data if coded.key else coded.data
         with contextlib.suppress(zmq.Again):
@@ -85,7 +90,9 @@ class PacketReader:
         self.socket.set(zmq.MAXMSGSIZE, LARGEST)
         self.socket.set(zmq.SUBSCRIBE, b"")
         self.socket.connect(packets_endpoint(runtime, label))
-        self._expected: int | None = None
+        self.encode: str | None = None
+        """Names the encode that the last picture is part of: another one has a clock and parameters of its own."""
+        self._expected: tuple[str, int] | None = None
 
     def receive(self) -> Coded | None:
         """The next picture that can be decoded after those before it; None when there is none now. Raises WireError."""
@@ -94,24 +101,24 @@ class PacketReader:
                 parts = self.socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return None
-            number, coded = _decode(parts)
-            if number != self._expected and not coded.key:
+            encode, number, coded = _decode(parts)
+            if (encode, number) != self._expected and not coded.key:
                 self._expected = None  # some were lost: nothing can be shown before the next key picture
                 continue
-            self._expected = number + 1
+            self.encode, self._expected = encode, (encode, number + 1)
             return coded
 
     def close(self) -> None:
         self.socket.close()
 
 
-def _decode(parts: list[bytes]) -> tuple[int, Coded]:
+def _decode(parts: list[bytes]) -> tuple[str, int, Coded]:
     try:
         head, data = parts
         header = json.loads(head)
         if header["v"] != 1:
             raise ValueError("version")
         coded = Coded(data, int(header["pts"]), int(header["dts"]), header["key"] is True)
-        return int(header["number"]), coded
+        return str(header["encode"]), int(header["number"]), coded
     except (ValueError, KeyError, TypeError) as error:
         raise WireError(f"not a picture: {error}") from None

@@ -33,7 +33,7 @@ QUIET_S = 10.0
 PICTURE_S = 2.0
 HLS_TYPES = {
     r"index\.m3u8": "application/vnd.apple.mpegurl",
-    r"init\.mp4": "video/mp4",
+    r"init_\d{1,5}x\d{1,5}\.mp4": "video/mp4",
     r"seg_\d{5,12}\.m4s": "video/iso.segment",
 }
 """Files of an HLS folder that are served, by their whole name."""
@@ -101,6 +101,11 @@ def _add_state(app: FastAPI, site: Site) -> None:
     async def health() -> JSONResponse:
         healthy, words = status.health(site.cameras, site.tail)
         return JSONResponse(words, 200 if healthy else 503)
+
+    @app.get("/readyz")
+    async def ready() -> JSONResponse:
+        is_ready, words = status.readiness(site.tail)
+        return JSONResponse(words, 200 if is_ready else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:

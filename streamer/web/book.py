@@ -24,6 +24,10 @@ class Filter:
     """The event's subject: a task's name, or for example `stream.down`."""
     text: str | None = None
     """Found in what was asked, answered or reported; capitals do not matter."""
+    search: str | None = None
+    """Words that are all in the answer, in any of their forms; `per*` stands for all that begin so."""
+    since: float | None = None
+    """Accepted at this unix second or later."""
 
 
 class Entry(NamedTuple):
@@ -111,9 +115,12 @@ class Book:
         return says(values[0], self._filter.text or "")
 
 
-def _query(after: int, head: int, limit: int, wanted: Filter, newest: bool) -> tuple[str, list[int | bytes]]:
+_Value = int | float | str | bytes
+
+
+def _query(after: int, head: int, limit: int, wanted: Filter, newest: bool) -> tuple[str, list[_Value]]:
     terms = ["pos > ?", "pos <= ?"]
-    values: list[int | bytes] = [after, head]
+    values: list[_Value] = [after, head]
     for key, value in (("stream", wanted.stream), ("subject", wanted.task)):
         if value is not None:
             # Quotes inside a JSON text are escaped, so this is found nowhere but where it is meant.
@@ -121,8 +128,23 @@ def _query(after: int, head: int, limit: int, wanted: Filter, newest: bool) -> t
             values.append(f'"{key}":{json.dumps(value)}'.encode())
     if wanted.text:
         terms.append("says(body)")
+    if wanted.search is not None:
+        terms.append("pos IN (SELECT rowid FROM words WHERE words MATCH ?)")
+        values.append(_match(wanted.search))
+    if wanted.since is not None:
+        terms.append("created >= ?")
+        values.append(wanted.since)
     order = "DESC" if newest else "ASC"
     return f"SELECT pos, body FROM events WHERE {' AND '.join(terms)} ORDER BY pos {order} LIMIT ?", [*values, limit]
+
+
+def _match(text: str) -> str:
+    """The words of a search as FTS5 takes them: quoted, so that none is an operator."""
+    quoted = []
+    for word in text.split():
+        plain = word.rstrip("*").replace('"', '""')
+        quoted.append(f'"{plain}"' + "*" * (word.endswith("*")))
+    return " ".join(quoted) or '""'
 
 
 def says(body: bytes, text: str) -> bool:

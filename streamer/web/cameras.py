@@ -17,6 +17,7 @@ import cv2
 import zmq
 
 from streamer.bus.frames import FrameClient, Reply, Want
+from streamer.bus.messages import LONGEST_WAIT_S
 from streamer.events import FrameCounts
 from streamer.types import Image
 
@@ -146,7 +147,7 @@ class Cameras(threading.Thread):
                 stream.wishes.remove(wish)
                 _grant(wish, None)
             if stream.wishes and stream.asked is None:
-                stream.asked = client.fetch(name, Want())
+                stream.asked = client.fetch(name, Want(every=LONGEST_WAIT_S))  # any will do: decode no more for it
 
     def _state(self, reply: Reply, counts: FrameCounts) -> CameraState:
         now = time.monotonic()

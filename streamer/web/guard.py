@@ -23,6 +23,7 @@ from streamer.access import Web
 
 WRONG_TOKEN_S = 0.5
 """How long a wrong token waits for its answer."""
+LARGEST_FORM, FORM_S = 4096, 5.0
 COOKIE_S = 30 * 86400
 HEADERS = {
     "Cache-Control": "no-store",
@@ -30,7 +31,7 @@ HEADERS = {
     "media-src 'self' blob:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with no-referrer a browser hides from /login where the form came from
     "X-Content-Type-Options": "nosniff",
 }
 """With every answer. The page runs no foreign script, is shown in no foreign frame, and nothing of it is kept."""
@@ -50,9 +51,9 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            await (await self._answer(scope))(scope, receive, _with_headers(send))
+            await (await self._answer(scope, receive))(scope, receive, _with_headers(send))
 
-    async def _answer(self, scope: Scope) -> ASGIApp:
+    async def _answer(self, scope: Scope, receive: Receive) -> ASGIApp:
         headers = Headers(scope=scope)
         host = _name(headers.get("host", ""))
         if self._token is None and not _is_loopback(host):
@@ -62,15 +63,18 @@ class Guard:
         if self._token is None:
             return self._app
         if scope["path"] == "/login":
-            return await self._log_in(scope, self._token)
+            return await self._log_in(scope, receive, self._token)
         if self._knows(headers, self._token):
             return self._app
         if "text/html" in headers.get("accept", ""):
             return _form(401, "This page needs a token.")
         return _refusal(401, "A token is needed: Authorization: Bearer ...", {"WWW-Authenticate": "Bearer"})
 
-    async def _log_in(self, scope: Scope, token: str) -> Response:
-        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+    async def _log_in(self, scope: Scope, receive: Receive, token: str) -> Response:
+        """By POST alone: a token in an address would stay in histories and logs."""
+        if scope["method"] != "POST":
+            return _form(401, "This page needs a token.")
+        given = parse_qs((await _body(receive)).decode("latin-1")).get("token", [""])[0]
         if not _same(given, token):
             await asyncio.sleep(WRONG_TOKEN_S)
             return _form(403, "That is not the token.")
@@ -87,6 +91,20 @@ class Guard:
         except CookieError:
             return False
         return cookie is not None and _same(cookie.value, self._proof)
+
+
+async def _body(receive: Receive) -> bytes:
+    """What was sent with a request: no more of it than a form has, and nothing when it takes too long."""
+    body, more = b"", True
+    try:
+        async with asyncio.timeout(FORM_S):
+            while more and len(body) < LARGEST_FORM:
+                message = await receive()
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+    except TimeoutError:
+        return b""
+    return body[:LARGEST_FORM]
 
 
 def _same(given: str, right: str) -> bool:
@@ -127,7 +145,7 @@ def _refusal(status: int, text: str, headers: dict[str, str] | None = None) -> R
 def _form(status: int, text: str) -> Response:
     page = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>streamer</title>
 <meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
-<h1>streamer</h1><p>{html.escape(text)}</p><form action="/login">
+<h1>streamer</h1><p>{html.escape(text)}</p><form action="/login" method="post">
 <label>Token <input name="token" type="password" autofocus required></label> <button>Open</button></form>
 """
     return HTMLResponse(page, status, {"WWW-Authenticate": "Bearer"} if status == 401 else None)

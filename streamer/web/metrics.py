@@ -20,6 +20,10 @@ FRAMES = {
     "not_asked": "Frames that no task asked for.",
     "done": "Frames that were answered.",
 }
+DRAFTS = {
+    "checked": "Tokens of earlier answers that were tried as a guess.",
+    "right": "Of these, the tokens that were right.",
+}
 
 
 class Figures(Collector):
@@ -89,6 +93,14 @@ class Figures(Collector):
             if timing["age_ms"] is not None:
                 delay.add_metric(task, timing["age_ms"] / 1000)
         yield from (results, delay, inference, when)
+        checked, right = (
+            CounterMetricFamily(f"streamer_draft_tokens_{key}", words, labels=["stream", "task"])
+            for key, words in DRAFTS.items()
+        )
+        for task, counts in self._tail.drafts.items():
+            checked.add_metric(task, counts["checked"])
+            right.add_metric(task, counts["right"])
+        yield from (checked, right)
 
 
 def exposition(figures: Figures) -> bytes:

@@ -32,6 +32,7 @@ SEND_BUFFER = 256 << 10
 """Bytes the system keeps for a browser: more would only make live pictures older on a slow line."""
 MOST_CONNECTIONS = 256
 STOP_S = 1
+BEAT_S = 0.5
 KEEP_ALIVE_S = 15
 
 
@@ -55,6 +56,7 @@ async def _serve(worker: Worker, listener: socket.socket, cameras: Cameras) -> N
         live.close()
 
     asyncio.get_running_loop().add_reader(worker.stop_fd, stop)
+    beating = asyncio.create_task(_beat(worker))
     following = asyncio.create_task(tail.run())
     following.add_done_callback(lambda _: stop() if not worker.stopping else None)
     address = f"http://{Bind(*listener.getsockname()[:2])}"
@@ -62,7 +64,15 @@ async def _serve(worker: Worker, listener: socket.socket, cameras: Cameras) -> N
     worker.report("ready", address=address)
     await server.serve([listener])
     await following
+    beating.cancel()
     book.close()
+
+
+async def _beat(worker: Worker) -> None:
+    """Signs of life of the event loop."""
+    while True:
+        worker.pulse.beat()
+        await asyncio.sleep(BEAT_S)
 
 
 def _listen(bind: Bind) -> socket.socket:

@@ -14,6 +14,8 @@ from streamer.web.views import View
 
 FRESH_S = 3.0
 """A camera whose newest frame is younger is live, whatever was said before."""
+ANSWERED_S = 45.0
+"""Half as long again as a quiet time lasts before the canary sings."""
 STARTING_S = 20.0
 """So long a capture process may take to answer for the first time."""
 
@@ -37,6 +39,14 @@ def health(cameras: Cameras, tail: Tail) -> tuple[bool, dict[str, Any]]:
     states = {name: _state(state, tail.states.get(name), now) for name, state in cameras.states.items()}
     healthy = "silent" not in states.values()
     return healthy, {"status": "ok" if healthy else "failing", "streams": states, "events": tail.position}
+
+
+def readiness(tail: Tail) -> tuple[bool, dict[str, Any]]:
+    """Whether answers come out, all the way through the ledger; in a quiet time it is the canary that shows it."""
+    age = None if tail.answered is None else time.monotonic() - tail.answered
+    ready = age is not None and age < ANSWERED_S
+    words = {"status": "ready" if ready else "not ready", "answer_age_s": _rounded(age)}
+    return ready, words if ready else {**words, "reason": "no answer comes out: the log says what is missing"}
 
 
 def _stream(name: str, stream: Any, state: CameraState, tail: Tail, views: list[View]) -> dict[str, Any]:

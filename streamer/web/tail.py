@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -33,6 +33,10 @@ class Tail:
         """The newest status by stream."""
         self.counts: Counter[tuple[str, str, str]] = Counter()
         """Results since this process began, by stream, task name and outcome."""
+        self.drafts: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+        """Tokens of drafts since then, `checked` and `right`, by stream and task name."""
+        self.answered: float | None = None
+        """Monotonic second at which an answer, or the canary's, last came out; None: not since this process began."""
         self.position = 0
         self._news = asyncio.Event()
         self._over = False
@@ -81,6 +85,15 @@ class Tail:
             data = event["data"]
             if event["type"] == "streamer.result.v1":
                 self.results[data["stream"], data["name"]] = event
+                self._hear(counted and data["outcome"] in ("ok", "empty"))
                 self.counts[data["stream"], data["name"], data["outcome"]] += counted
+                if counted and (draft := data["timing"].get("draft")):
+                    self.drafts[data["stream"], data["name"]].update(checked=draft[0], right=draft[1])
+            elif event["subject"] == "agent.canary":
+                self._hear(counted)
             elif data["stream"] is not None and event["subject"].startswith("stream."):
                 self.states[data["stream"]] = event
+
+    def _hear(self, is_answer: bool) -> None:
+        if is_answer:
+            self.answered = time.monotonic()
