@@ -1,8 +1,8 @@
 """What a frame costs between two processes: `python benchmarks/transport.py [--quick] [--write]`; under a minute.
 
 1920x1080 BGR pictures. One process paints every byte of each, the other reads every byte and checks it. Our way: the
-painter answers as a capture does (`FrameServer`) and paints into the buffer that the asker names (`FrameClient`). Beside
-it raw ZeroMQ: the painter sends a picture of its own with `copy=False` over ipc for each that it is asked for; its
+painter answers as a capture does (`FrameServer`) and paints into the buffer that the asker names (`FrameClient`).
+Beside it raw ZeroMQ: the painter sends a picture of its own with `copy=False` over ipc for each it is asked for; its
 buffers are used again, so that none is ever allocated. Both in turns, in many short rounds: asked for one by one, and
 with one more on its way while a picture is read.
 """

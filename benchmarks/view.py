@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import resource
 import subprocess
 import tempfile
@@ -25,6 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from processor import cpu, process_cpu
 from report import write
 from rich.console import Console
 from rich.table import Table
@@ -119,17 +119,6 @@ def ffmpeg_cost(clip: Path) -> float:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return round(1000 * used / float(ffprobe(clip)["duration"]), 1)
-
-
-def process_cpu(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def cpu(pid: int, seconds: float) -> float:
-    before = process_cpu(pid)
-    time.sleep(seconds)
-    return process_cpu(pid) - before
 
 
 def show(part: str, result: dict[str, Any]) -> None:

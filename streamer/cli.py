@@ -277,6 +277,20 @@ def ask(
     raise typer.Exit(remote.ask(agent, stream, given, seconds, as_json))
 
 
+@app.command()
+def top(
+    once: Annotated[bool, typer.Option("--once", help="Print it once and end.")] = False,
+    agent: AgentName = None,
+) -> None:
+    """Show how a running agent is: streams, tasks, ages, rates, drops."""
+    from streamer.top import watch_agent
+
+    try:
+        watch_agent(agent, once)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
 tasks_of_agent = typer.Typer(help="Change the tasks of a running agent.", no_args_is_help=True)
 app.add_typer(tasks_of_agent, name="task")
 

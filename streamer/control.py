@@ -37,6 +37,7 @@ class Control:
 
     def __init__(self, agent: Agent, folders: Folders, tell: Callable[[StatusEvent], None]) -> None:
         self.agent = agent
+        self._folders = folders
         self._tell = tell
         self._saved = SavedChanges(folders.state)
         self._desk = Desk(control_socket(folders.runtime))
@@ -58,6 +59,8 @@ class Control:
                 self._handle(asked)
             except ConfigError as error:
                 self._desk.answer(asked, error=redact(str(error)))
+            except (KeyError, TypeError, ValueError) as error:
+                self._desk.answer(asked, error=f"no order ({type(error).__name__}): is the command of another version?")
         for answer in self._infer.receive():
             if pending := self._pending.pop(answer["id"], None):
                 self._desk.answer(pending.asked, **answer)
@@ -76,11 +79,24 @@ class Control:
         match message.get("op"):
             case "ask":
                 self._ask(asked, message)
+            case "list":
+                self._desk.answer(asked, **self._overview())
             case "add" | "remove" | "pause" | "resume" as what:
                 change = Change(what, str(message.get("stream")), str(message.get("name")), message.get("task"))
                 self._desk.answer(asked, done=self._change(change, bool(message.get("save"))))
             case other:
                 raise ConfigError(f"unknown order `{other}`: is the running agent of another version?")
+
+    def _overview(self) -> dict[str, Any]:
+        """What is asked of which stream now, and where the events are."""
+        streams = {
+            name: [
+                {"name": task.name, "task": task.task, "often": task.often, "priority": task.priority}
+                for task in stream.tasks
+            ]
+            for name, stream in self.agent.streams.items()
+        }
+        return {"agent": self.agent.agent, "ledger": str(self._folders.state / "ledger.db"), "streams": streams}
 
     def _ask(self, asked: Asked, message: Mapping[str, Any]) -> None:
         stream, task = str(message.get("stream")), {**message["task"], "name": _ASK}

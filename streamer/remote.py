@@ -20,7 +20,7 @@ PHRASE_TASK = "open_vocabulary_detection"
 
 def ask(agent: str | None, stream: str, task: dict[str, Any], seconds: float, as_json: bool) -> int:
     """Ask once and print the answer; the exit code. Raises ConfigError for what the agent refuses."""
-    answer = _call(agent, seconds + LOOK_S, op="ask", stream=stream, task=task, timeout=seconds)
+    answer = call(agent, seconds + LOOK_S, op="ask", stream=stream, task=task, timeout=seconds)
     if "failed" in answer:
         print(f"streamer: no answer about {stream}: {answer['failed']}", file=sys.stderr)
         return 1
@@ -38,7 +38,7 @@ def ask(agent: str | None, stream: str, task: dict[str, Any], seconds: float, as
 
 def change(agent: str | None, what: str, stream: str, name: str, task: dict[str, Any] | None, save: bool) -> None:
     """Change a task of a running agent and say so. Raises ConfigError for what the agent refuses."""
-    print(_call(agent, LOOK_S, op=what, stream=stream, name=name, task=task, save=save)["done"])
+    print(call(agent, LOOK_S, op=what, stream=stream, name=name, task=task, save=save)["done"])
 
 
 def words(event: Message) -> Iterator[str]:
@@ -56,7 +56,8 @@ def words(event: Message) -> Iterator[str]:
         yield "nothing"
 
 
-def _call(agent: str | None, seconds: float, **message: Any) -> Message:
+def call(agent: str | None, seconds: float, **message: Any) -> Message:
+    """The answer of a running agent. Raises ConfigError when there is none, or it is a refusal."""
     name, runtime = find_running(agent)
     caller = Caller(control_socket(runtime))
     try:

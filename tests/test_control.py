@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from streamer.bus.control import Caller, control_socket
 from streamer.changes import Change, SavedChanges
 from streamer.config import from_mapping
 from tests.agents import RunningAgent, assert_identity, assert_no_duplicates, until
@@ -73,6 +74,11 @@ def test_a_running_agent_is_asked_and_changed(tmp_path: Path) -> None:
         ):
             assert home.command(*words) == (2, "", f"streamer: {message}\n")
         assert named(agent, "ask") == 0
+        rogue = Caller(control_socket(tmp_path / "run" / "streamer" / "home"))
+        for garbage in ({"op": "ask"}, {"op": "ask", "task": {}, "timeout": "soon"}, {"op": "add", "task": 7}):
+            rogue.send(stream="gate", name="x", **garbage)
+            assert until(rogue.receive, 10, "it is answered")[0]["error"]
+        rogue.close()
 
         added = home.command(
             "task", "add", "gate", "object_detection", "--name", "things", "--every", "300ms", "--save"

@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from streamer.config import from_mapping
 from streamer.errors import ConfigError
+from streamer.events import schedule_event, worker_event
 from streamer.ledger import Ledger
 from streamer.web.book import Book, Filter
 from tests.agents import RunningAgent, assert_identity, until
@@ -158,6 +159,26 @@ def test_metrics(scene: Scene) -> None:
     assert samples["streamer_capture_up", "cam1"] == 0
     assert samples["streamer_frame_age_seconds", STREAM] < 2
     assert samples["streamer_inference_seconds", STREAM, "people"] == 0.041
+
+
+def test_metrics_tell_by_how_much_intervals_are_stretched(scene: Scene) -> None:
+    def stretch() -> dict[str, float]:
+        found = re.findall(
+            rf'^streamer_interval_stretch{{priority="(\w+)",stream="{STREAM}"}} (\S+)',
+            scene.web.get("/metrics").body.decode(), re.MULTILINE,
+        )  # fmt: skip
+        return {priority: float(factor) for priority, factor in found}
+
+    as_configured = {"high": 1.0, "normal": 1.0, "low": 1.0}
+    for told, expected in (
+        (schedule_event("test", {STREAM: {"normal": 2.0}}, "too much"), {**as_configured, "normal": 2.0}),
+        (schedule_event("test", {}, None), as_configured),
+        (schedule_event("test", {STREAM: {"low": 3.0}}, "too much"), {**as_configured, "low": 3.0}),
+        (worker_event("test", "capture:cam", "restarted"), {**as_configured, "low": 3.0}),
+        (worker_event("test", "infer", "restarted"), as_configured),
+    ):
+        scene.publish(told)
+        until(lambda expected=expected: stretch() == expected, 5, f"{expected}")  # type: ignore[misc]
 
 
 def test_health_follows_the_processes(scene: Scene) -> None:

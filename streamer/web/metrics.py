@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from streamer import __version__
+from streamer.types import PRIORITIES
 from streamer.web.cameras import Cameras
 from streamer.web.live import Live
 from streamer.web.tail import Tail
@@ -38,6 +39,7 @@ class Figures(Collector):
         yield info
         yield from self._frames()
         yield from self._results()
+        yield self._stretch()
         events = CounterMetricFamily("streamer_events", "Events accepted by the ledger since it was made.")
         events.add_metric([], self._tail.position)
         yield events
@@ -69,6 +71,18 @@ class Figures(Collector):
                     dropped.add_metric([stream, cause], count)
                 in_flight.add_metric([stream], state.counts.in_flight)
         yield from (*counted.values(), dropped, in_flight, age, up)
+
+    def _stretch(self) -> Metric:
+        stretch = GaugeMetricFamily(
+            "streamer_interval_stretch",
+            "How many times longer than configured intervals are; more than 1 under overload.",
+            labels=["stream", "priority"],
+        )
+        for stream in self._cameras.states:
+            factors = self._tail.stretch.get(stream, {})
+            for priority in PRIORITIES:
+                stretch.add_metric([stream, priority], factors.get(priority, 1.0))
+        return stretch
 
     def _results(self) -> Iterator[Metric]:
         results = CounterMetricFamily("streamer_results", "Results, by outcome.", labels=["stream", "task", "outcome"])

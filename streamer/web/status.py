@@ -36,7 +36,7 @@ def streams(agent: Agent, views: Mapping[str, View], cameras: Cameras, tail: Tai
 def health(cameras: Cameras, tail: Tail) -> tuple[bool, dict[str, Any]]:
     """Whether every part of the program answers, and what it says. A camera that is away is no illness of ours."""
     now = time.monotonic()
-    states = {name: _state(state, tail.states.get(name), now) for name, state in cameras.states.items()}
+    states = {name: state_of(state, tail.states.get(name), now) for name, state in cameras.states.items()}
     healthy = "silent" not in states.values()
     return healthy, {"status": "ok" if healthy else "failing", "streams": states, "events": tail.position}
 
@@ -52,7 +52,7 @@ def readiness(tail: Tail) -> tuple[bool, dict[str, Any]]:
 def _stream(name: str, stream: Any, state: CameraState, tail: Tail, views: list[View]) -> dict[str, Any]:
     now = time.monotonic()
     status = tail.states.get(name)
-    said = _state(state, status, now)
+    said = state_of(state, status, now)
     down = status if said == "down" else None
     return {
         "name": name,
@@ -78,8 +78,8 @@ def _stream(name: str, stream: Any, state: CameraState, tail: Tail, views: list[
     }
 
 
-def _state(state: CameraState, status: Event | None, now: float) -> str:
-    """`live`, `down`, `ended`, `starting`, or `silent`: its capture process does not answer."""
+def state_of(state: CameraState, status: Event | None, now: float) -> str:
+    """Of a stream: `live`, `down`, `ended`, `starting`, or `silent`: its capture process does not answer."""
     last = status["data"]["state"] if status is not None else None
     age = state.frame_age(now)
     if state.answers(now):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 from streamer.web.book import Book, Entry, Filter
@@ -16,6 +17,8 @@ POLL_S = 0.2
 BATCH = 500
 LOOK_BACK = 5000
 """Events read at the start, to know the newest of every task."""
+RECENT = 12
+"""Answers of a task from which its rate is taken."""
 
 Event = dict[str, Any]
 
@@ -35,6 +38,10 @@ class Tail:
         """Results since this process began, by stream, task name and outcome."""
         self.drafts: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         """Tokens of drafts since then, `checked` and `right`, by stream and task name."""
+        self.recent: defaultdict[tuple[str, str], deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
+        """Unix seconds of the frames of a task's newest answers, by stream and task name."""
+        self.stretch: dict[str, dict[str, float]] = {}
+        """How many times longer than configured intervals are, by stream and priority; 1 where nothing is said."""
         self.answered: float | None = None
         """Monotonic second at which an answer, or the canary's, last came out; None: not since this process began."""
         self.position = 0
@@ -85,14 +92,24 @@ class Tail:
             data = event["data"]
             if event["type"] == "streamer.result.v1":
                 self.results[data["stream"], data["name"]] = event
-                self._hear(counted and data["outcome"] in ("ok", "empty"))
+                is_answer = data["outcome"] in ("ok", "empty")
+                self._hear(counted and is_answer)
+                if is_answer:
+                    when = datetime.fromisoformat(event["time"]).timestamp()
+                    self.recent[data["stream"], data["name"]].append(when)
                 self.counts[data["stream"], data["name"], data["outcome"]] += counted
                 if counted and (draft := data["timing"].get("draft")):
                     self.drafts[data["stream"], data["name"]].update(checked=draft[0], right=draft[1])
             elif event["subject"] == "agent.canary":
                 self._hear(counted)
+            elif event["subject"].startswith("schedule."):
+                self.stretch = data["stretch"]
+            elif data.get("worker") == "infer":
+                self.stretch = {}  # a new one begins with the configured intervals
             elif data["stream"] is not None and event["subject"].startswith("stream."):
                 self.states[data["stream"]] = event
+                if data["state"] in ("stopped", "ended"):
+                    self.stretch.pop(data["stream"], None)
 
     def _hear(self, is_answer: bool) -> None:
         if is_answer:
