@@ -15,7 +15,7 @@ from pathlib import Path
 
 from streamer.bus.control import Asked, Desk, asks_socket
 from streamer.changes import with_tasks
-from streamer.config import Agent
+from streamer.config import Agent, Stream
 from streamer.errors import ConfigError
 from streamer.events import encode, result_event
 from streamer.policy import Policy
@@ -46,6 +46,11 @@ class Ear:
         self._last = 0
         self.socket = self._desk.socket
         """To poll for reading; then call `receive`."""
+
+    @property
+    def streams(self) -> Mapping[str, Stream]:
+        """With their tasks as they are now."""
+        return self._agent.streams
 
     def close(self) -> None:
         self._desk.close()

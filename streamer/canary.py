@@ -25,8 +25,9 @@ SIZE = 240, 320
 class Canary:
     """Knows when an answer last came out."""
 
-    def __init__(self, streams: Mapping[str, Stream]) -> None:
-        self._tasks = [(name, task) for name, stream in streams.items() for task in stream.tasks]
+    def __init__(self, streams: Callable[[], Mapping[str, Stream]]) -> None:
+        """`streams`: gives them as they are now, for tasks change while the agent runs."""
+        self._streams = streams
         self._last = time.monotonic() - EVERY_S + FIRST_S
 
     def heard(self, outcome: Outcome) -> None:
@@ -35,15 +36,15 @@ class Canary:
             self._last = time.monotonic()
 
     def job(self, may: Callable[[Job], bool]) -> Job | None:
-        """A task of the config about a grey picture, the first that `may` run; None while it is not yet time."""
+        """A task of the agent about a grey picture, the first that `may` run; None while it is not yet time."""
         if time.monotonic() - self._last < EVERY_S:
             return None
         self._last = time.monotonic()
         picture = np.full((*SIZE, 3), 128, np.uint8)
         picture.flags.writeable = False
-        for stream, task in self._tasks:
-            frame = Frame(stream, NO_EPOCH, 0, time.time(), time.monotonic(), 0.0, picture)
-            job = Job(Due(stream, task.name, task.task, task.params, math.inf), frame)
+        for name, task in [(name, task) for name, stream in self._streams().items() for task in stream.tasks]:
+            frame = Frame(name, NO_EPOCH, 0, time.time(), time.monotonic(), 0.0, picture)
+            job = Job(Due(name, task.name, task.task, task.params, math.inf), frame)
             if may(job):
                 return job
         return None

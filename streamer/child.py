@@ -86,6 +86,7 @@ class Child:
     """Since its start it has said that it does its work."""
     complaint: str | None = None
     """Why it is being replaced, or what it died of in its own words."""
+    _is_replaced: bool = False
     _dump: Path = field(default_factory=Path)
     _sentence: deque[tuple[float, signal.Signals]] = field(default_factory=deque)
     _unread: bytes = field(default=b"", repr=False)
@@ -123,6 +124,7 @@ class Child:
         self.pidfd = os.pidfd_open(process.pid)
         self.started, self.ready, self.complaint, self._unread = time.monotonic(), False, None, b""
         self._sentence.clear()
+        self._is_replaced = False
         log.debug("%s started as %d", self.name, process.pid)
 
     def reports(self) -> list[dict[str, Any]]:
@@ -137,16 +139,17 @@ class Child:
     def watch(self, now: float, patience: float) -> None:
         """Replace it when its sign of life is overdue by `patience`; go on with that when it is being replaced."""
         sign = self.pulse.read()
-        if not self._sentence and now > sign.deadline + patience:
+        if now > sign.deadline + patience:
             self.replace(f"no sign of life while {sign.state}", now)
         while self._sentence and now >= self._sentence[0][0]:
             self.send(self._sentence.popleft()[1])
 
     def replace(self, reason: str, now: float) -> None:
         """Have its stacks written, then end it; only death frees a process from a call that hangs."""
-        if not self._sentence and self.complaint is None:
+        if not self._is_replaced:
             log.warning("%s is stuck (%s): it is replaced", self.name, reason)
-            self.complaint = f"killed: {reason}"
+            self._is_replaced = True
+            self.complaint = self.complaint or f"killed: {reason}"
             self._sentence.extend((now + after, number) for after, number in REPLACEMENT)
 
     def send(self, number: signal.Signals) -> None:

@@ -69,7 +69,7 @@ class Docket:
         self._quarantine = Quarantine(self._recordings, self._before.get("quarantine"))
 
     def remains(self) -> Remains:
-        """To be called once, at the start; then tell it, and `write`."""
+        """To be called once; then `write`, tell it, and strike the lost jobs once their events are safe."""
         before, self._before = self._before, {}
         rows = [_Row(*row) for row in before.get("jobs", ())]
         running = [rows[place] for place in before.get("running", ())]
@@ -77,9 +77,10 @@ class Docket:
             return Remains([], None)
         verdict = self._quarantine.died([self._question(row) for row in running], time.monotonic())
         cameras = [row for row in rows if row.stream not in self._recordings and row.epoch != NO_EPOCH]
-        lost = [job for row in cameras if (job := self._job(row)) is not None]
+        lost = {row: job for row in cameras if (job := self._job(row)) is not None}
+        self._rows = {key(job): row for row, job in lost.items()}
         self._changed = True
-        return Remains([Result(job, "dropped", error=LOST) for job in lost], verdict and self._told(verdict))
+        return Remains([Result(job, "dropped", error=LOST) for job in lost.values()], verdict and self._told(verdict))
 
     def enter(self, jobs: Iterable[Job]) -> None:
         """These were taken from the schedule."""

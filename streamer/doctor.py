@@ -28,6 +28,7 @@ LEAST_FREE, GOOD_FREE = GIB // 4, 2 * GIB
 SLOW_SYNC_S = 0.05
 SYNCS = 9
 CONNECT_S = 3.0
+PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "mqtt": 1883, "mqtts": 8883}
 DESCRIPTORS_EACH = 64
 EPOCH_OF_THIS = 1_760_000_000
 """A clock that says it is earlier than this program is wrong."""
@@ -55,8 +56,8 @@ def _findings(check: Callable[[Agent, Path], Iterator[Finding]], agent: Agent, c
     """One check that fails in a way nobody foresaw must not hide the others."""
     try:
         yield from check(agent, config)
-    except OSError as error:
-        yield Finding("fail", f"{check.__name__.strip('_')}: {error}", "see the message")
+    except Exception as error:
+        yield Finding("fail", f"{check.__name__.strip('_')}: {type(error).__name__}: {error}", "see the message")
 
 
 def _python(_agent: Agent, _config: Path) -> Iterator[Finding]:
@@ -187,12 +188,12 @@ def _source(name: str, source: Any) -> Finding:
 
 def _host(name: str, url: str) -> Finding:
     parts = urlsplit(url)
-    port = parts.port or {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}[parts.scheme]
+    port = parts.port or PORTS[parts.scheme]
     where = f"{parts.hostname}:{port}"
     try:
         socket.create_connection((parts.hostname, port), CONNECT_S).close()
     except OSError as error:
-        todo = "is the camera on, is the address right, is a firewall between? `streamer check --probe` opens it"
+        todo = "is it on, is the address right, is a firewall between? `streamer check --probe` opens cameras"
         return Finding("fail", f"{name}: {where} does not answer ({error.strerror or error})", todo)
     return Finding("ok", f"{name}: {where} answers")
 
@@ -207,6 +208,8 @@ def _places(agent: Agent, _config: Path) -> Iterator[Finding]:
                 yield Finding("fail", f"{kind} {name}: {error}", "see configs/full.yaml")
             else:
                 yield Finding("ok", f"{kind} {name} is usable")
+                if (url := getattr(place, "url", None)) is not None:
+                    yield _host(f"{kind} {name}", url.reveal())
 
 
 def _model(agent: Agent, _config: Path) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import apsw
 import zmq
@@ -49,7 +49,7 @@ LAST_WORDS_S = 0.5
 DRAIN_S = 1.5
 """And then: how long the sinks have for what is in the ledger. The rest stays there for the next start."""
 LOOK_S = 2.0
-"""How often a sink with nothing to do looks for dead letters that the user wants to be tried again."""
+"""How often a sink with nothing to do looks for dead letters to be tried again, and for refusals to be told."""
 REFUSED_EVERY_S = 60.0
 """How often a sink's refusals are told at most; the telling may be refused too."""
 
@@ -255,20 +255,26 @@ class Feed(threading.Thread):
         self._reader.close()
 
     def _deliver(self) -> bool:
-        """Wait for the next events and deliver them; False when it is time to end."""
-        while True:
-            self._fresh.clear()
-            if again := self._reader.to_resend(BATCH):
-                self._sink.write(again)
-                self._reader.resent(again)
-                return True
-            if batch := self._reader.read(BATCH):
-                self._sink.write(batch)
+        """Deliver what there is, or wait for something; False when it is time to end."""
+        self._fresh.clear()
+        # Together: a dead letter that still cannot be taken would hold up all that is new.
+        again, batch = self._reader.to_resend(BATCH), self._reader.read(BATCH)
+        if again or batch:
+            self._write([*again, *batch])
+            self._reader.resent(again)
+            if batch:
                 self._reader.advance(batch[-1][0])
-                return True
-            if self._finish.is_set():
-                return False
+        elif self._finish.is_set():
+            return False
+        else:
             self._fresh.wait(LOOK_S)
+        return True
+
+    def _write(self, events: Sequence[tuple[int, bytes]]) -> None:
+        try:
+            self._sink.write(events)
+        except UnicodeDecodeError as error:  # of what a receiver sent; of the ledger it would be damage
+            raise SinkError(f"{type(error).__name__}: {error}") from error
 
     def _worked(self) -> None:
         if self._failures:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import apsw
 
 from streamer.errors import ConfigError
+from streamer.ledger import Replay
 from streamer.settings import parse_seconds
 from streamer.web.book import Book, Entry, Filter
 
@@ -28,7 +29,7 @@ COLUMNS = ("time", "stream", "subject", "outcome", "text", "labels", "reason", "
 
 
 def find_ledger(agent: str | None) -> Path:
-    """The ledger of an agent of this computer. Raises ConfigError when there is none, or more than one."""
+    """The ledger of an agent of this computer. Raises ConfigError for none, more than one, or one it cannot read."""
     home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     found = [path for root in (home, Path("/var/lib")) for path in sorted((root / "streamer").glob("*/ledger.db"))]
     if given := os.environ.get("STATE_DIRECTORY"):
@@ -42,6 +43,11 @@ def find_ledger(agent: str | None) -> Path:
         raise ConfigError(f"there is no ledger {what} in {home}/streamer or /var/lib/streamer{known}")
     if len(found) > 1:
         raise ConfigError(f"several agents have a ledger here: add --agent and one of {', '.join(names)}")
+    try:
+        with contextlib.closing(Replay(found[0])) as replay:
+            replay.heads()
+    except apsw.Error as error:
+        raise ConfigError(f"cannot read {found[0]}: {error}") from None
     return found[0]
 
 

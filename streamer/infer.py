@@ -44,12 +44,8 @@ WAIT_S = 1.0
 TICK_S = 0.25
 """Longest sleep: unacked events are sent again on this beat."""
 DRAIN_S = 3.0
-TELL_S = 2.0
-"""How long a new process waits until what it tells of the one before is accepted."""
 FRAMES_AHEAD = 16
 """Frames in the engine or waiting for their events to be accepted, at least."""
-
-
 _ALL_ALIKE: tuple[Literal["stale", "unchanged"], ...] = ("stale", "unchanged")
 
 
@@ -144,7 +140,7 @@ class Inference:
         self.running: dict[tuple[str, str, FrameId], Job] = {}
         """What the engine has."""
         self.patience = Patience()
-        self.canary = Canary(streams)
+        self.canary = Canary(lambda: self.ear.streams)
         self.docket = Docket(worker.runtime, worker.agent.agent, streams)
         self.events_of: dict[str, tuple[str, FrameId, str]] = {}
         self.gather_until = -math.inf
@@ -180,7 +176,7 @@ class Inference:
         if not self.gathering():
             self.work()
         if not self.running and not self.waiting and not self.reserved:
-            self.sing()
+            self.run_canary()
         self.docket.write()
 
     # -- frames in
@@ -314,7 +310,7 @@ class Inference:
         self.waiting = later + ready[room:]
         return ready[:room]
 
-    def sing(self) -> None:
+    def run_canary(self) -> None:
         """When nothing has come out for a while: show that an answer still would."""
         job = self.canary.job(self.docket.may)
         if job is None:
@@ -333,15 +329,19 @@ class Inference:
             log.error("the model answers nothing: %s", results[0].error)
 
     def tell_remains(self) -> None:
-        """Give the jobs that died with the process before an outcome, and say what killed it."""
+        """Give the jobs that died with the process before an outcome, and say what killed it; until that is safe."""
         remains = self.docket.remains()
+        self.docket.write()
         for result in remains.lost:
             quality = getattr(result.job.due.params, "quality", "")
             event = result_event(self.worker.agent.agent, result, self.engine.model, quality)
             self.events.send(event, result.job.frame.captured_mono)
         if remains.verdict is not None:
             self.events.send(remains.verdict, None)
-        self.events.flush(TELL_S)
+        while not (self.events.flush(TICK_S) or self.worker.stopping):
+            self.worker.pulse.beat()
+        for result in remains.lost if not self.events.unacked else ():
+            self.docket.strike(*key(result.job))
         self.docket.write()
 
     def tell_stretch(self) -> None:

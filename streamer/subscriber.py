@@ -71,7 +71,7 @@ class _Subscription(Iterator[Event]):
             parts = self._socket.recv_multipart()
             if parts[0] == HEADS:
                 self._ready.extend(self._gaps.told(parts[-1]))
-            elif (found := _read(parts[-1])) is not None:
+            elif (found := _read(parts[-1])) is not None and not self._gaps.was_had(found):
                 self._ready.extend(self._gaps.before(found))
                 self._ready.append(found)
 
@@ -95,6 +95,7 @@ class _Gaps:
 
     def __init__(self, endpoint: str, stream: str | None, last: Mapping[str, int]) -> None:
         self._endpoint, self._stream = endpoint, stream
+        self._had = last
         self._last = dict(last)
         self._heads: dict[str, int] = {}  # as they were told the last time
         self._socket: zmq.Socket[bytes] | None = None
@@ -104,6 +105,13 @@ class _Gaps:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+    def was_had(self, event: Event) -> bool:
+        """An earlier run had it. In a ledger that began anew the same sequence is another event."""
+        had = self._had.get(event.source, 0)
+        if not event.sequence or int(event.sequence) > had:
+            return False
+        return bool(self._answer(event.source, had - 1, had + 1))
 
     def before(self, event: Event) -> list[Event]:
         """What is missing before an event that came."""

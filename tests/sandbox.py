@@ -6,6 +6,7 @@ The groups are looked up with `systemd-analyze syscall-filter`, the filter is bu
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ _NO_SUCH_CALL = -1
 _PR_SET_NO_NEW_PRIVS = 38
 
 
+@functools.cache
 def calls_of(group: str) -> set[str]:
     """Names of the system calls in a group such as `@system-service`, those of its groups included."""
     listed = subprocess.run(["systemd-analyze", "syscall-filter", group], capture_output=True, text=True, check=True)

@@ -20,6 +20,7 @@ import zmq
 from streamer.bus.delivery import EventClient, events_endpoint
 from streamer.emit import DeadLetterBox, Feed
 from streamer.events import StatusEvent
+from streamer.history import resend
 from streamer.ledger import Ledger
 from streamer.types import Sink
 from tests.agents import until
@@ -271,6 +272,67 @@ def test_a_bug_in_a_sink_is_told_and_tried_again(tmp_path: Path) -> None:
 
     assert [(one.subject, one.data.reason) for one in told] == [("sink.down", "KeyError: 'a bug'"), ("sink.up", None)]
     assert sink.positions == [1, 2, 3]
+
+
+def test_what_a_receiver_sends_is_no_damage_of_the_ledger(tmp_path: Path) -> None:
+    class Garbled(FaultySink):
+        def write(self, events: Sequence[tuple[int, bytes]]) -> None:
+            if not self.calls:
+                self.calls = 2
+                b"\xff".decode()
+            super().write(events)
+
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        ledger.readers(["a"])["a"].close()
+        ledger.commit([event(seq=1)])
+        told = run_feed(ledger, Garbled())
+
+    assert [one.subject for one in told] == ["sink.down", "sink.up"]
+
+
+def test_refusals_are_told_also_when_nothing_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.emit.REFUSED_EVERY_S", 1.0)
+    monkeypatch.setattr("streamer.emit.LOOK_S", 0.1)
+    told: list[StatusEvent] = []
+    failed: list[Exception] = []
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        reader = ledger.readers(["a"])["a"]
+        box = DeadLetterBox(reader)
+
+        class Refusing(FaultySink):
+            def write(self, events: Sequence[tuple[int, bytes]]) -> None:
+                for position, _ in events:
+                    box.put(position, "it is bad")
+
+        feed = Feed("home", "a", Refusing(), reader, box, told.append, failed.append)
+        feed.start()
+        for seq in range(3):
+            ledger.commit([event(seq=seq)])
+            feed.wake()
+            until(lambda: reader.position == ledger.head, 20, "it is refused")
+        until(lambda: sum(int((one.data.reason or "").split()[0]) for one in told) == 3, 20, "all are told")
+        feed.finish()
+        feed.join(20)
+
+    assert (len(told) > 1, failed) == (True, [])
+
+
+def test_a_dead_letter_that_still_cannot_be_taken_holds_up_nothing(tmp_path: Path) -> None:
+    """It is tried again together with what is new, so that a sink can tell one bad event from a bad receiver."""
+    sink = FaultySink()
+    sink.calls = 2
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        reader = ledger.readers(["a"])["a"]
+        ledger.commit([event(seq=1)])
+        reader.refuse(1, "a bug")
+        reader.advance(1)
+        reader.close()
+        assert resend(tmp_path / "ledger.db", "a") == 1
+        ledger.commit([event(seq=2)])
+        run_feed(ledger, sink)
+        assert ledger.readers(["a"])["a"].to_resend(10) == []
+
+    assert sink.positions == [1, 2]
 
 
 def test_a_damaged_ledger_is_replaced_and_nothing_readable_is_lost(tmp_path: Path, client: EventClient) -> None:

@@ -122,5 +122,11 @@ def test_the_agent_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(ConfigError, match="add --agent and one of home, shop"):
         run(capsys)
     assert len(run(capsys, "--agent", "home")) == 6
+    (tmp_path / "streamer" / "shop" / "ledger.db-wal").unlink(missing_ok=True)
+    whole = (tmp_path / "streamer" / "shop" / "ledger.db").read_bytes()
+    (tmp_path / "streamer" / "shop" / "ledger.db").write_bytes(b"x" * 9000)
+    with pytest.raises(ConfigError, match=r"cannot read .*/shop/ledger.db: "):
+        run(capsys, "--agent", "shop")
+    (tmp_path / "streamer" / "shop" / "ledger.db").write_bytes(whole)
     (tmp_path / "streamer" / "home" / "ledger.db").unlink()
     assert run(capsys, "--agent", "shop") == []

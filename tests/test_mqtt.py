@@ -19,6 +19,7 @@ from streamer.errors import ConfigError, SinkError
 from streamer.events import encode, numbered, status_event
 from streamer.redact import Url
 from streamer.sinks import Mqtt, SinkContext, SinkField
+from streamer.sinks.mqtt import _Link
 from tests.agents import until
 from tests.broker import Broker, Listener
 from tests.emit_process import EmitProcess
@@ -45,9 +46,10 @@ def lines(first: int, last: int) -> list[tuple[int, bytes]]:
 
 
 def context(folder: Path, done: list[int], refused: list[int] | None = None) -> SinkContext:
+    refused = [] if refused is None else refused
     return SinkContext(
         "home", folder, lambda _: None, lambda: None,
-        done=done.append, refuse=lambda position, _: (refused or []).append(position),
+        done=done.append, refuse=lambda position, _: refused.append(position),
         streams={"gate": {"people": "boxes", "scene": "text"}},
     )  # fmt: skip
 
@@ -118,6 +120,38 @@ def test_an_event_that_the_broker_refuses_is_not_delivered(tmp_path: Path) -> No
         sink.close()
 
     assert not done
+
+
+def test_the_limits_of_the_broker_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One message at a time though a status makes two, and none that is larger than it takes."""
+    flying: list[int] = []
+    most: list[int] = []
+    publish, hear = _Link.publish, _Link.hear
+
+    def counted(link: _Link, *message: Any) -> int:
+        flying.append(publish(link, *message))
+        most.append(len(flying))
+        return flying[-1]
+
+    def heard(link: _Link, until: float) -> int:
+        message = hear(link, until)
+        flying.remove(message)
+        return message
+
+    monkeypatch.setattr(_Link, "publish", counted)
+    monkeypatch.setattr(_Link, "hear", heard)
+    done: list[int] = []
+    refused: list[int] = []
+    large = encode(status_event("home", "gate", "down", "x" * 9000))
+    statuses = [(position, encode(status_event("home", "gate", "up"))) for position in (11, 13)]
+    with Broker(tmp_path, "max_inflight_messages 1", "max_packet_size 8000") as broker:
+        sink = Mqtt(url=Url(broker.url)).open(context(tmp_path, done, refused))
+        sink.write([*lines(1, 10), statuses[0], (12, large), statuses[1]])
+        sink.close()
+
+    assert (len(most), max(most)) == (14, 1)
+    assert refused == [12]
+    assert done == [*range(1, 11), 10, 11, 12, 13]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paho leaves the socket of a handshake

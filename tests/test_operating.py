@@ -89,18 +89,34 @@ def test_doctor_says_what_fails_and_what_to_do(
         config.write_text(
             f"streams:\n  gate: {{source: 'rtsp://eve:hunter22@127.0.0.1:{dead}/x', {tasks}}}\n"
             f"  yard: {{source: 'rtsp://127.0.0.1:{port}/x', {tasks}}}\n  desk: {{source: /dev/video99, {tasks}}}\n"
-            f"sinks: [{{kind: jsonl, path: {tmp_path}/nowhere/e.jsonl}}]\nweb: {{bind: '127.0.0.1:{port}'}}\n"
+            f"sinks: [{{kind: jsonl, path: {tmp_path}/nowhere/e.jsonl}},\n"
+            f"  {{kind: webhook, url: 'http://127.0.0.1:{dead}/x'}}, {{kind: mqtt, url: 'mqtt://127.0.0.1:{port}'}}]\n"
+            f"web: {{bind: '127.0.0.1:{port}'}}\n"
             f"model: {{checkpoint: {tmp_path}/nowhere}}\n"
         )
         assert examine(load(config), config) == 1
     lines = capsys.readouterr().out.splitlines()
     assert all(re.match(r"(ok|warn|fail) {2,4}\S", line) for line in lines)
     failed = "\n".join(line for line in lines if line.startswith("fail"))
-    for word in ("gate: 127.0.0.1", "/dev/video99", "web.bind", "sink jsonl", "the model does not run"):
+    for word in ("gate: 127.0.0.1", "/dev/video99", "web.bind", "sink jsonl", "sink webhook", "the model does not run"):
         assert word in failed
     assert all(" -> " in line for line in lines if not line.startswith("ok"))
-    assert any(line.startswith("ok") and "yard" in line for line in lines)
+    for word in ("yard", "sink mqtt: 127.0.0.1"):
+        assert any(line.startswith("ok") and word in line for line in lines)
     assert "hunter22" not in "\n".join(lines)
+
+
+def test_a_check_that_fails_as_nobody_foresaw_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("no driver")
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr("streamer.doctor.find_pipeline", broken)
+    config = ROOT / "configs" / "demo.yaml"
+    assert examine(load(config), config) == 1
+    assert "fail  model: RuntimeError: no driver" in capsys.readouterr().out
 
 
 def test_doctor_is_content_with_a_good_config(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from functools import partial
@@ -14,11 +17,14 @@ from typing import Any
 
 import pytest
 
+from streamer.config import from_mapping
+from streamer.docket import Docket, key
 from streamer.quarantine import LONGEST_PAUSE_S, PAUSE_S, Quarantine, Question
-from streamer.types import FrameId
+from streamer.types import Due, FrameId, Job
 from tests import faulty
 from tests.agents import RunningAgent, assert_identity, assert_no_duplicates, assert_no_holes, until
 from tests.clips import write_clip
+from tests.sample_events import frame
 
 START_S = 100.0
 
@@ -102,15 +108,32 @@ def test_a_task_is_left_out_for_longer_each_time_and_a_frame_of_a_recording_for_
         assert not quarantine.refuses(live("a"), now)
     frames = [Question("file", "caption", FrameId(1, seq)) for seq in range(12)]
     pauses = []
-    for frame in frames:
-        quarantine.died([frame], now)
-        verdict = quarantine.died([frame], now)
+    for one in frames:
+        quarantine.died([one], now)
+        verdict = quarantine.died([one], now)
         assert verdict is not None
         pauses.append(verdict.pause)
     assert pauses[:4] == [None, None, PAUSE_S, 2 * PAUSE_S]
     assert pauses[-1] == LONGEST_PAUSE_S
     assert quarantine.refuses(frames[0], now + 1e9)
     assert not quarantine.refuses(Question("file", "caption", FrameId(1, 99)), now + 1e9)
+
+
+def test_lost_jobs_are_told_by_a_later_process_when_the_next_one_cannot(tmp_path: Path) -> None:
+    streams = from_mapping({"streams": {"gate": {"source": "synthetic", "tasks": [{"task": "caption"}]}}}).streams
+    job = Job(Due("gate", "caption", "caption", None, 0.0), frame("gate"))
+    dead = Docket(tmp_path, "home", streams)
+    dead.enter([job])
+    dead.run([job])
+    for _ in range(3):  # killed before its events were safe
+        docket = Docket(tmp_path, "home", streams)
+        remains = docket.remains()
+        docket.write()
+        assert [(result.outcome, key(result.job)) for result in remains.lost] == [("dropped", key(job))]
+        assert remains.verdict is None, "it was in no engine since"
+    docket.strike(*key(job))
+    docket.write()
+    assert Docket(tmp_path, "home", streams).remains().lost == []
 
 
 def run_faulty(folder: Path, streams: dict[str, Any], **model: Any) -> RunningAgent:
@@ -174,6 +197,9 @@ def test_every_job_has_an_outcome_over_kills_at_random_moments(tmp_path: Path) -
     streams, trace, chance = {"left": camera, "right": camera}, tmp_path / "trace", random.Random(1)
     with run_faulty(tmp_path, streams, step=0.05, trace=str(trace)) as agent:
         agent.wait_for_results(5, START_S)
+        add = ["task", "add", "left", "ocr", "--name", "added", "--every", "100ms"]
+        environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
+        subprocess.run([sys.executable, "-m", "streamer", *add], env=environment, check=True)
         captures = {name: pid for name, pid in agent.children().items() if name.startswith("capture")}
         for kills in range(1, 5):
             time.sleep(chance.uniform(0.2, 0.8))
@@ -188,6 +214,7 @@ def test_every_job_has_an_outcome_over_kills_at_random_moments(tmp_path: Path) -
             f"{one['data']['stream']}/{one['subject']}/{one['data']['frame']['seq']}" for one in agent.results()
         )
         assert given <= set(told)
+        assert any(name.startswith("left/added/") for name in given)
         assert max(told.values()) == 1
         outcomes = Counter(one["data"]["outcome"] for one in agent.results())
         assert set(outcomes) <= {"ok", "dropped"}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import zmq
 
 import streamer
 from streamer.bus.delivery import EventClient
@@ -180,6 +182,35 @@ def test_a_program_goes_on_where_an_earlier_run_stopped(tmp_path: Path) -> None:
         events = streamer.subscribe(f"ipc://{tmp_path}/run/bus.sock", timeout=10, after=after)
 
         assert [int(next(events).sequence) for _ in range(60)] == list(range(41, 101))
+
+
+def test_a_program_goes_on_when_the_ledger_began_anew(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    events = streamer.subscribe(f"ipc://{tmp_path}/run/bus.sock", timeout=10, after={event().source: 4000})
+    with EmitProcess(tmp_path, [{"kind": "zmq"}]), EventClient(tmp_path / "run", "infer") as client:
+        for seq in range(100):  # some before it has subscribed
+            client.send(event(seq=seq), None)
+            client.flush(1)
+
+        assert int(next(events).sequence) <= 100
+
+
+def test_questions_that_are_none_do_not_end_the_replay(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    asking: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+    asking.set(zmq.LINGER, 0)
+    with EmitProcess(tmp_path, [{"kind": "zmq"}]), EventClient(tmp_path / "run", "infer") as client, asking:
+        client.send(event(seq=1), None)
+        assert client.flush(20)
+        asking.connect(f"ipc://{tmp_path}/run/bus.sock.replay")
+        question = f'{{"id": 1, "source": "{event().source}", "after": 0, "before": 2}}'
+        for bad in ("", "[]", question.replace("2}", "Infinity}"), question.replace("gate", "\\ud800")):
+            asking.send(bad.encode())
+        asking.send(question.encode())
+        assert asking.poll(10_000)
+        _, *bodies = asking.recv_multipart()
+
+    assert [json.loads(body)["id"] for body in bodies] == [event(seq=1).id]
 
 
 @pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1:5555", "somewhere"])

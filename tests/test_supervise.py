@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import time
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from streamer.child import FAILURES_S, HEALTHY_S, MOST_FAILURES, SLOW_DELAY_S, Restarts
+from streamer.child import FAILURES_S, HEALTHY_S, MOST_FAILURES, SLOW_DELAY_S, Child, Restarts
 from streamer.patience import FIRST_S, LEAST_S, Patience
 from streamer.pulse import Pulse
 from streamer.types import Due, Job
@@ -105,6 +106,17 @@ def test_a_crash_says_why_and_failing_for_ever_is_no_reason_to_give_up(tmp_path:
         assert failed[2]["data"]["retry_in_s"] > 0.15
         fails.unlink()
         agent.wait_for_results(3, START_S)
+
+
+def test_a_child_that_hangs_after_its_last_words_is_ended_too(tmp_path: Path) -> None:
+    child = Child("infer", None, complaint="RuntimeError: no device", pulse=Pulse(tmp_path / "infer"))
+    child.pulse.beat("idle", 0.0)
+    with subprocess.Popen(["sleep", "60"], process_group=0) as child.process:
+        now = time.monotonic()
+        for after in (0.0, 1.0, 3.0):
+            child.watch(now + after, 0.0)
+        assert child.process.wait(10) == -signal.SIGUSR1
+    assert child.complaint == "RuntimeError: no device"
 
 
 def test_restarts_slow_down_degrade_and_recover() -> None:

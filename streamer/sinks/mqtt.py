@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import paho.mqtt.client as paho
@@ -87,6 +87,14 @@ class Mqtt(SinkSettings):
         return _MqttSink(self, self.tls(), context)
 
 
+class _Message(NamedTuple):
+    position: int
+    """Of its event, in the ledger."""
+    topic: str
+    body: bytes
+    retain: bool = False
+
+
 class _MqttSink:
     """Holds a connection also while there is nothing to say, for the retained status."""
 
@@ -98,18 +106,25 @@ class _MqttSink:
     def write(self, events: Sequence[tuple[int, bytes]]) -> None:
         link = self._link
         link.wait_until_connected()
+        waiting = deque(events)
+        messages: deque[_Message] = deque()  # of events that were begun, not sent yet
         flying: dict[int, int] = {}  # position by message id, the oldest first
-        waiting, last = deque(events), events[0][0] - 1
         heard = time.monotonic()
         try:
-            while waiting or flying:
-                while waiting and len(flying) < link.window:
-                    last, body = waiting.popleft()
-                    flying.update((message, last) for message in self._publish(link, last, body))
-                acked = link.hear(heard + SILENCE_S)
-                if flying.pop(acked, None) is not None:
+            while waiting or messages or flying:
+                while len(flying) < link.window and (waiting or messages):
+                    if not messages:
+                        messages.extend(self._messages(link, *waiting.popleft()))
+                        continue
+                    message = messages.popleft()
+                    flying[link.publish(message.topic, message.body, message.retain)] = message.position
+                if not flying:  # the broker takes none of them
+                    break
+                position = flying.pop(link.hear(heard + SILENCE_S), None)
+                if position is not None:
                     heard = time.monotonic()
-                    self._context.done(next(iter(flying.values()), last + 1) - 1)
+                    unfinished = [*flying.values(), *(message.position for message in messages)]
+                    self._context.done(min(unfinished, default=position + 1) - 1)
         except SinkError:
             self._link = self._new_link()  # the old one would say again by itself what was not acknowledged
             link.drop()
@@ -118,18 +133,18 @@ class _MqttSink:
     def close(self) -> None:
         self._link.leave()
 
-    def _publish(self, link: _Link, position: int, body: bytes) -> list[int]:
-        """The ids of the messages that an event makes: none when the broker cannot take it."""
+    def _messages(self, link: _Link, position: int, body: bytes) -> list[_Message]:
+        """The messages that an event makes: none when the broker cannot take it."""
         if len(body) + 1024 > link.largest:
             self._context.refuse(position, f"larger than the {link.largest} bytes that the broker takes")
             return []
         event = json.loads(body)
         place = self._settings.topic + event["source"].removeprefix("/agents")
-        messages = [link.publish(f"{place}/{event['subject']}", body)]
+        messages = [_Message(position, f"{place}/{event['subject']}", body)]
         if event["subject"].startswith("stream."):
             state = event["data"]["state"].encode()
             self._retained[f"{place}/status"] = state
-            messages.append(link.publish(f"{place}/status", state, retain=True))
+            messages.append(_Message(position, f"{place}/status", state, retain=True))
         return messages
 
     def _new_link(self) -> _Link:

@@ -72,7 +72,7 @@ class Webhook(SinkSettings):
     secret: Annotated[SecretStr, AfterValidator(_secret)] | None = None
     """Signs every request: `whsec_…`, as Standard Webhooks has it. Without it there is no signature."""
     in_flight: Annotated[int, Field(ge=1, le=100)] = 4
-    """Requests at once; with 1 the events arrive in order. So many may come twice after a break."""
+    """Requests at once; with 1 the events arrive in order while none fails. So many may come twice after a break."""
     timeout: Seconds = 15.0
     """For one request in all."""
 
@@ -158,7 +158,7 @@ class _WebhookSink:
             self._context.done(done[-1])
 
     def _error(self, failed: list[_Unwell]) -> SinkError:
-        longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(self._breaks, 20))
+        longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(max(0, self._breaks - 1), 20))
         asked = min(LONGEST_OBEYED_S, max(one.wait_s for one in failed))
         return SinkError(f"{self._host}: {failed[0]}", max(random.uniform(0, longest), asked))
 

@@ -129,9 +129,9 @@ class _ZmqSink:
             asked = json.loads(question)
             number, source = asked["id"], str(asked["source"])
             after, before = (min(max(int(asked[name]), 0), 10**16) for name in ("after", "before"))
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return
-        events = replay.between(source, after, before, MOST_AT_ONCE)
+            events = replay.between(source, after, before, MOST_AT_ONCE)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            return  # no question: not JSON, a number like Infinity, a source that is no Unicode
         answer = [peer, json.dumps({"v": 1, "id": number}).encode(), *events]
         with contextlib.suppress(zmq.Again):  # it will ask again
             self._asked.send_multipart(answer, zmq.NOBLOCK)
