@@ -29,6 +29,8 @@ chaos: system-packages $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/accuracy.py $(ARGS)
+	$(BIN)/python benchmarks/scores.py $(ARGS)
+	$(BIN)/python benchmarks/exactness.py $(ARGS)
 	$(BIN)/python benchmarks/engine.py $(ARGS)
 
 tiny-model: $(VENV)/.runtime

@@ -1,7 +1,8 @@
 """How true the shipped model's answers are, on worlds it was never trained on: `python benchmarks/accuracy.py`.
 
-Boxes are right when label and place (IoU at least 0.5) match one object each; captions are taken apart into facts.
-Prints a table, and writes it as JSON with the machine and the commit with `--write`.
+Boxes are right when label and place (IoU at least 0.5) match one object each, words when every letter is right, and
+captions are taken apart into facts: what of which colour, and how many. Prints a table, one line per task, and for
+reading one each for words that were in the training and words that were not. `--write` keeps it as JSON.
 """
 
 from __future__ import annotations
@@ -9,42 +10,59 @@ from __future__ import annotations
 import argparse
 import re
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 from report import write
 
 from pipelines.florence2 import pipeline
 from pipelines.parse import parse
-from pipelines.training.answers import ask, caption
+from pipelines.training.answers import Asked, ask, caption, possible
 from streamer.demo import Rect, match
 from streamer.settings import parse_region
-from streamer.toyworld import SCENE_SECONDS, Scene, Thing, World
+from streamer.toypaint import COLOURS
+from streamer.toywords import HELD_OUT_WORDS
+from streamer.toyworld import HARD, KINDS, NORMAL, SCENE_SECONDS, Difficulty, Scene, Thing, World
 from streamer.types import Answer, Box, Due, Engine, Frame, Job
 
 FIRST_SEED = 500_000
 WIDTH, HEIGHT = 640, 480
 _LOCATION = re.compile(r"<loc_(\d+)>")
+_NUMBERS = {"a": 1, "an": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
+_FACT = re.compile(rf"({'|'.join(_NUMBERS)}) (?:large |small )?({'|'.join(COLOURS)}) ({'|'.join(KINDS)})")
+_RELATION = re.compile(r"\w+ \w+ (?:is )?(?:to the left of|to the right of|above|below) (?:an?|the) \w+ \w+")
+
+Outline = Sequence[tuple[float, float]]
 
 
 @dataclass
 class Score:
-    """Counts of one task."""
+    """Counts of one line of the table."""
 
     right: int = 0
     wanted: int = 0
     given: int = 0
     overlaps: list[float] = field(default_factory=list)
+    absent: int = 0
+    """Phrases asked for that name nothing in the scene."""
+    false_finds: int = 0
+    """Those of them that something was found for."""
 
     def row(self) -> dict[str, float | int | None]:
         return {
             "recall": round(self.right / max(1, self.wanted), 4),
             "precision": round(self.right / max(1, self.given), 4),
             "mean_iou": round(float(np.mean(self.overlaps)), 4) if self.overlaps else None,
+            "false_finds": round(self.false_finds / self.absent, 4) if self.absent else None,
             "wanted": self.wanted,
         }
+
+
+Scores = defaultdict[str, Score]
+"""By the kind of line: nothing, or `seen` and `held out` words, `relations`."""
 
 
 def count_boxes(found: Sequence[Box], truth: Sequence[tuple[str, Rect]], score: Score) -> None:
@@ -56,109 +74,173 @@ def count_boxes(found: Sequence[Box], truth: Sequence[tuple[str, Rect]], score: 
     score.overlaps += [row.iou for row in rows if row.found]
 
 
-def count_facts(said: str, truth: str, score: Score) -> None:
-    """Facts are the counted phrases of a caption: `two blue stars`."""
-    facts, wanted = (Counter(re.split(r", | and ", text)) for text in (said, truth))
-    score.wanted += wanted.total()
-    score.given += facts.total()
-    score.right += (facts & wanted).total()
-
-
-def _box_judge(label: Callable[[Thing], str]) -> Callable[[Answer, Scene, str, Score], None]:
-    def judge(answer: Answer, scene: Scene, _: str, score: Score) -> None:
-        count_boxes(answer.boxes, [(label(thing), thing.box) for thing in scene.objects], score)
-
-    return judge
-
-
-def _judge_text(answer: Answer, _: Scene, truth: str, score: Score) -> None:
-    score.wanted += 1
-    score.given += 1
-    score.right += (answer.text or "") == truth
-
-
-def _judge_caption(answer: Answer, scene: Scene, _: str, score: Score) -> None:
-    count_facts(answer.text or "", caption(scene), score)
-
-
-def _judge_sentences(answer: Answer, _: Scene, truth: str, score: Score) -> None:
-    said, wanted = (Counter(re.split(r"[:,.] | and |\.$", text)) for text in (answer.text or "", truth))
+def _count(said: Counter[str], wanted: Counter[str], score: Score) -> None:
     score.wanted += wanted.total()
     score.given += said.total()
     score.right += (said & wanted).total()
 
 
-def _judge_search(answer: Answer, _: Scene, truth: str, score: Score) -> None:
-    boxes = parse("boxes", truth).boxes
-    count_boxes(answer.boxes, [(box.label, (box.x0, box.y0, box.x1, box.y1)) for box in boxes], score)
+def facts(text: str) -> Counter[str]:
+    """`two blue stars` for every colour and kind that the text speaks of, however it is spread over the text."""
+    counts: Counter[str] = Counter()
+    for number, colour, kind in _FACT.findall(text):
+        counts[f"{colour} {kind}"] += _NUMBERS[number]
+    return Counter(f"{count} {phrase}" for phrase, count in counts.items())
 
 
-JUDGES: dict[str, Callable[[Answer, Scene, str, Score], None]] = {
+def outline_iou(found: Sequence[Outline], truth: Sequence[Outline], side: int = 512) -> float:
+    """Intersection over union of the areas within the outlines, all of one side together."""
+    masks = []
+    for outlines in (found, truth):
+        mask = np.zeros((side, side), np.uint8)
+        for outline in outlines:
+            cv2.fillPoly(mask, [np.round(np.array(outline) * side * 16).astype(np.int32)], 1, shift=4)
+        masks.append(mask > 0)
+    union = (masks[0] | masks[1]).sum()
+    return float((masks[0] & masks[1]).sum() / union) if union else 1.0
+
+
+def _box_judge(label: Callable[[Thing], str]) -> Callable[[Answer, Scene, Asked, Scores], None]:
+    def judge(answer: Answer, scene: Scene, _: Asked, scores: Scores) -> None:
+        count_boxes(answer.boxes, [(label(thing), thing.box) for thing in scene.objects], scores[""])
+
+    return judge
+
+
+def _judge_text(answer: Answer, _: Scene, asked: Asked, scores: Scores) -> None:
+    _count(Counter([answer.text or ""]), Counter([asked.answer]), scores[""])
+
+
+def _judge_caption(answer: Answer, scene: Scene, asked: Asked, scores: Scores) -> None:
+    said = answer.text or ""
+    _count(facts(said), facts(caption(scene)), scores[""])
+    _count(Counter(_RELATION.findall(said)), Counter(_RELATION.findall(asked.answer)), scores["relations"])
+
+
+def _judge_search(answer: Answer, _: Scene, asked: Asked, scores: Scores) -> None:
+    score = scores[""]
+    truth = parse("boxes", asked.answer).boxes
+    count_boxes(answer.boxes, [(box.label, (box.x0, box.y0, box.x1, box.y1)) for box in truth], score)
+    there = {box.label for box in truth}
+    absent = {phrase for phrase in re.split(r", | and ", asked.given) if phrase not in there}
+    score.absent += len(absent)
+    score.false_finds += len(absent & {box.label for box in answer.boxes})
+
+
+def _judge_outlines(answer: Answer, _: Scene, asked: Asked, scores: Scores) -> None:
+    score = scores[""]
+    found = [polygon.points for polygon in answer.polygons]
+    if not asked.things:
+        score.absent += 1
+        score.false_finds += bool(found)
+        return
+    iou = outline_iou(found, [thing.silhouette.tolist() for thing in asked.things])
+    score.overlaps.append(iou)
+    score.wanted += 1
+    score.given += bool(found)
+    score.right += iou >= 0.5
+
+
+def _judge_words(answer: Answer, _: Scene, asked: Asked, scores: Scores) -> None:
+    said = Counter((answer.text or "").split())
+    for sign in asked.signs:
+        score = scores["held out" if sign.text in HELD_OUT_WORDS else "seen"]
+        score.wanted += 1
+        score.given += 1
+        score.right += said[sign.text] > 0
+
+
+def _judge_quads(answer: Answer, _: Scene, asked: Asked, scores: Scores) -> None:
+    for sign in asked.signs:
+        score = scores["held out" if sign.text in HELD_OUT_WORDS else "seen"]
+        near = [(outline_iou([quad.points], [sign.quad.tolist()]), quad.label) for quad in answer.quads]
+        iou, text = max(near, default=(0.0, ""))
+        score.wanted += 1
+        score.given += bool(near)
+        score.right += text == sign.text
+        score.overlaps.append(iou)
+
+
+JUDGES: dict[str, Callable[[Answer, Scene, Asked, Scores], None]] = {
     "object_detection": _box_judge(lambda thing: thing.kind),
     "dense_region_caption": _box_judge(lambda thing: f"{thing.size} {thing.colour} {thing.kind}"),
     "region_proposal": _box_judge(lambda thing: ""),
     "open_vocabulary_detection": _judge_search,
     "phrase_grounding": _judge_search,
-    "caption": _judge_caption,
-    "detailed_caption": _judge_sentences,
-    "more_detailed_caption": _judge_sentences,
+    "referring_segmentation": _judge_outlines,
+    "region_to_segmentation": _judge_outlines,
     "region_to_category": _judge_text,
     "region_to_description": _judge_text,
+    "caption": _judge_caption,
+    "detailed_caption": _judge_caption,
+    "more_detailed_caption": _judge_caption,
+    "ocr": _judge_words,
+    "ocr_with_region": _judge_quads,
+    "region_to_ocr": _judge_words,
 }
 
 
-def _given(task: str, prompt: str) -> dict[str, object]:
-    """The task's own keys, taken back out of the prompt that training would have used."""
-    if bins := _LOCATION.findall(prompt):
+def given(task: str, asked: Asked) -> dict[str, object]:
+    """The task's own keys for this question."""
+    if bins := _LOCATION.findall(asked.given):
         return {"region": parse_region([(int(number) + 0.5) / 1000 for number in bins])}
-    if task == "open_vocabulary_detection":
-        return {"text": prompt.removeprefix("Locate ").removesuffix(" in the image.")}
-    if task == "phrase_grounding":
-        return {"text": prompt.removeprefix("Locate the phrases in the caption: ")}
-    return {}
+    return {"text": asked.given} if asked.given else {}
 
 
-def jobs(task: str, scenes: int) -> Iterator[tuple[Job, Scene, str]]:
-    """One question of this task for each of the held-out scenes, with the right answer's text."""
+def jobs(task: str, scenes: int, difficulty: Difficulty = NORMAL) -> Iterator[tuple[Job, Scene, Asked]]:
+    """One question of this task for each of the held-out scenes that it can be asked of, with the right answer."""
     spec = pipeline.tasks()[task]
     rng = np.random.default_rng(11)
     for index in range(scenes):
-        scene = World(FIRST_SEED + index).scene(rng.random() * SCENE_SECONDS)
-        prompt, truth = ask(task, scene, rng)
-        params = spec.parameters.model_validate(_given(task, prompt))
-        frame = Frame("toy", 0, index, 0.0, 0.0, scene.time, scene.paint(WIDTH, HEIGHT))
-        yield Job(Due("toy", task, task, params, 0.0), frame), scene, truth
+        scene = World(FIRST_SEED + index, difficulty=difficulty).scene(rng.random() * SCENE_SECONDS)
+        if possible(task, scene):
+            asked = ask(task, scene, rng)
+            params = spec.parameters.model_validate(given(task, asked))
+            frame = Frame("toy", 0, index, 0.0, 0.0, scene.time, scene.paint(WIDTH, HEIGHT))
+            yield Job(Due("toy", task, task, params, 0.0), frame), scene, asked
 
 
-def measure(engine: Engine, task: str, scenes: int) -> Score:
+def measure(engine: Engine, task: str, scenes: int, difficulty: Difficulty = NORMAL) -> Scores:
     """Ask one task of all scenes, in batches as large as the engine takes."""
-    score = Score()
-    asked = list(jobs(task, scenes))
-    known = {job.frame.seq: (scene, truth) for job, scene, truth in asked}
-    while asked:
-        batch, asked = asked[: engine.free()], asked[engine.free() :]
-        engine.admit([job for job, _, _ in batch])
+    scores: Scores = defaultdict(Score)
+    coming = jobs(task, scenes, difficulty)
+    known: dict[int, tuple[Scene, Asked]] = {}
+    while True:
+        for _, (job, scene, asked) in zip(range(engine.free()), coming, strict=False):
+            known[job.frame.seq] = scene, asked
+            engine.admit([job])
+        if not known:
+            return scores
         for result in engine.step():
-            JUDGES[task](result.answer, *known[result.job.frame.seq], score)
-    return score
+            JUDGES[task](result.answer, *known.pop(result.job.frame.seq), scores)
+
+
+def _line(name: str, row: dict[str, float | int | None]) -> str:
+    cells = (
+        "-" if row[key] is None else f"{row[key]:.3f}" for key in ("recall", "precision", "mean_iou", "false_finds")
+    )
+    return f"{name:36}" + "".join(f"{cell:>12}" for cell in cells) + f"{row['wanted']:9}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=int, default=100)
+    parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--tasks", nargs="*", default=list(JUDGES), choices=list(JUDGES))
+    parser.add_argument("--hard", action="store_true", help="small, overlapping and noisy objects")
     parser.add_argument("--checkpoint", help="folder of a checkpoint [the shipped one]")
     parser.add_argument("--write", action="store_true", help="keep the table in benchmarks/results/")
     args = parser.parse_args()
     engine = pipeline.open(pipeline.settings(checkpoint=args.checkpoint))
-    print(f"{'task':28} {'recall@0.5':>10} {'precision':>10} {'mean IoU':>9} {'wanted':>7}   ({args.scenes} scenes)")
+    columns = "".join(f"{name:>12}" for name in ("recall@0.5", "precision", "mean IoU", "false finds"))
+    print(f"{f'{args.scenes} scenes':36}{columns}{'wanted':>9}")
     rows = {}
     for task in args.tasks:
         started = time.monotonic()
-        row = rows[task] = measure(engine, task, args.scenes).row()
-        shown = "-" if row["mean_iou"] is None else f"{row['mean_iou']:.3f}"
-        print(f"{task:28} {row['recall']:10.3f} {row['precision']:10.3f} {shown:>9} {row['wanted']:7}"
-              f"   {(time.monotonic() - started) / args.scenes * 1000:.0f} ms/scene", flush=True)  # fmt: skip
+        for kind, score in measure(engine, task, args.scenes, HARD if args.hard else NORMAL).items():
+            name = f"{task}, {kind}" if kind else task
+            rows[name] = score.row()
+            print(_line(name, rows[name]), flush=True)
+        rows[task] = {**rows.get(task, {}), "seconds": round(time.monotonic() - started, 1)}
     if args.write:
         write("accuracy", {"scenes": args.scenes, "tasks": rows})
 

@@ -1,8 +1,8 @@
 """Whether a box's score says how likely it is right: `python benchmarks/scores.py [--scenes 500] [--write]`.
 
-On a hard split of the drawn world: small things, hidden ones, noise. A box is right when it has the label of an object
-of its own and an overlap (IoU) of at least 0.5 with it. Prints how often the boxes of each score are right, and the
-area under the ROC curve: the chance that a right box scores higher than a wrong one.
+On a hard split of the drawn world: small things that overlap, under noise. A box is right when it has the label of an
+object of its own and an overlap (IoU) of at least 0.5 with it. Prints how often the boxes of each score are right, and
+the area under the ROC curve: the chance that a right box scores higher than a wrong one.
 """
 
 from __future__ import annotations
@@ -21,72 +21,43 @@ from pipelines.florence2 import pipeline
 from pipelines.parse import parse
 from pipelines.tasks import FLORENCE_TASKS, SPECS
 from pipelines.training.answers import ask
-from streamer.toyworld import Scene, World
+from streamer.demo import Rect, iou
+from streamer.toyworld import HARD, World
 from streamer.types import Box, Due, Engine, Frame, Image, Job
 
 FIRST_SEED = 900_000
 WIDTH, HEIGHT = 640, 480
-TASKS = ("object_detection", "region_proposal")
+TASKS = ("object_detection", "dense_region_caption", "region_proposal")
 RIGHT_OVERLAP = 0.5
-HIDDEN = 0.5
-"""Share of an object behind the small picture from which on it need not be found."""
-MOST_NOISE = 45
 LEAST_AUC = 0.85
 
-Truth = dict[str, list[Box]]
+Truth = dict[str, Sequence[Box]]
 """The right boxes of each task."""
 Scored = list[tuple[float, bool]]
 """Of each box, its score and whether it is right."""
 
 
 def hard(number: int) -> tuple[Image, Truth]:
-    """A scene with a second, smaller one somewhere on top of it, under noise."""
-    rng = np.random.default_rng([FIRST_SEED, number])
-    back, front = (World(FIRST_SEED + 2 * number + n).scene(float(rng.uniform(0, 10))) for n in (0, 1))
-    image = back.paint(WIDTH, HEIGHT).copy()
-    part = rng.uniform(0.35, 0.75)
-    width, height = int(WIDTH * part), int(HEIGHT * part)
-    x, y = int(rng.integers(WIDTH - width)), int(rng.integers(HEIGHT - height))
-    image[y : y + height, x : x + width] = front.paint(width, height)
-    noise = rng.normal(0, rng.uniform(0, MOST_NOISE), image.shape)
-    cover = Box(x / WIDTH, y / HEIGHT, (x + width) / WIDTH, (y + height) / HEIGHT, "")
-    truth = {
-        task: [box for box in _told(task, back) if _common(box, cover) < HIDDEN * _area(box)]
-        + [_within(box, cover) for box in _told(task, front)]
-        for task in TASKS
-    }
-    return (image + noise).clip(0, 255).astype(np.uint8), truth
+    """A scene of small, overlapping things under noise."""
+    scene = World(FIRST_SEED + number, difficulty=HARD).scene(3.0)
+    rng = np.random.default_rng(number)
+    truth: Truth = {task: parse(FLORENCE_TASKS[task].form, ask(task, scene, rng).answer).boxes for task in TASKS}
+    return scene.paint(WIDTH, HEIGHT), truth
 
 
-def _told(task: str, scene: Scene) -> Sequence[Box]:
-    """The boxes of the answer that is taught."""
-    return parse(FLORENCE_TASKS[task].form, ask(task, scene, np.random.default_rng(0))[1]).boxes
-
-
-def _within(box: Box, cover: Box) -> Box:
-    wide, high = cover.x1 - cover.x0, cover.y1 - cover.y0
-    return Box(cover.x0 + wide * box.x0, cover.y0 + high * box.y0,
-               cover.x0 + wide * box.x1, cover.y0 + high * box.y1, box.label)  # fmt: skip
-
-
-def _area(box: Box) -> float:
-    return (box.x1 - box.x0) * (box.y1 - box.y0)
-
-
-def _common(a: Box, b: Box) -> float:
-    wide, high = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
-    return max(0.0, wide) * max(0.0, high)
-
-
-def _overlap(a: Box, b: Box) -> float:
-    common = _common(a, b)
-    return common / max(1e-9, _area(a) + _area(b) - common)
+def _edges(box: Box) -> Rect:
+    return box.x0, box.y0, box.x1, box.y1
 
 
 def judge(found: Sequence[Box], truth: Sequence[Box]) -> list[bool]:
     """Which boxes are right; the best pairs first, each object counts once."""
     pairs = sorted(
-        ((_overlap(a, b), i, j) for i, a in enumerate(found) for j, b in enumerate(truth) if a.label == b.label),
+        (
+            (iou(_edges(a), _edges(b)), i, j)
+            for i, a in enumerate(found)
+            for j, b in enumerate(truth)
+            if a.label == b.label
+        ),
         reverse=True,
     )
     taken: dict[int, int] = {}

@@ -1,9 +1,10 @@
 """Whether something moves or has changed in a stream's pictures, told from small copies of their brightness. Pure.
 
 A pixel's brightness is compared with what it was in the last seconds, in a way that light does not touch: logarithms,
-so that more light only adds, less the median of their row, so that what it adds is gone. Light that falls on a part of
-the picture leaves what it shows alike, and is known by that. How much a pixel varies by itself (noise, leaves, rain) is
-learnt, and only what goes beyond counts. Thin lines do not; a share of an area does, in two copies in a row.
+so that more light only adds, less the median of their row and of their column, so that what it adds is gone. Light that
+falls on a part of the picture leaves what it shows alike, and is known by that. How much a pixel varies by itself
+(noise, leaves, rain) is learnt, and only what goes beyond counts. Thin lines do not; a share of an area does, in two
+copies in a row.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Scene:
         """Something is there that was not, or is gone."""
         if earlier.seen.shape != self.seen.shape:
             return True
-        far = _beyond(_less_row(self.seen - earlier.seen), np.maximum(self.spread, earlier.spread), self.limits)
+        far = _beyond(_less_light(self.seen - earlier.seen), np.maximum(self.spread, earlier.spread), self.limits)
         return _enough(far, self.counted[area], self.limits.share) and not _is_alike(self.seen, earlier.seen, far)
 
 
@@ -121,7 +122,7 @@ class Watch:
     def _compare(self, values: Values, seq: int) -> None:
         self._pictures += 1
         warm, newest = self._pictures > _WARM, 1 / self._pictures
-        difference = _less_row(values - self._background)
+        difference = _less_light(values - self._background)
         far = _beyond(difference, self._spread, self._limits)
         usual = np.abs(difference)
         if warm:  # what moves through must not make the pixel deaf: it counts as a little noise
@@ -153,8 +154,11 @@ class Watch:
         return {WHOLE: kept, **{name: _inside([points], shape) & kept for name, points in self._zones.items()}}
 
 
-def _less_row(difference: Values) -> Values:
-    return difference - np.median(difference, axis=1, keepdims=True)
+def _less_light(difference: Values) -> Values:
+    """Without what the light added: alike along a row (a flickering lamp), alike along a column (a passing shade)."""
+    for axis in (1, 0):
+        difference = difference - np.median(difference, axis=axis, keepdims=True)
+    return difference
 
 
 def _beyond(difference: Values, spread: Values, limits: _Limits) -> npt.NDArray[np.bool_]:

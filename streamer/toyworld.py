@@ -1,43 +1,47 @@
 """A small moving world with known truth: the `synthetic` camera, and what the shipped model is trained and tested on.
 
-Everything follows from the seed and the time, so truth for a frame is `World(seed).scene(pts).objects`.
-Objects glide over a still background; every `SCENE_SECONDS` others take their place. Shapes are drawn for a 4:3
+Everything follows from the seed and the time, so truth for a frame is `World(seed).scene(pts)`. Objects glide over a
+background, signs with a word stand still; every `SCENE_SECONDS` others take their place. Shapes are drawn for a 4:3
 picture and stretch with other ones. Coordinates are fractions of the frame.
 """
 
 from __future__ import annotations
 
-import colorsys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
+from streamer.toypaint import COLOURS, Outline, letterings, paint
+from streamer.toywords import WORDS
 from streamer.types import Image
 
-Outline = npt.NDArray[np.float64]
-"""Shape (points, 2): one closed contour."""
-
 SCENE_SECONDS = 12.0
-MOST_OBJECTS = 4
-SMALLEST_SIDE, LARGEST_SIDE = 0.12, 0.38
-"""Of an object's height, as a fraction of the frame's."""
 LARGE = 0.25
-"""Objects of at least this height are called large."""
-MOST_OVERLAP = 0.1
-"""Intersection over union of two objects' boxes, at any moment."""
-
-COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (40, 40, 215), "green": (60, 160, 50), "blue": (215, 90, 40), "yellow": (50, 220, 235),
-    "orange": (25, 130, 245), "purple": (170, 50, 140), "white": (245, 245, 245), "black": (18, 18, 18),
-}  # fmt: skip
-"""BGR."""
+"""Objects of at least this height, as a fraction of the frame's, are called large."""
 
 _ASPECT = 4 / 3
-_FRAME_NOISE = 12
-_NOISE_TILES = 4
+_STRETCH = np.array([1 / _ASPECT, 1.0])
+
+
+@dataclass(frozen=True, slots=True)
+class Difficulty:
+    """What makes scenes easy or hard to see."""
+
+    sides: tuple[float, float] = (0.08, 0.4)
+    """Of an object's height, as a fraction of the frame's."""
+    objects: tuple[int, int] = (1, 5)
+    overlap: float = 0.3
+    """Intersection over union of two objects' boxes, at most, at any moment."""
+    noise: int = 12
+    """Peak to peak, in grey levels."""
+
+
+NORMAL = Difficulty()
+HARD = Difficulty(sides=(0.06, 0.16), objects=(3, 6), overlap=0.5, noise=60)
+"""Small, overlapping and noisy."""
 
 
 def _regular(points: int, radii: tuple[float, ...] = (0.5,), turn: float = -0.25) -> Outline:
@@ -57,6 +61,9 @@ KINDS: dict[str, tuple[Outline, ...]] = {
 }
 """Contours of each kind in a unit square around the origin; the second one is a hole."""
 
+_CORNERS = 12
+"""A silhouette has no more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Thing:
@@ -74,6 +81,28 @@ class Thing:
     @property
     def centre(self) -> tuple[float, float]:
         return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
+
+    @property
+    def silhouette(self) -> Outline:
+        """Its outer contour in at most twelve corners, clockwise, from the topmost one of the upright shape."""
+        contour = self.contours[0]
+        return contour[:: max(1, len(contour) // _CORNERS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """A printed word."""
+
+    text: str
+    quad: Outline
+    """Its corners (4, 2): those of the upright word from the top left one on, clockwise."""
+    ends: tuple[float, ...]
+    """Where each letter ends, as a fraction of the word's width."""
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        (x0, y0), (x1, y1) = self.quad.min(axis=0).tolist(), self.quad.max(axis=0).tolist()
+        return x0, y0, x1, y1
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,68 +131,70 @@ class _Glider:
         return Thing(self.kind, self.colour, tuple(contour + centre for contour in self.shape), (x0, y0, x1, y1))
 
 
-def _overlaps(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> bool:
+def _overlap(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
+    """The largest intersection over union of two rows of boxes."""
     corner = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None)
     common = corner.prod(axis=1)
     areas = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1)
-    return bool((common / (areas - common) > MOST_OVERLAP).any())
+    return float((common / (areas - common)).max())
 
 
-def _glider(rng: np.random.Generator) -> _Glider:
-    height = SMALLEST_SIDE * (LARGEST_SIDE / SMALLEST_SIDE) ** rng.random()
+def _turn(degrees: float) -> npt.NDArray[np.float64]:
+    angle = np.deg2rad(degrees)
+    return np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+
+
+def _glider(rng: np.random.Generator, difficulty: Difficulty) -> _Glider:
+    height = rng.uniform(*difficulty.sides)
     width = height * rng.uniform(0.8, 1.25)
-    angle = np.deg2rad(rng.uniform(-12, 12))
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    turn = _turn(rng.uniform(-12, 12))
     kind = str(rng.choice(list(KINDS)))
-    scale = np.array([1 / _ASPECT, 1.0])
-    shape = tuple((contour * (width, height)) @ turn * scale for contour in KINDS[kind])
+    shape = tuple((contour * (width, height)) @ turn * _STRETCH for contour in KINDS[kind])
     half = np.abs(shape[0]).max(axis=0)
     start, end = (half + (1 - 2 * half) * rng.random(2) for _ in range(2))
     return _Glider(kind, str(rng.choice(list(COLOURS))), shape, start, end - start, rng.uniform(6, 14))
 
 
+def _sign(rng: np.random.Generator, words: Sequence[str]) -> Sign:
+    text = str(rng.choice(list(words)))
+    lettering = letterings()[text]
+    height = rng.uniform(0.08, 0.15)
+    half = np.array([lettering.aspect * height, height]) / 2
+    corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * half @ _turn(rng.uniform(-15, 15)) * _STRETCH
+    reach = np.minimum(np.abs(corners).max(axis=0), 0.49)
+    centre = reach + (1 - 2 * reach) * rng.random(2)
+    return Sign(text, corners + centre, lettering.ends)
+
+
 @lru_cache(maxsize=64)
-def _gliders(seed: int, index: int) -> tuple[_Glider, ...]:
-    """The objects of one scene of a world, placed so that none hides another at any time."""
+def _layout(seed: int, index: int, words: tuple[str, ...], difficulty: Difficulty) -> tuple[
+    tuple[_Glider, ...], tuple[Sign, ...]
+]:  # fmt: skip
+    """The objects and signs of one scene of a world, placed so that none hides another at any time."""
     rng = np.random.default_rng([seed, index])
     times = np.arange(0.0, SCENE_SECONDS, 0.25)
+    signs: list[Sign] = []
+    taken: list[npt.NDArray[np.float64]] = []
+    for _ in range(int(rng.choice(3, p=(0.5, 0.3, 0.2)))):
+        sign = _sign(rng, words)
+        area = np.tile(sign.box, (len(times), 1))
+        if all(_overlap(area, other) == 0 for other in taken):
+            signs.append(sign)
+            taken.append(area)
     placed: list[tuple[_Glider, npt.NDArray[np.float64]]] = []
-    wanted = int(rng.integers(1, MOST_OBJECTS + 1))
-    for _ in range(60):
+    least, most = difficulty.objects
+    wanted = int(rng.integers(least, most + 1))
+    for _ in range(200):
         if len(placed) == wanted:
             break
-        glider = _glider(rng)
+        glider = _glider(rng, difficulty)
         boxes = glider.boxes(times)
-        if not any(_overlaps(boxes, other) for _, other in placed):
+        if all(_overlap(boxes, other) == 0 for other in taken) and all(
+            _overlap(boxes, other) <= difficulty.overlap for _, other in placed
+        ):
             placed.append((glider, boxes))
-    return tuple(glider for glider, _ in placed)
-
-
-@lru_cache(maxsize=16)
-def _background(seed: int, width: int, height: int) -> npt.NDArray[np.uint8]:
-    """A dull picture: plain, a gradient, a coarse texture or faint clutter. uint8 (height, width, 3)."""
-    rng = np.random.default_rng([seed, 7])
-    tint = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0, 0.18), rng.uniform(0.35, 0.7))
-    picture = np.full((height, width, 3), 255 * np.array(tint[::-1]), np.float32)
-    match int(rng.integers(4)):
-        case 1:
-            slope = rng.uniform(-45, 45, size=(2, 2, 1)).astype(np.float32)
-            picture += cv2.resize(slope, (width, height), interpolation=cv2.INTER_LINEAR)[..., None]
-        case 2:
-            coarse = rng.normal(0, 14, size=(24, 32, 1)).astype(np.float32)
-            picture += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
-        case 3:
-            for _ in range(12):
-                a, b = (tuple((rng.random(2) * (width, height)).astype(int).tolist()) for _ in range(2))
-                shade = (picture[0, 0] + rng.uniform(-25, 25)).tolist()
-                cv2.line(picture, a, b, shade, max(1, height // 120), cv2.LINE_AA)
-    return np.clip(picture, 25, 225).astype(np.uint8)
-
-
-@lru_cache(maxsize=16)
-def _noise(width: int, height: int, tile: int) -> npt.NDArray[np.uint8]:
-    rng = np.random.default_rng([width, height, tile])
-    return rng.integers(0, _FRAME_NOISE + 1, size=(height, width, 3), dtype=np.uint8)
+    signs.sort(key=lambda sign: (sign.box[1], sign.box[0]))
+    return tuple(glider for glider, _ in placed), tuple(signs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,29 +205,33 @@ class Scene:
     time: float
     objects: tuple[Thing, ...]
     """From top to bottom, then from left to right."""
+    signs: tuple[Sign, ...]
+    """Likewise."""
+    noise: int
 
     def paint(self, width: int, height: int) -> Image:
         """The picture with sensor noise and a slow change of light: uint8 (height, width, 3), BGR."""
-        light = 1 + 0.12 * np.sin(2 * np.pi * self.time / 20 + self.seed)
-        picture = cv2.convertScaleAbs(_background(self.seed, width, height), alpha=light)
-        scale = np.array([width, height]) * 16
-        for thing in self.objects:
-            contours = [np.round(contour * scale).astype(np.int32) for contour in thing.contours]
-            colour = tuple(min(255.0, light * channel) for channel in COLOURS[thing.colour])
-            cv2.fillPoly(picture, contours, colour, lineType=cv2.LINE_AA, shift=4)
-        noise = _noise(width, height, int(self.time * 1000) % _NOISE_TILES)
-        return np.asarray(cv2.addWeighted(picture, 1.0, noise, 1.0, -_FRAME_NOISE / 2), np.uint8)
+        things = sorted(self.objects, key=lambda thing: thing.box[1] - thing.box[3])  # smaller ones last, on top
+        return paint(
+            (width, height),
+            self.seed,
+            self.time,
+            [(thing.contours, COLOURS[thing.colour]) for thing in things],
+            [(sign.text, sign.quad) for sign in self.signs],
+            self.noise,
+        )
 
 
 class World:
     """An endless sequence of scenes."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, words: tuple[str, ...] = WORDS, difficulty: Difficulty = NORMAL) -> None:
+        self.seed, self.words, self.difficulty = seed, words, difficulty
 
     def scene(self, time: float) -> Scene:
         """The scene at `time` seconds, the same one each time it is asked for."""
         index, within = divmod(time, SCENE_SECONDS)
-        things = [glider.at(within) for glider in _gliders(self.seed, int(index))]
+        gliders, signs = _layout(self.seed, int(index), self.words, self.difficulty)
+        things = [glider.at(within) for glider in gliders]
         things.sort(key=lambda thing: (thing.box[1], thing.box[0]))
-        return Scene(self.seed, time, tuple(things))
+        return Scene(self.seed, time, tuple(things), signs, self.difficulty.noise)

@@ -7,33 +7,63 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from pipelines.tasks import FLORENCE_TASKS
-from streamer.toyworld import COLOURS, KINDS, SCENE_SECONDS, Scene, Thing, World
+from streamer.toypaint import COLOURS, Outline
+from streamer.toyworld import KINDS, SCENE_SECONDS, Scene, Sign, Thing, World
 
 WEIGHTS = {
-    "object_detection": 6.0,
-    "caption": 2.0,
-    "detailed_caption": 1.0,
-    "more_detailed_caption": 1.0,
-    "dense_region_caption": 2.0,
-    "region_proposal": 1.5,
-    "open_vocabulary_detection": 1.5,
-    "phrase_grounding": 1.0,
-    "region_to_category": 0.7,
-    "region_to_description": 0.7,
+    "object_detection": 3.0,
+    "dense_region_caption": 1.5,
+    "region_proposal": 1.0,
+    "open_vocabulary_detection": 3.0,
+    "phrase_grounding": 2.5,
+    "referring_segmentation": 2.0,
+    "region_to_segmentation": 2.0,
+    "region_to_category": 1.0,
+    "region_to_description": 1.0,
+    "ocr": 3.0,
+    "ocr_with_region": 3.0,
+    "region_to_ocr": 3.0,
+    "caption": 1.2,
+    "detailed_caption": 1.2,
+    "more_detailed_caption": 1.2,
 }
-"""The tasks the shipped model is taught, with how often each is asked."""
+"""How often each task is asked in training."""
+LONG = frozenset({"detailed_caption", "more_detailed_caption"})
+"""Tasks with long answers; they make batches of their own, so that the others need not be padded to their length."""
+READING = frozenset({"ocr", "ocr_with_region", "region_to_ocr"})
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five")
 _MOST_RELATIONS = 2
 
+Box = tuple[float, float, float, float]
 
-def locations(box: Sequence[float]) -> str:
-    """Four fractions as location tokens."""
-    return "".join(f"<loc_{min(999, max(0, int(value * 1000)))}>" for value in box)
+
+@dataclass(frozen=True)
+class Asked:
+    """A question and its right answer."""
+
+    prompt: str
+    given: str
+    """What the user adds to the task: a text, or a region's location tokens."""
+    answer: str
+    things: tuple[Thing, ...] = ()
+    """The objects that the answer is about."""
+    signs: tuple[Sign, ...] = ()
+    """Likewise."""
+
+
+def locations(places: Sequence[float]) -> str:
+    """Fractions as location tokens."""
+    return "".join(f"<loc_{min(999, max(0, int(value * 1000)))}>" for value in places)
+
+
+def _points(outline: Outline) -> str:
+    return locations(outline.ravel().tolist())
 
 
 def _phrase(thing: Thing) -> str:
@@ -73,51 +103,90 @@ def _relation(a: Thing, b: Thing) -> str:
 
 
 def caption(scene: Scene) -> str:
-    return _list(_counted(scene.objects))
+    """All objects, counted; of just two different ones also how they lie."""
+    match scene.objects:
+        case (a, b) if _phrase(a) != _phrase(b):
+            return f"{_an(_phrase(a))} {_relation(a, b)} {_an(_phrase(b))}"
+        case things:
+            return _list(_counted(things))
+
+
+def _detailed(scene: Scene, relations: int) -> str:
+    count = len(scene.objects)
+    head = f"The image shows {_NUMBERS[count]} object{'s' if count > 1 else ''}: "
+    body = _list([f"{_an(f'{t.size} {_phrase(t)}')} at the {_place(t)}" for t in scene.objects])
+    pairs = list(zip(scene.objects, scene.objects[1:], strict=False))[:relations]
+    return head + body + "." + "".join(f" The {_phrase(a)} is {_relation(a, b)} the {_phrase(b)}." for a, b in pairs)
 
 
 def detailed_caption(scene: Scene) -> str:
-    count = len(scene.objects)
-    head = f"The image shows {_NUMBERS[count]} object{'s' if count > 1 else ''}: "
-    return head + _list([f"{_an(f'{t.size} {_phrase(t)}')} at the {_place(t)}" for t in scene.objects]) + "."
+    return _detailed(scene, 1)
 
 
 def more_detailed_caption(scene: Scene) -> str:
-    pairs = list(zip(scene.objects, scene.objects[1:], strict=False))[:_MOST_RELATIONS]
-    relations = [f" The {_phrase(a)} is {_relation(a, b)} the {_phrase(b)}." for a, b in pairs]
-    return detailed_caption(scene) + "".join(relations)
+    return _detailed(scene, 3)
 
 
-def _region(rng: np.random.Generator, scene: Scene) -> tuple[Thing, str]:
-    thing = scene.objects[int(rng.integers(len(scene.objects)))]
-    jitter = rng.normal(0, 0.006, size=4)
-    return thing, locations(np.clip(np.array(thing.box) + jitter, 0, 0.999).tolist())
+def _around(rng: np.random.Generator, box: Box) -> str:
+    """A region as a user would draw it, not quite exact."""
+    return locations(np.clip(np.array(box) + rng.normal(0, 0.006, size=4), 0, 0.999).tolist())
 
 
 def _wanted(rng: np.random.Generator, scene: Scene) -> str:
-    """A phrase to look for: mostly something that is there, sometimes only a kind, sometimes something else."""
+    """A phrase to look for: two in three are there, many others share a colour or a kind with what is there."""
     thing = scene.objects[int(rng.integers(len(scene.objects)))]
     match int(rng.integers(6)):
-        case 0 | 1:
+        case 0:
             return f"{rng.choice(list(COLOURS))} {rng.choice(list(KINDS))}"
+        case 1:
+            other = f"{thing.colour} {rng.choice(list(KINDS))}", f"{rng.choice(list(COLOURS))} {thing.kind}"
+            return str(rng.choice(other))
         case 2:
             return thing.kind
         case _:
             return _phrase(thing)
 
 
-def _found(scene: Scene, phrase: str) -> list[Thing]:
-    return [thing for thing in scene.objects if phrase in (_phrase(thing), thing.kind)]
+def found(scene: Scene, phrase: str) -> tuple[Thing, ...]:
+    """The objects that a phrase such as `ring` or `red ring` names."""
+    return tuple(thing for thing in scene.objects if phrase in (_phrase(thing), thing.kind))
 
 
 def _labelled(phrase: str, things: Sequence[Thing]) -> str:
     return phrase + "".join(locations(thing.box) for thing in things) if things else ""
 
 
-def ask(task: str, scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
-    """A question of this task about the scene, and its answer: the texts of prompt and generation."""
-    objects = scene.objects
-    given = ""
+def _search(task: str, scene: Scene, rng: np.random.Generator) -> tuple[str, str, tuple[Thing, ...]]:
+    if task == "phrase_grounding":
+        phrases = list(dict.fromkeys(_wanted(rng, scene) for _ in range(int(rng.integers(1, 4)))))
+        hits = [found(scene, phrase) for phrase in phrases]
+        answer = "".join(_labelled(_an(phrase), things) for phrase, things in zip(phrases, hits, strict=True))
+        return _list([_an(phrase) for phrase in phrases]), answer, tuple(thing for things in hits for thing in things)
+    given = _wanted(rng, scene)
+    things = found(scene, given)
+    if task == "referring_segmentation":
+        return given, "<sep>".join(_points(thing.silhouette) for thing in things), things
+    return given, _labelled(given, things), things
+
+
+def _of_region(task: str, scene: Scene, rng: np.random.Generator) -> tuple[str, str, tuple[Thing, ...]]:
+    thing = scene.objects[int(rng.integers(len(scene.objects)))]
+    answers = {
+        "region_to_category": thing.kind,
+        "region_to_description": _an(f"{thing.size} {_phrase(thing)}"),
+        "region_to_segmentation": _points(thing.silhouette),
+    }
+    return _around(rng, thing.box), answers[task], (thing,)
+
+
+def possible(task: str, scene: Scene) -> bool:
+    """Whether the task can be asked of this scene."""
+    return bool(scene.signs) if task == "region_to_ocr" else bool(scene.objects)
+
+
+def ask(task: str, scene: Scene, rng: np.random.Generator) -> Asked:
+    """A question of this task about the scene, and its answer; see `possible`."""
+    given, about, signs = "", scene.objects, scene.signs
     match task:
         case "caption":
             answer = caption(scene)
@@ -126,34 +195,35 @@ def ask(task: str, scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
         case "more_detailed_caption":
             answer = more_detailed_caption(scene)
         case "object_detection":
-            answer = "".join(thing.kind + locations(thing.box) for thing in objects)
+            answer = "".join(thing.kind + locations(thing.box) for thing in about)
         case "dense_region_caption":
-            answer = "".join(f"{thing.size} {_phrase(thing)}" + locations(thing.box) for thing in objects)
+            answer = "".join(f"{thing.size} {_phrase(thing)}" + locations(thing.box) for thing in about)
         case "region_proposal":
-            answer = "".join(locations(thing.box) for thing in objects)
-        case "open_vocabulary_detection":
-            given = _wanted(rng, scene)
-            answer = _labelled(given, _found(scene, given))
-        case "phrase_grounding":
-            phrases = [_wanted(rng, scene) for _ in range(int(rng.integers(1, 4)))]
-            given = _list([_an(phrase) for phrase in dict.fromkeys(phrases)])
-            answer = "".join(_labelled(_an(phrase), _found(scene, phrase)) for phrase in dict.fromkeys(phrases))
-        case "region_to_category":
-            thing, given = _region(rng, scene)
-            answer = thing.kind
-        case "region_to_description":
-            thing, given = _region(rng, scene)
-            answer = _an(f"{thing.size} {_phrase(thing)}")
+            answer = "".join(locations(thing.box) for thing in about)
+        case "open_vocabulary_detection" | "phrase_grounding" | "referring_segmentation":
+            given, answer, about = _search(task, scene, rng)
+        case "region_to_category" | "region_to_description" | "region_to_segmentation":
+            given, answer, about = _of_region(task, scene, rng)
+        case "ocr":
+            answer = " ".join(sign.text for sign in signs)
+        case "ocr_with_region":
+            answer = "".join(sign.text + _points(sign.quad) for sign in signs)
+        case "region_to_ocr":
+            signs = (signs[int(rng.integers(len(signs)))],)
+            given, answer = _around(rng, signs[0].box), signs[0].text
         case _:
             raise ValueError(f"the toy world has no truth for {task}")
-    return FLORENCE_TASKS[task].prompt.format(input=given), answer
+    prompt = FLORENCE_TASKS[task].prompt.format(input=given)
+    return Asked(prompt, given, answer, (), signs) if task in READING else Asked(prompt, given, answer, about)
 
 
 def corpus() -> Iterator[str]:
-    """Texts of all tasks, to train the tokenizer on; location tokens are its own."""
+    """Texts of all tasks, to train the tokenizer on. Without the words on signs: the model shall spell those."""
     rng = np.random.default_rng(0)
     for seed in range(400):
         scene = World(seed).scene(rng.random() * SCENE_SECONDS)
         for task in WEIGHTS:
-            for text in ask(task, scene, rng):
-                yield from (piece.rpartition(">")[2] for piece in text.split("<") if piece.rpartition(">")[2])
+            if possible(task, scene):
+                asked = ask(task, scene, rng)
+                for text in (asked.prompt, "" if task in READING else asked.answer):
+                    yield from (piece.rpartition(">")[2] for piece in text.split("<") if piece.rpartition(">")[2])

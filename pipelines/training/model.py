@@ -18,15 +18,20 @@ from transformers import (
 )
 
 from pipelines.tokenizer import BINS
-from streamer.toyworld import COLOURS, KINDS
+from streamer.toypaint import COLOURS
+from streamer.toyworld import KINDS
 
-IMAGE_SIZE = 144
+IMAGE_SIZE = 192
 GRID = 12
 """Image tokens per side."""
 IMAGE_TOKENS = GRID * GRID + 1
 WIDTH = 160
-DENSE_CHANNELS = (1, len(COLOURS), len(KINDS), 4)
-"""Of the auxiliary head, per image token: is there an object, its colour, its kind, its box."""
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+DENSE_CHANNELS = (1, len(COLOURS), len(KINDS), 4, len(ALPHABET) + 1, len(ALPHABET) + 1, 8)
+"""Of the auxiliary head, per image token: is there an object, its colour, its kind, its box; the letters on the left
+and the right half, 0 for none, and the corners of their word."""
+DENSE_COLUMNS = 17
+"""Of the head's truth: there, colour, kind, x0, y0, x1, y1, left letter, right letter, eight for the corners."""
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> Florence2ForConditionalGeneration:
@@ -53,7 +58,9 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Florence2ForConditionalGe
             "depths": [1, 1, 1, 1],
             "num_heads": [2, 4, 4, 5],
             "num_groups": [2, 4, 4, 5],
-            "patch_stride": [6, 2, 1, 1],
+            "patch_size": [9, 3, 3, 3],
+            "patch_stride": [8, 2, 1, 1],
+            "patch_padding": [4, 1, 1, 1],
             "window_size": 6,
             "projection_dim": WIDTH,
             "drop_path_rate": 0.0,
@@ -88,9 +95,13 @@ def _initialise(model: Florence2ForConditionalGeneration, first_location: int) -
         model.model.language_model.shared.weight[first_location : first_location + BINS] = rows
 
 
-def build_dense_head() -> nn.Module:
-    """Image tokens (..., WIDTH) to the channels of DENSE_CHANNELS; only training uses it."""
-    return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Linear(WIDTH, sum(DENSE_CHANNELS)))
+class Heads(nn.Module):
+    """What only training uses: one head says what is on each image token, the other whether it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Linear(WIDTH, sum(DENSE_CHANNELS)))
+        self.asked = nn.Linear(WIDTH, 1)
 
 
 def generation_config() -> GenerationConfig:
@@ -134,16 +145,53 @@ class Losses(nn.Module):
         bins = labels[located] - self.first
         places = logs[located][:, self.first : self.last]
         far = (places.exp() @ self.positions - self.positions[bins]).abs().sum()
-        return (words - (self.softened[bins] * places).sum() + 8 * far) / len(labels)
+        return (2 * words - (self.softened[bins] * places).sum() + 8 * far) / len(labels)
 
     def dense(self, found: Tensor, truth: Tensor) -> Tensor:
-        """found (B, cells, channels); truth (B, cells, 7): there, colour, kind, x0, y0, x1, y1."""
-        there, colour, kind, box = found.split(DENSE_CHANNELS, dim=-1)
-        mask = truth[..., 0] > 0
-        objectness = nn.functional.binary_cross_entropy_with_logits(
-            there[..., 0], truth[..., 0], pos_weight=found.new_tensor(4.0)
-        )
-        colours = nn.functional.cross_entropy(colour[mask], truth[mask][:, 1].long())
-        kinds = nn.functional.cross_entropy(kind[mask], truth[mask][:, 2].long())
-        boxes = nn.functional.l1_loss(box[mask].sigmoid(), truth[mask][:, 3:])
-        return 3 * objectness + colours + kinds + 20 * boxes
+        """found (B, cells, sum(DENSE_CHANNELS)); truth (B, cells, DENSE_COLUMNS)."""
+        there, colour, kind, box, left, right, quad = found.float().split(DENSE_CHANNELS, dim=-1)
+        on_thing, on_word = truth[..., 0] > 0, truth[..., 7:9].amax(dim=-1) > 0
+        loss = 3 * _binary(there[..., 0], truth[..., 0])
+        loss = loss + nn.functional.cross_entropy(colour[on_thing], truth[on_thing][:, 1].long())
+        loss = loss + nn.functional.cross_entropy(kind[on_thing], truth[on_thing][:, 2].long())
+        loss = loss + 20 * nn.functional.l1_loss(box[on_thing].sigmoid(), truth[on_thing][:, 3:7])
+        weights = found.new_ones(len(ALPHABET) + 1, dtype=torch.float32)
+        weights[0] = 0.05
+        for letters, column in ((left, 7), (right, 8)):
+            loss = loss + 2 * nn.functional.cross_entropy(
+                letters.flatten(0, 1), truth[..., column].flatten().long(), weights
+            )
+        if bool(on_word.any()):
+            loss = loss + 20 * nn.functional.l1_loss(quad[on_word].sigmoid(), truth[on_word][:, 9:])
+        return loss
+
+    def asked(self, found: Tensor, truth: Tensor) -> Tensor:
+        """found, truth (rows, cells): is the image token on something that the answer is about?"""
+        return _binary(found.float(), truth)
+
+
+def _binary(found: Tensor, truth: Tensor) -> Tensor:
+    return nn.functional.binary_cross_entropy_with_logits(found, truth, pos_weight=found.new_tensor(4.0))
+
+
+@torch.no_grad()
+def start_from(
+    model: Florence2ForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    other: Florence2ForConditionalGeneration,
+    other_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """Take over another model's weights: tokens that both know keep their rows, the first filter is resized."""
+    theirs = other.float().state_dict()
+    rows = {token: row for token, row in other_tokenizer.get_vocab().items()}
+    known = [(row, rows[token]) for token, row in tokenizer.get_vocab().items() if token in rows]
+    ours, other_rows = (torch.tensor(column) for column in zip(*known, strict=True))
+    for name, weights in model.state_dict().items():
+        source = theirs[name]
+        if weights.shape == source.shape:
+            weights.copy_(source)
+        elif weights.dim() == 4:
+            scale = source[0, 0].numel() / weights[0, 0].numel()
+            weights.copy_(scale * nn.functional.interpolate(source, weights.shape[2:], mode="bilinear"))
+        elif weights.dim() == 2 and len(weights) == len(tokenizer):
+            weights[ours] = source[other_rows]

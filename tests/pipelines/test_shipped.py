@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from accuracy import measure
 from transformers import AutoProcessor, Florence2ForConditionalGeneration
@@ -11,8 +12,14 @@ from transformers import AutoProcessor, Florence2ForConditionalGeneration
 from pipelines.florence2 import Florence2Settings, pipeline
 from pipelines.folder import SHIPPED
 from streamer.toyworld import World
+from streamer.types import Engine
 
 MOST_BYTES = 12_000_000
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return pipeline.open(Florence2Settings(device="cpu"))
 
 
 def test_it_is_a_plain_native_checkpoint_of_a_few_megabytes() -> None:
@@ -28,8 +35,20 @@ def test_it_is_a_plain_native_checkpoint_of_a_few_megabytes() -> None:
     assert sorted(answer["labels"]) == truth
 
 
-def test_nine_of_ten_objects_are_found() -> None:
-    engine = pipeline.open(Florence2Settings(device="cpu"))
-    score = measure(engine, "object_detection", scenes=100).row()
-    assert score["recall"] is not None
-    assert score["recall"] >= 0.9, score
+FLOORS = {
+    "object_detection": 0.88,
+    "region_proposal": 0.85,
+    "open_vocabulary_detection": 0.8,
+    "referring_segmentation": 0.7,
+    "region_to_category": 0.8,
+    "caption": 0.8,
+    "ocr": 0.5,
+}
+"""A little below what 200 scenes give: these are fewer."""
+
+
+@pytest.mark.parametrize("task", FLOORS)
+def test_it_tells_the_truth(engine: Engine, task: str) -> None:
+    row = measure(engine, task, scenes=60)["seen" if task == "ocr" else ""].row()
+    assert row["recall"] is not None
+    assert row["recall"] >= FLOORS[task], row
