@@ -258,7 +258,7 @@ def test_drawn_boxes_are_where_the_objects_are(tmp_path: Path, sync: bool, late:
     own = [overlap for frame, overlap in found.items() if frame in inferred]
     if sync:
         assert len(own) >= 3
-        assert min(own) > 0.99
+        assert min(own) > 0.95  # of the smallest objects, rounding to pixels takes that much
 
 
 def overlap(boxes: list[Box], at: float) -> float:
