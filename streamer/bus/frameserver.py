@@ -42,8 +42,11 @@ _MOST_WAITING = 64
 _LOCK_S = 2.0
 _NEED_S = 20.0
 """How long what somebody asked for counts as needed, at least; a model may take that long for one batch."""
-_FRESH_S = 0.25
-"""While pictures are left out, an older one is not given: the next key frame is waited for."""
+_FRESH_S = 0.07
+"""While pictures are left out, an older one is not given: the next key frame is waited for. The newest picture of a
+camera of 25 per second may be as old, with 30 ms for the way."""
+_HURRIED_S = 20.0
+"""For so long no picture is left out, after a key frame has grown old before who waited for it came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,7 @@ class FrameServer:
         self._waiting: dict[str, _Waiting] = {}
         self._needs: dict[str, _Need] = {}
         self._told_ready: set[str] = set()
+        self._hurried_until = 0.0
         self._buffers = MappedBuffers(runtime)
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         """To poll for reading; then call `handle`."""
@@ -210,7 +214,8 @@ class FrameServer:
         """Tell the decoding thread what is needed and waited for. Before looking for it: else it might be missed."""
         now = time.monotonic()
         self._needs = {owner: need for owner, need in self._needs.items() if need.until > now}
-        self._shelf.every = min((need.every for need in self._needs.values()), default=LONGEST_WAIT_S)
+        every = min((need.every for need in self._needs.values()), default=LONGEST_WAIT_S)
+        self._shelf.every = every if now > self._hurried_until else 0.0
         self._shelf.watching = any(need.watches for need in self._needs.values())
         self._shelf.awaited = tuple(waiting.request.want for waiting in self._waiting.values())
 
@@ -218,12 +223,14 @@ class FrameServer:
         if not self._counts(owner):
             return self._shelf.look(want)
         shot = self._shelf.find(want)
-        if shot is None or not self._shelf.sparing or owner in self._told_ready:
+        if shot is None or not self._shelf.sparing or time.monotonic() - shot.captured_mono < _FRESH_S:
             return shot
-        return shot if time.monotonic() - shot.captured_mono < _FRESH_S else None
+        return None
 
     def _fetch(self, peer: bytes, request: Fetch) -> None:
         shot = self._find(request.owner, request.want)
+        if shot is None and self._shelf.sparing and request.owner in self._told_ready:
+            self._hurried_until = time.monotonic() + _HURRIED_S
         self._told_ready.discard(request.owner)
         if shot is None:
             self._conclude(peer, request)
