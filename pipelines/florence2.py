@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from pipelines.costs import shipped
 from pipelines.folder import open_folder
 from pipelines.prompts import excess, prompt
 from pipelines.tasks import SPECS, Parameters
 from streamer.errors import ConfigError
 from streamer.settings import Settings
-from streamer.types import Engine, TaskSpec
+from streamer.types import Costs, Engine, TaskSpec
 
 if TYPE_CHECKING:
     from pipelines.checkpoint import Checkpoint
@@ -61,6 +62,9 @@ class Florence2:
             return excess(open_folder(settings.checkpoint, download=False), question)
         except ConfigError:
             return None  # Not here yet, or not sound, which `open` says.
+
+    def costs(self, settings: Florence2Settings) -> Costs:
+        return shipped(settings.checkpoint)
 
     def open(self, settings: Florence2Settings) -> Engine:
         """Load and warm up. Raises ConfigError when the checkpoint or device cannot be used."""

@@ -91,9 +91,8 @@ class FastEngine:
         self._image_tokens = vision.tokens
         self.encoder, self._decoder = Encoder(model), Decoder(model)
         self._chooser = Chooser(self._generation, checkpoint.first_location, device)
-        needs = forecast(
-            self._decoder, vision, model.config, checkpoint.decoder_limit, self._group, FRAMES_KEPT
-        )  # fmt: skip
+        beams = max(1, self._generation.num_beams or 1)
+        needs = forecast(self._decoder, vision, model.config, checkpoint.decoder_limit, beams, self._group, FRAMES_KEPT)
         self._count = self._limit = fit(max_batch, self.model, needs, device)
         self.frames = Frames(vision, Preprocessor(images), device, dtype, FRAMES_KEPT)
         self.slots = Slots(self._decoder, self._chooser, self._count, vision.tokens, checkpoint.decoder_limit)

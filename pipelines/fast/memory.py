@@ -38,15 +38,20 @@ class Forecast:
         return self.work + rows * self.row
 
 
-def forecast(decoder: Decoder, vision: Vision, config: Any, answer: int, frames: int, kept: int) -> Forecast:
-    """`answer` is the longest answer in tokens, `frames` go through the vision tower together, `kept` stay cached."""
+def forecast(
+    decoder: Decoder, vision: Vision, config: Any, answer: int, beams: int, frames: int, kept: int
+) -> Forecast:
+    """What it takes when every answer is searched with `beams`, as the quality `official` may ask for.
+
+    `answer` is the longest answer in tokens, `frames` go through the vision tower together, `kept` stay cached.
+    """
     size = decoder.dtype.itemsize
     text = config.text_config
     place = 2 * decoder.depth * decoder.heads * decoder.width * size
     source = vision.tokens + PROMPT_ROOM
-    # Growing a cache holds the old one until the new one is filled.
-    own = 2 * (answer + FIRST_ROOM) * place
-    logits = 3 * 4 * decoder.vocabulary
+    # Growing a cache holds the old one until the new one is filled. All beams share what they see of the picture.
+    own = 2 * beams * (answer + FIRST_ROOM) * place
+    logits = 3 * 4 * beams * decoder.vocabulary
     look = frames * vision.peak * size
     read = source * (4 * text.d_model + 2 * text.encoder_ffn_dim) * size
     return Forecast(row=own + source * place + logits, work=look + read + kept * vision.tokens * text.d_model * size)

@@ -16,6 +16,7 @@ import torch
 
 from pipelines.checkpoint import Checkpoint, load
 from pipelines.fast import memory
+from pipelines.fast.choice import effective
 from pipelines.fast.engine import FRAMES_KEPT, RECOVERY, FastEngine
 from pipelines.florence2 import Florence2Settings, pipeline
 from pipelines.folder import SHIPPED, open_folder
@@ -366,9 +367,9 @@ def test_a_lost_device_is_not_hidden(checkpoint: Path) -> None:
 
 def test_rows_are_bounded_by_the_memory(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = opened(checkpoint)
-    needs = memory.forecast(
-        FastEngine(taken, 1)._decoder, FastEngine(taken, 1).frames.vision, taken.model.config, 128, 1, FRAMES_KEPT
-    )
+    fast, beams = FastEngine(taken, 1), effective(taken).num_beams
+    assert beams > 1
+    needs = memory.forecast(fast._decoder, fast.frames.vision, taken.model.config, 128, beams, 1, FRAMES_KEPT)
     monkeypatch.setattr(memory, "available", lambda device: int(needs.total(3) / memory.MARGIN) + needs.row // 2)
     assert FastEngine(taken, 8).free() == 3
     monkeypatch.setattr(memory, "available", lambda device: needs.work)

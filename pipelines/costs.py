@@ -1,0 +1,37 @@
+"""Device seconds of an answer, as our own benchmarks measured them; for who has not measured the own computer yet."""
+
+from __future__ import annotations
+
+import re
+
+from streamer.types import Costs
+
+_MACHINE = "AMD EPYC, 2 cores, no GPU"
+_TINY = {
+    "caption": 0.042,
+    "detailed_caption": 0.063,
+    "more_detailed_caption": 0.072,
+    "object_detection": 0.053,
+    "dense_region_caption": 0.057,
+    "region_proposal": 0.045,
+    "phrase_grounding": 0.044,
+    "referring_segmentation": 0.049,
+    "region_to_segmentation": 0.057,
+    "open_vocabulary_detection": 0.038,
+    "region_to_category": 0.042,
+    "region_to_description": 0.042,
+    "region_to_ocr": 0.045,
+    "ocr": 0.04,
+    "ocr_with_region": 0.048,
+}
+"""Seconds by question in `benchmarks/results/accuracy.json`."""
+_BASE = {"caption": 1.82, "object_detection": 2.98}
+"""One camera at a time, from `benchmarks/results/engine.json`."""
+
+
+def shipped(checkpoint: str | None) -> Costs:
+    """What is known of a model of that size; nothing of the large one."""
+    if checkpoint is None:
+        return Costs(_MACHINE, _TINY)
+    is_base = re.search(r"florence-2-base(-ft)?$", checkpoint, re.IGNORECASE)
+    return Costs(_MACHINE, _BASE if is_base else {})
