@@ -1,6 +1,6 @@
 """How many events a second the ledger accepts, how long a commit takes, and what the disk's own syncs allow.
 
-    .venv/bin/python benchmarks/ledger.py [--events 30000] [--folder .]
+    .venv/bin/python benchmarks/ledger.py [--events 30000] [--folder .] [--write]
 
 Each commit holds what one turn of emit takes (128 events at most); all of them are on the disk when it returns.
 """
@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from report import write
 
 from streamer.events import ResultEvent, result_event
 from streamer.ledger import Ledger
@@ -75,6 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=30_000)
     parser.add_argument("--folder", type=Path, default=Path("."), help="on the disk that is measured")
+    parser.add_argument("--write", action="store_true", help="keep the result in results/ledger.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         disk = measure_disk(Path(folder), SYNCS)
@@ -82,7 +84,10 @@ def main() -> None:
         ledger = [measure_ledger(Path(folder), arguments.events * min(group, 16) // 16, group) for group in GROUPS]
     full = ledger[-1]
     met = full["events_per_s"] >= TARGET_RATE and full["commit_p99_ms"] <= TARGET_MS
-    print(json.dumps({"disk": disk, "ledger": ledger, "target_met": met}, indent=2))
+    result = {"disk": disk, "ledger": ledger, "target_met": met}
+    print(json.dumps(result, indent=2))
+    if arguments.write:
+        write("ledger", result)
 
 
 if __name__ == "__main__":

@@ -28,17 +28,36 @@ def _commit() -> str:
     return described.stdout.strip() or "unknown"
 
 
-def write(name: str, result: dict[str, Any]) -> None:
-    """Write `results/<name>.json` and say where."""
-    RESULTS.mkdir(exist_ok=True)
-    kept = {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+def _command() -> str:
+    module = sys.orig_argv[1] == "-m"
+    return " ".join([*sys.orig_argv[1:3], *sys.argv[1:]] if module else [Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _stamped(result: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "command": _command(),
         "commit": _commit(),
         "machine": f"{_processor()}, {os.cpu_count()} cores, no GPU",
         "python": platform.python_version(),
         "versions": {package: version(package) for package in ("torch", "transformers", "numpy", "av", "pyzmq")},
         "result": result,
     }
+
+
+def _keep(name: str, kept: dict[str, Any]) -> None:
+    RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{name}.json"
     file.write_text(json.dumps(kept, indent=2) + "\n")
     print(f"kept in {file}")
+
+
+def write(name: str, result: dict[str, Any]) -> None:
+    """Write `results/<name>.json` and say where."""
+    _keep(name, _stamped(result))
+
+
+def merge(name: str, results: dict[str, dict[str, Any]]) -> None:
+    """Put each of several results into `results/<name>.json`, with a machine and commit of its own; others stay."""
+    file = RESULTS / f"{name}.json"
+    before = json.loads(file.read_text()) if file.exists() else {}
+    _keep(name, {**before, **{key: _stamped(result) for key, result in results.items()}})

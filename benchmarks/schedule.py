@@ -4,7 +4,9 @@ On an idle machine; each part takes one to three minutes.
 
 - live: eight real 720p25 cameras (RTSP) and a model that needs a second a batch. How old a frame is when the model
   begins with it, through the agent and through a plain queue.
+- ask: how long a question waits that is asked once, under twice more work than the device can do.
 - capture: processor time of capture processes that are asked once a second, beside decoding alone.
+- gate: what the motion gate lets through, of films with known truth.
 - simulated: the scheduler under three times more work than the device can do, with 1,000 cameras.
 """
 
@@ -15,13 +17,17 @@ from collections.abc import Callable
 from typing import Any
 
 from report import write
+from schedule_ask import ask
 from schedule_capture import capture
+from schedule_gate import gate
 from schedule_live import live
 from schedule_simulated import simulated
 
 PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "live": lambda quick: live(8 if quick else 40),
+    "ask": lambda quick: ask(6 if quick else 60),
     "capture": lambda quick: capture(6 if quick else 60),
+    "gate": lambda quick: gate(12, 2) if quick else gate(60, 12),
     "simulated": lambda quick: simulated(50, 1200.0) if quick else simulated(1000, 1800.0),
 }
 
@@ -32,6 +38,8 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--write", action="store_true", help="keep the result in results/schedule.json")
     given = parser.parse_args()
+    if given.write and (given.quick or given.only):
+        parser.error("--write keeps whole results only: leave out --quick and --only")
     result: dict[str, Any] = {}
     for name, part in PARTS.items():
         if given.only in (None, name):

@@ -189,6 +189,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few frames of each")
     parser.add_argument("--write", action="store_true", help="keep the result in results/transport.json")
     given = parser.parse_args()
+    if given.write and given.quick:
+        parser.error("--write keeps whole results only: leave out --quick")
     rounds, frames = (3, 20) if given.quick else (25, 100)
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:

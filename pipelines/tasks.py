@@ -262,7 +262,10 @@ def _parameters(row: Task) -> type[Parameters]:
     if row.form != "text":
         fields["min_score"] = (float | None, _LEAST)
     name = "".join(word.capitalize() for word in row.name.split("_")) + "Parameters"
-    made = create_model(name, __base__=row.keys, __module__=__name__, __doc__=row.summary, **fields)
+    sourceless = {"use_attribute_docstrings": False}  # pydantic would search all of its callers' source for the class
+    made = create_model(
+        name, __base__=row.keys, __module__=__name__, __doc__=row.summary, __cls_kwargs__=sourceless, **fields
+    )
     parameters = cast("type[Parameters]", made)
     parameters.task = row.name
     return parameters

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamer.config import find_pipeline
+from streamer.costs import costs_file, keep
 from streamer.errors import ConfigError
 from streamer.problems import nearest
 from streamer.settings import parse_seconds
@@ -50,9 +51,17 @@ def run_bench(checkpoint: str | None, tasks: Sequence[str], every: str, seconds:
     except ValueError as error:
         raise ConfigError(f"--every: {error}") from None
     engine = pipeline.open(pipeline.settings(checkpoint=checkpoint))
-    rates = measure(engine, [specs[task] for task in tasks or specs], seconds)
+    rates = _kept(checkpoint, measure(engine, [specs[task] for task in tasks or specs], seconds))
     for line in table(rates, interval):
         print(line, flush=True)
+    print(f"kept in {costs_file()}: `streamer check` tells with it what a config asks of this computer")
+
+
+def _kept(checkpoint: str | None, rates: Iterable[Rate]) -> Iterator[Rate]:
+    for rate in rates:
+        if rate.errors < rate.answers:
+            keep(checkpoint, rate.task, 1 / rate.per_second)
+        yield rate
 
 
 def measure(engine: Engine, tasks: Sequence[TaskSpec], seconds: float) -> Iterator[Rate]:

@@ -26,7 +26,8 @@ from streamer.worker import Worker
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.25
+TICK_S, CALM_S = 0.25, 1.0
+"""How often the connection is looked after; the second while it is open, for its thread tells what happens to it."""
 OPEN_S = 40.0
 """Opening has limits of its own, but looking up a host name has none that anybody could set."""
 FIRST_PICTURE_S = 20.0
@@ -106,7 +107,8 @@ class Capture:
 
     def _sleep(self) -> None:
         now = time.monotonic()
-        until = min(now + TICK_S, self._server.next_deadline or now + TICK_S)
+        tick = CALM_S if self._connection is not None and not self._worker.stopping else TICK_S
+        until = min(now + tick, self._server.next_deadline or now + tick)
         for readable, _ in self._poller.poll(max(0, int((until - now) * 1000) + 1)):
             if readable == self._wake_fd:
                 os.eventfd_read(self._wake_fd)
@@ -196,6 +198,8 @@ class Capture:
         now = time.monotonic()
         if connection.first_picture is not None and connection.waiting_since is not None:
             self._rhythm.went_silent(now - connection.waiting_since)
+        if connection.first_picture is not None:
+            self._backoff.answered(now)
         wait = self._backoff.failed(now, refused=isinstance(outcome, SourceRefused))
         self._retry_at = now + wait
         if self._state != "down":

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,10 @@ class Child:
     """Since its start it has said that it does its work."""
     complaint: str | None = None
     """Why it is being replaced, or what it died of in its own words."""
+    was_killed: bool = False
+    """The process before was ended by somebody's kill -9, so nothing that it did is to blame."""
     _is_replaced: bool = False
+    _oom_kills: int | None = None
     _dump: Path = field(default_factory=Path)
     _sentence: deque[tuple[float, signal.Signals]] = field(default_factory=deque)
     _unread: bytes = field(default=b"", repr=False)
@@ -124,7 +128,7 @@ class Child:
         self.pidfd = os.pidfd_open(process.pid)
         self.started, self.ready, self.complaint, self._unread = time.monotonic(), False, None, b""
         self._sentence.clear()
-        self._is_replaced = False
+        self._is_replaced, self._oom_kills = False, _oom_kills()
         log.debug("%s started as %d", self.name, process.pid)
 
     def reports(self) -> list[dict[str, Any]]:
@@ -160,6 +164,7 @@ class Child:
         """It has ended: why, in words. Its stacks, if it left some, go into the log."""
         assert self.process is not None
         code = self.process.returncode
+        self.was_killed = code == -signal.SIGKILL and not self._is_replaced and self._out_of_memory() == 0
         words = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         self.release()
         try:
@@ -170,6 +175,11 @@ class Child:
             log.warning("%s left its stacks:\n%s", self.name, dump)
         return self.complaint or words
 
+    def _out_of_memory(self) -> int | None:
+        """Processes that the kernel has ended for want of memory since it was started."""
+        before, now = self._oom_kills, _oom_kills()
+        return None if before is None or now is None else now - before
+
     def release(self) -> None:
         """Let go of what belonged to its process."""
         assert self.process is not None
@@ -178,3 +188,10 @@ class Child:
         if self.process.stdin is not None:
             self.process.stdin.close()
         self.process = None
+
+
+def _oom_kills() -> int | None:
+    """Processes that the kernel has ended for want of memory; None where it does not say."""
+    with suppress(OSError, KeyError):
+        return int(dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())["oom_kill"])
+    return None

@@ -144,6 +144,7 @@ def check(
 ) -> None:
     """Check a config, and its sources with --probe."""
     from streamer.config import load
+    from streamer.load import load_of, percent, words
 
     agent = load(config)
     for place in (*agent.sinks, *agent.outputs):
@@ -154,16 +155,20 @@ def check(
         raise typer.Exit(0 if probe_all(agent) else 1)
     print(f"{config} is good: agent {agent.agent}")
     print(f"  model: {_words(agent.model)}")
+    expected = load_of(agent)
     for name, stream in agent.streams.items():
         print(f"  stream {name}: {_words(stream.source)}")
         for task in stream.tasks:
-            print(f"    {task.name}: {task.task}, {task.often}")
+            share = expected.by_task[name, task.name] if expected else 0.0
+            print(f"    {task.name}: {task.task}, {task.often}" + (f", load {percent(share)}" if share else ""))
     for sink in agent.sinks:
         print(f"  sink {_words(sink)}")
     for output in agent.outputs:
         print(f"  output {output.label}: {_words(output)}")
     if agent.web is not None:
         print(f"  page: http://{agent.web.bind}{', with a token' if agent.web.token else ''}")
+    for line in words(agent, expected):
+        print(f"  {line}")
 
 
 def _words(settings: Any) -> str:

@@ -97,6 +97,8 @@ class Connection(threading.Thread):
         try:
             self._connect()
             self.outcome = SourceEnded()
+        except SourceLost as error:
+            self.outcome = type(error)(*error.args)  # a new one: the old one's frames hold the decoder and its threads
         except BaseException as error:  # for the main thread to judge: nothing may end in silence here
             self.outcome = error
         self._notice()

@@ -89,13 +89,7 @@ class Control:
 
     def _overview(self) -> dict[str, Any]:
         """What is asked of which stream now, and where the events are."""
-        streams = {
-            name: [
-                {"name": task.name, "task": task.task, "often": task.often, "priority": task.priority}
-                for task in stream.tasks
-            ]
-            for name, stream in self.agent.streams.items()
-        }
+        streams = {name: [task.told for task in stream.tasks] for name, stream in self.agent.streams.items()}
         return {"agent": self.agent.agent, "ledger": str(self._folders.state / "ledger.db"), "streams": streams}
 
     def _ask(self, asked: Asked, message: Mapping[str, Any]) -> None:
@@ -107,7 +101,7 @@ class Control:
         self._pending[number] = _Pending(asked, time.monotonic() + seconds)
 
     def _change(self, change: Change, save: bool) -> str:
-        agent = change.apply(self.agent)
+        before, agent = self.agent, change.apply(self.agent)
         if save:
             try:
                 self._saved.add(change)
@@ -116,7 +110,9 @@ class Control:
         self.agent = agent
         tasks = agent.raw["streams"][change.stream]["tasks"]
         self._infer.send(op="tasks", stream=change.stream, tasks=tasks)
-        state = DONE[change.what]
-        self._tell(task_event(agent.agent, change.stream, change.name, state, "saved" if save else None))
+        state, saved = DONE[change.what], "saved" if save else None
+        known = {task.name: task.task for one in (before, agent) for task in one.streams[change.stream].tasks}
+        asks = known[change.name]
+        self._tell(task_event(agent.agent, change.stream, change.name, state, saved, asks=asks))
         log.info("task %s of %s was %s%s", change.name, change.stream, state, ", and so it will be" if save else "")
         return f"{change.name} of {change.stream}: {state}" + (", saved" if save else "")

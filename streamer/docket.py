@@ -68,14 +68,18 @@ class Docket:
         self._before = self._read()
         self._quarantine = Quarantine(self._recordings, self._before.get("quarantine"))
 
-    def remains(self) -> Remains:
-        """To be called once; then `write`, tell it, and strike the lost jobs once their events are safe."""
+    def remains(self, was_killed: bool = False) -> Remains:
+        """To be called once; then `write`, tell it, and strike the lost jobs once their events are safe.
+
+        `was_killed`: by somebody outside, so that nobody is suspected.
+        """
         before, self._before = self._before, {}
         rows = [_Row(*row) for row in before.get("jobs", ())]
         running = [rows[place] for place in before.get("running", ())]
         if not rows:
             return Remains([], None)
-        verdict = self._quarantine.died([self._question(row) for row in running], time.monotonic())
+        suspects = [] if was_killed else [self._question(row) for row in running]
+        verdict = self._quarantine.died(suspects, time.monotonic())
         cameras = [row for row in rows if row.stream not in self._recordings and row.epoch != NO_EPOCH]
         lost = {row: job for row in cameras if (job := self._job(row)) is not None}
         self._rows = {key(job): row for row, job in lost.items()}

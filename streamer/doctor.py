@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from streamer.config import Agent, find_pipeline
 from streamer.errors import ConfigError
 from streamer.folders import memory_folder, runtime_folder, state_folder
+from streamer.load import load_of, percent
 from streamer.redact import redact
 
 Level = Literal["ok", "warn", "fail"]
@@ -44,7 +45,7 @@ class Finding(NamedTuple):
 def examine(agent: Agent, config: Path) -> int:
     """Print all findings; the exit code: 1 when one of them is a failure."""
     failed = False
-    for check in (_python, _config_file, _clock, _state, _runtime, _limits, _ports, _sources, _places, _model):
+    for check in (_python, _config_file, _clock, _state, _runtime, _limits, _ports, _sources, _places, _model, _load):
         for finding in _findings(check, agent, config):
             failed = failed or finding.level == "fail"
             todo = f" -> {finding.todo}" if finding.todo else ""
@@ -220,3 +221,10 @@ def _model(agent: Agent, _config: Path) -> Iterator[Finding]:
         yield Finding("fail", f"the model does not run: {error}", "see `model:` in configs/full.yaml")
         return
     yield Finding("ok", f"the model {engine.model} loads and answers, in {time.monotonic() - started:.1f} s")
+
+
+def _load(agent: Agent, _config: Path) -> Iterator[Finding]:
+    load = load_of(agent)
+    if load is not None and load.total > 1:
+        todo = "`streamer check` says which tasks cost most, and what would fit"
+        yield Finding("warn", f"the tasks ask for up to {percent(load.total)} of the device", todo)

@@ -130,7 +130,7 @@ class Feeds:
         self._news: queue.SimpleQueue[StatusEvent] = queue.SimpleQueue()
         self._failure: Exception | None = None
         self._worker = worker
-        kinds = {task: spec.result for task, spec in find_pipeline().tasks().items()}
+        self._kinds = kinds = {task: spec.result for task, spec in find_pipeline().tasks().items()}
         streams = worker.agent.streams.items()
         self._tasks = {name: {task.name: kinds[task.task] for task in stream.tasks} for name, stream in streams}
         settings: list[SinkSettings] = list(worker.agent.sinks)
@@ -176,6 +176,7 @@ class Feeds:
             ledger=worker.state / LEDGER,
             max_events=worker.max_events,
             streams=self._tasks,
+            kinds=self._kinds,
         )
         sink = settings.open(context)
         return Feed(worker.agent.agent, settings.name, sink, reader, box, self._tell, self._fail)

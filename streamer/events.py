@@ -146,6 +146,8 @@ class StatusData(_Part):
     """The output of video it is about, if it is about one."""
     task: str | None = Field(default=None, exclude_if=lambda value: value is None)
     """The name of the task it is about, if it is about one."""
+    asks: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of a task that was changed: what it asks, such as `object_detection`."""
     lost: Lost | None = Field(default=None, exclude_if=lambda value: value is None)
     """What a sink has missed for good."""
 
@@ -301,10 +303,12 @@ def canary_event(agent: str, seconds: float) -> StatusEvent:
 
 
 def task_event(
-    agent: str, stream: str, task: str, state: str, reason: str | None = None, retry_in_s: float | None = None
-) -> StatusEvent:
+    agent: str, stream: str, task: str, state: str,
+    reason: str | None = None, retry_in_s: float | None = None, asks: str | None = None,
+) -> StatusEvent:  # fmt: skip
     """A task was `added`, `removed`, `paused` or `resumed`, or is left out for killing infer: `quarantined`."""
-    return _status(f"/agents/{agent}/streams/{stream}", "task", state, reason, retry_in_s, stream=stream, task=task)
+    source = f"/agents/{agent}/streams/{stream}"
+    return _status(source, "task", state, reason, retry_in_s, stream=stream, task=task, asks=asks)
 
 
 def schedule_event(agent: str, stretch: Mapping[str, Mapping[Priority, float]], reason: str | None) -> StatusEvent:
@@ -314,13 +318,9 @@ def schedule_event(agent: str, stretch: Mapping[str, Mapping[Priority, float]], 
 
 
 def sink_event(
-    agent: str,
-    sink: str,
-    state: str,
-    reason: str | None = None,
-    retry_in_s: float | None = None,
-    lost: Lost | None = None,
-) -> StatusEvent:
+    agent: str, sink: str, state: str,
+    reason: str | None = None, retry_in_s: float | None = None, lost: Lost | None = None,
+) -> StatusEvent:  # fmt: skip
     """A sink's change of state, subject `sink.<state>`."""
     return _status(f"/agents/{agent}/sinks/{sink}", "sink", state, reason, retry_in_s, sink=sink, lost=lost)
 

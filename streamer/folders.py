@@ -68,8 +68,13 @@ def state_folder(agent: str) -> Path:
     """Where its ledger is kept."""
     if given := os.environ.get("STATE_DIRECTORY"):
         return Path(given)
+    return state_home() / agent
+
+
+def state_home() -> Path:
+    """Where the state folders of a user's agents are, and what counts for all of them."""
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(home) / "streamer" / agent
+    return Path(home) / "streamer"
 
 
 def memory_folder() -> str | None:

@@ -225,6 +225,8 @@ class Inference:
         self.reserved -= len(chosen)
         if reply.frame is not None:
             chosen = chosen - self.open(stream, reply.frame, chosen, now)
+        elif chosen:
+            stream.schedule.pass_over(reply.newest)
         stream.unused |= chosen
         if reply.ended:
             self.policy.remove(reply.stream)
@@ -330,7 +332,7 @@ class Inference:
 
     def tell_remains(self) -> None:
         """Give the jobs that died with the process before an outcome, and say what killed it; until that is safe."""
-        remains = self.docket.remains()
+        remains = self.docket.remains(self.worker.was_killed)
         self.docket.write()
         for result in remains.lost:
             quality = getattr(result.job.due.params, "quality", "")

@@ -13,8 +13,9 @@ from streamer.types import FrameId, Image
 GAP_S = 0.2
 GAP = 3.0
 """Seconds, and intervals of the camera, without a picture, after which the last one is shown again."""
-LOST_S = 2.0
-"""Seconds without a picture after which the camera counts as lost; slow ones have `LOST` of their intervals."""
+LOST_S, LOST_MOST_S = 2.0, 60.0
+"""Seconds without a picture after which the camera counts as lost; slow ones have `LOST` of their intervals,
+but no more than the last."""
 LOST = 5.0
 SLOWEST_S, FASTEST_S = 1.0, 1 / 120
 """A lost camera's picture is repeated as often as it came, within these."""
@@ -52,6 +53,8 @@ class Line:
         """`delay`: seconds after its capture that a picture is shown; 0: at once."""
         self.delay = delay
         self.interval = 0.04
+        """Seconds between two pictures of the output: as of the camera, within `FASTEST_S` and `SLOWEST_S`."""
+        self._gap = 0.04
         """Seconds between two pictures of the camera, measured."""
         self._waiting: deque[Shown] = deque()
         self._last: Shown | None = None
@@ -67,7 +70,8 @@ class Line:
             pictures = shown.id.seq - self._came.id.seq
             interval = (shown.captured_mono - self._came.captured_mono) / max(1, pictures)
             self._intervals += 1
-            self.interval += max(0.05, 1 / self._intervals) * (min(SLOWEST_S, max(FASTEST_S, interval)) - self.interval)
+            self._gap += max(0.05, 1 / self._intervals) * (interval - self._gap)
+            self.interval = min(SLOWEST_S, max(FASTEST_S, self._gap))
         self._came = shown
         self._waiting.append(shown)
         while len(self._waiting) * shown.image.nbytes > MOST_BYTES:
@@ -92,7 +96,7 @@ class Line:
         self._at = max(self._next_repeat(), now - self.interval)  # keeps the beat, unless it fell behind
         self._repeats = True
         silent = now - (self._came.captured_mono if self._came else self._since)
-        lost = silent if silent - self.delay > max(LOST_S, LOST * self.interval) else None
+        lost = silent if silent - self.delay > min(LOST_MOST_S, max(LOST_S, LOST * self._gap)) else None
         return Due(self._last, self._at, again=True, lost=lost)
 
     def next_at(self) -> float:

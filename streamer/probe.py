@@ -13,9 +13,10 @@ from streamer.errors import ConfigError, SourceEnded, SourceLost
 from streamer.redact import redact
 from streamer.types import Picture, SourceSettings
 
-LIMIT_S = 10.0
-PICTURES = 15
-"""Enough to see the frame rate."""
+LIMIT_S = 30.0
+"""For a camera with ten seconds between its pictures, of which the first is only known once the second begins."""
+PICTURES, PICTURES_S = 15, 4.0
+"""Enough to see the frame rate; of a slow camera two are."""
 
 
 def probe_all(agent: Agent) -> bool:
@@ -59,12 +60,13 @@ class _Probe:
 
     def _read(self, pictures: Iterator[Picture | None]) -> None:
         times: list[float] = []
-        for picture in islice(pictures, PICTURES):
-            if picture is None:
-                continue
+        began = time.monotonic()
+        for picture in islice((picture for picture in pictures if picture is not None), PICTURES):
             self.size = (picture.width, picture.height)
             if picture.pts is not None:
                 times.append(picture.pts)
+            if len(times) > 1 and time.monotonic() - began > PICTURES_S:
+                break
         gaps = [after - before for before, after in pairwise(times) if after > before]
         if gaps:
             self.rate = 1 / statistics.median(gaps)  # a picture may be missing here and there

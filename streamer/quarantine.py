@@ -2,8 +2,8 @@
 
 A process that died had some questions in its engine; all of them are suspects. The next one runs at most half of the
 suspects at a time and nothing beside them, so that another death halves them again, and whatever ends well is cleared.
-One that a process died with alone, and not for the first time, is guilty. Deaths for another reason, such as a kill,
-clear up by themselves.
+One that a process died with alone, and not for the first time, is guilty. Deaths for another reason clear up by
+themselves, and a kill from outside makes nobody a suspect.
 """
 
 from __future__ import annotations

@@ -38,6 +38,11 @@ class Backoff:
             self._tries = min(self._tries + 1, 10)
         return wait * self._chance.uniform(0.5, 1.0)
 
+    def answered(self, now: float) -> None:
+        """It worked, if not for long: no long waits for another minute."""
+        if self._since is not None:
+            self._since = now
+
     def worked(self) -> None:
         """It works for good: the next failure is a first one."""
         self._since = None

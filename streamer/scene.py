@@ -157,8 +157,15 @@ class Watch:
 def _less_light(difference: Values) -> Values:
     """Without what the light added: alike along a row (a flickering lamp), alike along a column (a passing shade)."""
     for axis in (1, 0):
-        difference = difference - np.median(difference, axis=axis, keepdims=True)
+        difference = difference - _median(difference, axis)
     return difference
+
+
+def _median(values: Values, axis: int) -> Values:
+    """As `np.median` with the axis kept, but quicker: numpy sorts floats faster than it finds their middle."""
+    middle = values.shape[axis] // 2
+    pair = np.take(np.sort(values, axis=axis), [middle - (values.shape[axis] + 1) % 2, middle], axis=axis)
+    return np.asarray(pair.mean(axis=axis, keepdims=True), np.float32)
 
 
 def _beyond(difference: Values, spread: Values, limits: _Limits) -> npt.NDArray[np.bool_]:

@@ -37,6 +37,9 @@ class Schedule:
         self.stream, self.pace = stream, pace
         self.tickers = [make_ticker(task, pace, now) for task in tasks]
         self._last: FrameId | None = None
+        self._passed: FrameId | None = None
+        """Newer than `_last`, and too old when it could have been asked about."""
+        self._wants_young = False
 
     def ready(self, now: Now) -> list[Ticker]:
         """What is due by the clock, and what only a frame can tell of."""
@@ -48,24 +51,35 @@ class Schedule:
         return max(0.0, min(waits, default=LOOK_S))
 
     def want(self, now: Now, names: Collection[str] | None = None) -> Want | None:
-        """The frame to ask for, None while nothing is due. `names`: of a live stream for these tasks only."""
+        """The frame to ask for, None while nothing is due.
+
+        `names`: of a live stream for these tasks only, now; without, whichever comes.
+        """
         ready = [ticker for ticker in self.ready(now) if self._is_chosen(ticker, names)]
         if not ready:
             return None
         every = min(LONGEST_WAIT_S, *(ticker.spacing for ticker in self.tickers))
+        max_age = None if self._passed or names is None else _max_age(ready)
+        after, self._wants_young = self._passed or self._last, max_age is not None
         gates = tuple(ticker.gate(now) for ticker in ready if isinstance(ticker, Gated))
         if any(ticker.is_any_due(now) for ticker in ready):
-            return Want(after=self._last, every=every, gates=gates)
+            return Want(after=after, every=every, max_age=max_age, gates=gates)
         frames = [ticker.tick for ticker in ready if isinstance(ticker, Frames)]
         media = [ticker.tick for ticker in ready if isinstance(ticker, Media)]
         return Want(
-            after=self._last,
+            after=after,
             at_pts=min(media, default=None),
             at_seq=min(frames, default=None),
             every=every,
+            max_age=max_age,
             gates=gates,
             happened=bool(gates),
         )
+
+    def pass_over(self, newest: FrameId | None) -> None:
+        """There was no frame young enough for what is due: the first one after `newest` will do, whatever its age."""
+        if self._wants_young and newest is not None and (self._last is None or newest > self._last):
+            self._passed = newest
 
     def take(self, frame: Frame, now: Now, names: Collection[str] | None = None) -> list[Due]:
         """What is due on this frame, newer than any before; moves those tasks on.
@@ -75,7 +89,7 @@ class Schedule:
         if self._last is not None and frame.epoch != self._last.epoch:
             for ticker in self.tickers:
                 ticker.restart()
-        self._last = frame.id
+        self._last, self._passed = frame.id, None
         due = []
         for ticker in self.tickers:
             if self._is_chosen(ticker, names) and ticker.is_due(frame, now):
@@ -125,6 +139,12 @@ def _due(stream: str, ticker: Ticker, now: Now) -> Due:
         zone=task.zone,
         unchanged_since=ticker.unchanged_since,
     )
+
+
+def _max_age(tickers: Sequence[Ticker]) -> float | None:
+    """Seconds beyond which a frame is too old for all of them."""
+    ages = [ticker.settings.max_age for ticker in tickers]
+    return None if None in ages else max(age for age in ages if age is not None)
 
 
 def _next_tick(ticker: Ticker, now: Now) -> float:

@@ -195,6 +195,7 @@ class Supervisor:
             "runtime": str(self.folders.runtime),
             "state": str(self.folders.state),
             "max_events": self.max_events,
+            "was_killed": child.was_killed,
             "log_level": self.log_level,
             "log_format": self.log_format,
         }

@@ -48,6 +48,18 @@ class Task:
         often += f" between {self.between.text}" if self.between else ""
         return f"paused, else {often}" if self.paused else often
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """What other programs are told of it."""
+        return {
+            "name": self.name,
+            "task": self.task,
+            "often": self.often,
+            "every_s": self.every,
+            "priority": self.priority,
+            "paused": self.paused,
+        }
+
 
 class TaskKeys(Settings):
     """The keys of every task, whatever it is."""

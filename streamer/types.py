@@ -191,6 +191,15 @@ class TaskSpec:
     """A `streamer.settings.Settings` class: the keys the pipeline takes for this task, and their checks."""
 
 
+class Costs(NamedTuple):
+    """What answers cost the device."""
+
+    measured: str
+    """Where, or when, in words."""
+    seconds: Mapping[str, float]
+    """Device seconds of an answer by task; not of every task."""
+
+
 class Engine(Protocol):
     """A loaded model. Not thread-safe; lives in the inference process."""
 
@@ -222,6 +231,9 @@ class Pipeline(Protocol):
         Asked of every config: quick, without loading or downloading a model.
         """
 
+    def costs(self, settings: Any) -> Costs:
+        """What answers of such a model cost on a computer of its makers, for who has not measured the own one."""
+
     def open(self, settings: Any) -> Engine:
         """Load and warm up. Raises ConfigError when the checkpoint or device cannot be used."""
 
@@ -252,7 +264,7 @@ class Source(Protocol):
         """What the user should know of how it runs, if anything."""
 
     def __iter__(self) -> Iterator[Picture | None]:
-        """Pictures until the end; None: data came, and no picture of it is wanted (see `ease`).
+        """Pictures until the end; None: data came, and no picture: none is wanted (see `ease`), or none is there yet.
 
         Raises SourceLost (try again) or SourceEnded (it is over).
         """

@@ -56,6 +56,7 @@ class Worker:
         report_fd: int,
         max_events: int | None = None,
         pulse: Pulse | None = None,
+        was_killed: bool = False,
     ) -> None:
         self.agent = agent
         self.runtime = runtime
@@ -68,6 +69,8 @@ class Worker:
         """Of emit: end the agent after this many results on standard output."""
         self.pulse = pulse or Pulse()
         """The sign of life that the parent watches: every turn of the role's work loop says `beat`."""
+        self.was_killed = was_killed
+        """The process before was ended by somebody's kill -9, so nothing that it did is to blame."""
         self._report_fd = report_fd
         self._stop = threading.Event()
         self.stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -149,6 +152,7 @@ def main() -> NoReturn:
         report_fd=assignment["report_fd"],
         max_events=assignment["max_events"],
         pulse=pulse,
+        was_killed=assignment.get("was_killed", False),
     )
     signal.signal(signal.SIGTERM, worker.stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

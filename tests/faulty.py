@@ -16,7 +16,7 @@ from typing import Any
 
 from pipelines.florence2 import pipeline as florence2
 from streamer.settings import Settings
-from streamer.types import Answer, Box, Job, Result, TaskSpec
+from streamer.types import Answer, Box, Costs, Job, Result, TaskSpec
 
 ROOT = Path(__file__).parents[1]
 
@@ -79,6 +79,9 @@ class FaultyPipeline:
     def refuse(self, settings: FaultySettings, task: str, params: object) -> str | None:
         return None
 
+    def costs(self, settings: FaultySettings) -> Costs:
+        return Costs("nowhere", {})
+
     def open(self, settings: FaultySettings) -> FaultyEngine:
         time.sleep(settings.loading)
         if settings.fails is not None and Path(settings.fails).exists():
@@ -99,9 +102,9 @@ def install(folder: Path) -> dict[str, str]:
 
 
 def config(folder: Path, streams: Mapping[str, Any], model: Mapping[str, Any], **more: Any) -> Path:
-    """A config file with a JSON Lines sink at `folder/events.jsonl`."""
+    """A config file with a JSON Lines sink at `folder/events.jsonl`, unless `more` has other sinks."""
     folder.mkdir(parents=True, exist_ok=True)
     sinks = [{"kind": "jsonl", "path": str(folder / "events.jsonl")}]
     file = folder / "home.yaml"
-    file.write_text(json.dumps({"model": model, "streams": streams, "sinks": sinks, **more}))  # JSON is YAML
+    file.write_text(json.dumps({"sinks": sinks, "model": model, "streams": streams, **more}))  # JSON is YAML
     return file

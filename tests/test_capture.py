@@ -129,17 +129,19 @@ def test_a_server_that_is_no_camera(tmp_path: Path) -> None:
         assert capture.statuses.wait("down")["reason"]
 
 
-def test_reconnecting_leaks_no_descriptors(tmp_path: Path, clip: Path) -> None:
+def test_reconnecting_leaks_no_descriptors_and_no_threads(tmp_path: Path, clip: Path) -> None:
     server = RtspServer(clip)
     with CaptureProcess(tmp_path, server.url) as capture:
-        folder = Path(f"/proc/{capture.process.pid}/fd")
-        counts = []
+        folder = Path(f"/proc/{capture.process.pid}")
+        counts, threads = [], []
         for number in range(1, 5):
             with server:
                 capture.statuses.wait("up", number, timeout=20)
             capture.statuses.wait("down", number)
-            counts.append(len(list(folder.iterdir())))
+            counts.append(len(list((folder / "fd").iterdir())))
+            threads.append(len(list((folder / "task").iterdir())))
         assert counts[-1] <= counts[0] + 1, counts
+        assert threads[-1] <= threads[0], threads
         capture.stop()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,10 @@ import pytest
 
 from streamer.bus.control import Caller, control_socket
 from streamer.changes import Change, SavedChanges
+from streamer.cli import app
 from streamer.config import from_mapping
+from streamer.errors import ConfigError
+from tests import faulty
 from tests.agents import RunningAgent, assert_identity, assert_no_duplicates, until
 
 CONFIG = """
@@ -33,9 +37,10 @@ class Home:
         self.folder = folder
         self.config = folder / "home.yaml"
         self.config.write_text(CONFIG.replace("events.jsonl", str(folder / "events.jsonl")))
+        self._environment = faulty.install(folder / "installed")
 
     def run(self) -> RunningAgent:
-        return RunningAgent(self.folder, ["run", str(self.config)], self.folder / "events.jsonl")
+        return RunningAgent(self.folder, ["run", str(self.config)], self.folder / "events.jsonl", self._environment)
 
     def command(self, *words: str) -> tuple[int, str, str]:
         """Exit code, standard output and standard error of `streamer …`."""
@@ -51,8 +56,9 @@ def named(agent: RunningAgent, name: str) -> int:
     return sum(event["subject"] == name for event in agent.results())
 
 
-def test_a_running_agent_is_asked_and_changed(tmp_path: Path) -> None:
+def test_a_running_agent_is_asked_and_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = Home(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     assert home.command("ask", "gate", "a red circle")[0] == 2
     with home.run() as agent:
         agent.wait_for_results(1, 60)
@@ -62,8 +68,9 @@ def test_a_running_agent_is_asked_and_changed(tmp_path: Path) -> None:
         assert (event["data"]["text"], event["data"]["task"]) == ("a red circle", "open_vocabulary_detection")
         code, output, _ = home.command("ask", "gate", "--task", "caption")
         assert (code, output.count("\n")) == (0, 1)
+        message = "there is no stream `gat` (did you mean `gate`?)"
+        assert home.command("ask", "gat", "x") == (2, "", f"streamer: {message}\n")
         for words, message in (
-            (("ask", "gat", "x"), "there is no stream `gat` (did you mean `gate`?)"),
             (("ask", "gate", "x", "--task", "caption"), "text: caption takes no text"),
             (("ask", "gate", "--task", "phrase_grounding"), "`text` is missing: phrase_grounding needs it"),
             (("ask", "gate"), "say what to look for, or what to ask with --task"),
@@ -72,7 +79,8 @@ def test_a_running_agent_is_asked_and_changed(tmp_path: Path) -> None:
             (("task", "pause", "gate", "captoin"), "gate has no task `captoin` (did you mean `caption`?)"),
             (("task", "remove", "gate", "caption"), "`caption` is the only task of gate: pause it"),
         ):
-            assert home.command(*words) == (2, "", f"streamer: {message}\n")
+            with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+                app(words, standalone_mode=False)
         assert named(agent, "ask") == 0
         rogue = Caller(control_socket(tmp_path / "run" / "streamer" / "home"))
         for garbage in ({"op": "ask"}, {"op": "ask", "task": {}, "timeout": "soon"}, {"op": "add", "task": 7}):

@@ -107,6 +107,21 @@ def test_a_server_that_comes_back_gets_everything_in_order(tmp_path: Path, clien
         assert client.flush(5)
 
 
+def test_statuses_that_nobody_takes_are_bounded_and_results_are_kept(
+    tmp_path: Path, client: EventClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.bus.delivery.MOST_STATUSES", 10)
+    client.send(event(seq=1), 1.0)
+    statuses = [status_event("home", "gate", "down", str(number)) for number in range(20)]
+    for status in statuses:
+        client.send(status, None)
+    assert client.unacked == 10
+    assert client.forgotten == 11
+    with EventServer(tmp_path) as server:
+        found = collect(server, 4, client.resend)
+    assert [one.event.id for one in found] == [event(seq=1).id, *(one.id for one in statuses[-9:-6])]
+
+
 def test_flush_gives_up_in_time(client: EventClient) -> None:
     client.send(event(), None)
     started = time.monotonic()

@@ -218,8 +218,8 @@ def test_a_task_on_the_clock_does_not_wait_for_a_task_that_counts_frames(tmp_pat
     with rig(tmp_path, device, cam={"source": CAMERA, "tasks": tasks}) as made:
         made.turn_until(lambda: len(made.results) >= 2)
         before = device.ran.count("ocr")
-        made.turn_for(3.0)
-        assert device.ran.count("ocr") - before >= 10
+        made.turn_for(1.5)
+        assert device.ran.count("ocr") - before >= 5
         assert device.ran.count("caption") == 1
 
 

@@ -21,6 +21,7 @@ from streamer.errors import ConfigError
 from streamer.events import ResultEvent
 from streamer.outputs import Coded, Mp4, OutputContext, RtspPush, outputs_by_view
 from streamer.outputs.rtsp_push import PacketFeed, PacketReader
+from tests import faulty
 from tests.agents import RunningAgent, until
 from tests.rtsp import RtspReceiver
 from tests.sample_events import event
@@ -338,15 +339,14 @@ def test_a_frozen_receiver_and_a_killed_view_harm_nobody(tmp_path: Path) -> None
     video = tmp_path / "video"
     video.mkdir()
     with RtspReceiver() as receiver:
-        (tmp_path / "home.yaml").write_text(
-            "streams: {gate: {source: 'synthetic?size=320x240', tasks: [{task: object_detection, every: 500ms}]}}\n"
-            f"sinks: [{{kind: jsonl, path: {tmp_path}/events.jsonl}}]\n"
-            f"outputs: [{{kind: rtsp_push, stream: gate, name: push, url: '{receiver.push_url}'}},"
-            f" {{kind: mp4, stream: gate, path: {video}}}]\n"
-        )
-        with RunningAgent(
-            tmp_path / "agent", ["run", str(tmp_path / "home.yaml")], tmp_path / "events.jsonl"
-        ) as running:
+        camera = {"source": "synthetic?size=320x240", "tasks": [{"task": "object_detection", "every": "500ms"}]}
+        outputs = [
+            {"kind": "rtsp_push", "stream": "gate", "name": "push", "url": receiver.push_url},
+            {"kind": "mp4", "stream": "gate", "path": str(video)},
+        ]
+        file = faulty.config(tmp_path, {"gate": camera}, {}, outputs=outputs)
+        environment = faulty.install(tmp_path / "installed")
+        with RunningAgent(tmp_path / "agent", ["run", str(file)], tmp_path / "events.jsonl", environment) as running:
             until(lambda: running.statuses("output.up"), START_S, f"the receiver is pushed to; {running.log()}")
             running.wait_for_results(4, START_S)
             before, begun = running.children(), time.time()
@@ -368,9 +368,9 @@ def test_a_frozen_receiver_and_a_killed_view_harm_nobody(tmp_path: Path) -> None
             until(lambda: len(running.statuses("output.up")) > ups, 30, f"it resumes; {running.log()}")
             assert readable(receiver) > 20
 
-            (file,) = files(video)
+            (recording,) = files(video)
             view = running.kill("view:gate", signal.SIGKILL)
-            assert int(ffprobe(file)["nb_read_frames"]) > 25 * (replaced - begun) - 25
+            assert int(ffprobe(recording)["nb_read_frames"]) > 25 * (replaced - begun) - 25
             until(lambda: running.children().get("view:gate", view) != view, 10, "the view is back")
             until(lambda: len(files(video)) == 2, 20, "the new view writes")
             assert readable(receiver) > 20
@@ -380,7 +380,7 @@ def test_a_frozen_receiver_and_a_killed_view_harm_nobody(tmp_path: Path) -> None
             assert running.stop() < 10
     boxes = [box for one in running.results() for box in one["data"]["result"]["boxes"]]
     assert any("track" in box for box in boxes)
-    assert all(int(ffprobe(file)["nb_read_frames"]) > 0 for file in files(video))
+    assert all(int(ffprobe(one)["nb_read_frames"]) > 0 for one in files(video))
 
 
 def test_a_pushers_settings_never_show_the_password() -> None:

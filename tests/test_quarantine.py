@@ -223,3 +223,20 @@ def test_every_job_has_an_outcome_over_kills_at_random_moments(tmp_path: Path) -
         assert_no_holes(agent.events())
         for stream in streams:
             assert_identity(agent.statuses("stream.stopped", stream)[-1]["data"]["frames"])
+
+
+def test_kills_from_outside_punish_nobody(tmp_path: Path) -> None:
+    """Whoever kills infer in each step of one task hits the same question, alone, again and again."""
+    trace = tmp_path / "trace"
+    streams = {"gate": {"source": "synthetic?fps=25&size=64x64", "tasks": [{"task": "caption", "every": "200ms"}]}}
+    with run_faulty(tmp_path, streams, step=1.0, trace=str(trace)) as agent:
+        agent.wait_for_results(1, START_S)
+        for kills in range(1, 3):
+            steps = len(trace.read_text().splitlines())
+            until(lambda steps=steps: len(trace.read_text().splitlines()) > steps, START_S, "a step")  # type: ignore[misc]
+            agent.kill("infer", signal.SIGKILL)
+            until(partial(_restarted, agent, kills), 5, "it is noticed")
+        known = len(agent.results())
+        results = agent.wait_for_results(known + 4, START_S)
+        assert {one["data"]["outcome"] for one in results} == {"ok", "dropped"}
+        assert not agent.statuses("task.quarantined")

@@ -26,6 +26,13 @@ def test_waits_are_short_in_the_first_minute_and_grow_later() -> None:
     assert backoff.failed(now + 5000) <= 0.5
 
 
+def test_a_camera_that_shows_something_now_and_then_is_never_waited_for_long() -> None:
+    backoff = Backoff(random.Random(1))
+    for minute in range(10):
+        backoff.answered(60.0 * minute)
+        assert backoff.failed(60.0 * minute) <= 2
+
+
 def test_a_refused_password_is_not_tried_often() -> None:
     backoff = Backoff(random.Random(1))
     assert all(30 <= backoff.failed(float(now), refused=True) <= 60 for now in range(100))

@@ -87,6 +87,18 @@ def test_a_file_takes_all_for_it_has_no_later_frame() -> None:
     assert [due.name for due in plan.take(frame(0, 0.0), at(100.0), {"b"})] == ["a", "b"]
 
 
+def test_of_a_slow_camera_the_next_frame_is_waited_for_once_where_the_newest_is_too_old() -> None:
+    plan = schedule(Task("a", every=10.0, max_age=2.0), Task("b", every=10.0, max_age=3.0), Task("c", every=10.0))
+    assert plan.want(at(100.0)) == Want(every=10.0), "one of them takes any frame"
+    assert plan.want(at(100.0), {"a", "b"}) == Want(every=10.0, max_age=3.0)
+    plan.pass_over(FrameId(1, 7))
+    assert plan.want(at(101.0), {"a"}) == Want(every=10.0, after=FrameId(1, 7))
+    assert [due.name for due in plan.take(frame(8), at(105.0), {"a"})] == ["a"]
+    assert plan.want(at(105.0), {"b"}) == Want(every=10.0, after=FrameId(1, 8), max_age=3.0)
+    plan.pass_over(FrameId(1, 8))
+    assert plan.want(at(106.0), {"b"}) == Want(every=10.0, after=FrameId(1, 8), max_age=3.0), "it was seen already"
+
+
 def test_a_stretched_interval_counts_from_its_last_tick_both_ways() -> None:
     plan = schedule(Task("a", every=10.0, priority="low"), Task("b", every=10.0))
     assert names(plan, frame(0), 100.0) == ["a", "b"]

@@ -7,9 +7,9 @@ import random
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,7 +18,7 @@ from streamer.patience import FIRST_S, LEAST_S, Patience
 from streamer.pulse import Pulse
 from streamer.types import Due, Job
 from tests import faulty
-from tests.agents import RunningAgent, assert_identity, assert_no_duplicates, assert_no_holes, is_alive, until
+from tests.agents import Event, RunningAgent, assert_identity, assert_no_duplicates, assert_no_holes, is_alive, until
 from tests.tasks import frame
 
 CAMERA = {"source": "synthetic?fps=25&size=160x120", "tasks": [{"task": "caption", "every": "100ms"}]}
@@ -26,86 +26,94 @@ NOTICED_S = 10.0
 START_S = 60.0
 
 
-def run_faulty(folder: Path, streams: dict[str, Any] | None = None, **model: Any) -> RunningAgent:
-    file = faulty.config(folder, streams or {"gate": CAMERA}, model)
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
+    """One agent that all of it happens to; in the end its events are complete."""
+    folder = tmp_path_factory.mktemp("agent")
+    file = faulty.config(folder, {"gate": CAMERA}, {"hang": str(folder / "hang"), "fails": str(folder / "fails")})
     environment = faulty.install(folder / "installed")
-    return RunningAgent(folder, ["run", str(file)], folder / "events.jsonl", environment)
-
-
-def test_an_engine_that_never_returns_is_noticed_dumped_and_replaced(tmp_path: Path) -> None:
-    hang = tmp_path / "hang"
-    with run_faulty(tmp_path, hang=str(hang)) as agent:
+    with RunningAgent(folder, ["run", str(file)], folder / "events.jsonl", environment) as agent:
         agent.wait_for_results(5, START_S)
-        before = agent.children()
-        hang.touch()
-        until(lambda: "no sign of life" in agent.log(), NOTICED_S, f"it is noticed; {agent.log()}")
-        hang.unlink()
-        restarted = until(lambda: agent.statuses("worker.restarted"), 5, f"a new one; {agent.log()}")[0]["data"]
-        assert (restarted["worker"], restarted["reason"]) == ("infer", "killed: no sign of life while batch")
-        stacks = agent.errors.read_text().partition("infer left its stacks:")[2]
-        assert '/tests/faulty.py", line' in stacks
-        known = len(agent.results())
-        agent.wait_for_results(known + 5, 10)
-        after = agent.children()
-        assert not is_alive(before.pop("infer"))
-        assert before == {name: pid for name, pid in after.items() if name != "infer"}
+        yield agent
         assert agent.stop() < 10
         assert_identity(agent.statuses("stream.stopped", "gate")[-1]["data"]["frames"])
         assert_no_duplicates(agent.events())
         assert_no_holes(agent.events())
 
 
-def _is_noticed(agent: RunningAgent, name: str) -> bool:
-    return f"{name} is stuck (no sign of life" in agent.errors.read_text()
+class Since:
+    """What an agent has said from now on."""
+
+    def __init__(self, agent: RunningAgent) -> None:
+        self._agent = agent
+        self._log, self._restarts = len(agent.errors.read_text()), len(agent.statuses("worker.restarted"))
+
+    def log(self) -> str:
+        return self._agent.errors.read_text()[self._log :]
+
+    def restarts(self) -> list[Event]:
+        return self._agent.statuses("worker.restarted")[self._restarts :]
+
+    def is_stuck(self, name: str) -> bool:
+        return f"{name} is stuck (no sign of life" in self.log()
 
 
-def test_stopped_processes_are_noticed_dumped_and_replaced(tmp_path: Path) -> None:
-    with run_faulty(tmp_path) as agent:
-        agent.wait_for_results(5, START_S)
-        stopped = {name: agent.kill(name, signal.SIGSTOP) for name in ("infer", "capture:gate", "emit")}
-        for name in stopped:
-            until(partial(_is_noticed, agent, name), NOTICED_S, f"{name} is noticed")
-        until(
-            lambda: all(agent.children().get(name, pid) != pid for name, pid in stopped.items()),
-            5, f"all are replaced; {agent.log()}",
-        )  # fmt: skip
-        log = agent.errors.read_text()
-        for name, file in (("infer", "infer.py"), ("capture:gate", "capture.py"), ("emit", "emit.py")):
-            assert f'/streamer/{file}", line' in log.partition(f"{name} left its stacks:")[2]
-        known = len(agent.results())
-        agent.wait_for_results(known + 5, 10)
-        assert agent.stop() < 10
-        assert_no_duplicates(agent.events())
-        assert_no_holes(agent.events())
+def test_an_engine_that_never_returns_is_noticed_dumped_and_replaced(agent: RunningAgent) -> None:
+    since, before, hang = Since(agent), agent.children(), agent.folder / "hang"
+    hang.touch()
+    until(lambda: since.is_stuck("infer"), NOTICED_S, f"it is noticed; {agent.log()}")
+    hang.unlink()
+    restarted = until(since.restarts, 5, f"a new one; {agent.log()}")[0]["data"]
+    assert (restarted["worker"], restarted["reason"]) == ("infer", "killed: no sign of life while batch")
+    stacks = since.log().partition("infer left its stacks:")[2]
+    assert '/tests/faulty.py", line' in stacks
+    known = len(agent.results())
+    agent.wait_for_results(known + 5, 10)
+    after = agent.children()
+    assert not is_alive(before.pop("infer"))
+    assert before == {name: pid for name, pid in after.items() if name != "infer"}
 
 
-def test_the_children_of_a_parent_that_was_away_are_given_time(tmp_path: Path) -> None:
+def test_stopped_processes_are_noticed_dumped_and_replaced(agent: RunningAgent) -> None:
+    since = Since(agent)
+    stopped = {name: agent.kill(name, signal.SIGSTOP) for name in ("infer", "capture:gate", "emit")}
+    for name in stopped:
+        until(partial(since.is_stuck, name), NOTICED_S, f"{name} is noticed")
+    until(
+        lambda: all(agent.children().get(name, pid) != pid for name, pid in stopped.items()),
+        5, f"all are replaced; {agent.log()}",
+    )  # fmt: skip
+    for name, file in (("infer", "infer.py"), ("capture:gate", "capture.py"), ("emit", "emit.py")):
+        assert f'/streamer/{file}", line' in since.log().partition(f"{name} left its stacks:")[2]
+    known = len(agent.results())
+    agent.wait_for_results(known + 5, 10)
+
+
+def test_the_children_of_a_parent_that_was_away_are_given_time(agent: RunningAgent) -> None:
     """As after a suspended virtual machine: everything stands still, and nobody is at fault."""
-    with run_faulty(tmp_path) as agent:
-        agent.wait_for_results(3, START_S)
-        before = agent.children()
-        everyone = [agent.process.pid, *before.values()]
-        for pid in everyone:
-            os.kill(pid, signal.SIGSTOP)
-        time.sleep(9)  # longer than any of them may be silent
-        for pid in everyone:
-            os.kill(pid, signal.SIGCONT)
-        known = len(agent.results())
-        agent.wait_for_results(known + 20, 10)
-        assert agent.children() == before
-        assert not agent.statuses("worker.restarted")
+    since, before = Since(agent), agent.children()
+    everyone = [agent.process.pid, *before.values()]
+    for pid in everyone:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(9)  # longer than any of them may be silent
+    for pid in everyone:
+        os.kill(pid, signal.SIGCONT)
+    known = len(agent.results())
+    agent.wait_for_results(known + 20, 10)
+    assert agent.children() == before
+    assert not since.restarts()
 
 
-def test_a_crash_says_why_and_failing_for_ever_is_no_reason_to_give_up(tmp_path: Path) -> None:
-    fails = tmp_path / "fails"
+def test_a_crash_says_why_and_failing_for_ever_is_no_reason_to_give_up(agent: RunningAgent) -> None:
+    since, fails = Since(agent), agent.folder / "fails"
     fails.touch()
-    with run_faulty(tmp_path, fails=str(fails)) as agent:
-        until(lambda: len(agent.statuses("worker.restarted")) >= 3, 20, "it is tried again")
-        failed = agent.statuses("worker.restarted")
-        assert failed[0]["data"]["reason"] == "RuntimeError: no device"
-        assert failed[2]["data"]["retry_in_s"] > 0.15
-        fails.unlink()
-        agent.wait_for_results(3, START_S)
+    agent.kill("infer")
+    _, *failed = until(lambda: found if len(found := since.restarts()) >= 4 else [], 20, "it is tried again")
+    assert failed[0]["data"]["reason"] == "RuntimeError: no device"
+    assert failed[2]["data"]["retry_in_s"] > 0.15
+    fails.unlink()
+    known = len(agent.results())
+    agent.wait_for_results(known + 3, START_S)
 
 
 def test_a_child_that_hangs_after_its_last_words_is_ended_too(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from streamer.errors import ConfigError
 from streamer.events import schedule_event, worker_event
 from streamer.ledger import Ledger
 from streamer.web.book import Book, Filter
+from tests import faulty
 from tests.agents import RunningAgent, assert_identity, until
 from tests.capturing import STREAM
 from tests.sample_events import event
@@ -453,11 +454,10 @@ def test_settings() -> None:
 def test_an_address_in_use_ends_the_agent(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        (tmp_path / "a.yaml").write_text(
-            f"web: {{bind: '{address}'}}\nsinks: [{{kind: zmq}}]\n"
-            "streams: {cam: {source: synthetic, tasks: [{task: caption}]}}\n"
-        )
-        with RunningAgent(tmp_path / "agent", ["run", str(tmp_path / "a.yaml")]) as agent:
+        streams = {"cam": {"source": "synthetic", "tasks": [{"task": "caption"}]}}
+        file = faulty.config(tmp_path, streams, {}, web={"bind": address})
+        environment = faulty.install(tmp_path / "installed")
+        with RunningAgent(tmp_path / "agent", ["run", str(file)], environment=environment) as agent:
             assert agent.process.wait(60) == 2, agent.log()
     assert f"web.bind: cannot serve on {address}: Address already in use" in agent.log()
 

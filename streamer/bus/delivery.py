@@ -26,12 +26,14 @@ from typing import Any
 import zmq
 
 from streamer.errors import WireError
-from streamer.events import Event, decode, encode
+from streamer.events import Event, StatusEvent, decode, encode
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
 RESEND_S = 1.0
+MOST_STATUSES = 1000
+"""That are kept while emit takes nothing, as with a full disk for days; beyond, the oldest are thrown away."""
 MAX_MESSAGE = 8 << 20
 """Bytes of the largest part of a message; whoever sends more is cut off."""
 
@@ -50,7 +52,8 @@ class _Kept:
 class EventClient:
     """The maker's end: capture, infer and the parent have one each. Not thread-safe; a context manager.
 
-    At most `window` events are on the wire. More are kept in line: whoever makes results stops while `full`.
+    At most `window` events are on the wire. More are kept in line: whoever makes results stops while `full`, and of
+    statuses, which nobody can stop, the oldest make room for the newest.
     """
 
     def __init__(self, runtime: Path, name: str, window: int = 256) -> None:
@@ -58,6 +61,8 @@ class EventClient:
         self._kept: dict[str, _Kept] = {}  # in the order they were made
         self.refused = 0
         """Events that emit could not read and nobody will see."""
+        self.forgotten = 0
+        """Statuses that were thrown away, because there were too many."""
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         """To poll for reading; then call `receive`."""
         self.socket.set(zmq.ROUTING_ID, f"{name}-{os.getpid()}-{secrets.token_hex(4)}".encode())
@@ -92,6 +97,8 @@ class EventClient:
 
         `captured_mono` is the monotonic second its frame was captured, from which emit takes its age.
         """
+        if isinstance(event, StatusEvent):
+            self._make_room()
         self._kept[event.id] = _Kept(encode(event), None if captured_mono is None else float(captured_mono))
         self.resend()
 
@@ -130,6 +137,16 @@ class EventClient:
             self.socket.poll(int(min(left, 0.1) * 1000) + 1)
             self.receive()
         return not self._kept
+
+    def _make_room(self) -> None:
+        if len(self._kept) < MOST_STATUSES:
+            return
+        oldest = next((key for key, kept in self._kept.items() if kept.captured_mono is None), None)
+        if oldest is not None:
+            del self._kept[oldest]
+            self.forgotten += 1
+            if self.forgotten.bit_count() == 1:
+                log.error("events are not accepted: %d statuses were thrown away", self.forgotten)
 
     def _put(self, event_id: str, kept: _Kept) -> bool:
         header = {"v": VERSION, "id": event_id, "captured_mono": kept.captured_mono}

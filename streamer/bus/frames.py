@@ -70,6 +70,11 @@ class Reply:
     counts: FrameCounts | None = None
     """What became of the stream's frames so far, of a `ping`."""
 
+    @property
+    def newest(self) -> FrameId | None:
+        """The newest frame there is."""
+        return None if self.epoch is None or self.seq is None else FrameId(self.epoch, self.seq)
+
 
 @dataclass(slots=True)
 class _Asked:

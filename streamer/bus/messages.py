@@ -59,6 +59,8 @@ class Want(BaseModel):
     at_seq: int | None = None
     every: Annotated[float, Field(ge=0, le=LONGEST_WAIT_S)] = 0.0
     """Seconds that who asks lets pass from frame to frame; 0: any frame may be wanted. Decides what is decoded."""
+    max_age: Annotated[float, Field(gt=0)] | None = None
+    """Seconds; an older frame is not wanted: of a slow camera the next one is."""
     gates: tuple[Gate, ...] = ()
     """The answer names those for which something has happened."""
     happened: bool = False

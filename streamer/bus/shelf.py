@@ -6,6 +6,7 @@ A frame lies here as it was decoded: it becomes BGR only when somebody fetches i
 from __future__ import annotations
 
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -124,6 +125,8 @@ class Shelf(ABC):
 
     def _wanted(self, shot: Shot, want: Want) -> bool:
         """Called with the lock held."""
+        if want.max_age is not None and time.monotonic() - shot.captured_mono > want.max_age:
+            return False
         happened = want.happened and any(self._has_happened(shot, gate) for gate in want.gates)
         return want.matches(shot.id, shot.pts, happened)
 

@@ -44,8 +44,12 @@ INSERT_WORDS = "INSERT INTO words (rowid, text) VALUES (?, ?)"
 
 def connect(path: Path, synchronous: str) -> apsw.Connection:
     db = apsw.Connection(str(path))
-    db.set_busy_timeout(BUSY_MS)
-    db.pragma("synchronous", synchronous)
+    try:
+        db.set_busy_timeout(BUSY_MS)
+        db.pragma("synchronous", synchronous)
+    except Exception:
+        db.close()  # at once: later it would take the WAL of the file that is in its place by then
+        raise
     return db
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import apsw
 
 from streamer.errors import WireError
-from streamer.events import decode
+from streamer.events import Event, decode
 from streamer.ledger.file import (
     BROKEN,
     INSERT_EVENT,
@@ -30,7 +30,7 @@ from streamer.ledger.file import (
 
 log = logging.getLogger(__name__)
 
-HISTORY = 10_000
+HISTORY = 5_000
 """Events taken over besides those that are not delivered yet; a start should be quick."""
 LONGEST_S = 5.0
 KEPT = 3
@@ -129,10 +129,9 @@ def _copy_from(old: apsw.Connection, target: apsw.Connection, current: bool) -> 
     )
     read: defaultdict[str, int] = defaultdict(int)
     taken: list[int] = []
-    for row in _events(old, max(0, min(cursors.values(), default=0) - HISTORY), current):
+    for row, event in _events(old, max(0, min(cursors.values(), default=0) - HISTORY), current):
         with suppress(apsw.ConstraintError):
-            pos, _, source, sequence, *_, body = row
-            event = decode(body)
+            pos, _, source, sequence, *_ = row
             target.execute(INSERT_EVENT, row)
             taken.append(pos)
             read[source] = sequence
@@ -167,7 +166,7 @@ def _rows(db: apsw.Connection, query: str, *values: int) -> Iterator[tuple[Any, 
         yield from db.execute(query, values)
 
 
-def _events(db: apsw.Connection, after: int, current: bool) -> Iterator[tuple[Any, ...]]:
+def _events(db: apsw.Connection, after: int, current: bool) -> Iterator[tuple[tuple[Any, ...], Event]]:
     """Whole events after a position, in order; around damaged places."""
     columns = "created, crc, body" if current else "0.0, NULL, body"
     query = f"SELECT pos, id, source, sequence, {columns} FROM events WHERE pos > ? ORDER BY pos"
@@ -176,21 +175,22 @@ def _events(db: apsw.Connection, after: int, current: bool) -> Iterator[tuple[An
         try:
             for row in db.execute(query, (after,)):
                 whole = _whole(row)
-                if whole is not None and whole[0] > after:
-                    after, step = whole[0], 1
+                if whole is not None and whole[0][0] > after:
+                    after, step = whole[0][0], 1
                     yield whole
             return
         except _UNREADABLE:
             after, step = after + step, 2 * step
 
 
-def _whole(row: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """The row if it is one, with its checksum and time."""
+def _whole(row: tuple[Any, ...]) -> tuple[tuple[Any, ...], Event] | None:
+    """The row if it is one, with its checksum and time, and its event."""
     pos, event_id, source, sequence, created, crc, body = row
     if not isinstance(pos, int) or not isinstance(body, bytes) or crc not in (None, checksum(pos, body)):
         return None
     with suppress(WireError):
         event = decode(body)
         if (event.id, event.source, event.sequence) == (event_id, source, f"{sequence:016d}"):
-            return pos, event_id, source, sequence, float(created) or time.time(), checksum(pos, body), body
+            created = float(created) or time.time()
+            return (pos, event_id, source, sequence, created, checksum(pos, body), body), event
     return None

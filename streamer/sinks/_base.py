@@ -31,7 +31,9 @@ class SinkContext:
     max_events: int | None = None
     """End after this many results on standard output."""
     streams: Mapping[str, Mapping[str, ResultKind]] = field(default_factory=dict)
-    """What each task gives, by stream and the task's name."""
+    """What each task gives, by stream and the task's name, as the agent started."""
+    kinds: Mapping[str, ResultKind] = field(default_factory=dict)
+    """What the answers to each kind of question are."""
 
 
 class SinkSettings(Settings):

@@ -13,21 +13,45 @@ _KEEP = "{% set r = value_json.data.result %}{% if r is none %}{{ this.state }}{
 _TEXT = _KEEP.replace("VALUE", "(r.text or '')[:255]")  # as long as a state can be
 _COUNT = _KEEP.replace("VALUE", "(r.boxes + r.polygons + r.quads) | length")
 
-
-def discovery(base: str, agent: str, streams: Mapping[str, Mapping[str, ResultKind]]) -> dict[str, bytes]:
-    """Retained messages by topic: one device per stream, with its connection and a sensor per task.
-
-    `base` is what the agent's topics begin with; `streams` says what each task of each stream gives.
-    """
-    return {
-        f"homeassistant/device/streamer_{agent}_{stream}/config": json.dumps(
-            _device(base, f"streamer_{agent}_{stream}", stream, tasks)
-        ).encode()
-        for stream, tasks in streams.items()
-    }
+_SENSOR = {"platform": "sensor"}
+"""With nothing more, it removes a sensor that was there."""
 
 
-def _device(base: str, identity: str, stream: str, tasks: Mapping[str, ResultKind]) -> dict[str, Any]:
+class Discovery:
+    """One device per stream, with its connection and a sensor per task."""
+
+    def __init__(
+        self,
+        base: str,
+        agent: str,
+        streams: Mapping[str, Mapping[str, ResultKind]],
+        kinds: Mapping[str, ResultKind],
+    ) -> None:
+        """`base` is what the agent's topics begin with; `streams` says what each task of each stream gives."""
+        self._base, self._agent, self._kinds = base, agent, kinds
+        self._tasks: dict[str, dict[str, ResultKind | None]] = {name: {**tasks} for name, tasks in streams.items()}
+        """None: it was removed, which Home Assistant has to be told."""
+
+    def messages(self) -> dict[str, bytes]:
+        """All retained messages, by topic."""
+        return dict(map(self._message, self._tasks))
+
+    def change(self, event: Mapping[str, Any]) -> dict[str, bytes]:
+        """The retained messages that a `task.added` or `task.removed` makes."""
+        data = event["data"]
+        tasks = self._tasks.get(data["stream"])
+        if tasks is None:
+            return {}  # of a stream that the agent has no more
+        tasks[data["task"]] = self._kinds.get(data.get("asks")) if data["state"] == "added" else None
+        return dict([self._message(data["stream"])])
+
+    def _message(self, stream: str) -> tuple[str, bytes]:
+        identity = f"streamer_{self._agent}_{stream}"
+        device = _device(self._base, identity, stream, self._tasks[stream])
+        return f"homeassistant/device/{identity}/config", json.dumps(device).encode()
+
+
+def _device(base: str, identity: str, stream: str, tasks: Mapping[str, ResultKind | None]) -> dict[str, Any]:
     place = f"{base}/streams/{stream}"
     connection = {
         "platform": "binary_sensor",
@@ -39,7 +63,7 @@ def _device(base: str, identity: str, stream: str, tasks: Mapping[str, ResultKin
     sensors = {
         # A task may not be called `connection` too: a dot is in no task's name.
         f"task.{task}": {
-            "platform": "sensor",
+            **_SENSOR,
             "name": task,
             "unique_id": f"{identity}.{task}",
             "state_topic": f"{place}/{task}",
@@ -47,6 +71,8 @@ def _device(base: str, identity: str, stream: str, tasks: Mapping[str, ResultKin
             "json_attributes_topic": f"{place}/{task}",
             "json_attributes_template": "{{ value_json.data | tojson }}",
         }
+        if kind is not None
+        else _SENSOR
         for task, kind in tasks.items()
     }
     return {

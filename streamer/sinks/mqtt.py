@@ -33,7 +33,7 @@ from streamer.errors import ConfigError, SinkError
 from streamer.redact import Url
 from streamer.settings import Name
 from streamer.sinks._base import SinkContext, SinkSettings
-from streamer.sinks._home_assistant import discovery
+from streamer.sinks._home_assistant import Discovery
 from streamer.types import Sink
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,11 @@ class _MqttSink:
 
     def __init__(self, settings: Mqtt, tls: ssl.SSLContext | None, context: SinkContext) -> None:
         self._settings, self._tls, self._context = settings, tls, context
-        self._retained: dict[str, bytes] = {}
+        base = f"{settings.topic}/{context.agent}"
+        self._will = f"{base}/status"
+        self._discovery = Discovery(base, context.agent, context.streams, context.kinds)
+        found = self._discovery.messages() if settings.home_assistant else {}
+        self._retained: dict[str, bytes] = {self._will: b"online", **found}
         self._link = self._new_link()
 
     def write(self, events: Sequence[tuple[int, bytes]]) -> None:
@@ -142,18 +146,17 @@ class _MqttSink:
         place = self._settings.topic + event["source"].removeprefix("/agents")
         messages = [_Message(position, f"{place}/{event['subject']}", body)]
         if event["subject"].startswith("stream."):
-            state = event["data"]["state"].encode()
-            self._retained[f"{place}/status"] = state
-            messages.append(_Message(position, f"{place}/status", state, retain=True))
-        return messages
+            retained = {f"{place}/status": event["data"]["state"].encode()}
+        elif self._settings.home_assistant and event["subject"] in ("task.added", "task.removed"):
+            retained = self._discovery.change(event)
+        else:
+            retained = {}
+        self._retained.update(retained)
+        return [*messages, *(_Message(position, topic, value, retain=True) for topic, value in retained.items())]
 
     def _new_link(self) -> _Link:
-        base = f"{self._settings.topic}/{self._context.agent}"
-        retained = {f"{base}/status": b"online", **self._retained}
-        if self._settings.home_assistant:
-            retained |= discovery(base, self._context.agent, self._context.streams)
         client_id = f"streamer-{self._context.agent}-{self._settings.name}"
-        return _Link(self._settings, self._tls, client_id, f"{base}/status", retained)
+        return _Link(self._settings, self._tls, client_id, self._will, self._retained)
 
 
 class _Link:
@@ -162,7 +165,7 @@ class _Link:
     def __init__(
         self, settings: Mqtt, tls: ssl.SSLContext | None, client_id: str, will: str, retained: dict[str, bytes]
     ) -> None:
-        """`retained`: what is said at every connection, by topic."""
+        """`retained`: what is said at every connection, by topic, as it is then."""
         self.window, self.largest = settings.in_flight, sys.maxsize
         self._most, self._retained = settings.in_flight, retained
         self._news: queue.SimpleQueue[int | str] = queue.SimpleQueue()  # acknowledged message ids, and bad news

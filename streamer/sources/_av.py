@@ -32,8 +32,9 @@ from streamer.types import Image, Luma
 log = logging.getLogger(__name__)
 
 OPEN_S = 10.0
-FIRST_PICTURE_S = 15.0
-"""A camera that was joined in the middle of a group of pictures shows nothing before its next key frame."""
+FIRST_PICTURE_S, FIRST_PICTURE_PACKETS, FIRST_PICTURE_MOST_S = 15.0, 300, 300.0
+"""A camera that was joined in the middle of a group of pictures shows nothing before its next key frame: it has both so
+long and so many packets, but no longer than the last."""
 
 _LUMA_FIRST = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "nv21", "gray"}
 """Formats whose first plane is the brightness, a byte for each pixel."""
@@ -133,11 +134,10 @@ class AvSource:
         self._container.close()
 
     def __iter__(self) -> Iterator[AvPicture | None]:
-        """Pictures until the end of a file; None: left out. Raises SourceLost at the end of anything live."""
-        packets = self._packets()
+        """Pictures until the end of a file; None: data without one. Raises SourceLost at the end of anything live."""
         shown = time.monotonic()
         seen = 0
-        for packet in packets:
+        for number, packet in enumerate(self._packets(), 1):
             if self._is_left_out(packet):
                 yield None
                 shown = time.monotonic()
@@ -146,14 +146,22 @@ class AvSource:
                 yield AvPicture(frame, self._guess(seen) if frame.pts is None else frame.time)
                 seen += 1
                 shown = time.monotonic()
-            if self._limit is not None:
-                allowed = self._limit if seen else max(self._limit, FIRST_PICTURE_S)
-                if time.monotonic() - shown > allowed:
-                    raise SourceLost(f"sends data, but no picture for {allowed:g} s")
+            if self._limit is None:
+                continue
+            if not seen:
+                yield None
+            waited = time.monotonic() - shown
+            if waited > (self._limit if seen else self._first_limit(number)):
+                raise SourceLost(f"sends data, but no picture for {waited:.0f} s")
         if self._limit is not None:
             raise SourceLost("the stream ended")
         if not seen:
             raise ConfigError("holds no picture that can be decoded")
+
+    def _first_limit(self, packets: int) -> float:
+        """Seconds for the first picture, of which so many packets have come."""
+        assert self._limit is not None
+        return max(self._limit, FIRST_PICTURE_S) if packets >= FIRST_PICTURE_PACKETS else FIRST_PICTURE_MOST_S
 
     def _packets(self) -> Iterator[av.Packet[VideoStream]]:
         packets = self._container.demux(self._stream)

@@ -24,6 +24,7 @@ from streamer.web.guard import Guard
 from streamer.web.live import Live, motion_jpeg
 from streamer.web.metrics import Figures, exposition
 from streamer.web.tail import Tail
+from streamer.web.tasks import Tasks
 from streamer.web.views import View, views_of
 
 STATIC = Path(__file__).with_name("static")
@@ -51,6 +52,7 @@ class Site:
     cameras: Cameras
     tail: Tail
     live: Live
+    tasks: Tasks
     views: Mapping[str, View] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -95,7 +97,7 @@ def _add_state(app: FastAPI, site: Site) -> None:
 
     @app.get("/api/streams")
     async def streams() -> JSONResponse:
-        return JSONResponse(status.streams(site.agent, site.views, site.cameras, site.tail))
+        return JSONResponse(status.streams(site.agent, site.views, site.cameras, site.tail, site.tasks.of))
 
     @app.get("/healthz")
     async def health() -> JSONResponse:

@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,12 @@ HEARD_S = 3.0
 """A capture that answered within this time is there."""
 RATE_S = 5.0
 """Over how long the pictures per second are counted."""
+NEWEST = 10
+"""Looks at which there were newer frames, from which their interval is taken."""
+STALLED_S, STALLED_MOST_S = 3.0, 60.0
+"""A camera has stalled after so long without a frame; a slow one after `STALLED` of its intervals, but not later than
+after the last."""
+STALLED = 3.0
 QUALITY = 80
 
 
@@ -44,6 +50,8 @@ class CameraState:
     """How old its newest frame was when it answered."""
     counts: FrameCounts | None = None
     fps: float | None = None
+    interval: float | None = None
+    """Seconds between the newest frames there are, however long ago these came."""
 
     def answers(self, now: float) -> bool:
         return self.heard is not None and now - self.heard < HEARD_S
@@ -53,6 +61,11 @@ class CameraState:
         if self.heard is None or self.frame_age_then is None:
             return None
         return self.frame_age_then + (0.0 if now - self.heard < 2 * PING_S else now - self.heard)
+
+    def is_stalled(self, now: float) -> bool:
+        """The next frame is long overdue, by how often they came."""
+        age = self.frame_age(now)
+        return age is not None and age > min(STALLED_MOST_S, max(STALLED_S, STALLED * (self.interval or 0.0)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +82,9 @@ class _Stream:
     asked: int | None = None
     """The fetch that is on its way: one at a time, so that one buffer for each stream is enough."""
     captured: deque[tuple[float, int]] = field(default_factory=deque)
+    """When it was asked of late, and how many frames there had been."""
+    newest: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=NEWEST))
+    """When the newest frame came, and how many there had been, of each time there was a newer one."""
 
 
 class Cameras(threading.Thread):
@@ -150,21 +166,27 @@ class Cameras(threading.Thread):
                 stream.asked = client.fetch(name, Want(every=LONGEST_WAIT_S))  # any will do: decode no more for it
 
     def _state(self, reply: Reply, counts: FrameCounts) -> CameraState:
-        now = time.monotonic()
-        captured = self._streams[reply.stream].captured
-        if captured and captured[-1][1] > counts.captured:
+        now, age, count = time.monotonic(), reply.last_frame_age, counts.captured
+        captured, newest = self._streams[reply.stream].captured, self._streams[reply.stream].newest
+        if captured and captured[-1][1] > count:
             captured.clear()  # a new capture process counts from 0
-        captured.append((now, counts.captured))
+            newest.clear()
+        captured.append((now, count))
         while now - captured[0][0] > RATE_S:
             captured.popleft()
-        (first, before) = captured[0]
-        seconds = now - first
-        return CameraState(
-            heard=now,
-            frame_age_then=reply.last_frame_age,
-            counts=counts,
-            fps=(counts.captured - before) / seconds if seconds > 0 else None,
-        )
+        if age is not None and (not newest or newest[-1][1] != count):
+            newest.append((now - age, count))
+        interval = _per_frame(newest)
+        is_slow = interval is not None and age is not None and 2 * interval > RATE_S and age < 2 * interval
+        each = interval if is_slow else _per_frame(captured)
+        fps = None if now == captured[0][0] else 1 / each if each else 0.0
+        return CameraState(heard=now, frame_age_then=age, counts=counts, fps=fps, interval=interval)
+
+
+def _per_frame(looks: Sequence[tuple[float, int]]) -> float | None:
+    """Seconds for each frame between the first and the last look; None where none came."""
+    (began, before), (ended, count) = (looks[0], looks[-1]) if looks else ((0.0, 0), (0.0, 0))
+    return (ended - began) / (count - before) if count > before else None
 
 
 def _grant(wish: _Wish, picture: bytes | None) -> None:

@@ -20,6 +20,7 @@ from streamer.web.book import Book
 from streamer.web.cameras import Cameras
 from streamer.web.live import Live
 from streamer.web.tail import Tail
+from streamer.web.tasks import Tasks
 from streamer.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -45,8 +46,8 @@ def run(worker: Worker) -> None:
 
 async def _serve(worker: Worker, listener: socket.socket, cameras: Cameras) -> None:
     book = Book(worker.state / "ledger.db")
-    tail, live = Tail(book), Live(worker.runtime)
-    site = Site(worker.agent, worker.runtime, cameras, tail, live)
+    tail, live, tasks = Tail(book), Live(worker.runtime), Tasks(worker.runtime, worker.agent)
+    site = Site(worker.agent, worker.runtime, cameras, tail, live, tasks)
     server = _Server(_config(site))
 
     def stop() -> None:
@@ -57,6 +58,7 @@ async def _serve(worker: Worker, listener: socket.socket, cameras: Cameras) -> N
 
     asyncio.get_running_loop().add_reader(worker.stop_fd, stop)
     beating = asyncio.create_task(_beat(worker))
+    asking = asyncio.create_task(tasks.follow(tail))
     following = asyncio.create_task(tail.run())
     following.add_done_callback(lambda _: stop() if not worker.stopping else None)
     address = f"http://{Bind(*listener.getsockname()[:2])}"
@@ -65,6 +67,8 @@ async def _serve(worker: Worker, listener: socket.socket, cameras: Cameras) -> N
     await server.serve([listener])
     await following
     beating.cancel()
+    asking.cancel()
+    tasks.close()
     book.close()
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from streamer.config import Agent
 from streamer.web.cameras import Cameras, CameraState
 from streamer.web.tail import Event, Tail
+from streamer.web.tasks import Told
 from streamer.web.views import View
 
 FRESH_S = 3.0
@@ -20,14 +21,23 @@ STARTING_S = 20.0
 """So long a capture process may take to answer for the first time."""
 
 
-def streams(agent: Agent, views: Mapping[str, View], cameras: Cameras, tail: Tail) -> dict[str, Any]:
-    """Everything the page shows, apart from the events."""
+def streams(
+    agent: Agent, views: Mapping[str, View], cameras: Cameras, tail: Tail, tasks: Mapping[str, Sequence[Told]]
+) -> dict[str, Any]:
+    """Everything the page shows, apart from the events. `tasks` are those of now, by stream."""
     return {
         "agent": agent.agent,
         "started": round(tail.started, 3),
         "position": tail.position,
         "streams": [
-            _stream(name, stream, cameras.states[name], tail, [view for view in views.values() if view.stream == name])
+            _stream(
+                name,
+                stream,
+                cameras.states[name],
+                tail,
+                [view for view in views.values() if view.stream == name],
+                tasks[name],
+            )
             for name, stream in agent.streams.items()
         ],
     }
@@ -49,7 +59,9 @@ def readiness(tail: Tail) -> tuple[bool, dict[str, Any]]:
     return ready, words if ready else {**words, "reason": "no answer comes out: the log says what is missing"}
 
 
-def _stream(name: str, stream: Any, state: CameraState, tail: Tail, views: list[View]) -> dict[str, Any]:
+def _stream(
+    name: str, stream: Any, state: CameraState, tail: Tail, views: list[View], tasks: Sequence[Told]
+) -> dict[str, Any]:
     now = time.monotonic()
     status = tail.states.get(name)
     said = state_of(state, status, now)
@@ -62,18 +74,17 @@ def _stream(name: str, stream: Any, state: CameraState, tail: Tail, views: list[
         "reason": down["data"]["reason"] if down else None,
         "state_age_s": _age(down) if down else None,
         "frame_age_s": _rounded(state.frame_age(now)),
+        "stalled": said == "live" and state.is_stalled(now),
         "fps": _rounded(state.fps, 1),
         "frames": None if state.counts is None else state.counts.model_dump(),
         "live": [live for view in views for live in view.live()],
         "tasks": [
             {
-                "name": task.name,
-                "task": task.task,
-                "every_s": task.every,
-                "latest": (latest := tail.results.get((name, task.name))),
+                **task,
+                "latest": (latest := tail.results.get((name, task["name"]))),
                 "latest_age_s": None if latest is None else _age(latest),
             }
-            for task in stream.tasks
+            for task in tasks
         ],
     }
 

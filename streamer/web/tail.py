@@ -44,6 +44,8 @@ class Tail:
         """How many times longer than configured intervals are, by stream and priority; 1 where nothing is said."""
         self.answered: float | None = None
         """Monotonic second at which an answer, or the canary's, last came out; None: not since this process began."""
+        self.changes = 0
+        """Changes of tasks that were seen."""
         self.position = 0
         self._news = asyncio.Event()
         self._over = False
@@ -104,12 +106,22 @@ class Tail:
                 self._hear(counted)
             elif event["subject"].startswith("schedule."):
                 self.stretch = data["stretch"]
+            elif event["subject"].startswith("task."):
+                self.changes += 1
+                if data["state"] == "removed":
+                    self._forget(data["stream"], data["task"])
             elif data.get("worker") == "infer":
                 self.stretch = {}  # a new one begins with the configured intervals
             elif data["stream"] is not None and event["subject"].startswith("stream."):
                 self.states[data["stream"]] = event
                 if data["state"] in ("stopped", "ended"):
                     self.stretch.pop(data["stream"], None)
+
+    def _forget(self, stream: str, task: str) -> None:
+        for known in (self.results, self.drafts, self.recent):
+            known.pop((stream, task), None)
+        for key in [key for key in self.counts if key[:2] == (stream, task)]:
+            del self.counts[key]
 
     def _hear(self, is_answer: bool) -> None:
         if is_answer:

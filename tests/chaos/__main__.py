@@ -1,25 +1,49 @@
 """`make chaos`: does each fault to the real program and prints fault, target, measured.
 
-`python -m tests.chaos [NAME…]`; FULL=1 in the environment adds long soaks. Ends with 1 when a target was missed.
+`python -m tests.chaos [NAME…] [--write]`; FULL=1 in the environment makes all of them longer. Ends with 1 when a target
+was missed. The soak runs beside the others, which is harder for both and saves twenty minutes.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
+import threading
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from tests.chaos.bench import Fault, Row, Size
+from tests.chaos.bench import Fault, Row, Size, Skipped
 from tests.chaos.cameras import frozen, restarts, soak
 from tests.chaos.disks import bytes_flipped, clock_steps, disk_full, power_cut
 from tests.chaos.processes import infer_killed, infer_stopped, poison, step_never_returns, terminated
+from tests.chaos.receivers import broker_down, webhook
 
 FAULTS: tuple[Fault, ...] = (
-    restarts, frozen, infer_killed, infer_stopped, step_never_returns, poison, terminated, power_cut, disk_full,
-    bytes_flipped, clock_steps, soak,
+    soak, restarts, frozen, infer_killed, infer_stopped, step_never_returns, poison, terminated, broker_down, power_cut,
+    disk_full, bytes_flipped, clock_steps, webhook,
 )  # fmt: skip
+
+
+@dataclass(slots=True)
+class Done:
+    fault: Fault
+    rows: list[Row]
+    seconds: float
+
+    def show(self) -> None:
+        print(f"{self.fault.__name__}: {self.fault.__doc__}")
+        for row in self.rows:
+            mark = {True: "  ", False: "✗ ", None: "? "}[row.good]
+            print(f"  {mark}{row.what:<36} {row.target:>10}   {row.measured}")
+        print(f"    in {self.seconds:.0f} s", flush=True)
+
+    def entry(self, note: str) -> dict[str, Any]:
+        rows = [asdict(row) for row in self.rows]
+        return {"fault": self.fault.__doc__, "seconds": round(self.seconds), "note": note, "rows": rows}
 
 
 def measure(fault: Fault, folder: Path, size: Size) -> list[Row]:
@@ -28,32 +52,63 @@ def measure(fault: Fault, folder: Path, size: Size) -> list[Row]:
     rows: list[Row] = []
     try:
         rows.extend(fault(folder, size))
+    except Skipped as why:
+        rows.append(Row("not done", "", str(why), None))
     except Exception as error:  # whatever went wrong is the finding, and the other faults are still to be done
         rows.append(Row("done to its end", "yes", f"{type(error).__name__}: {str(error)[:300]}", False))
     return rows
 
 
-def main(names: list[str]) -> int:
-    size = Size(2 if os.environ.get("FULL") else 1)
-    unknown = set(names) - {fault.__name__ for fault in FAULTS}
-    if unknown:
-        print(f"no such fault: {', '.join(unknown)}; there are: {', '.join(fault.__name__ for fault in FAULTS)}")
-        return 2
-    missed = 0
+def do(fault: Fault, folder: Path, size: Size) -> Done:
+    began = time.monotonic()
+    rows = measure(fault, folder / fault.__name__, size)
+    return Done(fault, rows, time.monotonic() - began)
+
+
+def do_all(faults: list[Fault], folder: Path, size: Size) -> list[Done]:
+    """One after another, with the soak beside them; each is shown when it is done."""
+    done: list[Done] = []
+    soaking = threading.Thread(target=lambda: done.append(do(soak, folder, size)), daemon=True)
+    if soak in faults:
+        soaking.start()
+    for fault in faults:
+        if fault is soak:
+            continue
+        one = do(fault, folder, size)
+        one.show()
+        done.append(one)
+    if soak in faults:
+        soaking.join()
+        next(one for one in done if one.fault is soak).show()
+    return done
+
+
+def keep(done: list[Done], note: str) -> None:
+    """Each in its place of `benchmarks/results/chaos.json`; the others there stay."""
+    sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+    from report import merge
+
+    merge("chaos", {one.fault.__name__: one.entry(note) for one in done})
+
+
+def main() -> int:
+    names = {fault.__name__: fault for fault in FAULTS}
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description="Faults done to the real program.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"these only, of: {', '.join(names)}")
+    parser.add_argument("--write", action="store_true", help="keep what was measured in benchmarks/results/chaos.json")
+    parser.add_argument("--note", default="", help="what to keep beside it, such as what else the machine was doing")
+    given = parser.parse_args()
+    if unknown := set(given.names) - names.keys():
+        parser.error(f"no such fault: {', '.join(unknown)}; there are: {', '.join(names)}")
+    faults = [fault for name, fault in names.items() if not given.names or name in given.names]
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        for fault in FAULTS:
-            if names and fault.__name__ not in names:
-                continue
-            began = time.monotonic()
-            print(f"{fault.__name__}: {fault.__doc__}", flush=True)
-            for row in measure(fault, Path(folder) / fault.__name__, size):
-                missed += not row.good
-                mark = "  " if row.good else "✗ "
-                print(f"  {mark}{row.what:<32} {row.target:>10}   {row.measured}", flush=True)
-            print(f"    in {time.monotonic() - began:.0f} s", flush=True)
-    print("every target was met" if not missed else f"{missed} targets were missed")
-    return 1 if missed else 0
+        done = do_all(faults, Path(folder), Size(2 if os.environ.get("FULL") else 1))
+    if given.write:
+        keep(done, given.note)
+    goods = [row.good for one in done for row in one.rows]
+    print(f"{goods.count(True)} targets were met, {goods.count(False)} missed, {goods.count(None)} not measured")
+    return 1 if False in goods else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests import faulty
-from tests.agents import RunningAgent
+from tests.agents import Event, RunningAgent
 
 START_S = 120.0
 CAMERA = {"source": "synthetic?fps=25&size=160x120", "tasks": [{"task": "caption", "every": "200ms"}]}
@@ -17,7 +18,7 @@ CAMERA = {"source": "synthetic?fps=25&size=160x120", "tasks": [{"task": "caption
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of each fault: 0 in the tests, 1 in `make chaos`, 2 with FULL=1."""
+    """How much of each fault: 0 in short, 1 in `make chaos`, 2 with FULL=1."""
 
     step: int
 
@@ -30,7 +31,12 @@ class Row:
     what: str
     target: str
     measured: str
-    good: bool
+    good: bool | None
+    """None: it could not be measured."""
+
+
+class Skipped(Exception):
+    """This machine cannot do the fault; says why."""
 
 
 Fault = Callable[[Path, Size], Iterator[Row]]
@@ -44,24 +50,45 @@ def at_least(what: str, limit: float, value: float, unit: str = "") -> Row:
     return Row(what, f">= {limit:g}{unit}", f"{value:.3g}{unit}", value >= limit)
 
 
+def median_at_most(what: str, limit: float, seconds: Sequence[float]) -> Row:
+    """Of the median, with the range beside it."""
+    middle = statistics.median(seconds)
+    spread = f"{min(seconds):.3g} to {max(seconds):.3g}, {len(seconds)} times"
+    return Row(what, f"<= {limit:g} s", f"{middle:.3g} s ({spread})", middle <= limit)
+
+
+def share_at_least(what: str, limit: float, share: float) -> Row:
+    return Row(what, f">= {limit:.0%}", f"{share:.0%}", share >= limit)
+
+
 def is_so(what: str, good: bool, measured: object = "") -> Row:
     return Row(what, "yes", f"{'yes' if good else 'no'} {measured}".strip(), good)
 
 
-def agent(folder: Path, streams: Mapping[str, Any], **model: Any) -> RunningAgent:
-    """The program with an engine that fails when it is told to."""
-    return agent_in(folder, streams, {}, **model)
-
-
-def agent_in(folder: Path, streams: Mapping[str, Any], environment: Mapping[str, str], **model: Any) -> RunningAgent:
-    file = faulty.config(folder, streams, model)
-    more = {**faulty.install(folder / "installed"), **environment}
+def agent(
+    folder: Path,
+    streams: Mapping[str, Any],
+    environment: Mapping[str, str] | None = None,
+    config: Mapping[str, Any] | None = None,
+    **model: Any,
+) -> RunningAgent:
+    """The program with an engine that fails when it is told to; `config`: more of its file."""
+    file = faulty.config(folder, streams, model, **(config or {}))
+    more = {**faulty.install(folder / "installed"), **(environment or {})}
     return RunningAgent(folder, ["run", str(file)], folder / "events.jsonl", more)
 
 
 def rate(running: RunningAgent, stream: str, since: int) -> int:
     """Answers of a stream after the first `since` results of all."""
     return sum(event["data"]["stream"] == stream for event in running.results()[since:])
+
+
+def holes(events: Sequence[Event]) -> int:
+    """Numbers that are missing in the sequences of the sources."""
+    numbers: dict[str, set[int]] = {}
+    for event in events:
+        numbers.setdefault(event["source"], set()).add(int(event["sequence"]))
+    return sum(max(found) - len(found) for found in numbers.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,23 +1,27 @@
-"""Faults of the disk under the ledger, and of the clock. Mounting needs root; without it those say so."""
+"""Faults of the disk under the ledger, and of the clock. Mounting needs root; without it those are skipped."""
 
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import random
+import shutil
 import struct
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import apsw
 
 from streamer.bus.delivery import EventClient
-from tests.agents import assert_no_holes, until
-from tests.chaos.bench import CAMERA, START_S, Row, Size, agent_in, at_most, is_so
+from tests.agents import until
+from tests.chaos.bench import CAMERA, START_S, Row, Size, Skipped, agent, at_most, holes, is_so, median_at_most
 from tests.emit_process import EmitProcess
 from tests.sample_events import event
 
@@ -48,27 +52,32 @@ class Sender:
 def _mounted(folder: Path, *options: str) -> Iterator[Path]:
     place = folder / "mounted"
     place.mkdir(exist_ok=True)
-    subprocess.run(["mount", *options, str(place)], check=True, capture_output=True)
+    mount = subprocess.run(["mount", *options, str(place)], capture_output=True, text=True, check=False)
+    if mount.returncode:
+        raise Skipped(mount.stderr.strip() or "mount does not work here")
     try:
         yield place
     finally:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def _emit(folder: Path, state: Path) -> EmitProcess:
+def _emit(folder: Path, state: Path, *sinks: dict[str, str]) -> EmitProcess:
     folder.mkdir(exist_ok=True)
     (folder / "state").symlink_to(state)
-    return EmitProcess(folder, [{"kind": "jsonl", "path": str(folder / "events.jsonl")}])
+    return EmitProcess(folder, [{"kind": "jsonl", "path": str(folder / "events.jsonl")}, *sinks])
 
 
-def _in_ledger(state: Path) -> set[str]:
+def _in_ledger(state: Path) -> dict[str, dict[str, Any]]:
+    """Events by their id."""
     db = apsw.Connection(str(state / "ledger.db"))
     assert db.pragma("integrity_check") == "ok"
-    return {str(key) for (key,) in db.execute("SELECT id FROM events")}
+    return {str(key): json.loads(bytes(body)) for key, body in db.execute("SELECT id, body FROM events")}
 
 
 def power_cut(folder: Path, size: Size) -> Iterator[Row]:
     """the power is cut (ext4 on a loop device, shut down without a flush)."""
+    if shutil.which("mkfs.ext4") is None:
+        raise Skipped("there is no mkfs.ext4")
     lost = accepted = 0
     for number in range(size.of(1, 5, 50)):
         here = folder / str(number)
@@ -87,55 +96,79 @@ def power_cut(folder: Path, size: Size) -> Iterator[Row]:
             sender.client.close()
             emit.kill()
         with _mounted(here, "-o", "loop", str(image)) as disk:
-            lost += len(set(sender.accepted) - _in_ledger(disk))
+            lost += len(set(sender.accepted) - _in_ledger(disk).keys())
             accepted += len(sender.accepted)
     yield at_most(f"accepted events lost, of {accepted}", 0, lost)
 
 
 def disk_full(folder: Path, size: Size) -> Iterator[Row]:
-    """the ledger's disk is full."""
-    with _mounted(folder, "-t", "tmpfs", "-o", "size=8m", "tmpfs") as disk, _emit(folder / "emit", disk) as emit:
+    """the disk of the ledger and of a file of events is full."""
+    beside = {"kind": "jsonl", "name": "beside", "path": str(folder / "mounted" / "events.jsonl")}
+    back: list[float] = []
+    with (
+        _mounted(folder, "-t", "tmpfs", "-o", "size=128m", "tmpfs") as disk,
+        _emit(folder / "emit", disk, beside) as emit,
+    ):
         emit.wait_for("ready")
         sender = Sender(emit.runtime)
-        sender.run(1)
-        with (disk / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
-            while True:
-                ballast.write(b"x" * 65536)
-        sender.run(size.of(3, 20, 120))
+        for _ in range(size.of(1, 3, 3)):
+            sender.run(1)
+            with (disk / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
+                while True:
+                    ballast.write(b"x" * 65536)
+            sender.run(size.of(3, 10, 60))
+            (disk / "ballast").unlink()
+            before, began = len(sender.accepted), time.monotonic()
+            while len(sender.accepted) == before and time.monotonic() - began < 30:
+                sender.run(0.05)
+            back.append(time.monotonic() - began)
         yield is_so("the process lives", emit.process.poll() is None)
-        (disk / "ballast").unlink()
-        before, began = len(sender.accepted), time.monotonic()
-        while len(sender.accepted) == before and time.monotonic() - began < 30:
-            sender.run(0.1)
-        yield at_most("accepts again in", 5, time.monotonic() - began, " s")
+        yield median_at_most("accepts again in", 5, back)
         sender.client.close()
+        _drained(disk)
         emit.stop()
-        lines = (folder / "emit" / "events.jsonl").read_bytes().splitlines()
-        events = [json.loads(line) for line in lines]
-        lost = len(set(sender.accepted) - {one["id"] for one in events} - _in_ledger(disk))
-        told = sum(one["data"]["lost"]["events"] for one in events if one["subject"] == "sink.lost")
-        counted = told + _to_tell(disk)
-        yield at_most(f"lost beyond the {counted} counted", 0, max(0, lost - counted))
+        files = {"jsonl": folder / "emit" / "events.jsonl", "beside": Path(beside["path"])}
+        written = {name: [json.loads(line) for line in file.read_bytes().splitlines()] for name, file in files.items()}
+        in_ledger = _in_ledger(disk)
+        everything = {one["id"]: one for one in [*itertools.chain(*written.values()), *in_ledger.values()]}
+        for name, events in written.items():
+            times = Counter(one["id"] for one in events)
+            counted = _to_tell(disk, name) + sum(
+                one["data"]["lost"]["events"]
+                for one in everything.values()
+                if one["subject"] == "sink.lost" and one["source"].endswith(f"/sinks/{name}")
+            )
+            lost = len(set(sender.accepted) - set(times) - set(in_ledger))
+            yield at_most(f"{name}: lost beyond {counted} counted", 0, max(0, lost - counted))
+            yield at_most(f"{name}: events that came twice", 0, sum(count > 1 for count in times.values()))
 
 
-def _to_tell(state: Path) -> int:
+def _drained(state: Path) -> None:
+    """Wait until every sink has been given everything."""
+    db = apsw.Connection(str(state / "ledger.db"), flags=apsw.SQLITE_OPEN_READONLY)
+    db.set_busy_timeout(1000)
+    behind = "SELECT count(*) FROM cursor WHERE pos < (SELECT max(pos) FROM events)"
+    until(lambda: db.execute(behind).fetchall() == [(0,)], 60, "everything is delivered")
+    db.close()
+
+
+def _to_tell(state: Path, sink: str) -> int:
     """Losses that are written down in the ledger and will be told."""
     db = apsw.Connection(str(state / "ledger.db"))
-    ((events,),) = db.execute("SELECT ifnull(sum(events), 0) FROM lost").fetchall()
+    ((events,),) = db.execute("SELECT ifnull(sum(events), 0) FROM lost WHERE sink = ?", (sink,)).fetchall()
     assert isinstance(events, int)
     return events
 
 
 def bytes_flipped(folder: Path, size: Size) -> Iterator[Row]:
-    """bytes of the ledger are flipped, or its WAL is cut."""
-    chance, slowest, dead = random.Random(1), 0.0, 0
+    """bytes of a ledger in use are flipped, or its WAL is cut; damage may be found at the start or later."""
+    chance, starts, dead = random.Random(1), list[float](), 0
     state = folder / "disk"
     state.mkdir()
     with _emit(folder / "emit", state) as emit:
         emit.wait_for("ready")
         sender = Sender(emit.runtime)
         sender.run(1)
-        sender.client.close()
         for number in range(size.of(2, 50, 500)):
             emit.kill()
             wal = state / "ledger.db-wal"
@@ -143,15 +176,34 @@ def bytes_flipped(folder: Path, size: Size) -> Iterator[Row]:
                 os.truncate(wal, chance.randrange(wal.stat().st_size + 1))
             else:
                 _flip(state / "ledger.db", chance)
-            began = time.monotonic()
-            emit.start()
-            try:
-                emit.wait_for("ready")
-            except AssertionError:
-                dead += 1
-            slowest = max(slowest, time.monotonic() - began)
-    yield at_most("the slowest start", 2, slowest, " s")
-    yield at_most("starts that failed", 0, dead)
+            lives = 0
+            while not _lives(emit, sender, starts):
+                lives += 1
+                if lives > 2:
+                    dead += 1
+                    break
+        sender.client.close()
+    yield at_most("the slowest start", 2, max(starts), " s")
+    yield at_most("times it did not come back by itself", 0, dead)
+
+
+def _lives(emit: EmitProcess, sender: Sender, starts: list[float]) -> bool:
+    """Start it; whether it then takes events, or ends again as its parent would see it."""
+    began = time.monotonic()
+    emit.start()
+    try:
+        emit.wait_for("ready")
+    except AssertionError:
+        emit.kill()
+        return False
+    starts.append(time.monotonic() - began)
+    known, until_ = len(sender.accepted), time.monotonic() + 10
+    while emit.process.poll() is None and time.monotonic() < until_:
+        sender.run(0.3)
+        if len(sender.accepted) > known:
+            return emit.process.poll() is None
+    emit.kill()
+    return False
 
 
 def _flip(file: Path, chance: random.Random) -> None:
@@ -165,10 +217,12 @@ def clock_steps(folder: Path, size: Size) -> Iterator[Row]:
     """the wall clock is set by an hour, back and forth."""
     library, file = folder / "clock.so", folder / "clock"
     source = Path(__file__).with_name("clock.c")
+    if shutil.which("cc") is None:
+        raise Skipped("there is no C compiler")
     subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", str(library), str(source), "-ldl"], check=True)
     file.write_bytes(struct.pack("l", 0))
     environment = {"LD_PRELOAD": str(library), "CHAOS_CLOCK": str(file)}
-    with agent_in(folder, {"gate": CAMERA}, environment) as running:
+    with agent(folder, {"gate": CAMERA}, environment) as running:
         running.wait_for_results(5, START_S)
         epoch, times = running.results()[-1]["data"]["epoch"], []
         for hours in (1, -1, 0) * size.of(1, 5, 50):
@@ -180,6 +234,7 @@ def clock_steps(folder: Path, size: Size) -> Iterator[Row]:
         yield is_so("events follow the clock", times[0] > times[2] > times[1])
         yield at_most("restarts", 0, len(running.statuses("worker.restarted")))
         yield at_most("cameras taken for lost", 0, len(running.statuses("stream.down")))
+        yield at_most("stale answers", 0, sum(one["data"]["outcome"] == "stale" for one in running.results()))
         yield is_so("one connection all the time", running.results()[-1]["data"]["epoch"] == epoch)
         until(lambda: running.stop() < 10, 12, "the end")
-        assert_no_holes(running.events())
+        yield at_most("holes in the sequences", 0, holes(running.events()))

@@ -25,7 +25,7 @@ export function dropped(frames) {
 export function state(stream) {
   switch (stream.state) {
     case "live":
-      return stream.frame_age_s > 3
+      return stream.stalled
         ? { word: "stalled", tone: "bad", why: `no picture for ${age(stream.frame_age_s)}` }
         : { word: "live", tone: "good", why: null };
     case "down":

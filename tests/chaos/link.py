@@ -1,0 +1,82 @@
+"""A TCP link to a server that can be cut so that neither side hears of it."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from types import TracebackType
+from typing import Self
+
+
+class Link:
+    """Passes on what comes to `port` of the loopback interface, both ways; a context manager.
+
+    While it is cut nothing passes and nothing is closed: what both sides have is half a connection.
+    """
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._pairs: dict[socket.socket, socket.socket] = {}
+        self._cut, self._over = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def cut(self) -> None:
+        self._cut.set()
+
+    def mend(self) -> None:
+        """New connections pass again; what was cut is closed."""
+        self._cut.clear()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join()
+        for one in (self._listener, *self._pairs):
+            one.close()
+
+    def _serve(self) -> None:
+        while not self._over.is_set():
+            if self._cut.is_set():
+                self._wait()
+            for one in select.select([self._listener, *self._pairs], [], [], 0.1)[0]:
+                if one is self._listener:
+                    self._connect()
+                elif one in self._pairs:
+                    self._pass_on(one)
+
+    def _wait(self) -> None:
+        while self._cut.is_set() and not self._over.wait(0.05):
+            pass
+        for one in list(self._pairs):
+            self._close(one)
+
+    def _connect(self) -> None:
+        near, _ = self._listener.accept()
+        try:
+            far = socket.create_connection(("127.0.0.1", self._target), 1)
+        except OSError:
+            near.close()
+            return
+        self._pairs[near], self._pairs[far] = far, near
+
+    def _pass_on(self, one: socket.socket) -> None:
+        try:
+            data = one.recv(1 << 16)
+            self._pairs[one].sendall(data)
+        except OSError:
+            data = b""
+        if not data:
+            self._close(one)
+
+    def _close(self, one: socket.socket) -> None:
+        other = self._pairs.pop(one, None)
+        if other is not None:
+            self._pairs.pop(other, None)
+            one.close()
+            other.close()

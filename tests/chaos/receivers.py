@@ -1,0 +1,197 @@
+"""Faults of who takes the events: a broker that is away, a webhook's endpoint that is not well."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import apsw
+import numpy as np
+import zmq
+
+from streamer.bus.delivery import EventClient
+from tests import hooks
+from tests.agents import RunningAgent, until
+from tests.broker import Broker, Listener
+from tests.chaos.bench import CAMERA, START_S, Row, Size, agent, at_most, holes
+from tests.emit_process import EmitProcess
+from tests.hooks import Endpoint
+from tests.sample_events import event
+
+IN_FLIGHT = 20
+
+
+def broker_down(folder: Path, size: Size) -> Iterator[Row]:
+    """an MQTT broker is away for two minutes, and all of the agent is killed (kill -9) in the middle of that."""
+    away = size.of(6, 120, 600)
+    with Broker(folder) as broker, Listener(broker.port) as listener:
+        config = {
+            "sinks": [{"kind": "jsonl", "path": str(folder / "events.jsonl")}, {"kind": "mqtt", "url": broker.url}]
+        }
+        with agent(folder, {"gate": CAMERA}, config=config) as running:
+            running.wait_for_results(10, START_S)
+            until(lambda: len(listener.events()) >= 10, 20, "events at the broker")
+            broker.stop()
+            began = time.monotonic()
+            time.sleep(away / 2)
+            _kill_all(running)
+        with agent(folder, {"gate": CAMERA}, config=config) as running:
+            running.wait_for_results(len(running.results()) + 10, START_S)
+            time.sleep(max(0.0, began + away - time.monotonic()))
+            broker.start()
+            back, accepted = time.monotonic(), len(_accepted(folder))
+            until(lambda: len({one["id"] for one in _heard(listener)}) >= accepted, 60, "all of it is delivered")
+            seconds = time.monotonic() - back
+            running.stop()
+        ids = _accepted(folder)
+        with suppress(AssertionError):
+            until(lambda: ids <= {one["id"] for one in _heard(listener)}, 10, "the last ones")
+        heard = _heard(listener)
+    times = Counter(one["id"] for one in heard)
+    yield at_most(f"accepted events lost, of {len(ids)}", 0, len(ids - set(times)))
+    yield at_most("events that came twice", IN_FLIGHT, sum(count - 1 for count in times.values()))
+    yield at_most("holes in the sequences", 0, holes(heard))
+    yield at_most(f"{accepted} delivered after its return in", 30, seconds, " s")
+
+
+def _kill_all(running: RunningAgent) -> None:
+    children = running.children().values()
+    running.process.kill()
+    for pid in children:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    running.process.wait()
+
+
+def _accepted(folder: Path) -> set[str]:
+    (ledger,) = folder.rglob("ledger.db")
+    db = apsw.Connection(str(ledger), flags=apsw.SQLITE_OPEN_READONLY)
+    db.set_busy_timeout(5000)
+    try:
+        return {str(key) for (key,) in db.execute("SELECT id FROM events")}
+    finally:
+        db.close()
+
+
+def _heard(listener: Listener) -> list[dict[str, str]]:
+    return [json.loads(one.body) for one in list(listener.messages) if one.body.startswith(b'{"specversion"')]
+
+
+MOODS = {"500": hooks.status(500), "slow": hooks.slow(1), "never": hooks.never, "redirect": hooks.status(302)}
+
+
+def webhook(folder: Path, size: Size) -> Iterator[Row]:
+    """a webhook's endpoint answers 500, or after a second, or never, or points elsewhere."""
+    folder.joinpath("run").mkdir()
+    seconds, times = size.of(3, 8, 60), size.of(1, 3, 5)
+    with Endpoint() as endpoint, Endpoint() as elsewhere:
+        endpoint.headers["location"] = elsewhere.url
+        sinks = [
+            {"kind": "jsonl", "path": str(folder / "events.jsonl")},
+            {"kind": "zmq"},
+            {"kind": "webhook", "url": endpoint.url, "timeout": "2s"},
+        ]
+        with EmitProcess(folder, sinks) as emit, Others(emit.runtime, folder / "events.jsonl") as others:
+            emit.wait_for("ready")
+            others.feed(2)
+            for words, mood in MOODS.items():
+                rounds: list[tuple[dict[str, float], dict[str, float]]] = []
+                for _ in range(times):
+                    endpoint.mood = hooks.ok
+                    until(lambda: len({one["id"] for one in endpoint.taken}) >= others.sent, 120, "all is taken")
+                    well = others.feed(seconds)
+                    endpoint.mood = mood
+                    others.feed(1)
+                    rounds.append((well, others.feed(seconds)))
+                for sink in ("jsonl", "zmq"):
+                    yield _more(f"{words}: {sink}, p99 more by", [(well[sink], ill[sink]) for well, ill in rounds])
+            endpoint.mood = hooks.ok
+            with suppress(AssertionError):
+                until(lambda: len({one["id"] for one in endpoint.taken}) >= others.sent, 120, "all is taken")
+            taken = {one["id"] for one in endpoint.taken}
+        yield at_most(f"events lost, of {others.sent}", 0, len(others.accepted - taken))
+        yield at_most("requests that followed the redirect", 0, len(elsewhere.requests))
+
+
+def _more(what: str, rounds: list[tuple[float, float]]) -> Row:
+    """The median of the rounds; of each its p99 while the endpoint is well, and while it is not."""
+    more = float(np.median([ill / well - 1 for well, ill in rounds]))
+    spread = ", ".join(f"{1000 * well:.1f} to {1000 * ill:.1f} ms" for well, ill in rounds)
+    return Row(what, "<= 10%", f"{more:.0%} ({spread})", more <= 0.1)
+
+
+class Others:
+    """Feeds an emit process at a steady rate and measures when its other sinks have each event; a context manager."""
+
+    RATE = 100
+
+    def __init__(self, runtime: Path, file: Path) -> None:
+        self.accepted: set[str] = set()
+        self.sent = 0
+        self._client = EventClient(runtime, "chaos")
+        self._file = file
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
+        self._socket.set(zmq.SUBSCRIBE, b"gate/")
+        self._socket.set(zmq.RCVHWM, 100_000)
+        self._socket.connect(f"ipc://{runtime}/bus.sock")
+        self._arrived: dict[str, dict[str, float]] = {"jsonl": {}, "zmq": {}}
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=one, daemon=True) for one in (self._tail, self._subscribe)]
+
+    def __enter__(self) -> Others:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+        self._socket.close()
+        self._client.close()
+
+    def feed(self, seconds: float) -> dict[str, float]:
+        """The p99, by sink, of the seconds from sending an event to its arrival."""
+        began, sent = time.monotonic(), dict[str, float]()
+        for number in range(int(seconds * self.RATE)):
+            while (left := began + number / self.RATE - time.monotonic()) > 0:
+                self._client.socket.poll(math.ceil(left * 1000))
+                self.accepted.update(self._client.receive())
+            self.sent += 1
+            one = event(seq=self.sent)
+            sent[one.id] = time.monotonic()
+            self._client.send(one, None)
+        while self._client.unacked:
+            self._client.socket.poll(20)
+            self.accepted.update(self._client.receive())
+            self._client.resend()
+        until(
+            lambda: all(sent.keys() <= found.keys() for found in self._arrived.values()), 20, "the other sinks have all"
+        )
+        return {
+            sink: float(np.percentile([found[key] - at for key, at in sent.items()], 99))
+            for sink, found in self._arrived.items()
+        }
+
+    def _tail(self) -> None:
+        rest = b""
+        until(self._file.exists, 30, "the file is there")
+        with self._file.open("rb") as file:
+            while not self._over.wait(0.001):
+                *lines, rest = (rest + file.read()).split(b"\n")
+                now = time.monotonic()
+                self._arrived["jsonl"].update((json.loads(line)["id"], now) for line in lines)
+
+    def _subscribe(self) -> None:
+        while not self._over.is_set():
+            if self._socket.poll(100):
+                _, body = self._socket.recv_multipart()
+                self._arrived["zmq"][json.loads(body)["id"]] = time.monotonic()
