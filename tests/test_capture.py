@@ -19,7 +19,6 @@ from streamer.retry import Rhythm
 from streamer.settings import Settings
 from streamer.sources import Synthetic
 from streamer.sources._av import AvPicture
-from streamer.sources.synthetic import ToyPicture
 from streamer.types import Image, Pace, Picture, Source
 from tests.agents import until
 from tests.capturing import CaptureProcess, CaptureThread, Consumer
@@ -245,28 +244,10 @@ def test_a_graphics_card_that_is_not_there_is_told_and_done_without(tmp_path: Pa
             consumer.client.settle(consumer.next(), "done")
 
 
-def test_120_pictures_a_second_and_a_clock_that_jumps_are_no_reason_to_start_again(tmp_path: Path) -> None:
-    with CaptureThread(tmp_path, Odd(fault="jumps")) as capture, Consumer(tmp_path) as consumer:
-        seen: list[tuple[float, float]] = []
-        after = None
-        while after is None or after.seq < 300:
-            frame = consumer.next(Want(after=after))
-            after = frame.id
-            assert frame.pts is not None
-            seen.append((frame.captured_mono, frame.pts))
-            capture.statuses.hear()
-            consumer.client.settle(frame, "done")
-        for (mono, pts), (later, later_pts) in pairwise(seen):
-            assert 0 <= later_pts - pts <= later - mono + 1.1
-        last = capture.stop()
-        assert last["frames"]["done"] > 200
-        assert [status["state"] for status in capture.statuses.all] == ["up", "stopped"]
-
-
 class Odd(Settings):
     """A camera that fails as no real one can be made to: `hang` as a call in a C library, or with a bug."""
 
-    fault: Literal["hang", "jumps", "bug", "config"]
+    fault: Literal["hang", "bug", "config"]
 
     @property
     def pace(self) -> Pace:
@@ -277,26 +258,7 @@ class Odd(Settings):
             raise ZeroDivisionError("a bug")
         if self.fault == "config":
             raise ConfigError("cannot be")
-        return Jumping() if self.fault == "jumps" else Hanging()
-
-
-class Jumping:
-    """120 pictures a second; every hundredth the camera's clock is set, an hour ahead or back by turns."""
-
-    note = None
-
-    def ease(self, every: float) -> bool:
-        return False
-
-    def __iter__(self) -> Iterator[Picture | None]:
-        for number, picture in enumerate(Synthetic(fps=120, size="64x48").open()):
-            assert isinstance(picture, ToyPicture)
-            assert picture.pts is not None
-            picture.pts += 3600 * (number // 100 % 2)
-            yield picture
-
-    def close(self) -> None:
-        """Nothing is held open."""
+        return Hanging()
 
 
 class Hanging:

@@ -141,6 +141,7 @@ def test_a_picture_every_three_seconds(tmp_path: Path) -> None:
         Consumer(tmp_path) as consumer,
     ):
         watched(capture, consumer, lambda frame: frame.seq >= 1)
+        until(lambda: cameras.states[STREAM].interval, 5, "two frames that were heard of, whose interval is known")
         (state,) = until(lambda: _old(cameras, STALLED_S), 5, "a frame that is older than any of a usual camera")
         assert not state.is_stalled(time.monotonic())
         assert state.fps == pytest.approx(0.3, abs=0.05)

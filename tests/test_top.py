@@ -50,6 +50,11 @@ def row(output: str, name: str) -> str:
     return found.rstrip()
 
 
+def _heed_ctrl_c() -> None:
+    """Tests that run in the background of a shell are told to ignore it, and their children with them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_it_shows_a_running_agent(tmp_path: Path) -> None:
     config = tmp_path / "home.yaml"
     config.write_text(f"""
@@ -78,7 +83,9 @@ sinks: [{{kind: jsonl, path: {tmp_path}/events.jsonl}}]
         assert output.index("away") < output.index("gate"), "what is in trouble comes first"
 
         ours, theirs = pty.openpty()
-        with subprocess.Popen(COMMAND, env=environment(tmp_path), stdin=theirs, stdout=theirs, stderr=theirs) as top:
+        with subprocess.Popen(
+            COMMAND, env=environment(tmp_path), stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=_heed_ctrl_c
+        ) as top:
             os.close(theirs)
             read_until(ours, "paused, else every 3600 s", 20)
             asked = [sys.executable, "-m", "streamer", "task", "resume", "gate", "plates"]
