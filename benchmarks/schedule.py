@@ -24,7 +24,7 @@ from schedule_live import live
 from schedule_simulated import simulated
 
 PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
-    "live": lambda quick: live(8 if quick else 40),
+    "live": lambda quick: live(8 if quick else 120),
     "ask": lambda quick: ask(6 if quick else 60),
     "capture": lambda quick: capture(6 if quick else 60),
     "gate": lambda quick: gate(12, 2) if quick else gate(60, 12),

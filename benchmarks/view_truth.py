@@ -17,7 +17,7 @@ from typing import Any
 from view_parts import FPS, SEED, STREAM, config, rate_and_gap, turn_until, wait_for, worker
 
 from streamer.config import Agent
-from streamer.demo import match
+from streamer.demo import GOOD_IOU, match
 from streamer.events import ResultEvent
 from streamer.line import Due
 from streamer.motion import Motion
@@ -88,8 +88,10 @@ def overlap(boxes: list[Box], pts: float) -> list[float]:
     return [row.iou for row in rows if row.truth]
 
 
-def mean(drawings: list[Drawing], which: Callable[[Drawing], list[Box]]) -> float:
-    return round(statistics.fmean(value for one in drawings for value in overlap(which(one), one.pts)), 4)
+def mean(drawings: list[Drawing], which: Callable[[Drawing], list[Box]], least: float = 0.0) -> float | None:
+    """Over all objects with at least that overlap."""
+    values = [value for one in drawings for value in overlap(which(one), one.pts) if value >= least]
+    return round(statistics.fmean(values), 4) if values else None
 
 
 @contextlib.contextmanager
@@ -145,6 +147,7 @@ def watch(runtime: Path, stream: str, sync: bool, seconds: float) -> dict[str, A
         "as_drawn": mean(view.drawings, lambda one: one.drawn),
         "velocity_alone": mean(view.drawings, lambda one: one.velocity),
         "hold_last": mean(view.drawings, lambda one: one.held),
-        "at_inferred_frames": mean(own, lambda one: one.drawn) if own else None,
+        "at_inferred_frames": mean(own, lambda one: one.drawn),
+        "of_those_found": mean(own, lambda one: one.drawn, GOOD_IOU),
         "inferred_frames": len(own),
     }

@@ -11,6 +11,7 @@ import os
 import time
 from types import TracebackType
 
+import cv2
 import zmq
 
 from streamer.bus.delivery import EventClient
@@ -43,6 +44,7 @@ MOST_HANGING = 8
 
 def run(worker: Worker) -> None:
     """Serve one stream until it ends or the worker is asked to stop. Raises ConfigError when its source cannot be."""
+    cv2.setNumThreads(1)  # for the small copies that `scene` looks at, two would only wait for each other
     with Capture(worker) as capture:
         capture.serve()
 
