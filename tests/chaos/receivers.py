@@ -106,7 +106,7 @@ def webhook(folder: Path, size: Size) -> Iterator[Row]:
                 rounds: list[tuple[dict[str, float], dict[str, float]]] = []
                 for _ in range(times):
                     endpoint.mood = hooks.ok
-                    until(lambda: len({one["id"] for one in endpoint.taken}) >= others.sent, 120, "all is taken")
+                    until(lambda: others.accepted <= _taken(endpoint), 120, "all is taken")
                     well = others.feed(seconds)
                     endpoint.mood = mood
                     others.feed(1)
@@ -115,10 +115,14 @@ def webhook(folder: Path, size: Size) -> Iterator[Row]:
                     yield _more(f"{words}: {sink}, p99 more by", [(well[sink], ill[sink]) for well, ill in rounds])
             endpoint.mood = hooks.ok
             with suppress(AssertionError):
-                until(lambda: len({one["id"] for one in endpoint.taken}) >= others.sent, 120, "all is taken")
-            taken = {one["id"] for one in endpoint.taken}
-        yield at_most(f"events lost, of {others.sent}", 0, len(others.accepted - taken))
+                until(lambda: others.accepted <= _taken(endpoint), 120, "all is taken")
+            lost = others.accepted - _taken(endpoint)
+        yield at_most(f"events lost, of {len(others.accepted)}", 0, len(lost))
         yield at_most("requests that followed the redirect", 0, len(elsewhere.requests))
+
+
+def _taken(endpoint: Endpoint) -> set[str]:
+    return {one["id"] for one in endpoint.taken}
 
 
 def _more(what: str, rounds: list[tuple[float, float]]) -> Row:

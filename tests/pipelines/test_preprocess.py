@@ -16,7 +16,22 @@ from streamer.types import Image
 
 RAW = {"size": {"height": 768, "width": 768}, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
-SIZES = [(1, 1), (1, 8000), (8000, 1), (3, 2), (17, 31), (96, 96), (767, 769), (480, 640), (1080, 1920), (1500, 7)]
+SIZES = [
+    (1, 1),
+    (1, 8000),
+    (8000, 1),
+    (3, 2),
+    (17, 31),
+    (96, 96),
+    (767, 769),
+    (480, 640),
+    (1080, 1920),
+    (1500, 7),
+    (500, 333),
+    (1920, 1080),
+    (1000, 880),
+    (1000, 890),
+]
 
 
 def noise(height: int, width: int) -> Image:
@@ -36,9 +51,7 @@ def edges(height: int, width: int) -> Image:
 
 
 def pil(image: Image, side: int) -> Any:
-    """PIL's resize, first across and then down; Pillow 13 changed that order for some shapes, Florence-2 is older."""
-    across = Pil.fromarray(image[..., ::-1].copy()).resize((side, len(image)), Pil.Resampling.BICUBIC)
-    return np.asarray(across.resize((side, side), Pil.Resampling.BICUBIC)).astype(int)
+    return np.asarray(Pil.fromarray(image[..., ::-1].copy()).resize((side, side), Pil.Resampling.BICUBIC)).astype(int)
 
 
 @pytest.mark.parametrize("paint", [noise, gradient, edges])
@@ -47,9 +60,9 @@ def pil(image: Image, side: int) -> Any:
 def test_resize_is_within_one_level_of_pil(paint: Any, shape: tuple[int, int], side: int) -> None:
     image = paint(*shape)
     off = np.abs(resize(image, (side, side)).permute(1, 2, 0).numpy().astype(int) - pil(image, side))
-    if min(shape) >= side + 100:
+    if min(shape) >= 1.25 * side:
         assert off.max() <= 1
-    else:  # Enlarged noise: one value in thousands is rounded twice to the same side.
+    else:  # Noise that is enlarged or hardly made smaller: one value in thousands is rounded twice to the same side.
         assert off.max() <= 2
         assert (off > 1).mean() < 1e-4
 
