@@ -72,17 +72,16 @@ class Worker:
         self.was_killed = was_killed
         """The process before was ended by somebody's kill -9, so nothing that it did is to blame."""
         self._report_fd = report_fd
-        self._stop = threading.Event()
+        self.stopping = False
         self.stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         """Readable once the process was asked to stop: put it into every poll."""
 
-    @property
-    def stopping(self) -> bool:
-        return self._stop.is_set()
-
     def stop(self, *_: object) -> None:
-        """Ask the role to finish; also the handler of SIGTERM."""
-        self._stop.set()
+        """Ask the role to finish.
+
+        Also the handler of SIGTERM, which may come while it runs: it must take no lock, not even an Event's.
+        """
+        self.stopping = True
         os.eventfd_write(self.stop_fd, 1)
 
     def report(self, kind: str, **data: Any) -> None:

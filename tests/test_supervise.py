@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -171,3 +172,32 @@ def test_a_sign_is_read_by_another_process_and_stays_when_the_writer_is_gone(tmp
     assert sign.state == "batch"
     assert before + 12.0 <= sign.deadline <= time.monotonic() + 12.0
     assert reader.done_at == pytest.approx(before, abs=1e-6)
+
+
+BOMBARDED = """
+import os, signal, sys, threading
+from pathlib import Path
+from streamer.config import from_mapping
+from streamer.worker import Worker
+agent = from_mapping({"agent": "a", "streams": {"gate": {"source": "synthetic", "tasks": [{"task": "caption", "every": "1s"}]}}})
+worker = Worker(agent, Path("."), Path("."), None, os.open(os.devnull, os.O_WRONLY))
+signal.signal(signal.SIGTERM, worker.stop)
+threading.Thread(target=lambda: [worker.stop() for _ in range(20_000)], daemon=True).start()
+print("up", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_worker_that_is_asked_to_stop_again_and_again_does_not_lock_itself_up() -> None:
+    """Its parent's end asks it twice at once, by a signal and by the end of a pipe: no lock may be in that way."""
+    with subprocess.Popen([sys.executable, "-c", BOMBARDED], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        for _ in range(20_000):
+            process.terminate()
+        process.stdin.close()
+        try:
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
