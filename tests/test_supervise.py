@@ -179,7 +179,8 @@ import os, signal, sys, threading
 from pathlib import Path
 from streamer.config import from_mapping
 from streamer.worker import Worker
-agent = from_mapping({"agent": "a", "streams": {"gate": {"source": "synthetic", "tasks": [{"task": "caption", "every": "1s"}]}}})
+tasks = [{"task": "caption", "every": "1s"}]
+agent = from_mapping({"agent": "a", "streams": {"gate": {"source": "synthetic", "tasks": tasks}}})
 worker = Worker(agent, Path("."), Path("."), None, os.open(os.devnull, os.O_WRONLY))
 signal.signal(signal.SIGTERM, worker.stop)
 threading.Thread(target=lambda: [worker.stop() for _ in range(20_000)], daemon=True).start()
