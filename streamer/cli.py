@@ -64,8 +64,9 @@ def run(
     ] = "info",
 ) -> None:
     """Run a config until stopped."""
-    # Until the supervisor has its own handlers: who is asked to stop before there is anything to stop has succeeded.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # Asked to stop before the supervisor can hear it: that waits. What a handler raises while modules are imported may
+    # end in a callback of Python's own, where it is lost.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     from streamer.config import load
 
     _supervise(load(config), log_format=log_format, log_level=log_level)

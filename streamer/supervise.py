@@ -120,6 +120,7 @@ class Supervisor:
             self.selector.register(descriptor, selectors.EVENT_READ, "control")
         before = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         handlers = {number: signal.signal(number, self.on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)  # `streamer run` holds them back until here
         try:
             with EventClient(self.folders.runtime, "parent") as self.events:
                 while not self.is_over():

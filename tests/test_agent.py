@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 from collections import Counter
 from datetime import datetime
@@ -79,6 +80,31 @@ def end(agent: RunningAgent) -> None:
     assert list((agent.folder / "run").glob("**/*.buf")) == []
     assert_no_duplicates(agent.events())
     assert_no_holes(agent.events())
+
+
+STOPPED_IN_AN_IMPORT = """
+import os, signal, sys, weakref
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "streamer.supervise":
+            dies = Finder()
+            told = weakref.ref(dies, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+            del dies
+
+sys.meta_path.insert(0, Finder())
+from streamer.cli import main
+main()
+"""
+
+
+def test_a_stop_that_comes_while_modules_are_imported_is_not_lost(tmp_path: Path) -> None:
+    """It comes in a weak reference's callback, of which the import system has its own: what they raise is swallowed."""
+    config = write_config(tmp_path, "streams: {gate: {source: synthetic, tasks: [{task: caption}]}}")
+    command = [sys.executable, "-c", STOPPED_IN_AN_IMPORT]
+    with RunningAgent(tmp_path / "agent", ["run", str(config)], command=command) as agent:
+        assert agent.process.wait(START_S) == 0, agent.log()
+        assert agent.events() == []
 
 
 def test_a_camera_that_restarts_comes_back_in_a_new_epoch_beside_one_that_never_came(
