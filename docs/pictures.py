@@ -27,10 +27,12 @@ MORE = {"gate": 4, "yard": 9, "ramp": 12}
 """Cameras beside the demo's own: their names, and the seeds of their worlds."""
 ANSWERS_S = 8.0
 """For so long events are gathered before the first picture."""
+LOOKED_AT_S = 4.0
+"""Boxes are followed from picture to picture only while somebody looks: before a picture is taken, somebody does."""
 
 
 def main() -> None:
-    with agent() as address, sync_playwright() as playwright:
+    with agent(MORE) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
 
         def shoot(file: str, path: str, size: tuple[int, int], **options: Any) -> None:
@@ -38,6 +40,7 @@ def main() -> None:
             page = context.new_page()
             page.goto(f"{address}/{path}")
             settle(page)
+            time.sleep(LOOKED_AT_S)
             page.screenshot(path=HERE / file)
             context.close()
             print(HERE / file, flush=True)
@@ -47,6 +50,7 @@ def main() -> None:
         shoot("page-dark.png", f"#{STREAM}", (1360, 860), color_scheme="dark")
         shoot("page-phone.png", f"#{STREAM}", (390, 844), color_scheme="light", device_scale_factor=2, is_mobile=True)
         browser.close()
+    with agent({}) as address:
         annotated(address)
 
 
@@ -59,21 +63,25 @@ def settle(page: Page) -> None:
 
 def annotated(address: str) -> None:
     """The newest picture with everything that a view draws on it."""
-    with urllib.request.urlopen(f"{address}/api/snapshot/{STREAM}.jpg?annotated=true", timeout=10) as answer:
-        image = cv2.imdecode(np.frombuffer(answer.read(), np.uint8), cv2.IMREAD_COLOR)
+    until = time.monotonic() + LOOKED_AT_S
+    while time.monotonic() < until:
+        with urllib.request.urlopen(f"{address}/api/snapshot/{STREAM}.jpg?annotated=true", timeout=10) as answer:
+            jpeg = answer.read()
+        time.sleep(0.2)
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
     assert image is not None
     cv2.imwrite(str(HERE / "annotated.png"), image)
     print(HERE / "annotated.png")
 
 
 @contextmanager
-def agent() -> Iterator[str]:
+def agent(more: Mapping[str, int]) -> Iterator[str]:
     """The demo's agent with more cameras; gives the page's address once the model has answered."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         bind = "{}:{}".format(*free.getsockname())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "demo.yaml"
-        path.write_text(json.dumps(config(bind)))  # which is YAML too
+        path.write_text(json.dumps(config(bind, more)))  # which is YAML too
         environment = {**os.environ, "XDG_RUNTIME_DIR": folder, "XDG_STATE_HOME": folder}
         with subprocess.Popen([sys.executable, "-m", "streamer", "run", str(path)], env=environment) as process:
             try:
@@ -81,14 +89,15 @@ def agent() -> Iterator[str]:
                 yield f"http://{bind}"
             finally:
                 process.terminate()
+                process.wait(30)
 
 
-def config(bind: str) -> Mapping[str, Any]:
+def config(bind: str, more: Mapping[str, int]) -> Mapping[str, Any]:
     demo: dict[str, Any] = CONFIG
     tasks = demo["streams"][STREAM]["tasks"]
     streams = {
         name: {"source": f"synthetic?seed={seed}&fps=25&size=800x450", "tasks": tasks}
-        for name, seed in {STREAM: 1, **MORE}.items()
+        for name, seed in {STREAM: 1, **more}.items()
     }
     outputs = [{"kind": "mjpeg", "stream": name} for name in streams]
     return {**demo, "web": {"bind": bind}, "streams": streams, "outputs": outputs}
