@@ -104,7 +104,7 @@ def test_a_stop_that_comes_while_modules_are_imported_is_not_lost(tmp_path: Path
     command = [sys.executable, "-c", STOPPED_IN_AN_IMPORT]
     with RunningAgent(tmp_path / "agent", ["run", str(config)], command=command) as agent:
         assert agent.process.wait(START_S) == 0, agent.log()
-        assert agent.events() == []
+        assert "INFO" not in agent.log()  # of a child that was started all the same
 
 
 def test_a_camera_that_restarts_comes_back_in_a_new_epoch_beside_one_that_never_came(
