@@ -88,6 +88,7 @@ def test_stopped_processes_are_noticed_dumped_and_replaced(agent: RunningAgent) 
         assert f'/streamer/{file}", line' in since.log().partition(f"{name} left its stacks:")[2]
     known = len(agent.results())
     agent.wait_for_results(known + 5, 10)
+    until(lambda: len(since.restarts()) == len(stopped), 10, "all of it is told, once there is an emit again to tell")
 
 
 def test_the_children_of_a_parent_that_was_away_are_given_time(agent: RunningAgent) -> None:
