@@ -81,6 +81,8 @@ class Control:
                 self._ask(asked, message)
             case "list":
                 self._desk.answer(asked, **self._overview())
+            case "tasks":
+                self._desk.answer(asked, tasks=stream_of(self.agent, str(message.get("stream")))["tasks"])
             case "add" | "remove" | "pause" | "resume" as what:
                 change = Change(what, str(message.get("stream")), str(message.get("name")), message.get("task"))
                 self._desk.answer(asked, done=self._change(change, bool(message.get("save"))))

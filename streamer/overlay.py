@@ -74,6 +74,11 @@ class Overlays:
     _tasks: dict[str, _Task] = field(default_factory=dict)
     _follower: Follower = field(default_factory=Follower)
 
+    def replan(self, intervals: Mapping[str, float], expected: float | None, now: float) -> None:
+        """Other tasks from monotonic second `now` on: what only the old ones had to show is gone."""
+        self.intervals, self.expected, self.since, self._answered = intervals, expected, now, None
+        self._tasks = {name: task for name, task in self._tasks.items() if name in intervals}
+
     def add(self, event: ResultEvent, now: float) -> None:
         """One more result, at monotonic second `now`."""
         data = event.data

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -16,22 +17,25 @@ import numpy as np
 import zmq
 
 from streamer.branches import Branches, Jpegs
+from streamer.bus.control import Caller, control_socket
 from streamer.bus.delivery import EventClient
 from streamer.bus.frames import FrameClient, NoBuffer, Reply, Want
 from streamer.bus.live import ResultsOf
+from streamer.changes import with_tasks
 from streamer.draw import Painter
 from streamer.events import ResultEvent
 from streamer.line import Due, Line, Shown
 from streamer.outputs import SYNC, stream_of
 from streamer.overlay import Overlays, moment
 from streamer.schedule import UNCHANGED_S
-from streamer.tasks import DEFAULT_EVERY_S
-from streamer.types import FrameId, Image
+from streamer.tasks import DEFAULT_EVERY_S, Task
+from streamer.types import FrameId, Image, Zone
 from streamer.worker import Worker
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
+LEARN_S = 1.0
 WAIT_S = 1.0
 FIRST_PICTURE_S = 3.0
 """A camera that has shown nothing for so long gets a card, of this size until its own is known:"""
@@ -57,12 +61,11 @@ class View:
         self.synced = name.endswith(SYNC)
         self.over = False
         now = time.monotonic()
-        tasks = worker.agent.streams[self.stream].tasks
-        intervals = {
-            task.name: UNCHANGED_S if task.when != "always" else task.every or DEFAULT_EVERY_S for task in tasks
-        }
-        always = [intervals[task.name] for task in tasks if not task.at and not task.between]
-        self.overlays = Overlays(intervals, min(always, default=None), now)
+        tasks = worker.agent.streams[self.stream].active
+        self.tasks = worker.agent.raw["streams"][self.stream]["tasks"]
+        self.learn_at = now
+        self.parent = Caller(control_socket(worker.runtime))
+        self.overlays = Overlays(*_expected(tasks), now)
         self.line = Line(now, SYNC_START_S if self.synced else 0.0)
         self.frames = FrameClient(worker.runtime, "view", 3)
         self.frames.connect(self.stream)
@@ -75,7 +78,7 @@ class View:
         self.ended = False
         self.newest: FrameId | None = None
         self.looked = True
-        self.zones = dict.fromkeys(task.zone for task in tasks if task.zone is not None)
+        self.zones = _zones(tasks)
         self.painter = Painter(*CARD, self.zones)
         self.began = now
         self.poller = zmq.Poller()
@@ -92,6 +95,7 @@ class View:
         self.frames.close()
         self.results.close()
         self.jpeg.close()
+        self.parent.close()
 
     def turn(self) -> None:
         """Sleep until something happens, take what came, show what is due."""
@@ -99,6 +103,7 @@ class View:
         self.poller.poll(int(self.pause() * 1000) + 1)
         self.jpeg.listen()
         self.look()
+        self.learn()
         for event in self.results.receive():
             self.hear(event)
         for reply in self.frames.receive():
@@ -123,6 +128,21 @@ class View:
         if looked and not self.looked:
             self.line.resume(time.monotonic())
         self.looked = looked
+
+    def learn(self) -> None:
+        """Which tasks the stream has now: they come and go while it runs."""
+        now = time.monotonic()
+        if now >= self.learn_at:
+            self.parent.send(op="tasks", stream=self.stream)
+            self.learn_at = now + LEARN_S
+        for answer in self.parent.receive():
+            if answer.get("tasks", self.tasks) == self.tasks:
+                continue
+            self.tasks = answer["tasks"]
+            tasks = with_tasks(self.worker.agent, self.stream, self.tasks).streams[self.stream].active
+            self.overlays.replan(*_expected(tasks), now)
+            self.zones = _zones(tasks)
+            self.painter = Painter(*self.painter.size, self.zones)
 
     def ask(self) -> None:
         """For the next picture: be told when there is one, then fetch it."""
@@ -182,3 +202,15 @@ class View:
             self.overlays.see(shown.id, at, shown.image)
             self.painter.draw(image, self.overlays.at(shown.id, at, now), shown.captured_at)
         return image
+
+
+def _expected(tasks: Iterable[Task]) -> tuple[dict[str, float], float | None]:
+    """Seconds between two answers, by task; and of those that are asked at all hours, of the one asked most often."""
+    intervals = {task.name: UNCHANGED_S if task.when != "always" else task.every or DEFAULT_EVERY_S for task in tasks}
+    always = [intervals[task.name] for task in tasks if not task.at and not task.between]
+    return intervals, min(always, default=None)
+
+
+def _zones(tasks: Iterable[Task]) -> dict[Zone, None]:
+    """Those that are drawn, each once."""
+    return dict.fromkeys(task.zone for task in tasks if task.zone is not None)

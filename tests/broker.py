@@ -74,6 +74,16 @@ class Broker:
             return one.connect_ex(("127.0.0.1", self.port)) == 0
 
 
+def publish(port: int, topic: str, body: bytes) -> None:
+    """A retained message of another program."""
+    client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    client.publish(topic, body, qos=1, retain=True).wait_for_publish(10)
+    client.disconnect()
+    client.loop_stop()
+
+
 class Message(NamedTuple):
     topic: str
     body: bytes

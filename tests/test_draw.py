@@ -157,6 +157,16 @@ def test_nothing_of_an_old_connection_is_shown() -> None:
     assert made.at(FrameId(EPOCH + 1, 125), 5.0, 6.0).layers == ()
 
 
+def test_a_task_that_is_gone_has_nothing_to_show_and_is_not_waited_for() -> None:
+    made = overlays(event(5.0, CAR), event(5.0, CAR, "words"))
+    assert made.note(25.0) == "last answer 20 s ago"
+    made.replan({"words": 60.0}, 60.0, 25.0)
+    assert len(made.at(FrameId(EPOCH, 125), 5.0, 25.0).layers) == 1
+    assert made.note(40.0) is None
+    made.replan({}, None, 40.0)
+    assert made.at(FrameId(EPOCH, 125), 5.0, 40.0) == Overlay()
+
+
 def test_polygons_and_quads_become_outlines() -> None:
     corners = ((0.1, 0.1), (0.2, 0.1), (0.2, 0.2), (0.1, 0.2))
     made = overlays(event(5.0, Answer(polygons=(Polygon(corners, "a"),), quads=(Quad(corners, "b"),))))

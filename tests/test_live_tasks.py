@@ -7,6 +7,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+
 from streamer.bus.control import Caller, control_socket
 from streamer.events import encode, task_event
 from streamer.redact import Url
@@ -14,6 +17,7 @@ from streamer.sinks import Mqtt, SinkContext
 from tests.agents import RunningAgent, until
 from tests.broker import Broker, Listener
 from tests.rtsp import free_port
+from tests.viewing import JpegReader
 
 DISCOVERY = "homeassistant/device/streamer_home_gate/config"
 
@@ -23,7 +27,16 @@ def components(listener: Listener) -> dict[str, Any]:
     return found
 
 
-def test_the_page_home_assistant_and_top_follow(tmp_path: Path) -> None:
+def has_zone(data: bytes) -> bool:
+    """The white line down the middle that ends the zone `left`."""
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    height, width = image.shape[:2]
+    line = image[height // 4 : -height // 4, width // 2 - 2 : width // 2 + 3].max(axis=1).min(axis=1)
+    return float((line > 180).mean()) > 0.8
+
+
+def test_the_page_home_assistant_top_and_the_video_follow(tmp_path: Path) -> None:
     port, config = free_port(), tmp_path / "home.yaml"
 
     def order(**message: Any) -> dict[str, Any]:
@@ -56,15 +69,22 @@ web: {{bind: "127.0.0.1:{port}"}}
 streams:
   gate:
     source: synthetic?seed=3&fps=10
+    zones: {{left: [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]}}
     tasks: [{{task: caption, every: 500ms}}]
+outputs: [{{kind: mjpeg, stream: gate}}]
 sinks:
   - {{kind: jsonl, path: {tmp_path}/events.jsonl}}
   - {{kind: mqtt, url: "{broker.url}", home_assistant: true}}
 """)
-        with RunningAgent(tmp_path, ["run", str(config)], tmp_path / "events.jsonl") as agent:
+        runtime = tmp_path / "run" / "streamer" / "home"
+        with (
+            RunningAgent(tmp_path, ["run", str(config)], tmp_path / "events.jsonl") as agent,
+            JpegReader(runtime, "gate") as video,
+        ):
             agent.wait_for_results(1, 60)
+            assert not has_zone(video.next())
             until(lambda: on_the_page()["caption"]["latest"], 10, "the page shows an answer")
-            task = {"task": "object_detection", "name": "things", "every": "300ms"}
+            task = {"task": "object_detection", "name": "things", "every": "300ms", "zone": "left"}
             order(op="add", stream="gate", name="things", task=task)
             until(lambda: on_the_page().get("things", {}).get("latest"), 20, "the page shows the new task's answer")
             assert on_the_page()["things"]["often"] == "every 0.3 s"
@@ -74,6 +94,7 @@ sinks:
             assert "length" in sensor["value_template"], "boxes are counted"
             assert 'task="things"' in metrics()
             assert in_top() == ["caption", "things"]
+            until(lambda: has_zone(video.next()), 10, "the video shows the zone")
 
             order(op="pause", stream="gate", name="things")
             until(lambda: on_the_page()["things"]["paused"], 10, "the page shows that it is paused")
@@ -83,6 +104,7 @@ sinks:
             assert "task.caption" in components(listener)
             assert 'task="things"' not in metrics()
             assert in_top() == ["caption"]
+            until(lambda: not has_zone(video.next()), 10, "the video shows the zone no more")
             agent.stop()
 
 

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from streamer.events import encode, numbered, status_event
 from streamer.redact import Url
 from streamer.sinks import Mqtt, SinkContext, SinkField
 from streamer.sinks.mqtt import _Link
+from streamer.types import ResultKind
 from tests.agents import until
-from tests.broker import Broker, Listener
+from tests.broker import Broker, Listener, publish
 from tests.emit_process import EmitProcess
 from tests.sample_events import event
 
@@ -209,6 +211,31 @@ def test_home_assistant_finds_streams_and_tasks(tmp_path: Path) -> None:
     connection = found["components"]["connection"]
     state = topics[connection["state_topic"]].decode()
     assert jinja2.Template(connection["value_template"]).render(value=state) == "ON"
+
+
+def test_what_is_gone_since_the_last_run_is_gone_from_home_assistant(tmp_path: Path) -> None:
+    def run(broker: Broker, **streams: dict[str, ResultKind]) -> None:
+        sink = Mqtt(url=Url(broker.url), home_assistant=True).open(replace(context(tmp_path, []), streams=streams))
+        sink.write([(1, encode(status_event("home", "gate", "up")))])
+        sink.close()
+
+    topic = "homeassistant/device/{}/config".format
+    others = {topic("lamp"): b'{"device": {}}', topic("broken"): b"{", topic("streamer_home_2_yard"): b"[]"}
+    with Broker(tmp_path) as broker, Listener(broker.port) as listener:
+        for name, body in others.items():
+            publish(broker.port, name, body)
+        run(broker, gate={"people": "boxes", "scene": "text"}, yard={"people": "boxes"})
+        until(lambda: listener.retained(topic("streamer_home_yard")), 10, "the stream")
+        run(broker, gate={"people": "boxes"})
+        until(lambda: listener.retained(topic("streamer_home_yard")) == "", 10, "the stream is gone")
+        with Listener(broker.port, name="late") as late:
+            until(lambda: late.retained("streamer/home/status"), 10, "what is retained")
+            found = {one.topic: one.body for one in late.messages}
+    components = json.loads(found.pop(topic("streamer_home_gate")))["components"]
+    assert components["task.scene"] == {"platform": "sensor"}, "as Home Assistant is told that one is gone"
+    assert components["task.people"]["state_topic"] == "streamer/home/streams/gate/people"
+    assert topic("streamer_home_yard") not in found
+    assert {name: body for name, body in found.items() if name.startswith("homeassistant/")} == others
 
 
 def rendered(template: str, answer: Any) -> str:

@@ -13,6 +13,9 @@ _KEEP = "{% set r = value_json.data.result %}{% if r is none %}{{ this.state }}{
 _TEXT = _KEEP.replace("VALUE", "(r.text or '')[:255]")  # as long as a state can be
 _COUNT = _KEEP.replace("VALUE", "(r.boxes + r.polygons + r.quads) | length")
 
+DEVICES = "homeassistant/device/+/config"
+"""Where all programs tell Home Assistant of their devices."""
+
 _SENSOR = {"platform": "sensor"}
 """With nothing more, it removes a sensor that was there."""
 
@@ -45,10 +48,39 @@ class Discovery:
         tasks[data["task"]] = self._kinds.get(data.get("asks")) if data["state"] == "added" else None
         return dict([self._message(data["stream"])])
 
+    def correct(self, topic: str, body: bytes) -> dict[str, bytes]:
+        """What has to be retained in place of what the broker still has of an earlier run.
+
+        Nothing when it is another program's, or names no stream or task that is gone.
+        """
+        try:
+            device = json.loads(body)
+            ours = device["availability_topic"] == f"{self._base}/status"
+            (identity,) = device["device"]["identifiers"]
+            sensors = {
+                name for name, value in device["components"].items() if name.startswith("task.") and value != _SENSOR
+            }
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return {}
+        stream = str(identity).removeprefix(f"streamer_{self._agent}_")
+        if not ours or topic != self._topic(stream):
+            return {}
+        tasks = self._tasks.get(stream)
+        if tasks is None:
+            return {topic: b""}
+        gone = {name.removeprefix("task.") for name in sensors} - tasks.keys()
+        tasks.update(dict.fromkeys(gone))
+        return dict([self._message(stream)]) if gone else {}
+
+    def _topic(self, stream: str) -> str:
+        return DEVICES.replace("+", self._identity(stream))
+
+    def _identity(self, stream: str) -> str:
+        return f"streamer_{self._agent}_{stream}"
+
     def _message(self, stream: str) -> tuple[str, bytes]:
-        identity = f"streamer_{self._agent}_{stream}"
-        device = _device(self._base, identity, stream, self._tasks[stream])
-        return f"homeassistant/device/{identity}/config", json.dumps(device).encode()
+        device = _device(self._base, self._identity(stream), stream, self._tasks[stream])
+        return self._topic(stream), json.dumps(device).encode()
 
 
 def _device(base: str, identity: str, stream: str, tasks: Mapping[str, ResultKind | None]) -> dict[str, Any]:

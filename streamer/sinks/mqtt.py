@@ -17,7 +17,7 @@ import ssl
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -33,7 +33,7 @@ from streamer.errors import ConfigError, SinkError
 from streamer.redact import Url
 from streamer.settings import Name
 from streamer.sinks._base import SinkContext, SinkSettings
-from streamer.sinks._home_assistant import Discovery
+from streamer.sinks._home_assistant import DEVICES, Discovery
 from streamer.types import Sink
 
 log = logging.getLogger(__name__)
@@ -151,6 +151,8 @@ class _MqttSink:
             retained = self._discovery.change(event)
         else:
             retained = {}
+        for topic, device in link.devices():
+            retained |= self._discovery.correct(topic, device)
         self._retained.update(retained)
         return [*messages, *(_Message(position, topic, value, retain=True) for topic, value in retained.items())]
 
@@ -168,8 +170,10 @@ class _Link:
         """`retained`: what is said at every connection, by topic, as it is then."""
         self.window, self.largest = settings.in_flight, sys.maxsize
         self._most, self._retained = settings.in_flight, retained
+        self._home_assistant = settings.home_assistant
         self._news: queue.SimpleQueue[int | str] = queue.SimpleQueue()  # acknowledged message ids, and bad news
         self._to_say: deque[tuple[str, bytes]] = deque()
+        self._devices: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
         self._connected = False
         self._why = "no answer"
         url = urlsplit(settings.url.reveal())
@@ -185,6 +189,7 @@ class _Link:
             client.username_pw_set(unquote(url.username), None if url.password is None else unquote(url.password))
         client.on_connect, client.on_connect_fail = self._on_connect, self._on_connect_fail
         client.on_disconnect, client.on_publish = self._on_disconnect, self._on_publish
+        client.on_message = self._on_message
         client.connect_async(url.hostname or "", url.port or (8883 if tls else 1883), KEEPALIVE_S)
         client.loop_start()
 
@@ -215,6 +220,11 @@ class _Link:
             raise SinkError(f"the broker {self._broker}: {news}")
         return news
 
+    def devices(self) -> Iterator[tuple[str, bytes]]:
+        """What Home Assistant had been told when this connection began, with its topics; each once."""
+        while not self._devices.empty():
+            yield self._devices.get()
+
     def _send(self, topic: str, body: bytes, retain: bool) -> paho.MQTTMessageInfo:
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         properties.ContentType = "text/plain" if retain else "application/cloudevents+json"
@@ -238,6 +248,8 @@ class _Link:
             return
         self.window = min(self._most, getattr(properties, "ReceiveMaximum", self._most))
         self.largest = getattr(properties, "MaximumPacketSize", sys.maxsize)
+        if self._home_assistant:
+            self._client.subscribe(DEVICES)  # first, to hear what was there before it is written over
         self._to_say = deque(self._retained.items())
         self._greet()
 
@@ -256,6 +268,10 @@ class _Link:
             self._send(*self._to_say.popleft(), retain=True)
         else:
             self._connected = True
+
+    def _on_message(self, _: Any, __: Any, message: paho.MQTTMessage) -> None:
+        if message.retain:  # else it was just said, by us or another program
+            self._devices.put((message.topic, bytes(message.payload)))
 
     def _on_publish(self, _: Any, __: Any, message: int, reason: ReasonCode, ___: Any) -> None:
         if not self._connected:
