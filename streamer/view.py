@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.25
 LEARN_S = 1.0
+"""Between two questions to the parent about which tasks there are."""
 WAIT_S = 1.0
 FIRST_PICTURE_S = 3.0
 """A camera that has shown nothing for so long gets a card, of this size until its own is known:"""

@@ -214,16 +214,24 @@ def test_home_assistant_finds_streams_and_tasks(tmp_path: Path) -> None:
 
 
 def test_what_is_gone_since_the_last_run_is_gone_from_home_assistant(tmp_path: Path) -> None:
-    def run(broker: Broker, **streams: dict[str, ResultKind]) -> None:
-        sink = Mqtt(url=Url(broker.url), home_assistant=True).open(replace(context(tmp_path, []), streams=streams))
-        sink.write([(1, encode(status_event("home", "gate", "up")))])
+    def run(broker: Broker, agent: str = "home", **streams: dict[str, ResultKind]) -> None:
+        home = replace(context(tmp_path, []), agent=agent, streams=streams)
+        sink = Mqtt(url=Url(broker.url), home_assistant=True).open(home)
+        sink.write([(1, encode(status_event(agent, "gate", "up")))])
         sink.close()
 
     topic = "homeassistant/device/{}/config".format
-    others = {topic("lamp"): b'{"device": {}}', topic("broken"): b"{", topic("streamer_home_2_yard"): b"[]"}
+    by_hand = {
+        "device": {"identifiers": ["lamp"]}, "availability_topic": "streamer/home/status",
+        "components": {"task.light": {"platform": "light", "command_topic": "lamp"}},
+    }  # fmt: skip
+    others = {topic("lamp"): json.dumps(by_hand).encode(), topic("broken"): b"{", topic("list"): b"[]"}
     with Broker(tmp_path) as broker, Listener(broker.port) as listener:
         for name, body in others.items():
             publish(broker.port, name, body)
+        run(broker, agent="home_2", yard={"people": "boxes"})
+        neighbour = topic("streamer_home_2_yard")
+        others[neighbour] = str(until(lambda: listener.retained(neighbour), 10, "another agent's stream")).encode()
         run(broker, gate={"people": "boxes", "scene": "text"}, yard={"people": "boxes"})
         until(lambda: listener.retained(topic("streamer_home_yard")), 10, "the stream")
         run(broker, gate={"people": "boxes"})
