@@ -28,13 +28,13 @@ chaos: system-packages $(VENV)/.dev
 	$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/accuracy.py $(ARGS)
-	$(BIN)/python benchmarks/scores.py $(ARGS)
-	$(BIN)/python benchmarks/exactness.py $(ARGS)
-	$(BIN)/python benchmarks/engine.py $(ARGS)
+	$(BIN)/python -m benchmarks.accuracy $(ARGS)
+	$(BIN)/python -m benchmarks.scores $(ARGS)
+	$(BIN)/python -m benchmarks.exactness $(ARGS)
+	$(BIN)/python -m benchmarks.engine $(ARGS)
 
 tiny-model: $(VENV)/.runtime
-	$(BIN)/python -m pipelines.training --out pipelines/models/tiny $(ARGS)
+	$(BIN)/python -m pipelines.florence2.training --out pipelines/florence2/models/tiny $(ARGS)
 
 pictures: system-packages $(VENV)/.dev
 	$(BIN)/python docs/pictures.py

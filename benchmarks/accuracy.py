@@ -1,4 +1,4 @@
-"""How true the shipped model's answers are, on worlds it was never trained on: `python benchmarks/accuracy.py`.
+"""How true the shipped model's answers are, on worlds it was never trained on: `python -m benchmarks.accuracy`.
 
 Boxes are right when label and place (IoU at least 0.5) match one object each, words when every letter is right, and
 captions are taken apart into facts: what of which colour, and how many. Prints a table, one line per task, and for
@@ -16,17 +16,38 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
-from report import write
 
-from pipelines.florence2 import pipeline
-from pipelines.parse import parse
-from pipelines.training.answers import Asked, ask, caption, possible
-from streamer.demo import Rect, match
-from streamer.settings import parse_region
-from streamer.toypaint import COLOURS
-from streamer.toywords import HELD_OUT_WORDS
-from streamer.toyworld import HARD, KINDS, NORMAL, SCENE_SECONDS, Difficulty, Scene, Thing, World
-from streamer.types import Answer, Box, Due, Engine, Frame, Job
+from benchmarks.report import write
+from pipelines.florence2.parse import parse
+from pipelines.florence2.pipeline import pipeline
+from pipelines.florence2.training.labels import (
+    Asked,
+    ask,
+    caption,
+    possible,
+)
+from streamer.cli.demo import Rect, match
+from streamer.core.settings import parse_region
+from streamer.toyworld.paint import COLOURS
+from streamer.toyworld.words import HELD_OUT_WORDS
+from streamer.toyworld.world import (
+    HARD,
+    KINDS,
+    NORMAL,
+    SCENE_SECONDS,
+    Difficulty,
+    Scene,
+    Thing,
+    World,
+)
+from streamer.types import (
+    Answer,
+    Box,
+    Due,
+    Engine,
+    Frame,
+    Job,
+)
 
 FIRST_SEED = 500_000
 WIDTH, HEIGHT = 640, 480

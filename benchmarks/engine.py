@@ -1,4 +1,4 @@
-"""The fast engine against transformers on Florence-2 base: `python benchmarks/engine.py [--quick] [--write]`.
+"""The fast engine against transformers on Florence-2 base: `python -m benchmarks.engine [--quick] [--write]`.
 
 Real base architecture, random weights, bfloat16, greedy, the same frames and forced equal numbers of tokens on both
 sides, A and B in turn in one run. The baseline is `generate` of transformers with its default attention and its own
@@ -23,7 +23,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
-from report import write
 from transformers import (
     CLIPImageProcessorPil,
     Florence2Config,
@@ -33,16 +32,27 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from pipelines.checkpoint import Checkpoint
-from pipelines.fast.drafts import Draft
-from pipelines.fast.engine import DRAFT_TOKENS, FastEngine
-from pipelines.images import ImageSettings
-from pipelines.preprocess import Preprocessor
-from pipelines.questions import Questions
-from pipelines.tasks import FLORENCE_TASKS, SPECS
-from pipelines.tokenizer import IMAGE_MEAN, IMAGE_STD, POST_PROCESSOR, build_tokenizer
-from streamer.toyworld import World
-from streamer.types import Due, Frame, Image, Job
+from benchmarks.report import write
+from pipelines.florence2.checkpoint import Checkpoint
+from pipelines.florence2.fast.engine import DRAFT_TOKENS, FastEngine
+from pipelines.florence2.fast.speculative import Draft
+from pipelines.florence2.image_settings import ImageSettings
+from pipelines.florence2.preprocess import Preprocessor
+from pipelines.florence2.processor import Questions
+from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
+from pipelines.florence2.training.checkpoint_builder import (
+    IMAGE_MEAN,
+    IMAGE_STD,
+    POST_PROCESSOR,
+    build_tokenizer,
+)
+from streamer.toyworld.world import World
+from streamer.types import (
+    Due,
+    Frame,
+    Image,
+    Job,
+)
 
 SIDE, IMAGE_TOKENS = 768, 577
 CAMERAS = 8

@@ -1,4 +1,4 @@
-"""Our words, pixels, tokens and readings against transformers' own: `python benchmarks/exactness.py [--write]`.
+"""Our words, pixels, tokens and readings against transformers' own: `python -m benchmarks.exactness [--write]`.
 
 Theirs is `AutoProcessor` and `generate`, one call per answer. Ours is the fast engine, without drafts, once on the
 processor's pixels and once on its own; all in float32. The shipped model answers
@@ -21,19 +21,34 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
-from engine import base, processor_of
-from report import write
 from transformers import AutoProcessor, Florence2ForConditionalGeneration
 
-from pipelines.checkpoint import Checkpoint, load
-from pipelines.fast.engine import FastEngine
-from pipelines.folder import SHIPPED, open_folder
-from pipelines.parse import parse
-from pipelines.questions import Written
-from pipelines.tasks import BINS, FLORENCE_TASKS, SPECS, Form, Quality
-from pipelines.tokenizer import POST_PROCESSOR
-from streamer.toyworld import World
-from streamer.types import Answer, Due, Frame, Image, Job, Point, Polygon, Quad
+from benchmarks.engine import base, processor_of
+from benchmarks.report import write
+from pipelines.florence2.checkpoint import Checkpoint, load
+from pipelines.florence2.checkpoint_files import SHIPPED, open_folder
+from pipelines.florence2.fast.engine import FastEngine
+from pipelines.florence2.parse import parse
+from pipelines.florence2.processor import Written
+from pipelines.florence2.tasks import (
+    BINS,
+    FLORENCE_TASKS,
+    SPECS,
+    Form,
+    Quality,
+)
+from pipelines.florence2.training.checkpoint_builder import POST_PROCESSOR
+from streamer.toyworld.world import World
+from streamer.types import (
+    Answer,
+    Due,
+    Frame,
+    Image,
+    Job,
+    Point,
+    Polygon,
+    Quad,
+)
 
 FIRST_SEED = 800_000
 SIZES = ((640, 480), (1280, 720), (333, 500))

@@ -1,6 +1,6 @@
 """How many events a second the ledger accepts, how long a commit takes, and what the disk's own syncs allow.
 
-    .venv/bin/python benchmarks/ledger.py [--events 30000] [--folder .] [--write]
+    .venv/bin/python -m benchmarks.ledger [--events 30000] [--folder .] [--write]
 
 Each commit holds what one turn of emit takes (128 events at most); all of them are on the disk when it returns.
 """
@@ -17,11 +17,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from report import write
 
-from streamer.events import ResultEvent, result_event
-from streamer.ledger import Ledger
-from streamer.types import Answer, Box, Due, Frame, Job, Result
+from benchmarks.report import write
+from streamer.events.ledger import Ledger
+from streamer.events.schema import ResultEvent, result_event
+from streamer.types import (
+    Answer,
+    Box,
+    Due,
+    Frame,
+    Job,
+    Result,
+)
 
 GROUPS = (1, 16, 128)
 SYNCS = 500

@@ -1,4 +1,4 @@
-"""Whether a box's score says how likely it is right: `python benchmarks/scores.py [--scenes 500] [--write]`.
+"""Whether a box's score says how likely it is right: `python -m benchmarks.scores [--scenes 500] [--write]`.
 
 On a hard split of the drawn world: small things that overlap, under noise. A box is right when it has the label of an
 object of its own and an overlap (IoU) of at least 0.5 with it. Prints how often the boxes of each score are right, and
@@ -15,15 +15,22 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
-from report import write
 
-from pipelines.florence2 import pipeline
-from pipelines.parse import parse
-from pipelines.tasks import FLORENCE_TASKS, SPECS
-from pipelines.training.answers import ask
-from streamer.demo import Rect, iou
-from streamer.toyworld import HARD, World
-from streamer.types import Box, Due, Engine, Frame, Image, Job
+from benchmarks.report import write
+from pipelines.florence2.parse import parse
+from pipelines.florence2.pipeline import pipeline
+from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
+from pipelines.florence2.training.labels import ask
+from streamer.cli.demo import Rect, iou
+from streamer.toyworld.world import HARD, World
+from streamer.types import (
+    Box,
+    Due,
+    Engine,
+    Frame,
+    Image,
+    Job,
+)
 
 FIRST_SEED = 900_000
 WIDTH, HEIGHT = 640, 480

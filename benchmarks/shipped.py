@@ -1,4 +1,4 @@
-"""The fast engine on the shipped model: `python benchmarks/shipped.py [--images 200] [--frames 10000] [--write]`.
+"""The fast engine on the shipped model: `python -m benchmarks.shipped [--images 200] [--frames 10000] [--write]`.
 
 same: share of answers with the plain engine's very tokens, in float32 and bfloat16, over all tasks, and where they
 differ. drafts: how much of a camera's previous answer is right on a noisy drawn video. memory: of the process over
@@ -18,15 +18,25 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
-from report import write
 
-from pipelines.checkpoint import load
-from pipelines.fast.engine import FastEngine
-from pipelines.folder import open_folder
-from pipelines.plain import PlainEngine
-from pipelines.tasks import SPECS
-from streamer.toyworld import World
-from streamer.types import Box, Due, Engine, Frame, Image, Job, Polygon, Quad, Result
+from benchmarks.report import write
+from pipelines.florence2.checkpoint import load
+from pipelines.florence2.checkpoint_files import open_folder
+from pipelines.florence2.fast.engine import FastEngine
+from pipelines.florence2.reference_engine import PlainEngine
+from pipelines.florence2.tasks import SPECS
+from streamer.toyworld.world import World
+from streamer.types import (
+    Box,
+    Due,
+    Engine,
+    Frame,
+    Image,
+    Job,
+    Polygon,
+    Quad,
+    Result,
+)
 
 FIRST_SEED = 700_000
 SIZE = (480, 360)

@@ -1,4 +1,4 @@
-"""What a frame costs between two processes: `python benchmarks/transport.py [--quick] [--write]`; under a minute.
+"""What a frame costs between two processes: `python -m benchmarks.transport [--quick] [--write]`; under a minute.
 
 1920x1080 BGR pictures. One process paints every byte of each, the other reads every byte and checks it. Our way: the
 painter answers as a capture does (`FrameServer`) and paints into the buffer that the asker names (`FrameClient`).
@@ -22,13 +22,13 @@ from typing import Any
 
 import numpy as np
 import zmq
-from report import write
 
-from streamer.bus.frames import FrameClient, Want
-from streamer.bus.frameserver import FrameServer
-from streamer.bus.shelf import LiveShelf, Shot
+from benchmarks.report import write
+from streamer.bus.frame_client import FrameClient, Want
+from streamer.capture.frame_server import FrameServer
+from streamer.capture.frame_slot import LiveShelf, Shot
 from streamer.types import FrameId, Image, Luma
-from tests.agents import assert_identity
+from tests.support.agents import assert_identity
 
 STREAM, WIDTH, HEIGHT = "cam", 1920, 1080
 BYTES = 3 * WIDTH * HEIGHT

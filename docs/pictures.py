@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from playwright.sync_api import Page, expect, sync_playwright
 
-from streamer.demo import CONFIG, STREAM
+from streamer.cli.demo import CONFIG, STREAM
 
 HERE = Path(__file__).parent
 CHROMIUM = "/usr/bin/chromium"

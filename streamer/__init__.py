@@ -6,17 +6,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streamer.events import Event, ResultEvent, StatusEvent
-    from streamer.subscriber import subscribe
+    from streamer.events.schema import Event, ResultEvent, StatusEvent
+    from streamer.events.subscribe import subscribe
 
 __all__ = ["Event", "ResultEvent", "StatusEvent", "__version__", "subscribe"]
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Event": "streamer.events",
-    "ResultEvent": "streamer.events",
-    "StatusEvent": "streamer.events",
-    "subscribe": "streamer.subscriber",
+    "Event": "streamer.events.schema",
+    "ResultEvent": "streamer.events.schema",
+    "StatusEvent": "streamer.events.schema",
+    "subscribe": "streamer.events.subscribe",
 }
 
 

@@ -1,4 +1,4 @@
-from streamer.cli import main
+from streamer.cli.main import main
 
 if __name__ == "__main__":
     main()

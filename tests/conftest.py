@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamer import redact
+from streamer.core import redact
 
 
 @pytest.fixture(autouse=True)

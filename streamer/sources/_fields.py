@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from streamer.bus.buffers import BUFFER_PIXELS
+from streamer.bus.frame_buffers import BUFFER_PIXELS
 
 
 def width_and_height(size: str) -> tuple[int, int]:

@@ -15,17 +15,17 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from streamer.config import Agent
-from streamer.outputs.hls import hls_folder
-from streamer.web import status
-from streamer.web.book import Entry, Filter
-from streamer.web.cameras import Cameras
-from streamer.web.guard import Guard
-from streamer.web.live import Live, motion_jpeg
+from streamer.config.model import Agent
+from streamer.events.ledger.query import Entry, Filter
+from streamer.video.outputs.hls import hls_folder
+from streamer.web.auth import Guard
 from streamer.web.metrics import Figures, exposition
-from streamer.web.tail import Tail
-from streamer.web.tasks import Tasks
-from streamer.web.views import View, views_of
+from streamer.web.mjpeg import Live, motion_jpeg
+from streamer.web.monitor import status
+from streamer.web.monitor.capture_poller import Cameras
+from streamer.web.monitor.event_follower import Tail
+from streamer.web.monitor.task_list import Tasks
+from streamer.web.video_urls import View, views_of
 
 STATIC = Path(__file__).with_name("static")
 MOST_EVENTS = 1000

@@ -12,9 +12,9 @@ from prometheus_client.registry import Collector
 
 from streamer import __version__
 from streamer.types import PRIORITIES
-from streamer.web.cameras import Cameras
-from streamer.web.live import Live
-from streamer.web.tail import Tail
+from streamer.web.mjpeg import Live
+from streamer.web.monitor.capture_poller import Cameras
+from streamer.web.monitor.event_follower import Tail
 
 FRAMES = {
     "captured": "Frames decoded by this capture process.",

@@ -16,10 +16,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.bench import Fault, Row, Size, Skipped
+from tests.chaos.bench import (
+    Fault,
+    Row,
+    Size,
+    Skipped,
+)
 from tests.chaos.cameras import frozen, restarts, soak
-from tests.chaos.disks import bytes_flipped, clock_steps, disk_full, power_cut
-from tests.chaos.processes import infer_killed, infer_stopped, poison, step_never_returns, terminated
+from tests.chaos.disks import (
+    bytes_flipped,
+    clock_steps,
+    disk_full,
+    power_cut,
+)
+from tests.chaos.processes import (
+    infer_killed,
+    infer_stopped,
+    poison,
+    step_never_returns,
+    terminated,
+)
 from tests.chaos.receivers import broker_down, webhook
 
 FAULTS: tuple[Fault, ...] = (
@@ -86,7 +102,7 @@ def do_all(faults: list[Fault], folder: Path, size: Size) -> list[Done]:
 def keep(done: list[Done], note: str) -> None:
     """Each in its place of `benchmarks/results/chaos.json`; the others there stay."""
     sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-    from report import merge
+    from benchmarks.report import merge
 
     merge("chaos", {one.fault.__name__: one.entry(note) for one in done})
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests import faulty
-from tests.agents import Event, RunningAgent
+from tests.support import faulty
+from tests.support.agents import Event, RunningAgent
 
 START_S = 120.0
 CAMERA = {"source": "synthetic?fps=25&size=160x120", "tasks": [{"task": "caption", "every": "200ms"}]}

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.agents import until
 from tests.chaos.bench import (
     CAMERA,
     START_S,
@@ -25,8 +24,9 @@ from tests.chaos.bench import (
     share_at_least,
 )
 from tests.chaos.link import Link
-from tests.clips import write_clip
-from tests.rtsp import RtspServer
+from tests.support.agents import until
+from tests.support.clips import write_clip
+from tests.support.rtsp import RtspServer
 
 LEARNT_S = 22.0
 """After so long at 25 pictures a second a camera's earlier silences are forgotten."""

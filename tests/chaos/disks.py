@@ -19,11 +19,22 @@ from typing import Any
 
 import apsw
 
-from streamer.bus.delivery import EventClient
-from tests.agents import until
-from tests.chaos.bench import CAMERA, START_S, Row, Size, Skipped, agent, at_most, holes, is_so, median_at_most
-from tests.emit_process import EmitProcess
-from tests.sample_events import event
+from streamer.bus.event_channel import EventClient
+from tests.chaos.bench import (
+    CAMERA,
+    START_S,
+    Row,
+    Size,
+    Skipped,
+    agent,
+    at_most,
+    holes,
+    is_so,
+    median_at_most,
+)
+from tests.support.agents import until
+from tests.support.emit_process import EmitProcess
+from tests.support.sample_events import event
 
 EXT4_IOC_SHUTDOWN = 0x8004587D
 NO_LOG_FLUSH = 2

@@ -16,7 +16,6 @@ from typing import Any
 
 import av
 
-from tests.agents import RunningAgent, is_alive, until
 from tests.chaos.bench import (
     CAMERA,
     START_S,
@@ -29,6 +28,7 @@ from tests.chaos.bench import (
     median_at_most,
     share_at_least,
 )
+from tests.support.agents import RunningAgent, is_alive, until
 
 
 def infer_killed(folder: Path, size: Size) -> Iterator[Row]:

@@ -17,14 +17,22 @@ import apsw
 import numpy as np
 import zmq
 
-from streamer.bus.delivery import EventClient
-from tests import hooks
-from tests.agents import RunningAgent, until
-from tests.broker import Broker, Listener
-from tests.chaos.bench import CAMERA, START_S, Row, Size, agent, at_most, holes
-from tests.emit_process import EmitProcess
-from tests.hooks import Endpoint
-from tests.sample_events import event
+from streamer.bus.event_channel import EventClient
+from tests.chaos.bench import (
+    CAMERA,
+    START_S,
+    Row,
+    Size,
+    agent,
+    at_most,
+    holes,
+)
+from tests.support import hooks
+from tests.support.agents import RunningAgent, until
+from tests.support.broker import Broker, Listener
+from tests.support.emit_process import EmitProcess
+from tests.support.hooks import Endpoint
+from tests.support.sample_events import event
 
 IN_FLIGHT = 20
 

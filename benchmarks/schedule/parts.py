@@ -1,0 +1,122 @@
+"""What the live parts of the schedule's benchmark share: a camera's clip, a device, and an agent that is measured."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from streamer.bus.event_channel import EventServer
+from streamer.config.model import from_mapping
+from streamer.events.schema import ResultEvent, StatusEvent
+from streamer.processes.infer import Inference
+from streamer.processes.worker import Worker
+from streamer.types import Job, Result
+from tests.support.agents import assert_identity
+from tests.support.viewing import Role
+
+FPS, KEY_FRAME_EVERY = 25, 20
+START_S = 60.0
+
+
+def make_clip(path: Path, seconds: int = 8) -> Path:
+    """720p25 H.264 as a camera makes it: movement, noise, 3 Mbit/s, a key frame every 0.8 s, no B-frames."""
+    source = f"testsrc2=size=1280x720:rate={FPS}:duration={seconds},noise=alls=6:allf=t"
+    words = f"-c:v libx264 -preset veryfast -b:v 3M -maxrate 3M -bufsize 3M -bf 0 -g {KEY_FRAME_EVERY}"
+    more = f"-keyint_min {KEY_FRAME_EVERY} -sc_threshold 0 -pix_fmt yuv420p"
+    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", source, *words.split(), *more.split(), str(path)]
+    subprocess.run(command, check=True)
+    return path
+
+
+class Device:
+    """An engine that needs `seconds` for a batch, and notes how old each frame is as it begins."""
+
+    model = "device"
+
+    def __init__(self, seconds: float, batch: int) -> None:
+        self.ages: list[float] = []
+        """Seconds since capture."""
+        self._seconds, self._batch = seconds, batch
+        self._jobs: list[Job] = []
+
+    def free(self) -> int:
+        return self._batch - len(self._jobs)
+
+    def admit(self, jobs: Sequence[Job]) -> None:
+        self._jobs += jobs
+
+    def step(self) -> list[Result]:
+        jobs, self._jobs = self._jobs, []
+        started = time.monotonic()
+        self.ages += [started - job.frame.captured_mono for job in jobs]
+        time.sleep(self._seconds)  # this is the device at work
+        return [Result(job, "empty", started_mono=started, inference_s=self._seconds, batch=len(jobs)) for job in jobs]
+
+
+class Measured:
+    """Captures in processes of their own, the inference in this one, and emit's place; a context manager."""
+
+    def __init__(self, runtime: Path, streams: dict[str, Any], device: Device) -> None:
+        config = {"agent": "bench", "streams": streams, "sinks": [{"kind": "zmq"}]}
+        self.results: list[ResultEvent] = []
+        self.statuses: list[StatusEvent] = []
+        with ExitStack() as stack:
+            self._server = stack.enter_context(EventServer(runtime))
+            nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            stack.callback(os.close, nowhere)
+            worker = Worker(from_mapping(config), runtime, runtime, None, nowhere)
+            self._inference = stack.enter_context(Inference(worker, device))
+            self.captures = {name: stack.enter_context(Role(runtime, config, "capture", name)) for name in streams}
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Measured:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def turn_until(self, what: Callable[[], object], seconds: float) -> None:
+        """Let inference work. Raises TimeoutError."""
+        until = time.monotonic() + seconds
+        while not what():
+            if time.monotonic() > until:
+                raise TimeoutError(f"it did not happen; {[status.subject for status in self.statuses]}")
+            self._inference.turn()
+            deliveries = self._server.receive()
+            self._server.ack(deliveries)
+            for delivery in deliveries:
+                event = delivery.event
+                if isinstance(event, ResultEvent):
+                    self.results.append(event)
+                else:
+                    self.statuses.append(event)
+
+    def turn_for(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        self.turn_until(lambda: time.monotonic() >= until, math.inf)
+
+    def warm_up(self, seconds: float) -> None:
+        """Until every camera is up and was asked, and so long more."""
+        self.turn_until(lambda: {event.data.stream for event in self.results} == set(self.captures), START_S)
+        self.turn_for(seconds)
+
+    def stop(self) -> dict[str, dict[str, Any]]:
+        """End the captures; what became of the frames of each, which is exact."""
+        for capture in self.captures.values():
+            capture.process.send_signal(signal.SIGTERM)
+        self.turn_until(lambda: len(self._stopped()) == len(self.captures), START_S)
+        return self._stopped()
+
+    def _stopped(self) -> dict[str, dict[str, Any]]:
+        last = [event.data for event in self.statuses if event.subject == "stream.stopped"]
+        books = {str(data.stream): data.frames.model_dump() for data in last if data.frames is not None}
+        for frames in books.values():
+            assert_identity(frames)
+        return books

@@ -1,0 +1,195 @@
+"""The scheduler alone, under three times more work than the device can do.
+
+1,000 cameras with three tasks each on a simulated clock; 10 % of the jobs are high priority. Nothing is decoded and no
+model runs: a simulated device takes batches and needs a fixed time for each job. Says how many high-priority runs
+missed their configured interval, how evenly each class was served, what the longest wait was (one run in every
+stretched interval: about twice the factor), and what the scheduler itself needs of a core and of memory.
+"""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from streamer.inference.policy import Policy
+from streamer.inference.schedule import Now, Schedule
+from streamer.types import (
+    PRIORITIES,
+    Due,
+    Frame,
+    Priority,
+    When,
+)
+
+BATCH = 16
+LOAD = 3.0
+COSTS = {"object_detection": 1.0, "ocr": 2.0, "caption": 3.0}
+"""How long a job of a task is, compared with others."""
+EVERY = {"object_detection": 4.0, "ocr": 8.0, "caption": 12.0}
+START = Now(1000.0, 1.8e9)
+_IMAGE = np.zeros((2, 2, 3), np.uint8)
+
+
+@dataclass(frozen=True)
+class Task:
+    task: str
+    name: str
+    every: float
+    priority: Priority
+    every_n_frames: None = None
+    at: None = None
+    between: None = None
+    max_age: None = None
+    zone: None = None
+    when: When = "always"
+    refresh: float = 600.0
+    params: None = None
+
+
+def tasks_of(camera: int) -> list[Task]:
+    """Detection is high priority on every fifth camera or so: a tenth of all jobs; captions are low."""
+    high = camera % 11 < 2
+    levels: dict[str, Priority] = {
+        "object_detection": "high" if high else "normal",
+        "ocr": "normal",
+        "caption": "low",
+    }
+    return [Task(task, task, EVERY[task], levels[task]) for task in COSTS]
+
+
+class Simulation:
+    """The cameras, and a device that needs a fixed time for each job."""
+
+    def __init__(self, cameras: int, load: float) -> None:
+        tasks = {f"camera{number}": tasks_of(number) for number in range(cameras)}
+        self.now = START
+        self.schedules = {name: Schedule(name, given, "live", START) for name, given in tasks.items()}
+        self.policy = Policy(self.schedules, START)
+        asked = sum(COSTS[task.task] / task.every for given in tasks.values() for task in given)
+        self.second = 1 / (asked / load)
+        """Device seconds of a job of cost 1."""
+        self.runs: dict[tuple[str, str], list[float]] = {
+            (name, task.name): [] for name, given in tasks.items() for task in given
+        }
+        self.priority = {(name, task.name): task.priority for name, given in tasks.items() for task in given}
+        self.scheduling = 0.0
+        """Seconds of processor time that the scheduler itself used."""
+        self.stretched: list[tuple[float, dict[Priority, float]]] = []
+        self._number = 0
+
+    def run(self, seconds: float) -> None:
+        until = self.now.mono + seconds
+        while self.now.mono < until:
+            started = time.process_time()
+            dues = self._choose()
+            self.scheduling += time.process_time() - started
+            busy = sum(COSTS[due.task] for due in dues) * self.second
+            for due in dues:
+                self.runs[due.stream, due.name].append(self.now.mono)
+            self._pass(busy or max(self.policy.wait(self.now), 0.001))
+            started = time.process_time()
+            self._finish(dues, busy)
+            self.scheduling += time.process_time() - started
+
+    def _choose(self) -> list[Due]:
+        dues = []
+        for stream, names in self.policy.choose(BATCH, self.now).items():
+            self._number += 1
+            frame = Frame(stream, 1, self._number, self.now.wall, self.now.mono, None, _IMAGE)
+            dues += self.schedules[stream].take(frame, self.now, names)
+            self.policy.release(stream, self.now)
+        return dues
+
+    def _finish(self, dues: Iterable[Due], busy: float) -> None:
+        for due in dues:
+            self.policy.done(due, COSTS[due.task] * self.second)
+        self.policy.overload.worked(busy)
+        if self.policy.adapt(self.now):
+            self.stretched.append((self.now.mono - START.mono, dict(self.policy.overload.factors)))
+
+    def _pass(self, seconds: float) -> None:
+        self.now = Now(self.now.mono + seconds, self.now.wall + seconds)
+
+
+def misses(simulation: Simulation, priority: Priority) -> float:
+    """Share of the configured intervals of a class that have no run."""
+    missed = asked = 0
+    for (stream, name), starts in simulation.runs.items():
+        if simulation.priority[stream, name] == priority:
+            intervals = int((simulation.now.mono - START.mono) / EVERY[name])
+            served = {int((start - START.mono) / EVERY[name] + 1e-9) for start in starts}
+            asked += intervals
+            missed += intervals - len(served & set(range(intervals)))
+    return missed / max(1, asked)
+
+
+def fairness(simulation: Simulation, priority: Priority) -> float:
+    """Jain's index over the cameras of a class: device time that each got, of what it asked for."""
+    got: defaultdict[str, float] = defaultdict(float)
+    asked: defaultdict[str, float] = defaultdict(float)
+    for (stream, name), starts in simulation.runs.items():
+        if simulation.priority[stream, name] == priority:
+            got[stream] += len(starts) * COSTS[name]
+            asked[stream] += COSTS[name] / EVERY[name]
+    shares = np.array([got[stream] / asked[stream] for stream in asked])
+    return float(shares.sum() ** 2 / (len(shares) * (shares**2).sum()))
+
+
+def longest_wait(simulation: Simulation, priority: Priority, since: float) -> float:
+    """Longest time between two runs of a task, in configured intervals, once the factors were found."""
+    found = 0.0
+    for (stream, name), starts in simulation.runs.items():
+        if simulation.priority[stream, name] == priority:
+            late = [start for start in starts if start >= START.mono + since]
+            gaps = np.diff([*late, simulation.now.mono]) if late else [simulation.now.mono - START.mono - since]
+            found = max(found, float(max(gaps)) / EVERY[name])
+    return found
+
+
+def measure(cameras: int, seconds: float) -> dict[str, Any]:
+    simulation = Simulation(cameras, LOAD)
+    tracemalloc.start()
+    simulation.run(seconds / 2)
+    halfway = tracemalloc.get_traced_memory()[0]
+    records = sum(len(starts) for starts in simulation.runs.values())
+    simulation.run(seconds / 2)
+    grown = tracemalloc.get_traced_memory()[0] - halfway
+    tracemalloc.stop()
+    kept = (sum(len(starts) for starts in simulation.runs.values()) - records) * 32
+    runs = sum(len(starts) for starts in simulation.runs.values())
+    by_class = {
+        priority: {
+            "missed": round(misses(simulation, priority), 4),
+            "fairness": round(fairness(simulation, priority), 4),
+            "factor": round(simulation.policy.overload.factors[priority], 2),
+            "longest_wait_in_intervals": round(longest_wait(simulation, priority, seconds / 4), 2),
+        }
+        for priority in PRIORITIES
+    }
+    return {
+        "cameras": cameras,
+        "simulated_seconds": seconds,
+        "load": LOAD,
+        "runs": runs,
+        "classes": by_class,
+        "told": len(simulation.stretched),
+        "memory_grown_kib_beyond_the_record": round((grown - kept) / 1024),
+    }
+
+
+def processor_share(cameras: int, seconds: float) -> float:
+    """Of one core, without the memory measurement, which slows everything down."""
+    simulation = Simulation(cameras, LOAD)
+    simulation.run(seconds)
+    return simulation.scheduling / seconds
+
+
+def simulated(cameras: int, seconds: float) -> dict[str, Any]:
+    result = measure(cameras, seconds)
+    return {**result, "processor_share": round(processor_share(cameras, seconds / 4), 4)}

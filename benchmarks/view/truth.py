@@ -1,0 +1,166 @@
+"""Where boxes are drawn, against where the objects are: the view of the toy world at 25 fps, asked once a second."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.view.parts import (
+    FPS,
+    SEED,
+    STREAM,
+    config,
+    rate_and_gap,
+    turn_until,
+    wait_for,
+    worker,
+)
+from streamer.cli.demo import GOOD_IOU, match
+from streamer.config.model import Agent
+from streamer.events.schema import ResultEvent
+from streamer.processes.view import View
+from streamer.processes.worker import Worker
+from streamer.toyworld.world import World
+from streamer.types import Box, FrameId, Image
+from streamer.video.box_motion import Motion
+from streamer.video.outputs import SYNC
+from streamer.video.pacing import Due
+from tests.support.viewing import (
+    Ears,
+    Role,
+    Truth,
+    view_config,
+)
+
+
+@dataclass
+class Drawing:
+    frame: FrameId
+    pts: float
+    drawn: list[Box]
+    velocity: list[Box]
+    held: list[Box]
+
+
+@dataclass
+class Answers:
+    """The same answers, shown in the two simpler ways."""
+
+    motion: Motion = field(default_factory=Motion)
+    answers: list[tuple[float, list[Box]]] = field(default_factory=list)
+    asked: set[tuple[int, int]] = field(default_factory=set)
+
+    def add(self, event: ResultEvent) -> None:
+        data = event.data
+        if data.result is None or data.frame.pts is None:
+            return
+        boxes = [Box(*box.box, box.label, box.score, box.track) for box in data.result.boxes]
+        self.motion.add(data.frame.pts, boxes)
+        self.answers.append((data.frame.pts, boxes))
+        self.asked.add((data.epoch, data.frame.seq))
+
+    def held(self, pts: float) -> list[Box]:
+        return next((boxes for at, boxes in reversed(self.answers) if at <= pts + 1e-6), [])
+
+
+class Watched(View):
+    """A view that keeps what it draws."""
+
+    def __init__(self, worker: Worker, name: str) -> None:
+        super().__init__(worker, name)
+        self.drawings: list[Drawing] = []
+        self.answers = Answers()
+
+    def hear(self, event: ResultEvent) -> None:
+        super().hear(event)
+        self.answers.add(event)
+
+    def drawn(self, due: Due, now: float) -> Image:
+        image = super().drawn(due, now)
+        shown = due.shown
+        if shown is not None and not due.again and shown.pts is not None and self.answers.answers:
+            overlay = self.overlays.at(shown.id, shown.pts, now)
+            boxes = [box for layer in overlay.layers for box in layer.boxes]
+            velocity, held = self.answers.motion.at(shown.pts), self.answers.held(shown.pts)
+            self.drawings.append(Drawing(shown.id, shown.pts, boxes, velocity, held))
+        return image
+
+
+def overlap(boxes: list[Box], pts: float) -> list[float]:
+    truth = [(thing.kind, thing.box) for thing in World(SEED).scene(pts).objects]
+    rows = match([(box.label, (box.x0, box.y0, box.x1, box.y1)) for box in boxes], truth)
+    return [row.iou for row in rows if row.truth]
+
+
+def mean(drawings: list[Drawing], which: Callable[[Drawing], list[Box]], least: float = 0.0) -> float | None:
+    """Over all objects with at least that overlap."""
+    values = [value for one in drawings for value in overlap(which(one), one.pts) if value >= least]
+    return round(statistics.fmean(values), 4) if values else None
+
+
+@contextlib.contextmanager
+def running(agent: Agent) -> Iterator[Path]:
+    """The real program, its runtime folder."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        os.environ |= {"XDG_RUNTIME_DIR": folder, "XDG_STATE_HOME": folder}
+        file = Path(folder) / "bench.json"
+        file.write_text(json.dumps(agent.raw))  # JSON is YAML
+        with subprocess.Popen([sys.executable, "-m", "streamer", "run", str(file)]) as process:
+            try:
+                yield Path(folder) / "streamer" / "bench"
+            finally:
+                process.terminate()
+                process.wait(20)
+
+
+@contextlib.contextmanager
+def always_right() -> Iterator[Path]:
+    """A camera, and in inference's place the truth, 0.1 s late: what the view alone makes of it."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        runtime = Path(folder)
+        made = view_config({"kind": "mjpeg"}, source=f"synthetic?seed={SEED}&fps={FPS}")
+        with Ears(runtime), Role(runtime, made, "capture"), Truth(runtime):
+            yield runtime
+
+
+def truth(seconds: float) -> dict[str, Any]:
+    """The program runs without views; they run here, in their own code, so that what they draw is known exactly."""
+    found: dict[str, Any] = {}
+    for sync in (False, True):
+        with running(config()) as runtime:
+            wait_for((runtime / "results.sock").exists, 180)
+            found["shipped model, sync" if sync else "shipped model"] = watch(runtime, STREAM, sync, seconds)
+        with always_right() as runtime:
+            found["perfect answers, sync" if sync else "perfect answers"] = watch(runtime, "cam", sync, seconds)
+    return found
+
+
+def watch(runtime: Path, stream: str, sync: bool, seconds: float) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        agent = config({"kind": "mp4", "path": folder, "sync": sync, "stream": stream, "segment": "1h"}, stream=stream)
+        name = stream + SYNC if sync else stream
+        with Watched(worker(agent, runtime, name), name) as view:
+            turn_until(view, lambda: len(view.answers.answers) >= 3, 120)
+            view.drawings.clear()
+            turn_until(view, lambda: False, seconds)
+        fps, _ = rate_and_gap(Path(folder), name)
+    own = [one for one in view.drawings if tuple(one.frame) in view.answers.asked]
+    return {
+        "frames": len(view.drawings),
+        "fps_by_ffprobe": fps,
+        "as_drawn": mean(view.drawings, lambda one: one.drawn),
+        "velocity_alone": mean(view.drawings, lambda one: one.velocity),
+        "hold_last": mean(view.drawings, lambda one: one.held),
+        "at_inferred_frames": mean(own, lambda one: one.drawn),
+        "of_those_found": mean(own, lambda one: one.drawn, GOOD_IOU),
+        "inferred_frames": len(own),
+    }

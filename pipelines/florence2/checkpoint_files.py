@@ -1,0 +1,197 @@
+"""Finds a checkpoint's folder and checks its files, before anything heavy is loaded. Nothing in it is executed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.florence2.image_settings import ImageSettings
+from streamer.core.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+SHIPPED = Path(__file__).parent / "models" / "tiny"
+"""The small model that comes with the package."""
+
+_HUB_FILES = ("*.json", "*.safetensors", "merges.txt")
+_CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")
+_REMOTE_CODE = re.compile(r"microsoft/(florence-2-.+)", re.IGNORECASE)
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_POSITIONS = 1024
+"""What a checkpoint has that does not say."""
+_GENERATION_KEYS = (
+    *("num_beams", "no_repeat_ngram_size", "early_stopping", "length_penalty"),
+    *("forced_bos_token_id", "forced_eos_token_id", "bos_token_id", "eos_token_id", "pad_token_id"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A checkpoint on disk whose files are all there."""
+
+    name: str
+    """As it stands in events."""
+    path: Path
+    config: dict[str, Any]
+    generation: dict[str, Any]
+    images: ImageSettings
+    banned_phrases: frozenset[str]
+    weights: tuple[Path, ...]
+
+    @property
+    def encoder_limit(self) -> int:
+        """Tokens a prompt may have, the image's included."""
+        return int(self.config["text_config"].get("max_position_embeddings", _POSITIONS))
+
+
+def open_folder(checkpoint: str | None, download: bool = True) -> Folder:
+    """The checkpoint of that name: a local folder, else a name on the hub; None is the shipped model.
+
+    A hub checkpoint is downloaded once and then read from the cache; without `download` from the cache only. Raises
+    ConfigError, which says what to do.
+    """
+    if checkpoint is None:
+        if not SHIPPED.is_dir():
+            raise ConfigError(f"the small model is missing from this installation ({SHIPPED}): name a checkpoint")
+        return _read("tiny", SHIPPED)
+    path = Path(checkpoint).expanduser()
+    if path.is_dir():
+        return _read(path.resolve().name, path)
+    if path.exists():
+        raise ConfigError(f"checkpoint {checkpoint} is a file; a checkpoint is a folder")
+    if checkpoint.startswith((".", "/", "~")):
+        raise ConfigError(f"no such checkpoint folder: {checkpoint}")
+    return _read(checkpoint, _download(checkpoint, cached=not download))
+
+
+def _download(name: str, cached: bool) -> Path:
+    if match := _REMOTE_CODE.fullmatch(name):
+        raise _remote_code(name, match[1])
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RemoteEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        # The small file first, so that a wrong name does not cost a long download.
+        _check_config(name, _load_json(Path(hf_hub_download(name, "config.json", local_files_only=cached))))
+        return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES), local_files_only=cached))
+    except HFValidationError:
+        raise ConfigError(f"checkpoint {name} is neither a folder here nor a name on the hub") from None
+    except GatedRepoError:
+        raise ConfigError(f"checkpoint {name} is gated on the hub: ask for access there and log in") from None
+    except RepositoryNotFoundError:
+        raise ConfigError(f"checkpoint {name} is not on the hub, and there is no such folder here") from None
+    except RemoteEntryNotFoundError:
+        raise ConfigError(f"checkpoint {name} is not a Florence-2: it has no config.json") from None
+    except LocalEntryNotFoundError:
+        raise ConfigError(
+            f"checkpoint {name} is not in the local cache and the hub cannot be reached: "
+            "check the connection, or give the folder of a downloaded checkpoint"
+        ) from None
+    except HfHubHTTPError as error:
+        raise ConfigError(f"checkpoint {name}: the hub answered {error.response.status_code}, try again") from None
+
+
+def _read(name: str, path: Path) -> Folder:
+    for needed in ("config.json", "tokenizer.json"):
+        if not (path / needed).is_file():
+            raise _missing(name, path, needed)
+    config = _load_json(path / "config.json")
+    _check_config(name, config)
+    processor, tokenizer = (_optional_json(path / file) for file in ("processor_config.json", "tokenizer_config.json"))
+    images = _optional_json(path / "preprocessor_config.json") or processor.get("image_processor")
+    if not images:
+        raise _missing(name, path, "preprocessor_config.json")
+    for content in (processor, tokenizer, images):
+        _check_code(name, content)
+    rules = processor.get("post_processor_config") or {}
+    return Folder(
+        name=name,
+        path=path,
+        config=config,
+        generation=_generation(path, config),
+        images=ImageSettings.read(name, images, config["vision_config"]),
+        banned_phrases=frozenset(rules.get("phrase_grounding", {}).get("banned_grounding_tokens", ())),
+        weights=_weight_files(name, path),
+    )
+
+
+def _check_config(name: str, config: dict[str, Any]) -> None:
+    _check_code(name, config)
+    parts = [config, config.get("text_config") or {}, config.get("vision_config") or {}]
+    kinds = [part.get("model_type") for part in parts]
+    if kinds[0] == "florence2" and kinds[1:] != ["bart", "florence_vision"]:
+        raise _remote_code(name)
+    if kinds[0] != "florence2":
+        raise ConfigError(f"checkpoint {name} is not a Florence-2: its model_type is {kinds[0]!r}")
+
+
+def _check_code(name: str, content: Any) -> None:
+    if found := next(_code_keys(content), None):
+        raise _remote_code(name, reason=found)
+
+
+def _code_keys(content: Any) -> Iterator[str]:
+    if isinstance(content, dict):
+        yield from (key for key in _CODE_KEYS if content.get(key))
+        content = list(content.values())
+    if isinstance(content, list):
+        for part in content:
+            yield from _code_keys(part)
+
+
+def _remote_code(name: str, suffix: str = "Florence-2-base", reason: str | None = None) -> ConfigError:
+    detail = f" ({reason})" if reason else ""
+    return ConfigError(
+        f"checkpoint {name} brings code of its own{detail}, which is never run: "
+        f"use the native conversion instead, for example florence-community/{suffix}"
+    )
+
+
+def _weight_files(name: str, path: Path) -> tuple[Path, ...]:
+    if (path / _INDEX).is_file():
+        index = _load_json(path / _INDEX).get("weight_map", {})
+        files = sorted({path / part for part in index.values()})
+    else:
+        files = [path / _WEIGHTS]
+    for file in files:
+        if not file.is_file():
+            raise _missing(name, path, file.name)
+    return tuple(files)
+
+
+def _generation(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """How the checkpoint wants to be decoded. Old ones keep it in the model's config, where transformers drops it."""
+    if found := _optional_json(path / "generation_config.json"):
+        return found
+    places = (config["text_config"], config)
+    return {key: place[key] for place in places for key in _GENERATION_KEYS if place.get(key) is not None}
+
+
+def _missing(name: str, path: Path, file: str) -> ConfigError:
+    return ConfigError(f"checkpoint {name} is not complete: {file} is missing in {path}")
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return _load_json(path) if path.is_file() else {}
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} cannot be read: it does not hold a JSON object")
+    return content

@@ -1,0 +1,235 @@
+"""The vision tower (DaViT) and its projector, rewritten: one layout throughout, norms and scales folded into matrices.
+
+Tokens stay (frames, places, channels) all the way; the depthwise convolutions see the same memory as channels-last
+pictures. The picture's size is fixed when the graph is built.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipelines.florence2.fast.layers import (
+    Linear,
+    Norm,
+    bare,
+    linear,
+    norm,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Convolution:
+    weight: Tensor
+    bias: Tensor
+    stride: int
+    padding: int
+    groups: int
+
+    @classmethod
+    def of(cls, module: Any, groups: int = 1) -> _Convolution:
+        weight = module.weight.detach().contiguous(memory_format=torch.channels_last)
+        return cls(weight, module.bias.detach(), module.stride[0], module.padding[0], groups)
+
+    def __call__(self, x: Tensor, height: int, width: int) -> Tensor:
+        """(frames, places, channels) to (frames, height, width, channels)."""
+        picture = x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        made = functional.conv2d(picture, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
+        return made.permute(0, 2, 3, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _FeedForward:
+    depthwise: _Convolution
+    norm: Norm
+    up: Linear
+    down: Linear
+    activation: Any
+
+    @classmethod
+    def of(cls, block: Any) -> _FeedForward:
+        return cls(
+            depthwise=_Convolution.of(block.conv2, groups=block.conv2.groups),
+            norm=bare(block.norm2),
+            up=linear(block.ffn.fc1, before=block.norm2),
+            down=linear(block.ffn.fc2),
+            activation=block.ffn.activation_fn,
+        )
+
+    def __call__(self, x: Tensor, height: int, width: int) -> Tensor:
+        x = self.depthwise(x, height, width).flatten(1, 2).add_(x)
+        return self.down(self.activation(self.up(self.norm(x)))).add_(x)
+
+
+@dataclass(frozen=True, slots=True)
+class _Windows:
+    """Attention inside square windows of the map."""
+
+    depthwise: _Convolution
+    norm: Norm
+    qkv: Linear
+    out: Linear
+    heads: int
+    side: int
+    right: int
+    bottom: int
+    """Places missing to whole windows; the model fills them with zeros, behind the norm's weight and bias."""
+
+    @classmethod
+    def of(cls, block: Any, height: int, width: int) -> _Windows:
+        attention, side = block.window_attn, block.window_attn.window_size
+        right, bottom = -width % side, -height % side
+        padded = bool(right or bottom)
+        return cls(
+            depthwise=_Convolution.of(block.conv1, groups=block.conv1.groups),
+            # The zeros of missing places must stay zeros, so that nothing can be folded into the matrix then.
+            norm=norm(block.norm1) if padded else bare(block.norm1),
+            qkv=linear(attention.qkv, before=None if padded else block.norm1),
+            out=linear(attention.proj),
+            heads=attention.num_heads,
+            side=side,
+            right=right,
+            bottom=bottom,
+        )
+
+    def __call__(self, x: Tensor, height: int, width: int) -> Tensor:
+        x = self.depthwise(x, height, width).flatten(1, 2).add_(x)
+        frames, _, channels = x.shape
+        y = self.norm(x).unflatten(1, (height, width))
+        if self.right or self.bottom:
+            y = functional.pad(y, (0, 0, 0, self.right, 0, self.bottom))
+        rows, columns = y.shape[1] // self.side, y.shape[2] // self.side
+        y = y.view(frames, rows, self.side, columns, self.side, channels).transpose(2, 3)
+        y = y.reshape(-1, self.side * self.side, channels)
+        q, k, v = self.qkv(y).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        y = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        y = self.out(y).view(frames, rows, columns, self.side, self.side, channels).transpose(2, 3)
+        y = y.reshape(frames, rows * self.side, columns * self.side, channels)
+        if self.right or self.bottom:
+            y = y[:, :height, :width]
+        return y.flatten(1, 2).add_(x)
+
+
+@dataclass(frozen=True, slots=True)
+class _Channels:
+    """Attention between channels, over all places."""
+
+    depthwise: _Convolution
+    norm: Norm
+    qkv: Linear
+    out: Linear
+    groups: int
+
+    @classmethod
+    def of(cls, block: Any, places: int) -> _Channels:
+        attention = block.channel_attn
+        # The scale belongs to the queries, the first third of the outputs.
+        gain = torch.ones(3)
+        gain[0] = places**-0.5
+        gain = gain.repeat_interleave(len(attention.qkv.weight) // 3)
+        return cls(
+            depthwise=_Convolution.of(block.conv1, groups=block.conv1.groups),
+            norm=bare(block.norm1),
+            qkv=linear(attention.qkv, gains=(gain,), before=block.norm1),
+            out=linear(attention.proj),
+            groups=attention.groups,
+        )
+
+    def __call__(self, x: Tensor, height: int, width: int) -> Tensor:
+        x = self.depthwise(x, height, width).flatten(1, 2).add_(x)
+        q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, self.groups, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        mix = torch.softmax(torch.matmul(q.transpose(-1, -2), k).float(), -1).to(x.dtype)
+        y = torch.matmul(v, mix.transpose(-1, -2)).transpose(1, 2).flatten(2)
+        return self.out(y).add_(x)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """One patch embedding and the blocks behind it, at one size of the map."""
+
+    before: Norm | None
+    patches: _Convolution
+    after: Norm | None
+    source: tuple[int, int]
+    """Size of the map that comes in."""
+    size: tuple[int, int]
+    blocks: tuple[_Windows | _FeedForward | _Channels, ...]
+
+    @classmethod
+    def of(cls, patches: Any, blocks: Any, source: tuple[int, int]) -> _Stage:
+        kernel, stride, padding = patches.patch_size, patches.stride, patches.padding
+        height, width = ((side + 2 * padding - kernel) // stride + 1 for side in source)
+        made: list[_Windows | _FeedForward | _Channels] = []
+        for block in blocks:
+            made += [
+                _Windows.of(block.spatial_block, height, width),
+                _FeedForward.of(block.spatial_block),
+                _Channels.of(block.channel_block, height * width),
+                _FeedForward.of(block.channel_block),
+            ]
+        return cls(
+            before=norm(patches.norm) if patches.pre_norm else None,
+            patches=_Convolution.of(patches.conv),
+            after=None if patches.pre_norm else norm(patches.norm),
+            source=source,
+            size=(height, width),
+            blocks=tuple(made),
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.before:
+            x = self.before(x)
+        x = self.patches(x, *self.source).flatten(1, 2)
+        if self.after:
+            x = self.after(x)
+        for block in self.blocks:
+            x = block(x, *self.size)
+        return x
+
+
+class Vision:
+    """From pixels to what the encoder reads of a picture; does not depend on the question."""
+
+    def __init__(self, model: Any, height: int, width: int) -> None:
+        tower, projector = model.model.vision_tower, model.model.multi_modal_projector
+        self._stages: list[_Stage] = []
+        size = (height, width)
+        for patches, blocks in zip(tower.convs, tower.blocks, strict=True):
+            self._stages.append(_Stage.of(patches, blocks, size))
+            size = self._stages[-1].size
+        self._places = _places(projector, size)
+        self._projection = Linear.of(projector.image_projection.weight.detach(), None)
+        self._norm = norm(projector.image_proj_norm)
+
+    @property
+    def tokens(self) -> int:
+        return len(self._places) + 1
+
+    @property
+    def peak(self) -> int:
+        """Numbers that are alive at once for one frame, roughly: a feed-forward's, where the map is the largest."""
+        return max(6 * math.prod(stage.size) * len(stage.patches.bias) for stage in self._stages)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """(frames, tokens, width of the text model), the mean token first; `pixels` (frames, 3, height, width)."""
+        x = pixels.permute(0, 2, 3, 1).flatten(1, 2)
+        for stage in self._stages:
+            x = stage(x)
+        x = x + self._places
+        x = torch.cat([x.mean(1, keepdim=True), x], 1)
+        return self._norm(self._projection(x))
+
+
+def _places(projector: Any, size: tuple[int, int]) -> Tensor:
+    """What the projector adds to each place of the last map: (places, channels)."""
+    height, width = size
+    embedding = projector.image_position_embed
+    rows: Tensor = embedding.row_embeddings.weight.detach()[:height, None].expand(-1, width, -1)
+    columns: Tensor = embedding.column_embeddings.weight.detach()[None, :width].expand(height, -1, -1)
+    time: Tensor = projector.visual_temporal_embed.pos_idx_to_embed[0].detach()
+    return torch.cat([columns, rows], -1).flatten(0, 1).add_(time)

@@ -1,0 +1,86 @@
+"""The text encoder: one row per question, over the picture's tokens and the prompt's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipelines.florence2.fast.layers import (
+    Linear,
+    Norm,
+    linear,
+    norm,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    qkv: Linear
+    out: Linear
+    norm: Norm
+    up: Linear
+    down: Linear
+    end: Norm
+    activation: Any
+    heads: int
+
+    @classmethod
+    def of(cls, layer: Any) -> _Layer:
+        attention = layer.self_attn
+        return cls(
+            qkv=linear(attention.q_proj, attention.k_proj, attention.v_proj),
+            out=linear(attention.out_proj),
+            norm=norm(layer.self_attn_layer_norm),
+            up=linear(layer.fc1),
+            down=linear(layer.fc2),
+            end=norm(layer.final_layer_norm),
+            activation=layer.activation_fn,
+            heads=attention.num_heads,
+        )
+
+    def __call__(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+        x = self.norm(self.out(y).add_(x))
+        x = self.end(self.down(self.activation(self.up(x))).add_(x))
+        if x.dtype == torch.float16:
+            most = torch.finfo(torch.float16).max - 1000
+            x = x.clamp(-most, most)
+        return x
+
+
+class Encoder:
+    """Turns pictures and prompts into what the decoder looks at."""
+
+    def __init__(self, model: Any) -> None:
+        encoder = model.model.language_model.encoder
+        self._words = encoder.embed_tokens.weight.detach()
+        self._scale = float(encoder.embed_tokens.embed_scale)
+        self._places = encoder.embed_positions.weight.detach()[encoder.embed_positions.offset :]
+        self._norm = norm(encoder.layernorm_embedding)
+        self._layers = [_Layer.of(layer) for layer in encoder.layers]
+
+    def __call__(self, images: Sequence[Tensor], prompts: Sequence[Sequence[int]]) -> Tensor:
+        """(rows, places, width): each row's image tokens (tokens, width), then its prompt, then nothing of meaning."""
+        rows = [
+            torch.cat([image, functional.embedding(self._ids(prompt), self._words) * self._scale])
+            for image, prompt in zip(images, prompts, strict=True)
+        ]
+        longest = max(len(row) for row in rows)
+        mask = None
+        if any(len(row) < longest for row in rows):
+            lengths = torch.tensor([len(row) for row in rows], device=self._words.device)
+            mask = (torch.arange(longest, device=lengths.device) < lengths[:, None])[:, None, None]
+        x = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        x = self._norm(x + self._places[:longest])
+        for layer in self._layers:
+            x = layer(x, mask)
+        return x
+
+    def _ids(self, prompt: Sequence[int]) -> Tensor:
+        return torch.tensor(prompt, device=self._words.device)

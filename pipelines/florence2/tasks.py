@@ -1,0 +1,285 @@
+"""Florence-2's fifteen tasks, one row each. Loads nothing heavy."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, cast
+
+from pydantic import AfterValidator, Field, create_model, model_validator
+
+from streamer.core.settings import RegionField, Settings
+from streamer.types import Region, ResultKind, TaskSpec
+
+BINS = 1000
+"""Location tokens per axis; `<loc_i>` is the i-th thousandth of the width or height."""
+
+MOST_TOKENS = 4096
+"""What the largest checkpoint can answer."""
+
+Form = Literal["text", "boxes", "regions", "phrases", "polygons", "boxes_or_polygons", "quads"]
+"""How an answer is written. `regions` are boxes without labels, `phrases` boxes labelled with parts of a caption."""
+
+Quality = Literal["fast", "official"]
+
+_RESULTS: dict[Form, ResultKind] = {
+    "text": "text",
+    "boxes": "boxes",
+    "regions": "boxes",
+    "phrases": "boxes",
+    "polygons": "polygons",
+    "boxes_or_polygons": "boxes_or_polygons",
+    "quads": "quads",
+}
+_MODEL_TOKEN = re.compile(r"</?\w+>")
+
+
+def location_tokens(region: Region) -> str:
+    """The four `<loc_i>` that stand for a region in a prompt."""
+    corners = (region.x0, region.y0, region.x1, region.y1)
+    # The tiny addend keeps 0.57 in bin 570: as a float it is just below.
+    bins = (min(max(math.floor(corner * BINS + 1e-9), 0), BINS - 1) for corner in corners)
+    return "".join(f"<loc_{index}>" for index in bins)
+
+
+def _phrase(text: str) -> str:
+    text = text.strip()
+    if not text:
+        raise ValueError("must not be empty")
+    if token := _MODEL_TOKEN.search(text):
+        raise ValueError(f"must be plain words, without model tokens such as {token[0]}")
+    return text
+
+
+class Parameters(Settings):
+    """The keys of a task that takes neither text nor region."""
+
+    task: ClassVar[str]
+    needs: ClassVar[str | None] = None
+
+    quality: Quality = "fast"
+    """fast: greedy decoding. official: the checkpoint's own beam search, slower."""
+    max_tokens: int
+    """An answer longer than this many tokens is an error."""
+
+    @property
+    def prompt_input(self) -> str:
+        """What replaces `{input}` in the task's prompt."""
+        return ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_inputs(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            for key in ("text", "region"):
+                if key in data and key != cls.needs:
+                    raise ValueError(f"task {cls.task} takes no `{key}`")
+            if cls.needs and data.get(cls.needs) is None:
+                raise ValueError(f"task {cls.task} needs `{cls.needs}`")
+        return data
+
+
+class TextParameters(Parameters):
+    """The keys of a task that asks about words."""
+
+    needs: ClassVar[str | None] = "text"
+
+    text: Annotated[str, AfterValidator(_phrase)]
+    """What to look for, in plain words."""
+
+    @property
+    def prompt_input(self) -> str:
+        return self.text
+
+
+class RegionParameters(Parameters):
+    """The keys of a task that asks about a part of the picture."""
+
+    needs: ClassVar[str | None] = "region"
+
+    region: RegionField
+    """The rectangle asked about: x0,y0,x1,y1 as fractions of the frame."""
+
+    @property
+    def prompt_input(self) -> str:
+        return location_tokens(self.region)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One row of the table."""
+
+    name: str
+    token: str
+    """Florence-2's own name of the task, as its processor takes it."""
+    prompt: str
+    """What the model is really asked; `{input}` is the text or the region's location tokens."""
+    form: Form
+    keys: type[Parameters]
+    max_tokens: int
+    """Default cap, far above what a good answer takes."""
+    summary: str
+
+
+_ROWS = (
+    Task("caption", "<CAPTION>", "What does the image describe?", "text", Parameters, 128, "one sentence"),
+    Task(
+        "detailed_caption",
+        "<DETAILED_CAPTION>",
+        "Describe in detail what is shown in the image.",
+        "text",
+        Parameters,
+        256,
+        "a few sentences",
+    ),
+    Task(
+        "more_detailed_caption",
+        "<MORE_DETAILED_CAPTION>",
+        "Describe with a paragraph what is shown in the image.",
+        "text",
+        Parameters,
+        512,
+        "a paragraph",
+    ),
+    Task(
+        "object_detection",
+        "<OD>",
+        "Locate the objects with category name in the image.",
+        "boxes",
+        Parameters,
+        1024,
+        "boxes of common things",
+    ),
+    Task(
+        "dense_region_caption",
+        "<DENSE_REGION_CAPTION>",
+        "Locate the objects in the image, with their descriptions.",
+        "boxes",
+        Parameters,
+        1024,
+        "boxes, each with a short description",
+    ),
+    Task(
+        "region_proposal",
+        "<REGION_PROPOSAL>",
+        "Locate the region proposals in the image.",
+        "regions",
+        Parameters,
+        1024,
+        "boxes of anything, without labels",
+    ),
+    Task(
+        "phrase_grounding",
+        "<CAPTION_TO_PHRASE_GROUNDING>",
+        "Locate the phrases in the caption: {input}",
+        "phrases",
+        TextParameters,
+        1024,
+        "boxes of what a caption mentions",
+    ),
+    Task(
+        "referring_segmentation",
+        "<REFERRING_EXPRESSION_SEGMENTATION>",
+        "Locate {input} in the image with mask",
+        "polygons",
+        TextParameters,
+        1024,
+        "the outline of what the text refers to",
+    ),
+    Task(
+        "region_to_segmentation",
+        "<REGION_TO_SEGMENTATION>",
+        "What is the polygon mask of region {input}",
+        "polygons",
+        RegionParameters,
+        1024,
+        "the outline of the thing in a region",
+    ),
+    Task(
+        "open_vocabulary_detection",
+        "<OPEN_VOCABULARY_DETECTION>",
+        "Locate {input} in the image.",
+        "boxes_or_polygons",
+        TextParameters,
+        1024,
+        "boxes or outlines of what the text names",
+    ),
+    Task(
+        "region_to_category",
+        "<REGION_TO_CATEGORY>",
+        "What is the region {input}?",
+        "text",
+        RegionParameters,
+        128,
+        "what kind of thing is in a region",
+    ),
+    Task(
+        "region_to_description",
+        "<REGION_TO_DESCRIPTION>",
+        "What does the region {input} describe?",
+        "text",
+        RegionParameters,
+        256,
+        "a sentence on a region",
+    ),
+    Task(
+        "region_to_ocr",
+        "<REGION_TO_OCR>",
+        "What text is in the region {input}?",
+        "text",
+        RegionParameters,
+        512,
+        "the text in a region",
+    ),
+    Task("ocr", "<OCR>", "What is the text in the image?", "text", Parameters, 1024, "all text in the picture"),
+    Task(
+        "ocr_with_region",
+        "<OCR_WITH_REGION>",
+        "What is the text in the image, with regions?",
+        "quads",
+        Parameters,
+        1024,
+        "each piece of text with its four corners",
+    ),
+)
+
+FLORENCE_TASKS: dict[str, Task] = {row.name: row for row in _ROWS}
+"""All tasks by their name in configs and events."""
+
+
+_LEAST = Field(default=None, ge=0, le=1, description="Leave out what scores less, 0 to 1. Default: nothing.")
+
+
+def _parameters(row: Task) -> type[Parameters]:
+    """The row's keys, with the row's own name in its errors and its own default cap."""
+    cap = Field(
+        default=row.max_tokens, ge=1, le=MOST_TOKENS, description=Parameters.model_fields["max_tokens"].description
+    )
+    fields: dict[str, Any] = {"max_tokens": (int, cap)}
+    # A text is one thing: there is nothing in it to leave out.
+    if row.form != "text":
+        fields["min_score"] = (float | None, _LEAST)
+    name = "".join(word.capitalize() for word in row.name.split("_")) + "Parameters"
+    sourceless = {"use_attribute_docstrings": False}  # pydantic would search all of its callers' source for the class
+    made = create_model(
+        name, __base__=row.keys, __module__=__name__, __doc__=row.summary, __cls_kwargs__=sourceless, **fields
+    )
+    parameters = cast("type[Parameters]", made)
+    parameters.task = row.name
+    return parameters
+
+
+SPECS: dict[str, TaskSpec] = {
+    row.name: TaskSpec(
+        task=row.name,
+        summary=row.summary,
+        takes_text=row.keys.needs == "text",
+        takes_region=row.keys.needs == "region",
+        result=_RESULTS[row.form],
+        parameters=_parameters(row),
+    )
+    for row in _ROWS
+}
+"""What the program is told of each task."""

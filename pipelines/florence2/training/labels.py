@@ -1,0 +1,236 @@
+"""What a perfect Florence-2 says of a toy scene: the question and the right answer of each task, as text.
+
+The wording follows the model's conventions: labels followed by four `<loc_N>` tokens of 1,000 bins.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines.florence2.tasks import FLORENCE_TASKS
+from streamer.toyworld.paint import COLOURS, Outline
+from streamer.toyworld.world import (
+    KINDS,
+    SCENE_SECONDS,
+    Scene,
+    Sign,
+    Thing,
+    World,
+)
+
+WEIGHTS = {
+    "object_detection": 3.0,
+    "dense_region_caption": 1.5,
+    "region_proposal": 1.0,
+    "open_vocabulary_detection": 3.0,
+    "phrase_grounding": 2.5,
+    "referring_segmentation": 2.0,
+    "region_to_segmentation": 2.0,
+    "region_to_category": 1.0,
+    "region_to_description": 1.0,
+    "ocr": 3.0,
+    "ocr_with_region": 3.0,
+    "region_to_ocr": 3.0,
+    "caption": 1.2,
+    "detailed_caption": 1.2,
+    "more_detailed_caption": 1.2,
+}
+"""How often each task is asked in training."""
+LONG = frozenset({"detailed_caption", "more_detailed_caption"})
+"""Tasks with long answers; they make batches of their own, so that the others need not be padded to their length."""
+READING = frozenset({"ocr", "ocr_with_region", "region_to_ocr"})
+
+_NUMBERS = ("no", "one", "two", "three", "four", "five")
+_MOST_RELATIONS = 2
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question and its right answer."""
+
+    prompt: str
+    given: str
+    """What the user adds to the task: a text, or a region's location tokens."""
+    answer: str
+    things: tuple[Thing, ...] = ()
+    """The objects that the answer is about."""
+    signs: tuple[Sign, ...] = ()
+    """Likewise."""
+
+
+def locations(places: Sequence[float]) -> str:
+    """Fractions as location tokens."""
+    return "".join(f"<loc_{min(999, max(0, int(value * 1000)))}>" for value in places)
+
+
+def _points(outline: Outline) -> str:
+    return locations(outline.ravel().tolist())
+
+
+def _phrase(thing: Thing) -> str:
+    return f"{thing.colour} {thing.kind}"
+
+
+def _an(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def _list(parts: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+
+
+def _counted(things: Sequence[Thing]) -> list[str]:
+    """Phrases with their counts, in the order of the first of each: `a red ring`, `two blue stars`."""
+    counts = Counter(map(_phrase, things))
+    return [_an(phrase) if count == 1 else f"{_NUMBERS[count]} {_plural(phrase)}" for phrase, count in counts.items()]
+
+
+def _plural(phrase: str) -> str:
+    return phrase + ("es" if phrase.endswith("s") else "s")
+
+
+def _place(thing: Thing) -> str:
+    x, y = thing.centre
+    column = "left" if x < 1 / 3 else "right" if x > 2 / 3 else ""
+    row = "top" if y < 1 / 3 else "bottom" if y > 2 / 3 else ""
+    return " ".join(filter(None, [row, column])) or "centre"
+
+
+def _relation(a: Thing, b: Thing) -> str:
+    (ax, ay), (bx, by) = a.centre, b.centre
+    if abs(ax - bx) > abs(ay - by):
+        return "to the left of" if ax < bx else "to the right of"
+    return "above" if ay < by else "below"
+
+
+def caption(scene: Scene) -> str:
+    """All objects, counted; of just two different ones also how they lie."""
+    match scene.objects:
+        case (a, b) if _phrase(a) != _phrase(b):
+            return f"{_an(_phrase(a))} {_relation(a, b)} {_an(_phrase(b))}"
+        case things:
+            return _list(_counted(things))
+
+
+def _detailed(scene: Scene, relations: int) -> str:
+    count = len(scene.objects)
+    head = f"The image shows {_NUMBERS[count]} object{'s' if count > 1 else ''}: "
+    body = _list([f"{_an(f'{t.size} {_phrase(t)}')} at the {_place(t)}" for t in scene.objects])
+    pairs = list(zip(scene.objects, scene.objects[1:], strict=False))[:relations]
+    return head + body + "." + "".join(f" The {_phrase(a)} is {_relation(a, b)} the {_phrase(b)}." for a, b in pairs)
+
+
+def detailed_caption(scene: Scene) -> str:
+    return _detailed(scene, 1)
+
+
+def more_detailed_caption(scene: Scene) -> str:
+    return _detailed(scene, 3)
+
+
+def _around(rng: np.random.Generator, box: Box) -> str:
+    """A region as a user would draw it, not quite exact."""
+    return locations(np.clip(np.array(box) + rng.normal(0, 0.006, size=4), 0, 0.999).tolist())
+
+
+def _wanted(rng: np.random.Generator, scene: Scene) -> str:
+    """A phrase to look for: two in three are there, many others share a colour or a kind with what is there."""
+    thing = scene.objects[int(rng.integers(len(scene.objects)))]
+    match int(rng.integers(6)):
+        case 0:
+            return f"{rng.choice(list(COLOURS))} {rng.choice(list(KINDS))}"
+        case 1:
+            other = f"{thing.colour} {rng.choice(list(KINDS))}", f"{rng.choice(list(COLOURS))} {thing.kind}"
+            return str(rng.choice(other))
+        case 2:
+            return thing.kind
+        case _:
+            return _phrase(thing)
+
+
+def found(scene: Scene, phrase: str) -> tuple[Thing, ...]:
+    """The objects that a phrase such as `ring` or `red ring` names."""
+    return tuple(thing for thing in scene.objects if phrase in (_phrase(thing), thing.kind))
+
+
+def _labelled(phrase: str, things: Sequence[Thing]) -> str:
+    return phrase + "".join(locations(thing.box) for thing in things) if things else ""
+
+
+def _search(task: str, scene: Scene, rng: np.random.Generator) -> tuple[str, str, tuple[Thing, ...]]:
+    if task == "phrase_grounding":
+        phrases = list(dict.fromkeys(_wanted(rng, scene) for _ in range(int(rng.integers(1, 4)))))
+        hits = [found(scene, phrase) for phrase in phrases]
+        answer = "".join(_labelled(_an(phrase), things) for phrase, things in zip(phrases, hits, strict=True))
+        return _list([_an(phrase) for phrase in phrases]), answer, tuple(thing for things in hits for thing in things)
+    given = _wanted(rng, scene)
+    things = found(scene, given)
+    if task == "referring_segmentation":
+        return given, "<sep>".join(_points(thing.silhouette) for thing in things), things
+    return given, _labelled(given, things), things
+
+
+def _of_region(task: str, scene: Scene, rng: np.random.Generator) -> tuple[str, str, tuple[Thing, ...]]:
+    thing = scene.objects[int(rng.integers(len(scene.objects)))]
+    answers = {
+        "region_to_category": thing.kind,
+        "region_to_description": _an(f"{thing.size} {_phrase(thing)}"),
+        "region_to_segmentation": _points(thing.silhouette),
+    }
+    return _around(rng, thing.box), answers[task], (thing,)
+
+
+def possible(task: str, scene: Scene) -> bool:
+    """Whether the task can be asked of this scene."""
+    return bool(scene.signs) if task == "region_to_ocr" else bool(scene.objects)
+
+
+def ask(task: str, scene: Scene, rng: np.random.Generator) -> Asked:
+    """A question of this task about the scene, and its answer; see `possible`."""
+    given, about, signs = "", scene.objects, scene.signs
+    match task:
+        case "caption":
+            answer = caption(scene)
+        case "detailed_caption":
+            answer = detailed_caption(scene)
+        case "more_detailed_caption":
+            answer = more_detailed_caption(scene)
+        case "object_detection":
+            answer = "".join(thing.kind + locations(thing.box) for thing in about)
+        case "dense_region_caption":
+            answer = "".join(f"{thing.size} {_phrase(thing)}" + locations(thing.box) for thing in about)
+        case "region_proposal":
+            answer = "".join(locations(thing.box) for thing in about)
+        case "open_vocabulary_detection" | "phrase_grounding" | "referring_segmentation":
+            given, answer, about = _search(task, scene, rng)
+        case "region_to_category" | "region_to_description" | "region_to_segmentation":
+            given, answer, about = _of_region(task, scene, rng)
+        case "ocr":
+            answer = " ".join(sign.text for sign in signs)
+        case "ocr_with_region":
+            answer = "".join(sign.text + _points(sign.quad) for sign in signs)
+        case "region_to_ocr":
+            signs = (signs[int(rng.integers(len(signs)))],)
+            given, answer = _around(rng, signs[0].box), signs[0].text
+        case _:
+            raise ValueError(f"the toy world has no truth for {task}")
+    prompt = FLORENCE_TASKS[task].prompt.format(input=given)
+    return Asked(prompt, given, answer, (), signs) if task in READING else Asked(prompt, given, answer, about)
+
+
+def corpus() -> Iterator[str]:
+    """Texts of all tasks, to train the tokenizer on. Without the words on signs: the model shall spell those."""
+    rng = np.random.default_rng(0)
+    for seed in range(400):
+        scene = World(seed).scene(rng.random() * SCENE_SECONDS)
+        for task in WEIGHTS:
+            if possible(task, scene):
+                asked = ask(task, scene, rng)
+                for text in (asked.prompt, "" if task in READING else asked.answer):
+                    yield from (piece.rpartition(">")[2] for piece in text.split("<") if piece.rpartition(">")[2])

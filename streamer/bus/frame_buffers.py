@@ -1,0 +1,155 @@
+"""The shared memory that frames travel in: files in the runtime directory (a tmpfs), made by who asks for frames.
+
+Every consumer has a few of its own, each sized once for the largest picture (sparse, so it costs what is written) and
+never truncated. Capture maps the one that a request names and writes into it; it owns, frees and removes nothing.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import stat
+from collections import OrderedDict
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from streamer.core.errors import WireError
+from streamer.types import Image
+
+BUFFER_PIXELS = 33_177_600
+"""The largest picture, 8K."""
+BUFFER_BYTES = 3 * BUFFER_PIXELS
+
+_NAME = re.compile(r"[a-z]+-(\d{1,10})-[0-9a-f]{8}-\d{1,4}\.buf")
+_MOST_MAPPED = 64
+
+
+def buffers_directory(runtime: Path) -> Path:
+    return runtime / "buffers"
+
+
+class NoBuffer(Exception):
+    """All buffers hold frames or wait for one: settle some first."""
+
+
+class OwnBuffers:
+    """A consumer's buffers. Not thread-safe."""
+
+    def __init__(self, runtime: Path, owner: str, number: int) -> None:
+        self._directory = buffers_directory(runtime)
+        self._directory.mkdir(mode=0o700, exist_ok=True)
+        _remove_orphans(self._directory, owner.partition("-")[0])
+        self._maps = {name: self._make(name) for name in (f"{owner}-{index}.buf" for index in range(number))}
+        self._free = list(self._maps)
+
+    @property
+    def free(self) -> int:
+        return len(self._free)
+
+    def take(self) -> str:
+        """The name of a free buffer, which is no longer free. Raises NoBuffer."""
+        if not self._free:
+            raise NoBuffer("all frame buffers are in use")
+        return self._free.pop()
+
+    def give_back(self, name: str) -> None:
+        self._free.append(name)
+
+    def view(self, name: str, width: int, height: int) -> Image:
+        """The picture in a buffer, read-only, without a copy."""
+        pixels = np.frombuffer(self._maps[name], np.uint8, count=3 * width * height)
+        return pixels.reshape(height, width, 3)
+
+    def close(self) -> None:
+        """Remove the files. Pictures that somebody still holds stay readable."""
+        for name in self._maps:
+            (self._directory / name).unlink(missing_ok=True)
+        self._maps.clear()
+        self._free.clear()
+
+    def _make(self, name: str) -> mmap.mmap:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(self._directory / name, flags, 0o600)
+        try:
+            os.ftruncate(descriptor, BUFFER_BYTES)
+            return mmap.mmap(descriptor, BUFFER_BYTES, access=mmap.ACCESS_READ)
+        finally:
+            os.close(descriptor)
+
+
+def _remove_orphans(directory: Path, role: str) -> None:
+    """Buffers of processes of this role that were killed: nobody else would give their memory back."""
+    for path in directory.glob(f"{role}-*.buf"):
+        match = _NAME.fullmatch(path.name)
+        if match and not Path("/proc", match[1]).exists():
+            path.unlink(missing_ok=True)
+
+
+class _Mapped:
+    """One buffer as capture sees it."""
+
+    def __init__(self, directory: int, name: str) -> None:
+        with ExitStack() as undo:
+            self._descriptor = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            undo.callback(os.close, self._descriptor)
+            status = os.fstat(self._descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_uid != os.geteuid():
+                raise WireError("not a buffer file")
+            if status.st_size != BUFFER_BYTES:
+                raise WireError("not of a buffer's size")
+            self._map = mmap.mmap(self._descriptor, BUFFER_BYTES)
+            undo.pop_all()
+        self._reserved = 0
+
+    def view(self, width: int, height: int) -> Image:
+        size = 3 * width * height
+        if size > self._reserved:
+            # A full tmpfs must be an error here, not a SIGBUS while writing.
+            os.posix_fallocate(self._descriptor, 0, size)
+            self._reserved = size
+        return np.frombuffer(self._map, np.uint8, count=size).reshape(height, width, 3)
+
+    def close(self) -> None:
+        os.close(self._descriptor)  # the mapping goes with its last view
+
+
+class MappedBuffers:
+    """The consumers' buffers as capture sees them: checked and mapped when first named, then kept. Not thread-safe."""
+
+    def __init__(self, runtime: Path) -> None:
+        path = buffers_directory(runtime)
+        path.mkdir(mode=0o700, exist_ok=True)
+        self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._mapped: OrderedDict[str, _Mapped] = OrderedDict()
+
+    def view(self, name: str, owner: str, width: int, height: int) -> Image:
+        """The buffer as a picture to be written.
+
+        Raises WireError when it is not a buffer of that owner, OSError when memory is short.
+        """
+        if _NAME.fullmatch(name) is None or not name.startswith(f"{owner}-"):
+            raise WireError("not the name of a buffer of its sender")
+        if width * height > BUFFER_PIXELS:
+            raise WireError("the picture is larger than a buffer")
+        if name not in self._mapped:
+            try:
+                self._mapped[name] = _Mapped(self._directory, name)
+            except OSError as error:
+                raise WireError(f"no such buffer: {error.strerror}") from None
+        self._mapped.move_to_end(name)
+        while len(self._mapped) > _MOST_MAPPED:
+            self._mapped.popitem(last=False)[1].close()
+        return self._mapped[name].view(width, height)
+
+    def forget(self, owner: str) -> None:
+        """The owner is dead: let go of its memory."""
+        for name in [name for name in self._mapped if name.startswith(f"{owner}-")]:
+            self._mapped.pop(name).close()
+
+    def close(self) -> None:
+        while self._mapped:
+            self._mapped.popitem()[1].close()
+        os.close(self._directory)

@@ -1,0 +1,303 @@
+"""Answering for a stream's frames: capture's side. Never waits for a consumer."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+
+from streamer.bus.frame_buffers import MappedBuffers
+from streamer.bus.frame_client import frames_endpoint
+from streamer.bus.frame_protocol import (
+    LARGEST,
+    LONGEST_WAIT_S,
+    Answer,
+    Description,
+    Fetch,
+    Ping,
+    Request,
+    Settle,
+    Wait,
+    Want,
+    decode_request,
+    encode,
+)
+from streamer.capture.frame_slot import Shelf, Shot
+from streamer.core.errors import WireError
+from streamer.events.schema import FrameCounts
+
+log = logging.getLogger(__name__)
+
+COUNTED_ROLE = "infer"
+
+_MOST_WAITING = 64
+_LOCK_S = 2.0
+_NEED_S = 20.0
+"""How long what somebody asked for counts as needed, at least; a model may take that long for one batch."""
+_FRESH_S = 0.07
+"""While pictures are left out, an older one is not given: the next key frame is waited for. The newest picture of a
+camera of 25 per second may be as old, with 30 ms for the way."""
+_HURRIED_S = 20.0
+"""For so long no picture is left out, after a key frame has grown old before who waited for it came."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    peer: bytes
+    request: Wait
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """Seconds between the frames that a consumer wants, and until when that counts."""
+
+    every: float
+    watches: bool
+    """It wants to know what happens."""
+    until: float
+
+
+class StreamLock:
+    """Makes sure that one process at most captures a stream, and that its epochs only grow.
+
+    The kernel lets go of the lock when the process dies, so who holds it knows that the one before is dead. The file
+    keeps the last epoch, for the case that the clock was set back in between.
+    """
+
+    def __init__(self, runtime: Path, stream: str) -> None:
+        """Raises RuntimeError when another process keeps the stream for more than 2 s."""
+        path = runtime / f"frames-{stream}.lock"
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + _LOCK_S
+        while not self._lock():
+            if time.monotonic() > deadline:
+                os.close(self._descriptor)
+                raise RuntimeError(f"another process captures {stream}")
+            time.sleep(0.02)
+        last = os.pread(self._descriptor, 32, 0)
+        self._last = int(last) if last.isdigit() else 0
+
+    def next_epoch(self) -> int:
+        """Unix milliseconds now, or one more than the last when the clock says less."""
+        self._last = max(self._last + 1, int(time.time() * 1000))
+        os.pwrite(self._descriptor, b"%d" % self._last, 0)
+        return self._last
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _lock(self) -> bool:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+class FrameServer:
+    """Answers what consumers ask of one shelf. Not thread-safe."""
+
+    def __init__(self, runtime: Path, stream: str, shelf: Shelf) -> None:
+        self.ended = False
+        """Set when the source has given its last frame."""
+        self.told = False
+        """The inference process knows that it ended."""
+        self.heard: float | None = None
+        """Monotonic second of the inference process's last message."""
+        self.garbage = 0
+        """Messages that broke the protocol; counted and dropped."""
+        self._shelf = shelf
+        self._generation = secrets.token_hex(4)
+        self._owner: str | None = None
+        self._dead: deque[str] = deque(maxlen=64)
+        self._waiting: dict[str, _Waiting] = {}
+        self._needs: dict[str, _Need] = {}
+        self._told_ready: set[str] = set()
+        self._hurried_until = 0.0
+        self._buffers = MappedBuffers(runtime)
+        self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+        """To poll for reading; then call `handle`."""
+        self.socket.set(zmq.LINGER, 500)  # the last answers; a consumer that is gone must not hold the end up
+        self.socket.set(zmq.MAXMSGSIZE, LARGEST)
+        self.socket.bind(frames_endpoint(runtime, stream))
+
+    def close(self) -> None:
+        self.socket.close()
+        self._buffers.close()
+
+    @property
+    def next_deadline(self) -> float | None:
+        """Monotonic second at which the next wait must be answered."""
+        return min((waiting.deadline for waiting in self._waiting.values()), default=None)
+
+    def handle(self) -> None:
+        """Answer everything that has arrived, and every wait whose frame came or whose time is up."""
+        while True:
+            try:
+                parts = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            try:
+                self._request(parts)
+            except WireError as error:
+                self.garbage += 1
+                if self.garbage.bit_count() == 1:  # the 1st, 2nd, 4th, 8th …: a flood of garbage is no flood of logs
+                    log.warning("dropped message %d that broke the protocol: %s", self.garbage, error)
+        self._answer_waits()
+
+    def _request(self, parts: list[bytes]) -> None:
+        if len(parts) != 2:
+            raise WireError(f"{len(parts)} parts instead of 2")
+        peer, request = parts[0], decode_request(parts[1])
+        if request.owner in self._dead:
+            return  # sent before it was killed
+        if self._counts(request.owner):
+            self._hear(request.owner)
+        if isinstance(request, Settle):
+            self._settle(request)
+        elif isinstance(request, Ping):
+            self._answer(peer, request, pong=True)
+        else:
+            self._supersede(request.owner)
+            self._note_need(request)
+            if isinstance(request, Fetch):
+                self._fetch(peer, request)
+            elif len(self._waiting) < _MOST_WAITING:
+                self._waiting[request.owner] = _Waiting(peer, request, time.monotonic() + request.timeout)
+            else:
+                self._answer(peer, request)
+
+    def _counts(self, owner: str) -> bool:
+        return owner.partition("-")[0] == COUNTED_ROLE
+
+    def _hear(self, owner: str) -> None:
+        """There is one inference process; a new one means that the old one is dead."""
+        self.heard = time.monotonic()
+        if self._owner not in (None, owner):
+            assert self._owner is not None
+            log.info("%s took over from %s", owner, self._owner)
+            self._dead.append(self._owner)
+            self._waiting.pop(self._owner, None)
+            self._needs.pop(self._owner, None)
+            self._told_ready.discard(self._owner)
+            self._buffers.forget(self._owner)
+            self._shelf.bury(self._owner)
+            self.told = False
+        self._owner = owner
+
+    def _settle(self, request: Settle) -> None:
+        if request.generation != self._generation or not self._counts(request.owner):
+            return  # a frame of the capture process before this one, or of a view
+        if not self._shelf.settle(request.frame, request.owner, request.fate):
+            raise WireError("settles a frame that it does not hold")
+
+    def _supersede(self, owner: str) -> None:
+        earlier = self._waiting.pop(owner, None)
+        if earlier is not None:
+            self._answer(earlier.peer, earlier.request)
+
+    def _note_need(self, request: Fetch | Wait) -> None:
+        every = request.want.every
+        watches = bool(request.want.gates)
+        self._needs[request.owner] = _Need(every, watches, time.monotonic() + max(_NEED_S, 2 * every))
+
+    def _sum_up(self) -> None:
+        """Tell the decoding thread what is needed and waited for. Before looking for it: else it might be missed."""
+        now = time.monotonic()
+        self._needs = {owner: need for owner, need in self._needs.items() if need.until > now}
+        every = min((need.every for need in self._needs.values()), default=LONGEST_WAIT_S)
+        self._shelf.every = every if now > self._hurried_until else 0.0
+        self._shelf.watching = any(need.watches for need in self._needs.values())
+        self._shelf.awaited = tuple(waiting.request.want for waiting in self._waiting.values())
+
+    def _find(self, owner: str, want: Want) -> Shot | None:
+        if not self._counts(owner):
+            return self._shelf.look(want)
+        shot = self._shelf.find(want)
+        if shot is None or not self._shelf.sparing or time.monotonic() - shot.captured_mono < _FRESH_S:
+            return shot
+        return None
+
+    def _fetch(self, peer: bytes, request: Fetch) -> None:
+        shot = self._find(request.owner, request.want)
+        if shot is None and self._shelf.sparing and request.owner in self._told_ready:
+            self._hurried_until = time.monotonic() + _HURRIED_S
+        self._told_ready.discard(request.owner)
+        if shot is None:
+            self._conclude(peer, request)
+            return
+        picture = shot.picture
+        try:
+            image = self._buffers.view(request.buffer, request.owner, picture.width, picture.height)
+        except OSError as error:
+            log.error("no memory for a frame in the runtime directory: %s", error.strerror)
+            self._answer(peer, request)
+            return
+        picture.write_bgr(image)
+        if self._counts(request.owner):
+            self._shelf.take(shot, request.owner)
+        described = Description(
+            id=shot.id,
+            pts=shot.pts,
+            captured_at=shot.captured_at,
+            age=time.monotonic() - shot.captured_mono,
+            width=picture.width,
+            height=picture.height,
+            happened=self._shelf.happened(shot, request.want.gates),
+        )
+        self._answer(peer, request, frame=described)
+
+    def _answer_waits(self) -> None:
+        self._sum_up()
+        now = time.monotonic()
+        for owner, waiting in list(self._waiting.items()):
+            if self._find(owner, waiting.request.want) is not None:
+                self._answer(waiting.peer, waiting.request, ready=True)
+                self._told_ready.add(owner)
+            elif self.ended or now >= waiting.deadline:
+                self._conclude(waiting.peer, waiting.request)
+            else:
+                continue
+            del self._waiting[owner]
+
+    def _conclude(self, peer: bytes, request: Fetch | Wait) -> None:
+        """There is nothing now, or never again."""
+        self._answer(peer, request, ended=self.ended)
+        if self.ended and request.owner == self._owner:
+            self.told = True
+
+    def _answer(
+        self,
+        peer: bytes,
+        request: Request,
+        *,
+        ready: bool = False,
+        ended: bool = False,
+        pong: bool = False,
+        frame: Description | None = None,
+    ) -> None:
+        newest = self._shelf.newest
+        answer = Answer(
+            id=request.id,
+            generation=self._generation,
+            pace=self._shelf.pace,
+            ready=ready or frame is not None,
+            ended=ended,
+            pong=pong,
+            newest=newest.id if newest else None,
+            newest_pts=newest.pts if newest else None,
+            newest_age=time.monotonic() - newest.captured_mono if newest else None,
+            counts=FrameCounts(**self._shelf.counts()) if pong else None,
+            frame=frame,
+        )
+        with contextlib.suppress(zmq.Again):  # it asks and does not listen: its loss
+            self.socket.send_multipart([peer, encode(answer)], zmq.NOBLOCK)

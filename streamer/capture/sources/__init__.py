@@ -1,0 +1,62 @@
+"""Where pictures come from. A new kind is one file here, one class in `SourceField` and, for a text form, one line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import parse_qsl
+
+from pydantic import BeforeValidator, Field
+
+from streamer.capture.sources.file import File
+from streamer.capture.sources.http import Http
+from streamer.capture.sources.rtsp import Rtsp
+from streamer.capture.sources.synthetic import Synthetic
+from streamer.capture.sources.webcam import Webcam
+from streamer.core.redact import redact
+
+__all__ = ["File", "Http", "Rtsp", "SourceField", "Synthetic", "Webcam", "parse_source"]
+
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://|(rtsps?|https?):")
+_KINDS = {"rtsp": "rtsp", "rtsps": "rtsp", "http": "http", "https": "http"}
+
+
+def parse_source(value: Any) -> Any:
+    """The mapping that a text stands for; anything else unchanged. Raises ValueError with the forms there are.
+
+    `rtsp://…`, `rtsps://…`, `http://…`, `https://…`, `/dev/…`, `synthetic`, `synthetic?seed=1&fps=25`, else a file.
+    """
+    if not isinstance(value, (str, Path)):
+        return value
+    text = str(value)
+    if not text.strip():
+        raise ValueError("must be a URL, a device, a file or `synthetic`")
+    name, _, query = text.partition("?")
+    if name == "synthetic":
+        return _synthetic(query)
+    if text.startswith("/dev/"):
+        return {"kind": "webcam", "device": text}
+    match = _SCHEME.match(text)
+    if match is None:
+        return {"kind": "file", "path": text}
+    scheme = (match[1] or match[2]).lower()
+    if scheme not in _KINDS:
+        raise ValueError(f"unknown scheme `{scheme}` in {redact(text)}: use rtsp://, rtsps://, http:// or https://")
+    return {"kind": _KINDS[scheme], "url": text}
+
+
+def _synthetic(query: str) -> dict[str, str]:
+    settings: dict[str, str] = {}
+    for key, value in parse_qsl(query, keep_blank_values=True):
+        if key in settings or key == "kind":
+            raise ValueError(f"`{key}` cannot stand here" if key == "kind" else f"`{key}` is given twice")
+        settings[key] = value
+    return {**settings, "kind": "synthetic"}
+
+
+SourceField = Annotated[
+    Annotated[Rtsp | Webcam | File | Http | Synthetic, Field(discriminator="kind")],
+    BeforeValidator(parse_source, json_schema_input_type=str | Rtsp | Webcam | File | Http | Synthetic),
+]
+"""The settings of any source: a mapping with `kind`, or a text as `parse_source` takes it."""

@@ -1,0 +1,44 @@
+"""A video file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
+
+from streamer.core.errors import ConfigError, SourceLost
+from streamer.core.settings import Settings
+from streamer.sources._fields import HwAccel
+from streamer.types import Pace, Source
+
+
+def _there(path: Path) -> Path:
+    path = path.expanduser()
+    if not path.exists():
+        raise ValueError(f"no such file: {path}")
+    if not path.is_file():
+        raise ValueError(f"not a file: {path}")
+    return path
+
+
+class File(Settings):
+    """A video file, read as fast as its tasks are done and to its end, once. No picture that a task wants is lost."""
+
+    kind: Literal["file"] = "file"
+    path: Annotated[Path, AfterValidator(_there)]
+    hwaccel: HwAccel = "none"
+    """What decodes: `none` (the processor), `auto` (a graphics card where one can), or a kind of one."""
+
+    @property
+    def pace(self) -> Pace:
+        return "file"
+
+    def open(self, read_limit: float = 15.0) -> Source:
+        from streamer.capture.sources._av import AvSource
+
+        try:
+            # "file:" keeps libav from taking a name with a colon for a protocol.
+            return AvSource(f"file:{self.path}", {"protocol_whitelist": "file"}, read_limit=None, hwaccel=self.hwaccel)
+        except SourceLost as error:
+            raise ConfigError(f"cannot read {self.path} as a video: {error}") from None

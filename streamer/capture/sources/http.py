@@ -1,0 +1,45 @@
+"""A camera that speaks HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
+
+from streamer.core.redact import Url
+from streamer.core.settings import Settings
+from streamer.sources._fields import Decode, HwAccel
+from streamer.types import Pace, Source
+
+
+def _scheme(url: Url) -> Url:
+    if url.scheme not in ("http", "https"):
+        raise ValueError(f"must begin with http:// or https://, not {url.scheme}://")
+    return url
+
+
+class Http(Settings):
+    """A camera's stream over HTTP: MJPEG, MPEG-TS or HLS. Always taken as live; when it ends it is opened again."""
+
+    kind: Literal["http"] = "http"
+    url: Annotated[Url, AfterValidator(_scheme)]
+    """`http://` or `https://`; user and password stand in it and never reach a log or event."""
+    decode: Decode = "auto"
+    """`auto`: key frames only, while no task, gate or view wants more; `all`: every picture, always."""
+    hwaccel: HwAccel = "none"
+    """What decodes: `none` (the processor), `auto` (a graphics card where one can), or a kind of one."""
+
+    @property
+    def pace(self) -> Pace:
+        return "live"
+
+    def open(self, read_limit: float = 15.0) -> Source:
+        from streamer.capture.sources._av import AvSource
+
+        options = {
+            "protocol_whitelist": "http,https,tcp,tls,crypto,hls",
+            "analyzeduration": "1000000",
+            "fpsprobesize": "0",
+        }
+        may_ease = self.decode == "auto"
+        return AvSource(self.url.reveal(), options, read_limit=read_limit, hwaccel=self.hwaccel, may_ease=may_ease)

@@ -1,0 +1,93 @@
+"""The toy world as a camera: pictures drawn by the program, with known truth."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from streamer.core.settings import Seconds, Settings
+from streamer.sources._fields import Fps, Size, width_and_height
+from streamer.types import (
+    Image,
+    Luma,
+    Pace,
+    Source,
+)
+
+if TYPE_CHECKING:
+    from streamer.toyworld.world import Scene
+
+
+class Synthetic(Settings):
+    """A moving toy world drawn by the program. What is in it at a picture's media time follows from the seed."""
+
+    kind: Literal["synthetic"] = "synthetic"
+    seed: int = 1
+    """Which world."""
+    fps: Fps = 25.0
+    """Pictures per second."""
+    size: Size = "640x480"
+    """Width and height of the pictures."""
+    pace: Pace = "live"
+    """`live`: as a camera, by the clock. `file`: as a file, as fast as its tasks are done."""
+    seconds: Seconds | None = None
+    """Length in media time. Default: endless."""
+
+    def open(self, read_limit: float = 15.0) -> Source:
+        return _ToyCamera(self)
+
+
+class ToyPicture:
+    """The world at one moment, painted when it is asked for."""
+
+    __slots__ = ("_scene", "height", "pts", "width")
+
+    def __init__(self, scene: Scene, pts: float, size: tuple[int, int]) -> None:
+        self._scene = scene
+        self.pts: float | None = pts
+        self.width, self.height = size
+
+    def write_bgr(self, out: Image) -> None:
+        out[:] = self._scene.paint(self.width, self.height)
+
+    def luma(self) -> Luma:
+        """Painted small at once."""
+        import cv2
+
+        from streamer.capture.motion_gate import WIDTH
+
+        width = min(WIDTH, self.width)
+        painted = self._scene.paint(width, max(1, round(self.height * width / self.width)))
+        return np.asarray(cv2.cvtColor(painted, cv2.COLOR_BGR2GRAY), np.uint8)
+
+
+class _ToyCamera:
+    note = None
+
+    def __init__(self, settings: Synthetic) -> None:
+        self._settings = settings
+
+    def __iter__(self) -> Iterator[ToyPicture]:
+        from streamer.toyworld.world import World
+
+        world = World(self._settings.seed)
+        settings, size = self._settings, width_and_height(self._settings.size)
+        started, number = time.monotonic(), 0
+        while settings.seconds is None or number / settings.fps < settings.seconds:
+            pts = number / settings.fps
+            if settings.pace == "live":
+                time.sleep(max(0.0, started + pts - time.monotonic()))
+            yield ToyPicture(world.scene(pts), pts, size)
+            number += 1
+            if settings.pace == "live":  # a camera that was held up skips what it missed
+                number = max(number, int((time.monotonic() - started) * settings.fps))
+
+    def ease(self, every: float) -> bool:
+        """A picture that nobody asks for is not even drawn."""
+        return False
+
+    def close(self) -> None:
+        """Nothing is held open."""

@@ -1,0 +1,1 @@
+"""The config file: its model, reading YAML with line numbers, validation, changes while an agent runs."""

@@ -1,0 +1,244 @@
+"""The config: YAML or plain data in, a frozen `Agent` out, or a ConfigError that names line, key and remedy.
+
+The sources' and sinks' settings are unions of their own packages; the `model:` block and the tasks' own keys come from
+the installed pipeline, which is found by entry point and imported without its heavy parts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, reduce
+from importlib.metadata import entry_points
+from operator import or_
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, create_model
+
+from streamer.capture.motion_gate import MotionSettings
+from streamer.capture.sources import SourceField
+from streamer.config.calendar import ZoneName, local_zone
+from streamer.config.task import Task, TaskKeys, make, task_problems
+from streamer.config.validation import Problem, nearest, problems_of
+from streamer.config.web import Web
+from streamer.config.yaml_file import Where, YamlFile, dotted
+from streamer.config.zone import PolygonField
+from streamer.core.errors import ConfigError
+from streamer.core.redact import redact
+from streamer.core.settings import Name, Settings
+from streamer.events.ledger.retention import Keep
+from streamer.events.sinks import SinkField
+from streamer.types import (
+    Pipeline,
+    Point,
+    SourceSettings,
+    TaskSpec,
+)
+from streamer.video.outputs import H264Settings, OutputField, outputs_by_view
+
+PIPELINES = "streamer.pipelines"
+"""Entry point group in which a pipeline is registered."""
+
+WebField = Annotated[Web, BeforeValidator(lambda value: {} if value is None else value)]
+"""`web:` with nothing behind it is a page with all defaults."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    source: SourceSettings
+    tasks: tuple[Task, ...]
+    zones: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
+    motion: MotionSettings = field(default_factory=MotionSettings)
+
+    @property
+    def active(self) -> tuple[Task, ...]:
+        """Its tasks that are not paused."""
+        return tuple(task for task in self.tasks if not task.paused)
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A checked config."""
+
+    agent: str
+    model: Any
+    """An instance of the pipeline's `settings`."""
+    streams: dict[str, Stream]
+    sinks: tuple[Any, ...]
+    web: Web | None
+    """None: no page is served."""
+    raw: dict[str, Any] = field(repr=False)
+    """Plain data from which `from_mapping` makes this agent again, in another process. Holds secrets in clear."""
+    outputs: tuple[Any, ...] = ()
+    """Where annotated video goes."""
+    ledger: Keep = field(default_factory=Keep)
+    timezone: ZoneInfo = field(default_factory=local_zone)
+
+
+@cache
+def find_pipeline(name: str = "florence2") -> Pipeline:
+    """The installed pipeline of that name. Raises ConfigError when there is none."""
+    found = list(entry_points(group=PIPELINES, name=name))
+    if not found:
+        raise ConfigError(f"no pipeline `{name}` is installed: run `pip install florence-streamer` in this environment")
+    pipeline: Pipeline = found[0].load()
+    return pipeline
+
+
+@cache
+def schema_model() -> type[BaseModel]:
+    """The pydantic model of a whole config file, made for the installed pipeline."""
+    pipeline = find_pipeline()
+    task: Any = reduce(or_, map(_task_model, pipeline.tasks().values()))
+    entries: Any = list[Annotated[task, Field(discriminator="task")]]
+    stream = create_model(
+        "Stream",
+        __base__=Settings,
+        __doc__="A camera or file, and what is asked of its pictures.",
+        source=(SourceField, Field(description="Where the pictures come from: a text or a mapping with `kind`.")),
+        zones=(
+            dict[Name, PolygonField],
+            Field({}, description="Parts of the picture by name: corners [x, y], 0 to 1."),
+        ),
+        motion=(MotionSettings, Field(MotionSettings(), description="What counts for tasks with `when`.")),
+        tasks=(entries, Field(min_length=1, description="What is asked of them.")),
+    )
+    return create_model(
+        "Config",
+        __base__=Settings,
+        __doc__="A streamer config.",
+        agent=(Name, Field(description="Name of this agent in events. Default: the file's name.")),
+        timezone=(ZoneName | None, Field(None, description="Of `at` and `between`. Default: this computer's.")),
+        model=(pipeline.settings, Field(default_factory=pipeline.settings, description="The model.")),
+        streams=(dict[Name, stream], Field(min_length=1, description="The streams by name.")),
+        sinks=(list[SinkField], Field([{"kind": "stdout"}], validate_default=True, description="Where events go.")),
+        ledger=(Keep, Field(Keep(), description="How long accepted events are kept.")),
+        outputs=(list[OutputField], Field([], description="Where annotated video goes.")),
+        web=(WebField, Field(None, description="The web page; without this key there is none.")),
+    )
+
+
+def _task_model(spec: TaskSpec) -> type[BaseModel]:
+    """streamer's keys and the pipeline's together, so that one look at a config finds the errors in both."""
+    task: Any = Literal[spec.task]
+    keys: dict[str, Any] = {key: (field.annotation, field) for key, field in spec.parameters.model_fields.items()}
+    return create_model(spec.task, __base__=TaskKeys, __doc__=spec.summary, task=(task, ...), **keys)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a config file, for the completion of editors."""
+    schema = schema_model().model_json_schema()
+    schema["required"].remove("agent")  # filled in from the file's name
+    return schema
+
+
+def load(path: Path) -> Agent:
+    """The agent of a YAML file. Raises ConfigError with one `file:line: key: problem` per line."""
+    file = YamlFile(path)
+    raw = file.data
+    if isinstance(raw, dict):
+        raw = {"agent": _name_from(path), **raw}
+    return _agent(raw, file)
+
+
+def from_mapping(raw: Mapping[str, Any]) -> Agent:
+    """The agent of plain data, as `Agent.raw` keeps it. Raises ConfigError with one `key: problem` per line."""
+    return _agent({"agent": "agent", **raw}, None)
+
+
+def _name_from(path: Path) -> str:
+    return re.sub(r"[^a-z0-9_-]+", "-", path.stem.lower()).strip("-_")[:63] or "agent"
+
+
+def _agent(raw: Any, file: YamlFile | None) -> Agent:
+    problems: list[Problem] = []
+    try:
+        config: Any = schema_model().model_validate(raw)
+    except ValidationError as error:
+        problems = problems_of(error, raw, json_schema())
+    else:
+        problems.extend(_repeated_names(config))
+        problems.extend(_bad_outputs(config))
+        problems.extend(_unknown_zones(config))
+        local = config.timezone or local_zone()
+        streams = {
+            name: Stream(
+                stream.source, _tasks(name, stream, config.model, local, problems), stream.zones, stream.motion
+            )
+            for name, stream in config.streams.items()
+        }
+    if problems:
+        raise _error(problems, file)
+    sinks, outputs = tuple(config.sinks), tuple(config.outputs)
+    return Agent(config.agent, config.model, streams, sinks, config.web, raw, outputs, config.ledger, local)
+
+
+def _error(problems: list[Problem], file: YamlFile | None) -> ConfigError:
+    lines = []
+    for where, what in sorted(problems, key=lambda problem: file.line(problem[0]) if file else 0):
+        place = f"{file.path}:{file.line(where)}: " if file else ""
+        lines.append(f"{place}{dotted(where)}{': ' if where else ''}{what}")
+    return ConfigError(redact("\n".join(lines)))
+
+
+def _tasks(name: str, stream: Any, model: Any, local: ZoneInfo, problems: list[Problem]) -> tuple[Task, ...]:
+    made, pipeline = [], find_pipeline()
+    for index, entry in enumerate(stream.tasks):
+        parameters = pipeline.tasks()[entry.task].parameters
+        given = {key: getattr(entry, key) for key in parameters.model_fields if key in entry.model_fields_set}
+        found = list(task_problems(entry, stream.zones, stream.source.pace))
+        try:
+            params = parameters.model_validate(given)
+        except ValidationError as error:  # what the pipeline checks over several keys at once
+            found += problems_of(error, given, {})
+        else:
+            refused = pipeline.refuse(model, entry.task, params)
+            found += [((), refused)] if refused else []
+        if found:
+            problems.extend((("streams", name, "tasks", index, *where), what) for where, what in found)
+        else:
+            made.append(make(entry, params, stream.zones, local))
+    return tuple(made)
+
+
+def _repeated_names(config: Any) -> Iterator[Problem]:
+    for name, stream in config.streams.items():
+        tasks = [task.name or task.task for task in stream.tasks]
+        yield from _repeated(("streams", name, "tasks"), tasks, "task")
+    yield from _repeated(("sinks",), [sink.name for sink in config.sinks], "sink")
+
+
+def _unknown_zones(config: Any) -> Iterator[Problem]:
+    for name, stream in config.streams.items():
+        for index, zone in enumerate(stream.motion.ignore):
+            if zone not in stream.zones:
+                known = nearest(zone, list(stream.zones)) if stream.zones else ": the stream has no `zones`"
+                yield ("streams", name, "motion", "ignore", index), f"unknown zone `{zone}`{known}"
+
+
+def _bad_outputs(config: Any) -> Iterator[Problem]:
+    yield from _repeated(("outputs",), [output.label for output in config.outputs], "output")
+    for index, output in enumerate(config.outputs):
+        stream = config.streams.get(output.stream)
+        if stream is None:
+            known = nearest(output.stream, list(config.streams))
+            yield ("outputs", index, "stream"), f"there is no stream `{output.stream}`{known}"
+        elif stream.source.pace == "file":
+            yield ("outputs", index, "stream"), f"`{output.stream}` is a recording: outputs show live streams only"
+        if output.SERVED and config.web is None:
+            yield ("outputs", index, "kind"), f"only the page serves {output.kind}, and there is none: add `web:`"
+    for view, outputs in outputs_by_view(config.outputs).items():
+        encoders = {output.encoder for output in outputs if isinstance(output, H264Settings)}
+        if len(encoders) > 1:
+            place = max(config.outputs.index(output) for output in outputs if isinstance(output, H264Settings))
+            words = " and ".join(f"`{name}`" for name in sorted(encoders))
+            yield ("outputs", place, "encoder"), f"the outputs of `{view}` share one encode: {words} cannot both be"
+
+
+def _repeated(where: Where, names: Sequence[str], what: str) -> Iterator[Problem]:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield (*where, index), f"a second {what} with the name `{name}`: give it a `name` of its own"

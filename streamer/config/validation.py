@@ -1,0 +1,116 @@
+"""Says in plain words what pydantic found wrong in a config, and offers the nearest valid key or value."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from streamer.config.yaml_file import Where
+
+Problem = tuple[Where, str]
+Schema = dict[str, Any]
+
+_QUESTION_KEYS = ("text", "region", "min_score")
+_NAME_PATTERN = "a-z0-9"
+
+
+def problems_of(error: ValidationError, raw: Any, schema: Schema) -> list[Problem]:
+    """Where in `raw` each error stands, and what is wrong there. `schema`: the JSON Schema that `raw` should follow."""
+    return [_problem(details, raw, schema) for details in error.errors(include_url=False)]
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """` (did you mean …?)`, or all that is known, or nothing."""
+    close = difflib.get_close_matches(word, known, n=1)
+    if close:
+        return f" (did you mean `{close[0]}`?)"
+    return f" (known: {', '.join(sorted(known))})" if known else ""
+
+
+def _problem(details: ErrorDetails, raw: Any, schema: Schema) -> Problem:
+    location, context = details["loc"], details.get("ctx", {})
+    where, trail = _follow(location, raw)
+    match details["type"]:
+        case "missing":
+            return where, f"`{location[-1]}` is missing{_task_words(trail[-1], ': {} needs it')}"
+        case "extra_forbidden":
+            return where, _unknown_key(str(location[-1]), trail[-2], _keys_at(location[:-1], schema))
+        case "union_tag_invalid":
+            return _unknown_kind(where, trail[-1], context)
+        case "union_tag_not_found":
+            return where, f"`{str(context['discriminator']).strip(chr(39))}` is missing"
+        case "string_pattern_mismatch" if _NAME_PATTERN in str(context.get("pattern")):
+            return where, "must be a name: lower-case letters, digits, `-` and `_`, at most 63, a letter or digit first"
+        case "too_short" | "string_too_short":
+            return where, "must not be empty"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return where, "must be a mapping of keys"
+    return where, re.sub(r"^(Input|String|List) should", "must", details["msg"].removeprefix("Value error, "))
+
+
+def _follow(location: Sequence[str | int], raw: Any) -> tuple[Where, list[Any]]:
+    """The part of pydantic's location that exists in the data (it names union members too), and the data on the way."""
+    where: list[str | int] = []
+    trail = [raw]
+    for part in location:
+        here = trail[-1]
+        listed = isinstance(here, list) and isinstance(part, int) and part < len(here)
+        if listed or (isinstance(here, Mapping) and part in here):
+            where.append(part)
+            trail.append(here[part])
+    if isinstance(trail[-1], str) and where and location[-1] != where[-1]:
+        where.append(location[-1])  # a part of a text: `synthetic?fps=0`
+        trail.append(None)
+    return tuple(where), trail
+
+
+def _unknown_key(key: str, holder: Any, known: list[str]) -> str:
+    if key in _QUESTION_KEYS and (words := _task_words(holder, "{} takes no ")):
+        return words + key
+    return f"unknown key{nearest(key, known)}"
+
+
+def _unknown_kind(where: Where, holder: Any, context: Mapping[str, Any]) -> Problem:
+    key = str(context["discriminator"]).strip("'")
+    known = re.findall(r"'([^']*)'", str(context["expected_tags"]))
+    if isinstance(holder, Mapping) and key in holder:
+        where = (*where, key)
+    return where, f"unknown {key} `{context['tag']}`{nearest(str(context['tag']), known)}"
+
+
+def _task_words(entry: Any, words: str) -> str:
+    task = entry.get("task") if isinstance(entry, Mapping) else None
+    return words.format(task) if isinstance(task, str) else ""
+
+
+def _keys_at(location: Sequence[str | int], root: Schema) -> list[str]:
+    """The keys that are valid at a pydantic location."""
+    found = [root]
+    for part in location:
+        found = [step for schema in found for step in _steps(_members(schema, root), part)]
+    return [key for schema in found for member in _members(schema, root) for key in member.get("properties", ())]
+
+
+def _members(schema: Schema, root: Schema) -> list[Schema]:
+    """The schema itself, its reference followed, and the members of its unions."""
+    if "$ref" in schema:
+        schema = root["$defs"][schema["$ref"].rsplit("/", 1)[1]]
+    inner = [member for key in ("anyOf", "oneOf", "allOf") for member in schema.get(key, ())]
+    return [schema, *(found for member in inner for found in _members(member, root))]
+
+
+def _steps(members: list[Schema], part: str | int) -> list[Schema]:
+    """The schemas one step further: a property, a list's items, a union's member of that tag, or a mapping's values."""
+    for member in members:
+        if part in (properties := member.get("properties", {})):
+            return [properties[part]]
+        if isinstance(part, int) and "items" in member:
+            return [member["items"]]
+        if any(value.get("const") == part for value in properties.values()):
+            return [member]
+    return [value for member in members for value in member.get("patternProperties", {}).values()]

@@ -1,0 +1,149 @@
+"""Reads a YAML 1.2 file into plain data and remembers on which line each key stands.
+
+The only substitution is `${NAME}` in a text value. Duplicate keys, tags, alias bombs and files over 1 MB are refused.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from streamer.core.errors import ConfigError
+from streamer.core.redact import remember
+
+MAX_BYTES = 1_000_000
+MAX_VALUES = 100_000
+"""How many values a file may hold, aliases counted each time they are used."""
+
+Where = tuple[str | int, ...]
+"""Where a value stands: keys and list indices from the top."""
+
+_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SECRET_NAME = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY", re.IGNORECASE)
+_TAG = "tag:yaml.org,2002:"
+_TEXT_TAGS = {"str", "timestamp"}  # a date has no use in a config, so it stays the text that was written
+
+
+class YamlFile:
+    """The data of one file, and the lines of its keys."""
+
+    def __init__(self, path: Path, environ: Mapping[str, str] | None = None) -> None:
+        self.path = path
+        self._environ = os.environ if environ is None else environ
+        self._lines: dict[Where, int] = {(): 1}
+        self._counts: dict[int, int | None] = {}
+        self._yaml = YAML(typ="safe", pure=True)
+        root = self._compose(self._read())
+        if root is None:
+            raise ConfigError(f"{path}: the file is empty")
+        if self._count(root) > MAX_VALUES:
+            raise self.error(root, f"more than {MAX_VALUES} values, aliases counted each time they are used")
+        self.data: Any = self._build(root, ())
+
+    def line(self, path: Where) -> int:
+        """Line of the key or list item at `path`, or of the nearest one above it."""
+        while path not in self._lines:
+            path = path[:-1]
+        return self._lines[path]
+
+    def error(self, node: Node, message: str) -> ConfigError:
+        return ConfigError(f"{self.path}:{node.start_mark.line + 1}: {message}")
+
+    def _read(self) -> str:
+        try:
+            with self.path.open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise ConfigError(f"{self.path}: {(error.strerror or 'cannot be read').lower()}") from None
+        if len(content) > MAX_BYTES:
+            raise ConfigError(f"{self.path}: larger than {MAX_BYTES} bytes")
+        try:
+            return content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            raise ConfigError(f"{self.path}:{line}: not UTF-8 text") from None
+
+    def _compose(self, text: str) -> Node | None:
+        try:
+            node: Node | None = self._yaml.compose(text)
+        except MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            where = f":{mark.line + 1}" if mark else ""
+            raise ConfigError(f"{self.path}{where}: not valid YAML: {error.problem or error.context}") from None
+        except YAMLError as error:
+            raise ConfigError(f"{self.path}: not valid YAML: {str(error).splitlines()[0]}") from None
+        except RecursionError:
+            raise ConfigError(f"{self.path}: nested too deeply") from None
+        return node
+
+    def _count(self, node: Node) -> int:
+        """Values under `node` with every alias expanded, found without expanding any."""
+        if isinstance(node, ScalarNode):
+            return 1
+        key = id(node)
+        if key not in self._counts:
+            self._counts[key] = None
+            children = [value for _, value in node.value] if isinstance(node, MappingNode) else node.value
+            self._counts[key] = 1 + sum(self._count(child) for child in children)
+        count = self._counts[key]
+        if count is None:
+            raise self.error(node, "a value that contains itself")
+        return count
+
+    def _build(self, node: Node, path: Where) -> Any:
+        kind = str(node.tag).removeprefix(_TAG)
+        if isinstance(node, MappingNode) and kind == "map":
+            return self._mapping(node, path)
+        if isinstance(node, SequenceNode) and kind == "seq":
+            return [self._item(child, (*path, index)) for index, child in enumerate(node.value)]
+        if isinstance(node, ScalarNode):
+            if kind in _TEXT_TAGS:
+                return self._substitute(node)
+            if kind in {"null", "bool", "int", "float"}:
+                return self._yaml.constructor.construct_object(node)
+        raise self.error(node, f"the tag {node.tag} is not supported")
+
+    def _item(self, node: Node, path: Where) -> Any:
+        self._lines[path] = node.start_mark.line + 1
+        return self._build(node, path)
+
+    def _mapping(self, node: MappingNode, path: Where) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key, ScalarNode):
+                raise self.error(key, "a key must be plain text")
+            name = str(key.value)
+            if name in data:
+                raise self.error(key, f"{dotted((*path, name))}: written twice")
+            self._lines[*path, name] = key.start_mark.line + 1
+            data[name] = self._build(value, (*path, name))
+        return data
+
+    def _substitute(self, node: ScalarNode) -> str:
+        def value_of(match: re.Match[str]) -> str:
+            name = match[1]
+            if not _VARIABLE_NAME.fullmatch(name):
+                raise self.error(node, f"${{{name}}} is not the name of an environment variable")
+            if name not in self._environ:
+                raise self.error(node, f"the environment variable {name} is not set")
+            if _SECRET_NAME.search(name):
+                remember(self._environ[name])
+            return self._environ[name]
+
+        return _VARIABLE.sub(value_of, str(node.value))
+
+
+def dotted(path: Where) -> str:
+    """`streams.gate.tasks[0].text`."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text

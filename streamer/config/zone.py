@@ -1,0 +1,34 @@
+"""Parsing of a zone: a polygon in fractions of the frame."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from streamer.types import Point
+
+_SMALLEST = 1e-4
+"""Smallest area of a zone, as a fraction of the frame."""
+
+
+def parse_polygon(value: Any) -> tuple[Point, ...]:
+    """Corners as fractions of the frame. Raises ValueError."""
+    if not isinstance(value, (list, tuple)) or len(value) < 3:
+        raise ValueError("must be a list of at least three corners [x, y]")
+    try:
+        points = tuple((float(x), float(y)) for x, y in value)
+    except (TypeError, ValueError):
+        raise ValueError("must be a list of corners [x, y], each a fraction of the frame between 0 and 1") from None
+    for x, y in points:
+        if not (0 <= x <= 1 and 0 <= y <= 1):
+            raise ValueError(f"the corner [{x:g}, {y:g}] is outside the frame: both must be between 0 and 1")
+    around = zip(points, [*points[1:], points[0]], strict=True)
+    if abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in around)) / 2 < _SMALLEST:
+        raise ValueError("has no area: its corners are on a line, or its sides cross")
+    return points
+
+
+PolygonField = Annotated[
+    tuple[Point, ...], BeforeValidator(parse_polygon, json_schema_input_type=list[tuple[float, float]])
+]

@@ -1,0 +1,32 @@
+"""Which ZeroMQ addresses are allowed: files on this host, nothing else yet."""
+
+from __future__ import annotations
+
+from streamer.core.errors import ConfigError
+from streamer.core.redact import redact
+
+HEADS = b"#/"
+"""The topic under which a zmq sink tells the newest sequence of each source; no stream's name begins so."""
+_LONGEST_PATH = 107
+"""Bytes of a socket's path that Linux takes."""
+
+
+def check_endpoint(text: str) -> str:
+    """`text` if it is a usable `ipc://` address. Raises ConfigError with the remedy."""
+    scheme, separator, path = text.partition("://")
+    if not separator:
+        raise ConfigError(f"not an endpoint: {redact(text)}: use ipc:// and the path of a socket")
+    if scheme != "ipc":
+        raise ConfigError(f"{scheme} is not supported yet: use ipc:// and the path of a socket")
+    if path.startswith("@"):
+        raise ConfigError(f"{text} can be reached by every user of this host: use ipc:// and the path of a socket")
+    if not path or path == "*":
+        raise ConfigError("ipc:// needs the path of a socket")
+    if len(path.encode()) > _LONGEST_PATH:
+        raise ConfigError(f"the path of a socket can have {_LONGEST_PATH} bytes, this has {len(path.encode())}: {path}")
+    return text
+
+
+def replay_endpoint(endpoint: str) -> str:
+    """Where events that were missed at a zmq sink's endpoint are asked for."""
+    return check_endpoint(f"{endpoint}.replay")

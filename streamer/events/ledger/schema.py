@@ -1,0 +1,104 @@
+"""What is in the ledger's file, and how it is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from zlib import crc32
+
+import apsw
+
+from streamer.events.schema import Event, ResultEvent
+
+VERSION = 2
+BUSY_MS = 5000
+PAGE = 4096
+"""Bytes, SQLite's default."""
+BROKEN = (
+    apsw.CorruptError,
+    apsw.NotADBError,
+    apsw.FormatError,
+    apsw.SQLError,
+    apsw.ConstraintError,
+    apsw.MismatchError,
+    UnicodeDecodeError,
+)
+"""What a damaged file raises; a failing or full disk raises others."""
+TABLES = """
+CREATE TABLE events (pos INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, source TEXT NOT NULL,
+    sequence INTEGER NOT NULL, created REAL NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE UNIQUE INDEX events_by_source ON events (source, sequence);
+CREATE TABLE source (source TEXT PRIMARY KEY, sequence INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE cursor (sink TEXT PRIMARY KEY, pos INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE dead (sink TEXT NOT NULL, pos INTEGER NOT NULL, created REAL NOT NULL, reason TEXT NOT NULL,
+    resend INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (sink, pos)) WITHOUT ROWID;
+CREATE TABLE lost (sink TEXT NOT NULL, source TEXT NOT NULL, events INTEGER NOT NULL, first INTEGER NOT NULL,
+    last INTEGER NOT NULL, PRIMARY KEY (sink, source)) WITHOUT ROWID;
+CREATE VIRTUAL TABLE words USING fts5
+    (text, content='', contentless_delete=1, tokenize='porter unicode61 remove_diacritics 2');
+"""
+INSERT_EVENT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?)"
+INSERT_WORDS = "INSERT INTO words (rowid, text) VALUES (?, ?)"
+
+
+def connect(path: Path, synchronous: str) -> apsw.Connection:
+    db = apsw.Connection(str(path))
+    try:
+        db.set_busy_timeout(BUSY_MS)
+        db.pragma("synchronous", synchronous)
+    except Exception:
+        db.close()  # at once: later it would take the WAL of the file that is in its place by then
+        raise
+    return db
+
+
+def create(db: apsw.Connection) -> None:
+    with transaction(db):
+        db.execute(TABLES)
+        db.pragma("user_version", VERSION)
+
+
+def number(db: apsw.Connection, query: str, *values: str | int) -> int:
+    """The one number that a query gives."""
+    (found,) = db.execute(query, values).fetchall()[0]
+    if not isinstance(found, int):
+        raise apsw.MismatchError(f"no number: {query}")
+    return found
+
+
+def event_row(pos: int, event: Event, sequence: int, created: float, body: bytes) -> tuple[object, ...]:
+    return pos, event.id, event.source, sequence, created, checksum(pos, body), body
+
+
+def checksum(pos: int, body: bytes) -> int:
+    return crc32(body, pos & 0xFFFFFFFF)
+
+
+def checked(pos: object, crc: object, body: object) -> tuple[int, bytes]:
+    """SQLite does not notice a bit that changed inside a row; this does."""
+    if not isinstance(pos, int) or not isinstance(body, bytes) or checksum(pos, body) != crc:
+        raise apsw.CorruptError(f"the event at {pos} is damaged")
+    return pos, body
+
+
+def words(event: Event) -> str:
+    """What a search finds an event by: captions, labels, text that was read."""
+    if not isinstance(event, ResultEvent) or event.data.result is None:
+        return ""
+    result = event.data.result
+    labels = {shape.label for shapes in (result.boxes, result.polygons, result.quads) for shape in shapes}
+    return " ".join([result.text or "", *sorted(labels)]).strip()
+
+
+@contextmanager
+def transaction(db: apsw.Connection) -> Iterator[None]:
+    # Not `with db`: on a full disk SQLite rolls back by itself, and the second rollback would hide why.
+    # Immediate: a deferred one fails at once when a reader stored its place in between.
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")

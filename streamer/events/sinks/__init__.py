@@ -1,0 +1,19 @@
+"""Where events go. A new kind is one file here and one line below."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from streamer.events.sinks._base import SinkContext, SinkSettings
+from streamer.events.sinks.jsonl import Jsonl
+from streamer.events.sinks.mqtt import Mqtt
+from streamer.events.sinks.stdout import Stdout
+from streamer.events.sinks.webhook import Webhook
+from streamer.events.sinks.zmq import Zmq
+
+__all__ = ["Jsonl", "Mqtt", "SinkContext", "SinkField", "SinkSettings", "Stdout", "Webhook", "Zmq"]
+
+SinkField = Annotated[Stdout | Jsonl | Zmq | Mqtt | Webhook, Field(discriminator="kind")]
+"""The settings of any sink."""

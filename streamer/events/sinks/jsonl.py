@@ -1,0 +1,193 @@
+"""Events in a JSON Lines file, each exactly once and on the disk before the ledger is told, also through kill -9.
+
+The file itself says how far it got: what stands in its last line is looked up in the ledger when it is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from streamer.core.errors import ConfigError, SinkError
+from streamer.core.settings import Name
+from streamer.events.sinks._base import SinkContext, SinkSettings
+from streamer.types import Sink
+
+_START = b'{"specversion":'
+_BLOCK = 1 << 16
+
+
+class Jsonl(SinkSettings):
+    """One event per line in a file, which is rotated by its size: `events.jsonl`, `events.jsonl.1` (newest old), …"""
+
+    kind: Literal["jsonl"] = "jsonl"
+    name: Name = "jsonl"
+    path: Path
+    max_bytes: Annotated[int, Field(ge=1024)] = 64 << 20
+    """The file is rotated before it grows beyond this."""
+    keep: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Old files that are kept; the oldest is deleted."""
+
+    def check(self) -> None:
+        folder = self.path.absolute().parent
+        if not folder.is_dir():
+            raise ConfigError(f"cannot write {self.path}: no such directory: {folder}")
+        if self.path.exists() and not self.path.is_file():
+            raise ConfigError(f"cannot write {self.path}: it is not a regular file")
+        for place in (folder, self.path) if self.path.exists() else (folder,):
+            if not os.access(place, os.W_OK):
+                raise ConfigError(f"cannot write {self.path}: no permission to write {place}")
+
+    def open(self, context: SinkContext) -> Sink:
+        self.check()
+        return _JsonlSink(self.path.absolute(), self.max_bytes, self.keep, context.find)
+
+
+class _JsonlSink:
+    """Opens its file when it is first needed, and again after every failure: one way back from all of them."""
+
+    def __init__(self, path: Path, max_bytes: int, keep: int, find: Callable[[str], int | None]) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+        self._keep = keep
+        self._find = find
+        self._fd = -1
+        self._size = 0  # on the disk for sure
+        self._done = 0  # ledger position of the newest event in the file
+
+    def write(self, events: Sequence[tuple[int, bytes]]) -> None:
+        try:
+            if not self._is_open():
+                self.close()
+                self._open()
+            self._append([(position, body + b"\n") for position, body in events if position > self._done])
+        except OSError as error:
+            self._give_up()
+            raise SinkError(f"cannot write {self._path}: {error.strerror}") from error
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _is_open(self) -> bool:
+        """Whether the open file still is the one of that name: it may have been moved or deleted."""
+        if self._fd < 0:
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.samestat(os.stat(self._path), os.fstat(self._fd))
+        return False
+
+    def _open(self) -> None:
+        fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            size = _cut_torn_line(fd, self._path)
+            self._sync_folder()
+            done = self._position(fd, size)
+        except BlockingIOError:
+            os.close(fd)
+            raise SinkError(f"cannot write {self._path}: another process does") from None
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd, self._size, self._done = fd, size, done
+
+    def _position(self, fd: int, size: int) -> int:
+        """Ledger position of the newest event that was written, 0 when the ledger does not know it."""
+        line = _last_line(fd, size)
+        if not line:  # just rotated
+            with contextlib.suppress(FileNotFoundError), open(self._old(1), "rb") as old:
+                line = _last_line(old.fileno(), os.fstat(old.fileno()).st_size)
+        try:
+            event_id = json.loads(line)["id"]
+        except (ValueError, KeyError, TypeError):
+            return 0
+        return (self._find(event_id) if isinstance(event_id, str) else None) or 0
+
+    def _append(self, lines: Sequence[tuple[int, bytes]]) -> None:
+        group: list[tuple[int, bytes]] = []
+        size = self._size
+        for position, line in lines:
+            if size and size + len(line) > self._max_bytes:
+                self._flush(group)
+                self._rotate()
+                group, size = [], 0
+            group.append((position, line))
+            size += len(line)
+        self._flush(group)
+
+    def _flush(self, group: Sequence[tuple[int, bytes]]) -> None:
+        if not group:
+            return
+        data = b"".join(line for _, line in group)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self._fd, rest) :]
+        os.fdatasync(self._fd)
+        self._size += len(data)
+        self._done = group[-1][0]
+
+    def _rotate(self) -> None:
+        for number in range(self._keep - 1, 0, -1):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(self._old(number), self._old(number + 1))
+        os.replace(self._path, self._old(1))
+        self.close()
+        self._open()
+
+    def _old(self, number: int) -> Path:
+        return self._path.with_name(f"{self._path.name}.{number}")
+
+    def _sync_folder(self) -> None:
+        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _give_up(self) -> None:
+        """Undo what may be half written. After a failed sync the kernel's copy is no proof of what is on the disk."""
+        with contextlib.suppress(OSError):
+            if self._fd >= 0:
+                os.ftruncate(self._fd, self._size)
+        self.close()
+
+
+def _cut_torn_line(fd: int, path: Path) -> int:
+    """Cut what a dying writer left after the last line end; return the size. Raises SinkError when it was not ours."""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise SinkError(f"cannot write {path}: it is not a regular file")
+    size = os.fstat(fd).st_size
+    end = _after_line_end(fd, size)
+    torn = os.pread(fd, len(_START), end).rstrip(b"\0")  # zeros: space that was given, but never written
+    if not _START.startswith(torn):
+        raise SinkError(f"cannot write {path}: it ends in the middle of a line that is no event: is it the right file?")
+    if end < size:
+        os.ftruncate(fd, end)
+    return end
+
+
+def _last_line(fd: int, size: int) -> bytes:
+    """The last complete line of a file that ends in a line end."""
+    start = _after_line_end(fd, size - 1)
+    return os.pread(fd, size - start, start)
+
+
+def _after_line_end(fd: int, before: int) -> int:
+    """Offset behind the last line end in the first `before` bytes, 0 when there is none."""
+    while before > 0:
+        start = max(0, before - _BLOCK)
+        found = os.pread(fd, before - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        before = start
+    return 0

@@ -1,0 +1,85 @@
+"""Zones: a task sees the box around a polygon, black outside of it, and its answer is put back into the full frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import lru_cache
+from math import ceil, floor
+
+import cv2
+import numpy as np
+
+from streamer.types import (
+    Answer,
+    Box,
+    Frame,
+    Image,
+    Point,
+    Polygon,
+    Quad,
+    Zone,
+)
+
+_SUBPIXELS = 4
+"""Bits of a corner's place within its pixel."""
+
+Pixels = tuple[int, int, int, int]
+"""left, top, right, bottom"""
+
+
+def box_of(zone: Zone, width: int, height: int) -> Pixels:
+    """The whole pixels of a frame of that size which the zone touches."""
+    xs, ys = [x for x, _ in zone.points], [y for _, y in zone.points]
+    left, top = min(floor(min(xs) * width), width - 1), min(floor(min(ys) * height), height - 1)
+    return left, top, max(left + 1, ceil(max(xs) * width)), max(top + 1, ceil(max(ys) * height))
+
+
+def seen(zone: Zone, frame: Frame) -> Frame:
+    """The frame as a task of that zone sees it: a copy of the zone's box, black outside the polygon."""
+    height, width = frame.image.shape[:2]
+    left, top, right, bottom = box_of(zone, width, height)
+    part = cv2.copyTo(frame.image[top:bottom, left:right], _mask(zone, width, height))
+    image: Image = np.ascontiguousarray(part, np.uint8)
+    image.flags.writeable = False
+    return replace(frame, image=image)
+
+
+@lru_cache(maxsize=64)
+def _mask(zone: Zone, width: int, height: int) -> Image:
+    left, top, right, bottom = box_of(zone, width, height)
+    # fillPoly counts from the middle of a pixel.
+    corners = (np.array(zone.points) * (width, height) - (left + 0.5, top + 0.5)) * (1 << _SUBPIXELS)
+    mask: Image = np.zeros((bottom - top, right - left), np.uint8)
+    cv2.fillPoly(mask, [np.rint(corners).astype(np.int32)], (255,), shift=_SUBPIXELS)
+    return mask
+
+
+def in_frame(answer: Answer, zone: Zone, frame: Frame) -> Answer:
+    """An answer about what was seen of `frame`, with the places in the full frame."""
+    height, width = frame.image.shape[:2]
+    left, top, right, bottom = box_of(zone, width, height)
+
+    def place(x: float, y: float) -> Point:
+        return (left + x * (right - left)) / width, (top + y * (bottom - top)) / height
+
+    def box(old: Box) -> Box:
+        (x0, y0), (x1, y1) = place(old.x0, old.y0), place(old.x1, old.y1)
+        return replace(old, x0=x0, y0=y0, x1=x1, y1=y1)
+
+    def points(old: Iterable[Point]) -> tuple[Point, ...]:
+        return tuple(place(x, y) for x, y in old)
+
+    def quad(old: Quad) -> Quad:
+        first, second, third, fourth = points(old.points)
+        return replace(old, points=(first, second, third, fourth))
+
+    def polygon(old: Polygon) -> Polygon:
+        return replace(old, points=points(old.points))
+
+    return replace(
+        answer,
+        boxes=tuple(map(box, answer.boxes)),
+        polygons=tuple(map(polygon, answer.polygons)),
+        quads=tuple(map(quad, answer.quads)),
+    )

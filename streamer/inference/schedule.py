@@ -1,0 +1,162 @@
+"""When each task of a stream is due. Pure: the clocks are passed in.
+
+Intervals run on the monotonic clock for live streams and on media time for files, always on a fixed grid: a missed
+tick is skipped, not made up for. `every_n_frames` counts the frames of one connection. `at` and `between` read the
+wall clock of live streams; a clock that is set within three hours neither repeats a run nor loses one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+from streamer.bus.frame_protocol import LONGEST_WAIT_S, Want
+from streamer.inference.triggers import (
+    AT_WITHIN_S,
+    LOOK_S,
+    UNCHANGED_S,
+    Frames,
+    Gated,
+    Interval,
+    Media,
+    Now,
+    Once,
+    TaskSettings,
+    Ticker,
+    make_ticker,
+)
+from streamer.types import (
+    Due,
+    Frame,
+    FrameId,
+    Pace,
+    Priority,
+)
+
+__all__ = ["UNCHANGED_S", "Now", "Schedule", "TaskSettings", "Ticker"]
+
+
+class Schedule:
+    """The tasks of one stream."""
+
+    def __init__(self, stream: str, tasks: Sequence[TaskSettings], pace: Pace, now: Now) -> None:
+        self.stream, self.pace = stream, pace
+        self.tickers = [make_ticker(task, pace, now) for task in tasks]
+        self._last: FrameId | None = None
+        self._passed: FrameId | None = None
+        """Newer than `_last`, and too old when it could have been asked about."""
+        self._wants_young = False
+
+    def ready(self, now: Now) -> list[Ticker]:
+        """What is due by the clock, and what only a frame can tell of."""
+        return [ticker for ticker in self.tickers if ticker.is_ready(now)]
+
+    def wait(self, now: Now) -> float:
+        """Seconds after which more may be ready; at most a minute where the wall clock counts."""
+        waits = [ticker.wait(now) for ticker in self.tickers if not ticker.is_ready(now)]
+        return max(0.0, min(waits, default=LOOK_S))
+
+    def want(self, now: Now, names: Collection[str] | None = None) -> Want | None:
+        """The frame to ask for, None while nothing is due.
+
+        `names`: of a live stream for these tasks only, now; without, whichever comes.
+        """
+        ready = [ticker for ticker in self.ready(now) if self._is_chosen(ticker, names)]
+        if not ready:
+            return None
+        every = min(LONGEST_WAIT_S, *(ticker.spacing for ticker in self.tickers))
+        max_age = None if self._passed or names is None else _max_age(ready)
+        after, self._wants_young = self._passed or self._last, max_age is not None
+        gates = tuple(ticker.gate(now) for ticker in ready if isinstance(ticker, Gated))
+        if any(ticker.is_any_due(now) for ticker in ready):
+            return Want(after=after, every=every, max_age=max_age, gates=gates)
+        frames = [ticker.tick for ticker in ready if isinstance(ticker, Frames)]
+        media = [ticker.tick for ticker in ready if isinstance(ticker, Media)]
+        return Want(
+            after=after,
+            at_pts=min(media, default=None),
+            at_seq=min(frames, default=None),
+            every=every,
+            max_age=max_age,
+            gates=gates,
+            happened=bool(gates),
+        )
+
+    def pass_over(self, newest: FrameId | None) -> None:
+        """There was no frame young enough for what is due: the first one after `newest` will do, whatever its age."""
+        if self._wants_young and newest is not None and (self._last is None or newest > self._last):
+            self._passed = newest
+
+    def take(self, frame: Frame, now: Now, names: Collection[str] | None = None) -> list[Due]:
+        """What is due on this frame, newer than any before; moves those tasks on.
+
+        `names`: of a live stream only these, the others wait for a later frame. A file has no later one.
+        """
+        if self._last is not None and frame.epoch != self._last.epoch:
+            for ticker in self.tickers:
+                ticker.restart()
+        self._last, self._passed = frame.id, None
+        due = []
+        for ticker in self.tickers:
+            if self._is_chosen(ticker, names) and ticker.is_due(frame, now):
+                ticker.advance(frame, now)
+                due.append(_due(self.stream, ticker, now))
+        self.tickers = [ticker for ticker in self.tickers if not ticker.is_over]
+        return due
+
+    def replace(self, tasks: Sequence[TaskSettings], now: Now) -> None:
+        """Other tasks from now on; those that stay the same keep their ticks."""
+        same = {id(ticker.settings): ticker for ticker in self.tickers}
+        known = [ticker.settings for ticker in self.tickers if not ticker.is_urgent]
+        asked = [ticker for ticker in self.tickers if ticker.is_urgent]
+        tickers = []
+        for task in tasks:
+            old = next((settings for settings in known if settings == task), None)
+            tickers.append(make_ticker(task, self.pace, now) if old is None else same[id(old)])
+        self.tickers = [*tickers, *asked]
+
+    def ask(self, task: TaskSettings, name: str) -> None:
+        """Ask this of the next frame, once, under that name."""
+        self.tickers = [*self.tickers, Once(task, name)]
+
+    def drop(self, name: str) -> None:
+        """Ask this no more."""
+        self.tickers = [ticker for ticker in self.tickers if ticker.name != name]
+
+    def _is_chosen(self, ticker: Ticker, names: Collection[str] | None) -> bool:
+        return names is None or self.pace == "file" or ticker.name in names
+
+    def stretch(self, factors: Mapping[Priority, float]) -> None:
+        """Make the intervals of a live stream that many times longer, from their last tick on."""
+        for ticker in self.tickers if self.pace == "live" else ():
+            ticker.stretch = factors.get(ticker.settings.priority, 1.0)
+
+
+def _due(stream: str, ticker: Ticker, now: Now) -> Due:
+    task = ticker.settings
+    return Due(
+        stream=stream,
+        name=ticker.name,
+        task=task.task,
+        params=task.params,
+        deadline=_next_tick(ticker, now),
+        priority=task.priority,
+        max_age=task.max_age,
+        zone=task.zone,
+        unchanged_since=ticker.unchanged_since,
+    )
+
+
+def _max_age(tickers: Sequence[Ticker]) -> float | None:
+    """Seconds beyond which a frame is too old for all of them."""
+    ages = [ticker.settings.max_age for ticker in tickers]
+    return None if None in ages else max(age for age in ages if age is not None)
+
+
+def _next_tick(ticker: Ticker, now: Now) -> float:
+    """Monotonic second of the tick after the one just taken."""
+    if ticker.is_urgent:
+        return -math.inf
+    if isinstance(ticker, Interval):
+        return ticker.tick
+    return now.mono + AT_WITHIN_S if ticker.on_clock else math.inf

@@ -1,0 +1,1 @@
+"""Annotated video: pacing, boxes between answers, drawing, encoding, and the outputs that publish it."""

@@ -1,0 +1,157 @@
+"""Draws answers onto pictures, with the annotators of `supervision` that are fast enough for every frame."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import supervision as sv
+
+from streamer.types import Box, Image, Zone
+from streamer.video.overlay import Layer, Outline, Overlay
+
+Corners = npt.NDArray[np.int32]
+"""Shape (points, 2), in pixels."""
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+WHITE, YELLOW = (255, 255, 255), (60, 220, 255)
+MOST_LINES = 4
+"""Of all captions together."""
+COLOURS = sv.ColorPalette.DEFAULT
+
+
+class Painter:
+    """Everything sized for pictures of one size. Draws in place, on uint8 (height, width, 3) BGR."""
+
+    def __init__(self, width: int, height: int, zones: Iterable[Zone] = ()) -> None:
+        self.size = width, height
+        self._zones = [(zone.name, np.round(np.array(zone.points) * self.size).astype(np.int32)) for zone in zones]
+        self._scale = max(0.35, min(2.0, height / 960))
+        self._thick = max(1, round(height / 720))
+        self._line = max(2, round(height / 360))
+        self._pad = max(3, round(height / 120))
+        self._boxes = sv.BoxAnnotator(thickness=self._line)
+        self._labels = sv.LabelAnnotator(
+            text_scale=self._scale, text_thickness=self._thick, text_padding=self._pad // 2
+        )
+
+    def draw(self, image: Image, overlay: Overlay, at: float) -> None:
+        """`at`: unix second of the picture, shown in its corner."""
+        for name, corners in self._zones:
+            self._zone(image, name, corners)
+        for layer in overlay.layers:
+            if layer.strength >= 1:
+                self._layer(image, layer)
+            else:
+                faded = image.copy()
+                self._layer(faded, layer)
+                cv2.addWeighted(faded, layer.strength, image, 1 - layer.strength, 0, dst=image)
+        self._captions(image, overlay.captions)
+        self._corner(image, f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S %Z}", overlay.note)
+
+    def lost(self, image: Image, words: str, at: float) -> None:
+        """Grey out a picture that is no longer true, and say so."""
+        grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+        cv2.convertScaleAbs(grey, dst=image, alpha=0.45)
+        width, height = self.size
+        scale = 2 * self._scale
+        (wide, high), _ = cv2.getTextSize(words, FONT, scale, 2 * self._thick)
+        place = max(0, (width - wide) // 2), (height + high) // 2
+        cv2.putText(image, words, place, FONT, scale, WHITE, 2 * self._thick, cv2.LINE_AA)
+        self._corner(image, f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S %Z}", None)
+
+    def _zone(self, image: Image, name: str, corners: Corners) -> None:
+        """A thin outline, and the name at its upper left corner."""
+        cv2.polylines(image, [corners], True, WHITE, self._thick, cv2.LINE_AA)
+        scale = 0.8 * self._scale
+        (wide, high), _ = cv2.getTextSize(name, FONT, scale, self._thick)
+        x, y = min(corners.tolist(), key=sum)
+        x, y = max(0, min(x, self.size[0] - wide - 2 * self._pad)), max(0, min(y, self.size[1] - high - 2 * self._pad))
+        self._darken(image[y : y + high + self._pad, x : x + wide + self._pad])
+        place = x + self._pad // 2, y + high + self._pad // 2
+        cv2.putText(image, name, place, FONT, scale, WHITE, self._thick, cv2.LINE_AA)
+
+    def _layer(self, image: Image, layer: Layer) -> None:
+        for outline in layer.outlines:
+            corners = np.round(np.array(outline.points) * self.size).astype(np.int64)
+            sv.draw_polygon(image, corners, COLOURS.by_idx(_colour(outline.label)), self._line)
+        if layer.boxes:
+            self._boxes.annotate(image, self._detections(layer.boxes))
+        labelled = [*layer.boxes, *map(_around, layer.outlines)]
+        if labelled:
+            self._labels.annotate(image, self._detections(labelled), [_words(box) for box in labelled])
+
+    def _detections(self, boxes: Sequence[Box]) -> sv.Detections:
+        corners = np.array([(box.x0, box.y0, box.x1, box.y1) for box in boxes])
+        pixels = np.clip(corners, 0, 1) * (self.size * 2)
+        return sv.Detections(xyxy=pixels, class_id=np.array([_colour(box.label) for box in boxes]))
+
+    def _captions(self, image: Image, captions: Sequence[str]) -> None:
+        """At the bottom, wrapped, on a darkened band."""
+        if not captions:
+            return
+        width, height = self.size
+        lines = [
+            line for caption in captions for line in wrap(caption, width - 2 * self._pad, self._scale, self._thick)
+        ]
+        if len(lines) > MOST_LINES:
+            lines = [*lines[: MOST_LINES - 1], lines[MOST_LINES - 1] + " ..."]
+        step = cv2.getTextSize("Ag", FONT, self._scale, self._thick)[0][1] + 2 * self._pad
+        top = max(0, height - step * len(lines) - self._pad)
+        self._darken(image[top:])
+        for number, line in enumerate(lines):
+            place = self._pad, top + step * (number + 1) - self._pad // 2
+            cv2.putText(image, line, place, FONT, self._scale, WHITE, self._thick, cv2.LINE_AA)
+
+    def _corner(self, image: Image, time: str, note: str | None) -> None:
+        """The time at the top left, and the note beside it."""
+        x = 0
+        for words, colour in ((time, WHITE), (note, YELLOW)):
+            if words:
+                (wide, high), _ = cv2.getTextSize(words, FONT, self._scale, self._thick)
+                self._darken(image[: high + 2 * self._pad, x : x + wide + 2 * self._pad])
+                place = x + self._pad, high + self._pad
+                cv2.putText(image, words, place, FONT, self._scale, colour, self._thick, cv2.LINE_AA)
+                x += wide + 2 * self._pad
+
+    def _darken(self, part: Image) -> None:
+        part[:] = cv2.convertScaleAbs(part, alpha=0.4)
+
+
+def wrap(text: str, width: int, scale: float, thick: int = 1) -> list[str]:
+    """`text` in lines of at most `width` pixels, broken between words, and within one that is longer than a line."""
+    lines = [""]
+    for word in " ".join(text.split()).split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if _wide(longer, scale, thick) <= width:
+            lines[-1] = longer
+            continue
+        if lines[-1]:
+            lines.append("")
+        for letter in word:
+            if lines[-1] and _wide(lines[-1] + letter, scale, thick) > width:
+                lines.append("")
+            lines[-1] += letter
+    return [line for line in lines if line]
+
+
+def _wide(text: str, scale: float, thick: int) -> int:
+    return int(cv2.getTextSize(text, FONT, scale, thick)[0][0])
+
+
+def _words(box: Box) -> str:
+    score = f" {box.score:.2f}" if box.score is not None else ""
+    return f"{box.label or '?'}{score}"[:80]
+
+
+def _colour(label: str) -> int:
+    """The same for the same label, in every process and run."""
+    return zlib.crc32(label.encode()) % len(COLOURS.colors)
+
+
+def _around(outline: Outline) -> Box:
+    xs, ys = zip(*outline.points, strict=True)
+    return Box(min(xs), min(ys), max(xs), max(ys), outline.label, outline.score)

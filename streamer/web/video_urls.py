@@ -1,0 +1,39 @@
+"""Which annotated pictures this process serves, by the names under which they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from streamer.config.model import Agent
+from streamer.video.outputs import outputs_by_view, stream_of
+
+ADDRESSES = {"mjpeg": "/live/{}.mjpeg", "hls": "/hls/{}/index.m3u8"}
+"""By kind of output, the best first."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One drawing of a stream; its name stands in sockets, folders and addresses."""
+
+    name: str
+    stream: str
+    kinds: frozenset[str]
+    """Of `ADDRESSES`."""
+
+    def live(self) -> list[dict[str, str]]:
+        """Kind and address of each way to see it."""
+        return [
+            {"kind": kind, "view": self.name, "url": address.format(self.name)}
+            for kind, address in ADDRESSES.items()
+            if kind in self.kinds
+        ]
+
+
+def views_of(agent: Agent) -> Mapping[str, View]:
+    """The views that have something to serve, by name."""
+    kinds = {
+        name: frozenset(output.kind for output in outputs) & ADDRESSES.keys()
+        for name, outputs in outputs_by_view(agent.outputs).items()
+    }
+    return {name: View(name, stream_of(name), frozenset(found)) for name, found in kinds.items() if found}

@@ -1,0 +1,266 @@
+"""The main job with everything real: processes, sockets, an RTSP server, the shipped model, kill -9."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections import Counter
+from datetime import datetime
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.florence2.tasks import SPECS
+from tests.support import faulty
+from tests.support.agents import (
+    Event,
+    RunningAgent,
+    assert_identity,
+    assert_no_duplicates,
+    assert_no_holes,
+    is_alive,
+    until,
+)
+from tests.support.clips import write_clip
+from tests.support.rtsp import RtspServer
+
+START_S = 60.0
+"""Loading torch and the model on a busy machine."""
+
+
+def write_config(folder: Path, text: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "home.yaml"
+    file.write_text(f"{text}\nsinks:\n  - {{kind: jsonl, path: {folder / 'events.jsonl'}}}\n")
+    return file
+
+
+def run_agent(folder: Path, text: str) -> RunningAgent:
+    return RunningAgent(folder, ["run", str(write_config(folder, text))], folder / "events.jsonl")
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_clip(tmp_path / "clip.mp4", pictures=100, size=(320, 240))
+
+
+def last_counts(agent: RunningAgent, stream: str, subject: str) -> dict[str, Any]:
+    counts: dict[str, Any] = agent.statuses(subject, stream)[-1]["data"]["frames"]
+    return counts
+
+
+def test_watch_a_real_rtsp_camera(tmp_path: Path, clip: Path) -> None:
+    with RtspServer(clip, fps=25) as server:
+        command = ["watch", server.url, "--task", "object_detection", "--every", "1s", "--seconds", "20"]
+        with RunningAgent(tmp_path / "agent", command) as agent:
+            assert agent.process.wait(START_S + 30) == 0, agent.log()
+            results = agent.results()
+            assert len(results) >= 15
+            timings = [event["data"]["timing"] for event in results]
+            late = [timing for timing in timings if timing["age_ms"] > 40 + 200 + timing["inference_ms"]]
+            assert not late
+            counts = last_counts(agent, "watch", "stream.stopped")
+            assert_identity(counts)
+            assert counts["in_flight"] == 0
+            assert counts["done"] == len(results)
+            assert_no_holes(agent.events())
+
+
+def end(agent: RunningAgent) -> None:
+    """SIGTERM ends everything, in order, and nothing is left."""
+    children = agent.children()
+    assert agent.stop() < 10
+    assert agent.process.returncode == 0
+    assert not any(map(is_alive, children.values()))
+    assert list((agent.folder / "run").glob("**/*.buf")) == []
+    assert_no_duplicates(agent.events())
+    assert_no_holes(agent.events())
+
+
+STOPPED_IN_AN_IMPORT = """
+import os, signal, sys, weakref
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "streamer.processes.supervisor":
+            dies = Finder()
+            told = weakref.ref(dies, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+            del dies
+
+sys.meta_path.insert(0, Finder())
+from streamer.cli import main
+main()
+"""
+
+
+def test_a_stop_that_comes_while_modules_are_imported_is_not_lost(tmp_path: Path) -> None:
+    """It comes in a weak reference's callback, of which the import system has its own: what they raise is swallowed."""
+    config = write_config(tmp_path, "streams: {gate: {source: synthetic, tasks: [{task: caption}]}}")
+    command = [sys.executable, "-c", STOPPED_IN_AN_IMPORT]
+    with RunningAgent(tmp_path / "agent", ["run", str(config)], command=command) as agent:
+        assert agent.process.wait(START_S) == 0, agent.log()
+        assert "INFO" not in agent.log()  # of a child that was started all the same
+
+
+def test_a_camera_that_restarts_comes_back_in_a_new_epoch_beside_one_that_never_came(
+    tmp_path: Path, clip: Path
+) -> None:
+    config = """
+streams:
+  dead: {source: 'rtsp://eve:hunter22@127.0.0.1:9/cam', tasks: [{task: caption}]}
+  gate: {source: '%s', tasks: [{task: object_detection, every: 500ms}]}"""
+    with RtspServer(clip, fps=25) as server, run_agent(tmp_path / "agent", config % server.url) as agent:
+        before = agent.wait_for_results(3, START_S)
+        server.kill()
+        down = until(lambda: agent.statuses("stream.down", "gate"), 8, "the lost camera was noticed")[0]
+        assert down["data"]["reason"]
+        server.start()
+        restarted = time.monotonic()
+        known = len(agent.results())
+        after = agent.wait_for_results(known + 1, 8)
+        assert time.monotonic() - restarted < 8
+        assert after[-1]["data"]["epoch"] > before[0]["data"]["epoch"]
+        assert len(agent.statuses("stream.down", "dead")) == 1
+        end(agent)
+        counts = last_counts(agent, "gate", "stream.stopped")
+        assert_identity(counts)
+        assert counts["in_flight"] == 0
+        assert "hunter22" not in agent.log() + agent.file.read_text()
+
+
+def test_two_cameras_and_a_file_in_batches_that_mix_them(tmp_path: Path, clip: Path) -> None:
+    config = f"""
+model: {{engine: plain}}
+streams:
+  file: {{source: {clip}, tasks: [{{task: caption, every: 200ms}}, {{task: object_detection, every_n_frames: 20}}]}}
+  left: {{source: 'URL', tasks: [{{task: object_detection, every: 250ms}}]}}
+  right: {{source: 'URL', tasks: [{{task: caption, every: 250ms}}]}}"""
+    server = RtspServer(clip, fps=25)
+    with server, run_agent(tmp_path / "agent", config.replace("URL", server.url)) as agent:
+        until(lambda: agent.statuses("stream.ended", "file"), START_S + 30, f"the file's end; {agent.log()}")
+        agent.wait_for_results(5, 20, "left")
+        agent.wait_for_results(5, 20, "right")
+        end(agent)
+        captions, boxes = (
+            [event["data"]["frame"] for event in agent.results("file") if event["subject"] == name]
+            for name in ("caption", "object_detection")
+        )
+        assert [frame["pts"] for frame in captions] == pytest.approx([tick * 0.2 for tick in range(20)])
+        assert [frame["seq"] for frame in boxes] == [0, 20, 40, 60, 80]
+        ended = last_counts(agent, "file", "stream.ended")
+        assert_identity(ended)
+        assert (ended["captured"], ended["in_flight"], ended["dropped"]) == (100, 0, {})
+        for stream in ("left", "right"):
+            assert_identity(last_counts(agent, stream, "stream.stopped"))
+        assert any(len({e["data"]["stream"] for e in batch}) > 1 for batch in batches(agent))
+
+
+def batches(agent: RunningAgent) -> list[list[dict[str, Any]]]:
+    """Events by the batch their jobs shared: the same start, so capture time plus waiting time."""
+
+    def start(event: dict[str, Any]) -> int:
+        captured = datetime.fromisoformat(event["time"]).timestamp()
+        waited: float = event["data"]["timing"]["waited_ms"] / 1000
+        return round((captured + waited) * 100)
+
+    found = sorted(agent.results(), key=start)
+    return [list(group) for _, group in groupby(found, start)]
+
+
+def test_a_killed_process_comes_back_and_the_others_never_notice(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", pictures=200, size=(320, 240))
+    config = f"""
+streams:
+  gate: {{source: 'synthetic?fps=25', tasks: [{{task: object_detection, every: 200ms}}]}}
+  yard: {{source: 'synthetic?seed=2', tasks: [{{task: caption, every: 200ms}}]}}
+  file: {{source: {clip}, tasks: [{{task: caption, every_n_frames: 1}}]}}"""
+    victims = ["infer", "emit", "capture:gate"]
+    began = time.monotonic()
+    with run_agent(tmp_path / "agent", config) as agent:
+        agent.wait_for_results(1, START_S)
+        loading = time.monotonic() - began
+        agent.wait_for_results(10, START_S)
+        assert not agent.statuses("stream.ended", "file")
+        for victim in victims:
+            others = agent.children()
+            killed = agent.kill(victim)
+            del others[victim]
+            back = until(partial(pid_of, agent, victim), 5, f"{victim} came back; {agent.log()}")
+            assert back != killed
+            known = len(agent.results("gate"))
+            agent.wait_for_results(known + 5, 5 if victim != "infer" else loading + 2, "gate")
+            now = agent.children()
+            if agent.statuses("stream.ended", "file"):
+                others.pop("capture:file", None)
+            assert {name: now.get(name) for name in others} == others
+        until(lambda: agent.statuses("stream.ended", "file"), START_S, f"the file ended; {agent.log()}")
+        assert agent.process.poll() is None
+        end(agent)
+        for stream in ("gate", "yard"):
+            assert_identity(last_counts(agent, stream, "stream.stopped"))
+        assert [event["data"]["worker"] for event in agent.statuses("worker.restarted")] == victims
+        assert {event["data"]["frame"]["seq"] for event in agent.results("file")} == set(range(200))
+        assert_identity(last_counts(agent, "file", "stream.ended"))
+
+
+def pid_of(agent: RunningAgent, child: str) -> int | None:
+    return agent.children().get(child)
+
+
+def test_nothing_is_left_when_the_parent_is_killed(tmp_path: Path) -> None:
+    file = faulty.config(tmp_path, {"gate": {"source": "synthetic", "tasks": [{"task": "caption"}]}}, {})
+    environment = faulty.install(tmp_path / "installed")
+    with RunningAgent(tmp_path, ["run", str(file)], tmp_path / "events.jsonl", environment) as agent:
+        agent.wait_for_results(1, START_S)
+        orphans = agent.children()
+        agent.process.send_signal(signal.SIGKILL)
+        until(lambda: not any(map(is_alive, orphans.values())), 10, "all children ended")
+
+
+TEXTS = {"phrase_grounding": "a red circle", "referring_segmentation": "the red circle",
+         "open_vocabulary_detection": "red circle"}  # fmt: skip
+REGION = [0.1, 0.1, 0.6, 0.6]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Event]]:
+    """Two or more of each task, of one agent that is asked all of them."""
+    tasks = [
+        {"task": task, "every": "200ms"}
+        | ({"text": TEXTS[task]} if spec.takes_text else {})
+        | ({"region": REGION} if spec.takes_region else {})
+        for task, spec in SPECS.items()
+    ]
+    streams = {"gate": {"source": "synthetic?seed=3", "tasks": tasks}}
+    with run_agent(tmp_path_factory.mktemp("tasks"), f"streams: {json.dumps(streams)}") as agent:  # JSON is YAML
+
+        def two_of_each() -> bool:
+            counts = Counter(event["data"]["task"] for event in agent.results())
+            return all(counts[task] >= 2 for task in SPECS)
+
+        until(two_of_each, START_S, f"two of each; {agent.log()}")
+        end(agent)
+        return {task: [event for event in agent.results() if event["data"]["task"] == task] for task in SPECS}
+
+
+@pytest.mark.parametrize("task", sorted(SPECS))
+def test_every_task_answers(answers: dict[str, list[Event]], task: str) -> None:
+    assert len(answers[task]) >= 2
+    for event in answers[task]:
+        assert event["data"]["outcome"] in ("ok", "empty"), event["data"]
+        kinds = {kind for kind in ("text", "boxes", "polygons", "quads") if event["data"]["result"][kind]}
+        assert kinds <= set(SPECS[task].result.split("_or_"))
+
+
+def test_watch_ends_after_as_many_events_as_were_asked_for(tmp_path: Path) -> None:
+    command = ["watch", "synthetic", "--task", "region_to_category", "--region", "0.1,0.1,0.6,0.6", "--max-events", "2"]
+    with RunningAgent(tmp_path, command, environment=faulty.install(tmp_path / "installed")) as agent:
+        assert agent.process.wait(START_S) == 0, agent.log()
+        assert [(event["subject"], event["data"]["region"]) for event in agent.results()] == [
+            ("region_to_category", REGION)
+        ] * 2

@@ -1,0 +1,152 @@
+"""What an operator meets: the systemd unit, the log, `streamer doctor`, `/readyz`."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from streamer.cli.doctor import examine
+from streamer.config.model import load
+from streamer.core import logs
+from tests.support import faulty
+from tests.support.agents import RunningAgent, until
+from tests.support.rtsp import free_port
+
+ROOT = Path(__file__).parents[2]
+UNIT = ROOT / "systemd" / "streamer@.service"
+START_S = 100.0
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze here")
+
+
+@needs_systemd
+def test_the_unit_is_hardened() -> None:
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=15", str(UNIT)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-500:]
+
+
+@needs_systemd
+def test_the_units_command_runs_under_its_system_call_filter(tmp_path: Path) -> None:
+    """The shipped model, a camera, video outputs and the page; and what the filter forbids really fails."""
+    sandbox = [sys.executable, str(ROOT / "tests" / "sandbox.py"), str(UNIT)]
+    forbidden = "import os, errno\ntry: os.chroot('/')\nexcept PermissionError: print('forbidden')"
+    done = subprocess.run([*sandbox, sys.executable, "-c", forbidden], capture_output=True, text=True)
+    assert done.stdout == "forbidden\n", done.stderr
+    (command,) = re.findall(r"^ExecStart=\S+/streamer (.*) /etc/streamer/%i.yaml$", UNIT.read_text(), re.MULTILINE)
+    camera = {"source": "synthetic", "tasks": [{"task": "object_detection", "every": "500ms"}]}
+    outputs = [{"kind": "hls", "stream": "gate"}]
+    file = faulty.config(tmp_path, {"gate": camera}, {}, outputs=outputs, web={"bind": "127.0.0.1:0"})
+    run = [*sandbox, sys.executable, "-m", "streamer"]
+    with RunningAgent(tmp_path, [*command.split(), str(file)], tmp_path / "events.jsonl", command=run) as agent:
+        agent.wait_for_results(3, START_S)
+        assert agent.stop() < 10
+        assert agent.process.returncode == 0
+        lines = [json.loads(line) for line in agent.errors.read_text().splitlines()]
+        assert {"streamer", "infer", "emit"} & {line["process"] for line in lines}
+        assert not [line for line in lines if line["level"] in ("error", "critical")]
+
+
+def test_a_json_log_is_one_object_a_line_without_secrets(capfd: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        logs.setup("infer", "info", "json")
+        logging.getLogger("streamer.test").warning("opened %s\nin two lines", "rtsp://eve:hunter22@cam/1")
+        try:
+            raise ValueError('a "quoted" rtsp://eve:hunter22@cam/1')
+        except ValueError:
+            logging.getLogger("streamer.test").exception("failed")
+    finally:
+        root.handlers[:], root.level = before
+    first, second = (json.loads(line) for line in capfd.readouterr().err.splitlines())
+    assert (first["process"], first["level"], first["logger"]) == ("infer", "warning", "streamer.test")
+    assert "in two lines" in first["message"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", first["time"])
+    assert 'ValueError: a "quoted"' in second["error"]
+    assert "hunter22" not in json.dumps([first, second])
+
+
+def test_doctor_says_what_fails_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/dev/shm")
+    config = tmp_path / "home.yaml"
+    tasks = "tasks: [{task: caption}]"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port, dead = taken.getsockname()[1], free_port()
+        config.write_text(
+            f"streams:\n  gate: {{source: 'rtsp://eve:hunter22@127.0.0.1:{dead}/x', {tasks}}}\n"
+            f"  yard: {{source: 'rtsp://127.0.0.1:{port}/x', {tasks}}}\n  desk: {{source: /dev/video99, {tasks}}}\n"
+            f"sinks: [{{kind: jsonl, path: {tmp_path}/nowhere/e.jsonl}},\n"
+            f"  {{kind: webhook, url: 'http://127.0.0.1:{dead}/x'}}, {{kind: mqtt, url: 'mqtt://127.0.0.1:{port}'}}]\n"
+            f"web: {{bind: '127.0.0.1:{port}'}}\n"
+            f"model: {{checkpoint: {tmp_path}/nowhere}}\n"
+        )
+        assert examine(load(config), config) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert all(re.match(r"(ok|warn|fail) {2,4}\S", line) for line in lines)
+    failed = "\n".join(line for line in lines if line.startswith("fail"))
+    for word in ("gate: 127.0.0.1", "/dev/video99", "web.bind", "sink jsonl", "sink webhook", "the model does not run"):
+        assert word in failed
+    assert all(" -> " in line for line in lines if not line.startswith("ok"))
+    for word in ("yard", "sink mqtt: 127.0.0.1"):
+        assert any(line.startswith("ok") and word in line for line in lines)
+    assert "hunter22" not in "\n".join(lines)
+
+
+def test_a_check_that_fails_as_nobody_foresaw_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("no driver")
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr("streamer.cli.doctor.find_pipeline", broken)
+    config = ROOT / "configs" / "demo.yaml"
+    assert examine(load(config), config) == 1
+    assert "fail  model: RuntimeError: no driver" in capsys.readouterr().out
+
+
+def test_doctor_is_content_with_a_good_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    config = ROOT / "configs" / "demo.yaml"
+    assert examine(load(config), config) == 0
+    assert "the model tiny loads and answers" in capsys.readouterr().out
+
+
+def test_readyz_tells_whether_answers_come_out(tmp_path: Path) -> None:
+    """The only task is never due, so nothing but the canary comes out."""
+    port = free_port()
+    streams = {"gate": {"source": "synthetic", "tasks": [{"task": "caption", "at": "0 0 29 2 *"}]}}
+    file = faulty.config(tmp_path, streams, {"loading": 3.0}, web={"bind": f"127.0.0.1:{port}"})
+    environment = faulty.install(tmp_path / "installed")
+    with RunningAgent(tmp_path, ["run", str(file)], tmp_path / "events.jsonl", environment) as agent:
+        until(lambda: _ready(port) == 503, START_S, "the page is there, and says no")
+        until(lambda: _ready(port) == 200, 30, f"it is ready; {agent.log()}")
+        assert agent.statuses("agent.canary")
+        assert not agent.results()
+
+
+def _ready(port: int) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status
+    except OSError:
+        return 0
+    finally:
+        connection.close()

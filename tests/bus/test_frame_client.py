@@ -1,0 +1,383 @@
+"""Frames between real processes: who gets which, and that nothing is lost, given twice or counted wrongly."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zmq
+
+from streamer.bus.frame_buffers import BUFFER_BYTES, buffers_directory
+from streamer.bus.frame_client import NoBuffer, Want, frames_endpoint
+from streamer.bus.frame_protocol import (
+    LARGEST,
+    Fetch,
+    Ping,
+    decode_answer,
+    encode,
+)
+from streamer.toyworld.world import World
+from streamer.types import FrameId
+from tests.support.agents import assert_identity, until
+from tests.support.capturing import (
+    STREAM,
+    CaptureProcess,
+    CaptureThread,
+    Consumer,
+)
+from tests.support.clips import number_of, write_clip
+
+LIVE = "synthetic?fps=50&size=160x120&seed=3"
+FILE = "synthetic?fps=10&size=160x120&pace=file&seconds=3s"
+
+
+def test_a_frame_arrives_as_it_was_painted(tmp_path: Path) -> None:
+    with CaptureProcess(tmp_path, LIVE) as capture, Consumer(tmp_path) as consumer:
+        frame = consumer.next()
+        assert frame.pts is not None
+        np.testing.assert_array_equal(frame.image, World(3).scene(frame.pts).paint(160, 120))
+        assert frame.image.shape == (120, 160, 3)
+        assert not frame.image.flags.writeable
+        assert frame.pts >= frame.seq / 50  # a camera that was held up skips what it missed
+        consumer.client.settle(frame, "done")
+        with pytest.raises(ValueError, match="not held"):
+            consumer.client.settle(frame, "done")
+        last = capture.stop()
+        assert last["frames"]["done"] == 1
+        assert last["frames"]["in_flight"] == 0
+        assert capture.reports() == ["ready", "first_frame"]
+
+
+def test_live_gives_the_newest_and_never_the_same_twice(tmp_path: Path) -> None:
+    with CaptureThread(tmp_path, LIVE) as capture, Consumer(tmp_path) as consumer:
+        first = consumer.next()
+        later = consumer.wait(Want(after=first.id, at_seq=first.seq + 10))
+        assert later.ready
+        second = consumer.next(Want(after=first.id))
+        assert second.seq >= first.seq + 10, "not the newest"
+        assert consumer.fetch(Want(after=second.id, at_pts=1e6)).frame is None
+        for frame in (first, second):
+            consumer.client.settle(frame, "done")
+        seen = [first.seq, second.seq]
+        for _ in range(20):  # without `after`: capture itself remembers
+            frame = consumer.next()
+            seen.append(frame.seq)
+            consumer.client.settle(frame, "stale")
+        assert seen == sorted(set(seen))
+        frames = capture.stop()["frames"]
+        assert (frames["done"], frames["dropped"]) == (2, {"stale": 20})
+        assert frames["not_asked"] >= 9
+
+
+def test_a_view_gets_frames_and_is_not_counted(tmp_path: Path) -> None:
+    with CaptureThread(tmp_path, LIVE) as capture, Consumer(tmp_path, "view") as view:
+        for _ in range(3):
+            view.client.settle(view.next(), "done")
+        frames = capture.stop()["frames"]
+        assert frames["captured"] == frames["not_asked"] > 0
+
+
+def test_a_ping_is_answered_with_the_books(tmp_path: Path) -> None:
+    with CaptureThread(tmp_path, LIVE), Consumer(tmp_path) as consumer:
+        consumer.client.settle(consumer.next(), "done")
+        consumer.next()
+        reply = consumer.reply(consumer.client.ping(STREAM))
+        assert reply.counts is not None
+        assert_identity(reply.counts.model_dump())
+        assert (reply.counts.done, reply.counts.in_flight) == (1, 1)
+        assert reply.last_frame_age is not None
+
+
+def test_without_a_free_buffer_nothing_is_asked(tmp_path: Path) -> None:
+    with CaptureThread(tmp_path, LIVE), Consumer(tmp_path, buffers=1) as consumer:
+        frame = consumer.next()
+        with pytest.raises(NoBuffer):
+            consumer.client.fetch(STREAM, Want())
+        consumer.client.settle(frame, "done")
+        assert consumer.next(Want(after=frame.id)).id > frame.id
+
+
+def test_a_wait_ends_at_its_deadline_and_says_how_old_the_newest_is(tmp_path: Path) -> None:
+    with CaptureThread(tmp_path, "synthetic?fps=0.5"), Consumer(tmp_path) as consumer:
+        first = consumer.next()
+        reply = consumer.wait(Want(after=first.id), 0.3)
+        assert not reply.ready
+        assert not reply.ended
+        assert reply.frame is None
+        assert (reply.epoch, reply.seq, reply.pts, reply.pace) == (first.epoch, 0, 0.0, "live")
+        assert reply.last_frame_age is not None
+        assert reply.last_frame_age >= 0.3
+
+
+def test_a_newer_ask_takes_the_place_of_a_wait(tmp_path: Path) -> None:
+    with CaptureThread(tmp_path, LIVE), Consumer(tmp_path) as consumer:
+        consumer.next()
+        earlier = consumer.client.wait(STREAM, Want(at_pts=1e6), 60)
+        assert consumer.wait(Want(at_pts=1e6), 0.1).ready is False
+        assert consumer.reply(earlier).ready is False
+
+
+def test_a_file_waits_for_who_asks_and_loses_nothing(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", pictures=30)
+    with CaptureProcess(tmp_path, str(clip)) as capture, Consumer(tmp_path) as consumer:
+        first = consumer.next()
+        held = consumer.wait(Want(after=first.id))
+        assert (held.ready, held.seq) == (True, 1)
+        for _ in range(5):  # asking about it does not move it on, and nobody decodes further
+            assert consumer.wait(Want(after=first.id)).seq == 1
+        assert number_of(first.image) == 0
+        consumer.client.settle(first, "done")
+        numbers = [number_of(frame.image) for frame in consumer.rest(Want(after=first.id))]
+        assert numbers == list(range(1, 30))
+        frames = capture.statuses.wait("ended")["frames"]
+        assert frames == {"captured": 30, "not_asked": 0, "done": 30, "dropped": {}, "in_flight": 0}
+        assert capture.process.wait(5) == 0
+
+
+def test_a_file_passes_over_what_nobody_wants(tmp_path: Path) -> None:
+    with CaptureThread(tmp_path, FILE) as capture, Consumer(tmp_path) as consumer:
+        due, seen = 0.0, []
+        after: FrameId | None = None
+        while frame := consumer.next_or_end(Want(after=after, at_pts=due)):
+            assert frame.pts is not None
+            seen.append(frame.pts)
+            after, due = frame.id, due + 0.7
+            consumer.client.settle(frame, "done")
+        assert seen == pytest.approx([0.0, 0.7, 1.4, 2.1, 2.8])
+        frames = capture.statuses.wait("ended")["frames"]
+        assert frames == {"captured": 30, "not_asked": 25, "done": 5, "dropped": {}, "in_flight": 0}
+
+
+def test_a_file_gives_several_frames_at_once(tmp_path: Path) -> None:
+    with CaptureThread(tmp_path, FILE) as capture, Consumer(tmp_path) as consumer:
+        after, frames = None, []
+        for _ in range(4):
+            frames.append(consumer.next(Want(after=after)))
+            after = frames[-1].id
+        assert [frame.seq for frame in frames] == [0, 1, 2, 3]
+        assert len({frame.image.ctypes.data for frame in frames}) == 4
+        capture.ask_to_stop()
+        for frame in frames:
+            consumer.client.settle(frame, "stopped")
+        counts = capture.statuses.wait("stopped")["frames"]
+        assert (counts["dropped"], counts["in_flight"]) == ({"stopped": 4}, 0)
+
+
+@contextmanager
+def hoarder(runtime: Path, count: int) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A consumer process with `count` frames in its hands, and their numbers."""
+    command = [sys.executable, "-m", "tests.support.hoarder", str(runtime), str(count)]
+    top = Path(__file__).parents[2]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=top) as process:
+        try:
+            assert process.stdout is not None
+            yield process, [int(process.stdout.readline()) for _ in range(count)]
+        finally:
+            process.kill()
+
+
+def test_live_frames_of_a_killed_consumer_are_counted_as_lost(tmp_path: Path) -> None:
+    with CaptureProcess(tmp_path, LIVE) as capture:
+        with hoarder(tmp_path, 3) as (process, numbers):
+            process.kill()
+            process.wait()
+        left_behind = list(buffers_directory(tmp_path).iterdir())
+        with Consumer(tmp_path) as consumer:
+            frame = consumer.next()
+            assert frame.seq > max(numbers)
+            consumer.client.settle(frame, "done")
+            now = set(buffers_directory(tmp_path).iterdir())
+            assert left_behind
+            assert not now.intersection(left_behind), "the memory of the killed process is not given back"
+            frames = capture.stop()["frames"]
+        assert (frames["done"], frames["dropped"], frames["in_flight"]) == (1, {"worker_lost": 3}, 0)
+
+
+def test_file_frames_of_a_killed_consumer_are_given_to_the_next(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", pictures=20)
+    with CaptureProcess(tmp_path, str(clip)) as capture:
+        with hoarder(tmp_path, 3) as (first, numbers):
+            assert numbers == [0, 1, 2]
+            first.kill()
+        with hoarder(tmp_path, 2) as (second, numbers):  # and dies as well, one of the three not even given
+            assert numbers == [0, 1]
+            second.kill()
+        with Consumer(tmp_path) as consumer:
+            assert [number_of(frame.image) for frame in consumer.rest()] == list(range(20))
+        frames = capture.statuses.wait("ended")["frames"]
+        assert frames == {"captured": 20, "not_asked": 0, "done": 20, "dropped": {}, "in_flight": 0}
+
+
+def test_what_nobody_settles_is_lost_when_capture_stops(tmp_path: Path) -> None:
+    with CaptureThread(tmp_path, LIVE) as capture, Consumer(tmp_path) as consumer:
+        consumer.next()
+        frames = capture.stop()["frames"]
+        assert (frames["dropped"], frames["in_flight"]) == ({"worker_lost": 1}, 0)
+
+
+def test_a_fetch_that_died_with_capture_gives_its_buffer_back(tmp_path: Path) -> None:
+    with CaptureProcess(tmp_path, LIVE) as capture, Consumer(tmp_path, buffers=2) as consumer:
+        before = consumer.next()
+        capture.send_signal(signal.SIGSTOP)
+        lost = consumer.client.fetch(STREAM, Want())
+        with pytest.raises(AssertionError, match="no reply"):
+            consumer.reply(lost, 1.0)
+        assert consumer.client.free_buffers == 0, "capture may still write there"
+        capture.kill()
+        capture.restart()
+        reply = consumer.reply(lost)
+        after = reply.frame or consumer.next()
+        assert after.epoch > before.epoch
+        consumer.client.settle(before, "done")  # of the dead generation: the new one does not count it
+        consumer.client.settle(after, "done")
+        assert consumer.client.free_buffers == 2
+        frames = capture.stop()["frames"]
+        assert (frames["done"], frames["dropped"]) == (1, {})
+
+
+def test_epochs_grow_even_when_the_clock_is_set_back(tmp_path: Path) -> None:
+    future = 4_000_000_000_000
+    (tmp_path / f"frames-{STREAM}.lock").write_text(str(future))
+    with CaptureThread(tmp_path, LIVE), Consumer(tmp_path) as consumer:
+        assert consumer.next().epoch == future + 1
+
+
+def _raw(runtime: Path) -> zmq.Socket[bytes]:
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+    socket.set(zmq.LINGER, 0)
+    socket.connect(frames_endpoint(runtime, STREAM))
+    return socket
+
+
+GARBAGE = [
+    [b""],
+    [b"\x00\xff\xfe"],
+    [b"[" * 4000],
+    [b"null"],
+    [b'{"v": 1}'],
+    [b'{"v": 2, "id": 1, "owner": "infer-1-00000000", "op": "ping"}'],
+    [b'{"v": 1, "id": -1, "owner": "infer-1-00000000", "op": "ping"}'],
+    [b'{"v": 1, "id": 1, "owner": "../../etc", "op": "ping"}'],
+    [b'{"v": 1, "id": 1, "owner": "infer-1-00000000", "op": "wait", "want": {}, "timeout": NaN}'],
+    [b'{"v": 1, "id": 1, "owner": "infer-1-00000000", "op": "wait", "want": {"at_seq": "1"}, "timeout": 1}'],
+    [b'{"v": 1, "id": 1, "owner": "infer-1-00000000", "op": "settle", "generation": "", "frame": [1], "fate": "done"}'],
+    [b"{}", b"{}"],
+    [b"x" * (LARGEST + 1)],
+    [b"x" * (64 << 20)],
+]
+
+
+def test_garbage_and_oversized_messages_do_not_disturb(tmp_path: Path) -> None:
+    with CaptureProcess(tmp_path, LIVE) as capture, Consumer(tmp_path) as consumer:
+        consumer.client.settle(consumer.next(), "done")
+        for parts in GARBAGE:
+            with _raw(tmp_path) as socket:
+                socket.send_multipart(parts)
+                socket.send(encode(Ping(id=7, owner="view-1-00000000")))
+                if len(parts[0]) <= LARGEST:
+                    assert socket.poll(5000), parts
+                    assert decode_answer(socket.recv()).id == 7
+        frame = consumer.next()
+        consumer.client.settle(frame, "done")
+        frames = capture.stop()["frames"]
+        assert (frames["done"], frames["dropped"]) == (2, {})
+        log = capture.errors.read_text()
+        assert "broke the protocol" in log
+        assert log.count("broke the protocol") < 6
+
+
+OWNER = "view-7-0123abcd"
+
+
+def _bad_buffers(runtime: Path) -> dict[str, str]:
+    """Buffer names that must not be written to, and why."""
+    folder = buffers_directory(runtime)
+    victim = runtime / "victim"
+    victim.write_bytes(b"")
+    os.truncate(victim, BUFFER_BYTES)
+    (folder / f"{OWNER}-1.buf").symlink_to(victim)
+    (folder / f"{OWNER}-2.buf").write_bytes(b"too small")
+    os.link(victim, folder / f"{OWNER}-3.buf")
+    os.mkfifo(folder / f"{OWNER}-4.buf")
+    (folder / f"{OWNER}-5.buf").mkdir()
+    (folder / "view-7-9999ffff-1.buf").write_bytes(b"")
+    os.truncate(folder / "view-7-9999ffff-1.buf", BUFFER_BYTES)
+    return {
+        f"{OWNER}-1.buf": "symlink",
+        f"{OWNER}-2.buf": "size",
+        f"{OWNER}-3.buf": "hard link",
+        f"{OWNER}-4.buf": "fifo",
+        f"{OWNER}-5.buf": "directory",
+        f"{OWNER}-6.buf": "missing",
+        "view-7-9999ffff-1.buf": "somebody else's",
+        f"../buffers/{OWNER}-1.buf": "path",
+        f"{OWNER}-1.buf\n": "line end",
+        "../victim": "path",
+        "/etc/passwd": "absolute path",
+    }
+
+
+def test_only_the_senders_own_buffers_are_written(tmp_path: Path) -> None:
+    with CaptureThread(tmp_path, LIVE) as capture, Consumer(tmp_path) as consumer, _raw(tmp_path) as socket:
+        consumer.client.settle(consumer.next(), "done")
+        for number, (name, why) in enumerate(_bad_buffers(tmp_path).items()):
+            fetch = Fetch.model_construct(v=1, id=number, op="fetch", owner=OWNER, want=Want(), buffer=name)
+            socket.send(encode(fetch))
+            socket.send(encode(Ping(id=1000 + number, owner=OWNER)))
+            assert socket.poll(5000)
+            assert decode_answer(socket.recv()).pong, f"answered a fetch into a {why}"
+        assert not any((tmp_path / "victim").read_bytes()[: 3 * 160 * 120])
+        capture.stop()
+
+
+def test_a_stopped_consumer_holds_nobody_up(tmp_path: Path) -> None:
+    with CaptureProcess(tmp_path, LIVE) as capture, hoarder(tmp_path, 1) as (process, _):
+        process.send_signal(signal.SIGSTOP)
+        with Consumer(tmp_path, "view") as view:
+            first = view.next()
+            view.client.settle(first, "done")
+            assert view.wait(Want(after=first.id, at_seq=first.seq + 20)).ready
+        process.send_signal(signal.SIGCONT)
+        assert capture.stop()["frames"]["dropped"] == {"worker_lost": 1}
+
+
+def test_two_captures_of_one_stream_are_refused(tmp_path: Path) -> None:
+    with CaptureProcess(tmp_path, LIVE) as capture, Consumer(tmp_path) as consumer:
+        epoch = consumer.next().epoch
+        first = capture.process
+        capture.restart()
+        try:
+            assert until(lambda: capture.process.poll(), 15, "the second capture ends") == 1
+            assert "another process captures cam" in capture.errors.read_text()
+            assert consumer.next().epoch == epoch
+        finally:
+            first.kill()
+            first.communicate()
+
+
+@pytest.mark.parametrize(
+    ("want", "frame", "pts", "expected"),
+    [
+        (Want(), FrameId(5, 0), 0.0, True),
+        (Want(after=FrameId(5, 3)), FrameId(5, 3), 1.0, False),
+        (Want(after=FrameId(5, 3)), FrameId(4, 9), 1.0, False),
+        (Want(after=FrameId(5, 3)), FrameId(5, 4), None, True),
+        (Want(after=FrameId(5, 3), at_pts=2.0), FrameId(5, 4), 1.99, False),
+        (Want(after=FrameId(5, 3), at_pts=2.0), FrameId(5, 4), 2.0, True),
+        (Want(after=FrameId(5, 3), at_pts=0.3), FrameId(5, 4), 0.1 + 0.2 - 1e-9, True),
+        (Want(after=FrameId(5, 3), at_pts=2.0), FrameId(5, 4), None, True),
+        (Want(after=FrameId(5, 3), at_seq=6), FrameId(5, 5), 9.0, False),
+        (Want(after=FrameId(5, 3), at_seq=6, at_pts=9.0), FrameId(5, 5), 9.0, True),
+        (Want(after=FrameId(5, 3), at_seq=6), FrameId(6, 0), 0.0, True),
+        (Want(at_seq=6), FrameId(6, 0), 0.0, False),
+    ],
+)
+def test_what_is_wanted(want: Want, frame: FrameId, pts: float | None, expected: bool) -> None:
+    assert want.matches(frame, pts) is expected

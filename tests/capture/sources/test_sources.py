@@ -1,0 +1,361 @@
+"""Every kind of source against the real thing, as far as there is one on this machine."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import dropwhile, islice
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from streamer.bus.frame_buffers import BUFFER_PIXELS
+from streamer.capture.sources import (
+    File,
+    Http,
+    Rtsp,
+    SourceField,
+    Synthetic,
+    Webcam,
+)
+from streamer.capture.sources._av import AvPicture, AvSource
+from streamer.core.errors import ConfigError, SourceLost, SourceRefused
+from streamer.toyworld.world import World
+from streamer.types import Image, Picture, SourceSettings
+from tests.support.clips import number_of, numbered, write_clip
+from tests.support.rtsp import RtspServer, free_port
+
+PASSWORD = "gar4den%2Fgate"
+_SOURCE: TypeAdapter[Any] = TypeAdapter(SourceField)
+
+
+def source(value: Any) -> Any:
+    return _SOURCE.validate_python(value)
+
+
+def bgr(picture: Picture | None) -> Image:
+    assert picture is not None
+    image = np.zeros((picture.height, picture.width, 3), np.uint8)
+    picture.write_bgr(image)
+    return image
+
+
+def times(pictures: Iterable[Picture | None]) -> list[float | None]:
+    return [picture.pts for picture in pictures if picture is not None]
+
+
+def read(settings: SourceSettings, count: int, read_limit: float = 5.0) -> list[Image]:
+    """The first pictures of a connection."""
+    connection = settings.open(read_limit)
+    try:
+        return [bgr(picture) for picture in islice(connection, count)]
+    finally:
+        connection.close()
+
+
+# -- settings
+
+
+def test_texts_and_mappings_say_the_same(tmp_path: Path) -> None:
+    clip = tmp_path / "a:b.mp4"
+    clip.write_bytes(b"")
+    assert source("rtsp://h:554/a") == source({"kind": "rtsp", "url": "rtsp://h:554/a"})
+    assert source("rtsps://h/a").transport == "tcp"
+    assert isinstance(source("http://h/a.m3u8"), Http)
+    assert isinstance(source("https://h/a"), Http)
+    assert source("/dev/video3") == Webcam(device="/dev/video3")
+    assert source("synthetic") == Synthetic()
+    assert source("synthetic?seed=7&fps=5&size=320x240&seconds=2s&pace=file") == Synthetic(
+        seed=7, fps=5, size="320x240", seconds=2.0, pace="file"
+    )
+    assert source(str(clip)) == source(clip) == File(path=clip)
+    assert source(File(path=clip)).pace == "file"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("rtsp:/192.168.1.2/a", "is not a URL with a scheme and a host: rtsp:/192.168.1.2/a"),
+        ("rtsp://u:secretword@:554", "is not a URL with a scheme and a host"),
+        ("rtsp://h:port/a", "has a port that is not a number"),
+        ("rtmp://u:secretword@h/a", "unknown scheme `rtmp` in rtmp://***@h/a: use rtsp://"),
+        ("", "must be a URL, a device, a file or `synthetic`"),
+        ("nowhere.mp4", "no such file: nowhere.mp4"),
+        ("/", "not a file: /"),
+        ("synthetic?sed=1", "Extra inputs are not permitted"),
+        ("synthetic?seed=1&seed=2", "`seed` is given twice"),
+        ("synthetic?kind=file", "`kind` cannot stand here"),
+        ("synthetic?fps=0", "greater than 0"),
+        ("synthetic?size=8x8", "at least 16x16"),
+        ("synthetic?size=99999x99999", "at most 7680x4320"),
+        ("synthetic?seconds=0s", "longer than zero"),
+        ({"kind": "rtsp", "url": "http://h/a"}, "must begin with rtsp:// or rtsps://, not http://"),
+        ({"kind": "http", "url": "rtsp://h/a"}, "must begin with http:// or https://, not rtsp://"),
+        ({"kind": "rtsp", "url": "rtsp://h/a", "transport": "tpc"}, "'tcp' or 'udp'"),
+        ({"kind": "webcam", "device": "video0"}, "String should match pattern"),
+        ({"kind": "webcam", "device": "/dev/video0", "size": "big"}, "String should match pattern"),
+        ({"kind": "camera"}, "does not match any of the expected tags: 'rtsp', 'webcam', 'file', 'http', 'synthetic'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(value: Any, message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        source(value)
+    details = caught.value.errors(include_input=False, include_url=False)
+    assert message in str(details)
+    assert "secretword" not in str(details)
+
+
+# -- synthetic
+
+
+def test_synthetic_shows_the_toy_world_of_its_media_time() -> None:
+    pictures = list(Synthetic(seed=4, fps=10, size="64x48", pace="file", seconds=0.5).open())
+    assert times(pictures) == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+    np.testing.assert_array_equal(bgr(pictures[3]), World(4).scene(3 / 10).paint(64, 48))
+
+
+def test_synthetic_keeps_to_the_clock_and_skips_what_it_missed() -> None:
+    pictures = iter(Synthetic(fps=50).open())
+    next(pictures)
+    time.sleep(0.2)  # the reader is held up
+    (late,) = times(islice(pictures, 1))
+    assert late is not None
+    assert late >= 0.18
+
+
+# -- file
+
+
+def test_a_file_gives_every_picture_with_its_time(tmp_path: Path) -> None:
+    settings = File(path=write_clip(tmp_path / "a:b.mp4", pictures=12, fps=20))
+    connection = settings.open()
+    pictures = list(connection)
+    connection.close()
+    assert [number_of(bgr(picture)) for picture in pictures] == list(range(12))
+    assert times(pictures) == pytest.approx([number / 20 for number in range(12)])
+
+
+def test_key_frames_come_at_once_also_from_a_decoder_that_holds_pictures_back(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as clip:
+        stream = clip.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 256, 144, "yuv420p", 10
+        stream.options = {"x264-params": "scenecut=0:bframes=2"}
+        for number in range(50):
+            clip.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(number, 256, 144), format="bgr24")))
+        clip.mux(stream.encode(None))
+    source = AvSource(str(path), {}, read_limit=5.0, may_ease=True)
+    assert source.ease(0.0) is False
+    shown: list[int | None] = []
+    for picture in islice(dropwhile(lambda picture: picture is None, source), 50):
+        shown.append(None if picture is None else number_of(bgr(picture)))
+        source.ease(1.0 if len(shown) < 35 else 0.0)
+    source.close()
+    eased = shown[shown.index(None) :]
+    assert eased[: eased.index(20) + 1] == [*[None] * eased.index(20), 20]
+    assert shown[-10:] == list(range(40, 50)), "all again from the next key frame on"
+
+
+def test_a_stream_without_times_gets_them_from_its_rate(tmp_path: Path) -> None:
+    with av.open(str(write_clip(tmp_path / "clip.mp4", 5))) as clip:
+        annex_b = av.bitstream.BitStreamFilterContext("h264_mp4toannexb", clip.streams.video[0])
+        packets = [unit for packet in clip.demux(video=0) for unit in (annex_b.filter(packet) if packet.size else ())]
+    bare = tmp_path / "clip.h264"
+    bare.write_bytes(b"".join(bytes(packet) for packet in packets))
+    connection = File(path=bare).open()
+    found = times(connection)
+    connection.close()
+    assert len(found) == 5
+    assert found == sorted(time for time in found if time is not None)
+
+
+@pytest.mark.parametrize("content", [b"", b"no video at all" * 100, b"\x00\x00\x00\x18ftypmp42"])
+def test_a_file_that_is_no_video_is_the_users_to_change(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"cannot read .*clip\.mp4 as a video: |holds no picture"):
+        read(File(path=path), 1)
+
+
+def test_a_broken_file_ends_early(tmp_path: Path) -> None:
+    whole = write_clip(tmp_path / "whole.mp4", pictures=40).read_bytes()
+    header = whole.index(b"mdat")
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(whole[: header + 1000] + b"\xa5" * 400 + whole[header + 1400 :])
+    assert 0 < len(read(File(path=broken), 100)) <= 40
+
+
+@pytest.mark.parametrize("full_range", [False, True])
+def test_colours_are_right(full_range: bool) -> None:
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 128, 128)]
+    image = np.repeat(np.repeat(np.array([colours], np.uint8), 32, axis=1), 64, axis=0)
+    frame = av.VideoFrame.from_ndarray(image, format="bgr24").reformat(
+        format="yuvj444p" if full_range else "yuv444p", dst_color_range="JPEG" if full_range else "MPEG"
+    )
+    shown = bgr(AvPicture(frame, None))
+    assert np.abs(shown.astype(int) - image).max() <= 4
+
+
+def test_odd_widths_are_not_skewed() -> None:
+    image = np.random.default_rng(1).integers(0, 255, (50, 101, 3), np.uint8)
+    np.testing.assert_array_equal(bgr(AvPicture(av.VideoFrame.from_ndarray(image, format="bgr24"), None)), image)
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_a_clip_that_was_filmed_upright_is_shown_upright(tmp_path: Path, degrees: int) -> None:
+    path = write_clip(tmp_path / "clip.mp4", 2, turn=degrees)
+    expected = np.rot90(numbered(0, 256, 144), degrees // 90)
+    image = read(File(path=path), 1)[0]
+    assert image.shape == expected.shape
+    assert np.abs(image.astype(int) - expected).mean() < 6
+
+
+def test_a_picture_beyond_the_cap_is_refused(tmp_path: Path) -> None:
+    width = 16384
+    clip = write_clip(tmp_path / "huge.mp4", 1, size=(width, BUFFER_PIXELS // width // 2 * 2 + 16))
+    with pytest.raises(ConfigError, match=r"cannot|holds no picture"):
+        read(File(path=clip), 1)
+
+
+# -- webcam
+
+
+def test_a_webcam_is_told_what_was_asked_for() -> None:
+    camera = Webcam(device="/dev/video0", size="1280x720", fps=30, pixel_format="mjpeg")
+    assert camera.options() == {"video_size": "1280x720", "framerate": "30", "input_format": "mjpeg"}
+    assert Webcam(device="/dev/video0").options() == {}
+
+
+@pytest.mark.parametrize(
+    ("device", "reason"),
+    [("/dev/video99", "no such device: /dev/video99"), ("/dev/null", "/dev/null: is not a camera")],
+)
+def test_a_webcam_that_is_not_there_is_tried_again(device: str, reason: str) -> None:
+    with pytest.raises(SourceLost, match=reason):
+        Webcam(device=device, size="640x480", fps=25, pixel_format="yuyv422").open()
+
+
+# -- rtsp
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", 25)
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_a_camera_over_rtsp(clip: Path, transport: str) -> None:
+    with RtspServer(clip) as server:
+        camera = source({"kind": "rtsp", "url": server.url, "transport": transport})
+        numbers = [number_of(image) for image in read(camera, 6)]
+    assert [(number - numbers[0]) % 25 for number in numbers] == list(range(6))
+
+
+@pytest.mark.parametrize("digest", [False, True])
+def test_passwords_work_and_are_never_told(clip: Path, digest: bool) -> None:
+    with RtspServer(clip, user="bob", password="gar4den/gate", digest=digest) as server:
+        url = server.url.replace("://", f"://bob:{PASSWORD}@")
+        assert read(Rtsp.model_validate({"url": url}), 1)
+        for wrong in (server.url, server.url.replace("://", f"://bob:{PASSWORD}X@")):
+            with pytest.raises(SourceRefused) as caught:
+                Rtsp.model_validate({"url": wrong}).open()
+            assert str(caught.value) == "refused the user or password"
+            assert caught.value.__suppress_context__
+
+
+def test_a_port_where_nothing_listens() -> None:
+    with pytest.raises(SourceLost, match="connection refused"):
+        source(f"rtsp://127.0.0.1:{free_port()}/cam").open()
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "http"])
+def test_a_port_that_accepts_and_never_answers(scheme: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"{scheme}://bob:{PASSWORD}@127.0.0.1:{mute.getsockname()[1]}/cam"
+        with pytest.raises(SourceLost, match=r"^no answer within 0\.5 s$"):
+            source(url).open(0.5)
+
+
+def test_a_camera_that_falls_silent_is_lost(clip: Path) -> None:
+    with RtspServer(clip) as server:
+        connection = source(server.url).open(1.0)
+        pictures = iter(connection)
+        next(pictures)
+        server.pause()  # the session and its RTCP live on
+        with pytest.raises(SourceLost, match="silent for 1 s"):
+            list(pictures)
+        connection.close()
+
+
+def test_a_camera_that_goes_away_is_lost(clip: Path) -> None:
+    with RtspServer(clip) as server:
+        connection = source(server.url).open()
+        pictures = iter(connection)
+        next(pictures)
+        server.kill()
+        with pytest.raises(SourceLost, match="the stream ended"):
+            list(pictures)
+        connection.close()
+
+
+def test_a_path_that_is_not_there(clip: Path) -> None:
+    with RtspServer(clip) as server, pytest.raises(SourceLost, match="404"):
+        source(server.url + "era").open()
+
+
+# -- http
+
+
+class _Mjpeg(BaseHTTPRequestHandler):
+    """A camera's MJPEG stream, ended after 30 pictures, behind a password."""
+
+    def do_GET(self) -> None:
+        if self.path == "/locked" and "Authorization" not in self.headers:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=one_picture_ends_here")
+        self.end_headers()
+        for number in range(30):
+            jpeg = cv2.imencode(".jpg", numbered(number, 256, 144))[1].tobytes()
+            head = f"--one_picture_ends_here\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+            self.wfile.write(head.encode() + jpeg + b"\r\n")
+
+    def log_message(self, *_: object) -> None:
+        """Not to the tests' output."""
+
+
+@contextmanager
+def _mjpeg_camera() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Mjpeg) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_camera_over_http() -> None:
+    with _mjpeg_camera() as host:
+        connection = source(f"http://{host}/video").open(5)
+        pictures = iter(connection)
+        assert [number_of(bgr(picture)) for picture in islice(pictures, 30)] == list(range(30))
+        with pytest.raises(SourceLost, match="the connection broke off"):
+            next(pictures)
+        connection.close()
+        assert len(read(source(f"http://bob:{PASSWORD}@{host}/locked"), 20)) == 20
+        with pytest.raises(SourceRefused):
+            source(f"http://{host}/locked").open()

@@ -1,0 +1,215 @@
+"""Cameras with too few pictures, with very many, and with a clock that is set: handled, and never opened again."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice, pairwise
+from pathlib import Path
+
+import av
+import pytest
+
+from streamer.bus.frame_client import Want
+from streamer.capture.sources import Rtsp, _av
+from streamer.core.errors import SourceLost
+from streamer.types import Frame
+from streamer.video.pacing import LOST_MOST_S, LOST_S, SLOWEST_S
+from streamer.web.monitor.capture_poller import STALLED_S, Cameras, CameraState
+from tests.support.agents import until
+from tests.support.capturing import STREAM, CaptureThread, Consumer
+from tests.support.clips import numbered, write_clip
+from tests.support.rtsp import RtspServer
+from tests.video.test_pacing import fed, play
+
+HOUR = 3600
+
+
+class Bytes(io.RawIOBase):
+    """What was written since it was taken last."""
+
+    def __init__(self) -> None:
+        self._kept = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        self._kept += data
+        return len(data)
+
+    def take(self) -> bytes:
+        taken = bytes(self._kept)
+        self._kept.clear()
+        return taken
+
+
+def mpeg_ts(pictures: int, fps: int, begin: float) -> Iterator[bytes]:
+    """The bytes of each picture; media time begins at that second."""
+    out = Bytes()
+    container = av.open(out, "w", format="mpegts", options={"flush_packets": "1"})
+    stream = container.add_stream(
+        "libx264", rate=fps, options={"tune": "zerolatency", "preset": "ultrafast", "g": str(fps)}
+    )
+    stream.width, stream.height, stream.pix_fmt = 256, 144, "yuv420p"
+    stream.codec_context.time_base = Fraction(1, 90_000)
+    for number in range(pictures):
+        frame = av.VideoFrame.from_ndarray(numbered(number, 256, 144), format="bgr24")
+        frame.time_base, frame.pts = Fraction(1, 90_000), round((begin + number / fps) * 90_000)
+        container.mux(stream.encode(frame))
+        yield out.take()
+
+
+@contextmanager
+def camera(*begins: float, fps: int, seconds: float) -> Iterator[str]:
+    """An MPEG-TS camera over HTTP that gives so many seconds of pictures, at its own pace, from each of these times."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "video/mp2t")
+            self.end_headers()
+            started = time.monotonic()
+            parts = [part for begin in begins for part in mpeg_ts(round(seconds * fps), fps, begin)]
+            for number, part in enumerate(parts):
+                time.sleep(max(0.0, started + number / fps - time.monotonic()))
+                self.wfile.write(part)
+
+        def log_message(self, *_: object) -> None:
+            """Not to the tests' output."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/video"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def watched(capture: CaptureThread, consumer: Consumer, enough: Callable[[Frame], bool]) -> list[Frame]:
+    """The frames that a consumer got until one was enough, without the camera having been opened again."""
+    frames: list[Frame] = []
+    while not frames or not enough(frames[-1]):
+        frames.append(consumer.next(Want(after=frames[-1].id if frames else None)))
+        consumer.client.settle(frames[-1], "done")
+        assert [status["state"] for status in capture.statuses.hear()] in ([], ["up"])
+    return frames
+
+
+def test_a_clock_that_is_set_by_an_hour_ahead_and_back(tmp_path: Path) -> None:
+    begins = 2 * HOUR, 3 * HOUR, HOUR
+    with (
+        camera(*begins, fps=25, seconds=2) as url,
+        CaptureThread(tmp_path, {"kind": "http", "url": url, "decode": "all"}) as capture,
+        Consumer(tmp_path) as consumer,
+    ):
+        frames = watched(capture, consumer, lambda frame: frame.seq >= 135)
+        assert len({frame.epoch for frame in frames}) == 1
+        for earlier, later in pairwise(frames):
+            assert earlier.pts is not None
+            assert later.pts is not None
+            passed = later.captured_mono - earlier.captured_mono
+            assert 0 <= later.pts - earlier.pts <= passed + 1.1, (earlier.seq, earlier.pts, later.pts)
+
+
+def test_120_pictures_a_second(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", 120)
+    with (
+        RtspServer(clip, fps=120) as server,
+        CaptureThread(tmp_path, server.url) as capture,
+        Consumer(tmp_path) as consumer,
+    ):
+        frames = watched(capture, consumer, lambda frame: frame.seq >= 300)
+        took = frames[-1].captured_mono - frames[0].captured_mono
+        assert (frames[-1].seq - frames[0].seq) / took > 60, "the pictures do not come at the camera's pace"
+        assert capture.stop()["frames"]["dropped"] == {}
+
+
+def test_a_picture_every_three_seconds(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", 25, key_frame_every=1)
+    with (
+        RtspServer(clip, fps=0.3) as server,
+        CaptureThread(tmp_path, server.url) as capture,
+        Cameras(tmp_path, [STREAM]) as cameras,
+        Consumer(tmp_path) as consumer,
+    ):
+        watched(capture, consumer, lambda frame: frame.seq >= 1)
+        until(lambda: cameras.states[STREAM].interval, 5, "two frames that were heard of, whose interval is known")
+        (state,) = until(lambda: _old(cameras, STALLED_S), 5, "a frame that is older than any of a usual camera")
+        assert not state.is_stalled(time.monotonic())
+        assert state.fps == pytest.approx(0.3, abs=0.05)
+        assert not consumer.fetch(Want(max_age=0.5)).frame, "an old picture for who wants a fresh one"
+        fresh = consumer.next(Want(max_age=0.5))
+        assert time.monotonic() - fresh.captured_mono < 1
+        assert fresh.seq == 2
+        consumer.client.settle(fresh, "done")
+        assert [status["state"] for status in capture.statuses.hear()] == ["up"]
+
+
+def _old(cameras: Cameras, seconds: float) -> list[CameraState]:
+    state, now = cameras.states[STREAM], time.monotonic()
+    return [state] if (state.frame_age(now) or 0) > seconds else []
+
+
+def test_a_slow_camera_that_is_joined_long_before_its_next_key_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one with a picture every ten seconds, of which every thirtieth is a key frame."""
+    monkeypatch.setattr(_av, "FIRST_PICTURE_S", 1.0)
+    clip = write_clip(tmp_path / "clip.mp4", 40, key_frame_every=40)
+    with RtspServer(clip, fps=8) as server:
+        settings = Rtsp.model_validate({"url": server.url})
+        first, late = settings.open(), None
+        try:
+            next(picture for picture in first if picture is not None)
+            late = settings.open(1.0)
+            joined = time.monotonic()
+            assert any(picture is not None for picture in islice(late, 60))
+            assert time.monotonic() - joined > 2, "the test proves nothing: a key frame came at once"
+        finally:
+            first.close()
+            if late is not None:
+                late.close()
+
+
+def test_what_never_shows_a_picture_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_av, "FIRST_PICTURE_S", 0.2)
+    monkeypatch.setattr(_av, "FIRST_PICTURE_PACKETS", 10)
+    clip = write_clip(tmp_path / "clip.mp4", 200, key_frame_every=200)
+    with RtspServer(clip, fps=20) as server:
+        settings = Rtsp.model_validate({"url": server.url})
+        first, late = settings.open(), None
+        try:
+            next(picture for picture in first if picture is not None)
+            late = settings.open(0.2)
+            with pytest.raises(SourceLost, match="sends data, but no picture"):
+                list(late)
+        finally:
+            first.close()
+            if late is not None:
+                late.close()
+
+
+@pytest.mark.parametrize("fps", [0.1, 0.5])
+def test_a_view_of_a_slow_camera_is_not_lost_between_its_pictures(fps: float) -> None:
+    line, found = fed(5 / fps, fps)
+    _, second, *_ = (index for index, due in enumerate(found) if not due.again)
+    assert not any(due.lost for due in found[second:]), "after two pictures its rate is known"
+    assert line.interval == SLOWEST_S, "and the last one is shown every second"
+    after = play(line, 5 / fps, 5 / fps + 70, step=0.25)
+    lost = next(due for due in after if due.lost is not None)
+    assert lost.lost == pytest.approx(min(LOST_MOST_S, max(LOST_S, 5 / fps)), abs=SLOWEST_S + 0.3)
+
+
+@pytest.mark.parametrize(("interval", "limit"), [(None, 3), (0.04, 3), (10.0, 30), (60.0, 60)])
+def test_a_camera_stalls_by_its_own_rate(interval: float | None, limit: float) -> None:
+    for age, is_stalled in ((limit - 0.5, False), (limit + 0.5, True)):
+        state = CameraState(heard=100.0, frame_age_then=age, interval=interval)
+        assert state.is_stalled(100.1) is is_stalled

@@ -1,0 +1,132 @@
+"""`streamer events`, on a real ledger that somebody else is writing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamer.cli import events
+from streamer.cli.main import app
+from streamer.core.errors import ConfigError
+from streamer.events.ledger import Ledger
+from streamer.events.schema import ResultEvent, result_event, status_event
+from streamer.types import Answer, Quad
+from tests.support import sample_events
+
+
+def said(seq: int, stream: str = "gate", name: str = "scene", **answer: Any) -> ResultEvent:
+    return result_event(
+        "home", replace(sample_events.result(stream, seq, name), answer=Answer(**answer)), "tiny", "fast"
+    )
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    (tmp_path / "streamer" / "home").mkdir(parents=True)
+    with Ledger(tmp_path / "streamer" / "home" / "ledger.db", "home") as ledger:
+        reader = ledger.readers(["hook"])["hook"]
+        corners = ((0.0, 0.0), (0.5, 0.0), (0.5, 0.25), (0.0, 0.25))
+        ledger.commit(
+            [
+                said(1, text="A red van waits\nin front of the gate."),
+                said(2, text="Two red vans and a dog"),
+                said(3, text="=cmd() on a sign"),
+                said(4, "yard", "plate", quads=(Quad(corners, "HH AB 1234"),)),
+                sample_events.event(seq=5),
+                status_event("home", "yard", "down", "no answer"),
+            ]
+        )
+        reader.refuse(2, "HTTP 422")
+        reader.close()
+        yield ledger
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    app(["events", *arguments], standalone_mode=False)
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.usefixtures("ledger")
+def test_lines_filters_and_search(capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(run(capsys)) == 6
+    assert run(capsys)[0].endswith("gate  scene  ok  A red van waits in front of the gate.")
+    assert run(capsys)[5].endswith("yard  stream.down  no answer")
+    assert len(run(capsys, "--stream", "gate")) == 4
+    assert [line.split("  ")[2] for line in run(capsys, "--task", "plate")] == ["plate"]
+    assert len(run(capsys, "--search", "red van")) == 2  # in any form, and all words
+    assert len(run(capsys, "--search", "red dog")) == 1
+    assert len(run(capsys, "--search", "ab 12*")) == 1
+    assert len(run(capsys, "--search", "person")) == 1
+    assert run(capsys, "--search", 'red" OR "dog') == []
+    assert len(run(capsys, "--since", "2h")) == 6
+    with pytest.raises(ConfigError, match="--since: must be a duration"):
+        run(capsys, "--since", "yesterday")
+
+
+@pytest.mark.usefixtures("ledger")
+def test_exports(capsys: pytest.CaptureFixture[str]) -> None:
+    found = [json.loads(line) for line in run(capsys, "--export", "jsonl")]
+    assert [one["data"]["stream"] for one in found] == ["gate"] * 3 + ["yard", "gate", "yard"]
+    rows = list(csv.DictReader([*run(capsys, "--export", "csv", "--stream", "gate")[:1], "x"]))
+    assert set(rows[0]) == set(events.COLUMNS)
+    assert "'=cmd() on a sign" in run(capsys, "--export", "csv")[4]
+
+
+def test_since_leaves_out_what_is_older(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger._db.execute("UPDATE events SET created = created - 7200 WHERE pos <= 4")
+
+    assert len(run(capsys, "--since", "1h")) == 2
+
+
+def test_follow_goes_on_with_what_comes(ledger: Ledger) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "streamer", "events", "--follow", "--stream", "gate", "--export", "jsonl"],
+        stdout=subprocess.PIPE,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            old = [json.loads(process.stdout.readline())["data"]["frame"]["seq"] for _ in range(4)]
+            ledger.commit([said(6, "yard", text="not this"), said(7, text="but this")])
+            assert (old, json.loads(process.stdout.readline())["data"]["result"]["text"]) == ([1, 2, 3, 5], "but this")
+        finally:
+            process.kill()
+
+
+def test_dead_letters_are_listed_and_sent_again(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = run(capsys, "--dead")
+    assert line.endswith(f"hook  scene {said(2, text='').id}: HTTP 422")
+    assert run(capsys, "--resend", "hook") == ["1 events will be tried again by hook"]
+    assert run(capsys, "--dead")[0].endswith("(tried again soon)")
+    reader = ledger.readers(["hook"])["hook"]
+    assert [position for position, _ in reader.to_resend(10)] == [2]
+    reader.close()
+    with pytest.raises(ConfigError, match="there is no sink other; there are hook"):
+        run(capsys, "--resend", "other")
+
+
+@pytest.mark.usefixtures("ledger")
+def test_the_agent_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match=r"no ledger of an agent shop .*; there are home"):
+        run(capsys, "--agent", "shop")
+    (tmp_path / "streamer" / "shop").mkdir()
+    Ledger(tmp_path / "streamer" / "shop" / "ledger.db").close()
+    with pytest.raises(ConfigError, match="add --agent and one of home, shop"):
+        run(capsys)
+    assert len(run(capsys, "--agent", "home")) == 6
+    (tmp_path / "streamer" / "shop" / "ledger.db-wal").unlink(missing_ok=True)
+    whole = (tmp_path / "streamer" / "shop" / "ledger.db").read_bytes()
+    (tmp_path / "streamer" / "shop" / "ledger.db").write_bytes(b"x" * 9000)
+    with pytest.raises(ConfigError, match=r"cannot read .*/shop/ledger.db: "):
+        run(capsys, "--agent", "shop")
+    (tmp_path / "streamer" / "shop" / "ledger.db").write_bytes(whole)
+    (tmp_path / "streamer" / "home" / "ledger.db").unlink()
+    assert run(capsys, "--agent", "shop") == []

@@ -1,0 +1,98 @@
+"""How much of the device a config asks for: what is counted, and what is said when it is too much."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.florence2.cost_table import shipped
+from streamer.cli import measured_costs
+from streamer.cli.load_estimate import FPS, load_of, words
+from streamer.config.model import Agent, find_pipeline, from_mapping
+from tests.support.clips import write_clip
+
+CAMERA = "rtsp://10.0.0.1/cam"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Costs are kept here."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def agent(*tasks: dict[str, Any], source: Any = CAMERA, model: dict[str, Any] | None = None) -> Agent:
+    named = [{"name": f"t{number}", "task": "caption", **task} for number, task in enumerate(tasks)]
+    return from_mapping({"model": model or {}, "streams": {"gate": {"source": source, "tasks": named}}})
+
+
+@pytest.mark.parametrize(
+    ("task", "source", "runs"),
+    [
+        ({"every": "500ms"}, CAMERA, 2.0),
+        ({"every": "2s", "when": "motion"}, CAMERA, 0.5),
+        ({"every": "2s", "between": "22:00-06:00"}, CAMERA, 0.5),
+        ({"every_n_frames": 5}, CAMERA, FPS / 5),
+        ({"every_n_frames": 5}, "synthetic?fps=10", 2.0),
+        ({"at": "*/5 * * * *"}, CAMERA, 1 / 300),
+        ({"at": "0,10 7 * * mon"}, CAMERA, 1 / 600),
+        ({"at": "0 0 29 2 *"}, CAMERA, pytest.approx(0, abs=1e-7)),
+        ({"every": "1s", "paused": True}, CAMERA, 0.0),
+        ({"every": "1s"}, "synthetic?pace=file", 0.0),
+    ],
+)
+def test_runs_at_most(task: dict[str, Any], source: str, runs: Any) -> None:
+    measured_costs.keep(None, "caption", 0.1)
+    load = load_of(agent(task, source=source))
+    assert load is not None
+    assert load.by_task["gate", "t0"] / 0.1 == pytest.approx(runs, abs=1e-9)
+
+
+def test_what_was_measured_here_counts_and_else_what_is_shipped(home: Path) -> None:
+    every = {"every": "1s"}
+    load = load_of(agent(every))
+    assert load is not None
+    assert (load.total, load.is_measured) == (shipped(None).seconds["caption"], False)
+    assert any("not this computer, `streamer bench` measures it" in line for line in words(agent(every), load))
+    measured_costs.keep(None, "caption", 0.25)
+    measured_costs.keep(None, "ocr", 0.5)
+    measured_costs.keep("else/where", "caption", 9.0)
+    load = load_of(agent(every, {"every": "1s", "task": "ocr"}))
+    assert load is not None
+    assert (load.total, load.is_measured, load.guesses) == (0.75, True, ())
+    assert dict(load.by_kind) == {"caption": 0.25, "ocr": 0.5}
+    load = load_of(agent({"every": "1s", "task": "object_detection"}))
+    assert load is not None
+    assert load.total == 0.5, "what was not measured counts as the costliest that was"
+    assert load.guesses
+    measured_costs.costs_file().write_text("[1, 2")
+    load = load_of(agent(every))
+    assert load is not None
+    assert not load.is_measured
+
+
+def test_every_task_of_the_small_model_has_a_shipped_cost() -> None:
+    assert shipped(None).seconds.keys() == find_pipeline().tasks().keys()
+
+
+def test_a_warning_says_what_costs_most_and_what_would_fit() -> None:
+    measured_costs.keep(None, "caption", 0.1)
+    fits = agent({"every": "200ms"})
+    assert "warning" not in "".join(words(fits, load_of(fits)))
+    busy = agent({"every": "100ms", "priority": "high"}, {"every": "200ms", "priority": "low"}, {"every": "10s"})
+    text = "\n".join(words(busy, load_of(busy)))
+    assert "load: at most 151 % of the device" in text
+    assert "warning: asked all at once, this does not fit. The costliest: gate.t0 100 %, gate.t1 50 %" in text
+    assert "every interval 1.7 times as long" in text
+    assert "high 1.1 times, normal 20.0 times, low 20.0 times" in text
+
+
+def test_a_model_of_unknown_cost_and_a_recording(tmp_path: Path) -> None:
+    large = agent({"every": "1s"}, model={"checkpoint": "florence-community/Florence-2-large"})
+    (line,) = words(large, load_of(large))
+    assert line.endswith("`streamer bench --model florence-community/Florence-2-large` measures what answers cost here")
+    clip = agent({"every": "1s"}, source=str(write_clip(tmp_path / "clip.mp4")))
+    (line,) = words(clip, load_of(clip))
+    assert "recordings take what the device can do" in line

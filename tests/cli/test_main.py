@@ -1,0 +1,254 @@
+"""The command line: what it prints, and how it says no."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from streamer.cli import main
+from streamer.cli.demo import (
+    Row,
+    Score,
+    iou,
+    match,
+)
+from streamer.config.model import find_pipeline
+from streamer.toyworld.world import World
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def streamer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs the command in a folder of its own: (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["streamer", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+        output, errors = capsys.readouterr()
+        return int(ended.value.code or 0), output, errors
+
+    return run
+
+
+def test_tasks(streamer: Run) -> None:
+    code, output, _ = streamer("tasks")
+    lines = output.splitlines()
+    assert code == 0
+    assert [line.split()[0] for line in lines[1:]] == list(find_pipeline().tasks())
+    assert any(line.startswith("region_to_ocr ") and "region" in line.split()[1] for line in lines)
+
+
+@pytest.mark.parametrize("what", ["config", "event"])
+def test_schema(streamer: Run, what: str) -> None:
+    code, output, _ = streamer("schema", what)
+    assert code == 0
+    assert json.loads(output)["$defs"]
+
+
+def test_check_says_what_it_understood(streamer: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAMERA_PASSWORD", "s3cretword")
+    Path("home.yaml").write_text(
+        "streams: {gate: {source: 'rtsp://u:${CAMERA_PASSWORD}@h/', tasks: [{task: ocr, every: 5s}]}}"
+    )
+    code, output, errors = streamer("check", "home.yaml")
+    assert code == 0
+    assert "home.yaml is good: agent home" in output
+    assert "stream gate: kind rtsp, url rtsp://***@h/" in output
+    assert "ocr, every 5 s" in output
+    assert "s3cretword" not in output + errors
+
+
+def test_check_sees_a_sink_that_cannot_work(streamer: Run) -> None:
+    Path("home.yaml").write_text(
+        "streams: {a: {source: synthetic, tasks: [{task: ocr}]}}\nsinks: [{kind: jsonl, path: no/such/folder/a.jsonl}]"
+    )
+    code, _, errors = streamer("check", "home.yaml")
+    assert code == 2
+    assert "cannot write no/such/folder/a.jsonl: no such directory" in errors
+
+
+def test_probe_opens_every_source(streamer: Run) -> None:
+    Path("broken.mp4").write_bytes(b"this is no video")
+    Path("home.yaml").write_text(
+        "streams:\n"
+        "  toys: {source: 'synthetic?fps=50&size=320x240', tasks: [{task: ocr}]}\n"
+        "  desk: {source: /dev/video-none, tasks: [{task: ocr}]}\n"
+        "  gate: {source: 'rtsp://user:s3cretword@127.0.0.1:9/', tasks: [{task: ocr}]}\n"
+        "  clip: {source: broken.mp4, tasks: [{task: ocr}]}\n"
+    )
+    code, output, errors = streamer("check", "home.yaml", "--probe")
+    lines = dict(line.split(": ", 1) for line in output.splitlines())
+    assert code == 1
+    assert lines["toys"] == "320x240, 50 fps"
+    assert "no such device" in lines["desk"]
+    assert "refused" in lines["gate"]
+    assert "broken.mp4" in lines["clip"]
+    assert "s3cretword" not in output + errors
+
+
+def test_probe_of_a_good_config_ends_with_0(streamer: Run) -> None:
+    Path("home.yaml").write_text("streams: {toys: {source: synthetic, tasks: [{task: ocr}]}}")
+    assert streamer("check", "home.yaml", "--probe") == (0, "toys: 640x480, 25 fps\n", "")
+
+
+BAD_WATCH = {
+    "synthetic --task object_detecton": "--task: unknown task `object_detecton` (did you mean `object_detection`?)",
+    "synthetic --task phrase_grounding": "--text is missing: phrase_grounding needs it",
+    "synthetic --task caption --text dog": "--text: caption takes no text",
+    "synthetic --task region_to_ocr": "--region is missing: region_to_ocr needs it",
+    "synthetic --task region_to_ocr --region 0,0,2,1": "--region: must be x0,y0,x1,y1 with",
+    "synthetic --task region_to_ocr --region 0,0,1": "--region: must be four numbers",
+    "synthetic --task ocr --region 0,0,1,1": "--region: ocr takes no region",
+    "synthetic --task ocr --every 0s": "--every: must be longer than zero",
+    "synthetic --task ocr --every often": "--every: must be a duration such as 500ms, 1s or 5m",
+    "synthetic --task ocr --name Gate": "--name: must be a name",
+    "synthetic?sed=1 --task ocr": "SOURCE.sed: unknown key (did you mean `seed`?)",
+    "rtsp:// --task ocr": "SOURCE.url: is not a URL with a scheme and a host",
+    "rtsp://u:s3cretword@h:port/ --task ocr": "SOURCE.url: has a port that is not a number",
+    "rstp://u:s3cretword@h/ --task ocr": "SOURCE: unknown scheme `rstp`",
+    "missing.mp4 --task ocr": "SOURCE.path: no such file: missing.mp4",
+}
+
+
+@pytest.mark.parametrize("arguments", BAD_WATCH)
+def test_watch_says_no_in_its_own_words(streamer: Run, arguments: str) -> None:
+    code, output, errors = streamer("watch", *arguments.split())
+    assert (code, output) == (2, "")
+    assert errors.startswith(f"streamer: {BAD_WATCH[arguments]}")
+    assert "Traceback" not in errors
+    assert "s3cretword" not in errors
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "watch synthetic --task ocr --seconds 0",
+        "watch synthetic --task ocr --max-events 0",
+        "watch synthetic",
+        "watch",
+        "demo --seconds -1",
+        "schema frame",
+        "rnu",
+    ],
+)
+def test_wrong_usage(streamer: Run, arguments: str) -> None:
+    code, output, errors = streamer(*arguments.split())
+    assert (code, output) == (2, "")
+    assert "Usage: " in errors
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_bad_config_ends_with_2(streamer: Run, command: str) -> None:
+    Path("home.yaml").write_text("streams: {gate: {source: synthetic, tasks: [{task: object_detecton}]}}")
+    code, output, errors = streamer(command, "home.yaml")
+    assert (code, output) == (2, "")
+    assert errors == (
+        "streamer: home.yaml:1: streams.gate.tasks[0].task: "
+        "unknown task `object_detecton` (did you mean `object_detection`?)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "missing.yaml"], "missing.yaml: no such file or directory"),
+        (["check", "missing.yaml"], "missing.yaml: no such file or directory"),
+    ],
+)
+def test_other_bad_input(streamer: Run, arguments: list[str], said: str) -> None:
+    code, output, errors = streamer(*arguments)
+    assert (code, output, errors) == (2, "", f"streamer: {said}\n")
+
+
+def test_a_missing_checkpoint_ends_the_whole_program_with_2(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "streamer", "watch", "synthetic", "--task", "ocr", "--model", "./no-such-model"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "no-such-model" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+# The demo's arithmetic (the demo itself runs in test_docs.py)
+
+
+def test_a_perfect_answer_scores_one() -> None:
+    truth = [(thing.kind, thing.box) for thing in World(1).scene(3.0).objects]
+    rows = match(truth[::-1], truth)
+    assert len(rows) == len(truth)
+    assert all(row.found and row.iou == 1 for row in rows)
+
+
+def test_a_wrong_label_is_not_found() -> None:
+    thing = World(1).scene(3.0).objects[0]
+    rows = match([("elephant", thing.box)], [(thing.kind, thing.box)])
+    assert [(row.label, row.found) for row in rows] == [
+        (thing.kind, False),
+        ("elephant", False),
+    ]
+
+
+def test_each_object_is_found_once() -> None:
+    thing = World(1).scene(3.0).objects[0]
+    rows = match([(thing.kind, (0, 0, 1, 1)), (thing.kind, thing.box)], [(thing.kind, thing.box)])
+    assert [row.found for row in rows] == [True, False]
+    assert rows[0].seen == thing.box
+
+
+def test_iou() -> None:
+    assert iou((0, 0, 1, 1), (0.5, 0, 1, 1)) == 0.5
+    assert iou((0, 0, 0.5, 1), (0.5, 0, 1, 1)) == 0
+    assert iou((0, 0, 0, 0), (0, 0, 0, 0)) == 0
+
+
+def test_summary() -> None:
+    score = Score()
+    assert score.summary() == "0 events, nothing found."
+    there = (0.0, 0.0, 0.5, 0.5)
+    score.rows += [Row("circle", there, there), Row("ring", None, there), Row("star", there, None)]
+    score.ages += [10.0, 30.0]
+    assert score.summary().splitlines() == [
+        "2 events. 1 of 2 objects found: recall@0.5 0.50, mean IoU 1.00; 1 seen that were not there.",
+        "Age of an event: median 20 ms, at most 30 ms.",
+    ]
+
+
+def test_a_missed_object_is_one_line() -> None:
+    assert str(Row("circle", None, (0.1, 0.2, 0.3, 0.4))).split("truth")[1].split() == [
+        "0.10", "0.20", "0.30", "0.40", "missed",
+    ]  # fmt: skip
+
+
+def test_demo_shows_answers_beside_truth(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "streamer", "demo", "--seconds", "3"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Look at it: http://127.0.0.1:" in done.stdout
+    assert "object_detection, " in done.stdout
+    assert re.search(r"^    \w+ +seen .+ truth .+", done.stdout, re.MULTILINE)
+    assert re.search(r"^\d+ events\b", done.stdout, re.MULTILINE)
+
+
+def test_schedule_shows_what_would_run(streamer: Run) -> None:
+    Path("home.yaml").write_text(
+        "timezone: UTC\nstreams: {gate: {source: 'rtsp://nowhere/', tasks: [{task: ocr, at: 0 7 * * *}]}}"
+    )
+    code, output, _ = streamer("schedule", "home.yaml", "--from", "2026-06-01", "--to", "2026-06-02")
+    assert code == 0
+    assert "Mon 01 Jun 07:00" in output
+    code, _, errors = streamer("schedule", "home.yaml", "--from", "soon")
+    assert code == 2
+    assert "--from: `soon` is no ISO time" in errors

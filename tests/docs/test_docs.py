@@ -1,0 +1,183 @@
+"""What the documents say is true: blocks run, tables match, links and names exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+import streamer
+from streamer.config import model
+from streamer.events.schema import encode
+from tests.support.sample_events import event
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def requirements() -> set[str]:
+    """Names of all direct dependencies, those of development too."""
+    lines = [*PROJECT["dependencies"], *(line for lines in PROJECT["optional-dependencies"].values() for line in lines)]
+    return {re.split(r"[<>=!~ ]", line)[0] for line in lines}
+
+
+def test_readme_config_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAMERA_USER", "viewer")
+    monkeypatch.setenv("CAMERA_PASSWORD", "s3cretword")
+    (block,) = blocks("yaml")
+    (tmp_path / "home.yaml").write_text(block)
+    agent = model.load(tmp_path / "home.yaml")
+    assert set(agent.streams) == {"gate", "desk"}
+
+
+def test_readme_subscriber_runs(tmp_path: Path) -> None:
+    (block,) = blocks("python")
+    assert len([line for line in block.splitlines() if line.strip()]) <= 5
+    result = event(stream="gate")
+    context = zmq.Context()
+    publisher = context.socket(zmq.XPUB)  # as PUB, and tells when someone has subscribed
+    publisher.set(zmq.LINGER, 0)
+    publisher.bind(f"ipc://{tmp_path}/events.sock")
+    with subprocess.Popen([sys.executable, "-u", "-c", block], cwd=tmp_path, stdout=subprocess.PIPE) as process:
+        try:
+            assert publisher.poll(30_000)
+            publisher.send_multipart([f"gate/{result.subject}/".encode(), encode(result)])
+            assert process.stdout is not None
+            assert process.stdout.readline().decode().startswith(f"{result.time} {result.subject} [")
+        finally:
+            process.kill()
+            publisher.close()
+            context.term()
+
+
+def test_readme_commands_exist() -> None:
+    from streamer.cli.main import app
+
+    commands = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    commands |= {str(group.name) for group in app.registered_groups}
+    assert set(re.findall(r"^\| `streamer (\w+)", README, re.MULTILINE)) == commands
+
+
+def test_readme_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {
+        target for block in blocks("sh") for target in re.findall(r"^make ([a-z-]+)", block, re.MULTILINE)
+    } <= targets
+
+
+def test_readme_lists_the_tasks() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\w*) ?\| (.+) \|$", README, re.MULTILINE)
+    specs = model.find_pipeline().tasks().values()
+    takes = {spec.task: "text" if spec.takes_text else "region" if spec.takes_region else "" for spec in specs}
+    assert {task: (given, gives) for task, given, gives in rows} == {
+        spec.task: (takes[spec.task], spec.summary) for spec in specs
+    }
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
+        if "://" not in target:
+            assert (path.parent / target.partition("#")[0]).exists(), target
+
+
+def test_versions_agree() -> None:
+    assert PROJECT["version"] == streamer.__version__
+
+
+def test_constraints_pin_every_direct_dependency() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pins = dict(line.split("==") for line in lines)
+    assert set(pins) == requirements()
+    assert pins["torch"] == "2.13.0"
+
+
+def test_every_dependency_has_its_licence_named() -> None:
+    text = (ROOT / "THIRD_PARTY_LICENSES.md").read_text()
+    runtime = {re.split(r"[<>=!~ ]", line)[0] for line in PROJECT["dependencies"]}
+    assert not [name for name in runtime if not re.search(rf"^\|.*\b{re.escape(name)}\b.*\|", text, re.MULTILINE)]
+    assert "x264" in text
+
+
+def test_unit_starts_a_command_that_exists() -> None:
+    unit = (ROOT / "systemd" / "streamer@.service").read_text()
+    assert "ExecStart=/opt/streamer/.venv/bin/streamer run --log-format json /etc/streamer/%i.yaml\n" in unit
+    assert "RestartPreventExitStatus=2\n" in unit
+    keys = re.findall(r"^(\w+)=", unit, re.MULTILINE)
+    assert "RuntimeDirectory" in keys
+    assert "StateDirectory" in keys
+
+
+def test_no_document_names_a_place_on_the_authors_machine() -> None:
+    for path in [*DOCUMENTS, *ROOT.glob("configs/*"), *ROOT.glob("systemd/*"), ROOT / "Makefile"]:
+        assert not re.search(r"/(work|root|farm)/", path.read_text()), path
+
+
+# The Makefile, as far as it goes without installing anything
+
+
+def make(folder: Path, *arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": path + os.environ["PATH"]}
+    for name in ("MAKEFLAGS", "MAKELEVEL", "SECONDS", "VENV", "PYTHON"):
+        environment.pop(name, None)
+    return subprocess.run(
+        ["make", "-f", ROOT / "Makefile", *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+def script(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+    (folder / name).chmod(0o755)
+
+
+def test_make_names_the_one_command_that_installs_system_packages(tmp_path: Path) -> None:
+    script(tmp_path, "id", "echo 1000")
+    script(tmp_path, "dpkg-query", 'for last; do :; done; [ "$last" = ffmpeg ] && printf installed')
+    done = make(tmp_path, "system-packages", path=f"{tmp_path}:")
+    assert done.returncode != 0
+    (command,) = [line.strip() for line in done.stdout.splitlines() if line.startswith("  sudo ")]
+    assert command.startswith(
+        "sudo apt-get update && sudo apt-get install -y --no-install-recommends chromium mosquitto python3-gi "
+    )
+    assert "gir1.2-gst-rtsp-server-1.0" in command
+    assert "ffmpeg" not in command
+
+
+def test_make_installs_system_packages_as_root(tmp_path: Path) -> None:
+    script(tmp_path, "id", "echo 0")
+    script(tmp_path, "dpkg-query", "exit 1")
+    script(tmp_path, "apt-get", 'echo "apt-get $*"')
+    done = make(tmp_path, "system-packages", path=f"{tmp_path}:")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [
+        ["apt-get", "update"],
+        ["apt-get", "install"],
+    ]
+
+
+def test_make_says_nothing_when_all_packages_are_there(tmp_path: Path) -> None:
+    script(tmp_path, "dpkg-query", "printf installed")
+    done = make(tmp_path, "system-packages", path=f"{tmp_path}:")
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_make_passes_the_seconds_on(tmp_path: Path) -> None:
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+    done = make(tmp_path, "-n", "demo", "SECONDS=20", "PYTHON=python3.99")
+    assert "/bin/streamer demo --seconds 20\n" in done.stdout
+    assert "python3.99 -m venv" in done.stdout
+    assert "--seconds" not in make(tmp_path, "-n", "demo").stdout

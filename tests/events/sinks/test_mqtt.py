@@ -1,0 +1,270 @@
+"""The MQTT sink, with a real broker that goes away, freezes, refuses and asks for passwords."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from streamer.bus.event_channel import EventClient
+from streamer.core.errors import ConfigError, SinkError
+from streamer.core.redact import Url
+from streamer.events.schema import encode, numbered, status_event
+from streamer.events.sinks import Mqtt, SinkContext, SinkField
+from streamer.events.sinks.mqtt import _Link
+from streamer.types import ResultKind
+from tests.support.agents import until
+from tests.support.broker import Broker, Listener, publish
+from tests.support.emit_process import EmitProcess
+from tests.support.sample_events import event
+
+IN_FLIGHT = 20
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[EventClient]:
+    (tmp_path / "run").mkdir()
+    with EventClient(tmp_path / "run", "infer") as client:
+        yield client
+
+
+def send(client: EventClient, seqs: range) -> None:
+    for seq in seqs:
+        client.send(event(seq=seq), time.monotonic())
+    assert client.flush(20)
+
+
+def lines(first: int, last: int) -> list[tuple[int, bytes]]:
+    return [(position, encode(numbered(event(seq=position), position))) for position in range(first, last + 1)]
+
+
+def context(folder: Path, done: list[int], refused: list[int] | None = None) -> SinkContext:
+    refused = [] if refused is None else refused
+    return SinkContext(
+        "home", folder, lambda _: None, lambda: None,
+        done=done.append, refuse=lambda position, _: refused.append(position),
+        streams={"gate": {"people": "boxes", "scene": "text"}},
+    )  # fmt: skip
+
+
+def test_nothing_is_lost_while_the_broker_is_down_and_emit_is_killed(tmp_path: Path, client: EventClient) -> None:
+    broker = Broker(tmp_path)
+    with broker, Listener(broker.port) as listener:
+        with EmitProcess(tmp_path, [{"kind": "mqtt", "url": broker.url}]) as emit:
+            send(client, range(100))
+            until(lambda: len(listener.events()) >= 40, 20, "some arrive")
+            emit.kill()  # in the middle of it
+            emit.start()
+            send(client, range(100, 200))
+            broker.stop()
+            send(client, range(200, 300))
+            emit.kill()
+            emit.start()  # the broker is down at the start
+            send(client, range(300, 400))
+            assert emit.process.poll() is None
+            broker.start()
+            until(lambda: len({one["id"] for one in listener.events()}) == 400, 30, f"all arrive: {emit.log()}")
+            until(lambda: listener.retained("streamer/home/status") == "online", 10, "online")
+            assert emit.stop() == 0
+        until(lambda: listener.retained("streamer/home/status") == "offline", 10, "offline at a good end")
+
+    times = Counter(one["id"] for one in listener.events())
+    breaks = 3
+    assert sum(count - 1 for count in times.values()) <= breaks * IN_FLIGHT
+    first_seen = list(dict.fromkeys(one["data"]["frame"]["seq"] for one in listener.events()))
+    assert first_seen == list(range(400))
+    assert {one.topic for one in listener.messages if b"people" in one.body} == {"streamer/home/streams/gate/people"}
+
+
+def test_the_last_will_is_left_by_a_kill(tmp_path: Path) -> None:
+    with Broker(tmp_path) as broker, Listener(broker.port) as listener:
+        with EmitProcess(tmp_path, [{"kind": "mqtt", "url": broker.url}]):
+            until(lambda: listener.retained("streamer/home/status") == "online", 20, "online")
+        until(lambda: listener.retained("streamer/home/status") == "offline", 10, "offline")
+
+
+def test_the_place_moves_with_the_answers_of_the_broker_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.events.sinks.mqtt.SILENCE_S", 0.5)
+    done: list[int] = []
+    with Broker(tmp_path) as broker:
+        sink = Mqtt(url=Url(broker.url)).open(context(tmp_path, done))
+        sink.write(lines(1, 100))
+        assert done[-1] == 100
+        assert done == sorted(done)
+        assert len(done) > 5  # as they are acknowledged, not at the end
+        broker.freeze(True)
+        with pytest.raises(SinkError, match="acknowledges nothing"):
+            sink.write(lines(101, 150))
+        assert done[-1] == 100
+        broker.freeze(False)
+        sink.write(lines(101, 150))
+        assert done[-1] == 150
+        sink.close()
+
+
+def test_an_event_that_the_broker_refuses_is_not_delivered(tmp_path: Path) -> None:
+    rules = tmp_path / "acl"
+    rules.write_text("topic write streamer/home/status\n")
+    done: list[int] = []
+    with Broker(tmp_path, f"acl_file {rules}") as broker:
+        sink = Mqtt(url=Url(broker.url)).open(context(tmp_path, done))
+        with pytest.raises(SinkError, match=r"refuses an event .Not authorized"):
+            sink.write(lines(1, 1))
+        sink.close()
+
+    assert not done
+
+
+def test_the_limits_of_the_broker_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One message at a time though a status makes two, and none that is larger than it takes."""
+    flying: list[int] = []
+    most: list[int] = []
+    publish, hear = _Link.publish, _Link.hear
+
+    def counted(link: _Link, *message: Any) -> int:
+        flying.append(publish(link, *message))
+        most.append(len(flying))
+        return flying[-1]
+
+    def heard(link: _Link, until: float) -> int:
+        message = hear(link, until)
+        flying.remove(message)
+        return message
+
+    monkeypatch.setattr(_Link, "publish", counted)
+    monkeypatch.setattr(_Link, "hear", heard)
+    done: list[int] = []
+    refused: list[int] = []
+    large = encode(status_event("home", "gate", "down", "x" * 9000))
+    statuses = [(position, encode(status_event("home", "gate", "up"))) for position in (11, 13)]
+    with Broker(tmp_path, "max_inflight_messages 1", "max_packet_size 8000") as broker:
+        sink = Mqtt(url=Url(broker.url)).open(context(tmp_path, done, refused))
+        sink.write([*lines(1, 10), statuses[0], (12, large), statuses[1]])
+        sink.close()
+
+    assert (len(most), max(most)) == (14, 1)
+    assert refused == [12]
+    assert done == [*range(1, 11), 10, 11, 12, 13]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paho leaves the socket of a handshake
+def test_passwords_and_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.events.sinks.mqtt.CONNECT_S", 2.0)
+    arguments = "req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=localhost"
+    name = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(["openssl", *arguments.split(), *name], cwd=tmp_path, check=True, capture_output=True)
+    passwords = tmp_path / "passwords"
+    subprocess.run(["mosquitto_passwd", "-c", "-b", str(passwords), "cam", "s3cret@word"], check=True)
+    options = (
+        f"certfile {tmp_path}/cert.pem", f"keyfile {tmp_path}/key.pem", "allow_anonymous false",
+        f"password_file {passwords}",
+    )  # fmt: skip
+    done: list[int] = []
+    with Broker(tmp_path, *options) as broker:
+        url = f"mqtts://cam:s3cret%40word@127.0.0.1:{broker.port}"
+        sink = Mqtt(url=Url(url), ca=tmp_path / "cert.pem").open(context(tmp_path, done))
+        sink.write(lines(1, 3))
+        sink.close()
+        assert done[-1] == 3
+        wrong = Mqtt(url=Url(url.replace("s3cret", "another")), ca=tmp_path / "cert.pem").open(context(tmp_path, done))
+        with pytest.raises(SinkError, match="Not authorized") as caught:
+            wrong.write(lines(4, 5))
+        wrong.close()
+        assert "another" not in str(caught.value)
+        stranger = Mqtt(url=Url(url)).open(context(tmp_path, done))
+        with pytest.raises(SinkError, match="certificate verify failed"):
+            stranger.write(lines(4, 5))
+        stranger.close()
+
+
+def test_home_assistant_finds_streams_and_tasks(tmp_path: Path) -> None:
+    done: list[int] = []
+    with Broker(tmp_path) as broker, Listener(broker.port) as listener:
+        sink = Mqtt(url=Url(broker.url), home_assistant=True).open(context(tmp_path, done))
+        sink.write([(1, encode(status_event("home", "gate", "up"))), *lines(2, 2)])
+        until(lambda: listener.retained("homeassistant/device/streamer_home_gate/config"), 10, "discovery")
+        sink.close()
+        with Listener(broker.port, name="late") as late:
+            until(lambda: late.retained("streamer/home/streams/gate/status") == "up", 10, "state for a late comer")
+            until(lambda: late.retained("streamer/home/status") == "offline", 10, "offline for a late comer")
+
+    found = json.loads(listener.retained("homeassistant/device/streamer_home_gate/config") or "")
+    people, scene = found["components"]["task.people"], found["components"]["task.scene"]
+    assert found["availability_topic"] == "streamer/home/status"
+    topics = {one.topic: one.body for one in listener.messages}
+    answer = json.loads(topics[people["state_topic"]])
+    assert rendered(people["value_template"], answer) == "1"
+    assert json.loads(rendered(people["json_attributes_template"], answer))["name"] == "people"
+    answer["data"]["result"]["text"] = "x" * 300
+    assert rendered(scene["value_template"], answer) == "x" * 255
+    answer["data"]["result"] = None
+    assert rendered(scene["value_template"], answer) == "as before"
+    connection = found["components"]["connection"]
+    state = topics[connection["state_topic"]].decode()
+    assert jinja2.Template(connection["value_template"]).render(value=state) == "ON"
+
+
+def test_what_is_gone_since_the_last_run_is_gone_from_home_assistant(tmp_path: Path) -> None:
+    def run(broker: Broker, agent: str = "home", **streams: dict[str, ResultKind]) -> None:
+        home = replace(context(tmp_path, []), agent=agent, streams=streams)
+        sink = Mqtt(url=Url(broker.url), home_assistant=True).open(home)
+        sink.write([(1, encode(status_event(agent, "gate", "up")))])
+        sink.close()
+
+    topic = "homeassistant/device/{}/config".format
+    by_hand = {
+        "device": {"identifiers": ["lamp"]}, "availability_topic": "streamer/home/status",
+        "components": {"task.light": {"platform": "light", "command_topic": "lamp"}},
+    }  # fmt: skip
+    others = {topic("lamp"): json.dumps(by_hand).encode(), topic("broken"): b"{", topic("list"): b"[]"}
+    with Broker(tmp_path) as broker, Listener(broker.port) as listener:
+        for name, body in others.items():
+            publish(broker.port, name, body)
+        run(broker, agent="home_2", yard={"people": "boxes"})
+        neighbour = topic("streamer_home_2_yard")
+        others[neighbour] = str(until(lambda: listener.retained(neighbour), 10, "another agent's stream")).encode()
+        run(broker, gate={"people": "boxes", "scene": "text"}, yard={"people": "boxes"})
+        until(lambda: listener.retained(topic("streamer_home_yard")), 10, "the stream")
+        run(broker, gate={"people": "boxes"})
+        until(lambda: listener.retained(topic("streamer_home_yard")) == "", 10, "the stream is gone")
+        with Listener(broker.port, name="late") as late:
+            until(lambda: late.retained("streamer/home/status"), 10, "what is retained")
+            found = {one.topic: one.body for one in late.messages}
+    components = json.loads(found.pop(topic("streamer_home_gate")))["components"]
+    assert components["task.scene"] == {"platform": "sensor"}, "as Home Assistant is told that one is gone"
+    assert components["task.people"]["state_topic"] == "streamer/home/streams/gate/people"
+    assert topic("streamer_home_yard") not in found
+    assert {name: body for name, body in found.items() if name.startswith("homeassistant/")} == others
+
+
+def rendered(template: str, answer: Any) -> str:
+    """As Home Assistant does it."""
+    text: str = jinja2.Template(template).render(value_json=answer, this={"state": "as before"})
+    return text
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ({"url": "http://broker"}, "must begin with mqtt:// or mqtts://"),
+        ({"url": "mqtt://broker/topic"}, "said by `topic`"),
+        ({"url": "mqtt://broker", "topic": "a/#"}, "pattern"),
+    ],
+)
+def test_bad_settings_are_refused(raw: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        TypeAdapter(SinkField).validate_python({"kind": "mqtt", **raw})
+
+
+def test_certificates_that_are_missing_are_a_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot use the certificates in"):
+        Mqtt(url=Url("mqtts://broker"), ca=tmp_path / "none.pem").check()

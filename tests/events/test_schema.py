@@ -1,0 +1,237 @@
+"""The shape of events is a contract with users: it is compared whole, not field by field."""
+
+from __future__ import annotations
+
+import json
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamer.core.errors import WireError
+from streamer.core.redact import remember
+from streamer.events.schema import (
+    MAX_TEXT,
+    accepted,
+    clean,
+    decode,
+    encode,
+    numbered,
+    result_event,
+    result_id,
+    schema,
+    sink_event,
+    status_event,
+    worker_event,
+)
+from streamer.types import (
+    Answer,
+    Box,
+    Polygon,
+    Quad,
+    Region,
+)
+from tests.support import sample_events
+
+
+def as_json(event: Any) -> Any:
+    return json.loads(encode(event))
+
+
+def test_a_result_has_the_shape_of_the_contract() -> None:
+    event = numbered(accepted(sample_events.event(seq=1042), 0.0602), 42)
+
+    assert as_json(event) == {
+        "specversion": "1.0",
+        "type": "streamer.result.v1",
+        "source": "/agents/home/streams/gate",
+        "id": result_id("home", "gate", 1764000000123, 1042, "people"),
+        "subject": "people",
+        "time": "2025-11-24T16:00:00.123456Z",
+        "sequence": "0000000000000042",
+        "datacontenttype": "application/json",
+        "data": {
+            "stream": "gate",
+            "epoch": 1764000000123,
+            "name": "people",
+            "task": "object_detection",
+            "outcome": "ok",
+            "text": None,
+            "region": None,
+            "zone": None,
+            "frame": {"seq": 1042, "pts": 34.733, "width": 1920, "height": 1080},
+            "result": {
+                "text": None,
+                "score": None,
+                "polygons": [],
+                "quads": [],
+                "boxes": [
+                    {"label": "person", "score": 0.93, "box": [0.1, 0.2, 0.3, 0.6], "pixels": [192, 216, 576, 648]}
+                ],
+            },
+            "timing": {"waited_ms": 12.1, "inference_ms": 41.0, "age_ms": 60.2},
+            "model": "tiny",
+            "quality": "fast",
+        },
+    }
+
+
+def test_a_status_has_the_shape_of_the_contract() -> None:
+    frames = {"captured": 900, "not_asked": 840, "done": 58, "dropped": {"stale": 2}, "in_flight": 0}
+    event = status_event("home", "gate", "down", "read timed out after 5 s", 0.7, frames, epoch=1764000000123)
+
+    whole = as_json(event)
+
+    assert whole.pop("time").endswith("Z")
+    assert whole.pop("id")
+    assert whole == {
+        "specversion": "1.0",
+        "type": "streamer.status.v1",
+        "source": "/agents/home/streams/gate",
+        "subject": "stream.down",
+        "sequence": "",
+        "datacontenttype": "application/json",
+        "data": {
+            "stream": "gate",
+            "epoch": 1764000000123,
+            "state": "down",
+            "reason": "read timed out after 5 s",
+            "retry_in_s": 0.7,
+            "frames": frames,
+        },
+    }
+
+
+def test_status_of_other_parts_names_them() -> None:
+    worker, sink = (
+        worker_event("home", "capture:gate", "restarted", "killed", 1.0, "gate"),
+        sink_event("home", "a", "up"),
+    )
+
+    assert (worker.source, worker.subject, worker.data.worker) == ("/agents/home", "worker.restarted", "capture:gate")
+    assert (sink.source, sink.subject, sink.data.sink) == ("/agents/home/sinks/a", "sink.up", "a")
+    assert status_event("home", None, "stopped").source == "/agents/home"
+
+
+def test_id_is_of_the_question_and_not_of_the_answer() -> None:
+    again = result_event("home", sample_events.result(outcome="error", error="boom"), "large", "official")
+
+    assert again.id == sample_events.event().id
+    others = [sample_events.event(seq=1), sample_events.event(stream="yard"), sample_events.event(name="cars")]
+    others.append(sample_events.event(agent="shop"))
+    assert len({again.id, *(event.id for event in others)}) == 5
+
+
+@pytest.mark.parametrize("outcome", ["unchanged", "stale", "dropped", "error", "timeout"])
+def test_no_answer_is_not_an_empty_answer(outcome: Any) -> None:
+    data = result_event("home", sample_events.result(outcome=outcome, started_mono=0.0), "tiny", "fast").data
+
+    assert data.result is None
+    assert data.timing.waited_ms is None
+
+
+def test_an_empty_answer_is_an_answer() -> None:
+    empty = sample_events.result(outcome="empty", answer=Answer())
+
+    body = result_event("home", empty, "tiny", "fast").data.result
+
+    assert body is not None
+    assert body.boxes == ()
+
+
+def test_error_is_there_only_when_there_is_one() -> None:
+    remember("hunter2")
+    failed = sample_events.result(outcome="error", error="cannot read rtsp://user:pass@cam/ with hunter2\x1b[0m")
+
+    assert as_json(result_event("home", failed, "tiny", "fast"))["data"]["error"] == (
+        "cannot read rtsp://***@cam/ with ***[0m"
+    )
+    assert "error" not in as_json(sample_events.event())["data"]
+
+
+def test_status_reason_hides_credentials() -> None:
+    assert "pass" not in encode(status_event("home", "gate", "down", "rtsp://user:pass@cam/ refused")).decode()
+
+
+def test_text_and_region_of_the_task_are_repeated() -> None:
+    params = SimpleNamespace(text="a ladder", region=Region(0.1, 0.2, 0.3, 0.4))
+
+    data = as_json(result_event("home", sample_events.result(params=params), "tiny", "fast"))["data"]
+
+    assert (data["text"], data["region"]) == ("a ladder", [0.1, 0.2, 0.3, 0.4])
+
+
+def test_polygons_and_quads_have_pixels_too() -> None:
+    corners = ((0.0, 0.0), (0.5, 0.0), (0.5, 0.25), (0.0, 0.25))
+    answer = Answer(polygons=(Polygon(corners[:3], "car", 0.5),), quads=(Quad(corners, "STOP"),))
+
+    body = as_json(result_event("home", sample_events.result(answer=answer), "tiny", "fast"))["data"]["result"]
+
+    triangle = {"label": "car", "score": 0.5, "points": [[0, 0], [0.5, 0], [0.5, 0.25]]}
+    assert body["polygons"] == [{**triangle, "pixels": [[0, 0], [960, 0], [960, 270]]}]
+    assert body["quads"][0]["pixels"] == [[0, 0], [960, 0], [960, 270], [0, 270]]
+
+
+def test_a_score_that_is_no_number_is_none() -> None:
+    answer = Answer(text="x", score=math.inf, boxes=(Box(0, 0, 1, 1, "a", math.nan),))
+
+    body = as_json(result_event("home", sample_events.result(answer=answer), "tiny", "fast"))["data"]["result"]
+
+    assert body["score"] is None
+    assert body["boxes"][0]["score"] is None
+
+
+def test_age_is_set_at_acceptance_and_only_on_results() -> None:
+    status = status_event("home", "gate", "up")
+
+    assert accepted(status, 1.0) == status
+    assert accepted(sample_events.event(), None) == sample_events.event()
+    old = accepted(sample_events.event(), 1.23456)
+    assert as_json(old)["data"]["timing"]["age_ms"] == 1234.6
+
+
+@given(st.text(st.characters(categories=["Cc", "Cs", "Zl", "Zp", "L"])))
+def test_model_text_cannot_break_a_line_or_a_terminal(text: str) -> None:
+    answer = Answer(text=text, boxes=(Box(0, 0, 1, 1, text),))
+    event = result_event("home", sample_events.result(answer=answer), "tiny", "fast")
+
+    body = encode(event)
+
+    assert len(body.decode().splitlines()) == 1
+    assert decode(body) == event
+    assert not set(clean(text)) & {"\x1b", "\x00", "\r", "\u2028"}
+
+
+def test_long_text_is_cut() -> None:
+    assert len(clean("x" * (MAX_TEXT + 1))) == MAX_TEXT
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{}", b"[]", b"\xff", b'{"type": "streamer.result.v1"}', b'{"type": "other"}', b"[" * 100_000],
+)
+def test_what_is_no_event_is_a_wire_error(body: bytes) -> None:
+    with pytest.raises(WireError, match="not an event"):
+        decode(body)
+
+
+def test_a_reader_takes_keys_of_a_newer_agent() -> None:
+    newer = as_json(sample_events.event())
+    newer["traceparent"] = "00-1"
+    newer["data"]["track"] = 7
+
+    assert decode(json.dumps(newer).encode()) == sample_events.event()
+
+
+def test_schema_describes_both_types() -> None:
+    whole = schema()
+
+    assert whole["$schema"].endswith("2020-12/schema")
+    assert {part["$ref"] for part in whole["oneOf"]} == {"#/$defs/ResultEvent", "#/$defs/StatusEvent"}
+    required = whole["$defs"]["ResultEvent"]["required"]
+    assert {"specversion", "type", "source", "id", "subject", "time", "sequence", "data"} <= set(required)
+    data = whole["$defs"]["ResultData"]
+    assert set(data["properties"]) - set(data["required"]) == {"error", "since"}

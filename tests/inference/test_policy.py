@@ -1,0 +1,309 @@
+"""Who goes next, and what happens when there is more to do than can be done, on a simulated clock."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamer.inference.overload import (
+    LEAST,
+    MARGIN,
+    Demand,
+    shares,
+)
+from streamer.inference.policy import FIRST_COST_S, Policy, most_urgent_first
+from streamer.inference.schedule import Now, Schedule
+from streamer.types import (
+    PRIORITIES,
+    Due,
+    Job,
+    Priority,
+)
+from tests.support.tasks import Task, at, frame
+
+START = 100.0
+
+
+class Device:
+    """A device that needs a fixed time for each job, and the streams it serves."""
+
+    def __init__(self, streams: Mapping[str, Sequence[Task]], costs: dict[str, float], batch: int = 4) -> None:
+        self.schedules = {name: Schedule(name, tasks, "live", at(START)) for name, tasks in streams.items()}
+        self.policy = Policy(self.schedules, at(START))
+        self.costs, self.batch, self.mono = costs, batch, START
+        self.ran: list[tuple[float, Due]] = []
+        self.told: list[tuple[float, dict[Priority, float]]] = []
+        self._seq = 0
+
+    @property
+    def now(self) -> Now:
+        return at(self.mono)
+
+    def step(self) -> None:
+        dues = []
+        for stream, names in self.policy.choose(self.batch, self.now).items():
+            self._seq += 1
+            found = self.schedules[stream].take(frame(self._seq, stream=stream), self.now, names)
+            assert {due.name for due in found} == names
+            self.policy.release(stream, self.now)
+            dues += found
+        self.ran += [(self.mono, due) for due in dues]
+        busy = sum(self.costs[due.task] for due in dues)
+        self.mono += busy or min(0.25, max(self.policy.wait(self.now), 0.001))
+        for due in dues:
+            self.policy.done(due, self.costs[due.task])
+        self.policy.overload.worked(busy)
+        if self.policy.adapt(self.now):
+            self.told.append((self.mono, dict(self.policy.overload.factors)))
+
+    def run(self, seconds: float) -> Device:
+        until = self.mono + seconds
+        while self.mono < until:
+            self.step()
+        return self
+
+    def counts(self, since: float = 0.0) -> Counter[str]:
+        return Counter(f"{due.stream}.{due.name}" for when, due in self.ran if when >= since)
+
+
+def names(policy: Policy, room: int, now: float = START) -> list[tuple[str, str]]:
+    return [(stream, name) for stream, names in policy.choose(room, at(now)).items() for name in sorted(names)]
+
+
+def policy(**streams: Sequence[Task]) -> Policy:
+    return Policy({name: Schedule(name, tasks, "live", at(START)) for name, tasks in streams.items()}, at(START))
+
+
+def test_priority_is_strict_over_all_streams() -> None:
+    high, normal, low = (Task(level, every=1.0, priority=level) for level in PRIORITIES)
+    plan = policy(a=[low, normal], b=[low], c=[normal, high])
+    assert names(plan, 1) == [("c", "high")]
+    assert names(plan, 1) == [("a", "normal")]  # c is being asked for its frame
+    plan.release("c", at(START))
+    assert names(plan, 9) == [("c", "high"), ("c", "normal"), ("b", "low")]
+
+
+def test_a_chosen_stream_is_left_alone_until_it_is_released() -> None:
+    plan = policy(a=[Task("x", every=1.0)])
+    assert names(plan, 8) == [("a", "x")]
+    assert names(plan, 8, START + 5) == []
+    plan.release("a", at(START + 5))
+    assert names(plan, 8, START + 5) == [("a", "x")]
+    plan.remove("a")
+    assert names(plan, 8, START + 9) == []
+
+
+def test_the_earliest_deadline_of_a_stream_goes_first() -> None:
+    plan = policy(a=[Task("slow", every=60.0), Task("fast", every=1.0), Task("middle", every=5.0)])
+    order = []
+    for _ in range(3):
+        order += names(plan, 1)
+        plan.schedules["a"].take(frame(len(order)), at(START), {order[-1][1]})
+        plan.release("a", at(START))
+    assert [name for _, name in order] == ["fast", "middle", "slow"]
+
+
+def test_there_is_never_more_than_there_is_room_for() -> None:
+    plan = policy(**{f"s{number}": [Task("x", every=1.0), Task("y", every=1.0)] for number in range(10)})
+    assert names(plan, 0) == []
+    assert len(names(plan, 7)) == 7
+
+
+def test_what_only_a_frame_can_tell_of_is_always_asked_for() -> None:
+    plan = policy(a=[Task("x", every_n_frames=100)])
+    for _ in range(3):
+        assert names(plan, 1) == [("a", "x")]
+        plan.release("a", at(START), {"x"})
+
+
+def test_turns_count_device_time_not_jobs() -> None:
+    """One stream's jobs take four times as long: it gets a quarter as many."""
+    device = Device(
+        {"long": [Task("x", every=0.01, task="caption")], "short": [Task("x", every=0.01, task="ocr")]},
+        {"caption": 0.2, "ocr": 0.05},
+        batch=1,
+    )
+    device.policy.overload.start = float("inf")
+    device.policy.overload.window.start = float("inf")  # turns only, no stretching
+    counts = device.run(200).counts()
+    assert counts["short.x"] / counts["long.x"] == pytest.approx(4, rel=0.1)
+
+
+def test_a_turn_is_not_over_while_its_stream_is_being_asked_for_a_frame() -> None:
+    """As in the program, the next choice is made before the frame of the last one is there."""
+    streams = {name: [Task("x", every=0.01, task=task)] for name, task in
+               (("long", "caption"), ("short", "ocr"), ("other", "ocr"))}  # fmt: skip
+    device = Device(streams, {"caption": 0.2, "ocr": 0.05}, batch=1)
+    plan, counts, now = device.policy, Counter[str](), START
+    for name, schedule in device.schedules.items():
+        plan.done(Due(name, "x", schedule.tickers[0].settings.task, None, 0.0), device.costs[streams[name][0].task])
+    asked: list[str] = []
+    for seq in range(2000):
+        now += 0.05
+        asked += [stream for stream, _ in names(plan, 1, now)]
+        if len(asked) == 2:
+            stream = asked.pop(0)
+            counts[stream] += len(device.schedules[stream].take(frame(seq, stream=stream), at(now)))
+            plan.release(stream, at(now))
+    assert counts["short"] == pytest.approx(counts["other"], rel=0.05)
+    assert counts["short"] / counts["long"] == pytest.approx(4, rel=0.1)
+
+
+def test_waiting_jobs_are_admitted_by_priority_and_deadline() -> None:
+    jobs = [
+        Job(Due("s", f"{priority}{deadline}", "ocr", None, deadline, priority), frame(0))
+        for priority in ("low", "high", "normal")
+        for deadline in (9.0, 3.0)
+    ]
+    ordered = [job.due.name for job in most_urgent_first(jobs)]
+    assert ordered == ["high3.0", "high9.0", "normal3.0", "normal9.0", "low3.0", "low9.0"]
+
+
+@given(
+    tasks=st.lists(
+        st.lists(
+            st.tuples(st.sampled_from([0.5, 1.0, 3.0, 10.0]), st.sampled_from(PRIORITIES)), min_size=1, max_size=3
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    room=st.integers(1, 5),
+    steps=st.lists(st.floats(0.05, 4.0), min_size=1, max_size=30),
+)
+def test_choice_against_an_obvious_model(
+    tasks: list[list[tuple[float, Priority]]], room: int, steps: list[float]
+) -> None:
+    """Whatever is due is known from a list of all tasks; no class gets anything while a higher one lacks something."""
+    streams = {
+        f"s{number}": [Task(f"t{place}", every=every, priority=level) for place, (every, level) in enumerate(given)]
+        for number, given in enumerate(tasks)
+    }
+    plan = policy(**streams)
+    pending = dict.fromkeys(((name, task.name) for name, given in streams.items() for task in given), START)
+    level = {(name, task.name): PRIORITIES.index(task.priority) for name, given in streams.items() for task in given}
+    every = {(name, task.name): task.every or 0.0 for name, given in streams.items() for task in given}
+    now = START
+    for seq, step in enumerate(steps):
+        due = {key for key, tick in pending.items() if tick <= now}
+        chosen = set(names(plan, room, now))
+        assert chosen <= due
+        assert len(chosen) == min(room, len(due))
+        left = due - chosen
+        assert not left or not chosen or max(level[key] for key in chosen) <= min(level[key] for key in left)
+        for key in left:  # of one stream and class, the earliest deadline went first
+            rivals = [other for other in chosen if other[0] == key[0] and level[other] == level[key]]
+            assert all(pending[other] + every[other] <= pending[key] + every[key] + 1e-9 for other in rivals)
+        for stream in {stream for stream, _ in chosen}:
+            mine = {name for other, name in chosen if other == stream}
+            assert {due.name for due in plan.schedules[stream].take(frame(seq), at(now), mine)} == mine
+            plan.release(stream, at(now))
+        for key in chosen:
+            while pending[key] <= now + 1e-6:
+                pending[key] += every[key]
+        now += step
+
+
+# Overload
+
+
+def cameras(count: int) -> dict[str, Sequence[Task]]:
+    tasks = [
+        Task("alarm", every=2.0, priority="high", task="ocr"),
+        Task("look", every=2.0),
+        Task("tell", every=4.0, priority="low"),
+    ]
+    return {f"c{number}": tasks for number in range(count)}
+
+
+COSTS = {"ocr": 0.02, "caption": 0.02}
+"""A camera asks for 0.02 * (0.5 + 0.5 + 0.25) = 0.025 s of the device every second."""
+
+
+def test_without_overload_nothing_is_stretched() -> None:
+    device = Device(cameras(30), COSTS).run(120)
+    assert device.told == []
+    assert set(device.counts().values()) == {60, 30}
+
+
+def test_overload_stretches_from_below_and_tells() -> None:
+    device = Device(cameras(60), COSTS).run(300)  # 1.5 times what it can do; high alone: 0.6
+    factors = device.told[-1][1]
+    assert factors["high"] == 1.0
+    assert 1.5 <= factors["normal"] < factors["low"]
+    assert device.told[0][0] - START < 30
+    assert len(device.told) <= 5, "the factors are found soon and then stay"
+    ran = device.counts(START + 100)
+    alarms = [count for key, count in ran.items() if key.endswith("alarm")]
+    assert min(alarms) >= 99
+    for name, every in (("look", 2.0), ("tell", 4.0)):
+        counts = [ran[f"c{number}.{name}"] for number in range(60)]
+        assert min(counts) >= 200 / (every * factors["normal" if name == "look" else "low"]) - 2
+        assert max(counts) - min(counts) <= 2
+    told = device.policy.stretches()
+    assert told["c7"] == {key: round(factors[key], 2) for key in ("normal", "low")}
+
+
+def test_intervals_go_back_by_themselves() -> None:
+    device = Device(cameras(60), dict(COSTS)).run(100)
+    assert device.policy.stretches()
+    device.costs.update({"ocr": 0.005, "caption": 0.005})
+    device.run(100)
+    assert set(device.told[-1][1].values()) == {1.0}
+    assert device.policy.stretches() == {}
+    before = device.counts()
+    after = device.run(40).counts()
+    assert after["c1.alarm"] - before["c1.alarm"] in (20, 21)
+    assert after["c1.tell"] - before["c1.tell"] in (10, 11)
+
+
+def test_one_hiccup_stretches_nothing() -> None:
+    device = Device(cameras(20), COSTS).run(22)
+    device.mono += 4.9
+    device.run(60)
+    assert device.told == []
+
+
+def test_a_slow_engine_gets_a_longer_look() -> None:
+    """Half a second a job, three times too much to do."""
+    tasks = [Task("look", every=2.0), Task("tell", every=2.0, priority="low")]
+    device = Device({f"c{number}": tasks for number in range(6)}, {"caption": 0.5}, batch=2).run(400)
+    factors = device.policy.overload.factors
+    assert factors["normal"] == pytest.approx(1.5 / 0.9 / (1 - LEAST), rel=0.25)
+    assert factors["low"] > factors["normal"]
+    assert min(device.counts(START + 200).values()) >= 2
+
+
+def test_a_camera_that_gives_no_frames_is_no_overload() -> None:
+    device = Device(cameras(10), COSTS)
+    for number in range(5):
+        device.policy._held.add(f"c{number}")
+    device.run(100)
+    assert device.told == []
+
+
+@given(
+    capacity=st.floats(0.01, 10),
+    costs=st.lists(st.just(0.0) | st.floats(1e-3, 10), min_size=3, max_size=3),
+)
+def test_shares(capacity: float, costs: list[float]) -> None:
+    demands = {priority: Demand(cost=cost) for priority, cost in zip(PRIORITIES, costs, strict=True)}
+    factors = shares(capacity, demands)
+    given = [cost / factors[priority] for priority, cost in zip(PRIORITIES, costs, strict=True)]
+    asking = [factors[priority] for priority, cost in zip(PRIORITIES, costs, strict=True) if cost > 0]
+    total, share = sum(costs), capacity * MARGIN
+    assert all(factor >= 1 for factor in asking)
+    assert all(higher <= lower * (1 + 1e-6) for higher, lower in pairwise(asking))
+    assert sum(given) == pytest.approx(min(total, share), rel=1e-6, abs=1e-9)
+    if total <= share:
+        assert asking == pytest.approx([1.0] * len(asking))
+    elif total * LEAST <= share:
+        assert max(asking) <= (1 + 1e-6) / LEAST
+
+
+def test_a_task_that_never_ran_has_a_cost() -> None:
+    assert policy(a=[Task("x", every=1.0)]).cost("caption") == FIRST_COST_S

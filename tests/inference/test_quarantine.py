@@ -1,0 +1,253 @@
+"""Questions that kill the inference process: found by halving, left out, and every job accounted for."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from functools import partial
+from math import ceil, log2
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamer.config.model import from_mapping
+from streamer.inference.journal import Docket, key
+from streamer.inference.quarantine import (
+    LONGEST_PAUSE_S,
+    PAUSE_S,
+    Quarantine,
+    Question,
+)
+from streamer.types import Due, FrameId, Job
+from tests.support import faulty
+from tests.support.agents import (
+    RunningAgent,
+    assert_identity,
+    assert_no_duplicates,
+    assert_no_holes,
+    until,
+)
+from tests.support.clips import write_clip
+from tests.support.sample_events import frame
+
+START_S = 100.0
+
+
+def live(name: str) -> Question:
+    return Question(name, "caption", None)
+
+
+def deaths_until_found(guilty: set[Question], batch: list[Question]) -> tuple[int, list[Question]]:
+    """Plays processes that die whenever a guilty question runs; the state goes from one to the next as JSON."""
+    state: dict[str, Any] | None = None
+    deaths, found = 0, []
+    waiting = list(batch)
+    while waiting:
+        quarantine = Quarantine(set(), state)
+        waiting = [question for question in waiting if not quarantine.refuses(question, 0.0)]
+        chosen = [one for one, may in zip(waiting, quarantine.admit(waiting, []), strict=True) if may]
+        if not chosen:
+            break
+        if guilty & set(chosen):
+            deaths += 1
+            verdict = quarantine.died(chosen, 0.0)
+            found += [verdict.question] if verdict else []
+        else:
+            for question in chosen:
+                quarantine.finished(question)
+            waiting = [question for question in waiting if question not in chosen]
+        state = json.loads(json.dumps(quarantine.state()))
+    return deaths, found
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 16])
+def test_one_guilty_question_is_found_in_few_deaths_wherever_it_is(size: int) -> None:
+    batch = [live(str(number)) for number in range(size)]
+    for place in range(size):
+        deaths, found = deaths_until_found({batch[place]}, batch)
+        assert found == [batch[place]]
+        assert deaths <= 2 + ceil(log2(size))
+
+
+def test_two_guilty_questions_are_both_found() -> None:
+    batch = [live(str(number)) for number in range(8)]
+    deaths, found = deaths_until_found({batch[1], batch[6]}, batch)
+    assert set(found) == {batch[1], batch[6]}
+    assert deaths <= 7
+
+
+def test_kills_from_outside_condemn_nobody_who_ends_well_in_between() -> None:
+    quarantine, chance = Quarantine(set()), random.Random(1)
+    batch = [live(str(number)) for number in range(8)]
+    for _ in range(100):
+        assert quarantine.died(batch, 0.0) is None
+        waiting = chance.sample(batch, 8)
+        while waiting:
+            chosen = [one for one, may in zip(waiting, quarantine.admit(waiting, []), strict=True) if may]
+            assert chosen
+            for question in chosen:
+                quarantine.finished(question)
+                waiting.remove(question)
+
+
+def test_suspects_run_with_nothing_beside_them() -> None:
+    quarantine = Quarantine(set())
+    a, b, c, d, other = (live(name) for name in ("a", "b", "c", "d", "other"))
+    quarantine.died([a, b, c, d], 0.0)
+    assert quarantine.admit([other], []) == [True]
+    assert quarantine.admit([other, a, b, c], []) == [False, True, True, False]
+    assert quarantine.admit([other, b], [a]) == [False, True]
+    assert quarantine.admit([b, other], [other]) == [False, False]  # until it has ended
+
+
+def test_a_task_is_left_out_for_longer_each_time_and_a_frame_of_a_recording_for_good() -> None:
+    quarantine, now = Quarantine({"file"}), 0.0
+    for expected in (60.0, 120.0, 240.0):
+        quarantine.died([live("a")], now)
+        verdict = quarantine.died([live("a")], now)
+        assert verdict is not None
+        assert verdict.pause == expected
+        assert quarantine.refuses(live("a"), now + expected - 1)
+        now += expected + 1
+        assert not quarantine.refuses(live("a"), now)
+    frames = [Question("file", "caption", FrameId(1, seq)) for seq in range(12)]
+    pauses = []
+    for one in frames:
+        quarantine.died([one], now)
+        verdict = quarantine.died([one], now)
+        assert verdict is not None
+        pauses.append(verdict.pause)
+    assert pauses[:4] == [None, None, PAUSE_S, 2 * PAUSE_S]
+    assert pauses[-1] == LONGEST_PAUSE_S
+    assert quarantine.refuses(frames[0], now + 1e9)
+    assert not quarantine.refuses(Question("file", "caption", FrameId(1, 99)), now + 1e9)
+
+
+def test_lost_jobs_are_told_by_a_later_process_when_the_next_one_cannot(tmp_path: Path) -> None:
+    streams = from_mapping({"streams": {"gate": {"source": "synthetic", "tasks": [{"task": "caption"}]}}}).streams
+    job = Job(Due("gate", "caption", "caption", None, 0.0), frame("gate"))
+    dead = Docket(tmp_path, "home", streams)
+    dead.enter([job])
+    dead.run([job])
+    for _ in range(3):  # killed before its events were safe
+        docket = Docket(tmp_path, "home", streams)
+        remains = docket.remains()
+        docket.write()
+        assert [(result.outcome, key(result.job)) for result in remains.lost] == [("dropped", key(job))]
+        assert remains.verdict is None, "it was in no engine since"
+    docket.strike(*key(job))
+    docket.write()
+    assert Docket(tmp_path, "home", streams).remains().lost == []
+
+
+def run_faulty(folder: Path, streams: dict[str, Any], **model: Any) -> RunningAgent:
+    file = faulty.config(folder, streams, model)
+    environment = faulty.install(folder / "installed")
+    return RunningAgent(folder, ["run", str(file)], folder / "events.jsonl", environment)
+
+
+def test_a_poison_task_among_eight_ends_five_processes_at_most_and_the_rest_goes_on(tmp_path: Path) -> None:
+    names = ("caption", "detailed_caption", "object_detection", "ocr")
+    camera = {
+        "source": "synthetic?fps=25&size=64x64",
+        "tasks": [{"task": name, "every": "200ms"} for name in names],
+    }
+    streams = {"left": camera, "right": camera}
+    with run_faulty(tmp_path, streams, poison="right/ocr/.*") as agent:
+        (event,) = until(lambda: agent.statuses("task.quarantined"), START_S, "it is found")
+        assert (event["data"]["stream"], event["data"]["task"]) == ("right", "ocr")
+        assert event["data"]["retry_in_s"] == PAUSE_S
+        restarted = agent.statuses("worker.restarted")
+        assert 2 <= len(restarted) <= 5
+        assert {one["data"]["worker"] for one in restarted} == {"infer"}
+        before = len(agent.results())
+        time.sleep(4)
+        done = [(one["data"]["stream"], one["subject"], one["data"]["outcome"]) for one in agent.results()[before:]]
+        counts = Counter((stream, name) for stream, name, outcome in done if outcome == "ok")
+        assert set(counts) == {(stream, name) for stream in streams for name in names} - {("right", "ocr")}
+        assert min(counts.values()) >= 0.9 * 5 * 4 - 1
+        assert {outcome for stream, name, outcome in done if (stream, name) == ("right", "ocr")} == {"error"}
+        assert agent.stop() < 10
+        assert len(agent.statuses("worker.restarted")) == len(restarted)
+        assert_no_duplicates(agent.events())
+        for stream in streams:
+            assert_identity(agent.statuses("stream.stopped", stream)[-1]["data"]["frames"])
+
+
+def test_a_poison_frame_of_a_recording_is_left_out_and_nothing_else_of_it(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", pictures=30, size=(64, 64))
+    streams = {
+        "file": {"source": str(clip), "tasks": [{"task": name, "every_n_frames": 1} for name in ("caption", "ocr")]}
+    }
+    with run_faulty(tmp_path, streams, poison="file/ocr/17") as agent:
+        assert agent.process.wait(START_S) == 0
+        outcomes = {(one["subject"], one["data"]["frame"]["seq"]): one["data"]["outcome"] for one in agent.results()}
+        assert outcomes.pop(("ocr", 17)) == "error"
+        assert set(outcomes) == {(name, seq) for name in ("caption", "ocr") for seq in range(30)} - {("ocr", 17)}
+        assert set(outcomes.values()) == {"ok"}
+        assert len(agent.statuses("task.quarantined")) == 1
+        assert len(agent.statuses("worker.restarted")) <= 5
+        assert_identity(agent.statuses("stream.ended", "file")[-1]["data"]["frames"])
+
+
+def _restarted(agent: RunningAgent, times: int) -> bool:
+    return len(agent.statuses("worker.restarted")) == times
+
+
+def test_every_job_has_an_outcome_over_kills_at_random_moments(tmp_path: Path) -> None:
+    """What the engine was given, as it wrote down itself, is what the events tell: answered, or dropped with a kill."""
+    camera = {"source": "synthetic?fps=25&size=64x64", "tasks": [{"task": "caption", "every": "100ms"},
+                                                                 {"task": "ocr", "every": "250ms"}]}  # fmt: skip
+    streams, trace, chance = {"left": camera, "right": camera}, tmp_path / "trace", random.Random(1)
+    with run_faulty(tmp_path, streams, step=0.05, trace=str(trace)) as agent:
+        agent.wait_for_results(5, START_S)
+        add = ["task", "add", "left", "ocr", "--name", "added", "--every", "100ms"]
+        environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
+        subprocess.run([sys.executable, "-m", "streamer", *add], env=environment, check=True)
+        captures = {name: pid for name, pid in agent.children().items() if name.startswith("capture")}
+        for kills in range(1, 5):
+            time.sleep(chance.uniform(0.2, 0.8))
+            agent.kill("infer", signal.SIGKILL)
+            until(partial(_restarted, agent, kills), 5, "it is noticed")
+            known = len(agent.results())
+            agent.wait_for_results(known + 5, START_S)
+        assert captures == {name: pid for name, pid in agent.children().items() if name.startswith("capture")}
+        assert agent.stop() < 10
+        given = {name for line in trace.read_text().splitlines() for name in json.loads(line)}
+        told = Counter(
+            f"{one['data']['stream']}/{one['subject']}/{one['data']['frame']['seq']}" for one in agent.results()
+        )
+        assert given <= set(told)
+        assert any(name.startswith("left/added/") for name in given)
+        assert max(told.values()) == 1
+        outcomes = Counter(one["data"]["outcome"] for one in agent.results())
+        assert set(outcomes) <= {"ok", "dropped"}
+        assert not agent.statuses("task.quarantined")
+        assert_no_duplicates(agent.events())
+        assert_no_holes(agent.events())
+        for stream in streams:
+            assert_identity(agent.statuses("stream.stopped", stream)[-1]["data"]["frames"])
+
+
+def test_kills_from_outside_punish_nobody(tmp_path: Path) -> None:
+    """Whoever kills infer in each step of one task hits the same question, alone, again and again."""
+    trace = tmp_path / "trace"
+    streams = {"gate": {"source": "synthetic?fps=25&size=64x64", "tasks": [{"task": "caption", "every": "200ms"}]}}
+    with run_faulty(tmp_path, streams, step=1.0, trace=str(trace)) as agent:
+        agent.wait_for_results(1, START_S)
+        for kills in range(1, 3):
+            steps = len(trace.read_text().splitlines())
+            until(lambda steps=steps: len(trace.read_text().splitlines()) > steps, START_S, "a step")  # type: ignore[misc]
+            agent.kill("infer", signal.SIGKILL)
+            until(partial(_restarted, agent, kills), 5, "it is noticed")
+        known = len(agent.results())
+        results = agent.wait_for_results(known + 4, START_S)
+        assert {one["data"]["outcome"] for one in results} == {"ok", "dropped"}
+        assert not agent.statuses("task.quarantined")

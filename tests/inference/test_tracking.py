@@ -1,0 +1,130 @@
+"""Track ids by the real tracker, on the toy world's truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from streamer.events.schema import (
+    ResultEvent,
+    decode,
+    encode,
+    result_event,
+)
+from streamer.inference.tracking import Tracks
+from streamer.toyworld.world import SCENE_SECONDS, World
+from streamer.types import (
+    Answer,
+    Box,
+    Due,
+    Frame,
+    Job,
+    Outcome,
+    Result,
+)
+
+PICTURE = np.zeros((480, 640, 3), np.uint8)
+
+
+def result(at: float, boxes: Sequence[Box], name: str = "objects", epoch: int = 1, outcome: Outcome = "ok") -> Result:
+    frame = Frame("gate", epoch, round(25 * at), 1000 + at, at, at, PICTURE)
+    return Result(Job(Due("gate", name, "object_detection", None, 0.0), frame), outcome, Answer(boxes=tuple(boxes)))
+
+
+def tracks() -> Tracks:
+    return Tracks({("gate", "objects"): 1.0})
+
+
+def ids(marked: Result) -> list[int | None]:
+    return [box.track for box in marked.answer.boxes]
+
+
+def box(x: float, label: str = "car") -> Box:
+    return Box(x, 0.4, x + 0.2, 0.6, label)
+
+
+def test_every_object_of_the_toy_world_keeps_one_id() -> None:
+    """Once a second, over whole scenes: almost every object has one id from its second sight on, no two share one."""
+    seen: dict[tuple[int, int], set[int]] = {}
+    for seed in range(1, 6):
+        marker, world = tracks(), World(seed)
+        for second in range(36):
+            truth = world.scene(float(second)).objects
+            scene = int(second // SCENE_SECONDS)
+            shapes = sorted(truth, key=lambda thing: (thing.kind, thing.colour, len(thing.contours)))
+            marked = marker.mark(result(float(second), [Box(*thing.box, thing.kind) for thing in shapes]))
+            assert len({track for track in ids(marked) if track is not None}) == sum(
+                track is not None for track in ids(marked)
+            )
+            for number, track in enumerate(ids(marked)):
+                if track is not None:
+                    seen.setdefault((seed, 100 * scene + number), set()).add(track)
+    objects = len(seen)
+    changes = sum(len(found) - 1 for found in seen.values())
+    assert objects > 20
+    assert changes <= 0.2 * objects
+
+
+def test_boxes_stay_in_their_order() -> None:
+    marker = tracks()
+    marker.mark(result(0, [box(0.0), box(0.7), box(0.3, "cat")]))
+    first = marker.mark(result(1, [box(0.0), box(0.7), box(0.3, "cat")]))
+    second = marker.mark(result(2, [box(0.31, "cat"), box(0.71), box(0.01)]))
+    assert [one.x0 for one in second.answer.boxes] == [0.31, 0.71, 0.01]
+    assert ids(second) == ids(first)[::-1]
+    assert len(set(ids(second))) == 3
+
+
+def test_two_labels_are_two_objects() -> None:
+    marker = tracks()
+    marker.mark(result(0, [box(0.1, "car")]))
+    marker.mark(result(1, [box(0.1, "car")]))
+    assert ids(marker.mark(result(2, [box(0.1, "cat")]))) == [None]
+
+
+def test_no_answer_is_not_shown_to_the_tracker() -> None:
+    marker = tracks()
+    marker.mark(result(0, [box(0.1)]))
+    known = ids(marker.mark(result(1, [box(0.1)])))
+    assert marker.mark(result(1.5, [], outcome="error")).answer.boxes == ()
+    assert ids(marker.mark(result(2, [box(0.1)]))) == known != [None]
+
+
+def test_ids_are_not_used_again_after_a_new_connection() -> None:
+    marker = tracks()
+    marker.mark(result(0, [box(0.1)]))
+    (before,) = ids(marker.mark(result(1, [box(0.1)])))
+    assert ids(marker.mark(result(0, [box(0.1)], epoch=2))) == [None]
+    (after,) = ids(marker.mark(result(1, [box(0.1)], epoch=2)))
+    assert before is not None
+    assert after is not None
+    assert after > before
+
+
+def test_an_object_that_was_away_for_long_is_another_one() -> None:
+    marker = tracks()
+    marker.mark(result(0, [box(0.1)]))
+    (before,) = ids(marker.mark(result(1, [box(0.1)])))
+    marker.mark(result(2, []))
+    assert ids(marker.mark(result(3, [box(0.1)]))) == [before]
+    for second in range(4, 20):
+        marker.mark(result(second, []))
+    assert ids(marker.mark(result(20, [box(0.1)]))) == [None]
+
+
+def test_tasks_do_not_share_ids() -> None:
+    marker = tracks()
+    for second in range(2):
+        one = marker.mark(result(second, [box(0.1)], "one"))
+        two = marker.mark(result(second, [box(0.1)], "two"))
+    assert ids(one) != ids(two)
+
+
+def test_the_event_tells_the_id() -> None:
+    marked = result(1, [replace(box(0.1), track=42)])
+    event = decode(encode(result_event("home", marked, "tiny", "fast")))
+    assert isinstance(event, ResultEvent)
+    assert event.data.result is not None
+    assert event.data.result.boxes[0].track == 42

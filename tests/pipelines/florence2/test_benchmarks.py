@@ -1,0 +1,33 @@
+"""Measuring what a machine can carry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipelines.florence2.fast.engine import FastEngine
+from pipelines.florence2.pipeline import Florence2Settings, pipeline
+from pipelines.florence2.tasks import SPECS
+from streamer.cli.bench import Rate, measure, table
+
+
+@pytest.mark.parametrize("kind", ["plain", "fast"])
+def test_rates_of_an_engine(checkpoint: Any, kind: Any) -> None:
+    engine = pipeline.open(Florence2Settings(checkpoint=str(checkpoint), device="cpu", engine=kind))
+    tasks = ["caption", "phrase_grounding", "region_to_ocr"]
+    rates = list(measure(engine, [SPECS[task] for task in tasks], 0.05))
+    assert [rate.task for rate in rates] == tasks
+    assert all(rate.answers >= 8 and rate.seconds >= 0.05 and rate.errors == 0 for rate in rates)
+    assert engine.free() == 8
+    if isinstance(engine, FastEngine):
+        assert engine.frames.looked >= sum(rate.answers for rate in rates), "no frame was known from before"
+
+
+def test_cameras_at_an_interval() -> None:
+    rate = Rate("caption", answers=50, seconds=20.0, errors=1)
+    assert rate.per_second == 2.5
+    assert [rate.cameras(every) for every in (0.1, 1.0, 10.0)] == [0, 2, 25]
+    shown = list(table([rate], 10.0))
+    assert "cameras every 10 s" in shown[0]
+    assert shown[1].split() == ["caption", "2.50", "25", "1"]

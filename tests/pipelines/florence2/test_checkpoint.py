@@ -1,0 +1,248 @@
+"""Finding, checking and loading checkpoints."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipelines.florence2 import checkpoint_files as folders
+from pipelines.florence2.checkpoint import load
+from pipelines.florence2.checkpoint_files import open_folder
+from pipelines.florence2.pipeline import Florence2Settings, pipeline
+from streamer.core.errors import ConfigError
+from tests.support.checkpoints import build
+
+
+@pytest.fixture
+def copy(checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(checkpoint, tmp_path / "mine"))
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def refusal(checkpoint: Path | str, **keys: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        pipeline.open(Florence2Settings(checkpoint=str(checkpoint), device="cpu", **keys))
+    return str(caught.value)
+
+
+def test_a_folder_is_loaded(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    loaded = load(open_folder(str(checkpoint)), "auto", "auto")
+    assert loaded.name == "small"
+    assert loaded.images.tokens == 10
+    assert loaded.generation.no_repeat_ngram_size == 3
+    assert "it" in loaded.banned_phrases
+    assert loaded.model.lm_head.weight is loaded.model.get_input_embeddings().weight
+    assert "loading small" in caplog.text
+    assert "loaded small in" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "size", "dtype"),
+    [
+        ("auto", "cpu", 1, torch.float32),
+        ("auto", "cpu", 60_000_000, torch.bfloat16),
+        ("auto", "cuda", 1, torch.bfloat16),
+        ("float32", "cuda", 1, torch.float32),
+        ("float16", "cpu", 1, torch.float16),
+    ],
+)
+def test_dtype(wanted: str, device: str, size: int, dtype: torch.dtype) -> None:
+    from pipelines.florence2.checkpoint import _dtype
+
+    assert _dtype(wanted, torch.device(device), size) == dtype
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_other_dtypes_answer(checkpoint: Path, dtype: str) -> None:
+    engine = pipeline.open(Florence2Settings.model_validate({"checkpoint": str(checkpoint), "dtype": dtype}))
+    assert engine.model == "small"
+
+
+def test_a_home_relative_folder(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(checkpoint.parent))
+    assert open_folder("~/small").path == checkpoint
+
+
+def test_without_the_shipped_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(folders, "SHIPPED", tmp_path / "tiny")
+    with pytest.raises(ConfigError, match="the small model is missing from this installation"):
+        open_folder(None)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "preprocessor_config.json", "model.safetensors"])
+def test_a_missing_file_is_named(copy: Path, file: str) -> None:
+    (copy / file).unlink()
+    assert refusal(copy) == f"checkpoint mine is not complete: {file} is missing in {copy}"
+
+
+def test_weights_in_the_old_format_only(copy: Path) -> None:
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    assert "model.safetensors is missing" in refusal(copy)
+
+
+def test_weights_in_several_files(copy: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    names = sorted(weights)
+    parts = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, keys in parts.items():
+        save_file({key: weights[key] for key in keys}, copy / file, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {key: file for file, keys in parts.items() for key in keys}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert pipeline.open(Florence2Settings(checkpoint=str(copy))).model == "mine"
+    (copy / "model-00002-of-00002.safetensors").unlink()
+    assert "model-00002-of-00002.safetensors is missing" in refusal(copy)
+
+
+def test_missing_weights_are_not_made_up(copy: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    del weights["model.multi_modal_projector.image_projection.weight"]
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    assert "1 weights such as model.multi_modal_projector.image_projection.weight" in refusal(copy)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("config.json", "{", "config.json cannot be read"),
+        ("config.json", "[]", "does not hold a JSON object"),
+        ("model.safetensors", "no weights", "model.safetensors is damaged"),
+        ("tokenizer.json", "{}", "its tokenizer cannot be loaded"),
+    ],
+)
+def test_a_damaged_file_is_named(copy: Path, file: str, content: str, words: str) -> None:
+    (copy / file).write_text(content)
+    assert words in refusal(copy)
+
+
+def test_weights_of_another_size(copy: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    weights["model.language_model.shared.weight"] = torch.zeros(7, 32)
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    assert "checkpoint mine cannot be loaded" in refusal(copy)
+
+
+@pytest.mark.parametrize("tokens", [11, 577])
+def test_a_wrong_number_of_image_tokens(copy: Path, tokens: int) -> None:
+    edit(copy / "preprocessor_config.json", image_seq_length=tokens)
+    assert "checkpoint mine does not run" in refusal(copy)
+
+
+def test_image_tokens_are_counted_where_they_are_not_written(copy: Path) -> None:
+    edit(copy / "preprocessor_config.json", image_seq_length=None)
+    assert load(open_folder(str(copy)), "cpu", "auto").images.tokens == 10
+
+
+def test_image_settings_may_stand_in_the_processors_file(copy: Path) -> None:
+    before = open_folder(str(copy)).images
+    images = json.loads((copy / "preprocessor_config.json").read_text())
+    (copy / "preprocessor_config.json").unlink()
+    edit(copy / "processor_config.json", image_processor=images)
+    assert open_folder(str(copy)).images == before
+
+
+def test_generation_settings_of_old_checkpoints(copy: Path) -> None:
+    (copy / "generation_config.json").unlink()
+    text = json.loads((copy / "config.json").read_text())["text_config"]
+    edit(
+        copy / "config.json", text_config={**text, "num_beams": 3, "no_repeat_ngram_size": 3, "forced_bos_token_id": 0}
+    )
+    generation = load(open_folder(str(copy)), "cpu", "auto").generation
+    assert (generation.num_beams, generation.no_repeat_ngram_size, generation.forced_bos_token_id) == (3, 3, 0)
+    assert (generation.decoder_start_token_id, generation.eos_token_id) == (2, 2)
+
+
+def test_a_model_of_another_kind(copy: Path) -> None:
+    edit(copy / "config.json", model_type="bart")
+    assert refusal(copy) == "checkpoint mine is not a Florence-2: its model_type is 'bart'"
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("config.json", {"auto_map": {"AutoModelForCausalLM": "modeling_florence2.Florence2ForConditionalGeneration"}}),
+        ("config.json", {"text_config": {"model_type": "florence2_language"}}),
+        ("config.json", {"vision_config": {"model_type": "davit", "nested": [{"auto_map": {"a": "b"}}]}}),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}),
+        ("preprocessor_config.json", {"auto_map": {"AutoProcessor": "processing_florence2.Florence2Processor"}}),
+    ],
+)
+def test_remote_code_is_refused_and_not_run(copy: Path, file: str, changes: dict[str, Any]) -> None:
+    for module in ("modeling_florence2", "evil", "processing_florence2"):
+        (copy / f"{module}.py").write_text("raise SystemExit('executed')")
+    edit(copy / file, **changes)
+    words = refusal(copy)
+    assert "brings code of its own" in words
+    assert "florence-community/Florence-2-base" in words
+
+
+def test_microsofts_names_are_answered_with_the_native_ones() -> None:
+    assert "florence-community/Florence-2-large-ft" in refusal("microsoft/Florence-2-large-ft")
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./no-such-folder", "~/no-such-folder", "../no-such-folder"])
+def test_a_missing_folder(name: str) -> None:
+    assert refusal(name) == f"no such checkpoint folder: {name}"
+
+
+def test_a_file_is_no_checkpoint(copy: Path) -> None:
+    assert "is a file" in refusal(copy / "config.json")
+
+
+def test_a_name_that_cannot_be_one() -> None:
+    assert "neither a folder here nor a name on the hub" in refusal("a/b/c d")
+
+
+def test_the_hub_cannot_be_reached(tmp_path: Path) -> None:
+    code = (
+        "from pipelines.folder import open_folder; from streamer.errors import ConfigError\n"
+        "try: open_folder('florence-community/Florence-2-base')\n"
+        "except ConfigError as error: print(error)"
+    )
+    environ = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    assert "is not in the local cache and the hub cannot be reached" in done.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_a_device_that_is_not_there(checkpoint: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no such device: cuda:3 \(this machine offers 0"):
+        load(open_folder(str(checkpoint)), "cuda:3", "auto")
+
+
+def test_an_output_head_of_its_own_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    path = build(tmp_path / "untied", tied=False)
+    # Such checkpoints exist with a config that still says "tied".
+    edit(path / "config.json", tie_word_embeddings=True)
+    saved = load_file(path / "model.safetensors")["lm_head.weight"]
+    model = load(open_folder(str(path)), "cpu", "auto").model
+    assert torch.equal(model.lm_head.weight, saved)
+    assert not torch.equal(model.get_input_embeddings().weight, saved)
+    shared = model.model.language_model.shared.weight
+    assert model.model.language_model.encoder.embed_tokens.weight is shared
+    assert model.model.language_model.decoder.embed_tokens.weight is shared
+    assert "kept untied" in caplog.text
+
+
+def test_an_equal_output_head_is_tied(copy: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.language_model.shared.weight"].clone()
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    edit(copy / "config.json", tie_word_embeddings=False)
+    model = load(open_folder(str(copy)), "cpu", "auto").model
+    assert model.lm_head.weight is model.get_input_embeddings().weight

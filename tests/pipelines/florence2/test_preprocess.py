@@ -1,0 +1,125 @@
+"""Preprocessing against the checkpoint's own processor, which resizes with PIL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Pil
+
+from pipelines.florence2.image_settings import ImageSettings
+from pipelines.florence2.preprocess import Preprocessor, resize
+from streamer.core.errors import ConfigError, PipelineError
+from streamer.types import Image
+
+RAW = {"size": {"height": 768, "width": 768}, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+
+SIZES = [
+    (1, 1),
+    (1, 8000),
+    (8000, 1),
+    (3, 2),
+    (17, 31),
+    (96, 96),
+    (767, 769),
+    (480, 640),
+    (1080, 1920),
+    (1500, 7),
+    (500, 333),
+    (1920, 1080),
+    (1000, 880),
+    (1000, 890),
+]
+
+
+def noise(height: int, width: int) -> Image:
+    return np.random.default_rng(7).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def gradient(height: int, width: int) -> Image:
+    rows, columns = np.linspace(0, 255, height)[:, None], np.linspace(255, 0, width)[None]
+    channels = (rows + 0 * columns, 0 * rows + columns, (rows + columns) / 2)
+    return np.stack(channels, axis=-1).astype(np.uint8)
+
+
+def edges(height: int, width: int) -> Image:
+    """Black and white cells: the filter overshoots at every border."""
+    cells = (np.arange(height)[:, None] // 5 + np.arange(width)[None] // 7) % 2 * 255
+    return np.repeat(cells[..., None], 3, axis=2).astype(np.uint8)
+
+
+def pil(image: Image, side: int) -> Any:
+    return np.asarray(Pil.fromarray(image[..., ::-1].copy()).resize((side, side), Pil.Resampling.BICUBIC)).astype(int)
+
+
+@pytest.mark.parametrize("paint", [noise, gradient, edges])
+@pytest.mark.parametrize("shape", SIZES)
+@pytest.mark.parametrize("side", [96, 768])
+def test_resize_is_within_one_level_of_pil(paint: Any, shape: tuple[int, int], side: int) -> None:
+    image = paint(*shape)
+    off = np.abs(resize(image, (side, side)).permute(1, 2, 0).numpy().astype(int) - pil(image, side))
+    if min(shape) >= 1.25 * side:
+        assert off.max() <= 1
+    else:  # Noise that is enlarged or hardly made smaller: one value in thousands is rounded twice to the same side.
+        assert off.max() <= 2
+        assert (off > 1).mean() < 1e-4
+
+
+def test_the_picture_keeps_its_sides_and_colours() -> None:
+    image = np.zeros((20, 40, 3), np.uint8)
+    image[:10, :, 0] = 255  # blue above
+    image[10:, :20, 2] = 255  # red below left
+    rgb = resize(image, (20, 40))
+    assert rgb.shape == (3, 20, 40)
+    assert rgb[:, 2, 2].tolist() == [0, 0, 255]
+    assert rgb[:, 17, 2].tolist() == [255, 0, 0]
+    assert rgb[:, 17, 38].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("shape", [(96, 96), (480, 640), (31, 50)])
+def test_pixels_equal_the_processors(processor: Any, shape: tuple[int, int]) -> None:
+    image = noise(*shape)
+    image.flags.writeable = False
+    # Any Pillow gives the same here: no shape of these is enlarged in one direction and reduced in the other.
+    theirs = processor(text="<OD>", images=Pil.fromarray(image[..., ::-1].copy()), return_tensors="pt").pixel_values[0]
+    raw = processor.image_processor.to_dict()
+    ours = Preprocessor(ImageSettings.read("small", raw))(image)
+    assert ours.dtype == torch.float32
+    assert ours.shape == theirs.shape
+    one_level = 1 / 255 / min(raw["image_std"])
+    assert (ours - theirs).abs().max() <= one_level + 1e-4
+    assert (ours - theirs).abs().mean() <= one_level / 10
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+)
+def test_what_is_no_picture_is_refused(image: Any) -> None:
+    with pytest.raises(PipelineError, match="the frame is not a BGR picture"):
+        resize(image, (8, 8))
+
+
+def test_missing_settings_are_those_of_florence() -> None:
+    nothing = {"size": {"height": 768, "width": 768}, "do_resize": None, "do_normalize": None, "image_mean": None}
+    assert ImageSettings.read("x", nothing) == ImageSettings.read("x", RAW)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"size": {"shortest_edge": 224}}, "must resize to a height and width"),
+        ({"do_center_crop": True}, "crops pictures"),
+        ({"resample": 0}, "unknown filter 0"),
+    ],
+)
+def test_other_ways_of_preparing_are_refused(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        ImageSettings.read("x", {**RAW, **change})

@@ -1,0 +1,54 @@
+"""The small model inside: that it is a plain checkpoint, and that it tells the truth about worlds it never saw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoProcessor, Florence2ForConditionalGeneration
+
+from benchmarks.accuracy import measure
+from pipelines.florence2.checkpoint_files import SHIPPED
+from pipelines.florence2.pipeline import Florence2Settings, pipeline
+from streamer.toyworld.world import World
+from streamer.types import Engine
+
+MOST_BYTES = 12_000_000
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return pipeline.open(Florence2Settings(device="cpu"))
+
+
+def test_it_is_a_plain_native_checkpoint_of_a_few_megabytes() -> None:
+    assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < MOST_BYTES
+    processor = AutoProcessor.from_pretrained(SHIPPED, local_files_only=True)
+    model: Any = Florence2ForConditionalGeneration.from_pretrained(SHIPPED, local_files_only=True, dtype=torch.float32)
+    picture = World(3).scene(2.0).paint(640, 480)[..., ::-1].copy()
+    inputs = processor(text="<OD>", images=picture, return_tensors="pt")
+    tokens = model.generate(**inputs, num_beams=1, max_new_tokens=64)
+    text = processor.batch_decode(tokens, skip_special_tokens=False)[0]
+    answer = processor.post_process_generation(text, task="<OD>", image_size=(640, 480))["<OD>"]
+    truth = sorted(thing.kind for thing in World(3).scene(2.0).objects)
+    assert sorted(answer["labels"]) == truth
+
+
+FLOORS = {
+    "object_detection": 0.88,
+    "region_proposal": 0.85,
+    "open_vocabulary_detection": 0.8,
+    "referring_segmentation": 0.7,
+    "region_to_category": 0.8,
+    "caption": 0.8,
+    "ocr": 0.5,
+}
+"""A little below what 200 scenes give: these are fewer."""
+
+
+@pytest.mark.parametrize("task", FLOORS)
+def test_it_tells_the_truth(engine: Engine, task: str) -> None:
+    row = measure(engine, task, scenes=60)["seen" if task == "ocr" else ""].row()
+    assert row["recall"] is not None
+    assert row["recall"] >= FLOORS[task], row

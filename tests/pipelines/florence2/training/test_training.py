@@ -1,0 +1,71 @@
+"""Training: that a run that was broken off goes on as if nothing had been, and that truth reaches the right tokens."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipelines.florence2.tasks import FLORENCE_TASKS
+from pipelines.florence2.training.__main__ import Trainer
+from pipelines.florence2.training.data import FIRST_TRAINING_SEED, Examples, dense_truth
+from pipelines.florence2.training.labels import WEIGHTS, ask, possible
+from pipelines.florence2.training.model import ALPHABET, GRID
+from streamer.toyworld.words import HELD_OUT_WORDS
+from streamer.toyworld.world import World
+
+ARGUMENTS = Namespace(device="cpu", rate=1e-3, steps=6, decay=0.4, dense_steps=1, start=None)
+
+
+def _trained(trainer: Trainer, upto: int) -> Trainer:
+    examples = Examples(trainer.tokenizer, batch=2, repeats=2, start=0)
+    while trainer.number < upto:
+        trainer.step(examples.make(trainer.number))
+    return trainer
+
+
+def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
+    whole = _trained(Trainer(ARGUMENTS), 4)
+    torch.save(_trained(Trainer(ARGUMENTS), 2).state(), tmp_path / "state.pt")
+    resumed = Trainer(ARGUMENTS)
+    resumed.resume(torch.load(tmp_path / "state.pt", weights_only=True))
+    _trained(resumed, 4)
+    for (name, ours), theirs in zip(whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5), name
+
+
+def test_all_fifteen_tasks_are_taught() -> None:
+    assert set(WEIGHTS) == set(FLORENCE_TASKS)
+
+
+def test_no_held_out_word_is_ever_shown_in_training() -> None:
+    examples = Examples.__new__(Examples)
+    rng = np.random.default_rng(0)
+    shown = [sign.text for index in range(150) for sign in examples._scene(FIRST_TRAINING_SEED + index, rng).signs]
+    assert len(shown) > 50
+    assert not set(shown) & set(HELD_OUT_WORDS)
+
+
+def test_the_letters_of_a_sign_can_be_read_off_the_dense_truth() -> None:
+    for seed in range(40):
+        scene = World(seed).scene(1.0)
+        for sign in scene.signs:
+            halves = dense_truth(scene).reshape(GRID, GRID, -1)[:, :, 7:9].reshape(GRID, -1)
+            seen = {ALPHABET[int(letter) - 1] for letter in halves.ravel() if letter}
+            assert seen & set(sign.text)
+            assert seen <= {letter for other in scene.signs for letter in other.text}
+
+
+def test_every_answer_is_about_what_it_says() -> None:
+    rng = np.random.default_rng(3)
+    for seed in range(30):
+        scene = World(seed).scene(4.0)
+        for task in WEIGHTS:
+            if possible(task, scene):
+                asked = ask(task, scene, rng)
+                assert {id(thing) for thing in asked.things} <= {id(thing) for thing in scene.objects}
+                assert all(sign.text in asked.answer for sign in asked.signs)
+                if task == "object_detection":
+                    assert asked.answer.count("<loc_") == 4 * len(scene.objects)

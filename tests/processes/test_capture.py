@@ -1,0 +1,323 @@
+"""Capture against cameras that go away, come back, hang, refuse or send nothing."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from itertools import islice, pairwise
+from pathlib import Path
+from threading import Event
+from typing import Any, Literal
+
+import pytest
+
+from streamer.bus.frame_client import Want
+from streamer.capture.sources import Synthetic
+from streamer.capture.sources._av import AvPicture
+from streamer.core.backoff import Rhythm
+from streamer.core.errors import ConfigError
+from streamer.core.settings import Settings
+from streamer.types import (
+    Image,
+    Pace,
+    Picture,
+    Source,
+)
+from tests.support.agents import until
+from tests.support.capturing import CaptureProcess, CaptureThread, Consumer
+from tests.support.clips import number_of, write_clip
+from tests.support.rtsp import RtspServer
+
+PASSWORD = "gar4den%2Fgate"
+
+
+def hasty() -> Rhythm:
+    """Small limits, so that the tests need not wait for real ones."""
+    return Rhythm(start=1.0, floor=0.5, cap=10.0)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", 25)
+
+
+def test_a_camera_that_is_killed_and_comes_back(tmp_path: Path, clip: Path) -> None:
+    server = RtspServer(clip)
+    url = server.url.replace("://", f"://bob:{PASSWORD}@")
+    with CaptureProcess(tmp_path, url) as capture, Consumer(tmp_path) as consumer:
+        down = capture.statuses.wait("down")  # to start with cameras down is normal
+        assert down["reason"] == "connection refused: nothing listens there"
+        assert 0 < down["retry_in_s"] <= 2
+        with server:
+            first = consumer.next()
+            assert capture.statuses.wait("up")["epoch"] == first.epoch
+            consumer.client.settle(first, "done")
+            server.kill()
+            down = capture.statuses.wait("down", 2)
+            assert down["reason"] == "the stream ended"
+            assert down["frames"]["done"] == 1
+            server.start()
+            came_back = time.monotonic()
+            second = consumer.next(Want(after=first.id))
+            assert time.monotonic() - came_back < 8
+            assert second.epoch > first.epoch
+            assert second.seq < first.seq + 25, "numbers start again"
+            assert capture.statuses.wait("up", 2)["epoch"] == second.epoch
+            consumer.client.settle(second, "stale")
+            last = capture.stop()
+        assert (last["frames"]["done"], last["frames"]["dropped"]) == (1, {"stale": 1})
+        assert [status["state"] for status in capture.statuses.all] == ["down", "up", "down", "up", "stopped"]
+        assert "gar4den" not in capture.errors.read_text() + str(capture.statuses.all)
+        assert capture.reports() == ["ready", "first_frame"]
+
+
+@pytest.mark.parametrize("how", ["frozen", "no video"])
+def test_a_camera_that_falls_silent_and_goes_on(tmp_path: Path, clip: Path, how: str) -> None:
+    with RtspServer(clip) as server, CaptureThread(tmp_path, server.url, hasty()) as capture:
+        first = capture.statuses.wait("up")
+        server.freeze() if how == "frozen" else server.pause()
+        with Consumer(tmp_path, "view") as view:
+            down = capture.statuses.wait("down")
+            assert "silent for" in down["reason"]
+            assert view.wait(seconds=0.1).last_frame_age is not None, "it does not answer while a camera hangs"
+        server.thaw() if how == "frozen" else server.resume()
+        assert capture.statuses.wait("up", 2, timeout=20)["epoch"] > first["epoch"]
+
+
+def test_a_slow_camera_is_not_a_dead_one(tmp_path: Path, clip: Path) -> None:
+    rhythm = Rhythm(start=4.0, floor=0.3, cap=20.0)
+    with RtspServer(clip, fps=1) as server, CaptureThread(tmp_path, server.url, rhythm) as capture:
+        first = capture.statuses.wait("up")
+        with Consumer(tmp_path, "view", buffers=1) as view:
+            wanted = Want(at_seq=6)  # of the same connection: `at_seq` holds, as there is no `after`
+            assert view.wait(wanted, 20).ready
+            assert rhythm.limit() < 4, "the test proves nothing: the limit has not adapted"
+            assert view.wait(wanted).epoch == first["epoch"]
+        assert [status["state"] for status in capture.statuses.hear()] == ["up"]
+
+
+def test_a_wrong_password_is_reported_and_rarely_tried(tmp_path: Path, clip: Path) -> None:
+    with RtspServer(clip, user="bob", password="other") as server:
+        url = server.url.replace("://", f"://bob:{PASSWORD}@")
+        with CaptureProcess(tmp_path, url) as capture:
+            down = capture.statuses.wait("down")
+            assert down["reason"] == "refused the user or password"
+            assert 30 <= down["retry_in_s"] <= 60
+            assert down["frames"]["captured"] == 0
+            capture.stop()
+            assert "gar4den" not in capture.errors.read_text()
+
+
+def test_a_port_that_accepts_and_never_answers(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"rtsp://bob:{PASSWORD}@127.0.0.1:{mute.getsockname()[1]}/cam"
+        with CaptureThread(tmp_path, url, hasty()) as capture:
+            down = capture.statuses.wait("down")
+            assert down["reason"] == "no answer within 1 s"
+            tries = [mute.accept()[0] for _ in range(2)]
+            for connection in tries:
+                connection.close()
+            assert [status["state"] for status in capture.statuses.hear()] == ["down"], "once per transition"
+
+
+def test_a_server_that_is_no_camera(tmp_path: Path) -> None:
+    garbage = socket.create_server(("127.0.0.1", 0))
+    url = f"rtsp://127.0.0.1:{garbage.getsockname()[1]}/cam"
+    with garbage, CaptureThread(tmp_path, url, hasty()) as capture:
+        for _ in range(2):
+            connection, _ = garbage.accept()
+            connection.sendall(os.urandom(1 << 14))
+            connection.close()
+        assert capture.statuses.wait("down")["reason"]
+
+
+def test_reconnecting_leaks_no_descriptors_and_no_threads(tmp_path: Path, clip: Path) -> None:
+    server = RtspServer(clip)
+    with CaptureProcess(tmp_path, server.url) as capture:
+        folder = Path(f"/proc/{capture.process.pid}")
+        counts, threads = [], []
+        for number in range(1, 5):
+            with server:
+                capture.statuses.wait("up", number, timeout=20)
+            capture.statuses.wait("down", number)
+            counts.append(len(list((folder / "fd").iterdir())))
+            threads.append(len(list((folder / "task").iterdir())))
+        assert counts[-1] <= counts[0] + 1, counts
+        assert threads[-1] <= threads[0], threads
+        capture.stop()
+
+
+def test_a_capture_that_was_killed_counts_anew(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", 10)
+    with CaptureProcess(tmp_path, str(clip)) as capture, Consumer(tmp_path) as consumer:
+        before = consumer.next()
+        consumer.client.settle(before, "done")
+        capture.kill()
+        capture.restart()
+        frames = list(consumer.rest())
+        assert len(frames) == 10
+        assert {frame.epoch for frame in frames} != {before.epoch}
+        last = capture.statuses.wait("ended")
+        assert last["frames"] == {"captured": 10, "not_asked": 0, "done": 10, "dropped": {}, "in_flight": 0}
+
+
+def test_a_file_that_is_no_video_ends_capture_with_2(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_text("not a video")
+    with CaptureProcess(tmp_path, str(path)) as capture:
+        assert capture.process.wait(15) == 2
+        assert capture.reports() == ["ready", "failed"]
+
+
+def test_a_stream_without_a_consumer_ends_by_itself(tmp_path: Path) -> None:
+    with CaptureThread(tmp_path, "synthetic?fps=20&seconds=500ms") as capture:
+        frames = capture.statuses.wait("ended")["frames"]
+        assert frames["captured"] == frames["not_asked"] > 0
+
+
+def test_who_waits_for_an_ended_stream_is_told(tmp_path: Path) -> None:
+    with CaptureThread(tmp_path, "synthetic?fps=20&seconds=500ms") as capture, Consumer(tmp_path) as consumer:
+        assert len(list(consumer.rest())) > 0
+        capture.statuses.wait("ended")
+        until(lambda: not capture.thread.is_alive(), 5, "its end")
+
+
+def test_key_frames_only_while_nobody_wants_more_and_never_an_old_one(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", 50, key_frame_every=10)  # one in 0.4 s
+
+    def numbers(consumer: Consumer, every: float, count: int) -> list[int]:
+        """Of the newest frames, one after the other; each is settled and was fresh."""
+        found, after = [], None
+        for _ in range(count):
+            frame = consumer.next(Want(after=after, every=every))
+            found.append(number_of(frame.image))
+            after = frame.id
+            consumer.client.settle(frame, "done")
+            assert time.monotonic() - frame.captured_mono < 0.15
+        return found
+
+    with RtspServer(clip) as server, CaptureThread(tmp_path, server.url, hasty()) as capture:
+        capture.statuses.wait("up")
+        with Consumer(tmp_path) as consumer, Consumer(tmp_path, "view") as view:
+            first = numbers(consumer, 1.0, 18)  # until it is known how often they come
+            assert all(number % 10 == 0 for number in first[-4:])
+            assert consumer.wait(Want(every=1.0)).ready
+            time.sleep(0.2)  # a model that was busy: the key frame is old by now
+            late = consumer.fetch(Want(every=1.0))
+            assert late.frame is None
+            numbers(consumer, 1.0, 4)  # all again, though it wants few
+            busy = numbers(consumer, 1.0, 8)
+            assert any(number % 10 for number in busy)
+            numbers(view, 0.0, 12)  # all again from the next key frame on
+            shown = numbers(view, 0.0, 20)
+            assert sum((after - before) % 50 == 1 for before, after in pairwise(shown)) > 15
+        last = capture.stop()
+        assert last["frames"]["captured"] < last["frames"]["done"] + 200
+        assert [status["state"] for status in capture.statuses.all] == ["up", "stopped"]
+
+
+def test_a_picture_is_converted_for_who_asks_and_for_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversions: list[AvPicture] = []
+    write_bgr = AvPicture.write_bgr
+
+    def count(picture: AvPicture, out: Image) -> None:
+        conversions.append(picture)
+        write_bgr(picture, out)
+
+    monkeypatch.setattr(AvPicture, "write_bgr", count)
+    clip = write_clip(tmp_path / "clip.mp4", 50)
+    with RtspServer(clip) as server, CaptureThread(tmp_path, server.url) as capture, Consumer(tmp_path) as consumer:
+        first = consumer.next()
+        assert consumer.wait(Want(after=first.id, at_seq=first.seq + 20)).ready
+        consumer.client.settle(consumer.next(), "done")
+        consumer.client.settle(first, "done")
+        assert capture.stop()["frames"]["captured"] > 20
+    assert len(conversions) == 2
+
+
+def test_a_graphics_card_that_is_not_there_is_told_and_done_without(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", 50)
+    with RtspServer(clip) as server:
+        source = {"kind": "rtsp", "url": server.url, "hwaccel": "vaapi"}  # no build of PyAV has it
+        with CaptureThread(tmp_path, source) as capture, Consumer(tmp_path) as consumer:
+            up = capture.statuses.wait("up")
+            assert up["reason"] == "decodes in software: vaapi cannot be used: it is not in this build of FFmpeg"
+            consumer.client.settle(consumer.next(), "done")
+
+
+class Odd(Settings):
+    """A camera that fails as no real one can be made to: `hang` as a call in a C library, or with a bug."""
+
+    fault: Literal["hang", "bug", "config"]
+
+    @property
+    def pace(self) -> Pace:
+        return "live"
+
+    def open(self, read_limit: float = 15.0) -> Source:
+        if self.fault == "bug":
+            raise ZeroDivisionError("a bug")
+        if self.fault == "config":
+            raise ConfigError("cannot be")
+        return Hanging()
+
+
+class Hanging:
+    """Twenty pictures, then a call that does not return before `released` is set."""
+
+    released = Event()
+    closed = 0
+    note = None
+
+    def ease(self, every: float) -> bool:
+        return False
+
+    def __iter__(self) -> Iterator[Picture | None]:
+        pictures = Synthetic(fps=50, size="64x48").open()
+        yield from islice(pictures, 20)
+        self.released.wait()
+        yield from islice(pictures, 1)
+
+    def close(self) -> None:
+        Hanging.closed += 1
+
+
+@pytest.fixture
+def hanging() -> Iterator[type[Hanging]]:
+    Hanging.released, Hanging.closed = Event(), 0
+    yield Hanging
+    Hanging.released.set()
+
+
+def test_a_call_that_hangs_is_given_up(tmp_path: Path, hanging: type[Hanging]) -> None:
+    rhythm = Rhythm(start=0.1, floor=0.1, cap=1.0)
+    with CaptureThread(tmp_path, Odd(fault="hang"), rhythm) as capture, Consumer(tmp_path, "view") as view:
+        first = capture.statuses.wait("up")
+        assert "silent for" in capture.statuses.wait("down")["reason"]
+        assert view.wait(seconds=0.1).epoch == first["epoch"]
+        assert capture.statuses.wait("up", 2)["epoch"] > first["epoch"]
+        counted = capture.statuses.wait("down", 2)["frames"]["captured"]
+        hanging.released.set()  # what the given up ones still read is nobody's
+        until(lambda: hanging.closed >= 2, 5, "the given up connections are closed")
+        assert counted == 40
+
+
+def test_too_many_calls_that_hang_end_the_process(
+    tmp_path: Path, hanging: type[Hanging], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.processes.capture.MOST_HANGING", 1)
+    with CaptureThread(tmp_path, Odd(fault="hang"), Rhythm(start=0.1, floor=0.1, cap=1.0)) as capture:
+        until(lambda: capture.statuses.hear() and not capture.thread.is_alive(), 15, "its end")
+        assert isinstance(capture.error, RuntimeError)
+
+
+@pytest.mark.parametrize(("fault", "error"), [("bug", ZeroDivisionError), ("config", ConfigError)])
+def test_a_bug_is_no_lost_camera(tmp_path: Path, fault: Any, error: type[Exception]) -> None:
+    with CaptureThread(tmp_path, Odd(fault=fault)) as capture:
+        until(lambda: not capture.thread.is_alive(), 5, "its end")
+        assert isinstance(capture.error, error)
+        assert capture.statuses.hear() == []

@@ -1,0 +1,136 @@
+"""Questions to a running agent and changes of its tasks, from the command line, with all its processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from streamer.bus.rpc import Caller, control_socket
+from streamer.cli.main import app
+from streamer.config.changes import Change, SavedChanges
+from streamer.config.model import from_mapping
+from streamer.core.errors import ConfigError
+from tests.support import faulty
+from tests.support.agents import (
+    RunningAgent,
+    assert_identity,
+    assert_no_duplicates,
+    until,
+)
+
+CONFIG = """
+agent: home
+streams:
+  gate:
+    source: synthetic?seed=3&fps=10
+    tasks:
+      - {task: caption, every: 500ms}  # the user's own words
+sinks: [{kind: jsonl, path: events.jsonl}]
+"""
+
+
+class Home:
+    """One folder for agents and commands."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "home.yaml"
+        self.config.write_text(CONFIG.replace("events.jsonl", str(folder / "events.jsonl")))
+        self._environment = faulty.install(folder / "installed")
+
+    def run(self) -> RunningAgent:
+        return RunningAgent(self.folder, ["run", str(self.config)], self.folder / "events.jsonl", self._environment)
+
+    def command(self, *words: str) -> tuple[int, str, str]:
+        """Exit code, standard output and standard error of `streamer …`."""
+        environment = {**os.environ, "XDG_STATE_HOME": str(self.folder / "state")}
+        done = subprocess.run(
+            [sys.executable, "-m", "streamer", *words], env=environment, capture_output=True, text=True, timeout=60
+        )
+        return done.returncode, done.stdout, done.stderr
+
+
+def named(agent: RunningAgent, name: str) -> int:
+    """How many results a task has."""
+    return sum(event["subject"] == name for event in agent.results())
+
+
+def test_a_running_agent_is_asked_and_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Home(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert home.command("ask", "gate", "a red circle")[0] == 2
+    with home.run() as agent:
+        agent.wait_for_results(1, 60)
+        code, output, errors = home.command("ask", "gate", "a red circle", "--json")
+        assert (code, errors) == (0, "")
+        event = json.loads(output)
+        assert (event["data"]["text"], event["data"]["task"]) == ("a red circle", "open_vocabulary_detection")
+        code, output, _ = home.command("ask", "gate", "--task", "caption")
+        assert (code, output.count("\n")) == (0, 1)
+        message = "there is no stream `gat` (did you mean `gate`?)"
+        assert home.command("ask", "gat", "x") == (2, "", f"streamer: {message}\n")
+        for words, message in (
+            (("ask", "gate", "x", "--task", "caption"), "text: caption takes no text"),
+            (("ask", "gate", "--task", "phrase_grounding"), "`text` is missing: phrase_grounding needs it"),
+            (("ask", "gate"), "say what to look for, or what to ask with --task"),
+            (("ask", "gate", "x", "--agent", "office"), "no agent office runs here"),
+            (("task", "add", "gate", "caption"), "gate has a task `caption` already: give this one another --name"),
+            (("task", "pause", "gate", "captoin"), "gate has no task `captoin` (did you mean `caption`?)"),
+            (("task", "remove", "gate", "caption"), "`caption` is the only task of gate: pause it"),
+        ):
+            with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+                app(words, standalone_mode=False)
+        assert named(agent, "ask") == 0
+        rogue = Caller(control_socket(tmp_path / "run" / "streamer" / "home"))
+        for garbage in ({"op": "ask"}, {"op": "ask", "task": {}, "timeout": "soon"}, {"op": "add", "task": 7}):
+            rogue.send(stream="gate", name="x", **garbage)
+            assert until(rogue.receive, 10, "it is answered")[0]["error"]
+        rogue.close()
+
+        added = home.command(
+            "task", "add", "gate", "object_detection", "--name", "things", "--every", "300ms", "--save"
+        )
+        assert added == (0, "things of gate: added, saved\n", "")
+        until(lambda: named(agent, "things") >= 2, 10, "its results")
+        assert home.command("task", "pause", "gate", "caption")[0] == 0
+        infer = agent.kill("infer")
+        until(lambda: agent.children().get("infer") not in (None, infer), 20, "another inference process")
+        before = named(agent, "things"), named(agent, "caption")
+        until(lambda: named(agent, "things") >= before[0] + 3, 30, "the added task after the kill")
+        assert named(agent, "caption") == before[1], "it is still paused"
+        told = [(event["subject"], event["data"]["task"]) for event in agent.statuses("task.added", "gate")]
+        assert told == [("task.added", "things")]
+        assert agent.statuses("task.paused", "gate")
+        agent.stop()
+        assert_no_duplicates(agent.events())
+        assert_identity(agent.statuses("stream.stopped")[-1]["data"]["frames"])
+        assert "the user's own words" in home.config.read_text()
+    with home.run() as agent:
+        before = named(agent, "things"), named(agent, "caption")
+        until(lambda: named(agent, "things") > before[0], 60, "the saved task")
+        until(lambda: named(agent, "caption") > before[1], 10, "the task whose pause was not saved")
+
+
+def test_what_makes_an_earlier_saved_change_void_takes_its_place(tmp_path: Path) -> None:
+    saved = SavedChanges(tmp_path)
+    add = Change("add", "gate", "x", {"task": "ocr", "name": "x"})
+    for change in (add, Change("pause", "gate", "x"), Change("resume", "gate", "x"), Change("pause", "gate", "y")):
+        saved.add(change)
+    assert saved.load() == [add, Change("resume", "gate", "x"), Change("pause", "gate", "y")]
+    saved.add(Change("remove", "gate", "x"))
+    assert saved.load() == [Change("pause", "gate", "y")]
+
+
+def test_a_saved_change_that_no_longer_fits_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    saved = SavedChanges(tmp_path)
+    saved.add(Change("remove", "gate", "gone"))
+    saved.add(Change("add", "gate", "x", {"task": "ocr", "name": "x"}))
+    agent = from_mapping({"streams": {"gate": {"source": "synthetic", "tasks": [{"task": "caption"}]}}})
+    assert [task.name for task in saved.apply(agent).streams["gate"].tasks] == ["caption", "x"]
+    assert "gate has no task `gone`" in caplog.text

@@ -1,0 +1,220 @@
+"""The parent with real children that hang, stop, and fail: noticed, dumped, replaced, and never given up."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from streamer.inference.step_timeout import FIRST_S, LEAST_S, Patience
+from streamer.processes.child import (
+    FAILURES_S,
+    HEALTHY_S,
+    MOST_FAILURES,
+    SLOW_DELAY_S,
+    Child,
+    Restarts,
+)
+from streamer.processes.heartbeat import Pulse
+from streamer.types import Due, Job
+from tests.support import faulty
+from tests.support.agents import (
+    Event,
+    RunningAgent,
+    assert_identity,
+    assert_no_duplicates,
+    assert_no_holes,
+    is_alive,
+    until,
+)
+from tests.support.tasks import frame
+
+CAMERA = {"source": "synthetic?fps=25&size=160x120", "tasks": [{"task": "caption", "every": "100ms"}]}
+NOTICED_S = 10.0
+START_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
+    """One agent that all of it happens to; in the end its events are complete."""
+    folder = tmp_path_factory.mktemp("agent")
+    file = faulty.config(folder, {"gate": CAMERA}, {"hang": str(folder / "hang"), "fails": str(folder / "fails")})
+    environment = faulty.install(folder / "installed")
+    with RunningAgent(folder, ["run", str(file)], folder / "events.jsonl", environment) as agent:
+        agent.wait_for_results(5, START_S)
+        yield agent
+        assert agent.stop() < 10
+        assert_identity(agent.statuses("stream.stopped", "gate")[-1]["data"]["frames"])
+        assert_no_duplicates(agent.events())
+        assert_no_holes(agent.events())
+
+
+class Since:
+    """What an agent has said from now on."""
+
+    def __init__(self, agent: RunningAgent) -> None:
+        self._agent = agent
+        self._log, self._restarts = len(agent.errors.read_text()), len(agent.statuses("worker.restarted"))
+
+    def log(self) -> str:
+        return self._agent.errors.read_text()[self._log :]
+
+    def restarts(self) -> list[Event]:
+        return self._agent.statuses("worker.restarted")[self._restarts :]
+
+    def is_stuck(self, name: str) -> bool:
+        return f"{name} is stuck (no sign of life" in self.log()
+
+
+def test_an_engine_that_never_returns_is_noticed_dumped_and_replaced(agent: RunningAgent) -> None:
+    since, before, hang = Since(agent), agent.children(), agent.folder / "hang"
+    hang.touch()
+    until(lambda: since.is_stuck("infer"), NOTICED_S, f"it is noticed; {agent.log()}")
+    hang.unlink()
+    restarted = until(since.restarts, 5, f"a new one; {agent.log()}")[0]["data"]
+    assert (restarted["worker"], restarted["reason"]) == ("infer", "killed: no sign of life while batch")
+    stacks = since.log().partition("infer left its stacks:")[2]
+    assert '/tests/support/faulty.py", line' in stacks
+    known = len(agent.results())
+    agent.wait_for_results(known + 5, 10)
+    after = agent.children()
+    assert not is_alive(before.pop("infer"))
+    assert before == {name: pid for name, pid in after.items() if name != "infer"}
+
+
+def test_stopped_processes_are_noticed_dumped_and_replaced(agent: RunningAgent) -> None:
+    since = Since(agent)
+    stopped = {name: agent.kill(name, signal.SIGSTOP) for name in ("infer", "capture:gate", "emit")}
+    for name in stopped:
+        until(partial(since.is_stuck, name), NOTICED_S, f"{name} is noticed")
+    until(
+        lambda: all(agent.children().get(name, pid) != pid for name, pid in stopped.items()),
+        5, f"all are replaced; {agent.log()}",
+    )  # fmt: skip
+    for name, file in (("infer", "infer.py"), ("capture:gate", "capture.py"), ("emit", "emit.py")):
+        assert f'/streamer/{file}", line' in since.log().partition(f"{name} left its stacks:")[2]
+    known = len(agent.results())
+    agent.wait_for_results(known + 5, 10)
+    until(lambda: len(since.restarts()) == len(stopped), 10, "all of it is told, once there is an emit again to tell")
+
+
+def test_the_children_of_a_parent_that_was_away_are_given_time(agent: RunningAgent) -> None:
+    """As after a suspended virtual machine: everything stands still, and nobody is at fault."""
+    since, before = Since(agent), agent.children()
+    everyone = [agent.process.pid, *before.values()]
+    for pid in everyone:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(9)  # longer than any of them may be silent
+    for pid in everyone:
+        os.kill(pid, signal.SIGCONT)
+    known = len(agent.results())
+    agent.wait_for_results(known + 20, 10)
+    assert agent.children() == before
+    assert not since.restarts()
+
+
+def test_a_crash_says_why_and_failing_for_ever_is_no_reason_to_give_up(agent: RunningAgent) -> None:
+    since, fails = Since(agent), agent.folder / "fails"
+    fails.touch()
+    agent.kill("infer")
+    _, *failed = until(lambda: found if len(found := since.restarts()) >= 4 else [], 20, "it is tried again")
+    assert failed[0]["data"]["reason"] == "RuntimeError: no device"
+    assert failed[2]["data"]["retry_in_s"] > 0.15
+    fails.unlink()
+    known = len(agent.results())
+    agent.wait_for_results(known + 3, START_S)
+
+
+def test_a_child_that_hangs_after_its_last_words_is_ended_too(tmp_path: Path) -> None:
+    child = Child("infer", None, complaint="RuntimeError: no device", pulse=Pulse(tmp_path / "infer"))
+    child.pulse.beat("idle", 0.0)
+    with subprocess.Popen(["sleep", "60"], process_group=0) as child.process:
+        now = time.monotonic()
+        for after in (0.0, 1.0, 3.0):
+            child.watch(now + after, 0.0)
+        assert child.process.wait(10) == -signal.SIGUSR1
+    assert child.complaint == "RuntimeError: no device"
+
+
+def test_restarts_slow_down_degrade_and_recover() -> None:
+    restarts, now = Restarts(random.Random(1)), 1000.0
+    waits = []
+    for _ in range(MOST_FAILURES):
+        waits.append(restarts.failed(now, 0.1))
+        now += 0.1 + waits[-1]
+    assert waits[0] <= 0.1
+    assert waits[6] > 2
+    assert max(waits) <= 30
+    assert SLOW_DELAY_S / 2 <= restarts.failed(now, 0.1) <= SLOW_DELAY_S
+    assert restarts.failed(now + FAILURES_S * 3, 1.0) >= SLOW_DELAY_S / 2  # not alone because time has passed
+    assert not restarts.recovered(HEALTHY_S - 1)
+    assert restarts.recovered(HEALTHY_S + 1)
+    assert not restarts.recovered(HEALTHY_S + 1)
+    assert restarts.failed(now, HEALTHY_S + 1) <= 0.1
+
+
+def test_a_step_may_take_five_times_its_longest_and_a_new_kind_of_task_minutes() -> None:
+    patience = Patience()
+    quick, slow = (Job(Due("a", task, task, None, 0.0), frame(1)) for task in ("quick", "slow"))
+    assert patience.limit([quick]) == FIRST_S
+    patience.took([quick], [], 0.1)
+    assert patience.limit([quick]) == FIRST_S
+    patience.took([quick], [quick], 0.2)
+    assert patience.limit([quick]) == LEAST_S
+    assert patience.limit([quick, slow]) == FIRST_S
+    patience.took([quick, slow], [slow], 10.0)
+    assert patience.limit([slow]) == 50.0
+    for _ in range(1000):
+        patience.took([quick], [quick], 0.2)
+    assert patience.limit([quick]) == LEAST_S
+    assert patience.limit([slow]) == 50.0
+
+
+def test_a_sign_is_read_by_another_process_and_stays_when_the_writer_is_gone(tmp_path: Path) -> None:
+    writer, reader = Pulse(tmp_path / "pulse" / "infer"), Pulse(tmp_path / "pulse" / "infer")
+    before = time.monotonic()
+    writer.beat("batch", 12.0)
+    writer.done(before)
+    del writer
+    sign = reader.read()
+    assert sign.state == "batch"
+    assert before + 12.0 <= sign.deadline <= time.monotonic() + 12.0
+    assert reader.done_at == pytest.approx(before, abs=1e-6)
+
+
+BOMBARDED = """
+import os, signal, sys, threading
+from pathlib import Path
+from streamer.config import from_mapping
+from streamer.worker import Worker
+tasks = [{"task": "caption", "every": "1s"}]
+agent = from_mapping({"agent": "a", "streams": {"gate": {"source": "synthetic", "tasks": tasks}}})
+worker = Worker(agent, Path("."), Path("."), None, os.open(os.devnull, os.O_WRONLY))
+signal.signal(signal.SIGTERM, worker.stop)
+threading.Thread(target=lambda: [worker.stop() for _ in range(20_000)], daemon=True).start()
+print("up", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_worker_that_is_asked_to_stop_again_and_again_does_not_lock_itself_up() -> None:
+    """Its parent's end asks it twice at once, by a signal and by the end of a pipe: no lock may be in that way."""
+    with subprocess.Popen([sys.executable, "-c", BOMBARDED], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        for _ in range(20_000):
+            process.terminate()
+        process.stdin.close()
+        try:
+            assert process.wait(10) == 0
+        finally:
+            process.kill()

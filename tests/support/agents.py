@@ -1,0 +1,151 @@
+"""Runs the real program: `streamer run` or `streamer watch` with all its processes, to be looked at and hurt."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Event = dict[str, Any]
+
+
+def until(what: Callable[[], T], timeout: float, why: str) -> T:
+    """The first true value of `what`, looked at again and again; fails after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if value := what():
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"after {timeout} s still not: {why}")
+
+
+class RunningAgent:
+    """One `streamer` process and its children, with a runtime and a state folder of its own; a context manager."""
+
+    def __init__(
+        self,
+        folder: Path,
+        arguments: Sequence[str],
+        events: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        command: Sequence[str] = (sys.executable, "-m", "streamer"),
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.file = folder, events or folder / "stdout.jsonl"
+        runtime = folder / "run"
+        runtime.mkdir(exist_ok=True)
+        folders = {"XDG_RUNTIME_DIR": str(runtime), "XDG_STATE_HOME": str(folder / "state")}
+        self.errors = folder / "stderr.log"
+        with self.errors.open("ab") as errors, (folder / "stdout.jsonl").open("ab") as output:
+            self.process = subprocess.Popen(
+                [*command, *arguments],
+                env={**os.environ, **folders, **(environment or {})},
+                stdin=subprocess.DEVNULL, stdout=output, stderr=errors,
+            )  # fmt: skip
+
+    def __enter__(self) -> RunningAgent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def events(self) -> list[Event]:
+        """Every whole event so far, in the order they were written."""
+        if not self.file.exists():
+            return []
+        lines = self.file.read_bytes().split(b"\n")[:-1]
+        return [json.loads(line) for line in lines]
+
+    def results(self, stream: str | None = None) -> list[Event]:
+        return [
+            event
+            for event in self.events()
+            if event["type"] == "streamer.result.v1" and stream in (None, event["data"]["stream"])
+        ]
+
+    def statuses(self, subject: str, stream: str | None = None) -> list[Event]:
+        return [
+            event
+            for event in self.events()
+            if event["subject"] == subject and stream in (None, event["data"]["stream"])
+        ]
+
+    def wait_for_results(self, count: int, timeout: float, stream: str | None = None) -> list[Event]:
+        def enough() -> list[Event]:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the agent ended with {self.process.returncode}: {self.log()}")
+            found = self.results(stream)
+            return found if len(found) >= count else []
+
+        return until(enough, timeout, f"{count} results; log: {self.log()}")
+
+    def children(self) -> dict[str, int]:
+        """Process ids by name: `emit`, `infer`, `capture:gate`."""
+        return {name: pid for name, pid in _children(self.process.pid)}
+
+    def kill(self, child: str, number: signal.Signals = signal.SIGKILL) -> int:
+        """Signal a child; returns its process id."""
+        pid = self.children()[child]
+        os.kill(pid, number)
+        return pid
+
+    def stop(self, timeout: float = 12.0) -> float:
+        """SIGTERM, and the seconds until the end."""
+        started = time.monotonic()
+        self.process.terminate()
+        self.process.wait(timeout)
+        return time.monotonic() - started
+
+    def log(self) -> str:
+        return self.errors.read_text(errors="replace")[-3000:]
+
+
+def _children(parent: int) -> Iterator[tuple[str, int]]:
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            ppid = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (folder / "cmdline").read_bytes().decode().split("\0")
+        except (OSError, IndexError):
+            continue
+        if ppid == parent and "streamer.processes.worker" in words:
+            yield ":".join(filter(None, words[words.index("streamer.processes.worker") + 1 :])), int(folder.name)
+
+
+def is_alive(pid: int) -> bool:
+    """The process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def assert_identity(frames: dict[str, Any]) -> None:
+    """Every captured frame is in exactly one place."""
+    placed = frames["not_asked"] + frames["done"] + sum(frames["dropped"].values()) + frames["in_flight"]
+    assert frames["captured"] == placed, frames
+
+
+def assert_no_duplicates(events: Sequence[Event]) -> None:
+    repeated = [key for key, count in Counter(event["id"] for event in events).items() if count > 1]
+    assert not repeated
+
+
+def assert_no_holes(events: Sequence[Event]) -> None:
+    """The events of each source count 1, 2, 3 …"""
+    numbers: dict[str, list[int]] = {}
+    for event in events:
+        numbers.setdefault(event["source"], []).append(int(event["sequence"]))
+    for source, found in numbers.items():
+        assert found == list(range(1, len(found) + 1)), source

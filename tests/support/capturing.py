@@ -1,0 +1,234 @@
+"""Runs a real capture, as its own process or (to pass it small limits) in a thread, and hears its status events."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import zmq
+
+from streamer.bus.event_channel import EventServer
+from streamer.bus.frame_client import FrameClient, Reply, Want
+from streamer.config.model import Agent, from_mapping
+from streamer.core.backoff import Rhythm
+from streamer.core.settings import Settings
+from streamer.events.schema import StatusEvent
+from streamer.processes.capture import Capture
+from streamer.processes.worker import Worker
+from streamer.types import Frame, SourceSettings
+from tests.support.agents import assert_identity, until
+
+STREAM = "cam"
+Status = dict[str, Any]
+
+
+def config_of(source: Any) -> dict[str, Any]:
+    return {"agent": "test", "streams": {STREAM: {"source": source, "tasks": [{"task": "caption"}]}}}
+
+
+class Statuses:
+    """Emit's place: takes the status events of whoever sends some."""
+
+    def __init__(self, runtime: Path) -> None:
+        self._server = EventServer(runtime)
+        self.all: list[Status] = []
+
+    def close(self) -> None:
+        self._server.close()
+
+    def hear(self) -> list[Status]:
+        """All data so far; every one of them is checked for the identity."""
+        deliveries = self._server.receive()
+        self._server.ack(deliveries)
+        for delivery in deliveries:
+            assert isinstance(delivery.event, StatusEvent)
+            status = delivery.event.data.model_dump()
+            assert_identity(status["frames"])
+            self.all.append(status)
+        return self.all
+
+    def wait(self, state: str, count: int = 1, timeout: float = 10) -> Status:
+        """The `count`-th status of that state."""
+
+        def found() -> list[Status]:
+            matching = [status for status in self.hear() if status["state"] == state]
+            return matching[count - 1 : count]
+
+        return until(found, timeout, f"{count} x {state} in {self.all}")[0]
+
+
+class CaptureProcess:
+    """`python -m streamer.worker` in the role of capture, as the supervisor starts it; a context manager."""
+
+    def __init__(self, folder: Path, source: Any) -> None:
+        self.runtime = folder
+        self._source = source
+        self.errors = folder / "capture.log"
+        self.statuses = Statuses(folder)
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._reports, write = os.pipe()
+        assignment = {
+            "config": config_of(self._source), "log_level": "info",
+            "runtime": str(self.runtime), "state": str(self.runtime), "report_fd": write,
+            "max_events": None,
+        }  # fmt: skip
+        with self.errors.open("ab") as errors:
+            command = [sys.executable, "-m", "streamer.processes.worker", "capture", STREAM]
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=errors, pass_fds=[write])
+        os.close(write)
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(assignment).encode() + b"\n")
+        process.stdin.flush()
+        return process
+
+    def __enter__(self) -> CaptureProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end(signal.SIGKILL)
+        self.statuses.close()
+
+    def kill(self) -> None:
+        """SIGKILL, and be sure that it is dead."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        self.process = self._start()
+
+    def stop(self) -> Status:
+        """SIGTERM; its last status."""
+        self.process.terminate()
+        last = self.statuses.wait("stopped")
+        assert self.process.wait(5) == 0
+        return last
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.process.pid, number)
+
+    def reports(self) -> list[str]:
+        """The kinds it reported to its parent, once it has ended."""
+        self.process.wait(5)
+        text = b""
+        while chunk := os.read(self._reports, 1 << 16):
+            text += chunk
+        return [json.loads(line)["kind"] for line in text.splitlines()]
+
+    def _end(self, number: signal.Signals) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+            self.process.wait()
+        assert self.process.stdin is not None
+        if not self.process.stdin.closed:
+            self.process.stdin.close()
+            os.close(self._reports)
+
+
+def _agent(source: Any) -> Agent:
+    if not isinstance(source, Settings):
+        return from_mapping(config_of(source))
+    agent = from_mapping(config_of("synthetic"))  # for what else there is: the source is of a kind that no config has
+    stream = replace(agent.streams[STREAM], source=cast(SourceSettings, source))
+    return replace(agent, streams={STREAM: stream})
+
+
+class CaptureThread:
+    """A capture in a thread of this process; a context manager. `error` is what it ended with."""
+
+    def __init__(self, folder: Path, source: Any, rhythm: Rhythm | None = None) -> None:
+        agent = _agent(source)
+        self.statuses = Statuses(folder)
+        self.error: BaseException | None = None
+        self._null = os.open(os.devnull, os.O_WRONLY)
+        self._worker = Worker(agent, folder, folder, STREAM, self._null)
+        self._rhythm = rhythm
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            with Capture(self._worker, self._rhythm) as capture:
+                capture.serve()
+        except Exception as error:
+            self.error = error
+
+    def ask_to_stop(self) -> None:
+        self._worker.stop()
+
+    def stop(self) -> Status:
+        """Ask it to stop; its last status."""
+        self.ask_to_stop()
+        return self.statuses.wait("stopped")
+
+    def __enter__(self) -> CaptureThread:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ask_to_stop()
+        until(lambda: self.statuses.hear() is None or not self.thread.is_alive(), 10, "the end of capture")
+        self.statuses.close()
+        os.close(self._null)
+        os.close(self._worker.stop_fd)
+
+
+class Consumer:
+    """A FrameClient of one stream, used synchronously; a context manager."""
+
+    def __init__(self, runtime: Path, role: str = "infer", buffers: int = 4) -> None:
+        self.client = FrameClient(runtime, role, buffers)
+        self.client.connect(STREAM)
+        self.replies: dict[int, Reply] = {}
+
+    def __enter__(self) -> Consumer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+
+    def reply(self, request: int, timeout: float = 15) -> Reply:
+        deadline = time.monotonic() + timeout
+        while request not in self.replies:
+            assert time.monotonic() < deadline, "no reply"
+            zmq.select(self.client.sockets(), [], [], 0.1)
+            self.replies.update({reply.request: reply for reply in self.client.receive()})
+        return self.replies.pop(request)
+
+    def fetch(self, want: Want | None = None, timeout: float = 15) -> Reply:
+        return self.reply(self.client.fetch(STREAM, want or Want()), timeout)
+
+    def wait(self, want: Want | None = None, seconds: float = 5) -> Reply:
+        return self.reply(self.client.wait(STREAM, want or Want(), seconds), seconds + 10)
+
+    def next(self, want: Want | None = None, timeout: float = 15) -> Frame:
+        """The next wanted frame."""
+        frame = self.next_or_end(want, timeout)
+        assert frame is not None, "the stream ended"
+        return frame
+
+    def next_or_end(self, want: Want | None = None, timeout: float = 15) -> Frame | None:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            reply = self.wait(want, 1)
+            if reply.ready:
+                reply = self.fetch(want)
+            if reply.frame or reply.ended:
+                return reply.frame
+        raise AssertionError("no frame")
+
+    def rest(self, want: Want | None = None) -> Iterator[Frame]:
+        """Every wanted frame to the end, each settled as done when the next one is asked for."""
+        after = None
+        while frame := self.next_or_end(Want(after=after) if want is None else want):
+            yield frame
+            after = frame.id
+            self.client.settle(frame, "done")

@@ -1,0 +1,137 @@
+"""Small random checkpoints, jobs for them, and comparing what was answered."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
+from streamer.types import (
+    Answer,
+    Box,
+    Due,
+    Frame,
+    Image,
+    Job,
+    Polygon,
+    Quad,
+    Result,
+)
+
+IMAGE_SIZE = 96
+IMAGE_TOKENS = 10
+
+INPUTS: dict[str, dict[str, Any]] = {
+    name: {"text": "a green car, two {odd} people"}
+    if spec.takes_text
+    else {"region": (0.1, 0.25, 0.57, 1.0)}
+    if spec.takes_region
+    else {}
+    for name, spec in SPECS.items()
+}
+"""What each task needs to be asked."""
+
+
+def build(folder: Path, *, tied: bool = True, positions: int = 128, **generation: Any) -> Path:
+    """Save a checkpoint of random weights into `folder`; `generation` changes how it decodes."""
+    import torch
+    from transformers import Florence2Config, Florence2ForConditionalGeneration, GenerationConfig
+
+    from pipelines.florence2.training.checkpoint_builder import build_tokenizer, save_checkpoint
+
+    corpus = [row.prompt for row in FLORENCE_TASKS.values()] + ["a green car in front of a yellow house, two people"]
+    tokenizer: Any = build_tokenizer(corpus, 400)
+    config = Florence2Config(
+        text_config={
+            "model_type": "bart",
+            "vocab_size": len(tokenizer),
+            "d_model": 32,
+            "encoder_layers": 2,
+            "decoder_layers": 2,
+            "encoder_attention_heads": 2,
+            "decoder_attention_heads": 2,
+            "encoder_ffn_dim": 64,
+            "decoder_ffn_dim": 64,
+            "max_position_embeddings": positions,
+        },
+        vision_config={
+            "embed_dim": [8, 16, 16, 32],
+            "depths": [1, 1, 1, 1],
+            "num_heads": [1, 2, 2, 4],
+            "num_groups": [1, 2, 2, 4],
+            "window_size": 4,
+            "projection_dim": 32,
+        },
+        image_token_id=tokenizer.image_token_id,
+        tie_word_embeddings=tied,
+    )
+    torch.manual_seed(1)
+    model = Florence2ForConditionalGeneration(config)
+    with torch.no_grad():
+        for weights in model.parameters():
+            if weights.dim() > 1:
+                weights.normal_(std=0.25)  # far apart, so that no two tokens are equally likely
+    decoding = {
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 2,
+        "forced_bos_token_id": 0,
+        "forced_eos_token_id": 2,
+        "num_beams": 3,
+        "no_repeat_ngram_size": 3,
+        "early_stopping": True,
+        # Random weights would hardly ever end an answer.
+        "exponential_decay_length_penalty": (6, 1.3),
+        **generation,
+    }
+    save_checkpoint(folder, model, tokenizer, IMAGE_SIZE, IMAGE_TOKENS, GenerationConfig.from_dict(decoding))
+    return folder
+
+
+def picture(seed: int = 0, width: int = 160, height: int = 120) -> Image:
+    """Blobs of colour, BGR, read-only as in a frame."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (5, 7, 3), np.uint8)
+    image = np.kron(coarse, np.ones((height // 5 + 1, width // 7 + 1, 1), np.uint8))[:height, :width].copy()
+    image.flags.writeable = False
+    return image
+
+
+def job(task: str, image: Image | None = None, stream: str = "gate", **params: Any) -> Job:
+    """A job with what the task needs, and `params` on top."""
+    keys = SPECS[task].parameters.model_validate({**INPUTS[task], **params})
+    frame = Frame(stream, 1, 0, 0.0, 0.0, 0.0, picture() if image is None else image)
+    return Job(Due(stream, task, task, keys, 0.0), frame)
+
+
+def shapes(answer: Answer) -> list[Box | Polygon | Quad]:
+    return [*answer.boxes, *answer.polygons, *answer.quads]
+
+
+def said(results: Sequence[Result]) -> list[Any]:
+    """All but the times and the scores, which differ in their last digits."""
+    return [
+        (
+            result.outcome,
+            result.error,
+            result.answer.text,
+            [dataclasses.replace(shape, score=None) for shape in shapes(result.answer)],
+        )
+        for result in results
+    ]
+
+
+def scores(results: Sequence[Result]) -> list[float]:
+    every = [found.score for result in results for found in (result.answer, *shapes(result.answer))]
+    return [-1.0 if score is None else score for score in every]
+
+
+def assert_same(ours: Sequence[Result], theirs: Sequence[Result]) -> None:
+    assert said(ours) == said(theirs)
+    assert scores(ours) == pytest.approx(scores(theirs), rel=1e-3, abs=1e-6)

@@ -1,0 +1,105 @@
+"""The real emit process, started as its parent starts it, to be fed and hurt."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from tests.support.agents import until
+
+
+class EmitProcess:
+    """One emit process on the folders `run` and `state` in `folder`; a context manager."""
+
+    def __init__(
+        self,
+        folder: Path,
+        sinks: Sequence[dict[str, Any]],
+        max_events: int | None = None,
+        stdout: int | IO[bytes] = subprocess.DEVNULL,
+    ) -> None:
+        self.folder, self.runtime, self.state = folder, folder / "run", folder / "state"
+        self.runtime.mkdir(exist_ok=True)
+        self.state.mkdir(exist_ok=True)
+        self._sinks, self._max_events, self._stdout = list(sinks), max_events, stdout
+        self.start()
+
+    def __enter__(self) -> EmitProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        self._reports, report_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._heard = b""
+        with (self.folder / "emit.log").open("ab") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "streamer.processes.worker", "emit"],
+                stdin=subprocess.PIPE, stdout=self._stdout, stderr=errors, pass_fds=[report_fd],
+            )  # fmt: skip
+        os.close(report_fd)
+        stream = {"source": "synthetic", "tasks": [{"task": "object_detection"}]}
+        assignment = {
+            "role": "emit",
+            "stream": None,
+            "config": {"agent": "home", "streams": {"gate": stream}, "sinks": self._sinks},
+            "runtime": str(self.runtime),
+            "state": str(self.state),
+            "max_events": self._max_events,
+            "log_level": "info",
+            "report_fd": report_fd,
+        }
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(assignment).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def reports(self) -> list[dict[str, Any]]:
+        """Everything it reported since it was started."""
+        with contextlib.suppress(BlockingIOError):
+            if self._reports >= 0:
+                self._heard += os.read(self._reports, 1 << 16)
+        return [json.loads(line) for line in self._heard.splitlines()]
+
+    def wait_for(self, kind: str) -> dict[str, Any]:
+        found: list[dict[str, Any]] = until(
+            lambda: [one for one in self.reports() if one["kind"] == kind], 20, f"{kind} reported; log: {self.log()}"
+        )
+        return found[0]
+
+    def kill(self) -> None:
+        """kill -9, unless it has ended."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self._bury()
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.terminate()
+        return self._bury()
+
+    def _bury(self) -> int:
+        code = self.process.wait(20)
+        if self._reports >= 0:
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+            self.reports()
+            os.close(self._reports)
+            self._reports = -1
+        return code
+
+    def log(self) -> str:
+        return (self.folder / "emit.log").read_text()
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a JSON Lines file, each parsed."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]

@@ -1,0 +1,117 @@
+"""An installed pipeline whose engine can be told to hang and to die; real processes find it by its entry point.
+
+It has Florence-2's tasks and answers each job with a box around everything.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.florence2.pipeline import pipeline as florence2
+from streamer.core.settings import Settings
+from streamer.types import (
+    Answer,
+    Box,
+    Costs,
+    Job,
+    Result,
+    TaskSpec,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+class FaultySettings(Settings):
+    """The config's `model:` block."""
+
+    max_batch: int = 8
+    loading: float = 0.0
+    """Seconds."""
+    step: float = 0.01
+    """Seconds."""
+    hang: str | None = None
+    """While this file exists a step never returns, and holds Python's lock."""
+    poison: str | None = None
+    """The process aborts in a step with a job that this regular expression matches: `stream/name/frame number`."""
+    fails: str | None = None
+    """While this file exists the process ends as it loads."""
+    trace: str | None = None
+    """A file to which each step appends its jobs, before they run."""
+
+
+class FaultyEngine:
+    model = "faulty"
+
+    def __init__(self, settings: FaultySettings) -> None:
+        self._settings = settings
+        self._jobs: list[Job] = []
+        self._began = time.monotonic()
+
+    def free(self) -> int:
+        return self._settings.max_batch - len(self._jobs)
+
+    def admit(self, jobs: Sequence[Job]) -> None:
+        self._jobs += jobs
+
+    def step(self) -> list[Result]:
+        started, settings = time.monotonic(), self._settings
+        jobs, self._jobs = self._jobs, []
+        names = [f"{job.due.stream}/{job.due.name}/{job.frame.seq}" for job in jobs]
+        if settings.trace is not None:
+            with Path(settings.trace).open("a") as file:
+                file.write(json.dumps(names) + "\n")
+        if settings.hang is not None and Path(settings.hang).exists():
+            ctypes.PyDLL(None).sleep(1_000_000)
+        if settings.poison is not None and any(re.fullmatch(settings.poison, name) for name in names):
+            os.abort()
+        time.sleep(settings.step)
+        took = time.monotonic() - started
+        answer = Answer(boxes=(Box(0, 0, 1, 1, "all"),))
+        return [Result(job, "ok", answer, None, started, took, len(jobs)) for job in jobs]
+
+
+class FaultyPipeline:
+    settings: type[FaultySettings] = FaultySettings
+
+    def tasks(self) -> Mapping[str, TaskSpec]:
+        return florence2.tasks()
+
+    def refuse(self, settings: FaultySettings, task: str, params: object) -> str | None:
+        return None
+
+    def costs(self, settings: FaultySettings) -> Costs:
+        return Costs("nowhere", {})
+
+    def open(self, settings: FaultySettings) -> FaultyEngine:
+        time.sleep(settings.loading)
+        if settings.fails is not None and Path(settings.fails).exists():
+            raise RuntimeError("no device")
+        return FaultyEngine(settings)
+
+
+pipeline = FaultyPipeline()
+
+
+def install(folder: Path) -> dict[str, str]:
+    """Make it the pipeline of every program that runs with this environment."""
+    metadata = folder / "faulty-1.0.dist-info"
+    metadata.mkdir(parents=True, exist_ok=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[streamer.pipelines]\nflorence2 = tests.support.faulty:pipeline\n")
+    return {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+
+
+def config(folder: Path, streams: Mapping[str, Any], model: Mapping[str, Any], **more: Any) -> Path:
+    """A config file with a JSON Lines sink at `folder/events.jsonl`, unless `more` has other sinks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sinks = [{"kind": "jsonl", "path": str(folder / "events.jsonl")}]
+    file = folder / "home.yaml"
+    file.write_text(json.dumps({"sinks": sinks, "model": model, "streams": streams, **more}))  # JSON is YAML
+    return file

@@ -1,0 +1,108 @@
+"""Following boxes from the picture that was asked about to the one that is shown."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+
+from streamer.types import Box, Image
+from streamer.video.box_follower import Follower
+from streamer.video.box_motion import Answered, Motion, Moving
+
+RNG = np.random.default_rng(1)
+BACK = cv2.resize(RNG.integers(60, 120, (12, 16, 3), np.uint8), (640, 480), interpolation=cv2.INTER_CUBIC)
+THING = cv2.resize(RNG.integers(0, 255, (3, 4, 3), np.uint8), (128, 96), interpolation=cv2.INTER_NEAREST)
+
+
+def way(at: float) -> tuple[float, float]:
+    """A thing that turns: no constant velocity describes it."""
+    return 0.4 + 0.3 * math.sin(1.5 * at), 0.4 + 0.2 * math.cos(1.5 * at)
+
+
+def picture(at: float) -> Image:
+    image = np.array(BACK, np.uint8)
+    x, y = (round(part * size) for part, size in zip(way(at), (640, 480), strict=True))
+    image[y : y + 96, x : x + 128] = THING
+    return image
+
+
+def box(at: float, track: int | None = 1) -> Box:
+    x, y = way(at)
+    return Box(x, y, x + 0.2, y + 0.2, "thing", None, track)
+
+
+def answer(at: float, *boxes: Box) -> Answered:
+    return Answered(at, tuple(Moving(one) for one in boxes or (box(at),)))
+
+
+def watch(follower: Follower, start: float, end: float) -> None:
+    for tick in range(round(start * 25), round(end * 25)):
+        follower.see(tick / 25, picture(tick / 25))
+
+
+def test_a_late_answer_is_brought_to_the_present() -> None:
+    follower, about = Follower(), answer(1.0)
+    watch(follower, 0, 2.4)
+    (place,) = follower.places("objects", about)
+    assert place is not None
+    assert (place.x0, place.y0) == pytest.approx(way(59 / 25), abs=0.015)
+    assert (place.label, place.track) == ("thing", 1)
+    watch(follower, 2.4, 3.0)
+    (place,) = follower.places("objects", about)
+    assert place is not None
+    assert (place.x0, place.y0) == pytest.approx(way(74 / 25), abs=0.015)
+
+
+def test_what_is_gone_is_left_to_its_velocity() -> None:
+    follower, about = Follower(), answer(0.0)
+    watch(follower, 0, 0.4)
+    assert follower.places("objects", about) != [None]
+    for tick in range(10, 20):
+        follower.see(tick / 25, np.array(BACK, np.uint8))
+    assert follower.places("objects", about) == [None]
+
+
+@pytest.mark.parametrize(
+    "one",
+    [Box(0.1, 0.1, 0.105, 0.3, "thin"), Box(0, 0, 1, 1, "all"), Box(0.9, 0.9, 1.4, 1.4, "out")],
+    ids=lambda b: b.label,
+)
+def test_boxes_that_cannot_be_followed_do_no_harm(one: Box) -> None:
+    follower = Follower()
+    watch(follower, 0, 0.4)
+    (place,) = follower.places("objects", answer(0.0, one))
+    assert place is None or place.label == "out"
+
+
+def test_an_answer_about_a_picture_that_was_not_shown_is_not_followed() -> None:
+    follower = Follower()
+    assert follower.places("objects", answer(0.0)) == [None]
+    watch(follower, 5, 5.4)
+    assert follower.places("objects", answer(1.0)) == [None]
+    follower.clear()
+    assert follower.places("objects", answer(5.2)) == [None]
+
+
+def test_a_box_full_of_still_background_is_left_to_its_velocity_once_that_knew_better() -> None:
+    """A tiny thing in a wide box: the background wins the search, and the next answers show that it should not."""
+    follower, motion = Follower(), Motion(0.4)
+
+    def scene(at: float) -> Image:
+        image = np.array(BACK, np.uint8)
+        x = round(60 + 60 * at)
+        image[200:208, x : x + 8] = 255
+        return image
+
+    for tick in range(150):
+        at = tick / 25
+        follower.see(at, scene(at))
+        if tick % 10 == 0:
+            left = (60 + 60 * at) / 640 - 0.15
+            motion.add(at, [Box(left, 0.3, left + 0.31, 0.6, "ant", None, 1)])
+        last = motion.before(at)
+        assert last is not None
+        places = follower.places("objects", last)
+    assert places == [None]

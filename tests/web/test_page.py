@@ -1,0 +1,298 @@
+"""The page, in a real browser: pictures move, events appear, the filter filters, in light and dark and on a phone."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from streamer.video.outputs.hls import hls_folder
+from tests.support.agents import until
+from tests.support.capturing import STREAM
+from tests.support.viewing import Ears, Role, view_config
+from tests.support.web_process import CONFIG, Scene, WebProcess
+
+CHROMIUM = "/usr/bin/chromium"
+DESKTOP, PHONE = (1280, 800), (390, 844)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with Scene(tmp_path_factory.mktemp("p")) as scene, hls(hls_folder(scene.runtime, "cam1")):
+        yield scene
+
+
+@contextmanager
+def hls(folder: Path) -> Iterator[None]:
+    """Live HLS as a view makes it, by the ffmpeg tool."""
+    folder.mkdir(parents=True)
+    command = [
+        "ffmpeg", "-v", "error", "-re", "-f", "lavfi", "-i", "testsrc2=size=320x240:rate=10", "-c:v", "libx264",
+        "-g", "10", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-f", "hls", "-hls_segment_type", "fmp4",
+        "-hls_time", "0.9", "-hls_list_size", "6", "-hls_flags", "delete_segments+independent_segments+omit_endlist",
+        "-hls_fmp4_init_filename", "init_320x240.mp4", "-hls_segment_filename", "seg_%05d.m4s", "index.m3u8",
+    ]  # fmt: skip
+    with subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(
+    browser: Browser, web: WebProcess, path: str = "/", size: tuple[int, int] = DESKTOP, **options: Any
+) -> Iterator[Page]:
+    """The page; at its end nothing may have gone wrong in it."""
+    context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: complaints.append(message.text) if "Content Security" in message.text else None)
+    page.goto(web.address + path)
+    try:
+        yield page
+    finally:
+        context.close()
+    assert not complaints
+
+
+def card(page: Page, stream: str = STREAM) -> Any:
+    return page.locator(f"article[aria-label='Camera {stream}']")
+
+
+def looks(page: Page, medium: str) -> str:
+    """What a picture shows at this moment."""
+    script = """([medium]) => {
+        const one = document.querySelector(medium), canvas = document.createElement("canvas");
+        [canvas.width, canvas.height] = [64, 48];
+        canvas.getContext("2d").drawImage(one, 0, 0, 64, 48);
+        return canvas.toDataURL();
+    }"""
+    return str(page.evaluate(script, [medium]))
+
+
+def moves(page: Page, medium: str) -> bool:
+    before = looks(page, medium)
+    page.wait_for_timeout(200)
+    return looks(page, medium) != before
+
+
+def test_motion_jpeg_moves_on_the_page(browser: Browser, scene: Scene) -> None:
+    until(lambda: not scene.publisher.watched, 5, "nobody looks")
+    with opened(browser, scene.web, f"/#{STREAM}") as page:
+        picture = f"article[aria-label='Camera {STREAM}'] img.there"
+        page.wait_for_selector(picture)
+        assert "/live/cam.mjpeg" in (page.locator(picture).get_attribute("src") or "")
+        until(lambda: moves(page, picture), 5, "another picture")
+        page.get_by_role("button", name="still").click()
+        until(lambda: not scene.publisher.watched, 5, "the live picture given up")
+        page.wait_for_selector(picture)
+    until(lambda: not scene.publisher.watched, 5, "nobody looks any more")
+
+
+def test_hls_plays_on_the_page(browser: Browser, scene: Scene) -> None:
+    until(lambda: (hls_folder(scene.runtime, "cam1") / "seg_00002.m4s").exists(), 10, "some segments")
+    with opened(browser, scene.web, "/#cam1") as page:
+        page.get_by_role("button", name="HLS").click()
+        page.wait_for_selector("video.there", timeout=15_000)
+        first = looks(page, "video")
+        begun = page.evaluate("document.querySelector('video').currentTime")
+        until(lambda: page.evaluate("document.querySelector('video').currentTime") > begun + 1, 10, "a second later")
+        assert looks(page, "video") != first
+        assert page.evaluate("document.querySelector('video').videoWidth") == 320
+
+
+FRAME_RATE = {
+    # Decoded frames that were handed to the screen, as the browser counts them.
+    "video": """([selector, seconds]) => new Promise((done) => {
+        const video = document.querySelector(selector);
+        let first = null;
+        const seen = (_, frame) => {
+            first ??= frame;
+            const passed = (frame.presentationTime - first.presentationTime) / 1000;
+            if (passed < seconds) video.requestVideoFrameCallback(seen);
+            else done((frame.presentedFrames - first.presentedFrames) / passed);
+        };
+        video.requestVideoFrameCallback(seen);
+        setTimeout(() => done(`stopped at ${video.currentTime}, ready state ${video.readyState}`), 3000 * seconds);
+    })""",
+    # No event tells of a new picture in an image, so its pixels are looked at each time the screen is drawn.
+    "img": """([selector, seconds]) => new Promise((done) => {
+        const image = document.querySelector(selector), canvas = new OffscreenCanvas(64, 48);
+        const pixels = canvas.getContext("2d", { willReadFrequently: true });
+        let before = null, first = null, count = 0;
+        const look = (now) => {
+            pixels.drawImage(image, 100, 100, 64, 48, 0, 0, 64, 48);
+            const seen = pixels.getImageData(0, 0, 64, 48).data.join();
+            if (seen !== before) {
+                if (before !== null && first === null) first = now;
+                else if (first !== null) count += 1;
+                before = seen;
+                if (first !== null && now - first >= 1000 * seconds) return done(1000 * count / (now - first));
+            }
+            requestAnimationFrame(look);
+        };
+        requestAnimationFrame(look);
+    })""",
+}
+
+
+def test_what_a_view_gives_plays_at_the_cameras_rate(browser: Browser, tmp_path: Path) -> None:
+    """A real camera, view and web process: Motion JPEG and HLS, as many pictures a second as the camera has."""
+    config = {**view_config({"kind": "mjpeg"}, {"kind": "hls"}), "web": {"bind": "127.0.0.1:0"}}
+    with (
+        Ears(tmp_path),
+        Role(tmp_path, config, "capture"),
+        Role(tmp_path, config, "view"),
+        WebProcess(tmp_path, config) as web,
+        opened(browser, web) as page,
+    ):
+        for medium, way in (("img", "MJPEG"), ("video", "HLS")):
+            page.get_by_role("button", name=way).click()
+            page.wait_for_selector(f"{medium}.there", timeout=30_000)
+            page.wait_for_timeout(1000)  # it settles
+            assert page.evaluate(FRAME_RATE[medium], [f"{medium}.there", 5]) == pytest.approx(25, abs=1), way
+
+
+def test_events_appear_within_a_second_and_the_filter_works(browser: Browser, scene: Scene) -> None:
+    scene.publish(scene.answer(text="before the page was opened"))
+    with opened(browser, scene.web) as page:
+        rows = page.locator("#events li")
+        expect(rows.first).to_contain_text("before the page was opened")
+        delays = []
+        for number in range(3):
+            one = scene.answer(text=f"a red circle {number}")
+            begun = time.monotonic()
+            scene.publish(one)
+            page.wait_for_selector(f"[id='event-{one.id}']", timeout=5000)
+            delays.append(time.monotonic() - begun)
+        assert max(delays) < 1, delays
+        expect(rows.first).to_contain_text("a red circle 2")
+
+        page.get_by_role("searchbox").fill("CIRCLE 1")
+        expect(rows).to_have_count(1)
+        expect(rows).to_contain_text("a red circle 1")
+        scene.publish(scene.answer(text="a blue square"), wanted := scene.answer(text="the circle 1 again"))
+        page.wait_for_selector(f"[id='event-{wanted.id}']")
+        expect(rows).to_have_count(2)
+        page.get_by_role("searchbox").fill("nothing says this")
+        expect(page.get_by_text("No event fits the filter.")).to_be_visible()
+
+        page.get_by_role("searchbox").fill("")
+        scene.publish(scene.answer(text="elsewhere", stream="cam1"), scene.answer(label="bicycle"))
+        page.get_by_label("Stream").select_option("cam1")
+        expect(rows).to_have_count(1)
+        page.get_by_label("Stream").select_option("")
+        page.get_by_label("Task").select_option("people")
+        expect(rows.first).to_contain_text("bicycle")
+        expect(page.locator("#events li", has_text="elsewhere")).to_have_count(0)
+
+
+def test_answers_ages_and_drops_are_seen(browser: Browser, scene: Scene) -> None:
+    scene.publish(scene.answer(text="a yellow star"), scene.answer(label="bicycle"))
+    with opened(browser, scene.web) as page:
+        expect(card(page)).to_contain_text("a yellow star")
+        expect(card(page)).to_contain_text("0 dropped")
+        expect(card(page)).to_contain_text("fps")
+        card(page).locator("a.open").click()
+        expect(card(page, "cam1")).to_be_hidden()
+        large = card(page)
+        expect(large).to_contain_text("captured")
+        expect(large.locator(".labels")).to_have_text("bicycle 93 %")
+        expect(large).to_contain_text("last answer")
+        expect(large).to_contain_text("41 ms in the model")
+        large.get_by_text("all cameras").click()
+        expect(card(page, "cam1")).to_be_visible()
+
+
+def test_a_lost_camera_says_why(browser: Browser, scene: Scene) -> None:
+    scene.publish(scene.lost("no route to host", "cam1"))
+    with opened(browser, scene.web) as page:
+        expect(page.locator("#events li.bad").first).to_contain_text("no route to host")
+        expect(page.locator("#connection")).to_have_text("1 of 2 live")
+
+
+def test_the_token_is_asked_for_once(browser: Browser, tmp_path: Path) -> None:
+    token = "a-token-of-good-length"
+    config = {**CONFIG, "web": {"bind": "127.0.0.1:0", "token": token}}
+    with WebProcess(tmp_path, config) as web, opened(browser, web) as page:
+        page.get_by_label("Token").fill("another-one-that-is-wrong")
+        page.get_by_role("button").click()
+        expect(page.get_by_text("That is not the token.")).to_be_visible()
+        page.get_by_label("Token").fill(token)
+        page.get_by_role("button").click()
+        expect(page.locator("#agent")).to_have_text("test")
+        assert token not in page.url
+        page.reload()
+        expect(page.locator("#agent")).to_have_text("test")
+
+
+def test_what_a_model_says_is_never_html(browser: Browser, scene: Scene) -> None:
+    words = "<img src=x onerror=\"document.title='hurt'\"><script>document.title='hurt'</script>"
+    scene.publish(scene.answer(text=words), scene.answer(label=words))
+    with opened(browser, scene.web, f"/#{STREAM}") as page:
+        expect(card(page)).to_contain_text("<script>")
+        page.locator("#events li summary").first.click()
+        expect(page.locator("#events pre")).to_contain_text("onerror")
+        assert page.title() == "test · streamer"
+
+
+def test_light_and_dark(browser: Browser, scene: Scene) -> None:
+    shades = {}
+    for scheme in ("light", "dark"):
+        with opened(browser, scene.web, color_scheme=scheme) as page:
+            text = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            shades[scheme] = sum(int(part) for part in text[4:-1].split(","))
+    assert shades["dark"] < 150 < 600 < shades["light"]
+
+
+@pytest.mark.parametrize("path", ["/", f"/#{STREAM}"])
+def test_a_phone_shows_all_of_it(browser: Browser, scene: Scene, path: str) -> None:
+    scene.publish(scene.answer(text="a long text without any spaces " + "x" * 300))
+    with opened(browser, scene.web, path, PHONE, has_touch=True, is_mobile=True) as page:
+        expect(card(page)).to_contain_text("xxx")
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+        width = card(page).bounding_box()["width"]
+        assert width > 0.9 * PHONE[0]
+
+
+def test_the_page_goes_on_with_another_process(browser: Browser, scene: Scene) -> None:
+    picture = f"article[aria-label='Camera {STREAM}'] img.there"
+    with opened(browser, scene.web, f"/#{STREAM}") as page:
+        page.wait_for_selector(picture)
+        for ending in (signal.SIGKILL, signal.SIGTERM):
+            scene.web.process.send_signal(ending)
+            scene.web.process.wait()
+            scene.web = scene.web.restarted()
+            one = scene.answer(text="after the break")
+            scene.publish(one)
+            page.wait_for_selector(f"[id='event-{one.id}']", timeout=10_000)
+            until(lambda: scene.publisher.watched, 10, "the picture asked for again")
+            page.wait_for_selector(picture)
+            until(lambda: moves(page, picture), 10, "a moving picture")
+            expect(page.locator("#connection")).to_have_text("1 of 2 live")
+
+
+def test_a_process_that_is_away_is_told(browser: Browser, scene: Scene) -> None:
+    with opened(browser, scene.web) as page:
+        expect(page.locator("#connection")).to_have_text("1 of 2 live")
+        page.route("**/api/**", lambda route: route.abort())
+        expect(page.locator("#connection")).to_have_text("no connection to the program")
+        page.unroute("**/api/**")
+        expect(page.locator("#connection")).to_have_text("1 of 2 live")
