@@ -20,34 +20,13 @@ import numpy as np
 from benchmarks.report import write
 from pipelines.florence2.parse import parse
 from pipelines.florence2.pipeline import pipeline
-from pipelines.florence2.training.labels import (
-    Asked,
-    ask,
-    caption,
-    possible,
-)
+from pipelines.florence2.training.labels import Asked, ask, caption, possible
 from streamer.cli.demo import Rect, match
 from streamer.core.settings import parse_region
 from streamer.toyworld.paint import COLOURS
 from streamer.toyworld.words import HELD_OUT_WORDS
-from streamer.toyworld.world import (
-    HARD,
-    KINDS,
-    NORMAL,
-    SCENE_SECONDS,
-    Difficulty,
-    Scene,
-    Thing,
-    World,
-)
-from streamer.types import (
-    Answer,
-    Box,
-    Due,
-    Engine,
-    Frame,
-    Job,
-)
+from streamer.toyworld.world import HARD, KINDS, NORMAL, SCENE_SECONDS, Difficulty, Scene, Thing, World
+from streamer.types import Answer, Box, Due, Engine, Frame, Job
 
 FIRST_SEED = 500_000
 WIDTH, HEIGHT = 640, 480

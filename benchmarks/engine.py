@@ -40,19 +40,9 @@ from pipelines.florence2.image_settings import ImageSettings
 from pipelines.florence2.preprocess import Preprocessor
 from pipelines.florence2.processor import Questions
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
-from pipelines.florence2.training.checkpoint_builder import (
-    IMAGE_MEAN,
-    IMAGE_STD,
-    POST_PROCESSOR,
-    build_tokenizer,
-)
+from pipelines.florence2.training.checkpoint_builder import IMAGE_MEAN, IMAGE_STD, POST_PROCESSOR, build_tokenizer
 from streamer.toyworld.world import World
-from streamer.types import (
-    Due,
-    Frame,
-    Image,
-    Job,
-)
+from streamer.types import Due, Frame, Image, Job
 
 SIDE, IMAGE_TOKENS = 768, 577
 CAMERAS = 8

@@ -30,25 +30,10 @@ from pipelines.florence2.checkpoint_files import SHIPPED, open_folder
 from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.parse import parse
 from pipelines.florence2.processor import Written
-from pipelines.florence2.tasks import (
-    BINS,
-    FLORENCE_TASKS,
-    SPECS,
-    Form,
-    Quality,
-)
+from pipelines.florence2.tasks import BINS, FLORENCE_TASKS, SPECS, Form, Quality
 from pipelines.florence2.training.checkpoint_builder import POST_PROCESSOR
 from streamer.toyworld.world import World
-from streamer.types import (
-    Answer,
-    Due,
-    Frame,
-    Image,
-    Job,
-    Point,
-    Polygon,
-    Quad,
-)
+from streamer.types import Answer, Due, Frame, Image, Job, Point, Polygon, Quad
 
 FIRST_SEED = 800_000
 SIZES = ((640, 480), (1280, 720), (333, 500))

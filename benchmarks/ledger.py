@@ -21,14 +21,7 @@ import numpy as np
 from benchmarks.report import write
 from streamer.events.ledger import Ledger
 from streamer.events.schema import ResultEvent, result_event
-from streamer.types import (
-    Answer,
-    Box,
-    Due,
-    Frame,
-    Job,
-    Result,
-)
+from streamer.types import Answer, Box, Due, Frame, Job, Result
 
 GROUPS = (1, 16, 128)
 SYNCS = 500

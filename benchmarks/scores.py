@@ -23,14 +23,7 @@ from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
 from pipelines.florence2.training.labels import ask
 from streamer.cli.demo import Rect, iou
 from streamer.toyworld.world import HARD, World
-from streamer.types import (
-    Box,
-    Due,
-    Engine,
-    Frame,
-    Image,
-    Job,
-)
+from streamer.types import Box, Due, Engine, Frame, Image, Job
 
 FIRST_SEED = 900_000
 WIDTH, HEIGHT = 640, 480

@@ -26,17 +26,7 @@ from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.reference_engine import PlainEngine
 from pipelines.florence2.tasks import SPECS
 from streamer.toyworld.world import World
-from streamer.types import (
-    Box,
-    Due,
-    Engine,
-    Frame,
-    Image,
-    Job,
-    Polygon,
-    Quad,
-    Result,
-)
+from streamer.types import Box, Due, Engine, Frame, Image, Job, Polygon, Quad, Result
 
 FIRST_SEED = 700_000
 SIZE = (480, 360)

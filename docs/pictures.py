@@ -83,7 +83,7 @@ def agent(more: Mapping[str, int]) -> Iterator[str]:
         path = Path(folder) / "demo.yaml"
         path.write_text(json.dumps(config(bind, more)))  # which is YAML too
         environment = {**os.environ, "XDG_RUNTIME_DIR": folder, "XDG_STATE_HOME": folder}
-        with subprocess.Popen([sys.executable, "-m", "streamer", "run", str(path)], env=environment) as process:
+        with subprocess.Popen([sys.executable, "-m", "streamer.cli", "run", str(path)], env=environment) as process:
             try:
                 wait_for_answers(f"http://{bind}", process)
                 yield f"http://{bind}"

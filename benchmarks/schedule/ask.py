@@ -15,12 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.schedule.parts import (
-    FPS,
-    START_S,
-    Device,
-    Measured,
-)
+from benchmarks.schedule.parts import FPS, START_S, Device, Measured
 from streamer.bus.rpc import Caller, asks_socket
 
 CAMERAS, BATCH, BATCH_S, EVERY_S = 8, 8, 0.5, 0.25

@@ -18,12 +18,7 @@ from typing import Any
 import av
 
 from benchmarks.processor import process_cpu
-from benchmarks.schedule.parts import (
-    FPS,
-    Device,
-    Measured,
-    make_clip,
-)
+from benchmarks.schedule.parts import FPS, Device, Measured, make_clip
 from tests.support.rtsp import RtspServer
 
 WARM_UP_S = 5.0

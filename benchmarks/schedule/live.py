@@ -20,13 +20,7 @@ import av
 import numpy as np
 import zmq
 
-from benchmarks.schedule.parts import (
-    FPS,
-    START_S,
-    Device,
-    Measured,
-    make_clip,
-)
+from benchmarks.schedule.parts import FPS, START_S, Device, Measured, make_clip
 from tests.support.rtsp import RtspServer
 
 CAMERAS, BATCH, BATCH_S, EVERY_S, WAITING = 8, 8, 1.0, 0.5, 4

@@ -19,13 +19,7 @@ import numpy as np
 
 from streamer.inference.policy import Policy
 from streamer.inference.schedule import Now, Schedule
-from streamer.types import (
-    PRIORITIES,
-    Due,
-    Frame,
-    Priority,
-    When,
-)
+from streamer.types import PRIORITIES, Due, Frame, Priority, When
 
 BATCH = 16
 LOAD = 3.0

@@ -31,12 +31,7 @@ from benchmarks.processor import cpu, process_cpu
 from benchmarks.report import write
 from benchmarks.view.delay import delay
 from benchmarks.view.faults import frozen, outage
-from benchmarks.view.parts import (
-    FPS,
-    SEED,
-    turn_until,
-    worker,
-)
+from benchmarks.view.parts import FPS, SEED, turn_until, worker
 from benchmarks.view.truth import truth
 from streamer.bus.frame_client import Reply
 from streamer.config.model import from_mapping
@@ -44,13 +39,7 @@ from streamer.processes.view import View
 from streamer.processes.worker import Worker
 from streamer.types import Image
 from streamer.video.pacing import Due
-from tests.support.viewing import (
-    Ears,
-    Role,
-    Truth,
-    ffprobe,
-    view_config,
-)
+from tests.support.viewing import Ears, Role, Truth, ffprobe, view_config
 
 
 class Timed(View):

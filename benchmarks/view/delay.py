@@ -20,12 +20,7 @@ from benchmarks.view.parts import FPS, wait_for, worker
 from streamer.config.model import from_mapping
 from streamer.core.settings import Settings
 from streamer.processes.capture import Capture
-from streamer.types import (
-    Image,
-    Luma,
-    Pace,
-    Source,
-)
+from streamer.types import Image, Luma, Pace, Source
 from tests.support.rtsp import RtspReceiver
 from tests.support.viewing import Ears, Role, view_config
 from tests.support.web_process import WebProcess

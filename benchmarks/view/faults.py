@@ -12,13 +12,7 @@ from benchmarks.view.parts import rate_and_gap
 from tests.support.agents import Event, RunningAgent, until
 from tests.support.clips import write_clip
 from tests.support.rtsp import RtspReceiver, RtspServer
-from tests.support.viewing import (
-    Ears,
-    JpegReader,
-    Role,
-    ffprobe,
-    view_config,
-)
+from tests.support.viewing import Ears, JpegReader, Role, ffprobe, view_config
 
 
 def outage(seconds: float) -> dict[str, Any]:

@@ -14,16 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.view.parts import (
-    FPS,
-    SEED,
-    STREAM,
-    config,
-    rate_and_gap,
-    turn_until,
-    wait_for,
-    worker,
-)
+from benchmarks.view.parts import FPS, SEED, STREAM, config, rate_and_gap, turn_until, wait_for, worker
 from streamer.cli.demo import GOOD_IOU, match
 from streamer.config.model import Agent
 from streamer.events.schema import ResultEvent
@@ -34,12 +25,7 @@ from streamer.types import Box, FrameId, Image
 from streamer.video.box_motion import Motion
 from streamer.video.outputs import SYNC
 from streamer.video.pacing import Due
-from tests.support.viewing import (
-    Ears,
-    Role,
-    Truth,
-    view_config,
-)
+from tests.support.viewing import Ears, Role, Truth, view_config
 
 
 @dataclass
@@ -114,7 +100,7 @@ def running(agent: Agent) -> Iterator[Path]:
         os.environ |= {"XDG_RUNTIME_DIR": folder, "XDG_STATE_HOME": folder}
         file = Path(folder) / "bench.json"
         file.write_text(json.dumps(agent.raw))  # JSON is YAML
-        with subprocess.Popen([sys.executable, "-m", "streamer", "run", str(file)]) as process:
+        with subprocess.Popen([sys.executable, "-m", "streamer.cli", "run", str(file)]) as process:
             try:
                 yield Path(folder) / "streamer" / "bench"
             finally:

@@ -15,13 +15,7 @@ from typing import NamedTuple
 
 from pipelines.florence2.scores import shape_score, text_score
 from pipelines.florence2.tasks import BINS, Form
-from streamer.types import (
-    Answer,
-    Box,
-    Point,
-    Polygon,
-    Quad,
-)
+from streamer.types import Answer, Box, Point, Polygon, Quad
 
 _FRAMING = re.compile(r"</?s>|<pad>")
 # Tokens that Florence-2 knows and that carry nothing in an answer.

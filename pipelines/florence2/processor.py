@@ -16,15 +16,7 @@ from pipelines.florence2.prompts import Prompter, prompt
 from pipelines.florence2.scores import at_least
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
 from streamer.core.errors import PipelineError
-from streamer.types import (
-    Answer,
-    Due,
-    Frame,
-    Image,
-    Job,
-    Outcome,
-    Result,
-)
+from streamer.types import Answer, Due, Frame, Image, Job, Outcome, Result
 
 PIXEL_CAP = 33_177_600
 """Pixels of an 8K picture; a larger frame is refused."""

@@ -14,12 +14,7 @@ from transformers import GenerationConfig, StoppingCriteria
 
 from pipelines.florence2.checkpoint import Checkpoint
 from pipelines.florence2.preprocess import Preprocessor
-from pipelines.florence2.processor import (
-    Questions,
-    Written,
-    result,
-    trial,
-)
+from pipelines.florence2.processor import Questions, Written, result, trial
 from pipelines.florence2.tasks import Quality
 from pipelines.florence2.uncertainty import doubts
 from streamer.core.errors import ConfigError, PipelineError

@@ -26,12 +26,7 @@ from typing import Any
 import zmq
 
 from streamer.core.errors import WireError
-from streamer.events.schema import (
-    Event,
-    StatusEvent,
-    decode,
-    encode,
-)
+from streamer.events.schema import Event, StatusEvent, decode, encode
 
 log = logging.getLogger(__name__)
 

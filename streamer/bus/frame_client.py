@@ -34,12 +34,7 @@ from streamer.bus.frame_protocol import (
 from streamer.core.errors import WireError
 from streamer.core.ipc import check_endpoint
 from streamer.events.schema import FrameCounts
-from streamer.types import (
-    Fate,
-    Frame,
-    FrameId,
-    Pace,
-)
+from streamer.types import Fate, Frame, FrameId, Pace
 
 __all__ = ["FrameClient", "NoBuffer", "Reply", "Want", "frames_endpoint"]
 

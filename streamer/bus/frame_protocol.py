@@ -8,12 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 
 from streamer.core.errors import WireError
 from streamer.events.schema import FrameCounts
-from streamer.types import (
-    Fate,
-    FrameId,
-    Pace,
-    When,
-)
+from streamer.types import Fate, FrameId, Pace, When
 
 LARGEST = 16384
 """Bytes of a message; who sends more is disconnected by ZeroMQ."""

@@ -14,12 +14,7 @@ from streamer.capture.frame_slot import Shelf, Shot
 from streamer.capture.motion_gate import EVERY_S, Watch
 from streamer.core.backoff import Rhythm
 from streamer.core.errors import SourceEnded, SourceLost
-from streamer.types import (
-    FrameId,
-    Picture,
-    Source,
-    SourceSettings,
-)
+from streamer.types import FrameId, Picture, Source, SourceSettings
 
 log = logging.getLogger(__name__)
 

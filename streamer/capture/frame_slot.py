@@ -15,12 +15,7 @@ from dataclasses import dataclass
 from streamer.bus.frame_protocol import LONGEST_WAIT_S, Gate, Want
 from streamer.capture.frame_accounting import Counts, FrameCount
 from streamer.capture.motion_gate import Scene
-from streamer.types import (
-    Fate,
-    FrameId,
-    Pace,
-    Picture,
-)
+from streamer.types import Fate, FrameId, Pace, Picture
 
 MOST_IN_FLIGHT = 64
 """Frames that a consumer may hold. No honest one has as many buffers."""

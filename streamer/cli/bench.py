@@ -14,13 +14,7 @@ from streamer.config.validation import nearest
 from streamer.core.errors import ConfigError
 from streamer.core.settings import parse_seconds
 from streamer.toyworld.world import World
-from streamer.types import (
-    Due,
-    Engine,
-    Frame,
-    Job,
-    TaskSpec,
-)
+from streamer.types import Due, Engine, Frame, Job, TaskSpec
 
 SIZE = (1280, 720)
 _PICTURES = 16

@@ -18,12 +18,7 @@ from streamer.config.calendar import Cron
 from streamer.config.model import Agent, find_pipeline
 from streamer.config.task import Task
 from streamer.inference.overload import MARGIN, Demand, shares
-from streamer.types import (
-    PRIORITIES,
-    Costs,
-    Priority,
-    SourceSettings,
-)
+from streamer.types import PRIORITIES, Costs, Priority, SourceSettings
 
 FPS = 25.0
 """Of a camera that does not say."""

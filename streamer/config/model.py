@@ -31,12 +31,7 @@ from streamer.core.redact import redact
 from streamer.core.settings import Name, Settings
 from streamer.events.ledger.retention import Keep
 from streamer.events.sinks import SinkField
-from streamer.types import (
-    Pipeline,
-    Point,
-    SourceSettings,
-    TaskSpec,
-)
+from streamer.types import Pipeline, Point, SourceSettings, TaskSpec
 from streamer.video.outputs import H264Settings, OutputField, outputs_by_view
 
 PIPELINES = "streamer.pipelines"

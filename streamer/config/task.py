@@ -9,22 +9,10 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, model_validator
 
-from streamer.config.calendar import (
-    Cron,
-    CronField,
-    Hours,
-    HoursField,
-    ZoneName,
-)
+from streamer.config.calendar import Cron, CronField, Hours, HoursField, ZoneName
 from streamer.config.validation import Problem, nearest
 from streamer.core.settings import Name, Seconds, Settings
-from streamer.types import (
-    Pace,
-    Point,
-    Priority,
-    When,
-    Zone,
-)
+from streamer.types import Pace, Point, Priority, When, Zone
 
 DEFAULT_EVERY_S = 1.0
 REFRESH_S = 600.0

@@ -19,16 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from streamer.core.errors import WireError
 from streamer.core.redact import redact
-from streamer.types import (
-    Answer,
-    Box,
-    Outcome,
-    Point,
-    Polygon,
-    Priority,
-    Quad,
-    Result,
-)
+from streamer.types import Answer, Box, Outcome, Point, Polygon, Priority, Quad, Result
 
 MAX_TEXT = 65_536
 """Characters kept of any one text a model or a library gave."""

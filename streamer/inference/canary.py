@@ -12,12 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from streamer.config.model import Stream
-from streamer.types import (
-    Due,
-    Frame,
-    Job,
-    Outcome,
-)
+from streamer.types import Due, Frame, Job, Outcome
 
 EVERY_S = 30.0
 FIRST_S = 5.0

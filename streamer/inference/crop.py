@@ -10,16 +10,7 @@ from math import ceil, floor
 import cv2
 import numpy as np
 
-from streamer.types import (
-    Answer,
-    Box,
-    Frame,
-    Image,
-    Point,
-    Polygon,
-    Quad,
-    Zone,
-)
+from streamer.types import Answer, Box, Frame, Image, Point, Polygon, Quad, Zone
 
 _SUBPIXELS = 4
 """Bits of a corner's place within its pixel."""

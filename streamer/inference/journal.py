@@ -21,13 +21,7 @@ from streamer.config.model import Stream
 from streamer.events.schema import StatusEvent, task_event
 from streamer.inference.canary import NO_EPOCH
 from streamer.inference.quarantine import Quarantine, Question, Verdict
-from streamer.types import (
-    Due,
-    Frame,
-    FrameId,
-    Job,
-    Result,
-)
+from streamer.types import Due, Frame, FrameId, Job, Result
 
 log = logging.getLogger(__name__)
 

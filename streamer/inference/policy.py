@@ -14,12 +14,7 @@ from dataclasses import dataclass, field
 
 from streamer.inference.overload import Demand, Overload
 from streamer.inference.schedule import Now, Schedule, Ticker
-from streamer.types import (
-    PRIORITIES,
-    Due,
-    Job,
-    Priority,
-)
+from streamer.types import PRIORITIES, Due, Job, Priority
 
 FIRST_COST_S = 0.05
 """Device seconds of a job of a task that was never run."""

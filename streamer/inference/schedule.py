@@ -25,13 +25,7 @@ from streamer.inference.triggers import (
     Ticker,
     make_ticker,
 )
-from streamer.types import (
-    Due,
-    Frame,
-    FrameId,
-    Pace,
-    Priority,
-)
+from streamer.types import Due, Frame, FrameId, Pace, Priority
 
 __all__ = ["UNCHANGED_S", "Now", "Schedule", "TaskSettings", "Ticker"]
 

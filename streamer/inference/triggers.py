@@ -8,14 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from streamer.bus.frame_protocol import Gate
 from streamer.capture.motion_gate import WHOLE
 from streamer.config.calendar import Cron, Hours
-from streamer.types import (
-    Frame,
-    FrameId,
-    Pace,
-    Priority,
-    When,
-    Zone,
-)
+from streamer.types import Frame, FrameId, Pace, Priority, When, Zone
 
 _ROUNDING = 1e-6
 """Seconds by which a media time may miss its tick."""

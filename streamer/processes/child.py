@@ -17,12 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from streamer.processes.heartbeat import (
-    STARTING_S,
-    Pulse,
-    dump_file,
-    pulse_file,
-)
+from streamer.processes.heartbeat import STARTING_S, Pulse, dump_file, pulse_file
 from streamer.video.outputs import stream_of
 
 log = logging.getLogger(__name__)

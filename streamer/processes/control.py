@@ -13,20 +13,8 @@ from typing import Any, NamedTuple
 
 import zmq
 
-from streamer.bus.rpc import (
-    Asked,
-    Caller,
-    Desk,
-    asks_socket,
-    control_socket,
-)
-from streamer.config.changes import (
-    DONE,
-    Change,
-    SavedChanges,
-    stream_of,
-    with_tasks,
-)
+from streamer.bus.rpc import Asked, Caller, Desk, asks_socket, control_socket
+from streamer.config.changes import DONE, Change, SavedChanges, stream_of, with_tasks
 from streamer.config.model import Agent
 from streamer.core.errors import ConfigError
 from streamer.core.paths import Folders

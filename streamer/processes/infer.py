@@ -33,16 +33,7 @@ from streamer.inference.step_timeout import Patience
 from streamer.inference.tracking import Tracks
 from streamer.processes.heartbeat import LOADING_S
 from streamer.processes.worker import Worker
-from streamer.types import (
-    Engine,
-    Fate,
-    Frame,
-    FrameId,
-    Job,
-    Outcome,
-    Result,
-    Zone,
-)
+from streamer.types import Engine, Fate, Frame, FrameId, Job, Outcome, Result, Zone
 
 log = logging.getLogger(__name__)
 

@@ -17,12 +17,7 @@ import numpy as np
 import zmq
 
 from streamer.bus.event_channel import EventClient
-from streamer.bus.frame_client import (
-    FrameClient,
-    NoBuffer,
-    Reply,
-    Want,
-)
+from streamer.bus.frame_client import FrameClient, NoBuffer, Reply, Want
 from streamer.bus.result_feed import ResultsOf
 from streamer.bus.rpc import Caller, control_socket
 from streamer.config.changes import with_tasks

@@ -1,7 +1,7 @@
 """What every child process of the supervisor shares: how it is told its job, asked to stop, and reports back.
 
-The parent starts `python -m streamer.worker ROLE [STREAM]`, writes one JSON line (the assignment) to its standard
-input and keeps that pipe open; its end of file means that the parent died. The child writes JSON lines (reports) to
+The parent starts `python -m streamer.processes.worker ROLE [STREAM]`, writes one JSON line (the assignment) to its
+standard input and keeps that pipe open; its end of file means that the parent died. The child writes JSON lines to
 the file descriptor `report_fd`. Nothing secret is ever in an argument or the environment.
 """
 

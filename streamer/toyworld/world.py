@@ -14,12 +14,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from streamer.toyworld.paint import (
-    COLOURS,
-    Outline,
-    letterings,
-    paint,
-)
+from streamer.toyworld.paint import COLOURS, Outline, letterings, paint
 from streamer.toyworld.words import WORDS
 from streamer.types import Image
 

@@ -18,13 +18,7 @@ from streamer.core.redact import redact
 from streamer.events.schema import output_event
 from streamer.types import Image
 from streamer.video.encoder import Encoder
-from streamer.video.outputs import (
-    Coded,
-    H264Settings,
-    OutputContext,
-    OutputSettings,
-    Writer,
-)
+from streamer.video.outputs import Coded, H264Settings, OutputContext, OutputSettings, Writer
 from streamer.video.outputs.mjpeg import jpeg_endpoint
 
 log = logging.getLogger(__name__)

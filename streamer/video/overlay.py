@@ -7,12 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from streamer.events.schema import EventPoints, ResultEvent
-from streamer.types import (
-    Box,
-    FrameId,
-    Image,
-    Point,
-)
+from streamer.types import Box, FrameId, Image, Point
 from streamer.video.box_follower import Follower
 from streamer.video.box_motion import GONE, Motion
 

@@ -6,12 +6,7 @@ import pytest
 
 from tests.chaos.__main__ import measure
 from tests.chaos.bench import Fault, Size
-from tests.chaos.disks import (
-    bytes_flipped,
-    clock_steps,
-    disk_full,
-    power_cut,
-)
+from tests.chaos.disks import bytes_flipped, clock_steps, disk_full, power_cut
 from tests.chaos.processes import terminated
 
 

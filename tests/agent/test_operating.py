@@ -45,7 +45,7 @@ def test_the_units_command_runs_under_its_system_call_filter(tmp_path: Path) -> 
     camera = {"source": "synthetic", "tasks": [{"task": "object_detection", "every": "500ms"}]}
     outputs = [{"kind": "hls", "stream": "gate"}]
     file = faulty.config(tmp_path, {"gate": camera}, {}, outputs=outputs, web={"bind": "127.0.0.1:0"})
-    run = [*sandbox, sys.executable, "-m", "streamer"]
+    run = [*sandbox, sys.executable, "-m", "streamer.cli"]
     with RunningAgent(tmp_path, [*command.split(), str(file)], tmp_path / "events.jsonl", command=run) as agent:
         agent.wait_for_results(3, START_S)
         assert agent.stop() < 10

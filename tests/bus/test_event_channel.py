@@ -12,12 +12,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from streamer.bus.event_channel import (
-    Delivery,
-    EventClient,
-    EventServer,
-    events_endpoint,
-)
+from streamer.bus.event_channel import Delivery, EventClient, EventServer, events_endpoint
 from streamer.core.errors import ConfigError
 from streamer.core.ipc import check_endpoint
 from streamer.events.schema import encode, status_event

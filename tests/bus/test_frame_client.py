@@ -16,22 +16,11 @@ import zmq
 
 from streamer.bus.frame_buffers import BUFFER_BYTES, buffers_directory
 from streamer.bus.frame_client import NoBuffer, Want, frames_endpoint
-from streamer.bus.frame_protocol import (
-    LARGEST,
-    Fetch,
-    Ping,
-    decode_answer,
-    encode,
-)
+from streamer.bus.frame_protocol import LARGEST, Fetch, Ping, decode_answer, encode
 from streamer.toyworld.world import World
 from streamer.types import FrameId
 from tests.support.agents import assert_identity, until
-from tests.support.capturing import (
-    STREAM,
-    CaptureProcess,
-    CaptureThread,
-    Consumer,
-)
+from tests.support.capturing import STREAM, CaptureProcess, CaptureThread, Consumer
 from tests.support.clips import number_of, write_clip
 
 LIVE = "synthetic?fps=50&size=160x120&seed=3"

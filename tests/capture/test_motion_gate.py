@@ -10,14 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from streamer.capture.motion_gate import (
-    EVERY_S,
-    WHOLE,
-    MotionSettings,
-    Scene,
-    Watch,
-    shrink,
-)
+from streamer.capture.motion_gate import EVERY_S, WHOLE, MotionSettings, Scene, Watch, shrink
 from streamer.toyworld.world import Scene as ToyScene
 from streamer.toyworld.world import World
 from streamer.types import Luma

@@ -16,26 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.bench import (
-    Fault,
-    Row,
-    Size,
-    Skipped,
-)
+from tests.chaos.bench import Fault, Row, Size, Skipped
 from tests.chaos.cameras import frozen, restarts, soak
-from tests.chaos.disks import (
-    bytes_flipped,
-    clock_steps,
-    disk_full,
-    power_cut,
-)
-from tests.chaos.processes import (
-    infer_killed,
-    infer_stopped,
-    poison,
-    step_never_returns,
-    terminated,
-)
+from tests.chaos.disks import bytes_flipped, clock_steps, disk_full, power_cut
+from tests.chaos.processes import infer_killed, infer_stopped, poison, step_never_returns, terminated
 from tests.chaos.receivers import broker_down, webhook
 
 FAULTS: tuple[Fault, ...] = (

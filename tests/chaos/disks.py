@@ -20,18 +20,7 @@ from typing import Any
 import apsw
 
 from streamer.bus.event_channel import EventClient
-from tests.chaos.bench import (
-    CAMERA,
-    START_S,
-    Row,
-    Size,
-    Skipped,
-    agent,
-    at_most,
-    holes,
-    is_so,
-    median_at_most,
-)
+from tests.chaos.bench import CAMERA, START_S, Row, Size, Skipped, agent, at_most, holes, is_so, median_at_most
 from tests.support.agents import until
 from tests.support.emit_process import EmitProcess
 from tests.support.sample_events import event

@@ -16,18 +16,7 @@ from typing import Any
 
 import av
 
-from tests.chaos.bench import (
-    CAMERA,
-    START_S,
-    Row,
-    Size,
-    agent,
-    at_most,
-    holes,
-    is_so,
-    median_at_most,
-    share_at_least,
-)
+from tests.chaos.bench import CAMERA, START_S, Row, Size, agent, at_most, holes, is_so, median_at_most, share_at_least
 from tests.support.agents import RunningAgent, is_alive, until
 
 

@@ -18,15 +18,7 @@ import numpy as np
 import zmq
 
 from streamer.bus.event_channel import EventClient
-from tests.chaos.bench import (
-    CAMERA,
-    START_S,
-    Row,
-    Size,
-    agent,
-    at_most,
-    holes,
-)
+from tests.chaos.bench import CAMERA, START_S, Row, Size, agent, at_most, holes
 from tests.support import hooks
 from tests.support.agents import RunningAgent, until
 from tests.support.broker import Broker, Listener

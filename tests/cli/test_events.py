@@ -89,7 +89,7 @@ def test_since_leaves_out_what_is_older(ledger: Ledger, capsys: pytest.CaptureFi
 
 def test_follow_goes_on_with_what_comes(ledger: Ledger) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "streamer", "events", "--follow", "--stream", "gate", "--export", "jsonl"],
+        [sys.executable, "-m", "streamer.cli", "events", "--follow", "--stream", "gate", "--export", "jsonl"],
         stdout=subprocess.PIPE,
     ) as process:
         try:

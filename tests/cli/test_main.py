@@ -12,12 +12,7 @@ from pathlib import Path
 import pytest
 
 from streamer.cli import main
-from streamer.cli.demo import (
-    Row,
-    Score,
-    iou,
-    match,
-)
+from streamer.cli.demo import Row, Score, iou, match
 from streamer.config.model import find_pipeline
 from streamer.toyworld.world import World
 
@@ -172,7 +167,7 @@ def test_other_bad_input(streamer: Run, arguments: list[str], said: str) -> None
 
 def test_a_missing_checkpoint_ends_the_whole_program_with_2(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "streamer", "watch", "synthetic", "--task", "ocr", "--model", "./no-such-model"],
+        [sys.executable, "-m", "streamer.cli", "watch", "synthetic", "--task", "ocr", "--model", "./no-such-model"],
         cwd=tmp_path, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 2
@@ -232,7 +227,7 @@ def test_a_missed_object_is_one_line() -> None:
 
 def test_demo_shows_answers_beside_truth(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "streamer", "demo", "--seconds", "3"],
+        [sys.executable, "-m", "streamer.cli", "demo", "--seconds", "3"],
         cwd=tmp_path, capture_output=True, text=True, timeout=100,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -21,7 +21,7 @@ from streamer.web.monitor.event_follower import Tail
 from tests.support.agents import RunningAgent
 from tests.support.rtsp import free_port
 
-COMMAND = (sys.executable, "-m", "streamer", "top")
+COMMAND = (sys.executable, "-m", "streamer.cli", "top")
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -88,7 +88,7 @@ sinks: [{{kind: jsonl, path: {tmp_path}/events.jsonl}}]
         ) as top:
             os.close(theirs)
             read_until(ours, "paused, else every 3600 s", 20)
-            asked = [sys.executable, "-m", "streamer", "task", "resume", "gate", "plates"]
+            asked = [sys.executable, "-m", "streamer.cli", "task", "resume", "gate", "plates"]
             subprocess.run(asked, env=environment(tmp_path), check=True, timeout=30, capture_output=True)
             assert re.search(r"plates[^\n]* every 3600 s", read_until(ours, "\x1b[2mevery 3600 s", 20))
             top.send_signal(signal.SIGINT)

@@ -27,13 +27,7 @@ from streamer.events.schema import (
     status_event,
     worker_event,
 )
-from streamer.types import (
-    Answer,
-    Box,
-    Polygon,
-    Quad,
-    Region,
-)
+from streamer.types import Answer, Box, Polygon, Quad, Region
 from tests.support import sample_events
 
 

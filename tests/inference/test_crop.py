@@ -8,14 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.inference.crop import box_of, in_frame, seen
-from streamer.types import (
-    Answer,
-    Box,
-    Frame,
-    Polygon,
-    Quad,
-    Zone,
-)
+from streamer.types import Answer, Box, Frame, Polygon, Quad, Zone
 
 TRIANGLE = Zone("t", ((0.25, 0.5), (0.75, 0.5), (0.5, 1.0)))
 

@@ -10,20 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.inference.overload import (
-    LEAST,
-    MARGIN,
-    Demand,
-    shares,
-)
+from streamer.inference.overload import LEAST, MARGIN, Demand, shares
 from streamer.inference.policy import FIRST_COST_S, Policy, most_urgent_first
 from streamer.inference.schedule import Now, Schedule
-from streamer.types import (
-    PRIORITIES,
-    Due,
-    Job,
-    Priority,
-)
+from streamer.types import PRIORITIES, Due, Job, Priority
 from tests.support.tasks import Task, at, frame
 
 START = 100.0

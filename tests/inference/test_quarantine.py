@@ -19,21 +19,10 @@ import pytest
 
 from streamer.config.model import from_mapping
 from streamer.inference.journal import Docket, key
-from streamer.inference.quarantine import (
-    LONGEST_PAUSE_S,
-    PAUSE_S,
-    Quarantine,
-    Question,
-)
+from streamer.inference.quarantine import LONGEST_PAUSE_S, PAUSE_S, Quarantine, Question
 from streamer.types import Due, FrameId, Job
 from tests.support import faulty
-from tests.support.agents import (
-    RunningAgent,
-    assert_identity,
-    assert_no_duplicates,
-    assert_no_holes,
-    until,
-)
+from tests.support.agents import RunningAgent, assert_identity, assert_no_duplicates, assert_no_holes, until
 from tests.support.clips import write_clip
 from tests.support.sample_events import frame
 
@@ -210,7 +199,7 @@ def test_every_job_has_an_outcome_over_kills_at_random_moments(tmp_path: Path) -
         agent.wait_for_results(5, START_S)
         add = ["task", "add", "left", "ocr", "--name", "added", "--every", "100ms"]
         environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
-        subprocess.run([sys.executable, "-m", "streamer", *add], env=environment, check=True)
+        subprocess.run([sys.executable, "-m", "streamer.cli", *add], env=environment, check=True)
         captures = {name: pid for name, pid in agent.children().items() if name.startswith("capture")}
         for kills in range(1, 5):
             time.sleep(chance.uniform(0.2, 0.8))

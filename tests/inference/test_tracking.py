@@ -7,23 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from streamer.events.schema import (
-    ResultEvent,
-    decode,
-    encode,
-    result_event,
-)
+from streamer.events.schema import ResultEvent, decode, encode, result_event
 from streamer.inference.tracking import Tracks
 from streamer.toyworld.world import SCENE_SECONDS, World
-from streamer.types import (
-    Answer,
-    Box,
-    Due,
-    Frame,
-    Job,
-    Outcome,
-    Result,
-)
+from streamer.types import Answer, Box, Due, Frame, Job, Outcome, Result
 
 PICTURE = np.zeros((480, 640, 3), np.uint8)
 

@@ -19,12 +19,7 @@ from streamer.capture.sources._av import AvPicture
 from streamer.core.backoff import Rhythm
 from streamer.core.errors import ConfigError
 from streamer.core.settings import Settings
-from streamer.types import (
-    Image,
-    Pace,
-    Picture,
-    Source,
-)
+from streamer.types import Image, Pace, Picture, Source
 from tests.support.agents import until
 from tests.support.capturing import CaptureProcess, CaptureThread, Consumer
 from tests.support.clips import number_of, write_clip

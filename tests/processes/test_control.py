@@ -17,12 +17,7 @@ from streamer.config.changes import Change, SavedChanges
 from streamer.config.model import from_mapping
 from streamer.core.errors import ConfigError
 from tests.support import faulty
-from tests.support.agents import (
-    RunningAgent,
-    assert_identity,
-    assert_no_duplicates,
-    until,
-)
+from tests.support.agents import RunningAgent, assert_identity, assert_no_duplicates, until
 
 CONFIG = """
 agent: home
@@ -51,7 +46,7 @@ class Home:
         """Exit code, standard output and standard error of `streamer …`."""
         environment = {**os.environ, "XDG_STATE_HOME": str(self.folder / "state")}
         done = subprocess.run(
-            [sys.executable, "-m", "streamer", *words], env=environment, capture_output=True, text=True, timeout=60
+            [sys.executable, "-m", "streamer.cli", *words], env=environment, capture_output=True, text=True, timeout=60
         )
         return done.returncode, done.stdout, done.stderr
 

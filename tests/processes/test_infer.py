@@ -23,13 +23,7 @@ from streamer.processes.capture import Capture
 from streamer.processes.infer import Inference
 from streamer.processes.worker import Worker
 from streamer.toyworld.world import Scene
-from streamer.types import (
-    Answer,
-    Box,
-    Image,
-    Job,
-    Result,
-)
+from streamer.types import Answer, Box, Image, Job, Result
 from tests.support.agents import assert_identity
 
 

@@ -15,14 +15,7 @@ from pathlib import Path
 import pytest
 
 from streamer.inference.step_timeout import FIRST_S, LEAST_S, Patience
-from streamer.processes.child import (
-    FAILURES_S,
-    HEALTHY_S,
-    MOST_FAILURES,
-    SLOW_DELAY_S,
-    Child,
-    Restarts,
-)
+from streamer.processes.child import FAILURES_S, HEALTHY_S, MOST_FAILURES, SLOW_DELAY_S, Child, Restarts
 from streamer.processes.heartbeat import Pulse
 from streamer.types import Due, Job
 from tests.support import faulty
@@ -194,7 +187,7 @@ BOMBARDED = """
 import os, signal, sys, threading
 from pathlib import Path
 from streamer.config import from_mapping
-from streamer.worker import Worker
+from streamer.processes.worker import Worker
 tasks = [{"task": "caption", "every": "1s"}]
 agent = from_mapping({"agent": "a", "streams": {"gate": {"source": "synthetic", "tasks": tasks}}})
 worker = Worker(agent, Path("."), Path("."), None, os.open(os.devnull, os.O_WRONLY))

@@ -25,17 +25,7 @@ from tests.support.agents import until
 from tests.support.capturing import STREAM
 from tests.support.clips import write_clip
 from tests.support.rtsp import RtspReceiver, RtspServer
-from tests.support.viewing import (
-    SEED,
-    Ears,
-    JpegReader,
-    Role,
-    Truth,
-    ffprobe,
-    files,
-    frame_times,
-    view_config,
-)
+from tests.support.viewing import SEED, Ears, JpegReader, Role, Truth, ffprobe, files, frame_times, view_config
 
 MJPEG = {"kind": "mjpeg"}
 

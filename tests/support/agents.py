@@ -36,7 +36,7 @@ class RunningAgent:
         arguments: Sequence[str],
         events: Path | None = None,
         environment: Mapping[str, str] | None = None,
-        command: Sequence[str] = (sys.executable, "-m", "streamer"),
+        command: Sequence[str] = (sys.executable, "-m", "streamer.cli"),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.file = folder, events or folder / "stdout.jsonl"

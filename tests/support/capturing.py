@@ -67,7 +67,7 @@ class Statuses:
 
 
 class CaptureProcess:
-    """`python -m streamer.worker` in the role of capture, as the supervisor starts it; a context manager."""
+    """`python -m streamer.processes.worker` in the role of capture, as the supervisor starts it; a context manager."""
 
     def __init__(self, folder: Path, source: Any) -> None:
         self.runtime = folder

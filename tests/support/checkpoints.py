@@ -11,17 +11,7 @@ import numpy as np
 import pytest
 
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
-from streamer.types import (
-    Answer,
-    Box,
-    Due,
-    Frame,
-    Image,
-    Job,
-    Polygon,
-    Quad,
-    Result,
-)
+from streamer.types import Answer, Box, Due, Frame, Image, Job, Polygon, Quad, Result
 
 IMAGE_SIZE = 96
 IMAGE_TOKENS = 10

@@ -16,14 +16,7 @@ from typing import Any
 
 from pipelines.florence2.pipeline import pipeline as florence2
 from streamer.core.settings import Settings
-from streamer.types import (
-    Answer,
-    Box,
-    Costs,
-    Job,
-    Result,
-    TaskSpec,
-)
+from streamer.types import Answer, Box, Costs, Job, Result, TaskSpec
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,14 +8,7 @@ from typing import Any
 import numpy as np
 
 from streamer.events.schema import ResultEvent, result_event
-from streamer.types import (
-    Answer,
-    Box,
-    Due,
-    Frame,
-    Job,
-    Result,
-)
+from streamer.types import Answer, Box, Due, Frame, Job, Result
 
 
 def frame(stream: str = "gate", seq: int = 0, captured_mono: float = 100.0) -> Frame:

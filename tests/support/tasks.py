@@ -8,12 +8,7 @@ import numpy as np
 
 from streamer.config.calendar import Cron, Hours
 from streamer.inference.schedule import Now
-from streamer.types import (
-    Frame,
-    Priority,
-    When,
-    Zone,
-)
+from streamer.types import Frame, Priority, When, Zone
 
 IMAGE = np.zeros((2, 2, 3), np.uint8)
 

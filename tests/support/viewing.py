@@ -21,14 +21,7 @@ from streamer.bus.result_feed import LiveResults
 from streamer.events.schema import StatusEvent, result_event
 from streamer.inference.tracking import Tracks
 from streamer.toyworld.world import World
-from streamer.types import (
-    Answer,
-    Box,
-    Due,
-    Frame,
-    Job,
-    Result,
-)
+from streamer.types import Answer, Box, Due, Frame, Job, Result
 from streamer.video.outputs.mjpeg import jpeg_endpoint
 from tests.support.agents import until
 from tests.support.capturing import STREAM, Consumer
@@ -49,7 +42,7 @@ def view_config(*outputs: dict[str, Any], source: Any = SOURCE) -> dict[str, Any
 
 
 class Role:
-    """`python -m streamer.worker` in one role, as the supervisor starts it; a context manager."""
+    """`python -m streamer.processes.worker` in one role, as the supervisor starts it; a context manager."""
 
     def __init__(self, runtime: Path, config: dict[str, Any], role: str, name: str = STREAM) -> None:
         self._command = [sys.executable, "-m", "streamer.processes.worker", role, name]

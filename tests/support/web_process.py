@@ -23,12 +23,7 @@ import cv2
 import zmq
 
 from streamer.events.ledger import Ledger
-from streamer.events.schema import (
-    Event,
-    ResultEvent,
-    result_event,
-    status_event,
-)
+from streamer.events.schema import Event, ResultEvent, result_event, status_event
 from streamer.toyworld.world import World
 from streamer.types import Answer, Box
 from streamer.video.outputs.mjpeg import jpeg_endpoint
@@ -49,7 +44,7 @@ CONFIG: dict[str, Any] = {
 
 
 class WebProcess:
-    """`python -m streamer.worker web`, as the supervisor starts it; a context manager."""
+    """`python -m streamer.processes.worker web`, as the supervisor starts it; a context manager."""
 
     def __init__(self, runtime: Path, config: Mapping[str, Any] = CONFIG) -> None:
         self.errors = runtime / "web.log"

@@ -11,14 +11,7 @@ import pytest
 from streamer.cli.demo import iou
 from streamer.toyworld.paint import COLOURS
 from streamer.toyworld.words import HELD_OUT_WORDS, SEEN_WORDS, WORDS
-from streamer.toyworld.world import (
-    HARD,
-    KINDS,
-    NORMAL,
-    SCENE_SECONDS,
-    Scene,
-    World,
-)
+from streamer.toyworld.world import HARD, KINDS, NORMAL, SCENE_SECONDS, Scene, World
 
 SIZE = (640, 480)
 

@@ -5,12 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamer.types import Box
-from streamer.video.box_motion import (
-    FARTHEST,
-    FRESH,
-    GONE,
-    Motion,
-)
+from streamer.video.box_motion import FARTHEST, FRESH, GONE, Motion
 
 
 def box(x: float, track: int | None = 1, label: str = "car") -> Box:

@@ -9,28 +9,9 @@ import numpy as np
 import pytest
 
 from streamer.events.schema import ResultEvent, result_event
-from streamer.types import (
-    Answer,
-    Box,
-    Due,
-    Frame,
-    FrameId,
-    Image,
-    Job,
-    Outcome,
-    Polygon,
-    Quad,
-    Result,
-    Zone,
-)
+from streamer.types import Answer, Box, Due, Frame, FrameId, Image, Job, Outcome, Polygon, Quad, Result, Zone
 from streamer.video.draw import Painter, wrap
-from streamer.video.overlay import (
-    OLD_S,
-    Layer,
-    Outline,
-    Overlay,
-    Overlays,
-)
+from streamer.video.overlay import OLD_S, Layer, Outline, Overlay, Overlays
 
 EPOCH = 1_764_000_000_000
 SIZE = 640, 480

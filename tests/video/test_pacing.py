@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 
 from streamer.types import FrameId
-from streamer.video.pacing import (
-    GAP_S,
-    LOST_S,
-    START_S,
-    Due,
-    Line,
-    Shown,
-)
+from streamer.video.pacing import GAP_S, LOST_S, START_S, Due, Line, Shown
 
 IMAGE = np.zeros((4, 4, 3), np.uint8)
 

@@ -26,12 +26,7 @@ from tests.support import faulty
 from tests.support.agents import RunningAgent, assert_identity, until
 from tests.support.capturing import STREAM
 from tests.support.sample_events import event
-from tests.support.web_process import (
-    CONFIG,
-    Publisher,
-    Scene,
-    WebProcess,
-)
+from tests.support.web_process import CONFIG, Publisher, Scene, WebProcess
 
 TOKEN = "a-token-of-good-length"
 

@@ -14,13 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipelines.florence2.fast.layers import (
-    Linear,
-    Norm,
-    bare,
-    linear,
-    norm,
-)
+from pipelines.florence2.fast.layers import Linear, Norm, bare, linear, norm
 
 
 @dataclass(frozen=True, slots=True)

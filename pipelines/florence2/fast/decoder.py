@@ -9,13 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipelines.florence2.fast.layers import (
-    Linear,
-    Norm,
-    attend,
-    linear,
-    norm,
-)
+from pipelines.florence2.fast.layers import Linear, Norm, attend, linear, norm
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipelines.florence2.fast.layers import (
-    Linear,
-    Norm,
-    linear,
-    norm,
-)
+from pipelines.florence2.fast.layers import Linear, Norm, linear, norm
 
 
 @dataclass(frozen=True, slots=True)

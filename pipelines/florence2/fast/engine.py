@@ -27,13 +27,7 @@ from pipelines.florence2.fast.logits import Chooser, effective
 from pipelines.florence2.fast.memory_budget import fit, forecast, is_shortage
 from pipelines.florence2.fast.speculative import Draft, Drafts, Key
 from pipelines.florence2.preprocess import Preprocessor
-from pipelines.florence2.processor import (
-    Question,
-    Questions,
-    Written,
-    result,
-    trial,
-)
+from pipelines.florence2.processor import Question, Questions, Written, result, trial
 from streamer.core.errors import ConfigError, PipelineError
 from streamer.types import Frame, Job, Result
 

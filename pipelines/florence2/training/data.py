@@ -14,30 +14,11 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerFast
 
 from pipelines.florence2.preprocess import resize
-from pipelines.florence2.training.labels import (
-    LONG,
-    READING,
-    WEIGHTS,
-    Asked,
-    ask,
-    possible,
-)
-from pipelines.florence2.training.model import (
-    ALPHABET,
-    DENSE_COLUMNS,
-    GRID,
-    IMAGE_SIZE,
-)
+from pipelines.florence2.training.labels import LONG, READING, WEIGHTS, Asked, ask, possible
+from pipelines.florence2.training.model import ALPHABET, DENSE_COLUMNS, GRID, IMAGE_SIZE
 from streamer.toyworld.paint import COLOURS
 from streamer.toyworld.words import SEEN_WORDS
-from streamer.toyworld.world import (
-    KINDS,
-    SCENE_SECONDS,
-    Scene,
-    Sign,
-    Thing,
-    World,
-)
+from streamer.toyworld.world import KINDS, SCENE_SECONDS, Scene, Sign, Thing, World
 
 FIRST_TRAINING_SEED = 1_000_000
 """Worlds below this seed are never trained on: they are for cameras, tests and measurements."""

@@ -13,14 +13,7 @@ import numpy as np
 
 from pipelines.florence2.tasks import FLORENCE_TASKS
 from streamer.toyworld.paint import COLOURS, Outline
-from streamer.toyworld.world import (
-    KINDS,
-    SCENE_SECONDS,
-    Scene,
-    Sign,
-    Thing,
-    World,
-)
+from streamer.toyworld.world import KINDS, SCENE_SECONDS, Scene, Sign, Thing, World
 
 WEIGHTS = {
     "object_detection": 3.0,

@@ -10,12 +10,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    Florence2Config,
-    Florence2ForConditionalGeneration,
-    GenerationConfig,
-    PreTrainedTokenizerFast,
-)
+from transformers import Florence2Config, Florence2ForConditionalGeneration, GenerationConfig, PreTrainedTokenizerFast
 
 from pipelines.florence2.training.checkpoint_builder import BINS
 from streamer.toyworld.paint import COLOURS

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
+from streamer.capture.sources._fields import HwAccel
 from streamer.core.errors import ConfigError, SourceLost
 from streamer.core.settings import Settings
-from streamer.sources._fields import HwAccel
 from streamer.types import Pace, Source
 
 

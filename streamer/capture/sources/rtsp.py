@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
+from streamer.capture.sources._fields import Decode, HwAccel
 from streamer.core.redact import Url
 from streamer.core.settings import Settings
-from streamer.sources._fields import Decode, HwAccel
 from streamer.types import Pace, Source
 
 

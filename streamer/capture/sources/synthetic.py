@@ -8,14 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from streamer.capture.sources._fields import Fps, Size, width_and_height
 from streamer.core.settings import Seconds, Settings
-from streamer.sources._fields import Fps, Size, width_and_height
-from streamer.types import (
-    Image,
-    Luma,
-    Pace,
-    Source,
-)
+from streamer.types import Image, Luma, Pace, Source
 
 if TYPE_CHECKING:
     from streamer.toyworld.world import Scene

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import StringConstraints
 
+from streamer.capture.sources._fields import Fps, Size
 from streamer.core.errors import SourceLost
 from streamer.core.settings import Settings
-from streamer.sources._fields import Fps, Size
 from streamer.types import Pace, Source
 
 

@@ -27,15 +27,7 @@ from streamer.events.ledger.schema import (
     transaction,
     words,
 )
-from streamer.events.schema import (
-    Event,
-    Lost,
-    StatusEvent,
-    encode,
-    ledger_event,
-    numbered,
-    sink_event,
-)
+from streamer.events.schema import Event, Lost, StatusEvent, encode, ledger_event, numbered, sink_event
 
 log = logging.getLogger(__name__)
 

@@ -5,12 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from streamer.video.outputs._base import (
-    Coded,
-    H264Settings,
-    OutputContext,
-    Writer,
-)
+from streamer.video.outputs._base import Coded, H264Settings, OutputContext, Writer
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream

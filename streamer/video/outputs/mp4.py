@@ -14,12 +14,7 @@ from pydantic import Field
 
 from streamer.core.errors import ConfigError
 from streamer.core.settings import Seconds
-from streamer.video.outputs._base import (
-    Coded,
-    H264Settings,
-    OutputContext,
-    Writer,
-)
+from streamer.video.outputs._base import Coded, H264Settings, OutputContext, Writer
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream

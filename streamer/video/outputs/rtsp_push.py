@@ -14,12 +14,7 @@ from pydantic import AfterValidator
 from streamer.core.errors import WireError
 from streamer.core.ipc import check_endpoint
 from streamer.core.redact import Url
-from streamer.video.outputs._base import (
-    Coded,
-    H264Settings,
-    OutputContext,
-    Writer,
-)
+from streamer.video.outputs._base import Coded, H264Settings, OutputContext, Writer
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream

@@ -19,14 +19,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from streamer.bus.frame_buffers import BUFFER_PIXELS
-from streamer.capture.sources import (
-    File,
-    Http,
-    Rtsp,
-    SourceField,
-    Synthetic,
-    Webcam,
-)
+from streamer.capture.sources import File, Http, Rtsp, SourceField, Synthetic, Webcam
 from streamer.capture.sources._av import AvPicture, AvSource
 from streamer.core.errors import ConfigError, SourceLost, SourceRefused
 from streamer.toyworld.world import World

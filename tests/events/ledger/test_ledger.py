@@ -18,12 +18,7 @@ from typing import Any, cast
 import apsw
 import pytest
 
-from streamer.events.ledger import (
-    BROKEN,
-    Keep,
-    Ledger,
-    Reader,
-)
+from streamer.events.ledger import BROKEN, Keep, Ledger, Reader
 from streamer.events.schema import decode, encode, numbered
 from tests.support.sample_events import event
 

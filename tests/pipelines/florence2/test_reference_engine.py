@@ -14,24 +14,9 @@ from PIL import Image as Pil
 
 from pipelines.florence2.pipeline import Florence2Settings, pipeline
 from pipelines.florence2.reference_engine import PlainEngine, Row
-from pipelines.florence2.tasks import (
-    FLORENCE_TASKS,
-    SPECS,
-    Quality,
-    location_tokens,
-)
-from streamer.types import (
-    Engine,
-    Job,
-    Pipeline,
-    Result,
-)
-from tests.support.checkpoints import (
-    assert_same,
-    build,
-    job,
-    picture,
-)
+from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS, Quality, location_tokens
+from streamer.types import Engine, Job, Pipeline, Result
+from tests.support.checkpoints import assert_same, build, job, picture
 
 FILLED = {
     "text": {"text"},

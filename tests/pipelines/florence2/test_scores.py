@@ -26,14 +26,7 @@ from pipelines.florence2.uncertainty import FAR, doubts
 from streamer.config import model
 from streamer.core.errors import ConfigError
 from streamer.events.schema import encode, result_event
-from streamer.types import (
-    Due,
-    Engine,
-    Frame,
-    Image,
-    Job,
-    Result,
-)
+from streamer.types import Due, Engine, Frame, Image, Job, Result
 from tests.support.checkpoints import job, shapes
 
 FIRST = 20

@@ -19,25 +19,13 @@ from streamer.config.model import from_mapping, load
 from streamer.core.errors import ConfigError
 from streamer.events.schema import ResultEvent
 from streamer.video.encoder import Encoder
-from streamer.video.outputs import (
-    Coded,
-    Mp4,
-    OutputContext,
-    RtspPush,
-    outputs_by_view,
-)
+from streamer.video.outputs import Coded, Mp4, OutputContext, RtspPush, outputs_by_view
 from streamer.video.outputs.rtsp_push import PacketFeed, PacketReader
 from tests.support import faulty
 from tests.support.agents import RunningAgent, until
 from tests.support.rtsp import RtspReceiver
 from tests.support.sample_events import event
-from tests.support.viewing import (
-    Ears,
-    Role,
-    ffprobe,
-    files,
-    view_config,
-)
+from tests.support.viewing import Ears, Role, ffprobe, files, view_config
 
 START_S = 60.0
 CLOCK = 90_000

@@ -24,21 +24,8 @@ from pipelines.florence2.reference_engine import PlainEngine
 from pipelines.florence2.tasks import SPECS, Quality
 from streamer.core.errors import ConfigError
 from streamer.toyworld.world import World
-from streamer.types import (
-    Answer,
-    Engine,
-    Job,
-    Result,
-)
-from tests.support.checkpoints import (
-    assert_same,
-    build,
-    job,
-    picture,
-    said,
-    scores,
-    shapes,
-)
+from streamer.types import Answer, Engine, Job, Result
+from tests.support.checkpoints import assert_same, build, job, picture, said, scores, shapes
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "as published": {},

@@ -23,13 +23,7 @@ from pipelines.florence2.fast.davit import Vision
 from pipelines.florence2.fast.decoder import Decoder
 from pipelines.florence2.fast.encoder import Encoder
 from pipelines.florence2.fast.logits import Chooser, unsupported
-from pipelines.florence2.fast.speculative import (
-    ENOUGH,
-    KEPT,
-    REST,
-    Draft,
-    Drafts,
-)
+from pipelines.florence2.fast.speculative import ENOUGH, KEPT, REST, Draft, Drafts
 
 PROMPTS = [[0, 5, 6, 7, 2], [0, 9, 2]]
 
