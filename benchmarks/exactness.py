@@ -33,7 +33,7 @@ from pipelines.florence2.processor import Written
 from pipelines.florence2.tasks import BINS, FLORENCE_TASKS, SPECS, Form, Quality
 from pipelines.florence2.training.checkpoint_builder import POST_PROCESSOR
 from streamer.toyworld.world import World
-from streamer.types import Answer, Due, Frame, Image, Job, Point, Polygon, Quad
+from streamer.types import Answer, DueTask, Frame, Image, Job, Point, Polygon, Quad
 
 FIRST_SEED = 800_000
 SIZES = ((640, 480), (1280, 720), (333, 500))
@@ -177,7 +177,7 @@ def jobs(number: int, quality: Quality, cap: int, tasks: Sequence[str] = tuple(S
             given["text"] = TEXTS[number % len(TEXTS)]
         if SPECS[task].takes_region:
             given["region"] = (x0, y0, x1, y1)
-        made.append(Job(Due("toy", task, task, SPECS[task].parameters.model_validate(given), 0.0), frame))
+        made.append(Job(DueTask("toy", task, task, SPECS[task].parameters.model_validate(given), 0.0), frame))
     return made
 
 

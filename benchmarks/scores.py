@@ -23,7 +23,7 @@ from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
 from pipelines.florence2.training.labels import ask
 from streamer.cli.demo import Rect, iou
 from streamer.toyworld.world import HARD, World
-from streamer.types import Box, Due, Engine, Frame, Image, Job
+from streamer.types import Box, DueTask, Engine, Frame, Image, Job
 
 FIRST_SEED = 900_000
 WIDTH, HEIGHT = 640, 480
@@ -91,7 +91,7 @@ def measure(engine: Engine, scenes: int) -> dict[str, Scored]:
     for number in range(scenes):
         image, truth = hard(number)
         frame = Frame("toy", 0, number, 0.0, 0.0, 0.0, image)
-        engine.admit([Job(Due("toy", task, task, SPECS[task].parameters(), 0.0), frame) for task in TASKS])
+        engine.admit([Job(DueTask("toy", task, task, SPECS[task].parameters(), 0.0), frame) for task in TASKS])
         done = 0
         while done < len(TASKS):
             for result in engine.step():

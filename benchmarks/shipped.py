@@ -26,7 +26,7 @@ from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.reference_engine import PlainEngine
 from pipelines.florence2.tasks import SPECS
 from streamer.toyworld.world import World
-from streamer.types import Box, Due, Engine, Frame, Image, Job, Polygon, Quad, Result
+from streamer.types import Box, DueTask, Engine, Frame, Image, Job, Polygon, Quad, Result
 
 FIRST_SEED = 700_000
 SIZE = (480, 360)
@@ -47,7 +47,7 @@ def params(task: str) -> Any:
 
 
 def job(task: str, stream: str, number: int, image: Image) -> Job:
-    return Job(Due(stream, task, task, params(task), 0.0), Frame(stream, 0, number, 0.0, 0.0, 0.0, image))
+    return Job(DueTask(stream, task, task, params(task), 0.0), Frame(stream, 0, number, 0.0, 0.0, 0.0, image))
 
 
 def answer(engine: Engine, jobs: Sequence[Job]) -> list[Result]:

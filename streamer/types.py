@@ -36,7 +36,7 @@ PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
 When = Literal["always", "motion", "change"]
 """A task runs at each of its ticks; once something moved since its last answer; once the picture differs from it."""
 
-Fate = Literal["done", "stale", "unchanged", "error", "stopped"]
+FrameOutcome = Literal["done", "stale", "unchanged", "error", "stopped"]
 """How a consumer settles a frame it pulled: answered, or dropped with this cause."""
 
 
@@ -61,7 +61,7 @@ class Frame:
     pts: float | None
     """Media time in seconds since the epoch's first frame, None where the container gives none."""
     image: Image
-    happened: frozenset[str] = frozenset()
+    triggered: frozenset[str] = frozenset()
     """Names of the tasks that wait for something to happen, and for which it did."""
 
     @property
@@ -79,7 +79,7 @@ class Zone:
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class DueTask:
     """A task of a stream whose time has come; chosen before any pixel is fetched."""
 
     stream: str
@@ -101,7 +101,7 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    due: Due
+    due: DueTask
     frame: Frame
 
 

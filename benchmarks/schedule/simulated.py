@@ -19,7 +19,7 @@ import numpy as np
 
 from streamer.inference.policy import Policy
 from streamer.inference.schedule import Now, Schedule
-from streamer.types import PRIORITIES, Due, Frame, Priority, When
+from streamer.types import PRIORITIES, DueTask, Frame, Priority, When
 
 BATCH = 16
 LOAD = 3.0
@@ -91,7 +91,7 @@ class Simulation:
             self._finish(dues, busy)
             self.scheduling += time.process_time() - started
 
-    def _choose(self) -> list[Due]:
+    def _choose(self) -> list[DueTask]:
         dues = []
         for stream, names in self.policy.choose(BATCH, self.now).items():
             self._number += 1
@@ -100,7 +100,7 @@ class Simulation:
             self.policy.release(stream, self.now)
         return dues
 
-    def _finish(self, dues: Iterable[Due], busy: float) -> None:
+    def _finish(self, dues: Iterable[DueTask], busy: float) -> None:
         for due in dues:
             self.policy.done(due, COSTS[due.task] * self.second)
         self.policy.overload.worked(busy)

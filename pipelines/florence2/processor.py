@@ -16,7 +16,7 @@ from pipelines.florence2.prompts import Prompter, prompt
 from pipelines.florence2.scores import at_least
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
 from streamer.core.errors import PipelineError
-from streamer.types import Answer, Due, Frame, Image, Job, Outcome, Result
+from streamer.types import Answer, DueTask, Frame, Image, Job, Outcome, Result
 
 PIXEL_CAP = 33_177_600
 """Pixels of an 8K picture; a larger frame is refused."""
@@ -90,7 +90,7 @@ class Questions:
 def trial() -> Job:
     """A small job, to see whether a checkpoint works."""
     frame = Frame("", 0, 0, 0.0, 0.0, 0.0, np.full((64, 64, 3), 128, np.uint8))
-    return Job(Due("", "caption", "caption", SPECS["caption"].parameters(max_tokens=4), math.inf), frame)
+    return Job(DueTask("", "caption", "caption", SPECS["caption"].parameters(max_tokens=4), math.inf), frame)
 
 
 def check_frame(image: Image) -> None:

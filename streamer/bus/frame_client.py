@@ -34,7 +34,7 @@ from streamer.bus.frame_protocol import (
 from streamer.core.errors import WireError
 from streamer.core.ipc import check_endpoint
 from streamer.events.schema import FrameCounts
-from streamer.types import Fate, Frame, FrameId, Pace
+from streamer.types import FrameOutcome, Frame, FrameId, Pace
 
 __all__ = ["FrameClient", "NoBuffer", "Reply", "Want", "frames_endpoint"]
 
@@ -175,7 +175,7 @@ class FrameClient:
                 self._ping(link, now)
         return replies
 
-    def settle(self, frame: Frame, fate: Fate) -> None:
+    def settle(self, frame: Frame, fate: FrameOutcome) -> None:
         """Tell capture what became of a fetched frame, once, and give its buffer back.
 
         Raises ValueError for a frame that was not fetched here or was settled already.
@@ -283,5 +283,5 @@ class FrameClient:
             captured_mono=time.monotonic() - described.age,
             pts=described.pts,
             image=self._buffers.view(buffer, described.width, described.height),
-            happened=described.happened,
+            triggered=described.happened,
         )

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 
 from streamer.core.errors import WireError
 from streamer.events.schema import FrameCounts
-from streamer.types import Fate, FrameId, Pace, When
+from streamer.types import FrameOutcome, FrameId, Pace, When
 
 LARGEST = 16384
 """Bytes of a message; who sends more is disconnected by ZeroMQ."""
@@ -106,7 +106,7 @@ class Settle(_Request):
     op: Literal["settle"] = "settle"
     generation: str
     frame: FrameId
-    fate: Fate
+    fate: FrameOutcome
 
 
 class Description(BaseModel):

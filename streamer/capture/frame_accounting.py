@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TypedDict
 
-from streamer.types import Fate, FrameId
+from streamer.types import FrameOutcome, FrameId
 
 WORKER_LOST = "worker_lost"
 
@@ -60,7 +60,7 @@ class FrameCount:
             self._newest = frame
         self._owners[frame] = owner
 
-    def settle(self, frame: FrameId, owner: str, fate: Fate) -> bool:
+    def settle(self, frame: FrameId, owner: str, fate: FrameOutcome) -> bool:
         """What `owner` made of it; False when it is not (or no longer) that owner's to settle."""
         if frame not in self._owners or self._owners[frame] != owner:
             return False

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from streamer.bus.frame_protocol import LONGEST_WAIT_S, Gate, Want
 from streamer.capture.frame_accounting import Counts, FrameCount
 from streamer.capture.motion_gate import Scene
-from streamer.types import Fate, FrameId, Pace, Picture
+from streamer.types import FrameOutcome, FrameId, Pace, Picture
 
 MOST_IN_FLIGHT = 64
 """Frames that a consumer may hold. No honest one has as many buffers."""
@@ -134,7 +134,7 @@ class Shelf(ABC):
     def _taken(self, shot: Shot) -> None:
         """It was given. Called with the lock held."""
 
-    def settle(self, frame: FrameId, owner: str, fate: Fate) -> bool:
+    def settle(self, frame: FrameId, owner: str, fate: FrameOutcome) -> bool:
         """False when the frame is not that owner's."""
         with self._changed:
             settled = self._count.settle(frame, owner, fate)

@@ -14,7 +14,7 @@ from streamer.config.validation import nearest
 from streamer.core.errors import ConfigError
 from streamer.core.settings import parse_seconds
 from streamer.toyworld.world import World
-from streamer.types import Due, Engine, Frame, Job, TaskSpec
+from streamer.types import DueTask, Engine, Frame, Job, TaskSpec
 
 SIZE = (1280, 720)
 _PICTURES = 16
@@ -97,7 +97,7 @@ def _jobs(spec: TaskSpec) -> Iterator[Job]:
     while True:
         # A copy, so that no frame is known from before.
         image = pictures[number % _PICTURES].copy()
-        yield Job(Due(f"camera{number}", task, task, params, math.inf), Frame("", 0, number, 0.0, 0.0, 0.0, image))
+        yield Job(DueTask(f"camera{number}", task, task, params, math.inf), Frame("", 0, number, 0.0, 0.0, 0.0, image))
         number += 1
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from streamer.config.model import Stream
-from streamer.types import Due, Frame, Job, Outcome
+from streamer.types import DueTask, Frame, Job, Outcome
 
 EVERY_S = 30.0
 FIRST_S = 5.0
@@ -44,7 +44,7 @@ class Canary:
         picture.flags.writeable = False
         for name, task in [(name, task) for name, stream in self._streams().items() for task in stream.tasks]:
             frame = Frame(name, NO_EPOCH, 0, time.time(), time.monotonic(), 0.0, picture)
-            job = Job(Due(name, task.name, task.task, task.params, math.inf), frame)
+            job = Job(DueTask(name, task.name, task.task, task.params, math.inf), frame)
             if may(job):
                 return job
         return None

@@ -21,7 +21,7 @@ from streamer.config.model import Stream
 from streamer.events.schema import StatusEvent, task_event
 from streamer.inference.canary import NO_EPOCH
 from streamer.inference.quarantine import Quarantine, Question, Verdict
-from streamer.types import Due, Frame, FrameId, Job, Result
+from streamer.types import DueTask, Frame, FrameId, Job, Result
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ class Docket:
             if task.name == row.name:
                 black = np.broadcast_to(np.uint8(0), (row.height, row.width, 3))
                 frame = Frame(row.stream, row.epoch, row.seq, row.captured_at, row.captured_mono, row.pts, black)
-                due = Due(row.stream, task.name, task.task, task.params, 0.0, task.priority, task.max_age, task.zone)
+                due = DueTask(row.stream, task.name, task.task, task.params, 0.0, task.priority, task.max_age, task.zone)
                 return Job(due, frame)
         return None
 

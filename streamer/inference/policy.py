@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from streamer.inference.overload import Demand, Overload
 from streamer.inference.schedule import Now, Schedule, Ticker
-from streamer.types import PRIORITIES, Due, Job, Priority
+from streamer.types import PRIORITIES, DueTask, Job, Priority
 
 FIRST_COST_S = 0.05
 """Device seconds of a job of a task that was never run."""
@@ -111,7 +111,7 @@ class Policy:
         """Device seconds of a job of that task, as far as it is known."""
         return self._costs.get(task, FIRST_COST_S)
 
-    def done(self, due: Due, seconds: float) -> None:
+    def done(self, due: DueTask, seconds: float) -> None:
         """A job took `seconds` of the device: its share of a batch."""
         known = self._costs.setdefault(due.task, seconds)
         self._costs[due.task] = max((1 - _NEWEST) * known + _NEWEST * seconds, 1e-6)

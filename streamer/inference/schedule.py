@@ -25,7 +25,7 @@ from streamer.inference.triggers import (
     Ticker,
     make_ticker,
 )
-from streamer.types import Due, Frame, FrameId, Pace, Priority
+from streamer.types import DueTask, Frame, FrameId, Pace, Priority
 
 __all__ = ["UNCHANGED_S", "Now", "Schedule", "TaskSettings", "Ticker"]
 
@@ -81,7 +81,7 @@ class Schedule:
         if self._wants_young and newest is not None and (self._last is None or newest > self._last):
             self._passed = newest
 
-    def take(self, frame: Frame, now: Now, names: Collection[str] | None = None) -> list[Due]:
+    def take(self, frame: Frame, now: Now, names: Collection[str] | None = None) -> list[DueTask]:
         """What is due on this frame, newer than any before; moves those tasks on.
 
         `names`: of a live stream only these, the others wait for a later frame. A file has no later one.
@@ -126,9 +126,9 @@ class Schedule:
             ticker.stretch = factors.get(ticker.settings.priority, 1.0)
 
 
-def _due(stream: str, ticker: Ticker, now: Now) -> Due:
+def _due(stream: str, ticker: Ticker, now: Now) -> DueTask:
     task = ticker.settings
-    return Due(
+    return DueTask(
         stream=stream,
         name=ticker.name,
         task=task.task,

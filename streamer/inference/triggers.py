@@ -196,12 +196,12 @@ class Gated(Interval):
         return Gate(task=task.name, when=task.when, area=zone.name if zone else WHOLE, since=self._answered)
 
     def is_due(self, frame: Frame, now: Now) -> bool:
-        return self.is_ready(now) and (self.is_any_due(now) or self.settings.name in frame.happened)
+        return self.is_ready(now) and (self.is_any_due(now) or self.settings.name in frame.triggered)
 
     def advance(self, frame: Frame, now: Now) -> None:
         super().advance(frame, now)
         self._tell_at = now.mono + UNCHANGED_S
-        happened = self._answered is None or self.settings.name in frame.happened
+        happened = self._answered is None or self.settings.name in frame.triggered
         if happened or now.mono >= self._refresh_at:
             self._answered, self._answered_at = frame.id, frame.captured_at
             self._refresh_at = now.mono + self.settings.refresh

@@ -33,7 +33,7 @@ from streamer.inference.step_timeout import Patience
 from streamer.inference.tracking import Tracks
 from streamer.processes.heartbeat import LOADING_S
 from streamer.processes.worker import Worker
-from streamer.types import Engine, Fate, Frame, FrameId, Job, Outcome, Result, Zone
+from streamer.types import Engine, FrameOutcome, Frame, FrameId, Job, Outcome, Result, Zone
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class _Open:
         return replace(result, job=job, answer=in_frame(result.answer, zone, self.frame))
 
     @property
-    def fate(self) -> Fate:
+    def fate(self) -> FrameOutcome:
         for fate in _ALL_ALIKE:
             if self.outcomes <= {fate}:
                 return fate

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from streamer.capture.frame_accounting import FrameCount
-from streamer.types import Fate, FrameId
+from streamer.types import FrameOutcome, FrameId
 from tests.support.agents import assert_identity
 
-FATES: tuple[Fate, ...] = ("done", "stale", "error", "stopped")
+FATES: tuple[FrameOutcome, ...] = ("done", "stale", "error", "stopped")
 
 
 class Books(RuleBasedStateMachine):
@@ -56,7 +56,7 @@ class Books(RuleBasedStateMachine):
         self.fate[frame], self.holder[frame] = "out", self.name
 
     @rule(data=st.data(), fate=st.sampled_from(FATES), mine=st.booleans())
-    def settle(self, data: st.DataObject, fate: Fate, mine: bool) -> None:
+    def settle(self, data: st.DataObject, fate: FrameOutcome, mine: bool) -> None:
         if not self.frames:
             return
         frame = data.draw(st.sampled_from(self.frames))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from streamer.inference.overload import LEAST, MARGIN, Demand, shares
 from streamer.inference.policy import FIRST_COST_S, Policy, most_urgent_first
 from streamer.inference.schedule import Now, Schedule
-from streamer.types import PRIORITIES, Due, Job, Priority
+from streamer.types import PRIORITIES, DueTask, Job, Priority
 from tests.support.tasks import Task, at, frame
 
 START = 100.0
@@ -26,7 +26,7 @@ class Device:
         self.schedules = {name: Schedule(name, tasks, "live", at(START)) for name, tasks in streams.items()}
         self.policy = Policy(self.schedules, at(START))
         self.costs, self.batch, self.mono = costs, batch, START
-        self.ran: list[tuple[float, Due]] = []
+        self.ran: list[tuple[float, DueTask]] = []
         self.told: list[tuple[float, dict[Priority, float]]] = []
         self._seq = 0
 
@@ -131,7 +131,7 @@ def test_a_turn_is_not_over_while_its_stream_is_being_asked_for_a_frame() -> Non
     device = Device(streams, {"caption": 0.2, "ocr": 0.05}, batch=1)
     plan, counts, now = device.policy, Counter[str](), START
     for name, schedule in device.schedules.items():
-        plan.done(Due(name, "x", schedule.tickers[0].settings.task, None, 0.0), device.costs[streams[name][0].task])
+        plan.done(DueTask(name, "x", schedule.tickers[0].settings.task, None, 0.0), device.costs[streams[name][0].task])
     asked: list[str] = []
     for seq in range(2000):
         now += 0.05
@@ -146,7 +146,7 @@ def test_a_turn_is_not_over_while_its_stream_is_being_asked_for_a_frame() -> Non
 
 def test_waiting_jobs_are_admitted_by_priority_and_deadline() -> None:
     jobs = [
-        Job(Due("s", f"{priority}{deadline}", "ocr", None, deadline, priority), frame(0))
+        Job(DueTask("s", f"{priority}{deadline}", "ocr", None, deadline, priority), frame(0))
         for priority in ("low", "high", "normal")
         for deadline in (9.0, 3.0)
     ]

@@ -344,7 +344,7 @@ def test_interval_and_window_against_an_obvious_model(every: int, start: int, wi
 
 
 def happened(seq: int, *names: str) -> Frame:
-    return replace(frame(seq), happened=frozenset(names), captured_at=float(seq))
+    return replace(frame(seq), triggered=frozenset(names), captured_at=float(seq))
 
 
 def test_a_tick_waits_until_something_happens_and_says_once_a_minute_that_nothing_did() -> None:

@@ -10,14 +10,14 @@ import numpy as np
 from streamer.events.schema import ResultEvent, decode, encode, result_event
 from streamer.inference.tracking import Tracks
 from streamer.toyworld.world import SCENE_SECONDS, World
-from streamer.types import Answer, Box, Due, Frame, Job, Outcome, Result
+from streamer.types import Answer, Box, DueTask, Frame, Job, Outcome, Result
 
 PICTURE = np.zeros((480, 640, 3), np.uint8)
 
 
 def result(at: float, boxes: Sequence[Box], name: str = "objects", epoch: int = 1, outcome: Outcome = "ok") -> Result:
     frame = Frame("gate", epoch, round(25 * at), 1000 + at, at, at, PICTURE)
-    return Result(Job(Due("gate", name, "object_detection", None, 0.0), frame), outcome, Answer(boxes=tuple(boxes)))
+    return Result(Job(DueTask("gate", name, "object_detection", None, 0.0), frame), outcome, Answer(boxes=tuple(boxes)))
 
 
 def tracks() -> Tracks:

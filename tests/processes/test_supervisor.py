@@ -17,7 +17,7 @@ import pytest
 from streamer.inference.step_timeout import FIRST_S, LEAST_S, Patience
 from streamer.processes.child import FAILURES_S, HEALTHY_S, MOST_FAILURES, SLOW_DELAY_S, Child, Restarts
 from streamer.processes.heartbeat import Pulse
-from streamer.types import Due, Job
+from streamer.types import DueTask, Job
 from tests.support import faulty
 from tests.support.agents import (
     Event,
@@ -156,7 +156,7 @@ def test_restarts_slow_down_degrade_and_recover() -> None:
 
 def test_a_step_may_take_five_times_its_longest_and_a_new_kind_of_task_minutes() -> None:
     patience = Patience()
-    quick, slow = (Job(Due("a", task, task, None, 0.0), frame(1)) for task in ("quick", "slow"))
+    quick, slow = (Job(DueTask("a", task, task, None, 0.0), frame(1)) for task in ("quick", "slow"))
     assert patience.limit([quick]) == FIRST_S
     patience.took([quick], [], 0.1)
     assert patience.limit([quick]) == FIRST_S

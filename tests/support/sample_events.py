@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from streamer.events.schema import ResultEvent, result_event
-from streamer.types import Answer, Box, Due, Frame, Job, Result
+from streamer.types import Answer, Box, DueTask, Frame, Job, Result
 
 
 def frame(stream: str = "gate", seq: int = 0, captured_mono: float = 100.0) -> Frame:
@@ -17,7 +17,7 @@ def frame(stream: str = "gate", seq: int = 0, captured_mono: float = 100.0) -> F
 
 
 def result(stream: str = "gate", seq: int = 0, name: str = "people", params: Any = None, **changes: Any) -> Result:
-    due = Due(stream, name, "object_detection", params, deadline=0.0)
+    due = DueTask(stream, name, "object_detection", params, deadline=0.0)
     answer = Answer(boxes=(Box(0.1, 0.2, 0.3, 0.6, "person", 0.93),))
     whole = Result(Job(due, frame(stream, seq)), "ok", answer, started_mono=100.0121, inference_s=0.041)
     return replace(whole, **changes)

@@ -21,7 +21,7 @@ from streamer.bus.result_feed import LiveResults
 from streamer.events.schema import StatusEvent, result_event
 from streamer.inference.tracking import Tracks
 from streamer.toyworld.world import World
-from streamer.types import Answer, Box, Due, Frame, Job, Result
+from streamer.types import Answer, Box, DueTask, Frame, Job, Result
 from streamer.video.outputs.mjpeg import jpeg_endpoint
 from tests.support.agents import until
 from tests.support.capturing import STREAM, Consumer
@@ -122,7 +122,7 @@ class Truth(threading.Thread):
                 reply = consumer.fetch(Want(), timeout=60)
                 if (frame := reply.frame) is None:
                     continue
-                due = Due(STREAM, "objects", "object_detection", None, 0.0)
+                due = DueTask(STREAM, "objects", "object_detection", None, 0.0)
                 things = world.scene(frame.pts or 0.0).objects
                 boxes = tuple(Box(*thing.box, thing.kind) for thing in things)
                 answer = Answer(boxes=boxes)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from streamer.events.schema import ResultEvent, result_event
-from streamer.types import Answer, Box, Due, Frame, FrameId, Image, Job, Outcome, Polygon, Quad, Result, Zone
+from streamer.types import Answer, Box, DueTask, Frame, FrameId, Image, Job, Outcome, Polygon, Quad, Result, Zone
 from streamer.video.draw import Painter, wrap
 from streamer.video.overlay import OLD_S, Layer, Outline, Overlay, Overlays
 
@@ -130,7 +130,7 @@ def test_a_lost_camera_is_grey() -> None:
 
 def event(at: float, answer: Answer, name: str = "objects", outcome: Outcome = "ok", epoch: int = EPOCH) -> ResultEvent:
     frame = Frame("gate", epoch, round(25 * at), EPOCH / 1000 + at, at, at, grey())
-    result = Result(Job(Due("gate", name, "object_detection", None, 0.0), frame), outcome, answer)
+    result = Result(Job(DueTask("gate", name, "object_detection", None, 0.0), frame), outcome, answer)
     return result_event("home", result, "tiny", "fast")
 
 

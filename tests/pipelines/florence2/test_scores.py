@@ -26,7 +26,7 @@ from pipelines.florence2.uncertainty import FAR, doubts
 from streamer.config import model
 from streamer.core.errors import ConfigError
 from streamer.events.schema import encode, result_event
-from streamer.types import Due, Engine, Frame, Image, Job, Result
+from streamer.types import DueTask, Engine, Frame, Image, Job, Result
 from tests.support.checkpoints import job, shapes
 
 FIRST = 20
@@ -162,7 +162,7 @@ def shipped() -> Engine:
 
 def ask(engine: Engine, image: Image, number: int, params: Any) -> Result:
     frame = Frame("gate", 1, number, 0.0, 0.0, 0.0, image)
-    engine.admit([Job(Due("gate", "things", "object_detection", params, 0.0), frame)])
+    engine.admit([Job(DueTask("gate", "things", "object_detection", params, 0.0), frame)])
     results: list[Result] = []
     while not results:
         results = engine.step()
