@@ -38,7 +38,7 @@ from pipelines.florence2.fast.engine import DRAFT_TOKENS, FastEngine
 from pipelines.florence2.fast.speculative import Draft
 from pipelines.florence2.image_settings import ImageSettings
 from pipelines.florence2.preprocess import Preprocessor
-from pipelines.florence2.processor import Questions
+from pipelines.florence2.processor import Processor
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
 from pipelines.florence2.training.checkpoint_builder import IMAGE_MEAN, IMAGE_STD, POST_PROCESSOR, build_tokenizer
 from streamer.toyworld.world import World
@@ -138,7 +138,7 @@ class Bench:
         self.checkpoint = base()
         self.processor = processor_of(self.checkpoint)
         self.engine = FastEngine(self.checkpoint, max(cameras, len(tokens)), drafts=False)
-        self.questions = Questions(self.checkpoint)
+        self.questions = Processor(self.checkpoint)
         self.pictures = [World(number).scene(1.0).paint(1920, 1080) for number in range(cameras)]
         self.rows: dict[str, dict[str, Any]] = {}
 
@@ -221,7 +221,7 @@ class Bench:
             job = Job(DueTask("", "", "object_detection", params, 0.0), Frame("", 0, 0, 0.0, 0.0, 0.0, image))
             seen = self.engine.frames([job.frame])[0]
             assert isinstance(seen, torch.Tensor)
-            states.append(self.engine.encoder([seen], [self.questions.ask(job).ids[IMAGE_TOKENS:]]))
+            states.append(self.engine.encoder([seen], [self.questions.encode(job).ids[IMAGE_TOKENS:]]))
         self.engine.frames.clear()
         mask = torch.ones(states[0].shape[:2], dtype=torch.long)
 
@@ -264,7 +264,7 @@ class Bench:
         slots.add(torch.cat(list(states)), [states[0].shape[1]] * rows, [count] * rows, pieces)
         length = start
         while True:
-            looked = slots.look()
+            looked = slots.fill_cross_cache()
             if draft:
                 draft.settle(len(pieces[0]), looked[0].length - length - 1, looked[0].last)
             length = looked[0].length

@@ -29,7 +29,7 @@ from pipelines.florence2.checkpoint import Checkpoint, load
 from pipelines.florence2.checkpoint_files import SHIPPED, open_folder
 from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.parse import parse
-from pipelines.florence2.processor import Written
+from pipelines.florence2.processor import Generation
 from pipelines.florence2.tasks import BINS, FLORENCE_TASKS, SPECS, Form, Quality
 from pipelines.florence2.training.checkpoint_builder import POST_PROCESSOR
 from streamer.toyworld.world import World
@@ -81,13 +81,13 @@ class Sides:
         self._eos: int = checkpoint.tokenizer.eos_token_id
         self._std = torch.tensor(checkpoint.images.std).view(3, 1, 1)
         self._written: dict[int, list[int]] = {}
-        read = self.engine.questions.read
+        read = self.engine.questions.decode
 
-        def record(job: Job, cap: int, written: Written) -> Answer | str:
+        def record(job: Job, cap: int, written: Generation) -> Answer | str:
             self._written[id(job)] = self._cut(written.tokens, cap)
             return read(job, cap, written)
 
-        self.engine.questions.read = record  # type: ignore[method-assign]
+        self.engine.questions.decode = record  # type: ignore[method-assign]
 
     def compare(self, jobs: Sequence[Job], tally: Tally) -> None:
         """Ask both sides the same about one picture."""
@@ -97,7 +97,7 @@ class Sides:
         for job in jobs:
             words = FLORENCE_TASKS[job.due.task].token + self._given(job)
             inputs = self.processor(text=words, images=image[..., ::-1].copy(), return_tensors="pt")
-            tally.equal["ids"] += self.engine.questions.ask(job).ids == inputs["input_ids"][0].tolist()
+            tally.equal["ids"] += self.engine.questions.encode(job).ids == inputs["input_ids"][0].tolist()
             pixels = inputs["pixel_values"][0]
             theirs.append(self._generate(inputs, quality, job.due.params.max_tokens))
         preprocess = self.engine.frames.preprocess

@@ -23,7 +23,7 @@ from benchmarks.report import write
 from pipelines.florence2.checkpoint import load
 from pipelines.florence2.checkpoint_files import open_folder
 from pipelines.florence2.fast.engine import FastEngine
-from pipelines.florence2.reference_engine import PlainEngine
+from pipelines.florence2.reference_engine import ReferenceEngine
 from pipelines.florence2.tasks import SPECS
 from streamer.toyworld.world import World
 from streamer.types import Box, DueTask, Engine, Frame, Image, Job, Polygon, Quad, Result
@@ -81,7 +81,7 @@ def said(result: Result) -> tuple[Any, ...]:
 
 def same(images: int, dtype: str) -> dict[str, Any]:
     """Share of equal answers, and by task how many differ in words or number, and how many in places only."""
-    plain = PlainEngine(load(open_folder(None), "cpu", dtype), 16)
+    plain = ReferenceEngine(load(open_folder(None), "cpu", dtype), 16)
     fast = FastEngine(load(open_folder(None), "cpu", dtype), 16, drafts=False)
     in_words: Counter[str] = Counter()
     in_places: Counter[str] = Counter()

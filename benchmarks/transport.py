@@ -24,9 +24,9 @@ import numpy as np
 import zmq
 
 from benchmarks.report import write
-from streamer.bus.frame_client import FrameClient, Want
+from streamer.bus.frame_client import FrameClient, FrameRequest
 from streamer.capture.frame_server import FrameServer
-from streamer.capture.frame_slot import LiveShelf, Shot
+from streamer.capture.frame_slot import DecodedFrame, LatestFrameSlot
 from streamer.types import FrameId, Image, Luma
 from tests.support.agents import assert_identity
 
@@ -72,12 +72,12 @@ class Painted:
 class Camera:
     """Always has a picture that nobody was given yet."""
 
-    def __init__(self, shelf: LiveShelf) -> None:
-        self._shelf = shelf
-        shelf.admit(1)
+    def __init__(self, slot: LatestFrameSlot) -> None:
+        self._shelf = slot
+        slot.set_epoch(1)
 
     def show(self, number: int) -> None:
-        self._shelf.put(Shot(FrameId(1, number), time.time(), time.monotonic(), None, Painted(self, number)))
+        self._shelf.put(DecodedFrame(FrameId(1, number), time.time(), time.monotonic(), None, Painted(self, number)))
 
 
 def raw_endpoint(runtime: Path) -> str:
@@ -86,7 +86,7 @@ def raw_endpoint(runtime: Path) -> str:
 
 def serve(runtime: Path, ready: Event) -> None:
     """The painting process, for both ways, until it is ended."""
-    shelf = LiveShelf(lambda: None)
+    shelf = LatestFrameSlot(lambda: None)
     server = FrameServer(runtime, STREAM, shelf)
     Camera(shelf).show(0)
     raw: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
@@ -110,7 +110,7 @@ def serve(runtime: Path, ready: Event) -> None:
 def by_shared_memory(client: FrameClient, count: int, ahead: int) -> None:
     (socket,) = client.sockets()
     for _ in range(ahead):
-        client.fetch(STREAM, Want())
+        client.fetch(STREAM, FrameRequest())
     asked, read = ahead, 0
     while read < count:
         if not socket.poll(int(ANSWER_S * 1000)):
@@ -122,7 +122,7 @@ def by_shared_memory(client: FrameClient, count: int, ahead: int) -> None:
             client.settle(reply.frame, "done")
             read += 1
             if asked < count:
-                client.fetch(STREAM, Want())
+                client.fetch(STREAM, FrameRequest())
                 asked += 1
 
 

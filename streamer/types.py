@@ -269,7 +269,7 @@ class Source(Protocol):
         Raises SourceLost (try again) or SourceEnded (it is over).
         """
 
-    def ease(self, every: float) -> bool:
+    def set_interval(self, every: float) -> bool:
         """Nobody wants a picture more often than every so many seconds; 0: all are wanted.
 
         True while it leaves pictures out because of that.

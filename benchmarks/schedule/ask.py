@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.schedule.parts import FPS, START_S, Device, Measured
-from streamer.bus.rpc import Caller, asks_socket
+from streamer.bus.rpc import RpcClient, infer_socket
 
 CAMERAS, BATCH, BATCH_S, EVERY_S = 8, 8, 0.5, 0.25
 WARM_UP_S = 3.0
@@ -63,7 +63,7 @@ class _Asker(threading.Thread):
         self._runtime, self._questions = runtime, questions
 
     def run(self) -> None:
-        chance, infer = random.Random(7), Caller(asks_socket(self._runtime))
+        chance, infer = random.Random(7), RpcClient(infer_socket(self._runtime))
         try:
             for _ in range(self._questions):
                 time.sleep(chance.uniform(0.0, 2 * BATCH_S))

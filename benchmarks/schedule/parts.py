@@ -88,7 +88,7 @@ class Measured:
         while not what():
             if time.monotonic() > until:
                 raise TimeoutError(f"it did not happen; {[status.subject for status in self.statuses]}")
-            self._inference.turn()
+            self._inference.poll_once()
             deliveries = self._server.receive()
             self._server.ack(deliveries)
             for delivery in deliveries:

@@ -95,20 +95,20 @@ class Simulation:
         dues = []
         for stream, names in self.policy.choose(BATCH, self.now).items():
             self._number += 1
-            frame = Frame(stream, 1, self._number, self.now.wall, self.now.mono, None, _IMAGE)
-            dues += self.schedules[stream].take(frame, self.now, names)
+            frame = Frame(stream, 1, self._number, self.now.unix_time, self.now.mono, None, _IMAGE)
+            dues += self.schedules[stream].pop_due(frame, self.now, names)
             self.policy.release(stream, self.now)
         return dues
 
     def _finish(self, dues: Iterable[DueTask], busy: float) -> None:
         for due in dues:
-            self.policy.done(due, COSTS[due.task] * self.second)
-        self.policy.overload.worked(busy)
+            self.policy.record_job(due, COSTS[due.task] * self.second)
+        self.policy.overload.record_busy(busy)
         if self.policy.adapt(self.now):
             self.stretched.append((self.now.mono - START.mono, dict(self.policy.overload.factors)))
 
     def _pass(self, seconds: float) -> None:
-        self.now = Now(self.now.mono + seconds, self.now.wall + seconds)
+        self.now = Now(self.now.mono + seconds, self.now.unix_time + seconds)
 
 
 def misses(simulation: Simulation, priority: Priority) -> float:

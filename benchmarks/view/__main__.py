@@ -38,7 +38,7 @@ from streamer.config.model import from_mapping
 from streamer.processes.view import View
 from streamer.processes.worker import Worker
 from streamer.types import Image
-from streamer.video.pacing import Due
+from streamer.video.pacing import PacedFrame
 from tests.support.viewing import Ears, Role, Truth, ffprobe, view_config
 
 
@@ -49,13 +49,13 @@ class Timed(View):
         super().__init__(worker, name)
         self.spent: dict[str, float] = {"ask": 0.0, "draw": 0.0, "encode and write": 0.0}
         self.pictures = 0
-        write_h264 = self.branches.write
+        write_h264 = self.fan_out.write
 
         def timed_write(image: Image, at: float, rate: float) -> None:
             with self.part("encode and write"):
                 write_h264(image, at, rate)
 
-        self.branches.write = timed_write  # type: ignore[method-assign]
+        self.fan_out.write = timed_write  # type: ignore[method-assign]
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -65,13 +65,13 @@ class Timed(View):
 
     def take(self, reply: Reply) -> None:
         with self.part("ask"):
-            super().take(reply)
+            super().on_reply(reply)
 
     def ask(self) -> None:
         with self.part("ask"):
-            super().ask()
+            super().request_frame()
 
-    def drawn(self, due: Due, now: float) -> Image:
+    def drawn(self, due: PacedFrame, now: float) -> Image:
         self.pictures += 1
         with self.part("draw"):
             return super().drawn(due, now)

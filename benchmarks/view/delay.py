@@ -40,7 +40,7 @@ class Clock(Settings):
 class _ClockCamera:
     note = None
 
-    def ease(self, every: float) -> bool:
+    def set_interval(self, every: float) -> bool:
         """Every picture is shown."""
         return False
 

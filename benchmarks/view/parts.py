@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from streamer.config.model import Agent, from_mapping
+from streamer.config.model import Config, from_mapping
 from streamer.processes.view import View
 from streamer.processes.worker import Worker
 from tests.support.viewing import frame_times
@@ -17,7 +17,7 @@ from tests.support.viewing import frame_times
 SEED, FPS, STREAM, TASK = 1, 25, "toyworld", "objects"
 
 
-def config(*outputs: dict[str, Any], stream: str = STREAM) -> Agent:
+def config(*outputs: dict[str, Any], stream: str = STREAM) -> Config:
     task = {"task": "object_detection", "name": TASK, "every": "1s"}
     return from_mapping(
         {
@@ -29,8 +29,8 @@ def config(*outputs: dict[str, Any], stream: str = STREAM) -> Agent:
     )
 
 
-def worker(agent: Agent, runtime: Path, name: str) -> Worker:
-    return Worker(agent, runtime, runtime, name, os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
+def worker(config: Config, runtime: Path, name: str) -> Worker:
+    return Worker(config, runtime, runtime, name, os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
 
 
 def wait_for(what: Callable[[], bool], seconds: float) -> None:
@@ -44,7 +44,7 @@ def wait_for(what: Callable[[], bool], seconds: float) -> None:
 def turn_until(view: View, what: Callable[[], bool], seconds: float) -> None:
     until = time.monotonic() + seconds
     while not what() and time.monotonic() < until:
-        view.turn()
+        view.poll_once()
 
 
 def rate_and_gap(folder: Path, view: str) -> tuple[float, float]:

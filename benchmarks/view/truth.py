@@ -16,15 +16,15 @@ from typing import Any
 
 from benchmarks.view.parts import FPS, SEED, STREAM, config, rate_and_gap, turn_until, wait_for, worker
 from streamer.cli.demo import GOOD_IOU, match
-from streamer.config.model import Agent
+from streamer.config.model import Config
 from streamer.events.schema import ResultEvent
 from streamer.processes.view import View
 from streamer.processes.worker import Worker
 from streamer.toyworld.world import World
 from streamer.types import Box, FrameId, Image
-from streamer.video.box_motion import Motion
+from streamer.video.box_motion import BoxMotion
 from streamer.video.outputs import SYNC
-from streamer.video.pacing import Due
+from streamer.video.pacing import PacedFrame
 from tests.support.viewing import Ears, Role, Truth, view_config
 
 
@@ -41,7 +41,7 @@ class Drawing:
 class Answers:
     """The same answers, shown in the two simpler ways."""
 
-    motion: Motion = field(default_factory=Motion)
+    motion: BoxMotion = field(default_factory=BoxMotion)
     answers: list[tuple[float, list[Box]]] = field(default_factory=list)
     asked: set[tuple[int, int]] = field(default_factory=set)
 
@@ -67,13 +67,13 @@ class Watched(View):
         self.answers = Answers()
 
     def hear(self, event: ResultEvent) -> None:
-        super().hear(event)
+        super().on_result(event)
         self.answers.add(event)
 
-    def drawn(self, due: Due, now: float) -> Image:
+    def drawn(self, due: PacedFrame, now: float) -> Image:
         image = super().drawn(due, now)
         shown = due.shown
-        if shown is not None and not due.again and shown.pts is not None and self.answers.answers:
+        if shown is not None and not due.is_repeat and shown.pts is not None and self.answers.answers:
             overlay = self.overlays.at(shown.id, shown.pts, now)
             boxes = [box for layer in overlay.layers for box in layer.boxes]
             velocity, held = self.answers.motion.at(shown.pts), self.answers.held(shown.pts)
@@ -94,12 +94,12 @@ def mean(drawings: list[Drawing], which: Callable[[Drawing], list[Box]], least: 
 
 
 @contextlib.contextmanager
-def running(agent: Agent) -> Iterator[Path]:
+def running(config: Config) -> Iterator[Path]:
     """The real program, its runtime folder."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         os.environ |= {"XDG_RUNTIME_DIR": folder, "XDG_STATE_HOME": folder}
         file = Path(folder) / "bench.json"
-        file.write_text(json.dumps(agent.raw))  # JSON is YAML
+        file.write_text(json.dumps(config.raw))  # JSON is YAML
         with subprocess.Popen([sys.executable, "-m", "streamer.cli", "run", str(file)]) as process:
             try:
                 yield Path(folder) / "streamer" / "bench"

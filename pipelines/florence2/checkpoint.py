@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, Florence2Config, Florence2ForConditionalGeneration, GenerationConfig
 from transformers.utils import logging as hf_logging
 
-from pipelines.florence2.checkpoint_files import Folder
+from pipelines.florence2.checkpoint_files import CheckpointFiles
 from pipelines.florence2.image_settings import ImageSettings
 from pipelines.florence2.tasks import BINS
 from streamer.core.errors import ConfigError
@@ -44,7 +44,7 @@ class Checkpoint:
     """Tokens an answer may have."""
 
 
-def load(folder: Folder, device: str, dtype: str) -> Checkpoint:
+def load(folder: CheckpointFiles, device: str, dtype: str) -> Checkpoint:
     """Read `folder` into memory. Raises ConfigError when the checkpoint or the device cannot be used."""
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
@@ -86,7 +86,7 @@ def _dtype(wanted: str, device: torch.device, size: int) -> torch.dtype:
     return torch.float32 if device.type == "cpu" and size < _SMALL else torch.bfloat16
 
 
-def _weights(folder: Folder) -> tuple[int, bool]:
+def _weights(folder: CheckpointFiles) -> tuple[int, bool]:
     """(Number of parameters, whether the output head is the embedding). Fine-tunes exist where it is not."""
     size, found = 0, {}
     for path in folder.weights:
@@ -105,7 +105,7 @@ def _weights(folder: Folder) -> tuple[int, bool]:
     return size, tied
 
 
-def _model(folder: Folder, tied: bool, dtype: torch.dtype, device: torch.device) -> Any:
+def _model(folder: CheckpointFiles, tied: bool, dtype: torch.dtype, device: torch.device) -> Any:
     try:
         config = Florence2Config.from_dict({**folder.config, "tie_word_embeddings": tied})
         loaded: Any = Florence2ForConditionalGeneration.from_pretrained(
@@ -129,7 +129,7 @@ def _model(folder: Folder, tied: bool, dtype: torch.dtype, device: torch.device)
     return model.eval().requires_grad_(False)
 
 
-def _tokenizer(folder: Folder) -> tuple[Any, int]:
+def _tokenizer(folder: CheckpointFiles) -> tuple[Any, int]:
     """The tokenizer, and its id of `<loc_0>`."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
@@ -142,6 +142,6 @@ def _tokenizer(folder: Folder) -> tuple[Any, int]:
     return tokenizer, ids[0]
 
 
-def _generation(folder: Folder, text: Any) -> GenerationConfig:
+def _generation(folder: CheckpointFiles, text: Any) -> GenerationConfig:
     start = {"decoder_start_token_id": text.decoder_start_token_id}
     return GenerationConfig.from_dict({**start, **folder.generation})

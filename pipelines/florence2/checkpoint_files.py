@@ -31,7 +31,7 @@ _GENERATION_KEYS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class CheckpointFiles:
     """A checkpoint on disk whose files are all there."""
 
     name: str
@@ -49,7 +49,7 @@ class Folder:
         return int(self.config["text_config"].get("max_position_embeddings", _POSITIONS))
 
 
-def open_folder(checkpoint: str | None, download: bool = True) -> Folder:
+def open_folder(checkpoint: str | None, download: bool = True) -> CheckpointFiles:
     """The checkpoint of that name: a local folder, else a name on the hub; None is the shipped model.
 
     A hub checkpoint is downloaded once and then read from the cache; without `download` from the cache only. Raises
@@ -103,7 +103,7 @@ def _download(name: str, cached: bool) -> Path:
         raise ConfigError(f"checkpoint {name}: the hub answered {error.response.status_code}, try again") from None
 
 
-def _read(name: str, path: Path) -> Folder:
+def _read(name: str, path: Path) -> CheckpointFiles:
     for needed in ("config.json", "tokenizer.json"):
         if not (path / needed).is_file():
             raise _missing(name, path, needed)
@@ -116,7 +116,7 @@ def _read(name: str, path: Path) -> Folder:
     for content in (processor, tokenizer, images):
         _check_code(name, content)
     rules = processor.get("post_processor_config") or {}
-    return Folder(
+    return CheckpointFiles(
         name=name,
         path=path,
         config=config,

@@ -30,7 +30,7 @@ class Piece(NamedTuple):
     """One mark, or the words between two, with the doubts about its tokens."""
 
     text: str
-    doubts: tuple[float, ...] = ()
+    uncertainty: tuple[float, ...] = ()
 
 
 class _Place(NamedTuple):
@@ -60,14 +60,14 @@ class _Phrase:
 
 
 def _phrases(pieces: Sequence[Piece]) -> Iterator[_Phrase]:
-    pieces = [Piece(_IDLE.sub("", piece.text), piece.doubts) for piece in pieces]
+    pieces = [Piece(_IDLE.sub("", piece.text), piece.uncertainty) for piece in pieces]
     text = "".join(piece.text for piece in pieces)
     ends = list(accumulate(len(piece.text) for piece in pieces))
 
     def doubts(start: int, end: int) -> list[float]:
         """Of the pieces that have a part between two places of the text."""
         touched = pieces[bisect_right(ends, start) : bisect_left(ends, end) + 1]
-        return [doubt for piece in touched if piece.text for doubt in piece.doubts]
+        return [doubt for piece in touched if piece.text for doubt in piece.uncertainty]
 
     phrase, end = _Phrase(""), 0
     for mark in _MARK.finditer(text):
@@ -111,7 +111,7 @@ def _polygons_of(phrase: _Phrase, label: str) -> Iterator[Polygon]:
 def _text(pieces: Sequence[Piece], banned: frozenset[str]) -> Answer:
     kept = [piece for piece in pieces if not _FRAMING.fullmatch(piece.text)]
     text = _FRAMING.sub("", "".join(piece.text for piece in kept)).strip()
-    return Answer(text=text, score=text_score([doubt for piece in kept for doubt in piece.doubts]))
+    return Answer(text=text, score=text_score([doubt for piece in kept for doubt in piece.uncertainty]))
 
 
 def _boxes(pieces: Sequence[Piece], banned: frozenset[str]) -> Answer:

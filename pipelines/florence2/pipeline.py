@@ -20,7 +20,7 @@ from streamer.types import Costs, Engine, TaskSpec
 if TYPE_CHECKING:
     from pipelines.florence2.checkpoint import Checkpoint
     from pipelines.florence2.fast.engine import FastEngine
-    from pipelines.florence2.reference_engine import PlainEngine
+    from pipelines.florence2.reference_engine import ReferenceEngine
 
 log = logging.getLogger(__name__)
 
@@ -95,10 +95,10 @@ def _wants_plain(checkpoint: Checkpoint, settings: Florence2Settings) -> bool:
     return bool(strange)
 
 
-def _plain(checkpoint: Checkpoint, settings: Florence2Settings) -> PlainEngine:
-    from pipelines.florence2.reference_engine import PlainEngine
+def _plain(checkpoint: Checkpoint, settings: Florence2Settings) -> ReferenceEngine:
+    from pipelines.florence2.reference_engine import ReferenceEngine
 
-    return PlainEngine(checkpoint, settings.max_batch)
+    return ReferenceEngine(checkpoint, settings.max_batch)
 
 
 def _fast(checkpoint: Checkpoint, settings: Florence2Settings) -> FastEngine:

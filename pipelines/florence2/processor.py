@@ -20,12 +20,12 @@ from streamer.types import Answer, DueTask, Frame, Image, Job, Outcome, Result
 
 PIXEL_CAP = 33_177_600
 """Pixels of an 8K picture; a larger frame is refused."""
-SMALLEST_SIDE = 8
+MIN_SIDE = 8
 """A frame with a shorter side shows nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class EncodedPrompt:
     """One job's words."""
 
     ids: list[int]
@@ -34,7 +34,7 @@ class Question:
     """Tokens its answer may have."""
 
 
-class Written(NamedTuple):
+class Generation(NamedTuple):
     """What an engine wrote for one question."""
 
     tokens: list[int]
@@ -43,7 +43,7 @@ class Written(NamedTuple):
     """One for each token but the start, as `pipelines.doubt` counts them."""
 
 
-class Questions:
+class Processor:
     """Asks one checkpoint, and reads what it wrote."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -59,13 +59,13 @@ class Questions:
             checkpoint.encoder_limit,
         )
 
-    def ask(self, job: Job) -> Question:
+    def encode(self, job: Job) -> EncodedPrompt:
         """Raises PipelineError when the job cannot be done, whatever else is in the batch."""
         check_frame(job.frame.image)
         params = job.due.params
-        return Question(self._prompter.ids(prompt(job.due.task, params)), min(params.max_tokens, self._longest))
+        return EncodedPrompt(self._prompter.ids(prompt(job.due.task, params)), min(params.max_tokens, self._longest))
 
-    def read(self, job: Job, cap: int, written: Written) -> Answer | str:
+    def decode(self, job: Job, cap: int, written: Generation) -> Answer | str:
         """The answer that was written; or in words what is wrong with it."""
         tokens = written.tokens[1 : cap + 1]
         end = self._tokenizer.eos_token_id
@@ -98,7 +98,7 @@ def check_frame(image: Image) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise PipelineError(f"the frame is not a BGR picture: {image.dtype} of shape {image.shape}")
     height, width, _ = image.shape
-    if min(height, width) < SMALLEST_SIDE:
+    if min(height, width) < MIN_SIDE:
         raise PipelineError(f"the frame is too narrow: {width}x{height}")
     if height * width > PIXEL_CAP:
         raise PipelineError(f"the frame is too large: {width}x{height} is more than {PIXEL_CAP} pixels")

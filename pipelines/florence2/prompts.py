@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.florence2.checkpoint_files import Folder
+from pipelines.florence2.checkpoint_files import CheckpointFiles
 from pipelines.florence2.tasks import FLORENCE_TASKS, Parameters
 from streamer.core.errors import PipelineError
 
@@ -17,7 +17,7 @@ def prompt(task: str, params: Parameters) -> str:
     return FLORENCE_TASKS[task].prompt.format(input=params.prompt_input)
 
 
-def excess(folder: Folder, text: str) -> str | None:
+def excess(folder: CheckpointFiles, text: str) -> str | None:
     """In words, by how much a prompt is too long for the checkpoint in `folder`; None where it fits."""
     room = folder.encoder_limit - folder.images.tokens
     # No token is shorter than a byte: most prompts need not be counted.

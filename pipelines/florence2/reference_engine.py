@@ -14,9 +14,9 @@ from transformers import GenerationConfig, StoppingCriteria
 
 from pipelines.florence2.checkpoint import Checkpoint
 from pipelines.florence2.preprocess import Preprocessor
-from pipelines.florence2.processor import Questions, Written, result, trial
+from pipelines.florence2.processor import Generation, Processor, result, trial
 from pipelines.florence2.tasks import Quality
-from pipelines.florence2.uncertainty import doubts
+from pipelines.florence2.uncertainty import uncertainty
 from streamer.core.errors import ConfigError, PipelineError
 from streamer.types import Answer, Job, Result
 
@@ -44,7 +44,7 @@ class _Caps(StoppingCriteria):
         return self._caps <= input_ids.shape[1] - 1  # type: ignore[return-value]
 
 
-class PlainEngine:
+class ReferenceEngine:
     """Runs what it was given in one batch per quality, over streams and tasks."""
 
     def __init__(self, checkpoint: Checkpoint, max_batch: int) -> None:
@@ -52,7 +52,7 @@ class PlainEngine:
         self._max_batch = max_batch
         self._waiting: list[Job] = []
         self._preprocess = Preprocessor(checkpoint.images)
-        self._questions = Questions(checkpoint)
+        self._questions = Processor(checkpoint)
 
     @property
     def model(self) -> str:
@@ -85,10 +85,10 @@ class PlainEngine:
 
     def prepare(self, job: Job) -> Row:
         """Raises PipelineError when the job cannot be done, whatever else is in the batch."""
-        question = self._questions.ask(job)
+        question = self._questions.encode(job)
         return Row(question.ids, self._preprocess(job.frame.image), question.cap)
 
-    def generate(self, rows: Sequence[Row], quality: Quality) -> list[Written]:
+    def generate(self, rows: Sequence[Row], quality: Quality) -> list[Generation]:
         """Each row's answer as the model gave it, padded at the end."""
         checkpoint = self._checkpoint
         device = checkpoint.model.device
@@ -110,7 +110,7 @@ class PlainEngine:
                 output_scores=True,
             )
             unsure = self._doubts(made)
-        return [Written(*row) for row in zip(made.sequences.tolist(), unsure.tolist(), strict=True)]
+        return [Generation(*row) for row in zip(made.sequences.tolist(), unsure.tolist(), strict=True)]
 
     def _doubts(self, made: Any) -> torch.Tensor:
         """(rows, tokens but the start) of what `generate` gave; with beams, along the one that was taken."""
@@ -120,7 +120,7 @@ class PlainEngine:
         # Behind a row's end there is no beam: any will do.
         place = everywhere if beams is None else beams[:, : tokens.shape[1]].clamp(min=0)
         first = self._checkpoint.first_location
-        found = [doubts(made.scores[n][place[:, n]], tokens[:, n], first) for n in range(tokens.shape[1])]
+        found = [uncertainty(made.scores[n][place[:, n]], tokens[:, n], first) for n in range(tokens.shape[1])]
         return torch.stack(found, 1)
 
     def _decoding(self, quality: Quality, cap: int) -> GenerationConfig:
@@ -143,13 +143,13 @@ class PlainEngine:
                 answers[place] = str(error)
         for place, written in zip(rows, self._written(list(rows.values()), quality), strict=True):
             if not isinstance(written, str):
-                answers[place] = self._questions.read(jobs[place], rows[place].cap, written)
+                answers[place] = self._questions.decode(jobs[place], rows[place].cap, written)
             else:
                 answers[place] = written
         took = time.monotonic() - started
         return [result(job, answers[place], started, took, len(jobs)) for place, job in enumerate(jobs)]
 
-    def _written(self, rows: Sequence[Row], quality: Quality) -> list[Written | str]:
+    def _written(self, rows: Sequence[Row], quality: Quality) -> list[Generation | str]:
         """Answers, or in words what went wrong, for each row. When a batch fails, each of its rows is tried alone."""
         if not rows:
             return []

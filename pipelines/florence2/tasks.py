@@ -16,7 +16,7 @@ from streamer.types import Region, ResultKind, TaskSpec
 BINS = 1000
 """Location tokens per axis; `<loc_i>` is the i-th thousandth of the width or height."""
 
-MOST_TOKENS = 4096
+MAX_TOKENS = 4096
 """What the largest checkpoint can answer."""
 
 Form = Literal["text", "boxes", "regions", "phrases", "polygons", "boxes_or_polygons", "quads"]
@@ -255,7 +255,7 @@ _LEAST = Field(default=None, ge=0, le=1, description="Leave out what scores less
 def _parameters(row: Task) -> type[Parameters]:
     """The row's keys, with the row's own name in its errors and its own default cap."""
     cap = Field(
-        default=row.max_tokens, ge=1, le=MOST_TOKENS, description=Parameters.model_fields["max_tokens"].description
+        default=row.max_tokens, ge=1, le=MAX_TOKENS, description=Parameters.model_fields["max_tokens"].description
     )
     fields: dict[str, Any] = {"max_tokens": (int, cap)}
     # A text is one thing: there is nothing in it to leave out.

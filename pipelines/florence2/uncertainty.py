@@ -11,7 +11,7 @@ FAR = 100
 """Bins; a location that far off is as wrong as one anywhere else."""
 
 
-def doubts(scores: Tensor, tokens: Tensor, first: int) -> Tensor:
+def uncertainty(scores: Tensor, tokens: Tensor, first: int) -> Tensor:
     """Of a word's token: -log of its probability. Of a location: how many bins off it is expected to be, at most FAR.
 
     `scores` (..., vocabulary) are logits or log-probabilities; `tokens` (...) were chosen from them; `first` is the id

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 RESEND_S = 1.0
-MOST_STATUSES = 1000
+MAX_STATUSES = 1000
 """That are kept while emit takes nothing, as with a full disk for days; beyond, the oldest are thrown away."""
 MAX_MESSAGE = 8 << 20
 """Bytes of the largest part of a message; whoever sends more is cut off."""
@@ -43,7 +43,7 @@ def events_endpoint(runtime: Path) -> str:
 
 
 @dataclass(slots=True)
-class _Kept:
+class _Unacked:
     body: bytes
     captured_mono: float | None
     sent_mono: float | None = None
@@ -58,10 +58,10 @@ class EventClient:
 
     def __init__(self, runtime: Path, name: str, window: int = 256) -> None:
         self._window = window
-        self._kept: dict[str, _Kept] = {}  # in the order they were made
+        self._unacked: dict[str, _Unacked] = {}  # in the order they were made
         self.refused = 0
         """Events that emit could not read and nobody will see."""
-        self.forgotten = 0
+        self.dropped_statuses = 0
         """Statuses that were thrown away, because there were too many."""
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         """To poll for reading; then call `receive`."""
@@ -85,12 +85,12 @@ class EventClient:
 
     @property
     def unacked(self) -> int:
-        return len(self._kept)
+        return len(self._unacked)
 
     @property
-    def full(self) -> bool:
+    def window_full(self) -> bool:
         """The window is used up: make no new results until some are acked."""
-        return len(self._kept) >= self._window
+        return len(self._unacked) >= self._window
 
     def send(self, event: Event, captured_mono: float | None) -> None:
         """Keep the event until it is acked and send it when there is room.
@@ -99,7 +99,7 @@ class EventClient:
         """
         if isinstance(event, StatusEvent):
             self._make_room()
-        self._kept[event.id] = _Kept(encode(event), None if captured_mono is None else float(captured_mono))
+        self._unacked[event.id] = _Unacked(encode(event), None if captured_mono is None else float(captured_mono))
         self.resend()
 
     def receive(self) -> list[str]:
@@ -116,11 +116,11 @@ class EventClient:
         """Send again what is unacked for over a second, and for the first time what stood in line. Call every tick."""
         if not self.socket.poll(0, zmq.POLLOUT):
             # Emit is away. All of it goes again, in its order, before anything newer.
-            for kept in self._kept.values():
+            for kept in self._unacked.values():
                 kept.sent_mono = None
             return
         now = time.monotonic()
-        for number, (event_id, kept) in enumerate(self._kept.items()):
+        for number, (event_id, kept) in enumerate(self._unacked.items()):
             if number >= self._window:
                 break
             if kept.sent_mono is not None and now - kept.sent_mono < RESEND_S:
@@ -132,23 +132,23 @@ class EventClient:
     def flush(self, timeout: float) -> bool:
         """Wait at most `timeout` seconds until everything is acked; False when it was not."""
         deadline = time.monotonic() + timeout
-        while self._kept and (left := deadline - time.monotonic()) > 0:
+        while self._unacked and (left := deadline - time.monotonic()) > 0:
             self.resend()
             self.socket.poll(int(min(left, 0.1) * 1000) + 1)
             self.receive()
-        return not self._kept
+        return not self._unacked
 
     def _make_room(self) -> None:
-        if len(self._kept) < MOST_STATUSES:
+        if len(self._unacked) < MAX_STATUSES:
             return
-        oldest = next((key for key, kept in self._kept.items() if kept.captured_mono is None), None)
+        oldest = next((key for key, kept in self._unacked.items() if kept.captured_mono is None), None)
         if oldest is not None:
-            del self._kept[oldest]
-            self.forgotten += 1
-            if self.forgotten.bit_count() == 1:
-                log.error("events are not accepted: %d statuses were thrown away", self.forgotten)
+            del self._unacked[oldest]
+            self.dropped_statuses += 1
+            if self.dropped_statuses.bit_count() == 1:
+                log.error("events are not accepted: %d statuses were thrown away", self.dropped_statuses)
 
-    def _put(self, event_id: str, kept: _Kept) -> bool:
+    def _put(self, event_id: str, kept: _Unacked) -> bool:
         header = {"v": VERSION, "id": event_id, "captured_mono": kept.captured_mono}
         try:
             self.socket.send_multipart([json.dumps(header).encode(), kept.body], zmq.NOBLOCK)
@@ -163,10 +163,10 @@ class EventClient:
             log.warning("dropped an answer of emit: %s", error)
             return []
         for event_id in answer["refused"]:
-            if self._kept.pop(event_id, None):
+            if self._unacked.pop(event_id, None):
                 self.refused += 1
                 log.error("emit cannot read event %s", event_id)
-        return [event_id for event_id in answer["acked"] if self._kept.pop(event_id, None)]
+        return [event_id for event_id in answer["acked"] if self._unacked.pop(event_id, None)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ class EventServer:
     """Emit's end. Not thread-safe; a context manager."""
 
     def __init__(self, runtime: Path) -> None:
-        self.garbage = 0
+        self.invalid_messages = 0
         """Messages that were no events; counted and dropped."""
         self._context = zmq.Context()  # its own, so that `close` can wait for the last acks to leave
         self.socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
@@ -231,9 +231,9 @@ class EventServer:
                 raise WireError("header and event differ in their id")
             return Delivery(peer, event, captured_mono)
         except WireError as error:
-            self.garbage += 1
-            if self.garbage.bit_count() == 1:  # the 1st, 2nd, 4th, 8th …: a flood of garbage is no flood of logs
-                log.warning("dropped message %d that was no event, from %r: %s", self.garbage, peer, error)
+            self.invalid_messages += 1
+            if self.invalid_messages.bit_count() == 1:  # log the 1st, 2nd, 4th, 8th … only
+                log.warning("dropped message %d that was no event, from %r: %s", self.invalid_messages, peer, error)
             if event_id is not None:
                 self._answer(peer, refused=[event_id])
             return None

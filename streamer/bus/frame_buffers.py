@@ -24,7 +24,7 @@ BUFFER_PIXELS = 33_177_600
 BUFFER_BYTES = 3 * BUFFER_PIXELS
 
 _NAME = re.compile(r"[a-z]+-(\d{1,10})-[0-9a-f]{8}-\d{1,4}\.buf")
-_MOST_MAPPED = 64
+_MAX_MAPPED = 64
 
 
 def buffers_directory(runtime: Path) -> Path:
@@ -140,7 +140,7 @@ class MappedBuffers:
             except OSError as error:
                 raise WireError(f"no such buffer: {error.strerror}") from None
         self._mapped.move_to_end(name)
-        while len(self._mapped) > _MOST_MAPPED:
+        while len(self._mapped) > _MAX_MAPPED:
             self._mapped.popitem(last=False)[1].close()
         return self._mapped[name].view(width, height)
 

@@ -20,27 +20,27 @@ import zmq
 
 from streamer.bus.frame_buffers import NoBuffer, OwnBuffers
 from streamer.bus.frame_protocol import (
-    LONGEST_WAIT_S,
-    Answer,
-    Description,
+    MAX_WAIT_S,
     Fetch,
+    FrameDescriptor,
+    FrameRequest,
+    FrameResponse,
     Ping,
     Settle,
     Wait,
-    Want,
-    decode_answer,
+    decode_response,
     encode,
 )
 from streamer.core.errors import WireError
 from streamer.core.ipc import check_endpoint
 from streamer.events.schema import FrameCounts
-from streamer.types import FrameOutcome, Frame, FrameId, Pace
+from streamer.types import Frame, FrameId, FrameOutcome, Pace
 
-__all__ = ["FrameClient", "NoBuffer", "Reply", "Want", "frames_endpoint"]
+__all__ = ["FrameClient", "FrameRequest", "NoBuffer", "Reply", "frames_endpoint"]
 
 _OVERDUE_S = 0.5
 _FAREWELL_S = 0.5
-_LONGEST_PING_GAP_S = 30.0
+_MAX_PING_GAP_S = 30.0
 
 
 def frames_endpoint(runtime: Path, stream: str) -> str:
@@ -77,7 +77,7 @@ class Reply:
 
 
 @dataclass(slots=True)
-class _Asked:
+class _PendingRequest:
     buffer: str | None
     overdue: float
     generation: str | None
@@ -87,7 +87,7 @@ class _Asked:
 class _Link:
     stream: str
     socket: zmq.Socket[bytes]
-    asked: dict[int, _Asked] = field(default_factory=dict)
+    pending: dict[int, _PendingRequest] = field(default_factory=dict)
     generation: str | None = None
     pace: Pace | None = None
     ping_at: float = 0.0
@@ -106,7 +106,7 @@ class FrameClient:
     def __init__(self, runtime: Path, role: str, buffers: int) -> None:
         """`role`: letters only; "infer" is the one whose frames are counted. `buffers`: frames it can hold at once."""
         self.owner = f"{role}-{os.getpid()}-{secrets.token_hex(4)}"
-        self.garbage = 0
+        self.invalid_messages = 0
         """Messages that were no answers; counted and dropped."""
         self._runtime = runtime
         self._buffers = OwnBuffers(runtime, self.owner, buffers)
@@ -146,19 +146,19 @@ class FrameClient:
         self._links[stream] = link = _Link(stream, socket)
         self._ping(link, time.monotonic())  # also tells capture that an earlier owner is dead
 
-    def fetch(self, stream: str, want: Want) -> int:
+    def fetch(self, stream: str, want: FrameRequest) -> int:
         """Ask for a wanted frame, answered at once; gives the request's id. Raises NoBuffer when none is free."""
         buffer = self._buffers.take()
-        message = Fetch(id=self._next_id(), owner=self.owner, want=want, buffer=buffer)
+        message = Fetch(id=self._next_id(), owner=self.owner, request=want, buffer=buffer)
         return self._ask(self._links[stream], message, 0.0, buffer)
 
-    def wait(self, stream: str, want: Want, timeout: float) -> int:
+    def wait(self, stream: str, want: FrameRequest, timeout: float) -> int:
         """Ask to be told when there is a wanted frame, or after `timeout` seconds that there is none.
 
         A stream's newer `wait` or `fetch` takes its place: it is answered `not ready` then.
         """
-        timeout = min(timeout, LONGEST_WAIT_S)
-        message = Wait(id=self._next_id(), owner=self.owner, want=want, timeout=timeout)
+        timeout = min(timeout, MAX_WAIT_S)
+        message = Wait(id=self._next_id(), owner=self.owner, request=want, timeout=timeout)
         return self._ask(self._links[stream], message, timeout, None)
 
     def ping(self, stream: str) -> int:
@@ -171,7 +171,7 @@ class FrameClient:
         replies = [reply for link in self._links.values() for reply in self._read(link)]
         now = time.monotonic()
         for link in self._links.values():
-            if now >= link.ping_at and any(now >= asked.overdue for asked in link.asked.values()):
+            if now >= link.ping_at and any(now >= asked.overdue for asked in link.pending.values()):
                 self._ping(link, now)
         return replies
 
@@ -186,7 +186,7 @@ class FrameClient:
         self._buffers.give_back(held.buffer)
         self._send(
             self._links[frame.stream],
-            Settle(id=self._next_id(), owner=self.owner, generation=held.generation, frame=frame.id, fate=fate),
+            Settle(id=self._next_id(), owner=self.owner, generation=held.generation, frame=frame.id, outcome=fate),
         )
 
     def _await_pong(self, link: _Link, until: float) -> None:
@@ -195,7 +195,7 @@ class FrameClient:
         asked = self._last_id
         while link.socket.poll(max(0, int((until - time.monotonic()) * 1000))):
             try:
-                answer = decode_answer(b"".join(link.socket.recv_multipart()))
+                answer = decode_response(b"".join(link.socket.recv_multipart()))
             except WireError:
                 continue
             if answer.pong and answer.id == asked:
@@ -207,14 +207,14 @@ class FrameClient:
 
     def _ask(self, link: _Link, message: Fetch | Wait | Ping, timeout: float, buffer: str | None) -> int:
         overdue = time.monotonic() + timeout + _OVERDUE_S
-        link.asked[message.id] = _Asked(buffer, overdue, link.generation)
+        link.pending[message.id] = _PendingRequest(buffer, overdue, link.generation)
         self._send(link, message)
         return message.id
 
     def _ping(self, link: _Link, now: float) -> None:
         self._send(link, Ping(id=self._next_id(), owner=self.owner))
         link.ping_at = now + link.ping_gap
-        link.ping_gap = min(2 * link.ping_gap, _LONGEST_PING_GAP_S)
+        link.ping_gap = min(2 * link.ping_gap, _MAX_PING_GAP_S)
 
     def _send(self, link: _Link, message: Fetch | Wait | Settle | Ping) -> None:
         # A thousand messages wait for a capture that is away: a later ping will find this one lost.
@@ -228,31 +228,31 @@ class FrameClient:
             except zmq.Again:
                 return
             try:
-                answer = decode_answer(b"".join(parts))
+                answer = decode_response(b"".join(parts))
             except WireError:
-                self.garbage += 1
+                self.invalid_messages += 1
                 continue
             link.pace = answer.pace
             link.generation = answer.generation
             if answer.pong:
                 link.ping_gap = _OVERDUE_S
                 yield from self._lost(link, answer)
-            if answer.id in link.asked:
+            if answer.id in link.pending:
                 yield self._reply(link, answer)
 
-    def _lost(self, link: _Link, pong: Answer) -> Iterator[Reply]:
+    def _lost(self, link: _Link, pong: FrameResponse) -> Iterator[Reply]:
         """What was asked before the ping, of a capture process that died without an answer."""
         now = time.monotonic()
-        for request, asked in list(link.asked.items()):
+        for request, asked in list(link.pending.items()):
             elsewhere = asked.generation is not None and asked.generation != pong.generation
             if request < pong.id and (asked.buffer is not None or elsewhere or now >= asked.overdue):
-                del link.asked[request]
+                del link.pending[request]
                 if asked.buffer is not None:
                     self._buffers.give_back(asked.buffer)
                 yield Reply(link.stream, request, None, ready=False, ended=False, pace=link.pace)
 
-    def _reply(self, link: _Link, answer: Answer) -> Reply:
-        asked = link.asked.pop(answer.id)
+    def _reply(self, link: _Link, answer: FrameResponse) -> Reply:
+        asked = link.pending.pop(answer.id)
         frame = None
         if asked.buffer is not None and answer.frame is not None:
             frame = self._hold(link, asked.buffer, answer.generation, answer.frame)
@@ -273,7 +273,7 @@ class FrameClient:
             counts=answer.counts,
         )
 
-    def _hold(self, link: _Link, buffer: str, generation: str, described: Description) -> Frame:
+    def _hold(self, link: _Link, buffer: str, generation: str, described: FrameDescriptor) -> Frame:
         self._held[link.stream, described.id] = _Held(buffer, generation)
         return Frame(
             stream=link.stream,
@@ -283,5 +283,5 @@ class FrameClient:
             captured_mono=time.monotonic() - described.age,
             pts=described.pts,
             image=self._buffers.view(buffer, described.width, described.height),
-            triggered=described.happened,
+            triggered=described.triggered,
         )

@@ -8,11 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 
 from streamer.core.errors import WireError
 from streamer.events.schema import FrameCounts
-from streamer.types import FrameOutcome, FrameId, Pace, When
+from streamer.types import FrameId, FrameOutcome, Pace, When
 
-LARGEST = 16384
+MAX_MESSAGE_BYTES = 16384
 """Bytes of a message; who sends more is disconnected by ZeroMQ."""
-LONGEST_WAIT_S = 3600.0
+MAX_WAIT_S = 3600.0
 
 Number = Annotated[int, Field(ge=0, lt=1 << 53)]
 Owner = Annotated[str, StringConstraints(pattern=r"^[a-z]+-\d{1,10}-[0-9a-f]{8}$", max_length=64)]
@@ -31,7 +31,7 @@ class _Request(_Message):
     owner: Owner
 
 
-class Gate(BaseModel):
+class MotionGate(BaseModel):
     """A task that waits for something to happen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -45,7 +45,7 @@ class Gate(BaseModel):
     """The frame that its last answer was about; None: it has none, and anything has happened since."""
 
 
-class Want(BaseModel):
+class FrameRequest(BaseModel):
     """Which frames: newer than `after` and, where one of the others is given, one of them reached.
 
     Media times and numbers start again with every connection, so a frame of a later epoch than `after` is wanted
@@ -57,25 +57,25 @@ class Want(BaseModel):
     after: FrameId | None = None
     at_pts: float | None = None
     at_seq: int | None = None
-    every: Annotated[float, Field(ge=0, le=LONGEST_WAIT_S)] = 0.0
+    interval: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] = 0.0
     """Seconds that who asks lets pass from frame to frame; 0: any frame may be wanted. Decides what is decoded."""
     max_age: Annotated[float, Field(gt=0)] | None = None
     """Seconds; an older frame is not wanted: of a slow camera the next one is."""
-    gates: tuple[Gate, ...] = ()
+    motion_gates: tuple[MotionGate, ...] = ()
     """The answer names those for which something has happened."""
-    happened: bool = False
+    on_trigger: bool = False
     """Reached as well once something has happened for one of the gates; without `at_…`: not before."""
 
     def matches(self, frame: FrameId, pts: float | None, happened: bool = False) -> bool:
         """A frame without media time matches any `at_pts`: too much work rather than none."""
         if self.after is not None and frame <= self.after:
             return False
-        if self.at_pts is None and self.at_seq is None and not self.happened:
+        if self.at_pts is None and self.at_seq is None and not self.on_trigger:
             return True
         if self.after is not None and frame.epoch > self.after.epoch:
             return True
         reached = self.at_pts is not None and (pts is None or pts >= self.at_pts - 1e-6)
-        return reached or (self.happened and happened) or (self.at_seq is not None and frame.seq >= self.at_seq)
+        return reached or (self.on_trigger and happened) or (self.at_seq is not None and frame.seq >= self.at_seq)
 
 
 class Ping(_Request):
@@ -88,7 +88,7 @@ class Fetch(_Request):
     """Write the wanted frame into this buffer, or say now that there is none."""
 
     op: Literal["fetch"] = "fetch"
-    want: Want
+    request: FrameRequest
     buffer: BufferName
 
 
@@ -96,8 +96,8 @@ class Wait(_Request):
     """Say when there is a wanted frame, but not later than after `timeout` seconds."""
 
     op: Literal["wait"] = "wait"
-    want: Want
-    timeout: Annotated[float, Field(ge=0, le=LONGEST_WAIT_S)]
+    request: FrameRequest
+    timeout: Annotated[float, Field(ge=0, le=MAX_WAIT_S)]
 
 
 class Settle(_Request):
@@ -106,10 +106,10 @@ class Settle(_Request):
     op: Literal["settle"] = "settle"
     generation: str
     frame: FrameId
-    fate: FrameOutcome
+    outcome: FrameOutcome
 
 
-class Description(BaseModel):
+class FrameDescriptor(BaseModel):
     """A frame that was written into the buffer named in the request."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -121,11 +121,11 @@ class Description(BaseModel):
     """Seconds since it was captured, when this was sent."""
     width: Annotated[int, Field(gt=0)]
     height: Annotated[int, Field(gt=0)]
-    happened: frozenset[str] = frozenset()
+    triggered: frozenset[str] = frozenset()
     """The tasks of the request's gates for which something has happened."""
 
 
-class Answer(_Message):
+class FrameResponse(_Message):
     """To any request but Settle."""
 
     generation: str
@@ -141,19 +141,19 @@ class Answer(_Message):
     newest_pts: float | None
     newest_age: float | None
     """Seconds since the newest frame was captured, when this was sent."""
-    frame: Description | None = None
+    frame: FrameDescriptor | None = None
 
 
-Request = Ping | Fetch | Wait | Settle
+ClientMessage = Ping | Fetch | Wait | Settle
 
-_requests: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="op")])
+_requests: TypeAdapter[ClientMessage] = TypeAdapter(Annotated[ClientMessage, Field(discriminator="op")])
 
 
 def encode(message: _Message) -> bytes:
     return message.model_dump_json().encode()
 
 
-def decode_request(data: bytes) -> Request:
+def decode_message(data: bytes) -> ClientMessage:
     """Raises WireError."""
     try:
         return _requests.validate_json(data)
@@ -161,10 +161,10 @@ def decode_request(data: bytes) -> Request:
         raise WireError(_first(error)) from None
 
 
-def decode_answer(data: bytes) -> Answer:
+def decode_response(data: bytes) -> FrameResponse:
     """Raises WireError."""
     try:
-        return Answer.model_validate_json(data)
+        return FrameResponse.model_validate_json(data)
     except ValidationError as error:
         raise WireError(_first(error)) from None
 

@@ -15,7 +15,7 @@ from streamer.core.errors import WireError
 from streamer.core.ipc import check_endpoint
 from streamer.events.schema import ResultEvent, decode, encode
 
-LARGEST = 8 << 20
+MAX_MESSAGE_BYTES = 8 << 20
 """Bytes of one result."""
 
 
@@ -23,7 +23,7 @@ def results_endpoint(runtime: Path) -> str:
     return check_endpoint(f"ipc://{runtime}/results.sock")
 
 
-class LiveResults:
+class ResultPublisher:
     """The inference process's side."""
 
     def __init__(self, runtime: Path) -> None:
@@ -41,17 +41,17 @@ class LiveResults:
         self._socket.close()
 
 
-class ResultsOf:
+class ResultSubscriber:
     """The results of one stream, also over deaths of the inference process."""
 
     def __init__(self, runtime: Path, stream: str) -> None:
-        self.garbage = 0
+        self.invalid_messages = 0
         """Messages that were no results; counted and dropped."""
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
         """To poll for reading; then call `receive`."""
         self.socket.set(zmq.LINGER, 0)
         self.socket.set(zmq.RCVHWM, 256)
-        self.socket.set(zmq.MAXMSGSIZE, LARGEST)
+        self.socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         self.socket.set(zmq.SUBSCRIBE, f"{stream}/".encode())
         self.socket.connect(results_endpoint(runtime))
 
@@ -65,7 +65,7 @@ class ResultsOf:
             try:
                 event = decode(parts[-1])
             except WireError:
-                self.garbage += 1
+                self.invalid_messages += 1
                 continue
             if isinstance(event, ResultEvent):
                 yield event

@@ -16,13 +16,13 @@ import zmq
 from streamer.core.errors import WireError
 from streamer.core.ipc import check_endpoint
 
-LARGEST = 1 << 20
+MAX_MESSAGE_BYTES = 1 << 20
 """Bytes of a message."""
 
 Message = dict[str, Any]
 
 
-class Asked(NamedTuple):
+class Request(NamedTuple):
     """A message and who waits for its answer."""
 
     peer: bytes
@@ -34,47 +34,47 @@ def control_socket(runtime: Path) -> Path:
     return runtime / "control.sock"
 
 
-def asks_socket(runtime: Path) -> Path:
+def infer_socket(runtime: Path) -> Path:
     """Where the inference process listens."""
     return runtime / "asks.sock"
 
 
-class Desk:
+class RpcServer:
     """Who is asked. Not thread-safe."""
 
     def __init__(self, path: Path) -> None:
-        self.garbage = 0
+        self.invalid_messages = 0
         """Messages that were none; counted and dropped."""
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         """To poll for reading; then call `receive`."""
         self.socket.set(zmq.LINGER, 500)
-        self.socket.set(zmq.MAXMSGSIZE, LARGEST)
+        self.socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         self.socket.bind(check_endpoint(f"ipc://{path}"))
         path.chmod(0o600)
 
     def close(self) -> None:
         self.socket.close()
 
-    def receive(self) -> list[Asked]:
+    def receive(self) -> list[Request]:
         """Everything that has arrived, never blocking."""
         found = []
         with contextlib.suppress(zmq.Again):
             while True:
                 peer, *parts = self.socket.recv_multipart(zmq.NOBLOCK)
                 try:
-                    found.append(Asked(peer, _decode(b"".join(parts))))
+                    found.append(Request(peer, _decode(b"".join(parts))))
                 except WireError:
-                    self.garbage += 1
+                    self.invalid_messages += 1
         return found
 
-    def answer(self, asked: Asked, **answer: Any) -> None:
+    def reply(self, asked: Request, **answer: Any) -> None:
         """Who does not listen any more is nobody to tell."""
         with contextlib.suppress(zmq.Again):
             body = json.dumps({**answer, "id": asked.message["id"]}).encode()
             self.socket.send_multipart([asked.peer, body], zmq.NOBLOCK)
 
 
-class Caller:
+class RpcClient:
     """Who asks. Not thread-safe."""
 
     def __init__(self, path: Path) -> None:

@@ -10,15 +10,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from streamer.bus.frame_buffers import BUFFER_PIXELS
-from streamer.capture.frame_slot import Shelf, Shot
-from streamer.capture.motion_gate import EVERY_S, Watch
-from streamer.core.backoff import Rhythm
+from streamer.capture.frame_slot import DecodedFrame, FrameSlot
+from streamer.capture.motion_gate import EVERY_S, MotionDetector
+from streamer.capture.silence_timeout import SilenceTimeout
 from streamer.core.errors import SourceEnded, SourceLost
 from streamer.types import FrameId, Picture, Source, SourceSettings
 
 log = logging.getLogger(__name__)
 
-_LONGEST_JUMP_S = 1.0
+_MAX_JUMP_S = 1.0
 _EARLY_S = 0.02
 """A picture that comes so much too early is looked at nevertheless: the next one would be too late."""
 _LEAP_S = 10.0
@@ -58,7 +58,7 @@ class MediaClock:
     def _continued(self, mono: float) -> float:
         if self._last is None:
             return 0.0
-        return self._last + min(mono - self._last_mono, _LONGEST_JUMP_S)
+        return self._last + min(mono - self._last_mono, _MAX_JUMP_S)
 
 
 class Connection(threading.Thread):
@@ -67,11 +67,11 @@ class Connection(threading.Thread):
     def __init__(
         self,
         settings: SourceSettings,
-        shelf: Shelf,
+        slot: FrameSlot,
         epoch: int,
-        rhythm: Rhythm,
+        silence_timeout: SilenceTimeout,
         notice: Callable[[], None],
-        make_watch: Callable[[], Watch],
+        make_watch: Callable[[], MotionDetector],
     ) -> None:
         """`notice` is called from the thread at the first picture and at the end.
 
@@ -88,10 +88,10 @@ class Connection(threading.Thread):
         self.outcome: BaseException | None = None
         """How it ended: SourceEnded, SourceLost, or what must end the process. None before."""
         self._settings = settings
-        self._shelf = shelf
-        self._rhythm = rhythm
+        self._slot = slot
+        self._silence_timeout = silence_timeout
         self._notice = notice
-        self._make_watch = make_watch
+        self._make_motion_detector = make_watch
 
     def run(self) -> None:
         try:
@@ -104,7 +104,7 @@ class Connection(threading.Thread):
         self._notice()
 
     def _connect(self) -> None:
-        source = self._settings.open(self._rhythm.limit())
+        source = self._settings.open(self._silence_timeout.seconds())
         try:
             self._read(source)
         finally:
@@ -112,40 +112,40 @@ class Connection(threading.Thread):
 
     def _read(self, source: Source) -> None:
         clock = MediaClock(live=self._settings.pace == "live")
-        watch, looked, scene = self._make_watch(), -math.inf, None
+        watch, looked, scene = self._make_motion_detector(), -math.inf, None
         seq = 0
         self.note = source.note
         for picture in source:
-            self._shelf.sparing = source.ease(self._shelf.every)
+            self._slot.keyframes_only = source.set_interval(self._slot.interval)
             if picture is None:
-                self._keep_rhythm(time.monotonic())
+                self._observe_gap(time.monotonic())
             else:
                 shot = self._stamp(picture, clock, seq)
-                if self._shelf.watching and shot.captured_mono - looked >= EVERY_S - _EARLY_S:
-                    looked, scene = shot.captured_mono, watch.see(picture.luma(), seq)
-                if self._shelf.watching:
+                if self._slot.motion_needed and shot.captured_mono - looked >= EVERY_S - _EARLY_S:
+                    looked, scene = shot.captured_mono, watch.update(picture.luma(), seq)
+                if self._slot.motion_needed:
                     shot = replace(shot, scene=scene)
                 seq += 1
-                self._keep_rhythm(shot.captured_mono)
+                self._observe_gap(shot.captured_mono)
                 self.waiting_since = None
-                if not self._shelf.put(shot):
+                if not self._slot.put(shot):
                     return
                 self._count_first(shot)
             self.waiting_since = time.monotonic()
 
-    def _stamp(self, picture: Picture, clock: MediaClock, seq: int) -> Shot:
+    def _stamp(self, picture: Picture, clock: MediaClock, seq: int) -> DecodedFrame:
         if picture.width * picture.height > BUFFER_PIXELS:
             raise SourceLost(f"a picture of {picture.width}x{picture.height} is too large")
         mono = time.monotonic()
-        return Shot(FrameId(self.epoch, seq), time.time(), mono, clock.stamp(picture.pts, mono), picture)
+        return DecodedFrame(FrameId(self.epoch, seq), time.time(), mono, clock.stamp(picture.pts, mono), picture)
 
-    def _keep_rhythm(self, mono: float) -> None:
+    def _observe_gap(self, mono: float) -> None:
         if self.first_picture is None:
-            self._rhythm.connected()
+            self._silence_timeout.connected()
         elif self.waiting_since is not None:
-            self._rhythm.gap(mono - self.waiting_since)
+            self._silence_timeout.observe_gap(mono - self.waiting_since)
 
-    def _count_first(self, shot: Shot) -> None:
+    def _count_first(self, shot: DecodedFrame) -> None:
         if self.first_picture is None:
             self.first_picture = shot.captured_mono
             self._notice()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TypedDict
 
-from streamer.types import FrameOutcome, FrameId
+from streamer.types import FrameId, FrameOutcome
 
 WORKER_LOST = "worker_lost"
 
@@ -31,7 +31,7 @@ class FrameCount:
 
     def __init__(self) -> None:
         self._captured = 0
-        self._given = 0
+        self._lent = 0
         self._done = 0
         self._dropped: Counter[str] = Counter()
         self._owners: dict[FrameId, str | None] = {}  # given and not settled; None: released
@@ -45,18 +45,18 @@ class FrameCount:
         """One more frame was decoded."""
         self._captured += 1
 
-    def may_give(self, frame: FrameId) -> bool:
+    def may_lend(self, frame: FrameId) -> bool:
         """It is newer than all that were given, or was released."""
         if frame in self._owners:
             return self._owners[frame] is None
         return self._newest is None or frame > self._newest
 
-    def give(self, frame: FrameId, owner: str) -> None:
+    def lend(self, frame: FrameId, owner: str) -> None:
         """`owner` has it now. Raises ValueError when it must not be given."""
-        if not self.may_give(frame):
+        if not self.may_lend(frame):
             raise ValueError(f"{frame} was given already")
         if frame not in self._owners:
-            self._given += 1
+            self._lent += 1
             self._newest = frame
         self._owners[frame] = owner
 
@@ -71,15 +71,15 @@ class FrameCount:
             self._dropped[fate] += 1
         return True
 
-    def release(self, owner: str) -> list[FrameId]:
+    def reclaim(self, owner: str) -> list[FrameId]:
         """The owner died: its unsettled frames, oldest first, stay in flight and can be given to another."""
-        frames = self._of(owner)
+        frames = self._owned_by(owner)
         self._owners.update(dict.fromkeys(frames, None))
         return frames
 
-    def lose(self, owner: str) -> list[FrameId]:
+    def drop_owner(self, owner: str) -> list[FrameId]:
         """The owner died: its unsettled frames are dropped."""
-        frames = self._of(owner)
+        frames = self._owned_by(owner)
         for frame in frames:
             self.drop(frame)
         return frames
@@ -98,11 +98,11 @@ class FrameCount:
         """The identity's terms, as they stand in status events."""
         return Counts(
             captured=self._captured,
-            not_asked=self._captured - self._given,
+            not_asked=self._captured - self._lent,
             done=self._done,
             dropped=dict(self._dropped),
             in_flight=self.in_flight,
         )
 
-    def _of(self, owner: str) -> list[FrameId]:
+    def _owned_by(self, owner: str) -> list[FrameId]:
         return sorted(frame for frame, holder in self._owners.items() if holder == owner)

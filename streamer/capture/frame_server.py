@@ -17,20 +17,20 @@ import zmq
 from streamer.bus.frame_buffers import MappedBuffers
 from streamer.bus.frame_client import frames_endpoint
 from streamer.bus.frame_protocol import (
-    LARGEST,
-    LONGEST_WAIT_S,
-    Answer,
-    Description,
+    MAX_MESSAGE_BYTES,
+    MAX_WAIT_S,
+    ClientMessage,
     Fetch,
+    FrameDescriptor,
+    FrameRequest,
+    FrameResponse,
     Ping,
-    Request,
     Settle,
     Wait,
-    Want,
-    decode_request,
+    decode_message,
     encode,
 )
-from streamer.capture.frame_slot import Shelf, Shot
+from streamer.capture.frame_slot import DecodedFrame, FrameSlot
 from streamer.core.errors import WireError
 from streamer.events.schema import FrameCounts
 
@@ -38,14 +38,14 @@ log = logging.getLogger(__name__)
 
 COUNTED_ROLE = "infer"
 
-_MOST_WAITING = 64
+_MAX_WAITING = 64
 _LOCK_S = 2.0
-_NEED_S = 20.0
+_DEMAND_S = 20.0
 """How long what somebody asked for counts as needed, at least; a model may take that long for one batch."""
 _FRESH_S = 0.07
 """While pictures are left out, an older one is not given: the next key frame is waited for. The newest picture of a
 camera of 25 per second may be as old, with 30 ms for the way."""
-_HURRIED_S = 20.0
+_FULL_DECODE_S = 20.0
 """For so long no picture is left out, after a key frame has grown old before who waited for it came."""
 
 
@@ -57,11 +57,11 @@ class _Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class _Need:
+class _Demand:
     """Seconds between the frames that a consumer wants, and until when that counts."""
 
-    every: float
-    watches: bool
+    interval: float
+    motion: bool
     """It wants to know what happens."""
     until: float
 
@@ -106,28 +106,28 @@ class StreamLock:
 class FrameServer:
     """Answers what consumers ask of one shelf. Not thread-safe."""
 
-    def __init__(self, runtime: Path, stream: str, shelf: Shelf) -> None:
+    def __init__(self, runtime: Path, stream: str, slot: FrameSlot) -> None:
         self.ended = False
         """Set when the source has given its last frame."""
-        self.told = False
+        self.end_acknowledged = False
         """The inference process knows that it ended."""
-        self.heard: float | None = None
+        self.last_heard: float | None = None
         """Monotonic second of the inference process's last message."""
-        self.garbage = 0
+        self.invalid_messages = 0
         """Messages that broke the protocol; counted and dropped."""
-        self._shelf = shelf
+        self._slot = slot
         self._generation = secrets.token_hex(4)
         self._owner: str | None = None
-        self._dead: deque[str] = deque(maxlen=64)
+        self._dead_owners: deque[str] = deque(maxlen=64)
         self._waiting: dict[str, _Waiting] = {}
-        self._needs: dict[str, _Need] = {}
-        self._told_ready: set[str] = set()
-        self._hurried_until = 0.0
+        self._demands: dict[str, _Demand] = {}
+        self._notified_ready: set[str] = set()
+        self._full_decode_until = 0.0
         self._buffers = MappedBuffers(runtime)
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         """To poll for reading; then call `handle`."""
         self.socket.set(zmq.LINGER, 500)  # the last answers; a consumer that is gone must not hold the end up
-        self.socket.set(zmq.MAXMSGSIZE, LARGEST)
+        self.socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         self.socket.bind(frames_endpoint(runtime, stream))
 
     def close(self) -> None:
@@ -149,154 +149,154 @@ class FrameServer:
             try:
                 self._request(parts)
             except WireError as error:
-                self.garbage += 1
-                if self.garbage.bit_count() == 1:  # the 1st, 2nd, 4th, 8th …: a flood of garbage is no flood of logs
-                    log.warning("dropped message %d that broke the protocol: %s", self.garbage, error)
-        self._answer_waits()
+                self.invalid_messages += 1
+                if self.invalid_messages.bit_count() == 1:  # log the 1st, 2nd, 4th, 8th … only
+                    log.warning("dropped message %d that broke the protocol: %s", self.invalid_messages, error)
+        self._reply_to_waits()
 
     def _request(self, parts: list[bytes]) -> None:
         if len(parts) != 2:
             raise WireError(f"{len(parts)} parts instead of 2")
-        peer, request = parts[0], decode_request(parts[1])
-        if request.owner in self._dead:
+        peer, request = parts[0], decode_message(parts[1])
+        if request.owner in self._dead_owners:
             return  # sent before it was killed
-        if self._counts(request.owner):
-            self._hear(request.owner)
+        if self._is_counted(request.owner):
+            self._note_owner(request.owner)
         if isinstance(request, Settle):
             self._settle(request)
         elif isinstance(request, Ping):
-            self._answer(peer, request, pong=True)
+            self._reply(peer, request, pong=True)
         else:
             self._supersede(request.owner)
-            self._note_need(request)
+            self._note_demand(request)
             if isinstance(request, Fetch):
                 self._fetch(peer, request)
-            elif len(self._waiting) < _MOST_WAITING:
+            elif len(self._waiting) < _MAX_WAITING:
                 self._waiting[request.owner] = _Waiting(peer, request, time.monotonic() + request.timeout)
             else:
-                self._answer(peer, request)
+                self._reply(peer, request)
 
-    def _counts(self, owner: str) -> bool:
+    def _is_counted(self, owner: str) -> bool:
         return owner.partition("-")[0] == COUNTED_ROLE
 
-    def _hear(self, owner: str) -> None:
+    def _note_owner(self, owner: str) -> None:
         """There is one inference process; a new one means that the old one is dead."""
-        self.heard = time.monotonic()
+        self.last_heard = time.monotonic()
         if self._owner not in (None, owner):
             assert self._owner is not None
             log.info("%s took over from %s", owner, self._owner)
-            self._dead.append(self._owner)
+            self._dead_owners.append(self._owner)
             self._waiting.pop(self._owner, None)
-            self._needs.pop(self._owner, None)
-            self._told_ready.discard(self._owner)
+            self._demands.pop(self._owner, None)
+            self._notified_ready.discard(self._owner)
             self._buffers.forget(self._owner)
-            self._shelf.bury(self._owner)
-            self.told = False
+            self._slot.release_owner(self._owner)
+            self.end_acknowledged = False
         self._owner = owner
 
     def _settle(self, request: Settle) -> None:
-        if request.generation != self._generation or not self._counts(request.owner):
+        if request.generation != self._generation or not self._is_counted(request.owner):
             return  # a frame of the capture process before this one, or of a view
-        if not self._shelf.settle(request.frame, request.owner, request.fate):
+        if not self._slot.settle(request.frame, request.owner, request.outcome):
             raise WireError("settles a frame that it does not hold")
 
     def _supersede(self, owner: str) -> None:
         earlier = self._waiting.pop(owner, None)
         if earlier is not None:
-            self._answer(earlier.peer, earlier.request)
+            self._reply(earlier.peer, earlier.request)
 
-    def _note_need(self, request: Fetch | Wait) -> None:
-        every = request.want.every
-        watches = bool(request.want.gates)
-        self._needs[request.owner] = _Need(every, watches, time.monotonic() + max(_NEED_S, 2 * every))
+    def _note_demand(self, request: Fetch | Wait) -> None:
+        every = request.request.interval
+        watches = bool(request.request.motion_gates)
+        self._demands[request.owner] = _Demand(every, watches, time.monotonic() + max(_DEMAND_S, 2 * every))
 
-    def _sum_up(self) -> None:
+    def _publish_demand(self) -> None:
         """Tell the decoding thread what is needed and waited for. Before looking for it: else it might be missed."""
         now = time.monotonic()
-        self._needs = {owner: need for owner, need in self._needs.items() if need.until > now}
-        every = min((need.every for need in self._needs.values()), default=LONGEST_WAIT_S)
-        self._shelf.every = every if now > self._hurried_until else 0.0
-        self._shelf.watching = any(need.watches for need in self._needs.values())
-        self._shelf.awaited = tuple(waiting.request.want for waiting in self._waiting.values())
+        self._demands = {owner: need for owner, need in self._demands.items() if need.until > now}
+        every = min((need.interval for need in self._demands.values()), default=MAX_WAIT_S)
+        self._slot.interval = every if now > self._full_decode_until else 0.0
+        self._slot.motion_needed = any(need.motion for need in self._demands.values())
+        self._slot.pending_requests = tuple(waiting.request.request for waiting in self._waiting.values())
 
-    def _find(self, owner: str, want: Want) -> Shot | None:
-        if not self._counts(owner):
-            return self._shelf.look(want)
-        shot = self._shelf.find(want)
-        if shot is None or not self._shelf.sparing or time.monotonic() - shot.captured_mono < _FRESH_S:
+    def _next_frame(self, owner: str, want: FrameRequest) -> DecodedFrame | None:
+        if not self._is_counted(owner):
+            return self._slot.peek(want)
+        shot = self._slot.next_frame(want)
+        if shot is None or not self._slot.keyframes_only or time.monotonic() - shot.captured_mono < _FRESH_S:
             return shot
         return None
 
     def _fetch(self, peer: bytes, request: Fetch) -> None:
-        shot = self._find(request.owner, request.want)
-        if shot is None and self._shelf.sparing and request.owner in self._told_ready:
-            self._hurried_until = time.monotonic() + _HURRIED_S
-        self._told_ready.discard(request.owner)
+        shot = self._next_frame(request.owner, request.request)
+        if shot is None and self._slot.keyframes_only and request.owner in self._notified_ready:
+            self._full_decode_until = time.monotonic() + _FULL_DECODE_S
+        self._notified_ready.discard(request.owner)
         if shot is None:
-            self._conclude(peer, request)
+            self._reply_without_frame(peer, request)
             return
         picture = shot.picture
         try:
             image = self._buffers.view(request.buffer, request.owner, picture.width, picture.height)
         except OSError as error:
             log.error("no memory for a frame in the runtime directory: %s", error.strerror)
-            self._answer(peer, request)
+            self._reply(peer, request)
             return
         picture.write_bgr(image)
-        if self._counts(request.owner):
-            self._shelf.take(shot, request.owner)
-        described = Description(
+        if self._is_counted(request.owner):
+            self._slot.lend(shot, request.owner)
+        described = FrameDescriptor(
             id=shot.id,
             pts=shot.pts,
             captured_at=shot.captured_at,
             age=time.monotonic() - shot.captured_mono,
             width=picture.width,
             height=picture.height,
-            happened=self._shelf.happened(shot, request.want.gates),
+            triggered=self._slot.triggered(shot, request.request.motion_gates),
         )
-        self._answer(peer, request, frame=described)
+        self._reply(peer, request, frame=described)
 
-    def _answer_waits(self) -> None:
-        self._sum_up()
+    def _reply_to_waits(self) -> None:
+        self._publish_demand()
         now = time.monotonic()
         for owner, waiting in list(self._waiting.items()):
-            if self._find(owner, waiting.request.want) is not None:
-                self._answer(waiting.peer, waiting.request, ready=True)
-                self._told_ready.add(owner)
+            if self._next_frame(owner, waiting.request.request) is not None:
+                self._reply(waiting.peer, waiting.request, ready=True)
+                self._notified_ready.add(owner)
             elif self.ended or now >= waiting.deadline:
-                self._conclude(waiting.peer, waiting.request)
+                self._reply_without_frame(waiting.peer, waiting.request)
             else:
                 continue
             del self._waiting[owner]
 
-    def _conclude(self, peer: bytes, request: Fetch | Wait) -> None:
+    def _reply_without_frame(self, peer: bytes, request: Fetch | Wait) -> None:
         """There is nothing now, or never again."""
-        self._answer(peer, request, ended=self.ended)
+        self._reply(peer, request, ended=self.ended)
         if self.ended and request.owner == self._owner:
-            self.told = True
+            self.end_acknowledged = True
 
-    def _answer(
+    def _reply(
         self,
         peer: bytes,
-        request: Request,
+        request: ClientMessage,
         *,
         ready: bool = False,
         ended: bool = False,
         pong: bool = False,
-        frame: Description | None = None,
+        frame: FrameDescriptor | None = None,
     ) -> None:
-        newest = self._shelf.newest
-        answer = Answer(
+        newest = self._slot.newest
+        answer = FrameResponse(
             id=request.id,
             generation=self._generation,
-            pace=self._shelf.pace,
+            pace=self._slot.pace,
             ready=ready or frame is not None,
             ended=ended,
             pong=pong,
             newest=newest.id if newest else None,
             newest_pts=newest.pts if newest else None,
             newest_age=time.monotonic() - newest.captured_mono if newest else None,
-            counts=FrameCounts(**self._shelf.counts()) if pong else None,
+            counts=FrameCounts(**self._slot.counts()) if pong else None,
             frame=frame,
         )
         with contextlib.suppress(zmq.Again):  # it asks and does not listen: its loss

@@ -39,7 +39,7 @@ _ALL = 0.6
 _ALIKE = 0.75
 """So it is when what is different still looks the same: its correlation with what was there."""
 _STRONG = 0.5
-_LEAST_PIXELS = 6
+_MIN_PIXELS = 6
 
 Sensitivity = Literal["low", "normal", "high"]
 Values = npt.NDArray[np.float32]
@@ -69,7 +69,7 @@ class MotionSettings(Settings):
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class SceneState:
     """What one connection has shown up to one of its pictures."""
 
     moved: Mapping[str, int]
@@ -81,15 +81,17 @@ class Scene:
     """The pixels of each area."""
     limits: _Limits
 
-    def differs(self, earlier: Scene, area: str) -> bool:
+    def differs(self, earlier: SceneState, area: str) -> bool:
         """Something is there that was not, or is gone."""
         if earlier.seen.shape != self.seen.shape:
             return True
-        far = _beyond(_less_light(self.seen - earlier.seen), np.maximum(self.spread, earlier.spread), self.limits)
+        far = _beyond(
+            _remove_illumination(self.seen - earlier.seen), np.maximum(self.spread, earlier.spread), self.limits
+        )
         return _enough(far, self.counted[area], self.limits.share) and not _is_alike(self.seen, earlier.seen, far)
 
 
-class Watch:
+class MotionDetector:
     """Looks at the pictures of one connection, one after the other. Not thread-safe."""
 
     def __init__(self, settings: MotionSettings, zones: Mapping[str, Sequence[Point]]) -> None:
@@ -98,31 +100,31 @@ class Watch:
         self._zones = dict(zones)
         self._counted: dict[str, npt.NDArray[np.bool_]] = {}
         self._moved: dict[str, int] = {}
-        self._stirring: dict[str, int] = {}
+        self._consecutive_hits: dict[str, int] = {}
         """By area: copies in a row in which enough moved."""
         self._pictures = 0
         self._background = self._seen = self._spread = np.zeros((0, 0), np.float32)
 
-    def see(self, luma: Luma, seq: int) -> Scene:
+    def update(self, luma: Luma, seq: int) -> SceneState:
         """The next picture, as a small copy of its brightness, and its number. Sizes may change in between."""
         values = np.asarray(cv2.LUT(luma, _LOG), np.float32)
         if values.shape != self._background.shape:
             self._begin(values)
         else:
             self._compare(values, seq)
-        return Scene(dict(self._moved), self._seen, self._spread, self._counted, self._limits)
+        return SceneState(dict(self._moved), self._seen, self._spread, self._counted, self._limits)
 
     def _begin(self, values: Values) -> None:
         self._background = self._seen = values
         self._spread = np.full_like(values, self._limits.least / _SPREADS / 2)
         self._counted = self._areas(values.shape)
-        self._stirring = dict.fromkeys(self._counted, 0)
+        self._consecutive_hits = dict.fromkeys(self._counted, 0)
         self._pictures = 1
 
     def _compare(self, values: Values, seq: int) -> None:
         self._pictures += 1
         warm, newest = self._pictures > _WARM, 1 / self._pictures
-        difference = _less_light(values - self._background)
+        difference = _remove_illumination(values - self._background)
         far = _beyond(difference, self._spread, self._limits)
         usual = np.abs(difference)
         if warm:  # what moves through must not make the pixel deaf: it counts as a little noise
@@ -141,12 +143,12 @@ class Watch:
         self._seen = self._seen + max(_QUICK, newest) * (values - self._seen)
 
     def _judge(self, area: str, far: npt.NDArray[np.bool_], counted: npt.NDArray[np.bool_], seq: int) -> None:
-        going = self._stirring[area] >= 2
+        going = self._consecutive_hits[area] >= 2
         if not _enough(far, counted, self._limits.share / 2 if going else self._limits.share):
-            self._stirring[area] = 0
+            self._consecutive_hits[area] = 0
             return
-        self._stirring[area] += 1
-        if self._stirring[area] >= 2:
+        self._consecutive_hits[area] += 1
+        if self._consecutive_hits[area] >= 2:
             self._moved[area] = seq
 
     def _areas(self, shape: tuple[int, ...]) -> dict[str, npt.NDArray[np.bool_]]:
@@ -154,7 +156,7 @@ class Watch:
         return {WHOLE: kept, **{name: _inside([points], shape) & kept for name, points in self._zones.items()}}
 
 
-def _less_light(difference: Values) -> Values:
+def _remove_illumination(difference: Values) -> Values:
     """Without what the light added: alike along a row (a flickering lamp), alike along a column (a passing shade)."""
     for axis in (1, 0):
         difference = difference - _median(difference, axis)
@@ -179,7 +181,7 @@ def _beyond(difference: Values, spread: Values, limits: _Limits) -> npt.NDArray[
 
 def _is_alike(values: Values, before: Values, far: npt.NDArray[np.bool_]) -> bool:
     """What is different in brightness shows the same as before: the light is another one."""
-    if np.count_nonzero(far) < _LEAST_PIXELS:
+    if np.count_nonzero(far) < _MIN_PIXELS:
         return False
     a, b = values[far], before[far]
     a, b = a - a.mean(), b - b.mean()
@@ -189,7 +191,7 @@ def _is_alike(values: Values, before: Values, far: npt.NDArray[np.bool_]) -> boo
 
 
 def _enough(far: npt.NDArray[np.bool_], counted: npt.NDArray[np.bool_], share: float) -> bool:
-    return bool(np.count_nonzero(far & counted) >= max(_LEAST_PIXELS, share * np.count_nonzero(counted)))
+    return bool(np.count_nonzero(far & counted) >= max(_MIN_PIXELS, share * np.count_nonzero(counted)))
 
 
 def _inside(polygons: Sequence[Sequence[Point]], shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:

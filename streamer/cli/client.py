@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from streamer.bus.rpc import Caller, Message, control_socket
+from streamer.bus.rpc import Message, RpcClient, control_socket
 from streamer.core.errors import ConfigError
 from streamer.core.paths import find_running
 
@@ -59,7 +59,7 @@ def words(event: Message) -> Iterator[str]:
 def call(agent: str | None, seconds: float, **message: Any) -> Message:
     """The answer of a running agent. Raises ConfigError when there is none, or it is a refusal."""
     name, runtime = find_running(agent)
-    caller = Caller(control_socket(runtime))
+    caller = RpcClient(control_socket(runtime))
     try:
         number, until = caller.send(**message), time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:

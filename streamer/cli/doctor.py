@@ -18,14 +18,14 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from streamer.cli.load_estimate import load_of, percent
-from streamer.config.model import Agent, find_pipeline
+from streamer.config.model import Config, find_pipeline
 from streamer.core.errors import ConfigError
 from streamer.core.paths import memory_folder, runtime_folder, state_folder
 from streamer.core.redact import redact
 
 Level = Literal["ok", "warn", "fail"]
 GIB = 1 << 30
-LEAST_FREE, GOOD_FREE = GIB // 4, 2 * GIB
+MIN_FREE, GOOD_FREE = GIB // 4, 2 * GIB
 SLOW_SYNC_S = 0.05
 SYNCS = 9
 CONNECT_S = 3.0
@@ -42,37 +42,37 @@ class Finding(NamedTuple):
     todo: str = ""
 
 
-def examine(agent: Agent, config: Path) -> int:
+def examine(config: Config, file: Path) -> int:
     """Print all findings; the exit code: 1 when one of them is a failure."""
     failed = False
     for check in (_python, _config_file, _clock, _state, _runtime, _limits, _ports, _sources, _places, _model, _load):
-        for finding in _findings(check, agent, config):
+        for finding in _findings(check, config, file):
             failed = failed or finding.level == "fail"
             todo = f" -> {finding.todo}" if finding.todo else ""
             print(redact(f"{finding.level:<4}  {finding.what}{todo}"), flush=True)
     return 1 if failed else 0
 
 
-def _findings(check: Callable[[Agent, Path], Iterator[Finding]], agent: Agent, config: Path) -> Iterator[Finding]:
+def _findings(check: Callable[[Config, Path], Iterator[Finding]], config: Config, file: Path) -> Iterator[Finding]:
     """One check that fails in a way nobody foresaw must not hide the others."""
     try:
-        yield from check(agent, config)
+        yield from check(config, file)
     except Exception as error:
         yield Finding("fail", f"{check.__name__.strip('_')}: {type(error).__name__}: {error}", "see the message")
 
 
-def _python(_agent: Agent, _config: Path) -> Iterator[Finding]:
+def _python(_config: Config, _file: Path) -> Iterator[Finding]:
     yield Finding("ok", f"Python {sys.version.split()[0]}, {os.cpu_count()} processors")
 
 
-def _config_file(agent: Agent, config: Path) -> Iterator[Finding]:
-    yield Finding("ok", f"{config}: agent {agent.agent}, {len(agent.streams)} streams")
-    mode = config.stat().st_mode
-    if mode & stat.S_IROTH and "@" in config.read_text():
-        yield Finding("warn", f"{config} can be read by everybody", f"if it holds passwords: chmod 640 {config}")
+def _config_file(config: Config, file: Path) -> Iterator[Finding]:
+    yield Finding("ok", f"{file}: agent {config.name}, {len(config.streams)} streams")
+    mode = file.stat().st_mode
+    if mode & stat.S_IROTH and "@" in file.read_text():
+        yield Finding("warn", f"{file} can be read by everybody", f"if it holds passwords: chmod 640 {file}")
 
 
-def _clock(_agent: Agent, _config: Path) -> Iterator[Finding]:
+def _clock(_config: Config, _file: Path) -> Iterator[Finding]:
     if time.time() < EPOCH_OF_THIS:
         yield Finding("fail", f"the clock says {time.ctime()}", "set it: timedatectl set-ntp true")
         return
@@ -88,15 +88,15 @@ def _clock(_agent: Agent, _config: Path) -> Iterator[Finding]:
         yield Finding("ok", "the clock is synchronised")
 
 
-def _state(agent: Agent, _config: Path) -> Iterator[Finding]:
-    folder = state_folder(agent.agent)
+def _state(config: Config, _file: Path) -> Iterator[Finding]:
+    folder = state_folder(config.name)
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not os.access(existing, os.W_OK | os.X_OK):
         yield Finding("fail", f"{folder} cannot be written", f"give {existing} to the user that runs the agent")
         return
     free = shutil.disk_usage(existing).free
     words = f"{folder} has {free / GIB:.1f} GiB free"
-    if free < LEAST_FREE:
+    if free < MIN_FREE:
         yield Finding("fail", words, "make room: events cannot be kept on a full disk")
     elif free < GOOD_FREE:
         yield Finding("warn", words, "the ledger may take a gigabyte, and the log and videos more")
@@ -123,8 +123,8 @@ def _sync_time(folder: Path) -> float:
     return statistics.median(times)
 
 
-def _runtime(agent: Agent, _config: Path) -> Iterator[Finding]:
-    folder = runtime_folder(agent.agent) or Path(memory_folder() or tempfile.gettempdir())
+def _runtime(config: Config, _file: Path) -> Iterator[Finding]:
+    folder = runtime_folder(config.name) or Path(memory_folder() or tempfile.gettempdir())
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not os.access(existing, os.W_OK | os.X_OK):
         yield Finding("fail", f"{folder} cannot be written", f"give {existing} to the user that runs the agent")
@@ -146,19 +146,19 @@ def _file_system(folder: Path) -> str:
     return kind
 
 
-def _limits(agent: Agent, _config: Path) -> Iterator[Finding]:
+def _limits(config: Config, _file: Path) -> Iterator[Finding]:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = DESCRIPTORS_EACH + 4 * len(agent.streams)
+    needed = DESCRIPTORS_EACH + 4 * len(config.streams)
     if files < needed:
         yield Finding("fail", f"{files} open files are allowed, {needed} are needed", f"ulimit -n {2 * needed}")
     else:
         yield Finding("ok", f"{files} open files are allowed")
 
 
-def _ports(agent: Agent, _config: Path) -> Iterator[Finding]:
-    if agent.web is None:
+def _ports(config: Config, _file: Path) -> Iterator[Finding]:
+    if config.web is None:
         return
-    bind = agent.web.bind
+    bind = config.web.bind
     with socket.socket(socket.AF_INET6 if ":" in bind.host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -170,8 +170,8 @@ def _ports(agent: Agent, _config: Path) -> Iterator[Finding]:
             yield Finding("ok", f"the page can be served on {bind}")
 
 
-def _sources(agent: Agent, _config: Path) -> Iterator[Finding]:
-    for name, stream in agent.streams.items():
+def _sources(config: Config, _file: Path) -> Iterator[Finding]:
+    for name, stream in config.streams.items():
         yield _source(name, stream.source)
 
 
@@ -199,8 +199,8 @@ def _host(name: str, url: str) -> Finding:
     return Finding("ok", f"{name}: {where} answers")
 
 
-def _places(agent: Agent, _config: Path) -> Iterator[Finding]:
-    for kind, places in (("sink", agent.sinks), ("output", agent.outputs)):
+def _places(config: Config, _file: Path) -> Iterator[Finding]:
+    for kind, places in (("sink", config.sinks), ("output", config.outputs)):
         for place in places:
             name = getattr(place, "name", None) or getattr(place, "label", kind)
             try:
@@ -213,18 +213,18 @@ def _places(agent: Agent, _config: Path) -> Iterator[Finding]:
                     yield _host(f"{kind} {name}", url.reveal())
 
 
-def _model(agent: Agent, _config: Path) -> Iterator[Finding]:
+def _model(config: Config, _file: Path) -> Iterator[Finding]:
     started = time.monotonic()
     try:
-        engine = find_pipeline().open(agent.model)
+        engine = find_pipeline().open(config.model)
     except ConfigError as error:
         yield Finding("fail", f"the model does not run: {error}", "see `model:` in configs/full.yaml")
         return
     yield Finding("ok", f"the model {engine.model} loads and answers, in {time.monotonic() - started:.1f} s")
 
 
-def _load(agent: Agent, _config: Path) -> Iterator[Finding]:
-    load = load_of(agent)
+def _load(config: Config, _file: Path) -> Iterator[Finding]:
+    load = load_of(config)
     if load is not None and load.total > 1:
         todo = "`streamer check` says which tasks cost most, and what would fit"
         yield Finding("warn", f"the tasks ask for up to {percent(load.total)} of the device", todo)

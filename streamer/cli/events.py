@@ -19,7 +19,7 @@ import apsw
 from streamer.core.errors import ConfigError
 from streamer.core.settings import parse_seconds
 from streamer.events.ledger import Replay
-from streamer.events.ledger.query import Book, Entry, Filter
+from streamer.events.ledger.query import Entry, Filter, LedgerQuery
 
 NEWEST = 50
 BATCH = 500
@@ -69,7 +69,7 @@ def print_events(
     everything = export is not None or since is not None
     if export == "csv":
         _write(_csv(COLUMNS))
-    with contextlib.suppress(BrokenPipeError), contextlib.closing(Book(ledger)) as book:
+    with contextlib.suppress(BrokenPipeError), contextlib.closing(LedgerQuery(ledger)) as book:
         for entry in _entries(book, wanted, everything, follow):
             _write(_line(entry.body, export))
 
@@ -97,7 +97,7 @@ def resend(ledger: Path, sink: str) -> int:
         return db.changes()
 
 
-def _entries(book: Book, wanted: Filter, everything: bool, follow: bool) -> Iterator[Entry]:
+def _entries(book: LedgerQuery, wanted: Filter, everything: bool, follow: bool) -> Iterator[Entry]:
     if everything:
         position = 0
     else:

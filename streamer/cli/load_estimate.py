@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from streamer.cli.measured_costs import measured
 from streamer.config.calendar import Cron
-from streamer.config.model import Agent, find_pipeline
+from streamer.config.model import Config, find_pipeline
 from streamer.config.task import Task
 from streamer.inference.overload import MARGIN, Demand, shares
 from streamer.types import PRIORITIES, Costs, Priority, SourceSettings
@@ -51,18 +51,18 @@ class Load:
         return sum(self.by_task.values())
 
 
-def load_of(agent: Agent) -> Load | None:
+def load_of(config: Config) -> Load | None:
     """None when nothing is known of what its model costs."""
-    checkpoint = getattr(agent.model, "checkpoint", None)
+    checkpoint = getattr(config.model, "checkpoint", None)
     own = measured(checkpoint)
-    costs = own or find_pipeline().costs(agent.model)
+    costs = own or find_pipeline().costs(config.model)
     if not costs.seconds:
         return None
     by_task: dict[TaskId, float] = {}
     by_kind: defaultdict[str, float] = defaultdict(float)
     demands = dict.fromkeys(PRIORITIES, Demand())
     guesses = set()
-    for name, stream in agent.streams.items():
+    for name, stream in config.streams.items():
         for task in stream.tasks:
             rate = runs_per_second(task, stream.source)
             cost = rate * costs.seconds.get(task.task, max(costs.seconds.values()))
@@ -92,9 +92,9 @@ def runs_per_second(task: Task, source: SourceSettings) -> float:
     return 1 / task.every
 
 
-def words(agent: Agent, load: Load | None) -> Iterator[str]:
+def words(config: Config, load: Load | None) -> Iterator[str]:
     """The load in sum, lines of text; where it is too much, a warning and what would fit."""
-    bench = "streamer bench" + (f" --model {name}" if (name := getattr(agent.model, "checkpoint", None)) else "")
+    bench = "streamer bench" + (f" --model {name}" if (name := getattr(config.model, "checkpoint", None)) else "")
     if load is None:
         yield f"load: not known: `{bench}` measures what answers cost here"
         return

@@ -17,7 +17,7 @@ from streamer.core.errors import ConfigError
 from streamer.core.redact import redact
 
 if TYPE_CHECKING:
-    from streamer.config.model import Agent
+    from streamer.config.model import Config
 
 EXIT_CONFIG = 2
 
@@ -110,7 +110,7 @@ def watch(
     from streamer.config.model import from_mapping
 
     given = {"task": task, "text": text, "region": region, "every": every}
-    config: dict[str, Any] = {
+    data: dict[str, Any] = {
         "agent": "watch",
         "model": {"checkpoint": model} if model else {},
         "streams": {
@@ -119,10 +119,10 @@ def watch(
         "sinks": [{"kind": "stdout"}],
     }
     try:
-        agent = from_mapping(config)
+        config = from_mapping(data)
     except ConfigError as error:
         raise ConfigError(_as_options(str(error), name)) from None
-    _supervise(agent, seconds=seconds, max_events=max_events, keep_state=False)
+    _supervise(config, seconds=seconds, max_events=max_events, keep_state=False)
 
 
 def _as_options(message: str, name: str) -> str:
@@ -148,28 +148,31 @@ def check(
     from streamer.cli.load_estimate import load_of, percent, words
     from streamer.config.model import load
 
-    agent = load(config)
-    for place in (*agent.sinks, *agent.outputs):
+    loaded = load(config)
+    for place in (*loaded.sinks, *loaded.outputs):
         place.check()
     if probe:
         from streamer.cli.probe import probe_all
 
-        raise typer.Exit(0 if probe_all(agent) else 1)
-    print(f"{config} is good: agent {agent.agent}")
-    print(f"  model: {_words(agent.model)}")
-    expected = load_of(agent)
-    for name, stream in agent.streams.items():
+        raise typer.Exit(0 if probe_all(loaded) else 1)
+    print(f"{config} is good: agent {loaded.name}")
+    print(f"  model: {_words(loaded.model)}")
+    expected = load_of(loaded)
+    for name, stream in loaded.streams.items():
         print(f"  stream {name}: {_words(stream.source)}")
         for task in stream.tasks:
             share = expected.by_task[name, task.name] if expected else 0.0
-            print(f"    {task.name}: {task.task}, {task.often}" + (f", load {percent(share)}" if share else ""))
-    for sink in agent.sinks:
+            print(
+                f"    {task.name}: {task.task}, {task.describe_schedule}"
+                + (f", load {percent(share)}" if share else "")
+            )
+    for sink in loaded.sinks:
         print(f"  sink {_words(sink)}")
-    for output in agent.outputs:
+    for output in loaded.outputs:
         print(f"  output {output.label}: {_words(output)}")
-    if agent.web is not None:
-        print(f"  page: http://{agent.web.bind}{', with a token' if agent.web.token else ''}")
-    for line in words(agent, expected):
+    if loaded.web is not None:
+        print(f"  page: http://{loaded.web.bind}{', with a token' if loaded.web.token else ''}")
+    for line in words(loaded, expected):
         print(f"  {line}")
 
 
@@ -376,9 +379,9 @@ def demo(seconds: AtMost = None) -> None:
 
 
 def _supervise(
-    agent: Agent, log_level: str = "info", log_format: Literal["text", "json"] = "text", **options: Any
+    config: Config, log_level: str = "info", log_format: Literal["text", "json"] = "text", **options: Any
 ) -> None:
     from streamer.processes import supervisor
 
     logs.setup("streamer", log_level, log_format)
-    supervisor.run(agent, log_level=log_level, log_format=log_format, **options)
+    supervisor.run(config, log_level=log_level, log_format=log_format, **options)

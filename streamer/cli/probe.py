@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from itertools import islice, pairwise
 
-from streamer.config.model import Agent
+from streamer.config.model import Config
 from streamer.core.errors import ConfigError, SourceEnded, SourceLost
 from streamer.core.redact import redact
 from streamer.types import Picture, SourceSettings
@@ -19,9 +19,9 @@ PICTURES, PICTURES_S = 15, 4.0
 """Enough to see the frame rate; of a slow camera two are."""
 
 
-def probe_all(agent: Agent) -> bool:
+def probe_all(config: Config) -> bool:
     """Print one line per stream; whether all of them sent a picture within LIMIT_S seconds."""
-    probes = {name: _Probe(stream.source) for name, stream in agent.streams.items()}
+    probes = {name: _Probe(stream.source) for name, stream in config.streams.items()}
     deadline = time.monotonic() + LIMIT_S
     for name, probe in probes.items():
         probe.thread.join(max(0.0, deadline - time.monotonic()))

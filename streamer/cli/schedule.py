@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from streamer.config.calendar import Cron
-from streamer.config.model import Agent
+from streamer.config.model import Config
 from streamer.config.task import Task
 from streamer.core.errors import ConfigError
 from streamer.types import Pace
@@ -24,10 +24,10 @@ from streamer.types import Pace
 DAY_S = 86400.0
 WIDTH = 160
 """Characters of a line where it is no terminal that tells."""
-MOST_TIMES = 12
+MAX_TIMES = 12
 """More runs than this are counted and not listed."""
-MOST_RUNS = 100_000
-LONGEST_S = 400 * DAY_S
+MAX_RUNS = 100_000
+MAX_S = 400 * DAY_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +38,16 @@ class Plan:
     when: str
 
 
-def print_schedule(agent: Agent, start: str | None, end: str | None) -> None:
+def print_schedule(config: Config, start: str | None, end: str | None) -> None:
     """Print the table. Times are ISO 8601, in the agent's zone where they name none. Raises ConfigError."""
-    zone = agent.timezone
+    zone = config.timezone
     first = datetime.now(zone).timestamp() // 60 * 60 if start is None else moment("--from", start, zone)
     last = first + DAY_S if end is None else moment("--to", end, zone)
-    if not 0 < last - first <= LONGEST_S:
+    if not 0 < last - first <= MAX_S:
         raise ConfigError("--to: must be later than --from, by 400 days at most")
     print(f"{_day(first, zone)} {_time(first, zone)} to {_day(last, zone)} {_time(last, zone)}, time zone {zone.key}")
     table = Table("stream", "task", "priority", "runs", "when", box=None, pad_edge=False, header_style="bold")
-    for name, stream in agent.streams.items():
+    for name, stream in config.streams.items():
         for task in stream.tasks:
             found = plan(task, stream.source.pace, first, last, zone)
             table.add_row(name, task.name, task.priority, found.runs, found.when)
@@ -69,19 +69,21 @@ def moment(option: str, text: str, zone: ZoneInfo) -> float:
 def plan(task: Task, pace: Pace, start: float, end: float, zone: ZoneInfo) -> Plan:
     """The runs of a task from `start` to before `end`, unix seconds; shown in `zone`."""
     if pace == "file":
-        return Plan("-", f"{task.often} of the recording")
+        return Plan("-", f"{task.describe_schedule} of the recording")
     if task.at is not None:
-        times = list(islice(_fires(task, task.at, start, end), MOST_RUNS))
-        return _listed(times, task.often, zone)
+        times = list(islice(_fires(task, task.at, start, end), MAX_RUNS))
+        return _listed(times, task.describe_schedule, zone)
     spans = [(start, end)] if task.between is None else list(task.between.open_spans(start, end))
     if task.every is None:
-        return Plan("-", f"{task.often}: {_spans(spans, zone)}" if task.between else task.often)
+        return Plan("-", f"{task.describe_schedule}: {_spans(spans, zone)}" if task.between else task.describe_schedule)
     runs = list(_ticks(spans, task.every))
     count = sum(number for _, number in runs)
-    if count <= MOST_TIMES:
+    if count <= MAX_TIMES:
         times = [first + task.every * tick for first, number in runs for tick in range(number)]
-        return _listed(times, task.often, zone)
-    return Plan(f"{count:,}", f"{task.often}: {_spans(spans, zone)}" if task.between else task.often)
+        return _listed(times, task.describe_schedule, zone)
+    return Plan(
+        f"{count:,}", f"{task.describe_schedule}: {_spans(spans, zone)}" if task.between else task.describe_schedule
+    )
 
 
 def _fires(task: Task, cron: Cron, start: float, end: float) -> Iterator[float]:
@@ -104,20 +106,20 @@ def _ticks(spans: list[tuple[float, float]], every: float) -> Iterator[tuple[flo
 
 
 def _listed(times: list[float], when: str, zone: ZoneInfo) -> Plan:
-    count = f"{len(times):,}" if len(times) < MOST_RUNS else f"{MOST_RUNS:,} or more"
+    count = f"{len(times):,}" if len(times) < MAX_RUNS else f"{MAX_RUNS:,} or more"
     if not times:
         return Plan("0", f"{when}: not in this time")
-    if len(times) > MOST_TIMES:
+    if len(times) > MAX_TIMES:
         first, last = (f"{_day(time, zone)} {_time(time, zone)}" for time in (times[0], times[-1]))
-        return Plan(count, f"{when}: first {first}" + (f", last {last}" if len(times) < MOST_RUNS else ""))
+        return Plan(count, f"{when}: first {first}" + (f", last {last}" if len(times) < MAX_RUNS else ""))
     days = groupby(times, lambda time: _day(time, zone))
     return Plan(count, "; ".join(f"{day} {', '.join(_time(time, zone) for time in found)}" for day, found in days))
 
 
 def _spans(spans: list[tuple[float, float]], zone: ZoneInfo) -> str:
     shown = [f"{_day(opened, zone)} {_time(opened, zone)}-{_time(closed, zone)}" for opened, closed in spans]
-    more = f"; and {len(shown) - MOST_TIMES} more" if len(shown) > MOST_TIMES else ""
-    return "; ".join(shown[:MOST_TIMES]) + more if shown else "not in this time"
+    more = f"; and {len(shown) - MAX_TIMES} more" if len(shown) > MAX_TIMES else ""
+    return "; ".join(shown[:MAX_TIMES]) + more if shown else "not in this time"
 
 
 def _day(time: float, zone: ZoneInfo) -> str:

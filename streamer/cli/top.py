@@ -18,9 +18,9 @@ from rich.text import Text
 from streamer.bus.rpc import Message
 from streamer.cli.client import LOOK_S, call
 from streamer.core.paths import find_running
-from streamer.events.ledger.query import Book
-from streamer.web.monitor.capture_poller import Cameras
-from streamer.web.monitor.event_follower import Tail
+from streamer.events.ledger.query import LedgerQuery
+from streamer.web.monitor.capture_poller import CapturePoller
+from streamer.web.monitor.event_follower import EventFollower
 from streamer.web.monitor.status import state_of
 
 REFRESH_S = 0.5
@@ -43,10 +43,10 @@ async def _watch(agent: str | None, once: bool) -> None:
     overview = await asyncio.to_thread(call, agent, LOOK_S, op="list")
     console = Console()
     with (
-        contextlib.closing(Book(Path(overview["ledger"]))) as book,
-        Cameras(runtime, overview["streams"]) as cameras,
+        contextlib.closing(LedgerQuery(Path(overview["ledger"]))) as book,
+        CapturePoller(runtime, overview["streams"]) as cameras,
     ):
-        tail = Tail(book)
+        tail = EventFollower(book)
         following = asyncio.create_task(tail.run())
         try:
             if once or not console.is_terminal:
@@ -59,7 +59,9 @@ async def _watch(agent: str | None, once: bool) -> None:
             await following
 
 
-async def _draw(agent: str | None, overview: Message, cameras: Cameras, tail: Tail, console: Console) -> None:
+async def _draw(
+    agent: str | None, overview: Message, cameras: CapturePoller, tail: EventFollower, console: Console
+) -> None:
     """Until cancelled, or until the agent does not answer any more."""
     asked = time.monotonic()
     with Live(console=console, screen=True, auto_refresh=False) as screen:
@@ -71,7 +73,7 @@ async def _draw(agent: str | None, overview: Message, cameras: Cameras, tail: Ta
                 overview = await asyncio.to_thread(call, agent, LOOK_S, op="list")
 
 
-def table(overview: Message, cameras: Cameras, tail: Tail) -> Table:
+def table(overview: Message, cameras: CapturePoller, tail: EventFollower) -> Table:
     """A row for each stream, those in trouble first, and below it one for each of its tasks."""
     streams: Mapping[str, Sequence[Message]] = overview["streams"]
     now, clock = time.monotonic(), datetime.now().strftime("%H:%M:%S")
@@ -85,7 +87,7 @@ def table(overview: Message, cameras: Cameras, tail: Tail) -> Table:
     return drawn
 
 
-def _stream(name: str, state: str, cameras: Cameras, tail: Tail, now: float) -> Iterator[Text]:
+def _stream(name: str, state: str, cameras: CapturePoller, tail: EventFollower, now: float) -> Iterator[Text]:
     camera = cameras.states[name]
     reason = (tail.states[name]["data"]["reason"] or "") if state == "down" else ""
     yield Text(name, "bold")
@@ -97,7 +99,7 @@ def _stream(name: str, state: str, cameras: Cameras, tail: Tail, now: float) -> 
     yield Text(reason, BAD)
 
 
-def _task(stream: str, task: Message, tail: Tail) -> Iterator[Text]:
+def _task(stream: str, task: Message, tail: EventFollower) -> Iterator[Text]:
     key = (stream, task["name"])
     newest = tail.results.get(key)
     outcome = newest["data"]["outcome"] if newest else "-"

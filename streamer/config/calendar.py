@@ -27,12 +27,12 @@ _UTC = ZoneInfo("UTC")
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _WINDOW = re.compile(r"(?:([a-z,-]+)\s+)?(\d{1,2}):(\d\d)\s*-\s*(\d{1,2}):(\d\d)")
 _WINDOW_WORDS = "must be a window such as 22:00-06:00 or mon-fri 07:00-18:00"
-_MOST_DAYS = 400
+_MAX_DAYS = 400
 """Days on which a cron line runs that are looked at to see which weekdays it knows."""
 
 
 @dataclass(frozen=True, slots=True)
-class Hours:
+class TimeWindows:
     """When something may run."""
 
     text: str
@@ -62,19 +62,19 @@ class Hours:
 
 
 @lru_cache(maxsize=8192)
-def _is_open(hours: Hours, minute: int) -> bool:
+def _is_open(hours: TimeWindows, minute: int) -> bool:
     local = datetime.fromtimestamp(minute * 60, hours.zone)
     return hours.holds(local.weekday() * DAY + local.hour * 60 + local.minute)
 
 
-def parse_hours(value: Any) -> Hours:
+def parse_windows(value: Any) -> TimeWindows:
     """Hours of one window or a list of them, in UTC until a zone is given. Raises ValueError."""
-    if isinstance(value, Hours):
+    if isinstance(value, TimeWindows):
         return value
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise ValueError(_WINDOW_WORDS)
-    return Hours(", ".join(texts), tuple(span for text in texts for span in _spans(text)))
+    return TimeWindows(", ".join(texts), tuple(span for text in texts for span in _spans(text)))
 
 
 def _spans(text: str) -> list[tuple[int, int]]:
@@ -117,11 +117,11 @@ class Cron:
         # In the hour that comes twice cronsim begins again at its first pass, which may be over.
         return next((time for run in CronSim(self.text, start) if (time := run.timestamp()) > wall), float("inf"))
 
-    def ever_within(self, hours: Hours | None) -> bool:
+    def ever_within(self, hours: TimeWindows | None) -> bool:
         """Whether it runs at all, and within the hours where some are given."""
         line = CronSim(self.text, datetime(2024, 1, 1))
         days = CronSim(" ".join(["0", "0", *self.text.split()[2:]]), datetime(2024, 1, 1))
-        weekdays = {day.weekday() for day in islice(days, _MOST_DAYS)}
+        weekdays = {day.weekday() for day in islice(days, _MAX_DAYS)}
         times = [hour * 60 + minute for hour in line.hours for minute in line.minutes]
         return any(hours is None or hours.holds(day * DAY + time) for day in weekdays for time in times)
 
@@ -182,6 +182,6 @@ def local_zone() -> ZoneInfo:
         return ZoneInfo.from_file(content, key="localtime")
 
 
-HoursField = Annotated[Hours, BeforeValidator(parse_hours, json_schema_input_type=str | list[str])]
+TimeWindowsField = Annotated[TimeWindows, BeforeValidator(parse_windows, json_schema_input_type=str | list[str])]
 CronField = Annotated[Cron, BeforeValidator(parse_cron, json_schema_input_type=str)]
 ZoneName = Annotated[ZoneInfo, BeforeValidator(parse_zone, json_schema_input_type=str)]

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from streamer.config.model import Agent, from_mapping
+from streamer.config.model import Config, from_mapping
 from streamer.config.validation import nearest
 from streamer.core.errors import ConfigError
 
@@ -36,14 +36,14 @@ class Change:
     task: dict[str, Any] | None = None
     """Of `add`: its keys, as they would stand in a config."""
 
-    def apply(self, agent: Agent) -> Agent:
+    def apply(self, config: Config) -> Config:
         """The agent with this change. Raises ConfigError when it cannot be made."""
-        tasks = list(stream_of(agent, self.stream)["tasks"])
+        tasks = list(stream_of(config, self.stream)["tasks"])
         names = [_name(task) for task in tasks]
         if self.what == "add":
             if self.name in names:
                 raise ConfigError(f"{self.stream} has a task `{self.name}` already: give this one another --name")
-            return with_tasks(agent, self.stream, [*tasks, self.task])
+            return with_tasks(config, self.stream, [*tasks, self.task])
         if self.name not in names:
             raise ConfigError(f"{self.stream} has no task `{self.name}`{nearest(self.name, names)}")
         place = names.index(self.name)
@@ -53,22 +53,22 @@ class Change:
             del tasks[place]
         else:
             tasks[place] = {**tasks[place], "paused": self.what == "pause"}
-        return with_tasks(agent, self.stream, tasks)
+        return with_tasks(config, self.stream, tasks)
 
 
-def stream_of(agent: Agent, name: str) -> Mapping[str, Any]:
+def stream_of(config: Config, name: str) -> Mapping[str, Any]:
     """The plain data of a stream. Raises ConfigError when there is none of that name."""
-    if name not in agent.streams:
-        raise ConfigError(f"there is no stream `{name}`{nearest(name, list(agent.streams))}")
-    stream: Mapping[str, Any] = agent.raw["streams"][name]
+    if name not in config.streams:
+        raise ConfigError(f"there is no stream `{name}`{nearest(name, list(config.streams))}")
+    stream: Mapping[str, Any] = config.raw["streams"][name]
     return stream
 
 
-def with_tasks(agent: Agent, stream: str, tasks: Iterable[Any]) -> Agent:
+def with_tasks(config: Config, stream: str, tasks: Iterable[Any]) -> Config:
     """The agent with other tasks in one stream. Raises ConfigError, in words about the task alone."""
-    streams = {**agent.raw["streams"], stream: {**agent.raw["streams"][stream], "tasks": list(tasks)}}
+    streams = {**config.raw["streams"], stream: {**config.raw["streams"][stream], "tasks": list(tasks)}}
     try:
-        return from_mapping({**agent.raw, "streams": streams})
+        return from_mapping({**config.raw, "streams": streams})
     except ConfigError as error:
         raise ConfigError(_about_task(str(error), stream)) from None
 
@@ -109,14 +109,14 @@ class SavedChanges:
         new.write_text(json.dumps([asdict(change) for change in kept], indent=1) + "\n")
         os.replace(new, self._path)
 
-    def apply(self, agent: Agent) -> Agent:
+    def apply(self, config: Config) -> Config:
         """The agent with all of them that still fit."""
         changes = self.load()
         for change in changes:
             try:
-                agent = change.apply(agent)
+                config = change.apply(config)
             except ConfigError as error:
                 log.warning("a saved change no longer fits and is left out: %s", error)
         if changes:
             log.info("%d saved changes of tasks, from %s", len(changes), self._path)
-        return agent
+        return config

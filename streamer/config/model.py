@@ -29,7 +29,7 @@ from streamer.config.zone import PolygonField
 from streamer.core.errors import ConfigError
 from streamer.core.redact import redact
 from streamer.core.settings import Name, Settings
-from streamer.events.ledger.retention import Keep
+from streamer.events.ledger.retention import Retention
 from streamer.events.sinks import SinkField
 from streamer.types import Pipeline, Point, SourceSettings, TaskSpec
 from streamer.video.outputs import H264Settings, OutputField, outputs_by_view
@@ -55,10 +55,10 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
-class Agent:
+class Config:
     """A checked config."""
 
-    agent: str
+    name: str
     model: Any
     """An instance of the pipeline's `settings`."""
     streams: dict[str, Stream]
@@ -69,7 +69,7 @@ class Agent:
     """Plain data from which `from_mapping` makes this agent again, in another process. Holds secrets in clear."""
     outputs: tuple[Any, ...] = ()
     """Where annotated video goes."""
-    ledger: Keep = field(default_factory=Keep)
+    ledger: Retention = field(default_factory=Retention)
     timezone: ZoneInfo = field(default_factory=local_zone)
 
 
@@ -110,7 +110,7 @@ def schema_model() -> type[BaseModel]:
         model=(pipeline.settings, Field(default_factory=pipeline.settings, description="The model.")),
         streams=(dict[Name, stream], Field(min_length=1, description="The streams by name.")),
         sinks=(list[SinkField], Field([{"kind": "stdout"}], validate_default=True, description="Where events go.")),
-        ledger=(Keep, Field(Keep(), description="How long accepted events are kept.")),
+        ledger=(Retention, Field(Retention(), description="How long accepted events are kept.")),
         outputs=(list[OutputField], Field([], description="Where annotated video goes.")),
         web=(WebField, Field(None, description="The web page; without this key there is none.")),
     )
@@ -130,7 +130,7 @@ def json_schema() -> dict[str, Any]:
     return schema
 
 
-def load(path: Path) -> Agent:
+def load(path: Path) -> Config:
     """The agent of a YAML file. Raises ConfigError with one `file:line: key: problem` per line."""
     file = YamlFile(path)
     raw = file.data
@@ -139,7 +139,7 @@ def load(path: Path) -> Agent:
     return _agent(raw, file)
 
 
-def from_mapping(raw: Mapping[str, Any]) -> Agent:
+def from_mapping(raw: Mapping[str, Any]) -> Config:
     """The agent of plain data, as `Agent.raw` keeps it. Raises ConfigError with one `key: problem` per line."""
     return _agent({"agent": "agent", **raw}, None)
 
@@ -148,7 +148,7 @@ def _name_from(path: Path) -> str:
     return re.sub(r"[^a-z0-9_-]+", "-", path.stem.lower()).strip("-_")[:63] or "agent"
 
 
-def _agent(raw: Any, file: YamlFile | None) -> Agent:
+def _agent(raw: Any, file: YamlFile | None) -> Config:
     problems: list[Problem] = []
     try:
         config: Any = schema_model().model_validate(raw)
@@ -168,7 +168,7 @@ def _agent(raw: Any, file: YamlFile | None) -> Agent:
     if problems:
         raise _error(problems, file)
     sinks, outputs = tuple(config.sinks), tuple(config.outputs)
-    return Agent(config.agent, config.model, streams, sinks, config.web, raw, outputs, config.ledger, local)
+    return Config(config.agent, config.model, streams, sinks, config.web, raw, outputs, config.ledger, local)
 
 
 def _error(problems: list[Problem], file: YamlFile | None) -> ConfigError:

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, model_validator
 
-from streamer.config.calendar import Cron, CronField, Hours, HoursField, ZoneName
+from streamer.config.calendar import Cron, CronField, TimeWindows, TimeWindowsField, ZoneName
 from streamer.config.validation import Problem, nearest
 from streamer.core.settings import Name, Seconds, Settings
 from streamer.types import Pace, Point, Priority, When, Zone
@@ -28,7 +28,7 @@ class Task:
     """Seconds between two askings."""
     every_n_frames: int | None
     at: Cron | None
-    between: Hours | None
+    between: TimeWindows | None
     priority: Priority
     max_age: float | None
     zone: Zone | None
@@ -40,7 +40,7 @@ class Task:
     """The pipeline's keys: an instance of the task's `TaskSpec.parameters`."""
 
     @property
-    def often(self) -> str:
+    def describe_schedule(self) -> str:
         """When it is asked, in words."""
         often = f"every {self.every:g} s" if self.every else f"every {self.every_n_frames} frames"
         often = f"at {self.at.text}" if self.at else often
@@ -49,12 +49,12 @@ class Task:
         return f"paused, else {often}" if self.paused else often
 
     @property
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """What other programs are told of it."""
         return {
             "name": self.name,
             "task": self.task,
-            "often": self.often,
+            "often": self.describe_schedule,
             "every_s": self.every,
             "priority": self.priority,
             "paused": self.paused,
@@ -72,7 +72,7 @@ class TaskKeys(Settings):
     """Ask it of every n-th frame instead."""
     at: CronField | None = None
     """Ask it at these times instead: minute, hour, day of the month, month, weekday, as in cron: `0 7 * * mon-fri`."""
-    between: HoursField | None = None
+    between: TimeWindowsField | None = None
     """Ask it within these hours only: `22:00-06:00`, `mon-fri 07:00-18:00`, or a list of such."""
     timezone: ZoneName | None = None
     """The time zone of `at` and `between`. Default: the agent's."""

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_v
 from streamer.core.redact import remember
 from streamer.core.settings import Settings
 
-SHORTEST_TOKEN = 16
+MIN_TOKEN = 16
 
 
 class Bind(NamedTuple):
@@ -55,8 +55,8 @@ class Web(Settings):
     def _long_enough(cls, token: SecretStr | None) -> SecretStr | None:
         if token is not None:
             remember(token.get_secret_value())
-            if len(token.get_secret_value()) < SHORTEST_TOKEN:
-                raise ValueError(f"must have at least {SHORTEST_TOKEN} characters")
+            if len(token.get_secret_value()) < MIN_TOKEN:
+                raise ValueError(f"must have at least {MIN_TOKEN} characters")
         return token
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator
 
 from streamer.types import Point
 
-_SMALLEST = 1e-4
+_MIN_AREA = 1e-4
 """Smallest area of a zone, as a fraction of the frame."""
 
 
@@ -24,7 +24,7 @@ def parse_polygon(value: Any) -> tuple[Point, ...]:
         if not (0 <= x <= 1 and 0 <= y <= 1):
             raise ValueError(f"the corner [{x:g}, {y:g}] is outside the frame: both must be between 0 and 1")
     around = zip(points, [*points[1:], points[0]], strict=True)
-    if abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in around)) / 2 < _SMALLEST:
+    if abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in around)) / 2 < _MIN_AREA:
         raise ValueError("has no area: its corners are on a line, or its sides cross")
     return points
 

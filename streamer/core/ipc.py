@@ -7,7 +7,7 @@ from streamer.core.redact import redact
 
 HEADS = b"#/"
 """The topic under which a zmq sink tells the newest sequence of each source; no stream's name begins so."""
-_LONGEST_PATH = 107
+_MAX_PATH = 107
 """Bytes of a socket's path that Linux takes."""
 
 
@@ -22,8 +22,8 @@ def check_endpoint(text: str) -> str:
         raise ConfigError(f"{text} can be reached by every user of this host: use ipc:// and the path of a socket")
     if not path or path == "*":
         raise ConfigError("ipc:// needs the path of a socket")
-    if len(path.encode()) > _LONGEST_PATH:
-        raise ConfigError(f"the path of a socket can have {_LONGEST_PATH} bytes, this has {len(path.encode())}: {path}")
+    if len(path.encode()) > _MAX_PATH:
+        raise ConfigError(f"the path of a socket can have {_MAX_PATH} bytes, this has {len(path.encode())}: {path}")
     return text
 
 

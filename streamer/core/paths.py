@@ -13,12 +13,12 @@ from pathlib import Path
 
 from streamer.core.errors import ConfigError
 
-LONGEST_SOCKET_PATH = 107
+MAX_SOCKET_PATH = 107
 """Bytes, a limit of Linux."""
 
 
 @dataclass(frozen=True, slots=True)
-class Folders:
+class AgentPaths:
     runtime: Path
     """Sockets and frame buffers, mode 0700, on a tmpfs where there is one."""
     state: Path
@@ -26,7 +26,7 @@ class Folders:
 
     @classmethod
     @contextlib.contextmanager
-    def take(cls, agent: str, sockets: Iterable[str], keep_state: bool) -> Iterator[Folders]:
+    def take(cls, agent: str, sockets: Iterable[str], keep_state: bool) -> Iterator[AgentPaths]:
         """Make the folders and hold them for this process alone. Raises ConfigError when that cannot be.
 
         `sockets`: names of files that will be made in the runtime folder, whose paths must not be too long.
@@ -47,9 +47,9 @@ class Folders:
             _lock(stack, state, runtime, agent)
             shutil.rmtree(runtime / "buffers", ignore_errors=True)
             longest = max((f"{runtime}/{name}" for name in sockets), key=len)
-            if len(longest.encode()) > LONGEST_SOCKET_PATH:
+            if len(longest.encode()) > MAX_SOCKET_PATH:
                 raise ConfigError(
-                    f"the socket path {longest} is longer than {LONGEST_SOCKET_PATH} bytes: "
+                    f"the socket path {longest} is longer than {MAX_SOCKET_PATH} bytes: "
                     "give the agent, the stream or the output a shorter name"
                 )
             yield cls(runtime, state)

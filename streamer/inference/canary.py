@@ -30,7 +30,7 @@ class Canary:
         self._streams = streams
         self._last = time.monotonic() - EVERY_S + FIRST_S
 
-    def heard(self, outcome: Outcome) -> None:
+    def on_outcome(self, outcome: Outcome) -> None:
         """An answer came out, if it is one."""
         if outcome in ("ok", "empty"):
             self._last = time.monotonic()

@@ -26,7 +26,7 @@ def box_of(zone: Zone, width: int, height: int) -> Pixels:
     return left, top, max(left + 1, ceil(max(xs) * width)), max(top + 1, ceil(max(ys) * height))
 
 
-def seen(zone: Zone, frame: Frame) -> Frame:
+def crop_to_zone(zone: Zone, frame: Frame) -> Frame:
     """The frame as a task of that zone sees it: a copy of the zone's box, black outside the polygon."""
     height, width = frame.image.shape[:2]
     left, top, right, bottom = box_of(zone, width, height)
@@ -46,7 +46,7 @@ def _mask(zone: Zone, width: int, height: int) -> Image:
     return mask
 
 
-def in_frame(answer: Answer, zone: Zone, frame: Frame) -> Answer:
+def to_full_frame(answer: Answer, zone: Zone, frame: Frame) -> Answer:
     """An answer about what was seen of `frame`, with the places in the full frame."""
     height, width = frame.image.shape[:2]
     left, top, right, bottom = box_of(zone, width, height)

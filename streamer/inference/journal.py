@@ -20,7 +20,7 @@ import numpy as np
 from streamer.config.model import Stream
 from streamer.events.schema import StatusEvent, task_event
 from streamer.inference.canary import NO_EPOCH
-from streamer.inference.quarantine import Quarantine, Question, Verdict
+from streamer.inference.quarantine import Quarantine, Suspect, Verdict
 from streamer.types import DueTask, Frame, FrameId, Job, Result
 
 log = logging.getLogger(__name__)
@@ -48,14 +48,14 @@ _Key = tuple[str, str, FrameId]
 
 
 @dataclass(frozen=True, slots=True)
-class Remains:
+class CrashRecovery:
     """What the process before left behind."""
 
     lost: list[Result]
     verdict: StatusEvent | None
 
 
-class Docket:
+class InFlightJournal:
     """Jobs are entered when they are taken, marked while the engine has them, and struck when their event is safe."""
 
     def __init__(self, runtime: Path, agent: str, streams: Mapping[str, Stream]) -> None:
@@ -63,12 +63,12 @@ class Docket:
         self._agent, self._streams = agent, streams
         self._recordings = {name for name, stream in streams.items() if stream.source.pace == "file"}
         self._rows: dict[_Key, _Row] = {}
-        self._running: dict[_Key, Question] = {}
+        self._running: dict[_Key, Suspect] = {}
         self._changed = False
         self._before = self._read()
         self._quarantine = Quarantine(self._recordings, self._before.get("quarantine"))
 
-    def remains(self, was_killed: bool = False) -> Remains:
+    def recover(self, was_killed: bool = False) -> CrashRecovery:
         """To be called once; then `write`, tell it, and strike the lost jobs once their events are safe.
 
         `was_killed`: by somebody outside, so that nobody is suspected.
@@ -77,16 +77,18 @@ class Docket:
         rows = [_Row(*row) for row in before.get("jobs", ())]
         running = [rows[place] for place in before.get("running", ())]
         if not rows:
-            return Remains([], None)
+            return CrashRecovery([], None)
         suspects = [] if was_killed else [self._question(row) for row in running]
-        verdict = self._quarantine.died(suspects, time.monotonic())
+        verdict = self._quarantine.on_crash(suspects, time.monotonic())
         cameras = [row for row in rows if row.stream not in self._recordings and row.epoch != NO_EPOCH]
         lost = {row: job for row in cameras if (job := self._job(row)) is not None}
         self._rows = {key(job): row for row, job in lost.items()}
         self._changed = True
-        return Remains([Result(job, "dropped", error=LOST) for job in lost.values()], verdict and self._told(verdict))
+        return CrashRecovery(
+            [Result(job, "dropped", error=LOST) for job in lost.values()], verdict and self._told(verdict)
+        )
 
-    def enter(self, jobs: Iterable[Job]) -> None:
+    def add(self, jobs: Iterable[Job]) -> None:
         """These were taken from the schedule."""
         for job in jobs:
             frame, (height, width) = job.frame, job.frame.image.shape[:2]
@@ -99,39 +101,39 @@ class Docket:
     def admit(self, jobs: Iterable[Job]) -> tuple[list[Job], list[Job], list[Job]]:
         """Which of these may run now, which have to wait, and which are left out."""
         moment = time.monotonic()
-        asked = [(job, self._quarantine.question(job)) for job in jobs]
-        refused = [job for job, question in asked if self._quarantine.refuses(question, moment)]
-        asked = [(job, question) for job, question in asked if not self._quarantine.refuses(question, moment)]
+        asked = [(job, self._quarantine.suspect(job)) for job in jobs]
+        refused = [job for job, question in asked if self._quarantine.is_blocked(question, moment)]
+        asked = [(job, question) for job, question in asked if not self._quarantine.is_blocked(question, moment)]
         admitted = self._quarantine.admit([question for _, question in asked], self._running.values())
         now = [job for (job, _), may in zip(asked, admitted, strict=True) if may]
         waiting = [job for (job, _), may in zip(asked, admitted, strict=True) if not may]
         return now, waiting, refused
 
-    def may(self, job: Job) -> bool:
+    def may_run(self, job: Job) -> bool:
         """It is neither left out nor under suspicion."""
-        question = self._quarantine.question(job)
-        return self._quarantine.admit([question], []) == [True] and not self._quarantine.refuses(
+        question = self._quarantine.suspect(job)
+        return self._quarantine.admit([question], []) == [True] and not self._quarantine.is_blocked(
             question, time.monotonic()
         )
 
-    def run(self, jobs: Iterable[Job]) -> None:
+    def start(self, jobs: Iterable[Job]) -> None:
         """The engine gets these next. They are in the file before this returns."""
         for job in jobs:
-            self._running[key(job)] = self._quarantine.question(job)
+            self._running[key(job)] = self._quarantine.suspect(job)
             self._changed = True
-        self.write()
+        self.save()
 
-    def finished(self, job: Job) -> None:
+    def finish(self, job: Job) -> None:
         """The engine has answered."""
-        self._quarantine.finished(self._running.pop(key(job)))
+        self._quarantine.on_finished(self._running.pop(key(job)))
         self._changed = True
 
-    def strike(self, stream: str, name: str, frame: FrameId) -> None:
+    def remove(self, stream: str, name: str, frame: FrameId) -> None:
         """The job's event is safe."""
         self._rows.pop((stream, name, frame), None)
         self._changed = True
 
-    def write(self) -> None:
+    def save(self) -> None:
         """Bring the file up to date; a kill at any moment leaves the old one or the new one."""
         if not self._changed:
             return
@@ -157,9 +159,9 @@ class Docket:
             return {}
         return state if state.get("v") == VERSION else {}
 
-    def _question(self, row: _Row) -> Question:
+    def _question(self, row: _Row) -> Suspect:
         frame = FrameId(row.epoch, row.seq) if row.stream in self._recordings else None
-        return Question(row.stream, row.name, frame)
+        return Suspect(row.stream, row.name, frame)
 
     def _job(self, row: _Row) -> Job | None:
         """The job with a black picture; None when the config knows its task no more."""
@@ -168,7 +170,9 @@ class Docket:
             if task.name == row.name:
                 black = np.broadcast_to(np.uint8(0), (row.height, row.width, 3))
                 frame = Frame(row.stream, row.epoch, row.seq, row.captured_at, row.captured_mono, row.pts, black)
-                due = DueTask(row.stream, task.name, task.task, task.params, 0.0, task.priority, task.max_age, task.zone)
+                due = DueTask(
+                    row.stream, task.name, task.task, task.params, 0.0, task.priority, task.max_age, task.zone
+                )
                 return Job(due, frame)
         return None
 

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from streamer.types import PRIORITIES, Priority
 
 WINDOW_S = 5.0
-LONGEST_WINDOW_S = 60.0
+MAX_WINDOW_S = 60.0
 ENOUGH = 20
 """Jobs that make a window tell something; a slow device gets a longer window."""
 OVERDUE = 0.05
 """Share of a class's tasks that may be overdue at the end of a window, which is no overload yet."""
 MARGIN = 0.9
 """Share of the device that is given out: the rest catches up."""
-LEAST = 0.05
+MIN_SHARE = 0.05
 """Share of its demand that every class gets, as long as that is possible: no interval is longer than 20 times."""
 CALM = 0.8
 """Less busy than this, compared with when it was overloaded, the device can do more."""
@@ -75,17 +75,17 @@ class Overload:
     def is_stretched(self) -> bool:
         return self._capacity is not None
 
-    def served(self, cost: float) -> None:
+    def record_served(self, cost: float) -> None:
         self.window.done += 1
         self.window.served += cost
 
-    def worked(self, seconds: float) -> None:
+    def record_busy(self, seconds: float) -> None:
         self.window.busy += seconds
 
-    def is_over(self, now: float) -> bool:
+    def window_complete(self, now: float) -> bool:
         """The window has seen enough: call `update`."""
         age = now - self.window.start
-        return age >= WINDOW_S and (self.window.done >= ENOUGH or age >= LONGEST_WINDOW_S)
+        return age >= WINDOW_S and (self.window.done >= ENOUGH or age >= MAX_WINDOW_S)
 
     def update(self, now: float, demands: Mapping[Priority, Demand]) -> bool:
         """End the window. True when the factors changed enough to be told."""
@@ -93,18 +93,18 @@ class Overload:
         seconds = max(now - window.start, 1e-9)
         overloaded = any(demand.overdue > OVERDUE * demand.tasks for demand in demands.values())
         if overloaded and (self.is_stretched or self._overloaded_before):
-            self._too_much(window, seconds)
+            self._reduce_capacity(window, seconds)
         elif not overloaded and self.is_stretched:
-            self._better(window, seconds, demands)
+            self._raise_capacity(window, seconds, demands)
         self._overloaded_before = overloaded
         return self._apply(demands)
 
-    def _too_much(self, window: Window, seconds: float) -> None:
+    def _reduce_capacity(self, window: Window, seconds: float) -> None:
         did = window.served / seconds
         self._capacity = did if self._capacity is None else min(did, self._capacity)
         self._busy_at_most = max(window.busy / seconds, 0.01)
 
-    def _better(self, window: Window, seconds: float, demands: Mapping[Priority, Demand]) -> None:
+    def _raise_capacity(self, window: Window, seconds: float, demands: Mapping[Priority, Demand]) -> None:
         assert self._capacity is not None
         busy = window.busy / seconds / self._busy_at_most
         if busy < CALM:
@@ -127,7 +127,7 @@ def shares(capacity: float, demands: Mapping[Priority, Demand]) -> Factors:
     """The factor of each class when that much cost per second can be done in all; a higher class has no larger one."""
     capacity = max(capacity * MARGIN, 1e-9)
     total = sum(demand.cost for demand in demands.values())
-    least = min(LEAST, capacity / max(total, 1e-9))
+    least = min(MIN_SHARE, capacity / max(total, 1e-9))
     left = capacity - least * total
     factors = dict.fromkeys(PRIORITIES, 1.0)
     for priority in PRIORITIES:

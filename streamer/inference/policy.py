@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from streamer.inference.overload import Demand, Overload
-from streamer.inference.schedule import Now, Schedule, Ticker
+from streamer.inference.schedule import Now, Schedule, Trigger
 from streamer.types import PRIORITIES, DueTask, Job, Priority
 
 FIRST_COST_S = 0.05
@@ -65,19 +65,19 @@ class Policy:
         self.schedules = dict(schedules)
         self.overload = Overload(now.mono)
         self._classes: dict[Priority, _Class] = {priority: _Class() for priority in PRIORITIES}
-        self._held: set[str] = set()
+        self._awaiting_frame: set[str] = set()
         self._costs: dict[str, float] = {}
         self._by_interval = {stream: _by_interval(schedule) for stream, schedule in schedules.items()}
-        self._looks = [(now.mono, stream) for stream in self.schedules]
-        self._look_at = dict.fromkeys(self.schedules, now.mono)
+        self._wakeups = [(now.mono, stream) for stream in self.schedules]
+        self._wakeup_at = dict.fromkeys(self.schedules, now.mono)
 
     def choose(self, room: int, now: Now) -> Choice:
         """At most `room` tasks that are due now, or may be where only a frame can tell; the most urgent first."""
-        self._look(now)
+        self._run_wakeups(now)
         chosen: Choice = {}
         for priority in PRIORITIES:
             room -= self._choose_from(priority, room, now, chosen)
-        self._held.update(chosen)
+        self._awaiting_frame.update(chosen)
         return chosen
 
     def release(self, stream: str, now: Now, unused: Collection[str] = ()) -> None:
@@ -85,46 +85,46 @@ class Policy:
         schedule = self.schedules.get(stream)
         if schedule is None:
             return
-        for ticker in (ticker for ticker in schedule.tickers if ticker.name in unused):
+        for ticker in (ticker for ticker in schedule.triggers if ticker.name in unused):
             deficit = self._classes[_priority(ticker)].deficit
             deficit[stream] = deficit.get(stream, 0.0) + self.cost(ticker.settings.task)
-        self._held.discard(stream)
-        self._look_into(stream, now)
+        self._awaiting_frame.discard(stream)
+        self._refresh_stream(stream, now)
 
-    def changed(self, stream: str, now: Now) -> None:
+    def on_tasks_changed(self, stream: str, now: Now) -> None:
         """The stream has other tasks than before."""
         if stream in self.schedules:
             self._by_interval[stream] = _by_interval(self.schedules[stream])
             self.schedules[stream].stretch(self.overload.factors)
-            self._look_into(stream, now)
+            self._refresh_stream(stream, now)
 
     def remove(self, stream: str) -> None:
         """The stream is over."""
-        self._held.discard(stream)
+        self._awaiting_frame.discard(stream)
         self.schedules.pop(stream, None)
 
     def wait(self, now: Now) -> float:
         """Seconds until something more may be due."""
-        return max(0.0, self._looks[0][0] - now.mono) if self._looks else float("inf")
+        return max(0.0, self._wakeups[0][0] - now.mono) if self._wakeups else float("inf")
 
     def cost(self, task: str) -> float:
         """Device seconds of a job of that task, as far as it is known."""
         return self._costs.get(task, FIRST_COST_S)
 
-    def done(self, due: DueTask, seconds: float) -> None:
+    def record_job(self, due: DueTask, seconds: float) -> None:
         """A job took `seconds` of the device: its share of a batch."""
         known = self._costs.setdefault(due.task, seconds)
         self._costs[due.task] = max((1 - _NEWEST) * known + _NEWEST * seconds, 1e-6)
         if due.name in self._by_interval.get(due.stream, ()):
-            self.overload.served(self._costs[due.task])
+            self.overload.record_served(self._costs[due.task])
 
     def adapt(self, now: Now) -> bool:
         """Stretch intervals, or let them shrink, where it is time to. True when that should be told."""
-        if not self.overload.is_over(now.mono) or not self.overload.update(now.mono, self._demands(now)):
+        if not self.overload.window_complete(now.mono) or not self.overload.update(now.mono, self._demands(now)):
             return False
         for stream, schedule in self.schedules.items():
             schedule.stretch(self.overload.factors)
-            self._look_into(stream, now)
+            self._refresh_stream(stream, now)
         return True
 
     def stretches(self) -> dict[str, dict[Priority, float]]:
@@ -132,27 +132,27 @@ class Policy:
         factors = {key: round(value, 2) for key, value in self.overload.factors.items() if value > 1}
         found = {}
         for stream, schedule in self.schedules.items():
-            has = {ticker.settings.priority for ticker in schedule.tickers if ticker.stretch > 1}
+            has = {ticker.settings.priority for ticker in schedule.triggers if ticker.stretch > 1}
             if has:
                 found[stream] = {priority: factor for priority, factor in factors.items() if priority in has}
         return found
 
-    def _look(self, now: Now) -> None:
-        while self._looks and self._looks[0][0] <= now.mono:
-            at, stream = heapq.heappop(self._looks)
-            if self._look_at.get(stream) == at:
-                self._look_into(stream, now)
+    def _run_wakeups(self, now: Now) -> None:
+        while self._wakeups and self._wakeups[0][0] <= now.mono:
+            at, stream = heapq.heappop(self._wakeups)
+            if self._wakeup_at.get(stream) == at:
+                self._refresh_stream(stream, now)
 
-    def _look_into(self, stream: str, now: Now) -> None:
+    def _refresh_stream(self, stream: str, now: Now) -> None:
         """Put the stream into the classes in which it has something due, and plan the next look."""
         schedule = self.schedules.get(stream)
-        if schedule is None or stream in self._held:
-            self._look_at.pop(stream, None)
+        if schedule is None or stream in self._awaiting_frame:
+            self._wakeup_at.pop(stream, None)
             return
         for ticker in schedule.ready(now):
             self._classes[_priority(ticker)].add(stream, first=ticker.is_urgent)
-        self._look_at[stream] = at = now.mono + max(schedule.wait(now), 0.001)
-        heapq.heappush(self._looks, (at, stream))
+        self._wakeup_at[stream] = at = now.mono + max(schedule.wait(now), 0.001)
+        heapq.heappush(self._wakeups, (at, stream))
 
     def _choose_from(self, priority: Priority, room: int, now: Now, chosen: Choice) -> int:
         here, count = self._classes[priority], 0
@@ -161,7 +161,7 @@ class Policy:
             stream = here.turn[0]
             ticker = self._most_urgent(stream, priority, now, chosen.get(stream, set()))
             if ticker is None:
-                here.drop_first(held=stream in self._held)
+                here.drop_first(held=stream in self._awaiting_frame)
                 continue
             cost = self.cost(ticker.settings.task)
             if here.deficit[stream] < cost and not ticker.is_urgent:
@@ -173,9 +173,9 @@ class Policy:
             count += 1
         return count
 
-    def _most_urgent(self, stream: str, priority: Priority, now: Now, chosen: set[str]) -> Ticker | None:
+    def _most_urgent(self, stream: str, priority: Priority, now: Now, chosen: set[str]) -> Trigger | None:
         schedule = self.schedules.get(stream)
-        if schedule is None or stream in self._held:
+        if schedule is None or stream in self._awaiting_frame:
             return None
         found = [
             ticker for ticker in schedule.ready(now) if _priority(ticker) == priority and ticker.name not in chosen
@@ -187,8 +187,8 @@ class Policy:
         costs = dict.fromkeys(PRIORITIES, 0.0)
         for stream, schedule in self.schedules.items():
             # A stream that is waited for, because its camera is slow or down, says nothing about the device.
-            waits_for_device = stream not in self._held
-            for ticker in schedule.tickers:
+            waits_for_device = stream not in self._awaiting_frame
+            for ticker in schedule.triggers:
                 if ticker.rate and ticker.asks(now):
                     priority = ticker.settings.priority
                     tasks[priority] += 1
@@ -197,13 +197,13 @@ class Policy:
         return {key: Demand(tasks[key], overdue[key], costs[key]) for key in PRIORITIES}
 
 
-def _priority(ticker: Ticker) -> Priority:
+def _priority(ticker: Trigger) -> Priority:
     return PRIORITIES[0] if ticker.is_urgent else ticker.settings.priority
 
 
 def _by_interval(schedule: Schedule) -> set[str]:
     """Names of the tasks that overload stretches."""
-    return {ticker.name for ticker in schedule.tickers if ticker.rate}
+    return {ticker.name for ticker in schedule.triggers if ticker.rate}
 
 
 def most_urgent_first(jobs: list[Job]) -> list[Job]:

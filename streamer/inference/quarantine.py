@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 from streamer.types import FrameId, Job
 
-PAUSE_S, LONGEST_PAUSE_S = 60.0, 3600.0
+PAUSE_S, MAX_PAUSE_S = 60.0, 3600.0
 """How long a task that kills is left out the first time; then twice as long, until it is an hour."""
 FRAMES_OF_TASK = 3
 """Frames of a recording that may be guilty before their task is."""
 
 
-class Question(NamedTuple):
+class Suspect(NamedTuple):
     """A task of a stream; of a recording together with a frame, for there the same frame comes again."""
 
     stream: str
@@ -31,7 +31,7 @@ class Question(NamedTuple):
 class Verdict(NamedTuple):
     """A question was found guilty."""
 
-    question: Question
+    question: Suspect
     deaths: int
     pause: float | None
     """Seconds for which the whole task is left out. None: only this frame is, for good."""
@@ -60,11 +60,11 @@ class Quarantine:
             "tasks": [[task, self._until.get(task, 0.0), times] for task, times in self._times.items()],
         }
 
-    def question(self, job: Job) -> Question:
+    def suspect(self, job: Job) -> Suspect:
         due = job.due
-        return Question(due.stream, due.name, job.frame.id if due.stream in self._recordings else None)
+        return Suspect(due.stream, due.name, job.frame.id if due.stream in self._recordings else None)
 
-    def died(self, running: Collection[Question], now: float) -> Verdict | None:
+    def on_crash(self, running: Collection[Suspect], now: float) -> Verdict | None:
         """The process died with these in its engine."""
         if not running:
             return None
@@ -74,19 +74,19 @@ class Quarantine:
         if others or (deaths := self._suspects[question]) < 2:
             return None
         del self._suspects[question]
-        return Verdict(question, deaths, self._sentence(question, now))
+        return Verdict(question, deaths, self._block(question, now))
 
-    def finished(self, question: Question) -> None:
+    def on_finished(self, question: Suspect) -> None:
         """It ended well."""
         self._suspects.pop(question, None)
 
-    def refuses(self, question: Question, now: float) -> bool:
+    def is_blocked(self, question: Suspect, now: float) -> bool:
         """It is left out."""
         if question in self._frames:
             return True
         return now < self._until.get(question._replace(frame=None), 0.0)
 
-    def admit(self, waiting: Sequence[Question], running: Collection[Question]) -> list[bool]:
+    def admit(self, waiting: Sequence[Suspect], running: Collection[Suspect]) -> list[bool]:
         """Which of these may run beside what runs now: suspects first, and among themselves."""
         suspected = [question in self._suspects for question in waiting]
         tried = sum(question in self._suspects for question in running)
@@ -99,7 +99,7 @@ class Quarantine:
             room -= admitted[-1]
         return admitted
 
-    def _sentence(self, question: Question, now: float) -> float | None:
+    def _block(self, question: Suspect, now: float) -> float | None:
         task = question._replace(frame=None)
         self._times[task] += 1
         times = self._times[task]
@@ -108,11 +108,11 @@ class Quarantine:
             if times < FRAMES_OF_TASK:
                 return None
             times -= FRAMES_OF_TASK - 1
-        pause = min(LONGEST_PAUSE_S, PAUSE_S * 2.0 ** min(times - 1, 10))
+        pause = min(MAX_PAUSE_S, PAUSE_S * 2.0 ** min(times - 1, 10))
         self._until[task] = now + pause
         return pause
 
 
-def _question(words: Any) -> Question:
+def _question(words: Any) -> Suspect:
     stream, name, frame = words
-    return Question(stream, name, None if frame is None else FrameId(*frame))
+    return Suspect(stream, name, None if frame is None else FrameId(*frame))

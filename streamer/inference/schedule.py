@@ -10,24 +10,24 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-from streamer.bus.frame_protocol import LONGEST_WAIT_S, Want
+from streamer.bus.frame_protocol import MAX_WAIT_S, FrameRequest
 from streamer.inference.triggers import (
     AT_WITHIN_S,
     LOOK_S,
     UNCHANGED_S,
-    Frames,
-    Gated,
-    Interval,
-    Media,
+    FrameCountTrigger,
+    IntervalTrigger,
+    MediaTimeTrigger,
+    MotionTrigger,
     Now,
-    Once,
+    OneShotTrigger,
     TaskSettings,
-    Ticker,
-    make_ticker,
+    Trigger,
+    make_trigger,
 )
 from streamer.types import DueTask, Frame, FrameId, Pace, Priority
 
-__all__ = ["UNCHANGED_S", "Now", "Schedule", "TaskSettings", "Ticker"]
+__all__ = ["UNCHANGED_S", "Now", "Schedule", "TaskSettings", "Trigger"]
 
 
 class Schedule:
@@ -35,22 +35,22 @@ class Schedule:
 
     def __init__(self, stream: str, tasks: Sequence[TaskSettings], pace: Pace, now: Now) -> None:
         self.stream, self.pace = stream, pace
-        self.tickers = [make_ticker(task, pace, now) for task in tasks]
+        self.triggers = [make_trigger(task, pace, now) for task in tasks]
         self._last: FrameId | None = None
-        self._passed: FrameId | None = None
+        self._skipped: FrameId | None = None
         """Newer than `_last`, and too old when it could have been asked about."""
-        self._wants_young = False
+        self._age_limited = False
 
-    def ready(self, now: Now) -> list[Ticker]:
+    def ready(self, now: Now) -> list[Trigger]:
         """What is due by the clock, and what only a frame can tell of."""
-        return [ticker for ticker in self.tickers if ticker.is_ready(now)]
+        return [ticker for ticker in self.triggers if ticker.is_ready(now)]
 
     def wait(self, now: Now) -> float:
         """Seconds after which more may be ready; at most a minute where the wall clock counts."""
-        waits = [ticker.wait(now) for ticker in self.tickers if not ticker.is_ready(now)]
+        waits = [ticker.wait(now) for ticker in self.triggers if not ticker.is_ready(now)]
         return max(0.0, min(waits, default=LOOK_S))
 
-    def want(self, now: Now, names: Collection[str] | None = None) -> Want | None:
+    def next_request(self, now: Now, names: Collection[str] | None = None) -> FrameRequest | None:
         """The frame to ask for, None while nothing is due.
 
         `names`: of a live stream for these tasks only, now; without, whichever comes.
@@ -58,75 +58,75 @@ class Schedule:
         ready = [ticker for ticker in self.ready(now) if self._is_chosen(ticker, names)]
         if not ready:
             return None
-        every = min(LONGEST_WAIT_S, *(ticker.spacing for ticker in self.tickers))
-        max_age = None if self._passed or names is None else _max_age(ready)
-        after, self._wants_young = self._passed or self._last, max_age is not None
-        gates = tuple(ticker.gate(now) for ticker in ready if isinstance(ticker, Gated))
+        every = min(MAX_WAIT_S, *(ticker.spacing for ticker in self.triggers))
+        max_age = None if self._skipped or names is None else _max_age(ready)
+        after, self._age_limited = self._skipped or self._last, max_age is not None
+        gates = tuple(ticker.gate(now) for ticker in ready if isinstance(ticker, MotionTrigger))
         if any(ticker.is_any_due(now) for ticker in ready):
-            return Want(after=after, every=every, max_age=max_age, gates=gates)
-        frames = [ticker.tick for ticker in ready if isinstance(ticker, Frames)]
-        media = [ticker.tick for ticker in ready if isinstance(ticker, Media)]
-        return Want(
+            return FrameRequest(after=after, interval=every, max_age=max_age, motion_gates=gates)
+        frames = [ticker.tick for ticker in ready if isinstance(ticker, FrameCountTrigger)]
+        media = [ticker.tick for ticker in ready if isinstance(ticker, MediaTimeTrigger)]
+        return FrameRequest(
             after=after,
             at_pts=min(media, default=None),
             at_seq=min(frames, default=None),
-            every=every,
+            interval=every,
             max_age=max_age,
-            gates=gates,
-            happened=bool(gates),
+            motion_gates=gates,
+            on_trigger=bool(gates),
         )
 
-    def pass_over(self, newest: FrameId | None) -> None:
+    def skip_stale(self, newest: FrameId | None) -> None:
         """There was no frame young enough for what is due: the first one after `newest` will do, whatever its age."""
-        if self._wants_young and newest is not None and (self._last is None or newest > self._last):
-            self._passed = newest
+        if self._age_limited and newest is not None and (self._last is None or newest > self._last):
+            self._skipped = newest
 
-    def take(self, frame: Frame, now: Now, names: Collection[str] | None = None) -> list[DueTask]:
+    def pop_due(self, frame: Frame, now: Now, names: Collection[str] | None = None) -> list[DueTask]:
         """What is due on this frame, newer than any before; moves those tasks on.
 
         `names`: of a live stream only these, the others wait for a later frame. A file has no later one.
         """
         if self._last is not None and frame.epoch != self._last.epoch:
-            for ticker in self.tickers:
+            for ticker in self.triggers:
                 ticker.restart()
-        self._last, self._passed = frame.id, None
+        self._last, self._skipped = frame.id, None
         due = []
-        for ticker in self.tickers:
+        for ticker in self.triggers:
             if self._is_chosen(ticker, names) and ticker.is_due(frame, now):
                 ticker.advance(frame, now)
                 due.append(_due(self.stream, ticker, now))
-        self.tickers = [ticker for ticker in self.tickers if not ticker.is_over]
+        self.triggers = [ticker for ticker in self.triggers if not ticker.is_over]
         return due
 
     def replace(self, tasks: Sequence[TaskSettings], now: Now) -> None:
         """Other tasks from now on; those that stay the same keep their ticks."""
-        same = {id(ticker.settings): ticker for ticker in self.tickers}
-        known = [ticker.settings for ticker in self.tickers if not ticker.is_urgent]
-        asked = [ticker for ticker in self.tickers if ticker.is_urgent]
+        same = {id(ticker.settings): ticker for ticker in self.triggers}
+        known = [ticker.settings for ticker in self.triggers if not ticker.is_urgent]
+        asked = [ticker for ticker in self.triggers if ticker.is_urgent]
         tickers = []
         for task in tasks:
             old = next((settings for settings in known if settings == task), None)
-            tickers.append(make_ticker(task, self.pace, now) if old is None else same[id(old)])
-        self.tickers = [*tickers, *asked]
+            tickers.append(make_trigger(task, self.pace, now) if old is None else same[id(old)])
+        self.triggers = [*tickers, *asked]
 
     def ask(self, task: TaskSettings, name: str) -> None:
         """Ask this of the next frame, once, under that name."""
-        self.tickers = [*self.tickers, Once(task, name)]
+        self.triggers = [*self.triggers, OneShotTrigger(task, name)]
 
     def drop(self, name: str) -> None:
         """Ask this no more."""
-        self.tickers = [ticker for ticker in self.tickers if ticker.name != name]
+        self.triggers = [ticker for ticker in self.triggers if ticker.name != name]
 
-    def _is_chosen(self, ticker: Ticker, names: Collection[str] | None) -> bool:
+    def _is_chosen(self, ticker: Trigger, names: Collection[str] | None) -> bool:
         return names is None or self.pace == "file" or ticker.name in names
 
     def stretch(self, factors: Mapping[Priority, float]) -> None:
         """Make the intervals of a live stream that many times longer, from their last tick on."""
-        for ticker in self.tickers if self.pace == "live" else ():
+        for ticker in self.triggers if self.pace == "live" else ():
             ticker.stretch = factors.get(ticker.settings.priority, 1.0)
 
 
-def _due(stream: str, ticker: Ticker, now: Now) -> DueTask:
+def _due(stream: str, ticker: Trigger, now: Now) -> DueTask:
     task = ticker.settings
     return DueTask(
         stream=stream,
@@ -141,16 +141,16 @@ def _due(stream: str, ticker: Ticker, now: Now) -> DueTask:
     )
 
 
-def _max_age(tickers: Sequence[Ticker]) -> float | None:
+def _max_age(tickers: Sequence[Trigger]) -> float | None:
     """Seconds beyond which a frame is too old for all of them."""
     ages = [ticker.settings.max_age for ticker in tickers]
     return None if None in ages else max(age for age in ages if age is not None)
 
 
-def _next_tick(ticker: Ticker, now: Now) -> float:
+def _next_tick(ticker: Trigger, now: Now) -> float:
     """Monotonic second of the tick after the one just taken."""
     if ticker.is_urgent:
         return -math.inf
-    if isinstance(ticker, Interval):
+    if isinstance(ticker, IntervalTrigger):
         return ticker.tick
     return now.mono + AT_WITHIN_S if ticker.on_clock else math.inf

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from streamer.types import Job
 
-LEAST_S = 8.0
+MIN_S = 8.0
 FIRST_S = 120.0
 """While something runs that this process has never seen to its end."""
 TIMES = 5.0
@@ -16,21 +16,21 @@ _FORGET = 0.99
 Kind = tuple[str, str]
 
 
-class Patience:
+class StepTimeout:
     """Knows the longest step of each kind of task; one that was long once is slowly forgotten."""
 
     def __init__(self) -> None:
         self._longest: dict[Kind, float] = {}
         self._finished: set[Kind] = set()
 
-    def limit(self, jobs: Iterable[Job]) -> float:
+    def seconds(self, jobs: Iterable[Job]) -> float:
         """Seconds for a step with these jobs in the engine."""
         kinds = {_kind(job) for job in jobs}
         if not kinds <= self._finished:
             return FIRST_S
-        return max([LEAST_S, *(TIMES * self._longest[kind] for kind in kinds)])
+        return max([MIN_S, *(TIMES * self._longest[kind] for kind in kinds)])
 
-    def took(self, jobs: Iterable[Job], finished: Iterable[Job], seconds: float) -> None:
+    def observe(self, jobs: Iterable[Job], finished: Iterable[Job], seconds: float) -> None:
         """A step with `jobs` in the engine, of which some finished with it."""
         for kind in {_kind(job) for job in jobs}:
             self._longest[kind] = max(seconds, self._longest.get(kind, 0.0) * _FORGET)

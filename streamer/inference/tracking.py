@@ -18,12 +18,12 @@ from streamer.types import Answer, Box, Result
 if TYPE_CHECKING:
     from trackers import ByteTrackTracker
 
-LEAST_PATIENCE_S = 3.0
-PATIENCE = 2.5
+MIN_GAP_S = 3.0
+MAX_GAP_INTERVALS = 2.5
 """An object that was not seen for so many intervals is another one when it comes back."""
-LEAST_LIKENESS = -0.3
+MIN_DIOU = -0.3
 """Of two boxes that may be one object's: DIoU, from -1 (far apart) over 0 (touching) to 1 (the same)."""
-MOST_LABELS = 64
+MAX_LABELS = 64
 """A task that describes its boxes in free words has many: those that were not seen for longest are forgotten."""
 
 
@@ -35,7 +35,7 @@ class _Task:
     at: float = 0.0
 
 
-class Tracks:
+class ObjectTracker:
     """The trackers of an inference process: one per stream, task name and label."""
 
     def __init__(self, intervals: Mapping[tuple[str, str], float]) -> None:
@@ -53,7 +53,7 @@ class Tracks:
         self._tasks: dict[tuple[str, str], _Task] = {}
         self._last_id = 0
 
-    def mark(self, result: Result) -> Result:
+    def assign_ids(self, result: Result) -> Result:
         """`result` with track ids on its boxes; an object has one from the second time on that it is seen.
 
         A result that is older than the one before it is returned as it is.
@@ -71,18 +71,18 @@ class Tracks:
             return result
         task.at = at
         height, width = frame.image.shape[:2]
-        return replace(result, answer=self._marked(result.answer, task, at, (width, height), self._patience(key)))
+        return replace(result, answer=self._with_ids(result.answer, task, at, (width, height), self._max_gap(key)))
 
-    def _patience(self, key: tuple[str, str]) -> float:
-        return max(LEAST_PATIENCE_S, PATIENCE * self._intervals.get(key, 0.0))
+    def _max_gap(self, key: tuple[str, str]) -> float:
+        return max(MIN_GAP_S, MAX_GAP_INTERVALS * self._intervals.get(key, 0.0))
 
-    def _marked(self, answer: Answer, task: _Task, at: float, size: tuple[int, int], patience: float) -> Answer:
+    def _with_ids(self, answer: Answer, task: _Task, at: float, size: tuple[int, int], patience: float) -> Answer:
         boxes = list(answer.boxes)
         for label in {*task.by_label, *(box.label for box in boxes)}:
             places = [place for place, box in enumerate(boxes) if box.label == label]
             for place, track in self._follow(task, label, [boxes[place] for place in places], at, size, patience):
                 boxes[places[place]] = replace(boxes[places[place]], track=track)
-        while len(task.by_label) > MOST_LABELS:
+        while len(task.by_label) > MAX_LABELS:
             self._forget(task, next(iter(task.by_label)))
         return replace(answer, boxes=tuple(boxes))
 
@@ -95,7 +95,7 @@ class Tracks:
             tracker = self._make(
                 lost_track_buffer=round(30 * patience),
                 minimum_consecutive_frames=1,
-                minimum_iou_threshold=LEAST_LIKENESS,
+                minimum_iou_threshold=MIN_DIOU,
                 iou=self._likeness(),
             )
         corners = np.array([(box.x0, box.y0, box.x1, box.y1) for box in boxes], np.float64).reshape(-1, 4)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple, Protocol
 
-from streamer.bus.frame_protocol import Gate
+from streamer.bus.frame_protocol import MotionGate
 from streamer.capture.motion_gate import WHOLE
-from streamer.config.calendar import Cron, Hours
+from streamer.config.calendar import Cron, TimeWindows
 from streamer.types import Frame, FrameId, Pace, Priority, When, Zone
 
 _ROUNDING = 1e-6
@@ -29,7 +29,7 @@ class Now(NamedTuple):
 
     mono: float
     """Seconds of CLOCK_MONOTONIC."""
-    wall: float
+    unix_time: float
     """Unix seconds, on a clock that may be set."""
 
 
@@ -47,7 +47,7 @@ class TaskSettings(Protocol):
     @property
     def at(self) -> Cron | None: ...
     @property
-    def between(self) -> Hours | None: ...
+    def between(self) -> TimeWindows | None: ...
     @property
     def priority(self) -> Priority: ...
     @property
@@ -62,7 +62,7 @@ class TaskSettings(Protocol):
     def params(self) -> Any: ...
 
 
-class Ticker:
+class Trigger:
     """One task and its next tick."""
 
     on_clock = False
@@ -84,7 +84,7 @@ class Ticker:
     def is_open(self, now: Now) -> bool:
         """Its window is open, or it has none."""
         between = self.settings.between
-        return between is None or between.is_open(now.wall)
+        return between is None or between.is_open(now.unix_time)
 
     def is_ready(self, now: Now) -> bool:
         """It is due, or, where only a frame can tell, may be."""
@@ -123,7 +123,7 @@ class Ticker:
         """A new connection: its frames and its media time begin again."""
 
 
-class Interval(Ticker):
+class IntervalTrigger(Trigger):
     """`every`, by the monotonic clock. A tick that falls outside the window waits for its opening."""
 
     on_clock = True
@@ -148,7 +148,7 @@ class Interval(Ticker):
     def is_open(self, now: Now) -> bool:
         open_now = super().is_open(now)
         if open_now and self._closed:
-            self._not_before = now.mono - now.wall % 60  # windows open on a whole minute
+            self._not_before = now.mono - now.unix_time % 60  # windows open on a whole minute
         self._closed = not open_now
         return open_now
 
@@ -170,7 +170,7 @@ class Interval(Ticker):
         return self.tick + self.every * self.stretch
 
 
-class Gated(Interval):
+class MotionTrigger(IntervalTrigger):
     """`every` with `when`: a tick waits until something happens, or until it is time to ask in any case.
 
     Once in `UNCHANGED_S` it takes a frame only to say that nothing has.
@@ -189,11 +189,11 @@ class Gated(Interval):
     def is_any_due(self, now: Now) -> bool:
         return self._answered is None or now.mono >= min(self._refresh_at, self._tell_at)
 
-    def gate(self, now: Now) -> Gate:
+    def gate(self, now: Now) -> MotionGate:
         """What is asked of capture."""
         self._quiet_at = now.mono
         zone, task = self.settings.zone, self.settings
-        return Gate(task=task.name, when=task.when, area=zone.name if zone else WHOLE, since=self._answered)
+        return MotionGate(task=task.name, when=task.when, area=zone.name if zone else WHOLE, since=self._answered)
 
     def is_due(self, frame: Frame, now: Now) -> bool:
         return self.is_ready(now) and (self.is_any_due(now) or self.settings.name in frame.triggered)
@@ -219,7 +219,7 @@ class Gated(Interval):
         self._answered = None
 
 
-class Once(Ticker):
+class OneShotTrigger(Trigger):
     """A question that is asked one time, of the next frame, before anything else."""
 
     on_clock = True
@@ -243,7 +243,7 @@ class Once(Ticker):
         return -math.inf
 
 
-class _At(Ticker):
+class CronTrigger(Trigger):
     """A cron line, by the wall clock. Runs that were missed are made up for by one."""
 
     on_clock = True
@@ -251,37 +251,37 @@ class _At(Ticker):
     def __init__(self, settings: TaskSettings, cron: Cron, now: Now) -> None:
         super().__init__(settings)
         self._cron = cron
-        self._set_by = now.wall - now.mono
-        self._next = cron.after(now.wall)
+        self._set_by = now.unix_time - now.mono
+        self._next = cron.after(now.unix_time)
 
     @property
     def spacing(self) -> float:
         return LOOK_S
 
     def is_ready(self, now: Now) -> bool:
-        offset = now.wall - now.mono
+        offset = now.unix_time - now.mono
         if abs(offset - self._set_by) > CLOCK_SET_S:
-            self._next = self._cron.after(now.wall)
+            self._next = self._cron.after(now.unix_time)
         self._set_by = offset
         between = self.settings.between
-        while self._next <= now.wall and between is not None and not between.is_open(self._next):
+        while self._next <= now.unix_time and between is not None and not between.is_open(self._next):
             self._next = self._cron.after(self._next)
-        return now.wall >= self._next
+        return now.unix_time >= self._next
 
     def is_due(self, frame: Frame, now: Now) -> bool:
         return self.is_ready(now)
 
     def advance(self, frame: Frame, now: Now) -> None:
-        self._next = self._cron.after(now.wall)
+        self._next = self._cron.after(now.unix_time)
 
     def wait(self, now: Now) -> float:
-        return min(LOOK_S, self._next - now.wall)
+        return min(LOOK_S, self._next - now.unix_time)
 
     def deadline(self, now: Now) -> float:
-        return now.mono + (self._next - now.wall) + AT_WITHIN_S
+        return now.mono + (self._next - now.unix_time) + AT_WITHIN_S
 
 
-class Frames(Ticker):
+class FrameCountTrigger(Trigger):
     """`every_n_frames`: numbers of frames."""
 
     def __init__(self, settings: TaskSettings, count: int) -> None:
@@ -300,7 +300,7 @@ class Frames(Ticker):
         self.tick = 0
 
 
-class Media(Ticker):
+class MediaTimeTrigger(Trigger):
     """`every`, by a file's own time."""
 
     def __init__(self, settings: TaskSettings, every: float) -> None:
@@ -322,15 +322,15 @@ class Media(Ticker):
 
 def _to_next_look(now: Now) -> float:
     """Seconds to the next whole minute: windows open and close on one."""
-    return LOOK_S - now.wall % LOOK_S
+    return LOOK_S - now.unix_time % LOOK_S
 
 
-def make_ticker(task: TaskSettings, pace: Pace, now: Now) -> Ticker:
+def make_trigger(task: TaskSettings, pace: Pace, now: Now) -> Trigger:
     if task.at is not None:
-        return _At(task, task.at, now)
+        return CronTrigger(task, task.at, now)
     if task.every_n_frames is not None:
-        return Frames(task, task.every_n_frames)
+        return FrameCountTrigger(task, task.every_n_frames)
     every = task.every or 1.0
     if pace == "file":
-        return Media(task, every)
-    return Interval(task, every, now) if task.when == "always" else Gated(task, every, now)
+        return MediaTimeTrigger(task, every)
+    return IntervalTrigger(task, every, now) if task.when == "always" else MotionTrigger(task, every, now)

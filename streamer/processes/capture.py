@@ -17,9 +17,10 @@ import zmq
 from streamer.bus.event_channel import EventClient
 from streamer.capture.connection import Connection
 from streamer.capture.frame_server import FrameServer, StreamLock
-from streamer.capture.frame_slot import FileShelf, LiveShelf
-from streamer.capture.motion_gate import Watch
-from streamer.core.backoff import Backoff, Rhythm
+from streamer.capture.frame_slot import BlockingFrameSlot, LatestFrameSlot
+from streamer.capture.motion_gate import MotionDetector
+from streamer.capture.silence_timeout import SilenceTimeout
+from streamer.core.backoff import Backoff
 from streamer.core.errors import SourceEnded, SourceLost, SourceRefused
 from streamer.core.redact import redact
 from streamer.events.schema import status_event
@@ -39,7 +40,7 @@ STOP_S = 1.0
 FLUSH_S = 1.0
 LAST_ASK_S = 10.0
 """How long an ended stream waits for the inference process to ask and be told."""
-MOST_HANGING = 8
+MAX_HANGING = 8
 
 
 def run(worker: Worker) -> None:
@@ -52,17 +53,17 @@ def run(worker: Worker) -> None:
 class Capture:
     """One stream's capture. A context manager; `serve` is its life."""
 
-    def __init__(self, worker: Worker, rhythm: Rhythm | None = None) -> None:
+    def __init__(self, worker: Worker, silence_timeout: SilenceTimeout | None = None) -> None:
         assert worker.stream is not None
         self._worker = worker
         self._stream = worker.stream
-        self._source = worker.agent.streams[worker.stream].source
-        self._rhythm = rhythm or Rhythm()
+        self._source = worker.config.streams[worker.stream].source
+        self._silence_timeout = silence_timeout or SilenceTimeout()
         self._backoff = Backoff()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._lock = StreamLock(worker.runtime, self._stream)
-        self._shelf = LiveShelf(self._wake) if self._source.pace == "live" else FileShelf(self._wake)
-        self._server = FrameServer(worker.runtime, self._stream, self._shelf)
+        self._slot = LatestFrameSlot(self._wake) if self._source.pace == "live" else BlockingFrameSlot(self._wake)
+        self._server = FrameServer(worker.runtime, self._stream, self._slot)
         self._events = EventClient(worker.runtime, f"capture-{self._stream}")
         self._connection: Connection | None = None
         self._hanging: list[Connection] = []
@@ -82,7 +83,7 @@ class Capture:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._shelf.admit(None)
+        self._slot.set_epoch(None)
         self._events.close()
         self._server.close()
         self._lock.close()
@@ -93,15 +94,15 @@ class Capture:
         """Until the source has ended or a stop was asked for, and everything that was fetched is settled."""
         self._worker.report("ready")
         while not self._is_over():
-            self._worker.pulse.beat()
+            self._worker.heartbeat.beat()
             self._sleep()
             self._server.handle()
             self._events.receive()
             self._events.resend()
             if not self._worker.stopping and self._ended_at is None:
-                self._tend()
-        self._shelf.give_up()
-        self._say("stopped" if self._worker.stopping else "ended")
+                self._check_connection()
+        self._slot.drop_in_flight()
+        self._publish_state("stopped" if self._worker.stopping else "ended")
         self._events.flush(FLUSH_S)
 
     def _wake(self) -> None:
@@ -118,21 +119,23 @@ class Capture:
     def _is_over(self) -> bool:
         if self._worker.stopping:
             return self._has_stopped()
-        if self._ended_at is None or self._shelf.in_flight:
+        if self._ended_at is None or self._slot.in_flight:
             return False
-        heard = self._server.heard
-        return self._server.told or heard is None or time.monotonic() > max(heard, self._ended_at) + LAST_ASK_S
+        heard = self._server.last_heard
+        return (
+            self._server.end_acknowledged or heard is None or time.monotonic() > max(heard, self._ended_at) + LAST_ASK_S
+        )
 
     def _has_stopped(self) -> bool:
         """Nothing is in flight and the connection was closed in good order; if not, no longer than `STOP_S`."""
         if self._stop_by is None:
             self._stop_by = time.monotonic() + STOP_S
             self._poller.unregister(self._worker.stop_fd)  # it stays readable
-            self._shelf.admit(None)
-        quiet = self._shelf.in_flight == 0 and not (self._connection and self._connection.is_alive())
+            self._slot.set_epoch(None)
+        quiet = self._slot.in_flight == 0 and not (self._connection and self._connection.is_alive())
         return quiet or time.monotonic() > self._stop_by
 
-    def _tend(self) -> None:
+    def _check_connection(self) -> None:
         """Look after the connection: open, believe, give up."""
         now = time.monotonic()
         connection = self._connection
@@ -141,76 +144,78 @@ class Capture:
                 self._open()
             return
         if connection.first_picture is not None:
-            self._has_shown(connection, connection.first_picture, now)
+            self._on_first_picture(connection, connection.first_picture, now)
         if connection.outcome is not None:
-            self._has_ended(connection, connection.outcome)
-        elif (since := connection.waiting_since) is not None and now - since > (limit := self._patience(connection)):
-            self._give_up(connection, limit)
+            self._on_end(connection, connection.outcome)
+        elif (since := connection.waiting_since) is not None and now - since > (
+            limit := self._read_timeout(connection)
+        ):
+            self._abandon(connection, limit)
 
-    def _has_shown(self, connection: Connection, first_picture: float, now: float) -> None:
+    def _on_first_picture(self, connection: Connection, first_picture: float, now: float) -> None:
         if not self._reported:
             self._worker.report("first_frame")
             self._reported = True
         if self._state != "up":
-            self._say("up", connection.note)
+            self._publish_state("up", connection.note)
         if now - first_picture > STEADY_S:
-            self._backoff.worked()
+            self._backoff.reset()
 
     def _open(self) -> None:
         self._epoch = self._lock.next_epoch()
-        self._shelf.admit(self._epoch)
+        self._slot.set_epoch(self._epoch)
         self._connection = Connection(
-            self._source, self._shelf, self._epoch, self._rhythm, self._wake, self._make_watch
+            self._source, self._slot, self._epoch, self._silence_timeout, self._wake, self._make_motion_detector
         )
         self._connection.start()
 
-    def _make_watch(self) -> Watch:
-        stream = self._worker.agent.streams[self._stream]
-        return Watch(stream.motion, stream.zones)
+    def _make_motion_detector(self) -> MotionDetector:
+        stream = self._worker.config.streams[self._stream]
+        return MotionDetector(stream.motion, stream.zones)
 
-    def _patience(self, connection: Connection) -> float:
+    def _read_timeout(self, connection: Connection) -> float:
         """Seconds that the connection's thread may be away. A little more than the source's own limits."""
         if self._source.pace == "file":
             return FILE_S
         if connection.first_picture is None:
             return OPEN_S + FIRST_PICTURE_S
-        return self._rhythm.limit() + 1.0
+        return self._silence_timeout.seconds() + 1.0
 
-    def _give_up(self, connection: Connection, waited: float) -> None:
+    def _abandon(self, connection: Connection, waited: float) -> None:
         self._hanging = [other for other in self._hanging if other.is_alive()] + [connection]
-        if len(self._hanging) > MOST_HANGING:
-            raise RuntimeError(f"{MOST_HANGING} connections hang: only a new process gets rid of them")
-        self._has_ended(connection, SourceLost(f"silent for {waited:g} s"))
+        if len(self._hanging) > MAX_HANGING:
+            raise RuntimeError(f"{MAX_HANGING} connections hang: only a new process gets rid of them")
+        self._on_end(connection, SourceLost(f"silent for {waited:g} s"))
 
-    def _has_ended(self, connection: Connection, outcome: BaseException) -> None:
+    def _on_end(self, connection: Connection, outcome: BaseException) -> None:
         self._connection = None
         if isinstance(outcome, SourceLost):
-            self._lost(connection, outcome)
+            self._on_lost(connection, outcome)
         elif isinstance(outcome, SourceEnded):
             self._ended_at = time.monotonic()
             self._server.ended = True
             if self._source.pace == "live":
-                self._shelf.admit(None)
+                self._slot.set_epoch(None)
             self._server.handle()
         else:
             raise outcome
 
-    def _lost(self, connection: Connection, outcome: SourceLost) -> None:
-        self._shelf.admit(None)
+    def _on_lost(self, connection: Connection, outcome: SourceLost) -> None:
+        self._slot.set_epoch(None)
         now = time.monotonic()
         if connection.first_picture is not None and connection.waiting_since is not None:
-            self._rhythm.went_silent(now - connection.waiting_since)
+            self._silence_timeout.observe_timeout(now - connection.waiting_since)
         if connection.first_picture is not None:
-            self._backoff.answered(now)
-        wait = self._backoff.failed(now, refused=isinstance(outcome, SourceRefused))
+            self._backoff.on_response(now)
+        wait = self._backoff.next_delay(now, refused=isinstance(outcome, SourceRefused))
         self._retry_at = now + wait
         if self._state != "down":
-            self._say("down", redact(str(outcome)), wait)
+            self._publish_state("down", redact(str(outcome)), wait)
 
-    def _say(self, state: str, reason: str | None = None, retry_in: float | None = None) -> None:
+    def _publish_state(self, state: str, reason: str | None = None, retry_in: float | None = None) -> None:
         """Report a change of state, with the books as they are now."""
         self._state = state
-        counts = self._shelf.counts()
+        counts = self._slot.counts()
         log.log(logging.WARNING if state == "down" else logging.INFO, "%s %s %s", state, reason or "", counts)
-        agent = self._worker.agent.agent
+        agent = self._worker.config.name
         self._events.send(status_event(agent, self._stream, state, reason, retry_in, counts, epoch=self._epoch), None)

@@ -17,15 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from streamer.processes.heartbeat import STARTING_S, Pulse, dump_file, pulse_file
+from streamer.processes.heartbeat import STARTING_S, Heartbeat, dump_file, heartbeat_file
 from streamer.video.outputs import stream_of
 
 log = logging.getLogger(__name__)
 
 HEALTHY_S = 60.0
 """A child that lived this long is well again."""
-FIRST_DELAY_S, LONGEST_DELAY_S, SLOW_DELAY_S = 0.1, 30.0, 60.0
-MOST_FAILURES = 10
+FIRST_DELAY_S, MAX_DELAY_S, SLOW_DELAY_S = 0.1, 30.0, 60.0
+MAX_FAILURES = 10
 """After more than so many in `FAILURES_S` a child is degraded: it is tried again slowly, for ever."""
 FAILURES_S = 600.0
 REPLACEMENT: tuple[tuple[float, signal.Signals], ...] = (
@@ -54,9 +54,9 @@ class Restarts:
         self._failures.append(now)
         while now - self._failures[0] > FAILURES_S:
             self._failures.popleft()
-        if len(self._failures) > MOST_FAILURES:
+        if len(self._failures) > MAX_FAILURES:
             self.degraded = True
-        longest = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(self._row - 1, 10))
+        longest = min(MAX_DELAY_S, FIRST_DELAY_S * 2.0 ** min(self._row - 1, 10))
         return (SLOW_DELAY_S if self.degraded else longest) * self._chance.uniform(0.5, 1.0)
 
     def recovered(self, lived: float) -> bool:
@@ -78,21 +78,21 @@ class Child:
     process: subprocess.Popen[bytes] | None = None
     pidfd: int = -1
     reports_fd: int = -1
-    pulse: Pulse = field(default_factory=Pulse)
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
     started: float = 0.0
     start_at: float = 0.0
     restarts: Restarts = field(default_factory=Restarts)
     finished: bool = False
     ready: bool = False
     """Since its start it has said that it does its work."""
-    complaint: str | None = None
+    failure_reason: str | None = None
     """Why it is being replaced, or what it died of in its own words."""
     was_killed: bool = False
     """The process before was ended by somebody's kill -9, so nothing that it did is to blame."""
-    _is_replaced: bool = False
+    _is_replacing: bool = False
     _oom_kills: int | None = None
     _dump: Path = field(default_factory=Path)
-    _sentence: deque[tuple[float, signal.Signals]] = field(default_factory=deque)
+    _signals_due: deque[tuple[float, signal.Signals]] = field(default_factory=deque)
     _unread: bytes = field(default=b"", repr=False)
 
     @property
@@ -106,9 +106,9 @@ class Child:
 
     def start(self, assignment: Mapping[str, Any], runtime: Path) -> None:
         """Spawn it and tell it its job through a pipe that stays open: the pipe's end tells it of our death."""
-        self.pulse = Pulse(pulse_file(runtime, self.name))
-        self.pulse.beat("loading", STARTING_S)
-        self.pulse.done(0.0)
+        self.heartbeat = Heartbeat(heartbeat_file(runtime, self.name))
+        self.heartbeat.beat("loading", STARTING_S)
+        self.heartbeat.mark_commit(0.0)
         self._dump = dump_file(runtime, self.name)
         self.reports_fd, report_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.process = process = subprocess.Popen(
@@ -126,9 +126,9 @@ class Child:
         except BrokenPipeError:
             pass  # it died at once; its end is noticed like any other
         self.pidfd = os.pidfd_open(process.pid)
-        self.started, self.ready, self.complaint, self._unread = time.monotonic(), False, None, b""
-        self._sentence.clear()
-        self._is_replaced, self._oom_kills = False, _oom_kills()
+        self.started, self.ready, self.failure_reason, self._unread = time.monotonic(), False, None, b""
+        self._signals_due.clear()
+        self._is_replacing, self._oom_kills = False, _oom_kills()
         log.debug("%s started as %d", self.name, process.pid)
 
     def reports(self) -> list[dict[str, Any]]:
@@ -142,29 +142,29 @@ class Child:
 
     def watch(self, now: float, patience: float) -> None:
         """Replace it when its sign of life is overdue by `patience`; go on with that when it is being replaced."""
-        sign = self.pulse.read()
+        sign = self.heartbeat.read()
         if now > sign.deadline + patience:
             self.replace(f"no sign of life while {sign.state}", now)
-        while self._sentence and now >= self._sentence[0][0]:
-            self.send(self._sentence.popleft()[1])
+        while self._signals_due and now >= self._signals_due[0][0]:
+            self.send(self._signals_due.popleft()[1])
 
     def replace(self, reason: str, now: float) -> None:
         """Have its stacks written, then end it; only death frees a process from a call that hangs."""
-        if not self._is_replaced:
+        if not self._is_replacing:
             log.warning("%s is stuck (%s): it is replaced", self.name, reason)
-            self._is_replaced = True
-            self.complaint = self.complaint or f"killed: {reason}"
-            self._sentence.extend((now + after, number) for after, number in REPLACEMENT)
+            self._is_replacing = True
+            self.failure_reason = self.failure_reason or f"killed: {reason}"
+            self._signals_due.extend((now + after, number) for after, number in REPLACEMENT)
 
     def send(self, number: signal.Signals) -> None:
         assert self.process is not None
         self.process.send_signal(number)
 
-    def bury(self) -> str:
+    def reap(self) -> str:
         """It has ended: why, in words. Its stacks, if it left some, go into the log."""
         assert self.process is not None
         code = self.process.returncode
-        self.was_killed = code == -signal.SIGKILL and not self._is_replaced and self._out_of_memory() == 0
+        self.was_killed = code == -signal.SIGKILL and not self._is_replacing and self._out_of_memory() == 0
         words = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         self.release()
         try:
@@ -173,7 +173,7 @@ class Child:
             dump = ""
         if dump:
             log.warning("%s left its stacks:\n%s", self.name, dump)
-        return self.complaint or words
+        return self.failure_reason or words
 
     def _out_of_memory(self) -> int | None:
         """Processes that the kernel has ended for want of memory since it was started."""

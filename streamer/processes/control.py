@@ -13,108 +13,111 @@ from typing import Any, NamedTuple
 
 import zmq
 
-from streamer.bus.rpc import Asked, Caller, Desk, asks_socket, control_socket
+from streamer.bus.rpc import Request, RpcClient, RpcServer, control_socket, infer_socket
 from streamer.config.changes import DONE, Change, SavedChanges, stream_of, with_tasks
-from streamer.config.model import Agent
+from streamer.config.model import Config
 from streamer.core.errors import ConfigError
-from streamer.core.paths import Folders
+from streamer.core.paths import AgentPaths
 from streamer.core.redact import redact
 from streamer.events.schema import StatusEvent, task_event
 
 log = logging.getLogger(__name__)
 
-LONGEST_ASK_S = 600.0
+MAX_ASK_S = 600.0
+_MALFORMED = "malformed request ({}): CLI and agent versions may differ"
 _ASK = "ask"
 
 
 class _Pending(NamedTuple):
-    asked: Asked
+    asked: Request
     until: float
 
 
 class Control:
     """Reads orders whenever `turn` is called. `agent` is what the children should run with."""
 
-    def __init__(self, agent: Agent, folders: Folders, tell: Callable[[StatusEvent], None]) -> None:
-        self.agent = agent
+    def __init__(self, config: Config, folders: AgentPaths, tell: Callable[[StatusEvent], None]) -> None:
+        self.config = config
         self._folders = folders
-        self._tell = tell
+        self._send_event = tell
         self._saved = SavedChanges(folders.state)
-        self._desk = Desk(control_socket(folders.runtime))
-        self._infer = Caller(asks_socket(folders.runtime))
+        self._server = RpcServer(control_socket(folders.runtime))
+        self._infer = RpcClient(infer_socket(folders.runtime))
         self._pending: dict[int, _Pending] = {}
 
     def close(self) -> None:
-        self._desk.close()
+        self._server.close()
         self._infer.close()
 
     def descriptors(self) -> list[int]:
         """To poll; then call `turn`. They tell of news once only, so call it now and then in any case."""
-        return [int(socket.get(zmq.FD)) for socket in (self._desk.socket, self._infer.socket)]
+        return [int(socket.get(zmq.FD)) for socket in (self._server.socket, self._infer.socket)]
 
-    def turn(self) -> None:
+    def poll_once(self) -> None:
         """Answer what has arrived, and what nobody will answer any more."""
-        for asked in self._desk.receive():
+        for asked in self._server.receive():
             try:
                 self._handle(asked)
             except ConfigError as error:
-                self._desk.answer(asked, error=redact(str(error)))
+                self._server.reply(asked, error=redact(str(error)))
             except (KeyError, TypeError, ValueError) as error:
-                self._desk.answer(asked, error=f"no order ({type(error).__name__}): is the command of another version?")
+                self._server.reply(
+                    asked, error=f"no order ({type(error).__name__}): is the command of another version?"
+                )
         for answer in self._infer.receive():
             if pending := self._pending.pop(answer["id"], None):
-                self._desk.answer(pending.asked, **answer)
+                self._server.reply(pending.asked, **answer)
         now = time.monotonic()
         for number in [number for number, pending in self._pending.items() if now > pending.until]:
-            self._desk.answer(self._pending.pop(number).asked, failed="no answer in time")
+            self._server.reply(self._pending.pop(number).asked, failed="no answer in time")
 
     def infer_died(self) -> None:
         """What it was asked will not be answered."""
         for pending in self._pending.values():
-            self._desk.answer(pending.asked, failed="the inference process died: ask again")
+            self._server.reply(pending.asked, failed="the inference process died: ask again")
         self._pending.clear()
 
-    def _handle(self, asked: Asked) -> None:
+    def _handle(self, asked: Request) -> None:
         message = asked.message
         match message.get("op"):
             case "ask":
                 self._ask(asked, message)
             case "list":
-                self._desk.answer(asked, **self._overview())
+                self._server.reply(asked, **self._overview())
             case "tasks":
-                self._desk.answer(asked, tasks=stream_of(self.agent, str(message.get("stream")))["tasks"])
+                self._server.reply(asked, tasks=stream_of(self.config, str(message.get("stream")))["tasks"])
             case "add" | "remove" | "pause" | "resume" as what:
                 change = Change(what, str(message.get("stream")), str(message.get("name")), message.get("task"))
-                self._desk.answer(asked, done=self._change(change, bool(message.get("save"))))
+                self._server.reply(asked, done=self._change(change, bool(message.get("save"))))
             case other:
                 raise ConfigError(f"unknown order `{other}`: is the running agent of another version?")
 
     def _overview(self) -> dict[str, Any]:
         """What is asked of which stream now, and where the events are."""
-        streams = {name: [task.told for task in stream.tasks] for name, stream in self.agent.streams.items()}
-        return {"agent": self.agent.agent, "ledger": str(self._folders.state / "ledger.db"), "streams": streams}
+        streams = {name: [task.to_json for task in stream.tasks] for name, stream in self.config.streams.items()}
+        return {"agent": self.config.name, "ledger": str(self._folders.state / "ledger.db"), "streams": streams}
 
-    def _ask(self, asked: Asked, message: Mapping[str, Any]) -> None:
+    def _ask(self, asked: Request, message: Mapping[str, Any]) -> None:
         stream, task = str(message.get("stream")), {**message["task"], "name": _ASK}
-        stream_of(self.agent, stream)
-        with_tasks(self.agent, stream, [task])  # refused here, in plain words
-        seconds = min(LONGEST_ASK_S, float(message.get("timeout", LONGEST_ASK_S)))
+        stream_of(self.config, stream)
+        with_tasks(self.config, stream, [task])  # refused here, in plain words
+        seconds = min(MAX_ASK_S, float(message.get("timeout", MAX_ASK_S)))
         number = self._infer.send(op="ask", stream=stream, task=task, seconds=seconds)
         self._pending[number] = _Pending(asked, time.monotonic() + seconds)
 
     def _change(self, change: Change, save: bool) -> str:
-        before, agent = self.agent, change.apply(self.agent)
+        before, agent = self.config, change.apply(self.config)
         if save:
             try:
                 self._saved.add(change)
             except OSError as error:
                 raise ConfigError(f"cannot be saved: {error.strerror}") from None
-        self.agent = agent
+        self.config = agent
         tasks = agent.raw["streams"][change.stream]["tasks"]
         self._infer.send(op="tasks", stream=change.stream, tasks=tasks)
         state, saved = DONE[change.what], "saved" if save else None
         known = {task.name: task.task for one in (before, agent) for task in one.streams[change.stream].tasks}
         asks = known[change.name]
-        self._tell(task_event(agent.agent, change.stream, change.name, state, saved, asks=asks))
+        self._send_event(task_event(agent.name, change.stream, change.name, state, saved, asks=asks))
         log.info("task %s of %s was %s%s", change.name, change.stream, state, ", and so it will be" if save else "")
         return f"{change.name} of {change.stream}: {state}" + (", saved" if save else "")

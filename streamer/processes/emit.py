@@ -23,10 +23,10 @@ from streamer.bus.event_channel import EventServer
 from streamer.config.model import find_pipeline
 from streamer.core.errors import ConfigError, SinkError
 from streamer.core.redact import redact
-from streamer.events.ledger import BROKEN, Ledger, Reader
+from streamer.events.ledger import BROKEN, Ledger, SinkCursor
 from streamer.events.schema import StatusEvent, accepted, sink_event
 from streamer.events.sinks import SinkContext, SinkSettings
-from streamer.processes.heartbeat import Pulse
+from streamer.processes.heartbeat import Heartbeat
 from streamer.processes.worker import Worker
 from streamer.types import Sink
 
@@ -44,7 +44,7 @@ COMMIT_S = 60.0
 """A disk may take so long for one group of events, when others write much."""
 PROVE_S = 5.0
 """After so long without an event a commit is tried, so that a disk that fails is noticed in a quiet hour too."""
-LAST_WORDS_S = 0.5
+LATE_EVENTS_S = 0.5
 """Once asked to stop: how long events are still accepted while they keep coming."""
 DRAIN_S = 1.5
 """And then: how long the sinks have for what is in the ledger. The rest stays there for the next start."""
@@ -56,27 +56,27 @@ REFUSED_EVERY_S = 60.0
 
 def run(worker: Worker) -> None:
     """Serve until asked to stop. Raises ConfigError when the ledger or a sink cannot be opened."""
-    worker.pulse.beat("loading", COMMIT_S)
-    with _ledger(worker) as ledger, EventServer(worker.runtime) as server, Feeds(worker, ledger) as feeds:
-        desk = _Desk(worker.pulse, server, ledger, feeds)
+    worker.heartbeat.beat("loading", COMMIT_S)
+    with _ledger(worker) as ledger, EventServer(worker.runtime) as server, SinkThreads(worker, ledger) as feeds:
+        desk = EventReceiver(worker.heartbeat, server, ledger, feeds)
         poller = zmq.Poller()
-        for readable in (server.socket, feeds.news_fd, worker.stop_fd):
+        for readable in (server.socket, feeds.status_fd, worker.stop_fd):
             poller.register(readable, zmq.POLLIN)
         worker.report("ready")
         while not worker.stopping:
-            worker.pulse.beat()
+            worker.heartbeat.beat()
             poller.poll(BEAT_MS)
             desk.accept()
-        until = time.monotonic() + LAST_WORDS_S
+        until = time.monotonic() + LATE_EVENTS_S
         while server.socket.poll(QUIET_MS) and time.monotonic() < until:
             desk.accept()
-        worker.pulse.beat("batch", COMMIT_S)
+        worker.heartbeat.beat("batch", COMMIT_S)
 
 
-class _Desk:
+class EventReceiver:
     """Where events are accepted."""
 
-    def __init__(self, pulse: Pulse, server: EventServer, ledger: Ledger, feeds: Feeds) -> None:
+    def __init__(self, pulse: Heartbeat, server: EventServer, ledger: Ledger, feeds: SinkThreads) -> None:
         self._pulse, self._server, self._ledger, self._feeds = pulse, server, ledger, feeds
         self._own: list[StatusEvent] = []  # of the sinks, not committed yet
         self._full = False
@@ -86,7 +86,7 @@ class _Desk:
         """Whatever came while the last group was written to the disk is the next group."""
         arrived = self._server.receive(GROUP)
         now = time.monotonic()
-        self._own = (self._own + self._feeds.news())[-GROUP:]
+        self._own = (self._own + self._feeds.status_events())[-GROUP:]
         if not arrived and not self._own and not self._ledger.has_news and now - self._proved < PROVE_S:
             return
         ages = [None if one.captured_mono is None else now - one.captured_mono for one in arrived]
@@ -102,7 +102,7 @@ class _Desk:
         self._own = []
         self._server.ack(arrived)
         self._proved = time.monotonic()
-        self._pulse.done(self._proved)
+        self._pulse.mark_commit(self._proved)
         if new:
             self._feeds.wake()
 
@@ -116,91 +116,91 @@ class _Desk:
 
 def _ledger(worker: Worker) -> Ledger:
     try:
-        return Ledger(worker.state / LEDGER, worker.agent.agent, worker.agent.ledger)
+        return Ledger(worker.state / LEDGER, worker.config.name, worker.config.ledger)
     except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as error:
         raise ConfigError(f"cannot keep the ledger in {worker.state}: {error}") from error
 
 
-class Feeds:
+class SinkThreads:
     """The sinks of an agent, running; a context manager that ends with what they can still deliver."""
 
     def __init__(self, worker: Worker, ledger: Ledger) -> None:
-        self.news_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.status_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         """Readable when a sink has something to say: then call `news`."""
-        self._news: queue.SimpleQueue[StatusEvent] = queue.SimpleQueue()
+        self._status_events: queue.SimpleQueue[StatusEvent] = queue.SimpleQueue()
         self._failure: Exception | None = None
         self._worker = worker
         self._kinds = kinds = {task: spec.result for task, spec in find_pipeline().tasks().items()}
-        streams = worker.agent.streams.items()
+        streams = worker.config.streams.items()
         self._tasks = {name: {task.name: kinds[task.task] for task in stream.tasks} for name, stream in streams}
-        settings: list[SinkSettings] = list(worker.agent.sinks)
+        settings: list[SinkSettings] = list(worker.config.sinks)
         readers = ledger.readers(one.name for one in settings)
-        self._feeds = [self._open(one, readers[one.name]) for one in settings]
-        for feed in self._feeds:
+        self._threads = [self._open(one, readers[one.name]) for one in settings]
+        for feed in self._threads:
             feed.start()
 
-    def __enter__(self) -> Feeds:
+    def __enter__(self) -> SinkThreads:
         return self
 
     def __exit__(self, *_: object) -> None:
         until = time.monotonic() + DRAIN_S
-        for feed in self._feeds:
+        for feed in self._threads:
             feed.finish()
-        for feed in self._feeds:
+        for feed in self._threads:
             feed.join(max(0.0, until - time.monotonic()))
 
     def wake(self) -> None:
         """There is something new in the ledger."""
-        for feed in self._feeds:
+        for feed in self._threads:
             feed.wake()
 
-    def news(self) -> list[StatusEvent]:
+    def status_events(self) -> list[StatusEvent]:
         """What became of the sinks since the last call. Raises what a sink met in the ledger."""
         if self._failure is not None:
             raise self._failure
         try:
-            os.eventfd_read(self.news_fd)
+            os.eventfd_read(self.status_fd)
         except BlockingIOError:
             return []
-        return [self._news.get() for _ in range(self._news.qsize())]
+        return [self._status_events.get() for _ in range(self._status_events.qsize())]
 
-    def _open(self, settings: SinkSettings, reader: Reader) -> Feed:
+    def _open(self, settings: SinkSettings, reader: SinkCursor) -> SinkThread:
         worker, box = self._worker, DeadLetterBox(reader)
         context = SinkContext(
-            agent=worker.agent.agent,
+            agent=worker.config.name,
             runtime=worker.runtime,
             find=reader.find,
             finished=lambda: worker.report("finished"),
             done=reader.advance,
-            refuse=box.put,
+            dead_letter=box.put,
             ledger=worker.state / LEDGER,
             max_events=worker.max_events,
             streams=self._tasks,
             kinds=self._kinds,
         )
         sink = settings.open(context)
-        return Feed(worker.agent.agent, settings.name, sink, reader, box, self._tell, self._fail)
+        return SinkThread(worker.config.name, settings.name, sink, reader, box, self._send_status, self._fail)
 
-    def _tell(self, event: StatusEvent) -> None:
-        self._news.put(event)
-        os.eventfd_write(self.news_fd, 1)
+    def _send_status(self, event: StatusEvent) -> None:
+        self._status_events.put(event)
+        os.eventfd_write(self.status_fd, 1)
 
     def _fail(self, error: Exception) -> None:
         self._failure = error
-        os.eventfd_write(self.news_fd, 1)
+        os.eventfd_write(self.status_fd, 1)
 
 
 class DeadLetterBox:
     """Takes what a sink refuses, and counts it."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: SinkCursor) -> None:
         self._reader = reader
         self._told = -REFUSED_EVERY_S
         self.count, self.reason = 0, ""
 
     def put(self, position: int, reason: str) -> None:
         self.reason = redact(reason)
-        self._reader.refuse(position, self.reason)
+        self._reader.dead_letter(position, self.reason)
         self.count += 1
 
     def report(self) -> str | None:
@@ -212,7 +212,7 @@ class DeadLetterBox:
         return words
 
 
-class Feed(threading.Thread):
+class SinkThread(threading.Thread):
     """Brings one sink from its place in the ledger to the newest event, again and again."""
 
     def __init__(
@@ -220,14 +220,14 @@ class Feed(threading.Thread):
         agent: str,
         name: str,
         sink: Sink,
-        reader: Reader,
+        reader: SinkCursor,
         box: DeadLetterBox,
         tell: Callable[[StatusEvent], None],
         fail: Callable[[Exception], None],
     ) -> None:
         super().__init__(name=f"sink {name}", daemon=True)  # one that hangs must not keep the process
         self._agent, self._sink_name = agent, name
-        self._sink, self._reader, self._box, self._tell, self._fail = sink, reader, box, tell, fail
+        self._sink, self._reader, self._box, self._send_status, self._fail = sink, reader, box, tell, fail
         self._fresh = threading.Event()
         self._finish = threading.Event()
         self._failures = 0
@@ -245,12 +245,12 @@ class Feed(threading.Thread):
             try:
                 if not self._deliver():
                     break
-                self._worked()
+                self._on_success()
             except BROKEN as error:  # a damaged ledger is nothing that a sink can do anything about
                 self._fail(error)
                 break
             except Exception as error:  # whatever a sink or its library raises: it is told, tried again, and alone
-                if self._finish.wait(self._failed(error)):
+                if self._finish.wait(self._on_failure(error)):
                     break
         self._sink.close()
         self._reader.close()
@@ -277,15 +277,15 @@ class Feed(threading.Thread):
         except UnicodeDecodeError as error:  # of what a receiver sent; of the ledger it would be damage
             raise SinkError(f"{type(error).__name__}: {error}") from error
 
-    def _worked(self) -> None:
+    def _on_success(self) -> None:
         if self._failures:
             log.info("sink %s works again", self._sink_name)
-            self._tell(sink_event(self._agent, self._sink_name, "up"))
+            self._send_status(sink_event(self._agent, self._sink_name, "up"))
         self._failures = 0
         if reason := self._box.report():
-            self._tell(sink_event(self._agent, self._sink_name, "refused", reason))
+            self._send_status(sink_event(self._agent, self._sink_name, "refused", reason))
 
-    def _failed(self, error: Exception) -> float:
+    def _on_failure(self, error: Exception) -> float:
         """Seconds until the next try: 0.1 to 5, spread so that sinks of one server do not come back as one.
 
         A sink may know better.
@@ -296,6 +296,6 @@ class Feed(threading.Thread):
         if not self._failures:
             reason = redact(str(error) if isinstance(error, SinkError) else f"{type(error).__name__}: {error}")
             log.error("sink %s failed: %s", self._sink_name, reason, exc_info=not isinstance(error, SinkError))
-            self._tell(sink_event(self._agent, self._sink_name, "down", reason, delay))
+            self._send_status(sink_event(self._agent, self._sink_name, "down", reason, delay))
         self._failures += 1
         return delay

@@ -26,13 +26,13 @@ IDLE_S = 8.0
 _SIZE = 16
 
 
-class Sign(NamedTuple):
+class HeartbeatState(NamedTuple):
     state: State
     deadline: float
     """Monotonic second from which on the child counts as stuck."""
 
 
-class Pulse:
+class Heartbeat:
     """One child's sign. Written by the child, read by the parent; without a path it is nobody else's."""
 
     def __init__(self, path: Path | None = None) -> None:
@@ -51,16 +51,16 @@ class Pulse:
         """The next sign will come `within` so many seconds."""
         self._write(0, int((time.monotonic() + within) * 1e9) << 2 | _STATES.index(state))
 
-    def done(self, at: float) -> None:
+    def mark_commit(self, at: float) -> None:
         """At that monotonic second work came out: of emit, events were committed."""
         self._write(1, int(at * 1e9))
 
-    def read(self) -> Sign:
+    def read(self) -> HeartbeatState:
         word = self._read(0)
-        return Sign(_STATES[word & 3], (word >> 2) / 1e9)
+        return HeartbeatState(_STATES[word & 3], (word >> 2) / 1e9)
 
     @property
-    def done_at(self) -> float:
+    def committed_at(self) -> float:
         """Monotonic second at which work last came out; -inf before."""
         return self._read(1) / 1e9 or -math.inf
 
@@ -72,7 +72,7 @@ class Pulse:
         return memoryview(self._memory).cast("Q")[place]
 
 
-def pulse_file(runtime: Path, name: str) -> Path:
+def heartbeat_file(runtime: Path, name: str) -> Path:
     """Where the child called `name` has its sign of life."""
     return runtime / "pulse" / name
 

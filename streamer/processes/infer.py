@@ -19,21 +19,21 @@ import zmq
 
 from streamer.bus.event_channel import EventClient
 from streamer.bus.frame_client import FrameClient, NoBuffer, Reply
-from streamer.bus.result_feed import LiveResults
+from streamer.bus.result_feed import ResultPublisher
 from streamer.config.model import Stream, find_pipeline
 from streamer.config.task import DEFAULT_EVERY_S
 from streamer.events.schema import canary_event, result_event, schedule_event
 from streamer.inference.canary import Canary
-from streamer.inference.crop import in_frame, seen
-from streamer.inference.journal import Docket, key
+from streamer.inference.crop import crop_to_zone, to_full_frame
+from streamer.inference.journal import InFlightJournal, key
 from streamer.inference.policy import Policy, most_urgent_first
-from streamer.inference.requests import Ear
+from streamer.inference.requests import RequestHandler
 from streamer.inference.schedule import Now, Schedule
-from streamer.inference.step_timeout import Patience
-from streamer.inference.tracking import Tracks
+from streamer.inference.step_timeout import StepTimeout
+from streamer.inference.tracking import ObjectTracker
 from streamer.processes.heartbeat import LOADING_S
 from streamer.processes.worker import Worker
-from streamer.types import Engine, FrameOutcome, Frame, FrameId, Job, Outcome, Result, Zone
+from streamer.types import Engine, Frame, FrameId, FrameOutcome, Job, Outcome, Result, Zone
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ _ALL_ALIKE: tuple[Literal["stale", "unchanged"], ...] = ("stale", "unchanged")
 
 
 @dataclass(slots=True)
-class _Open:
+class _OpenFrame:
     """A frame that is not settled yet."""
 
     frame: Frame
@@ -66,7 +66,7 @@ class _Open:
         if zone is None:
             return job
         if zone not in self.parts:
-            self.parts[zone] = seen(zone, self.frame)
+            self.parts[zone] = crop_to_zone(zone, self.frame)
         return Job(job.due, self.parts[zone])
 
     def whole(self, result: Result) -> Result:
@@ -75,10 +75,10 @@ class _Open:
         if zone is None:
             return result
         job = Job(result.job.due, self.frame)
-        return replace(result, job=job, answer=in_frame(result.answer, zone, self.frame))
+        return replace(result, job=job, answer=to_full_frame(result.answer, zone, self.frame))
 
     @property
-    def fate(self) -> FrameOutcome:
+    def frame_outcome(self) -> FrameOutcome:
         for fate in _ALL_ALIKE:
             if self.outcomes <= {fate}:
                 return fate
@@ -94,18 +94,18 @@ class _Stream:
     """The tasks for which a frame is being fetched."""
     unused: set[str] = field(default_factory=set)
     """Tasks that were chosen, and for which there was no frame."""
-    opened: dict[FrameId, _Open] = field(default_factory=dict)
+    opened: dict[FrameId, _OpenFrame] = field(default_factory=dict)
 
 
 def run(worker: Worker) -> None:
     """Serve all streams of the config until asked to stop."""
-    worker.pulse.beat("loading", LOADING_S)
-    engine = find_pipeline().open(worker.agent.model)
+    worker.heartbeat.beat("loading", LOADING_S)
+    engine = find_pipeline().open(worker.config.model)
     with Inference(worker, engine) as inference:
-        inference.tell_remains()
+        inference.report_crash()
         worker.report("ready")
         while not worker.stopping:
-            inference.turn()
+            inference.poll_once()
         inference.drain()
 
 
@@ -113,10 +113,10 @@ def _now() -> Now:
     return Now(time.monotonic(), time.time())
 
 
-def _tracks(streams: Mapping[str, Stream]) -> Tracks:
+def _tracks(streams: Mapping[str, Stream]) -> ObjectTracker:
     """Tracks for every task of every stream; `every_n_frames` has no seconds, so it is taken for the default."""
     tasks = [(name, task) for name, stream in streams.items() for task in stream.tasks]
-    return Tracks({(name, task.name): task.every or DEFAULT_EVERY_S for name, task in tasks})
+    return ObjectTracker({(name, task.name): task.every or DEFAULT_EVERY_S for name, task in tasks})
 
 
 class Inference:
@@ -124,29 +124,29 @@ class Inference:
 
     def __init__(self, worker: Worker, engine: Engine) -> None:
         self.worker, self.engine = worker, engine
-        streams = worker.agent.streams
+        streams = worker.config.streams
         self.frames = FrameClient(worker.runtime, "infer", max(FRAMES_AHEAD, 2 * len(streams), 2 * engine.free()))
         self.events = EventClient(worker.runtime, "infer")
-        self.live = LiveResults(worker.runtime)
-        self.tracks = _tracks(streams)
+        self.results = ResultPublisher(worker.runtime)
+        self.tracker = _tracks(streams)
         now = _now()
         self.streams = {name: self._connect(name, stream, now) for name, stream in streams.items()}
         schedules = {name: stream.schedule for name, stream in self.streams.items()}
         self.policy = Policy(schedules, now)
-        self.ear = Ear(worker.runtime, worker.agent, schedules, self.policy)
+        self.requests = RequestHandler(worker.runtime, worker.config, schedules, self.policy)
         self.waiting: list[Job] = []
         self.reserved = 0
         """Jobs for which frames are being fetched."""
         self.running: dict[tuple[str, str, FrameId], Job] = {}
         """What the engine has."""
-        self.patience = Patience()
-        self.canary = Canary(lambda: self.ear.streams)
-        self.docket = Docket(worker.runtime, worker.agent.agent, streams)
+        self.step_timeout = StepTimeout()
+        self.canary = Canary(lambda: self.requests.streams)
+        self.journal = InFlightJournal(worker.runtime, worker.config.name, streams)
         self.events_of: dict[str, tuple[str, FrameId, str]] = {}
         self.gather_until = -math.inf
         self.poller = zmq.Poller()
         self.poller.register(worker.stop_fd, zmq.POLLIN)
-        for socket in (*self.frames.sockets(), self.events.socket, self.ear.socket):
+        for socket in (*self.frames.sockets(), self.events.socket, self.requests.socket):
             self.poller.register(socket, zmq.POLLIN)
 
     def _connect(self, name: str, stream: Stream, now: Now) -> _Stream:
@@ -159,34 +159,34 @@ class Inference:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.frames.close()
         self.events.close()
-        self.live.close()
-        self.ear.close()
+        self.results.close()
+        self.requests.close()
 
-    def turn(self) -> None:
+    def poll_once(self) -> None:
         """Ask for frames, take what came, let the engine work once if it has something, hand the results on."""
-        self.worker.pulse.beat()
-        for name in self.ear.receive(_now()):
-            self.look_again(name)
-        self.ask()
+        self.worker.heartbeat.beat()
+        for name in self.requests.receive(_now()):
+            self.refresh_wait(name)
+        self.fetch_frames()
         self.poller.poll(math.ceil(self.pause() * 1000))
         for reply in self.frames.receive():
-            self.take(reply)
+            self.on_reply(reply)
         self.settle(self.events.receive())
         self.events.resend()
         if not self.gathering():
-            self.work()
+            self.run_engine()
         if not self.running and not self.waiting and not self.reserved:
             self.run_canary()
-        self.docket.write()
+        self.journal.save()
 
     # -- frames in
 
-    def ask(self) -> None:
+    def fetch_frames(self) -> None:
         """Fetch frames for the most urgent tasks, as many as there is room for."""
         now = _now()
         for name, tasks in self.policy.choose(self.room(), now).items():
             stream = self.streams[name]
-            want = stream.schedule.want(now, tasks)
+            want = stream.schedule.next_request(now, tasks)
             try:
                 if want is not None:
                     stream.asked = self.frames.fetch(name, want)
@@ -201,7 +201,7 @@ class Inference:
 
     def room(self) -> int:
         """No more jobs than the engine takes at once, and none while emit does not keep up."""
-        return 0 if self.events.full else self.engine.free() - len(self.waiting) - self.reserved
+        return 0 if self.events.window_full else self.engine.free() - len(self.waiting) - self.reserved
 
     def gathering(self) -> bool:
         """A fetch is on its way, in time for the next batch, and no answer in the engine is held up by waiting."""
@@ -216,7 +216,7 @@ class Inference:
             return 0.0
         return min(TICK_S, self.policy.wait(now))
 
-    def take(self, reply: Reply) -> None:
+    def on_reply(self, reply: Reply) -> None:
         """One answer of a capture process."""
         stream, now = self.streams[reply.stream], _now()
         if reply.request != stream.asked:
@@ -224,9 +224,9 @@ class Inference:
         chosen, stream.asked, stream.chosen = stream.chosen, None, set()
         self.reserved -= len(chosen)
         if reply.frame is not None:
-            chosen = chosen - self.open(stream, reply.frame, chosen, now)
+            chosen = chosen - self.open_frame(stream, reply.frame, chosen, now)
         elif chosen:
-            stream.schedule.pass_over(reply.newest)
+            stream.schedule.skip_stale(reply.newest)
         stream.unused |= chosen
         if reply.ended:
             self.policy.remove(reply.stream)
@@ -236,7 +236,7 @@ class Inference:
 
     def wait(self, name: str, stream: _Stream, now: Now) -> bool:
         """Have capture tell when there is a wanted frame; False when none is wanted."""
-        want = stream.schedule.want(now)
+        want = stream.schedule.next_request(now)
         if want is None:
             return False
         # Not beyond the next tick: then another frame may be wanted.
@@ -244,21 +244,21 @@ class Inference:
         stream.asked = self.frames.wait(name, want, timeout)
         return True
 
-    def look_again(self, name: str) -> None:
+    def refresh_wait(self, name: str) -> None:
         """Its tasks are others now: if capture was asked to tell of a frame, it may be another one."""
         stream = self.streams[name]
         if stream.asked is not None and not stream.chosen:
             self.wait(name, stream, _now())
 
-    def open(self, stream: _Stream, frame: Frame, chosen: set[str], now: Now) -> set[str]:
+    def open_frame(self, stream: _Stream, frame: Frame, chosen: set[str], now: Now) -> set[str]:
         """Make the jobs of a frame; gives the names of their tasks."""
-        jobs = [Job(due, frame) for due in stream.schedule.take(frame, now, chosen)]
+        jobs = [Job(due, frame) for due in stream.schedule.pop_due(frame, now, chosen)]
         if not jobs:
             self.frames.settle(frame, "stale")
             return set()
         names = {job.due.name for job in jobs}
-        stream.opened[frame.id] = _Open(frame, names.copy())
-        self.docket.enter(jobs)
+        stream.opened[frame.id] = _OpenFrame(frame, names.copy())
+        self.journal.add(jobs)
         self.waiting.extend(job for job in jobs if job.due.unchanged_since is None)
         for job in jobs:
             if job.due.unchanged_since is not None:
@@ -267,7 +267,7 @@ class Inference:
 
     # -- results out
 
-    def work(self) -> None:
+    def run_engine(self) -> None:
         """Hand waiting jobs to the engine and let it make one step."""
         started = time.monotonic()
         jobs = self.next_jobs(started)
@@ -275,24 +275,24 @@ class Inference:
         if self.running:
             for result in self.step(jobs):
                 del self.running[key(result.job)]
-                self.docket.finished(result.job)
-                self.policy.done(result.job.due, result.inference_s / result.batch)
+                self.journal.finish(result.job)
+                self.policy.record_job(result.job.due, result.inference_s / result.batch)
                 self.publish(self.streams[result.job.due.stream].opened[result.job.frame.id].whole(result))
-            self.policy.overload.worked(time.monotonic() - started)
+            self.policy.overload.record_busy(time.monotonic() - started)
         if self.policy.adapt(_now()):
-            self.tell_stretch()
+            self.report_stretch()
 
     def step(self, jobs: list[Job]) -> list[Result]:
         """The engine's turn, within the time that it may take."""
         started = time.monotonic()
-        self.docket.run(jobs)
-        self.worker.pulse.beat("batch", self.patience.limit(self.running.values()))
+        self.journal.start(jobs)
+        self.worker.heartbeat.beat("batch", self.step_timeout.seconds(self.running.values()))
         if jobs:
             self.engine.admit([self.streams[job.due.stream].opened[job.frame.id].show(job) for job in jobs])
         results = self.engine.step()
         took = time.monotonic() - started
-        self.patience.took(self.running.values(), [result.job for result in results], took)
-        self.worker.pulse.beat()
+        self.step_timeout.observe(self.running.values(), [result.job for result in results], took)
+        self.worker.heartbeat.beat()
         return results
 
     def next_jobs(self, now: float) -> list[Job]:
@@ -305,7 +305,7 @@ class Inference:
                 self.publish(Result(job, "stale", error=f"the frame was {age:.2f} s old, `max_age` is {most:g} s"))
             else:
                 fresh.append(job)
-        ready, later, refused = self.docket.admit(fresh)
+        ready, later, refused = self.journal.admit(fresh)
         for job in refused:
             self.publish(Result(job, "error", error="left out: it has ended the inference process before"))
         room = self.engine.free()
@@ -314,55 +314,55 @@ class Inference:
 
     def run_canary(self) -> None:
         """When nothing has come out for a while: show that an answer still would."""
-        job = self.canary.job(self.docket.may)
+        job = self.canary.job(self.journal.may_run)
         if job is None:
             return
-        self.docket.enter([job])
-        self.docket.run([job])
-        self.worker.pulse.beat("batch", self.patience.limit([job]))
+        self.journal.add([job])
+        self.journal.start([job])
+        self.worker.heartbeat.beat("batch", self.step_timeout.seconds([job]))
         self.engine.admit([job])
         while not (results := self.engine.step()):
-            self.worker.pulse.beat("batch", self.patience.limit([job]))
-        self.docket.finished(job)
-        self.docket.strike(*key(job))
+            self.worker.heartbeat.beat("batch", self.step_timeout.seconds([job]))
+        self.journal.finish(job)
+        self.journal.remove(*key(job))
         if results[0].outcome in ("ok", "empty"):
-            self.events.send(canary_event(self.worker.agent.agent, results[0].inference_s), None)
+            self.events.send(canary_event(self.worker.config.name, results[0].inference_s), None)
         else:
             log.error("the model answers nothing: %s", results[0].error)
 
-    def tell_remains(self) -> None:
+    def report_crash(self) -> None:
         """Give the jobs that died with the process before an outcome, and say what killed it; until that is safe."""
-        remains = self.docket.remains(self.worker.was_killed)
-        self.docket.write()
+        remains = self.journal.recover(self.worker.was_killed)
+        self.journal.save()
         for result in remains.lost:
             quality = getattr(result.job.due.params, "quality", "")
-            event = result_event(self.worker.agent.agent, result, self.engine.model, quality)
+            event = result_event(self.worker.config.name, result, self.engine.model, quality)
             self.events.send(event, result.job.frame.captured_mono)
         if remains.verdict is not None:
             self.events.send(remains.verdict, None)
         while not (self.events.flush(TICK_S) or self.worker.stopping):
-            self.worker.pulse.beat()
+            self.worker.heartbeat.beat()
         for result in remains.lost if not self.events.unacked else ():
-            self.docket.strike(*key(result.job))
-        self.docket.write()
+            self.journal.remove(*key(result.job))
+        self.journal.save()
 
-    def tell_stretch(self) -> None:
+    def report_stretch(self) -> None:
         stretch = self.policy.stretches()
         reason = "the model cannot do everything at the configured intervals" if stretch else None
         log.info("intervals: %s", self.policy.overload.factors)
-        self.events.send(schedule_event(self.worker.agent.agent, stretch, reason), None)
+        self.events.send(schedule_event(self.worker.config.name, stretch, reason), None)
 
     def publish(self, result: Result) -> None:
-        if self.ear.answer(result, self.engine.model):
-            self.close(*key(result.job))
+        if self.requests.reply(result, self.engine.model):
+            self.finish_task(*key(result.job))
             return
-        result = self.tracks.mark(result)
+        result = self.tracker.assign_ids(result)
         due, frame = result.job.due, result.job.frame
-        event = result_event(self.worker.agent.agent, result, self.engine.model, getattr(due.params, "quality", ""))
+        event = result_event(self.worker.config.name, result, self.engine.model, getattr(due.params, "quality", ""))
         self.events_of[event.id] = (due.stream, frame.id, due.name)
         self.streams[due.stream].opened[frame.id].outcomes.add(result.outcome)
-        self.canary.heard(result.outcome)
-        self.live.publish(event)
+        self.canary.on_outcome(result.outcome)
+        self.results.publish(event)
         self.events.send(event, frame.captured_mono)
 
     def settle(self, accepted: list[str]) -> None:
@@ -371,30 +371,30 @@ class Inference:
             if event not in self.events_of:
                 continue  # it is of no frame
             name, frame, task = self.events_of.pop(event)
-            self.close(name, task, frame)
+            self.finish_task(name, task, frame)
 
-    def close(self, name: str, task: str, frame: FrameId) -> None:
+    def finish_task(self, name: str, task: str, frame: FrameId) -> None:
         """A task is through with a frame; the last one gives it back."""
         stream = self.streams[name]
-        self.docket.strike(name, task, frame)
+        self.journal.remove(name, task, frame)
         stream.opened[frame].unfinished.discard(task)
         if not stream.opened[frame].unfinished:
             done = stream.opened.pop(frame)
-            self.frames.settle(done.frame, done.fate)
+            self.frames.settle(done.frame, done.frame_outcome)
 
     def drain(self) -> None:
         """Finish what is in the engine, have its events accepted, and give back every frame."""
         until = time.monotonic() + DRAIN_S
         dropped = {(job.due.stream, job.frame.id): job.frame for job in self.waiting}
         for job in self.waiting:
-            self.docket.strike(*key(job))
+            self.journal.remove(*key(job))
         self.waiting.clear()
         while self.running and time.monotonic() < until:
-            self.work()
+            self.run_engine()
         while self.events.unacked and time.monotonic() < until:
             self.events.socket.poll(20)
             self.settle(self.events.receive())
             self.events.resend()
         for frame in dropped.values():
             self.frames.settle(frame, "stopped")
-        self.docket.write()
+        self.journal.save()

@@ -22,10 +22,10 @@ from streamer.core.errors import WireError
 from streamer.core.redact import redact
 from streamer.events.schema import output_event
 from streamer.processes.worker import Worker
-from streamer.video.outputs import Coded, RtspPush
+from streamer.video.outputs import EncodedFrame, RtspPush
 from streamer.video.outputs.muxer import Muxer
 from streamer.video.outputs.rtsp_push import PacketReader
-from streamer.video.rtsp_watchdog import Flow, greet
+from streamer.video.rtsp_watchdog import ReceiverWatchdog, probe_receiver
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +38,13 @@ STEADY_S = 10.0
 
 def run(worker: Worker) -> None:
     """Push until asked to stop."""
-    (output,) = (one for one in worker.agent.outputs if isinstance(one, RtspPush) and one.label == worker.stream)
+    (output,) = (one for one in worker.config.outputs if isinstance(one, RtspPush) and one.label == worker.stream)
     with EventClient(worker.runtime, f"push-{output.label}") as events:
         push = Push(worker, output, events)
         threading.Thread(target=push.watch, name="receiver", daemon=True).start()
         worker.report("ready")
         while not worker.stopping:
-            push.turn()
+            push.poll_once()
         push.close()
         push.reader.close()
 
@@ -56,7 +56,7 @@ class Push:
         self.worker, self.output, self.events = worker, output, events
         self.reader = PacketReader(worker.runtime, output.label)
         self.muxer: Muxer | None = None
-        self.flow: Flow | None = None
+        self.watchdog: ReceiverWatchdog | None = None
         self.encode: str | None = None
         """Which of the view's encodes the receiver was told of."""
         self.begin = 0
@@ -68,12 +68,12 @@ class Push:
         for readable in (self.reader.socket, events.socket, worker.stop_fd):
             self.poller.register(readable, zmq.POLLIN)
 
-    def turn(self) -> None:
+    def poll_once(self) -> None:
         """Wait for pictures and hand them on."""
-        self.worker.pulse.beat()
+        self.worker.heartbeat.beat()
         self.poller.poll(TICK_MS)
         while not self.worker.stopping and (coded := self.next()) is not None:
-            self.worker.pulse.beat()
+            self.worker.heartbeat.beat()
             self.push(coded)
         self.events.receive()
         self.events.resend()
@@ -82,18 +82,18 @@ class Push:
         """Tell the parent when the receiver is stuck; in a thread of its own, for the other one may be too."""
         while True:
             time.sleep(WATCH_S)
-            flow = self.flow
+            flow = self.watchdog
             if flow is not None and (reason := flow.stuck(time.monotonic())) is not None:
                 self.worker.report("stuck", reason=reason)
 
-    def next(self) -> Coded | None:
+    def next(self) -> EncodedFrame | None:
         try:
             return self.reader.receive()
         except WireError as error:
             log.warning("dropped: %s", error)
             return None
 
-    def push(self, coded: Coded) -> None:
+    def push(self, coded: EncodedFrame) -> None:
         now = time.monotonic()
         try:
             if coded.key and self.reader.encode != self.encode:
@@ -104,41 +104,41 @@ class Push:
                 self.connect(coded)
             assert self.muxer is not None
             self.muxer.mux(coded, self.begin)
-            if self.flow is None:
-                self.flow = Flow()  # libav has connected with the first picture
-            self.flow.ask(now)
+            if self.watchdog is None:
+                self.watchdog = ReceiverWatchdog()  # libav has connected with the first picture
+            self.watchdog.ask(now)
         except (av.FFmpegError, OSError) as error:
             self.lost(error)
             return
         if self.state != "up":
             log.info("connected")
-            self.tell("up")
+            self.publish_state("up")
         if now - self.connected > STEADY_S:
-            self.backoff.worked()
+            self.backoff.reset()
 
-    def connect(self, coded: Coded) -> None:
+    def connect(self, coded: EncodedFrame) -> None:
         """A key picture begins with its parameters: all that the receiver is told beforehand is read from it."""
         address = urlsplit(self.output.url.reveal())
         if address.scheme == "rtsp":
-            greet(address.hostname or "", address.port or RTSP_PORT)
-            self.worker.pulse.beat()
+            probe_receiver(address.hostname or "", address.port or RTSP_PORT)
+            self.worker.heartbeat.beat()
         with av.open(io.BytesIO(coded.data), format="h264") as header:
             self.muxer = Muxer(self.output.url.reveal(), "rtsp", {"rtsp_transport": "tcp"}, header.streams.video[0])
         self.encode, self.begin, self.connected = self.reader.encode, coded.dts, time.monotonic()
 
     def lost(self, error: Exception) -> None:
         self.close()
-        wait = self.backoff.failed(time.monotonic(), isinstance(error, av.HTTPUnauthorizedError))
+        wait = self.backoff.next_delay(time.monotonic(), isinstance(error, av.HTTPUnauthorizedError))
         self.retry_at = time.monotonic() + wait
         if self.state != "down":
             # Not str(error): that holds the URL.
             reason = redact(getattr(error, "strerror", None) or type(error).__name__)
             log.warning("lost the receiver: %s", reason)
-            self.tell("down", reason, wait)
+            self.publish_state("down", reason, wait)
 
-    def tell(self, state: str, reason: str | None = None, retry_in: float | None = None) -> None:
+    def publish_state(self, state: str, reason: str | None = None, retry_in: float | None = None) -> None:
         self.state = state
-        self.events.send(output_event(self.worker.agent.agent, self.output.label, state, reason, retry_in), None)
+        self.events.send(output_event(self.worker.config.name, self.output.label, state, reason, retry_in), None)
 
     def close(self) -> None:
         if self.muxer is not None:
@@ -147,4 +147,4 @@ class Push:
                 muxer.close()
             except (av.FFmpegError, OSError) as error:
                 log.debug("the receiver was gone before the goodbye: %s", type(error).__name__)
-            self.flow = None
+            self.watchdog = None

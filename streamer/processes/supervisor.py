@@ -18,10 +18,10 @@ from typing import Any
 
 from streamer.bus.event_channel import EventClient
 from streamer.config.changes import SavedChanges
-from streamer.config.model import Agent
+from streamer.config.model import Config
 from streamer.core.errors import ConfigError
 from streamer.core.logs import Form
-from streamer.core.paths import Folders
+from streamer.core.paths import AgentPaths
 from streamer.events.schema import StatusEvent, worker_event
 from streamer.processes.child import Child
 from streamer.processes.control import Control
@@ -46,7 +46,7 @@ STOP_ORDER: Mapping[tuple[str, ...], float] = {
 
 
 def run(
-    agent: Agent,
+    config: Config,
     *,
     seconds: float | None = None,
     max_events: int | None = None,
@@ -61,22 +61,22 @@ def run(
     Without `keep_state` nothing is left on the disk. `on_ready` is given the runtime directory once before the
     children start. Raises ConfigError.
     """
-    for output in agent.outputs:
+    for output in config.outputs:
         output.check()
-    with Folders.take(agent.agent, _sockets(agent), keep_state) as folders:
-        agent = SavedChanges(folders.state).apply(agent)
-        supervisor = Supervisor(agent, folders, seconds, max_events, log_level, log_format)
+    with AgentPaths.take(config.name, _sockets(config), keep_state) as folders:
+        config = SavedChanges(folders.state).apply(config)
+        supervisor = Supervisor(config, folders, seconds, max_events, log_level, log_format)
         if on_ready is not None:
             on_ready(folders.runtime)
         supervisor.run()
 
 
-def _sockets(agent: Agent) -> list[str]:
+def _sockets(config: Config) -> list[str]:
     """Names of the sockets that are called after something in the config."""
     return [
-        *(f"frames-{stream}.sock" for stream in agent.streams),
-        *(f"jpeg-{view}.sock" for view in outputs_by_view(agent.outputs)),
-        *(f"packets-{output.label}.sock" for output in agent.outputs if isinstance(output, RtspPush)),
+        *(f"frames-{stream}.sock" for stream in config.streams),
+        *(f"jpeg-{view}.sock" for view in outputs_by_view(config.outputs)),
+        *(f"packets-{output.label}.sock" for output in config.outputs if isinstance(output, RtspPush)),
     ]
 
 
@@ -85,33 +85,33 @@ class Supervisor:
 
     def __init__(
         self,
-        agent: Agent,
-        folders: Folders,
+        config: Config,
+        folders: AgentPaths,
         seconds: float | None,
         max_events: int | None,
         log_level: str,
         log_format: Form,
     ) -> None:
-        self.agent, self.folders = agent, folders
+        self.config, self.folders = config, folders
         self.seconds, self.max_events = seconds, max_events
         self.log_level, self.log_format = log_level, log_format
-        captures = [Child("capture", stream) for stream in agent.streams]
-        pages = [Child("web", None)] if agent.web else []
-        views = [Child("view", view) for view in outputs_by_view(agent.outputs)]
-        pushes = [Child("push", output.label) for output in agent.outputs if isinstance(output, RtspPush)]
+        captures = [Child("capture", stream) for stream in config.streams]
+        pages = [Child("web", None)] if config.web else []
+        views = [Child("view", view) for view in outputs_by_view(config.outputs)]
+        pushes = [Child("push", output.label) for output in config.outputs if isinstance(output, RtspPush)]
         self.children = [Child("emit", None), *captures, Child("infer", None), *views, *pushes, *pages]
         self.selector = selectors.DefaultSelector()
-        self.awaited = {"first_frame", "model"}
+        self.startup_pending = {"first_frame", "model"}
         """What has to happen before `seconds` begin to count."""
         self.stop_at: float | None = None
         self.stopping = False
-        self.looked_at = time.monotonic()
-        self.patient_until = 0.0
+        self.reconciled_at = time.monotonic()
+        self.grace_until = 0.0
         self.failure: str | None = None
         self.is_ready = False
         self.notifier = Notifier()
         self.events: EventClient | None = None
-        self.control = Control(agent, folders, self.send)
+        self.control = Control(config, folders, self.send)
 
     def run(self) -> None:
         wake, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -127,7 +127,7 @@ class Supervisor:
                     self.reconcile()
                     self.wait(TICK_S)
                     self.notify()
-                    self.control.turn()
+                    self.control.poll_once()
                     self.events.receive()
                     self.events.resend()
                 self.shut_down()
@@ -165,14 +165,14 @@ class Supervisor:
     def reconcile(self) -> None:
         """Start what should run and does not; replace what is stuck."""
         now = time.monotonic()
-        if now - self.looked_at > HELD_UP_S:
-            self.patient_until = now + IDLE_S
-        self.looked_at = now
+        if now - self.reconciled_at > HELD_UP_S:
+            self.grace_until = now + IDLE_S
+        self.reconciled_at = now
         for child in self.children:
             if child.process is not None:
-                child.watch(now, max(0.0, self.patient_until - now))
+                child.watch(now, max(0.0, self.grace_until - now))
                 if child.restarts.recovered(now - child.started):
-                    self.tell(child, "recovered")
+                    self.publish_status(child, "recovered")
             elif not child.finished and now >= child.start_at:
                 self.start(child)
 
@@ -185,14 +185,14 @@ class Supervisor:
                 case None:
                     os.read(key.fd, 4096)
                 case ("report", child):
-                    self.hear(child)
+                    self.read_reports(child)
         for child in self.running():
             if child.process is not None and child.process.poll() is not None:
-                self.bury(child)
+                self.reap(child)
 
     def start(self, child: Child) -> None:
         assignment = {
-            "config": self.control.agent.raw,
+            "config": self.control.config.raw,
             "runtime": str(self.folders.runtime),
             "state": str(self.folders.state),
             "max_events": self.max_events,
@@ -204,7 +204,7 @@ class Supervisor:
         self.selector.register(child.reports_fd, selectors.EVENT_READ, ("report", child))
         self.selector.register(child.pidfd, selectors.EVENT_READ, ("end", child))
 
-    def hear(self, child: Child) -> None:
+    def read_reports(self, child: Child) -> None:
         for report in child.reports():
             self.on_report(child, report)
 
@@ -217,30 +217,30 @@ class Supervisor:
             case "finished":
                 self.stop_at = 0.0
             case "crashed":
-                child.complaint = child.complaint or report["reason"]
+                child.failure_reason = child.failure_reason or report["reason"]
             case "stuck":
                 child.replace(report["reason"], time.monotonic())
             case "first_frame":
-                self.has_happened("first_frame")
+                self.startup_done("first_frame")
             case "ready":
                 child.ready = True
                 if child.role == "infer":
-                    self.has_happened("model")
+                    self.startup_done("model")
 
-    def has_happened(self, what: str) -> None:
+    def startup_done(self, what: str) -> None:
         """Start the clock of `seconds` with the first frame that the model can see."""
-        if what in self.awaited:
-            self.awaited.remove(what)
-            if not self.awaited and self.seconds is not None:
+        if what in self.startup_pending:
+            self.startup_pending.remove(what)
+            if not self.startup_pending and self.seconds is not None:
                 self.stop_at = time.monotonic() + self.seconds
 
-    def bury(self, child: Child) -> None:
+    def reap(self, child: Child) -> None:
         """A child has ended: take its last words, and decide whether it comes back."""
         assert child.process is not None
-        self.hear(child)
+        self.read_reports(child)
         code, now = child.process.returncode, time.monotonic()
-        self.forget(child)
-        reason = child.bury()
+        self.unregister(child)
+        reason = child.reap()
         if child.role == "infer":
             self.control.infer_died()
         if child.finished or self.stopping:
@@ -252,26 +252,26 @@ class Supervisor:
             delay = child.restarts.failed(now, now - child.started)
             child.start_at = now + delay
             log.warning("%s ended (%s): starting again in %.1f s", child.name, reason, delay)
-            self.tell(child, "restarted", reason, delay)
+            self.publish_status(child, "restarted", reason, delay)
             if child.restarts.degraded and not was_degraded:
                 log.error("%s fails again and again: it is tried once a minute from now on", child.name)
-                self.tell(child, "degraded", reason, delay)
+                self.publish_status(child, "degraded", reason, delay)
 
-    def tell(self, child: Child, state: str, reason: str | None = None, delay: float | None = None) -> None:
-        self.send(worker_event(self.agent.agent, child.name, state, reason, delay, child.about))
+    def publish_status(self, child: Child, state: str, reason: str | None = None, delay: float | None = None) -> None:
+        self.send(worker_event(self.config.name, child.name, state, reason, delay, child.about))
 
     def send(self, event: StatusEvent) -> None:
         if self.events is not None:
             self.events.send(event, None)
 
-    def forget(self, child: Child) -> None:
+    def unregister(self, child: Child) -> None:
         for descriptor in (child.reports_fd, child.pidfd):
             self.selector.unregister(descriptor)
 
     def notify(self) -> None:
         """Tell systemd. What it may restart the service for is only that events cannot be kept, never a camera."""
         (emit,) = (child for child in self.children if child.role == "emit")
-        commits = time.monotonic() - emit.pulse.done_at < COMMITTED_S
+        commits = time.monotonic() - emit.heartbeat.committed_at < COMMITTED_S
         if commits:
             self.notifier.feed()
             if not self.is_ready:
@@ -286,9 +286,9 @@ class Supervisor:
         away = [child.name for child in self.children if child.process is None and not child.finished]
         if away:
             return f"starting again: {', '.join(away)}"
-        if "model" in self.awaited:
+        if "model" in self.startup_pending:
             return "loading the model"
-        return f"running, {len(self.agent.streams)} streams"
+        return f"running, {len(self.config.streams)} streams"
 
     # -- the end
 
@@ -313,5 +313,5 @@ class Supervisor:
         assert child.process is not None
         child.process.kill()
         child.process.wait()
-        self.forget(child)
+        self.unregister(child)
         child.release()

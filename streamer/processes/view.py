@@ -17,9 +17,9 @@ import numpy as np
 import zmq
 
 from streamer.bus.event_channel import EventClient
-from streamer.bus.frame_client import FrameClient, NoBuffer, Reply, Want
-from streamer.bus.result_feed import ResultsOf
-from streamer.bus.rpc import Caller, control_socket
+from streamer.bus.frame_client import FrameClient, FrameRequest, NoBuffer, Reply
+from streamer.bus.result_feed import ResultSubscriber
+from streamer.bus.rpc import RpcClient, control_socket
 from streamer.config.changes import with_tasks
 from streamer.config.task import DEFAULT_EVERY_S, Task
 from streamer.events.schema import ResultEvent
@@ -27,15 +27,15 @@ from streamer.inference.schedule import UNCHANGED_S
 from streamer.processes.worker import Worker
 from streamer.types import FrameId, Image, Zone
 from streamer.video.draw import Painter
-from streamer.video.fan_out import Branches, Jpegs
+from streamer.video.fan_out import FanOut, JpegPublisher
 from streamer.video.outputs import SYNC, OutputContext, outputs_by_view, stream_of
 from streamer.video.overlay import Overlays, moment
-from streamer.video.pacing import Due, Line, Shown
+from streamer.video.pacing import FramePacer, PacedFrame, QueuedFrame
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
-LEARN_S = 1.0
+UPDATE_TASKS_S = 1.0
 """Between two questions to the parent about which tasks there are."""
 WAIT_S = 1.0
 FIRST_PICTURE_S = 3.0
@@ -51,7 +51,7 @@ def run(worker: Worker) -> None:
     with View(worker, worker.stream) as view:
         worker.report("ready")
         while not worker.stopping and not view.over:
-            view.turn()
+            view.poll_once()
 
 
 class View:
@@ -62,24 +62,24 @@ class View:
         self.synced = name.endswith(SYNC)
         self.over = False
         now = time.monotonic()
-        tasks = worker.agent.streams[self.stream].active
-        self.tasks = worker.agent.raw["streams"][self.stream]["tasks"]
-        self.learn_at = now
-        self.parent = Caller(control_socket(worker.runtime))
+        tasks = worker.config.streams[self.stream].active
+        self.tasks = worker.config.raw["streams"][self.stream]["tasks"]
+        self.update_tasks_at = now
+        self.parent = RpcClient(control_socket(worker.runtime))
         self.overlays = Overlays(*_expected(tasks), now)
-        self.line = Line(now, SYNC_START_S if self.synced else 0.0)
+        self.pacer = FramePacer(now, SYNC_START_S if self.synced else 0.0)
         self.frames = FrameClient(worker.runtime, "view", 3)
         self.frames.connect(self.stream)
-        self.results = ResultsOf(worker.runtime, self.stream)
+        self.results = ResultSubscriber(worker.runtime, self.stream)
         self.events = EventClient(worker.runtime, f"view-{name}")
         context = OutputContext(worker.runtime, name)
-        self.branches = Branches(worker.agent.agent, outputs_by_view(worker.agent.outputs)[name], context, self.events)
-        self.jpeg = Jpegs(context)
-        self.asked: int | None = None
+        self.fan_out = FanOut(worker.config.name, outputs_by_view(worker.config.outputs)[name], context, self.events)
+        self.jpeg = JpegPublisher(context)
+        self.pending_request: int | None = None
         self.ready = True
         self.ended = False
         self.newest: FrameId | None = None
-        self.looked = True
+        self.has_viewers = True
         self.zones = _zones(tasks)
         self.painter = Painter(*CARD, self.zones)
         self.began = now
@@ -92,74 +92,74 @@ class View:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.branches.close()
+        self.fan_out.close()
         self.events.close()
         self.frames.close()
         self.results.close()
         self.jpeg.close()
         self.parent.close()
 
-    def turn(self) -> None:
+    def poll_once(self) -> None:
         """Sleep until something happens, take what came, show what is due."""
-        self.worker.pulse.beat()
+        self.worker.heartbeat.beat()
         self.poller.poll(int(self.pause() * 1000) + 1)
         self.jpeg.listen()
-        self.look()
-        self.learn()
+        self.update_demand()
+        self.update_tasks()
         for event in self.results.receive():
-            self.hear(event)
+            self.on_result(event)
         for reply in self.frames.receive():
-            self.take(reply)
-        self.ask()
+            self.on_reply(reply)
+        self.request_frame()
         now = time.monotonic()
-        if self.looked and (due := self.line.take(now)) is not None:
+        if self.has_viewers and (due := self.pacer.take(now)) is not None:
             self.show(due, now)
-        self.over = self.ended and self.line.empty
+        self.over = self.ended and self.pacer.empty
         self.events.receive()
         self.events.resend()
 
     def pause(self) -> float:
         """Seconds to sleep if nothing arrives."""
-        return max(0.0, min(TICK_S, self.line.next_at() - time.monotonic())) if self.looked else TICK_S
+        return max(0.0, min(TICK_S, self.pacer.next_at() - time.monotonic())) if self.has_viewers else TICK_S
 
     # -- in
 
-    def look(self) -> None:
+    def update_demand(self) -> None:
         """Pictures are asked for only while somebody takes them."""
-        looked = self.branches.any or self.jpeg.watched
-        if looked and not self.looked:
-            self.line.resume(time.monotonic())
-        self.looked = looked
+        looked = self.fan_out.any or self.jpeg.watched
+        if looked and not self.has_viewers:
+            self.pacer.resume(time.monotonic())
+        self.has_viewers = looked
 
-    def learn(self) -> None:
+    def update_tasks(self) -> None:
         """Which tasks the stream has now: they come and go while it runs."""
         now = time.monotonic()
-        if now >= self.learn_at:
+        if now >= self.update_tasks_at:
             self.parent.send(op="tasks", stream=self.stream)
-            self.learn_at = now + LEARN_S
+            self.update_tasks_at = now + UPDATE_TASKS_S
         for answer in self.parent.receive():
             if answer.get("tasks", self.tasks) == self.tasks:
                 continue
             self.tasks = answer["tasks"]
-            tasks = with_tasks(self.worker.agent, self.stream, self.tasks).streams[self.stream].active
+            tasks = with_tasks(self.worker.config, self.stream, self.tasks).streams[self.stream].active
             self.overlays.replan(*_expected(tasks), now)
             self.zones = _zones(tasks)
             self.painter = Painter(*self.painter.size, self.zones)
 
-    def ask(self) -> None:
+    def request_frame(self) -> None:
         """For the next picture: be told when there is one, then fetch it."""
-        if self.asked is not None or self.ended or not self.looked:
+        if self.pending_request is not None or self.ended or not self.has_viewers:
             return
-        want = Want(after=self.newest)
+        want = FrameRequest(after=self.newest)
         if not self.ready:
-            self.asked = self.frames.wait(self.stream, want, WAIT_S)
+            self.pending_request = self.frames.wait(self.stream, want, WAIT_S)
             return
         with contextlib.suppress(NoBuffer):
-            self.asked = self.frames.fetch(self.stream, want)
+            self.pending_request = self.frames.fetch(self.stream, want)
 
-    def take(self, reply: Reply) -> None:
-        if reply.request == self.asked:
-            self.asked = None
+    def on_reply(self, reply: Reply) -> None:
+        if reply.request == self.pending_request:
+            self.pending_request = None
             self.ready = reply.ready and reply.frame is None
             self.ended = reply.ended
         if reply.frame is None:
@@ -168,27 +168,27 @@ class View:
         self.newest = frame.id
         height, width = frame.image.shape[:2]
         picture = frame.image[: height // 2 * 2, : width // 2 * 2].copy()  # H.264 has even sizes
-        self.line.put(Shown(frame.id, frame.captured_at, frame.captured_mono, frame.pts, picture))
+        self.pacer.put(QueuedFrame(frame.id, frame.captured_at, frame.captured_mono, frame.pts, picture))
         self.frames.settle(frame, "done")
 
-    def hear(self, event: ResultEvent) -> None:
+    def on_result(self, event: ResultEvent) -> None:
         now = time.monotonic()
         self.overlays.add(event, now)
         if self.synced and (waited := event.data.timing.waited_ms) is not None:
             latency = (waited + event.data.timing.inference_ms) / 1000 + SYNC_MARGIN_S
-            self.line.delay = max(self.line.delay, min(latency, SYNC_MOST_S))
+            self.pacer.delay = max(self.pacer.delay, min(latency, SYNC_MOST_S))
 
     # -- out
 
-    def show(self, due: Due, now: float) -> None:
+    def show(self, due: PacedFrame, now: float) -> None:
         """Draw and hand on one picture."""
         if due.shown is None and now - self.began < FIRST_PICTURE_S:
             return
         image = self.drawn(due, now)
-        self.branches.write(image, due.at - self.began, 1 / self.line.interval)
+        self.fan_out.write(image, due.at - self.began, 1 / self.pacer.interval)
         self.jpeg.send(image)
 
-    def drawn(self, due: Due, now: float) -> Image:
+    def drawn(self, due: PacedFrame, now: float) -> Image:
         shown = due.shown
         # A copy: without a next picture this one is shown again, and drawn upon anew.
         image = np.zeros((CARD[1], CARD[0], 3), np.uint8) if shown is None else shown.image.copy()

@@ -15,13 +15,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from streamer.config.web import Bind
 from streamer.core.errors import ConfigError
-from streamer.events.ledger.query import Book
+from streamer.events.ledger.query import LedgerQuery
 from streamer.processes.worker import Worker
 from streamer.web.app import Site, make_app
-from streamer.web.mjpeg import Live
-from streamer.web.monitor.capture_poller import Cameras
-from streamer.web.monitor.event_follower import Tail
-from streamer.web.monitor.task_list import Tasks
+from streamer.web.mjpeg import JpegHub
+from streamer.web.monitor.capture_poller import CapturePoller
+from streamer.web.monitor.event_follower import EventFollower
+from streamer.web.monitor.task_list import TaskLists
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ REQUEST_S = 10.0
 """So long a browser has from the first byte of a request to its last."""
 SEND_BUFFER = 256 << 10
 """Bytes the system keeps for a browser: more would only make live pictures older on a slow line."""
-MOST_CONNECTIONS = 256
+MAX_CONNECTIONS = 256
 STOP_S = 1
 BEAT_S = 0.5
 KEEP_ALIVE_S = 15
@@ -39,15 +39,15 @@ KEEP_ALIVE_S = 15
 
 def run(worker: Worker) -> None:
     """Serve until asked to stop. Raises ConfigError when the address cannot be had."""
-    assert worker.agent.web is not None
-    with _listen(worker.agent.web.bind) as listener, Cameras(worker.runtime, worker.agent.streams) as cameras:
+    assert worker.config.web is not None
+    with _listen(worker.config.web.bind) as listener, CapturePoller(worker.runtime, worker.config.streams) as cameras:
         asyncio.run(_serve(worker, listener, cameras))
 
 
-async def _serve(worker: Worker, listener: socket.socket, cameras: Cameras) -> None:
-    book = Book(worker.state / "ledger.db")
-    tail, live, tasks = Tail(book), Live(worker.runtime), Tasks(worker.runtime, worker.agent)
-    site = Site(worker.agent, worker.runtime, cameras, tail, live, tasks)
+async def _serve(worker: Worker, listener: socket.socket, cameras: CapturePoller) -> None:
+    book = LedgerQuery(worker.state / "ledger.db")
+    tail, live, tasks = EventFollower(book), JpegHub(worker.runtime), TaskLists(worker.runtime, worker.config)
+    site = Site(worker.config, worker.runtime, cameras, tail, live, tasks)
     server = _Server(_config(site))
 
     def stop() -> None:
@@ -75,7 +75,7 @@ async def _serve(worker: Worker, listener: socket.socket, cameras: Cameras) -> N
 async def _beat(worker: Worker) -> None:
     """Signs of life of the event loop."""
     while True:
-        worker.pulse.beat()
+        worker.heartbeat.beat()
         await asyncio.sleep(BEAT_S)
 
 
@@ -104,7 +104,7 @@ def _config(site: Site) -> uvicorn.Config:
         access_log=False,  # a token may stand in an address
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=MOST_CONNECTIONS,
+        limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=STOP_S,
     )
@@ -120,38 +120,38 @@ class _Server(uvicorn.Server):
 class _Connection(H11Protocol):
     """An HTTP connection that does not wait for ever."""
 
-    _patience: asyncio.TimerHandle | None = None
+    _timeout: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._give_up_in(REQUEST_S)
+        self._abort_after(REQUEST_S)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         cycle = cast(RequestResponseCycle | None, self.cycle)
         if cycle is None or cycle.response_complete:
-            if self._patience is None:
-                self._give_up_in(REQUEST_S)
+            if self._timeout is None:
+                self._abort_after(REQUEST_S)
         elif not self.flow.write_paused:
-            self._be_patient()
+            self._cancel_timeout()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._give_up_in(SLOW_S)
+        self._abort_after(SLOW_S)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._be_patient()
+        self._cancel_timeout()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._be_patient()
+        self._cancel_timeout()
         super().connection_lost(exc)
 
-    def _give_up_in(self, seconds: float) -> None:
-        self._be_patient()
-        self._patience = asyncio.get_running_loop().call_later(seconds, self.transport.abort)
+    def _abort_after(self, seconds: float) -> None:
+        self._cancel_timeout()
+        self._timeout = asyncio.get_running_loop().call_later(seconds, self.transport.abort)
 
-    def _be_patient(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+    def _cancel_timeout(self) -> None:
+        if self._timeout is not None:
+            self._timeout.cancel()
+            self._timeout = None

@@ -22,11 +22,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from streamer.config.model import Agent, from_mapping
+from streamer.config.model import Config, from_mapping
 from streamer.core import logs
 from streamer.core.errors import ConfigError
 from streamer.core.redact import redact
-from streamer.processes.heartbeat import Pulse, dump_file, pulse_file
+from streamer.processes.heartbeat import Heartbeat, dump_file, heartbeat_file
 
 log = logging.getLogger(__name__)
 
@@ -49,16 +49,16 @@ class Worker:
 
     def __init__(
         self,
-        agent: Agent,
+        config: Config,
         runtime: Path,
         state: Path,
         stream: str | None,
         report_fd: int,
         max_events: int | None = None,
-        pulse: Pulse | None = None,
+        pulse: Heartbeat | None = None,
         was_killed: bool = False,
     ) -> None:
-        self.agent = agent
+        self.config = config
         self.runtime = runtime
         """Directory of sockets and frame buffers, mode 0700, on a tmpfs."""
         self.state = state
@@ -67,7 +67,7 @@ class Worker:
         """Of capture: the stream. Of view and push: the view's and the output's name. Else None."""
         self.max_events = max_events
         """Of emit: end the agent after this many results on standard output."""
-        self.pulse = pulse or Pulse()
+        self.heartbeat = pulse or Heartbeat()
         """The sign of life that the parent watches: every turn of the role's work loop says `beat`."""
         self.was_killed = was_killed
         """The process before was ended by somebody's kill -9, so nothing that it did is to blame."""
@@ -141,10 +141,10 @@ def main() -> NoReturn:
     assignment = _read_assignment()
     logs.setup(name, assignment["log_level"], assignment.get("log_format", "text"))
     runtime = Path(assignment["runtime"])
-    pulse = Pulse(pulse_file(runtime, name))
+    pulse = Heartbeat(heartbeat_file(runtime, name))
     _leave_stacks_in(dump_file(runtime, name))
     worker = Worker(
-        agent=from_mapping(assignment["config"]),
+        config=from_mapping(assignment["config"]),
         runtime=runtime,
         state=Path(assignment["state"]),
         stream=stream,

@@ -15,20 +15,20 @@ import cv2
 import numpy as np
 
 from streamer.types import Box, Image
-from streamer.video.box_motion import Answered
+from streamer.video.box_motion import Keyframe
 
 WIDTH = 160
 """Pixels of the small copies, at most; a box is followed to one of them, 0.6 % of the picture."""
 KEPT_S = 12.0
-MOST_KEPT = 400
+MAX_KEPT = 400
 REACH = 8
 """Pixels that are searched around the expected place."""
-SMALLEST = 4
+MIN_SIDE_PX = 4
 ALIKE = 0.5
 """Correlation from which on a box is found again."""
-MOST_BOXES = 16
+MAX_BOXES = 16
 """Of one answer: following more would cost too much."""
-MOST_STEPS = 15
+MAX_STEPS = 15
 """Pictures looked at on the way from an answer's picture to the present."""
 SPEED_S = 0.2
 
@@ -75,17 +75,17 @@ class _Patch:
 class _Followed:
     """One answer of one task."""
 
-    answered: Answered
+    answered: Keyframe
     patches: list[_Patch | None]
     reached: float
-    history: deque[tuple[float, list[Box | None]]] = field(default_factory=lambda: deque(maxlen=MOST_KEPT))
+    history: deque[tuple[float, list[Box | None]]] = field(default_factory=lambda: deque(maxlen=MAX_KEPT))
 
 
-class Follower:
+class TemplateFollower:
     """The boxes of all tasks of one stream. Times are the frames' own seconds, as in motion."""
 
     def __init__(self) -> None:
-        self._seen: deque[_Seen] = deque(maxlen=MOST_KEPT)
+        self._seen: deque[_Seen] = deque(maxlen=MAX_KEPT)
         self._tasks: dict[str, _Followed] = {}
         self._lead: dict[str, float] = {}
 
@@ -105,7 +105,7 @@ class Follower:
         while at - self._seen[0].at > KEPT_S:
             self._seen.popleft()
 
-    def places(self, name: str, answered: Answered) -> list[Box | None]:
+    def places(self, name: str, answered: Keyframe) -> list[Box | None]:
         """The answer's boxes in the picture that was seen last; None for those that are left to their velocity."""
         followed = self._tasks.get(name)
         if followed is None or followed.answered is not answered:
@@ -117,10 +117,10 @@ class Follower:
             return [None] * len(answered.boxes)
         return followed.history[-1][1]
 
-    def _begin(self, answered: Answered) -> _Followed:
+    def _begin(self, answered: Keyframe) -> _Followed:
         seen = min(self._seen, key=lambda one: abs(one.at - answered.at), default=None)
         patches: list[_Patch | None] = [None] * len(answered.boxes)
-        if seen is not None and abs(seen.at - answered.at) < 0.1 and len(patches) <= MOST_BOXES:
+        if seen is not None and abs(seen.at - answered.at) < 0.1 and len(patches) <= MAX_BOXES:
             patches = [_cut(moving.box, seen) for moving in answered.boxes]
         return _Followed(answered, patches, seen.at if seen is not None else answered.at)
 
@@ -130,7 +130,7 @@ class Follower:
             if not followed.history and self._seen:
                 followed.history.append((followed.reached, self._moved(followed)))
             return
-        stride = -(-len(ahead) // MOST_STEPS)
+        stride = -(-len(ahead) // MAX_STEPS)
         for seen in ahead[::-1][::stride][::-1]:  # always the newest
             for patch in followed.patches:
                 if patch is not None:
@@ -147,7 +147,7 @@ class Follower:
             for moving, patch in zip(followed.answered.boxes, followed.patches, strict=True)
         ]
 
-    def _compare(self, name: str, followed: _Followed, new: Answered) -> None:
+    def _compare(self, name: str, followed: _Followed, new: Keyframe) -> None:
         """Who knew better where the new answer would find the boxes: following, or velocity?"""
         at, places = min(followed.history, key=lambda one: abs(one[0] - new.at), default=(0.0, []))
         truth = {moving.box.track: moving.box for moving in new.boxes if moving.box.track is not None}
@@ -168,7 +168,7 @@ def _cut(box: Box, seen: _Seen) -> _Patch | None:
         for fraction, size in ((box.x0, width), (box.x1, width), (box.y0, height), (box.y1, height))
     )
     content = seen.image[y0:y1, x0:x1]
-    if min(x1 - x0, y1 - y0) < SMALLEST or x1 - x0 > width - 2 * REACH or y1 - y0 > height - 2 * REACH:
+    if min(x1 - x0, y1 - y0) < MIN_SIDE_PX or x1 - x0 > width - 2 * REACH or y1 - y0 > height - 2 * REACH:
         return None
     if float(content.std(axis=(0, 1)).max()) < 1.0:  # nothing in it to be found
         return None

@@ -16,7 +16,7 @@ Vector = tuple[float, float, float, float]
 
 SMOOTHING_S = 0.4
 """Time constant of the velocity's mean: answers that come fast are averaged, rare ones are believed."""
-FARTHEST = 1.5
+MAX_DISTANCE = 1.5
 """Intervals for which a box goes on after the answer that it comes from; then it stands still."""
 FRESH, GONE = 2.0, 5.0
 """Intervals after which a box begins to fade, and after which it is no longer shown."""
@@ -26,7 +26,7 @@ _STILL: Vector = (0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Moving:
+class MovingBox:
     """A box as one answer had it, with its velocity in fractions of the frame per second."""
 
     box: Box
@@ -41,20 +41,20 @@ class Moving:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class Keyframe:
     """One answer and its moment."""
 
     at: float
-    boxes: tuple[Moving, ...]
+    boxes: tuple[MovingBox, ...]
 
 
-class Motion:
+class BoxMotion:
     """The boxes of one task over time."""
 
     def __init__(self, interval: float = 1.0) -> None:
         """`interval`: seconds expected between two answers, until they have shown it themselves."""
         self.interval = interval
-        self._answers: deque[Answered] = deque(maxlen=KEPT)
+        self._answers: deque[Keyframe] = deque(maxlen=KEPT)
 
     def clear(self) -> None:
         """A new connection: nothing of the old one is where it was."""
@@ -64,10 +64,10 @@ class Motion:
         """An answer about the frame of that moment. One that is not newer than the last is ignored."""
         last = self._answers[-1] if self._answers else None
         if last is None:
-            self._answers.append(Answered(at, tuple(Moving(box) for box in boxes)))
+            self._answers.append(Keyframe(at, tuple(MovingBox(box) for box in boxes)))
         elif at > last.at:
             self.interval += 0.3 * (min(at - last.at, 10 * self.interval) - self.interval)
-            self._answers.append(Answered(at, tuple(_follow(box, last, at) for box in boxes)))
+            self._answers.append(Keyframe(at, tuple(_follow(box, last, at) for box in boxes)))
 
     def strength(self, time: float) -> float:
         """How much an overlay of this task is worth at `time`: 1 fresh … 0 gone."""
@@ -75,7 +75,7 @@ class Motion:
         age = math.inf if before is None else (time - before.at) / self.interval
         return min(1.0, max(0.0, (GONE - age) / (GONE - FRESH)))
 
-    def before(self, time: float) -> Answered | None:
+    def before(self, time: float) -> Keyframe | None:
         """The newest answer about that moment or an earlier one."""
         return self._around(time)[0]
 
@@ -90,10 +90,10 @@ class Motion:
         seen = dict(enumerate(places))
         if after is not None:
             return _between(before, after, time, seen)
-        seconds = min(time - before.at, FARTHEST * self.interval)
+        seconds = min(time - before.at, MAX_DISTANCE * self.interval)
         return [seen.get(number) or moving.after(seconds) for number, moving in enumerate(before.boxes)]
 
-    def _around(self, time: float) -> tuple[Answered | None, Answered | None]:
+    def _around(self, time: float) -> tuple[Keyframe | None, Keyframe | None]:
         before = after = None
         for answer in reversed(self._answers):
             if answer.at <= time + 1e-6:
@@ -103,22 +103,22 @@ class Motion:
         return before, after
 
 
-def _follow(box: Box, last: Answered, at: float) -> Moving:
+def _follow(box: Box, last: Keyframe, at: float) -> MovingBox:
     """A box with the velocity that it has shown since the answer before."""
     earlier = _earlier(box, last)
     if earlier is None:
-        return Moving(box)
+        return MovingBox(box)
     seconds = at - last.at
     step = _scaled(_way(earlier.box, box), 1 / seconds)
     if earlier.step is None:
-        return Moving(box, step, step, seconds)
+        return MovingBox(box, step, step, seconds)
     # The mean velocity of a step is that of its middle; what changed between two middles goes on to the step's end.
     now = _mixed(earlier.step, step, 1 + seconds / (seconds + earlier.since))
     velocity = _mixed(earlier.velocity, now, 1 - math.exp(-seconds / SMOOTHING_S))
-    return Moving(box, velocity, step, seconds)
+    return MovingBox(box, velocity, step, seconds)
 
 
-def _earlier(box: Box, last: Answered) -> Moving | None:
+def _earlier(box: Box, last: Keyframe) -> MovingBox | None:
     """The same object in the answer before. An id begins with the second sight, so it may have had none then."""
     if box.track is None:
         return None
@@ -129,7 +129,7 @@ def _earlier(box: Box, last: Answered) -> Moving | None:
     return min(nameless, key=lambda moving: _distance(moving.box, box), default=None)
 
 
-def _between(before: Answered, after: Answered, time: float, seen: Mapping[int, Box | None]) -> list[Box]:
+def _between(before: Keyframe, after: Keyframe, time: float, seen: Mapping[int, Box | None]) -> list[Box]:
     share = (time - before.at) / (after.at - before.at)
     shown = []
     partners = {id(earlier): moving for moving in after.boxes if (earlier := _earlier(moving.box, before)) is not None}

@@ -18,7 +18,7 @@ Corners = npt.NDArray[np.int32]
 """Shape (points, 2), in pixels."""
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 WHITE, YELLOW = (255, 255, 255), (60, 220, 255)
-MOST_LINES = 4
+MAX_LINES = 4
 """Of all captions together."""
 COLOURS = sv.ColorPalette.DEFAULT
 
@@ -97,8 +97,8 @@ class Painter:
         lines = [
             line for caption in captions for line in wrap(caption, width - 2 * self._pad, self._scale, self._thick)
         ]
-        if len(lines) > MOST_LINES:
-            lines = [*lines[: MOST_LINES - 1], lines[MOST_LINES - 1] + " ..."]
+        if len(lines) > MAX_LINES:
+            lines = [*lines[: MAX_LINES - 1], lines[MAX_LINES - 1] + " ..."]
         step = cv2.getTextSize("Ag", FONT, self._scale, self._thick)[0][1] + 2 * self._pad
         top = max(0, height - step * len(lines) - self._pad)
         self._darken(image[top:])

@@ -11,7 +11,7 @@ from av.video.stream import VideoStream
 
 from streamer.core.errors import ConfigError
 from streamer.types import Image
-from streamer.video.outputs import Coded
+from streamer.video.outputs import EncodedFrame
 
 CLOCK = 90_000
 KEY_EVERY_S = 1.0
@@ -53,7 +53,7 @@ class Encoder:
         self._last = -1
         self._key_at = 0.0
 
-    def encode(self, image: Image, at: float) -> list[Coded]:
+    def encode(self, image: Image, at: float) -> list[EncodedFrame]:
         """One picture, uint8 (height, width, 3) BGR, of second `at` of the output's clock, which always goes on."""
         frame = av.VideoFrame.from_ndarray(image, format="bgr24")
         frame.pts = self._last = max(self._last + 1, round(at * CLOCK))
@@ -62,7 +62,7 @@ class Encoder:
             frame.pict_type = PictureType.I
             self._key_at = max(self._key_at, at - KEY_EVERY_S) + KEY_EVERY_S
         return [
-            Coded(
+            EncodedFrame(
                 bytes(packet),
                 packet.pts or 0,
                 packet.dts if packet.dts is not None else packet.pts or 0,

@@ -18,16 +18,16 @@ from streamer.core.redact import redact
 from streamer.events.schema import output_event
 from streamer.types import Image
 from streamer.video.encoder import Encoder
-from streamer.video.outputs import Coded, H264Settings, OutputContext, OutputSettings, Writer
+from streamer.video.outputs import EncodedFrame, H264Settings, OutputContext, OutputSettings, Writer
 from streamer.video.outputs.mjpeg import jpeg_endpoint
 
 log = logging.getLogger(__name__)
 
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 80]
-JPEGS_AHEAD = 4
+MAX_QUEUED_JPEGS = 4
 
 
-class Branches:
+class FanOut:
     """The outputs of one view that take H.264."""
 
     def __init__(
@@ -37,8 +37,8 @@ class Branches:
         encoded = [output for output in outputs if isinstance(output, H264Settings)]
         self._codec = encoded[0].encoder if encoded else H264Settings.DEFAULT_ENCODER
         self._encoder: Encoder | None = None
-        self._branches = [
-            _Branch(agent, output.label, writer, events)
+        self._outputs = [
+            _Output(agent, output.label, writer, events)
             for output in encoded
             if (writer := output.writer(context)) is not None
         ]
@@ -46,14 +46,14 @@ class Branches:
     @property
     def any(self) -> bool:
         """Somebody takes pictures, always."""
-        return bool(self._branches)
+        return bool(self._outputs)
 
     def write(self, image: Image, at: float, rate: float) -> None:
         """One picture of second `at`, of any even size: with another one a new encode begins, and every output with it.
 
         Raises ConfigError when it cannot be encoded.
         """
-        if not self._branches:
+        if not self._outputs:
             return
         height, width = image.shape[:2]
         if self._encoder is None or self._encoder.size != (width, height):
@@ -61,17 +61,17 @@ class Branches:
                 self._encoder.close()
             self._encoder = Encoder(self._codec, width, height, rate)
         for coded in self._encoder.encode(image, at):
-            for branch in self._branches:
+            for branch in self._outputs:
                 branch.write(coded, self._encoder)
 
     def close(self) -> None:
-        for branch in self._branches:
+        for branch in self._outputs:
             branch.close()
         if self._encoder is not None:
             self._encoder.close()
 
 
-class _Branch:
+class _Output:
     """One output, and what became of it."""
 
     def __init__(self, agent: str, label: str, writer: Writer, events: EventClient) -> None:
@@ -82,7 +82,7 @@ class _Branch:
         self._failed = False
         self._retry_at = 0.0
 
-    def write(self, coded: Coded, encoder: Encoder) -> None:
+    def write(self, coded: EncodedFrame, encoder: Encoder) -> None:
         try:
             if self._encoder is not encoder:
                 if not coded.key or time.monotonic() < self._retry_at:
@@ -104,7 +104,7 @@ class _Branch:
 
     def _fail(self, error: OSError) -> None:
         self.close()
-        wait = self._backoff.failed(time.monotonic())
+        wait = self._backoff.next_delay(time.monotonic())
         self._retry_at = time.monotonic() + wait
         if not self._failed:
             reason = redact(error.strerror or str(error))
@@ -116,11 +116,11 @@ class _Branch:
         if self._failed:
             log.info("output %s works again", self._label)
             self._events.send(output_event(self._agent, self._label, "up"), None)
-            self._backoff.worked()
+            self._backoff.reset()
         self._failed = False
 
 
-class Jpegs:
+class JpegPublisher:
     """JPEG pictures for whoever subscribes; a subscriber that is slow misses some."""
 
     def __init__(self, context: OutputContext) -> None:
@@ -128,7 +128,7 @@ class Jpegs:
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.XPUB)
         """To poll for reading; then call `listen`."""
         self.socket.set(zmq.LINGER, 0)
-        self.socket.set(zmq.SNDHWM, JPEGS_AHEAD)
+        self.socket.set(zmq.SNDHWM, MAX_QUEUED_JPEGS)
         self.socket.bind(jpeg_endpoint(context.runtime, context.view))
 
     def listen(self) -> None:

@@ -8,14 +8,14 @@ from datetime import datetime
 
 from streamer.events.schema import EventPoints, ResultEvent
 from streamer.types import Box, FrameId, Image, Point
-from streamer.video.box_follower import Follower
-from streamer.video.box_motion import GONE, Motion
+from streamer.video.box_follower import TemplateFollower
+from streamer.video.box_motion import GONE, BoxMotion
 
 ANSWERED = ("ok", "empty", "unchanged")
 OLD_S = 3.0
 OLD = 2.5
 """Answers are old after this many seconds, and after so many intervals of the task that is asked most often."""
-LEAST_CAPTION_S = 5.0
+MIN_CAPTION_S = 5.0
 """Text needs reading: it stays for so long, however often its task is asked."""
 
 
@@ -48,7 +48,7 @@ class Overlay:
 
 @dataclass(slots=True)
 class _Task:
-    motion: Motion
+    motion: BoxMotion
     at: float = 0.0
     outlines: tuple[Outline, ...] = ()
     text: str | None = None
@@ -72,7 +72,7 @@ class Overlays:
     _epoch: int = 0
     _answered: float | None = None
     _tasks: dict[str, _Task] = field(default_factory=dict)
-    _follower: Follower = field(default_factory=Follower)
+    _follower: TemplateFollower = field(default_factory=TemplateFollower)
 
     def replan(self, intervals: Mapping[str, float], expected: float | None, now: float) -> None:
         """Other tasks from monotonic second `now` on: what only the old ones had to show is gone."""
@@ -88,7 +88,7 @@ class Overlays:
         self._answered = now
         if data.result is None:
             return
-        task = self._tasks.setdefault(data.name, _Task(Motion(self.intervals.get(data.name, 1.0))))
+        task = self._tasks.setdefault(data.name, _Task(BoxMotion(self.intervals.get(data.name, 1.0))))
         captured_at = datetime.fromisoformat(event.time).timestamp()
         task.at = moment(data.epoch, data.frame.pts, captured_at)
         task.motion.add(task.at, [Box(*box.box, box.label, box.score, box.track) for box in data.result.boxes])
@@ -110,11 +110,11 @@ class Overlays:
             outlines = task.outlines if strength and task.at <= at + 1e-6 else ()
             if boxes or outlines:
                 layers.append(Layer(tuple(boxes), outlines, strength))
-            elif task.text and at - task.at <= max(LEAST_CAPTION_S, GONE * task.motion.interval):
+            elif task.text and at - task.at <= max(MIN_CAPTION_S, GONE * task.motion.interval):
                 captions.append(task.text if len(self.intervals) == 1 else f"{name}: {task.text}")
         return Overlay(tuple(layers), tuple(captions), self.note(now))
 
-    def _boxes(self, name: str, motion: Motion, at: float) -> list[Box]:
+    def _boxes(self, name: str, motion: BoxMotion, at: float) -> list[Box]:
         """Where they are seen in the picture; those that are not, where their velocity brings them."""
         before = motion.before(at)
         return [] if before is None else motion.at(at, self._follower.places(name, before))

@@ -20,12 +20,12 @@ LOST = 5.0
 SLOWEST_S, FASTEST_S = 1.0, 1 / 120
 """A lost camera's picture is repeated as often as it came, within these."""
 START_S = 1.0
-MOST_BYTES = 512 << 20
+MAX_BYTES = 512 << 20
 """Of pictures that wait for their delay to pass."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class QueuedFrame:
     """A picture on its way to the viewers."""
 
     id: FrameId
@@ -36,17 +36,17 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
-    shown: Shown | None
+class PacedFrame:
+    shown: QueuedFrame | None
     """None: no picture has ever come."""
     at: float
     """Its second in the output."""
-    again: bool
+    is_repeat: bool
     lost: float | None = None
     """Seconds since the last picture, when the camera counts as lost."""
 
 
-class Line:
+class FramePacer:
     """The pictures of one view, in the order they are shown."""
 
     def __init__(self, now: float, delay: float = 0.0) -> None:
@@ -56,15 +56,15 @@ class Line:
         """Seconds between two pictures of the output: as of the camera, within `FASTEST_S` and `SLOWEST_S`."""
         self._gap = 0.04
         """Seconds between two pictures of the camera, measured."""
-        self._waiting: deque[Shown] = deque()
-        self._last: Shown | None = None
-        self._came: Shown | None = None
+        self._waiting: deque[QueuedFrame] = deque()
+        self._last: QueuedFrame | None = None
+        self._came: QueuedFrame | None = None
         self._at = now
         self._since = now
         self._intervals = 0
         self._repeats = False
 
-    def put(self, shown: Shown) -> None:
+    def put(self, shown: QueuedFrame) -> None:
         """The camera's newest picture."""
         if self._came is not None and self._came.id.epoch == shown.id.epoch:
             pictures = shown.id.seq - self._came.id.seq
@@ -74,7 +74,7 @@ class Line:
             self.interval = min(SLOWEST_S, max(FASTEST_S, self._gap))
         self._came = shown
         self._waiting.append(shown)
-        while len(self._waiting) * shown.image.nbytes > MOST_BYTES:
+        while len(self._waiting) * shown.image.nbytes > MAX_BYTES:
             self._waiting.popleft()
 
     def resume(self, now: float) -> None:
@@ -82,7 +82,7 @@ class Line:
         self._at = self._since = now
         self._repeats = False
 
-    def take(self, now: float) -> Due | None:
+    def take(self, now: float) -> PacedFrame | None:
         """What is to be shown now, if anything. Of several pictures whose time has come, the newest."""
         ready = None
         while self._waiting and self._waiting[0].captured_mono + self.delay <= now:
@@ -90,14 +90,14 @@ class Line:
         if ready is not None:
             self._last, self._since, self._repeats = ready, ready.captured_mono + self.delay, False
             self._at = max(self._at + 0.001, ready.captured_mono + self.delay)
-            return Due(ready, self._at, again=False)
+            return PacedFrame(ready, self._at, is_repeat=False)
         if now < self._next_repeat():
             return None
         self._at = max(self._next_repeat(), now - self.interval)  # keeps the beat, unless it fell behind
         self._repeats = True
         silent = now - (self._came.captured_mono if self._came else self._since)
         lost = silent if silent - self.delay > min(LOST_MOST_S, max(LOST_S, LOST * self._gap)) else None
-        return Due(self._last, self._at, again=True, lost=lost)
+        return PacedFrame(self._last, self._at, is_repeat=True, lost=lost)
 
     def next_at(self) -> float:
         """When `take` has something again, should no picture come."""

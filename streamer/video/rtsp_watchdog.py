@@ -18,7 +18,7 @@ import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-GREET_S = 3.0
+PROBE_S = 3.0
 STILL_S = 4.0
 ASK_S = 1.0
 SURE = 3
@@ -27,18 +27,18 @@ _ACKED_AND_RECEIVED = 120
 """Of struct tcp_info, where tcpi_bytes_acked and tcpi_bytes_received stand."""
 
 
-def greet(host: str, port: int) -> None:
+def probe_receiver(host: str, port: int) -> None:
     """Ask whether somebody is there, before libav does and waits for ever. Raises OSError."""
     try:
-        with socket.create_connection((host, port), GREET_S) as connection:
+        with socket.create_connection((host, port), PROBE_S) as connection:
             connection.sendall(_question(1))
             if not connection.recv(1):
                 raise ConnectionResetError(errno.ECONNRESET, "the receiver hung up")
     except TimeoutError:
-        raise TimeoutError(errno.ETIMEDOUT, f"the receiver does not answer within {GREET_S:g} s") from None
+        raise TimeoutError(errno.ETIMEDOUT, f"the receiver does not answer within {PROBE_S:g} s") from None
 
 
-class Flow:
+class ReceiverWatchdog:
     """One connection. `ask` is for the thread that writes, `stuck` for another one, since the first may be blocked."""
 
     def __init__(self) -> None:

@@ -15,20 +15,20 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from streamer.config.model import Agent
+from streamer.config.model import Config
 from streamer.events.ledger.query import Entry, Filter
 from streamer.video.outputs.hls import hls_folder
-from streamer.web.auth import Guard
+from streamer.web.auth import AuthMiddleware
 from streamer.web.metrics import Figures, exposition
-from streamer.web.mjpeg import Live, motion_jpeg
+from streamer.web.mjpeg import JpegHub, motion_jpeg
 from streamer.web.monitor import status
-from streamer.web.monitor.capture_poller import Cameras
-from streamer.web.monitor.event_follower import Tail
-from streamer.web.monitor.task_list import Tasks
+from streamer.web.monitor.capture_poller import CapturePoller
+from streamer.web.monitor.event_follower import EventFollower
+from streamer.web.monitor.task_list import TaskLists
 from streamer.web.video_urls import View, views_of
 
 STATIC = Path(__file__).with_name("static")
-MOST_EVENTS = 1000
+MAX_EVENTS = 1000
 QUIET_S = 10.0
 """A sign of life goes to who waits for events after so long without one."""
 PICTURE_S = 2.0
@@ -47,21 +47,21 @@ Position = Annotated[int | None, Query(ge=0, lt=1 << 53)]
 class Site:
     """What the answers are made from."""
 
-    agent: Agent
+    config: Config
     runtime: Path
-    cameras: Cameras
-    tail: Tail
-    live: Live
-    tasks: Tasks
+    cameras: CapturePoller
+    events: EventFollower
+    jpegs: JpegHub
+    tasks: TaskLists
     views: Mapping[str, View] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "views", views_of(self.agent))
+        object.__setattr__(self, "views", views_of(self.config))
 
     def stream(self, name: str) -> str:
         """A stream of the config. Names from an address are looked up here, never used as they come."""
-        if name not in self.agent.streams:
-            raise HTTPException(404, f"there is no stream {name!r}; there are: {', '.join(self.agent.streams)}")
+        if name not in self.config.streams:
+            raise HTTPException(404, f"there is no stream {name!r}; there are: {', '.join(self.config.streams)}")
         return name
 
     def view(self, name: str, kind: str) -> View:
@@ -82,9 +82,9 @@ class Page(StaticFiles):
 
 def make_app(site: Site) -> FastAPI:
     """The application, guarded."""
-    assert site.agent.web is not None
+    assert site.config.web is not None
     app = FastAPI(title="streamer", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Guard, web=site.agent.web, agent=site.agent.agent)
+    app.add_middleware(AuthMiddleware, web=site.config.web, agent=site.config.name)
     _add_state(app, site)
     _add_events(app, site)
     _add_pictures(app, site)
@@ -93,20 +93,20 @@ def make_app(site: Site) -> FastAPI:
 
 
 def _add_state(app: FastAPI, site: Site) -> None:
-    figures = Figures(site.agent.agent, site.cameras, site.tail, site.live)
+    figures = Figures(site.config.name, site.cameras, site.events, site.jpegs)
 
     @app.get("/api/streams")
     async def streams() -> JSONResponse:
-        return JSONResponse(status.streams(site.agent, site.views, site.cameras, site.tail, site.tasks.of))
+        return JSONResponse(status.streams(site.config, site.views, site.cameras, site.events, site.tasks.of))
 
     @app.get("/healthz")
     async def health() -> JSONResponse:
-        healthy, words = status.health(site.cameras, site.tail)
+        healthy, words = status.health(site.cameras, site.events)
         return JSONResponse(words, 200 if healthy else 503)
 
     @app.get("/readyz")
     async def ready() -> JSONResponse:
-        is_ready, words = status.readiness(site.tail)
+        is_ready, words = status.readiness(site.events)
         return JSONResponse(words, 200 if is_ready else 503)
 
     @app.get("/metrics")
@@ -124,10 +124,10 @@ def _add_events(app: FastAPI, site: Site) -> None:
         task: Text = None,
         text: Text = None,
         after: Position = None,
-        limit: Annotated[int, Query(ge=1, le=MOST_EVENTS)] = 100,
+        limit: Annotated[int, Query(ge=1, le=MAX_EVENTS)] = 100,
     ) -> Response:
         """The newest events, or the first ones after a position; oldest first."""
-        chosen, book = wanted(stream, task, text), site.tail.book
+        chosen, book = wanted(stream, task, text), site.events.query
         page = book.newest(limit, chosen) if after is None else book.after(after, limit, chosen)
         found = b",".join(b'{"position":%d,"event":%b}' % entry for entry in page.entries)
         body = b'{"position":%d,"events":[%b]}' % (page.position, found)
@@ -143,8 +143,8 @@ def _add_events(app: FastAPI, site: Site) -> None:
     ) -> StreamingResponse:
         """Events as they are accepted: server-sent events whose id is the position."""
         chosen = wanted(stream, task, text)
-        begin = int(last_event_id) if last_event_id else site.tail.position if after is None else after
-        entries = site.tail.follow(begin, chosen, QUIET_S)
+        begin = int(last_event_id) if last_event_id else site.events.position if after is None else after
+        entries = site.events.follow(begin, chosen, QUIET_S)
         return StreamingResponse(_server_sent(entries), media_type="text/event-stream")
 
 
@@ -157,7 +157,7 @@ def _add_pictures(app: FastAPI, site: Site) -> None:
         name = site.stream(stream)
         view = next((view.name for view in site.views.values() if view.stream == name and "mjpeg" in view.kinds), None)
         if annotated and view is not None:
-            picture = await site.live.picture(view, PICTURE_S)
+            picture = await site.jpegs.picture(view, PICTURE_S)
         else:
             picture = await site.cameras.snapshot(name, width)
         if picture is None:
@@ -166,7 +166,7 @@ def _add_pictures(app: FastAPI, site: Site) -> None:
 
     @app.get("/live/{view}.mjpeg")
     async def live(view: str) -> StreamingResponse:
-        return motion_jpeg(site.live.pictures(site.view(view, "mjpeg").name))
+        return motion_jpeg(site.jpegs.pictures(site.view(view, "mjpeg").name))
 
     @app.get("/hls/{view}/{file}")
     def hls(view: str, file: str) -> Response:

@@ -23,7 +23,7 @@ from streamer.config.web import Web
 
 WRONG_TOKEN_S = 0.5
 """How long a wrong token waits for its answer."""
-LARGEST_FORM, FORM_S = 4096, 5.0
+MAX_FORM_BYTES, FORM_S = 4096, 5.0
 COOKIE_S = 30 * 86400
 HEADERS = {
     "Cache-Control": "no-store",
@@ -37,7 +37,7 @@ HEADERS = {
 """With every answer. The page runs no foreign script, is shown in no foreign frame, and nothing of it is kept."""
 
 
-class Guard:
+class AuthMiddleware:
     """ASGI middleware around the whole application."""
 
     def __init__(self, app: ASGIApp, web: Web, agent: str) -> None:
@@ -98,13 +98,13 @@ async def _body(receive: Receive) -> bytes:
     body, more = b"", True
     try:
         async with asyncio.timeout(FORM_S):
-            while more and len(body) < LARGEST_FORM:
+            while more and len(body) < MAX_FORM_BYTES:
                 message = await receive()
                 body += message.get("body", b"")
                 more = message.get("more_body", False)
     except TimeoutError:
         return b""
-    return body[:LARGEST_FORM]
+    return body[:MAX_FORM_BYTES]
 
 
 def _same(given: str, right: str) -> bool:

@@ -12,9 +12,9 @@ from prometheus_client.registry import Collector
 
 from streamer import __version__
 from streamer.types import PRIORITIES
-from streamer.web.mjpeg import Live
-from streamer.web.monitor.capture_poller import Cameras
-from streamer.web.monitor.event_follower import Tail
+from streamer.web.mjpeg import JpegHub
+from streamer.web.monitor.capture_poller import CapturePoller
+from streamer.web.monitor.event_follower import EventFollower
 
 FRAMES = {
     "captured": "Frames decoded by this capture process.",
@@ -30,7 +30,7 @@ DRAFTS = {
 class Figures(Collector):
     """The agent's figures. Frame counts begin anew with each capture process, result counts with each web process."""
 
-    def __init__(self, agent: str, cameras: Cameras, tail: Tail, live: Live) -> None:
+    def __init__(self, agent: str, cameras: CapturePoller, tail: EventFollower, live: JpegHub) -> None:
         self._agent, self._cameras, self._tail, self._live = agent, cameras, tail, live
 
     def collect(self) -> Iterator[Metric]:

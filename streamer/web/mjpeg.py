@@ -20,19 +20,19 @@ from fastapi.responses import StreamingResponse
 from streamer.video.outputs.mjpeg import jpeg_endpoint
 
 TOPIC = b"jpeg"
-LARGEST = 32 << 20
+MAX_MESSAGE_BYTES = 32 << 20
 """Bytes of a message; a view that sent more would be disconnected."""
 WAITING = 4
 """Pictures that may wait in the socket; they are read at once."""
 
 
-class Feed:
+class JpegFeed:
     """The pictures of one view. Made and used in the event loop."""
 
     def __init__(self, context: zmq.asyncio.Context, endpoint: str) -> None:
         self._socket = context.socket(zmq.SUB)
         self._socket.set(zmq.RCVHWM, WAITING)
-        self._socket.set(zmq.MAXMSGSIZE, LARGEST)
+        self._socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         self._socket.subscribe(TOPIC)
         self._socket.connect(endpoint)
         self._picture = b""
@@ -66,7 +66,7 @@ class Feed:
         self._news = asyncio.Event()
 
 
-class Live:
+class JpegHub:
     """The feeds that somebody looks at. Made and used in the event loop."""
 
     def __init__(self, runtime: Path) -> None:
@@ -74,7 +74,7 @@ class Live:
         """How many look at each view."""
         self._runtime = runtime
         self._context = zmq.asyncio.Context()
-        self._feeds: dict[str, Feed] = {}
+        self._feeds: dict[str, JpegFeed] = {}
         self._over = False
 
     def close(self) -> None:
@@ -102,13 +102,13 @@ class Live:
             return found[1] if found else None
 
     @asynccontextmanager
-    async def _watch(self, view: str) -> AsyncIterator[Feed | None]:
+    async def _watch(self, view: str) -> AsyncIterator[JpegFeed | None]:
         """The feed of a view, open while at least one is inside; None at the end of the program."""
         if self._over:
             yield None
             return
         if view not in self._feeds:
-            self._feeds[view] = Feed(self._context, jpeg_endpoint(self._runtime, view))
+            self._feeds[view] = JpegFeed(self._context, jpeg_endpoint(self._runtime, view))
         feed = self._feeds[view]
         self.watchers[view] += 1
         try:

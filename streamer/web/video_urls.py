@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from streamer.config.model import Agent
+from streamer.config.model import Config
 from streamer.video.outputs import outputs_by_view, stream_of
 
 ADDRESSES = {"mjpeg": "/live/{}.mjpeg", "hls": "/hls/{}/index.m3u8"}
@@ -30,10 +30,10 @@ class View:
         ]
 
 
-def views_of(agent: Agent) -> Mapping[str, View]:
+def views_of(config: Config) -> Mapping[str, View]:
     """The views that have something to serve, by name."""
     kinds = {
         name: frozenset(output.kind for output in outputs) & ADDRESSES.keys()
-        for name, outputs in outputs_by_view(agent.outputs).items()
+        for name, outputs in outputs_by_view(config.outputs).items()
     }
     return {name: View(name, stream_of(name), frozenset(found)) for name, found in kinds.items() if found}

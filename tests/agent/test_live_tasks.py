@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from streamer.bus.rpc import Caller, control_socket
+from streamer.bus.rpc import RpcClient, control_socket
 from streamer.core.redact import Url
 from streamer.events.schema import encode, task_event
 from streamer.events.sinks import Mqtt, SinkContext
@@ -40,7 +40,7 @@ def test_the_page_home_assistant_top_and_the_video_follow(tmp_path: Path) -> Non
     port, config = free_port(), tmp_path / "home.yaml"
 
     def order(**message: Any) -> dict[str, Any]:
-        parent = Caller(control_socket(tmp_path / "run" / "streamer" / "home"))
+        parent = RpcClient(control_socket(tmp_path / "run" / "streamer" / "home"))
         try:
             parent.send(**message)
             (answer,) = until(parent.receive, 10, "the parent answers")

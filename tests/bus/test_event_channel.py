@@ -77,7 +77,7 @@ def test_the_window_bounds_what_is_on_the_wire(server: EventServer, client: Even
     for seq in range(10):
         client.send(event(seq=seq), None)
 
-    assert client.full
+    assert client.window_full
     first = collect(server, 4, client.resend)
     assert ids(first) == [event(seq=seq).id for seq in range(4)]
     assert not server.socket.poll(100)
@@ -110,13 +110,13 @@ def test_a_server_that_comes_back_gets_everything_in_order(tmp_path: Path, clien
 def test_statuses_that_nobody_takes_are_bounded_and_results_are_kept(
     tmp_path: Path, client: EventClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.bus.event_channel.MOST_STATUSES", 10)
+    monkeypatch.setattr("streamer.bus.event_channel.MAX_STATUSES", 10)
     client.send(event(seq=1), 1.0)
     statuses = [status_event("home", "gate", "down", str(number)) for number in range(20)]
     for status in statuses:
         client.send(status, None)
     assert client.unacked == 10
-    assert client.forgotten == 11
+    assert client.dropped_statuses == 11
     with EventServer(tmp_path) as server:
         found = collect(server, 4, client.resend)
     assert [one.event.id for one in found] == [event(seq=1).id, *(one.id for one in statuses[-9:-6])]
@@ -176,9 +176,9 @@ def test_garbage_is_counted_and_dropped(
         rogue.connect(events_endpoint(tmp_path))
         rogue.send_multipart(list(parts))
 
-        until(lambda: server.receive() or server.garbage, 5, "garbage noticed")
+        until(lambda: server.receive() or server.invalid_messages, 5, "garbage noticed")
 
-    assert server.garbage == 1
+    assert server.invalid_messages == 1
     client.send(event(), None)
     assert collect(server, 1, client.resend)[0].event == event()
 
@@ -204,7 +204,7 @@ def test_an_event_that_emit_cannot_read_does_not_block_the_others(server: EventS
         return client.unacked == 0
 
     until(settled, 5, "both settled")
-    assert (client.refused, server.garbage) == (1, 1)
+    assert (client.refused, server.invalid_messages) == (1, 1)
 
 
 def _make(runtime: Path, count: int) -> None:

@@ -15,8 +15,8 @@ import pytest
 import zmq
 
 from streamer.bus.frame_buffers import BUFFER_BYTES, buffers_directory
-from streamer.bus.frame_client import NoBuffer, Want, frames_endpoint
-from streamer.bus.frame_protocol import LARGEST, Fetch, Ping, decode_answer, encode
+from streamer.bus.frame_client import FrameRequest, NoBuffer, frames_endpoint
+from streamer.bus.frame_protocol import MAX_MESSAGE_BYTES, Fetch, Ping, decode_response, encode
 from streamer.toyworld.world import World
 from streamer.types import FrameId
 from tests.support.agents import assert_identity, until
@@ -47,11 +47,11 @@ def test_a_frame_arrives_as_it_was_painted(tmp_path: Path) -> None:
 def test_live_gives_the_newest_and_never_the_same_twice(tmp_path: Path) -> None:
     with CaptureThread(tmp_path, LIVE) as capture, Consumer(tmp_path) as consumer:
         first = consumer.next()
-        later = consumer.wait(Want(after=first.id, at_seq=first.seq + 10))
+        later = consumer.wait(FrameRequest(after=first.id, at_seq=first.seq + 10))
         assert later.ready
-        second = consumer.next(Want(after=first.id))
+        second = consumer.next(FrameRequest(after=first.id))
         assert second.seq >= first.seq + 10, "not the newest"
-        assert consumer.fetch(Want(after=second.id, at_pts=1e6)).frame is None
+        assert consumer.fetch(FrameRequest(after=second.id, at_pts=1e6)).frame is None
         for frame in (first, second):
             consumer.client.settle(frame, "done")
         seen = [first.seq, second.seq]
@@ -88,15 +88,15 @@ def test_without_a_free_buffer_nothing_is_asked(tmp_path: Path) -> None:
     with CaptureThread(tmp_path, LIVE), Consumer(tmp_path, buffers=1) as consumer:
         frame = consumer.next()
         with pytest.raises(NoBuffer):
-            consumer.client.fetch(STREAM, Want())
+            consumer.client.fetch(STREAM, FrameRequest())
         consumer.client.settle(frame, "done")
-        assert consumer.next(Want(after=frame.id)).id > frame.id
+        assert consumer.next(FrameRequest(after=frame.id)).id > frame.id
 
 
 def test_a_wait_ends_at_its_deadline_and_says_how_old_the_newest_is(tmp_path: Path) -> None:
     with CaptureThread(tmp_path, "synthetic?fps=0.5"), Consumer(tmp_path) as consumer:
         first = consumer.next()
-        reply = consumer.wait(Want(after=first.id), 0.3)
+        reply = consumer.wait(FrameRequest(after=first.id), 0.3)
         assert not reply.ready
         assert not reply.ended
         assert reply.frame is None
@@ -108,8 +108,8 @@ def test_a_wait_ends_at_its_deadline_and_says_how_old_the_newest_is(tmp_path: Pa
 def test_a_newer_ask_takes_the_place_of_a_wait(tmp_path: Path) -> None:
     with CaptureThread(tmp_path, LIVE), Consumer(tmp_path) as consumer:
         consumer.next()
-        earlier = consumer.client.wait(STREAM, Want(at_pts=1e6), 60)
-        assert consumer.wait(Want(at_pts=1e6), 0.1).ready is False
+        earlier = consumer.client.wait(STREAM, FrameRequest(at_pts=1e6), 60)
+        assert consumer.wait(FrameRequest(at_pts=1e6), 0.1).ready is False
         assert consumer.reply(earlier).ready is False
 
 
@@ -117,13 +117,13 @@ def test_a_file_waits_for_who_asks_and_loses_nothing(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", pictures=30)
     with CaptureProcess(tmp_path, str(clip)) as capture, Consumer(tmp_path) as consumer:
         first = consumer.next()
-        held = consumer.wait(Want(after=first.id))
+        held = consumer.wait(FrameRequest(after=first.id))
         assert (held.ready, held.seq) == (True, 1)
         for _ in range(5):  # asking about it does not move it on, and nobody decodes further
-            assert consumer.wait(Want(after=first.id)).seq == 1
+            assert consumer.wait(FrameRequest(after=first.id)).seq == 1
         assert number_of(first.image) == 0
         consumer.client.settle(first, "done")
-        numbers = [number_of(frame.image) for frame in consumer.rest(Want(after=first.id))]
+        numbers = [number_of(frame.image) for frame in consumer.rest(FrameRequest(after=first.id))]
         assert numbers == list(range(1, 30))
         frames = capture.statuses.wait("ended")["frames"]
         assert frames == {"captured": 30, "not_asked": 0, "done": 30, "dropped": {}, "in_flight": 0}
@@ -134,7 +134,7 @@ def test_a_file_passes_over_what_nobody_wants(tmp_path: Path) -> None:
     with CaptureThread(tmp_path, FILE) as capture, Consumer(tmp_path) as consumer:
         due, seen = 0.0, []
         after: FrameId | None = None
-        while frame := consumer.next_or_end(Want(after=after, at_pts=due)):
+        while frame := consumer.next_or_end(FrameRequest(after=after, at_pts=due)):
             assert frame.pts is not None
             seen.append(frame.pts)
             after, due = frame.id, due + 0.7
@@ -148,7 +148,7 @@ def test_a_file_gives_several_frames_at_once(tmp_path: Path) -> None:
     with CaptureThread(tmp_path, FILE) as capture, Consumer(tmp_path) as consumer:
         after, frames = None, []
         for _ in range(4):
-            frames.append(consumer.next(Want(after=after)))
+            frames.append(consumer.next(FrameRequest(after=after)))
             after = frames[-1].id
         assert [frame.seq for frame in frames] == [0, 1, 2, 3]
         assert len({frame.image.ctypes.data for frame in frames}) == 4
@@ -215,7 +215,7 @@ def test_a_fetch_that_died_with_capture_gives_its_buffer_back(tmp_path: Path) ->
     with CaptureProcess(tmp_path, LIVE) as capture, Consumer(tmp_path, buffers=2) as consumer:
         before = consumer.next()
         capture.send_signal(signal.SIGSTOP)
-        lost = consumer.client.fetch(STREAM, Want())
+        lost = consumer.client.fetch(STREAM, FrameRequest())
         with pytest.raises(AssertionError, match="no reply"):
             consumer.reply(lost, 1.0)
         assert consumer.client.free_buffers == 0, "capture may still write there"
@@ -258,7 +258,7 @@ GARBAGE = [
     [b'{"v": 1, "id": 1, "owner": "infer-1-00000000", "op": "wait", "want": {"at_seq": "1"}, "timeout": 1}'],
     [b'{"v": 1, "id": 1, "owner": "infer-1-00000000", "op": "settle", "generation": "", "frame": [1], "fate": "done"}'],
     [b"{}", b"{}"],
-    [b"x" * (LARGEST + 1)],
+    [b"x" * (MAX_MESSAGE_BYTES + 1)],
     [b"x" * (64 << 20)],
 ]
 
@@ -270,9 +270,9 @@ def test_garbage_and_oversized_messages_do_not_disturb(tmp_path: Path) -> None:
             with _raw(tmp_path) as socket:
                 socket.send_multipart(parts)
                 socket.send(encode(Ping(id=7, owner="view-1-00000000")))
-                if len(parts[0]) <= LARGEST:
+                if len(parts[0]) <= MAX_MESSAGE_BYTES:
                     assert socket.poll(5000), parts
-                    assert decode_answer(socket.recv()).id == 7
+                    assert decode_response(socket.recv()).id == 7
         frame = consumer.next()
         consumer.client.settle(frame, "done")
         frames = capture.stop()["frames"]
@@ -317,11 +317,11 @@ def test_only_the_senders_own_buffers_are_written(tmp_path: Path) -> None:
     with CaptureThread(tmp_path, LIVE) as capture, Consumer(tmp_path) as consumer, _raw(tmp_path) as socket:
         consumer.client.settle(consumer.next(), "done")
         for number, (name, why) in enumerate(_bad_buffers(tmp_path).items()):
-            fetch = Fetch.model_construct(v=1, id=number, op="fetch", owner=OWNER, want=Want(), buffer=name)
+            fetch = Fetch.model_construct(v=1, id=number, op="fetch", owner=OWNER, request=FrameRequest(), buffer=name)
             socket.send(encode(fetch))
             socket.send(encode(Ping(id=1000 + number, owner=OWNER)))
             assert socket.poll(5000)
-            assert decode_answer(socket.recv()).pong, f"answered a fetch into a {why}"
+            assert decode_response(socket.recv()).pong, f"answered a fetch into a {why}"
         assert not any((tmp_path / "victim").read_bytes()[: 3 * 160 * 120])
         capture.stop()
 
@@ -332,7 +332,7 @@ def test_a_stopped_consumer_holds_nobody_up(tmp_path: Path) -> None:
         with Consumer(tmp_path, "view") as view:
             first = view.next()
             view.client.settle(first, "done")
-            assert view.wait(Want(after=first.id, at_seq=first.seq + 20)).ready
+            assert view.wait(FrameRequest(after=first.id, at_seq=first.seq + 20)).ready
         process.send_signal(signal.SIGCONT)
         assert capture.stop()["frames"]["dropped"] == {"worker_lost": 1}
 
@@ -354,19 +354,19 @@ def test_two_captures_of_one_stream_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("want", "frame", "pts", "expected"),
     [
-        (Want(), FrameId(5, 0), 0.0, True),
-        (Want(after=FrameId(5, 3)), FrameId(5, 3), 1.0, False),
-        (Want(after=FrameId(5, 3)), FrameId(4, 9), 1.0, False),
-        (Want(after=FrameId(5, 3)), FrameId(5, 4), None, True),
-        (Want(after=FrameId(5, 3), at_pts=2.0), FrameId(5, 4), 1.99, False),
-        (Want(after=FrameId(5, 3), at_pts=2.0), FrameId(5, 4), 2.0, True),
-        (Want(after=FrameId(5, 3), at_pts=0.3), FrameId(5, 4), 0.1 + 0.2 - 1e-9, True),
-        (Want(after=FrameId(5, 3), at_pts=2.0), FrameId(5, 4), None, True),
-        (Want(after=FrameId(5, 3), at_seq=6), FrameId(5, 5), 9.0, False),
-        (Want(after=FrameId(5, 3), at_seq=6, at_pts=9.0), FrameId(5, 5), 9.0, True),
-        (Want(after=FrameId(5, 3), at_seq=6), FrameId(6, 0), 0.0, True),
-        (Want(at_seq=6), FrameId(6, 0), 0.0, False),
+        (FrameRequest(), FrameId(5, 0), 0.0, True),
+        (FrameRequest(after=FrameId(5, 3)), FrameId(5, 3), 1.0, False),
+        (FrameRequest(after=FrameId(5, 3)), FrameId(4, 9), 1.0, False),
+        (FrameRequest(after=FrameId(5, 3)), FrameId(5, 4), None, True),
+        (FrameRequest(after=FrameId(5, 3), at_pts=2.0), FrameId(5, 4), 1.99, False),
+        (FrameRequest(after=FrameId(5, 3), at_pts=2.0), FrameId(5, 4), 2.0, True),
+        (FrameRequest(after=FrameId(5, 3), at_pts=0.3), FrameId(5, 4), 0.1 + 0.2 - 1e-9, True),
+        (FrameRequest(after=FrameId(5, 3), at_pts=2.0), FrameId(5, 4), None, True),
+        (FrameRequest(after=FrameId(5, 3), at_seq=6), FrameId(5, 5), 9.0, False),
+        (FrameRequest(after=FrameId(5, 3), at_seq=6, at_pts=9.0), FrameId(5, 5), 9.0, True),
+        (FrameRequest(after=FrameId(5, 3), at_seq=6), FrameId(6, 0), 0.0, True),
+        (FrameRequest(at_seq=6), FrameId(6, 0), 0.0, False),
     ],
 )
-def test_what_is_wanted(want: Want, frame: FrameId, pts: float | None, expected: bool) -> None:
+def test_what_is_wanted(want: FrameRequest, frame: FrameId, pts: float | None, expected: bool) -> None:
     assert want.matches(frame, pts) is expected

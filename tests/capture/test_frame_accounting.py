@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from streamer.capture.frame_accounting import FrameCount
-from streamer.types import FrameOutcome, FrameId
+from streamer.types import FrameId, FrameOutcome
 from tests.support.agents import assert_identity
 
 FATES: tuple[FrameOutcome, ...] = ("done", "stale", "error", "stopped")
@@ -47,12 +47,12 @@ class Books(RuleBasedStateMachine):
         frame = data.draw(st.sampled_from(self.frames))
         newest = max(self.fate, default=None)
         allowed = self.holder.get(frame, "") is None or newest is None or frame > newest
-        assert self.count.may_give(frame) == allowed
+        assert self.count.may_lend(frame) == allowed
         if not allowed:
             with pytest.raises(ValueError, match="given already"):
-                self.count.give(frame, self.name)
+                self.count.lend(frame, self.name)
             return
-        self.count.give(frame, self.name)
+        self.count.lend(frame, self.name)
         self.fate[frame], self.holder[frame] = "out", self.name
 
     @rule(data=st.data(), fate=st.sampled_from(FATES), mine=st.booleans())
@@ -70,7 +70,7 @@ class Books(RuleBasedStateMachine):
     @rule(again=st.booleans())
     def kill(self, again: bool) -> None:
         mine = sorted(frame for frame, holder in self.holder.items() if holder == self.name)
-        assert (self.count.release if again else self.count.lose)(self.name) == mine
+        assert (self.count.reclaim if again else self.count.drop_owner)(self.name) == mine
         for frame in mine:
             if again:
                 self.holder[frame] = None

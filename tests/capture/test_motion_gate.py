@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from streamer.capture.motion_gate import EVERY_S, WHOLE, MotionSettings, Scene, Watch, shrink
+from streamer.capture.motion_gate import EVERY_S, WHOLE, MotionDetector, MotionSettings, SceneState, shrink
 from streamer.toyworld.world import Scene as ToyScene
 from streamer.toyworld.world import World
 from streamer.types import Luma
@@ -77,17 +77,17 @@ def to_luma(picture: Picture) -> Luma:
     return np.clip(picture, 0, 255).astype(np.uint8)
 
 
-def watch(film: Film, seconds: float, settings: MotionSettings | None = None, **zones: object) -> list[Scene]:
-    eye = Watch(settings or MotionSettings(), zones)  # type: ignore[arg-type]
-    return [eye.see(shrink(to_luma(film(number * EVERY_S))), number) for number in range(round(seconds / EVERY_S))]
+def watch(film: Film, seconds: float, settings: MotionSettings | None = None, **zones: object) -> list[SceneState]:
+    eye = MotionDetector(settings or MotionSettings(), zones)  # type: ignore[arg-type]
+    return [eye.update(shrink(to_luma(film(number * EVERY_S))), number) for number in range(round(seconds / EVERY_S))]
 
 
-def moving(scenes: list[Scene], area: str = WHOLE) -> list[bool]:
+def moving(scenes: list[SceneState], area: str = WHOLE) -> list[bool]:
     """Whether something moved in each picture."""
     return [scene.moved.get(area, -1) == number for number, scene in enumerate(scenes)]
 
 
-def ticks(scenes: list[Scene]) -> float:
+def ticks(scenes: list[SceneState]) -> float:
     """Share of the seconds, once warm, in which something moved."""
     found = moving(scenes)
     seconds = range(int(WARM_S), round(len(scenes) * EVERY_S))
@@ -184,8 +184,8 @@ def test_what_is_put_down_is_a_change_from_before_it_came_and_none_from_after() 
 
 
 def test_another_size_begins_anew() -> None:
-    eye = Watch(MotionSettings(), {})
-    first = eye.see(np.full((120, 160), 90, np.uint8), 0)
+    eye = MotionDetector(MotionSettings(), {})
+    first = eye.update(np.full((120, 160), 90, np.uint8), 0)
     for number in range(1, 30):
-        assert eye.see(np.full((90, 160), 90, np.uint8), number).moved == {}
-    assert eye.see(np.full((90, 160), 90, np.uint8), 30).differs(first, WHOLE)
+        assert eye.update(np.full((90, 160), 90, np.uint8), number).moved == {}
+    assert eye.update(np.full((90, 160), 90, np.uint8), 30).differs(first, WHOLE)

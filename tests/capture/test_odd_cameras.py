@@ -15,12 +15,12 @@ from pathlib import Path
 import av
 import pytest
 
-from streamer.bus.frame_client import Want
+from streamer.bus.frame_client import FrameRequest
 from streamer.capture.sources import Rtsp, _av
 from streamer.core.errors import SourceLost
 from streamer.types import Frame
 from streamer.video.pacing import LOST_MOST_S, LOST_S, SLOWEST_S
-from streamer.web.monitor.capture_poller import STALLED_S, Cameras, CameraState
+from streamer.web.monitor.capture_poller import STALLED_S, CameraState, CapturePoller
 from tests.support.agents import until
 from tests.support.capturing import STREAM, CaptureThread, Consumer
 from tests.support.clips import numbered, write_clip
@@ -97,7 +97,7 @@ def watched(capture: CaptureThread, consumer: Consumer, enough: Callable[[Frame]
     """The frames that a consumer got until one was enough, without the camera having been opened again."""
     frames: list[Frame] = []
     while not frames or not enough(frames[-1]):
-        frames.append(consumer.next(Want(after=frames[-1].id if frames else None)))
+        frames.append(consumer.next(FrameRequest(after=frames[-1].id if frames else None)))
         consumer.client.settle(frames[-1], "done")
         assert [status["state"] for status in capture.statuses.hear()] in ([], ["up"])
     return frames
@@ -137,7 +137,7 @@ def test_a_picture_every_three_seconds(tmp_path: Path) -> None:
     with (
         RtspServer(clip, fps=0.3) as server,
         CaptureThread(tmp_path, server.url) as capture,
-        Cameras(tmp_path, [STREAM]) as cameras,
+        CapturePoller(tmp_path, [STREAM]) as cameras,
         Consumer(tmp_path) as consumer,
     ):
         watched(capture, consumer, lambda frame: frame.seq >= 1)
@@ -145,15 +145,15 @@ def test_a_picture_every_three_seconds(tmp_path: Path) -> None:
         (state,) = until(lambda: _old(cameras, STALLED_S), 5, "a frame that is older than any of a usual camera")
         assert not state.is_stalled(time.monotonic())
         assert state.fps == pytest.approx(0.3, abs=0.05)
-        assert not consumer.fetch(Want(max_age=0.5)).frame, "an old picture for who wants a fresh one"
-        fresh = consumer.next(Want(max_age=0.5))
+        assert not consumer.fetch(FrameRequest(max_age=0.5)).frame, "an old picture for who wants a fresh one"
+        fresh = consumer.next(FrameRequest(max_age=0.5))
         assert time.monotonic() - fresh.captured_mono < 1
         assert fresh.seq == 2
         consumer.client.settle(fresh, "done")
         assert [status["state"] for status in capture.statuses.hear()] == ["up"]
 
 
-def _old(cameras: Cameras, seconds: float) -> list[CameraState]:
+def _old(cameras: CapturePoller, seconds: float) -> list[CameraState]:
     state, now = cameras.states[STREAM], time.monotonic()
     return [state] if (state.frame_age(now) or 0) > seconds else []
 
@@ -200,7 +200,7 @@ def test_what_never_shows_a_picture_is_given_up(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize("fps", [0.1, 0.5])
 def test_a_view_of_a_slow_camera_is_not_lost_between_its_pictures(fps: float) -> None:
     line, found = fed(5 / fps, fps)
-    _, second, *_ = (index for index, due in enumerate(found) if not due.again)
+    _, second, *_ = (index for index, due in enumerate(found) if not due.is_repeat)
     assert not any(due.lost for due in found[second:]), "after two pictures its rate is known"
     assert line.interval == SLOWEST_S, "and the last one is shown every second"
     after = play(line, 5 / fps, 5 / fps + 70, step=0.25)

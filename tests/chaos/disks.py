@@ -40,7 +40,7 @@ class Sender:
     def run(self, seconds: float) -> None:
         until_ = time.monotonic() + seconds
         while time.monotonic() < until_:
-            while not self.client.full:
+            while not self.client.window_full:
                 self._seq += 1
                 self.client.send(event(seq=self._seq), None)
             self.client.socket.poll(20)

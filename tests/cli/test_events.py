@@ -45,7 +45,7 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
                 status_event("home", "yard", "down", "no answer"),
             ]
         )
-        reader.refuse(2, "HTTP 422")
+        reader.dead_letter(2, "HTTP 422")
         reader.close()
         yield ledger
 

@@ -10,7 +10,7 @@ import pytest
 from pipelines.florence2.cost_table import shipped
 from streamer.cli import measured_costs
 from streamer.cli.load_estimate import FPS, load_of, words
-from streamer.config.model import Agent, find_pipeline, from_mapping
+from streamer.config.model import Config, find_pipeline, from_mapping
 from tests.support.clips import write_clip
 
 CAMERA = "rtsp://10.0.0.1/cam"
@@ -23,7 +23,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def agent(*tasks: dict[str, Any], source: Any = CAMERA, model: dict[str, Any] | None = None) -> Agent:
+def agent(*tasks: dict[str, Any], source: Any = CAMERA, model: dict[str, Any] | None = None) -> Config:
     named = [{"name": f"t{number}", "task": "caption", **task} for number, task in enumerate(tasks)]
     return from_mapping({"model": model or {}, "streams": {"gate": {"source": source, "tasks": named}}})
 

@@ -74,21 +74,21 @@ def test_it_counts_what_the_schedule_runs(every: int, start: int, between: str |
     task, first = task_of(**keys), MONDAY + start * 60
     schedule, runs = Schedule("s", [task], "live", Now(0.0, first)), 0
     for minute in range(24 * 60):
-        runs += len(schedule.take(frame(minute), Now(minute * 60.0, first + minute * 60)))
+        runs += len(schedule.pop_due(frame(minute), Now(minute * 60.0, first + minute * 60)))
     assert plan(task, "live", first, first + DAY_S, BERLIN).runs == f"{runs:,}"
 
 
 def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tasks = [{"task": "ocr", "every": "1h", "priority": "high"}, {"task": "caption", "at": "0 7 * * *"}]
     streams = {"gate": {"source": "synthetic", "tasks": tasks}}
-    agent = from_mapping({"timezone": "Europe/Berlin", "streams": streams})
-    print_schedule(agent, "2026-06-01", "2026-06-02T12:00+00:00")
+    config = from_mapping({"timezone": "Europe/Berlin", "streams": streams})
+    print_schedule(config, "2026-06-01", "2026-06-02T12:00+00:00")
     head, names, ocr, caption = capsys.readouterr().out.splitlines()
     assert head == "Mon 01 Jun 00:00 to Tue 02 Jun 14:00, time zone Europe/Berlin"
     assert names.split() == ["stream", "task", "priority", "runs", "when"]
     assert re.split(r"  +", ocr.strip()) == ["gate", "ocr", "high", "38", "every 3600 s"]
     assert re.split(r"  +", caption.strip()) == ["gate", "caption", "normal", "2", "Mon 01 Jun 07:00; Tue 02 Jun 07:00"]
-    print_schedule(agent, None, None)
+    print_schedule(config, None, None)
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
@@ -102,6 +102,6 @@ def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_bad_times(start: str, end: str | None, said: str) -> None:
-    agent = from_mapping({"streams": {"gate": {"source": "synthetic", "tasks": [{"task": "ocr"}]}}})
+    config = from_mapping({"streams": {"gate": {"source": "synthetic", "tasks": [{"task": "ocr"}]}}})
     with pytest.raises(ConfigError, match=re.escape(said)):
-        print_schedule(agent, start, end)
+        print_schedule(config, start, end)

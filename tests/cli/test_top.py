@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from streamer.cli.top import rate, table
-from streamer.events.ledger.query import Book
-from streamer.web.monitor.capture_poller import Cameras
-from streamer.web.monitor.event_follower import Tail
+from streamer.events.ledger.query import LedgerQuery
+from streamer.web.monitor.capture_poller import CapturePoller
+from streamer.web.monitor.event_follower import EventFollower
 from tests.support.agents import RunningAgent
 from tests.support.rtsp import free_port
 
@@ -99,7 +99,7 @@ sinks: [{{kind: jsonl, path: {tmp_path}/events.jsonl}}]
 
 
 def test_a_stretched_interval_shows(tmp_path: Path) -> None:
-    tail, cameras = Tail(Book(tmp_path / "ledger.db")), Cameras(tmp_path, ["gate"])
+    tail, cameras = EventFollower(LedgerQuery(tmp_path / "ledger.db")), CapturePoller(tmp_path, ["gate"])
     tail.stretch = {"gate": {"low": 2.5}}
     tail.counts["gate", "sky", "stale"] = 3
     tasks = [

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from streamer.config import model
 from streamer.config.calendar import Cron, local_zone
-from streamer.config.model import Agent
+from streamer.config.model import Config
 from streamer.config.yaml_file import YamlFile
 from streamer.core.errors import ConfigError
 from streamer.types import Region, Zone
@@ -35,7 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def load(folder: Path, text: str, name: str = "home.yaml") -> Agent:
+def load(folder: Path, text: str, name: str = "home.yaml") -> Config:
     path = folder / name
     path.write_text(text)
     return model.load(path)
@@ -60,18 +60,18 @@ def with_source(source: str) -> str:
 
 
 def test_defaults(here: Path) -> None:
-    agent = load(here, MINIMAL)
-    task = agent.streams["gate"].tasks[0]
-    assert (agent.agent, task.name, task.every, task.every_n_frames) == ("home", "object_detection", 1.0, None)
-    assert [sink.kind for sink in agent.sinks] == ["stdout"]
-    assert isinstance(agent.model, model.find_pipeline().settings)
+    config = load(here, MINIMAL)
+    task = config.streams["gate"].tasks[0]
+    assert (config.name, task.name, task.every, task.every_n_frames) == ("home", "object_detection", 1.0, None)
+    assert [sink.kind for sink in config.sinks] == ["stdout"]
+    assert isinstance(config.model, model.find_pipeline().settings)
 
 
 @pytest.mark.parametrize(
     ("name", "agent"), [("Front Door.yaml", "front-door"), ("_.yaml", "agent"), ("haus_1.yml", "haus_1")]
 )
 def test_agent_is_named_after_its_file(here: Path, name: str, agent: str) -> None:
-    assert load(here, MINIMAL, name).agent == agent
+    assert load(here, MINIMAL, name).name == agent
 
 
 def test_task_keys_are_typed(here: Path) -> None:
@@ -95,13 +95,13 @@ def test_durations(here: Path, text: str, seconds: float) -> None:
 
 
 def test_an_agent_survives_the_way_into_another_process(here: Path) -> None:
-    agent = load(here, MINIMAL)
-    assert model.from_mapping(json.loads(json.dumps(agent.raw))) == agent
+    config = load(here, MINIMAL)
+    assert model.from_mapping(json.loads(json.dumps(config.raw))) == config
 
 
 def test_an_agent_is_frozen(here: Path) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        load(here, MINIMAL).agent = "other"  # type: ignore[misc]
+        load(here, MINIMAL).name = "other"  # type: ignore[misc]
 
 
 def test_yaml_is_1_2(here: Path) -> None:
@@ -113,22 +113,22 @@ def test_yaml_is_1_2(here: Path) -> None:
 def test_environment_variables_are_put_into_text(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAMERA_USER", "viewer")
     monkeypatch.setenv("CAMERA_PASSWORD", "s3cretword")
-    agent = load(here, with_source("rtsp://${CAMERA_USER}:${CAMERA_PASSWORD}@192.0.2.1/stream"))
-    source: Any = agent.streams["gate"].source
+    config = load(here, with_source("rtsp://${CAMERA_USER}:${CAMERA_PASSWORD}@192.0.2.1/stream"))
+    source: Any = config.streams["gate"].source
     assert source.url.reveal() == "rtsp://viewer:s3cretword@192.0.2.1/stream"
-    assert "s3cretword" not in repr(agent)
+    assert "s3cretword" not in repr(config)
 
 
 def test_a_value_from_the_environment_is_never_read_as_yaml(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHAT", "a}, {task: ocr")
-    agent = load(here, with_task("task: open_vocabulary_detection, text: '${WHAT} ${WHAT}'"))
-    assert [task.params.text for task in agent.streams["gate"].tasks] == ["a}, {task: ocr a}, {task: ocr"]
+    config = load(here, with_task("task: open_vocabulary_detection, text: '${WHAT} ${WHAT}'"))
+    assert [task.params.text for task in config.streams["gate"].tasks] == ["a}, {task: ocr a}, {task: ocr"]
 
 
 def test_anchors_share_a_value(here: Path) -> None:
     text = "streams:\n  a: &camera\n    source: synthetic\n    tasks: [{task: ocr}]\n  b: *camera\n"
-    agent = load(here, text)
-    assert agent.streams["a"] == agent.streams["b"]
+    config = load(here, text)
+    assert config.streams["a"] == config.streams["b"]
 
 
 # Bad input: line, key, what is wrong, and the nearest valid word
@@ -186,9 +186,9 @@ def test_bad_task(here: Path, task: str) -> None:
 def test_times_are_on_the_clock_of_the_task_or_the_agent(here: Path) -> None:
     text = "timezone: Asia/Tokyo\n" + with_task("task: ocr, at: 0 7 * * *")
     text += "      - {task: caption, between: '22:00-06:00', timezone: Europe/Berlin, priority: high, max_age: 2s}\n"
-    agent = load(here, text)
-    ocr, caption = agent.streams["gate"].tasks
-    assert agent.timezone.key == "Asia/Tokyo"
+    config = load(here, text)
+    ocr, caption = config.streams["gate"].tasks
+    assert config.timezone.key == "Asia/Tokyo"
     assert ocr.at == Cron("0 7 * * *", ZoneInfo("Asia/Tokyo"))
     assert (ocr.every, ocr.priority, ocr.max_age) == (None, "normal", None)
     assert caption.between is not None
@@ -435,10 +435,10 @@ def test_there_are_configs() -> None:
 @pytest.mark.usefixtures("with_files")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_config_loads(path: Path) -> None:
-    agent = model.load(path)
-    assert agent.streams
-    assert agent.sinks
-    assert "s3cretword" not in repr(agent)
+    config = model.load(path)
+    assert config.streams
+    assert config.sinks
+    assert "s3cretword" not in repr(config)
 
 
 @pytest.mark.usefixtures("with_files")

@@ -39,8 +39,8 @@ def test_readme_config_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("CAMERA_PASSWORD", "s3cretword")
     (block,) = blocks("yaml")
     (tmp_path / "home.yaml").write_text(block)
-    agent = model.load(tmp_path / "home.yaml")
-    assert set(agent.streams) == {"gate", "desk"}
+    config = model.load(tmp_path / "home.yaml")
+    assert set(config.streams) == {"gate", "desk"}
 
 
 def test_readme_subscriber_runs(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.inference.crop import box_of, in_frame, seen
+from streamer.inference.crop import box_of, crop_to_zone, to_full_frame
 from streamer.types import Answer, Box, Frame, Polygon, Quad, Zone
 
 TRIANGLE = Zone("t", ((0.25, 0.5), (0.75, 0.5), (0.5, 1.0)))
@@ -18,7 +18,7 @@ def frame(width: int = 40, height: int = 20) -> Frame:
 
 
 def test_the_box_is_cut_out_and_the_rest_is_black() -> None:
-    part = seen(TRIANGLE, frame()).image
+    part = crop_to_zone(TRIANGLE, frame()).image
     assert part.shape == (10, 20, 3)
     assert part[0, 10].tolist() == [200] * 3
     assert part[9, 0].tolist() == part[9, 19].tolist() == [0] * 3
@@ -29,7 +29,7 @@ def test_the_box_is_cut_out_and_the_rest_is_black() -> None:
 
 def test_a_rectangle_hides_nothing_and_the_frame_stays_as_it_is() -> None:
     whole = frame()
-    part = seen(Zone("r", ((0.1, 0.1), (0.9, 0.1), (0.9, 0.9), (0.1, 0.9))), whole)
+    part = crop_to_zone(Zone("r", ((0.1, 0.1), (0.9, 0.1), (0.9, 0.9), (0.1, 0.9))), whole)
     assert (part.image == 200).all()
     assert part.id == whole.id
     assert (whole.image == 200).all()
@@ -49,7 +49,7 @@ def test_the_box_holds_the_zone_and_is_within_the_frame(
     for x, y in corners:
         assert left <= x * width <= right or x == 1
         assert top <= y * height <= bottom or y == 1
-    image = seen(zone, frame(width, height)).image
+    image = crop_to_zone(zone, frame(width, height)).image
     assert image.shape == (bottom - top, right - left, 3)
 
 
@@ -61,7 +61,7 @@ def test_places_are_put_back_into_the_frame() -> None:
         polygons=(Polygon(((0, 0), (1, 0), (0.5, 1)), "outline"),),
         quads=(Quad(((0, 0), (1, 0), (1, 1), (0, 1)), "EXIT"),),
     )
-    put = in_frame(answer, TRIANGLE, frame())
+    put = to_full_frame(answer, TRIANGLE, frame())
     assert (put.text, put.score) == ("a door", 0.5)
     assert put.boxes == (Box(0.25, 0.5, 0.75, 1.0, "all", 0.9, 7), Box(0.5, 0.5, 0.75, 0.75, "part"))
     assert put.polygons[0].points == TRIANGLE.points
@@ -76,11 +76,11 @@ def test_what_is_painted_somewhere_is_found_there() -> None:
         x, y = (left + right) // 2, (top + bottom) // 2
         image = whole.image.copy()
         image[y, x] = (1, 2, 3)
-        part = seen(TRIANGLE, Frame("s", 1, 0, 0.0, 0.0, None, image)).image
+        part = crop_to_zone(TRIANGLE, Frame("s", 1, 0, 0.0, 0.0, None, image)).image
         (row, column), *more = np.argwhere((part == (1, 2, 3)).all(axis=2))
         assert not more
         high, wide = part.shape[:2]
         answer = Answer(boxes=(Box(column / wide, row / high, (column + 1) / wide, (row + 1) / high, "dot"),))
-        box = in_frame(answer, TRIANGLE, whole).boxes[0]
+        box = to_full_frame(answer, TRIANGLE, whole).boxes[0]
         assert [box.x0 * width, box.y0 * height] == pytest.approx([x, y])
         assert [box.x1 * width, box.y1 * height] == pytest.approx([x + 1, y + 1])

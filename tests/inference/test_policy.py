@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.inference.overload import LEAST, MARGIN, Demand, shares
+from streamer.inference.overload import MARGIN, MIN_SHARE, Demand, shares
 from streamer.inference.policy import FIRST_COST_S, Policy, most_urgent_first
 from streamer.inference.schedule import Now, Schedule
 from streamer.types import PRIORITIES, DueTask, Job, Priority
@@ -38,7 +38,7 @@ class Device:
         dues = []
         for stream, names in self.policy.choose(self.batch, self.now).items():
             self._seq += 1
-            found = self.schedules[stream].take(frame(self._seq, stream=stream), self.now, names)
+            found = self.schedules[stream].pop_due(frame(self._seq, stream=stream), self.now, names)
             assert {due.name for due in found} == names
             self.policy.release(stream, self.now)
             dues += found
@@ -46,8 +46,8 @@ class Device:
         busy = sum(self.costs[due.task] for due in dues)
         self.mono += busy or min(0.25, max(self.policy.wait(self.now), 0.001))
         for due in dues:
-            self.policy.done(due, self.costs[due.task])
-        self.policy.overload.worked(busy)
+            self.policy.record_job(due, self.costs[due.task])
+        self.policy.overload.record_busy(busy)
         if self.policy.adapt(self.now):
             self.told.append((self.mono, dict(self.policy.overload.factors)))
 
@@ -93,7 +93,7 @@ def test_the_earliest_deadline_of_a_stream_goes_first() -> None:
     order = []
     for _ in range(3):
         order += names(plan, 1)
-        plan.schedules["a"].take(frame(len(order)), at(START), {order[-1][1]})
+        plan.schedules["a"].pop_due(frame(len(order)), at(START), {order[-1][1]})
         plan.release("a", at(START))
     assert [name for _, name in order] == ["fast", "middle", "slow"]
 
@@ -131,14 +131,16 @@ def test_a_turn_is_not_over_while_its_stream_is_being_asked_for_a_frame() -> Non
     device = Device(streams, {"caption": 0.2, "ocr": 0.05}, batch=1)
     plan, counts, now = device.policy, Counter[str](), START
     for name, schedule in device.schedules.items():
-        plan.done(DueTask(name, "x", schedule.tickers[0].settings.task, None, 0.0), device.costs[streams[name][0].task])
+        plan.record_job(
+            DueTask(name, "x", schedule.triggers[0].settings.task, None, 0.0), device.costs[streams[name][0].task]
+        )
     asked: list[str] = []
     for seq in range(2000):
         now += 0.05
         asked += [stream for stream, _ in names(plan, 1, now)]
         if len(asked) == 2:
             stream = asked.pop(0)
-            counts[stream] += len(device.schedules[stream].take(frame(seq, stream=stream), at(now)))
+            counts[stream] += len(device.schedules[stream].pop_due(frame(seq, stream=stream), at(now)))
             plan.release(stream, at(now))
     assert counts["short"] == pytest.approx(counts["other"], rel=0.05)
     assert counts["short"] / counts["long"] == pytest.approx(4, rel=0.1)
@@ -190,7 +192,7 @@ def test_choice_against_an_obvious_model(
             assert all(pending[other] + every[other] <= pending[key] + every[key] + 1e-9 for other in rivals)
         for stream in {stream for stream, _ in chosen}:
             mine = {name for other, name in chosen if other == stream}
-            assert {due.name for due in plan.schedules[stream].take(frame(seq), at(now), mine)} == mine
+            assert {due.name for due in plan.schedules[stream].pop_due(frame(seq), at(now), mine)} == mine
             plan.release(stream, at(now))
         for key in chosen:
             while pending[key] <= now + 1e-6:
@@ -263,7 +265,7 @@ def test_a_slow_engine_gets_a_longer_look() -> None:
     tasks = [Task("look", every=2.0), Task("tell", every=2.0, priority="low")]
     device = Device({f"c{number}": tasks for number in range(6)}, {"caption": 0.5}, batch=2).run(400)
     factors = device.policy.overload.factors
-    assert factors["normal"] == pytest.approx(1.5 / 0.9 / (1 - LEAST), rel=0.25)
+    assert factors["normal"] == pytest.approx(1.5 / 0.9 / (1 - MIN_SHARE), rel=0.25)
     assert factors["low"] > factors["normal"]
     assert min(device.counts(START + 200).values()) >= 2
 
@@ -271,7 +273,7 @@ def test_a_slow_engine_gets_a_longer_look() -> None:
 def test_a_camera_that_gives_no_frames_is_no_overload() -> None:
     device = Device(cameras(10), COSTS)
     for number in range(5):
-        device.policy._held.add(f"c{number}")
+        device.policy._awaiting_frame.add(f"c{number}")
     device.run(100)
     assert device.told == []
 
@@ -291,8 +293,8 @@ def test_shares(capacity: float, costs: list[float]) -> None:
     assert sum(given) == pytest.approx(min(total, share), rel=1e-6, abs=1e-9)
     if total <= share:
         assert asking == pytest.approx([1.0] * len(asking))
-    elif total * LEAST <= share:
-        assert max(asking) <= (1 + 1e-6) / LEAST
+    elif total * MIN_SHARE <= share:
+        assert max(asking) <= (1 + 1e-6) / MIN_SHARE
 
 
 def test_a_task_that_never_ran_has_a_cost() -> None:

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from streamer.config.model import from_mapping
-from streamer.inference.journal import Docket, key
-from streamer.inference.quarantine import LONGEST_PAUSE_S, PAUSE_S, Quarantine, Question
+from streamer.inference.journal import InFlightJournal, key
+from streamer.inference.quarantine import MAX_PAUSE_S, PAUSE_S, Quarantine, Suspect
 from streamer.types import DueTask, FrameId, Job
 from tests.support import faulty
 from tests.support.agents import RunningAgent, assert_identity, assert_no_duplicates, assert_no_holes, until
@@ -29,28 +29,28 @@ from tests.support.sample_events import frame
 START_S = 100.0
 
 
-def live(name: str) -> Question:
-    return Question(name, "caption", None)
+def live(name: str) -> Suspect:
+    return Suspect(name, "caption", None)
 
 
-def deaths_until_found(guilty: set[Question], batch: list[Question]) -> tuple[int, list[Question]]:
+def deaths_until_found(guilty: set[Suspect], batch: list[Suspect]) -> tuple[int, list[Suspect]]:
     """Plays processes that die whenever a guilty question runs; the state goes from one to the next as JSON."""
     state: dict[str, Any] | None = None
     deaths, found = 0, []
     waiting = list(batch)
     while waiting:
         quarantine = Quarantine(set(), state)
-        waiting = [question for question in waiting if not quarantine.refuses(question, 0.0)]
+        waiting = [question for question in waiting if not quarantine.is_blocked(question, 0.0)]
         chosen = [one for one, may in zip(waiting, quarantine.admit(waiting, []), strict=True) if may]
         if not chosen:
             break
         if guilty & set(chosen):
             deaths += 1
-            verdict = quarantine.died(chosen, 0.0)
+            verdict = quarantine.on_crash(chosen, 0.0)
             found += [verdict.question] if verdict else []
         else:
             for question in chosen:
-                quarantine.finished(question)
+                quarantine.on_finished(question)
             waiting = [question for question in waiting if question not in chosen]
         state = json.loads(json.dumps(quarantine.state()))
     return deaths, found
@@ -76,20 +76,20 @@ def test_kills_from_outside_condemn_nobody_who_ends_well_in_between() -> None:
     quarantine, chance = Quarantine(set()), random.Random(1)
     batch = [live(str(number)) for number in range(8)]
     for _ in range(100):
-        assert quarantine.died(batch, 0.0) is None
+        assert quarantine.on_crash(batch, 0.0) is None
         waiting = chance.sample(batch, 8)
         while waiting:
             chosen = [one for one, may in zip(waiting, quarantine.admit(waiting, []), strict=True) if may]
             assert chosen
             for question in chosen:
-                quarantine.finished(question)
+                quarantine.on_finished(question)
                 waiting.remove(question)
 
 
 def test_suspects_run_with_nothing_beside_them() -> None:
     quarantine = Quarantine(set())
     a, b, c, d, other = (live(name) for name in ("a", "b", "c", "d", "other"))
-    quarantine.died([a, b, c, d], 0.0)
+    quarantine.on_crash([a, b, c, d], 0.0)
     assert quarantine.admit([other], []) == [True]
     assert quarantine.admit([other, a, b, c], []) == [False, True, True, False]
     assert quarantine.admit([other, b], [a]) == [False, True]
@@ -99,41 +99,41 @@ def test_suspects_run_with_nothing_beside_them() -> None:
 def test_a_task_is_left_out_for_longer_each_time_and_a_frame_of_a_recording_for_good() -> None:
     quarantine, now = Quarantine({"file"}), 0.0
     for expected in (60.0, 120.0, 240.0):
-        quarantine.died([live("a")], now)
-        verdict = quarantine.died([live("a")], now)
+        quarantine.on_crash([live("a")], now)
+        verdict = quarantine.on_crash([live("a")], now)
         assert verdict is not None
         assert verdict.pause == expected
-        assert quarantine.refuses(live("a"), now + expected - 1)
+        assert quarantine.is_blocked(live("a"), now + expected - 1)
         now += expected + 1
-        assert not quarantine.refuses(live("a"), now)
-    frames = [Question("file", "caption", FrameId(1, seq)) for seq in range(12)]
+        assert not quarantine.is_blocked(live("a"), now)
+    frames = [Suspect("file", "caption", FrameId(1, seq)) for seq in range(12)]
     pauses = []
     for one in frames:
-        quarantine.died([one], now)
-        verdict = quarantine.died([one], now)
+        quarantine.on_crash([one], now)
+        verdict = quarantine.on_crash([one], now)
         assert verdict is not None
         pauses.append(verdict.pause)
     assert pauses[:4] == [None, None, PAUSE_S, 2 * PAUSE_S]
-    assert pauses[-1] == LONGEST_PAUSE_S
-    assert quarantine.refuses(frames[0], now + 1e9)
-    assert not quarantine.refuses(Question("file", "caption", FrameId(1, 99)), now + 1e9)
+    assert pauses[-1] == MAX_PAUSE_S
+    assert quarantine.is_blocked(frames[0], now + 1e9)
+    assert not quarantine.is_blocked(Suspect("file", "caption", FrameId(1, 99)), now + 1e9)
 
 
 def test_lost_jobs_are_told_by_a_later_process_when_the_next_one_cannot(tmp_path: Path) -> None:
     streams = from_mapping({"streams": {"gate": {"source": "synthetic", "tasks": [{"task": "caption"}]}}}).streams
     job = Job(DueTask("gate", "caption", "caption", None, 0.0), frame("gate"))
-    dead = Docket(tmp_path, "home", streams)
-    dead.enter([job])
-    dead.run([job])
+    dead = InFlightJournal(tmp_path, "home", streams)
+    dead.add([job])
+    dead.start([job])
     for _ in range(3):  # killed before its events were safe
-        docket = Docket(tmp_path, "home", streams)
-        remains = docket.remains()
-        docket.write()
+        docket = InFlightJournal(tmp_path, "home", streams)
+        remains = docket.recover()
+        docket.save()
         assert [(result.outcome, key(result.job)) for result in remains.lost] == [("dropped", key(job))]
         assert remains.verdict is None, "it was in no engine since"
-    docket.strike(*key(job))
-    docket.write()
-    assert Docket(tmp_path, "home", streams).remains().lost == []
+    docket.remove(*key(job))
+    docket.save()
+    assert InFlightJournal(tmp_path, "home", streams).recover().lost == []
 
 
 def run_faulty(folder: Path, streams: dict[str, Any], **model: Any) -> RunningAgent:

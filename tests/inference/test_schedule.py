@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.bus.frame_protocol import Want
-from streamer.config.calendar import Cron, parse_hours
+from streamer.bus.frame_protocol import FrameRequest
+from streamer.config.calendar import Cron, parse_windows
 from streamer.inference.schedule import Now, Schedule
 from streamer.types import Frame, FrameId, Pace
 from tests.support.tasks import Task, at, frame
 
 
 def names(schedule: Schedule, on: Frame, now: float) -> list[str]:
-    return [due.name for due in schedule.take(on, at(now))]
+    return [due.name for due in schedule.pop_due(on, at(now))]
 
 
 def schedule(*tasks: Task, pace: Pace = "live", now: float = 100.0) -> Schedule:
@@ -29,9 +29,9 @@ def schedule(*tasks: Task, pace: Pace = "live", now: float = 100.0) -> Schedule:
 def test_live_intervals_run_on_the_clock_and_skip_missed_ticks() -> None:
     plan = schedule(Task("a", every=1.0))
     assert names(plan, frame(0), 100.0) == ["a"]
-    assert plan.want(at(100.9)) is None
+    assert plan.next_request(at(100.9)) is None
     assert plan.wait(at(100.9)) == pytest.approx(0.1)
-    assert plan.want(at(103.5)) == Want(after=FrameId(1, 0), every=1.0)
+    assert plan.next_request(at(103.5)) == FrameRequest(after=FrameId(1, 0), interval=1.0)
     assert names(plan, frame(90), 103.5) == ["a"]
     assert plan.wait(at(103.5)) == pytest.approx(0.5)
 
@@ -40,17 +40,17 @@ def test_live_intervals_do_not_drift() -> None:
     plan = schedule(Task("a", every=0.25))
     for tick in range(1000):
         late = 100.0 + 0.25 * tick + 0.2
-        assert plan.want(at(late)) is not None
+        assert plan.next_request(at(late)) is not None
         assert names(plan, frame(tick), late) == ["a"]
 
 
 def test_frame_counts_ask_for_a_frame_number_and_start_again_with_a_connection() -> None:
     plan = schedule(Task("a", every_n_frames=10))
     assert names(plan, frame(0), 0.0) == ["a"]
-    assert plan.want(at(0.0)) == Want(after=FrameId(1, 0), at_seq=10)
+    assert plan.next_request(at(0.0)) == FrameRequest(after=FrameId(1, 0), at_seq=10)
     assert names(plan, frame(9), 0.0) == []
     assert names(plan, frame(13), 0.0) == ["a"]
-    assert plan.want(at(0.0)) == Want(after=FrameId(1, 13), at_seq=20)
+    assert plan.next_request(at(0.0)) == FrameRequest(after=FrameId(1, 13), at_seq=20)
     assert names(plan, frame(0, epoch=2), 0.0) == ["a"]
 
 
@@ -59,7 +59,7 @@ def test_file_intervals_run_on_media_time_whatever_the_clock_says() -> None:
     times = [round(index * 0.04, 6) for index in range(101)]
     ran = {"a": [], "b": []}  # type: dict[str, list[float]]
     for index, pts in enumerate(times):
-        want = plan.want(at(0.0))
+        want = plan.next_request(at(0.0))
         assert want is not None
         if want.matches(FrameId(1, index), pts):
             for name in names(plan, frame(index, pts), 0.0):
@@ -76,27 +76,29 @@ def test_a_tick_takes_all_tasks_that_are_due() -> None:
 
 def test_only_chosen_tasks_of_a_live_stream_are_taken_and_asked_for() -> None:
     plan = schedule(Task("a", every=1.0), Task("b", every=3.0), Task("c", every_n_frames=5))
-    assert [due.name for due in plan.take(frame(0), at(100.0), {"b"})] == ["b"]
-    assert plan.want(at(100.0), {"c"}) == Want(after=FrameId(1, 0), at_seq=0)
-    assert plan.want(at(100.0), {"a", "c"}) == Want(after=FrameId(1, 0))
-    assert [due.name for due in plan.take(frame(1), at(100.1))] == ["a", "c"]
+    assert [due.name for due in plan.pop_due(frame(0), at(100.0), {"b"})] == ["b"]
+    assert plan.next_request(at(100.0), {"c"}) == FrameRequest(after=FrameId(1, 0), at_seq=0)
+    assert plan.next_request(at(100.0), {"a", "c"}) == FrameRequest(after=FrameId(1, 0))
+    assert [due.name for due in plan.pop_due(frame(1), at(100.1))] == ["a", "c"]
 
 
 def test_a_file_takes_all_for_it_has_no_later_frame() -> None:
     plan = schedule(Task("a", every=1.0), Task("b", every=3.0), pace="file")
-    assert [due.name for due in plan.take(frame(0, 0.0), at(100.0), {"b"})] == ["a", "b"]
+    assert [due.name for due in plan.pop_due(frame(0, 0.0), at(100.0), {"b"})] == ["a", "b"]
 
 
 def test_of_a_slow_camera_the_next_frame_is_waited_for_once_where_the_newest_is_too_old() -> None:
     plan = schedule(Task("a", every=10.0, max_age=2.0), Task("b", every=10.0, max_age=3.0), Task("c", every=10.0))
-    assert plan.want(at(100.0)) == Want(every=10.0), "one of them takes any frame"
-    assert plan.want(at(100.0), {"a", "b"}) == Want(every=10.0, max_age=3.0)
-    plan.pass_over(FrameId(1, 7))
-    assert plan.want(at(101.0), {"a"}) == Want(every=10.0, after=FrameId(1, 7))
-    assert [due.name for due in plan.take(frame(8), at(105.0), {"a"})] == ["a"]
-    assert plan.want(at(105.0), {"b"}) == Want(every=10.0, after=FrameId(1, 8), max_age=3.0)
-    plan.pass_over(FrameId(1, 8))
-    assert plan.want(at(106.0), {"b"}) == Want(every=10.0, after=FrameId(1, 8), max_age=3.0), "it was seen already"
+    assert plan.next_request(at(100.0)) == FrameRequest(interval=10.0), "one of them takes any frame"
+    assert plan.next_request(at(100.0), {"a", "b"}) == FrameRequest(interval=10.0, max_age=3.0)
+    plan.skip_stale(FrameId(1, 7))
+    assert plan.next_request(at(101.0), {"a"}) == FrameRequest(interval=10.0, after=FrameId(1, 7))
+    assert [due.name for due in plan.pop_due(frame(8), at(105.0), {"a"})] == ["a"]
+    assert plan.next_request(at(105.0), {"b"}) == FrameRequest(interval=10.0, after=FrameId(1, 8), max_age=3.0)
+    plan.skip_stale(FrameId(1, 8))
+    assert plan.next_request(at(106.0), {"b"}) == FrameRequest(interval=10.0, after=FrameId(1, 8), max_age=3.0), (
+        "it was seen already"
+    )
 
 
 def test_a_stretched_interval_counts_from_its_last_tick_both_ways() -> None:
@@ -113,25 +115,25 @@ def test_a_stretched_frame_count_and_a_file_that_is_never_stretched() -> None:
     live, file = schedule(Task("a", every_n_frames=10)), schedule(Task("a", every=1.0), pace="file")
     for plan in (live, file):
         plan.stretch({"normal": 2.0})
-        plan.take(frame(0, 0.0), at(0.0))
-    assert live.want(at(0.0)) == Want(after=FrameId(1, 0), at_seq=20)
-    assert file.want(at(0.0)) == Want(after=FrameId(1, 0), at_pts=1.0)
+        plan.pop_due(frame(0, 0.0), at(0.0))
+    assert live.next_request(at(0.0)) == FrameRequest(after=FrameId(1, 0), at_seq=20)
+    assert file.next_request(at(0.0)) == FrameRequest(after=FrameId(1, 0), at_pts=1.0)
 
 
 @pytest.mark.parametrize(
     ("want", "seq", "pts", "met"),
     [
-        (Want(), 0, None, True),
-        (Want(after=FrameId(1, 5)), 5, 1.0, False),
-        (Want(after=FrameId(1, 5)), 6, 1.0, True),
-        (Want(after=FrameId(1, 5), at_pts=2.0), 6, 1.96, False),
-        (Want(after=FrameId(1, 5), at_pts=2.0), 7, 2.0, True),
-        (Want(after=FrameId(1, 5), at_pts=2.0, at_seq=7), 7, 1.0, True),
-        (Want(after=FrameId(1, 5), at_pts=2.0), 6, None, True),
-        (Want(after=FrameId(0, 5), at_seq=100), 0, 0.0, True),
+        (FrameRequest(), 0, None, True),
+        (FrameRequest(after=FrameId(1, 5)), 5, 1.0, False),
+        (FrameRequest(after=FrameId(1, 5)), 6, 1.0, True),
+        (FrameRequest(after=FrameId(1, 5), at_pts=2.0), 6, 1.96, False),
+        (FrameRequest(after=FrameId(1, 5), at_pts=2.0), 7, 2.0, True),
+        (FrameRequest(after=FrameId(1, 5), at_pts=2.0, at_seq=7), 7, 1.0, True),
+        (FrameRequest(after=FrameId(1, 5), at_pts=2.0), 6, None, True),
+        (FrameRequest(after=FrameId(0, 5), at_seq=100), 0, 0.0, True),
     ],
 )
-def test_want(want: Want, seq: int, pts: float | None, met: bool) -> None:
+def test_want(want: FrameRequest, seq: int, pts: float | None, met: bool) -> None:
     assert want.matches(FrameId(1, seq), pts) is met
 
 
@@ -148,7 +150,7 @@ def test_live_runs_once_per_tick_of_the_grid(every: float, moments: list[float])
         ticks = int((clock + 1e-6) / every)
         if abs(clock / every - round(clock / every)) * every < 2e-6:
             continue  # on a tick to within rounding: either answer is right
-        assert (plan.want(at(clock)) is not None) == (ticks > seen)
+        assert (plan.next_request(at(clock)) is not None) == (ticks > seen)
         assert names(plan, frame(seq), clock) == (["a"] if ticks > seen else [])
         seen = max(seen, ticks)
 
@@ -176,9 +178,9 @@ class Walk:
 
     def go(self, hours: float) -> Walk:
         for _ in range(round(hours * 3600 / self.step)):
-            if self.plan.want(self.now) is not None:
+            if self.plan.next_request(self.now) is not None:
                 self._seq += 1
-                if self.plan.take(frame(self._seq), self.now):
+                if self.plan.pop_due(frame(self._seq), self.now):
                     self.runs.append(f"{datetime.fromtimestamp(self.wall, self.zone):%d %H:%M}")
                     self.monos.append(self.mono)
             self.mono += self.step
@@ -195,7 +197,7 @@ def cron(line: str) -> Task:
 
 
 def night(every: float, text: str = "22:00-06:00") -> Task:
-    hours = parse_hours(text)
+    hours = parse_windows(text)
     return Task("a", every=every, between=type(hours)(hours.text, hours.spans, BERLIN))
 
 
@@ -266,8 +268,8 @@ def test_a_clock_that_was_far_wrong_is_no_reason_to_run_nor_to_wait() -> None:
 def test_missed_cron_times_are_made_up_for_by_one() -> None:
     plan = Schedule("s", [cron("*/5 * * * *")], "live", Now(0.0, DAY.timestamp()))
     later = Now(3000.0, DAY.timestamp() + 3000)
-    assert len(plan.take(frame(0), later)) == 1
-    assert plan.take(frame(1), later) == []
+    assert len(plan.pop_due(frame(0), later)) == 1
+    assert plan.pop_due(frame(1), later) == []
 
 
 def test_an_interval_waits_for_its_window_and_starts_again_with_it() -> None:
@@ -287,10 +289,10 @@ def test_frame_counts_within_a_window() -> None:
     hours = night(1).between
     plan = Schedule("s", [Task("a", every_n_frames=10, between=hours)], "live", Now(0.0, DAY.timestamp()))
     noon, midnight = Now(1.0, DAY.replace(hour=12).timestamp()), Now(2.0, DAY.timestamp() + 24 * 3600)
-    assert plan.want(noon) is None
-    assert plan.take(frame(0), noon) == []
-    assert plan.want(midnight) is not None
-    assert len(plan.take(frame(1), midnight)) == 1
+    assert plan.next_request(noon) is None
+    assert plan.pop_due(frame(0), noon) == []
+    assert plan.next_request(midnight) is not None
+    assert len(plan.pop_due(frame(1), midnight)) == 1
 
 
 @pytest.mark.parametrize("hours", [1, -1])
@@ -349,22 +351,22 @@ def happened(seq: int, *names: str) -> Frame:
 
 def test_a_tick_waits_until_something_happens_and_says_once_a_minute_that_nothing_did() -> None:
     plan = Schedule("s", [Task("x", every=1.0, when="motion", refresh=300.0)], "live", at(100.0))
-    first = plan.want(at(100.0))
+    first = plan.next_request(at(100.0))
     assert first is not None
-    assert not first.happened, "there is no answer yet: any frame will do"
-    assert [due.unchanged_since for due in plan.take(happened(1), at(100.0))] == [None]
-    assert plan.want(at(100.5)) is None
-    quiet = plan.want(at(101.5))
+    assert not first.on_trigger, "there is no answer yet: any frame will do"
+    assert [due.unchanged_since for due in plan.pop_due(happened(1), at(100.0))] == [None]
+    assert plan.next_request(at(100.5)) is None
+    quiet = plan.next_request(at(101.5))
     assert quiet is not None
-    assert (quiet.happened, quiet.gates[0].when, quiet.gates[0].since) == (True, "motion", (1, 1))
-    assert plan.take(happened(2), at(101.5)) == []
-    assert [due.unchanged_since for due in plan.take(happened(3, "x"), at(101.7))] == [None]
+    assert (quiet.on_trigger, quiet.motion_gates[0].when, quiet.motion_gates[0].since) == (True, "motion", (1, 1))
+    assert plan.pop_due(happened(2), at(101.5)) == []
+    assert [due.unchanged_since for due in plan.pop_due(happened(3, "x"), at(101.7))] == [None]
     ran = []
     for second in range(103, 500):
-        want = plan.want(at(second))
+        want = plan.next_request(at(second))
         assert want is not None
-        if not want.happened:
-            ran += [(second, due.unchanged_since) for due in plan.take(happened(second), at(second))]
+        if not want.on_trigger:
+            ran += [(second, due.unchanged_since) for due in plan.pop_due(happened(second), at(second))]
     told = [second for second, since in ran if since == 3.0]
     assert len(told) == 4
     assert {after - before for before, after in pairwise(told)} == {60}
@@ -373,23 +375,23 @@ def test_a_tick_waits_until_something_happens_and_says_once_a_minute_that_nothin
 
 def test_a_new_connection_is_asked_about_at_once() -> None:
     plan = Schedule("s", [Task("x", every=1.0, when="change")], "live", at(100.0))
-    plan.take(happened(5), at(100.0))
-    assert [due.unchanged_since for due in plan.take(frame(0, epoch=2), at(102.0))] == [None]
+    plan.pop_due(happened(5), at(100.0))
+    assert [due.unchanged_since for due in plan.pop_due(frame(0, epoch=2), at(102.0))] == [None]
 
 
 def test_who_waits_for_something_to_happen_is_neither_overdue_nor_in_the_way_of_others() -> None:
     gated, plain = Task("x", every=1.0, when="motion"), Task("y", every=10.0)
     plan = Schedule("s", [gated, plain], "live", at(100.0))
-    plan.take(happened(1), at(100.0))
+    plan.pop_due(happened(1), at(100.0))
     for second in range(102, 109):
-        want = plan.want(at(second))
+        want = plan.next_request(at(second))
         assert want is not None
-        assert want.happened
-        ticker = plan.tickers[0]
+        assert want.on_trigger
+        ticker = plan.triggers[0]
         assert ticker.deadline(at(second)) > second
-    assert not plan.tickers[0].asks(at(130.0))
-    want = plan.want(at(110.0))
+    assert not plan.triggers[0].asks(at(130.0))
+    want = plan.next_request(at(110.0))
     assert want is not None
-    assert not want.happened
-    assert [due.name for due in plan.take(happened(9), at(110.0))] == ["y"]
-    assert plan.want(at(110.1), {"x"}) is not None
+    assert not want.on_trigger
+    assert [due.name for due in plan.pop_due(happened(9), at(110.0))] == ["y"]
+    assert plan.next_request(at(110.1), {"x"}) is not None

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from streamer.events.schema import ResultEvent, decode, encode, result_event
-from streamer.inference.tracking import Tracks
+from streamer.inference.tracking import ObjectTracker
 from streamer.toyworld.world import SCENE_SECONDS, World
 from streamer.types import Answer, Box, DueTask, Frame, Job, Outcome, Result
 
@@ -20,8 +20,8 @@ def result(at: float, boxes: Sequence[Box], name: str = "objects", epoch: int = 
     return Result(Job(DueTask("gate", name, "object_detection", None, 0.0), frame), outcome, Answer(boxes=tuple(boxes)))
 
 
-def tracks() -> Tracks:
-    return Tracks({("gate", "objects"): 1.0})
+def tracks() -> ObjectTracker:
+    return ObjectTracker({("gate", "objects"): 1.0})
 
 
 def ids(marked: Result) -> list[int | None]:
@@ -41,7 +41,7 @@ def test_every_object_of_the_toy_world_keeps_one_id() -> None:
             truth = world.scene(float(second)).objects
             scene = int(second // SCENE_SECONDS)
             shapes = sorted(truth, key=lambda thing: (thing.kind, thing.colour, len(thing.contours)))
-            marked = marker.mark(result(float(second), [Box(*thing.box, thing.kind) for thing in shapes]))
+            marked = marker.assign_ids(result(float(second), [Box(*thing.box, thing.kind) for thing in shapes]))
             assert len({track for track in ids(marked) if track is not None}) == sum(
                 track is not None for track in ids(marked)
             )
@@ -56,9 +56,9 @@ def test_every_object_of_the_toy_world_keeps_one_id() -> None:
 
 def test_boxes_stay_in_their_order() -> None:
     marker = tracks()
-    marker.mark(result(0, [box(0.0), box(0.7), box(0.3, "cat")]))
-    first = marker.mark(result(1, [box(0.0), box(0.7), box(0.3, "cat")]))
-    second = marker.mark(result(2, [box(0.31, "cat"), box(0.71), box(0.01)]))
+    marker.assign_ids(result(0, [box(0.0), box(0.7), box(0.3, "cat")]))
+    first = marker.assign_ids(result(1, [box(0.0), box(0.7), box(0.3, "cat")]))
+    second = marker.assign_ids(result(2, [box(0.31, "cat"), box(0.71), box(0.01)]))
     assert [one.x0 for one in second.answer.boxes] == [0.31, 0.71, 0.01]
     assert ids(second) == ids(first)[::-1]
     assert len(set(ids(second))) == 3
@@ -66,25 +66,25 @@ def test_boxes_stay_in_their_order() -> None:
 
 def test_two_labels_are_two_objects() -> None:
     marker = tracks()
-    marker.mark(result(0, [box(0.1, "car")]))
-    marker.mark(result(1, [box(0.1, "car")]))
-    assert ids(marker.mark(result(2, [box(0.1, "cat")]))) == [None]
+    marker.assign_ids(result(0, [box(0.1, "car")]))
+    marker.assign_ids(result(1, [box(0.1, "car")]))
+    assert ids(marker.assign_ids(result(2, [box(0.1, "cat")]))) == [None]
 
 
 def test_no_answer_is_not_shown_to_the_tracker() -> None:
     marker = tracks()
-    marker.mark(result(0, [box(0.1)]))
-    known = ids(marker.mark(result(1, [box(0.1)])))
-    assert marker.mark(result(1.5, [], outcome="error")).answer.boxes == ()
-    assert ids(marker.mark(result(2, [box(0.1)]))) == known != [None]
+    marker.assign_ids(result(0, [box(0.1)]))
+    known = ids(marker.assign_ids(result(1, [box(0.1)])))
+    assert marker.assign_ids(result(1.5, [], outcome="error")).answer.boxes == ()
+    assert ids(marker.assign_ids(result(2, [box(0.1)]))) == known != [None]
 
 
 def test_ids_are_not_used_again_after_a_new_connection() -> None:
     marker = tracks()
-    marker.mark(result(0, [box(0.1)]))
-    (before,) = ids(marker.mark(result(1, [box(0.1)])))
-    assert ids(marker.mark(result(0, [box(0.1)], epoch=2))) == [None]
-    (after,) = ids(marker.mark(result(1, [box(0.1)], epoch=2)))
+    marker.assign_ids(result(0, [box(0.1)]))
+    (before,) = ids(marker.assign_ids(result(1, [box(0.1)])))
+    assert ids(marker.assign_ids(result(0, [box(0.1)], epoch=2))) == [None]
+    (after,) = ids(marker.assign_ids(result(1, [box(0.1)], epoch=2)))
     assert before is not None
     assert after is not None
     assert after > before
@@ -92,20 +92,20 @@ def test_ids_are_not_used_again_after_a_new_connection() -> None:
 
 def test_an_object_that_was_away_for_long_is_another_one() -> None:
     marker = tracks()
-    marker.mark(result(0, [box(0.1)]))
-    (before,) = ids(marker.mark(result(1, [box(0.1)])))
-    marker.mark(result(2, []))
-    assert ids(marker.mark(result(3, [box(0.1)]))) == [before]
+    marker.assign_ids(result(0, [box(0.1)]))
+    (before,) = ids(marker.assign_ids(result(1, [box(0.1)])))
+    marker.assign_ids(result(2, []))
+    assert ids(marker.assign_ids(result(3, [box(0.1)]))) == [before]
     for second in range(4, 20):
-        marker.mark(result(second, []))
-    assert ids(marker.mark(result(20, [box(0.1)]))) == [None]
+        marker.assign_ids(result(second, []))
+    assert ids(marker.assign_ids(result(20, [box(0.1)]))) == [None]
 
 
 def test_tasks_do_not_share_ids() -> None:
     marker = tracks()
     for second in range(2):
-        one = marker.mark(result(second, [box(0.1)], "one"))
-        two = marker.mark(result(second, [box(0.1)], "two"))
+        one = marker.assign_ids(result(second, [box(0.1)], "one"))
+        two = marker.assign_ids(result(second, [box(0.1)], "two"))
     assert ids(one) != ids(two)
 
 

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import pytest
 
-from streamer.bus.frame_client import Want
+from streamer.bus.frame_client import FrameRequest
+from streamer.capture.silence_timeout import SilenceTimeout
 from streamer.capture.sources import Synthetic
 from streamer.capture.sources._av import AvPicture
-from streamer.core.backoff import Rhythm
 from streamer.core.errors import ConfigError
 from streamer.core.settings import Settings
 from streamer.types import Image, Pace, Picture, Source
@@ -28,9 +28,9 @@ from tests.support.rtsp import RtspServer
 PASSWORD = "gar4den%2Fgate"
 
 
-def hasty() -> Rhythm:
+def hasty() -> SilenceTimeout:
     """Small limits, so that the tests need not wait for real ones."""
-    return Rhythm(start=1.0, floor=0.5, cap=10.0)
+    return SilenceTimeout(start=1.0, floor=0.5, cap=10.0)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_a_camera_that_is_killed_and_comes_back(tmp_path: Path, clip: Path) -> N
             assert down["frames"]["done"] == 1
             server.start()
             came_back = time.monotonic()
-            second = consumer.next(Want(after=first.id))
+            second = consumer.next(FrameRequest(after=first.id))
             assert time.monotonic() - came_back < 8
             assert second.epoch > first.epoch
             assert second.seq < first.seq + 25, "numbers start again"
@@ -82,13 +82,13 @@ def test_a_camera_that_falls_silent_and_goes_on(tmp_path: Path, clip: Path, how:
 
 
 def test_a_slow_camera_is_not_a_dead_one(tmp_path: Path, clip: Path) -> None:
-    rhythm = Rhythm(start=4.0, floor=0.3, cap=20.0)
+    rhythm = SilenceTimeout(start=4.0, floor=0.3, cap=20.0)
     with RtspServer(clip, fps=1) as server, CaptureThread(tmp_path, server.url, rhythm) as capture:
         first = capture.statuses.wait("up")
         with Consumer(tmp_path, "view", buffers=1) as view:
-            wanted = Want(at_seq=6)  # of the same connection: `at_seq` holds, as there is no `after`
+            wanted = FrameRequest(at_seq=6)  # of the same connection: `at_seq` holds, as there is no `after`
             assert view.wait(wanted, 20).ready
-            assert rhythm.limit() < 4, "the test proves nothing: the limit has not adapted"
+            assert rhythm.seconds() < 4, "the test proves nothing: the limit has not adapted"
             assert view.wait(wanted).epoch == first["epoch"]
         assert [status["state"] for status in capture.statuses.hear()] == ["up"]
 
@@ -186,7 +186,7 @@ def test_key_frames_only_while_nobody_wants_more_and_never_an_old_one(tmp_path: 
         """Of the newest frames, one after the other; each is settled and was fresh."""
         found, after = [], None
         for _ in range(count):
-            frame = consumer.next(Want(after=after, every=every))
+            frame = consumer.next(FrameRequest(after=after, interval=every))
             found.append(number_of(frame.image))
             after = frame.id
             consumer.client.settle(frame, "done")
@@ -198,9 +198,9 @@ def test_key_frames_only_while_nobody_wants_more_and_never_an_old_one(tmp_path: 
         with Consumer(tmp_path) as consumer, Consumer(tmp_path, "view") as view:
             first = numbers(consumer, 1.0, 18)  # until it is known how often they come
             assert all(number % 10 == 0 for number in first[-4:])
-            assert consumer.wait(Want(every=1.0)).ready
+            assert consumer.wait(FrameRequest(interval=1.0)).ready
             time.sleep(0.2)  # a model that was busy: the key frame is old by now
-            late = consumer.fetch(Want(every=1.0))
+            late = consumer.fetch(FrameRequest(interval=1.0))
             assert late.frame is None
             numbers(consumer, 1.0, 4)  # all again, though it wants few
             busy = numbers(consumer, 1.0, 8)
@@ -227,7 +227,7 @@ def test_a_picture_is_converted_for_who_asks_and_for_nobody_else(
     clip = write_clip(tmp_path / "clip.mp4", 50)
     with RtspServer(clip) as server, CaptureThread(tmp_path, server.url) as capture, Consumer(tmp_path) as consumer:
         first = consumer.next()
-        assert consumer.wait(Want(after=first.id, at_seq=first.seq + 20)).ready
+        assert consumer.wait(FrameRequest(after=first.id, at_seq=first.seq + 20)).ready
         consumer.client.settle(consumer.next(), "done")
         consumer.client.settle(first, "done")
         assert capture.stop()["frames"]["captured"] > 20
@@ -268,7 +268,7 @@ class Hanging:
     closed = 0
     note = None
 
-    def ease(self, every: float) -> bool:
+    def set_interval(self, every: float) -> bool:
         return False
 
     def __iter__(self) -> Iterator[Picture | None]:
@@ -289,7 +289,7 @@ def hanging() -> Iterator[type[Hanging]]:
 
 
 def test_a_call_that_hangs_is_given_up(tmp_path: Path, hanging: type[Hanging]) -> None:
-    rhythm = Rhythm(start=0.1, floor=0.1, cap=1.0)
+    rhythm = SilenceTimeout(start=0.1, floor=0.1, cap=1.0)
     with CaptureThread(tmp_path, Odd(fault="hang"), rhythm) as capture, Consumer(tmp_path, "view") as view:
         first = capture.statuses.wait("up")
         assert "silent for" in capture.statuses.wait("down")["reason"]
@@ -304,8 +304,8 @@ def test_a_call_that_hangs_is_given_up(tmp_path: Path, hanging: type[Hanging]) -
 def test_too_many_calls_that_hang_end_the_process(
     tmp_path: Path, hanging: type[Hanging], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.processes.capture.MOST_HANGING", 1)
-    with CaptureThread(tmp_path, Odd(fault="hang"), Rhythm(start=0.1, floor=0.1, cap=1.0)) as capture:
+    monkeypatch.setattr("streamer.processes.capture.MAX_HANGING", 1)
+    with CaptureThread(tmp_path, Odd(fault="hang"), SilenceTimeout(start=0.1, floor=0.1, cap=1.0)) as capture:
         until(lambda: capture.statuses.hear() and not capture.thread.is_alive(), 15, "its end")
         assert isinstance(capture.error, RuntimeError)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.bus.rpc import Caller, control_socket
+from streamer.bus.rpc import RpcClient, control_socket
 from streamer.cli.main import app
 from streamer.config.changes import Change, SavedChanges
 from streamer.config.model import from_mapping
@@ -82,7 +82,7 @@ def test_a_running_agent_is_asked_and_changed(tmp_path: Path, monkeypatch: pytes
             with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
                 app(words, standalone_mode=False)
         assert named(agent, "ask") == 0
-        rogue = Caller(control_socket(tmp_path / "run" / "streamer" / "home"))
+        rogue = RpcClient(control_socket(tmp_path / "run" / "streamer" / "home"))
         for garbage in ({"op": "ask"}, {"op": "ask", "task": {}, "timeout": "soon"}, {"op": "add", "task": 7}):
             rogue.send(stream="gate", name="x", **garbage)
             assert until(rogue.receive, 10, "it is answered")[0]["error"]
@@ -126,6 +126,6 @@ def test_a_saved_change_that_no_longer_fits_is_left_out(tmp_path: Path, caplog: 
     saved = SavedChanges(tmp_path)
     saved.add(Change("remove", "gate", "gone"))
     saved.add(Change("add", "gate", "x", {"task": "ocr", "name": "x"}))
-    agent = from_mapping({"streams": {"gate": {"source": "synthetic", "tasks": [{"task": "caption"}]}}})
-    assert [task.name for task in saved.apply(agent).streams["gate"].tasks] == ["caption", "x"]
+    config = from_mapping({"streams": {"gate": {"source": "synthetic", "tasks": [{"task": "caption"}]}}})
+    assert [task.name for task in saved.apply(config).streams["gate"].tasks] == ["caption", "x"]
     assert "gate has no task `gone`" in caplog.text

@@ -21,7 +21,7 @@ from streamer.bus.event_channel import EventClient, events_endpoint
 from streamer.cli.events import resend
 from streamer.events.ledger import Ledger
 from streamer.events.schema import StatusEvent
-from streamer.processes.emit import DeadLetterBox, Feed
+from streamer.processes.emit import DeadLetterBox, SinkThread
 from streamer.types import Sink
 from tests.support.agents import until
 from tests.support.emit_process import EmitProcess, lines
@@ -74,7 +74,7 @@ def test_kill_9_under_load_loses_nothing_and_repeats_nothing(tmp_path: Path, cli
         def feed(goal: int) -> Callable[[], bool]:
             def step() -> bool:
                 nonlocal made
-                while made < total and not client.full:
+                while made < total and not client.window_full:
                     client.send(event(("gate", "yard")[made % 2], made), time.monotonic())
                     made += 1
                 client.receive()
@@ -253,7 +253,7 @@ def run_feed(ledger: Ledger, sink: Sink) -> list[StatusEvent]:
     told: list[StatusEvent] = []
     failed: list[Exception] = []
     reader = ledger.readers(["a"])["a"]
-    feed = Feed("home", "a", sink, reader, DeadLetterBox(reader), told.append, failed.append)
+    feed = SinkThread("home", "a", sink, reader, DeadLetterBox(reader), told.append, failed.append)
     feed.start()
     until(lambda: reader.position == ledger.head, 20, "all delivered")
     feed.finish()
@@ -304,7 +304,7 @@ def test_refusals_are_told_also_when_nothing_follows(tmp_path: Path, monkeypatch
                 for position, _ in events:
                     box.put(position, "it is bad")
 
-        feed = Feed("home", "a", Refusing(), reader, box, told.append, failed.append)
+        feed = SinkThread("home", "a", Refusing(), reader, box, told.append, failed.append)
         feed.start()
         for seq in range(3):
             ledger.commit([event(seq=seq)])
@@ -324,7 +324,7 @@ def test_a_dead_letter_that_still_cannot_be_taken_holds_up_nothing(tmp_path: Pat
     with Ledger(tmp_path / "ledger.db") as ledger:
         reader = ledger.readers(["a"])["a"]
         ledger.commit([event(seq=1)])
-        reader.refuse(1, "a bug")
+        reader.dead_letter(1, "a bug")
         reader.advance(1)
         reader.close()
         assert resend(tmp_path / "ledger.db", "a") == 1

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from streamer.bus.event_channel import EventServer
-from streamer.bus.rpc import Caller, asks_socket
-from streamer.config.model import Agent, from_mapping
+from streamer.bus.rpc import RpcClient, infer_socket
+from streamer.config.model import Config, from_mapping
 from streamer.events.schema import ResultEvent, StatusEvent
 from streamer.inference import overload, triggers
 from streamer.processes.capture import Capture
@@ -60,7 +60,7 @@ class Rig:
     """Captures in threads, emit's place, and an inference that the test turns by hand."""
 
     def __init__(self, folder: Path, streams: dict[str, Any], device: Device) -> None:
-        self.agent: Agent = from_mapping({"agent": "test", "streams": streams})
+        self.agent: Config = from_mapping({"agent": "test", "streams": streams})
         self.server = EventServer(folder)
         self.results: list[ResultEvent] = []
         self.statuses: list[StatusEvent] = []
@@ -90,7 +90,7 @@ class Rig:
         deadline = time.monotonic() + timeout
         while not done():
             assert time.monotonic() < deadline, "it did not happen in time"
-            self.inference.turn()
+            self.inference.poll_once()
             self.hear()
 
     def turn_for(self, seconds: float) -> None:
@@ -285,7 +285,7 @@ def test_a_still_camera_is_asked_about_when_something_moves(tmp_path: Path, monk
         assert frames["done"] + sum(frames["dropped"].values()) < 40 < frames["captured"]
 
 
-def asked(made: Rig, caller: Caller, **message: Any) -> dict[str, Any]:
+def asked(made: Rig, caller: RpcClient, **message: Any) -> dict[str, Any]:
     """The answer to one message of the parent."""
     number = caller.send(**message)
     answers: list[dict[str, Any]] = []
@@ -303,7 +303,7 @@ def test_a_question_goes_before_everything_and_is_answered_within_a_batch_of_the
     tasks = [{"task": task, "every": "50ms", "priority": "high"} for task in ("ocr", "caption", "object_detection")]
     with rig(tmp_path, device, **{name: {"source": CAMERA, "tasks": tasks} for name in "abcd"}) as made:
         made.turn_until(lambda: len(made.results) > 12)
-        caller = Caller(asks_socket(tmp_path))
+        caller = RpcClient(infer_socket(tmp_path))
         question = {"task": "open_vocabulary_detection", "name": "ask", "text": "a red van"}
         for stream in "abcd":
             started = time.monotonic()
@@ -325,7 +325,7 @@ def test_a_question_is_not_held_up_by_a_frame_that_is_waited_for(tmp_path: Path)
     with rig(tmp_path, device, cam={"source": CAMERA, "tasks": [{"task": "ocr", "every_n_frames": 1000}]}) as made:
         made.turn_until(lambda: made.results)
         made.turn_for(0.3)
-        caller = Caller(asks_socket(tmp_path))
+        caller = RpcClient(infer_socket(tmp_path))
         started = time.monotonic()
         answer = asked(made, caller, op="ask", stream="cam", task={"task": "caption"}, seconds=10.0)
         assert time.monotonic() - started < 0.5

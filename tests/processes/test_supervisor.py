@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from streamer.inference.step_timeout import FIRST_S, LEAST_S, Patience
-from streamer.processes.child import FAILURES_S, HEALTHY_S, MOST_FAILURES, SLOW_DELAY_S, Child, Restarts
-from streamer.processes.heartbeat import Pulse
+from streamer.inference.step_timeout import FIRST_S, MIN_S, StepTimeout
+from streamer.processes.child import FAILURES_S, HEALTHY_S, MAX_FAILURES, SLOW_DELAY_S, Child, Restarts
+from streamer.processes.heartbeat import Heartbeat
 from streamer.types import DueTask, Job
 from tests.support import faulty
 from tests.support.agents import (
@@ -127,20 +127,20 @@ def test_a_crash_says_why_and_failing_for_ever_is_no_reason_to_give_up(agent: Ru
 
 
 def test_a_child_that_hangs_after_its_last_words_is_ended_too(tmp_path: Path) -> None:
-    child = Child("infer", None, complaint="RuntimeError: no device", pulse=Pulse(tmp_path / "infer"))
-    child.pulse.beat("idle", 0.0)
+    child = Child("infer", None, failure_reason="RuntimeError: no device", heartbeat=Heartbeat(tmp_path / "infer"))
+    child.heartbeat.beat("idle", 0.0)
     with subprocess.Popen(["sleep", "60"], process_group=0) as child.process:
         now = time.monotonic()
         for after in (0.0, 1.0, 3.0):
             child.watch(now + after, 0.0)
         assert child.process.wait(10) == -signal.SIGUSR1
-    assert child.complaint == "RuntimeError: no device"
+    assert child.failure_reason == "RuntimeError: no device"
 
 
 def test_restarts_slow_down_degrade_and_recover() -> None:
     restarts, now = Restarts(random.Random(1)), 1000.0
     waits = []
-    for _ in range(MOST_FAILURES):
+    for _ in range(MAX_FAILURES):
         waits.append(restarts.failed(now, 0.1))
         now += 0.1 + waits[-1]
     assert waits[0] <= 0.1
@@ -155,32 +155,32 @@ def test_restarts_slow_down_degrade_and_recover() -> None:
 
 
 def test_a_step_may_take_five_times_its_longest_and_a_new_kind_of_task_minutes() -> None:
-    patience = Patience()
+    patience = StepTimeout()
     quick, slow = (Job(DueTask("a", task, task, None, 0.0), frame(1)) for task in ("quick", "slow"))
-    assert patience.limit([quick]) == FIRST_S
-    patience.took([quick], [], 0.1)
-    assert patience.limit([quick]) == FIRST_S
-    patience.took([quick], [quick], 0.2)
-    assert patience.limit([quick]) == LEAST_S
-    assert patience.limit([quick, slow]) == FIRST_S
-    patience.took([quick, slow], [slow], 10.0)
-    assert patience.limit([slow]) == 50.0
+    assert patience.seconds([quick]) == FIRST_S
+    patience.observe([quick], [], 0.1)
+    assert patience.seconds([quick]) == FIRST_S
+    patience.observe([quick], [quick], 0.2)
+    assert patience.seconds([quick]) == MIN_S
+    assert patience.seconds([quick, slow]) == FIRST_S
+    patience.observe([quick, slow], [slow], 10.0)
+    assert patience.seconds([slow]) == 50.0
     for _ in range(1000):
-        patience.took([quick], [quick], 0.2)
-    assert patience.limit([quick]) == LEAST_S
-    assert patience.limit([slow]) == 50.0
+        patience.observe([quick], [quick], 0.2)
+    assert patience.seconds([quick]) == MIN_S
+    assert patience.seconds([slow]) == 50.0
 
 
 def test_a_sign_is_read_by_another_process_and_stays_when_the_writer_is_gone(tmp_path: Path) -> None:
-    writer, reader = Pulse(tmp_path / "pulse" / "infer"), Pulse(tmp_path / "pulse" / "infer")
+    writer, reader = Heartbeat(tmp_path / "pulse" / "infer"), Heartbeat(tmp_path / "pulse" / "infer")
     before = time.monotonic()
     writer.beat("batch", 12.0)
-    writer.done(before)
+    writer.mark_commit(before)
     del writer
     sign = reader.read()
     assert sign.state == "batch"
     assert before + 12.0 <= sign.deadline <= time.monotonic() + 12.0
-    assert reader.done_at == pytest.approx(before, abs=1e-6)
+    assert reader.committed_at == pytest.approx(before, abs=1e-6)
 
 
 BOMBARDED = """

@@ -20,7 +20,7 @@ from streamer.processes.worker import Worker
 from streamer.toyworld.world import World
 from streamer.types import Box, FrameId, Image
 from streamer.video.outputs import SYNC
-from streamer.video.pacing import Due
+from streamer.video.pacing import PacedFrame
 from tests.support.agents import until
 from tests.support.capturing import STREAM
 from tests.support.clips import write_clip
@@ -214,9 +214,9 @@ class Watched(View):
         super().__init__(worker, name)
         self.drawings: list[tuple[FrameId, list[Box]]] = []
 
-    def drawn(self, due: Due, now: float) -> Image:
+    def drawn(self, due: PacedFrame, now: float) -> Image:
         image = super().drawn(due, now)
-        if due.shown is not None and not due.again and due.shown.pts is not None:
+        if due.shown is not None and not due.is_repeat and due.shown.pts is not None:
             overlay = self.overlays.at(due.shown.id, due.shown.pts, now)
             self.drawings.append((due.shown.id, [box for layer in overlay.layers for box in layer.boxes]))
         return image
@@ -237,7 +237,7 @@ def test_drawn_boxes_are_where_the_objects_are(tmp_path: Path, sync: bool, late:
     ):
         deadline = time.monotonic() + 60
         while len(view.drawings) < 220 and time.monotonic() < deadline:
-            view.turn()
+            view.poll_once()
         inferred = {(result.job.frame.epoch, result.job.frame.seq) for result in truth.results}
     os.close(null)
     after_start = view.drawings[60:]

@@ -17,9 +17,9 @@ from typing import Any, cast
 import zmq
 
 from streamer.bus.event_channel import EventServer
-from streamer.bus.frame_client import FrameClient, Reply, Want
-from streamer.config.model import Agent, from_mapping
-from streamer.core.backoff import Rhythm
+from streamer.bus.frame_client import FrameClient, FrameRequest, Reply
+from streamer.capture.silence_timeout import SilenceTimeout
+from streamer.config.model import Config, from_mapping
 from streamer.core.settings import Settings
 from streamer.events.schema import StatusEvent
 from streamer.processes.capture import Capture
@@ -134,24 +134,24 @@ class CaptureProcess:
             os.close(self._reports)
 
 
-def _agent(source: Any) -> Agent:
+def _agent(source: Any) -> Config:
     if not isinstance(source, Settings):
         return from_mapping(config_of(source))
-    agent = from_mapping(config_of("synthetic"))  # for what else there is: the source is of a kind that no config has
-    stream = replace(agent.streams[STREAM], source=cast(SourceSettings, source))
-    return replace(agent, streams={STREAM: stream})
+    config = from_mapping(config_of("synthetic"))  # for what else there is: the source is of a kind that no config has
+    stream = replace(config.streams[STREAM], source=cast(SourceSettings, source))
+    return replace(config, streams={STREAM: stream})
 
 
 class CaptureThread:
     """A capture in a thread of this process; a context manager. `error` is what it ended with."""
 
-    def __init__(self, folder: Path, source: Any, rhythm: Rhythm | None = None) -> None:
+    def __init__(self, folder: Path, source: Any, silence_timeout: SilenceTimeout | None = None) -> None:
         agent = _agent(source)
         self.statuses = Statuses(folder)
         self.error: BaseException | None = None
         self._null = os.open(os.devnull, os.O_WRONLY)
         self._worker = Worker(agent, folder, folder, STREAM, self._null)
-        self._rhythm = rhythm
+        self._rhythm = silence_timeout
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
@@ -203,19 +203,19 @@ class Consumer:
             self.replies.update({reply.request: reply for reply in self.client.receive()})
         return self.replies.pop(request)
 
-    def fetch(self, want: Want | None = None, timeout: float = 15) -> Reply:
-        return self.reply(self.client.fetch(STREAM, want or Want()), timeout)
+    def fetch(self, want: FrameRequest | None = None, timeout: float = 15) -> Reply:
+        return self.reply(self.client.fetch(STREAM, want or FrameRequest()), timeout)
 
-    def wait(self, want: Want | None = None, seconds: float = 5) -> Reply:
-        return self.reply(self.client.wait(STREAM, want or Want(), seconds), seconds + 10)
+    def wait(self, want: FrameRequest | None = None, seconds: float = 5) -> Reply:
+        return self.reply(self.client.wait(STREAM, want or FrameRequest(), seconds), seconds + 10)
 
-    def next(self, want: Want | None = None, timeout: float = 15) -> Frame:
+    def next(self, want: FrameRequest | None = None, timeout: float = 15) -> Frame:
         """The next wanted frame."""
         frame = self.next_or_end(want, timeout)
         assert frame is not None, "the stream ended"
         return frame
 
-    def next_or_end(self, want: Want | None = None, timeout: float = 15) -> Frame | None:
+    def next_or_end(self, want: FrameRequest | None = None, timeout: float = 15) -> Frame | None:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             reply = self.wait(want, 1)
@@ -225,10 +225,10 @@ class Consumer:
                 return reply.frame
         raise AssertionError("no frame")
 
-    def rest(self, want: Want | None = None) -> Iterator[Frame]:
+    def rest(self, want: FrameRequest | None = None) -> Iterator[Frame]:
         """Every wanted frame to the end, each settled as done when the next one is asked for."""
         after = None
-        while frame := self.next_or_end(Want(after=after) if want is None else want):
+        while frame := self.next_or_end(FrameRequest(after=after) if want is None else want):
             yield frame
             after = frame.id
             self.client.settle(frame, "done")

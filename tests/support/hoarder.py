@@ -9,13 +9,13 @@ import signal
 import sys
 from pathlib import Path
 
-from streamer.bus.frame_client import Want
+from streamer.bus.frame_client import FrameRequest
 from tests.support.capturing import Consumer
 
 if __name__ == "__main__":
     with Consumer(Path(sys.argv[1]), buffers=8) as consumer:
         after = None
         for _ in range(int(sys.argv[2])):
-            after = consumer.next(Want(after=after)).id
+            after = consumer.next(FrameRequest(after=after)).id
             print(after.seq, flush=True)
         signal.pause()

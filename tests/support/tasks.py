@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from streamer.config.calendar import Cron, Hours
+from streamer.config.calendar import Cron, TimeWindows
 from streamer.inference.schedule import Now
 from streamer.types import Frame, Priority, When, Zone
 
@@ -19,7 +19,7 @@ class Task:
     every: float | None = None
     every_n_frames: int | None = None
     at: Cron | None = None
-    between: Hours | None = None
+    between: TimeWindows | None = None
     priority: Priority = "normal"
     max_age: float | None = None
     zone: Zone | None = None

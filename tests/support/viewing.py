@@ -16,10 +16,10 @@ from typing import Any
 import zmq
 
 from streamer.bus.event_channel import EventServer
-from streamer.bus.frame_client import Want
-from streamer.bus.result_feed import LiveResults
+from streamer.bus.frame_client import FrameRequest
+from streamer.bus.result_feed import ResultPublisher
 from streamer.events.schema import StatusEvent, result_event
-from streamer.inference.tracking import Tracks
+from streamer.inference.tracking import ObjectTracker
 from streamer.toyworld.world import World
 from streamer.types import Answer, Box, DueTask, Frame, Job, Result
 from streamer.video.outputs.mjpeg import jpeg_endpoint
@@ -116,10 +116,10 @@ class Truth(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        live, tracks, world = LiveResults(self._runtime), Tracks({}), World(SEED)
+        live, tracks, world = ResultPublisher(self._runtime), ObjectTracker({}), World(SEED)
         with Consumer(self._runtime, "truth") as consumer:
             while not self._over.wait(self._every):
-                reply = consumer.fetch(Want(), timeout=60)
+                reply = consumer.fetch(FrameRequest(), timeout=60)
                 if (frame := reply.frame) is None:
                     continue
                 due = DueTask(STREAM, "objects", "object_detection", None, 0.0)
@@ -128,7 +128,7 @@ class Truth(threading.Thread):
                 answer = Answer(boxes=boxes)
                 now = time.monotonic()
                 result = Result(Job(due, frame), "ok", answer, None, now, self._late)
-                result = tracks.mark(result)
+                result = tracks.assign_ids(result)
                 event = result_event("test", result, "truth", "fast")
                 self._over.wait(self._late)
                 consumer.client.settle(frame, "done")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from streamer.types import Box, Image
-from streamer.video.box_follower import Follower
-from streamer.video.box_motion import Answered, Motion, Moving
+from streamer.video.box_follower import TemplateFollower
+from streamer.video.box_motion import BoxMotion, Keyframe, MovingBox
 
 RNG = np.random.default_rng(1)
 BACK = cv2.resize(RNG.integers(60, 120, (12, 16, 3), np.uint8), (640, 480), interpolation=cv2.INTER_CUBIC)
@@ -34,17 +34,17 @@ def box(at: float, track: int | None = 1) -> Box:
     return Box(x, y, x + 0.2, y + 0.2, "thing", None, track)
 
 
-def answer(at: float, *boxes: Box) -> Answered:
-    return Answered(at, tuple(Moving(one) for one in boxes or (box(at),)))
+def answer(at: float, *boxes: Box) -> Keyframe:
+    return Keyframe(at, tuple(MovingBox(one) for one in boxes or (box(at),)))
 
 
-def watch(follower: Follower, start: float, end: float) -> None:
+def watch(follower: TemplateFollower, start: float, end: float) -> None:
     for tick in range(round(start * 25), round(end * 25)):
         follower.see(tick / 25, picture(tick / 25))
 
 
 def test_a_late_answer_is_brought_to_the_present() -> None:
-    follower, about = Follower(), answer(1.0)
+    follower, about = TemplateFollower(), answer(1.0)
     watch(follower, 0, 2.4)
     (place,) = follower.places("objects", about)
     assert place is not None
@@ -57,7 +57,7 @@ def test_a_late_answer_is_brought_to_the_present() -> None:
 
 
 def test_what_is_gone_is_left_to_its_velocity() -> None:
-    follower, about = Follower(), answer(0.0)
+    follower, about = TemplateFollower(), answer(0.0)
     watch(follower, 0, 0.4)
     assert follower.places("objects", about) != [None]
     for tick in range(10, 20):
@@ -71,14 +71,14 @@ def test_what_is_gone_is_left_to_its_velocity() -> None:
     ids=lambda b: b.label,
 )
 def test_boxes_that_cannot_be_followed_do_no_harm(one: Box) -> None:
-    follower = Follower()
+    follower = TemplateFollower()
     watch(follower, 0, 0.4)
     (place,) = follower.places("objects", answer(0.0, one))
     assert place is None or place.label == "out"
 
 
 def test_an_answer_about_a_picture_that_was_not_shown_is_not_followed() -> None:
-    follower = Follower()
+    follower = TemplateFollower()
     assert follower.places("objects", answer(0.0)) == [None]
     watch(follower, 5, 5.4)
     assert follower.places("objects", answer(1.0)) == [None]
@@ -88,7 +88,7 @@ def test_an_answer_about_a_picture_that_was_not_shown_is_not_followed() -> None:
 
 def test_a_box_full_of_still_background_is_left_to_its_velocity_once_that_knew_better() -> None:
     """A tiny thing in a wide box: the background wins the search, and the next answers show that it should not."""
-    follower, motion = Follower(), Motion(0.4)
+    follower, motion = TemplateFollower(), BoxMotion(0.4)
 
     def scene(at: float) -> Image:
         image = np.array(BACK, np.uint8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamer.types import Box
-from streamer.video.box_motion import FARTHEST, FRESH, GONE, Motion
+from streamer.video.box_motion import FRESH, GONE, MAX_DISTANCE, BoxMotion
 
 
 def box(x: float, track: int | None = 1, label: str = "car") -> Box:
@@ -17,7 +17,7 @@ def lefts(boxes: list[Box]) -> list[float]:
 
 
 def test_a_box_goes_on_as_it_went() -> None:
-    motion = Motion()
+    motion = BoxMotion()
     motion.add(10.0, [box(0.1)])
     motion.add(11.0, [box(0.2)])
     (moved,) = motion.at(11.5)
@@ -26,7 +26,7 @@ def test_a_box_goes_on_as_it_went() -> None:
 
 
 def test_the_first_id_comes_with_the_second_sight_and_the_velocity_with_it() -> None:
-    motion = Motion()
+    motion = BoxMotion()
     motion.add(0.0, [box(0.1, None), box(0.7, None), box(0.1, None, "cat")])
     motion.add(1.0, [box(0.2, 1)])
     assert lefts(motion.at(1.5)) == [0.25]
@@ -34,21 +34,21 @@ def test_the_first_id_comes_with_the_second_sight_and_the_velocity_with_it() -> 
 
 def test_a_change_of_speed_is_believed() -> None:
     """The mean speed of a second is that of its middle: one that speeds up is faster by now."""
-    motion = Motion()
+    motion = BoxMotion()
     for second, x in enumerate((0.0, 0.1, 0.3)):
         motion.add(second, [box(x)])
     assert motion.at(2.1)[0].x0 > 0.3 + 0.1 * 0.2
 
 
 def test_a_box_stops_when_nothing_confirms_it() -> None:
-    motion = Motion(1.0)
+    motion = BoxMotion(1.0)
     motion.add(0.0, [box(0.0)])
     motion.add(1.0, [box(0.1)])
-    assert lefts(motion.at(1.0 + FARTHEST)) == lefts(motion.at(90.0)) == [round(0.1 + 0.1 * FARTHEST, 6)]
+    assert lefts(motion.at(1.0 + MAX_DISTANCE)) == lefts(motion.at(90.0)) == [round(0.1 + 0.1 * MAX_DISTANCE, 6)]
 
 
 def test_it_fades() -> None:
-    motion = Motion(2.0)
+    motion = BoxMotion(2.0)
     assert motion.strength(0.0) == 0
     motion.add(0.0, [box(0.0)])
     assert motion.strength(2.0 * FRESH) == 1
@@ -57,21 +57,21 @@ def test_it_fades() -> None:
 
 
 def test_the_interval_is_learned() -> None:
-    motion = Motion(1.0)
+    motion = BoxMotion(1.0)
     for number in range(40):
         motion.add(0.2 * number, [])
     assert motion.interval == pytest.approx(0.2, rel=0.01)
 
 
 def test_an_answer_says_what_is_no_longer_there() -> None:
-    motion = Motion()
+    motion = BoxMotion()
     motion.add(0.0, [box(0.1)])
     motion.add(1.0, [])
     assert motion.at(1.1) == []
 
 
 def test_between_two_known_answers_boxes_are_where_the_two_say() -> None:
-    motion = Motion()
+    motion = BoxMotion()
     motion.add(0.0, [box(0.1, None), box(0.5, 7, "cat")])
     motion.add(1.0, [box(0.2, 1), box(0.8, None, "dog")])
     assert lefts(motion.at(0.0)) == [0.1, 0.5]
@@ -81,7 +81,7 @@ def test_between_two_known_answers_boxes_are_where_the_two_say() -> None:
 
 
 def test_late_and_old_answers_change_nothing() -> None:
-    motion = Motion()
+    motion = BoxMotion()
     assert motion.at(1.0) == []
     motion.add(2.0, [box(0.1)])
     motion.add(1.0, [box(0.9)])

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from streamer.types import FrameId
-from streamer.video.pacing import GAP_S, LOST_S, START_S, Due, Line, Shown
+from streamer.video.pacing import GAP_S, LOST_S, START_S, FramePacer, PacedFrame, QueuedFrame
 
 IMAGE = np.zeros((4, 4, 3), np.uint8)
 
 
-def shown(seq: int, at: float, epoch: int = 1) -> Shown:
-    return Shown(FrameId(epoch, seq), 1e9 + at, at, at, IMAGE)
+def shown(seq: int, at: float, epoch: int = 1) -> QueuedFrame:
+    return QueuedFrame(FrameId(epoch, seq), 1e9 + at, at, at, IMAGE)
 
 
-def play(line: Line, start: float, end: float, step: float = 0.005) -> list[Due]:
+def play(line: FramePacer, start: float, end: float, step: float = 0.005) -> list[PacedFrame]:
     """Everything that is shown from `start` to `end`."""
     found = []
     for tick in range(round((end - start) / step)):
@@ -25,9 +25,9 @@ def play(line: Line, start: float, end: float, step: float = 0.005) -> list[Due]
     return found
 
 
-def fed(seconds: float, fps: float = 25, delay: float = 0.0) -> tuple[Line, list[Due]]:
+def fed(seconds: float, fps: float = 25, delay: float = 0.0) -> tuple[FramePacer, list[PacedFrame]]:
     """A line that got a camera's pictures for so long."""
-    line, found = Line(0.0, delay), []
+    line, found = FramePacer(0.0, delay), []
     for seq in range(round(seconds * fps)):
         line.put(shown(seq, seq / fps))
         found += play(line, seq / fps, (seq + 1) / fps)
@@ -37,7 +37,7 @@ def fed(seconds: float, fps: float = 25, delay: float = 0.0) -> tuple[Line, list
 def test_every_picture_is_shown_once_as_it_comes() -> None:
     _, found = fed(4)
     assert [due.shown.id.seq for due in found if due.shown] == list(range(100))
-    assert not any(due.again or due.lost for due in found)
+    assert not any(due.is_repeat or due.lost for due in found)
     assert [due.at for due in found] == pytest.approx([seq / 25 for seq in range(100)], abs=0.002)
 
 
@@ -46,7 +46,7 @@ def test_a_lost_camera_keeps_its_rate(fps: float) -> None:
     line, _ = fed(8, fps)
     found = play(line, 8.0, 28.0)
     assert len(found) == pytest.approx(20 * fps, abs=1 * fps)
-    assert all(due.again for due in found)
+    assert all(due.is_repeat for due in found)
     assert found[0].lost is None
     assert found[-1].lost == pytest.approx(20, abs=0.5)
     first_lost = next(due for due in found if due.lost is not None)
@@ -62,11 +62,11 @@ def test_a_camera_that_is_back_is_shown_at_once() -> None:
     due = line.take(9.01)
     assert due is not None
     assert due.shown is not None
-    assert (due.shown.id.epoch, due.again, due.lost) == (2, False, None)
+    assert (due.shown.id.epoch, due.is_repeat, due.lost) == (2, False, None)
 
 
 def test_a_camera_that_never_came_is_lost_after_a_while() -> None:
-    line = Line(100.0)
+    line = FramePacer(100.0)
     assert line.take(100.0 + START_S - 0.1) is None
     found = play(line, 100.0 + START_S, 105.0)
     assert found[0].shown is None
@@ -86,12 +86,12 @@ def test_a_delay_moves_every_picture_by_the_same() -> None:
     assert first.at == pytest.approx(1.0, abs=0.01)
     rest = play(line, 4.0, 4.99)
     assert [due.shown.id.seq for due in rest if due.shown] == list(range(75, 100))
-    assert not any(due.again for due in rest)
+    assert not any(due.is_repeat for due in rest)
     assert line.empty
 
 
 def test_a_view_that_is_too_slow_shows_the_newest() -> None:
-    line = Line(0.0)
+    line = FramePacer(0.0)
     for seq in range(10):
         line.put(shown(seq, seq / 25))
     due = line.take(1.0)

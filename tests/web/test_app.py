@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from streamer.config.model import from_mapping
 from streamer.core.errors import ConfigError
 from streamer.events.ledger import Ledger
-from streamer.events.ledger.query import Book, Filter
+from streamer.events.ledger.query import Filter, LedgerQuery
 from streamer.events.schema import schedule_event, worker_event
 from tests.support import faulty
 from tests.support.agents import RunningAgent, assert_identity, until
@@ -126,7 +126,7 @@ def test_events_are_read_on_by_position(scene: Scene) -> None:
 
 
 def test_a_book_without_a_ledger_is_empty_and_another_ledger_is_read_from_its_start(tmp_path: Path) -> None:
-    book = Book(tmp_path / "ledger.db")
+    book = LedgerQuery(tmp_path / "ledger.db")
     assert book.after(7, 10) == ([], 0)
     for count in (5, 2):
         with Ledger(tmp_path / "ledger.db") as ledger:

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipelines.florence2.fast.decoder import Decoder
-from pipelines.florence2.fast.logits import Chooser, ids_of
-from pipelines.florence2.processor import Written
+from pipelines.florence2.fast.logits import LogitsProcessor, ids_of
+from pipelines.florence2.processor import Generation
 
 _NEVER = -1e9
 """Added to the score of what must not be chosen."""
@@ -23,7 +23,7 @@ _ROOM = 64
 class BeamSearch:
     """One answer. Every `step` is one token further in all beams; `written` is the answer once `done`."""
 
-    def __init__(self, decoder: Decoder, chooser: Chooser, generation: Any, states: Tensor, cap: int) -> None:
+    def __init__(self, decoder: Decoder, chooser: LogitsProcessor, generation: Any, states: Tensor, cap: int) -> None:
         """`states` (places, width) is what the encoder made; `cap` the tokens an answer may have."""
         self.done = False
         self._decoder, self._chooser = decoder, chooser
@@ -35,7 +35,7 @@ class BeamSearch:
         self._longest = cap + 2
         device = decoder.device
         self._cross = decoder.cache(1, len(states))
-        decoder.look(states[None], self._cross)
+        decoder.fill_cross_cache(states[None], self._cross)
         self._bias = torch.zeros(1, 1, 1, len(states), dtype=decoder.dtype, device=device)
         self._own = decoder.cache(beams, min(_ROOM, self._longest))
         self._running = torch.tensor(chooser.start, device=device).expand(beams, -1)
@@ -50,16 +50,16 @@ class BeamSearch:
         self._is_finished = torch.zeros(beams, dtype=torch.bool, device=device)
 
     @property
-    def written(self) -> Written:
+    def written(self) -> Generation:
         """The best answer."""
-        return Written(self._finished[0].tolist(), self._finished_doubts[0, 1:].tolist())
+        return Generation(self._finished[0].tolist(), self._finished_doubts[0, 1:].tolist())
 
     def step(self) -> None:
         length = self._running.shape[1]
         known = self._score_tokens(length)
         scores, beam, tokens = self._candidates(known)
         sequences = torch.cat([self._running[beam], tokens[:, None]], 1)
-        doubts = torch.cat([self._doubts[beam], self._chooser.doubts(known[beam], tokens)[:, None]], 1)
+        doubts = torch.cat([self._doubts[beam], self._chooser.uncertainty(known[beam], tokens)[:, None]], 1)
         ends = self._chooser.is_end(tokens) | (length + 1 >= self._longest)
         self._finish(sequences, doubts, scores, ends)
         scores = scores + ends.float() * _NEVER

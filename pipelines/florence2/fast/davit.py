@@ -186,7 +186,7 @@ class _Stage:
         return x
 
 
-class Vision:
+class DaViT:
     """From pixels to what the encoder reads of a picture; does not depend on the question."""
 
     def __init__(self, model: Any, height: int, width: int) -> None:

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipelines.florence2.fast.decoder import Decoder
-from pipelines.florence2.fast.logits import Chooser
-from pipelines.florence2.processor import Written
+from pipelines.florence2.fast.logits import LogitsProcessor
+from pipelines.florence2.processor import Generation
 
 PROMPT_ROOM = 32
 """Tokens of a prompt for which there is room from the start."""
@@ -29,13 +29,13 @@ class State(NamedTuple):
     """The token it wrote last."""
 
 
-class Slots:
+class DecodeBatch:
     """At most `count` answers being written. Those in use are the first `active` ones, without gaps.
 
     Nothing here waits for the device except `look` and `answer`.
     """
 
-    def __init__(self, decoder: Decoder, chooser: Chooser, count: int, image_tokens: int, limit: int) -> None:
+    def __init__(self, decoder: Decoder, chooser: LogitsProcessor, count: int, image_tokens: int, limit: int) -> None:
         """`limit` is the longest answer the checkpoint can write."""
         self.active = 0
         self._limit = limit
@@ -64,7 +64,7 @@ class Slots:
         """
         first, last = self.active, self.active + len(states)
         self._reserve_cross(states.shape[1])
-        self._decoder.look(states, self._cross[:, :, first:last])
+        self._decoder.fill_cross_cache(states, self._cross[:, :, first:last])
         self._bias[first:last] = float("-inf")
         for row, length in enumerate(lengths, first):
             self._bias[row, ..., :length] = 0
@@ -80,7 +80,7 @@ class Slots:
         """One token further in every row, or as many as its draft is right and one more."""
         self._advance(0, self.active, 1, drafts or [()] * self.active)
 
-    def look(self) -> list[State]:
+    def fill_cross_cache(self) -> list[State]:
         """How far the rows are. Waits for the device."""
         length = self._length[: self.active]
         last = self._history[: self.active].gather(1, length[:, None] - 1)[:, 0]
@@ -88,10 +88,10 @@ class Slots:
         self._most[: self.active] = [length for length, _, _ in rows]
         return [State(length, bool(done), last) for length, done, last in rows]
 
-    def answer(self, row: int) -> Written:
+    def answer(self, row: int) -> Generation:
         """All that a row has written. Waits for the device."""
         length = self._most[row]
-        return Written(self._history[row, :length].tolist(), self._doubts[row, 1:length].tolist())
+        return Generation(self._history[row, :length].tolist(), self._doubts[row, 1:length].tolist())
 
     def remove(self, row: int) -> None:
         """Give a row back; the last one moves into its place."""

@@ -68,7 +68,7 @@ class Decoder:
         shape = (self.depth, 2, rows, self.heads, places, self.width)
         return torch.zeros(shape, dtype=self.dtype, device=self.device)
 
-    def look(self, states: Tensor, cross: Tensor) -> None:
+    def fill_cross_cache(self, states: Tensor, cross: Tensor) -> None:
         """Write what the encoder made of some rows (rows, places, width) into their part of a cache."""
         places = states.shape[1]
         for layer, room in zip(self._layers, cross, strict=True):

@@ -18,16 +18,16 @@ from torch import Tensor
 
 from pipelines.florence2.checkpoint import Checkpoint
 from pipelines.florence2.fast.beam_search import BeamSearch
-from pipelines.florence2.fast.davit import Vision
-from pipelines.florence2.fast.decode_batch import Slots, State
+from pipelines.florence2.fast.davit import DaViT
+from pipelines.florence2.fast.decode_batch import DecodeBatch, State
 from pipelines.florence2.fast.decoder import Decoder
 from pipelines.florence2.fast.encoder import Encoder
-from pipelines.florence2.fast.image_cache import Frames
-from pipelines.florence2.fast.logits import Chooser, effective
+from pipelines.florence2.fast.image_cache import ImageCache
+from pipelines.florence2.fast.logits import LogitsProcessor, effective
 from pipelines.florence2.fast.memory_budget import fit, forecast, is_shortage
-from pipelines.florence2.fast.speculative import Draft, Drafts, Key
+from pipelines.florence2.fast.speculative import Draft, DraftStore, Key
 from pipelines.florence2.preprocess import Preprocessor
-from pipelines.florence2.processor import Question, Questions, Written, result, trial
+from pipelines.florence2.processor import EncodedPrompt, Generation, Processor, result, trial
 from streamer.core.errors import ConfigError, PipelineError
 from streamer.types import Frame, Job, Result
 
@@ -50,7 +50,7 @@ class _Work:
     """One admitted job."""
 
     job: Job
-    question: Question | None = None
+    question: EncodedPrompt | None = None
     started: float = 0.0
     draft: Draft | None = None
     proposed: int = 0
@@ -80,9 +80,9 @@ class FastEngine:
         device, dtype = model.device, model.dtype
         on_cpu = device.type == "cpu"
         self._group, self._burst = (1, 1) if on_cpu else (GROUP, BURST)
-        self.questions = Questions(checkpoint)
+        self.questions = Processor(checkpoint)
         self._generation = effective(checkpoint)
-        vision = Vision(model, images.height, images.width)
+        vision = DaViT(model, images.height, images.width)
         if vision.tokens != images.tokens:
             raise ConfigError(
                 f"checkpoint {self.model} does not run: its pictures make {vision.tokens} tokens, "
@@ -90,13 +90,13 @@ class FastEngine:
             )
         self._image_tokens = vision.tokens
         self.encoder, self._decoder = Encoder(model), Decoder(model)
-        self._chooser = Chooser(self._generation, checkpoint.first_location, device)
+        self._chooser = LogitsProcessor(self._generation, checkpoint.first_location, device)
         beams = max(1, self._generation.num_beams or 1)
         needs = forecast(self._decoder, vision, model.config, checkpoint.decoder_limit, beams, self._group, FRAMES_KEPT)
         self._count = self._limit = fit(max_batch, self.model, needs, device)
-        self.frames = Frames(vision, Preprocessor(images), device, dtype, FRAMES_KEPT)
-        self.slots = Slots(self._decoder, self._chooser, self._count, vision.tokens, checkpoint.decoder_limit)
-        self.drafts = Drafts()
+        self.frames = ImageCache(vision, Preprocessor(images), device, dtype, FRAMES_KEPT)
+        self.slots = DecodeBatch(self._decoder, self._chooser, self._count, vision.tokens, checkpoint.decoder_limit)
+        self.drafts = DraftStore()
         self._use_drafts = drafts
         self._calm = 0
         """Answers since the last failure."""
@@ -136,7 +136,7 @@ class FastEngine:
         results: list[Result] = []
         while not results:
             results = self.step()
-        self.drafts = Drafts()
+        self.drafts = DraftStore()
         # That the answer is longer than four tokens is no failure.
         if (error := results[0].error) and "did not end" not in error:
             raise ConfigError(f"checkpoint {self.model} does not run: {error}")
@@ -173,7 +173,7 @@ class FastEngine:
             part = rows[first : first + size]
             self._tried([work for work, _ in part], lambda part=part: self._place(part))  # type: ignore[misc]
         if any(work.draft for work in self._writing):
-            self._settle(self.slots.look())
+            self._settle(self.slots.fill_cross_cache())
 
     def _tried(self, works: Sequence[_Work], action: Callable[[], None]) -> bool:
         """Whether `action` went well; otherwise these works wait for another try or end as errors."""
@@ -207,7 +207,7 @@ class FastEngine:
     def _ask(self, work: _Work) -> bool:
         work.started = work.started or time.monotonic()
         try:
-            work.question = self.questions.ask(work.job)
+            work.question = self.questions.encode(work.job)
         except PipelineError as error:
             self._finish(work, str(error))
             return False
@@ -250,7 +250,7 @@ class FastEngine:
         else:
             for _ in range(self._burst):
                 self.slots.step()
-        self._settle(self.slots.look())
+        self._settle(self.slots.fill_cross_cache())
 
     def _release(self, row: int) -> None:
         work = self._writing[row]
@@ -293,8 +293,8 @@ class FastEngine:
 
     # -- ending
 
-    def _complete(self, work: _Work, written: Written) -> None:
-        answer = self.questions.read(work.job, work.cap, written)
+    def _complete(self, work: _Work, written: Generation) -> None:
+        answer = self.questions.decode(work.job, work.cap, written)
         if isinstance(answer, str):
             self._finish(work, answer)
             return

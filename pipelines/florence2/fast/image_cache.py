@@ -9,19 +9,19 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pipelines.florence2.fast.davit import Vision
+from pipelines.florence2.fast.davit import DaViT
 from streamer.core.errors import PipelineError
 from streamer.types import Frame, FrameId, Image
 
 Key = tuple[str, FrameId, int]
 
 
-class Frames:
+class ImageCache:
     """Image tokens by frame: as long as somebody holds the frame, and only of the `kept` most recently used ones."""
 
     def __init__(
         self,
-        vision: Vision,
+        vision: DaViT,
         preprocess: Callable[[Image], Tensor],
         device: torch.device,
         dtype: torch.dtype,

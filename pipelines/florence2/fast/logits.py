@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipelines.florence2.checkpoint import Checkpoint
-from pipelines.florence2.uncertainty import doubts
+from pipelines.florence2.uncertainty import uncertainty
 
 _HARMLESS = {
     # Understood here.
@@ -46,7 +46,7 @@ def ids_of(value: int | list[int] | None) -> list[int]:
     return [] if value is None else [value] if isinstance(value, int) else list(value)
 
 
-class Chooser:
+class LogitsProcessor:
     """Applies a checkpoint's generation settings to the model's scores."""
 
     def __init__(self, generation: Any, first_location: int, device: torch.device) -> None:
@@ -65,11 +65,11 @@ class Chooser:
         behind them those that the later places assume; `length` (rows): tokens in front of the first place.
         """
         tokens = self.adapt(logits, history, length).argmax(-1)
-        return tokens, self.doubts(logits, tokens)
+        return tokens, self.uncertainty(logits, tokens)
 
-    def doubts(self, scores: Tensor, tokens: Tensor) -> Tensor:
+    def uncertainty(self, scores: Tensor, tokens: Tensor) -> Tensor:
         """How unsure these tokens are; `scores` (..., vocabulary) are adapted, `tokens` (...)."""
-        return doubts(scores, tokens, self._first_location)
+        return uncertainty(scores, tokens, self._first_location)
 
     def adapt(self, scores: Tensor, history: Tensor, length: Tensor) -> Tensor:
         """Ban and favour tokens in `scores`, in place; shapes as above."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pipelines.florence2.fast.davit import Vision
+from pipelines.florence2.fast.davit import DaViT
 from pipelines.florence2.fast.decode_batch import FIRST_ROOM, PROMPT_ROOM
 from pipelines.florence2.fast.decoder import Decoder
 from streamer.core.errors import ConfigError
@@ -38,9 +38,7 @@ class Forecast:
         return self.work + rows * self.row
 
 
-def forecast(
-    decoder: Decoder, vision: Vision, config: Any, answer: int, beams: int, frames: int, kept: int
-) -> Forecast:
+def forecast(decoder: Decoder, vision: DaViT, config: Any, answer: int, beams: int, frames: int, kept: int) -> Forecast:
     """What it takes when every answer is searched with `beams`, as the quality `official` may ask for.
 
     `answer` is the longest answer in tokens, `frames` go through the vision tower together, `kept` stay cached.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 FIRST_RUN = 4.0
 """Right tokens in a row that are expected while nothing is known of a camera's question."""
-LONGEST_RUN = 1024.0
+MAX_RUN = 1024.0
 LOOK_BACK, LOOK_AHEAD = 4, 12
 """Where in the draft the text may go on after a difference."""
 WORTH = 0.15
@@ -78,7 +78,7 @@ class Draft:
         if proposed:
             # Where everything was right, more would have been.
             found = accepted if accepted < proposed else 2 * proposed
-            self.run = min(LONGEST_RUN, (self.run + found) / 2)
+            self.run = min(MAX_RUN, (self.run + found) / 2)
         self._align(token)
 
     def _align(self, token: int) -> None:
@@ -89,7 +89,7 @@ class Draft:
         self._next = min(near, key=lambda place: abs(place - self._next), default=self._next) + 1
 
 
-class Drafts:
+class DraftStore:
     """The last answers, and how well they served."""
 
     def __init__(self) -> None:

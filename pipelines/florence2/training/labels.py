@@ -38,7 +38,7 @@ LONG = frozenset({"detailed_caption", "more_detailed_caption"})
 READING = frozenset({"ocr", "ocr_with_region", "region_to_ocr"})
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five")
-_MOST_RELATIONS = 2
+_MAX_RELATIONS = 2
 
 Box = tuple[float, float, float, float]
 

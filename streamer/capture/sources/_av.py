@@ -98,8 +98,8 @@ class AvSource:
         self._limit = read_limit
         self._broken = 0
         self._key_frames = _KeyFrames() if may_ease else None
-        self._every = 0.0
-        self._eased = False
+        self._interval = 0.0
+        self._skips = False
         hardware, self.note = find_hardware(hwaccel)
         open_limit = None if read_limit is None else min(OPEN_S, read_limit)
         started = time.monotonic()
@@ -125,10 +125,10 @@ class AvSource:
         if hardware is not None and not self._stream.codec_context.is_hwaccel:
             self.note = f"decodes in software: {hwaccel} cannot decode {self._stream.codec_context.name}"
 
-    def ease(self, every: float) -> bool:
+    def set_interval(self, every: float) -> bool:
         """Nobody wants a picture more often than every so many seconds; True while only key frames are decoded."""
-        self._every = every
-        return self._eased
+        self._interval = every
+        return self._skips
 
     def close(self) -> None:
         self._container.close()
@@ -188,15 +188,15 @@ class AvSource:
             return False
         if packet.is_keyframe:
             self._key_frames.came(time.monotonic())
-            self._eased = self._key_frames.suffice(self._every)
+            self._skips = self._key_frames.suffice(self._interval)
         else:
             self._key_frames.between += 1
-        return self._eased and not packet.is_keyframe and packet.size > 0
+        return self._skips and not packet.is_keyframe and packet.size > 0
 
     def _decode(self, packet: av.Packet[VideoStream]) -> list[av.VideoFrame]:
         try:
             frames = list(packet.decode())
-            if self._eased:
+            if self._skips:
                 frames += _flushed(self._stream.codec_context)
             return frames
         except _FAILURES as error:

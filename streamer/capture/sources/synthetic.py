@@ -80,7 +80,7 @@ class _ToyCamera:
             if settings.pace == "live":  # a camera that was held up skips what it missed
                 number = max(number, int((time.monotonic() - started) * settings.fps))
 
-    def ease(self, every: float) -> bool:
+    def set_interval(self, every: float) -> bool:
         """A picture that nobody asks for is not even drawn."""
         return False
 

@@ -5,10 +5,10 @@ has a connection of its own for its place in the book. A place is stored without
 it may be a little behind, and the sink gets those events a second time.
 """
 
-from streamer.events.ledger.cursor import Reader
+from streamer.events.ledger.cursor import SinkCursor
 from streamer.events.ledger.replay import Replay
-from streamer.events.ledger.retention import Keep
+from streamer.events.ledger.retention import Retention
 from streamer.events.ledger.schema import BROKEN
 from streamer.events.ledger.writer import Ledger
 
-__all__ = ["BROKEN", "Keep", "Ledger", "Reader", "Replay"]
+__all__ = ["BROKEN", "Ledger", "Replay", "Retention", "SinkCursor"]

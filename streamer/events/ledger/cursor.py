@@ -12,11 +12,11 @@ import apsw
 
 from streamer.events.ledger.schema import checked, connect, number
 
-MOST_DEAD = 10_000
+MAX_DEAD_LETTERS = 10_000
 """Dead letters kept for each sink, the newest."""
 
 
-class Reader:
+class SinkCursor:
     """Used by one thread at a time. Raises apsw.CorruptError when what it reads is damaged."""
 
     def __init__(self, path: Path, sink: str) -> None:
@@ -47,7 +47,7 @@ class Reader:
         row = self._db.execute("SELECT pos FROM events WHERE id = ?", (event_id,)).fetchone()
         return None if row is None else cast(int, row[0])
 
-    def refuse(self, position: int, reason: str) -> None:
+    def dead_letter(self, position: int, reason: str) -> None:
         """The sink will never take this event: keep it as a dead letter."""
         again = "UPDATE dead SET resend = 0, reason = ?, created = ? WHERE sink = ? AND pos = ?"
         now = time.time()
@@ -55,7 +55,9 @@ class Reader:
         new = "INSERT OR IGNORE INTO dead SELECT ?, pos, ?, ?, 0, body FROM events WHERE pos = ?"
         self._db.execute(new, (self._sink, now, reason, position))
         oldest = "SELECT pos FROM dead WHERE sink = ? ORDER BY pos DESC LIMIT 1 OFFSET ?"
-        self._db.execute(f"DELETE FROM dead WHERE sink = ? AND pos <= ({oldest})", (self._sink, self._sink, MOST_DEAD))
+        self._db.execute(
+            f"DELETE FROM dead WHERE sink = ? AND pos <= ({oldest})", (self._sink, self._sink, MAX_DEAD_LETTERS)
+        )
 
     def to_resend(self, limit: int) -> list[tuple[int, bytes]]:
         """Dead letters that the user wants to be tried again, with their positions."""

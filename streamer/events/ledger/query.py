@@ -43,7 +43,7 @@ class Page(NamedTuple):
     """Where to read on."""
 
 
-class Book:
+class LedgerQuery:
     """Reads the ledger of a running agent. May be used by several threads.
 
     A ledger that is not there yet, or cannot be read now, has no events. When another one took its place, a position
@@ -102,7 +102,7 @@ class Book:
             self._close()
             self._db = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY)
             self._db.set_busy_timeout(_BUSY_MS)
-            self._db.create_scalar_function("says", self._says, 1)
+            self._db.create_scalar_function("says", self._matches, 1)
             self._file = status.st_dev, status.st_ino
         return self._db
 
@@ -111,8 +111,8 @@ class Book:
             self._db.close()
         self._db = self._file = None
 
-    def _says(self, *values: Any) -> bool:
-        return says(values[0], self._filter.text or "")
+    def _matches(self, *values: Any) -> bool:
+        return matches(values[0], self._filter.text or "")
 
 
 _Value = int | float | str | bytes
@@ -147,7 +147,7 @@ def _match(text: str) -> str:
     return " ".join(quoted) or '""'
 
 
-def says(body: bytes, text: str) -> bool:
+def matches(body: bytes, text: str) -> bool:
     """Does an event say this, in what was asked, answered or reported? Its keys and numbers do not count."""
     needle = text.casefold()
     if json.dumps(needle, ensure_ascii=False)[1:-1] not in body.decode().casefold():

@@ -32,22 +32,22 @@ log = logging.getLogger(__name__)
 
 HISTORY = 5_000
 """Events taken over besides those that are not delivered yet; a start should be quick."""
-LONGEST_S = 5.0
+MAX_S = 5.0
 KEPT = 3
 """Damaged files that are kept."""
-_FARTHEST = 1 << 40
+_MAX_POSITION = 1 << 40
 _UNREADABLE = (*BROKEN, apsw.IOError, apsw.CantOpenError, apsw.InterruptError, MemoryError, OverflowError)
 
 
 @dataclass(frozen=True, slots=True)
-class Salvaged:
+class Recovered:
     reason: str
     """What happened, in words."""
     from_start: bool
     """The places of the sinks could not be read: they get everything that was taken over."""
 
 
-def salvage(path: Path, error: Exception) -> Salvaged:
+def recover(path: Path, error: Exception) -> Recovered:
     """Put a new ledger in the place of a damaged one, also when this is killed at any moment and done again."""
     new = _new(path)
     for old in (new, new.with_name(new.name + "-journal")):
@@ -64,17 +64,17 @@ def salvage(path: Path, error: Exception) -> Salvaged:
     for end in ("", "-wal"):  # the file itself first: once it is gone, the new one takes its place
         with suppress(FileNotFoundError):
             path.with_name(path.name + end).rename(aside.with_name(aside.name + end))
-    finish_salvage(path)
+    finish_recovery(path)
     _forget_old(path)
     reason = (
         f"the ledger could not be read ({error}): {taken} events were taken over, {lost} undelivered ones were lost, "
         f"the old file is {aside.name}"
     )
     log.error("%s: %s", path, reason)
-    return Salvaged(reason, from_start)
+    return Recovered(reason, from_start)
 
 
-def finish_salvage(path: Path) -> None:
+def finish_recovery(path: Path) -> None:
     """Put the new file in its place. Without an old file it is whole; beside one it may be half made."""
     if not path.exists() and _new(path).exists():
         for end in ("-wal", "-shm"):  # of the old one, which would spoil it
@@ -108,7 +108,7 @@ def _copy(path: Path, target: apsw.Connection) -> tuple[int, int, bool]:
     try:
         old = connect(path, "NORMAL")
         old.pragma("cell_size_check", True)
-        deadline = time.monotonic() + LONGEST_S
+        deadline = time.monotonic() + MAX_S
         old.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)  # damage may lead in a circle
         current = old.pragma("user_version") == VERSION
     except _UNREADABLE:
@@ -171,7 +171,7 @@ def _events(db: apsw.Connection, after: int, current: bool) -> Iterator[tuple[tu
     columns = "created, crc, body" if current else "0.0, NULL, body"
     query = f"SELECT pos, id, source, sequence, {columns} FROM events WHERE pos > ? ORDER BY pos"
     step = 1
-    while step < _FARTHEST:
+    while step < _MAX_POSITION:
         try:
             for row in db.execute(query, (after,)):
                 whole = _whole(row)

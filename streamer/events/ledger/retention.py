@@ -9,7 +9,7 @@ from pydantic import Field
 from streamer.core.settings import Seconds, Settings
 
 
-class Keep(Settings):
+class Retention(Settings):
     """How long accepted events are kept, delivered or not; the oldest go first."""
 
     keep: Seconds = 7 * 86400.0

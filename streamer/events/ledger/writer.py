@@ -11,9 +11,9 @@ from typing import cast
 
 import apsw
 
-from streamer.events.ledger.cursor import Reader
-from streamer.events.ledger.recovery import finish_salvage, salvage
-from streamer.events.ledger.retention import Keep
+from streamer.events.ledger.cursor import SinkCursor
+from streamer.events.ledger.recovery import finish_recovery, recover
+from streamer.events.ledger.retention import Retention
 from streamer.events.ledger.schema import (
     BROKEN,
     INSERT_EVENT,
@@ -31,7 +31,7 @@ from streamer.events.schema import Event, Lost, StatusEvent, encode, ledger_even
 
 log = logging.getLogger(__name__)
 
-STROKE = 512
+DELETE_BATCH = 512
 """Events deleted in one commit at most: more than come in with one, and few enough to be quick."""
 SPARE_PAGES = 256
 """Free pages inside the file that are made when the disk is nearly full."""
@@ -45,9 +45,9 @@ class Ledger:
     A file that turns out to be damaged is set aside when it is opened the next time, with what is readable taken over.
     """
 
-    def __init__(self, path: Path, agent: str = "agent", keep: Keep | None = None) -> None:
+    def __init__(self, path: Path, agent: str = "agent", keep: Retention | None = None) -> None:
         """Raises apsw.Error when the file cannot be opened for another reason than damage."""
-        self._path, self._agent, self._keep = path, agent, keep or Keep()
+        self._path, self._agent, self._keep = path, agent, keep or Retention()
         self._suspect = path.with_name(path.name + ".suspect")
         self._db: apsw.Connection
         self._head = self._tail = 0  # newest and oldest position
@@ -56,13 +56,13 @@ class Ledger:
         self._losses = False  # some are written down and not told yet
         self._start: int | None = None  # the place of sinks that are seen for the first time, if not the newest event
         self._told_at = -LOST_EVERY_S
-        finish_salvage(path)
+        finish_recovery(path)
         try:
             if self._suspect.exists():
                 raise apsw.CorruptError("found damaged while it was used")
             self._open()
         except BROKEN as error:
-            saved = salvage(path, error)
+            saved = recover(path, error)
             self._suspect.unlink(missing_ok=True)
             self._open()
             self._start = self._tail - 1 if saved.from_start else None
@@ -122,7 +122,7 @@ class Ledger:
             self._losses = self._losses or losses
         return new
 
-    def readers(self, sinks: Iterable[str]) -> dict[str, Reader]:
+    def readers(self, sinks: Iterable[str]) -> dict[str, SinkCursor]:
         """A reader per sink. A sink seen for the first time starts at the newest event, one not named is forgotten."""
         names = list(sinks)
         with transaction(self._db):
@@ -133,7 +133,7 @@ class Ledger:
             start = self._head if self._start is None else self._start
             self._db.executemany("INSERT OR IGNORE INTO cursor VALUES (?, ?)", [(sink, start) for sink in names])
         self._start = None
-        return {sink: Reader(self._path, sink) for sink in names}
+        return {sink: SinkCursor(self._path, sink) for sink in names}
 
     def _open(self) -> None:
         self._db = connect(self._path, "FULL")
@@ -165,7 +165,7 @@ class Ledger:
 
     def _forget(self, head: int, now: float) -> tuple[int, float, bool] | None:
         """Delete the oldest if that is due; what is the oldest then, when it came, and whether a sink missed some."""
-        last = min(self._tail + STROKE - 1, head - 1)
+        last = min(self._tail + DELETE_BATCH - 1, head - 1)
         if not self._too_much():
             if self._oldest >= now - self._keep.keep:
                 return None

@@ -24,7 +24,7 @@ class SinkContext:
     """Ask the agent to end: this sink has all it wants."""
     done: Callable[[int], None] = lambda _: None
     """Inside `write`: everything up to this position is safe, and is not given again after a failure."""
-    refuse: Callable[[int, str], None] = lambda _, __: None
+    dead_letter: Callable[[int, str], None] = lambda _, __: None
     """Inside `write`: the event at this position will never be taken, and why. It is kept for the user to see."""
     ledger: Path | None = None
     """The ledger's file, to be read only."""

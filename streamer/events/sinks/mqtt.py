@@ -140,7 +140,7 @@ class _MqttSink:
     def _messages(self, link: _Link, position: int, body: bytes) -> list[_Message]:
         """The messages that an event makes: none when the broker cannot take it."""
         if len(body) + 1024 > link.largest:
-            self._context.refuse(position, f"larger than the {link.largest} bytes that the broker takes")
+            self._context.dead_letter(position, f"larger than the {link.largest} bytes that the broker takes")
             return []
         event = json.loads(body)
         place = self._settings.topic + event["source"].removeprefix("/agents")

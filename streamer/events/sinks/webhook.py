@@ -34,10 +34,10 @@ from streamer.types import Sink
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # it would tell every request, with its whole address
 
 CONNECT_S = 3.0
-FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 300.0
-LONGEST_OBEYED_S = 3600.0
+FIRST_WAIT_S, MAX_WAIT_S = 1.0, 300.0
+MAX_OBEYED_S = 3600.0
 """Of the wait that an endpoint asks for."""
-LARGEST_ANSWER = 1 << 16
+MAX_RESPONSE_BYTES = 1 << 16
 """Bytes that are read of an answer, so that the connection can be used again; of a larger one the rest is not."""
 PATIENCE = 8
 """Failures of one event, each while others were taken, after which it is the event's own fault."""
@@ -137,7 +137,7 @@ class _WebhookSink:
         """Why it was not taken, if it may be later."""
         try:
             if why := await self._post(body):
-                self._context.refuse(position, why)
+                self._context.dead_letter(position, why)
         except _Unwell as error:
             return error
         self._taken.add(position)
@@ -148,7 +148,7 @@ class _WebhookSink:
         self._faults.update(failed.keys())
         for position in [one for one in failed if self._faults[one] >= PATIENCE]:
             why = failed.pop(position)
-            self._context.refuse(position, f"{why}, {PATIENCE} times, while other events were taken")
+            self._context.dead_letter(position, f"{why}, {PATIENCE} times, while other events were taken")
             self._taken.add(position)
 
     def _finish(self, events: Sequence[tuple[int, bytes]]) -> None:
@@ -158,8 +158,8 @@ class _WebhookSink:
             self._context.done(done[-1])
 
     def _error(self, failed: list[_Unwell]) -> SinkError:
-        longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(max(0, self._breaks - 1), 20))
-        asked = min(LONGEST_OBEYED_S, max(one.wait_s for one in failed))
+        longest = min(MAX_WAIT_S, FIRST_WAIT_S * 2.0 ** min(max(0, self._breaks - 1), 20))
+        asked = min(MAX_OBEYED_S, max(one.wait_s for one in failed))
         return SinkError(f"{self._host}: {failed[0]}", max(random.uniform(0, longest), asked))
 
     async def _post(self, body: bytes) -> str | None:
@@ -205,7 +205,7 @@ async def _read_away(answer: httpx2.Response) -> None:
         async with asyncio.timeout(1.0):
             async for chunk in answer.aiter_raw():
                 size += len(chunk)
-                if size > LARGEST_ANSWER:
+                if size > MAX_RESPONSE_BYTES:
                     return
 
 
@@ -218,7 +218,7 @@ def _verdict(answer: httpx2.Response) -> str | None:
     if answer.is_redirect:
         raise _Unwell(f"HTTP {status}: it has moved, and a redirect is not followed: change `url`")
     if status == 410:
-        raise _Unwell("HTTP 410: it wants no more events", LONGEST_WAIT_S)
+        raise _Unwell("HTTP 410: it wants no more events", MAX_WAIT_S)
     raise _Unwell(f"HTTP {status}", _asked_for(answer.headers.get("retry-after", "")))
 
 

@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 
 HEADS_S = 1.0
 TICK_MS = 250
-MOST_AT_ONCE = 500
-LARGEST_QUESTION = 4096
+MAX_AT_ONCE = 500
+MAX_REQUEST_BYTES = 4096
 
 
 def _endpoint(text: str) -> str:
@@ -76,7 +76,7 @@ class _ZmqSink:
         self._socket.set(zmq.SNDHWM, 1000)
         self._asked: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._asked.set(zmq.LINGER, 0)
-        self._asked.set(zmq.MAXMSGSIZE, LARGEST_QUESTION)
+        self._asked.set(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="replay", daemon=True)
         try:
@@ -129,7 +129,7 @@ class _ZmqSink:
             asked = json.loads(question)
             number, source = asked["id"], str(asked["source"])
             after, before = (min(max(int(asked[name]), 0), 10**16) for name in ("after", "before"))
-            events = replay.between(source, after, before, MOST_AT_ONCE)
+            events = replay.between(source, after, before, MAX_AT_ONCE)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return  # no question: not JSON, a number like Infinity, a source that is no Unicode
         answer = [peer, json.dumps({"v": 1, "id": number}).encode(), *events]

@@ -7,7 +7,15 @@ from typing import Annotated
 
 from pydantic import Field
 
-from streamer.video.outputs._base import SYNC, Coded, H264Settings, OutputContext, OutputSettings, Writer, stream_of
+from streamer.video.outputs._base import (
+    SYNC,
+    EncodedFrame,
+    H264Settings,
+    OutputContext,
+    OutputSettings,
+    Writer,
+    stream_of,
+)
 from streamer.video.outputs.hls import Hls
 from streamer.video.outputs.mjpeg import Mjpeg
 from streamer.video.outputs.mp4 import Mp4
@@ -15,7 +23,7 @@ from streamer.video.outputs.rtsp_push import RtspPush
 
 __all__ = [
     "SYNC",
-    "Coded",
+    "EncodedFrame",
     "H264Settings",
     "Hls",
     "Mjpeg",

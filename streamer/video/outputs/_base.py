@@ -17,7 +17,7 @@ SYNC = "+sync"
 
 
 @dataclass(frozen=True, slots=True)
-class Coded:
+class EncodedFrame:
     """One H.264 picture in Annex B."""
 
     data: bytes
@@ -33,7 +33,7 @@ class Writer(Protocol):
     def open(self, template: VideoStream) -> None:
         """Begin, or begin anew: from the next picture on, a key picture, they are encoded as `template` says."""
 
-    def write(self, coded: Coded) -> None: ...
+    def write(self, coded: EncodedFrame) -> None: ...
 
     def close(self) -> None:
         """End in good order. Harmless when it is not open."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from streamer.video.outputs._base import Coded, H264Settings, OutputContext, Writer
+from streamer.video.outputs._base import EncodedFrame, H264Settings, OutputContext, Writer
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
@@ -57,7 +57,7 @@ class HlsWriter:
         }
         self._muxer = Muxer(str(index), "hls", options, template)
 
-    def write(self, coded: Coded) -> None:
+    def write(self, coded: EncodedFrame) -> None:
         assert self._muxer is not None
         self._muxer.mux(coded)
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from streamer.core.errors import ConfigError
 from streamer.core.settings import Seconds
-from streamer.video.outputs._base import Coded, H264Settings, OutputContext, Writer
+from streamer.video.outputs._base import EncodedFrame, H264Settings, OutputContext, Writer
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
@@ -66,7 +66,7 @@ class Mp4Writer:
         self.close()
         self._template = template
 
-    def write(self, coded: Coded) -> None:
+    def write(self, coded: EncodedFrame) -> None:
         if self._muxer is None or (coded.key and coded.pts - self._began > self._length):
             self._next(coded.pts)
         assert self._muxer is not None

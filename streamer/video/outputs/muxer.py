@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import av
 
-from streamer.video.outputs._base import Coded
+from streamer.video.outputs._base import EncodedFrame
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
@@ -23,7 +23,7 @@ class Muxer:
         self._container = av.open(file, "w", format=container_format, options=dict(options))
         self._stream = self._container.add_stream_from_template(template)
 
-    def mux(self, coded: Coded, begin: int = 0) -> None:
+    def mux(self, coded: EncodedFrame, begin: int = 0) -> None:
         """Write one picture; `begin`: its clock's value that is the container's zero."""
         packet = av.Packet(coded.data)
         packet.stream = self._stream

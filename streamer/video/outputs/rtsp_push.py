@@ -14,14 +14,14 @@ from pydantic import AfterValidator
 from streamer.core.errors import WireError
 from streamer.core.ipc import check_endpoint
 from streamer.core.redact import Url
-from streamer.video.outputs._base import Coded, H264Settings, OutputContext, Writer
+from streamer.video.outputs._base import EncodedFrame, H264Settings, OutputContext, Writer
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 AHEAD = 256
 """Pictures that may wait for a pusher; a frozen one misses the newest, and goes on with the next key picture."""
-LARGEST = 16 << 20
+MAX_MESSAGE_BYTES = 16 << 20
 
 
 def _scheme(url: Url) -> Url:
@@ -64,7 +64,7 @@ class PacketFeed:
             self._socket.set(zmq.SNDHWM, AHEAD)
             self._socket.bind(self._endpoint)
 
-    def write(self, coded: Coded) -> None:
+    def write(self, coded: EncodedFrame) -> None:
         assert self._socket is not None
         numbers = {"number": self._number, "pts": coded.pts, "dts": coded.dts}
         header = {"v": 1, "encode": self._encode, "key": coded.key, **numbers}
@@ -87,14 +87,14 @@ class PacketReader:
         """To poll for reading; then call `receive`."""
         self.socket.set(zmq.LINGER, 0)
         self.socket.set(zmq.RCVHWM, AHEAD)
-        self.socket.set(zmq.MAXMSGSIZE, LARGEST)
+        self.socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         self.socket.set(zmq.SUBSCRIBE, b"")
         self.socket.connect(packets_endpoint(runtime, label))
         self.encode: str | None = None
         """Names the encode that the last picture is part of: another one has a clock and parameters of its own."""
         self._expected: tuple[str, int] | None = None
 
-    def receive(self) -> Coded | None:
+    def receive(self) -> EncodedFrame | None:
         """The next picture that can be decoded after those before it; None when there is none now. Raises WireError."""
         while True:
             try:
@@ -112,13 +112,13 @@ class PacketReader:
         self.socket.close()
 
 
-def _decode(parts: list[bytes]) -> tuple[str, int, Coded]:
+def _decode(parts: list[bytes]) -> tuple[str, int, EncodedFrame]:
     try:
         head, data = parts
         header = json.loads(head)
         if header["v"] != 1:
             raise ValueError("version")
-        coded = Coded(data, int(header["pts"]), int(header["dts"]), header["key"] is True)
+        coded = EncodedFrame(data, int(header["pts"]), int(header["dts"]), header["key"] is True)
         return str(header["encode"]), int(header["number"]), coded
     except (ValueError, KeyError, TypeError) as error:
         raise WireError(f"not a picture: {error}") from None

@@ -16,8 +16,8 @@ from pathlib import Path
 import cv2
 import zmq
 
-from streamer.bus.frame_client import FrameClient, Reply, Want
-from streamer.bus.frame_protocol import LONGEST_WAIT_S
+from streamer.bus.frame_client import FrameClient, FrameRequest, Reply
+from streamer.bus.frame_protocol import MAX_WAIT_S
 from streamer.events.schema import FrameCounts
 from streamer.types import Image
 
@@ -69,7 +69,7 @@ class CameraState:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class SnapshotRequest:
     stream: str
     width: int | None
     picture: Future[bytes | None]
@@ -78,7 +78,7 @@ class _Wish:
 
 @dataclass(slots=True)
 class _Stream:
-    wishes: list[_Wish] = field(default_factory=list)
+    wishes: list[SnapshotRequest] = field(default_factory=list)
     asked: int | None = None
     """The fetch that is on its way: one at a time, so that one buffer for each stream is enough."""
     captured: deque[tuple[float, int]] = field(default_factory=deque)
@@ -87,7 +87,7 @@ class _Stream:
     """When the newest frame came, and how many there had been, of each time there was a newer one."""
 
 
-class Cameras(threading.Thread):
+class CapturePoller(threading.Thread):
     """Owns the frame client, which is not thread-safe. A context manager."""
 
     def __init__(self, runtime: Path, streams: Iterable[str]) -> None:
@@ -97,11 +97,11 @@ class Cameras(threading.Thread):
         """By stream; values are replaced, never changed."""
         self._streams = {name: _Stream() for name in names}
         self._runtime = runtime
-        self._wishes: queue.SimpleQueue[_Wish] = queue.SimpleQueue()
+        self._wishes: queue.SimpleQueue[SnapshotRequest] = queue.SimpleQueue()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._over = threading.Event()
 
-    def __enter__(self) -> Cameras:
+    def __enter__(self) -> CapturePoller:
         self.start()
         return self
 
@@ -113,7 +113,7 @@ class Cameras(threading.Thread):
 
     async def snapshot(self, stream: str, width: int | None = None) -> bytes | None:
         """The newest frame as JPEG, not wider than `width`; None when there is none within two seconds."""
-        wish = _Wish(stream, width, Future(), time.monotonic() + SNAPSHOT_S)
+        wish = SnapshotRequest(stream, width, Future(), time.monotonic() + SNAPSHOT_S)
         self._wishes.put(wish)
         os.eventfd_write(self._wake_fd, 1)
         return await asyncio.wrap_future(wish.picture)
@@ -163,7 +163,9 @@ class Cameras(threading.Thread):
                 stream.wishes.remove(wish)
                 _grant(wish, None)
             if stream.wishes and stream.asked is None:
-                stream.asked = client.fetch(name, Want(every=LONGEST_WAIT_S))  # any will do: decode no more for it
+                stream.asked = client.fetch(
+                    name, FrameRequest(interval=MAX_WAIT_S)
+                )  # any will do: decode no more for it
 
     def _state(self, reply: Reply, counts: FrameCounts) -> CameraState:
         now, age, count = time.monotonic(), reply.last_frame_age, counts.captured
@@ -189,7 +191,7 @@ def _per_frame(looks: Sequence[tuple[float, int]]) -> float | None:
     return (ended - began) / (count - before) if count > before else None
 
 
-def _grant(wish: _Wish, picture: bytes | None) -> None:
+def _grant(wish: SnapshotRequest, picture: bytes | None) -> None:
     if wish.picture.set_running_or_notify_cancel():  # it is cancelled when who asked has gone
         wish.picture.set_result(picture)
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from streamer.events.ledger.query import Book, Entry, Filter
+from streamer.events.ledger.query import Entry, Filter, LedgerQuery
 
 POLL_S = 0.2
 BATCH = 500
@@ -23,11 +23,11 @@ RECENT = 12
 Event = dict[str, Any]
 
 
-class Tail:
+class EventFollower:
     """Lives in the event loop; `run` is its life."""
 
-    def __init__(self, book: Book) -> None:
-        self.book = book
+    def __init__(self, book: LedgerQuery) -> None:
+        self.query = book
         self.started = time.time()
         """Unix second at which this process began."""
         self.results: dict[tuple[str, str], Event] = {}
@@ -52,10 +52,10 @@ class Tail:
 
     async def run(self) -> None:
         """Until `close`."""
-        head = await asyncio.to_thread(self.book.head)
+        head = await asyncio.to_thread(self.query.head)
         self.position = max(0, head - LOOK_BACK)
         while not self._over:
-            page = await asyncio.to_thread(self.book.after, self.position, BATCH)
+            page = await asyncio.to_thread(self.query.after, self.position, BATCH)
             for entry in page.entries:
                 self._note(entry, counted=entry.position > head)
             self.position = page.position
@@ -73,7 +73,7 @@ class Tail:
         """Wanted events after a position, for ever; None whenever there was none for `quiet_s`."""
         while not self._over:
             news = self._news
-            page = await asyncio.to_thread(self.book.after, after, BATCH, wanted)
+            page = await asyncio.to_thread(self.query.after, after, BATCH, wanted)
             for entry in page.entries:
                 yield entry
             after = page.position

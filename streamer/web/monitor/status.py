@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from streamer.config.model import Agent
-from streamer.web.monitor.capture_poller import Cameras, CameraState
-from streamer.web.monitor.event_follower import Event, Tail
+from streamer.config.model import Config
+from streamer.web.monitor.capture_poller import CameraState, CapturePoller
+from streamer.web.monitor.event_follower import Event, EventFollower
 from streamer.web.monitor.task_list import Told
 from streamer.web.video_urls import View
 
@@ -22,11 +22,15 @@ STARTING_S = 20.0
 
 
 def streams(
-    agent: Agent, views: Mapping[str, View], cameras: Cameras, tail: Tail, tasks: Mapping[str, Sequence[Told]]
+    config: Config,
+    views: Mapping[str, View],
+    cameras: CapturePoller,
+    tail: EventFollower,
+    tasks: Mapping[str, Sequence[Told]],
 ) -> dict[str, Any]:
     """Everything the page shows, apart from the events. `tasks` are those of now, by stream."""
     return {
-        "agent": agent.agent,
+        "agent": config.name,
         "started": round(tail.started, 3),
         "position": tail.position,
         "streams": [
@@ -38,12 +42,12 @@ def streams(
                 [view for view in views.values() if view.stream == name],
                 tasks[name],
             )
-            for name, stream in agent.streams.items()
+            for name, stream in config.streams.items()
         ],
     }
 
 
-def health(cameras: Cameras, tail: Tail) -> tuple[bool, dict[str, Any]]:
+def health(cameras: CapturePoller, tail: EventFollower) -> tuple[bool, dict[str, Any]]:
     """Whether every part of the program answers, and what it says. A camera that is away is no illness of ours."""
     now = time.monotonic()
     states = {name: state_of(state, tail.states.get(name), now) for name, state in cameras.states.items()}
@@ -51,7 +55,7 @@ def health(cameras: Cameras, tail: Tail) -> tuple[bool, dict[str, Any]]:
     return healthy, {"status": "ok" if healthy else "failing", "streams": states, "events": tail.position}
 
 
-def readiness(tail: Tail) -> tuple[bool, dict[str, Any]]:
+def readiness(tail: EventFollower) -> tuple[bool, dict[str, Any]]:
     """Whether answers come out, all the way through the ledger; in a quiet time it is the canary that shows it."""
     age = None if tail.answered is None else time.monotonic() - tail.answered
     ready = age is not None and age < ANSWERED_S
@@ -60,7 +64,7 @@ def readiness(tail: Tail) -> tuple[bool, dict[str, Any]]:
 
 
 def _stream(
-    name: str, stream: Any, state: CameraState, tail: Tail, views: list[View], tasks: Sequence[Told]
+    name: str, stream: Any, state: CameraState, tail: EventFollower, views: list[View], tasks: Sequence[Told]
 ) -> dict[str, Any]:
     now = time.monotonic()
     status = tail.states.get(name)

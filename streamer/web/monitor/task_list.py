@@ -6,9 +6,9 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from streamer.bus.rpc import Caller, control_socket
-from streamer.config.model import Agent
-from streamer.web.monitor.event_follower import Tail
+from streamer.bus.rpc import RpcClient, control_socket
+from streamer.config.model import Config
+from streamer.web.monitor.event_follower import EventFollower
 
 LOOK_S = 0.2
 
@@ -16,20 +16,20 @@ Told = dict[str, Any]
 """`streamer.tasks.Task.told`."""
 
 
-class Tasks:
+class TaskLists:
     """The tasks of the config, until the parent has told which ones there are; asked again after each change."""
 
-    def __init__(self, runtime: Path, agent: Agent) -> None:
+    def __init__(self, runtime: Path, config: Config) -> None:
         self.of: dict[str, list[Told]] = {
-            name: [task.told for task in stream.tasks] for name, stream in agent.streams.items()
+            name: [task.to_json for task in stream.tasks] for name, stream in config.streams.items()
         }
         """By stream."""
-        self._parent = Caller(control_socket(runtime))
+        self._parent = RpcClient(control_socket(runtime))
 
     def close(self) -> None:
         self._parent.close()
 
-    async def follow(self, tail: Tail) -> None:
+    async def follow(self, tail: EventFollower) -> None:
         """Until cancelled."""
         seen = None
         while True:

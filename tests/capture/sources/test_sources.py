@@ -147,11 +147,11 @@ def test_key_frames_come_at_once_also_from_a_decoder_that_holds_pictures_back(tm
             clip.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(number, 256, 144), format="bgr24")))
         clip.mux(stream.encode(None))
     source = AvSource(str(path), {}, read_limit=5.0, may_ease=True)
-    assert source.ease(0.0) is False
+    assert source.set_interval(0.0) is False
     shown: list[int | None] = []
     for picture in islice(dropwhile(lambda picture: picture is None, source), 50):
         shown.append(None if picture is None else number_of(bgr(picture)))
-        source.ease(1.0 if len(shown) < 35 else 0.0)
+        source.set_interval(1.0 if len(shown) < 35 else 0.0)
     source.close()
     eased = shown[shown.index(None) :]
     assert eased[: eased.index(20) + 1] == [*[None] * eased.index(20), 20]

@@ -18,7 +18,7 @@ from typing import Any, cast
 import apsw
 import pytest
 
-from streamer.events.ledger import BROKEN, Keep, Ledger, Reader
+from streamer.events.ledger import BROKEN, Ledger, Retention, SinkCursor
 from streamer.events.schema import decode, encode, numbered
 from tests.support.sample_events import event
 
@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "ledger.db"
 
 
-def bodies(reader: Reader, limit: int = 1000) -> list[Any]:
+def bodies(reader: SinkCursor, limit: int = 1000) -> list[Any]:
     return [json.loads(body) for _, body in reader.read(limit)]
 
 
@@ -99,7 +99,7 @@ def test_a_new_sink_starts_now_and_a_removed_one_is_forgotten(path: Path) -> Non
 
 
 def test_the_oldest_make_room_and_what_a_sink_missed_is_counted(path: Path) -> None:
-    keep = Keep(max_bytes=1 << 20)
+    keep = Retention(max_bytes=1 << 20)
     with Ledger(path, "home", keep) as ledger:
         slow, quick = ledger.readers(["slow", "quick"]).values()
         ledger.commit([event("quiet", 0)])
@@ -132,7 +132,7 @@ def test_the_oldest_make_room_and_what_a_sink_missed_is_counted(path: Path) -> N
 
 def test_old_events_are_deleted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
-    with Ledger(path, "home", Keep(keep="1h")) as ledger:
+    with Ledger(path, "home", Retention(keep="1h")) as ledger:
         ledger.readers([])
         for hours, seqs in ((3, range(10)), (2, range(10, 20)), (0, range(20, 30))):
             monkeypatch.setattr("streamer.events.ledger.writer.time.time", lambda hours=hours: now - hours * 3600)
@@ -147,13 +147,13 @@ def test_dead_letters_are_kept_and_sent_again(path: Path) -> None:
     with Ledger(path) as ledger:
         reader = ledger.readers(["hook"])["hook"]
         ledger.commit([event(seq=seq) for seq in range(3)])
-        reader.refuse(2, "HTTP 422")
+        reader.dead_letter(2, "HTTP 422")
         reader.advance(3)
         assert reader.to_resend(10) == []
         ledger._db.execute("UPDATE dead SET resend = 1")
         (again,) = reader.to_resend(10)
         assert again[0] == 2
-        reader.refuse(2, "HTTP 400")  # it refuses it again
+        reader.dead_letter(2, "HTTP 400")  # it refuses it again
         reader.resent([again])
         assert ledger._db.execute("SELECT pos, reason, resend FROM dead").fetchall() == [(2, "HTTP 400", 0)]
         ledger._db.execute("UPDATE dead SET resend = 1")

@@ -51,7 +51,7 @@ def context(folder: Path, done: list[int], refused: list[int] | None = None) -> 
     refused = [] if refused is None else refused
     return SinkContext(
         "home", folder, lambda _: None, lambda: None,
-        done=done.append, refuse=lambda position, _: refused.append(position),
+        done=done.append, dead_letter=lambda position, _: refused.append(position),
         streams={"gate": {"people": "boxes", "scene": "text"}},
     )  # fmt: skip
 

@@ -36,7 +36,7 @@ class Book:
 
     def context(self) -> SinkContext:
         return SinkContext(
-            "home", Path(), lambda _: None, lambda: None, done=self._done, refuse=self.refused.__setitem__
+            "home", Path(), lambda _: None, lambda: None, done=self._done, dead_letter=self.refused.__setitem__
         )
 
     def _done(self, position: int) -> None:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image as Pil
 
 from pipelines.florence2.pipeline import Florence2Settings, pipeline
-from pipelines.florence2.reference_engine import PlainEngine, Row
+from pipelines.florence2.reference_engine import ReferenceEngine, Row
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS, Quality, location_tokens
 from streamer.types import Engine, Job, Pipeline, Result
 from tests.support.checkpoints import assert_same, build, job, picture
@@ -48,7 +48,7 @@ def ended(tokens: list[int]) -> list[int]:
     return tokens
 
 
-def test_the_contract(engine: PlainEngine) -> None:
+def test_the_contract(engine: ReferenceEngine) -> None:
     contract: Pipeline = pipeline
     kept: Engine = engine
     assert set(contract.tasks()) == set(SPECS)
@@ -56,7 +56,7 @@ def test_the_contract(engine: PlainEngine) -> None:
 
 
 @pytest.mark.parametrize("quality", get_args(Quality))
-def test_all_tasks_in_one_batch_answer_with_their_types(engine: PlainEngine, quality: Quality) -> None:
+def test_all_tasks_in_one_batch_answer_with_their_types(engine: ReferenceEngine, quality: Quality) -> None:
     jobs = [job(task, picture(seed), quality=quality) for seed, task in enumerate(SPECS)]
     results = run(engine, *jobs)
     assert {result.outcome for result in results} <= {"ok", "empty"}, [result.error for result in results]
@@ -71,13 +71,13 @@ def test_all_tasks_in_one_batch_answer_with_their_types(engine: PlainEngine, qua
         assert result.inference_s > 0
 
 
-def test_answers_depend_on_the_picture_and_the_question(engine: PlainEngine) -> None:
+def test_answers_depend_on_the_picture_and_the_question(engine: ReferenceEngine) -> None:
     results = run(engine, *(job("caption", picture(seed)) for seed in range(6)), job("detailed_caption", picture(0)))
     assert len({result.answer.text for result in results}) > 3
 
 
 @pytest.mark.parametrize("quality", get_args(Quality))
-def test_tokens_equal_the_processor_and_generate(engine: PlainEngine, processor: Any, quality: Quality) -> None:
+def test_tokens_equal_the_processor_and_generate(engine: ReferenceEngine, processor: Any, quality: Quality) -> None:
     jobs = [job(task, picture(seed)) for seed, task in enumerate(SPECS)]
     images = [Pil.fromarray(of.frame.image[..., ::-1].copy()) for of in jobs]
     inputs = processor(text=[question(of) for of in jobs], images=images, padding=True, return_tensors="pt")
@@ -92,22 +92,22 @@ def test_tokens_equal_the_processor_and_generate(engine: PlainEngine, processor:
     assert all(written.tokens[:2] == [2, 0] for written in ours), "the start is forced"
 
 
-def test_the_qualities_differ(engine: PlainEngine) -> None:
+def test_the_qualities_differ(engine: ReferenceEngine) -> None:
     rows = [engine.prepare(job(task, picture(seed))) for seed, task in enumerate(SPECS)]
     assert engine.generate(rows, "fast") != engine.generate(rows, "official")
 
 
-def test_a_batch_gives_what_single_jobs_give(engine: PlainEngine) -> None:
+def test_a_batch_gives_what_single_jobs_give(engine: ReferenceEngine) -> None:
     jobs = [job(task, picture(seed), stream=f"s{seed % 3}") for seed, task in enumerate(SPECS)]
     assert_same(run(engine, *jobs), [run(engine, of)[0] for of in jobs])
 
 
-def test_qualities_share_a_step_but_no_batch(engine: PlainEngine) -> None:
+def test_qualities_share_a_step_but_no_batch(engine: ReferenceEngine) -> None:
     results = run(engine, job("caption"), job("ocr", quality="official"), job("caption", picture(3)))
     assert [result.batch for result in results] == [2, 1, 2]
 
 
-def test_places(engine: PlainEngine) -> None:
+def test_places(engine: ReferenceEngine) -> None:
     assert engine.step() == []
     assert engine.free() == 32
     engine.admit([job("caption")] * 3)
@@ -118,7 +118,7 @@ def test_places(engine: PlainEngine) -> None:
     assert engine.free() == 32
 
 
-def test_an_answer_that_does_not_end_is_an_error_for_that_job_alone(engine: PlainEngine) -> None:
+def test_an_answer_that_does_not_end_is_an_error_for_that_job_alone(engine: ReferenceEngine) -> None:
     for quality in get_args(Quality):
         short, whole = run(engine, job("ocr", max_tokens=2, quality=quality), job("ocr", quality=quality))
         assert short.outcome == "error"
@@ -127,7 +127,7 @@ def test_an_answer_that_does_not_end_is_an_error_for_that_job_alone(engine: Plai
         assert whole.outcome in ("ok", "empty")
 
 
-def test_the_cap_is_exact(engine: PlainEngine) -> None:
+def test_the_cap_is_exact(engine: ReferenceEngine) -> None:
     """An answer of n tokens, its end included, passes a cap of n and fails one of n - 1."""
     of = job("caption")
     length = len(ended(engine.generate([engine.prepare(of)], "fast")[0].tokens)) - 1
@@ -154,7 +154,7 @@ def test_the_decoder_is_never_overrun(tmp_path: Path) -> None:
         np.zeros((10, 10, 3), np.float32),
     ],
 )
-def test_a_bad_frame_is_an_error_for_that_job_alone(engine: PlainEngine, image: Any) -> None:
+def test_a_bad_frame_is_an_error_for_that_job_alone(engine: ReferenceEngine, image: Any) -> None:
     bad, good = run(engine, job("caption", image), job("caption"))
     assert bad.outcome == "error"
     assert "is not a BGR picture" in (bad.error or "")
@@ -170,21 +170,23 @@ def test_a_bad_frame_is_an_error_for_that_job_alone(engine: PlainEngine, image: 
         (np.broadcast_to(np.uint8(90), (5761, 5760, 3)), "too large: 5760x5761"),
     ],
 )
-def test_a_frame_that_shows_nothing_is_an_error_for_that_job_alone(engine: PlainEngine, image: Any, words: str) -> None:
+def test_a_frame_that_shows_nothing_is_an_error_for_that_job_alone(
+    engine: ReferenceEngine, image: Any, words: str
+) -> None:
     odd, usual = run(engine, job("caption", image), job("caption"))
     assert odd.outcome == "error"
     assert words in (odd.error or "")
     assert usual.outcome == "ok"
 
 
-def test_a_prompt_that_is_too_long_is_an_error_for_that_job_alone(engine: PlainEngine) -> None:
+def test_a_prompt_that_is_too_long_is_an_error_for_that_job_alone(engine: ReferenceEngine) -> None:
     bad, good = run(engine, job("phrase_grounding", text="many words " * 100), job("caption"))
     assert bad.outcome == "error"
     assert "the prompt is too long" in (bad.error or "")
     assert good.outcome == "ok"
 
 
-def test_a_row_that_breaks_its_batch_is_an_error_for_that_job_alone(engine: PlainEngine) -> None:
+def test_a_row_that_breaks_its_batch_is_an_error_for_that_job_alone(engine: ReferenceEngine) -> None:
     """A second image token makes the whole batch fail inside the model."""
     broken = job("phrase_grounding")
     keys = broken.due.params.model_construct(text="a <image> b", quality="fast", max_tokens=50)
@@ -196,7 +198,7 @@ def test_a_row_that_breaks_its_batch_is_an_error_for_that_job_alone(engine: Plai
     assert after.answer == run(engine, job("caption", picture(3)))[0].answer
 
 
-def test_a_lost_device_is_not_hidden(engine: PlainEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_device_is_not_hidden(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(rows: list[Row], quality: Quality) -> None:
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
 

@@ -18,11 +18,11 @@ from pipelines.florence2.checkpoint_files import open_folder
 from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.parse import Piece, parse
 from pipelines.florence2.pipeline import Florence2Settings, pipeline
-from pipelines.florence2.processor import Questions
-from pipelines.florence2.reference_engine import PlainEngine
+from pipelines.florence2.processor import Processor
+from pipelines.florence2.reference_engine import ReferenceEngine
 from pipelines.florence2.scores import shape_score, text_score
 from pipelines.florence2.tasks import SPECS, Form, Quality
-from pipelines.florence2.uncertainty import FAR, doubts
+from pipelines.florence2.uncertainty import FAR, uncertainty
 from streamer.config import model
 from streamer.core.errors import ConfigError
 from streamer.events.schema import encode, result_event
@@ -56,14 +56,14 @@ def logits(**probabilities: float) -> torch.Tensor:
     ],
 )
 def test_doubts(scores: torch.Tensor, token: int, doubt: float) -> None:
-    found = doubts(scores[None], torch.tensor([token]), FIRST)
+    found = uncertainty(scores[None], torch.tensor([token]), FIRST)
     assert found.item() == pytest.approx(doubt, abs=2e-3)
 
 
 @pytest.mark.parametrize("quality", get_args(Quality))
 def test_doubts_about_words_are_the_librarys_transition_scores(quality: Quality) -> None:
     checkpoint = load(open_folder(None), "cpu", "float32")
-    engine = PlainEngine(checkpoint, 1)
+    engine = ReferenceEngine(checkpoint, 1)
     row = engine.prepare(job("caption", hard(1)[0], quality=quality))
     ours = engine.generate([row], quality)[0]
     asked = {"input_ids": torch.tensor([row.ids]), "pixel_values": row.pixels[None]}
@@ -143,13 +143,13 @@ def test_without_doubts_there_are_no_scores() -> None:
 
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_the_pieces_are_the_decoded_text(engine: PlainEngine, data: st.DataObject) -> None:
+def test_the_pieces_are_the_decoded_text(engine: ReferenceEngine, data: st.DataObject) -> None:
     """Whatever the tokens are: halves of letters, marks, idle tokens."""
     checkpoint: Any = engine._checkpoint
     tokens = data.draw(st.lists(st.integers(0, len(checkpoint.tokenizer) - 1) | st.integers(0, 300), max_size=30))
-    pieces = list(Questions(checkpoint)._pieces(tokens, [float(n) for n in range(len(tokens))]))
+    pieces = list(Processor(checkpoint)._pieces(tokens, [float(n) for n in range(len(tokens))]))
     assert "".join(piece.text for piece in pieces) == checkpoint.tokenizer.decode(tokens, skip_special_tokens=False)
-    assert [doubt for piece in pieces for doubt in piece.doubts] == list(range(len(tokens)))
+    assert [doubt for piece in pieces for doubt in piece.uncertainty] == list(range(len(tokens)))
 
 
 # -- the shipped model

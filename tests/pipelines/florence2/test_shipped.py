@@ -14,7 +14,7 @@ from pipelines.florence2.pipeline import Florence2Settings, pipeline
 from streamer.toyworld.world import World
 from streamer.types import Engine
 
-MOST_BYTES = 12_000_000
+MAX_BYTES = 12_000_000
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def engine() -> Engine:
 
 
 def test_it_is_a_plain_native_checkpoint_of_a_few_megabytes() -> None:
-    assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < MOST_BYTES
+    assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < MAX_BYTES
     processor = AutoProcessor.from_pretrained(SHIPPED, local_files_only=True)
     model: Any = Florence2ForConditionalGeneration.from_pretrained(SHIPPED, local_files_only=True, dtype=torch.float32)
     picture = World(3).scene(2.0).paint(640, 480)[..., ::-1].copy()

@@ -14,12 +14,12 @@ import av
 import numpy as np
 import pytest
 
-from streamer.bus.result_feed import LiveResults, ResultsOf
+from streamer.bus.result_feed import ResultPublisher, ResultSubscriber
 from streamer.config.model import from_mapping, load
 from streamer.core.errors import ConfigError
 from streamer.events.schema import ResultEvent
 from streamer.video.encoder import Encoder
-from streamer.video.outputs import Coded, Mp4, OutputContext, RtspPush, outputs_by_view
+from streamer.video.outputs import EncodedFrame, Mp4, OutputContext, RtspPush, outputs_by_view
 from streamer.video.outputs.rtsp_push import PacketFeed, PacketReader
 from tests.support import faulty
 from tests.support.agents import RunningAgent, until
@@ -32,7 +32,7 @@ CLOCK = 90_000
 NOBODY = 65_534
 
 
-def coded(seconds: float, fps: float = 25) -> Iterator[tuple[Encoder, Coded]]:
+def coded(seconds: float, fps: float = 25) -> Iterator[tuple[Encoder, EncodedFrame]]:
     """A short real encode, with a picture that changes."""
     encoder = Encoder("libx264", 128, 96, fps)
     for number in range(round(seconds * fps)):
@@ -283,7 +283,7 @@ def test_packets_reach_the_pusher_from_a_key_picture_on(tmp_path: Path) -> None:
 
 
 def test_results_reach_the_view_of_their_stream_only(tmp_path: Path) -> None:
-    live, gate = LiveResults(tmp_path), ResultsOf(tmp_path, "gate")
+    live, gate = ResultPublisher(tmp_path), ResultSubscriber(tmp_path, "gate")
 
     def heard() -> list[ResultEvent]:
         live.publish(event(stream="gate10"))

@@ -20,7 +20,7 @@ from pipelines.florence2.fast import memory_budget
 from pipelines.florence2.fast.engine import FRAMES_KEPT, RECOVERY, FastEngine
 from pipelines.florence2.fast.logits import effective
 from pipelines.florence2.pipeline import Florence2Settings, pipeline
-from pipelines.florence2.reference_engine import PlainEngine
+from pipelines.florence2.reference_engine import ReferenceEngine
 from pipelines.florence2.tasks import SPECS, Quality
 from streamer.core.errors import ConfigError
 from streamer.toyworld.world import World
@@ -71,7 +71,7 @@ def fast(checkpoint: Path) -> FastEngine:
 
 
 @pytest.fixture(scope="module")
-def truth(engine: PlainEngine) -> list[Result]:
+def truth(engine: ReferenceEngine) -> list[Result]:
     """What the plain engine answers to `all_tasks()`."""
     return plainly(engine, all_tasks())
 
@@ -79,7 +79,7 @@ def truth(engine: PlainEngine) -> list[Result]:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_answers_equal_the_plain_engines(tmp_path: Path, variant: str) -> None:
     path = build(tmp_path / "small", **VARIANTS[variant])
-    plain, fast = PlainEngine(opened(path), 64), FastEngine(opened(path), 7)
+    plain, fast = ReferenceEngine(opened(path), 64), FastEngine(opened(path), 7)
     for quality in ("fast", "official"):
         jobs = all_tasks(2 if variant == "as published" else 1, quality=quality)
         results = in_flight(fast, jobs)
@@ -97,10 +97,10 @@ def test_generation_settings_in_the_models_config(checkpoint: Path, tmp_path: Pa
     (path / "config.json").write_text(json.dumps(config))
     jobs = all_tasks(max_tokens=40)
     results = in_flight(FastEngine(opened(path), 7), jobs)
-    assert_same(results, plainly(PlainEngine(opened(path), 16), jobs))
+    assert_same(results, plainly(ReferenceEngine(opened(path), 16), jobs))
 
 
-def test_qualities_and_caps_are_mixed(fast: FastEngine, engine: PlainEngine) -> None:
+def test_qualities_and_caps_are_mixed(fast: FastEngine, engine: ReferenceEngine) -> None:
     jobs = [
         job(task, picture(seed), quality="official" if seed % 3 == 0 else "fast", max_tokens=4 + 3 * seed)
         for seed, task in enumerate(SPECS)
@@ -112,7 +112,7 @@ def test_qualities_and_caps_are_mixed(fast: FastEngine, engine: PlainEngine) -> 
 
 @pytest.mark.skipif(not SHIPPED.is_dir(), reason="the small model is not there")
 def test_the_shipped_models_answers_equal_the_plain_engines() -> None:
-    plain, fast = PlainEngine(opened(None), 64), FastEngine(opened(None), 8)
+    plain, fast = ReferenceEngine(opened(None), 64), FastEngine(opened(None), 8)
     for quality in ("fast", "official"):
         scenes = [World(900 + seed).scene(0.5).paint(320, 240) for seed in range(len(SPECS))]
         jobs = [job(task, image, quality=quality) for task, image in zip(SPECS, scenes, strict=True)]
@@ -201,7 +201,7 @@ def test_a_prompt_that_is_too_long_is_an_error_for_that_job_alone(fast: FastEngi
     assert good.outcome == "ok"
 
 
-def test_long_and_short_prompts_stand_side_by_side(fast: FastEngine, engine: PlainEngine) -> None:
+def test_long_and_short_prompts_stand_side_by_side(fast: FastEngine, engine: ReferenceEngine) -> None:
     jobs = [job("phrase_grounding", picture(n), text="a green car " * (1 + 5 * n)) for n in range(4)]
     assert_same(in_flight(fast, jobs), plainly(engine, jobs))
 
@@ -218,7 +218,7 @@ def test_an_answer_without_an_end_is_cut_and_is_an_error(tmp_path: Path, quality
         assert result.outcome == "error"
         assert result.error == "the answer did not end within 127 tokens"
         assert result.answer == Answer()
-    assert said(in_flight(engine, jobs[:2])) == said(plainly(PlainEngine(opened(endless), 4), jobs[:2]))
+    assert said(in_flight(engine, jobs[:2])) == said(plainly(ReferenceEngine(opened(endless), 4), jobs[:2]))
 
 
 # -- drafts
@@ -396,8 +396,8 @@ def test_the_engine_is_chosen(checkpoint: Path, tmp_path: Path) -> None:
         return type(pipeline.open(Florence2Settings(checkpoint=str(path), device="cpu", **keys)))
 
     assert kind(checkpoint) is FastEngine
-    assert kind(checkpoint, engine="plain") is PlainEngine
+    assert kind(checkpoint, engine="plain") is ReferenceEngine
     strange = build(tmp_path / "strange", repetition_penalty=1.5)
-    assert kind(strange) is PlainEngine
+    assert kind(strange) is ReferenceEngine
     with pytest.raises(ConfigError, match="asks for repetition_penalty"):
         kind(strange, engine="fast")

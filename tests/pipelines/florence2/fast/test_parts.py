@@ -19,11 +19,11 @@ from transformers.generation.logits_process import (
 
 from pipelines.florence2.checkpoint import load
 from pipelines.florence2.checkpoint_files import open_folder
-from pipelines.florence2.fast.davit import Vision
+from pipelines.florence2.fast.davit import DaViT
 from pipelines.florence2.fast.decoder import Decoder
 from pipelines.florence2.fast.encoder import Encoder
-from pipelines.florence2.fast.logits import Chooser, unsupported
-from pipelines.florence2.fast.speculative import ENOUGH, KEPT, REST, Draft, Drafts
+from pipelines.florence2.fast.logits import LogitsProcessor, unsupported
+from pipelines.florence2.fast.speculative import ENOUGH, KEPT, REST, Draft, DraftStore
 
 PROMPTS = [[0, 5, 6, 7, 2], [0, 9, 2]]
 
@@ -47,7 +47,7 @@ def _inference() -> Any:
 def test_vision_equals_the_librarys(model: Any, size: tuple[int, int]) -> None:
     """Windows of 4: most of these sizes need padding in one stage or another."""
     pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
-    vision = Vision(model, *size)
+    vision = DaViT(model, *size)
     theirs = model.model.get_image_features(pixels).pooler_output
     assert_close(vision(pixels), theirs)
     assert vision.tokens == theirs.shape[1]
@@ -56,7 +56,7 @@ def test_vision_equals_the_librarys(model: Any, size: tuple[int, int]) -> None:
 def test_encoder_and_decoder_equal_the_librarys(model: Any) -> None:
     """Rows of different length, tokens in pieces, rows at different places in one pass."""
     pixels = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
-    states = Encoder(model)(list(Vision(model, 96, 96)(pixels)), PROMPTS)
+    states = Encoder(model)(list(DaViT(model, 96, 96)(pixels)), PROMPTS)
     image = [model.config.image_token_id] * 10
     written = torch.tensor([[2, 0, 10, 11, 12], [2, 0, 20, 21, 22]])
     theirs = model(
@@ -70,7 +70,7 @@ def test_encoder_and_decoder_equal_the_librarys(model: Any) -> None:
 
     decoder = Decoder(model)
     own, cross = decoder.cache(2, 20), decoder.cache(2, 20)
-    decoder.look(states, cross)
+    decoder.fill_cross_cache(states, cross)
     bias = torch.zeros(2, 1, 1, 20)
     bias[0, ..., 15:], bias[1, ..., 13:] = float("-inf"), float("-inf")
     first = decoder(written[:, :2], torch.tensor([0, 0]), 2, own, cross, bias, skip=1)
@@ -98,7 +98,7 @@ def test_choice_equals_the_librarys(tokens: list[int], size: int, ahead: int, se
         exponential_decay_length_penalty=(5, 1.2),
         suppress_tokens=[5],
     )
-    chooser = Chooser(generation, 6, torch.device("cpu"))
+    chooser = LogitsProcessor(generation, 6, torch.device("cpu"))
     scores = torch.randn(1, ahead + 1, 6, generator=torch.Generator().manual_seed(seed))
     scores = torch.nn.functional.pad(scores, (0, 1000), value=-100.0)  # locations
     history = torch.tensor([[*tokens, 3, 3]])
@@ -167,7 +167,7 @@ def test_a_wrong_draft_is_given_up() -> None:
 
 
 def test_drafts_rest_where_they_do_not_pay_and_come_back() -> None:
-    drafts, key = Drafts(), ("gate", "cars")
+    drafts, key = DraftStore(), ("gate", "cars")
     rounds = []
     for number in range(3 * REST):
         draft = drafts.draft(key)
@@ -187,7 +187,7 @@ def test_drafts_rest_where_they_do_not_pay_and_come_back() -> None:
 
 
 def test_a_still_scene_settles_at_one_pass() -> None:
-    drafts, key = Drafts(), ("gate", "cars")
+    drafts, key = DraftStore(), ("gate", "cars")
     passes = 0
     for _ in range(5):
         draft = drafts.draft(key) or Draft([])
@@ -198,7 +198,7 @@ def test_a_still_scene_settles_at_one_pass() -> None:
 
 
 def test_drafts_are_bounded() -> None:
-    drafts = Drafts()
+    drafts = DraftStore()
     for number in range(KEPT + 9):
         drafts.learn(("gate", str(number)), TEXT, None)
     assert len(drafts) == KEPT
