@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from datetime import date
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from streamer.core import atomic_file
 from streamer.core.paths import state_home
 from streamer.types import Costs
 
@@ -24,9 +24,7 @@ def keep(checkpoint: str | None, task: str, seconds: float) -> None:
     known = {**(before.seconds if before else {}), task: float(f"{seconds:.4g}")}
     kept[checkpoint or _SHIPPED] = Costs(f"here by `streamer bench`, {date.today()}", known)
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    new.write_bytes(_KEPT.dump_json(kept, indent=1) + b"\n")
-    os.replace(new, path)
+    atomic_file.write(path, _KEPT.dump_json(kept, indent=1).decode() + "\n")
 
 
 def measured(checkpoint: str | None) -> Costs | None:

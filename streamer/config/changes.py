@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from typing import Any, Literal
 
 from streamer.config.model import Config, from_mapping
 from streamer.config.validation import nearest
+from streamer.core import atomic_file
 from streamer.core.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -105,9 +105,7 @@ class SavedChanges:
         kept = [old for old in saved if old not in void]
         if not (change.what == "remove" and added):  # what was only ever added here is simply gone
             kept.append(change)
-        new = self._path.with_suffix(".new")
-        new.write_text(json.dumps([asdict(change) for change in kept], indent=1) + "\n")
-        os.replace(new, self._path)
+        atomic_file.write(self._path, json.dumps([asdict(change) for change in kept], indent=1) + "\n")
 
     def apply(self, config: Config) -> Config:
         """The agent with all of them that still fit."""

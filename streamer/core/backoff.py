@@ -1,46 +1,67 @@
-"""Wait before the next attempt after a failure. Pure: the clock and the random source are passed in."""
+"""Delays between attempts after failures: one exponential rule with jitter, and the reconnect policy built on it.
+
+Pure: the clock and the random source are passed in.
+"""
 
 from __future__ import annotations
 
 import random
 
-SOON_S = 60.0
-"""For so long after something that worked, no wait is longer than `SOON_WAIT_S`."""
-SOON_WAIT_S = 2.0
-LATER_WAIT_S = 30.0
-REFUSED_WAIT_S = (30.0, 60.0)
+STABLE_S = 60.0
+"""For this long after the first failure, or after a response, the reconnect delay stays at `SHORT_DELAY_S` or less."""
+SHORT_DELAY_S = 2.0
+MAX_DELAY_S = 30.0
+REFUSED_DELAY_S = (30.0, 60.0)
+"""Range of the delay after a refused login: many cameras lock an account after a few attempts."""
 
-_FIRST_WAIT_S = 0.5
+
+def exponential(first_s: float, max_s: float, failures: int) -> float:
+    """Return `first_s` doubled once per failure after the first, at most `max_s`. Without jitter."""
+    return min(max_s, first_s * 2.0 ** min(max(0, failures - 1), 30))
 
 
 class Backoff:
-    """Waits that double, with jitter so that cameras behind one switch do not come back in step."""
+    """Exponential delay with jitter (50 to 100 %), so that clients of one server do not retry at the same moment."""
 
-    def __init__(self, chance: random.Random | None = None) -> None:
-        self._chance = chance or random.Random()
+    def __init__(self, first_s: float, max_s: float, rng: random.Random | None = None) -> None:
+        self._first_s, self._max_s = first_s, max_s
+        self._rng = rng or random.Random()
+        self.failures = 0
+
+    def next_delay(self) -> float:
+        """Count one more failure and return the seconds to wait."""
+        self.failures += 1
+        return exponential(self._first_s, self._max_s, self.failures) * self._rng.uniform(0.5, 1.0)
+
+    def reset(self) -> None:
+        """The operation succeeded: the next failure counts as the first one."""
+        self.failures = 0
+
+
+class ReconnectBackoff:
+    """Delay before the next connection attempt: short in the first minute, then up to 30 s; 30 to 60 s when refused."""
+
+    def __init__(self, rng: random.Random | None = None) -> None:
+        self._rng = rng or random.Random()
+        self._short = Backoff(0.5, SHORT_DELAY_S, self._rng)
+        self._long = Backoff(2 * SHORT_DELAY_S, MAX_DELAY_S, self._rng)
         self._since: float | None = None
-        self._tries = 0
 
     def next_delay(self, now: float, refused: bool = False) -> float:
-        """Seconds to wait after a failure at `now`: at most 2 in the first minute, then up to 30.
-
-        After a refused password 30 to 60, whenever it was.
-        """
+        """Count a failure at monotonic second `now` and return the seconds to wait."""
         if self._since is None:
-            self._since, self._tries = now, 0
+            self._since = now
         if refused:
-            return self._chance.uniform(*REFUSED_WAIT_S)
-        longest = SOON_WAIT_S if now - self._since < SOON_S else LATER_WAIT_S
-        wait = min(longest, _FIRST_WAIT_S * 2.0**self._tries)
-        if wait < longest or longest == LATER_WAIT_S:
-            self._tries = min(self._tries + 1, 10)
-        return wait * self._chance.uniform(0.5, 1.0)
+            return self._rng.uniform(*REFUSED_DELAY_S)
+        return (self._short if now - self._since < STABLE_S else self._long).next_delay()
 
     def on_response(self, now: float) -> None:
-        """It worked, if not for long: no long waits for another minute."""
+        """The other side answered, then failed: keep delays short for another minute."""
         if self._since is not None:
             self._since = now
 
     def reset(self) -> None:
-        """It works for good: the next failure is a first one."""
+        """The connection is stable: the next failure counts as the first one."""
         self._since = None
+        self._short.reset()
+        self._long.reset()

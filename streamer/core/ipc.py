@@ -1,6 +1,11 @@
-"""Which ZeroMQ addresses are allowed: files on this host, nothing else yet."""
+"""ZeroMQ helpers: allowed endpoints, reading everything that has arrived, sending without blocking."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import count
+
+import zmq
 
 from streamer.core.errors import ConfigError
 from streamer.core.redact import redact
@@ -30,3 +35,23 @@ def check_endpoint(text: str) -> str:
 def replay_endpoint(endpoint: str) -> str:
     """Where events that were missed at a zmq sink's endpoint are asked for."""
     return check_endpoint(f"{endpoint}.replay")
+
+
+def drain(socket: zmq.Socket[bytes], limit: int | None = None) -> Iterator[list[bytes]]:
+    """Yield the multipart messages that have arrived, at most `limit` of them. Never blocks."""
+    for number in count():
+        if number == limit:
+            return
+        try:
+            yield socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return
+
+
+def send_or_drop(socket: zmq.Socket[bytes], parts: Sequence[bytes]) -> bool:
+    """Send a multipart message without blocking; False when the queue is full or nobody is connected."""
+    try:
+        socket.send_multipart(parts, zmq.NOBLOCK)
+    except zmq.Again:
+        return False
+    return True

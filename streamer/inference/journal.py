@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from streamer.config.model import Stream
+from streamer.core import atomic_file
 from streamer.events.schema import StatusEvent, task_event
 from streamer.inference.canary import NO_EPOCH
 from streamer.inference.quarantine import Quarantine, Suspect, Verdict
@@ -144,9 +144,7 @@ class InFlightJournal:
             "running": [places[one] for one in self._running],
             "quarantine": self._quarantine.state(),
         }
-        new = self._path.with_name(FILE + ".new")
-        new.write_text(json.dumps(state))
-        os.replace(new, self._path)
+        atomic_file.write(self._path, json.dumps(state))
         self._changed = False
 
     def _read(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from streamer.core.backoff import exponential
 from streamer.types import FrameId, Job
 
 PAUSE_S, MAX_PAUSE_S = 60.0, 3600.0
@@ -108,7 +109,7 @@ class Quarantine:
             if times < FRAMES_OF_TASK:
                 return None
             times -= FRAMES_OF_TASK - 1
-        pause = min(MAX_PAUSE_S, PAUSE_S * 2.0 ** min(times - 1, 10))
+        pause = exponential(PAUSE_S, MAX_PAUSE_S, times)
         self._until[task] = now + pause
         return pause
 

@@ -20,7 +20,7 @@ from streamer.capture.frame_server import FrameServer, StreamLock
 from streamer.capture.frame_slot import BlockingFrameSlot, LatestFrameSlot
 from streamer.capture.motion_gate import MotionDetector
 from streamer.capture.silence_timeout import SilenceTimeout
-from streamer.core.backoff import Backoff
+from streamer.core.backoff import ReconnectBackoff
 from streamer.core.errors import SourceEnded, SourceLost, SourceRefused
 from streamer.core.redact import redact
 from streamer.events.schema import status_event
@@ -59,7 +59,7 @@ class Capture:
         self._stream = worker.stream
         self._source = worker.config.streams[worker.stream].source
         self._silence_timeout = silence_timeout or SilenceTimeout()
-        self._backoff = Backoff()
+        self._backoff = ReconnectBackoff()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._lock = StreamLock(worker.runtime, self._stream)
         self._slot = LatestFrameSlot(self._wake) if self._source.pace == "live" else BlockingFrameSlot(self._wake)

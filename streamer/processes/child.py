@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from streamer.core.backoff import Backoff
 from streamer.processes.heartbeat import STARTING_S, Heartbeat, dump_file, heartbeat_file
 from streamer.video.outputs import stream_of
 
@@ -41,29 +42,29 @@ class Restarts:
     """When a child that failed comes back. Pure: the clock is passed in."""
 
     def __init__(self, chance: random.Random | None = None) -> None:
-        self._chance = chance or random.Random()
+        self._rng = chance or random.Random()
+        self._backoff = Backoff(FIRST_DELAY_S, MAX_DELAY_S, self._rng)
         self._failures: deque[float] = deque()
-        self._row = 0
         self.degraded = False
 
     def failed(self, now: float, lived: float) -> float:
         """Seconds to wait: 0.1 doubling to 30, with jitter; a minute once it failed too often."""
         if lived >= HEALTHY_S:
-            self._row = 0
-        self._row += 1
+            self._backoff.reset()
         self._failures.append(now)
         while now - self._failures[0] > FAILURES_S:
             self._failures.popleft()
         if len(self._failures) > MAX_FAILURES:
             self.degraded = True
-        longest = min(MAX_DELAY_S, FIRST_DELAY_S * 2.0 ** min(self._row - 1, 10))
-        return (SLOW_DELAY_S if self.degraded else longest) * self._chance.uniform(0.5, 1.0)
+        delay = self._backoff.next_delay()
+        return SLOW_DELAY_S * self._rng.uniform(0.5, 1.0) if self.degraded else delay
 
     def recovered(self, lived: float) -> bool:
         """Whether it was degraded and is well now; said once."""
         if not self.degraded or lived < HEALTHY_S:
             return False
-        self.degraded, self._row = False, 0
+        self.degraded = False
+        self._backoff.reset()
         self._failures.clear()
         return True
 

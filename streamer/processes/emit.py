@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ import zmq
 
 from streamer.bus.event_channel import EventServer
 from streamer.config.model import find_pipeline
+from streamer.core.backoff import Backoff
 from streamer.core.errors import ConfigError, SinkError
 from streamer.core.redact import redact
 from streamer.events.ledger import BROKEN, Ledger, SinkCursor
@@ -50,6 +50,8 @@ DRAIN_S = 1.5
 """And then: how long the sinks have for what is in the ledger. The rest stays there for the next start."""
 LOOK_S = 2.0
 """How often a sink with nothing to do looks for dead letters to be tried again, and for refusals to be told."""
+FIRST_RETRY_S, MAX_RETRY_S = 0.1, 5.0
+"""Delay before a failed sink is tried again: the first, and the longest."""
 REFUSED_EVERY_S = 60.0
 """How often a sink's refusals are told at most; the telling may be refused too."""
 
@@ -230,7 +232,7 @@ class SinkThread(threading.Thread):
         self._sink, self._reader, self._box, self._send_status, self._fail = sink, reader, box, tell, fail
         self._fresh = threading.Event()
         self._finish = threading.Event()
-        self._failures = 0
+        self._backoff = Backoff(FIRST_RETRY_S, MAX_RETRY_S)
 
     def wake(self) -> None:
         self._fresh.set()
@@ -278,10 +280,10 @@ class SinkThread(threading.Thread):
             raise SinkError(f"{type(error).__name__}: {error}") from error
 
     def _on_success(self) -> None:
-        if self._failures:
+        if self._backoff.failures:
             log.info("sink %s works again", self._sink_name)
             self._send_status(sink_event(self._agent, self._sink_name, "up"))
-        self._failures = 0
+        self._backoff.reset()
         if reason := self._box.report():
             self._send_status(sink_event(self._agent, self._sink_name, "refused", reason))
 
@@ -290,12 +292,12 @@ class SinkThread(threading.Thread):
 
         A sink may know better.
         """
-        delay = random.uniform(0.5, 1.0) * min(5.0, 0.1 * 2.0 ** min(self._failures, 10))
+        is_first = self._backoff.failures == 0
+        delay = self._backoff.next_delay()
         if isinstance(error, SinkError) and error.wait_s is not None:
             delay = error.wait_s
-        if not self._failures:
+        if is_first:
             reason = redact(str(error) if isinstance(error, SinkError) else f"{type(error).__name__}: {error}")
             log.error("sink %s failed: %s", self._sink_name, reason, exc_info=not isinstance(error, SinkError))
             self._send_status(sink_event(self._agent, self._sink_name, "down", reason, delay))
-        self._failures += 1
         return delay

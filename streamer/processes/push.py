@@ -17,7 +17,7 @@ import av
 import zmq
 
 from streamer.bus.event_channel import EventClient
-from streamer.core.backoff import Backoff
+from streamer.core.backoff import ReconnectBackoff
 from streamer.core.errors import WireError
 from streamer.core.redact import redact
 from streamer.events.schema import output_event
@@ -61,7 +61,7 @@ class Push:
         """Which of the view's encodes the receiver was told of."""
         self.begin = 0
         self.connected = 0.0
-        self.backoff = Backoff()
+        self.backoff = ReconnectBackoff()
         self.state: str | None = None
         self.retry_at = 0.0
         self.poller = zmq.Poller()

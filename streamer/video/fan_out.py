@@ -13,7 +13,7 @@ import cv2
 import zmq
 
 from streamer.bus.event_channel import EventClient
-from streamer.core.backoff import Backoff
+from streamer.core.backoff import ReconnectBackoff
 from streamer.core.redact import redact
 from streamer.events.schema import output_event
 from streamer.types import Image
@@ -76,7 +76,7 @@ class _Output:
 
     def __init__(self, agent: str, label: str, writer: Writer, events: EventClient) -> None:
         self._agent, self._label, self._writer, self._events = agent, label, writer, events
-        self._backoff = Backoff()
+        self._backoff = ReconnectBackoff()
         self._encoder: Encoder | None = None
         """Whose pictures it was opened for."""
         self._failed = False

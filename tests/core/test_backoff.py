@@ -8,11 +8,11 @@ import pytest
 
 from streamer.capture.connection import MediaClock
 from streamer.capture.silence_timeout import SilenceTimeout
-from streamer.core.backoff import Backoff
+from streamer.core.backoff import ReconnectBackoff
 
 
 def test_waits_are_short_in_the_first_minute_and_grow_later() -> None:
-    backoff, now = Backoff(random.Random(1)), 1000.0
+    backoff, now = ReconnectBackoff(random.Random(1)), 1000.0
     early: list[float] = []
     while now < 1060:
         early.append(backoff.next_delay(now))
@@ -28,14 +28,14 @@ def test_waits_are_short_in_the_first_minute_and_grow_later() -> None:
 
 
 def test_a_camera_that_shows_something_now_and_then_is_never_waited_for_long() -> None:
-    backoff = Backoff(random.Random(1))
+    backoff = ReconnectBackoff(random.Random(1))
     for minute in range(10):
         backoff.on_response(60.0 * minute)
         assert backoff.next_delay(60.0 * minute) <= 2
 
 
 def test_a_refused_password_is_not_tried_often() -> None:
-    backoff = Backoff(random.Random(1))
+    backoff = ReconnectBackoff(random.Random(1))
     assert all(30 <= backoff.next_delay(float(now), refused=True) <= 60 for now in range(100))
 
 

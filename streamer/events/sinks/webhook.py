@@ -25,6 +25,7 @@ import httpx2
 from pydantic import AfterValidator, Field, SecretStr
 from standardwebhooks import Webhook as Signer
 
+from streamer.core.backoff import exponential
 from streamer.core.errors import SinkError
 from streamer.core.redact import Url, redact, remember
 from streamer.core.settings import Name, Seconds
@@ -158,9 +159,9 @@ class _WebhookSink:
             self._context.done(done[-1])
 
     def _error(self, failed: list[_Unwell]) -> SinkError:
-        longest = min(MAX_WAIT_S, FIRST_WAIT_S * 2.0 ** min(max(0, self._breaks - 1), 20))
+        delay = exponential(FIRST_WAIT_S, MAX_WAIT_S, self._breaks) * random.uniform(0.5, 1.0)
         asked = min(MAX_OBEYED_S, max(one.wait_s for one in failed))
-        return SinkError(f"{self._host}: {failed[0]}", max(random.uniform(0, longest), asked))
+        return SinkError(f"{self._host}: {failed[0]}", max(delay, asked))
 
     async def _post(self, body: bytes) -> str | None:
         """None: it was taken; else why it never will be. Raises _Unwell."""
