@@ -26,7 +26,7 @@ from streamer.core.settings import parse_region
 from streamer.toyworld.paint import COLOURS
 from streamer.toyworld.words import HELD_OUT_WORDS
 from streamer.toyworld.world import HARD, KINDS, NORMAL, SCENE_SECONDS, Difficulty, Scene, Thing, World
-from streamer.types import Answer, Box, DueTask, Engine, Frame, Job
+from streamer.types import Answer, Box, DueTask, Engine, Frame, Job, Task
 
 FIRST_SEED = 500_000
 WIDTH, HEIGHT = 640, 480
@@ -197,7 +197,7 @@ def jobs(task: str, scenes: int, difficulty: Difficulty = NORMAL) -> Iterator[tu
             asked = ask(task, scene, rng)
             params = spec.parameters.model_validate(given(task, asked))
             frame = Frame("toy", 0, index, 0.0, 0.0, scene.time, scene.paint(WIDTH, HEIGHT))
-            yield Job(DueTask("toy", task, task, params, 0.0), frame), scene, asked
+            yield Job(DueTask("toy", Task(task, task, params), 0.0), frame), scene, asked
 
 
 def measure(engine: Engine, task: str, scenes: int, difficulty: Difficulty = NORMAL) -> Scores:

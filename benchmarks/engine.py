@@ -42,7 +42,7 @@ from pipelines.florence2.processor import Processor
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
 from pipelines.florence2.training.checkpoint_builder import IMAGE_MEAN, IMAGE_STD, POST_PROCESSOR, build_tokenizer
 from streamer.toyworld.world import World
-from streamer.types import DueTask, Frame, Image, Job
+from streamer.types import DueTask, Frame, Image, Job, Task
 
 SIDE, IMAGE_TOKENS = 768, 577
 CAMERAS = 8
@@ -168,12 +168,12 @@ class Bench:
         jobs = []
         for task in tasks:
             params = SPECS[task].parameters(max_tokens=self.tokens[task])
-            jobs.append(Job(DueTask("camera", task, task, params, 0.0), frame))
+            jobs.append(Job(DueTask("camera", Task(task, task, params), 0.0), frame))
         self.engine.admit(jobs)
         done = 0
         while done < len(jobs):
             for result in self.engine.step():
-                assert result.error == f"the answer did not end within {self.tokens[result.job.due.task]} tokens"
+                assert result.error == f"the answer did not end within {self.tokens[result.job.due.task.task]} tokens"
                 done += 1
 
     # -- what is measured
@@ -218,7 +218,7 @@ class Bench:
         params = SPECS["object_detection"].parameters()
         states = []
         for image in self.pictures:
-            job = Job(DueTask("", "", "object_detection", params, 0.0), Frame("", 0, 0, 0.0, 0.0, 0.0, image))
+            job = Job(DueTask("", Task("", "object_detection", params), 0.0), Frame("", 0, 0, 0.0, 0.0, 0.0, image))
             seen = self.engine.frames([job.frame])[0]
             assert isinstance(seen, torch.Tensor)
             states.append(self.engine.encoder([seen], [self.questions.encode(job).ids[IMAGE_TOKENS:]]))

@@ -33,7 +33,7 @@ from pipelines.florence2.processor import Generation
 from pipelines.florence2.tasks import BINS, FLORENCE_TASKS, SPECS, Form, Quality
 from pipelines.florence2.training.checkpoint_builder import POST_PROCESSOR
 from streamer.toyworld.world import World
-from streamer.types import Answer, DueTask, Frame, Image, Job, Point, Polygon, Quad
+from streamer.types import Answer, DueTask, Frame, Image, Job, Point, Polygon, Quad, Task
 
 FIRST_SEED = 800_000
 SIZES = ((640, 480), (1280, 720), (333, 500))
@@ -91,15 +91,15 @@ class Sides:
 
     def compare(self, jobs: Sequence[Job], tally: Tally) -> None:
         """Ask both sides the same about one picture."""
-        image, quality = jobs[0].frame.image, jobs[0].due.params.quality
+        image, quality = jobs[0].frame.image, jobs[0].due.task.params.quality
         theirs: list[list[int]] = []
         pixels = torch.empty(0)
         for job in jobs:
-            words = FLORENCE_TASKS[job.due.task].token + self._given(job)
+            words = FLORENCE_TASKS[job.due.task.task].token + self._given(job)
             inputs = self.processor(text=words, images=image[..., ::-1].copy(), return_tensors="pt")
             tally.equal["ids"] += self.engine.questions.encode(job).ids == inputs["input_ids"][0].tolist()
             pixels = inputs["pixel_values"][0]
-            theirs.append(self._generate(inputs, quality, job.due.params.max_tokens))
+            theirs.append(self._generate(inputs, quality, job.due.task.params.max_tokens))
         preprocess = self.engine.frames.preprocess
         apart = (preprocess(image) - pixels).abs() * self._std * 255
         tally.most_levels = max(tally.most_levels, float(apart.max()))
@@ -108,7 +108,7 @@ class Sides:
         tally.tokens += sum(map(len, theirs))
         for job, ours, right in zip(jobs, self._answer(jobs), theirs, strict=True):
             tally.equal["tokens_on_our_pixels"] += ours == right
-            tally.different[job.due.task] += ours != right
+            tally.different[job.due.task.task] += ours != right
         tally.different = +tally.different
         self.engine.frames.preprocess = lambda _: pixels
         pairs = zip(self._answer(jobs), theirs, strict=True)
@@ -117,7 +117,7 @@ class Sides:
 
     def _given(self, job: Job) -> str:
         """The job's text, or its region by their own quantisation."""
-        params = job.due.params
+        params = job.due.task.params
         if not hasattr(params, "region"):
             return str(getattr(params, "text", ""))
         height, width, _ = job.frame.image.shape
@@ -177,7 +177,7 @@ def jobs(number: int, quality: Quality, cap: int, tasks: Sequence[str] = tuple(S
             given["text"] = TEXTS[number % len(TEXTS)]
         if SPECS[task].takes_region:
             given["region"] = (x0, y0, x1, y1)
-        made.append(Job(DueTask("toy", task, task, SPECS[task].parameters.model_validate(given), 0.0), frame))
+        made.append(Job(DueTask("toy", Task(task, task, SPECS[task].parameters.model_validate(given)), 0.0), frame))
     return made
 
 

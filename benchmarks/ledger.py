@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.report import write
 from streamer.events.ledger import Ledger
 from streamer.events.schema import ResultEvent, result_event
-from streamer.types import Answer, Box, DueTask, Frame, Job, Result
+from streamer.types import Answer, Box, DueTask, Frame, Job, Result, Task
 
 GROUPS = (1, 16, 128)
 SYNCS = 500
@@ -30,10 +30,10 @@ TARGET_RATE, TARGET_MS = 3000, 20.0
 
 def an_event(number: int) -> ResultEvent:
     """One answer with six boxes; streams take turns."""
-    due = DueTask(f"camera{number % 16}", "objects", "object_detection", None, 0.0)
+    due = DueTask(f"camera{number % 16}", Task("objects", "object_detection", None), 0.0)
     frame = Frame(due.stream, 1, number, time.time(), 0.0, 1.0, np.zeros((1, 1, 3), np.uint8))
     boxes = tuple(Box(0.1, 0.2, 0.3, 0.4, label, 0.9) for label in ("person", "car", "dog", "bicycle", "van", "tree"))
-    return result_event("bench", replace(Result(Job(due, frame), "ok"), answer=Answer(boxes=boxes)), "tiny", "fast")
+    return result_event("bench", replace(Result(Job(due, frame), "ok"), answer=Answer(boxes=boxes)), "tiny")
 
 
 def percentile(seconds: Sequence[float], percent: float) -> float:

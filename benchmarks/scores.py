@@ -23,7 +23,7 @@ from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
 from pipelines.florence2.training.labels import ask
 from streamer.cli.demo import Rect, iou
 from streamer.toyworld.world import HARD, World
-from streamer.types import Box, DueTask, Engine, Frame, Image, Job
+from streamer.types import Box, DueTask, Engine, Frame, Image, Job, Task
 
 FIRST_SEED = 900_000
 WIDTH, HEIGHT = 640, 480
@@ -91,11 +91,11 @@ def measure(engine: Engine, scenes: int) -> dict[str, Scored]:
     for number in range(scenes):
         image, truth = hard(number)
         frame = Frame("toy", 0, number, 0.0, 0.0, 0.0, image)
-        engine.admit([Job(DueTask("toy", task, task, SPECS[task].parameters(), 0.0), frame) for task in TASKS])
+        engine.admit([Job(DueTask("toy", Task(task, task, SPECS[task].parameters()), 0.0), frame) for task in TASKS])
         done = 0
         while done < len(TASKS):
             for result in engine.step():
-                task, boxes = result.job.due.task, result.answer.boxes
+                task, boxes = result.job.due.task.task, result.answer.boxes
                 goods = judge(boxes, truth[task])
                 scored[task] += [(box.score or 0.0, good) for box, good in zip(boxes, goods, strict=True)]
                 done += 1

@@ -26,7 +26,7 @@ from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.reference_engine import ReferenceEngine
 from pipelines.florence2.tasks import SPECS
 from streamer.toyworld.world import World
-from streamer.types import Box, DueTask, Engine, Frame, Image, Job, Polygon, Quad, Result
+from streamer.types import Box, DueTask, Engine, Frame, Image, Job, Polygon, Quad, Result, Task
 
 FIRST_SEED = 700_000
 SIZE = (480, 360)
@@ -47,7 +47,7 @@ def params(task: str) -> Any:
 
 
 def job(task: str, stream: str, number: int, image: Image) -> Job:
-    return Job(DueTask(stream, task, task, params(task), 0.0), Frame(stream, 0, number, 0.0, 0.0, 0.0, image))
+    return Job(DueTask(stream, Task(task, task, params(task)), 0.0), Frame(stream, 0, number, 0.0, 0.0, 0.0, image))
 
 
 def answer(engine: Engine, jobs: Sequence[Job]) -> list[Result]:
@@ -90,8 +90,8 @@ def same(images: int, dtype: str) -> dict[str, Any]:
         jobs = [job(task, "toy", number, image) for task in SPECS]
         for ours, theirs in zip(answer(fast, jobs), answer(plain, jobs), strict=True):
             other = words(ours) != words(theirs)
-            in_words[ours.job.due.task] += other
-            in_places[ours.job.due.task] += not other and places(ours) != places(theirs)
+            in_words[ours.job.due.task.task] += other
+            in_places[ours.job.due.task.task] += not other and places(ours) != places(theirs)
     asked = images * len(SPECS)
     different = in_words.total() + in_places.total()
     return {"asked": asked, "equal": 1 - different / asked, "in_words": dict(+in_words), "in_places": dict(+in_places)}

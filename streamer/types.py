@@ -79,24 +79,57 @@ class Zone:
 
 
 @dataclass(frozen=True, slots=True)
-class DueTask:
-    """A task of a stream whose time has come; chosen before any pixel is fetched."""
+class Region:
+    """A rectangle that is part of a task's prompt."""
 
-    stream: str
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+class TaskParams(Protocol):
+    """The pipeline's own keys of a task, validated: what the rest of the program may read of them."""
+
+    @property
+    def quality(self) -> str:
+        """Decoding quality, as it stands in events."""
+
+    @property
+    def prompt_text(self) -> str | None:
+        """The text that the prompt asks about, if the task takes one."""
+
+    @property
+    def prompt_region(self) -> Region | None:
+        """The region that the prompt asks about, if the task takes one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task of a stream, without its schedule, which `config.task.ScheduledTask` adds."""
+
     name: str
-    """The task's name, unique in its stream."""
+    """Unique in its stream."""
     task: str
-    """The pipeline's key of what to do, for example `object_detection`."""
+    """The pipeline's key, for example `object_detection`."""
     params: Any
-    """The pipeline's own keys, validated: an instance of the task's `TaskSpec.parameters`."""
-    deadline: float
-    """Monotonic second by which it should have run: the next due time of the same task."""
+    """A `TaskParams`: an instance of the task's `TaskSpec.parameters`."""
     priority: Priority = "normal"
     max_age: float | None = None
-    """Seconds; when the frame is older as the engine would take it, the outcome is `stale`."""
+    """Seconds; if the frame is older when the engine could take it, the outcome is `stale`."""
     zone: Zone | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DueTask:
+    """A task whose time has come; chosen before any pixel is fetched."""
+
+    stream: str
+    task: Task
+    deadline: float
+    """Monotonic second by which it should have run: the next due time of the same task."""
     unchanged_since: float | None = None
-    """Unix second of the frame whose answer still holds: this one is not to be asked about."""
+    """Unix second of the frame whose answer still holds: no answer for this frame is needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +164,6 @@ class Quad:
     points: tuple[Point, Point, Point, Point]
     label: str
     score: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A rectangle given to a task as part of its question."""
-
-    x0: float
-    y0: float
-    x1: float
-    y1: float
 
 
 @dataclass(frozen=True, slots=True)

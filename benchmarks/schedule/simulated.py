@@ -12,14 +12,14 @@ import time
 import tracemalloc
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from streamer.config.task import ScheduledTask
 from streamer.inference.policy import Policy
 from streamer.inference.schedule import Now, Schedule
-from streamer.types import PRIORITIES, DueTask, Frame, Priority, When
+from streamer.types import PRIORITIES, DueTask, Frame, Priority
 
 BATCH = 16
 LOAD = 3.0
@@ -30,23 +30,7 @@ START = Now(1000.0, 1.8e9)
 _IMAGE = np.zeros((2, 2, 3), np.uint8)
 
 
-@dataclass(frozen=True)
-class Task:
-    task: str
-    name: str
-    every: float
-    priority: Priority
-    every_n_frames: None = None
-    at: None = None
-    between: None = None
-    max_age: None = None
-    zone: None = None
-    when: When = "always"
-    refresh: float = 600.0
-    params: None = None
-
-
-def tasks_of(camera: int) -> list[Task]:
+def tasks_of(camera: int) -> list[ScheduledTask]:
     """Detection is high priority on every fifth camera or so: a tenth of all jobs; captions are low."""
     high = camera % 11 < 2
     levels: dict[str, Priority] = {
@@ -54,7 +38,7 @@ def tasks_of(camera: int) -> list[Task]:
         "ocr": "normal",
         "caption": "low",
     }
-    return [Task(task, task, EVERY[task], levels[task]) for task in COSTS]
+    return [ScheduledTask(task, task, None, levels[task], every=EVERY[task]) for task in COSTS]
 
 
 class Simulation:
@@ -65,7 +49,7 @@ class Simulation:
         self.now = START
         self.schedules = {name: Schedule(name, given, "live", START) for name, given in tasks.items()}
         self.policy = Policy(self.schedules, START)
-        asked = sum(COSTS[task.task] / task.every for given in tasks.values() for task in given)
+        asked = sum(COSTS[task.task] / EVERY[task.task] for given in tasks.values() for task in given)
         self.second = 1 / (asked / load)
         """Device seconds of a job of cost 1."""
         self.runs: dict[tuple[str, str], list[float]] = {
@@ -83,9 +67,9 @@ class Simulation:
             started = time.process_time()
             dues = self._choose()
             self.scheduling += time.process_time() - started
-            busy = sum(COSTS[due.task] for due in dues) * self.second
+            busy = sum(COSTS[due.task.task] for due in dues) * self.second
             for due in dues:
-                self.runs[due.stream, due.name].append(self.now.mono)
+                self.runs[due.stream, due.task.name].append(self.now.mono)
             self._pass(busy or max(self.policy.wait(self.now), 0.001))
             started = time.process_time()
             self._finish(dues, busy)
@@ -102,7 +86,7 @@ class Simulation:
 
     def _finish(self, dues: Iterable[DueTask], busy: float) -> None:
         for due in dues:
-            self.policy.record_job(due, COSTS[due.task] * self.second)
+            self.policy.record_job(due, COSTS[due.task.task] * self.second)
         self.policy.overload.record_busy(busy)
         if self.policy.adapt(self.now):
             self.stretched.append((self.now.mono - START.mono, dict(self.policy.overload.factors)))

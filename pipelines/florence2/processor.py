@@ -16,7 +16,7 @@ from pipelines.florence2.prompts import Prompter, prompt
 from pipelines.florence2.scores import at_least
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
 from streamer.core.errors import PipelineError
-from streamer.types import Answer, DueTask, Frame, Image, Job, Outcome, Result
+from streamer.types import Answer, DueTask, Frame, Image, Job, Outcome, Result, Task
 
 PIXEL_CAP = 33_177_600
 """Pixels of an 8K picture; a larger frame is refused."""
@@ -62,8 +62,10 @@ class Processor:
     def encode(self, job: Job) -> EncodedPrompt:
         """Raises PipelineError when the job cannot be done, whatever else is in the batch."""
         check_frame(job.frame.image)
-        params = job.due.params
-        return EncodedPrompt(self._prompter.ids(prompt(job.due.task, params)), min(params.max_tokens, self._longest))
+        params = job.due.task.params
+        return EncodedPrompt(
+            self._prompter.ids(prompt(job.due.task.task, params)), min(params.max_tokens, self._longest)
+        )
 
     def decode(self, job: Job, cap: int, written: Generation) -> Answer | str:
         """The answer that was written; or in words what is wrong with it."""
@@ -72,8 +74,8 @@ class Processor:
         if end not in tokens:
             return f"the answer did not end within {cap} tokens"
         pieces = self._pieces(tokens[: tokens.index(end)], written.doubts)
-        answer = parse(FLORENCE_TASKS[job.due.task].form, list(pieces), self._banned)
-        least = getattr(job.due.params, "min_score", None)
+        answer = parse(FLORENCE_TASKS[job.due.task.task].form, list(pieces), self._banned)
+        least = getattr(job.due.task.params, "min_score", None)
         return answer if least is None else at_least(answer, least)
 
     def _pieces(self, tokens: Sequence[int], doubts: Sequence[float]) -> Iterator[Piece]:
@@ -90,7 +92,7 @@ class Processor:
 def trial() -> Job:
     """A small job, to see whether a checkpoint works."""
     frame = Frame("", 0, 0, 0.0, 0.0, 0.0, np.full((64, 64, 3), 128, np.uint8))
-    return Job(DueTask("", "caption", "caption", SPECS["caption"].parameters(max_tokens=4), math.inf), frame)
+    return Job(DueTask("", Task("caption", "caption", SPECS["caption"].parameters(max_tokens=4)), math.inf), frame)
 
 
 def check_frame(image: Image) -> None:

@@ -72,7 +72,7 @@ class ReferenceEngine:
         jobs, self._waiting = self._waiting, []
         results: list[Result] = []
         for quality in get_args(Quality):
-            if group := [job for job in jobs if job.due.params.quality == quality]:
+            if group := [job for job in jobs if job.due.task.params.quality == quality]:
                 results += self._answer(group, quality)
         return results
 

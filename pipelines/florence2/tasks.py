@@ -69,6 +69,14 @@ class Parameters(Settings):
         """What replaces `{input}` in the task's prompt."""
         return ""
 
+    @property
+    def prompt_text(self) -> str | None:
+        return None
+
+    @property
+    def prompt_region(self) -> Region | None:
+        return None
+
     @model_validator(mode="before")
     @classmethod
     def _check_inputs(cls, data: Any) -> Any:
@@ -93,6 +101,10 @@ class TextParameters(Parameters):
     def prompt_input(self) -> str:
         return self.text
 
+    @property
+    def prompt_text(self) -> str:
+        return self.text
+
 
 class RegionParameters(Parameters):
     """The keys of a task that asks about a part of the picture."""
@@ -106,9 +118,13 @@ class RegionParameters(Parameters):
     def prompt_input(self) -> str:
         return location_tokens(self.region)
 
+    @property
+    def prompt_region(self) -> Region:
+        return self.region
+
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class TaskRow:
     """One row of the table."""
 
     name: str
@@ -124,8 +140,8 @@ class Task:
 
 
 _ROWS = (
-    Task("caption", "<CAPTION>", "What does the image describe?", "text", Parameters, 128, "one sentence"),
-    Task(
+    TaskRow("caption", "<CAPTION>", "What does the image describe?", "text", Parameters, 128, "one sentence"),
+    TaskRow(
         "detailed_caption",
         "<DETAILED_CAPTION>",
         "Describe in detail what is shown in the image.",
@@ -134,7 +150,7 @@ _ROWS = (
         256,
         "a few sentences",
     ),
-    Task(
+    TaskRow(
         "more_detailed_caption",
         "<MORE_DETAILED_CAPTION>",
         "Describe with a paragraph what is shown in the image.",
@@ -143,7 +159,7 @@ _ROWS = (
         512,
         "a paragraph",
     ),
-    Task(
+    TaskRow(
         "object_detection",
         "<OD>",
         "Locate the objects with category name in the image.",
@@ -152,7 +168,7 @@ _ROWS = (
         1024,
         "boxes of common things",
     ),
-    Task(
+    TaskRow(
         "dense_region_caption",
         "<DENSE_REGION_CAPTION>",
         "Locate the objects in the image, with their descriptions.",
@@ -161,7 +177,7 @@ _ROWS = (
         1024,
         "boxes, each with a short description",
     ),
-    Task(
+    TaskRow(
         "region_proposal",
         "<REGION_PROPOSAL>",
         "Locate the region proposals in the image.",
@@ -170,7 +186,7 @@ _ROWS = (
         1024,
         "boxes of anything, without labels",
     ),
-    Task(
+    TaskRow(
         "phrase_grounding",
         "<CAPTION_TO_PHRASE_GROUNDING>",
         "Locate the phrases in the caption: {input}",
@@ -179,7 +195,7 @@ _ROWS = (
         1024,
         "boxes of what a caption mentions",
     ),
-    Task(
+    TaskRow(
         "referring_segmentation",
         "<REFERRING_EXPRESSION_SEGMENTATION>",
         "Locate {input} in the image with mask",
@@ -188,7 +204,7 @@ _ROWS = (
         1024,
         "the outline of what the text refers to",
     ),
-    Task(
+    TaskRow(
         "region_to_segmentation",
         "<REGION_TO_SEGMENTATION>",
         "What is the polygon mask of region {input}",
@@ -197,7 +213,7 @@ _ROWS = (
         1024,
         "the outline of the thing in a region",
     ),
-    Task(
+    TaskRow(
         "open_vocabulary_detection",
         "<OPEN_VOCABULARY_DETECTION>",
         "Locate {input} in the image.",
@@ -206,7 +222,7 @@ _ROWS = (
         1024,
         "boxes or outlines of what the text names",
     ),
-    Task(
+    TaskRow(
         "region_to_category",
         "<REGION_TO_CATEGORY>",
         "What is the region {input}?",
@@ -215,7 +231,7 @@ _ROWS = (
         128,
         "what kind of thing is in a region",
     ),
-    Task(
+    TaskRow(
         "region_to_description",
         "<REGION_TO_DESCRIPTION>",
         "What does the region {input} describe?",
@@ -224,7 +240,7 @@ _ROWS = (
         256,
         "a sentence on a region",
     ),
-    Task(
+    TaskRow(
         "region_to_ocr",
         "<REGION_TO_OCR>",
         "What text is in the region {input}?",
@@ -233,8 +249,8 @@ _ROWS = (
         512,
         "the text in a region",
     ),
-    Task("ocr", "<OCR>", "What is the text in the image?", "text", Parameters, 1024, "all text in the picture"),
-    Task(
+    TaskRow("ocr", "<OCR>", "What is the text in the image?", "text", Parameters, 1024, "all text in the picture"),
+    TaskRow(
         "ocr_with_region",
         "<OCR_WITH_REGION>",
         "What is the text in the image, with regions?",
@@ -245,14 +261,14 @@ _ROWS = (
     ),
 )
 
-FLORENCE_TASKS: dict[str, Task] = {row.name: row for row in _ROWS}
+FLORENCE_TASKS: dict[str, TaskRow] = {row.name: row for row in _ROWS}
 """All tasks by their name in configs and events."""
 
 
 _LEAST = Field(default=None, ge=0, le=1, description="Leave out what scores less, 0 to 1. Default: nothing.")
 
 
-def _parameters(row: Task) -> type[Parameters]:
+def _parameters(row: TaskRow) -> type[Parameters]:
     """The row's keys, with the row's own name in its errors and its own default cap."""
     cap = Field(
         default=row.max_tokens, ge=1, le=MAX_TOKENS, description=Parameters.model_fields["max_tokens"].description

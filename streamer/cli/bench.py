@@ -14,7 +14,7 @@ from streamer.config.validation import nearest
 from streamer.core.errors import ConfigError
 from streamer.core.settings import parse_seconds
 from streamer.toyworld.world import World
-from streamer.types import DueTask, Engine, Frame, Job, TaskSpec
+from streamer.types import DueTask, Engine, Frame, Job, Task, TaskSpec
 
 SIZE = (1280, 720)
 _PICTURES = 16
@@ -80,7 +80,7 @@ def _measure(engine: Engine, jobs: Iterator[Job], seconds: float) -> Rate:
             engine.admit(admitted)
             working += len(admitted)
         for result in engine.step():
-            task = result.job.due.task
+            task = result.job.due.task.task
             working, answers = working - 1, answers + 1
             errors += result.outcome == "error"
     return Rate(task, answers, time.monotonic() - started, errors)
@@ -97,7 +97,9 @@ def _jobs(spec: TaskSpec) -> Iterator[Job]:
     while True:
         # A copy, so that no frame is known from before.
         image = pictures[number % _PICTURES].copy()
-        yield Job(DueTask(f"camera{number}", task, task, params, math.inf), Frame("", 0, number, 0.0, 0.0, 0.0, image))
+        yield Job(
+            DueTask(f"camera{number}", Task(task, task, params), math.inf), Frame("", 0, number, 0.0, 0.0, 0.0, image)
+        )
         number += 1
 
 

@@ -16,7 +16,7 @@ from itertools import pairwise
 from streamer.cli.measured_costs import measured
 from streamer.config.calendar import Cron
 from streamer.config.model import Config, find_pipeline
-from streamer.config.task import Task
+from streamer.config.task import ScheduledTask
 from streamer.inference.overload import MARGIN, Demand, shares
 from streamer.types import PRIORITIES, Costs, Priority, SourceSettings
 
@@ -73,14 +73,14 @@ def load_of(config: Config) -> Load | None:
                 demands[task.priority] = Demand(asked.tasks + 1, 0, asked.cost + cost)
             if rate and task.task not in costs.seconds:
                 guesses.add(f"{task.task} was not measured, it counts as the costliest that was")
-            if rate and getattr(task.params, "quality", "") == "official":
+            if rate and task.params.quality == "official":
                 guesses.add("`quality: official` costs more than is counted")
             if rate and task.every_n_frames and not _fps(stream.source):
                 guesses.add(f"cameras count as {FPS:g} pictures a second")
     return Load(costs, own is not None, by_task, by_kind, demands, tuple(sorted(guesses)))
 
 
-def runs_per_second(task: Task, source: SourceSettings) -> float:
+def runs_per_second(task: ScheduledTask, source: SourceSettings) -> float:
     """At most; 0 for what is paused, and for a recording, which has no pace of its own."""
     if task.paused or source.pace == "file":
         return 0.0

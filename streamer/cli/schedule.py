@@ -17,7 +17,7 @@ from rich.table import Table
 
 from streamer.config.calendar import Cron
 from streamer.config.model import Config
-from streamer.config.task import Task
+from streamer.config.task import ScheduledTask
 from streamer.core.errors import ConfigError
 from streamer.types import Pace
 
@@ -66,7 +66,7 @@ def moment(option: str, text: str, zone: ZoneInfo) -> float:
     return (when if when.tzinfo else when.replace(tzinfo=zone)).timestamp()
 
 
-def plan(task: Task, pace: Pace, start: float, end: float, zone: ZoneInfo) -> Plan:
+def plan(task: ScheduledTask, pace: Pace, start: float, end: float, zone: ZoneInfo) -> Plan:
     """The runs of a task from `start` to before `end`, unix seconds; shown in `zone`."""
     if pace == "file":
         return Plan("-", f"{task.describe_schedule} of the recording")
@@ -86,7 +86,7 @@ def plan(task: Task, pace: Pace, start: float, end: float, zone: ZoneInfo) -> Pl
     )
 
 
-def _fires(task: Task, cron: Cron, start: float, end: float) -> Iterator[float]:
+def _fires(task: ScheduledTask, cron: Cron, start: float, end: float) -> Iterator[float]:
     time = cron.after(start - 1e-3)
     while time < end:
         if task.between is None or task.between.is_open(time):

@@ -21,7 +21,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, create_
 from streamer.capture.motion_gate import MotionSettings
 from streamer.capture.sources import SourceField
 from streamer.config.calendar import ZoneName, local_zone
-from streamer.config.task import Task, TaskKeys, make, task_problems
+from streamer.config.task import ScheduledTask, TaskKeys, make, task_problems
 from streamer.config.validation import Problem, nearest, problems_of
 from streamer.config.web import Web
 from streamer.config.yaml_file import Where, YamlFile, dotted
@@ -44,12 +44,12 @@ WebField = Annotated[Web, BeforeValidator(lambda value: {} if value is None else
 @dataclass(frozen=True, slots=True)
 class Stream:
     source: SourceSettings
-    tasks: tuple[Task, ...]
+    tasks: tuple[ScheduledTask, ...]
     zones: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
     motion: MotionSettings = field(default_factory=MotionSettings)
 
     @property
-    def active(self) -> tuple[Task, ...]:
+    def active(self) -> tuple[ScheduledTask, ...]:
         """Its tasks that are not paused."""
         return tuple(task for task in self.tasks if not task.paused)
 
@@ -179,7 +179,7 @@ def _error(problems: list[Problem], file: YamlFile | None) -> ConfigError:
     return ConfigError(redact("\n".join(lines)))
 
 
-def _tasks(name: str, stream: Any, model: Any, local: ZoneInfo, problems: list[Problem]) -> tuple[Task, ...]:
+def _tasks(name: str, stream: Any, model: Any, local: ZoneInfo, problems: list[Problem]) -> tuple[ScheduledTask, ...]:
     made, pipeline = [], find_pipeline()
     for index, entry in enumerate(stream.tasks):
         parameters = pipeline.tasks()[entry.task].parameters

@@ -12,32 +12,27 @@ from pydantic import Field, model_validator
 from streamer.config.calendar import Cron, CronField, TimeWindows, TimeWindowsField, ZoneName
 from streamer.config.validation import Problem, nearest
 from streamer.core.settings import Name, Seconds, Settings
-from streamer.types import Pace, Point, Priority, When, Zone
+from streamer.types import Pace, Point, Priority, Task, When, Zone
 
 DEFAULT_EVERY_S = 1.0
 REFRESH_S = 600.0
+_UNCHANGED = ("task", "priority", "max_age", "every_n_frames", "when", "refresh", "paused")
+"""Keys of a config that a `ScheduledTask` takes as they are."""
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One question that is asked of a stream again and again. Of the first three one is given."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduledTask(Task):
+    """A task with its schedule. One of `every`, `every_n_frames` and `at` is given."""
 
-    task: str
-    name: str
-    every: float | None
-    """Seconds between two askings."""
-    every_n_frames: int | None
-    at: Cron | None
-    between: TimeWindows | None
-    priority: Priority
-    max_age: float | None
-    zone: Zone | None
-    when: When
-    refresh: float
-    """Seconds after which a task that waits for something to happen is asked in any case."""
-    paused: bool
-    params: Any
-    """The pipeline's keys: an instance of the task's `TaskSpec.parameters`."""
+    every: float | None = None
+    """Seconds between two runs."""
+    every_n_frames: int | None = None
+    at: Cron | None = None
+    between: TimeWindows | None = None
+    when: When = "always"
+    refresh: float = REFRESH_S
+    """Seconds after which a task with `when` runs even if nothing happened."""
+    paused: bool = False
 
     @property
     def describe_schedule(self) -> str:
@@ -106,24 +101,19 @@ class TaskKeys(Settings):
         return self
 
 
-def make(entry: Any, params: Any, zones: Mapping[str, tuple[Point, ...]], local: ZoneInfo) -> Task:
+def make(entry: Any, params: Any, zones: Mapping[str, tuple[Point, ...]], local: ZoneInfo) -> ScheduledTask:
     """The task of checked keys (a TaskKeys with a `task`)."""
     clock = entry.timezone or local
     every = None if entry.every_n_frames or entry.at else entry.every or DEFAULT_EVERY_S
-    return Task(
-        task=entry.task,
-        name=entry.name or entry.task,
+    same = {key: getattr(entry, key) for key in _UNCHANGED}
+    return ScheduledTask(
+        entry.name or entry.task,
+        params=params,
+        zone=None if entry.zone is None else Zone(entry.zone, zones[entry.zone]),
         every=every,
-        every_n_frames=entry.every_n_frames,
         at=entry.at and replace(entry.at, zone=clock),
         between=entry.between and replace(entry.between, zone=clock),
-        priority=entry.priority,
-        max_age=entry.max_age,
-        zone=None if entry.zone is None else Zone(entry.zone, zones[entry.zone]),
-        when=entry.when,
-        refresh=entry.refresh,
-        paused=entry.paused,
-        params=params,
+        **same,
     )
 
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from streamer.core.errors import WireError
 from streamer.core.redact import redact
-from streamer.types import Answer, Box, Outcome, Point, Polygon, Priority, Quad, Result
+from streamer.types import Answer, Box, Outcome, Point, Polygon, Priority, Quad, Result, TaskParams
 
 MAX_TEXT = 65_536
 """Characters kept of any one text a model or a library gave."""
@@ -221,20 +221,21 @@ def numbered(event: Event, sequence: int) -> Event:
     return event.model_copy(update={"sequence": f"{sequence:016d}"})
 
 
-def result_event(agent: str, result: Result, model: str, quality: str) -> ResultEvent:
+def result_event(agent: str, result: Result, model: str) -> ResultEvent:
     """The event of one finished job. It has no sequence and no age until it is accepted by emit."""
     due, frame = result.job.due, result.job.frame
     height, width = frame.image.shape[:2]
-    text, region = getattr(due.params, "text", None), getattr(due.params, "region", None)
+    params: TaskParams = due.task.params
+    text, region = params.prompt_text, params.prompt_region
     data = ResultData(
         stream=due.stream,
         epoch=frame.epoch,
-        name=due.name,
-        task=due.task,
+        name=due.task.name,
+        task=due.task.task,
         outcome=result.outcome,
         text=None if text is None else clean(text),
         region=None if region is None else (region.x0, region.y0, region.x1, region.y1),
-        zone=None if due.zone is None else due.zone.name,
+        zone=None if due.task.zone is None else due.task.zone.name,
         frame=FrameInfo(
             seq=frame.seq, pts=None if frame.pts is None else round(frame.pts, 6), width=width, height=height
         ),
@@ -246,14 +247,14 @@ def result_event(agent: str, result: Result, model: str, quality: str) -> Result
             draft=result.draft,
         ),
         model=model,
-        quality=quality,
+        quality=params.quality,
         error=None if result.error is None else clean(redact(result.error)),
         since=None if due.unchanged_since is None else _rfc3339(datetime.fromtimestamp(due.unchanged_since, UTC)),
     )
     return ResultEvent(
         source=f"/agents/{agent}/streams/{due.stream}",
-        id=result_id(agent, due.stream, frame.epoch, frame.seq, due.name),
-        subject=due.name,
+        id=result_id(agent, due.stream, frame.epoch, frame.seq, due.task.name),
+        subject=due.task.name,
         time=_rfc3339(datetime.fromtimestamp(frame.captured_at, UTC)),
         data=data,
     )

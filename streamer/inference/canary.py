@@ -44,7 +44,7 @@ class Canary:
         picture.flags.writeable = False
         for name, task in [(name, task) for name, stream in self._streams().items() for task in stream.tasks]:
             frame = Frame(name, NO_EPOCH, 0, time.time(), time.monotonic(), 0.0, picture)
-            job = Job(DueTask(name, task.name, task.task, task.params, math.inf), frame)
+            job = Job(DueTask(name, task, math.inf), frame)
             if may(job):
                 return job
         return None

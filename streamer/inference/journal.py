@@ -93,7 +93,7 @@ class InFlightJournal:
         for job in jobs:
             frame, (height, width) = job.frame, job.frame.image.shape[:2]
             self._rows[key(job)] = _Row(
-                job.due.stream, job.due.name, frame.epoch, frame.seq, frame.pts,
+                job.due.stream, job.due.task.name, frame.epoch, frame.seq, frame.pts,
                 width, height, frame.captured_at, frame.captured_mono,
             )  # fmt: skip
             self._changed = True
@@ -168,10 +168,7 @@ class InFlightJournal:
             if task.name == row.name:
                 black = np.broadcast_to(np.uint8(0), (row.height, row.width, 3))
                 frame = Frame(row.stream, row.epoch, row.seq, row.captured_at, row.captured_mono, row.pts, black)
-                due = DueTask(
-                    row.stream, task.name, task.task, task.params, 0.0, task.priority, task.max_age, task.zone
-                )
-                return Job(due, frame)
+                return Job(DueTask(row.stream, task, 0.0), frame)
         return None
 
     def _told(self, verdict: Verdict) -> StatusEvent:
@@ -185,4 +182,4 @@ class InFlightJournal:
 
 def key(job: Job) -> _Key:
     """What tells a job from all others."""
-    return job.due.stream, job.due.name, job.frame.id
+    return job.due.stream, job.due.task.name, job.frame.id

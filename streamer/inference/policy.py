@@ -87,7 +87,7 @@ class Policy:
             return
         for ticker in (ticker for ticker in schedule.triggers if ticker.name in unused):
             deficit = self._classes[_priority(ticker)].deficit
-            deficit[stream] = deficit.get(stream, 0.0) + self.cost(ticker.settings.task)
+            deficit[stream] = deficit.get(stream, 0.0) + self.cost(ticker.task.task)
         self._awaiting_frame.discard(stream)
         self._refresh_stream(stream, now)
 
@@ -113,10 +113,10 @@ class Policy:
 
     def record_job(self, due: DueTask, seconds: float) -> None:
         """A job took `seconds` of the device: its share of a batch."""
-        known = self._costs.setdefault(due.task, seconds)
-        self._costs[due.task] = max((1 - _NEWEST) * known + _NEWEST * seconds, 1e-6)
-        if due.name in self._by_interval.get(due.stream, ()):
-            self.overload.record_served(self._costs[due.task])
+        known = self._costs.setdefault(due.task.task, seconds)
+        self._costs[due.task.task] = max((1 - _NEWEST) * known + _NEWEST * seconds, 1e-6)
+        if due.task.name in self._by_interval.get(due.stream, ()):
+            self.overload.record_served(self._costs[due.task.task])
 
     def adapt(self, now: Now) -> bool:
         """Stretch intervals, or let them shrink, where it is time to. True when that should be told."""
@@ -132,7 +132,7 @@ class Policy:
         factors = {key: round(value, 2) for key, value in self.overload.factors.items() if value > 1}
         found = {}
         for stream, schedule in self.schedules.items():
-            has = {ticker.settings.priority for ticker in schedule.triggers if ticker.stretch > 1}
+            has = {ticker.task.priority for ticker in schedule.triggers if ticker.stretch > 1}
             if has:
                 found[stream] = {priority: factor for priority, factor in factors.items() if priority in has}
         return found
@@ -163,7 +163,7 @@ class Policy:
             if ticker is None:
                 here.drop_first(held=stream in self._awaiting_frame)
                 continue
-            cost = self.cost(ticker.settings.task)
+            cost = self.cost(ticker.task.task)
             if here.deficit[stream] < cost and not ticker.is_urgent:
                 here.deficit[stream] += quantum
                 here.turn.rotate(-1)
@@ -190,15 +190,15 @@ class Policy:
             waits_for_device = stream not in self._awaiting_frame
             for ticker in schedule.triggers:
                 if ticker.rate and ticker.asks(now):
-                    priority = ticker.settings.priority
+                    priority = ticker.task.priority
                     tasks[priority] += 1
-                    costs[priority] += ticker.rate * self.cost(ticker.settings.task)
+                    costs[priority] += ticker.rate * self.cost(ticker.task.task)
                     overdue[priority] += waits_for_device and now.mono > ticker.deadline(now)
         return {key: Demand(tasks[key], overdue[key], costs[key]) for key in PRIORITIES}
 
 
 def _priority(ticker: Trigger) -> Priority:
-    return PRIORITIES[0] if ticker.is_urgent else ticker.settings.priority
+    return PRIORITIES[0] if ticker.is_urgent else ticker.task.priority
 
 
 def _by_interval(schedule: Schedule) -> set[str]:
@@ -209,5 +209,5 @@ def _by_interval(schedule: Schedule) -> set[str]:
 def most_urgent_first(jobs: list[Job]) -> list[Job]:
     """The order in which jobs that wait with their frames are admitted."""
     return sorted(
-        jobs, key=lambda job: (job.due.deadline > -math.inf, PRIORITIES.index(job.due.priority), job.due.deadline)
+        jobs, key=lambda job: (job.due.deadline > -math.inf, PRIORITIES.index(job.due.task.priority), job.due.deadline)
     )

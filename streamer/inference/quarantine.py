@@ -63,7 +63,7 @@ class Quarantine:
 
     def suspect(self, job: Job) -> Suspect:
         due = job.due
-        return Suspect(due.stream, due.name, job.frame.id if due.stream in self._recordings else None)
+        return Suspect(due.stream, due.task.name, job.frame.id if due.stream in self._recordings else None)
 
     def on_crash(self, running: Collection[Suspect], now: float) -> Verdict | None:
         """The process died with these in its engine."""

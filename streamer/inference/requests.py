@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from streamer.bus.rpc import Request, RpcServer, infer_socket
@@ -75,11 +75,11 @@ class RequestHandler:
     def reply(self, result: Result, model: str) -> bool:
         """Tell who asked; False when it is the answer of no question."""
         due = result.job.due
-        if not due.name.startswith(PREFIX):
+        if not due.task.name.startswith(PREFIX):
             return False
-        question = self._pending.pop(due.name, None)
+        question = self._pending.pop(due.task.name, None)
         if question is not None:
-            event = result_event(self._agent.name, result, model, getattr(due.params, "quality", ""))
+            event = result_event(self._agent.name, result, model)
             age = time.monotonic() - result.job.frame.captured_mono
             self._server.reply(question.request, event=json.loads(encode(event)), age_s=round(age, 3))
         return True
@@ -97,5 +97,5 @@ class RequestHandler:
         name = f"{PREFIX}{self._last}"
         (task,) = with_tasks(self._agent, stream, [asked.message["task"]]).streams[stream].tasks
         self._pending[name] = _Pending(asked, stream, now.mono + asked.message["seconds"])
-        schedule.ask(task, name)
+        schedule.ask(replace(task, name=name))
         self._policy.on_tasks_changed(stream, now)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 
 from streamer.bus.frame_protocol import MAX_WAIT_S, FrameRequest
+from streamer.config.task import ScheduledTask
 from streamer.inference.triggers import (
     AT_WITHIN_S,
     LOOK_S,
@@ -21,19 +22,18 @@ from streamer.inference.triggers import (
     MotionTrigger,
     Now,
     OneShotTrigger,
-    TaskSettings,
     Trigger,
     make_trigger,
 )
 from streamer.types import DueTask, Frame, FrameId, Pace, Priority
 
-__all__ = ["UNCHANGED_S", "Now", "Schedule", "TaskSettings", "Trigger"]
+__all__ = ["UNCHANGED_S", "Now", "Schedule", "Trigger"]
 
 
 class Schedule:
     """The tasks of one stream."""
 
-    def __init__(self, stream: str, tasks: Sequence[TaskSettings], pace: Pace, now: Now) -> None:
+    def __init__(self, stream: str, tasks: Sequence[ScheduledTask], pace: Pace, now: Now) -> None:
         self.stream, self.pace = stream, pace
         self.triggers = [make_trigger(task, pace, now) for task in tasks]
         self._last: FrameId | None = None
@@ -98,10 +98,10 @@ class Schedule:
         self.triggers = [ticker for ticker in self.triggers if not ticker.is_over]
         return due
 
-    def replace(self, tasks: Sequence[TaskSettings], now: Now) -> None:
+    def replace(self, tasks: Sequence[ScheduledTask], now: Now) -> None:
         """Other tasks from now on; those that stay the same keep their ticks."""
-        same = {id(ticker.settings): ticker for ticker in self.triggers}
-        known = [ticker.settings for ticker in self.triggers if not ticker.is_urgent]
+        same = {id(ticker.task): ticker for ticker in self.triggers}
+        known = [ticker.task for ticker in self.triggers if not ticker.is_urgent]
         asked = [ticker for ticker in self.triggers if ticker.is_urgent]
         tickers = []
         for task in tasks:
@@ -109,9 +109,9 @@ class Schedule:
             tickers.append(make_trigger(task, self.pace, now) if old is None else same[id(old)])
         self.triggers = [*tickers, *asked]
 
-    def ask(self, task: TaskSettings, name: str) -> None:
-        """Ask this of the next frame, once, under that name."""
-        self.triggers = [*self.triggers, OneShotTrigger(task, name)]
+    def ask(self, task: ScheduledTask) -> None:
+        """Run this task on the next frame, once."""
+        self.triggers = [*self.triggers, OneShotTrigger(task)]
 
     def drop(self, name: str) -> None:
         """Ask this no more."""
@@ -123,27 +123,16 @@ class Schedule:
     def stretch(self, factors: Mapping[Priority, float]) -> None:
         """Make the intervals of a live stream that many times longer, from their last tick on."""
         for ticker in self.triggers if self.pace == "live" else ():
-            ticker.stretch = factors.get(ticker.settings.priority, 1.0)
+            ticker.stretch = factors.get(ticker.task.priority, 1.0)
 
 
-def _due(stream: str, ticker: Trigger, now: Now) -> DueTask:
-    task = ticker.settings
-    return DueTask(
-        stream=stream,
-        name=ticker.name,
-        task=task.task,
-        params=task.params,
-        deadline=_next_tick(ticker, now),
-        priority=task.priority,
-        max_age=task.max_age,
-        zone=task.zone,
-        unchanged_since=ticker.unchanged_since,
-    )
+def _due(stream: str, trigger: Trigger, now: Now) -> DueTask:
+    return DueTask(stream, trigger.task, _next_tick(trigger, now), trigger.unchanged_since)
 
 
 def _max_age(tickers: Sequence[Trigger]) -> float | None:
     """Seconds beyond which a frame is too old for all of them."""
-    ages = [ticker.settings.max_age for ticker in tickers]
+    ages = [ticker.task.max_age for ticker in tickers]
     return None if None in ages else max(age for age in ages if age is not None)
 
 

@@ -38,4 +38,4 @@ class StepTimeout:
 
 
 def _kind(job: Job) -> Kind:
-    return job.due.task, getattr(job.due.params, "quality", "")
+    return job.due.task.task, job.due.task.params.quality

@@ -60,7 +60,7 @@ class ObjectTracker:
         """
         if result.outcome not in ("ok", "empty"):
             return result
-        frame, key = result.job.frame, (result.job.due.stream, result.job.due.name)
+        frame, key = result.job.frame, (result.job.due.stream, result.job.due.task.name)
         task = self._tasks.get(key)
         if task is None and not result.answer.boxes:
             return result

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 from streamer.bus.frame_protocol import MotionGate
 from streamer.capture.motion_gate import WHOLE
-from streamer.config.calendar import Cron, TimeWindows
-from streamer.types import Frame, FrameId, Pace, Priority, When, Zone
+from streamer.config.calendar import Cron
+from streamer.config.task import ScheduledTask
+from streamer.types import Frame, FrameId, Pace
 
 _ROUNDING = 1e-6
 """Seconds by which a media time may miss its tick."""
@@ -33,35 +34,6 @@ class Now(NamedTuple):
     """Unix seconds, on a clock that may be set."""
 
 
-class TaskSettings(Protocol):
-    """What the schedule needs to know of a task. Of `every`, `every_n_frames` and `at` one is given."""
-
-    @property
-    def task(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def every(self) -> float | None: ...
-    @property
-    def every_n_frames(self) -> int | None: ...
-    @property
-    def at(self) -> Cron | None: ...
-    @property
-    def between(self) -> TimeWindows | None: ...
-    @property
-    def priority(self) -> Priority: ...
-    @property
-    def max_age(self) -> float | None: ...
-    @property
-    def zone(self) -> Zone | None: ...
-    @property
-    def when(self) -> When: ...
-    @property
-    def refresh(self) -> float: ...
-    @property
-    def params(self) -> Any: ...
-
-
 class Trigger:
     """One task and its next tick."""
 
@@ -76,14 +48,14 @@ class Trigger:
     unchanged_since: float | None = None
     """Unix second of its last answer's frame, when the tick just taken was only to say that this still holds."""
 
-    def __init__(self, settings: TaskSettings) -> None:
-        self.settings = settings
-        self.name = settings.name
+    def __init__(self, task: ScheduledTask) -> None:
+        self.task = task
+        self.name = task.name
         self.stretch = 1.0
 
     def is_open(self, now: Now) -> bool:
         """Its window is open, or it has none."""
-        between = self.settings.between
+        between = self.task.between
         return between is None or between.is_open(now.unix_time)
 
     def is_ready(self, now: Now) -> bool:
@@ -109,7 +81,7 @@ class Trigger:
 
     def wait(self, now: Now) -> float:
         """Seconds after which to look again whether it is ready."""
-        return 0.0 if self.settings.between is None else _to_next_look(now)
+        return 0.0 if self.task.between is None else _to_next_look(now)
 
     def deadline(self, now: Now) -> float:
         """Monotonic second by which its tick should have run."""
@@ -128,8 +100,8 @@ class IntervalTrigger(Trigger):
 
     on_clock = True
 
-    def __init__(self, settings: TaskSettings, every: float, now: Now) -> None:
-        super().__init__(settings)
+    def __init__(self, task: ScheduledTask, every: float, now: Now) -> None:
+        super().__init__(task)
         self.every = every
         self.rate = 1 / every
         self._last: float | None = None
@@ -178,8 +150,8 @@ class MotionTrigger(IntervalTrigger):
 
     spacing = 0.0
 
-    def __init__(self, settings: TaskSettings, every: float, now: Now) -> None:
-        super().__init__(settings, every, now)
+    def __init__(self, task: ScheduledTask, every: float, now: Now) -> None:
+        super().__init__(task, every, now)
         self._answered: FrameId | None = None
         self._answered_at = 0.0
         self._refresh_at = self._tell_at = now.mono
@@ -192,19 +164,19 @@ class MotionTrigger(IntervalTrigger):
     def gate(self, now: Now) -> MotionGate:
         """What is asked of capture."""
         self._quiet_at = now.mono
-        zone, task = self.settings.zone, self.settings
+        zone, task = self.task.zone, self.task
         return MotionGate(task=task.name, when=task.when, area=zone.name if zone else WHOLE, since=self._answered)
 
     def is_due(self, frame: Frame, now: Now) -> bool:
-        return self.is_ready(now) and (self.is_any_due(now) or self.settings.name in frame.triggered)
+        return self.is_ready(now) and (self.is_any_due(now) or self.task.name in frame.triggered)
 
     def advance(self, frame: Frame, now: Now) -> None:
         super().advance(frame, now)
         self._tell_at = now.mono + UNCHANGED_S
-        happened = self._answered is None or self.settings.name in frame.triggered
+        happened = self._answered is None or self.task.name in frame.triggered
         if happened or now.mono >= self._refresh_at:
             self._answered, self._answered_at = frame.id, frame.captured_at
-            self._refresh_at = now.mono + self.settings.refresh
+            self._refresh_at = now.mono + self.task.refresh
             self.unchanged_since = None
         else:
             self.unchanged_since = self._answered_at
@@ -225,9 +197,8 @@ class OneShotTrigger(Trigger):
     on_clock = True
     is_urgent = True
 
-    def __init__(self, settings: TaskSettings, name: str) -> None:
-        super().__init__(settings)
-        self.name = name
+    def __init__(self, task: ScheduledTask) -> None:
+        super().__init__(task)
         self.is_over = False
 
     def is_ready(self, now: Now) -> bool:
@@ -248,8 +219,8 @@ class CronTrigger(Trigger):
 
     on_clock = True
 
-    def __init__(self, settings: TaskSettings, cron: Cron, now: Now) -> None:
-        super().__init__(settings)
+    def __init__(self, task: ScheduledTask, cron: Cron, now: Now) -> None:
+        super().__init__(task)
         self._cron = cron
         self._set_by = now.unix_time - now.mono
         self._next = cron.after(now.unix_time)
@@ -263,7 +234,7 @@ class CronTrigger(Trigger):
         if abs(offset - self._set_by) > CLOCK_SET_S:
             self._next = self._cron.after(now.unix_time)
         self._set_by = offset
-        between = self.settings.between
+        between = self.task.between
         while self._next <= now.unix_time and between is not None and not between.is_open(self._next):
             self._next = self._cron.after(self._next)
         return now.unix_time >= self._next
@@ -284,8 +255,8 @@ class CronTrigger(Trigger):
 class FrameCountTrigger(Trigger):
     """`every_n_frames`: numbers of frames."""
 
-    def __init__(self, settings: TaskSettings, count: int) -> None:
-        super().__init__(settings)
+    def __init__(self, task: ScheduledTask, count: int) -> None:
+        super().__init__(task)
         self._count = count
         self.tick = 0
 
@@ -303,8 +274,8 @@ class FrameCountTrigger(Trigger):
 class MediaTimeTrigger(Trigger):
     """`every`, by a file's own time."""
 
-    def __init__(self, settings: TaskSettings, every: float) -> None:
-        super().__init__(settings)
+    def __init__(self, task: ScheduledTask, every: float) -> None:
+        super().__init__(task)
         self._every = every
         self.tick = 0.0
 
@@ -325,7 +296,7 @@ def _to_next_look(now: Now) -> float:
     return LOOK_S - now.unix_time % LOOK_S
 
 
-def make_trigger(task: TaskSettings, pace: Pace, now: Now) -> Trigger:
+def make_trigger(task: ScheduledTask, pace: Pace, now: Now) -> Trigger:
     if task.at is not None:
         return CronTrigger(task, task.at, now)
     if task.every_n_frames is not None:

@@ -62,7 +62,7 @@ class _OpenFrame:
 
     def show(self, job: Job) -> Job:
         """The job with what its task sees of the frame."""
-        zone = job.due.zone
+        zone = job.due.task.zone
         if zone is None:
             return job
         if zone not in self.parts:
@@ -71,7 +71,7 @@ class _OpenFrame:
 
     def whole(self, result: Result) -> Result:
         """The result with its places in the full frame."""
-        zone = result.job.due.zone
+        zone = result.job.due.task.zone
         if zone is None:
             return result
         job = Job(result.job.due, self.frame)
@@ -256,7 +256,7 @@ class Inference:
         if not jobs:
             self.frames.settle(frame, "stale")
             return set()
-        names = {job.due.name for job in jobs}
+        names = {job.due.task.name for job in jobs}
         stream.opened[frame.id] = _OpenFrame(frame, names.copy())
         self.journal.add(jobs)
         self.waiting.extend(job for job in jobs if job.due.unchanged_since is None)
@@ -300,7 +300,7 @@ class Inference:
         jobs, self.waiting = most_urgent_first(self.waiting), []
         fresh: list[Job] = []
         for job in jobs:
-            age, most = now - job.frame.captured_mono, job.due.max_age
+            age, most = now - job.frame.captured_mono, job.due.task.max_age
             if most is not None and age > most:
                 self.publish(Result(job, "stale", error=f"the frame was {age:.2f} s old, `max_age` is {most:g} s"))
             else:
@@ -335,8 +335,7 @@ class Inference:
         remains = self.journal.recover(self.worker.was_killed)
         self.journal.save()
         for result in remains.lost:
-            quality = getattr(result.job.due.params, "quality", "")
-            event = result_event(self.worker.config.name, result, self.engine.model, quality)
+            event = result_event(self.worker.config.name, result, self.engine.model)
             self.events.send(event, result.job.frame.captured_mono)
         if remains.verdict is not None:
             self.events.send(remains.verdict, None)
@@ -358,8 +357,8 @@ class Inference:
             return
         result = self.tracker.assign_ids(result)
         due, frame = result.job.due, result.job.frame
-        event = result_event(self.worker.config.name, result, self.engine.model, getattr(due.params, "quality", ""))
-        self.events_of[event.id] = (due.stream, frame.id, due.name)
+        event = result_event(self.worker.config.name, result, self.engine.model)
+        self.events_of[event.id] = (due.stream, frame.id, due.task.name)
         self.streams[due.stream].opened[frame.id].outcomes.add(result.outcome)
         self.canary.on_outcome(result.outcome)
         self.results.publish(event)

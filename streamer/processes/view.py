@@ -21,7 +21,7 @@ from streamer.bus.frame_client import FrameClient, FrameRequest, NoBuffer, Reply
 from streamer.bus.result_feed import ResultSubscriber
 from streamer.bus.rpc import RpcClient, control_socket
 from streamer.config.changes import with_tasks
-from streamer.config.task import DEFAULT_EVERY_S, Task
+from streamer.config.task import DEFAULT_EVERY_S, ScheduledTask
 from streamer.events.schema import ResultEvent
 from streamer.inference.schedule import UNCHANGED_S
 from streamer.processes.worker import Worker
@@ -206,13 +206,13 @@ class View:
         return image
 
 
-def _expected(tasks: Iterable[Task]) -> tuple[dict[str, float], float | None]:
+def _expected(tasks: Iterable[ScheduledTask]) -> tuple[dict[str, float], float | None]:
     """Seconds between two answers, by task; and of those that are asked at all hours, of the one asked most often."""
     intervals = {task.name: UNCHANGED_S if task.when != "always" else task.every or DEFAULT_EVERY_S for task in tasks}
     always = [intervals[task.name] for task in tasks if not task.at and not task.between]
     return intervals, min(always, default=None)
 
 
-def _zones(tasks: Iterable[Task]) -> dict[Zone, None]:
+def _zones(tasks: Iterable[ScheduledTask]) -> dict[Zone, None]:
     """Those that are drawn, each once."""
     return dict.fromkeys(task.zone for task in tasks if task.zone is not None)

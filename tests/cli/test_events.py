@@ -23,9 +23,7 @@ from tests.support import sample_events
 
 
 def said(seq: int, stream: str = "gate", name: str = "scene", **answer: Any) -> ResultEvent:
-    return result_event(
-        "home", replace(sample_events.result(stream, seq, name), answer=Answer(**answer)), "tiny", "fast"
-    )
+    return result_event("home", replace(sample_events.result(stream, seq, name), answer=Answer(**answer)), "tiny")
 
 
 @pytest.fixture

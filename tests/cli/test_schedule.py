@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from streamer.cli.schedule import Plan, plan, print_schedule
 from streamer.config.model import from_mapping
-from streamer.config.task import Task
+from streamer.config.task import ScheduledTask
 from streamer.core.errors import ConfigError
 from streamer.inference.schedule import Now, Schedule
 from tests.support.tasks import frame
@@ -23,7 +23,7 @@ MONDAY = datetime(2026, 6, 1, tzinfo=BERLIN).timestamp()
 DAY_S = 86400.0
 
 
-def task_of(**keys: object) -> Task:
+def task_of(**keys: object) -> ScheduledTask:
     stream = {"source": keys.pop("source", "synthetic"), "tasks": [{"task": "ocr", **keys}]}
     return from_mapping({"timezone": "Europe/Berlin", "streams": {"gate": stream}}).streams["gate"].tasks[0]
 

@@ -111,7 +111,7 @@ def test_status_of_other_parts_names_them() -> None:
 
 
 def test_id_is_of_the_question_and_not_of_the_answer() -> None:
-    again = result_event("home", sample_events.result(outcome="error", error="boom"), "large", "official")
+    again = result_event("home", sample_events.result(outcome="error", error="boom"), "large")
 
     assert again.id == sample_events.event().id
     others = [sample_events.event(seq=1), sample_events.event(stream="yard"), sample_events.event(name="cars")]
@@ -121,7 +121,7 @@ def test_id_is_of_the_question_and_not_of_the_answer() -> None:
 
 @pytest.mark.parametrize("outcome", ["unchanged", "stale", "dropped", "error", "timeout"])
 def test_no_answer_is_not_an_empty_answer(outcome: Any) -> None:
-    data = result_event("home", sample_events.result(outcome=outcome, started_mono=0.0), "tiny", "fast").data
+    data = result_event("home", sample_events.result(outcome=outcome, started_mono=0.0), "tiny").data
 
     assert data.result is None
     assert data.timing.waited_ms is None
@@ -130,7 +130,7 @@ def test_no_answer_is_not_an_empty_answer(outcome: Any) -> None:
 def test_an_empty_answer_is_an_answer() -> None:
     empty = sample_events.result(outcome="empty", answer=Answer())
 
-    body = result_event("home", empty, "tiny", "fast").data.result
+    body = result_event("home", empty, "tiny").data.result
 
     assert body is not None
     assert body.boxes == ()
@@ -140,9 +140,7 @@ def test_error_is_there_only_when_there_is_one() -> None:
     remember("hunter2")
     failed = sample_events.result(outcome="error", error="cannot read rtsp://user:pass@cam/ with hunter2\x1b[0m")
 
-    assert as_json(result_event("home", failed, "tiny", "fast"))["data"]["error"] == (
-        "cannot read rtsp://***@cam/ with ***[0m"
-    )
+    assert as_json(result_event("home", failed, "tiny"))["data"]["error"] == ("cannot read rtsp://***@cam/ with ***[0m")
     assert "error" not in as_json(sample_events.event())["data"]
 
 
@@ -151,9 +149,9 @@ def test_status_reason_hides_credentials() -> None:
 
 
 def test_text_and_region_of_the_task_are_repeated() -> None:
-    params = SimpleNamespace(text="a ladder", region=Region(0.1, 0.2, 0.3, 0.4))
+    params = SimpleNamespace(quality="fast", prompt_text="a ladder", prompt_region=Region(0.1, 0.2, 0.3, 0.4))
 
-    data = as_json(result_event("home", sample_events.result(params=params), "tiny", "fast"))["data"]
+    data = as_json(result_event("home", sample_events.result(params=params), "tiny"))["data"]
 
     assert (data["text"], data["region"]) == ("a ladder", [0.1, 0.2, 0.3, 0.4])
 
@@ -162,7 +160,7 @@ def test_polygons_and_quads_have_pixels_too() -> None:
     corners = ((0.0, 0.0), (0.5, 0.0), (0.5, 0.25), (0.0, 0.25))
     answer = Answer(polygons=(Polygon(corners[:3], "car", 0.5),), quads=(Quad(corners, "STOP"),))
 
-    body = as_json(result_event("home", sample_events.result(answer=answer), "tiny", "fast"))["data"]["result"]
+    body = as_json(result_event("home", sample_events.result(answer=answer), "tiny"))["data"]["result"]
 
     triangle = {"label": "car", "score": 0.5, "points": [[0, 0], [0.5, 0], [0.5, 0.25]]}
     assert body["polygons"] == [{**triangle, "pixels": [[0, 0], [960, 0], [960, 270]]}]
@@ -172,7 +170,7 @@ def test_polygons_and_quads_have_pixels_too() -> None:
 def test_a_score_that_is_no_number_is_none() -> None:
     answer = Answer(text="x", score=math.inf, boxes=(Box(0, 0, 1, 1, "a", math.nan),))
 
-    body = as_json(result_event("home", sample_events.result(answer=answer), "tiny", "fast"))["data"]["result"]
+    body = as_json(result_event("home", sample_events.result(answer=answer), "tiny"))["data"]["result"]
 
     assert body["score"] is None
     assert body["boxes"][0]["score"] is None
@@ -190,7 +188,7 @@ def test_age_is_set_at_acceptance_and_only_on_results() -> None:
 @given(st.text(st.characters(categories=["Cc", "Cs", "Zl", "Zp", "L"])))
 def test_model_text_cannot_break_a_line_or_a_terminal(text: str) -> None:
     answer = Answer(text=text, boxes=(Box(0, 0, 1, 1, text),))
-    event = result_event("home", sample_events.result(answer=answer), "tiny", "fast")
+    event = result_event("home", sample_events.result(answer=answer), "tiny")
 
     body = encode(event)
 

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamer.config.task import ScheduledTask
 from streamer.inference.overload import MARGIN, MIN_SHARE, Demand, shares
 from streamer.inference.policy import FIRST_COST_S, Policy, most_urgent_first
 from streamer.inference.schedule import Now, Schedule
-from streamer.types import PRIORITIES, DueTask, Job, Priority
-from tests.support.tasks import Task, at, frame
+from streamer.types import PRIORITIES, DueTask, Job, Priority, Task
+from tests.support.tasks import PARAMS, at, frame, scheduled
 
 START = 100.0
 
@@ -22,7 +23,7 @@ START = 100.0
 class Device:
     """A device that needs a fixed time for each job, and the streams it serves."""
 
-    def __init__(self, streams: Mapping[str, Sequence[Task]], costs: dict[str, float], batch: int = 4) -> None:
+    def __init__(self, streams: Mapping[str, Sequence[ScheduledTask]], costs: dict[str, float], batch: int = 4) -> None:
         self.schedules = {name: Schedule(name, tasks, "live", at(START)) for name, tasks in streams.items()}
         self.policy = Policy(self.schedules, at(START))
         self.costs, self.batch, self.mono = costs, batch, START
@@ -39,14 +40,14 @@ class Device:
         for stream, names in self.policy.choose(self.batch, self.now).items():
             self._seq += 1
             found = self.schedules[stream].pop_due(frame(self._seq, stream=stream), self.now, names)
-            assert {due.name for due in found} == names
+            assert {due.task.name for due in found} == names
             self.policy.release(stream, self.now)
             dues += found
         self.ran += [(self.mono, due) for due in dues]
-        busy = sum(self.costs[due.task] for due in dues)
+        busy = sum(self.costs[due.task.task] for due in dues)
         self.mono += busy or min(0.25, max(self.policy.wait(self.now), 0.001))
         for due in dues:
-            self.policy.record_job(due, self.costs[due.task])
+            self.policy.record_job(due, self.costs[due.task.task])
         self.policy.overload.record_busy(busy)
         if self.policy.adapt(self.now):
             self.told.append((self.mono, dict(self.policy.overload.factors)))
@@ -58,19 +59,19 @@ class Device:
         return self
 
     def counts(self, since: float = 0.0) -> Counter[str]:
-        return Counter(f"{due.stream}.{due.name}" for when, due in self.ran if when >= since)
+        return Counter(f"{due.stream}.{due.task.name}" for when, due in self.ran if when >= since)
 
 
 def names(policy: Policy, room: int, now: float = START) -> list[tuple[str, str]]:
     return [(stream, name) for stream, names in policy.choose(room, at(now)).items() for name in sorted(names)]
 
 
-def policy(**streams: Sequence[Task]) -> Policy:
+def policy(**streams: Sequence[ScheduledTask]) -> Policy:
     return Policy({name: Schedule(name, tasks, "live", at(START)) for name, tasks in streams.items()}, at(START))
 
 
 def test_priority_is_strict_over_all_streams() -> None:
-    high, normal, low = (Task(level, every=1.0, priority=level) for level in PRIORITIES)
+    high, normal, low = (scheduled(level, every=1.0, priority=level) for level in PRIORITIES)
     plan = policy(a=[low, normal], b=[low], c=[normal, high])
     assert names(plan, 1) == [("c", "high")]
     assert names(plan, 1) == [("a", "normal")]  # c is being asked for its frame
@@ -79,7 +80,7 @@ def test_priority_is_strict_over_all_streams() -> None:
 
 
 def test_a_chosen_stream_is_left_alone_until_it_is_released() -> None:
-    plan = policy(a=[Task("x", every=1.0)])
+    plan = policy(a=[scheduled("x", every=1.0)])
     assert names(plan, 8) == [("a", "x")]
     assert names(plan, 8, START + 5) == []
     plan.release("a", at(START + 5))
@@ -89,7 +90,7 @@ def test_a_chosen_stream_is_left_alone_until_it_is_released() -> None:
 
 
 def test_the_earliest_deadline_of_a_stream_goes_first() -> None:
-    plan = policy(a=[Task("slow", every=60.0), Task("fast", every=1.0), Task("middle", every=5.0)])
+    plan = policy(a=[scheduled("slow", every=60.0), scheduled("fast", every=1.0), scheduled("middle", every=5.0)])
     order = []
     for _ in range(3):
         order += names(plan, 1)
@@ -99,13 +100,13 @@ def test_the_earliest_deadline_of_a_stream_goes_first() -> None:
 
 
 def test_there_is_never_more_than_there_is_room_for() -> None:
-    plan = policy(**{f"s{number}": [Task("x", every=1.0), Task("y", every=1.0)] for number in range(10)})
+    plan = policy(**{f"s{number}": [scheduled("x", every=1.0), scheduled("y", every=1.0)] for number in range(10)})
     assert names(plan, 0) == []
     assert len(names(plan, 7)) == 7
 
 
 def test_what_only_a_frame_can_tell_of_is_always_asked_for() -> None:
-    plan = policy(a=[Task("x", every_n_frames=100)])
+    plan = policy(a=[scheduled("x", every_n_frames=100)])
     for _ in range(3):
         assert names(plan, 1) == [("a", "x")]
         plan.release("a", at(START), {"x"})
@@ -114,7 +115,7 @@ def test_what_only_a_frame_can_tell_of_is_always_asked_for() -> None:
 def test_turns_count_device_time_not_jobs() -> None:
     """One stream's jobs take four times as long: it gets a quarter as many."""
     device = Device(
-        {"long": [Task("x", every=0.01, task="caption")], "short": [Task("x", every=0.01, task="ocr")]},
+        {"long": [scheduled("x", every=0.01, task="caption")], "short": [scheduled("x", every=0.01, task="ocr")]},
         {"caption": 0.2, "ocr": 0.05},
         batch=1,
     )
@@ -126,14 +127,12 @@ def test_turns_count_device_time_not_jobs() -> None:
 
 def test_a_turn_is_not_over_while_its_stream_is_being_asked_for_a_frame() -> None:
     """As in the program, the next choice is made before the frame of the last one is there."""
-    streams = {name: [Task("x", every=0.01, task=task)] for name, task in
+    streams = {name: [scheduled("x", every=0.01, task=task)] for name, task in
                (("long", "caption"), ("short", "ocr"), ("other", "ocr"))}  # fmt: skip
     device = Device(streams, {"caption": 0.2, "ocr": 0.05}, batch=1)
     plan, counts, now = device.policy, Counter[str](), START
     for name, schedule in device.schedules.items():
-        plan.record_job(
-            DueTask(name, "x", schedule.triggers[0].settings.task, None, 0.0), device.costs[streams[name][0].task]
-        )
+        plan.record_job(DueTask(name, schedule.triggers[0].task, 0.0), device.costs[streams[name][0].task])
     asked: list[str] = []
     for seq in range(2000):
         now += 0.05
@@ -148,11 +147,11 @@ def test_a_turn_is_not_over_while_its_stream_is_being_asked_for_a_frame() -> Non
 
 def test_waiting_jobs_are_admitted_by_priority_and_deadline() -> None:
     jobs = [
-        Job(DueTask("s", f"{priority}{deadline}", "ocr", None, deadline, priority), frame(0))
+        Job(DueTask("s", Task(f"{priority}{deadline}", "ocr", PARAMS, priority), deadline), frame(0))
         for priority in ("low", "high", "normal")
         for deadline in (9.0, 3.0)
     ]
-    ordered = [job.due.name for job in most_urgent_first(jobs)]
+    ordered = [job.due.task.name for job in most_urgent_first(jobs)]
     assert ordered == ["high3.0", "high9.0", "normal3.0", "normal9.0", "low3.0", "low9.0"]
 
 
@@ -172,7 +171,9 @@ def test_choice_against_an_obvious_model(
 ) -> None:
     """Whatever is due is known from a list of all tasks; no class gets anything while a higher one lacks something."""
     streams = {
-        f"s{number}": [Task(f"t{place}", every=every, priority=level) for place, (every, level) in enumerate(given)]
+        f"s{number}": [
+            scheduled(f"t{place}", every=every, priority=level) for place, (every, level) in enumerate(given)
+        ]
         for number, given in enumerate(tasks)
     }
     plan = policy(**streams)
@@ -192,7 +193,7 @@ def test_choice_against_an_obvious_model(
             assert all(pending[other] + every[other] <= pending[key] + every[key] + 1e-9 for other in rivals)
         for stream in {stream for stream, _ in chosen}:
             mine = {name for other, name in chosen if other == stream}
-            assert {due.name for due in plan.schedules[stream].pop_due(frame(seq), at(now), mine)} == mine
+            assert {due.task.name for due in plan.schedules[stream].pop_due(frame(seq), at(now), mine)} == mine
             plan.release(stream, at(now))
         for key in chosen:
             while pending[key] <= now + 1e-6:
@@ -203,11 +204,11 @@ def test_choice_against_an_obvious_model(
 # Overload
 
 
-def cameras(count: int) -> dict[str, Sequence[Task]]:
+def cameras(count: int) -> dict[str, Sequence[ScheduledTask]]:
     tasks = [
-        Task("alarm", every=2.0, priority="high", task="ocr"),
-        Task("look", every=2.0),
-        Task("tell", every=4.0, priority="low"),
+        scheduled("alarm", every=2.0, priority="high", task="ocr"),
+        scheduled("look", every=2.0),
+        scheduled("tell", every=4.0, priority="low"),
     ]
     return {f"c{number}": tasks for number in range(count)}
 
@@ -262,7 +263,7 @@ def test_one_hiccup_stretches_nothing() -> None:
 
 def test_a_slow_engine_gets_a_longer_look() -> None:
     """Half a second a job, three times too much to do."""
-    tasks = [Task("look", every=2.0), Task("tell", every=2.0, priority="low")]
+    tasks = [scheduled("look", every=2.0), scheduled("tell", every=2.0, priority="low")]
     device = Device({f"c{number}": tasks for number in range(6)}, {"caption": 0.5}, batch=2).run(400)
     factors = device.policy.overload.factors
     assert factors["normal"] == pytest.approx(1.5 / 0.9 / (1 - MIN_SHARE), rel=0.25)
@@ -298,4 +299,4 @@ def test_shares(capacity: float, costs: list[float]) -> None:
 
 
 def test_a_task_that_never_ran_has_a_cost() -> None:
-    assert policy(a=[Task("x", every=1.0)]).cost("caption") == FIRST_COST_S
+    assert policy(a=[scheduled("x", every=1.0)]).cost("caption") == FIRST_COST_S

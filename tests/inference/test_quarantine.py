@@ -20,11 +20,12 @@ import pytest
 from streamer.config.model import from_mapping
 from streamer.inference.journal import InFlightJournal, key
 from streamer.inference.quarantine import MAX_PAUSE_S, PAUSE_S, Quarantine, Suspect
-from streamer.types import DueTask, FrameId, Job
+from streamer.types import DueTask, FrameId, Job, Task
 from tests.support import faulty
 from tests.support.agents import RunningAgent, assert_identity, assert_no_duplicates, assert_no_holes, until
 from tests.support.clips import write_clip
 from tests.support.sample_events import frame
+from tests.support.tasks import PARAMS
 
 START_S = 100.0
 
@@ -121,7 +122,7 @@ def test_a_task_is_left_out_for_longer_each_time_and_a_frame_of_a_recording_for_
 
 def test_lost_jobs_are_told_by_a_later_process_when_the_next_one_cannot(tmp_path: Path) -> None:
     streams = from_mapping({"streams": {"gate": {"source": "synthetic", "tasks": [{"task": "caption"}]}}}).streams
-    job = Job(DueTask("gate", "caption", "caption", None, 0.0), frame("gate"))
+    job = Job(DueTask("gate", Task("caption", "caption", PARAMS), 0.0), frame("gate"))
     dead = InFlightJournal(tmp_path, "home", streams)
     dead.add([job])
     dead.start([job])

@@ -13,21 +13,22 @@ from hypothesis import strategies as st
 
 from streamer.bus.frame_protocol import FrameRequest
 from streamer.config.calendar import Cron, parse_windows
+from streamer.config.task import ScheduledTask
 from streamer.inference.schedule import Now, Schedule
 from streamer.types import Frame, FrameId, Pace
-from tests.support.tasks import Task, at, frame
+from tests.support.tasks import at, frame, scheduled
 
 
 def names(schedule: Schedule, on: Frame, now: float) -> list[str]:
-    return [due.name for due in schedule.pop_due(on, at(now))]
+    return [due.task.name for due in schedule.pop_due(on, at(now))]
 
 
-def schedule(*tasks: Task, pace: Pace = "live", now: float = 100.0) -> Schedule:
+def schedule(*tasks: ScheduledTask, pace: Pace = "live", now: float = 100.0) -> Schedule:
     return Schedule("s", tasks, pace, at(now))
 
 
 def test_live_intervals_run_on_the_clock_and_skip_missed_ticks() -> None:
-    plan = schedule(Task("a", every=1.0))
+    plan = schedule(scheduled("a", every=1.0))
     assert names(plan, frame(0), 100.0) == ["a"]
     assert plan.next_request(at(100.9)) is None
     assert plan.wait(at(100.9)) == pytest.approx(0.1)
@@ -37,7 +38,7 @@ def test_live_intervals_run_on_the_clock_and_skip_missed_ticks() -> None:
 
 
 def test_live_intervals_do_not_drift() -> None:
-    plan = schedule(Task("a", every=0.25))
+    plan = schedule(scheduled("a", every=0.25))
     for tick in range(1000):
         late = 100.0 + 0.25 * tick + 0.2
         assert plan.next_request(at(late)) is not None
@@ -45,7 +46,7 @@ def test_live_intervals_do_not_drift() -> None:
 
 
 def test_frame_counts_ask_for_a_frame_number_and_start_again_with_a_connection() -> None:
-    plan = schedule(Task("a", every_n_frames=10))
+    plan = schedule(scheduled("a", every_n_frames=10))
     assert names(plan, frame(0), 0.0) == ["a"]
     assert plan.next_request(at(0.0)) == FrameRequest(after=FrameId(1, 0), at_seq=10)
     assert names(plan, frame(9), 0.0) == []
@@ -55,7 +56,7 @@ def test_frame_counts_ask_for_a_frame_number_and_start_again_with_a_connection()
 
 
 def test_file_intervals_run_on_media_time_whatever_the_clock_says() -> None:
-    plan = schedule(Task("a", every=0.5), Task("b", every=2.0), pace="file")
+    plan = schedule(scheduled("a", every=0.5), scheduled("b", every=2.0), pace="file")
     times = [round(index * 0.04, 6) for index in range(101)]
     ran = {"a": [], "b": []}  # type: dict[str, list[float]]
     for index, pts in enumerate(times):
@@ -68,32 +69,34 @@ def test_file_intervals_run_on_media_time_whatever_the_clock_says() -> None:
 
 
 def test_a_tick_takes_all_tasks_that_are_due() -> None:
-    plan = schedule(Task("a", every=1.0), Task("b", every=3.0), Task("c", every_n_frames=5))
+    plan = schedule(scheduled("a", every=1.0), scheduled("b", every=3.0), scheduled("c", every_n_frames=5))
     assert names(plan, frame(0), 100.0) == ["a", "b", "c"]
     assert names(plan, frame(4), 101.0) == ["a"]
     assert names(plan, frame(6), 103.0) == ["a", "b", "c"]
 
 
 def test_only_chosen_tasks_of_a_live_stream_are_taken_and_asked_for() -> None:
-    plan = schedule(Task("a", every=1.0), Task("b", every=3.0), Task("c", every_n_frames=5))
-    assert [due.name for due in plan.pop_due(frame(0), at(100.0), {"b"})] == ["b"]
+    plan = schedule(scheduled("a", every=1.0), scheduled("b", every=3.0), scheduled("c", every_n_frames=5))
+    assert [due.task.name for due in plan.pop_due(frame(0), at(100.0), {"b"})] == ["b"]
     assert plan.next_request(at(100.0), {"c"}) == FrameRequest(after=FrameId(1, 0), at_seq=0)
     assert plan.next_request(at(100.0), {"a", "c"}) == FrameRequest(after=FrameId(1, 0))
-    assert [due.name for due in plan.pop_due(frame(1), at(100.1))] == ["a", "c"]
+    assert [due.task.name for due in plan.pop_due(frame(1), at(100.1))] == ["a", "c"]
 
 
 def test_a_file_takes_all_for_it_has_no_later_frame() -> None:
-    plan = schedule(Task("a", every=1.0), Task("b", every=3.0), pace="file")
-    assert [due.name for due in plan.pop_due(frame(0, 0.0), at(100.0), {"b"})] == ["a", "b"]
+    plan = schedule(scheduled("a", every=1.0), scheduled("b", every=3.0), pace="file")
+    assert [due.task.name for due in plan.pop_due(frame(0, 0.0), at(100.0), {"b"})] == ["a", "b"]
 
 
 def test_of_a_slow_camera_the_next_frame_is_waited_for_once_where_the_newest_is_too_old() -> None:
-    plan = schedule(Task("a", every=10.0, max_age=2.0), Task("b", every=10.0, max_age=3.0), Task("c", every=10.0))
+    plan = schedule(
+        scheduled("a", every=10.0, max_age=2.0), scheduled("b", every=10.0, max_age=3.0), scheduled("c", every=10.0)
+    )
     assert plan.next_request(at(100.0)) == FrameRequest(interval=10.0), "one of them takes any frame"
     assert plan.next_request(at(100.0), {"a", "b"}) == FrameRequest(interval=10.0, max_age=3.0)
     plan.skip_stale(FrameId(1, 7))
     assert plan.next_request(at(101.0), {"a"}) == FrameRequest(interval=10.0, after=FrameId(1, 7))
-    assert [due.name for due in plan.pop_due(frame(8), at(105.0), {"a"})] == ["a"]
+    assert [due.task.name for due in plan.pop_due(frame(8), at(105.0), {"a"})] == ["a"]
     assert plan.next_request(at(105.0), {"b"}) == FrameRequest(interval=10.0, after=FrameId(1, 8), max_age=3.0)
     plan.skip_stale(FrameId(1, 8))
     assert plan.next_request(at(106.0), {"b"}) == FrameRequest(interval=10.0, after=FrameId(1, 8), max_age=3.0), (
@@ -102,7 +105,7 @@ def test_of_a_slow_camera_the_next_frame_is_waited_for_once_where_the_newest_is_
 
 
 def test_a_stretched_interval_counts_from_its_last_tick_both_ways() -> None:
-    plan = schedule(Task("a", every=10.0, priority="low"), Task("b", every=10.0))
+    plan = schedule(scheduled("a", every=10.0, priority="low"), scheduled("b", every=10.0))
     assert names(plan, frame(0), 100.0) == ["a", "b"]
     plan.stretch({"low": 3.0})
     assert names(plan, frame(1), 112.0) == ["b"]
@@ -112,7 +115,7 @@ def test_a_stretched_interval_counts_from_its_last_tick_both_ways() -> None:
 
 
 def test_a_stretched_frame_count_and_a_file_that_is_never_stretched() -> None:
-    live, file = schedule(Task("a", every_n_frames=10)), schedule(Task("a", every=1.0), pace="file")
+    live, file = schedule(scheduled("a", every_n_frames=10)), schedule(scheduled("a", every=1.0), pace="file")
     for plan in (live, file):
         plan.stretch({"normal": 2.0})
         plan.pop_due(frame(0, 0.0), at(0.0))
@@ -143,7 +146,7 @@ def test_want(want: FrameRequest, seq: int, pts: float | None, met: bool) -> Non
 )
 def test_live_runs_once_per_tick_of_the_grid(every: float, moments: list[float]) -> None:
     """The obvious model: tick k is at k * every; one run for any number of ticks since the last look."""
-    plan = schedule(Task("a", every=every), now=0.0)
+    plan = schedule(scheduled("a", every=every), now=0.0)
     clock, seen = 0.0, -1
     for seq, step in enumerate(moments):
         clock += step
@@ -165,7 +168,7 @@ SPRING, AUTUMN = datetime(2026, 3, 29, tzinfo=BERLIN), datetime(2026, 10, 25, tz
 class Walk:
     """Looks at a plan with one task every `step` seconds, with a wall clock that is set by hand."""
 
-    def __init__(self, task: Task, start: datetime, step: float = 30.0) -> None:
+    def __init__(self, task: ScheduledTask, start: datetime, step: float = 30.0) -> None:
         self.mono, self.wall, self.step, self.zone = 1000.0, start.timestamp(), step, start.tzinfo
         self.plan = Schedule("s", [task], "live", self.now)
         self.runs: list[str] = []
@@ -192,13 +195,13 @@ class Walk:
         return self
 
 
-def cron(line: str) -> Task:
-    return Task("a", at=Cron(line, BERLIN))
+def cron(line: str) -> ScheduledTask:
+    return scheduled("a", at=Cron(line, BERLIN))
 
 
-def night(every: float, text: str = "22:00-06:00") -> Task:
+def night(every: float, text: str = "22:00-06:00") -> ScheduledTask:
     hours = parse_windows(text)
-    return Task("a", every=every, between=type(hours)(hours.text, hours.spans, BERLIN))
+    return scheduled("a", every=every, between=type(hours)(hours.text, hours.spans, BERLIN))
 
 
 DAY = datetime(2026, 6, 1, tzinfo=BERLIN)  # a Monday
@@ -236,7 +239,7 @@ def test_cron_against_a_list_of_all_its_times(starts: int, every: int, sets: lis
     """The obvious model: each time is ticked off once, when the clock shows it or has passed it; late ones together."""
     line = f"*/{every} * * * *" if every < 60 else f"7 */{every // 60} * * *"
     start = DAY + timedelta(minutes=starts)
-    walk = Walk(Task("a", at=Cron(line, BERLIN)), start, step=60.0)
+    walk = Walk(scheduled("a", at=Cron(line, BERLIN)), start, step=60.0)
     times, moment = [], start.timestamp()
     while moment < start.timestamp() + 48 * 3600:
         moment += 60
@@ -287,7 +290,7 @@ def test_weekday_windows() -> None:
 
 def test_frame_counts_within_a_window() -> None:
     hours = night(1).between
-    plan = Schedule("s", [Task("a", every_n_frames=10, between=hours)], "live", Now(0.0, DAY.timestamp()))
+    plan = Schedule("s", [scheduled("a", every_n_frames=10, between=hours)], "live", Now(0.0, DAY.timestamp()))
     noon, midnight = Now(1.0, DAY.replace(hour=12).timestamp()), Now(2.0, DAY.timestamp() + 24 * 3600)
     assert plan.next_request(noon) is None
     assert plan.pop_due(frame(0), noon) == []
@@ -350,7 +353,7 @@ def happened(seq: int, *names: str) -> Frame:
 
 
 def test_a_tick_waits_until_something_happens_and_says_once_a_minute_that_nothing_did() -> None:
-    plan = Schedule("s", [Task("x", every=1.0, when="motion", refresh=300.0)], "live", at(100.0))
+    plan = Schedule("s", [scheduled("x", every=1.0, when="motion", refresh=300.0)], "live", at(100.0))
     first = plan.next_request(at(100.0))
     assert first is not None
     assert not first.on_trigger, "there is no answer yet: any frame will do"
@@ -374,13 +377,13 @@ def test_a_tick_waits_until_something_happens_and_says_once_a_minute_that_nothin
 
 
 def test_a_new_connection_is_asked_about_at_once() -> None:
-    plan = Schedule("s", [Task("x", every=1.0, when="change")], "live", at(100.0))
+    plan = Schedule("s", [scheduled("x", every=1.0, when="change")], "live", at(100.0))
     plan.pop_due(happened(5), at(100.0))
     assert [due.unchanged_since for due in plan.pop_due(frame(0, epoch=2), at(102.0))] == [None]
 
 
 def test_who_waits_for_something_to_happen_is_neither_overdue_nor_in_the_way_of_others() -> None:
-    gated, plain = Task("x", every=1.0, when="motion"), Task("y", every=10.0)
+    gated, plain = scheduled("x", every=1.0, when="motion"), scheduled("y", every=10.0)
     plan = Schedule("s", [gated, plain], "live", at(100.0))
     plan.pop_due(happened(1), at(100.0))
     for second in range(102, 109):
@@ -393,5 +396,5 @@ def test_who_waits_for_something_to_happen_is_neither_overdue_nor_in_the_way_of_
     want = plan.next_request(at(110.0))
     assert want is not None
     assert not want.on_trigger
-    assert [due.name for due in plan.pop_due(happened(9), at(110.0))] == ["y"]
+    assert [due.task.name for due in plan.pop_due(happened(9), at(110.0))] == ["y"]
     assert plan.next_request(at(110.1), {"x"}) is not None

@@ -10,14 +10,17 @@ import numpy as np
 from streamer.events.schema import ResultEvent, decode, encode, result_event
 from streamer.inference.tracking import ObjectTracker
 from streamer.toyworld.world import SCENE_SECONDS, World
-from streamer.types import Answer, Box, DueTask, Frame, Job, Outcome, Result
+from streamer.types import Answer, Box, DueTask, Frame, Job, Outcome, Result, Task
+from tests.support.tasks import PARAMS
 
 PICTURE = np.zeros((480, 640, 3), np.uint8)
 
 
 def result(at: float, boxes: Sequence[Box], name: str = "objects", epoch: int = 1, outcome: Outcome = "ok") -> Result:
     frame = Frame("gate", epoch, round(25 * at), 1000 + at, at, at, PICTURE)
-    return Result(Job(DueTask("gate", name, "object_detection", None, 0.0), frame), outcome, Answer(boxes=tuple(boxes)))
+    return Result(
+        Job(DueTask("gate", Task(name, "object_detection", PARAMS), 0.0), frame), outcome, Answer(boxes=tuple(boxes))
+    )
 
 
 def tracks() -> ObjectTracker:
@@ -111,7 +114,7 @@ def test_tasks_do_not_share_ids() -> None:
 
 def test_the_event_tells_the_id() -> None:
     marked = result(1, [replace(box(0.1), track=42)])
-    event = decode(encode(result_event("home", marked, "tiny", "fast")))
+    event = decode(encode(result_event("home", marked, "tiny")))
     assert isinstance(event, ResultEvent)
     assert event.data.result is not None
     assert event.data.result.boxes[0].track == 42

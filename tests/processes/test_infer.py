@@ -50,8 +50,8 @@ class Device:
         started, took = time.monotonic(), self.seconds * len(jobs)
         time.sleep(took)  # this is the device at work
         for job in jobs:
-            self.ran.append(job.due.name)
-            self.sizes.setdefault(job.due.name, set()).add(job.frame.image.shape)
+            self.ran.append(job.due.task.name)
+            self.sizes.setdefault(job.due.task.name, set()).add(job.frame.image.shape)
         answer = Answer(boxes=(Box(0, 0, 1, 1, "all"),))
         return [Result(job, "ok", answer, None, started, took, len(jobs)) for job in jobs]
 

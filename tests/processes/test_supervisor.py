@@ -17,7 +17,7 @@ import pytest
 from streamer.inference.step_timeout import FIRST_S, MIN_S, StepTimeout
 from streamer.processes.child import FAILURES_S, HEALTHY_S, MAX_FAILURES, SLOW_DELAY_S, Child, Restarts
 from streamer.processes.heartbeat import Heartbeat
-from streamer.types import DueTask, Job
+from streamer.types import DueTask, Job, Task
 from tests.support import faulty
 from tests.support.agents import (
     Event,
@@ -28,7 +28,7 @@ from tests.support.agents import (
     is_alive,
     until,
 )
-from tests.support.tasks import frame
+from tests.support.tasks import PARAMS, frame
 
 CAMERA = {"source": "synthetic?fps=25&size=160x120", "tasks": [{"task": "caption", "every": "100ms"}]}
 NOTICED_S = 10.0
@@ -156,7 +156,7 @@ def test_restarts_slow_down_degrade_and_recover() -> None:
 
 def test_a_step_may_take_five_times_its_longest_and_a_new_kind_of_task_minutes() -> None:
     patience = StepTimeout()
-    quick, slow = (Job(DueTask("a", task, task, None, 0.0), frame(1)) for task in ("quick", "slow"))
+    quick, slow = (Job(DueTask("a", Task(task, task, PARAMS), 0.0), frame(1)) for task in ("quick", "slow"))
     assert patience.seconds([quick]) == FIRST_S
     patience.observe([quick], [], 0.1)
     assert patience.seconds([quick]) == FIRST_S

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
-from streamer.types import Answer, Box, DueTask, Frame, Image, Job, Polygon, Quad, Result
+from streamer.types import Answer, Box, DueTask, Frame, Image, Job, Polygon, Quad, Result, Task
 
 IMAGE_SIZE = 96
 IMAGE_TOKENS = 10
@@ -97,7 +97,7 @@ def job(task: str, image: Image | None = None, stream: str = "gate", **params: A
     """A job with what the task needs, and `params` on top."""
     keys = SPECS[task].parameters.model_validate({**INPUTS[task], **params})
     frame = Frame(stream, 1, 0, 0.0, 0.0, 0.0, picture() if image is None else image)
-    return Job(DueTask(stream, task, task, keys, 0.0), frame)
+    return Job(DueTask(stream, Task(task, task, keys), 0.0), frame)
 
 
 def shapes(answer: Answer) -> list[Box | Polygon | Quad]:

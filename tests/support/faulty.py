@@ -56,7 +56,7 @@ class FaultyEngine:
     def step(self) -> list[Result]:
         started, settings = time.monotonic(), self._settings
         jobs, self._jobs = self._jobs, []
-        names = [f"{job.due.stream}/{job.due.name}/{job.frame.seq}" for job in jobs]
+        names = [f"{job.due.stream}/{job.due.task.name}/{job.frame.seq}" for job in jobs]
         if settings.trace is not None:
             with Path(settings.trace).open("a") as file:
                 file.write(json.dumps(names) + "\n")

@@ -1,32 +1,32 @@
-"""Tasks and frames for tests of the schedule, which need no config and no pixels."""
+"""Tasks and frames for tests that need no config and no pixels."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from streamer.config.calendar import Cron, TimeWindows
+from streamer.config.task import ScheduledTask
 from streamer.inference.schedule import Now
-from streamer.types import Frame, Priority, When, Zone
+from streamer.types import Frame, Region
 
 IMAGE = np.zeros((2, 2, 3), np.uint8)
 
 
-@dataclass(frozen=True)
-class Task:
-    name: str
-    every: float | None = None
-    every_n_frames: int | None = None
-    at: Cron | None = None
-    between: TimeWindows | None = None
-    priority: Priority = "normal"
-    max_age: float | None = None
-    zone: Zone | None = None
-    when: When = "always"
-    refresh: float = 600.0
-    task: str = "caption"
-    params: object = field(default=None)
+class Params:
+    """The pipeline's keys of a task that takes neither text nor region."""
+
+    quality = "fast"
+    prompt_text: str | None = None
+    prompt_region: Region | None = None
+
+
+PARAMS = Params()
+
+
+def scheduled(name: str, *, task: str = "caption", **keys: Any) -> ScheduledTask:
+    """A task with its schedule. `keys` as of `ScheduledTask`."""
+    return ScheduledTask(name, task, PARAMS, **keys)
 
 
 def frame(seq: int, pts: float | None = None, epoch: int = 1, stream: str = "s") -> Frame:

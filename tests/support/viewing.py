@@ -21,10 +21,11 @@ from streamer.bus.result_feed import ResultPublisher
 from streamer.events.schema import StatusEvent, result_event
 from streamer.inference.tracking import ObjectTracker
 from streamer.toyworld.world import World
-from streamer.types import Answer, Box, DueTask, Frame, Job, Result
+from streamer.types import Answer, Box, DueTask, Frame, Job, Result, Task
 from streamer.video.outputs.mjpeg import jpeg_endpoint
 from tests.support.agents import until
 from tests.support.capturing import STREAM, Consumer
+from tests.support.tasks import PARAMS
 
 SEED = 1
 SOURCE = f"synthetic?seed={SEED}&fps=25&size=320x240"
@@ -122,14 +123,14 @@ class Truth(threading.Thread):
                 reply = consumer.fetch(FrameRequest(), timeout=60)
                 if (frame := reply.frame) is None:
                     continue
-                due = DueTask(STREAM, "objects", "object_detection", None, 0.0)
+                due = DueTask(STREAM, Task("objects", "object_detection", PARAMS), 0.0)
                 things = world.scene(frame.pts or 0.0).objects
                 boxes = tuple(Box(*thing.box, thing.kind) for thing in things)
                 answer = Answer(boxes=boxes)
                 now = time.monotonic()
                 result = Result(Job(due, frame), "ok", answer, None, now, self._late)
                 result = tracks.assign_ids(result)
-                event = result_event("test", result, "truth", "fast")
+                event = result_event("test", result, "truth")
                 self._over.wait(self._late)
                 consumer.client.settle(frame, "done")
                 if not self.silent.is_set():

@@ -191,7 +191,7 @@ class Scene:
         one = result(stream, self._seq, "caption" if text else "people", answer=answer)
         frame = replace(one.job.frame, captured_at=time.time())
         one = replace(one, job=replace(one.job, frame=frame), draft=(10, 7))
-        return result_event(AGENT, one, "tiny", "fast")
+        return result_event(AGENT, one, "tiny")
 
     def lost(self, reason: str, stream: str = STREAM) -> Event:
         return status_event(AGENT, stream, "down", reason, 1.0)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from streamer.events.schema import ResultEvent, result_event
-from streamer.types import Answer, Box, DueTask, Frame, FrameId, Image, Job, Outcome, Polygon, Quad, Result, Zone
+from streamer.types import Answer, Box, DueTask, Frame, FrameId, Image, Job, Outcome, Polygon, Quad, Result, Task, Zone
 from streamer.video.draw import Painter, wrap
 from streamer.video.overlay import OLD_S, Layer, Outline, Overlay, Overlays
+from tests.support.tasks import PARAMS
 
 EPOCH = 1_764_000_000_000
 SIZE = 640, 480
@@ -130,8 +131,8 @@ def test_a_lost_camera_is_grey() -> None:
 
 def event(at: float, answer: Answer, name: str = "objects", outcome: Outcome = "ok", epoch: int = EPOCH) -> ResultEvent:
     frame = Frame("gate", epoch, round(25 * at), EPOCH / 1000 + at, at, at, grey())
-    result = Result(Job(DueTask("gate", name, "object_detection", None, 0.0), frame), outcome, answer)
-    return result_event("home", result, "tiny", "fast")
+    result = Result(Job(DueTask("gate", Task(name, "object_detection", PARAMS), 0.0), frame), outcome, answer)
+    return result_event("home", result, "tiny")
 
 
 def overlays(*events: ResultEvent, expected: float | None = 1.0) -> Overlays:

@@ -62,7 +62,7 @@ class _Work:
 
     @property
     def key(self) -> Key:
-        return self.job.due.stream, self.job.due.name
+        return self.job.due.stream, self.job.due.task.name
 
     @property
     def cap(self) -> int:
@@ -219,7 +219,7 @@ class FastEngine:
         states = self.encoder([tokens for _, tokens in rows], prompts)
         lengths = [self._image_tokens + len(prompt) for prompt in prompts]
         works = [work for work, _ in rows]
-        greedy = [place for place, work in enumerate(works) if work.job.due.params.quality == "fast"]
+        greedy = [place for place, work in enumerate(works) if work.job.due.task.params.quality == "fast"]
         searching = [work for place, work in enumerate(works) if place not in greedy]
         for work in searching:
             place = works.index(work)

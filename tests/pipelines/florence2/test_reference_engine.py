@@ -36,9 +36,9 @@ def run(engine: Engine, *jobs: Job) -> list[Result]:
 
 def question(of: Job) -> str:
     """The job as the library's processor takes it."""
-    params = of.due.params
+    params = of.due.task.params
     given = location_tokens(params.region) if hasattr(params, "region") else getattr(params, "text", "")
-    return FLORENCE_TASKS[of.due.task].token + given
+    return FLORENCE_TASKS[of.due.task.task].token + given
 
 
 def ended(tokens: list[int]) -> list[int]:
@@ -63,7 +63,7 @@ def test_all_tasks_in_one_batch_answer_with_their_types(engine: ReferenceEngine,
     assert "ok" in {result.outcome for result in results}
     for result in results:
         filled = {key for key in ("text", "boxes", "polygons", "quads") if getattr(result.answer, key)}
-        assert filled <= FILLED[SPECS[result.job.due.task].result]
+        assert filled <= FILLED[SPECS[result.job.due.task.task].result]
         assert (result.outcome == "empty") == (not filled)
         assert result.error is None
         assert result.batch == 15
@@ -189,8 +189,10 @@ def test_a_prompt_that_is_too_long_is_an_error_for_that_job_alone(engine: Refere
 def test_a_row_that_breaks_its_batch_is_an_error_for_that_job_alone(engine: ReferenceEngine) -> None:
     """A second image token makes the whole batch fail inside the model."""
     broken = job("phrase_grounding")
-    keys = broken.due.params.model_construct(text="a <image> b", quality="fast", max_tokens=50)
-    broken = dataclasses.replace(broken, due=dataclasses.replace(broken.due, params=keys))
+    keys = broken.due.task.params.model_construct(text="a <image> b", quality="fast", max_tokens=50)
+    broken = dataclasses.replace(
+        broken, due=dataclasses.replace(broken.due, task=dataclasses.replace(broken.due.task, params=keys))
+    )
     before, bad, after = run(engine, job("caption"), broken, job("caption", picture(3)))
     assert bad.outcome == "error"
     assert "the model failed" in (bad.error or "")

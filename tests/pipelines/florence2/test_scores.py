@@ -26,7 +26,7 @@ from pipelines.florence2.uncertainty import FAR, uncertainty
 from streamer.config import model
 from streamer.core.errors import ConfigError
 from streamer.events.schema import encode, result_event
-from streamer.types import DueTask, Engine, Frame, Image, Job, Result
+from streamer.types import DueTask, Engine, Frame, Image, Job, Result, Task
 from tests.support.checkpoints import job, shapes
 
 FIRST = 20
@@ -162,7 +162,7 @@ def shipped() -> Engine:
 
 def ask(engine: Engine, image: Image, number: int, params: Any) -> Result:
     frame = Frame("gate", 1, number, 0.0, 0.0, 0.0, image)
-    engine.admit([Job(DueTask("gate", "things", "object_detection", params, 0.0), frame)])
+    engine.admit([Job(DueTask("gate", Task("things", "object_detection", params), 0.0), frame)])
     results: list[Result] = []
     while not results:
         results = engine.step()
@@ -190,7 +190,7 @@ def test_min_score_from_config_to_event(shipped: Engine, tmp_path: Path) -> None
         image, _ = hard(number)
         bodies = []
         for params in (every, sure):
-            event = result_event("home", ask(shipped, image, number, params), shipped.model, params.quality)
+            event = result_event("home", ask(shipped, image, number, params), shipped.model)
             bodies.append(json.loads(encode(event))["data"]["result"])
         whole, part = bodies
         assert part["boxes"] == [box for box in whole["boxes"] if box["score"] >= 0.6]

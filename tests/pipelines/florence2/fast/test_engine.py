@@ -228,7 +228,7 @@ def answers_of(engine: FastEngine, jobs: Sequence[Job]) -> Iterator[tuple[Job, l
     """What the engine remembers of each job after having answered it."""
     in_flight(engine, jobs)
     for of in jobs:
-        yield of, engine.drafts._known[of.due.stream, of.due.name].tokens
+        yield of, engine.drafts._known[of.due.stream, of.due.task.name].tokens
 
 
 @pytest.mark.parametrize("share", [1.0, 0.8, 0.5, 0.0])
@@ -239,7 +239,7 @@ def test_drafts_change_no_answer(checkpoint: Path, truth: list[Result], share: f
     jobs = all_tasks()
     for of, tokens in list(answers_of(fast, jobs)):
         spoiled = [token if rng.random() < share else rng.randrange(4, 900) for token in tokens]
-        fast.drafts.learn((of.due.stream, of.due.name), spoiled, None)
+        fast.drafts.learn((of.due.stream, of.due.task.name), spoiled, None)
     assert fast.drafts.figures.answers == 0
     answered = in_flight(fast, jobs, at_once)
     assert_same(answered, truth)
@@ -272,8 +272,8 @@ def test_a_cap_holds_with_a_draft(checkpoint: Path) -> None:
     fast = FastEngine(opened(checkpoint), 16)
     for of, tokens in list(answers_of(fast, all_tasks())):
         whole = len(tokens) + len(fast._chooser.start)  # without the start token, but with the end
-        short = job(of.due.task, of.frame.image, max_tokens=whole - 1)
-        exact = job(of.due.task, of.frame.image, max_tokens=whole)
+        short = job(of.due.task.task, of.frame.image, max_tokens=whole - 1)
+        exact = job(of.due.task.task, of.frame.image, max_tokens=whole)
         assert in_flight(fast, [short])[0].error == f"the answer did not end within {whole - 1} tokens"
         assert in_flight(fast, [exact])[0].outcome in ("ok", "empty")
 
