@@ -82,12 +82,12 @@ def test_files_stay_small(path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["watch", "--help"], ["--version"]], ids=" ".join)
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
-    assert not loaded_by(f"sys.argv[1:] = {arguments!r}; from streamer.cli import main as run")
+    assert not loaded_by(f"sys.argv[1:] = {arguments!r}; from streamer.cli.main import main as run")
 
 
 def test_the_program_needs_no_torch_to_read_a_config() -> None:
     """Only the process that opens the engine imports torch; the others stay small."""
-    found = loaded_by("from streamer.config import json_schema as run")
+    found = loaded_by("from streamer.config.model import json_schema as run")
     assert not {"torch", "transformers", "av"} & found
 
 

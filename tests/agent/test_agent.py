@@ -93,7 +93,7 @@ class Finder:
             del dies
 
 sys.meta_path.insert(0, Finder())
-from streamer.cli import main
+from streamer.cli.main import main
 main()
 """
 

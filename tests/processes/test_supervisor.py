@@ -186,7 +186,7 @@ def test_a_sign_is_read_by_another_process_and_stays_when_the_writer_is_gone(tmp
 BOMBARDED = """
 import os, signal, sys, threading
 from pathlib import Path
-from streamer.config import from_mapping
+from streamer.config.model import from_mapping
 from streamer.processes.worker import Worker
 tasks = [{"task": "caption", "every": "1s"}]
 agent = from_mapping({"agent": "a", "streams": {"gate": {"source": "synthetic", "tasks": tasks}}})

@@ -292,8 +292,8 @@ def test_a_damaged_ledger_starts_soon_and_keeps_what_is_readable(healthy: Path, 
 _WRITER = """
 import sys
 from pathlib import Path
-from streamer.ledger import Ledger
-from tests.sample_events import event
+from streamer.events.ledger import Ledger
+from tests.support.sample_events import event
 
 with Ledger(Path(sys.argv[1])) as ledger:
     ledger.readers(["a"])

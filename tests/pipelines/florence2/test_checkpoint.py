@@ -209,7 +209,7 @@ def test_a_name_that_cannot_be_one() -> None:
 
 def test_the_hub_cannot_be_reached(tmp_path: Path) -> None:
     code = (
-        "from pipelines.folder import open_folder; from streamer.errors import ConfigError\n"
+        "from pipelines.florence2.checkpoint_files import open_folder; from streamer.core.errors import ConfigError\n"
         "try: open_folder('florence-community/Florence-2-base')\n"
         "except ConfigError as error: print(error)"
     )
