@@ -1,0 +1,24 @@
+"""Replace a file so that readers, a crash or a power loss see the old content or the new content, never a mixture."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write(path: Path, text: str) -> None:
+    """Replace `path` with `text` (UTF-8) and return once it is on the disk. Raises OSError.
+
+    The content is written to a temporary file in the same folder, synced, and renamed; then the folder is synced.
+    """
+    temporary = path.with_name(path.name + ".new")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
