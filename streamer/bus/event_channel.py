@@ -11,7 +11,6 @@ which no repetition would change.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -26,6 +25,8 @@ from typing import Any
 import zmq
 
 from streamer.core.errors import WireError
+from streamer.core.ipc import drain, send_or_drop
+from streamer.core.logs import RareLog
 from streamer.events.schema import Event, StatusEvent, decode, encode
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,8 @@ class EventClient:
         self._unacked: dict[str, _Unacked] = {}  # in the order they were made
         self.refused = 0
         """Events that emit could not read and nobody will see."""
-        self.dropped_statuses = 0
-        """Statuses that were thrown away, because there were too many."""
+        self.dropped_statuses = RareLog(log, "status events dropped: %d, emit accepts none", logging.ERROR)
+        """Counts status events dropped because more than `MAX_STATUSES` were unacknowledged."""
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         """To poll for reading; then call `receive`."""
         self.socket.set(zmq.ROUTING_ID, f"{name}-{os.getpid()}-{secrets.token_hex(4)}".encode())
@@ -104,10 +105,7 @@ class EventClient:
 
     def receive(self) -> list[str]:
         """Ids that were acked since the last call, never blocking."""
-        acked: list[str] = []
-        with contextlib.suppress(zmq.Again):
-            while True:
-                acked += self._settle(self.socket.recv_multipart(zmq.NOBLOCK))
+        acked = [event_id for parts in drain(self.socket) for event_id in self._settle(parts)]
         if acked:
             self.resend()  # what stood in line
         return acked
@@ -144,17 +142,11 @@ class EventClient:
         oldest = next((key for key, kept in self._unacked.items() if kept.captured_mono is None), None)
         if oldest is not None:
             del self._unacked[oldest]
-            self.dropped_statuses += 1
-            if self.dropped_statuses.bit_count() == 1:
-                log.error("events are not accepted: %d statuses were thrown away", self.dropped_statuses)
+            self.dropped_statuses.add()
 
     def _put(self, event_id: str, kept: _Unacked) -> bool:
         header = {"v": VERSION, "id": event_id, "captured_mono": kept.captured_mono}
-        try:
-            self.socket.send_multipart([json.dumps(header).encode(), kept.body], zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        return True
+        return send_or_drop(self.socket, [json.dumps(header).encode(), kept.body])
 
     def _settle(self, parts: Sequence[bytes]) -> list[str]:
         try:
@@ -182,8 +174,7 @@ class EventServer:
     """Emit's end. Not thread-safe; a context manager."""
 
     def __init__(self, runtime: Path) -> None:
-        self.invalid_messages = 0
-        """Messages that were no events; counted and dropped."""
+        self.invalid_messages = RareLog(log, "invalid event message %d dropped, sender %r: %s")
         self._context = zmq.Context()  # its own, so that `close` can wait for the last acks to leave
         self.socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         """To poll for reading; then call `receive`."""
@@ -204,13 +195,7 @@ class EventServer:
 
     def receive(self, limit: int = 256) -> list[Delivery]:
         """At most `limit` events that have arrived, never blocking."""
-        deliveries: list[Delivery] = []
-        with contextlib.suppress(zmq.Again):
-            for _ in range(limit):
-                delivery = self._read(self.socket.recv_multipart(zmq.NOBLOCK))
-                if delivery is not None:
-                    deliveries.append(delivery)
-        return deliveries
+        return [delivery for parts in drain(self.socket, limit) if (delivery := self._read(parts)) is not None]
 
     def ack(self, deliveries: Iterable[Delivery]) -> None:
         """Tell the makers that these are safe. A maker that is gone is nobody to tell."""
@@ -231,17 +216,14 @@ class EventServer:
                 raise WireError("header and event differ in their id")
             return Delivery(peer, event, captured_mono)
         except WireError as error:
-            self.invalid_messages += 1
-            if self.invalid_messages.bit_count() == 1:  # log the 1st, 2nd, 4th, 8th … only
-                log.warning("dropped message %d that was no event, from %r: %s", self.invalid_messages, peer, error)
+            self.invalid_messages.add(peer, error)
             if event_id is not None:
                 self._answer(peer, refused=[event_id])
             return None
 
     def _answer(self, peer: bytes, acked: Sequence[str] = (), refused: Sequence[str] = ()) -> None:
         answer = json.dumps({"v": VERSION, "acked": acked, "refused": refused}).encode()
-        with contextlib.suppress(zmq.Again):  # it will ask again
-            self.socket.send_multipart([peer, answer], zmq.NOBLOCK)
+        send_or_drop(self.socket, [peer, answer])  # if dropped, the client sends the event again and gets a new answer
 
 
 def _two(parts: Sequence[bytes]) -> tuple[dict[str, Any], bytes]:

@@ -45,10 +45,6 @@ class OwnBuffers:
         self._maps = {name: self._make(name) for name in (f"{owner}-{index}.buf" for index in range(number))}
         self._free = list(self._maps)
 
-    @property
-    def free(self) -> int:
-        return len(self._free)
-
     def take(self) -> str:
         """The name of a free buffer, which is no longer free. Raises NoBuffer."""
         if not self._free:

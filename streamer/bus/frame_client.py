@@ -8,7 +8,7 @@ that is dead, and its buffer is free again.
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
 import secrets
 import time
@@ -32,11 +32,14 @@ from streamer.bus.frame_protocol import (
     encode,
 )
 from streamer.core.errors import WireError
-from streamer.core.ipc import check_endpoint
+from streamer.core.ipc import check_endpoint, drain, send_or_drop
+from streamer.core.logs import RareLog
 from streamer.events.schema import FrameCounts
-from streamer.types import Frame, FrameId, FrameOutcome, Pace
+from streamer.types import Frame, FrameId, FrameOutcome
 
 __all__ = ["FrameClient", "FrameRequest", "NoBuffer", "Reply", "frames_endpoint"]
+
+log = logging.getLogger(__name__)
 
 _OVERDUE_S = 0.5
 _FAREWELL_S = 0.5
@@ -60,13 +63,10 @@ class Reply:
     """A wanted frame is there to be fetched (again, if it was a fetch that got none)."""
     ended: bool
     """The stream is over: nothing that was wanted will ever come."""
-    pace: Pace | None
-    """None when no capture of this stream was heard yet."""
     last_frame_age: float | None = None
     """Seconds since the newest frame was captured."""
     epoch: int | None = None
     seq: int | None = None
-    pts: float | None = None
     counts: FrameCounts | None = None
     """What became of the stream's frames so far, of a `ping`."""
 
@@ -89,7 +89,6 @@ class _Link:
     socket: zmq.Socket[bytes]
     pending: dict[int, _PendingRequest] = field(default_factory=dict)
     generation: str | None = None
-    pace: Pace | None = None
     ping_at: float = 0.0
     ping_gap: float = _OVERDUE_S
 
@@ -106,8 +105,7 @@ class FrameClient:
     def __init__(self, runtime: Path, role: str, buffers: int) -> None:
         """`role`: letters only; "infer" is the one whose frames are counted. `buffers`: frames it can hold at once."""
         self.owner = f"{role}-{os.getpid()}-{secrets.token_hex(4)}"
-        self.invalid_messages = 0
-        """Messages that were no answers; counted and dropped."""
+        self._invalid_messages = RareLog(log, "invalid frame response %d dropped, stream %s: %s")
         self._runtime = runtime
         self._buffers = OwnBuffers(runtime, self.owner, buffers)
         self._links: dict[str, _Link] = {}
@@ -129,10 +127,6 @@ class FrameClient:
             link.socket.close(linger=0)
         self._links.clear()
         self._buffers.close()
-
-    @property
-    def free_buffers(self) -> int:
-        return self._buffers.free
 
     def sockets(self) -> list[zmq.Socket[bytes]]:
         """To poll for reading; then call `receive`."""
@@ -217,22 +211,16 @@ class FrameClient:
         link.ping_gap = min(2 * link.ping_gap, _MAX_PING_GAP_S)
 
     def _send(self, link: _Link, message: Fetch | Wait | Settle | Ping) -> None:
-        # A thousand messages wait for a capture that is away: a later ping will find this one lost.
-        with contextlib.suppress(zmq.Again):
-            link.socket.send(encode(message), zmq.NOBLOCK)
+        # ZeroMQ queues 1000 messages for an absent capture process. A later ping reports a dropped one as lost.
+        send_or_drop(link.socket, [encode(message)])
 
     def _read(self, link: _Link) -> Iterator[Reply]:
-        while True:
-            try:
-                parts = link.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
+        for parts in drain(link.socket):
             try:
                 answer = decode_response(b"".join(parts))
-            except WireError:
-                self.invalid_messages += 1
+            except WireError as error:
+                self._invalid_messages.add(link.stream, error)
                 continue
-            link.pace = answer.pace
             link.generation = answer.generation
             if answer.pong:
                 link.ping_gap = _OVERDUE_S
@@ -249,7 +237,7 @@ class FrameClient:
                 del link.pending[request]
                 if asked.buffer is not None:
                     self._buffers.give_back(asked.buffer)
-                yield Reply(link.stream, request, None, ready=False, ended=False, pace=link.pace)
+                yield Reply(link.stream, request, None, ready=False, ended=False)
 
     def _reply(self, link: _Link, answer: FrameResponse) -> Reply:
         asked = link.pending.pop(answer.id)
@@ -265,11 +253,9 @@ class FrameClient:
             frame=frame,
             ready=answer.ready,
             ended=answer.ended,
-            pace=answer.pace,
             last_frame_age=answer.newest_age,
             epoch=newest.epoch if newest else None,
             seq=newest.seq if newest else None,
-            pts=answer.newest_pts,
             counts=answer.counts,
         )
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 
 from streamer.core.errors import WireError
 from streamer.events.schema import FrameCounts
-from streamer.types import FrameId, FrameOutcome, Pace, When
+from streamer.types import FrameId, FrameOutcome, When
 
 MAX_MESSAGE_BYTES = 16384
 """Bytes of a message; who sends more is disconnected by ZeroMQ."""
@@ -129,7 +129,6 @@ class FrameResponse(_Message):
     """To any request but Settle."""
 
     generation: str
-    pace: Pace
     ready: bool
     """A wanted frame is there, to be fetched."""
     ended: bool
@@ -138,7 +137,6 @@ class FrameResponse(_Message):
     counts: FrameCounts | None = None
     """Of a pong: what became of the stream's frames so far."""
     newest: FrameId | None
-    newest_pts: float | None
     newest_age: float | None
     """Seconds since the newest frame was captured, when this was sent."""
     frame: FrameDescriptor | None = None

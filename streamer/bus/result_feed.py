@@ -5,15 +5,18 @@ PUB to SUB: who is slow or away misses results and harms nobody. Topics end in `
 
 from __future__ import annotations
 
-import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import zmq
 
 from streamer.core.errors import WireError
-from streamer.core.ipc import check_endpoint
+from streamer.core.ipc import check_endpoint, drain, send_or_drop
+from streamer.core.logs import RareLog
 from streamer.events.schema import ResultEvent, decode, encode
+
+log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 8 << 20
 """Bytes of one result."""
@@ -34,8 +37,7 @@ class ResultPublisher:
 
     def publish(self, event: ResultEvent) -> None:
         """Never blocks."""
-        with contextlib.suppress(zmq.Again):
-            self._socket.send_multipart([f"{event.data.stream}/".encode(), encode(event)], zmq.NOBLOCK)
+        send_or_drop(self._socket, [f"{event.data.stream}/".encode(), encode(event)])
 
     def close(self) -> None:
         self._socket.close()
@@ -45,8 +47,7 @@ class ResultSubscriber:
     """The results of one stream, also over deaths of the inference process."""
 
     def __init__(self, runtime: Path, stream: str) -> None:
-        self.invalid_messages = 0
-        """Messages that were no results; counted and dropped."""
+        self._invalid_messages = RareLog(log, "invalid result message %d dropped: %s")
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
         """To poll for reading; then call `receive`."""
         self.socket.set(zmq.LINGER, 0)
@@ -57,15 +58,11 @@ class ResultSubscriber:
 
     def receive(self) -> Iterator[ResultEvent]:
         """Everything that has arrived. Never blocks."""
-        while True:
-            try:
-                parts = self.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
+        for parts in drain(self.socket):
             try:
                 event = decode(parts[-1])
-            except WireError:
-                self.invalid_messages += 1
+            except WireError as error:
+                self._invalid_messages.add(error)
                 continue
             if isinstance(event, ResultEvent):
                 yield event

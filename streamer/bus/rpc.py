@@ -6,15 +6,18 @@ ROUTER: nobody waits for one that is away.
 
 from __future__ import annotations
 
-import contextlib
 import json
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import zmq
 
 from streamer.core.errors import WireError
-from streamer.core.ipc import check_endpoint
+from streamer.core.ipc import check_endpoint, drain, send_or_drop
+from streamer.core.logs import RareLog
+
+log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 1 << 20
 """Bytes of a message."""
@@ -43,8 +46,7 @@ class RpcServer:
     """Who is asked. Not thread-safe."""
 
     def __init__(self, path: Path) -> None:
-        self.invalid_messages = 0
-        """Messages that were none; counted and dropped."""
+        self._invalid_messages = RareLog(log, "invalid request %d dropped: %s")
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         """To poll for reading; then call `receive`."""
         self.socket.set(zmq.LINGER, 500)
@@ -57,21 +59,17 @@ class RpcServer:
 
     def receive(self) -> list[Request]:
         """Everything that has arrived, never blocking."""
-        found = []
-        with contextlib.suppress(zmq.Again):
-            while True:
-                peer, *parts = self.socket.recv_multipart(zmq.NOBLOCK)
-                try:
-                    found.append(Request(peer, _decode(b"".join(parts))))
-                except WireError:
-                    self.invalid_messages += 1
-        return found
+        requests = []
+        for peer, *parts in drain(self.socket):
+            try:
+                requests.append(Request(peer, _decode(b"".join(parts))))
+            except WireError as error:
+                self._invalid_messages.add(error)
+        return requests
 
-    def reply(self, asked: Request, **answer: Any) -> None:
-        """Who does not listen any more is nobody to tell."""
-        with contextlib.suppress(zmq.Again):
-            body = json.dumps({**answer, "id": asked.message["id"]}).encode()
-            self.socket.send_multipart([asked.peer, body], zmq.NOBLOCK)
+    def reply(self, request: Request, **response: Any) -> None:
+        """Answer a request. Dropped when the client has disconnected or reads nothing."""
+        send_or_drop(self.socket, [request.peer, json.dumps({**response, "id": request.message["id"]}).encode()])
 
 
 class RpcClient:
@@ -83,6 +81,7 @@ class RpcClient:
         self.socket.set(zmq.LINGER, 0)
         self.socket.set(zmq.RECONNECT_IVL_MAX, 500)
         self.socket.connect(check_endpoint(f"ipc://{path}"))
+        self._invalid_messages = RareLog(log, "invalid response %d dropped: %s")
         self._last = 0
 
     def close(self) -> None:
@@ -91,18 +90,18 @@ class RpcClient:
     def send(self, **message: Any) -> int:
         """The message's id. It waits for one who is away."""
         self._last += 1
-        with contextlib.suppress(zmq.Again):
-            self.socket.send(json.dumps({**message, "id": self._last}).encode(), zmq.NOBLOCK)
+        send_or_drop(self.socket, [json.dumps({**message, "id": self._last}).encode()])
         return self._last
 
     def receive(self) -> list[Message]:
         """Answers that have arrived, never blocking."""
-        found = []
-        with contextlib.suppress(zmq.Again):
-            while True:
-                with contextlib.suppress(WireError):
-                    found.append(_decode(b"".join(self.socket.recv_multipart(zmq.NOBLOCK))))
-        return found
+        responses = []
+        for parts in drain(self.socket):
+            try:
+                responses.append(_decode(b"".join(parts)))
+            except WireError as error:
+                self._invalid_messages.add(error)
+        return responses
 
 
 def _decode(body: bytes) -> Message:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import logging
 import os
@@ -32,6 +31,8 @@ from streamer.bus.frame_protocol import (
 )
 from streamer.capture.frame_slot import DecodedFrame, FrameSlot
 from streamer.core.errors import WireError
+from streamer.core.ipc import drain, send_or_drop
+from streamer.core.logs import RareLog
 from streamer.events.schema import FrameCounts
 
 log = logging.getLogger(__name__)
@@ -113,8 +114,7 @@ class FrameServer:
         """The inference process knows that it ended."""
         self.last_heard: float | None = None
         """Monotonic second of the inference process's last message."""
-        self.invalid_messages = 0
-        """Messages that broke the protocol; counted and dropped."""
+        self._invalid_messages = RareLog(log, "invalid frame request %d dropped: %s")
         self._slot = slot
         self._generation = secrets.token_hex(4)
         self._owner: str | None = None
@@ -141,17 +141,11 @@ class FrameServer:
 
     def handle(self) -> None:
         """Answer everything that has arrived, and every wait whose frame came or whose time is up."""
-        while True:
-            try:
-                parts = self.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                break
+        for parts in drain(self.socket):
             try:
                 self._request(parts)
             except WireError as error:
-                self.invalid_messages += 1
-                if self.invalid_messages.bit_count() == 1:  # log the 1st, 2nd, 4th, 8th … only
-                    log.warning("dropped message %d that broke the protocol: %s", self.invalid_messages, error)
+                self._invalid_messages.add(error)
         self._reply_to_waits()
 
     def _request(self, parts: list[bytes]) -> None:
@@ -289,15 +283,12 @@ class FrameServer:
         answer = FrameResponse(
             id=request.id,
             generation=self._generation,
-            pace=self._slot.pace,
             ready=ready or frame is not None,
             ended=ended,
             pong=pong,
             newest=newest.id if newest else None,
-            newest_pts=newest.pts if newest else None,
             newest_age=time.monotonic() - newest.captured_mono if newest else None,
             counts=FrameCounts(**self._slot.counts()) if pong else None,
             frame=frame,
         )
-        with contextlib.suppress(zmq.Again):  # it asks and does not listen: its loss
-            self.socket.send_multipart([peer, encode(answer)], zmq.NOBLOCK)
+        send_or_drop(self.socket, [peer, encode(answer)])

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from streamer.bus.frame_protocol import MAX_WAIT_S, FrameRequest, MotionGate
 from streamer.capture.frame_accounting import Counts, FrameCount
 from streamer.capture.motion_gate import SceneState
-from streamer.types import FrameId, FrameOutcome, Pace, Picture
+from streamer.types import FrameId, FrameOutcome, Picture
 
 MAX_IN_FLIGHT = 64
 """Frames that a consumer may hold. No honest one has as many buffers."""
@@ -36,8 +36,6 @@ class DecodedFrame:
 
 class FrameSlot(ABC):
     """One stream's frames. `put` is called by the decoding thread, everything else by the answering one."""
-
-    pace: Pace
 
     def __init__(self, wake: Callable[[], None]) -> None:
         """`wake` is called by the decoding thread whenever there is something new to answer with."""
@@ -159,8 +157,6 @@ class FrameSlot(ABC):
 class LatestFrameSlot(FrameSlot):
     """Keeps the newest frame of the connection. Never holds the decoding thread up."""
 
-    pace: Pace = "live"
-
     def _store(self, shot: DecodedFrame) -> None:
         if any(self._wanted(shot, want) for want in self.pending_requests):
             self._wake()
@@ -197,8 +193,6 @@ class BlockingFrameSlot(FrameSlot):
 
     Frames that were fetched are kept until they are settled, to be given again when who fetched them died.
     """
-
-    pace: Pace = "file"
 
     def __init__(self, wake: Callable[[], None]) -> None:
         super().__init__(wake)

@@ -41,6 +41,20 @@ class _Json(logging.Formatter):
         return json.dumps(words, ensure_ascii=False)
 
 
+class RareLog:
+    """Counts a repeated problem and logs its 1st, 2nd, 4th, 8th … occurrence, so that a flood cannot fill the log."""
+
+    def __init__(self, logger: logging.Logger, message: str, level: int = logging.WARNING) -> None:
+        """`message` formats the count so far, then the arguments of `add`."""
+        self.count = 0
+        self._logger, self._message, self._level = logger, message, level
+
+    def add(self, *args: object) -> None:
+        self.count += 1
+        if self.count.bit_count() == 1:
+            self._logger.log(self._level, self._message, self.count, *args)
+
+
 def setup(process: str, level: str = "info", form: Form = "text") -> None:
     """Send this process's records to standard error, each marked with the process's name."""
     handler = logging.StreamHandler(sys.stderr)

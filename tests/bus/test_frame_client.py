@@ -100,7 +100,7 @@ def test_a_wait_ends_at_its_deadline_and_says_how_old_the_newest_is(tmp_path: Pa
         assert not reply.ready
         assert not reply.ended
         assert reply.frame is None
-        assert (reply.epoch, reply.seq, reply.pts, reply.pace) == (first.epoch, 0, 0.0, "live")
+        assert reply.newest == first.id
         assert reply.last_frame_age is not None
         assert reply.last_frame_age >= 0.3
 
@@ -218,7 +218,8 @@ def test_a_fetch_that_died_with_capture_gives_its_buffer_back(tmp_path: Path) ->
         lost = consumer.client.fetch(STREAM, FrameRequest())
         with pytest.raises(AssertionError, match="no reply"):
             consumer.reply(lost, 1.0)
-        assert consumer.client.free_buffers == 0, "capture may still write there"
+        with pytest.raises(NoBuffer):  # capture may still write there
+            consumer.client.fetch(STREAM, FrameRequest())
         capture.kill()
         capture.restart()
         reply = consumer.reply(lost)
@@ -226,7 +227,8 @@ def test_a_fetch_that_died_with_capture_gives_its_buffer_back(tmp_path: Path) ->
         assert after.epoch > before.epoch
         consumer.client.settle(before, "done")  # of the dead generation: the new one does not count it
         consumer.client.settle(after, "done")
-        assert consumer.client.free_buffers == 2
+        for _ in range(2):  # raises NoBuffer when one is missing
+            consumer.client.fetch(STREAM, FrameRequest(at_pts=1e6))
         frames = capture.stop()["frames"]
         assert (frames["done"], frames["dropped"]) == (1, {})
 
@@ -278,8 +280,7 @@ def test_garbage_and_oversized_messages_do_not_disturb(tmp_path: Path) -> None:
         frames = capture.stop()["frames"]
         assert (frames["done"], frames["dropped"]) == (2, {})
         log = capture.errors.read_text()
-        assert "broke the protocol" in log
-        assert log.count("broke the protocol") < 6
+        assert 1 <= log.count("invalid frame request") < 6
 
 
 OWNER = "view-7-0123abcd"

@@ -26,6 +26,7 @@ from streamer.bus.frame_buffers import BUFFER_PIXELS
 from streamer.capture.motion_gate import shrink
 from streamer.capture.sources._hardware import find_hardware
 from streamer.core.errors import ConfigError, SourceLost, SourceRefused
+from streamer.core.logs import RareLog
 from streamer.core.redact import redact
 from streamer.types import Image, Luma
 
@@ -96,7 +97,7 @@ class AvSource:
         `hwaccel`: what decodes, as in `Decoded`. `may_ease`: key frames are enough where nobody wants more.
         """
         self._limit = read_limit
-        self._broken = 0
+        self._undecodable = RareLog(log, "packets that cannot be decoded: %d, last error: %s")
         self._key_frames = _KeyFrames() if may_ease else None
         self._interval = 0.0
         self._skips = False
@@ -200,9 +201,7 @@ class AvSource:
                 frames += _flushed(self._stream.codec_context)
             return frames
         except _FAILURES as error:
-            self._broken += 1
-            if self._broken.bit_count() == 1:  # the 1st, 2nd, 4th, 8th …: a flood of garbage is no flood of logs
-                log.warning("%d packets could not be decoded, the last: %s", self._broken, _words(error))
+            self._undecodable.add(_words(error))
             return []
 
     def _guess(self, number: int) -> float | None:

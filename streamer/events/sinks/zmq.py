@@ -13,7 +13,6 @@ it. What was missed is asked for beside it, DEALER to ROUTER, at the endpoint wi
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import threading
@@ -26,7 +25,7 @@ import zmq
 from pydantic import AfterValidator
 
 from streamer.core.errors import ConfigError, SinkError
-from streamer.core.ipc import HEADS, check_endpoint, replay_endpoint
+from streamer.core.ipc import HEADS, check_endpoint, replay_endpoint, send_or_drop
 from streamer.core.settings import Name
 from streamer.events.ledger import Replay
 from streamer.events.sinks._base import SinkContext, SinkSettings
@@ -133,5 +132,4 @@ class _ZmqSink:
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return  # no question: not JSON, a number like Infinity, a source that is no Unicode
         answer = [peer, json.dumps({"v": 1, "id": number}).encode(), *events]
-        with contextlib.suppress(zmq.Again):  # it will ask again
-            self._asked.send_multipart(answer, zmq.NOBLOCK)
+        send_or_drop(self._asked, answer)  # if dropped, the subscriber asks again

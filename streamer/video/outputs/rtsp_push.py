@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import secrets
 from pathlib import Path
@@ -12,7 +11,7 @@ import zmq
 from pydantic import AfterValidator
 
 from streamer.core.errors import WireError
-from streamer.core.ipc import check_endpoint
+from streamer.core.ipc import check_endpoint, drain, send_or_drop
 from streamer.core.redact import Url
 from streamer.video.outputs._base import EncodedFrame, H264Settings, OutputContext, Writer
 
@@ -70,8 +69,7 @@ class PacketFeed:
         header = {"v": 1, "encode": self._encode, "key": coded.key, **numbers}
         self._number += 1
         data = self._parameters + coded.data if coded.key else coded.data
-        with contextlib.suppress(zmq.Again):
-            self._socket.send_multipart([json.dumps(header).encode(), data], zmq.NOBLOCK)
+        send_or_drop(self._socket, [json.dumps(header).encode(), data])
 
     def close(self) -> None:
         if self._socket is not None:
@@ -96,17 +94,14 @@ class PacketReader:
 
     def receive(self) -> EncodedFrame | None:
         """The next picture that can be decoded after those before it; None when there is none now. Raises WireError."""
-        while True:
-            try:
-                parts = self.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return None
+        for parts in drain(self.socket):
             encode, number, coded = _decode(parts)
             if (encode, number) != self._expected and not coded.key:
                 self._expected = None  # some were lost: nothing can be shown before the next key picture
                 continue
             self.encode, self._expected = encode, (encode, number + 1)
             return coded
+        return None
 
     def close(self) -> None:
         self.socket.close()
