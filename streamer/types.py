@@ -22,6 +22,9 @@ Image = npt.NDArray[np.uint8]
 Luma = npt.NDArray[np.uint8]
 """uint8, shape (height, width): the brightness of a picture."""
 
+MAX_PIXELS = 7680 * 4320
+"""Largest picture, 8K, in pixels. Sources lose the connection over a larger one, pipelines refuse it."""
+
 Point = tuple[float, float]
 Pace = Literal["live", "file"]
 """live: the newest frame wins, intervals on the monotonic clock. file: nothing wanted is lost, media time counts."""

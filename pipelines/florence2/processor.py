@@ -16,10 +16,8 @@ from pipelines.florence2.prompts import Prompter, prompt
 from pipelines.florence2.scores import at_least
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
 from streamer.core.errors import PipelineError
-from streamer.types import Answer, DueTask, Frame, Image, Job, Outcome, Result, Task
+from streamer.types import MAX_PIXELS, Answer, DueTask, Frame, Image, Job, Outcome, Result, Task
 
-PIXEL_CAP = 33_177_600
-"""Pixels of an 8K picture; a larger frame is refused."""
 MIN_SIDE = 8
 """A frame with a shorter side shows nothing."""
 
@@ -102,8 +100,8 @@ def check_frame(image: Image) -> None:
     height, width, _ = image.shape
     if min(height, width) < MIN_SIDE:
         raise PipelineError(f"the frame is too narrow: {width}x{height}")
-    if height * width > PIXEL_CAP:
-        raise PipelineError(f"the frame is too large: {width}x{height} is more than {PIXEL_CAP} pixels")
+    if height * width > MAX_PIXELS:
+        raise PipelineError(f"the frame is too large: {width}x{height} is more than {MAX_PIXELS} pixels")
     if not image.any():
         raise PipelineError("the frame is all black")
 

@@ -1,7 +1,7 @@
-"""The shared memory that frames travel in: files in the runtime directory (a tmpfs), made by who asks for frames.
+"""Shared memory for frames: files in the runtime directory (a tmpfs), owned by the consumers.
 
-Every consumer has a few of its own, each sized once for the largest picture (sparse, so it costs what is written) and
-never truncated. Capture maps the one that a request names and writes into it; it owns, frees and removes nothing.
+Each consumer creates a few files, each sized once for the largest picture (sparse: memory is used as it is written) and
+never truncated. Capture maps the file that a request names and writes into it. It never creates or removes one.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from streamer.core.errors import WireError
-from streamer.types import Image
+from streamer.types import MAX_PIXELS, Image
 
-BUFFER_PIXELS = 33_177_600
-"""The largest picture, 8K."""
-BUFFER_BYTES = 3 * BUFFER_PIXELS
+BUFFER_BYTES = 3 * MAX_PIXELS
 
 _NAME = re.compile(r"[a-z]+-(\d{1,10})-[0-9a-f]{8}-\d{1,4}\.buf")
+"""Owner (role, process id, random part) and index."""
 _MAX_MAPPED = 64
+"""Buffers that capture keeps mapped, for all consumers together."""
 
 
 def buffers_directory(runtime: Path) -> Path:
@@ -32,7 +32,7 @@ def buffers_directory(runtime: Path) -> Path:
 
 
 class NoBuffer(Exception):
-    """All buffers hold frames or wait for one: settle some first."""
+    """Raised when all buffers hold frames or wait for one. Settle a frame, then fetch again."""
 
 
 class OwnBuffers:
@@ -41,12 +41,12 @@ class OwnBuffers:
     def __init__(self, runtime: Path, owner: str, number: int) -> None:
         self._directory = buffers_directory(runtime)
         self._directory.mkdir(mode=0o700, exist_ok=True)
-        _remove_orphans(self._directory, owner.partition("-")[0])
+        _remove_orphans(self._directory)
         self._maps = {name: self._make(name) for name in (f"{owner}-{index}.buf" for index in range(number))}
         self._free = list(self._maps)
 
     def take(self) -> str:
-        """The name of a free buffer, which is no longer free. Raises NoBuffer."""
+        """Reserve a buffer and return its name. Raises NoBuffer."""
         if not self._free:
             raise NoBuffer("all frame buffers are in use")
         return self._free.pop()
@@ -55,12 +55,12 @@ class OwnBuffers:
         self._free.append(name)
 
     def view(self, name: str, width: int, height: int) -> Image:
-        """The picture in a buffer, read-only, without a copy."""
+        """Return the picture in a buffer, read-only, without copying."""
         pixels = np.frombuffer(self._maps[name], np.uint8, count=3 * width * height)
         return pixels.reshape(height, width, 3)
 
     def close(self) -> None:
-        """Remove the files. Pictures that somebody still holds stay readable."""
+        """Remove the files. Pictures that are still referenced stay readable."""
         for name in self._maps:
             (self._directory / name).unlink(missing_ok=True)
         self._maps.clear()
@@ -76,16 +76,16 @@ class OwnBuffers:
             os.close(descriptor)
 
 
-def _remove_orphans(directory: Path, role: str) -> None:
-    """Buffers of processes of this role that were killed: nobody else would give their memory back."""
-    for path in directory.glob(f"{role}-*.buf"):
+def _remove_orphans(directory: Path) -> None:
+    """Remove the buffers of killed processes: nothing else frees their memory."""
+    for path in directory.glob("*.buf"):
         match = _NAME.fullmatch(path.name)
         if match and not Path("/proc", match[1]).exists():
             path.unlink(missing_ok=True)
 
 
 class _Mapped:
-    """One buffer as capture sees it."""
+    """One buffer, mapped by capture."""
 
     def __init__(self, directory: int, name: str) -> None:
         with ExitStack() as undo:
@@ -103,17 +103,17 @@ class _Mapped:
     def view(self, width: int, height: int) -> Image:
         size = 3 * width * height
         if size > self._reserved:
-            # A full tmpfs must be an error here, not a SIGBUS while writing.
+            # Makes a full tmpfs an OSError here instead of a SIGBUS while writing.
             os.posix_fallocate(self._descriptor, 0, size)
             self._reserved = size
         return np.frombuffer(self._map, np.uint8, count=size).reshape(height, width, 3)
 
     def close(self) -> None:
-        os.close(self._descriptor)  # the mapping goes with its last view
+        os.close(self._descriptor)  # the mapping is freed with its last view
 
 
 class MappedBuffers:
-    """The consumers' buffers as capture sees them: checked and mapped when first named, then kept. Not thread-safe."""
+    """Capture's mappings of the consumers' buffers, checked and mapped at first use. Not thread-safe."""
 
     def __init__(self, runtime: Path) -> None:
         path = buffers_directory(runtime)
@@ -122,13 +122,13 @@ class MappedBuffers:
         self._mapped: OrderedDict[str, _Mapped] = OrderedDict()
 
     def view(self, name: str, owner: str, width: int, height: int) -> Image:
-        """The buffer as a picture to be written.
+        """Return the buffer as a writable picture.
 
-        Raises WireError when it is not a buffer of that owner, OSError when memory is short.
+        Raises WireError when it is not a buffer of that owner, OSError when the tmpfs is full.
         """
         if _NAME.fullmatch(name) is None or not name.startswith(f"{owner}-"):
-            raise WireError("not the name of a buffer of its sender")
-        if width * height > BUFFER_PIXELS:
+            raise WireError(f"{name!r} is not the name of a buffer of {owner}")
+        if width * height > MAX_PIXELS:
             raise WireError("the picture is larger than a buffer")
         if name not in self._mapped:
             try:
@@ -141,7 +141,7 @@ class MappedBuffers:
         return self._mapped[name].view(width, height)
 
     def forget(self, owner: str) -> None:
-        """The owner is dead: let go of its memory."""
+        """Unmap the buffers of a dead owner."""
         for name in [name for name in self._mapped if name.startswith(f"{owner}-")]:
             self._mapped.pop(name).close()
 

@@ -1,9 +1,8 @@
-"""Asking capture processes for frames: the consumer's side.
+"""The consumer's side of the frame transport: request frames from capture processes, hold them, settle them.
 
-DEALER to ROUTER, one socket per stream. A consumer waits for a wanted frame without holding any memory, then fetches
-it into a buffer of its own, works on it, and settles it. Neither side ever waits for the other's death to be noticed:
-a fetch is answered at once, so when a later ping is answered and the fetch was not, it was lost with a capture process
-that is dead, and its buffer is free again.
+DEALER to ROUTER, one socket per stream. A consumer sends `wait`, which holds no memory, then `fetch` with a buffer of
+its own, uses the frame, and settles it. Capture answers every fetch at once and in order. A fetch that is still
+unanswered when a later ping is answered was therefore lost with a dead capture process, and its buffer is free again.
 """
 
 from __future__ import annotations
@@ -21,11 +20,13 @@ import zmq
 from streamer.bus.frame_buffers import NoBuffer, OwnBuffers
 from streamer.bus.frame_protocol import (
     MAX_WAIT_S,
+    ClientMessage,
     Fetch,
     FrameDescriptor,
     FrameRequest,
     FrameResponse,
     Ping,
+    Role,
     Settle,
     Wait,
     decode_response,
@@ -42,75 +43,87 @@ __all__ = ["FrameClient", "FrameRequest", "NoBuffer", "Reply", "frames_endpoint"
 log = logging.getLogger(__name__)
 
 _OVERDUE_S = 0.5
-_FAREWELL_S = 0.5
+"""Seconds after its timeout at which a request is overdue. A ping then finds out whether it was lost."""
 _MAX_PING_GAP_S = 30.0
+"""Longest interval between pings to a capture process that does not answer. It doubles from `_OVERDUE_S`."""
+_CLOSE_S = 0.5
+"""Longest wait of `close` for the capture processes to receive the last messages."""
 
 
 def frames_endpoint(runtime: Path, stream: str) -> str:
-    """The address on which a stream's capture answers. Raises ConfigError when the path is too long for a socket."""
+    """Return the address of a stream's FrameServer. Raises ConfigError when the socket path is too long."""
     return check_endpoint(f"ipc://{runtime}/frames-{stream}.sock")
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to one `fetch`, `wait` or `ping`."""
+    """The result of one `fetch`, `wait` or `ping`, as FrameClient returns it to the consumer.
+
+    Made from a FrameResponse, or by FrameClient itself (`ready` and `ended` False) for a request lost with a dead
+    capture process.
+    """
 
     stream: str
     request: int
+    """Id that `fetch`, `wait` or `ping` returned."""
     frame: Frame | None
-    """Of a fetch. Its image is a read-only view of a buffer, valid until `settle`."""
+    """The frame of a `fetch`. Its image is a read-only view of a buffer, valid until `settle`."""
     ready: bool
-    """A wanted frame is there to be fetched (again, if it was a fetch that got none)."""
+    """A matching frame exists. After a `wait` it can be fetched; after a `fetch` it is `frame`."""
     ended: bool
-    """The stream is over: nothing that was wanted will ever come."""
+    """The source ended; no frame will ever match the request."""
     last_frame_age: float | None = None
-    """Seconds since the newest frame was captured."""
-    epoch: int | None = None
-    seq: int | None = None
+    """Seconds since the capture of `newest`."""
+    newest: FrameId | None = None
+    """Newest decoded frame of the stream."""
     counts: FrameCounts | None = None
-    """What became of the stream's frames so far, of a `ping`."""
-
-    @property
-    def newest(self) -> FrameId | None:
-        """The newest frame there is."""
-        return None if self.epoch is None or self.seq is None else FrameId(self.epoch, self.seq)
+    """Frame accounting of the stream; after a `ping` only."""
 
 
 @dataclass(slots=True)
 class _PendingRequest:
     buffer: str | None
     overdue: float
+    """Monotonic second."""
     generation: str | None
+    """Capture process at the time of sending, as far as known."""
 
 
 @dataclass(slots=True)
 class _Link:
+    """The connection to one stream's capture process."""
+
     stream: str
     socket: zmq.Socket[bytes]
     pending: dict[int, _PendingRequest] = field(default_factory=dict)
     generation: str | None = None
+    """Capture process that sent the last response."""
     ping_at: float = 0.0
+    """Monotonic second of the next ping, if a request is overdue then."""
     ping_gap: float = _OVERDUE_S
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
+    """A fetched frame that is not settled."""
+
     buffer: str
     generation: str
 
 
 class FrameClient:
-    """One per consumer process. Not thread-safe; a context manager."""
+    """Requests frames of any number of streams; one per consumer process. Not thread-safe; a context manager."""
 
-    def __init__(self, runtime: Path, role: str, buffers: int) -> None:
-        """`role`: letters only; "infer" is the one whose frames are counted. `buffers`: frames it can hold at once."""
-        self.owner = f"{role}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._invalid_messages = RareLog(log, "invalid frame response %d dropped, stream %s: %s")
+    def __init__(self, runtime: Path, role: Role, buffers: int) -> None:
+        """`buffers`: number of frames that can be held at once."""
+        self._role = role
+        self._owner = f"{role}-{os.getpid()}-{secrets.token_hex(4)}"
         self._runtime = runtime
-        self._buffers = OwnBuffers(runtime, self.owner, buffers)
+        self._buffers = OwnBuffers(runtime, self._owner, buffers)
         self._links: dict[str, _Link] = {}
         self._held: dict[tuple[str, FrameId], _Held] = {}
         self._last_id = 0
+        self._invalid_messages = RareLog(log, "invalid frame response %d dropped, stream %s: %s")
 
     def __enter__(self) -> FrameClient:
         return self
@@ -119,155 +132,159 @@ class FrameClient:
         self.close()
 
     def close(self) -> None:
-        """Wait at most 0.5 s until the captures have heard everything, the last settlings too; remove the buffers."""
-        until = time.monotonic() + _FAREWELL_S
+        """Wait at most 0.5 s until the capture processes have received all messages, then remove the buffers."""
+        deadline = time.monotonic() + _CLOSE_S
         for link in self._links.values():
             if link.generation is not None:
-                self._await_pong(link, until)
+                self._await_pong(link, deadline)
             link.socket.close(linger=0)
         self._links.clear()
         self._buffers.close()
 
     def sockets(self) -> list[zmq.Socket[bytes]]:
-        """To poll for reading; then call `receive`."""
+        """Return the sockets to poll for reading; call `receive` when one is readable."""
         return [link.socket for link in self._links.values()]
 
     def connect(self, stream: str) -> None:
-        """Ask this stream's capture from now on, whether it is there yet or not."""
+        """Connect to a stream's capture process, which may start later."""
         socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         socket.set(zmq.LINGER, 0)
         socket.connect(frames_endpoint(self._runtime, stream))
         self._links[stream] = link = _Link(stream, socket)
-        self._ping(link, time.monotonic())  # also tells capture that an earlier owner is dead
+        self._ping(link, time.monotonic())  # capture learns at once that an earlier `infer` process is dead
 
-    def fetch(self, stream: str, want: FrameRequest) -> int:
-        """Ask for a wanted frame, answered at once; gives the request's id. Raises NoBuffer when none is free."""
+    def fetch(self, stream: str, request: FrameRequest) -> int:
+        """Request a matching frame now and return the request's id. Raises NoBuffer when all buffers are in use."""
         buffer = self._buffers.take()
-        message = Fetch(id=self._next_id(), owner=self.owner, request=want, buffer=buffer)
-        return self._ask(self._links[stream], message, 0.0, buffer)
+        message = Fetch(id=self._next_id(), owner=self._owner, role=self._role, request=request, buffer=buffer)
+        return self._request(self._links[stream], message, 0.0, buffer)
 
-    def wait(self, stream: str, want: FrameRequest, timeout: float) -> int:
-        """Ask to be told when there is a wanted frame, or after `timeout` seconds that there is none.
+    def wait(self, stream: str, request: FrameRequest, timeout: float) -> int:
+        """Request a reply when a frame matches, or after `timeout` seconds. Return the request's id.
 
-        A stream's newer `wait` or `fetch` takes its place: it is answered `not ready` then.
+        A later `wait` or `fetch` on the same stream replaces this one: its reply then says `ready=False`.
         """
         timeout = min(timeout, MAX_WAIT_S)
-        message = Wait(id=self._next_id(), owner=self.owner, request=want, timeout=timeout)
-        return self._ask(self._links[stream], message, timeout, None)
+        message = Wait(id=self._next_id(), owner=self._owner, role=self._role, request=request, timeout=timeout)
+        return self._request(self._links[stream], message, timeout)
 
     def ping(self, stream: str) -> int:
-        """Ask how the stream is, answered at once; its reply has `counts`, or was lost with a capture that died."""
-        message = Ping(id=self._next_id(), owner=self.owner)
-        return self._ask(self._links[stream], message, 0.0, None)
+        """Request the stream's state and return the request's id. The reply has `counts` unless capture died."""
+        message = Ping(id=self._next_id(), owner=self._owner, role=self._role)
+        return self._request(self._links[stream], message, 0.0)
 
     def receive(self) -> list[Reply]:
-        """Everything that has arrived. Never blocks; call it also when nothing has, at least every second."""
+        """Return the replies that have arrived. Never blocks. Call at least once a second: it also detects losses."""
         replies = [reply for link in self._links.values() for reply in self._read(link)]
         now = time.monotonic()
         for link in self._links.values():
-            if now >= link.ping_at and any(now >= asked.overdue for asked in link.pending.values()):
+            if now >= link.ping_at and any(now >= pending.overdue for pending in link.pending.values()):
                 self._ping(link, now)
         return replies
 
-    def settle(self, frame: Frame, fate: FrameOutcome) -> None:
-        """Tell capture what became of a fetched frame, once, and give its buffer back.
+    def settle(self, frame: Frame, outcome: FrameOutcome) -> None:
+        """Report the outcome of a fetched frame to capture and free its buffer.
 
-        Raises ValueError for a frame that was not fetched here or was settled already.
+        Raises ValueError for a frame that was not fetched here or is settled already.
         """
         held = self._held.pop((frame.stream, frame.id), None)
         if held is None:
             raise ValueError(f"{frame.stream} {frame.id} is not held")
         self._buffers.give_back(held.buffer)
-        self._send(
-            self._links[frame.stream],
-            Settle(id=self._next_id(), owner=self.owner, generation=held.generation, frame=frame.id, outcome=fate),
+        message = Settle(
+            id=self._next_id(),
+            owner=self._owner,
+            role=self._role,
+            generation=held.generation,
+            frame=frame.id,
+            outcome=outcome,
         )
+        self._send(self._links[frame.stream], message)
 
-    def _await_pong(self, link: _Link, until: float) -> None:
-        # A process may end right after this, and zmq's own lingering ends with it: only an answer is sure.
+    def _await_pong(self, link: _Link, deadline: float) -> None:
+        # The process may exit right afterwards, which ends ZeroMQ's lingering: only a response proves delivery.
         self._ping(link, time.monotonic())
-        asked = self._last_id
-        while link.socket.poll(max(0, int((until - time.monotonic()) * 1000))):
-            try:
-                answer = decode_response(b"".join(link.socket.recv_multipart()))
-            except WireError:
-                continue
-            if answer.pong and answer.id == asked:
-                return
+        ping_id = self._last_id
+        while link.socket.poll(max(0, int((deadline - time.monotonic()) * 1000))):
+            for parts in drain(link.socket):
+                try:
+                    response = decode_response(b"".join(parts))
+                except WireError:
+                    continue
+                if response.pong and response.id == ping_id:
+                    return
 
     def _next_id(self) -> int:
         self._last_id += 1
         return self._last_id
 
-    def _ask(self, link: _Link, message: Fetch | Wait | Ping, timeout: float, buffer: str | None) -> int:
+    def _request(self, link: _Link, message: Fetch | Wait | Ping, timeout: float, buffer: str | None = None) -> int:
         overdue = time.monotonic() + timeout + _OVERDUE_S
         link.pending[message.id] = _PendingRequest(buffer, overdue, link.generation)
         self._send(link, message)
         return message.id
 
     def _ping(self, link: _Link, now: float) -> None:
-        self._send(link, Ping(id=self._next_id(), owner=self.owner))
+        self._send(link, Ping(id=self._next_id(), owner=self._owner, role=self._role))
         link.ping_at = now + link.ping_gap
         link.ping_gap = min(2 * link.ping_gap, _MAX_PING_GAP_S)
 
-    def _send(self, link: _Link, message: Fetch | Wait | Settle | Ping) -> None:
-        # ZeroMQ queues 1000 messages for an absent capture process. A later ping reports a dropped one as lost.
+    def _send(self, link: _Link, message: ClientMessage) -> None:
+        # ZeroMQ queues 1000 messages for an absent capture process. A later pong reveals that this one was dropped.
         send_or_drop(link.socket, [encode(message)])
 
     def _read(self, link: _Link) -> Iterator[Reply]:
         for parts in drain(link.socket):
             try:
-                answer = decode_response(b"".join(parts))
+                response = decode_response(b"".join(parts))
             except WireError as error:
                 self._invalid_messages.add(link.stream, error)
                 continue
-            link.generation = answer.generation
-            if answer.pong:
+            link.generation = response.generation
+            if response.pong:
                 link.ping_gap = _OVERDUE_S
-                yield from self._lost(link, answer)
-            if answer.id in link.pending:
-                yield self._reply(link, answer)
+                yield from self._lost(link, response)
+            if response.id in link.pending:
+                yield self._reply(link, response)
 
     def _lost(self, link: _Link, pong: FrameResponse) -> Iterator[Reply]:
-        """What was asked before the ping, of a capture process that died without an answer."""
+        """Yield replies for requests sent before the ping that a dead capture process never answered."""
         now = time.monotonic()
-        for request, asked in list(link.pending.items()):
-            elsewhere = asked.generation is not None and asked.generation != pong.generation
-            if request < pong.id and (asked.buffer is not None or elsewhere or now >= asked.overdue):
+        for request, pending in list(link.pending.items()):
+            other_process = pending.generation is not None and pending.generation != pong.generation
+            if request < pong.id and (pending.buffer is not None or other_process or now >= pending.overdue):
                 del link.pending[request]
-                if asked.buffer is not None:
-                    self._buffers.give_back(asked.buffer)
+                if pending.buffer is not None:
+                    self._buffers.give_back(pending.buffer)
                 yield Reply(link.stream, request, None, ready=False, ended=False)
 
-    def _reply(self, link: _Link, answer: FrameResponse) -> Reply:
-        asked = link.pending.pop(answer.id)
+    def _reply(self, link: _Link, response: FrameResponse) -> Reply:
+        pending = link.pending.pop(response.id)
         frame = None
-        if asked.buffer is not None and answer.frame is not None:
-            frame = self._hold(link, asked.buffer, answer.generation, answer.frame)
-        elif asked.buffer is not None:
-            self._buffers.give_back(asked.buffer)
-        newest = answer.newest
+        if pending.buffer is not None and response.frame is not None:
+            frame = self._hold(link, pending.buffer, response.generation, response.frame)
+        elif pending.buffer is not None:
+            self._buffers.give_back(pending.buffer)
         return Reply(
             stream=link.stream,
-            request=answer.id,
+            request=response.id,
             frame=frame,
-            ready=answer.ready,
-            ended=answer.ended,
-            last_frame_age=answer.newest_age,
-            epoch=newest.epoch if newest else None,
-            seq=newest.seq if newest else None,
-            counts=answer.counts,
+            ready=response.ready,
+            ended=response.ended,
+            last_frame_age=response.newest_age,
+            newest=response.newest,
+            counts=response.counts,
         )
 
-    def _hold(self, link: _Link, buffer: str, generation: str, described: FrameDescriptor) -> Frame:
-        self._held[link.stream, described.id] = _Held(buffer, generation)
+    def _hold(self, link: _Link, buffer: str, generation: str, descriptor: FrameDescriptor) -> Frame:
+        self._held[link.stream, descriptor.id] = _Held(buffer, generation)
         return Frame(
             stream=link.stream,
-            epoch=described.id.epoch,
-            seq=described.id.seq,
-            captured_at=described.captured_at,
-            captured_mono=time.monotonic() - described.age,
-            pts=described.pts,
-            image=self._buffers.view(buffer, described.width, described.height),
-            triggered=described.triggered,
+            epoch=descriptor.id.epoch,
+            seq=descriptor.id.seq,
+            captured_at=descriptor.captured_at,
+            captured_mono=time.monotonic() - descriptor.age,
+            pts=descriptor.pts,
+            image=self._buffers.view(buffer, descriptor.width, descriptor.height),
+            triggered=descriptor.triggered,
         )

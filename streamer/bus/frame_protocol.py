@@ -1,4 +1,8 @@
-"""What capture and its consumers say to each other: one JSON object per message, checked when it arrives."""
+"""Messages between a capture process and its consumers (infer, view, web): one validated JSON object per message.
+
+consumer -> capture   ClientMessage: Ping, Fetch, Wait (each answered with one FrameResponse), Settle (not answered)
+capture -> consumer   FrameResponse
+"""
 
 from __future__ import annotations
 
@@ -11,63 +15,61 @@ from streamer.events.schema import FrameCounts
 from streamer.types import FrameId, FrameOutcome, When
 
 MAX_MESSAGE_BYTES = 16384
-"""Bytes of a message; who sends more is disconnected by ZeroMQ."""
+"""Bytes per message. ZeroMQ disconnects a peer that sends a larger one."""
 MAX_WAIT_S = 3600.0
+"""Longest `Wait.timeout` and `FrameRequest.interval`, in seconds."""
 
 Number = Annotated[int, Field(ge=0, lt=1 << 53)]
+Role = Literal["infer", "view", "web"]
+"""Kind of consumer. Only the frames of `infer` are counted, and only one `infer` process exists at a time."""
 Owner = Annotated[str, StringConstraints(pattern=r"^[a-z]+-\d{1,10}-[0-9a-f]{8}$", max_length=64)]
-"""A consumer process: its role, process id and a random part. Never used again."""
+"""Unique id of a consumer process: role, process id and a random part. Never reused."""
 BufferName = Annotated[str, StringConstraints(pattern=r"^[a-z]+-\d{1,10}-[0-9a-f]{8}-\d{1,4}\.buf$", max_length=64)]
+Area = Annotated[str, StringConstraints(max_length=64)]
 
 
-class _Message(BaseModel):
+class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    v: Literal[1] = 1
-    id: Number
 
-
-class _Request(_Message):
-    owner: Owner
-
-
-class MotionGate(BaseModel):
-    """A task that waits for something to happen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+class MotionGate(_Strict):
+    """A task that needs a frame only after motion or a change."""
 
     task: Annotated[str, StringConstraints(max_length=64)]
-    """Its name."""
+    """Task name."""
     when: When
-    area: Annotated[str, StringConstraints(max_length=64)]
-    """The zone that it looks at, or nothing for the whole picture."""
+    area: Area
+    """Zone that is watched; empty for the whole picture."""
     since: FrameId | None
-    """The frame that its last answer was about; None: it has none, and anything has happened since."""
+    """Frame of the task's last result. None: there is none, so the gate is open."""
 
 
-class FrameRequest(BaseModel):
-    """Which frames: newer than `after` and, where one of the others is given, one of them reached.
+class FrameRequest(_Strict):
+    """Which frame a consumer needs: newer than `after`, and matching at least one of the other conditions, if any.
 
-    Media times and numbers start again with every connection, so a frame of a later epoch than `after` is wanted
-    whatever they say.
+    Media times and frame numbers restart with each connection, so a frame of a later epoch than `after` matches
+    `at_pts` and `at_seq` whatever their value.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     after: FrameId | None = None
     at_pts: float | None = None
+    """Media time in seconds: this or later."""
     at_seq: int | None = None
+    """Frame number: this or later."""
     interval: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] = 0.0
-    """Seconds that who asks lets pass from frame to frame; 0: any frame may be wanted. Decides what is decoded."""
+    """Seconds between the frames this consumer needs, 0 for every frame. Capture decodes accordingly."""
     max_age: Annotated[float, Field(gt=0)] | None = None
-    """Seconds; an older frame is not wanted: of a slow camera the next one is."""
+    """Seconds since capture. Older frames do not match, so a slow camera's next frame is awaited."""
     motion_gates: tuple[MotionGate, ...] = ()
-    """The answer names those for which something has happened."""
+    """The response names the gates that are open."""
     on_trigger: bool = False
-    """Reached as well once something has happened for one of the gates; without `at_…`: not before."""
+    """Condition: at least one of `motion_gates` is open."""
 
-    def matches(self, frame: FrameId, pts: float | None, happened: bool = False) -> bool:
-        """A frame without media time matches any `at_pts`: too much work rather than none."""
+    def matches(self, frame: FrameId, pts: float | None, triggered: bool = False) -> bool:
+        """Return True when the frame is needed; `triggered`: a motion gate is open. Does not check `max_age`.
+
+        A frame without media time matches any `at_pts`: extra work is better than a task that never runs.
+        """
         if self.after is not None and frame <= self.after:
             return False
         if self.at_pts is None and self.at_seq is None and not self.on_trigger:
@@ -75,98 +77,117 @@ class FrameRequest(BaseModel):
         if self.after is not None and frame.epoch > self.after.epoch:
             return True
         reached = self.at_pts is not None and (pts is None or pts >= self.at_pts - 1e-6)
-        return reached or (self.on_trigger and happened) or (self.at_seq is not None and frame.seq >= self.at_seq)
+        return reached or (self.on_trigger and triggered) or (self.at_seq is not None and frame.seq >= self.at_seq)
 
 
-class Ping(_Request):
-    """Who is there? Answered after everything that was asked before it."""
+class _Message(_Strict):
+    v: Literal[1] = 1
+    id: Number
+    """Request number, unique per consumer. A response repeats the number of its request."""
+
+
+class _ClientMessage(_Message):
+    owner: Owner
+    role: Role
+
+
+class Ping(_ClientMessage):
+    """Ask for the stream's state. Answered after every earlier message of the same consumer."""
 
     op: Literal["ping"] = "ping"
 
 
-class Fetch(_Request):
-    """Write the wanted frame into this buffer, or say now that there is none."""
+class Fetch(_ClientMessage):
+    """Ask for a matching frame in `buffer`. Answered at once, without `frame` when none matches now."""
 
     op: Literal["fetch"] = "fetch"
     request: FrameRequest
     buffer: BufferName
 
 
-class Wait(_Request):
-    """Say when there is a wanted frame, but not later than after `timeout` seconds."""
+class Wait(_ClientMessage):
+    """Ask for a response when a frame matches, or after `timeout` seconds.
+
+    A later Wait or Fetch of the same consumer replaces it; it is answered `ready=False` then.
+    """
 
     op: Literal["wait"] = "wait"
     request: FrameRequest
     timeout: Annotated[float, Field(ge=0, le=MAX_WAIT_S)]
 
 
-class Settle(_Request):
-    """What became of a fetched frame. `generation` says which capture process it came from. Not answered."""
+class Settle(_ClientMessage):
+    """Report the outcome of a fetched frame. Not answered."""
 
     op: Literal["settle"] = "settle"
     generation: str
+    """Capture process that delivered the frame, as in its FrameResponse."""
     frame: FrameId
     outcome: FrameOutcome
 
 
-class FrameDescriptor(BaseModel):
-    """A frame that was written into the buffer named in the request."""
+ClientMessage = Ping | Fetch | Wait | Settle
+"""Any message that a consumer sends to capture; `op` tells the kind."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+class FrameDescriptor(_Strict):
+    """Capture's description of the frame it wrote into the buffer of a Fetch. Times as in `types.Frame`."""
 
     id: FrameId
     pts: float | None
     captured_at: float
     age: float
-    """Seconds since it was captured, when this was sent."""
+    """Seconds from capture to this message. Monotonic times are not sent."""
     width: Annotated[int, Field(gt=0)]
     height: Annotated[int, Field(gt=0)]
     triggered: frozenset[str] = frozenset()
-    """The tasks of the request's gates for which something has happened."""
+    """Names of the tasks whose motion gate is open."""
 
 
 class FrameResponse(_Message):
-    """To any request but Settle."""
+    """Capture's answer to a Ping, Fetch or Wait."""
 
     generation: str
+    """Random id of this capture process. A new value means that the one before died."""
     ready: bool
-    """A wanted frame is there, to be fetched."""
+    """A matching frame exists: it is in the buffer (Fetch), or can be fetched (Wait)."""
     ended: bool
-    """Nothing that was asked for will ever come."""
+    """The source ended; no frame will ever match the request."""
     pong: bool = False
+    """This answers a Ping."""
     counts: FrameCounts | None = None
-    """Of a pong: what became of the stream's frames so far."""
+    """Frame accounting of the stream; with a pong only."""
     newest: FrameId | None
+    """Newest decoded frame of this process, of any connection."""
     newest_age: float | None
-    """Seconds since the newest frame was captured, when this was sent."""
+    """Seconds from the capture of `newest` to this message."""
     frame: FrameDescriptor | None = None
+    """The frame in the buffer of a Fetch."""
 
 
-ClientMessage = Ping | Fetch | Wait | Settle
-
-_requests: TypeAdapter[ClientMessage] = TypeAdapter(Annotated[ClientMessage, Field(discriminator="op")])
+_client_messages: TypeAdapter[ClientMessage] = TypeAdapter(Annotated[ClientMessage, Field(discriminator="op")])
 
 
-def encode(message: _Message) -> bytes:
+def encode(message: ClientMessage | FrameResponse) -> bytes:
     return message.model_dump_json().encode()
 
 
 def decode_message(data: bytes) -> ClientMessage:
-    """Raises WireError."""
+    """Parse a consumer's message. Raises WireError."""
     try:
-        return _requests.validate_json(data)
+        return _client_messages.validate_json(data)
     except ValidationError as error:
-        raise WireError(_first(error)) from None
+        raise WireError(_describe_first(error)) from None
 
 
 def decode_response(data: bytes) -> FrameResponse:
-    """Raises WireError."""
+    """Parse capture's response. Raises WireError."""
     try:
         return FrameResponse.model_validate_json(data)
     except ValidationError as error:
-        raise WireError(_first(error)) from None
+        raise WireError(_describe_first(error)) from None
 
 
-def _first(error: ValidationError) -> str:
+def _describe_first(error: ValidationError) -> str:
     details = error.errors(include_url=False, include_input=False, include_context=False)[0]
     return f"{'.'.join(map(str, details['loc']))}: {details['msg']}"

@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from streamer.bus.frame_buffers import BUFFER_PIXELS
 from streamer.capture.frame_slot import DecodedFrame, FrameSlot
 from streamer.capture.motion_gate import EVERY_S, MotionDetector
 from streamer.capture.silence_timeout import SilenceTimeout
 from streamer.core.errors import SourceEnded, SourceLost
-from streamer.types import FrameId, Picture, Source, SourceSettings
+from streamer.types import MAX_PIXELS, FrameId, Picture, Source, SourceSettings
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +133,7 @@ class Connection(threading.Thread):
             self.waiting_since = time.monotonic()
 
     def _stamp(self, picture: Picture, clock: MediaClock, seq: int) -> DecodedFrame:
-        if picture.width * picture.height > BUFFER_PIXELS:
+        if picture.width * picture.height > MAX_PIXELS:
             raise SourceLost(f"a picture of {picture.width}x{picture.height} is too large")
         mono = time.monotonic()
         return DecodedFrame(FrameId(self.epoch, seq), time.time(), mono, clock.stamp(picture.pts, mono), picture)

@@ -1,8 +1,8 @@
-"""The books of one stream: what became of every frame that was captured. Pure.
+"""Counts the outcome of every captured frame of one stream. Pure. This identity holds at any time:
 
     captured = not_asked + done + dropped (by cause) + in_flight
 
-holds exactly, always. Only the inference process counts; whoever just looks (a view) does not.
+Only frames lent to the inference process count as asked for; frames shown by views do not.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from typing import TypedDict
 from streamer.types import FrameId, FrameOutcome
 
 WORKER_LOST = "worker_lost"
+"""Cause of drop: the inference process died."""
 
 
 class Counts(TypedDict):
+    """Terms of the identity, as in status events."""
+
     captured: int
     not_asked: int
     done: int
@@ -24,9 +27,9 @@ class Counts(TypedDict):
 
 
 class FrameCount:
-    """Every frame is given out at most once, and settled at most once by whom it was given to.
+    """Each frame is lent at most once and settled at most once, by its owner.
 
-    The exception is a frame whose owner died: `release` makes it one that can be given again.
+    Exception: a frame whose owner died can be lent again after `reclaim`.
     """
 
     def __init__(self) -> None:
@@ -34,7 +37,7 @@ class FrameCount:
         self._lent = 0
         self._done = 0
         self._dropped: Counter[str] = Counter()
-        self._owners: dict[FrameId, str | None] = {}  # given and not settled; None: released
+        self._owners: dict[FrameId, str | None] = {}  # lent and not settled; None: reclaimed
         self._newest: FrameId | None = None
 
     @property
@@ -42,60 +45,60 @@ class FrameCount:
         return len(self._owners)
 
     def capture(self) -> None:
-        """One more frame was decoded."""
+        """Count a decoded frame."""
         self._captured += 1
 
     def may_lend(self, frame: FrameId) -> bool:
-        """It is newer than all that were given, or was released."""
+        """Return True when the frame is newer than all lent ones, or was reclaimed."""
         if frame in self._owners:
             return self._owners[frame] is None
         return self._newest is None or frame > self._newest
 
     def lend(self, frame: FrameId, owner: str) -> None:
-        """`owner` has it now. Raises ValueError when it must not be given."""
+        """Record `owner` as the frame's owner. Raises ValueError when it may not be lent."""
         if not self.may_lend(frame):
-            raise ValueError(f"{frame} was given already")
+            raise ValueError(f"{frame} was lent already")
         if frame not in self._owners:
             self._lent += 1
             self._newest = frame
         self._owners[frame] = owner
 
-    def settle(self, frame: FrameId, owner: str, fate: FrameOutcome) -> bool:
-        """What `owner` made of it; False when it is not (or no longer) that owner's to settle."""
+    def settle(self, frame: FrameId, owner: str, outcome: FrameOutcome) -> bool:
+        """Record the outcome of a lent frame. Return False when `owner` does not have it (any more)."""
         if frame not in self._owners or self._owners[frame] != owner:
             return False
         del self._owners[frame]
-        if fate == "done":
+        if outcome == "done":
             self._done += 1
         else:
-            self._dropped[fate] += 1
+            self._dropped[outcome] += 1
         return True
 
     def reclaim(self, owner: str) -> list[FrameId]:
-        """The owner died: its unsettled frames, oldest first, stay in flight and can be given to another."""
+        """Make a dead owner's frames lendable again; they stay in flight. Return them, oldest first."""
         frames = self._owned_by(owner)
         self._owners.update(dict.fromkeys(frames, None))
         return frames
 
     def drop_owner(self, owner: str) -> list[FrameId]:
-        """The owner died: its unsettled frames are dropped."""
+        """Drop a dead owner's frames. Return them, oldest first."""
         frames = self._owned_by(owner)
         for frame in frames:
             self.drop(frame)
         return frames
 
     def drop(self, frame: FrameId) -> None:
-        """Give up a frame that is in flight, its owner being dead."""
+        """Drop a frame in flight whose owner is dead."""
         del self._owners[frame]
         self._dropped[WORKER_LOST] += 1
 
     def drop_all(self) -> None:
-        """Give up everything that is in flight: nobody will be heard any more."""
+        """Drop all frames in flight."""
         for frame in list(self._owners):
             self.drop(frame)
 
     def counts(self) -> Counts:
-        """The identity's terms, as they stand in status events."""
+        """Return the current terms of the identity."""
         return Counts(
             captured=self._captured,
             not_asked=self._captured - self._lent,
@@ -105,4 +108,4 @@ class FrameCount:
         )
 
     def _owned_by(self, owner: str) -> list[FrameId]:
-        return sorted(frame for frame, holder in self._owners.items() if holder == owner)
+        return sorted(frame for frame, current in self._owners.items() if current == owner)

@@ -1,13 +1,10 @@
-"""Answering for a stream's frames: capture's side. Never waits for a consumer."""
+"""Capture's side of the frame transport: answers consumers' requests for the frames of one stream."""
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import secrets
 import time
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,19 +14,21 @@ from streamer.bus.frame_buffers import MappedBuffers
 from streamer.bus.frame_client import frames_endpoint
 from streamer.bus.frame_protocol import (
     MAX_MESSAGE_BYTES,
-    MAX_WAIT_S,
     ClientMessage,
     Fetch,
     FrameDescriptor,
     FrameRequest,
     FrameResponse,
     Ping,
+    Role,
     Settle,
     Wait,
     decode_message,
     encode,
 )
+from streamer.capture.decode_demand import DecodeDemand
 from streamer.capture.frame_slot import DecodedFrame, FrameSlot
+from streamer.capture.infer_owner import InferOwner
 from streamer.core.errors import WireError
 from streamer.core.ipc import drain, send_or_drop
 from streamer.core.logs import RareLog
@@ -37,96 +36,36 @@ from streamer.events.schema import FrameCounts
 
 log = logging.getLogger(__name__)
 
-COUNTED_ROLE = "infer"
-
-_MAX_WAITING = 64
-_LOCK_S = 2.0
-_DEMAND_S = 20.0
-"""How long what somebody asked for counts as needed, at least; a model may take that long for one batch."""
-_FRESH_S = 0.07
-"""While pictures are left out, an older one is not given: the next key frame is waited for. The newest picture of a
-camera of 25 per second may be as old, with 30 ms for the way."""
-_FULL_DECODE_S = 20.0
-"""For so long no picture is left out, after a key frame has grown old before who waited for it came."""
+_MAX_PENDING_WAITS = 64
+_MAX_KEYFRAME_AGE_S = 0.07
+"""While only key frames are decoded, inference gets no older one and waits for the next. The newest frame of a 25 fps
+camera may be 40 ms old; 30 ms are for transport."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
+class _PendingWait:
     peer: bytes
-    request: Wait
+    message: Wait
     deadline: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Demand:
-    """Seconds between the frames that a consumer wants, and until when that counts."""
-
-    interval: float
-    motion: bool
-    """It wants to know what happens."""
-    until: float
-
-
-class StreamLock:
-    """Makes sure that one process at most captures a stream, and that its epochs only grow.
-
-    The kernel lets go of the lock when the process dies, so who holds it knows that the one before is dead. The file
-    keeps the last epoch, for the case that the clock was set back in between.
-    """
-
-    def __init__(self, runtime: Path, stream: str) -> None:
-        """Raises RuntimeError when another process keeps the stream for more than 2 s."""
-        path = runtime / f"frames-{stream}.lock"
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        deadline = time.monotonic() + _LOCK_S
-        while not self._lock():
-            if time.monotonic() > deadline:
-                os.close(self._descriptor)
-                raise RuntimeError(f"another process captures {stream}")
-            time.sleep(0.02)
-        last = os.pread(self._descriptor, 32, 0)
-        self._last = int(last) if last.isdigit() else 0
-
-    def next_epoch(self) -> int:
-        """Unix milliseconds now, or one more than the last when the clock says less."""
-        self._last = max(self._last + 1, int(time.time() * 1000))
-        os.pwrite(self._descriptor, b"%d" % self._last, 0)
-        return self._last
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-
-    def _lock(self) -> bool:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+    """Monotonic second."""
 
 
 class FrameServer:
-    """Answers what consumers ask of one shelf. Not thread-safe."""
+    """Answers the requests for one stream from its FrameSlot. Never blocks. Not thread-safe."""
 
     def __init__(self, runtime: Path, stream: str, slot: FrameSlot) -> None:
         self.ended = False
-        """Set when the source has given its last frame."""
-        self.end_acknowledged = False
-        """The inference process knows that it ended."""
-        self.last_heard: float | None = None
-        """Monotonic second of the inference process's last message."""
-        self._invalid_messages = RareLog(log, "invalid frame request %d dropped: %s")
+        """Set by the capture process when the source has delivered its last frame."""
+        self.infer = InferOwner()
         self._slot = slot
         self._generation = secrets.token_hex(4)
-        self._owner: str | None = None
-        self._dead_owners: deque[str] = deque(maxlen=64)
-        self._waiting: dict[str, _Waiting] = {}
-        self._demands: dict[str, _Demand] = {}
-        self._notified_ready: set[str] = set()
-        self._full_decode_until = 0.0
+        self._demand = DecodeDemand()
+        self._waits: dict[str, _PendingWait] = {}
         self._buffers = MappedBuffers(runtime)
+        self._invalid_messages = RareLog(log, "invalid frame request %d dropped: %s")
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         """To poll for reading; then call `handle`."""
-        self.socket.set(zmq.LINGER, 500)  # the last answers; a consumer that is gone must not hold the end up
+        self.socket.set(zmq.LINGER, 500)  # delivers the last responses, without waiting long for a dead consumer
         self.socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         self.socket.bind(frames_endpoint(runtime, stream))
 
@@ -136,143 +75,127 @@ class FrameServer:
 
     @property
     def next_deadline(self) -> float | None:
-        """Monotonic second at which the next wait must be answered."""
-        return min((waiting.deadline for waiting in self._waiting.values()), default=None)
+        """Monotonic second at which the next pending wait times out."""
+        return min((wait.deadline for wait in self._waits.values()), default=None)
 
     def handle(self) -> None:
-        """Answer everything that has arrived, and every wait whose frame came or whose time is up."""
+        """Answer all messages that have arrived, and every wait whose frame exists or whose time is up."""
         for parts in drain(self.socket):
             try:
-                self._request(parts)
+                self._on_message(parts)
             except WireError as error:
                 self._invalid_messages.add(error)
-        self._reply_to_waits()
+        self._publish_demand()
+        self._answer_waits()
 
-    def _request(self, parts: list[bytes]) -> None:
+    def _on_message(self, parts: list[bytes]) -> None:
         if len(parts) != 2:
             raise WireError(f"{len(parts)} parts instead of 2")
-        peer, request = parts[0], decode_message(parts[1])
-        if request.owner in self._dead_owners:
-            return  # sent before it was killed
-        if self._is_counted(request.owner):
-            self._note_owner(request.owner)
-        if isinstance(request, Settle):
-            self._settle(request)
-        elif isinstance(request, Ping):
-            self._reply(peer, request, pong=True)
+        peer, message = parts[0], decode_message(parts[1])
+        now = time.monotonic()
+        if self.infer.is_dead(message.owner):
+            return
+        if message.role == "infer" and (replaced := self.infer.on_message(message.owner, now)) is not None:
+            log.info("inference process %s replaced by %s", replaced, message.owner)
+            self._release_owner(replaced)
+        if isinstance(message, Settle):
+            self._settle(message)
+        elif isinstance(message, Ping):
+            self._respond(peer, message, pong=True)
         else:
-            self._supersede(request.owner)
-            self._note_demand(request)
-            if isinstance(request, Fetch):
-                self._fetch(peer, request)
-            elif len(self._waiting) < _MAX_WAITING:
-                self._waiting[request.owner] = _Waiting(peer, request, time.monotonic() + request.timeout)
+            self._replace_wait(message.owner)
+            self._demand.add(message.owner, message.request, now)
+            if isinstance(message, Fetch):
+                self._fetch(peer, message)
+            elif len(self._waits) < _MAX_PENDING_WAITS:
+                self._waits[message.owner] = _PendingWait(peer, message, now + message.timeout)
             else:
-                self._reply(peer, request)
+                self._respond(peer, message)
 
-    def _is_counted(self, owner: str) -> bool:
-        return owner.partition("-")[0] == COUNTED_ROLE
+    def _release_owner(self, owner: str) -> None:
+        """Release everything that a dead inference process held or waited for."""
+        self._waits.pop(owner, None)
+        self._demand.remove(owner)
+        self._buffers.forget(owner)
+        self._slot.release_owner(owner)
 
-    def _note_owner(self, owner: str) -> None:
-        """There is one inference process; a new one means that the old one is dead."""
-        self.last_heard = time.monotonic()
-        if self._owner not in (None, owner):
-            assert self._owner is not None
-            log.info("%s took over from %s", owner, self._owner)
-            self._dead_owners.append(self._owner)
-            self._waiting.pop(self._owner, None)
-            self._demands.pop(self._owner, None)
-            self._notified_ready.discard(self._owner)
-            self._buffers.forget(self._owner)
-            self._slot.release_owner(self._owner)
-            self.end_acknowledged = False
-        self._owner = owner
+    def _settle(self, message: Settle) -> None:
+        if message.generation != self._generation or message.role != "infer":
+            return  # the frame is of an earlier capture process, or not counted
+        if not self._slot.settle(message.frame, message.owner, message.outcome):
+            raise WireError(f"{message.owner} settles a frame that it does not hold")
 
-    def _settle(self, request: Settle) -> None:
-        if request.generation != self._generation or not self._is_counted(request.owner):
-            return  # a frame of the capture process before this one, or of a view
-        if not self._slot.settle(request.frame, request.owner, request.outcome):
-            raise WireError("settles a frame that it does not hold")
-
-    def _supersede(self, owner: str) -> None:
-        earlier = self._waiting.pop(owner, None)
+    def _replace_wait(self, owner: str) -> None:
+        earlier = self._waits.pop(owner, None)
         if earlier is not None:
-            self._reply(earlier.peer, earlier.request)
-
-    def _note_demand(self, request: Fetch | Wait) -> None:
-        every = request.request.interval
-        watches = bool(request.request.motion_gates)
-        self._demands[request.owner] = _Demand(every, watches, time.monotonic() + max(_DEMAND_S, 2 * every))
+            self._respond(earlier.peer, earlier.message)
 
     def _publish_demand(self) -> None:
-        """Tell the decoding thread what is needed and waited for. Before looking for it: else it might be missed."""
+        """Set the demand in the slot. Precedes `_answer_waits`: a frame stored in between must wake this thread."""
         now = time.monotonic()
-        self._demands = {owner: need for owner, need in self._demands.items() if need.until > now}
-        every = min((need.interval for need in self._demands.values()), default=MAX_WAIT_S)
-        self._slot.interval = every if now > self._full_decode_until else 0.0
-        self._slot.motion_needed = any(need.motion for need in self._demands.values())
-        self._slot.pending_requests = tuple(waiting.request.request for waiting in self._waiting.values())
+        self._demand.expire(now)
+        self._slot.interval = self._demand.interval(now)
+        self._slot.motion_needed = self._demand.motion
+        self._slot.pending_requests = tuple(wait.message.request for wait in self._waits.values())
 
-    def _next_frame(self, owner: str, want: FrameRequest) -> DecodedFrame | None:
-        if not self._is_counted(owner):
-            return self._slot.peek(want)
-        shot = self._slot.next_frame(want)
-        if shot is None or not self._slot.keyframes_only or time.monotonic() - shot.captured_mono < _FRESH_S:
-            return shot
-        return None
-
-    def _fetch(self, peer: bytes, request: Fetch) -> None:
-        shot = self._next_frame(request.owner, request.request)
-        if shot is None and self._slot.keyframes_only and request.owner in self._notified_ready:
-            self._full_decode_until = time.monotonic() + _FULL_DECODE_S
-        self._notified_ready.discard(request.owner)
-        if shot is None:
-            self._reply_without_frame(peer, request)
-            return
-        picture = shot.picture
-        try:
-            image = self._buffers.view(request.buffer, request.owner, picture.width, picture.height)
-        except OSError as error:
-            log.error("no memory for a frame in the runtime directory: %s", error.strerror)
-            self._reply(peer, request)
-            return
-        picture.write_bgr(image)
-        if self._is_counted(request.owner):
-            self._slot.lend(shot, request.owner)
-        described = FrameDescriptor(
-            id=shot.id,
-            pts=shot.pts,
-            captured_at=shot.captured_at,
-            age=time.monotonic() - shot.captured_mono,
-            width=picture.width,
-            height=picture.height,
-            triggered=self._slot.triggered(shot, request.request.motion_gates),
-        )
-        self._reply(peer, request, frame=described)
-
-    def _reply_to_waits(self) -> None:
-        self._publish_demand()
+    def _answer_waits(self) -> None:
         now = time.monotonic()
-        for owner, waiting in list(self._waiting.items()):
-            if self._next_frame(owner, waiting.request.request) is not None:
-                self._reply(waiting.peer, waiting.request, ready=True)
-                self._notified_ready.add(owner)
-            elif self.ended or now >= waiting.deadline:
-                self._reply_without_frame(waiting.peer, waiting.request)
+        for owner, wait in list(self._waits.items()):
+            if self._find(wait.message.role, wait.message.request) is not None:
+                self._respond(wait.peer, wait.message, ready=True)
+                self._demand.on_ready(owner)
+            elif self.ended or now >= wait.deadline:
+                self._respond_without_frame(wait.peer, wait.message)
             else:
                 continue
-            del self._waiting[owner]
+            del self._waits[owner]
 
-    def _reply_without_frame(self, peer: bytes, request: Fetch | Wait) -> None:
-        """There is nothing now, or never again."""
-        self._reply(peer, request, ended=self.ended)
-        if self.ended and request.owner == self._owner:
-            self.end_acknowledged = True
+    def _find(self, role: Role, request: FrameRequest) -> DecodedFrame | None:
+        if role != "infer":
+            return self._slot.peek(request)
+        frame = self._slot.next_frame(request)
+        if frame is None or not self._slot.keyframes_only:
+            return frame
+        return frame if time.monotonic() - frame.captured_mono < _MAX_KEYFRAME_AGE_S else None
 
-    def _reply(
+    def _fetch(self, peer: bytes, message: Fetch) -> None:
+        frame = self._find(message.role, message.request)
+        keyframe_missed = frame is None and self._slot.keyframes_only
+        self._demand.on_fetch(message.owner, keyframe_missed, time.monotonic())
+        if frame is None:
+            self._respond_without_frame(peer, message)
+            return
+        picture = frame.picture
+        try:
+            image = self._buffers.view(message.buffer, message.owner, picture.width, picture.height)
+        except OSError as error:
+            log.error("no memory for a frame in the runtime directory: %s", error.strerror)
+            self._respond(peer, message)
+            return
+        picture.write_bgr(image)
+        if message.role == "infer":
+            self._slot.lend(frame, message.owner)
+        descriptor = FrameDescriptor(
+            id=frame.id,
+            pts=frame.pts,
+            captured_at=frame.captured_at,
+            age=time.monotonic() - frame.captured_mono,
+            width=picture.width,
+            height=picture.height,
+            triggered=self._slot.triggered(frame, message.request.motion_gates),
+        )
+        self._respond(peer, message, frame=descriptor)
+
+    def _respond_without_frame(self, peer: bytes, message: Fetch | Wait) -> None:
+        """Respond that no frame matches now or, when the source has ended, that none ever will."""
+        self._respond(peer, message, ended=self.ended)
+        if self.ended and message.owner == self.infer.id:
+            self.infer.end_acknowledged = True
+
+    def _respond(
         self,
         peer: bytes,
-        request: ClientMessage,
+        message: ClientMessage,
         *,
         ready: bool = False,
         ended: bool = False,
@@ -280,8 +203,8 @@ class FrameServer:
         frame: FrameDescriptor | None = None,
     ) -> None:
         newest = self._slot.newest
-        answer = FrameResponse(
-            id=request.id,
+        response = FrameResponse(
+            id=message.id,
             generation=self._generation,
             ready=ready or frame is not None,
             ended=ended,
@@ -291,4 +214,4 @@ class FrameServer:
             counts=FrameCounts(**self._slot.counts()) if pong else None,
             frame=frame,
         )
-        send_or_drop(self.socket, [peer, encode(answer)])
+        send_or_drop(self.socket, [peer, encode(response)])

@@ -1,6 +1,6 @@
-"""Where the thread that decodes leaves frames for the thread that answers; also keeps the stream's books.
+"""Hands decoded frames from the decoding thread to the serving thread, and keeps the stream's frame accounting.
 
-A frame lies here as it was decoded: it becomes BGR only when somebody fetches it.
+A frame is stored as it was decoded. It is converted to BGR when a consumer fetches it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from streamer.capture.motion_gate import SceneState
 from streamer.types import FrameId, FrameOutcome, Picture
 
 MAX_IN_FLIGHT = 64
-"""Frames that a consumer may hold. No honest one has as many buffers."""
+"""Most frames lent at a time. More than any inference process has buffers."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedFrame:
-    """A decoded picture with its stamps. Times as in Frame."""
+    """A decoded picture with its times, as in `types.Frame`."""
 
     id: FrameId
     captured_at: float
@@ -31,167 +31,173 @@ class DecodedFrame:
     pts: float | None
     picture: Picture
     scene: SceneState | None = None
-    """What happened up to it, while somebody wants to know."""
+    """Motion detector's state after this frame. None: motion was not needed."""
 
 
 class FrameSlot(ABC):
-    """One stream's frames. `put` is called by the decoding thread, everything else by the answering one."""
+    """Frames of one stream. The decoding thread calls `put`, the serving thread everything else.
+
+    The serving thread sets `interval`, `motion_needed` and `pending_requests`; the decoding thread sets
+    `keyframes_only`.
+    """
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        """`wake` is called by the decoding thread whenever there is something new to answer with."""
+        """`wake` is called by the decoding thread when a stored frame matches a pending request."""
+        self.interval = MAX_WAIT_S
+        """Seconds between the frames that consumers need; 0: every frame."""
+        self.motion_needed = False
+        """A consumer needs motion detection."""
+        self.pending_requests: tuple[FrameRequest, ...] = ()
+        """Requests of the waits that are not answered yet."""
+        self.keyframes_only = False
+        """Only key frames are decoded, because `interval` allows it."""
         self._wake = wake
         self._changed = threading.Condition()
         self._count = FrameCount()
         self._epoch: int | None = None
         self._newest: DecodedFrame | None = None
-        self.motion_needed = False
-        """Somebody wants to know what happens; for the decoding thread."""
         self._scenes: OrderedDict[FrameId, SceneState] = OrderedDict()
-        self.interval = MAX_WAIT_S
-        """Seconds between frames that somebody may want, 0 for all; for the decoding thread."""
-        self.keyframes_only = False
-        """The decoding thread leaves pictures out because of that."""
-        self.pending_requests: tuple[FrameRequest, ...] = ()
-        """What somebody waits for: the answering thread is woken for nothing else."""
 
     @property
     def newest(self) -> DecodedFrame | None:
-        """The frame that was decoded last."""
+        """The frame decoded last, of any epoch."""
         with self._changed:
             return self._newest
 
     @property
     def in_flight(self) -> int:
+        """Number of frames that are lent and not settled."""
         with self._changed:
             return self._count.in_flight
 
     def counts(self) -> Counts:
+        """Return the frame accounting."""
         with self._changed:
             return self._count.counts()
 
     def set_epoch(self, epoch: int | None) -> None:
-        """From now on take frames of this connection only; None: of none. Whoever puts another is told so."""
+        """Accept frames of this epoch only; None: accept none. `put` returns False for any other."""
         with self._changed:
             self._epoch = epoch
             self._changed.notify_all()
 
-    def put(self, shot: DecodedFrame) -> bool:
-        """Leave a frame. False: this connection is over, stop reading."""
+    def put(self, frame: DecodedFrame) -> bool:
+        """Store a frame. Return False when its epoch is over: the connection must stop reading."""
         with self._changed:
-            if shot.id.epoch != self._epoch:
+            if frame.id.epoch != self._epoch:
                 return False
             self._count.capture()
-            self._newest = shot
-            self._store(shot)
-            return shot.id.epoch == self._epoch
+            self._newest = frame
+            self._store(frame)
+            return frame.id.epoch == self._epoch
 
     @abstractmethod
-    def _store(self, shot: DecodedFrame) -> None:
-        """Keep it. Called with the lock held."""
+    def _store(self, frame: DecodedFrame) -> None:
+        """Make the frame available. Called with the lock held."""
 
     @abstractmethod
-    def next_frame(self, want: FrameRequest) -> DecodedFrame | None:
-        """What the inference process would be given for `want`."""
+    def next_frame(self, request: FrameRequest) -> DecodedFrame | None:
+        """Return the frame that inference may borrow for `request`, or None."""
 
     @abstractmethod
-    def peek(self, want: FrameRequest) -> DecodedFrame | None:
-        """What a view would be given for `want`. Changes nothing."""
+    def peek(self, request: FrameRequest) -> DecodedFrame | None:
+        """Return the frame for a consumer whose frames are not counted, or None. Changes nothing."""
 
-    def lend(self, shot: DecodedFrame, owner: str) -> None:
-        """`owner` got the frame that `find` returned."""
+    def lend(self, frame: DecodedFrame, owner: str) -> None:
+        """Record that `owner` has the frame that `next_frame` returned."""
         with self._changed:
-            self._count.lend(shot.id, owner)
-            if shot.scene is not None:
-                self._scenes[shot.id] = shot.scene
+            self._count.lend(frame.id, owner)
+            if frame.scene is not None:
+                self._scenes[frame.id] = frame.scene
                 while len(self._scenes) > MAX_IN_FLIGHT:
                     self._scenes.popitem(last=False)
-            self._on_lent(shot)
+            self._on_lent(frame)
 
-    def triggered(self, shot: DecodedFrame, gates: Iterable[MotionGate]) -> frozenset[str]:
-        """The tasks for which something has happened; what is not known counts as that it has."""
+    def triggered(self, frame: DecodedFrame, gates: Iterable[MotionGate]) -> frozenset[str]:
+        """Return the names of the tasks whose gate is open. A gate that cannot be evaluated is open."""
         with self._changed:
-            return frozenset(gate.task for gate in gates if self._is_triggered(shot, gate))
+            return frozenset(gate.task for gate in gates if self._is_triggered(frame, gate))
 
-    def _is_triggered(self, shot: DecodedFrame, gate: MotionGate) -> bool:
-        since, scene = gate.since, shot.scene
-        if since is None or scene is None or since.epoch != shot.id.epoch or gate.area not in scene.counted:
+    def _is_triggered(self, frame: DecodedFrame, gate: MotionGate) -> bool:
+        since, scene = gate.since, frame.scene
+        if since is None or scene is None or since.epoch != frame.id.epoch or gate.area not in scene.counted:
             return True
         if gate.when == "motion":
             return scene.moved.get(gate.area, -1) > since.seq
         earlier = self._scenes.get(since)
         return earlier is None or scene.differs(earlier, gate.area)
 
-    def _wanted(self, shot: DecodedFrame, want: FrameRequest) -> bool:
+    def _matches(self, frame: DecodedFrame, request: FrameRequest) -> bool:
         """Called with the lock held."""
-        if want.max_age is not None and time.monotonic() - shot.captured_mono > want.max_age:
+        if request.max_age is not None and time.monotonic() - frame.captured_mono > request.max_age:
             return False
-        happened = want.on_trigger and any(self._is_triggered(shot, gate) for gate in want.motion_gates)
-        return want.matches(shot.id, shot.pts, happened)
+        triggered = request.on_trigger and any(self._is_triggered(frame, gate) for gate in request.motion_gates)
+        return request.matches(frame.id, frame.pts, triggered)
 
     @abstractmethod
-    def _on_lent(self, shot: DecodedFrame) -> None:
-        """It was given. Called with the lock held."""
+    def _on_lent(self, frame: DecodedFrame) -> None:
+        """Called with the lock held after a frame was lent."""
 
-    def settle(self, frame: FrameId, owner: str, fate: FrameOutcome) -> bool:
-        """False when the frame is not that owner's."""
+    def settle(self, frame: FrameId, owner: str, outcome: FrameOutcome) -> bool:
+        """Record the outcome of a lent frame. Return False when `owner` does not have it."""
         with self._changed:
-            settled = self._count.settle(frame, owner, fate)
+            settled = self._count.settle(frame, owner, outcome)
             if settled:
                 self._on_settled(frame)
             return settled
 
     @abstractmethod
     def _on_settled(self, frame: FrameId) -> None:
-        """Its owner is done with it. Called with the lock held."""
+        """Called with the lock held after a frame was settled."""
 
     @abstractmethod
     def release_owner(self, owner: str) -> None:
-        """The inference process with this id died."""
+        """Release the frames of a dead inference process."""
 
     def drop_in_flight(self) -> None:
-        """Count everything in flight as lost: nobody will be heard any more."""
+        """Count all lent frames as lost, when no settlement can arrive any more."""
         with self._changed:
             self._count.drop_all()
 
 
 class LatestFrameSlot(FrameSlot):
-    """Keeps the newest frame of the connection. Never holds the decoding thread up."""
+    """Live pace: keeps the newest frame only. `put` never blocks."""
 
-    def _store(self, shot: DecodedFrame) -> None:
-        if any(self._wanted(shot, want) for want in self.pending_requests):
+    def _store(self, frame: DecodedFrame) -> None:
+        if any(self._matches(frame, request) for request in self.pending_requests):
             self._wake()
 
-    def next_frame(self, want: FrameRequest) -> DecodedFrame | None:
+    def next_frame(self, request: FrameRequest) -> DecodedFrame | None:
         with self._changed:
-            shot = self._fresh(want)
-            if shot is None or not self._count.may_lend(shot.id):
+            frame = self._current(request)
+            if frame is None or not self._count.may_lend(frame.id):
                 return None
-            return shot if self._count.in_flight < MAX_IN_FLIGHT else None
+            return frame if self._count.in_flight < MAX_IN_FLIGHT else None
 
-    def peek(self, want: FrameRequest) -> DecodedFrame | None:
+    def peek(self, request: FrameRequest) -> DecodedFrame | None:
         with self._changed:
-            return self._fresh(want)
+            return self._current(request)
 
-    def _fresh(self, want: FrameRequest) -> DecodedFrame | None:
-        shot = self._newest
-        return shot if shot is not None and shot.id.epoch == self._epoch and self._wanted(shot, want) else None
+    def _current(self, request: FrameRequest) -> DecodedFrame | None:
+        frame = self._newest
+        return frame if frame is not None and frame.id.epoch == self._epoch and self._matches(frame, request) else None
 
-    def _on_lent(self, shot: DecodedFrame) -> None:
-        """The newest stays for views."""
+    def _on_lent(self, frame: DecodedFrame) -> None:
+        """The frame stays available for views."""
 
     def _on_settled(self, frame: FrameId) -> None:
-        """Nothing more is kept of it."""
+        """Nothing to release: only the newest frame is stored."""
 
     def release_owner(self, owner: str) -> None:
-        """A live picture that is old by now is of no use to the next one."""
+        """Drop the owner's frames: they are too old for its successor."""
         with self._changed:
             self._count.drop_owner(owner)
 
 
 class BlockingFrameSlot(FrameSlot):
-    """Holds one frame, and the decoding thread with it, until it was fetched or the consumer wants a later one.
+    """File pace: `put` blocks until its frame was fetched or the inference process requests a later one.
 
-    Frames that were fetched are kept until they are settled, to be given again when who fetched them died.
+    Lent frames are kept until they are settled. If their owner dies they are lent again, to its successor.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
@@ -201,53 +207,54 @@ class BlockingFrameSlot(FrameSlot):
         self._lent: dict[FrameId, DecodedFrame] = {}
         self._reclaimed: list[DecodedFrame] = []
 
-    def _store(self, shot: DecodedFrame) -> None:
-        if self._request is not None and not self._wanted(shot, self._request):
-            return  # nobody wants it: read on
-        self._held = shot
+    def _store(self, frame: DecodedFrame) -> None:
+        if self._request is not None and not self._matches(frame, self._request):
+            return
+        self._held = frame
         self._wake()
-        self._changed.wait_for(lambda: self._held is not shot or self._epoch != shot.id.epoch)
-        if self._held is shot:
+        self._changed.wait_for(lambda: self._held is not frame or self._epoch != frame.id.epoch)
+        if self._held is frame:
             self._held = None
 
-    def next_frame(self, want: FrameRequest) -> DecodedFrame | None:
-        """The first wanted frame. What is not wanted is passed over, for good."""
+    def next_frame(self, request: FrameRequest) -> DecodedFrame | None:
+        """Return the first frame that matches. Frames before it are skipped for good."""
         with self._changed:
-            self._request = want
-            while self._reclaimed and not self._wanted(self._reclaimed[0], want):
+            self._request = request
+            while self._reclaimed and not self._matches(self._reclaimed[0], request):
                 self._drop(self._reclaimed.pop(0))
             if self._reclaimed:
                 return self._reclaimed[0]
-            if self._held is not None and not self._wanted(self._held, want):
-                self._release()
+            if self._held is not None and not self._matches(self._held, request):
+                self._release_held()
             return self._held if self._count.in_flight < MAX_IN_FLIGHT else None
 
-    def peek(self, want: FrameRequest) -> DecodedFrame | None:
+    def peek(self, request: FrameRequest) -> DecodedFrame | None:
         with self._changed:
-            return self._held if self._held is not None and self._wanted(self._held, want) else None
+            return self._held if self._held is not None and self._matches(self._held, request) else None
 
-    def _on_lent(self, shot: DecodedFrame) -> None:
+    def _on_lent(self, frame: DecodedFrame) -> None:
         self._request = None
-        self._lent[shot.id] = shot
-        if self._reclaimed and self._reclaimed[0] is shot:
+        self._lent[frame.id] = frame
+        if self._reclaimed and self._reclaimed[0] is frame:
             self._reclaimed.pop(0)
-        elif self._held is shot:
-            self._release()
+        elif self._held is frame:
+            self._release_held()
 
     def _on_settled(self, frame: FrameId) -> None:
         self._lent.pop(frame, None)
 
     def release_owner(self, owner: str) -> None:
+        """Make the owner's frames available again, oldest first."""
         with self._changed:
             self._request = None
-            again = {shot.id: shot for shot in self._reclaimed}
-            again.update({frame: self._lent[frame] for frame in self._count.reclaim(owner)})
-            self._reclaimed = [again[frame] for frame in sorted(again)]
+            frames = {frame.id: frame for frame in self._reclaimed}
+            frames.update({frame: self._lent[frame] for frame in self._count.reclaim(owner)})
+            self._reclaimed = [frames[frame] for frame in sorted(frames)]
 
-    def _drop(self, shot: DecodedFrame) -> None:
-        self._lent.pop(shot.id, None)
-        self._count.drop(shot.id)
+    def _drop(self, frame: DecodedFrame) -> None:
+        self._lent.pop(frame.id, None)
+        self._count.drop(frame.id)
 
-    def _release(self) -> None:
+    def _release_held(self) -> None:
         self._held = None
         self._changed.notify_all()

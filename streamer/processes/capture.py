@@ -16,10 +16,11 @@ import zmq
 
 from streamer.bus.event_channel import EventClient
 from streamer.capture.connection import Connection
-from streamer.capture.frame_server import FrameServer, StreamLock
+from streamer.capture.frame_server import FrameServer
 from streamer.capture.frame_slot import BlockingFrameSlot, LatestFrameSlot
 from streamer.capture.motion_gate import MotionDetector
 from streamer.capture.silence_timeout import SilenceTimeout
+from streamer.capture.stream_lock import StreamLock
 from streamer.core.backoff import ReconnectBackoff
 from streamer.core.errors import SourceEnded, SourceLost, SourceRefused
 from streamer.core.redact import redact
@@ -121,10 +122,10 @@ class Capture:
             return self._has_stopped()
         if self._ended_at is None or self._slot.in_flight:
             return False
-        heard = self._server.last_heard
-        return (
-            self._server.end_acknowledged or heard is None or time.monotonic() > max(heard, self._ended_at) + LAST_ASK_S
-        )
+        infer = self._server.infer
+        if infer.end_acknowledged or infer.last_message is None:
+            return True
+        return time.monotonic() > max(infer.last_message, self._ended_at) + LAST_ASK_S
 
     def _has_stopped(self) -> bool:
         """Nothing is in flight and the connection was closed in good order; if not, no longer than `STOP_S`."""

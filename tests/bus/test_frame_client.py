@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +17,8 @@ import zmq
 
 from streamer.bus.frame_buffers import BUFFER_BYTES, buffers_directory
 from streamer.bus.frame_client import FrameRequest, NoBuffer, frames_endpoint
-from streamer.bus.frame_protocol import MAX_MESSAGE_BYTES, Fetch, Ping, decode_response, encode
+from streamer.bus.frame_protocol import MAX_MESSAGE_BYTES, Fetch, Ping, decode_message, decode_response, encode
+from streamer.core.errors import WireError
 from streamer.toyworld.world import World
 from streamer.types import FrameId
 from tests.support.agents import assert_identity, until
@@ -118,9 +120,9 @@ def test_a_file_waits_for_who_asks_and_loses_nothing(tmp_path: Path) -> None:
     with CaptureProcess(tmp_path, str(clip)) as capture, Consumer(tmp_path) as consumer:
         first = consumer.next()
         held = consumer.wait(FrameRequest(after=first.id))
-        assert (held.ready, held.seq) == (True, 1)
+        assert (held.ready, held.newest) == (True, FrameId(first.epoch, 1))
         for _ in range(5):  # asking about it does not move it on, and nobody decodes further
-            assert consumer.wait(FrameRequest(after=first.id)).seq == 1
+            assert consumer.wait(FrameRequest(after=first.id)).newest == held.newest
         assert number_of(first.image) == 0
         consumer.client.settle(first, "done")
         numbers = [number_of(frame.image) for frame in consumer.rest(FrameRequest(after=first.id))]
@@ -247,22 +249,44 @@ def _raw(runtime: Path) -> zmq.Socket[bytes]:
     return socket
 
 
+VALID = {"v": 1, "id": 1, "owner": "infer-1-00000000", "role": "infer"}
+WAIT = {**VALID, "op": "wait", "request": {}, "timeout": 1}
+SETTLE = {**VALID, "op": "settle", "generation": "", "frame": [1, 2], "outcome": "done"}
+
+INVALID = [
+    {"v": 1},
+    {**VALID},
+    {**VALID, "op": "ping", "v": 2},
+    {**VALID, "op": "ping", "id": -1},
+    {**VALID, "op": "ping", "owner": "../../etc"},
+    {**VALID, "op": "ping", "role": "other"},
+    {**VALID, "op": "ping", "more": 1},
+    {**WAIT, "timeout": float("nan")},
+    {**WAIT, "request": {"at_seq": "1"}},
+    {**SETTLE, "frame": [1]},
+    {**SETTLE, "outcome": "lost"},
+]
 GARBAGE = [
     [b""],
     [b"\x00\xff\xfe"],
     [b"[" * 4000],
     [b"null"],
-    [b'{"v": 1}'],
-    [b'{"v": 2, "id": 1, "owner": "infer-1-00000000", "op": "ping"}'],
-    [b'{"v": 1, "id": -1, "owner": "infer-1-00000000", "op": "ping"}'],
-    [b'{"v": 1, "id": 1, "owner": "../../etc", "op": "ping"}'],
-    [b'{"v": 1, "id": 1, "owner": "infer-1-00000000", "op": "wait", "want": {}, "timeout": NaN}'],
-    [b'{"v": 1, "id": 1, "owner": "infer-1-00000000", "op": "wait", "want": {"at_seq": "1"}, "timeout": 1}'],
-    [b'{"v": 1, "id": 1, "owner": "infer-1-00000000", "op": "settle", "generation": "", "frame": [1], "fate": "done"}'],
+    *([json.dumps(message).encode()] for message in INVALID),
     [b"{}", b"{}"],
     [b"x" * (MAX_MESSAGE_BYTES + 1)],
     [b"x" * (64 << 20)],
 ]
+
+
+@pytest.mark.parametrize("message", [{**VALID, "op": "ping"}, WAIT, SETTLE], ids=lambda message: str(message["op"]))
+def test_valid_messages_are_decoded(message: dict[str, object]) -> None:
+    assert decode_message(json.dumps(message).encode()).owner == VALID["owner"]
+
+
+@pytest.mark.parametrize("message", INVALID, ids=str)
+def test_invalid_messages_are_rejected(message: dict[str, object]) -> None:
+    with pytest.raises(WireError):
+        decode_message(json.dumps(message).encode())
 
 
 def test_garbage_and_oversized_messages_do_not_disturb(tmp_path: Path) -> None:
@@ -271,7 +295,7 @@ def test_garbage_and_oversized_messages_do_not_disturb(tmp_path: Path) -> None:
         for parts in GARBAGE:
             with _raw(tmp_path) as socket:
                 socket.send_multipart(parts)
-                socket.send(encode(Ping(id=7, owner="view-1-00000000")))
+                socket.send(encode(Ping(id=7, owner="view-1-00000000", role="view")))
                 if len(parts[0]) <= MAX_MESSAGE_BYTES:
                     assert socket.poll(5000), parts
                     assert decode_response(socket.recv()).id == 7
@@ -318,9 +342,11 @@ def test_only_the_senders_own_buffers_are_written(tmp_path: Path) -> None:
     with CaptureThread(tmp_path, LIVE) as capture, Consumer(tmp_path) as consumer, _raw(tmp_path) as socket:
         consumer.client.settle(consumer.next(), "done")
         for number, (name, why) in enumerate(_bad_buffers(tmp_path).items()):
-            fetch = Fetch.model_construct(v=1, id=number, op="fetch", owner=OWNER, request=FrameRequest(), buffer=name)
+            fetch = Fetch.model_construct(
+                v=1, id=number, op="fetch", owner=OWNER, role="view", request=FrameRequest(), buffer=name
+            )
             socket.send(encode(fetch))
-            socket.send(encode(Ping(id=1000 + number, owner=OWNER)))
+            socket.send(encode(Ping(id=1000 + number, owner=OWNER, role="view")))
             assert socket.poll(5000)
             assert decode_response(socket.recv()).pong, f"answered a fetch into a {why}"
         assert not any((tmp_path / "victim").read_bytes()[: 3 * 160 * 120])

@@ -49,7 +49,7 @@ class Books(RuleBasedStateMachine):
         allowed = self.holder.get(frame, "") is None or newest is None or frame > newest
         assert self.count.may_lend(frame) == allowed
         if not allowed:
-            with pytest.raises(ValueError, match="given already"):
+            with pytest.raises(ValueError, match="lent already"):
                 self.count.lend(frame, self.name)
             return
         self.count.lend(frame, self.name)

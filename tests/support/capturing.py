@@ -18,6 +18,7 @@ import zmq
 
 from streamer.bus.event_channel import EventServer
 from streamer.bus.frame_client import FrameClient, FrameRequest, Reply
+from streamer.bus.frame_protocol import Role
 from streamer.capture.silence_timeout import SilenceTimeout
 from streamer.config.model import Config, from_mapping
 from streamer.core.settings import Settings
@@ -184,7 +185,7 @@ class CaptureThread:
 class Consumer:
     """A FrameClient of one stream, used synchronously; a context manager."""
 
-    def __init__(self, runtime: Path, role: str = "infer", buffers: int = 4) -> None:
+    def __init__(self, runtime: Path, role: Role = "infer", buffers: int = 4) -> None:
         self.client = FrameClient(runtime, role, buffers)
         self.client.connect(STREAM)
         self.replies: dict[int, Reply] = {}

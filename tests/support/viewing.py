@@ -118,7 +118,7 @@ class Truth(threading.Thread):
 
     def run(self) -> None:
         live, tracks, world = ResultPublisher(self._runtime), ObjectTracker({}), World(SEED)
-        with Consumer(self._runtime, "truth") as consumer:
+        with Consumer(self._runtime, "view") as consumer:
             while not self._over.wait(self._every):
                 reply = consumer.fetch(FrameRequest(), timeout=60)
                 if (frame := reply.frame) is None:

@@ -22,13 +22,12 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
-from streamer.bus.frame_buffers import BUFFER_PIXELS
 from streamer.capture.motion_gate import shrink
 from streamer.capture.sources._hardware import find_hardware
 from streamer.core.errors import ConfigError, SourceLost, SourceRefused
 from streamer.core.logs import RareLog
 from streamer.core.redact import redact
-from streamer.types import Image, Luma
+from streamer.types import MAX_PIXELS, Image, Luma
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +121,7 @@ class AvSource:
         self._stream = self._container.streams.video[0]
         # Threads that decode whole frames hold as many of them back, which a live picture cannot afford.
         self._stream.thread_type = "AUTO" if read_limit is None else "SLICE"
-        self._stream.codec_context.options = {"max_pixels": str(BUFFER_PIXELS)}
+        self._stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         if hardware is not None and not self._stream.codec_context.is_hwaccel:
             self.note = f"decodes in software: {hwaccel} cannot decode {self._stream.codec_context.name}"
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from streamer.bus.frame_buffers import BUFFER_PIXELS
+from streamer.types import MAX_PIXELS
 
 
 def width_and_height(size: str) -> tuple[int, int]:
@@ -17,7 +17,7 @@ def width_and_height(size: str) -> tuple[int, int]:
 
 def _sensible(size: str) -> str:
     width, height = width_and_height(size)
-    if min(width, height) < 16 or width * height > BUFFER_PIXELS:
+    if min(width, height) < 16 or width * height > MAX_PIXELS:
         raise ValueError("must be at least 16x16 and at most 7680x4320")
     return size
 

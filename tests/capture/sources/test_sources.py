@@ -18,12 +18,11 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from streamer.bus.frame_buffers import BUFFER_PIXELS
 from streamer.capture.sources import File, Http, Rtsp, SourceField, Synthetic, Webcam
 from streamer.capture.sources._av import AvPicture, AvSource
 from streamer.core.errors import ConfigError, SourceLost, SourceRefused
 from streamer.toyworld.world import World
-from streamer.types import Image, Picture, SourceSettings
+from streamer.types import MAX_PIXELS, Image, Picture, SourceSettings
 from tests.support.clips import number_of, numbered, write_clip
 from tests.support.rtsp import RtspServer, free_port
 
@@ -214,7 +213,7 @@ def test_a_clip_that_was_filmed_upright_is_shown_upright(tmp_path: Path, degrees
 
 def test_a_picture_beyond_the_cap_is_refused(tmp_path: Path) -> None:
     width = 16384
-    clip = write_clip(tmp_path / "huge.mp4", 1, size=(width, BUFFER_PIXELS // width // 2 * 2 + 16))
+    clip = write_clip(tmp_path / "huge.mp4", 1, size=(width, MAX_PIXELS // width // 2 * 2 + 16))
     with pytest.raises(ConfigError, match=r"cannot|holds no picture"):
         read(File(path=clip), 1)
 
