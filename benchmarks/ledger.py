@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.report import write
+from streamer.events.build import result_event
 from streamer.events.ledger import Ledger
-from streamer.events.schema import ResultEvent, result_event
+from streamer.events.schema import ResultEvent
 from streamer.types import Answer, Box, DueTask, Frame, Job, Result, Task
 
 GROUPS = (1, 16, 128)

@@ -18,7 +18,8 @@ import numpy as np
 
 from streamer.config.model import Stream
 from streamer.core import atomic_file
-from streamer.events.schema import StatusEvent, task_event
+from streamer.events.build import task_event
+from streamer.events.schema import StatusEvent
 from streamer.inference.canary import NO_EPOCH
 from streamer.inference.quarantine import Quarantine, Suspect, Verdict
 from streamer.types import DueTask, Frame, FrameId, Job, Result

@@ -18,7 +18,8 @@ from streamer.config.changes import with_tasks
 from streamer.config.model import Config, Stream
 from streamer.core.errors import ConfigError
 from streamer.core.redact import redact
-from streamer.events.schema import encode, result_event
+from streamer.events.build import result_event
+from streamer.events.schema import encode
 from streamer.inference.policy import Policy
 from streamer.inference.schedule import Now, Schedule
 from streamer.types import Result

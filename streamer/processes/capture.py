@@ -24,7 +24,7 @@ from streamer.capture.stream_lock import StreamLock
 from streamer.core.backoff import ReconnectBackoff
 from streamer.core.errors import SourceEnded, SourceLost, SourceRefused
 from streamer.core.redact import redact
-from streamer.events.schema import status_event
+from streamer.events.build import status_event
 from streamer.processes.worker import Worker
 
 log = logging.getLogger(__name__)

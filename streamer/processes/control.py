@@ -19,7 +19,8 @@ from streamer.config.model import Config
 from streamer.core.errors import ConfigError
 from streamer.core.paths import AgentPaths
 from streamer.core.redact import redact
-from streamer.events.schema import StatusEvent, task_event
+from streamer.events.build import task_event
+from streamer.events.schema import StatusEvent
 
 log = logging.getLogger(__name__)
 

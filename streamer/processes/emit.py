@@ -23,8 +23,9 @@ from streamer.config.model import find_pipeline
 from streamer.core.backoff import Backoff
 from streamer.core.errors import ConfigError, SinkError
 from streamer.core.redact import redact
+from streamer.events.build import sink_event
 from streamer.events.ledger import BROKEN, Ledger, SinkCursor
-from streamer.events.schema import StatusEvent, accepted, sink_event
+from streamer.events.schema import StatusEvent, accepted
 from streamer.events.sinks import SinkContext, SinkSettings
 from streamer.processes.heartbeat import Heartbeat
 from streamer.processes.worker import Worker

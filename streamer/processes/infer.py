@@ -22,7 +22,7 @@ from streamer.bus.frame_client import FrameClient, NoBuffer, Reply
 from streamer.bus.result_feed import ResultPublisher
 from streamer.config.model import Stream, find_pipeline
 from streamer.config.task import DEFAULT_EVERY_S
-from streamer.events.schema import canary_event, result_event, schedule_event
+from streamer.events.build import canary_event, result_event, schedule_event
 from streamer.inference.canary import Canary
 from streamer.inference.crop import crop_to_zone, to_full_frame
 from streamer.inference.journal import InFlightJournal, key

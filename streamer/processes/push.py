@@ -20,7 +20,7 @@ from streamer.bus.event_channel import EventClient
 from streamer.core.backoff import ReconnectBackoff
 from streamer.core.errors import WireError
 from streamer.core.redact import redact
-from streamer.events.schema import output_event
+from streamer.events.build import output_event
 from streamer.processes.worker import Worker
 from streamer.video.outputs import EncodedFrame, RtspPush
 from streamer.video.outputs.muxer import Muxer

@@ -22,7 +22,8 @@ from streamer.config.model import Config
 from streamer.core.errors import ConfigError
 from streamer.core.logs import Form
 from streamer.core.paths import AgentPaths
-from streamer.events.schema import StatusEvent, worker_event
+from streamer.events.build import worker_event
+from streamer.events.schema import StatusEvent
 from streamer.processes.child import Child
 from streamer.processes.control import Control
 from streamer.processes.heartbeat import IDLE_S

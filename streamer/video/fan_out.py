@@ -15,7 +15,7 @@ import zmq
 from streamer.bus.event_channel import EventClient
 from streamer.core.backoff import ReconnectBackoff
 from streamer.core.redact import redact
-from streamer.events.schema import output_event
+from streamer.events.build import output_event
 from streamer.types import Image
 from streamer.video.encoder import Encoder
 from streamer.video.outputs import EncodedFrame, H264Settings, OutputContext, OutputSettings, Writer

@@ -12,7 +12,8 @@ import numpy as np
 
 from streamer.bus.rpc import RpcClient, control_socket
 from streamer.core.redact import Url
-from streamer.events.schema import encode, task_event
+from streamer.events.build import task_event
+from streamer.events.schema import encode
 from streamer.events.sinks import Mqtt, SinkContext
 from tests.support.agents import RunningAgent, until
 from tests.support.broker import Broker, Listener

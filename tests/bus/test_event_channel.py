@@ -15,7 +15,8 @@ import zmq
 from streamer.bus.event_channel import Delivery, EventClient, EventServer, events_endpoint
 from streamer.core.errors import ConfigError
 from streamer.core.ipc import check_endpoint
-from streamer.events.schema import encode, status_event
+from streamer.events.build import status_event
+from streamer.events.schema import encode
 from tests.support.agents import until
 from tests.support.sample_events import event
 

@@ -16,8 +16,9 @@ import pytest
 from streamer.cli import events
 from streamer.cli.main import app
 from streamer.core.errors import ConfigError
+from streamer.events.build import result_event, status_event
 from streamer.events.ledger import Ledger
-from streamer.events.schema import ResultEvent, result_event, status_event
+from streamer.events.schema import ResultEvent
 from streamer.types import Answer, Quad
 from tests.support import sample_events
 

@@ -13,20 +13,8 @@ from hypothesis import strategies as st
 
 from streamer.core.errors import WireError
 from streamer.core.redact import remember
-from streamer.events.schema import (
-    MAX_TEXT,
-    accepted,
-    clean,
-    decode,
-    encode,
-    numbered,
-    result_event,
-    result_id,
-    schema,
-    sink_event,
-    status_event,
-    worker_event,
-)
+from streamer.events.build import MAX_TEXT, clean, result_event, result_id, sink_event, status_event, worker_event
+from streamer.events.schema import accepted, decode, encode, numbered, schema
 from streamer.types import Answer, Box, Polygon, Quad, Region
 from tests.support import sample_events
 

@@ -13,7 +13,8 @@ import zmq
 import streamer
 from streamer.bus.event_channel import EventClient
 from streamer.core.errors import ConfigError
-from streamer.events.schema import Event, ResultEvent, encode, numbered, status_event
+from streamer.events.build import status_event
+from streamer.events.schema import Event, ResultEvent, encode, numbered
 from streamer.events.sinks import SinkContext, Zmq
 from streamer.types import Sink
 from tests.support.agents import until

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from streamer.events.schema import ResultEvent, decode, encode, result_event
+from streamer.events.build import result_event
+from streamer.events.schema import ResultEvent, decode, encode
 from streamer.inference.tracking import ObjectTracker
 from streamer.toyworld.world import SCENE_SECONDS, World
 from streamer.types import Answer, Box, DueTask, Frame, Job, Outcome, Result, Task

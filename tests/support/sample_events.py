@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from streamer.events.schema import ResultEvent, result_event
+from streamer.events.build import result_event
+from streamer.events.schema import ResultEvent
 from streamer.types import Answer, Box, DueTask, Frame, Job, Result, Task, TaskParams
 from tests.support.tasks import PARAMS
 

@@ -18,7 +18,8 @@ import zmq
 from streamer.bus.event_channel import EventServer
 from streamer.bus.frame_client import FrameRequest
 from streamer.bus.result_feed import ResultPublisher
-from streamer.events.schema import StatusEvent, result_event
+from streamer.events.build import result_event
+from streamer.events.schema import StatusEvent
 from streamer.inference.tracking import ObjectTracker
 from streamer.toyworld.world import World
 from streamer.types import Answer, Box, DueTask, Frame, Job, Result, Task

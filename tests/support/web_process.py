@@ -22,8 +22,9 @@ from typing import Any
 import cv2
 import zmq
 
+from streamer.events.build import result_event, status_event
 from streamer.events.ledger import Ledger
-from streamer.events.schema import Event, ResultEvent, result_event, status_event
+from streamer.events.schema import Event, ResultEvent
 from streamer.toyworld.world import World
 from streamer.types import Answer, Box
 from streamer.video.outputs.mjpeg import jpeg_endpoint

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from streamer.events.schema import ResultEvent, result_event
+from streamer.events.build import result_event
+from streamer.events.schema import ResultEvent
 from streamer.types import Answer, Box, DueTask, Frame, FrameId, Image, Job, Outcome, Polygon, Quad, Result, Task, Zone
 from streamer.video.draw import Painter, wrap
 from streamer.video.overlay import OLD_S, Layer, Outline, Overlay, Overlays

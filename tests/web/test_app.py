@@ -19,9 +19,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from streamer.config.model import from_mapping
 from streamer.core.errors import ConfigError
+from streamer.events.build import schedule_event, worker_event
 from streamer.events.ledger import Ledger
 from streamer.events.ledger.query import Filter, LedgerQuery
-from streamer.events.schema import schedule_event, worker_event
 from tests.support import faulty
 from tests.support.agents import RunningAgent, assert_identity, until
 from tests.support.capturing import STREAM

@@ -11,6 +11,7 @@ from typing import cast
 
 import apsw
 
+from streamer.events.build import ledger_event, sink_event
 from streamer.events.ledger.cursor import SinkCursor
 from streamer.events.ledger.recovery import finish_recovery, recover
 from streamer.events.ledger.retention import Retention
@@ -27,7 +28,7 @@ from streamer.events.ledger.schema import (
     transaction,
     words,
 )
-from streamer.events.schema import Event, Lost, StatusEvent, encode, ledger_event, numbered, sink_event
+from streamer.events.schema import Event, Lost, StatusEvent, encode, numbered
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ from pydantic import TypeAdapter, ValidationError
 from streamer.bus.event_channel import EventClient
 from streamer.core.errors import ConfigError, SinkError
 from streamer.core.redact import Url
-from streamer.events.schema import encode, numbered, status_event
+from streamer.events.build import status_event
+from streamer.events.schema import encode, numbered
 from streamer.events.sinks import Mqtt, SinkContext, SinkField
 from streamer.events.sinks.mqtt import _Link
 from streamer.types import ResultKind

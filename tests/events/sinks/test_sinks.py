@@ -15,7 +15,8 @@ import zmq
 from pydantic import TypeAdapter, ValidationError
 
 from streamer.core.errors import ConfigError, SinkError
-from streamer.events.schema import encode, numbered, sink_event, status_event
+from streamer.events.build import sink_event, status_event
+from streamer.events.schema import encode, numbered
 from streamer.events.sinks import Jsonl, SinkContext, SinkField, SinkSettings, Stdout, Zmq
 from streamer.types import Sink
 from tests.support.agents import until

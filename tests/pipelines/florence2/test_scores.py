@@ -25,7 +25,8 @@ from pipelines.florence2.tasks import SPECS, Form, Quality
 from pipelines.florence2.uncertainty import FAR, uncertainty
 from streamer.config import model
 from streamer.core.errors import ConfigError
-from streamer.events.schema import encode, result_event
+from streamer.events.build import result_event
+from streamer.events.schema import encode
 from streamer.types import DueTask, Engine, Frame, Image, Job, Result, Task
 from tests.support.checkpoints import job, shapes
 

@@ -1,0 +1,211 @@
+"""Builds events from results and changes of state."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+import uuid
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from math import isfinite
+from typing import Any
+
+from streamer.core.redact import redact
+from streamer.events.schema import (
+    EventBox,
+    EventPoints,
+    FrameCounts,
+    FrameInfo,
+    Lost,
+    ResultBody,
+    ResultData,
+    ResultEvent,
+    StatusData,
+    StatusEvent,
+    Timing,
+)
+from streamer.types import Answer, Box, Polygon, Priority, Quad, Result, TaskParams
+
+MAX_TEXT = 65_536
+"""Characters kept of any one text a model or a library gave."""
+_UNSAFE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control characters, lone surrogates, foreign line ends
+
+
+def result_event(agent: str, result: Result, model: str) -> ResultEvent:
+    """The event of one finished job. It has no sequence and no age until it is accepted by emit."""
+    due, frame = result.job.due, result.job.frame
+    height, width = frame.image.shape[:2]
+    params: TaskParams = due.task.params
+    text, region = params.prompt_text, params.prompt_region
+    data = ResultData(
+        stream=due.stream,
+        epoch=frame.epoch,
+        name=due.task.name,
+        task=due.task.task,
+        outcome=result.outcome,
+        text=None if text is None else clean(text),
+        region=None if region is None else (region.x0, region.y0, region.x1, region.y1),
+        zone=None if due.task.zone is None else due.task.zone.name,
+        frame=FrameInfo(
+            seq=frame.seq, pts=None if frame.pts is None else round(frame.pts, 6), width=width, height=height
+        ),
+        result=_body(result.answer, width, height) if result.outcome in ("ok", "empty") else None,
+        timing=Timing(
+            waited_ms=_ms(result.started_mono - frame.captured_mono) if result.started_mono else None,
+            inference_ms=_ms(result.inference_s),
+            age_ms=None,
+            draft=result.draft,
+        ),
+        model=model,
+        quality=params.quality,
+        error=None if result.error is None else clean(redact(result.error)),
+        since=None if due.unchanged_since is None else _rfc3339(datetime.fromtimestamp(due.unchanged_since, UTC)),
+    )
+    return ResultEvent(
+        source=f"/agents/{agent}/streams/{due.stream}",
+        id=result_id(agent, due.stream, frame.epoch, frame.seq, due.task.name),
+        subject=due.task.name,
+        time=_rfc3339(datetime.fromtimestamp(frame.captured_at, UTC)),
+        data=data,
+    )
+
+
+def result_id(agent: str, stream: str, epoch: int, seq: int, name: str) -> str:
+    """The same for the same question, also after a crash and a second answer."""
+    question = json.dumps([agent, stream, epoch, seq, name])
+    return hashlib.sha256(question.encode()).hexdigest()[:32]
+
+
+def status_event(
+    agent: str,
+    stream: str | None,
+    state: str,
+    reason: str | None = None,
+    retry_in_s: float | None = None,
+    frames: Mapping[str, Any] | FrameCounts | None = None,
+    *,
+    epoch: int | None = None,
+) -> StatusEvent:
+    """A stream's (subject `stream.<state>`) or, without one, the agent's (`agent.<state>`) change of state.
+
+    `frames` holds the keys of FrameCounts.
+    """
+    source = f"/agents/{agent}/streams/{stream}" if stream else f"/agents/{agent}"
+    counts = None if frames is None else FrameCounts.model_validate(frames)
+    kind = "stream" if stream else "agent"
+    return _status(source, kind, state, reason, retry_in_s, stream=stream, epoch=epoch, frames=counts)
+
+
+def worker_event(
+    agent: str,
+    worker: str,
+    state: str,
+    reason: str | None = None,
+    retry_in_s: float | None = None,
+    stream: str | None = None,
+) -> StatusEvent:
+    """A child process's change of state, subject `worker.<state>`; `worker` is such as `infer` or `capture:gate`."""
+    return _status(f"/agents/{agent}", "worker", state, reason, retry_in_s, stream=stream, worker=worker)
+
+
+def canary_event(agent: str, seconds: float) -> StatusEvent:
+    """In a quiet time: the model has answered a question of the program's own (`agent.canary`)."""
+    return _status(f"/agents/{agent}", "agent", "canary", f"the model answers, in {seconds * 1000:.0f} ms")
+
+
+def task_event(
+    agent: str, stream: str, task: str, state: str,
+    reason: str | None = None, retry_in_s: float | None = None, asks: str | None = None,
+) -> StatusEvent:  # fmt: skip
+    """A task was `added`, `removed`, `paused` or `resumed`, or is left out for killing infer: `quarantined`."""
+    source = f"/agents/{agent}/streams/{stream}"
+    return _status(source, "task", state, reason, retry_in_s, stream=stream, task=task, asks=asks)
+
+
+def schedule_event(agent: str, stretch: Mapping[str, Mapping[Priority, float]], reason: str | None) -> StatusEvent:
+    """Intervals are longer than configured by these factors (`schedule.stretched`), or are again as configured."""
+    factors = {stream: dict(of_priority) for stream, of_priority in stretch.items()}
+    return _status(f"/agents/{agent}", "schedule", "stretched" if stretch else "normal", reason, stretch=factors)
+
+
+def sink_event(
+    agent: str, sink: str, state: str,
+    reason: str | None = None, retry_in_s: float | None = None, lost: Lost | None = None,
+) -> StatusEvent:  # fmt: skip
+    """A sink's change of state, subject `sink.<state>`."""
+    return _status(f"/agents/{agent}/sinks/{sink}", "sink", state, reason, retry_in_s, sink=sink, lost=lost)
+
+
+def ledger_event(agent: str, state: str, reason: str) -> StatusEvent:
+    """What became of the ledger, subject `ledger.<state>`."""
+    return _status(f"/agents/{agent}", "ledger", state, reason)
+
+
+def output_event(
+    agent: str, output: str, state: str, reason: str | None = None, retry_in_s: float | None = None
+) -> StatusEvent:
+    """A video output's change of state, subject `output.<state>`."""
+    return _status(f"/agents/{agent}/outputs/{output}", "output", state, reason, retry_in_s, output=output)
+
+
+def clean(text: str) -> str:
+    """`text` without control characters (line feeds stay) and cut to MAX_TEXT characters: it is data, not format."""
+    return "".join(c for c in text[:MAX_TEXT] if c == "\n" or unicodedata.category(c) not in _UNSAFE)
+
+
+def _status(
+    source: str, kind: str, state: str, reason: str | None = None, retry_in_s: float | None = None, **about: Any
+) -> StatusEvent:
+    """`about`: the fields of StatusData that say what it is about."""
+    hidden = None if reason is None else clean(redact(reason))
+    data = StatusData(state=state, reason=hidden, retry_in_s=_rounded(retry_in_s, 3), **about)
+    now = _rfc3339(datetime.now(UTC))
+    return StatusEvent(source=source, id=uuid.uuid4().hex, subject=f"{kind}.{state}", time=now, data=data)
+
+
+def _body(answer: Answer, width: int, height: int) -> ResultBody:
+    return ResultBody(
+        text=None if answer.text is None else clean(answer.text),
+        score=_rounded(answer.score, 4),
+        polygons=_outlines(answer.polygons, width, height),
+        quads=_outlines(answer.quads, width, height),
+        boxes=tuple(_box(box, width, height) for box in answer.boxes),
+    )
+
+
+def _box(box: Box, width: int, height: int) -> EventBox:
+    x0, y0, x1, y1 = (round(edge, 6) for edge in (box.x0, box.y0, box.x1, box.y1))
+    pixels = (round(x0 * width), round(y0 * height), round(x1 * width), round(y1 * height))
+    return EventBox(
+        label=clean(box.label),
+        score=_rounded(box.score, 4),
+        box=(x0, y0, x1, y1),
+        pixels=pixels,
+        track=box.track,
+    )
+
+
+def _outlines(shapes: Iterable[Polygon | Quad], width: int, height: int) -> tuple[EventPoints, ...]:
+    return tuple(
+        EventPoints(
+            label=clean(shape.label),
+            score=_rounded(shape.score, 4),
+            points=tuple((round(x, 6), round(y, 6)) for x, y in shape.points),
+            pixels=tuple((round(x * width), round(y * height)) for x, y in shape.points),
+        )
+        for shape in shapes
+    )
+
+
+def _rounded(number: float | None, digits: int) -> float | None:
+    # A half-precision model can score NaN, which JSON has no word for.
+    return round(number, digits) if number is not None and isfinite(number) else None
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)
+
+
+def _rfc3339(when: datetime) -> str:
+    return when.isoformat(timespec="microseconds").replace("+00:00", "Z")
