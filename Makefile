@@ -1,12 +1,12 @@
 # make demo [SECONDS=20] | test | check | chaos [FULL=1] | bench | tiny-model | pictures
-# Each target first makes .venv and installs what it needs; PYTHON=python3.12 picks the interpreter.
+# Each target creates .venv and installs its dependencies first; PYTHON=python3.12 selects the interpreter.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --constraint constraints.txt
 
-# The tests run a real RTSP server (GStreamer, through the system's own Python), ffmpeg, a real browser and MQTT broker.
+# The tests use a real RTSP server (GStreamer, run by the system's Python), ffmpeg, a browser and an MQTT broker.
 SYSTEM_PACKAGES := ffmpeg chromium mosquitto python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good \
   gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav
 
@@ -42,12 +42,12 @@ pictures: system-packages $(VENV)/.dev
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-# A stamp file says that the environment holds what pyproject.toml asks for.
+# The stamp files .runtime and .dev mark an environment that has the dependencies of pyproject.toml.
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "streamer needs Python 3.11 or newer: make PYTHON=...")'
-	@test -x $(BIN)/python || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); } \
+	@test -x $(BIN)/python || { echo "creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); } \
 	  || { echo "python3 -m venv failed; on Debian and Ubuntu: sudo apt-get install python3-venv"; exit 1; }
-	@echo "installing streamer and its dependencies into $(VENV) (torch is the large one)"
+	@echo "installing streamer and its dependencies into $(VENV) (torch is large)"
 	$(PIP) --editable .
 	@touch $@
 
@@ -58,7 +58,7 @@ $(VENV)/.dev: $(VENV)/.runtime
 
 system-packages:
 	@command -v dpkg-query >/dev/null || { \
-	  echo "This is no Debian or Ubuntu: the tests need GStreamer's RTSP server with its Python binding, and ffmpeg."; exit 0; }; \
+	  echo "dpkg-query not found, system packages not checked: install what the tests need: $(SYSTEM_PACKAGES)"; exit 0; }; \
 	missing=""; for package in $(SYSTEM_PACKAGES); do \
 	  dpkg-query -W -f '$${db:Status-Status}' $$package 2>/dev/null | grep -qx installed || missing="$$missing $$package"; \
 	done; \
@@ -67,6 +67,6 @@ system-packages:
 	  echo "installing system packages:$$missing"; \
 	  apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $$missing; \
 	else \
-	  echo "The tests need system packages that are missing. Install them with this command, then run make test again:"; \
+	  echo "System packages for the tests are missing. Install them with this command, then run make again:"; \
 	  echo "  sudo apt-get update && sudo apt-get install -y --no-install-recommends$$missing"; exit 1; \
 	fi

@@ -1,10 +1,11 @@
-"""Who may import whom, and what the code never does."""
+"""Rules of the source tree: layers, sizes, imports, and calls that the code never makes."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,13 +27,28 @@ def test_layers() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_layers_have_at_most_12_rows() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    assert len(layers) <= 12
+
+
+def test_streamer_has_at_most_14_entries() -> None:
+    assert len([path for path in (ROOT / "streamer").iterdir() if path.name != "__pycache__"]) <= 14
+
+
+def test_every_package_says_what_it_contains() -> None:
+    packages = [path for path in SOURCES if path.name == "__init__.py"]
+    assert not [path for path in packages if not ast.get_docstring(ast.parse(path.read_text()))]
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_runs_or_unpacks_foreign_code(path: Path) -> None:
     assert not list(forbidden(ast.parse(path.read_text())))
 
 
 def forbidden(tree: ast.AST) -> Iterator[str]:
-    """What in a module could run code that came from outside."""
+    """Yield the names in a module that can run or unpack code from outside."""
     for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):
@@ -40,7 +56,7 @@ def forbidden(tree: ast.AST) -> Iterator[str]:
             case ast.ImportFrom(module=str(module)):
                 found = [module] if module.partition(".")[0] in FORBIDDEN_MODULES else []
             case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), keywords=keywords):
-                # model.eval() is torch's switch to inference
+                # model.eval() switches a torch module to inference
                 found = [name] if name in FORBIDDEN_CALLS and not _is_torch_eval(node) else []
                 found += [
                     str(word.arg)
@@ -71,7 +87,7 @@ def _is_torch_eval(call: ast.Call) -> bool:
         "torch.load('x', weights_only=False)",
     ],
 )
-def test_the_search_finds_what_it_should(code: str) -> None:
+def test_forbidden_finds_each_pattern(code: str) -> None:
     assert list(forbidden(ast.parse(code)))
 
 
@@ -85,14 +101,14 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert not loaded_by(f"sys.argv[1:] = {arguments!r}; from streamer.cli.main import main as run")
 
 
-def test_the_program_needs_no_torch_to_read_a_config() -> None:
-    """Only the process that opens the engine imports torch; the others stay small."""
+def test_reading_a_config_imports_no_torch() -> None:
+    """Only the process that opens the engine imports torch, so that the others need less memory."""
     found = loaded_by("from streamer.config.model import json_schema as run")
     assert not {"torch", "transformers", "av"} & found
 
 
 def loaded_by(code: str) -> set[str]:
-    """Which heavy modules are imported once `code` has defined `run` and it has run, in a fresh interpreter."""
+    """Return the heavy modules that a new interpreter has imported after `code` defined `run` and `run()` returned."""
     program = (
         f"import sys, contextlib; {code}\nwith contextlib.suppress(SystemExit): run()\nprint('loaded', *sys.modules)"
     )

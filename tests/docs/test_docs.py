@@ -1,7 +1,8 @@
-"""What the documents say is true: blocks run, tables match, links and names exist."""
+"""The documents are true: code blocks run, tables and figures match, links lead somewhere."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -21,6 +22,7 @@ from tests.support.sample_events import event
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+SHAPE_TASKS = ("object_detection", "referring_segmentation", "region_to_segmentation")
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -29,7 +31,7 @@ def blocks(language: str) -> list[str]:
 
 
 def requirements() -> set[str]:
-    """Names of all direct dependencies, those of development too."""
+    """Return the names of all direct dependencies, including those of the development tools."""
     lines = [*PROJECT["dependencies"], *(line for lines in PROJECT["optional-dependencies"].values() for line in lines)]
     return {re.split(r"[<>=!~ ]", line)[0] for line in lines}
 
@@ -48,7 +50,7 @@ def test_readme_subscriber_runs(tmp_path: Path) -> None:
     assert len([line for line in block.splitlines() if line.strip()]) <= 5
     result = event(stream="gate")
     context = zmq.Context()
-    publisher = context.socket(zmq.XPUB)  # as PUB, and tells when someone has subscribed
+    publisher = context.socket(zmq.XPUB)  # a PUB socket that also receives subscriptions
     publisher.set(zmq.LINGER, 0)
     publisher.bind(f"ipc://{tmp_path}/events.sock")
     with subprocess.Popen([sys.executable, "-u", "-c", block], cwd=tmp_path, stdout=subprocess.PIPE) as process:
@@ -87,6 +89,57 @@ def test_readme_lists_the_tasks() -> None:
     }
 
 
+def result(name: str) -> Any:
+    """Return what a benchmark measured, from `benchmarks/results`."""
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())["result"]
+
+
+def percent(share: float, digits: int = 0) -> str:
+    return f"{share * 100:.{digits}f} %"
+
+
+def measured_rows() -> list[tuple[str, str]]:
+    """Return the label of each measured row of the README, and the figures that it must show."""
+    work, exact = result("engine")["work"], result("exactness")["shipped, greedy"]
+    schedule, ledger, view = result("schedule"), result("ledger")["ledger"][-1], result("view")
+    live, ask, core = schedule["live"], schedule["ask"], schedule["capture"]["core_share"]
+    drawn, view_ms = view["truth"]["shipped model"], view["cost"]["all of the view's process"]
+    tasks = result("accuracy")["tasks"]
+    boxes, phrase, region = (tasks[name] for name in SHAPE_TASKS)
+    return [
+        ("of one frame", f"{work['three tasks on one frame']['ratio']:.1f} times"),
+        ("decoding per answer", f"{work['decoding per answer, many cameras']['ratio']:.1f} times"),
+        (f"{exact['asked']:,} prompts", f"all; {percent(exact['tokens_on_our_pixels'], 1)}"),
+        ("frame age", f"{live['agent']['agent_p99_ms']:.0f} ms; {live['queue']['queue_p99_ms'] / 1000:.1f} s"),
+        ("`streamer ask`", f"{ask['ask_p50_ms'] / 1000:.1f} s median, {ask['ask_longest_ms'] / 1000:.1f} s at most"),
+        ("capture of one", f"{percent(core['gates_off_core_share'])} of a core"),
+        ("capture of one", f"{percent(core['key_frames_core_share'])} while only key frames"),
+        ("annotated video", f"IoU {drawn['as_drawn']:.2f}, held still {drawn['hold_last']:.2f}"),
+        ("annotated video", f"{percent(view_ms / 1000)} of a core"),
+        ("events committed", f"{ledger['events_per_s'] // 1000},000 a second; {ledger['commit_p99_ms']:.0f} ms"),
+        ("object detection", f"recall {boxes['recall']:.2f}, mean IoU {boxes['mean_iou']:.2f}"),
+        ("outlines", f"recall {phrase['recall']:.2f} to {region['recall']:.2f}"),
+        ("outlines", f"mean IoU {phrase['mean_iou']:.2f} to {region['mean_iou']:.2f}"),
+        ("reading", f"{tasks['ocr, seen']['recall']:.2f} of the trained words"),
+        ("reading", f"{tasks['ocr, held out']['recall']:.2f} of others"),
+    ]
+
+
+@pytest.mark.parametrize(("label", "figure"), measured_rows())
+def test_readme_figure_is_the_measured_one(label: str, figure: str) -> None:
+    assert re.search(rf"^\|.*{re.escape(label)}.*\|.*{re.escape(figure)}", README, re.MULTILINE)
+
+
+def test_readme_claim_of_equal_answers() -> None:
+    assert result("shipped")["same_float32"] == {"asked": 3000, "equal": 1.0, "in_words": {}, "in_places": {}}
+
+
+def test_readme_claim_of_no_missed_fault_target() -> None:
+    faults = json.loads((ROOT / "benchmarks" / "results" / "chaos.json").read_text())
+    assert "no target missed" in README
+    assert all(row["good"] for fault in faults.values() for row in fault["result"]["rows"])
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
@@ -105,14 +158,14 @@ def test_constraints_pin_every_direct_dependency() -> None:
     assert pins["torch"] == "2.13.0"
 
 
-def test_every_dependency_has_its_licence_named() -> None:
+def test_every_dependency_has_a_licence_row() -> None:
     text = (ROOT / "THIRD_PARTY_LICENSES.md").read_text()
     runtime = {re.split(r"[<>=!~ ]", line)[0] for line in PROJECT["dependencies"]}
     assert not [name for name in runtime if not re.search(rf"^\|.*\b{re.escape(name)}\b.*\|", text, re.MULTILINE)]
     assert "x264" in text
 
 
-def test_unit_starts_a_command_that_exists() -> None:
+def test_systemd_unit_runs_the_installed_command() -> None:
     unit = (ROOT / "systemd" / "streamer@.service").read_text()
     assert "ExecStart=/opt/streamer/.venv/bin/streamer run --log-format json /etc/streamer/%i.yaml\n" in unit
     assert "RestartPreventExitStatus=2\n" in unit
@@ -121,12 +174,12 @@ def test_unit_starts_a_command_that_exists() -> None:
     assert "StateDirectory" in keys
 
 
-def test_no_document_names_a_place_on_the_authors_machine() -> None:
+def test_no_document_names_a_path_of_one_machine() -> None:
     for path in [*DOCUMENTS, *ROOT.glob("configs/*"), *ROOT.glob("systemd/*"), ROOT / "Makefile"]:
         assert not re.search(r"/(work|root|farm)/", path.read_text()), path
 
 
-# The Makefile, as far as it goes without installing anything
+# The Makefile, without installing anything
 
 
 def make(folder: Path, *arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
@@ -143,7 +196,7 @@ def script(folder: Path, name: str, text: str) -> None:
     (folder / name).chmod(0o755)
 
 
-def test_make_names_the_one_command_that_installs_system_packages(tmp_path: Path) -> None:
+def test_make_prints_the_command_for_missing_packages(tmp_path: Path) -> None:
     script(tmp_path, "id", "echo 1000")
     script(tmp_path, "dpkg-query", 'for last; do :; done; [ "$last" = ffmpeg ] && printf installed')
     done = make(tmp_path, "system-packages", path=f"{tmp_path}:")
@@ -168,13 +221,13 @@ def test_make_installs_system_packages_as_root(tmp_path: Path) -> None:
     ]
 
 
-def test_make_says_nothing_when_all_packages_are_there(tmp_path: Path) -> None:
+def test_make_is_silent_when_all_packages_are_installed(tmp_path: Path) -> None:
     script(tmp_path, "dpkg-query", "printf installed")
     done = make(tmp_path, "system-packages", path=f"{tmp_path}:")
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_make_passes_the_seconds_on(tmp_path: Path) -> None:
+def test_make_demo_passes_seconds(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "constraints.txt"):
         (tmp_path / name).touch()
     done = make(tmp_path, "-n", "demo", "SECONDS=20", "PYTHON=python3.99")
