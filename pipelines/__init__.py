@@ -1,1 +1,1 @@
-"""What the frames mean: Florence-2's tasks, prompts, answers and engines."""
+"""Meaning of the frames, one package per model family. No module here moves frames or events."""

@@ -1,4 +1,4 @@
-"""Moves frames and events; what they mean is said by a pipeline. `types.py` is the place to start reading."""
+"""Move frames and events; a pipeline says what they mean. Start reading in `types.py`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """What other programs use, imported when it is first used: `import streamer` alone stays cheap."""
+    """Import a public name at its first use, so that `import streamer` alone stays cheap."""
     if name not in _HOMES:
         raise AttributeError(f"module 'streamer' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)

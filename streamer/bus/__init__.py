@@ -1,1 +1,1 @@
-"""Between processes: frames through shared memory, events with acknowledgement, live results, requests and replies."""
+"""Communication between processes: frames in shared memory, acknowledged events, live results, requests and replies."""

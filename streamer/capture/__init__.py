@@ -1,1 +1,1 @@
-"""One stream from its camera: opening, decoding, motion detection, the newest frame, and serving it to consumers."""
+"""Capture of one stream: sources, connection, motion gate, newest frame, frame accounting, and the frame server."""

@@ -1,1 +1,1 @@
-"""When each task runs, on which frame, in which order, and what happens when the model is slow, stuck or killed."""
+"""Scheduling of inference: triggers, policy, overload, in-flight jobs, crash recovery, zones and tracking."""

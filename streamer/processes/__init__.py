@@ -1,1 +1,1 @@
-"""What runs: the supervisor and one module per child process (capture, infer, emit, view, push, web)."""
+"""The supervisor and one module per child process (capture, infer, emit, view, push, web), each with its main loop."""

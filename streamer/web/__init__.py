@@ -1,1 +1,1 @@
-"""The web process: pages, live pictures, events, metrics. It decodes nothing and asks no model."""
+"""The HTTP server of the web process: page, live video, events, metrics. It decodes no video and runs no model."""

@@ -38,20 +38,68 @@ def indented_blocks(text: str, language: str) -> list[str]:
     return [dedent(block) for block in re.findall(rf"^ +```{language}\n(.*?)^ +```", text, re.MULTILINE | re.DOTALL)]
 
 
+SOURCE = """
+from typing import Literal
+from streamer.core.errors import SourceEnded
+from streamer.core.settings import Settings
+from streamer.types import Pace, Source
+
+
+class Still(Settings):
+    kind: Literal["still"] = "still"
+    shade: int = 0
+
+    @property
+    def pace(self) -> Pace:
+        return "live"
+
+    def open(self, read_limit: float = 15.0) -> Source:
+        raise SourceEnded("nothing to show")
+"""
+OUTPUT = """
+from typing import Literal
+from streamer.video.outputs._base import H264Settings
+
+
+class Tape(H264Settings):
+    kind: Literal["tape"] = "tape"
+    reel: str
+"""
+COMMAND = """
+@app.command()
+def hello() -> None:
+    print("hello")
+
+
+"""
+TASK_ROW = 'TaskRow("mood", "<MOOD>", "What is the mood?", "text", Parameters, 128, "one word"),'
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of `streamer/` to which the steps of "Add a sink" were applied."""
+    """A copy of the packages to which the steps of contributing.md were applied, with one part of each kind."""
     copy = tmp_path_factory.mktemp("tree")
-    shutil.copytree(ROOT / "streamer", copy / "streamer", ignore=shutil.ignore_patterns("__pycache__"))
-    module, line = indented_blocks(section("Add a sink"), "python")
-    (copy / "streamer/events/sinks/udp.py").write_text(module)
-    registry = copy / "streamer/events/sinks/__init__.py"
-    text, count = re.subn(
-        r"(?m)^SinkField = Annotated\[", f"{line}\nSinkField = Annotated[Udp | ", registry.read_text()
-    )
-    assert count == 1
-    registry.write_text(text)
+    for package in ("streamer", "pipelines"):
+        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+    sink, import_sink = indented_blocks(section("Add a sink"), "python")
+    (copy / "streamer/events/sinks/udp.py").write_text(sink)
+    (copy / "streamer/capture/sources/still.py").write_text(SOURCE)
+    (copy / "streamer/video/outputs/tape.py").write_text(OUTPUT)
+    insert(copy / "streamer/events/sinks/__init__.py", "SinkField = Annotated[", import_sink, "Udp | ")
+    still = "from streamer.capture.sources.still import Still\n"
+    insert(copy / "streamer/capture/sources/__init__.py", "\nKinds = ", still, "Still | ")
+    tape = "from streamer.video.outputs.tape import Tape\n"
+    insert(copy / "streamer/video/outputs/__init__.py", "OutputField = Annotated[", tape, "Tape | ")
+    insert(copy / "pipelines/florence2/tasks.py", "_ROWS = (", "", TASK_ROW)
+    insert(copy / "streamer/cli/main.py", "def _supervise(", COMMAND, "")
     return copy
+
+
+def insert(path: Path, anchor: str, before: str, after: str) -> None:
+    """Put text before and after the only place where `anchor` stands in a file."""
+    text = path.read_text()
+    assert text.count(anchor) == 1
+    path.write_text(text.replace(anchor, before + anchor + after))
 
 
 def importing_from(tree: Path) -> dict[str, str]:
@@ -80,15 +128,25 @@ def test_added_sink_delivers_events(tree: Path, tmp_path: Path) -> None:
             assert until(caption_event, START_S, "a caption as a datagram")["source"] == "/agents/udp/streams/toy"
 
 
-def test_added_sink_is_in_the_schema(tree: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "streamer.cli", "schema", "config"],
-        env={**os.environ, **importing_from(tree)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert set(json.loads(done.stdout)["$defs"]["Udp"]["properties"]) == {"kind", "name", "host", "port"}
+def command(tree: Path, *arguments: str) -> str:
+    """Run a `streamer` command of the tree and return its output."""
+    environment = {**os.environ, **importing_from(tree)}
+    arguments = (sys.executable, "-m", "streamer.cli", *arguments)
+    return subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def test_added_parts_are_in_the_schema(tree: Path) -> None:
+    definitions = json.loads(command(tree, "schema", "config"))["$defs"]
+    assert set(definitions["Udp"]["properties"]) == {"kind", "name", "host", "port"}
+    assert set(definitions["Still"]["properties"]) == {"kind", "shade"}
+    assert set(definitions["Tape"]["properties"]) == {"kind", "stream", "sync", "name", "encoder", "reel"}
+    assert "max_tokens" in definitions["mood"]["properties"]
+
+
+def test_added_task_and_command_are_listed(tree: Path) -> None:
+    assert "mood" in command(tree, "tasks")
+    assert "hello" in command(tree, "--help")
+    assert command(tree, "hello") == "hello\n"
 
 
 def test_every_kind_of_part_has_its_steps() -> None:

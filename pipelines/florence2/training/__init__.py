@@ -1,1 +1,1 @@
-"""Trains the shipped small Florence-2 from nothing on the toy world: `python -m pipelines.florence2.training`."""
+"""Training of the shipped small Florence-2 on the toy world: `python -m pipelines.florence2.training`."""

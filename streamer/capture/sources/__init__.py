@@ -1,4 +1,4 @@
-"""Where pictures come from. A new kind is one file here, one class in `SourceField` and, for a text form, one line."""
+"""Where pictures come from. A new kind is one file here, one class in `Kinds` and, for a text form, one line."""
 
 from __future__ import annotations
 
@@ -55,8 +55,10 @@ def _synthetic(query: str) -> dict[str, str]:
     return {**settings, "kind": "synthetic"}
 
 
+Kinds = Rtsp | Webcam | File | Http | Synthetic
+"""The settings classes, one per kind."""
+
 SourceField = Annotated[
-    Annotated[Rtsp | Webcam | File | Http | Synthetic, Field(discriminator="kind")],
-    BeforeValidator(parse_source, json_schema_input_type=str | Rtsp | Webcam | File | Http | Synthetic),
+    Annotated[Kinds, Field(discriminator="kind")], BeforeValidator(parse_source, json_schema_input_type=str | Kinds)
 ]
 """The settings of any source: a mapping with `kind`, or a text as `parse_source` takes it."""

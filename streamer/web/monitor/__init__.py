@@ -1,1 +1,1 @@
-"""What the pages show: frame counts from capture, events from the ledger, the state of each stream and task."""
+"""State that the page shows: frame counts from capture, events from the ledger, streams and tasks."""
