@@ -8,12 +8,11 @@ from itertools import count
 import zmq
 
 from streamer.core.errors import ConfigError
+from streamer.core.paths import MAX_SOCKET_PATH
 from streamer.core.redact import redact
 
 HEADS = b"#/"
 """The topic under which a zmq sink tells the newest sequence of each source; no stream's name begins so."""
-_MAX_PATH = 107
-"""Bytes of a socket's path that Linux takes."""
 
 
 def check_endpoint(text: str) -> str:
@@ -27,8 +26,8 @@ def check_endpoint(text: str) -> str:
         raise ConfigError(f"{text} can be reached by every user of this host: use ipc:// and the path of a socket")
     if not path or path == "*":
         raise ConfigError("ipc:// needs the path of a socket")
-    if len(path.encode()) > _MAX_PATH:
-        raise ConfigError(f"the path of a socket can have {_MAX_PATH} bytes, this has {len(path.encode())}: {path}")
+    if len(path.encode()) > MAX_SOCKET_PATH:
+        raise ConfigError(f"socket path of {len(path.encode())} bytes, at most {MAX_SOCKET_PATH} bytes allowed: {path}")
     return text
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from streamer.core.errors import ConfigError
 
 MAX_SOCKET_PATH = 107
-"""Bytes, a limit of Linux."""
+"""Longest path of a Unix socket, in bytes; a limit of Linux."""
 
 
 @dataclass(frozen=True, slots=True)

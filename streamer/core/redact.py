@@ -6,7 +6,7 @@ import re
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import AfterValidator, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 _USERINFO = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s'\"@]*@")
@@ -79,3 +79,14 @@ class Url:
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"type": "string", "format": "uri"}
+
+
+def require_scheme(*schemes: str) -> AfterValidator:
+    """Return the validator of a `Url` field that accepts only these schemes."""
+
+    def check(url: Url) -> Url:
+        if url.scheme not in schemes:
+            raise ValueError(f"must begin with {' or '.join(f'{name}://' for name in schemes)}, not {url.scheme}://")
+        return url
+
+    return AfterValidator(check)

@@ -12,8 +12,8 @@ from av.video.stream import VideoStream
 from streamer.core.errors import ConfigError
 from streamer.types import Image
 from streamer.video.outputs import EncodedFrame
+from streamer.video.outputs._base import CLOCK
 
-CLOCK = 90_000
 KEY_EVERY_S = 1.0
 """Bounds how long a new viewer waits, and what a killed writer loses."""
 _GLOBAL_HEADER = 1 << 22

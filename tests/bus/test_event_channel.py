@@ -245,7 +245,7 @@ def test_only_files_on_this_host_are_endpoints() -> None:
         ("ipc://", "needs the path"),
         ("ipc://*", "needs the path"),
         ("ipc://@events", "every user of this host"),
-        ("ipc:///" + "x" * 200, "can have 107 bytes"),
+        ("ipc:///" + "x" * 200, "at most 107 bytes"),
     ],
 )
 def test_other_endpoints_are_refused_with_a_clear_word(text: str, words: str) -> None:

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator
-
 from streamer.capture.sources._fields import Decode, HwAccel
-from streamer.core.redact import Url
+from streamer.core.redact import Url, require_scheme
 from streamer.core.settings import Settings
 from streamer.types import Pace, Source
-
-
-def _scheme(url: Url) -> Url:
-    if url.scheme not in ("http", "https"):
-        raise ValueError(f"must begin with http:// or https://, not {url.scheme}://")
-    return url
 
 
 class Http(Settings):
     """A camera's stream over HTTP: MJPEG, MPEG-TS or HLS. Always taken as live; when it ends it is opened again."""
 
     kind: Literal["http"] = "http"
-    url: Annotated[Url, AfterValidator(_scheme)]
+    url: Annotated[Url, require_scheme("http", "https")]
     """`http://` or `https://`; user and password stand in it and never reach a log or event."""
     decode: Decode = "auto"
     """`auto`: key frames only, while no task, gate or view wants more; `all`: every picture, always."""

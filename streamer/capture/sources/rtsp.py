@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator
-
 from streamer.capture.sources._fields import Decode, HwAccel
-from streamer.core.redact import Url
+from streamer.core.redact import Url, require_scheme
 from streamer.core.settings import Settings
 from streamer.types import Pace, Source
-
-
-def _scheme(url: Url) -> Url:
-    if url.scheme not in ("rtsp", "rtsps"):
-        raise ValueError(f"must begin with rtsp:// or rtsps://, not {url.scheme}://")
-    return url
 
 
 class Rtsp(Settings):
     """A network camera, over RTSP."""
 
     kind: Literal["rtsp"] = "rtsp"
-    url: Annotated[Url, AfterValidator(_scheme)]
+    url: Annotated[Url, require_scheme("rtsp", "rtsps")]
     """`rtsp://` or `rtsps://`; user and password stand in it and never reach a log or event."""
     transport: Literal["tcp", "udp"] = "tcp"
     """How the video travels. `tcp` loses nothing; `udp` is for cameras that know nothing else."""

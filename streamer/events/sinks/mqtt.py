@@ -30,7 +30,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import AfterValidator, Field, StringConstraints
 
 from streamer.core.errors import ConfigError, SinkError
-from streamer.core.redact import Url
+from streamer.core.redact import Url, require_scheme
 from streamer.core.settings import Name
 from streamer.events.sinks._base import SinkContext, SinkSettings
 from streamer.events.sinks._home_assistant import DEVICES, Discovery
@@ -45,9 +45,7 @@ SILENCE_S = 10.0
 RECONNECT_S = (1, 10)
 
 
-def _broker(url: Url) -> Url:
-    if url.scheme not in ("mqtt", "mqtts"):
-        raise ValueError(f"must begin with mqtt:// or mqtts://, not {url.scheme}://")
+def _reject_path(url: Url) -> Url:
     if urlsplit(url.reveal()).path.strip("/"):
         raise ValueError("ends with the port: what topics begin with is said by `topic`")
     return url
@@ -58,7 +56,7 @@ class Mqtt(SinkSettings):
 
     kind: Literal["mqtt"] = "mqtt"
     name: Name = "mqtt"
-    url: Annotated[Url, AfterValidator(_broker)]
+    url: Annotated[Url, require_scheme("mqtt", "mqtts"), AfterValidator(_reject_path)]
     """`mqtt://` or, with TLS, `mqtts://`; user and password stand in it and never reach a log or event."""
     ca: Path | None = None
     """A file of certificates in PEM that is trusted in place of the system's."""

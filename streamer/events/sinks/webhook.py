@@ -27,7 +27,7 @@ from standardwebhooks import Webhook as Signer
 
 from streamer.core.backoff import exponential
 from streamer.core.errors import SinkError
-from streamer.core.redact import Url, redact, remember
+from streamer.core.redact import Url, redact, remember, require_scheme
 from streamer.core.settings import Name, Seconds
 from streamer.events.sinks._base import SinkContext, SinkSettings
 from streamer.types import Sink
@@ -46,9 +46,7 @@ REFUSED = frozenset({400, 413, 415, 422})
 _LONG_PART = 16
 
 
-def _address(url: Url) -> Url:
-    if url.scheme not in ("http", "https"):
-        raise ValueError(f"must begin with http:// or https://, not {url.scheme}://")
+def _remember_long_parts(url: Url) -> Url:
     for part in urlsplit(url.reveal()).path.split("/"):
         if len(part) >= _LONG_PART:  # many services put their token there
             remember(part)
@@ -68,7 +66,7 @@ class Webhook(SinkSettings):
 
     kind: Literal["webhook"] = "webhook"
     name: Name = "webhook"
-    url: Annotated[Url, AfterValidator(_address)]
+    url: Annotated[Url, require_scheme("http", "https"), AfterValidator(_remember_long_parts)]
     """`http://` or `https://`; passwords, query values and long parts of the path never reach a log or event."""
     secret: Annotated[SecretStr, AfterValidator(_secret)] | None = None
     """Signs every request: `whsec_…`, as Standard Webhooks has it. Without it there is no signature."""

@@ -12,6 +12,8 @@ from streamer.core.settings import Name, Settings
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
+CLOCK = 90_000
+"""Ticks per second of `EncodedFrame` times."""
 SYNC = "+sync"
 """Ends the name of a view that delays its video; no stream's name can hold it."""
 
@@ -22,7 +24,7 @@ class EncodedFrame:
 
     data: bytes
     pts: int
-    """In 1/90000 s of the view's own clock, which never stands still."""
+    """In ticks of 1/`CLOCK` s of the view's own clock, which always advances."""
     dts: int
     key: bool
 

@@ -14,14 +14,13 @@ from pydantic import Field
 
 from streamer.core.errors import ConfigError
 from streamer.core.settings import Seconds
-from streamer.video.outputs._base import EncodedFrame, H264Settings, OutputContext, Writer
+from streamer.video.outputs._base import CLOCK, EncodedFrame, H264Settings, OutputContext, Writer
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
     from streamer.video.outputs.muxer import Muxer
 
-CLOCK = 90_000
 SLACK_S = 0.1
 
 

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 
 import av
 
-from streamer.video.outputs._base import EncodedFrame
+from streamer.video.outputs._base import CLOCK, EncodedFrame
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
-
-TIME_BASE = Fraction(1, 90_000)
 
 
 class Muxer:
@@ -27,7 +25,7 @@ class Muxer:
         """Write one picture; `begin`: its clock's value that is the container's zero."""
         packet = av.Packet(coded.data)
         packet.stream = self._stream
-        packet.time_base = TIME_BASE
+        packet.time_base = Fraction(1, CLOCK)
         packet.pts, packet.dts = coded.pts - begin, coded.dts - begin
         packet.is_keyframe = coded.key
         self._container.mux(packet)

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import zmq
-from pydantic import AfterValidator
 
 from streamer.core.errors import WireError
 from streamer.core.ipc import check_endpoint, drain, send_or_drop
-from streamer.core.redact import Url
+from streamer.core.redact import Url, require_scheme
 from streamer.video.outputs._base import EncodedFrame, H264Settings, OutputContext, Writer
 
 if TYPE_CHECKING:
@@ -23,17 +22,11 @@ AHEAD = 256
 MAX_MESSAGE_BYTES = 16 << 20
 
 
-def _scheme(url: Url) -> Url:
-    if url.scheme not in ("rtsp", "rtsps"):
-        raise ValueError(f"must begin with rtsp:// or rtsps://, not {url.scheme}://")
-    return url
-
-
 class RtspPush(H264Settings):
     """Pushes to an RTSP server, from a process of its own: a receiver that hangs harms nobody else."""
 
     kind: Literal["rtsp_push"] = "rtsp_push"
-    url: Annotated[Url, AfterValidator(_scheme)]
+    url: Annotated[Url, require_scheme("rtsp", "rtsps")]
     """`rtsp://` or `rtsps://`; user and password stand in it and never reach a log or event."""
 
     def writer(self, context: OutputContext) -> Writer:

@@ -20,6 +20,7 @@ from streamer.core.errors import ConfigError
 from streamer.events.schema import ResultEvent
 from streamer.video.encoder import Encoder
 from streamer.video.outputs import EncodedFrame, Mp4, OutputContext, RtspPush, outputs_by_view
+from streamer.video.outputs._base import CLOCK
 from streamer.video.outputs.rtsp_push import PacketFeed, PacketReader
 from tests.support import faulty
 from tests.support.agents import RunningAgent, until
@@ -28,7 +29,6 @@ from tests.support.sample_events import event
 from tests.support.viewing import Ears, Role, ffprobe, files, view_config
 
 START_S = 60.0
-CLOCK = 90_000
 NOBODY = 65_534
 
 
