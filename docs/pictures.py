@@ -1,4 +1,4 @@
-"""Takes the pictures of the README: runs the demo's cameras, looks at the page with Chromium. `make pictures`."""
+"""Take the pictures of the documents: run the demo with more cameras and open its page in Chromium. `make pictures`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from streamer.cli.demo import CONFIG, STREAM
 HERE = Path(__file__).parent
 CHROMIUM = "/usr/bin/chromium"
 MORE = {"gate": 4, "yard": 9, "ramp": 12}
-"""Cameras beside the demo's own: their names, and the seeds of their worlds."""
+"""Names of the additional cameras, and the seeds of their worlds."""
 ANSWERS_S = 8.0
-"""For so long events are gathered before the first picture."""
-LOOKED_AT_S = 4.0
-"""Boxes are followed from picture to picture only while somebody looks: before a picture is taken, somebody does."""
+"""Seconds before the first picture, so that the page shows some events."""
+WATCHED_S = 4.0
+"""Seconds of watching before a picture: a view follows boxes only while a browser watches."""
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
             page = context.new_page()
             page.goto(f"{address}/{path}")
             settle(page)
-            time.sleep(LOOKED_AT_S)
+            time.sleep(WATCHED_S)
             page.screenshot(path=HERE / file)
             context.close()
             print(HERE / file, flush=True)
@@ -55,15 +55,15 @@ def main() -> None:
 
 
 def settle(page: Page) -> None:
-    """Wait until every picture is there, and a few events came while they were."""
+    """Wait until the page shows every camera and a few new events."""
     page.wait_for_selector(".card:not([hidden]) .there")
     expect(page.locator(".card:not([hidden]):not(:has(.there))")).to_have_count(0)
     page.wait_for_selector("#events .fresh >> nth=2")
 
 
 def annotated(address: str) -> None:
-    """The newest picture with everything that a view draws on it."""
-    until = time.monotonic() + LOOKED_AT_S
+    """Save the newest annotated frame."""
+    until = time.monotonic() + WATCHED_S
     while time.monotonic() < until:
         with urllib.request.urlopen(f"{address}/api/snapshot/{STREAM}.jpg?annotated=true", timeout=10) as answer:
             jpeg = answer.read()
@@ -76,12 +76,12 @@ def annotated(address: str) -> None:
 
 @contextmanager
 def agent(more: Mapping[str, int]) -> Iterator[str]:
-    """The demo's agent with more cameras; gives the page's address once the model has answered."""
+    """Run the demo's agent with more cameras; yield the address of its page after the first answer."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         bind = "{}:{}".format(*free.getsockname())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "demo.yaml"
-        path.write_text(json.dumps(config(bind, more)))  # which is YAML too
+        path.write_text(json.dumps(config(bind, more)))  # JSON is YAML
         environment = {**os.environ, "XDG_RUNTIME_DIR": folder, "XDG_STATE_HOME": folder}
         with subprocess.Popen([sys.executable, "-m", "streamer.cli", "run", str(path)], env=environment) as process:
             try:
@@ -111,9 +111,9 @@ def wait_for_answers(address: str, process: subprocess.Popen[bytes]) -> None:
                 if b"streamer.result" in answer.read():
                     return
         except OSError:
-            pass  # the page is not there yet
+            pass  # the page is not served yet
         time.sleep(0.5)
-    raise SystemExit("the agent gives no answers")
+    raise SystemExit("no answer from the agent within 120 s")
 
 
 if __name__ == "__main__":
