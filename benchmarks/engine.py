@@ -34,7 +34,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from benchmarks.report import write
 from pipelines.florence2.checkpoint import Checkpoint
-from pipelines.florence2.fast.engine import DRAFT_TOKENS, FastEngine
+from pipelines.florence2.fast.engine import FastEngine
+from pipelines.florence2.fast.greedy_search import DRAFT_TOKENS
 from pipelines.florence2.fast.speculative import Draft
 from pipelines.florence2.image_settings import ImageSettings
 from pipelines.florence2.preprocess import Preprocessor
@@ -219,10 +220,10 @@ class Bench:
         states = []
         for image in self.pictures:
             job = Job(DueTask("", Task("", "object_detection", params), 0.0), Frame("", 0, 0, 0.0, 0.0, 0.0, image))
-            seen = self.engine.frames([job.frame])[0]
+            seen = self.engine.image_cache([job.frame])[0]
             assert isinstance(seen, torch.Tensor)
             states.append(self.engine.encoder([seen], [self.questions.encode(job).ids[IMAGE_TOKENS:]]))
-        self.engine.frames.clear()
+        self.engine.image_cache.clear()
         mask = torch.ones(states[0].shape[:2], dtype=torch.long)
 
         def theirs() -> None:
@@ -254,7 +255,7 @@ class Bench:
 
     def decode(self, states: Sequence[torch.Tensor], count: int, draft: Draft | None = None) -> list[int]:
         """Write `count` tokens in every row side by side; those of the first behind the known start."""
-        slots, rows = self.engine.slots, len(states)
+        slots, rows = self.engine.greedy.batch, len(states)
         start = 2
 
         def propose(length: int) -> Sequence[int]:
@@ -264,15 +265,15 @@ class Bench:
         slots.add(torch.cat(list(states)), [states[0].shape[1]] * rows, [count] * rows, pieces)
         length = start
         while True:
-            looked = slots.fill_cross_cache()
+            looked = slots.read_states()
             if draft:
-                draft.settle(len(pieces[0]), looked[0].length - length - 1, looked[0].last)
+                draft.record(len(pieces[0]), looked[0].length - length - 1, looked[0].last)
             length = looked[0].length
             if looked[0].done:
                 break
             pieces = [list(propose(length)) for _ in range(rows)]
             slots.step(pieces)
-        tokens, _ = slots.answer(0)
+        tokens, _ = slots.generation(0)
         while slots.active:
             slots.remove(slots.active - 1)
         assert len(tokens) == count + 1

@@ -81,13 +81,13 @@ class Sides:
         self._eos: int = checkpoint.tokenizer.eos_token_id
         self._std = torch.tensor(checkpoint.images.std).view(3, 1, 1)
         self._written: dict[int, list[int]] = {}
-        read = self.engine.questions.decode
+        decode = self.engine.processor.decode
 
-        def record(job: Job, cap: int, written: Generation) -> Answer | str:
-            self._written[id(job)] = self._cut(written.tokens, cap)
-            return read(job, cap, written)
+        def record(job: Job, max_tokens: int, generation: Generation) -> Answer | str:
+            self._written[id(job)] = self._cut(generation.tokens, max_tokens)
+            return decode(job, max_tokens, generation)
 
-        self.engine.questions.decode = record  # type: ignore[method-assign]
+        self.engine.processor.decode = record  # type: ignore[method-assign]
 
     def compare(self, jobs: Sequence[Job], tally: Tally) -> None:
         """Ask both sides the same about one picture."""
@@ -97,10 +97,10 @@ class Sides:
         for job in jobs:
             words = FLORENCE_TASKS[job.due.task.task].token + self._given(job)
             inputs = self.processor(text=words, images=image[..., ::-1].copy(), return_tensors="pt")
-            tally.equal["ids"] += self.engine.questions.encode(job).ids == inputs["input_ids"][0].tolist()
+            tally.equal["ids"] += self.engine.processor.encode(job).ids == inputs["input_ids"][0].tolist()
             pixels = inputs["pixel_values"][0]
             theirs.append(self._generate(inputs, quality, job.due.task.params.max_tokens))
-        preprocess = self.engine.frames.preprocess
+        preprocess = self.engine.image_cache.preprocess
         apart = (preprocess(image) - pixels).abs() * self._std * 255
         tally.most_levels = max(tally.most_levels, float(apart.max()))
         tally.asked += len(jobs)
@@ -110,10 +110,10 @@ class Sides:
             tally.equal["tokens_on_our_pixels"] += ours == right
             tally.different[job.due.task.task] += ours != right
         tally.different = +tally.different
-        self.engine.frames.preprocess = lambda _: pixels
+        self.engine.image_cache.preprocess = lambda _: pixels
         pairs = zip(self._answer(jobs), theirs, strict=True)
         tally.equal["tokens_on_their_pixels"] += sum(ours == right for ours, right in pairs)
-        self.engine.frames.preprocess = preprocess
+        self.engine.image_cache.preprocess = preprocess
 
     def _given(self, job: Job) -> str:
         """The job's text, or its region by their own quantisation."""
@@ -134,7 +134,7 @@ class Sides:
         return self._cut(made[0].tolist(), cap)
 
     def _answer(self, jobs: Sequence[Job]) -> list[list[int]]:
-        self.engine.frames.clear()
+        self.engine.image_cache.clear()
         self.engine.admit(jobs)
         done = 0
         while done < len(jobs):

@@ -121,7 +121,7 @@ def drafts(noise: float, length: int) -> dict[str, Any]:
             jobs = [job(task, frame.stream, frame.seq, frame.image) for frame in frames]
             pairs = zip(answer(guessing, jobs), answer(plodding, jobs), strict=True)
             changed += sum(said(a) != said(b) for a, b in pairs)
-        figures = guessing.drafts.figures
+        figures = guessing.greedy.drafts.stats
         table[task] = {
             "acceptance": round(figures.acceptance, 4),
             "answers_with_draft": figures.answers,
@@ -140,7 +140,7 @@ def memory(frames: int) -> dict[str, Any]:
         answer(engine, [job(TASKS[number % 3], f"camera{number % 8}", number, images[number % 32].copy())])
         if number == frames // 10:
             after_tenth = resident()
-    held = {"frames": len(engine.frames), "rows": engine.slots.active, "free": engine.free()}
+    held = {"frames": len(engine.image_cache), "rows": engine.greedy.batch.active, "free": engine.free()}
     return {"frames": frames, "mb_after_a_tenth": after_tenth, "mb_at_the_end": resident(), "held": held}
 
 

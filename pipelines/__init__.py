@@ -1,1 +1,3 @@
-"""Meaning of the frames, one package per model family. No module here moves frames or events."""
+"""Models: each package turns frames and tasks into answers, and moves no frames or events itself.
+
+`florence2` is the only one so far; streamer finds it through the entry point group `streamer.pipelines`."""

@@ -1,4 +1,4 @@
-"""Loads a checkpoint's weights and tokenizer with the native Florence-2 classes."""
+"""Loads a checkpoint's weights and tokenizer with the Florence-2 classes of transformers."""
 
 from __future__ import annotations
 
@@ -21,75 +21,75 @@ from streamer.core.errors import ConfigError
 log = logging.getLogger(__name__)
 
 _HEAD, _EMBEDDING = "lm_head.weight", "model.language_model.shared.weight"
-_SMALL = 50_000_000
-"""Parameters below which float32 is quick enough on a CPU."""
+_SMALL_MODEL = 50_000_000
+"""Parameters; a model with fewer runs in float32 on a CPU by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A loaded model and what it takes to use it."""
+    """A loaded model with its tokenizer and settings."""
 
     name: str
     model: Any
     """Florence2ForConditionalGeneration, in evaluation mode on its device."""
     tokenizer: Any
     first_location: int
-    """Id of `<loc_0>`; the others follow it in a row."""
+    """Token id of `<loc_0>`; the other locations follow it."""
     images: ImageSettings
     generation: GenerationConfig
     banned_phrases: frozenset[str]
     encoder_limit: int
-    """Tokens a prompt may have, the image's included."""
+    """Maximum prompt length in tokens, the image's included."""
     decoder_limit: int
-    """Tokens an answer may have."""
+    """Maximum answer length in tokens."""
 
 
-def load(folder: CheckpointFiles, device: str, dtype: str) -> Checkpoint:
-    """Read `folder` into memory. Raises ConfigError when the checkpoint or the device cannot be used."""
+def load(files: CheckpointFiles, device: str, dtype: str) -> Checkpoint:
+    """Load a checkpoint into memory. Raises ConfigError when the checkpoint or the device cannot be used."""
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
-    place = _device(device)
-    size, tied = _weights(folder)
-    number = _dtype(dtype, place, size)
-    log.info("loading %s (%.1f M parameters, %s on %s)", folder.name, size / 1e6, str(number)[6:], place)
+    torch_device = _device(device)
+    size, tied = _weights(files)
+    torch_dtype = _dtype(dtype, torch_device, size)
+    log.info("loading %s (%.1f M parameters, %s on %s)", files.name, size / 1e6, str(torch_dtype)[6:], torch_device)
     started = time.monotonic()
-    model = _model(folder, tied, number, place)
+    model = _model(files, tied, torch_dtype, torch_device)
     text = model.config.text_config
-    tokenizer, first_location = _tokenizer(folder)
-    log.info("loaded %s in %.1f s", folder.name, time.monotonic() - started)
+    tokenizer, first_location = _tokenizer(files)
+    log.info("loaded %s in %.1f s", files.name, time.monotonic() - started)
     return Checkpoint(
-        name=folder.name,
+        name=files.name,
         model=model,
         tokenizer=tokenizer,
         first_location=first_location,
-        images=folder.images,
-        generation=_generation(folder, text),
-        banned_phrases=folder.banned_phrases,
+        images=files.images,
+        generation=_generation(files, text),
+        banned_phrases=files.banned_phrases,
         encoder_limit=text.max_position_embeddings,
         decoder_limit=text.max_position_embeddings,
     )
 
 
-def _device(wanted: str) -> torch.device:
+def _device(name: str) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted == "auto":
+    if name == "auto":
         return torch.device("cuda" if count else "cpu")
-    device = torch.device(wanted)
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise ConfigError(f"no such device: {wanted} (this machine offers {count} to this program); try device: auto")
+        raise ConfigError(f"no such device: {name} (this process sees {count} CUDA devices); try device: auto")
     return device
 
 
-def _dtype(wanted: str, device: torch.device, size: int) -> torch.dtype:
-    if wanted != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
-    return torch.float32 if device.type == "cpu" and size < _SMALL else torch.bfloat16
+def _dtype(name: str, device: torch.device, size: int) -> torch.dtype:
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    return torch.float32 if device.type == "cpu" and size < _SMALL_MODEL else torch.bfloat16
 
 
-def _weights(folder: CheckpointFiles) -> tuple[int, bool]:
-    """(Number of parameters, whether the output head is the embedding). Fine-tunes exist where it is not."""
+def _weights(files: CheckpointFiles) -> tuple[int, bool]:
+    """Return the number of parameters, and whether the output head equals the embedding (not in all fine-tunes)."""
     size, found = 0, {}
-    for path in folder.weights:
+    for path in files.weights:
         try:
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118  (not a mapping)
@@ -97,19 +97,19 @@ def _weights(folder: CheckpointFiles) -> tuple[int, bool]:
                     if key in (_HEAD, _EMBEDDING):
                         found[key] = file.get_tensor(key)
         except (SafetensorError, OSError) as error:
-            raise ConfigError(f"checkpoint {folder.name}: {path.name} is damaged: {error}") from None
+            raise ConfigError(f"checkpoint {files.name}: {path.name} is damaged: {error}") from None
     head, embedding = found.get(_HEAD), found.get(_EMBEDDING)
     tied = head is None or embedding is None or torch.equal(head, embedding)
     if not tied:
-        log.info("the output head of %s differs from its embedding: kept untied", folder.name)
+        log.info("the output head of %s differs from its embedding: kept untied", files.name)
     return size, tied
 
 
-def _model(folder: CheckpointFiles, tied: bool, dtype: torch.dtype, device: torch.device) -> Any:
+def _model(files: CheckpointFiles, tied: bool, dtype: torch.dtype, device: torch.device) -> Any:
     try:
-        config = Florence2Config.from_dict({**folder.config, "tie_word_embeddings": tied})
+        config = Florence2Config.from_dict({**files.config, "tie_word_embeddings": tied})
         loaded: Any = Florence2ForConditionalGeneration.from_pretrained(
-            folder.path,
+            files.path,
             config=config,
             dtype=dtype,
             local_files_only=True,
@@ -119,29 +119,29 @@ def _model(folder: CheckpointFiles, tied: bool, dtype: torch.dtype, device: torc
         model, info = loaded
         model.to(device)
     except torch.OutOfMemoryError:
-        raise ConfigError(f"checkpoint {folder.name} does not fit into the memory of {device}") from None
-    # Whatever stands in a checkpoint's files, the libraries answer with exceptions of every kind.
+        raise ConfigError(f"checkpoint {files.name} does not fit into the memory of {device}") from None
+    # The libraries raise any exception on damaged or foreign files.
     except Exception as error:
-        raise ConfigError(f"checkpoint {folder.name} cannot be loaded: {error}") from error
-    # The library fills gaps with random numbers, which would answer nonsense.
+        raise ConfigError(f"checkpoint {files.name} cannot be loaded: {error}") from error
+    # transformers fills missing weights with random numbers.
     if missing := sorted(info["missing_keys"]):
-        raise ConfigError(f"checkpoint {folder.name} is not complete: {len(missing)} weights such as {missing[0]}")
+        raise ConfigError(f"checkpoint {files.name} is not complete: {len(missing)} weights such as {missing[0]}")
     return model.eval().requires_grad_(False)
 
 
-def _tokenizer(folder: CheckpointFiles) -> tuple[Any, int]:
-    """The tokenizer, and its id of `<loc_0>`."""
+def _tokenizer(files: CheckpointFiles) -> tuple[Any, int]:
+    """Return the tokenizer and its id of `<loc_0>`."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # As above: a damaged file can end in anything.
-        raise ConfigError(f"checkpoint {folder.name}: its tokenizer cannot be loaded: {error}") from error
+        tokenizer = AutoTokenizer.from_pretrained(files.path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # as in `_model`
+        raise ConfigError(f"checkpoint {files.name}: its tokenizer cannot be loaded: {error}") from error
     known = tokenizer.get_vocab()
     ids = [known.get(f"<loc_{index}>") for index in range(BINS)]
     if ids[0] is None or ids != list(range(ids[0], ids[0] + BINS)):
-        raise ConfigError(f"checkpoint {folder.name} is not a Florence-2: its tokenizer lacks the location tokens")
+        raise ConfigError(f"checkpoint {files.name} is not a Florence-2: its tokenizer lacks the location tokens")
     return tokenizer, ids[0]
 
 
-def _generation(folder: CheckpointFiles, text: Any) -> GenerationConfig:
+def _generation(files: CheckpointFiles, text: Any) -> GenerationConfig:
     start = {"decoder_start_token_id": text.decoder_start_token_id}
-    return GenerationConfig.from_dict({**start, **folder.generation})
+    return GenerationConfig.from_dict({**start, **files.generation})

@@ -1,4 +1,4 @@
-"""Finds a checkpoint's folder and checks its files, before anything heavy is loaded. Nothing in it is executed."""
+"""Finds a checkpoint's folder and checks its files without loading the model. Code in a checkpoint is never run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from streamer.core.errors import ConfigError
 log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parent / "models" / "tiny"
-"""The small model that comes with the package."""
+"""Folder of the small model that is part of the package."""
 
 _HUB_FILES = ("*.json", "*.safetensors", "merges.txt")
 _CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")
 _REMOTE_CODE = re.compile(r"microsoft/(florence-2-.+)", re.IGNORECASE)
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_POSITIONS = 1024
-"""What a checkpoint has that does not say."""
+_DEFAULT_POSITIONS = 1024
+"""Maximum positions of a checkpoint whose config does not name them."""
 _GENERATION_KEYS = (
     *("num_beams", "no_repeat_ngram_size", "early_stopping", "length_penalty"),
     *("forced_bos_token_id", "forced_eos_token_id", "bos_token_id", "eos_token_id", "pad_token_id"),
@@ -32,10 +32,10 @@ _GENERATION_KEYS = (
 
 @dataclass(frozen=True, slots=True)
 class CheckpointFiles:
-    """A checkpoint on disk whose files are all there."""
+    """A complete checkpoint on disk."""
 
     name: str
-    """As it stands in events."""
+    """Model name in events."""
     path: Path
     config: dict[str, Any]
     generation: dict[str, Any]
@@ -45,15 +45,15 @@ class CheckpointFiles:
 
     @property
     def encoder_limit(self) -> int:
-        """Tokens a prompt may have, the image's included."""
-        return int(self.config["text_config"].get("max_position_embeddings", _POSITIONS))
+        """Maximum prompt length in tokens, the image's included."""
+        return int(self.config["text_config"].get("max_position_embeddings", _DEFAULT_POSITIONS))
 
 
 def open_folder(checkpoint: str | None, download: bool = True) -> CheckpointFiles:
-    """The checkpoint of that name: a local folder, else a name on the hub; None is the shipped model.
+    """Return the files of a checkpoint: a local folder, else a name on the hub; None is the shipped model.
 
-    A hub checkpoint is downloaded once and then read from the cache; without `download` from the cache only. Raises
-    ConfigError, which says what to do.
+    A hub checkpoint is downloaded once and then read from the cache; with `download=False` only from the cache. Raises
+    ConfigError when the checkpoint is missing, incomplete or not a Florence-2.
     """
     if checkpoint is None:
         if not SHIPPED.is_dir():
@@ -83,7 +83,7 @@ def _download(name: str, cached: bool) -> Path:
     )
 
     try:
-        # The small file first, so that a wrong name does not cost a long download.
+        # The small file first, so that a wrong name fails before a long download.
         _check_config(name, _load_json(Path(hf_hub_download(name, "config.json", local_files_only=cached))))
         return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES), local_files_only=cached))
     except HFValidationError:
@@ -172,7 +172,7 @@ def _weight_files(name: str, path: Path) -> tuple[Path, ...]:
 
 
 def _generation(path: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """How the checkpoint wants to be decoded. Old ones keep it in the model's config, where transformers drops it."""
+    """Return the generation settings. Old checkpoints have them in config.json, where transformers drops them."""
     if found := _optional_json(path / "generation_config.json"):
         return found
     places = (config["text_config"], config)

@@ -1,4 +1,4 @@
-"""Device seconds of an answer, as our own benchmarks measured them; for who has not measured the own computer yet."""
+"""Measured device seconds per answer, the estimate for a computer on which `streamer bench` has not run yet."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _TINY = {
     "ocr": 0.04,
     "ocr_with_region": 0.048,
 }
-"""Seconds by question in `benchmarks/results/accuracy.json`."""
+"""Seconds per answer of the shipped model, from `benchmarks/results/accuracy.json`."""
 _BASE = {"caption": 1.82, "object_detection": 2.98}
-"""One camera at a time, from `benchmarks/results/engine.json`."""
+"""Seconds per answer of Florence-2 base with one camera, from `benchmarks/results/engine.json`."""
 
 
-def shipped(checkpoint: str | None) -> Costs:
-    """What is known of a model of that size; nothing of the large one."""
+def shipped_costs(checkpoint: str | None) -> Costs:
+    """Return the measured costs of the checkpoint's size; none were measured for the large model."""
     if checkpoint is None:
         return Costs(_MACHINE, _TINY)
     is_base = re.search(r"florence-2-base(-ft)?$", checkpoint, re.IGNORECASE)

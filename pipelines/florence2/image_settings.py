@@ -1,4 +1,4 @@
-"""How a checkpoint wants its pictures. Loads nothing heavy."""
+"""A checkpoint's image preprocessing settings. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from streamer.core.errors import ConfigError
 
 _MODES = {2: "bilinear", 3: "bicubic"}
 _STRIDES = (4, 2, 2, 2)
-"""Of the published checkpoints."""
+"""Patch strides of the published checkpoints, for a config that has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSettings:
-    """How pictures are prepared; from the checkpoint."""
+    """Image size, resize filter and normalisation of a checkpoint."""
 
     height: int
     width: int
     mode: str
-    """Of the resize, as torch calls it."""
+    """Interpolation mode of the resize, as named by torch."""
     scale: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     tokens: int
-    """Image tokens per picture."""
+    """Image tokens per frame."""
 
     @classmethod
     def read(cls, name: str, raw: Mapping[str, Any], vision: Mapping[str, Any] = MappingProxyType({})) -> ImageSettings:
-        """From a preprocessor_config.json and the vision tower's config.
+        """Read the settings from a preprocessor_config.json and the vision tower's config.
 
-        Raises ConfigError for a way of preparing that is not supported.
+        Raises ConfigError when the checkpoint needs preprocessing that is not supported.
         """
         size = raw.get("size")
         if not isinstance(size, Mapping) or not {"height", "width"} <= size.keys():
@@ -56,7 +56,7 @@ class ImageSettings:
 
 
 def _tokens(rows: int, columns: int, strides: Sequence[int]) -> int:
-    """One per cell of the last feature map, and their mean."""
+    """Return the number of image tokens: one per cell of the last feature map, and their mean."""
     for stride in strides:
         rows, columns = math.ceil(rows / stride), math.ceil(columns / stride)
     return rows * columns + 1

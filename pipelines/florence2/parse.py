@@ -1,7 +1,7 @@
-"""Reads what the model wrote. Pure; any text is accepted, and what makes no sense in it is left out.
+"""Parses generated text into answers. Pure functions; they accept any text and leave out malformed parts.
 
-An answer is a row of phrases: some words, then marks (`<loc_i>`, `<sep>`, `<poly>`, `</poly>`). A location stands
-for the middle of its bin, as in the checkpoint's own processor, but stays a float instead of a whole pixel.
+An answer is a sequence of phrases: words, then marks (`<loc_i>`, `<sep>`, `<poly>`, `</poly>`). A location is the
+middle of its bin, as in the checkpoint's own processor, but as a float instead of a whole pixel.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipelines.florence2.tasks import BINS, Form
 from streamer.types import Answer, Box, Point, Polygon, Quad
 
 _FRAMING = re.compile(r"</?s>|<pad>")
-# Tokens that Florence-2 knows and that carry nothing in an answer.
+# Special tokens of Florence-2 without a meaning in an answer.
 _IDLE = re.compile(
     r"</?s>|<pad>|<unk>|<mask>|<image>|<and>|<ground>|<obj>|"
     r"</?(?:od|ocr|cap|ncap|dcap|grounding|seg|region_cap|region_to_desciption|proposal|box|bbox)>"
@@ -27,36 +27,34 @@ _MARK = re.compile(r"<loc_([0-9]{1,4})>|<sep>|</?poly>")
 
 
 class Piece(NamedTuple):
-    """One mark, or the words between two, with the doubts about its tokens."""
+    """One mark, or the words between two marks, with the uncertainty of its tokens."""
 
     text: str
     uncertainty: tuple[float, ...] = ()
 
 
-class _Place(NamedTuple):
-    """One location."""
-
+class _Location(NamedTuple):
     bin: int
-    off: float | None
-    """Bins it is expected to be off; None where nothing is known."""
+    error: float | None
+    """Expected error in bins; None when unknown."""
 
 
 @dataclass(slots=True)
 class _Phrase:
     words: str
-    doubts: list[float] = field(default_factory=list)
-    """Of the words' tokens."""
-    runs: list[list[_Place]] = field(default_factory=lambda: [[]])
-    """Locations; a mark that is no location starts a new run."""
+    uncertainty: list[float] = field(default_factory=list)
+    """Uncertainty of the words' tokens."""
+    runs: list[list[_Location]] = field(default_factory=lambda: [[]])
+    """Consecutive locations; a mark that is no location starts a new run."""
 
     @property
     def marked(self) -> bool:
         return len(self.runs) > 1
 
-    def score(self, places: Sequence[_Place]) -> float | None:
-        """Of the phrase's shape with these corners."""
-        off = [place.off for place in places if place.off is not None]
-        return shape_score(self.doubts, [place.bin for place in places], off)
+    def score(self, corners: Sequence[_Location]) -> float | None:
+        """Return the score of the phrase's shape with these corners."""
+        errors = [corner.error for corner in corners if corner.error is not None]
+        return shape_score(self.uncertainty, [corner.bin for corner in corners], errors)
 
 
 def _phrases(pieces: Sequence[Piece]) -> Iterator[_Phrase]:
@@ -64,30 +62,30 @@ def _phrases(pieces: Sequence[Piece]) -> Iterator[_Phrase]:
     text = "".join(piece.text for piece in pieces)
     ends = list(accumulate(len(piece.text) for piece in pieces))
 
-    def doubts(start: int, end: int) -> list[float]:
-        """Of the pieces that have a part between two places of the text."""
+    def uncertainty(start: int, end: int) -> list[float]:
+        """Return the uncertainty of the pieces that overlap text[start:end]."""
         touched = pieces[bisect_right(ends, start) : bisect_left(ends, end) + 1]
-        return [doubt for piece in touched if piece.text for doubt in piece.uncertainty]
+        return [value for piece in touched if piece.text for value in piece.uncertainty]
 
     phrase, end = _Phrase(""), 0
     for mark in _MARK.finditer(text):
         if words := text[end : mark.start()].strip():
             yield phrase
-            phrase = _Phrase(words, doubts(end, mark.start()))
+            phrase = _Phrase(words, uncertainty(end, mark.start()))
         end = mark.end()
         if mark[1] is None:
             phrase.runs.append([])
         else:
-            off = doubts(*mark.span())
-            phrase.runs[-1].append(_Place(int(mark[1]), sum(off) if off else None))
+            errors = uncertainty(*mark.span())
+            phrase.runs[-1].append(_Location(int(mark[1]), sum(errors) if errors else None))
     yield phrase
 
 
-def _points(places: Sequence[_Place]) -> list[Point] | None:
-    """Pairs of coordinates, a last odd one ignored; None where a bin does not exist."""
-    if any(place.bin >= BINS for place in places):
+def _points(locations: Sequence[_Location]) -> list[Point] | None:
+    """Return pairs of coordinates, without an odd last one; None when a bin does not exist."""
+    if any(location.bin >= BINS for location in locations):
         return None
-    middles = [(place.bin + 0.5) / BINS for place in places]
+    middles = [(location.bin + 0.5) / BINS for location in locations]
     return list(zip(middles[::2], middles[1::2], strict=False))
 
 
@@ -111,7 +109,7 @@ def _polygons_of(phrase: _Phrase, label: str) -> Iterator[Polygon]:
 def _text(pieces: Sequence[Piece], banned: frozenset[str]) -> Answer:
     kept = [piece for piece in pieces if not _FRAMING.fullmatch(piece.text)]
     text = _FRAMING.sub("", "".join(piece.text for piece in kept)).strip()
-    return Answer(text=text, score=text_score([doubt for piece in kept for doubt in piece.uncertainty]))
+    return Answer(text=text, score=text_score([value for piece in kept for value in piece.uncertainty]))
 
 
 def _boxes(pieces: Sequence[Piece], banned: frozenset[str]) -> Answer:
@@ -149,7 +147,7 @@ def _quads(pieces: Sequence[Piece], banned: frozenset[str]) -> Answer:
     return Answer(quads=tuple(quads))
 
 
-_READERS: dict[Form, Callable[[Sequence[Piece], frozenset[str]], Answer]] = {
+_PARSERS: dict[Form, Callable[[Sequence[Piece], frozenset[str]], Answer]] = {
     "text": _text,
     "boxes": _boxes,
     "regions": _regions,
@@ -161,10 +159,9 @@ _READERS: dict[Form, Callable[[Sequence[Piece], frozenset[str]], Answer]] = {
 
 
 def parse(form: Form, answer: str | Sequence[Piece], banned: frozenset[str] = frozenset()) -> Answer:
-    """What `answer` says: the decoded tokens, special ones included, as one text or piece by piece.
+    """Parse the decoded tokens, special ones included, given as one text or as pieces. Never raises.
 
-    Boxes without words, with their corners swapped or cut short are left out, and so are polygons of fewer than
-    three points. `banned` are the words a grounded phrase must not consist of. There are scores where the pieces have
-    doubts (`pipelines.doubt`). Never raises.
+    Boxes without a label, with swapped or missing corners, and polygons of fewer than three points are left out.
+    Phrases in `banned` are not grounded. Scores are None unless the pieces carry `uncertainty`.
     """
-    return _READERS[form]([Piece(answer)] if isinstance(answer, str) else answer, banned)
+    return _PARSERS[form]([Piece(answer)] if isinstance(answer, str) else answer, banned)

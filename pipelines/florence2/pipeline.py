@@ -1,4 +1,4 @@
-"""The Florence-2 pipeline, as the program finds it through its entry point. torch is imported by `open` only."""
+"""The Florence-2 pipeline, found through the entry point group `streamer.pipelines`. Only `open` imports torch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from pipelines.florence2.checkpoint_files import open_folder
-from pipelines.florence2.cost_table import shipped
-from pipelines.florence2.prompts import excess, prompt
+from pipelines.florence2.cost_table import shipped_costs
+from pipelines.florence2.prompts import length_error, prompt_text
 from pipelines.florence2.tasks import SPECS, Parameters
 from streamer.core.errors import ConfigError
 from streamer.core.settings import Settings
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
-SHORT = 100
-"""Characters of a prompt that every checkpoint of others takes."""
+SHORT_PROMPT = 100
+"""Characters; every published checkpoint takes a prompt of this length."""
 
 
 class Florence2Settings(Settings):
@@ -39,11 +38,11 @@ class Florence2Settings(Settings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: float32 for a small model on a CPU, else bfloat16."""
     max_batch: int = Field(default=8, ge=1, le=256)
-    """Jobs that run together at most."""
+    """Maximum number of jobs that run together."""
     engine: Literal["auto", "plain", "fast"] = "auto"
-    """auto: fast where the checkpoint allows it. plain: the reference, transformers' own generate."""
+    """auto: fast where it supports the checkpoint, else plain. plain: the reference, transformers' generate."""
     drafts: bool = True
-    """Let the fast engine guess from a camera's previous answer; never changes an answer."""
+    """Speculative decoding from a camera's previous answer in the fast engine; never changes an answer."""
 
 
 class Florence2:
@@ -55,47 +54,49 @@ class Florence2:
         return SPECS
 
     def refuse(self, settings: Florence2Settings, task: str, params: Parameters) -> str | None:
-        question = prompt(task, params)
-        if settings.checkpoint is not None and len(question) < SHORT:
+        prompt = prompt_text(task, params)
+        if settings.checkpoint is not None and len(prompt) < SHORT_PROMPT:
             return None
         try:
-            return excess(open_folder(settings.checkpoint, download=False), question)
+            return length_error(open_folder(settings.checkpoint, download=False), prompt)
         except ConfigError:
-            return None  # Not here yet, or not sound, which `open` says.
+            return None  # `open` reports a checkpoint that is missing or damaged
 
     def costs(self, settings: Florence2Settings) -> Costs:
-        return shipped(settings.checkpoint)
+        return shipped_costs(settings.checkpoint)
 
     def open(self, settings: Florence2Settings) -> Engine:
         """Load and warm up. Raises ConfigError when the checkpoint or device cannot be used."""
-        # Waiting OpenMP threads must sleep: when they spin next to other busy processes, torch slows down many times.
+        # Idle OpenMP threads must sleep: spinning next to other busy processes, they slow torch down many times.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        folder = open_folder(settings.checkpoint)
+        files = open_folder(settings.checkpoint)
         from pipelines.florence2.checkpoint import load
 
-        checkpoint = load(folder, settings.device, settings.dtype)
-        engine = _plain(checkpoint, settings) if _wants_plain(checkpoint, settings) else _fast(checkpoint, settings)
+        checkpoint = load(files, settings.device, settings.dtype)
+        engine = (
+            _reference(checkpoint, settings) if _needs_reference(checkpoint, settings) else _fast(checkpoint, settings)
+        )
         engine.warm_up()
         return engine
 
 
-def _wants_plain(checkpoint: Checkpoint, settings: Florence2Settings) -> bool:
+def _needs_reference(checkpoint: Checkpoint, settings: Florence2Settings) -> bool:
     from pipelines.florence2.fast.logits import effective, unsupported
 
     if settings.engine == "plain":
         return True
-    strange = unsupported(effective(checkpoint))
-    if strange and settings.engine == "fast":
+    unknown = unsupported(effective(checkpoint))
+    if unknown and settings.engine == "fast":
         raise ConfigError(
-            f"checkpoint {checkpoint.name} asks for {', '.join(strange)} in its generation settings, which the fast "
-            "engine does not know: use `engine: plain`"
+            f"checkpoint {checkpoint.name} asks for {', '.join(unknown)} in its generation settings, which the fast "
+            "engine does not support: use `engine: plain`"
         )
-    if strange:
-        log.warning("the plain engine is used: the fast one does not know %s", ", ".join(strange))
-    return bool(strange)
+    if unknown:
+        log.warning("using the plain engine: the fast one does not support %s", ", ".join(unknown))
+    return bool(unknown)
 
 
-def _plain(checkpoint: Checkpoint, settings: Florence2Settings) -> ReferenceEngine:
+def _reference(checkpoint: Checkpoint, settings: Florence2Settings) -> ReferenceEngine:
     from pipelines.florence2.reference_engine import ReferenceEngine
 
     return ReferenceEngine(checkpoint, settings.max_batch)

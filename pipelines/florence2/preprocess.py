@@ -1,4 +1,4 @@
-"""From a frame to what the vision tower takes, as the checkpoint's own processor does it but without its libraries."""
+"""Converts frames to the vision tower's input, equal to the checkpoint's own processor but without its libraries."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from streamer.types import Image
 
 
 def resize(image: Image, size: tuple[int, int], mode: str = "bicubic") -> torch.Tensor:
-    """uint8 (3, height, width), RGB, of a BGR picture; `size` is (height, width).
+    """Resize a BGR image to `size` (height, width); return RGB, uint8 (3, height, width).
 
-    Antialiased, and within one level of PIL's (two in a few values of one not much larger). Raises PipelineError when
-    `image` is no picture.
+    Antialiased. Values are within one level of PIL's, a few of them within two when the image is enlarged. Raises
+    PipelineError when `image` is not uint8 (height, width, 3).
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise PipelineError(f"the frame is not a BGR picture: {image.dtype} of shape {image.shape}")
     with warnings.catch_warnings():
-        # Frames are read-only and torch has no such tensors; it is only read here.
+        # Frames are read-only and torch has no read-only tensors; nothing here writes to it.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         bgr = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-    if _is_down_first(image, size):
+    if _is_vertical_first(image, size):
         size = size[1], size[0]
         return functional.interpolate(bgr.mT, size=size, mode=mode, antialias=True).mT[0].flip(0)
     return functional.interpolate(bgr, size=size, mode=mode, antialias=True)[0].flip(0)
 
 
-def _is_down_first(image: Image, size: tuple[int, int]) -> bool:
-    """Whether PIL (since Pillow 13) resizes it down before across, which rounds otherwise; torch does the contrary."""
+def _is_vertical_first(image: Image, size: tuple[int, int]) -> bool:
+    """Return whether PIL (since Pillow 13) resizes rows before columns, which rounds differently from torch's order."""
     (height, width, _), (rows, columns) = image.shape, size
     return bool(height > rows and height - rows > 2 * (width - columns))
 
 
 class Preprocessor:
-    """Makes the pixel tensors one checkpoint takes."""
+    """Makes the pixel tensors of one checkpoint."""
 
     def __init__(self, settings: ImageSettings) -> None:
         self._size, self._mode = (settings.height, settings.width), settings.mode
@@ -48,5 +48,5 @@ class Preprocessor:
         self._offset = (-mean / std).view(3, 1, 1)
 
     def __call__(self, image: Image) -> torch.Tensor:
-        """float32 (3, height, width), RGB, normalised. Raises PipelineError when `image` is no picture."""
+        """Return normalised RGB, float32 (3, height, width). Raises PipelineError as `resize` does."""
         return resize(image, self._size, self._mode).float() * self._gain + self._offset

@@ -1,4 +1,4 @@
-"""From a job to what a model takes, and from its tokens to the answer: the same for every engine."""
+"""Encodes jobs to token ids and decodes generated tokens to answers; shared by both engines."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ import numpy as np
 
 from pipelines.florence2.checkpoint import Checkpoint
 from pipelines.florence2.parse import Piece, parse
-from pipelines.florence2.prompts import Prompter, prompt
+from pipelines.florence2.prompts import PromptEncoder, prompt_text
 from pipelines.florence2.scores import at_least
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
 from streamer.core.errors import PipelineError
 from streamer.types import MAX_PIXELS, Answer, DueTask, Frame, Image, Job, Outcome, Result, Task
 
 MIN_SIDE = 8
-"""A frame with a shorter side shows nothing."""
+"""Pixels; a frame with a shorter side shows nothing that a model could recognise."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
-    """One job's words."""
+    """The encoder's input for one job, without the image."""
 
     ids: list[int]
-    """The encoder's tokens, the picture's placeholders first."""
-    cap: int
-    """Tokens its answer may have."""
+    """Token ids, the image placeholders first."""
+    max_tokens: int
+    """Maximum length of the answer in tokens, its end included."""
 
 
 class Generation(NamedTuple):
-    """What an engine wrote for one question."""
+    """The tokens that an engine generated for one job."""
 
     tokens: list[int]
-    """The start token first; what stands behind the end has no meaning."""
-    doubts: list[float]
-    """One for each token but the start, as `pipelines.doubt` counts them."""
+    """Token ids, the start token first; tokens behind the end token have no meaning."""
+    uncertainty: list[float]
+    """One value per token but the start, see `uncertainty.uncertainty`."""
 
 
 class Processor:
-    """Asks one checkpoint, and reads what it wrote."""
+    """Encodes prompts and decodes answers of one checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._tokenizer = checkpoint.tokenizer
         self._marks = {id: text for text, id in checkpoint.tokenizer.get_added_vocab().items()}
-        """Tokens that stand for themselves, whatever is next to them."""
+        """Texts of the special tokens, each of which is a piece of its own."""
         self._banned = checkpoint.banned_phrases
-        self._longest = checkpoint.decoder_limit - 1
-        self._prompter = Prompter(
+        self._max_tokens = checkpoint.decoder_limit - 1
+        self._prompts = PromptEncoder(
             checkpoint.tokenizer,
             checkpoint.model.config.image_token_id,
             checkpoint.images.tokens,
@@ -58,43 +58,45 @@ class Processor:
         )
 
     def encode(self, job: Job) -> EncodedPrompt:
-        """Raises PipelineError when the job cannot be done, whatever else is in the batch."""
+        """Encode the job's prompt. Raises PipelineError when its frame or prompt cannot be used."""
         check_frame(job.frame.image)
         params = job.due.task.params
-        return EncodedPrompt(
-            self._prompter.ids(prompt(job.due.task.task, params)), min(params.max_tokens, self._longest)
-        )
+        ids = self._prompts.encode(prompt_text(job.due.task.task, params))
+        return EncodedPrompt(ids, min(params.max_tokens, self._max_tokens))
 
-    def decode(self, job: Job, cap: int, written: Generation) -> Answer | str:
-        """The answer that was written; or in words what is wrong with it."""
-        tokens = written.tokens[1 : cap + 1]
+    def decode(self, job: Job, max_tokens: int, generation: Generation) -> Answer | str:
+        """Return the parsed answer, or an error message when it did not end within `max_tokens`."""
+        tokens = generation.tokens[1 : max_tokens + 1]
         end = self._tokenizer.eos_token_id
         if end not in tokens:
-            return f"the answer did not end within {cap} tokens"
-        pieces = self._pieces(tokens[: tokens.index(end)], written.doubts)
+            return f"the answer did not end within {max_tokens} tokens"
+        pieces = self._pieces(tokens[: tokens.index(end)], generation.uncertainty)
         answer = parse(FLORENCE_TASKS[job.due.task.task].form, list(pieces), self._banned)
-        least = getattr(job.due.task.params, "min_score", None)
-        return answer if least is None else at_least(answer, least)
+        min_score = getattr(job.due.task.params, "min_score", None)
+        return answer if min_score is None else at_least(answer, min_score)
 
-    def _pieces(self, tokens: Sequence[int], doubts: Sequence[float]) -> Iterator[Piece]:
-        """The tokens as text: marks by themselves, all between two as one, since a letter can take several tokens."""
-        pairs = zip(tokens, doubts, strict=False)
+    def _pieces(self, tokens: Sequence[int], uncertainty: Sequence[float]) -> Iterator[Piece]:
+        """Split tokens into special tokens and the text between them; text is joined, as a letter can be two tokens."""
+        pairs = zip(tokens, uncertainty, strict=False)
         for mark, group in groupby(pairs, key=lambda pair: self._marks.get(pair[0])):
-            ids, about = zip(*group, strict=True)
+            ids, values = zip(*group, strict=True)
             if mark is None:
-                yield Piece(self._tokenizer.decode(ids, skip_special_tokens=False), about)
+                yield Piece(self._tokenizer.decode(ids, skip_special_tokens=False), values)
             else:
-                yield from (Piece(mark, (doubt,)) for doubt in about)
+                yield from (Piece(mark, (value,)) for value in values)
 
 
-def trial() -> Job:
-    """A small job, to see whether a checkpoint works."""
+def warm_up_job() -> Job:
+    """Return a job with a small grey frame and at most four tokens."""
     frame = Frame("", 0, 0, 0.0, 0.0, 0.0, np.full((64, 64, 3), 128, np.uint8))
     return Job(DueTask("", Task("caption", "caption", SPECS["caption"].parameters(max_tokens=4)), math.inf), frame)
 
 
 def check_frame(image: Image) -> None:
-    """Raises PipelineError for a picture that shows nothing: no answer about it could be told from "nothing there"."""
+    """Raise PipelineError for an image that shows nothing.
+
+    An answer about such an image would look like "nothing there".
+    """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise PipelineError(f"the frame is not a BGR picture: {image.dtype} of shape {image.shape}")
     height, width, _ = image.shape
@@ -106,9 +108,11 @@ def check_frame(image: Image) -> None:
         raise PipelineError("the frame is all black")
 
 
-def result(job: Job, answer: Answer | str, started: float, took: float, batch: int) -> Result:
-    """The outcome of one job; an answer in words is an error."""
+def result(
+    job: Job, answer: Answer | str, started: float, seconds: float, batch: int, draft: tuple[int, int] | None = None
+) -> Result:
+    """Return the outcome of one job; an answer of type str is an error message. Other arguments as in `Result`."""
     if isinstance(answer, str):
-        return Result(job, "error", error=answer, started_mono=started, inference_s=took, batch=batch)
+        return Result(job, "error", error=answer, started_mono=started, inference_s=seconds, batch=batch)
     outcome: Outcome = "empty" if answer.is_empty else "ok"
-    return Result(job, outcome, answer, started_mono=started, inference_s=took, batch=batch)
+    return Result(job, outcome, answer, started_mono=started, inference_s=seconds, batch=batch, draft=draft)

@@ -1,4 +1,4 @@
-"""The plain engine: each step is one `generate` of transformers. The reference for every faster one."""
+"""The reference engine: each step runs transformers' own `generate`. The fast engine must give the same answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import GenerationConfig, StoppingCriteria
 
 from pipelines.florence2.checkpoint import Checkpoint
 from pipelines.florence2.preprocess import Preprocessor
-from pipelines.florence2.processor import Generation, Processor, result, trial
+from pipelines.florence2.processor import Generation, Processor, result, warm_up_job
 from pipelines.florence2.tasks import Quality
 from pipelines.florence2.uncertainty import uncertainty
 from streamer.core.errors import ConfigError, PipelineError
@@ -25,34 +25,34 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One job, ready for the model."""
+    """The model's input for one job."""
 
     ids: list[int]
     pixels: torch.Tensor
     """float32 (3, height, width)."""
-    cap: int
-    """Tokens its answer may have."""
+    max_tokens: int
+    """Maximum length of the answer in tokens."""
 
 
-class _Caps(StoppingCriteria):
-    """Ends each row at its own cap, so that a rambling one does not hold the batch."""
+class _MaxTokensPerRow(StoppingCriteria):
+    """Ends each row at its own maximum, so that one endless answer does not hold up the batch."""
 
-    def __init__(self, caps: torch.Tensor) -> None:
-        self._caps = caps
+    def __init__(self, max_tokens: torch.Tensor) -> None:
+        self._max_tokens = max_tokens
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: Any) -> torch.BoolTensor:
-        return self._caps <= input_ids.shape[1] - 1  # type: ignore[return-value]
+        return self._max_tokens <= input_ids.shape[1] - 1  # type: ignore[return-value]
 
 
 class ReferenceEngine:
-    """Runs what it was given in one batch per quality, over streams and tasks."""
+    """Runs all admitted jobs in one batch per quality."""
 
     def __init__(self, checkpoint: Checkpoint, max_batch: int) -> None:
         self._checkpoint = checkpoint
         self._max_batch = max_batch
         self._waiting: list[Job] = []
         self._preprocess = Preprocessor(checkpoint.images)
-        self._questions = Processor(checkpoint)
+        self._processor = Processor(checkpoint)
 
     @property
     def model(self) -> str:
@@ -62,13 +62,13 @@ class ReferenceEngine:
         return self._max_batch - len(self._waiting)
 
     def admit(self, jobs: Sequence[Job]) -> None:
-        """Take at most `free()` jobs for the next step."""
+        """Queue jobs for the next step. Raises ValueError when there are more than `free()`."""
         if len(jobs) > self.free():
             raise ValueError(f"{len(jobs)} jobs for {self.free()} free places")
         self._waiting.extend(jobs)
 
     def step(self) -> list[Result]:
-        """Answer everything that was admitted."""
+        """Answer all admitted jobs."""
         jobs, self._waiting = self._waiting, []
         results: list[Result] = []
         for quality in get_args(Quality):
@@ -77,19 +77,19 @@ class ReferenceEngine:
         return results
 
     def warm_up(self) -> None:
-        """Run one small answer. Raises ConfigError when the checkpoint does not work on its device."""
+        """Generate one short answer. Raises ConfigError when the checkpoint does not work on its device."""
         try:
-            self.generate([self.prepare(trial())], "fast")
+            self.generate([self.prepare(warm_up_job())], "fast")
         except (PipelineError, ValueError, RuntimeError, IndexError) as error:
             raise ConfigError(f"checkpoint {self.model} does not run: {error}") from error
 
     def prepare(self, job: Job) -> Row:
-        """Raises PipelineError when the job cannot be done, whatever else is in the batch."""
-        question = self._questions.encode(job)
-        return Row(question.ids, self._preprocess(job.frame.image), question.cap)
+        """Return the model's input. Raises PipelineError when the job's frame or prompt cannot be used."""
+        prompt = self._processor.encode(job)
+        return Row(prompt.ids, self._preprocess(job.frame.image), prompt.max_tokens)
 
     def generate(self, rows: Sequence[Row], quality: Quality) -> list[Generation]:
-        """Each row's answer as the model gave it, padded at the end."""
+        """Generate an answer for each row, padded at the end to the longest one."""
         checkpoint = self._checkpoint
         device = checkpoint.model.device
         length = max(len(row.ids) for row in rows)
@@ -97,36 +97,36 @@ class ReferenceEngine:
         ids = torch.tensor([row.ids + [padding] * (length - len(row.ids)) for row in rows])
         mask = torch.tensor([[1] * len(row.ids) + [0] * (length - len(row.ids)) for row in rows])
         pixels = torch.stack([row.pixels for row in rows])
-        caps = torch.tensor([row.cap for row in rows], device=device)
+        max_tokens = torch.tensor([row.max_tokens for row in rows], device=device)
         with torch.inference_mode():
-            made = checkpoint.model.generate(
+            output = checkpoint.model.generate(
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
                 pixel_values=pixels.to(device, checkpoint.model.dtype),
-                generation_config=self._decoding(quality, max(row.cap for row in rows)),
-                # Beams are ranked against each other over the whole batch's length, so they are left to it.
-                stopping_criteria=[_Caps(caps)] if quality == "fast" else [],
+                generation_config=self._generation_config(quality, max(row.max_tokens for row in rows)),
+                # Beams are ranked over the length of the whole batch, so a row must not end them early.
+                stopping_criteria=[_MaxTokensPerRow(max_tokens)] if quality == "fast" else [],
                 return_dict_in_generate=True,
                 output_scores=True,
             )
-            unsure = self._doubts(made)
-        return [Generation(*row) for row in zip(made.sequences.tolist(), unsure.tolist(), strict=True)]
+            values = self._uncertainty(output)
+        return [Generation(*row) for row in zip(output.sequences.tolist(), values.tolist(), strict=True)]
 
-    def _doubts(self, made: Any) -> torch.Tensor:
-        """(rows, tokens but the start) of what `generate` gave; with beams, along the one that was taken."""
-        tokens: torch.Tensor = made.sequences[:, 1:]
-        everywhere = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens)
-        beams = getattr(made, "beam_indices", None)
-        # Behind a row's end there is no beam: any will do.
-        place = everywhere if beams is None else beams[:, : tokens.shape[1]].clamp(min=0)
+    def _uncertainty(self, output: Any) -> torch.Tensor:
+        """Return (rows, tokens but the start) for the output of `generate`; with beams, along the chosen one."""
+        tokens: torch.Tensor = output.sequences[:, 1:]
+        rows = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens)
+        beams = getattr(output, "beam_indices", None)
+        # Behind a row's end the beam index is -1; any beam will do there.
+        index = rows if beams is None else beams[:, : tokens.shape[1]].clamp(min=0)
         first = self._checkpoint.first_location
-        found = [uncertainty(made.scores[n][place[:, n]], tokens[:, n], first) for n in range(tokens.shape[1])]
-        return torch.stack(found, 1)
+        steps = range(tokens.shape[1])
+        return torch.stack([uncertainty(output.scores[n][index[:, n]], tokens[:, n], first) for n in steps], 1)
 
-    def _decoding(self, quality: Quality, cap: int) -> GenerationConfig:
+    def _generation_config(self, quality: Quality, max_tokens: int) -> GenerationConfig:
         config = copy.deepcopy(self._checkpoint.generation)
-        # One more than the cap: at the very last place an end may be forced, and that is no real end.
-        config.max_new_tokens, config.max_length = cap + 1, None
+        # One more than the maximum: an end that is forced at the very last position is no real end.
+        config.max_new_tokens, config.max_length = max_tokens + 1, None
         config.do_sample = False
         if quality == "fast":
             config.num_beams, config.early_stopping = 1, False
@@ -136,30 +136,30 @@ class ReferenceEngine:
         started = time.monotonic()
         rows: dict[int, Row] = {}
         answers: dict[int, Answer | str] = {}
-        for place, job in enumerate(jobs):
+        for index, job in enumerate(jobs):
             try:
-                rows[place] = self.prepare(job)
+                rows[index] = self.prepare(job)
             except (PipelineError, ValueError, RuntimeError) as error:
-                answers[place] = str(error)
-        for place, written in zip(rows, self._written(list(rows.values()), quality), strict=True):
-            if not isinstance(written, str):
-                answers[place] = self._questions.decode(jobs[place], rows[place].cap, written)
+                answers[index] = str(error)
+        for index, generation in zip(rows, self._generate_or_fail(list(rows.values()), quality), strict=True):
+            if isinstance(generation, str):
+                answers[index] = generation
             else:
-                answers[place] = written
-        took = time.monotonic() - started
-        return [result(job, answers[place], started, took, len(jobs)) for place, job in enumerate(jobs)]
+                answers[index] = self._processor.decode(jobs[index], rows[index].max_tokens, generation)
+        seconds = time.monotonic() - started
+        return [result(job, answers[index], started, seconds, len(jobs)) for index, job in enumerate(jobs)]
 
-    def _written(self, rows: Sequence[Row], quality: Quality) -> list[Generation | str]:
-        """Answers, or in words what went wrong, for each row. When a batch fails, each of its rows is tried alone."""
+    def _generate_or_fail(self, rows: Sequence[Row], quality: Quality) -> list[Generation | str]:
+        """Return each row's tokens or error message. When a batch fails, its rows run again one by one."""
         if not rows:
             return []
         try:
             return [*self.generate(rows, quality)]
         except torch.AcceleratorError:
-            raise  # The device is in an unknown state: only a new process helps.
-        # A row the model chokes on can end in anything, and must not take the others with it.
+            raise  # The device is in an unknown state; only a new process helps.
+        # The model can raise anything on a bad row, and the other rows must survive it.
         except Exception as error:
-            log.warning("a batch of %d failed: %s", len(rows), error)
+            log.warning("a batch of %d jobs failed: %s", len(rows), error)
             if len(rows) == 1:
                 return [f"the model failed: {error}"]
-        return [self._written([row], quality)[0] for row in rows]
+        return [self._generate_or_fail([row], quality)[0] for row in rows]

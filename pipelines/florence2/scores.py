@@ -1,8 +1,8 @@
-"""From the doubts about an answer's tokens to one score, 0 to 1, for each thing in it. Pure.
+"""Scores from 0 to 1 for texts and shapes, computed from the uncertainty of their tokens. Pure functions.
 
-A text: the geometric mean of its tokens' probabilities. A shape: the probability of its words, times the overlap that
-is expected of its place: an edge that is off by e takes a share of about e / side. Of the ways that were tried this one
-tells right boxes from wrong ones best (`benchmarks/scores.py`).
+A text's score is the geometric mean of its tokens' probabilities. A shape's score is the probability of its label times
+the expected overlap of its location: an edge that is off by e bins costs a share of about e / side. Of the formulas
+that were compared, this one separates right boxes from wrong ones best (`benchmarks/scores.py`).
 """
 
 from __future__ import annotations
@@ -14,25 +14,29 @@ from collections.abc import Sequence
 from streamer.types import Answer
 
 
-def text_score(doubts: Sequence[float]) -> float | None:
-    """None where nothing is known or nothing was written."""
-    return math.exp(-sum(doubts) / len(doubts)) if doubts else None
+def text_score(uncertainty: Sequence[float]) -> float | None:
+    """Return the score of a text from its tokens' uncertainty; None without tokens."""
+    return math.exp(-sum(uncertainty) / len(uncertainty)) if uncertainty else None
 
 
-def shape_score(words: Sequence[float], bins: Sequence[int], off: Sequence[float]) -> float | None:
-    """Of a shape whose corners are `bins` x, y, x, y, ..., each expected to be `off` by some bins; None if unknown."""
-    if not off:
+def shape_score(label: Sequence[float], bins: Sequence[int], errors: Sequence[float]) -> float | None:
+    """Return the score of a shape; None when the errors are unknown.
+
+    `label` is the uncertainty of the label's tokens, `bins` the corners as x, y, x, y, ..., and `errors` the expected
+    error of each in bins.
+    """
+    if not errors:
         return None
     overlap = 1.0
     for axis in (0, 1):
         side = max(bins[axis::2]) - min(bins[axis::2]) + 1
-        errors = off[axis::2]
-        overlap /= 1 + 2 * sum(errors) / len(errors) / side
-    return math.exp(-sum(words)) * overlap
+        along = errors[axis::2]
+        overlap /= 1 + 2 * sum(along) / len(along) / side
+    return math.exp(-sum(label)) * overlap
 
 
 def at_least(answer: Answer, score: float) -> Answer:
-    """Without the shapes that score less. What is no number is less than anything."""
+    """Return the answer without the shapes that score less; a shape without a score counts as 0."""
     return dataclasses.replace(
         answer,
         boxes=tuple(box for box in answer.boxes if (box.score or 0) >= score),

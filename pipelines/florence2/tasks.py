@@ -1,4 +1,4 @@
-"""Florence-2's fifteen tasks, one row each. Loads nothing heavy."""
+"""Florence-2's fifteen tasks, one row each, and the config keys of each. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ BINS = 1000
 """Location tokens per axis; `<loc_i>` is the i-th thousandth of the width or height."""
 
 MAX_TOKENS = 4096
-"""What the largest checkpoint can answer."""
+"""Maximum answer length in tokens that a config may ask for."""
 
 Form = Literal["text", "boxes", "regions", "phrases", "polygons", "boxes_or_polygons", "quads"]
-"""How an answer is written. `regions` are boxes without labels, `phrases` boxes labelled with parts of a caption."""
+"""Format of an answer. `regions` are boxes without labels, `phrases` boxes labelled with parts of a caption."""
 
 Quality = Literal["fast", "official"]
 
@@ -37,9 +37,9 @@ _MODEL_TOKEN = re.compile(r"</?\w+>")
 
 
 def location_tokens(region: Region) -> str:
-    """The four `<loc_i>` that stand for a region in a prompt."""
+    """Return the four `<loc_i>` of a region in a prompt."""
     corners = (region.x0, region.y0, region.x1, region.y1)
-    # The tiny addend keeps 0.57 in bin 570: as a float it is just below.
+    # 1e-9 keeps 0.57 in bin 570: as a float 0.57 * 1000 is just below.
     bins = (min(max(math.floor(corner * BINS + 1e-9), 0), BINS - 1) for corner in corners)
     return "".join(f"<loc_{index}>" for index in bins)
 
@@ -54,7 +54,7 @@ def _phrase(text: str) -> str:
 
 
 class Parameters(Settings):
-    """The keys of a task that takes neither text nor region."""
+    """Config keys of a task without text or region."""
 
     task: ClassVar[str]
     needs: ClassVar[str | None] = None
@@ -66,7 +66,7 @@ class Parameters(Settings):
 
     @property
     def prompt_input(self) -> str:
-        """What replaces `{input}` in the task's prompt."""
+        """The text that replaces `{input}` in the task's prompt."""
         return ""
 
     @property
@@ -90,12 +90,12 @@ class Parameters(Settings):
 
 
 class TextParameters(Parameters):
-    """The keys of a task that asks about words."""
+    """Config keys of a task with a text."""
 
     needs: ClassVar[str | None] = "text"
 
     text: Annotated[str, AfterValidator(_phrase)]
-    """What to look for, in plain words."""
+    """Text to search for, without model tokens."""
 
     @property
     def prompt_input(self) -> str:
@@ -107,12 +107,12 @@ class TextParameters(Parameters):
 
 
 class RegionParameters(Parameters):
-    """The keys of a task that asks about a part of the picture."""
+    """Config keys of a task with a region."""
 
     needs: ClassVar[str | None] = "region"
 
     region: RegionField
-    """The rectangle asked about: x0,y0,x1,y1 as fractions of the frame."""
+    """Rectangle x0,y0,x1,y1, as fractions of the frame."""
 
     @property
     def prompt_input(self) -> str:
@@ -125,17 +125,17 @@ class RegionParameters(Parameters):
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """One row of the table."""
+    """One row of the task table."""
 
     name: str
     token: str
-    """Florence-2's own name of the task, as its processor takes it."""
+    """Name of the task in Florence-2's own processor."""
     prompt: str
-    """What the model is really asked; `{input}` is the text or the region's location tokens."""
+    """The model's prompt; `{input}` is the text or the region's location tokens."""
     form: Form
     keys: type[Parameters]
     max_tokens: int
-    """Default cap, far above what a good answer takes."""
+    """Default `max_tokens`, far above the length of a good answer."""
     summary: str
 
 
@@ -265,24 +265,24 @@ FLORENCE_TASKS: dict[str, TaskRow] = {row.name: row for row in _ROWS}
 """All tasks by their name in configs and events."""
 
 
-_LEAST = Field(default=None, ge=0, le=1, description="Leave out what scores less, 0 to 1. Default: nothing.")
+_MIN_SCORE = Field(default=None, ge=0, le=1, description="Leave out shapes that score less, 0 to 1. Default: none.")
 
 
 def _parameters(row: TaskRow) -> type[Parameters]:
-    """The row's keys, with the row's own name in its errors and its own default cap."""
-    cap = Field(
+    """Return the settings class of a row, with the row's task name in errors and its default `max_tokens`."""
+    max_tokens = Field(
         default=row.max_tokens, ge=1, le=MAX_TOKENS, description=Parameters.model_fields["max_tokens"].description
     )
-    fields: dict[str, Any] = {"max_tokens": (int, cap)}
-    # A text is one thing: there is nothing in it to leave out.
+    fields: dict[str, Any] = {"max_tokens": (int, max_tokens)}
+    # A text has one score, so there is nothing to leave out.
     if row.form != "text":
-        fields["min_score"] = (float | None, _LEAST)
+        fields["min_score"] = (float | None, _MIN_SCORE)
     name = "".join(word.capitalize() for word in row.name.split("_")) + "Parameters"
-    sourceless = {"use_attribute_docstrings": False}  # pydantic would search all of its callers' source for the class
-    made = create_model(
-        name, __base__=row.keys, __module__=__name__, __doc__=row.summary, __cls_kwargs__=sourceless, **fields
+    class_options = {"use_attribute_docstrings": False}  # pydantic would search the callers' source for the class
+    model = create_model(
+        name, __base__=row.keys, __module__=__name__, __doc__=row.summary, __cls_kwargs__=class_options, **fields
     )
-    parameters = cast("type[Parameters]", made)
+    parameters = cast("type[Parameters]", model)
     parameters.task = row.name
     return parameters
 
@@ -298,4 +298,4 @@ SPECS: dict[str, TaskSpec] = {
     )
     for row in _ROWS
 }
-"""What the program is told of each task."""
+"""The task table as streamer sees it."""

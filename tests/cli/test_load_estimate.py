@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.florence2.cost_table import shipped
+from pipelines.florence2.cost_table import shipped_costs
 from streamer.cli import measured_costs
 from streamer.cli.load_estimate import FPS, load_of, words
 from streamer.config.model import Config, find_pipeline, from_mapping
@@ -54,7 +54,7 @@ def test_what_was_measured_here_counts_and_else_what_is_shipped(home: Path) -> N
     every = {"every": "1s"}
     load = load_of(agent(every))
     assert load is not None
-    assert (load.total, load.is_measured) == (shipped(None).seconds["caption"], False)
+    assert (load.total, load.is_measured) == (shipped_costs(None).seconds["caption"], False)
     assert any("not this computer, `streamer bench` measures it" in line for line in words(agent(every), load))
     measured_costs.keep(None, "caption", 0.25)
     measured_costs.keep(None, "ocr", 0.5)
@@ -74,7 +74,7 @@ def test_what_was_measured_here_counts_and_else_what_is_shipped(home: Path) -> N
 
 
 def test_every_task_of_the_small_model_has_a_shipped_cost() -> None:
-    assert shipped(None).seconds.keys() == find_pipeline().tasks().keys()
+    assert shipped_costs(None).seconds.keys() == find_pipeline().tasks().keys()
 
 
 def test_a_warning_says_what_costs_most_and_what_would_fit() -> None:

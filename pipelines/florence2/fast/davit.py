@@ -1,7 +1,7 @@
-"""The vision tower (DaViT) and its projector, rewritten: one layout throughout, norms and scales folded into matrices.
+"""The vision tower (DaViT) and its projector in one memory layout, with norms and scales folded into the matrices.
 
-Tokens stay (frames, places, channels) all the way; the depthwise convolutions see the same memory as channels-last
-pictures. The picture's size is fixed when the graph is built.
+Tokens keep the shape (frames, positions, channels) throughout; depthwise convolutions use the same memory as
+channels-last images. The image size is fixed at construction.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class _Convolution:
         return cls(weight, module.bias.detach(), module.stride[0], module.padding[0], groups)
 
     def __call__(self, x: Tensor, height: int, width: int) -> Tensor:
-        """(frames, places, channels) to (frames, height, width, channels)."""
-        picture = x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
-        made = functional.conv2d(picture, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
-        return made.permute(0, 2, 3, 1)
+        """Convolve (frames, positions, channels) to (frames, height, width, channels)."""
+        image = x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        out = functional.conv2d(image, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
+        return out.permute(0, 2, 3, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class _FeedForward:
 
 @dataclass(frozen=True, slots=True)
 class _Windows:
-    """Attention inside square windows of the map."""
+    """Attention inside square windows of the feature map."""
 
     depthwise: _Convolution
     norm: Norm
@@ -72,7 +72,7 @@ class _Windows:
     side: int
     right: int
     bottom: int
-    """Places missing to whole windows; the model fills them with zeros, behind the norm's weight and bias."""
+    """Padding to whole windows, in positions. The model pads with zeros after the norm's weight and bias."""
 
     @classmethod
     def of(cls, block: Any, height: int, width: int) -> _Windows:
@@ -81,7 +81,7 @@ class _Windows:
         padded = bool(right or bottom)
         return cls(
             depthwise=_Convolution.of(block.conv1, groups=block.conv1.groups),
-            # The zeros of missing places must stay zeros, so that nothing can be folded into the matrix then.
+            # With padding the zeros must stay zeros, so the norm cannot be folded into the matrix.
             norm=norm(block.norm1) if padded else bare(block.norm1),
             qkv=linear(attention.qkv, before=None if padded else block.norm1),
             out=linear(attention.proj),
@@ -111,7 +111,7 @@ class _Windows:
 
 @dataclass(frozen=True, slots=True)
 class _Channels:
-    """Attention between channels, over all places."""
+    """Attention between channels, over all positions."""
 
     depthwise: _Convolution
     norm: Norm
@@ -120,11 +120,11 @@ class _Channels:
     groups: int
 
     @classmethod
-    def of(cls, block: Any, places: int) -> _Channels:
+    def of(cls, block: Any, positions: int) -> _Channels:
         attention = block.channel_attn
-        # The scale belongs to the queries, the first third of the outputs.
+        # The attention scale applies to the queries, the first third of the outputs.
         gain = torch.ones(3)
-        gain[0] = places**-0.5
+        gain[0] = positions**-0.5
         gain = gain.repeat_interleave(len(attention.qkv.weight) // 3)
         return cls(
             depthwise=_Convolution.of(block.conv1, groups=block.conv1.groups),
@@ -144,23 +144,23 @@ class _Channels:
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """One patch embedding and the blocks behind it, at one size of the map."""
+    """A patch embedding and its blocks, at one size of the feature map."""
 
     before: Norm | None
     patches: _Convolution
     after: Norm | None
-    source: tuple[int, int]
-    """Size of the map that comes in."""
+    input_size: tuple[int, int]
+    """Height and width of the stage's input."""
     size: tuple[int, int]
     blocks: tuple[_Windows | _FeedForward | _Channels, ...]
 
     @classmethod
-    def of(cls, patches: Any, blocks: Any, source: tuple[int, int]) -> _Stage:
+    def of(cls, patches: Any, blocks: Any, input_size: tuple[int, int]) -> _Stage:
         kernel, stride, padding = patches.patch_size, patches.stride, patches.padding
-        height, width = ((side + 2 * padding - kernel) // stride + 1 for side in source)
-        made: list[_Windows | _FeedForward | _Channels] = []
+        height, width = ((side + 2 * padding - kernel) // stride + 1 for side in input_size)
+        parts: list[_Windows | _FeedForward | _Channels] = []
         for block in blocks:
-            made += [
+            parts += [
                 _Windows.of(block.spatial_block, height, width),
                 _FeedForward.of(block.spatial_block),
                 _Channels.of(block.channel_block, height * width),
@@ -170,15 +170,15 @@ class _Stage:
             before=norm(patches.norm) if patches.pre_norm else None,
             patches=_Convolution.of(patches.conv),
             after=None if patches.pre_norm else norm(patches.norm),
-            source=source,
+            input_size=input_size,
             size=(height, width),
-            blocks=tuple(made),
+            blocks=tuple(parts),
         )
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.before:
             x = self.before(x)
-        x = self.patches(x, *self.source).flatten(1, 2)
+        x = self.patches(x, *self.input_size).flatten(1, 2)
         if self.after:
             x = self.after(x)
         for block in self.blocks:
@@ -187,7 +187,7 @@ class _Stage:
 
 
 class DaViT:
-    """From pixels to what the encoder reads of a picture; does not depend on the question."""
+    """Image tokens from pixels; independent of the prompt."""
 
     def __init__(self, model: Any, height: int, width: int) -> None:
         tower, projector = model.model.vision_tower, model.model.multi_modal_projector
@@ -196,31 +196,32 @@ class DaViT:
         for patches, blocks in zip(tower.convs, tower.blocks, strict=True):
             self._stages.append(_Stage.of(patches, blocks, size))
             size = self._stages[-1].size
-        self._places = _places(projector, size)
+        self._positions = _position_embedding(projector, size)
         self._projection = Linear.of(projector.image_projection.weight.detach(), None)
         self._norm = norm(projector.image_proj_norm)
 
     @property
     def tokens(self) -> int:
-        return len(self._places) + 1
+        """Image tokens per frame."""
+        return len(self._positions) + 1
 
     @property
     def peak(self) -> int:
-        """Numbers that are alive at once for one frame, roughly: a feed-forward's, where the map is the largest."""
+        """Estimate of the most numbers in memory at once for one frame: a feed-forward on the largest feature map."""
         return max(6 * math.prod(stage.size) * len(stage.patches.bias) for stage in self._stages)
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """(frames, tokens, width of the text model), the mean token first; `pixels` (frames, 3, height, width)."""
+        """Return image tokens (frames, tokens, width), mean token first, of `pixels` (frames, 3, height, width)."""
         x = pixels.permute(0, 2, 3, 1).flatten(1, 2)
         for stage in self._stages:
             x = stage(x)
-        x = x + self._places
+        x = x + self._positions
         x = torch.cat([x.mean(1, keepdim=True), x], 1)
         return self._norm(self._projection(x))
 
 
-def _places(projector: Any, size: tuple[int, int]) -> Tensor:
-    """What the projector adds to each place of the last map: (places, channels)."""
+def _position_embedding(projector: Any, size: tuple[int, int]) -> Tensor:
+    """Return what the projector adds to each position of the last feature map: (positions, channels)."""
     height, width = size
     embedding = projector.image_position_embed
     rows: Tensor = embedding.row_embeddings.weight.detach()[:height, None].expand(-1, width, -1)

@@ -1,4 +1,4 @@
-"""The text encoder: one row per question, over the picture's tokens and the prompt's."""
+"""The text encoder: one row per job, over its image tokens and prompt tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Layer:
     norm: Norm
     up: Linear
     down: Linear
-    end: Norm
+    final_norm: Norm
     activation: Any
     heads: int
 
@@ -33,7 +33,7 @@ class _Layer:
             norm=norm(layer.self_attn_layer_norm),
             up=linear(layer.fc1),
             down=linear(layer.fc2),
-            end=norm(layer.final_layer_norm),
+            final_norm=norm(layer.final_layer_norm),
             activation=layer.activation_fn,
             heads=attention.num_heads,
         )
@@ -42,40 +42,40 @@ class _Layer:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         y = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
         x = self.norm(self.out(y).add_(x))
-        x = self.end(self.down(self.activation(self.up(x))).add_(x))
+        x = self.final_norm(self.down(self.activation(self.up(x))).add_(x))
         if x.dtype == torch.float16:
-            most = torch.finfo(torch.float16).max - 1000
-            x = x.clamp(-most, most)
+            limit = torch.finfo(torch.float16).max - 1000
+            x = x.clamp(-limit, limit)
         return x
 
 
 class Encoder:
-    """Turns pictures and prompts into what the decoder looks at."""
+    """The encoder layers, with the embedding of the prompt."""
 
     def __init__(self, model: Any) -> None:
         encoder = model.model.language_model.encoder
-        self._words = encoder.embed_tokens.weight.detach()
+        self._embedding = encoder.embed_tokens.weight.detach()
         self._scale = float(encoder.embed_tokens.embed_scale)
-        self._places = encoder.embed_positions.weight.detach()[encoder.embed_positions.offset :]
+        self._positions = encoder.embed_positions.weight.detach()[encoder.embed_positions.offset :]
         self._norm = norm(encoder.layernorm_embedding)
         self._layers = [_Layer.of(layer) for layer in encoder.layers]
 
     def __call__(self, images: Sequence[Tensor], prompts: Sequence[Sequence[int]]) -> Tensor:
-        """(rows, places, width): each row's image tokens (tokens, width), then its prompt, then nothing of meaning."""
+        """Return (rows, positions, width): the image tokens (tokens, width), the prompt, then padding."""
         rows = [
-            torch.cat([image, functional.embedding(self._ids(prompt), self._words) * self._scale])
+            torch.cat([image, functional.embedding(self._ids(prompt), self._embedding) * self._scale])
             for image, prompt in zip(images, prompts, strict=True)
         ]
         longest = max(len(row) for row in rows)
         mask = None
         if any(len(row) < longest for row in rows):
-            lengths = torch.tensor([len(row) for row in rows], device=self._words.device)
+            lengths = torch.tensor([len(row) for row in rows], device=self._embedding.device)
             mask = (torch.arange(longest, device=lengths.device) < lengths[:, None])[:, None, None]
         x = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        x = self._norm(x + self._places[:longest])
+        x = self._norm(x + self._positions[:longest])
         for layer in self._layers:
             x = layer(x, mask)
         return x
 
     def _ids(self, prompt: Sequence[int]) -> Tensor:
-        return torch.tensor(prompt, device=self._words.device)
+        return torch.tensor(prompt, device=self._embedding.device)

@@ -1,17 +1,13 @@
-"""The fast engine: one vision pass per frame, one encoder row per question, answers written side by side.
+"""The fast engine: one vision pass per frame, one encoder row per job, all answers decoded side by side.
 
-Every step starts the questions about the next frame and writes all running answers one token further, so that a
-finished one leaves, and a new one comes in, at any step.
+Each `step` starts the jobs about the next frame and generates the next tokens of every running answer, so jobs start
+and finish at every step instead of batch by batch.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,311 +15,188 @@ from torch import Tensor
 from pipelines.florence2.checkpoint import Checkpoint
 from pipelines.florence2.fast.beam_search import BeamSearch
 from pipelines.florence2.fast.davit import DaViT
-from pipelines.florence2.fast.decode_batch import DecodeBatch, State
+from pipelines.florence2.fast.decode_batch import DecodeBatch
 from pipelines.florence2.fast.decoder import Decoder
 from pipelines.florence2.fast.encoder import Encoder
+from pipelines.florence2.fast.greedy_search import GreedySearch
 from pipelines.florence2.fast.image_cache import ImageCache
 from pipelines.florence2.fast.logits import LogitsProcessor, effective
 from pipelines.florence2.fast.memory_budget import fit, forecast, is_shortage
-from pipelines.florence2.fast.speculative import Draft, DraftStore, Key
+from pipelines.florence2.fast.scheduler import EngineJob, Scheduler
+from pipelines.florence2.fast.speculative import DraftStore
 from pipelines.florence2.preprocess import Preprocessor
-from pipelines.florence2.processor import EncodedPrompt, Generation, Processor, result, trial
+from pipelines.florence2.processor import Processor, warm_up_job
 from streamer.core.errors import ConfigError, PipelineError
-from streamer.types import Frame, Job, Result
+from streamer.types import Job, Result
 
 log = logging.getLogger(__name__)
 
-FRAMES_KEPT = 8
-"""Frames whose image tokens are kept for further questions."""
-GROUP = 8
-"""Frames that are looked at together; one on a CPU, where a batch is slower than its frames one by one."""
-BURST = 4
-"""Tokens between two looks at what has ended; one on a CPU, where looking costs nothing."""
-DRAFT_TOKENS = 128
-"""Tokens of all drafts that are checked in one pass; a larger pass takes longer than it saves."""
-RECOVERY = 16
-"""Answers after which the batch, halved by a failure, is doubled again."""
-
-
-@dataclass(slots=True, eq=False)
-class _Work:
-    """One admitted job."""
-
-    job: Job
-    question: EncodedPrompt | None = None
-    started: float = 0.0
-    draft: Draft | None = None
-    proposed: int = 0
-    length: int = 0
-    """Tokens of its answer so far, the known start included."""
-    done: bool = False
-    search: BeamSearch | None = None
-    result: Result | None = None
-
-    @property
-    def key(self) -> Key:
-        return self.job.due.stream, self.job.due.task.name
-
-    @property
-    def cap(self) -> int:
-        assert self.question is not None
-        return self.question.cap
+CACHED_FRAMES = 8
+"""Frames whose image tokens are kept for further jobs."""
+FRAMES_PER_STEP = 8
+"""Frames that start together on a GPU; 1 on a CPU, where a batch is slower than its frames one by one."""
+TOKENS_PER_STEP = 4
+"""Tokens between two checks for finished answers on a GPU; 1 on a CPU, where the check costs nothing."""
 
 
 class FastEngine:
-    """Answers jobs as the plain engine does, faster. Keeps no reference to the checkpoint's own model."""
+    """Answers jobs with the same tokens as the reference engine. Keeps no reference to the checkpoint's own model."""
 
     def __init__(self, checkpoint: Checkpoint, max_batch: int, drafts: bool = True) -> None:
-        """Raises ConfigError when the checkpoint does not fit into memory or does not hold together."""
+        """Raises ConfigError when the checkpoint does not fit into memory or its files contradict each other."""
         self.model = checkpoint.name
         model, images = checkpoint.model, checkpoint.images
         device, dtype = model.device, model.dtype
-        on_cpu = device.type == "cpu"
-        self._group, self._burst = (1, 1) if on_cpu else (GROUP, BURST)
-        self.questions = Processor(checkpoint)
-        self._generation = effective(checkpoint)
+        frames, tokens = (1, 1) if device.type == "cpu" else (FRAMES_PER_STEP, TOKENS_PER_STEP)
+        self._one_by_one = device.type == "cpu"
+        """Encode prompts one by one: on a CPU, padding shorter prompts costs more than the batch saves."""
         vision = DaViT(model, images.height, images.width)
         if vision.tokens != images.tokens:
             raise ConfigError(
-                f"checkpoint {self.model} does not run: its pictures make {vision.tokens} tokens, "
-                f"its processor's settings say {images.tokens}"
+                f"checkpoint {self.model} does not run: its vision tower makes {vision.tokens} tokens per image, "
+                f"its processor settings say {images.tokens}"
             )
         self._image_tokens = vision.tokens
-        self.encoder, self._decoder = Encoder(model), Decoder(model)
-        self._chooser = LogitsProcessor(self._generation, checkpoint.first_location, device)
+        self.encoder, self.decoder = Encoder(model), Decoder(model)
+        self._generation = effective(checkpoint)
+        self.processor = Processor(checkpoint)
+        self.logits_processor = LogitsProcessor(self._generation, checkpoint.first_location, device)
         beams = max(1, self._generation.num_beams or 1)
-        needs = forecast(self._decoder, vision, model.config, checkpoint.decoder_limit, beams, self._group, FRAMES_KEPT)
-        self._count = self._limit = fit(max_batch, self.model, needs, device)
-        self.frames = ImageCache(vision, Preprocessor(images), device, dtype, FRAMES_KEPT)
-        self.slots = DecodeBatch(self._decoder, self._chooser, self._count, vision.tokens, checkpoint.decoder_limit)
-        self.drafts = DraftStore()
-        self._use_drafts = drafts
-        self._calm = 0
-        """Answers since the last failure."""
-        self._waiting: deque[_Work] = deque()
-        self._writing: list[_Work] = []
-        """Row by row as in the slots."""
-        self._searching: list[_Work] = []
-        self._order: dict[Key, deque[_Work]] = {}
-        """Every question's jobs that have no result out yet, as they came in."""
+        needs = forecast(self.decoder, vision, model.config, checkpoint.decoder_limit, beams, frames, CACHED_FRAMES)
+        capacity = fit(max_batch, self.model, needs, device)
+        batch = DecodeBatch(self.decoder, self.logits_processor, capacity, self._image_tokens, checkpoint.decoder_limit)
+        self.image_cache = ImageCache(vision, Preprocessor(images), device, dtype, CACHED_FRAMES)
+        self.scheduler = Scheduler(capacity, frames)
+        self.greedy = GreedySearch(batch, len(self.logits_processor.start), tokens, drafts)
+        self._beam_searches: dict[EngineJob, BeamSearch] = {}
 
     def free(self) -> int:
-        return self._count - self._load()
+        return self.scheduler.free()
 
     def admit(self, jobs: Sequence[Job]) -> None:
-        """Take at most `free()` jobs."""
-        if len(jobs) > self.free():
-            raise ValueError(f"{len(jobs)} jobs for {self.free()} free places")
-        for job in jobs:
-            work = _Work(job)
-            self._waiting.append(work)
-            self._order.setdefault(work.key, deque()).append(work)
+        """Queue jobs for the next steps. Raises ValueError when there are more than `free()`."""
+        self.scheduler.add(jobs)
 
     @torch.inference_mode()
     def step(self) -> list[Result]:
-        """Start the questions about the next frame, write every answer one token further; return those that ended.
-
-        The answers of one camera's task come out in the order of its jobs, so that none is overtaken by a later frame.
-        """
-        self._start()
-        self._write()
-        self._search()
-        return list(self._ended())
+        """Start the next frame's jobs, generate the next tokens of every answer, return the jobs that finished."""
+        jobs = self._encode_prompts(self.scheduler.next_jobs())
+        self._start(self._encode_images(jobs))
+        self._step_greedy()
+        self._step_beams()
+        return self.scheduler.pop_finished()
 
     def warm_up(self) -> None:
-        """Write one small answer. Raises ConfigError when the checkpoint does not work on its device."""
-        self.admit([trial()])
+        """Generate one short answer. Raises ConfigError when the checkpoint does not work on its device."""
+        self.admit([warm_up_job()])
         results: list[Result] = []
         while not results:
             results = self.step()
-        self.drafts = DraftStore()
-        # That the answer is longer than four tokens is no failure.
+        self.greedy.drafts = DraftStore()
+        # The job allows four tokens, so an answer without an end is expected.
         if (error := results[0].error) and "did not end" not in error:
             raise ConfigError(f"checkpoint {self.model} does not run: {error}")
 
-    def _ended(self) -> Iterator[Result]:
-        for key, works in list(self._order.items()):
-            while works and (ended := works[0].result):
-                works.popleft()
-                yield ended
-            if not works:
-                del self._order[key]
+    # -- start of jobs
 
-    def _load(self) -> int:
-        return len(self._waiting) + len(self._writing) + len(self._searching)
+    def _encode_prompts(self, jobs: Iterable[EngineJob]) -> list[EngineJob]:
+        """Set each job's prompt; return the jobs whose frame and prompt are usable, finish the others as errors."""
+        encoded = []
+        for job in jobs:
+            try:
+                prompt = self.processor.encode(job.job)
+            except PipelineError as error:
+                self.scheduler.finish(job, str(error))
+                continue
+            job.prompt, job.max_tokens = prompt.ids[self._image_tokens :], prompt.max_tokens
+            encoded.append(job)
+        return encoded
 
-    # -- starting
+    def _encode_images(self, jobs: Sequence[EngineJob]) -> list[tuple[EngineJob, Tensor]]:
+        """Return each job with its frame's image tokens; finish a job whose image cannot be prepared as an error."""
+        frames = {id(job.job.frame.image): job.job.frame for job in jobs}
+        tokens: dict[int, Tensor | PipelineError] = {}
 
-    def _start(self) -> None:
-        ready = [work for work in self._next() if self._ask(work)]
-        frames = {id(work.job.frame.image): work.job.frame for work in ready}
-        seen: dict[int, Tensor | PipelineError] = {}
-        if not self._tried(ready, lambda: seen.update(zip(frames, self.frames(list(frames.values())), strict=True))):
-            return
-        rows: list[tuple[_Work, Tensor]] = []
-        for work in ready:
-            tokens = seen[id(work.job.frame.image)]
-            if isinstance(tokens, PipelineError):
-                self._finish(work, str(tokens))
+        def run() -> None:
+            tokens.update(zip(frames, self.image_cache(list(frames.values())), strict=True))
+
+        if not self._attempt(jobs, run):
+            return []
+        encoded: list[tuple[EngineJob, Tensor]] = []
+        for job in jobs:
+            found = tokens[id(job.job.frame.image)]
+            if isinstance(found, PipelineError):
+                self.scheduler.finish(job, str(found))
             else:
-                rows.append((work, tokens))
-        # One by one on a CPU: filling up shorter prompts costs more there than the batch saves.
-        size = 1 if self._group == 1 else max(1, len(rows))
-        for first in range(0, len(rows), size):
-            part = rows[first : first + size]
-            self._tried([work for work, _ in part], lambda part=part: self._place(part))  # type: ignore[misc]
-        if any(work.draft for work in self._writing):
-            self._settle(self.slots.fill_cross_cache())
+                encoded.append((job, found))
+        return encoded
 
-    def _tried(self, works: Sequence[_Work], action: Callable[[], None]) -> bool:
-        """Whether `action` went well; otherwise these works wait for another try or end as errors."""
+    def _start(self, rows: Sequence[tuple[EngineJob, Tensor]]) -> None:
+        """Encode jobs with their image tokens, and start their answers."""
+        if not rows:
+            return
+        for group in [[row] for row in rows] if self._one_by_one else [rows]:
+            self._attempt([job for job, _ in group], lambda group=group: self._start_group(group))  # type: ignore[misc]
+        self.greedy.update_drafts()
+
+    def _start_group(self, rows: Sequence[tuple[EngineJob, Tensor]]) -> None:
+        """Run the text encoder once, then start a greedy row or a beam search for each job."""
+        jobs = [job for job, _ in rows]
+        states = self.encoder([tokens for _, tokens in rows], [job.prompt for job in jobs])
+        lengths = [self._image_tokens + len(job.prompt) for job in jobs]
+        greedy = [row for row, job in enumerate(jobs) if job.job.due.task.params.quality == "fast"]
+        beams = [row for row in range(len(jobs)) if row not in greedy]
+        settings = self.decoder, self.logits_processor, self._generation
+        searches = {
+            jobs[row]: BeamSearch(*settings, states[row, : lengths[row]], jobs[row].max_tokens) for row in beams
+        }
+        if greedy:
+            self.greedy.add([jobs[row] for row in greedy], states[greedy], [lengths[row] for row in greedy])
+        self._beam_searches |= searches
+
+    # -- decoding
+
+    def _step_greedy(self) -> None:
+        jobs = self.greedy.jobs
+        if jobs and not self._attempt(jobs, self.greedy.step):
+            self.greedy.clear()
+        for job, generation, draft in self.greedy.pop_finished():
+            answer = self.processor.decode(job.job, job.max_tokens, generation)
+            if not isinstance(answer, str):
+                self.greedy.store(job, generation, draft)
+            self.scheduler.finish(job, answer, (draft.checked, draft.accepted) if draft else None)
+
+    def _step_beams(self) -> None:
+        for job, search in list(self._beam_searches.items()):
+            if not self._attempt([job], search.step):
+                del self._beam_searches[job]
+            elif search.done:
+                del self._beam_searches[job]
+                self.scheduler.finish(job, self.processor.decode(job.job, job.max_tokens, search.generation))
+
+    # -- failures
+
+    def _attempt(self, jobs: Sequence[EngineJob], action: Callable[[], None]) -> bool:
+        """Run `action`; return False after an exception, with the jobs queued again or finished as errors."""
         try:
             action()
         except torch.AcceleratorError:
-            raise  # The device is in an unknown state: only a new process helps.
-        # A row the model chokes on can end in anything, and must not take the others with it.
+            raise  # The device is in an unknown state; only a new process helps.
+        # The model can raise anything on a bad row, and the other rows must survive it.
         except Exception as error:
-            self._retreat(works, error)
+            self._recover(jobs, error)
             return False
         return True
 
-    def _next(self) -> list[_Work]:
-        """Questions about the frames whose turn it is, as far as there is room, in their order."""
-        room = self._limit - len(self._writing) - len(self._searching)
-        frames: list[Frame] = []
-        chosen: list[_Work] = []
-        for work in self._waiting:
-            if len(chosen) >= room:
-                break
-            if all(work.job.frame.image is not frame.image for frame in frames):
-                if len(frames) == self._group:
-                    continue
-                frames.append(work.job.frame)
-            chosen.append(work)
-        for work in chosen:
-            self._waiting.remove(work)
-        return chosen
-
-    def _ask(self, work: _Work) -> bool:
-        work.started = work.started or time.monotonic()
-        try:
-            work.question = self.questions.encode(work.job)
-        except PipelineError as error:
-            self._finish(work, str(error))
-            return False
-        return True
-
-    def _place(self, rows: Sequence[tuple[_Work, Tensor]]) -> None:
-        """Encode questions, and give each a row or a search of its own."""
-        prompts = [work.question.ids[self._image_tokens :] for work, _ in rows if work.question]
-        states = self.encoder([tokens for _, tokens in rows], prompts)
-        lengths = [self._image_tokens + len(prompt) for prompt in prompts]
-        works = [work for work, _ in rows]
-        greedy = [place for place, work in enumerate(works) if work.job.due.task.params.quality == "fast"]
-        searching = [work for place, work in enumerate(works) if place not in greedy]
-        for work in searching:
-            place = works.index(work)
-            source = states[place, : lengths[place]]
-            work.search = BeamSearch(self._decoder, self._chooser, self._generation, source, work.cap)
-        if greedy:
-            drafts = [self._draft(works[place], len(greedy)) for place in greedy]
-            caps = [works[place].cap for place in greedy]
-            self.slots.add(states[greedy], [lengths[place] for place in greedy], caps, drafts)
-        self._writing += [works[place] for place in greedy]
-        self._searching += searching
-
-    # -- writing
-
-    def _write(self) -> None:
-        works = list(self._writing)
-        if works and not self._tried(works, self._advance):
-            self._writing, self.slots.active = [], 0
-            return
-        # From the last row to the first: the row that moves into a freed place has been looked at already.
-        for row in reversed(range(len(works))):
-            if works[row].done:
-                self._release(row)
-
-    def _advance(self) -> None:
-        if any(work.draft for work in self._writing):
-            self.slots.step([self._propose(work, len(self._writing)) for work in self._writing])
+    def _recover(self, jobs: Sequence[EngineJob], error: Exception) -> None:
+        """Queue failed jobs again with a smaller batch limit; a job that failed alone ends as an error."""
+        log.warning("a batch of %d jobs failed: %s", len(jobs), error)
+        self.image_cache.clear()
+        self.scheduler.record_failure()
+        others = sum(job not in jobs for job in (*self.greedy.jobs, *self._beam_searches))
+        if len(jobs) == 1 and not (others and is_shortage(error)):
+            self.scheduler.finish(jobs[0], f"the model failed: {error}")
+        elif is_shortage(error):
+            self.scheduler.retry(jobs, others + len(jobs) // 2)
         else:
-            for _ in range(self._burst):
-                self.slots.step()
-        self._settle(self.slots.fill_cross_cache())
-
-    def _release(self, row: int) -> None:
-        work = self._writing[row]
-        written = self.slots.answer(row)
-        self.slots.remove(row)
-        self._writing[row] = self._writing[-1]
-        self._writing.pop()
-        self._complete(work, written)
-
-    def _search(self) -> None:
-        for work in list(self._searching):
-            search = work.search
-            assert search is not None
-            if not self._tried([work], search.step):
-                self._searching.remove(work)
-            elif search.done:
-                self._searching.remove(work)
-                self._complete(work, search.written)
-
-    # -- drafts
-
-    def _draft(self, work: _Work, rows: int) -> Sequence[int]:
-        """The first piece of a row's draft."""
-        work.length = len(self._chooser.start)
-        work.draft = self.drafts.draft(work.key) if self._use_drafts else None
-        return self._propose(work, rows)
-
-    def _propose(self, work: _Work, rows: int) -> Sequence[int]:
-        # The place behind the draft needs a token as well.
-        room = min(work.cap - work.length, DRAFT_TOKENS // rows - 1)
-        proposal = work.draft.propose(room) if work.draft else ()
-        work.proposed = len(proposal)
-        return proposal
-
-    def _settle(self, states: Sequence[State]) -> None:
-        for work, state in zip(self._writing, states, strict=True):
-            if work.draft and state.length > work.length:
-                work.draft.settle(work.proposed, state.length - work.length - 1, state.last)
-            work.length, work.done = state.length, state.done
-
-    # -- ending
-
-    def _complete(self, work: _Work, written: Generation) -> None:
-        answer = self.questions.decode(work.job, work.cap, written)
-        if isinstance(answer, str):
-            self._finish(work, answer)
-            return
-        if self._use_drafts and work.search is None:
-            self.drafts.learn(work.key, written.tokens[len(self._chooser.start) : -1], work.draft)
-        batch = self._load() + 1
-        took = time.monotonic() - work.started
-        work.result = result(work.job, answer, work.started, took, batch)
-        if work.draft is not None:
-            work.result = dataclasses.replace(work.result, draft=(work.draft.checked, work.draft.accepted))
-        self._calm += 1
-        if self._limit < self._count and self._calm >= RECOVERY:
-            self._calm, self._limit = 0, min(self._count, 2 * self._limit)
-
-    def _finish(self, work: _Work, error: str) -> None:
-        took = time.monotonic() - work.started
-        work.result = result(work.job, error, work.started, took, self._load() + 1)
-
-    def _retreat(self, works: Sequence[_Work], error: Exception) -> None:
-        """Try again with smaller batches; what fails alone is an error."""
-        log.warning("a batch of %d failed: %s", len(works), error)
-        self.frames.clear()
-        self._calm = 0
-        others = self._load() - len(self._waiting) - sum(work in self._writing for work in works)
-        if len(works) == 1 and not (others and is_shortage(error)):
-            self._finish(works[0], f"the model failed: {error}")
-            return
-        # Where memory was short half as many may fit; else one of them is broken, and is found alone.
-        self._limit = max(1, others + len(works) // 2) if is_shortage(error) else 1
-        for work in reversed(works):
-            work.draft, work.search, work.done = None, None, False
-            self._waiting.appendleft(work)
+            self.scheduler.retry(jobs, 1)  # one by one, so that the broken job fails alone

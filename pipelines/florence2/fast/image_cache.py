@@ -1,4 +1,4 @@
-"""What the vision tower made of a frame, made once and shared by all questions about it."""
+"""Cache of image tokens: the vision tower runs once per frame, and all jobs about the frame share its output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Key = tuple[str, FrameId, int]
 
 
 class ImageCache:
-    """Image tokens by frame: as long as somebody holds the frame, and only of the `kept` most recently used ones."""
+    """Image tokens of the `capacity` most recently used frames; an entry goes when its image is garbage-collected."""
 
     def __init__(
         self,
@@ -25,12 +25,12 @@ class ImageCache:
         preprocess: Callable[[Image], Tensor],
         device: torch.device,
         dtype: torch.dtype,
-        kept: int,
+        capacity: int,
     ) -> None:
-        self.looked = 0
-        """Pictures that went through the vision tower."""
+        self.misses = 0
+        """Images that went through the vision tower."""
         self.vision, self.preprocess = vision, preprocess
-        self._device, self._dtype, self._kept = device, dtype, kept
+        self._device, self._dtype, self._capacity = device, dtype, capacity
         self._cache: OrderedDict[Key, tuple[weakref.ref[Image], Tensor]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -40,43 +40,46 @@ class ImageCache:
         self._cache.clear()
 
     def __call__(self, frames: Sequence[Frame]) -> list[Tensor | PipelineError]:
-        """Image tokens (tokens, width) of each frame, or why there are none. What is not known runs as one batch."""
+        """Return each frame's image tokens (tokens, width), or the error of its preprocessing.
+
+        Frames that are not in the cache run through the vision tower as one batch.
+        """
         found: dict[int, Tensor | PipelineError] = {}
         pixels: dict[int, Tensor] = {}
-        for place, frame in enumerate(frames):
-            known = self._known(frame)
-            if known is not None:
-                found[place] = known
+        for index, frame in enumerate(frames):
+            cached = self._get(frame)
+            if cached is not None:
+                found[index] = cached
                 continue
             try:
-                pixels[place] = self.preprocess(frame.image)
+                pixels[index] = self.preprocess(frame.image)
             except PipelineError as error:
-                found[place] = error
+                found[index] = error
         if pixels:
-            self.looked += len(pixels)
-            made = self.vision(torch.stack(list(pixels.values())).to(self._device, self._dtype))
-            # Each frame's tokens of their own: the cache must not hold a whole batch for one of its frames.
-            for place, tokens in zip(pixels, made, strict=True):
-                found[place] = tokens.clone()
-                self._keep(frames[place], found[place])
-        return [found[place] for place in range(len(frames))]
+            self.misses += len(pixels)
+            computed = self.vision(torch.stack(list(pixels.values())).to(self._device, self._dtype))
+            # A copy per frame: an entry that is a view would keep the whole batch in memory.
+            for index, tokens in zip(pixels, computed, strict=True):
+                found[index] = tokens.clone()
+                self._put(frames[index], found[index])
+        return [found[index] for index in range(len(frames))]
 
-    def _known(self, frame: Frame) -> Tensor | None:
+    def _get(self, frame: Frame) -> Tensor | None:
         entry = self._cache.get(_key(frame))
         if entry is None:
             return None
         self._cache.move_to_end(_key(frame))
         return entry[1]
 
-    def _keep(self, frame: Frame, tokens: Tensor | PipelineError) -> None:
-        if self._kept and isinstance(tokens, Tensor):
+    def _put(self, frame: Frame, tokens: Tensor | PipelineError) -> None:
+        if self._capacity and isinstance(tokens, Tensor):
             key = _key(frame)
-            # The entry goes with the picture, before anything else can have its address.
+            # The callback removes the entry before another image can have the same id.
             self._cache[key] = weakref.ref(frame.image, lambda _: self._cache.pop(key, None)), tokens
-            while len(self._cache) > self._kept:
+            while len(self._cache) > self._capacity:
                 self._cache.popitem(last=False)
 
 
 def _key(frame: Frame) -> Key:
-    # A question about a part of a frame has the same frame id: what it sees counts as well.
+    # A crop has the frame id of the whole frame, so the id of the image is part of the key.
     return frame.stream, frame.id, id(frame.image)

@@ -1,4 +1,4 @@
-"""The few building blocks that vision tower, encoder and decoder share: plain weights and the operations on them."""
+"""Building blocks of vision tower, encoder and decoder: weights without autograd, and operations on them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Torch's own compiler calls these two for bfloat16 on a CPU: the same sums over a matrix that is laid out for them
-# once, which for a few rows takes half the time. They are not public, so that plain products must do without them.
+# torch.compile uses these two operators for bfloat16 on a CPU. With the matrix reordered once, a product of few rows
+# takes half the time. They are not public, so plain products are the fallback.
 _reorder: Any = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
 _product: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A matrix and its offset; `laid_out` for the CPU's fast product where there is one."""
+    """A matrix and its bias; `reordered` for oneDNN's bfloat16 product where the CPU has one."""
 
     weight: Tensor
     bias: Tensor | None
-    laid_out: bool = False
+    reordered: bool = False
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None) -> Linear:
@@ -31,14 +31,14 @@ class Linear:
         return cls(weight.contiguous(), bias)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.laid_out:
-            made: Tensor = _product(x, self.weight, self.bias, "none", [], "")
-            return made
+        if self.reordered:
+            out: Tensor = _product(x, self.weight, self.bias, "none", [], "")
+            return out
         return functional.linear(x, self.weight, self.bias)
 
 
 class Norm(NamedTuple):
-    """A layer norm; without weight and bias where these are folded into the matrix behind it."""
+    """A layer norm; weight and bias are None where they are folded into the next matrix."""
 
     weight: Tensor | None
     bias: Tensor | None
@@ -53,16 +53,15 @@ def norm(module: Any) -> Norm:
 
 
 def bare(module: Any) -> Norm:
-    """The norm without weight and bias, for a matrix into which `linear` folded them."""
+    """Return the norm without weight and bias, for use with a matrix that `linear(before=module)` made."""
     return Norm(None, None, module.eps)
 
 
 def linear(*modules: Any, gains: tuple[float | Tensor, ...] = (), before: Any = None) -> Linear:
-    """One matrix for several modules side by side.
+    """Return one matrix for several modules side by side, computed in float32.
 
-    `gains` multiplies the outputs of each module (an attention scale), all by one number or each by its own; `before`
-    is the layer norm whose weight and bias are folded in, so that `bare` of it goes in front. The sums are made in
-    float32.
+    `gains` scales the outputs of each module (an attention scale), by one number or one per output. The weight and
+    bias of the layer norm `before` are folded in; `bare(before)` then precedes the matrix.
     """
     dtype = modules[0].weight.dtype
     weights = [module.weight.detach().float() for module in modules]
@@ -84,9 +83,9 @@ def _bias(module: Any) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(q k^T + bias) v with q scaled before; all (rows, heads, places, width).
+    """Return softmax(q k^T + bias) v for a q that is scaled already; all (rows, heads, positions, width).
 
-    Two plain products: for few queries on a CPU much faster than the fused attention of torch.
+    Two plain products are much faster than torch's fused attention for few queries on a CPU.
     """
     scores = torch.matmul(q, k.transpose(-1, -2))
     if bias is not None:

@@ -1,4 +1,4 @@
-"""The next token, as the checkpoint's generation settings want it; all of it operations on tensors."""
+"""Choice of the next token by the checkpoint's generation settings, as tensor operations."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from torch import Tensor
 from pipelines.florence2.checkpoint import Checkpoint
 from pipelines.florence2.uncertainty import uncertainty
 
-_HARMLESS = {
-    # Understood here.
+_SUPPORTED = {
+    # Implemented by this engine.
     *("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id"),
     *("forced_bos_token_id", "forced_eos_token_id", "no_repeat_ngram_size"),
     *("exponential_decay_length_penalty", "suppress_tokens"),
     *("num_beams", "early_stopping", "length_penalty"),
-    # Replaced by the task's own cap.
+    # Replaced by the task's max_tokens.
     *("max_length", "max_new_tokens"),
-    # Only mean something when tokens are drawn at random, which is never done.
+    # Only used by sampling, which this engine never does.
     *("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),
-    # Change nothing of the answer.
+    # Do not change the answer.
     *("transformers_version", "_from_model_config", "use_cache", "output_attentions", "output_hidden_states"),
 }
 
 
 def unsupported(generation: Any) -> list[str]:
-    """Generation settings that change answers and that this engine does not know."""
+    """Return the names of generation settings that change answers and that this engine does not implement."""
     changed: dict[str, Any] = generation.to_diff_dict()
-    return sorted(key for key, value in changed.items() if key not in _HARMLESS and value is not None)
+    return sorted(key for key, value in changed.items() if key not in _SUPPORTED and value is not None)
 
 
 def effective(checkpoint: Checkpoint) -> Any:
-    """The checkpoint's generation settings; what they leave open is as in the model's own, as `generate` does it."""
+    """Return the checkpoint's generation settings, with gaps filled from the model's own, as `generate` does."""
     settings = copy.deepcopy(checkpoint.generation)
     for key, value in checkpoint.model.generation_config.to_dict().items():
         if getattr(settings, key, None) is None:
@@ -42,7 +42,7 @@ def effective(checkpoint: Checkpoint) -> Any:
 
 
 def ids_of(value: int | list[int] | None) -> list[int]:
-    """One id or several, as they stand in generation settings."""
+    """Return a generation setting's token ids as a list; the setting is one id, several or None."""
     return [] if value is None else [value] if isinstance(value, int) else list(value)
 
 
@@ -51,7 +51,7 @@ class LogitsProcessor:
 
     def __init__(self, generation: Any, first_location: int, device: torch.device) -> None:
         self.start = ids_of(generation.decoder_start_token_id) + ids_of(generation.forced_bos_token_id)
-        """The tokens every answer begins with, known before the model has said anything."""
+        """Tokens at the start of every answer, forced by the settings."""
         self.ends = torch.tensor(ids_of(generation.eos_token_id), dtype=torch.long, device=device)
         self._first_location = first_location
         self._ngram = generation.no_repeat_ngram_size or 0
@@ -59,20 +59,21 @@ class LogitsProcessor:
         self._suppressed = torch.tensor(generation.suppress_tokens or [], dtype=torch.long, device=device)
 
     def __call__(self, logits: Tensor, history: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """The best token at each place and the doubt about it, both (rows, places).
+        """Return the best token at each position and its uncertainty, both (rows, positions).
 
-        `logits` float32 (rows, places, vocabulary) are changed. `history` (rows, tokens): the tokens so far, and
-        behind them those that the later places assume; `length` (rows): tokens in front of the first place.
+        `logits` float32 (rows, positions, vocabulary) are changed in place. `history` (rows, tokens) holds the tokens
+        so far and the draft tokens that later positions assume; `length` (rows) counts those before the first
+        position.
         """
         tokens = self.adapt(logits, history, length).argmax(-1)
         return tokens, self.uncertainty(logits, tokens)
 
     def uncertainty(self, scores: Tensor, tokens: Tensor) -> Tensor:
-        """How unsure these tokens are; `scores` (..., vocabulary) are adapted, `tokens` (...)."""
+        """Return the uncertainty of `tokens` (...) under adapted `scores` (..., vocabulary)."""
         return uncertainty(scores, tokens, self._first_location)
 
     def adapt(self, scores: Tensor, history: Tensor, length: Tensor) -> Tensor:
-        """Ban and favour tokens in `scores`, in place; shapes as above."""
+        """Ban and favour tokens in `scores`, in place; shapes as in `__call__`."""
         lengths = length[:, None] + torch.arange(scores.shape[1], device=scores.device)
         if 0 < self._ngram <= history.shape[1]:
             self._ban_repeats(scores, history, lengths)
@@ -81,7 +82,7 @@ class LogitsProcessor:
             over = (lengths - first - 1).clamp(min=0)
             growth = (torch.pow(factor, over.double()) - 1).float()[..., None]
             ends = scores[..., self.ends]
-            # A banned end stays banned: infinities of both signs would make no number.
+            # A banned end stays banned: -inf plus inf would be NaN.
             scores[..., self.ends] = torch.where(ends.isinf(), ends, ends + ends.abs() * growth)
         scores[..., self._suppressed] = float("-inf")
         return scores
@@ -90,7 +91,7 @@ class LogitsProcessor:
         return torch.isin(tokens, self.ends)
 
     def _ban_repeats(self, scores: Tensor, history: Tensor, lengths: Tensor) -> None:
-        """No n tokens in a row twice: what followed an earlier copy of the last n - 1 tokens cannot follow again."""
+        """Ban repeated n-grams: a token that followed an earlier copy of the last n - 1 tokens cannot follow again."""
         size = self._ngram
         windows = history.unfold(1, size, 1)
         back = torch.arange(1 - size, 0, device=history.device)
@@ -98,7 +99,7 @@ class LogitsProcessor:
         last = history[:, None].expand(-1, lengths.shape[1], -1).gather(2, index)
         same = (windows[:, None, :, :-1] == last[:, :, None]).all(-1)
         same &= torch.arange(size, history.shape[1] + 1, device=history.device) <= lengths[..., None]
-        # Where nothing is banned, the smaller of score and infinity is the score.
+        # amin with +inf leaves a score as it is, with -inf it bans the token.
         limits = torch.where(same, float("-inf"), float("inf"))
         tokens = windows[:, None, :, -1].expand_as(same)
         scores.scatter_reduce_(2, tokens, limits, "amin")

@@ -1,4 +1,4 @@
-"""How much memory the fast engine will take, said before it takes any, and how many rows fit."""
+"""Memory estimate of the fast engine before it allocates, and the number of rows that fit."""
 
 from __future__ import annotations
 
@@ -17,74 +17,77 @@ from streamer.core.errors import ConfigError
 log = logging.getLogger(__name__)
 
 MARGIN = 0.9
-"""Share of the free memory that is used at most."""
+"""Maximum share of the free memory that the engine may use."""
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Bytes the engine takes on top of what is loaded already."""
+    """Estimated bytes, on top of the loaded checkpoint."""
 
     row: int
-    """One answer being written, at its longest."""
+    """Bytes of one answer at its maximum length."""
     work: int
-    """What is alive in the largest step, whatever the number of rows."""
+    """Bytes of the largest step, independent of the number of rows."""
 
     def rows(self, free: int) -> int:
-        """How many rows `free` bytes hold."""
+        """Return the number of rows that fit into `free` bytes."""
         return int((free * MARGIN - self.work) // self.row)
 
     def total(self, rows: int) -> int:
         return self.work + rows * self.row
 
 
-def forecast(decoder: Decoder, vision: DaViT, config: Any, answer: int, beams: int, frames: int, kept: int) -> Forecast:
-    """What it takes when every answer is searched with `beams`, as the quality `official` may ask for.
+def forecast(
+    decoder: Decoder, vision: DaViT, config: Any, answer: int, beams: int, frames: int, cached: int
+) -> Forecast:
+    """Estimate the memory when every answer uses beam search with `beams`, as the quality `official` may.
 
-    `answer` is the longest answer in tokens, `frames` go through the vision tower together, `kept` stay cached.
+    `answer` is the longest answer in tokens, `frames` run through the vision tower together, `cached` stay cached.
     """
     size = decoder.dtype.itemsize
     text = config.text_config
-    place = 2 * decoder.depth * decoder.heads * decoder.width * size
+    position = 2 * decoder.depth * decoder.heads * decoder.width * size
     source = vision.tokens + PROMPT_ROOM
-    # Growing a cache holds the old one until the new one is filled. All beams share what they see of the picture.
-    own = 2 * beams * (answer + FIRST_ROOM) * place
+    # A cache that grows exists twice until it is copied. All beams of an answer share one cross cache.
+    own = 2 * beams * (answer + FIRST_ROOM) * position
     logits = 3 * 4 * beams * decoder.vocabulary
-    look = frames * vision.peak * size
-    read = source * (4 * text.d_model + 2 * text.encoder_ffn_dim) * size
-    return Forecast(row=own + source * place + logits, work=look + read + kept * vision.tokens * text.d_model * size)
+    vision_bytes = frames * vision.peak * size
+    encoder_bytes = source * (4 * text.d_model + 2 * text.encoder_ffn_dim) * size
+    work = vision_bytes + encoder_bytes + cached * vision.tokens * text.d_model * size
+    return Forecast(row=own + source * position + logits, work=work)
 
 
 def fit(wanted: int, name: str, needs: Forecast, device: torch.device) -> int:
-    """At most `wanted` rows, fewer where memory is short. Raises ConfigError when not even one fits."""
+    """Return `wanted` rows, or fewer when memory is short. Raises ConfigError when not even one fits."""
     free = available(device)
     rows = min(wanted, needs.rows(free))
     if rows < 1:
         raise ConfigError(
             f"checkpoint {name} needs {_gb(needs.total(1))} more memory for one answer at a time, "
-            f"and {_gb(free)} are free on {device}"
+            f"but {device} has {_gb(free)} free: use a smaller checkpoint or free memory"
         )
     if rows < wanted:
-        log.warning("memory is short: %d answers at a time instead of %d", rows, wanted)
-    log.info("up to %d answers at a time, %s of %s", rows, _gb(needs.total(rows)), _gb(free))
+        log.warning("memory on %s is short: %d answers at a time instead of %d", device, rows, wanted)
+    log.info("up to %d answers at a time, %s of %s free memory", rows, _gb(needs.total(rows)), _gb(free))
     return rows
 
 
 def available(device: torch.device) -> int:
-    """Bytes that can still be taken on `device`."""
+    """Return the free bytes on `device`; on a CPU within the limit of the control group."""
     if device.type != "cpu":
         return int(torch.get_device_module(device).mem_get_info(device)[0])
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     try:
-        most, used = ((_CGROUP / file).read_text().strip() for file in ("memory.max", "memory.current"))
-        return free if most == "max" else min(free, int(most) - int(used))
-    except OSError:  # Not in a control group of its own.
+        limit, used = ((_CGROUP / file).read_text().strip() for file in ("memory.max", "memory.current"))
+        return free if limit == "max" else min(free, int(limit) - int(used))
+    except OSError:  # no control group of its own
         return free
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether the allocator gave up; on a CPU torch has no error class for that."""
+    """Return whether an allocation failed; on a CPU torch has no error class for that."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 

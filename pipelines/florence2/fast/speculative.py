@@ -1,7 +1,8 @@
-"""Temporal drafts: a camera's previous answer to the same question, as a guess of the next one. Knows no model.
+"""Speculative decoding with drafts: a camera's previous answer to a prompt is the guess for its next one.
 
-A draft never changes an answer. The decoder checks a piece of it in one pass, takes it up to the first difference and
-goes on with its own token; the draft is then lined up with what was really written. What keeps failing is not tried.
+A draft never changes an answer. The decoder checks a piece of the draft in one pass, accepts it up to the first
+difference and adds its own token there; then the draft is aligned with the tokens that were generated. A draft that
+keeps failing is not used for some answers. This module is pure Python and knows no model.
 """
 
 from __future__ import annotations
@@ -10,36 +11,36 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-FIRST_RUN = 4.0
-"""Right tokens in a row that are expected while nothing is known of a camera's question."""
+INITIAL_RUN = 4.0
+"""Accepted tokens in a row that are expected of a key's first draft."""
 MAX_RUN = 1024.0
-LOOK_BACK, LOOK_AHEAD = 4, 12
-"""Where in the draft the text may go on after a difference."""
-WORTH = 0.15
-"""Share of checked tokens that have to be right; below, checking them costs more than the passes it saves."""
-ENOUGH = 32
-"""Checked tokens after which a draft is given up in the middle of an answer."""
-REST = 8
-"""Answers without a draft after it was not worth it."""
-KEPT = 1024
-"""Questions whose last answers are kept."""
+ALIGN_BACK, ALIGN_AHEAD = 4, 12
+"""Window of draft tokens, around the current position, that is searched for the token after a difference."""
+MIN_ACCEPTANCE = 0.15
+"""Share of checked tokens that must be accepted; below it, checking costs more than the saved passes."""
+MIN_CHECKED = 32
+"""Checked tokens before a draft can be abandoned in the middle of an answer."""
+PAUSE = 8
+"""Answers without a draft after the acceptance fell below MIN_ACCEPTANCE."""
+MAX_STORED = 1024
+"""Previous answers that are kept; the least recently stored one is dropped first."""
 
 Key = tuple[str, str]
 """Stream and task name."""
 
 
 @dataclass(slots=True)
-class _Memory:
-    """What is known of one camera's question."""
-
+class _PreviousAnswer:
     tokens: list[int]
-    run: float = FIRST_RUN
-    worth: float = 1.0
-    rest: int = 0
+    run: float = INITIAL_RUN
+    acceptance: float = 1.0
+    """Moving average of the accepted share of recent drafts."""
+    pause: int = 0
+    """Answers that still go without a draft."""
 
 
 @dataclass(slots=True)
-class Figures:
+class DraftStats:
     """Counts since the start."""
 
     checked: int = 0
@@ -49,79 +50,79 @@ class Figures:
 
     @property
     def acceptance(self) -> float:
-        """Share of the checked tokens that were right."""
+        """Accepted share of the checked tokens."""
         return self.accepted / self.checked if self.checked else 0.0
 
 
 class Draft:
-    """One answer's guess, and how far it was used."""
+    """The guess for one answer, and how much of it was accepted."""
 
-    def __init__(self, tokens: Sequence[int], run: float = FIRST_RUN) -> None:
+    def __init__(self, tokens: Sequence[int], run: float = INITIAL_RUN) -> None:
         self.run = run
-        """Right tokens in a row, on average lately; twice as many are checked at once."""
+        """Moving average of accepted tokens in a row; twice as many are proposed at once."""
         self.checked = self.accepted = 0
         self._tokens = tokens
         self._next = 0
 
-    def propose(self, most: int) -> Sequence[int]:
-        """The tokens to check now, at most that many; none any more once too few were right."""
-        if self.checked >= ENOUGH and self.accepted < WORTH * self.checked:
+    def propose(self, limit: int) -> Sequence[int]:
+        """Return the next tokens to check, at most `limit`; none after too few were accepted."""
+        if self.checked >= MIN_CHECKED and self.accepted < MIN_ACCEPTANCE * self.checked:
             return ()
-        width = min(max(2, round(2 * self.run)), most)
+        width = min(max(2, round(2 * self.run)), limit)
         return self._tokens[self._next : self._next + max(0, width)]
 
-    def settle(self, proposed: int, accepted: int, token: int) -> None:
-        """Learn that `accepted` of the proposed tokens were right, and that `token` came behind them."""
+    def record(self, proposed: int, accepted: int, token: int) -> None:
+        """Record that `accepted` of the `proposed` tokens were right and that `token` follows them in the answer."""
         self.checked += proposed
         self.accepted += accepted
         self._next += accepted
         if proposed:
-            # Where everything was right, more would have been.
-            found = accepted if accepted < proposed else 2 * proposed
-            self.run = min(MAX_RUN, (self.run + found) / 2)
+            # A fully accepted proposal was too short to show the length of the run.
+            run = accepted if accepted < proposed else 2 * proposed
+            self.run = min(MAX_RUN, (self.run + run) / 2)
         self._align(token)
 
     def _align(self, token: int) -> None:
-        """Go on behind the nearest copy of `token`; where there is none, it replaced a token of the draft."""
-        low = max(0, self._next - LOOK_BACK)
-        high = min(len(self._tokens), self._next + LOOK_AHEAD)
-        near = [place for place in range(low, high) if self._tokens[place] == token]
-        self._next = min(near, key=lambda place: abs(place - self._next), default=self._next) + 1
+        """Continue behind the nearest copy of `token` in the window; without a copy, skip one draft token."""
+        low = max(0, self._next - ALIGN_BACK)
+        high = min(len(self._tokens), self._next + ALIGN_AHEAD)
+        copies = [index for index in range(low, high) if self._tokens[index] == token]
+        self._next = min(copies, key=lambda index: abs(index - self._next), default=self._next) + 1
 
 
 class DraftStore:
-    """The last answers, and how well they served."""
+    """Previous answers by stream and task name."""
 
     def __init__(self) -> None:
-        self.figures = Figures()
-        self._known: OrderedDict[Key, _Memory] = OrderedDict()
+        self.stats = DraftStats()
+        self._previous: OrderedDict[Key, _PreviousAnswer] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._previous)
 
     def draft(self, key: Key) -> Draft | None:
-        """A guess for the next answer to this question; None where there is none or it does not pay."""
-        memory = self._known.get(key)
-        if memory is None or memory.rest:
+        """Return a draft of the next answer; None without a previous answer or while drafts are paused."""
+        previous = self._previous.get(key)
+        if previous is None or previous.pause:
             return None
-        return Draft(memory.tokens, memory.run)
+        return Draft(previous.tokens, previous.run)
 
-    def learn(self, key: Key, tokens: Sequence[int], draft: Draft | None) -> None:
-        """Keep an answer's tokens, without start and end, and what became of its draft."""
-        memory = self._known.pop(key, None) or _Memory([])
-        memory.tokens = list(tokens)
-        memory.rest = max(0, memory.rest - 1)
+    def store(self, key: Key, tokens: Sequence[int], draft: Draft | None) -> None:
+        """Store an answer's tokens, without start and end, and update the statistics from its draft."""
+        previous = self._previous.pop(key, None) or _PreviousAnswer([])
+        previous.tokens = list(tokens)
+        previous.pause = max(0, previous.pause - 1)
         if draft is not None and draft.checked:
-            self._judge(memory, draft)
-        self._known[key] = memory
-        if len(self._known) > KEPT:
-            self._known.popitem(last=False)
+            self._evaluate(previous, draft)
+        self._previous[key] = previous
+        if len(self._previous) > MAX_STORED:
+            self._previous.popitem(last=False)
 
-    def _judge(self, memory: _Memory, draft: Draft) -> None:
-        self.figures.checked += draft.checked
-        self.figures.accepted += draft.accepted
-        self.figures.answers += 1
-        memory.run = draft.run
-        memory.worth += 0.5 * (draft.accepted / draft.checked - memory.worth)
-        if memory.worth < WORTH:
-            memory.rest, memory.worth, memory.run = REST, 1.0, 1.0
+    def _evaluate(self, previous: _PreviousAnswer, draft: Draft) -> None:
+        self.stats.checked += draft.checked
+        self.stats.accepted += draft.accepted
+        self.stats.answers += 1
+        previous.run = draft.run
+        previous.acceptance += 0.5 * (draft.accepted / draft.checked - previous.acceptance)
+        if previous.acceptance < MIN_ACCEPTANCE:
+            previous.pause, previous.acceptance, previous.run = PAUSE, 1.0, 1.0

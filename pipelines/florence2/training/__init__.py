@@ -1,1 +1,3 @@
-"""Training of the shipped small Florence-2 on the toy world: `python -m pipelines.florence2.training`."""
+"""Training of the shipped small model on the toy world, from random weights: examples, losses, checkpoint folder.
+
+Run it with `python -m pipelines.florence2.training`."""

@@ -21,7 +21,7 @@ def test_rates_of_an_engine(checkpoint: Any, kind: Any) -> None:
     assert all(rate.answers >= 8 and rate.seconds >= 0.05 and rate.errors == 0 for rate in rates)
     assert engine.free() == 8
     if isinstance(engine, FastEngine):
-        assert engine.frames.looked >= sum(rate.answers for rate in rates), "no frame was known from before"
+        assert engine.image_cache.misses >= sum(rate.answers for rate in rates), "no frame was known from before"
 
 
 def test_cameras_at_an_interval() -> None:

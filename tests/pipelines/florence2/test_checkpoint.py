@@ -220,7 +220,7 @@ def test_the_hub_cannot_be_reached(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
 def test_a_device_that_is_not_there(checkpoint: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no such device: cuda:3 \(this machine offers 0"):
+    with pytest.raises(ConfigError, match=r"no such device: cuda:3 \(this process sees 0 CUDA devices\)"):
         load(open_folder(str(checkpoint)), "cuda:3", "auto")
 
 

@@ -22,7 +22,7 @@ from pipelines.florence2.processor import Processor
 from pipelines.florence2.reference_engine import ReferenceEngine
 from pipelines.florence2.scores import shape_score, text_score
 from pipelines.florence2.tasks import SPECS, Form, Quality
-from pipelines.florence2.uncertainty import FAR, uncertainty
+from pipelines.florence2.uncertainty import MAX_ERROR, uncertainty
 from streamer.config import model
 from streamer.core.errors import ConfigError
 from streamer.events.build import result_event
@@ -50,8 +50,8 @@ def logits(**probabilities: float) -> torch.Tensor:
         (logits(w3=1 - 1e-6), 3, 0.0),
         (logits(l500=1.0), FIRST + 500, 0.0),
         (logits(l499=0.25, l500=0.5, l501=0.25), FIRST + 500, 0.5),
-        (logits(l500=0.5, l900=0.5), FIRST + 500, FAR / 2),
-        (logits(l500=0.5, w1=0.5), FIRST + 500, FAR / 2),
+        (logits(l500=0.5, l900=0.5), FIRST + 500, MAX_ERROR / 2),
+        (logits(l500=0.5, w1=0.5), FIRST + 500, MAX_ERROR / 2),
         (logits(l0=0.5, l10=0.5), FIRST, 5.0),
         (logits(l999=1.0), FIRST + 999, 0.0),
     ],
@@ -76,7 +76,7 @@ def test_doubts_about_words_are_the_librarys_transition_scores(quality: Quality)
     beams = getattr(made, "beam_indices", None)
     theirs = checkpoint.model.compute_transition_scores(made.sequences, made.scores, beams, normalize_logits=True)[0]
     assert len(theirs) > 5
-    assert ours.doubts == pytest.approx((-theirs).tolist(), abs=1e-4)
+    assert ours.uncertainty == pytest.approx((-theirs).tolist(), abs=1e-4)
 
 
 def test_the_score_of_a_text_is_the_mean_probability() -> None:

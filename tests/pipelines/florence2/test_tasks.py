@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pipelines.florence2.checkpoint import load
 from pipelines.florence2.checkpoint_files import open_folder
 from pipelines.florence2.pipeline import Florence2Settings, pipeline
-from pipelines.florence2.prompts import Prompter, prompt
+from pipelines.florence2.prompts import PromptEncoder, prompt_text
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS, location_tokens
 from streamer.config import model
 from streamer.core.errors import ConfigError, PipelineError
@@ -90,15 +90,15 @@ def test_prompt_ids_equal_the_processors(task: str, processor: Any, engine: Any)
     given_input = location_tokens(parse_region(params.region)) if task in _REGION else INPUTS[task].get("text", "")
     theirs = processor(text=row.token + given_input, images=picture(), return_tensors="pt").input_ids[0].tolist()
     model, checkpoint = engine._checkpoint.model, engine._checkpoint
-    ours = Prompter(checkpoint.tokenizer, model.config.image_token_id, checkpoint.images.tokens, 128)
-    assert ours.ids(prompt(task, params)) == theirs
+    ours = PromptEncoder(checkpoint.tokenizer, model.config.image_token_id, checkpoint.images.tokens, 128)
+    assert ours.encode(prompt_text(task, params)) == theirs
 
 
 def test_a_prompt_longer_than_the_encoder_is_refused(engine: Any) -> None:
     checkpoint = engine._checkpoint
-    prompter = Prompter(checkpoint.tokenizer, 0, image_tokens=10, limit=20)
+    encoder = PromptEncoder(checkpoint.tokenizer, 0, image_tokens=10, limit=20)
     with pytest.raises(PipelineError, match=r"the prompt is too long: \d+ tokens, the checkpoint takes 10"):
-        prompter.ids("a great many words " * 10)
+        encoder.encode("a great many words " * 10)
 
 
 @pytest.mark.parametrize("words", [5, 50, 60, 500])
@@ -112,9 +112,9 @@ def test_a_prompt_that_is_too_long_is_refused_in_the_config(checkpoint: Path, tm
     )
     folder = open_folder(str(checkpoint))
     loaded = load(folder, "cpu", "float32")
-    prompter = Prompter(loaded.tokenizer, 0, loaded.images.tokens, loaded.encoder_limit)
+    encoder = PromptEncoder(loaded.tokenizer, 0, loaded.images.tokens, loaded.encoder_limit)
     try:
-        prompter.ids(prompt("phrase_grounding", _check("phrase_grounding", text=text)))
+        encoder.encode(prompt_text("phrase_grounding", _check("phrase_grounding", text=text)))
         refusal = ""
     except PipelineError as error:
         refusal = f"{file}:7: streams.gate.tasks[1]: {error}"
@@ -137,7 +137,7 @@ def test_what_is_not_here_is_not_refused(tmp_path: Path) -> None:
 
 def test_nothing_heavy_is_loaded_before_open() -> None:
     code = (
-        "import sys, pipelines.florence2 as f; f.pipeline.tasks(); "
+        "import sys, pipelines.florence2.pipeline as f; f.pipeline.tasks(); "
         "f.pipeline.refuse(f.Florence2Settings(), 'caption', f.SPECS['caption'].parameters()); "
         "print({'torch', 'transformers', 'huggingface_hub', 'tokenizers'} & sys.modules.keys())"
     )

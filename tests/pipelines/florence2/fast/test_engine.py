@@ -17,8 +17,9 @@ import torch
 from pipelines.florence2.checkpoint import Checkpoint, load
 from pipelines.florence2.checkpoint_files import SHIPPED, open_folder
 from pipelines.florence2.fast import memory_budget
-from pipelines.florence2.fast.engine import FRAMES_KEPT, RECOVERY, FastEngine
+from pipelines.florence2.fast.engine import CACHED_FRAMES, FastEngine
 from pipelines.florence2.fast.logits import effective
+from pipelines.florence2.fast.scheduler import RECOVERY
 from pipelines.florence2.pipeline import Florence2Settings, pipeline
 from pipelines.florence2.reference_engine import ReferenceEngine
 from pipelines.florence2.tasks import SPECS, Quality
@@ -135,7 +136,7 @@ def test_a_cameras_answers_come_in_the_order_of_its_frames(fast: FastEngine) -> 
         of_camera = [place for place in came if place % 2 == camera]
         assert of_camera == sorted(of_camera)
     assert came != sorted(came), "the cameras do not wait for each other"
-    assert fast._order == {}
+    assert fast.scheduler._in_order == {}
 
 
 @pytest.mark.parametrize("quality", get_args(Quality))
@@ -150,13 +151,13 @@ def test_a_frame_is_looked_at_once(checkpoint: Path) -> None:
     engine = FastEngine(opened(checkpoint), 16)
     image = picture(3)
     in_flight(engine, [job(task, image) for task in SPECS])
-    assert engine.frames.looked == 1
+    assert engine.image_cache.misses == 1
     in_flight(engine, [job("caption", image)])
-    assert engine.frames.looked == 1, "a later question finds it"
-    assert len(engine.frames) == 1
+    assert engine.image_cache.misses == 1, "a later question finds it"
+    assert len(engine.image_cache) == 1
     del image
     gc.collect()
-    assert len(engine.frames) == 0, "and it goes with the frame"
+    assert len(engine.image_cache) == 0, "and it goes with the frame"
 
 
 def test_places_and_caches_are_accounted_for(checkpoint: Path) -> None:
@@ -171,10 +172,10 @@ def test_places_and_caches_are_accounted_for(checkpoint: Path) -> None:
         assert len(results) == 15
         assert engine.free() == 5
         assert engine.step() == []
-        assert len(engine.frames) <= FRAMES_KEPT
-        assert engine.slots.active == 0
-    assert engine.slots._own.shape[4] <= 128 + 64
-    assert len(engine.drafts) == 15
+        assert len(engine.image_cache) <= CACHED_FRAMES
+        assert engine.greedy.batch.active == 0
+    assert engine.greedy.batch._own.shape[4] <= 128 + 64
+    assert len(engine.greedy.drafts) == 15
 
 
 @pytest.mark.parametrize(
@@ -228,7 +229,7 @@ def answers_of(engine: FastEngine, jobs: Sequence[Job]) -> Iterator[tuple[Job, l
     """What the engine remembers of each job after having answered it."""
     in_flight(engine, jobs)
     for of in jobs:
-        yield of, engine.drafts._known[of.due.stream, of.due.task.name].tokens
+        yield of, engine.greedy.drafts._previous[of.due.stream, of.due.task.name].tokens
 
 
 @pytest.mark.parametrize("share", [1.0, 0.8, 0.5, 0.0])
@@ -239,15 +240,15 @@ def test_drafts_change_no_answer(checkpoint: Path, truth: list[Result], share: f
     jobs = all_tasks()
     for of, tokens in list(answers_of(fast, jobs)):
         spoiled = [token if rng.random() < share else rng.randrange(4, 900) for token in tokens]
-        fast.drafts.learn((of.due.stream, of.due.task.name), spoiled, None)
-    assert fast.drafts.figures.answers == 0
+        fast.greedy.drafts.store((of.due.stream, of.due.task.name), spoiled, None)
+    assert fast.greedy.drafts.stats.answers == 0
     answered = in_flight(fast, jobs, at_once)
     assert_same(answered, truth)
-    assert fast.drafts.figures.answers > 5
+    assert fast.greedy.drafts.stats.answers > 5
     if share == 1.0:
-        assert fast.drafts.figures.acceptance == 1.0
+        assert fast.greedy.drafts.stats.acceptance == 1.0
         assert {result.draft[1] / result.draft[0] for result in answered if result.draft and result.draft[0]} == {1.0}
-    assert sum(result.draft[0] for result in answered if result.draft) == fast.drafts.figures.checked
+    assert sum(result.draft[0] for result in answered if result.draft) == fast.greedy.drafts.stats.checked
     assert_same(in_flight(fast, jobs, at_once), truth)
 
 
@@ -271,7 +272,7 @@ def test_a_right_draft_saves_steps(checkpoint: Path) -> None:
 def test_a_cap_holds_with_a_draft(checkpoint: Path) -> None:
     fast = FastEngine(opened(checkpoint), 16)
     for of, tokens in list(answers_of(fast, all_tasks())):
-        whole = len(tokens) + len(fast._chooser.start)  # without the start token, but with the end
+        whole = len(tokens) + len(fast.logits_processor.start)  # without the start token, but with the end
         short = job(of.due.task.task, of.frame.image, max_tokens=whole - 1)
         exact = job(of.due.task.task, of.frame.image, max_tokens=whole)
         assert in_flight(fast, [short])[0].error == f"the answer did not end within {whole - 1} tokens"
@@ -281,7 +282,7 @@ def test_a_cap_holds_with_a_draft(checkpoint: Path) -> None:
 def test_drafts_can_be_switched_off(checkpoint: Path) -> None:
     engine: Any = pipeline.open(Florence2Settings(checkpoint=str(checkpoint), device="cpu", drafts=False))
     in_flight(engine, all_tasks())
-    assert len(engine.drafts) == 0
+    assert len(engine.greedy.drafts) == 0
 
 
 # -- memory and failures
@@ -314,22 +315,22 @@ def test_a_shortage_halves_the_batch_which_grows_back(
     checkpoint: Path, truth: list[Result], shortage: Exception
 ) -> None:
     fast = FastEngine(opened(checkpoint), 8)
-    whole = fast.slots._decoder
-    fast.slots._decoder = Short(whole, 4, shortage)  # type: ignore[assignment]
+    whole = fast.greedy.batch._decoder
+    fast.greedy.batch._decoder = Short(whole, 4, shortage)  # type: ignore[assignment]
     jobs = all_tasks()
     assert_same(in_flight(fast, jobs, at_once=8), truth)
-    assert fast._limit <= 4
-    fast.slots._decoder = whole
+    assert fast.scheduler.limit <= 4
+    fast.greedy.batch._decoder = whole
     for _ in range(1 + 3 * RECOVERY // len(jobs)):
         in_flight(fast, jobs)
-    assert fast._limit == 8
+    assert fast.scheduler.limit == 8
 
 
 @pytest.mark.parametrize("part", ["vision", "encoder"])
 def test_a_shortage_before_the_decoder_is_tried_again(checkpoint: Path, truth: list[Result], part: str) -> None:
     """Once, on the second frame, while others are being written."""
     fast = FastEngine(opened(checkpoint), 8)
-    owner: Any = fast.frames if part == "vision" else fast
+    owner: Any = fast.image_cache if part == "vision" else fast
     whole = getattr(owner, part)
     calls: list[Any] = []
 
@@ -343,20 +344,20 @@ def test_a_shortage_before_the_decoder_is_tried_again(checkpoint: Path, truth: l
     jobs = all_tasks()
     assert_same(in_flight(fast, jobs, at_once=8), truth)
     assert len(calls) == len(jobs) + 1
-    assert (fast.free(), fast.slots.active) == (fast._count, 0)
+    assert (fast.free(), fast.greedy.batch.active) == (fast.scheduler.capacity, 0)
 
 
 def test_a_shortage_that_stays_is_an_error(checkpoint: Path) -> None:
     fast = FastEngine(opened(checkpoint), 4)
-    fast.slots._decoder = Short(fast.slots._decoder, 0, SHORTAGES[0])  # type: ignore[assignment]
+    fast.greedy.batch._decoder = Short(fast.greedy.batch._decoder, 0, SHORTAGES[0])  # type: ignore[assignment]
     results = in_flight(fast, all_tasks())
     assert {result.error for result in results} == {"the model failed: CUDA out of memory"}
-    assert (fast.free(), fast.slots.active) == (4, 0)
+    assert (fast.free(), fast.greedy.batch.active) == (4, 0)
 
 
 def test_what_fails_alone_is_an_error(checkpoint: Path) -> None:
     fast = FastEngine(opened(checkpoint), 4)
-    fast.slots._decoder = Short(fast.slots._decoder, 0, ValueError("odd"))  # type: ignore[assignment]
+    fast.greedy.batch._decoder = Short(fast.greedy.batch._decoder, 0, ValueError("odd"))  # type: ignore[assignment]
     results = in_flight(fast, all_tasks())
     assert {result.error for result in results} == {"the model failed: odd"}
     assert fast.free() == 4
@@ -365,7 +366,7 @@ def test_what_fails_alone_is_an_error(checkpoint: Path) -> None:
 def test_a_lost_device_is_not_hidden(checkpoint: Path) -> None:
     fast = FastEngine(opened(checkpoint), 4)
     lost = torch.AcceleratorError("CUDA error: device-side assert triggered")
-    fast.slots._decoder = Short(fast.slots._decoder, 0, lost)  # type: ignore[assignment]
+    fast.greedy.batch._decoder = Short(fast.greedy.batch._decoder, 0, lost)  # type: ignore[assignment]
     with pytest.raises(torch.AcceleratorError):
         in_flight(fast, [job("caption")])
 
@@ -374,7 +375,9 @@ def test_rows_are_bounded_by_the_memory(checkpoint: Path, monkeypatch: pytest.Mo
     taken = opened(checkpoint)
     fast, beams = FastEngine(taken, 1), effective(taken).num_beams
     assert beams > 1
-    needs = memory_budget.forecast(fast._decoder, fast.frames.vision, taken.model.config, 128, beams, 1, FRAMES_KEPT)
+    needs = memory_budget.forecast(
+        fast.decoder, fast.image_cache.vision, taken.model.config, 128, beams, 1, CACHED_FRAMES
+    )
     monkeypatch.setattr(
         memory_budget, "available", lambda device: int(needs.total(3) / memory_budget.MARGIN) + needs.row // 2
     )

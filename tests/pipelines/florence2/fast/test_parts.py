@@ -23,7 +23,7 @@ from pipelines.florence2.fast.davit import DaViT
 from pipelines.florence2.fast.decoder import Decoder
 from pipelines.florence2.fast.encoder import Encoder
 from pipelines.florence2.fast.logits import LogitsProcessor, unsupported
-from pipelines.florence2.fast.speculative import ENOUGH, KEPT, REST, Draft, DraftStore
+from pipelines.florence2.fast.speculative import MAX_STORED, MIN_CHECKED, PAUSE, Draft, DraftStore
 
 PROMPTS = [[0, 5, 6, 7, 2], [0, 9, 2]]
 
@@ -129,7 +129,7 @@ def replay(draft: Draft, truth: list[int], most: int = 1000) -> tuple[int, int]:
         right = 0
         while right < len(proposal) and proposal[right] == truth[place + right]:
             right += 1
-        draft.settle(len(proposal), right, truth[place + right])
+        draft.record(len(proposal), right, truth[place + right])
         place, passes, checked = place + right + 1, passes + 1, checked + len(proposal)
     return passes, checked
 
@@ -163,25 +163,25 @@ def test_a_draft_is_lined_up_after_what_came_new_and_what_is_gone() -> None:
 
 def test_a_wrong_draft_is_given_up() -> None:
     _, checked = replay(Draft([5000] * 80), TEXT)
-    assert checked <= ENOUGH + 16
+    assert checked <= MIN_CHECKED + 16
 
 
 def test_drafts_rest_where_they_do_not_pay_and_come_back() -> None:
     drafts, key = DraftStore(), ("gate", "cars")
     rounds = []
-    for number in range(3 * REST):
+    for number in range(3 * PAUSE):
         draft = drafts.draft(key)
         rounds.append(draft is not None)
         truth = [1000 * number + token for token in range(40)]
         if draft:
             replay(draft, truth)
-        drafts.learn(key, truth, draft)
-    assert 2 <= sum(rounds) <= REST
+        drafts.store(key, truth, draft)
+    assert 2 <= sum(rounds) <= PAUSE
     assert rounds[0] is False, "nothing is known yet"
-    assert drafts.figures.acceptance == 0.0
-    drafts.learn(key, TEXT, None)
+    assert drafts.stats.acceptance == 0.0
+    drafts.store(key, TEXT, None)
     while not (again := drafts.draft(key)):
-        drafts.learn(key, TEXT, None)
+        drafts.store(key, TEXT, None)
     replay(again, TEXT)
     assert again.accepted > 60
 
@@ -192,14 +192,14 @@ def test_a_still_scene_settles_at_one_pass() -> None:
     for _ in range(5):
         draft = drafts.draft(key) or Draft([])
         passes, _ = replay(draft, TEXT)
-        drafts.learn(key, TEXT, draft)
+        drafts.store(key, TEXT, draft)
     assert passes == 1
-    assert drafts.figures.acceptance == 1.0
+    assert drafts.stats.acceptance == 1.0
 
 
 def test_drafts_are_bounded() -> None:
     drafts = DraftStore()
-    for number in range(KEPT + 9):
-        drafts.learn(("gate", str(number)), TEXT, None)
-    assert len(drafts) == KEPT
+    for number in range(MAX_STORED + 9):
+        drafts.store(("gate", str(number)), TEXT, None)
+    assert len(drafts) == MAX_STORED
     assert drafts.draft(("gate", "0")) is None
