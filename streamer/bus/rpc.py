@@ -16,6 +16,7 @@ import zmq
 from streamer.core.errors import WireError
 from streamer.core.ipc import check_endpoint, drain, send_or_drop
 from streamer.core.logs import RareLog
+from streamer.core.redact import redact
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,10 @@ class RpcServer:
     def reply(self, request: Request, **response: Any) -> None:
         """Answer a request. Dropped when the client has disconnected or reads nothing."""
         send_or_drop(self.socket, [request.peer, json.dumps({**response, "id": request.message["id"]}).encode()])
+
+    def reply_error(self, request: Request, error: Exception) -> None:
+        """Answer with the error's text, redacted here because the client does not know the agent's secrets."""
+        self.reply(request, error=redact(str(error)))
 
 
 class RpcClient:

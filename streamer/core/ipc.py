@@ -9,7 +9,6 @@ import zmq
 
 from streamer.core.errors import ConfigError
 from streamer.core.paths import MAX_SOCKET_PATH
-from streamer.core.redact import redact
 
 HEADS = b"#/"
 """The topic under which a zmq sink tells the newest sequence of each source; no stream's name begins so."""
@@ -19,7 +18,7 @@ def check_endpoint(text: str) -> str:
     """`text` if it is a usable `ipc://` address. Raises ConfigError with the remedy."""
     scheme, separator, path = text.partition("://")
     if not separator:
-        raise ConfigError(f"not an endpoint: {redact(text)}: use ipc:// and the path of a socket")
+        raise ConfigError(f"not an endpoint: {text}: use ipc:// and the path of a socket")
     if scheme != "ipc":
         raise ConfigError(f"{scheme} is not supported yet: use ipc:// and the path of a socket")
     if path.startswith("@"):

@@ -33,7 +33,7 @@ class Url:
     def __init__(self, text: str) -> None:
         parts = urlsplit(text)
         if not parts.scheme or not parts.hostname:
-            raise ValueError(f"is not a URL with a scheme and a host: {redact(text)}")
+            raise ValueError(f"is not a URL with a scheme and a host: {text}")
         try:
             _ = parts.port
         except ValueError:  # its text holds what stands where the port should, perhaps a part of a password

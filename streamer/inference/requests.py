@@ -17,7 +17,6 @@ from streamer.bus.rpc import Request, RpcServer, infer_socket
 from streamer.config.changes import with_tasks
 from streamer.config.model import Config, Stream
 from streamer.core.errors import ConfigError
-from streamer.core.redact import redact
 from streamer.events.build import result_event
 from streamer.events.schema import encode
 from streamer.inference.policy import Policy
@@ -64,7 +63,7 @@ class RequestHandler:
             try:
                 self._take(asked, stream, now)
             except ConfigError as error:
-                self._server.reply(asked, error=redact(str(error)))
+                self._server.reply_error(asked, error)
             else:
                 touched.add(stream)
         for name, question in list(self._pending.items()):

@@ -23,7 +23,6 @@ from streamer.capture.silence_timeout import SilenceTimeout
 from streamer.capture.stream_lock import StreamLock
 from streamer.core.backoff import ReconnectBackoff
 from streamer.core.errors import SourceEnded, SourceLost, SourceRefused
-from streamer.core.redact import redact
 from streamer.events.build import status_event
 from streamer.processes.worker import Worker
 
@@ -211,7 +210,7 @@ class Capture:
         wait = self._backoff.next_delay(now, refused=isinstance(outcome, SourceRefused))
         self._retry_at = now + wait
         if self._state != "down":
-            self._publish_state("down", redact(str(outcome)), wait)
+            self._publish_state("down", str(outcome), wait)
 
     def _publish_state(self, state: str, reason: str | None = None, retry_in: float | None = None) -> None:
         """Report a change of state, with the books as they are now."""

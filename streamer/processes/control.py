@@ -18,7 +18,6 @@ from streamer.config.changes import DONE, Change, SavedChanges, stream_of, with_
 from streamer.config.model import Config
 from streamer.core.errors import ConfigError
 from streamer.core.paths import AgentPaths
-from streamer.core.redact import redact
 from streamer.events.build import task_event
 from streamer.events.schema import StatusEvent
 
@@ -60,7 +59,7 @@ class Control:
             try:
                 self._handle(asked)
             except ConfigError as error:
-                self._server.reply(asked, error=redact(str(error)))
+                self._server.reply_error(asked, error)
             except (KeyError, TypeError, ValueError) as error:
                 self._server.reply(
                     asked, error=f"no order ({type(error).__name__}): is the command of another version?"

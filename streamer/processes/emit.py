@@ -298,7 +298,7 @@ class SinkThread(threading.Thread):
         if isinstance(error, SinkError) and error.wait_s is not None:
             delay = error.wait_s
         if is_first:
-            reason = redact(str(error) if isinstance(error, SinkError) else f"{type(error).__name__}: {error}")
+            reason = str(error) if isinstance(error, SinkError) else f"{type(error).__name__}: {error}"
             log.error("sink %s failed: %s", self._sink_name, reason, exc_info=not isinstance(error, SinkError))
             self._send_status(sink_event(self._agent, self._sink_name, "down", reason, delay))
         return delay

@@ -19,7 +19,6 @@ import zmq
 from streamer.bus.event_channel import EventClient
 from streamer.core.backoff import ReconnectBackoff
 from streamer.core.errors import WireError
-from streamer.core.redact import redact
 from streamer.events.build import output_event
 from streamer.processes.worker import Worker
 from streamer.video.outputs import EncodedFrame, RtspPush
@@ -132,7 +131,7 @@ class Push:
         self.retry_at = time.monotonic() + wait
         if self.state != "down":
             # Not str(error): that holds the URL.
-            reason = redact(getattr(error, "strerror", None) or type(error).__name__)
+            reason = getattr(error, "strerror", None) or type(error).__name__
             log.warning("lost the receiver: %s", reason)
             self.publish_state("down", reason, wait)
 

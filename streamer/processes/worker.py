@@ -25,7 +25,6 @@ from typing import Any, NoReturn
 from streamer.config.model import Config, from_mapping
 from streamer.core import logs
 from streamer.core.errors import ConfigError
-from streamer.core.redact import redact
 from streamer.processes.heartbeat import Heartbeat, dump_file, heartbeat_file
 
 log = logging.getLogger(__name__)
@@ -162,11 +161,11 @@ def main() -> NoReturn:
         if not worker.stopping:
             worker.report("ended")
     except ConfigError as error:
-        worker.report("failed", reason=redact(str(error)))
+        worker.report("failed", reason=str(error))
         code = EXIT_CONFIG
     except Exception as error:
         log.exception("%s crashed", role)
-        worker.report("crashed", reason=redact(f"{type(error).__name__}: {error}"))
+        worker.report("crashed", reason=f"{type(error).__name__}: {error}")
         code = 1
     logging.shutdown()
     sys.stdout.flush()

@@ -14,7 +14,6 @@ import zmq
 
 from streamer.bus.event_channel import EventClient
 from streamer.core.backoff import ReconnectBackoff
-from streamer.core.redact import redact
 from streamer.events.build import output_event
 from streamer.types import Image
 from streamer.video.encoder import Encoder
@@ -100,14 +99,14 @@ class _Output:
         try:
             self._writer.close()
         except OSError as error:
-            log.warning("output %s did not end well: %s", self._label, redact(str(error)))
+            log.warning("output %s did not end well: %s", self._label, error)
 
     def _fail(self, error: OSError) -> None:
         self.close()
         wait = self._backoff.next_delay(time.monotonic())
         self._retry_at = time.monotonic() + wait
         if not self._failed:
-            reason = redact(error.strerror or str(error))
+            reason = error.strerror or str(error)
             log.error("output %s failed: %s", self._label, reason)
             self._events.send(output_event(self._agent, self._label, "down", reason, wait), None)
         self._failed = True

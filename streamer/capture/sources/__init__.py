@@ -14,7 +14,6 @@ from streamer.capture.sources.http import Http
 from streamer.capture.sources.rtsp import Rtsp
 from streamer.capture.sources.synthetic import Synthetic
 from streamer.capture.sources.webcam import Webcam
-from streamer.core.redact import redact
 
 __all__ = ["File", "Http", "Rtsp", "SourceField", "Synthetic", "Webcam", "parse_source"]
 
@@ -42,7 +41,7 @@ def parse_source(value: Any) -> Any:
         return {"kind": "file", "path": text}
     scheme = (match[1] or match[2]).lower()
     if scheme not in _KINDS:
-        raise ValueError(f"unknown scheme `{scheme}` in {redact(text)}: use rtsp://, rtsps://, http:// or https://")
+        raise ValueError(f"unknown scheme `{scheme}` in {text}: use rtsp://, rtsps://, http:// or https://")
     return {"kind": _KINDS[scheme], "url": text}
 
 

@@ -26,7 +26,6 @@ from streamer.capture.motion_gate import shrink
 from streamer.capture.sources._hardware import find_hardware
 from streamer.core.errors import ConfigError, SourceLost, SourceRefused
 from streamer.core.logs import RareLog
-from streamer.core.redact import redact
 from streamer.types import MAX_PIXELS, Image, Luma
 
 log = logging.getLogger(__name__)
@@ -236,7 +235,7 @@ def _flushed(decoder: VideoCodecContext) -> list[av.VideoFrame]:
 
 def _words(error: Exception) -> str:
     """What libav says, without the file name (a URL, perhaps with a password) that `str` would add."""
-    return redact(getattr(error, "strerror", None) or type(error).__name__)
+    return getattr(error, "strerror", None) or type(error).__name__
 
 
 def _lost(error: Exception) -> SourceLost:

@@ -27,7 +27,7 @@ from standardwebhooks import Webhook as Signer
 
 from streamer.core.backoff import exponential
 from streamer.core.errors import SinkError
-from streamer.core.redact import Url, redact, remember, require_scheme
+from streamer.core.redact import Url, remember, require_scheme
 from streamer.core.settings import Name, Seconds
 from streamer.events.sinks._base import SinkContext, SinkSettings
 from streamer.types import Sink
@@ -175,7 +175,7 @@ class _WebhookSink:
         except TimeoutError:
             raise _Unwell(f"no answer within {limit:g} s") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
-            raise _Unwell(redact(str(error)) or type(error).__name__) from None
+            raise _Unwell(str(error) or type(error).__name__) from None
         return _verdict(answer)
 
     def _http(self) -> httpx2.AsyncClient:
