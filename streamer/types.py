@@ -39,6 +39,9 @@ PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
 When = Literal["always", "motion", "change"]
 """A task runs at each of its ticks; once something moved since its last answer; once the picture differs from it."""
 
+Origin = Literal["schedule", "request", "canary"]
+"""Why a task runs: it is due, a caller asked once, or the agent tests whether the model still answers."""
+
 FrameOutcome = Literal["done", "stale", "unchanged", "error", "stopped"]
 """How a consumer settles a frame it pulled: answered, or dropped with this cause."""
 
@@ -133,6 +136,7 @@ class DueTask:
     """Monotonic second by which it should have run: the next due time of the same task."""
     unchanged_since: float | None = None
     """Unix second of the frame whose answer still holds: no answer for this frame is needed."""
+    origin: Origin = "schedule"
 
 
 @dataclass(frozen=True, slots=True)

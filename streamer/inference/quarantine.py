@@ -1,9 +1,9 @@
-"""Which question kills the inference process: found by halving, and left out. Pure: the clock is passed in.
+"""Finds the task that kills the inference process and blocks it. Pure: the clock is passed in.
 
-A process that died had some questions in its engine; all of them are suspects. The next one runs at most half of the
-suspects at a time and nothing beside them, so that another death halves them again, and whatever ends well is cleared.
-One that a process died with alone, and not for the first time, is guilty. Deaths for another reason clear up by
-themselves, and a kill from outside makes nobody a suspect.
+All jobs that a dead process had in its engine are suspects. From then on suspects run one at a time with nothing
+beside them. A suspect whose run ends is cleared. A suspect that a second process dies with, alone, is guilty: its
+task is blocked for a while, and a frame of a recording for good. A process that was killed from outside has no
+suspects. So a guilty task costs two deaths, whatever the size of the first batch.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from streamer.core.backoff import exponential
 from streamer.types import FrameId, Job
 
 PAUSE_S, MAX_PAUSE_S = 60.0, 3600.0
-"""How long a task that kills is left out the first time; then twice as long, until it is an hour."""
+"""Seconds for which a guilty task is blocked the first time, then twice as long each time, up to an hour."""
+DEATHS = 2
+"""Deaths of the process that make a suspect guilty."""
 FRAMES_OF_TASK = 3
-"""Frames of a recording that may be guilty before their task is."""
+"""Guilty frames of a recording at which their task is blocked too."""
 
 
 class Suspect(NamedTuple):
-    """A task of a stream; of a recording together with a frame, for there the same frame comes again."""
+    """A task of a stream; of a recording one frame of it, because the same frame is fetched again."""
 
     stream: str
     name: str
@@ -30,90 +32,93 @@ class Suspect(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A question was found guilty."""
+    """A suspect was found guilty."""
 
-    question: Suspect
+    suspect: Suspect
     deaths: int
     pause: float | None
-    """Seconds for which the whole task is left out. None: only this frame is, for good."""
+    """Seconds for which the whole task is blocked. None: only this frame is blocked, for good."""
+
+    def describe(self) -> str:
+        where = f" in frame {self.suspect.frame.seq}" if self.suspect.frame else ""
+        blocked = f"the task is paused for {self.pause:g} s" if self.pause else "this frame is skipped"
+        return f"task {self.suspect.name}{where} ended the inference process {self.deaths} times: {blocked}"
 
 
 class Quarantine:
-    """What is suspected and what is left out."""
-
     def __init__(self, recordings: Collection[str], state: Mapping[str, Any] | None = None) -> None:
-        """`recordings`: names of the streams whose frames come again. `state`: as `state` gave it, maybe elsewhere."""
+        """`recordings`: names of the streams whose frames are fetched again. `state`: what `state` returned earlier."""
         self._recordings = recordings
         given = state or {"suspects": [], "frames": [], "tasks": []}
-        self._suspects = {_question(words): int(deaths) for words, deaths in given["suspects"]}
-        """With the deaths they were there at."""
-        self._frames = {_question(words) for words in given["frames"]}
+        self._suspects = {_suspect(key): int(deaths) for key, deaths in given["suspects"]}
+        """Deaths of the process at which each of them was running."""
+        self._frames = {_suspect(key) for key in given["frames"]}
         """Guilty frames of recordings."""
-        self._until = {_question(words): float(until) for words, until, _ in given["tasks"]}
+        self._until = {_suspect(key): float(until) for key, until, _ in given["tasks"]}
         """Guilty tasks, with the monotonic second at which they are tried again."""
-        self._times = Counter({_question(words): int(times) for words, _, times in given["tasks"]})
+        self._verdicts = Counter({_suspect(key): int(count) for key, _, count in given["tasks"]})
 
     def state(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return everything as JSON data, for `__init__` of the next process."""
         return {
             "suspects": [[*pair] for pair in self._suspects.items()],
             "frames": list(self._frames),
-            "tasks": [[task, self._until.get(task, 0.0), times] for task, times in self._times.items()],
+            "tasks": [[task, self._until.get(task, 0.0), count] for task, count in self._verdicts.items()],
         }
 
     def suspect(self, job: Job) -> Suspect:
-        due = job.due
-        return Suspect(due.stream, due.task.name, job.frame.id if due.stream in self._recordings else None)
+        return self.suspect_of(job.due.stream, job.due.task.name, job.frame.id)
+
+    def suspect_of(self, stream: str, name: str, frame: FrameId) -> Suspect:
+        return Suspect(stream, name, frame if stream in self._recordings else None)
 
     def on_crash(self, running: Collection[Suspect], now: float) -> Verdict | None:
-        """The process died with these in its engine."""
-        if not running:
+        """The process died while its engine had these. Return the verdict if one of them is guilty now."""
+        for suspect in running:
+            self._suspects[suspect] = self._suspects.get(suspect, 0) + 1
+        if len(running) != 1:
             return None
-        both = {question: deaths + 1 for question, deaths in self._suspects.items() if question in running}
-        self._suspects = both or {**self._suspects, **dict.fromkeys(running, 1)}
-        (question, *others) = running
-        if others or (deaths := self._suspects[question]) < 2:
+        (suspect,) = running
+        deaths = self._suspects[suspect]
+        if deaths < DEATHS:
             return None
-        del self._suspects[question]
-        return Verdict(question, deaths, self._block(question, now))
+        del self._suspects[suspect]
+        return Verdict(suspect, deaths, self._block(suspect, now))
 
-    def on_finished(self, question: Suspect) -> None:
-        """It ended well."""
-        self._suspects.pop(question, None)
+    def on_finished(self, suspect: Suspect) -> None:
+        """A run ended without a crash: the suspect is cleared."""
+        self._suspects.pop(suspect, None)
 
-    def is_blocked(self, question: Suspect, now: float) -> bool:
-        """It is left out."""
-        if question in self._frames:
-            return True
-        return now < self._until.get(question._replace(frame=None), 0.0)
+    def is_blocked(self, suspect: Suspect, now: float) -> bool:
+        return suspect in self._frames or now < self._until.get(suspect._replace(frame=None), 0.0)
+
+    def is_clear(self, suspect: Suspect, now: float) -> bool:
+        """Return whether it is neither blocked nor suspected."""
+        return suspect not in self._suspects and not self.is_blocked(suspect, now)
 
     def admit(self, waiting: Sequence[Suspect], running: Collection[Suspect]) -> list[bool]:
-        """Which of these may run beside what runs now: suspects first, and among themselves."""
-        suspected = [question in self._suspects for question in waiting]
-        tried = sum(question in self._suspects for question in running)
-        if not any(suspected) and not tried:
+        """Return which of `waiting` may run beside `running`: one suspect alone, or all where none is suspected."""
+        if not self._suspects.keys().isdisjoint(running):
+            return [False] * len(waiting)
+        first = next((place for place, suspect in enumerate(waiting) if suspect in self._suspects), None)
+        if first is None:
             return [True] * len(waiting)
-        room = 0 if len(running) > tried else max(1, len(self._suspects) // 2) - tried
-        admitted = []
-        for is_suspect in suspected:
-            admitted.append(is_suspect and room > 0)
-            room -= admitted[-1]
-        return admitted
+        return [place == first and not running for place in range(len(waiting))]
 
-    def _block(self, question: Suspect, now: float) -> float | None:
-        task = question._replace(frame=None)
-        self._times[task] += 1
-        times = self._times[task]
-        if question.frame is not None:
-            self._frames.add(question)
-            if times < FRAMES_OF_TASK:
+    def _block(self, suspect: Suspect, now: float) -> float | None:
+        task = suspect._replace(frame=None)
+        self._verdicts[task] += 1
+        count = self._verdicts[task]
+        if suspect.frame is not None:
+            self._frames.add(suspect)
+            if count < FRAMES_OF_TASK:
                 return None
-            times -= FRAMES_OF_TASK - 1
-        pause = exponential(PAUSE_S, MAX_PAUSE_S, times)
+            count -= FRAMES_OF_TASK - 1
+        pause = exponential(PAUSE_S, MAX_PAUSE_S, count)
         self._until[task] = now + pause
         return pause
 
 
-def _question(words: Any) -> Suspect:
-    stream, name, frame = words
+def _suspect(key: Any) -> Suspect:
+    stream, name, frame = key
     return Suspect(stream, name, None if frame is None else FrameId(*frame))

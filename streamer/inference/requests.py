@@ -1,13 +1,12 @@
-"""The inference process's ear: questions that are asked once, at once, and tasks that change while it runs.
+"""Requests of the parent to the inference process: one-shot questions and changed task lists.
 
-A question is a task of its stream with one tick, now, that goes before everything else. Its answer goes to who asked
-and nowhere else.
+A one-shot question is a task of its stream that runs once, on the next frame, before all other tasks. Its answer goes
+to the caller and is not published.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,11 +22,6 @@ from streamer.inference.policy import Policy
 from streamer.inference.schedule import Now, Schedule
 from streamer.types import Result
 
-log = logging.getLogger(__name__)
-
-PREFIX = "ask/"
-"""Of the names of such tasks; no name in a config has a slash."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
@@ -37,65 +31,62 @@ class _Pending:
 
 
 class RequestHandler:
-    """Hears what the parent sends, and answers questions."""
+    """Receives the requests of the parent and replies to them."""
 
     def __init__(self, runtime: Path, config: Config, schedules: Mapping[str, Schedule], policy: Policy) -> None:
-        self._agent, self._schedules, self._policy = config, schedules, policy
+        self._config, self._schedules, self._policy = config, schedules, policy
         self._server = RpcServer(infer_socket(runtime))
         self._pending: dict[str, _Pending] = {}
+        """By the name of the one-shot task."""
         self._last = 0
         self.socket = self._server.socket
-        """To poll for reading; then call `receive`."""
+        """Poll it for reading, then call `receive`."""
 
     @property
     def streams(self) -> Mapping[str, Stream]:
-        """With their tasks as they are now."""
-        return self._agent.streams
+        """The streams with their present tasks."""
+        return self._config.streams
 
     def close(self) -> None:
         self._server.close()
 
     def receive(self, now: Now) -> set[str]:
-        """Take note of everything that has arrived; the streams of which something else is wanted now."""
-        touched = set()
-        for asked in self._server.receive():
-            stream = str(asked.message.get("stream"))
+        """Handle all requests that have arrived; return the streams whose tasks have changed."""
+        changed = set()
+        for request in self._server.receive():
+            stream = str(request.message.get("stream"))
             try:
-                self._take(asked, stream, now)
+                self._handle(request, stream, now)
             except ConfigError as error:
-                self._server.reply_error(asked, error)
+                self._server.reply_error(request, error)
             else:
-                touched.add(stream)
-        for name, question in list(self._pending.items()):
-            if now.mono > question.until:
+                changed.add(stream)
+        for name, pending in list(self._pending.items()):
+            if now.mono > pending.until:
                 del self._pending[name]
-                self._schedules[question.stream].drop(name)
-        return touched
+                self._schedules[pending.stream].drop(name)
+        return changed
 
-    def reply(self, result: Result, model: str) -> bool:
-        """Tell who asked; False when it is the answer of no question."""
-        due = result.job.due
-        if not due.task.name.startswith(PREFIX):
-            return False
-        question = self._pending.pop(due.task.name, None)
-        if question is not None:
-            event = result_event(self._agent.name, result, model)
+    def reply(self, result: Result, model: str) -> None:
+        """Send the outcome of a one-shot task to its caller, unless that has timed out."""
+        pending = self._pending.pop(result.job.due.task.name, None)
+        if pending is not None:
+            event = result_event(self._config.name, result, model)
             age = time.monotonic() - result.job.frame.captured_mono
-            self._server.reply(question.request, event=json.loads(encode(event)), age_s=round(age, 3))
-        return True
+            self._server.reply(pending.request, event=json.loads(encode(event)), age_s=round(age, 3))
 
-    def _take(self, asked: Request, stream: str, now: Now) -> None:
+    def _handle(self, request: Request, stream: str, now: Now) -> None:
+        """Raises ConfigError."""
         if stream not in self._policy.schedules:
             raise ConfigError(f"the stream `{stream}` has ended")
         schedule = self._schedules[stream]
-        if asked.message["op"] == "tasks":
-            self._agent = with_tasks(self._agent, stream, asked.message["tasks"])
-            schedule.replace(self._agent.streams[stream].active, now)
-            self._policy.on_tasks_changed(stream, now)
-            return
-        self._last += 1
-        name = f"{PREFIX}{self._last}"
-        (task,) = with_tasks(self._agent, stream, [asked.message["task"]]).streams[stream].tasks
-        self._pending[name] = _Pending(asked, stream, now.mono + asked.message["seconds"])
-        schedule.ask(replace(task, name=name))
+        if request.message["op"] == "tasks":
+            self._config = with_tasks(self._config, stream, request.message["tasks"])
+            schedule.replace(self._config.streams[stream].active, now)
+        else:
+            (task,) = with_tasks(self._config, stream, [request.message["task"]]).streams[stream].tasks
+            self._last += 1
+            name = f"ask/{self._last}"  # unlike any name in a config: these have no slash
+            self._pending[name] = _Pending(request, stream, now.mono + request.message["seconds"])
+            schedule.add_one_shot(replace(task, name=name))
         self._policy.on_tasks_changed(stream, now)

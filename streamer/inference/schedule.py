@@ -25,7 +25,7 @@ from streamer.inference.triggers import (
     Trigger,
     make_trigger,
 )
-from streamer.types import DueTask, Frame, FrameId, Pace, Priority
+from streamer.types import DueTask, Frame, FrameId, Origin, Pace, Priority
 
 __all__ = ["UNCHANGED_S", "Now", "Schedule", "Trigger"]
 
@@ -109,7 +109,7 @@ class Schedule:
             tickers.append(make_trigger(task, self.pace, now) if old is None else same[id(old)])
         self.triggers = [*tickers, *asked]
 
-    def ask(self, task: ScheduledTask) -> None:
+    def add_one_shot(self, task: ScheduledTask) -> None:
         """Run this task on the next frame, once."""
         self.triggers = [*self.triggers, OneShotTrigger(task)]
 
@@ -127,7 +127,8 @@ class Schedule:
 
 
 def _due(stream: str, trigger: Trigger, now: Now) -> DueTask:
-    return DueTask(stream, trigger.task, _next_tick(trigger, now), trigger.unchanged_since)
+    origin: Origin = "request" if trigger.is_urgent else "schedule"
+    return DueTask(stream, trigger.task, _next_tick(trigger, now), trigger.unchanged_since, origin)
 
 
 def _max_age(tickers: Sequence[Trigger]) -> float | None:

@@ -1,0 +1,121 @@
+"""Fetches frames for due tasks and makes their jobs.
+
+A frame is fetched only when the engine has room for it. Capture replies to a fetch at once. Where no requested frame
+exists yet, it is asked to report the next one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from streamer.bus.frame_client import FrameClient, NoBuffer, Reply
+from streamer.inference.in_flight import InFlight, JobState
+from streamer.inference.policy import Policy
+from streamer.inference.schedule import Now, Schedule
+from streamer.types import Frame, Job
+
+BATCH_WAIT_S = 0.05
+"""Longest wait for fetched frames before the engine runs with the jobs it has."""
+WAIT_S = 1.0
+"""Longest time for which capture may hold a request for a frame that does not exist yet."""
+MIN_WAIT_S = 0.01
+
+
+@dataclass(slots=True)
+class _Stream:
+    schedule: Schedule
+    request: int | None = None
+    """Id of the request without a reply."""
+    unserved: set[str] = field(default_factory=set)
+    """Tasks that were chosen since the last release and did not get a frame."""
+
+
+class FrameFetcher:
+    """Not thread-safe."""
+
+    def __init__(
+        self, frames: FrameClient, schedules: Mapping[str, Schedule], policy: Policy, in_flight: InFlight
+    ) -> None:
+        self._frames, self._policy, self._in_flight = frames, policy, in_flight
+        self._streams = {name: _Stream(schedule) for name, schedule in schedules.items()}
+        self._batch_deadline = -math.inf
+        for name in schedules:
+            frames.connect(name)
+
+    def fetch(self, room: int, now: Now) -> None:
+        """Request frames for the most urgent tasks, at most `room` of them."""
+        for name, tasks in self._policy.choose(room, now).items():
+            if self._fetch(name, tasks, now):
+                self._in_flight.start_fetch(name, tasks)
+                self._batch_deadline = now.mono + BATCH_WAIT_S
+            else:
+                self._policy.release(name, now, tasks)
+
+    def receive(self, now: Now) -> None:
+        """Handle the replies of the capture processes: frames become waiting jobs."""
+        for reply in self._frames.receive():
+            self._on_reply(reply, now)
+
+    def refresh_wait(self, names: Iterable[str], now: Now) -> None:
+        """The tasks of these streams have changed: so may the frame that capture is asked to report."""
+        for name in names:
+            stream = self._streams[name]
+            fetched = self._in_flight.is_fetching(name)
+            if stream.request is not None and not fetched:
+                self._wait(name, now)
+
+    def batch_wait(self, now: Now) -> float:
+        """Seconds for which the next batch should still wait for its frames; 0 while the engine is running one."""
+        if not self._in_flight.count(JobState.FETCHING) or self._in_flight.count(JobState.RUNNING):
+            return 0.0
+        return max(0.0, self._batch_deadline - now.mono)
+
+    def _fetch(self, name: str, tasks: set[str], now: Now) -> bool:
+        stream = self._streams[name]
+        request = stream.schedule.next_request(now, tasks)
+        if request is None:
+            return False
+        try:
+            stream.request = self._frames.fetch(name, request)
+        except NoBuffer:
+            return False
+        return True
+
+    def _on_reply(self, reply: Reply, now: Now) -> None:
+        stream = self._streams[reply.stream]
+        if reply.request != stream.request:
+            return  # a newer request has replaced it
+        stream.request = None
+        names = self._in_flight.end_fetch(reply.stream)
+        if reply.frame is not None:
+            names -= self._open_frame(stream.schedule, reply.frame, names, now)
+        elif names:
+            stream.schedule.skip_stale(reply.newest)
+        stream.unserved |= names
+        if reply.ended:
+            self._policy.remove(reply.stream)
+        elif reply.ready or reply.frame is not None or not self._wait(reply.stream, now):
+            self._policy.release(reply.stream, now, stream.unserved)
+            stream.unserved = set()
+
+    def _open_frame(self, schedule: Schedule, frame: Frame, names: set[str], now: Now) -> set[str]:
+        """Make the jobs of a frame; return the names of their tasks."""
+        jobs = [Job(due, frame) for due in schedule.pop_due(frame, now, names)]
+        if jobs:
+            self._in_flight.open_frame(frame, jobs)
+        else:
+            self._frames.settle(frame, "stale")
+        return {job.due.task.name for job in jobs}
+
+    def _wait(self, name: str, now: Now) -> bool:
+        """Ask capture to report the next requested frame; False when no task needs one."""
+        stream = self._streams[name]
+        request = stream.schedule.next_request(now)
+        if request is None:
+            return False
+        # Not longer than until the next tick, which may need another frame.
+        timeout = min(WAIT_S, max(stream.schedule.wait(now), MIN_WAIT_S))
+        stream.request = self._frames.wait(name, request, timeout)
+        return True
