@@ -1,1 +1,1 @@
-"""Communication between processes: frames in shared memory, acknowledged events, live results, requests and replies."""
+"""Messages between the processes: frames (shared memory), events (acknowledged), live results (PUB/SUB), RPC."""

@@ -1,12 +1,12 @@
-"""Events on their way to emit: each is kept by its maker until emit says that it is safe.
+"""Transport of events to emit. A client keeps and resends each event until emit has stored it and acknowledges it.
 
 DEALER to ROUTER over `{runtime}/events.sock`. A message is a JSON header and the event's JSON:
 
-    maker -> emit   {"v": 1, "id": "5f1c…", "captured_mono": 81234.5}   {"specversion": "1.0", …}
-    emit -> maker   {"v": 1, "acked": ["5f1c…"], "refused": []}
+    client -> emit   {"v": 1, "id": "5f1c…", "captured_mono": 81234.5}   {"specversion": "1.0", …}
+    emit -> client   {"v": 1, "acked": ["5f1c…"], "refused": []}
 
-The monotonic time never leaves the host: the socket is a file. `refused` is said of an event that emit cannot read,
-which no repetition would change.
+The socket is a file, so monotonic times never leave the host. `refused` names events that emit cannot parse; the client
+drops them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import secrets
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,15 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 RESEND_S = 1.0
-MAX_STATUSES = 1000
-"""That are kept while emit takes nothing, as with a full disk for days; beyond, the oldest are thrown away."""
-MAX_MESSAGE = 8 << 20
-"""Bytes of the largest part of a message; whoever sends more is cut off."""
+"""Seconds after which an unacknowledged event is sent again."""
+MAX_UNACKED = 1000
+"""Unacknowledged events from which on a new status event replaces the oldest one, as when the disk is full for days."""
+MAX_MESSAGE_BYTES = 8 << 20
+"""Bytes per message part. ZeroMQ disconnects a peer that sends a larger one."""
 
 
 def events_endpoint(runtime: Path) -> str:
+    """Return the address of emit's EventServer."""
     return f"ipc://{runtime}/events.sock"
 
 
@@ -51,19 +54,19 @@ class _Unacked:
 
 
 class EventClient:
-    """The maker's end: capture, infer and the parent have one each. Not thread-safe; a context manager.
+    """Sends events of one process (capture, infer, view, push, parent). Not thread-safe; a context manager.
 
-    At most `window` events are on the wire. More are kept in line: whoever makes results stops while `full`, and of
-    statuses, which nobody can stop, the oldest make room for the newest.
+    At most `window` events are on the wire; more wait here. The inference process makes no results while
+    `window_full`. Status events cannot wait for room, so beyond `MAX_UNACKED` the oldest is dropped.
     """
 
     def __init__(self, runtime: Path, name: str, window: int = 256) -> None:
         self._window = window
-        self._unacked: dict[str, _Unacked] = {}  # in the order they were made
+        self._unacked: dict[str, _Unacked] = {}  # by event id, in the order of `send`
         self.refused = 0
-        """Events that emit could not read and nobody will see."""
+        """Number of events that emit could not parse; they are lost."""
         self.dropped_statuses = RareLog(log, "status events dropped: %d, emit accepts none", logging.ERROR)
-        """Counts status events dropped because more than `MAX_STATUSES` were unacknowledged."""
+        """Counts the status events dropped because of `MAX_UNACKED`."""
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         """To poll for reading; then call `receive`."""
         self.socket.set(zmq.ROUTING_ID, f"{name}-{os.getpid()}-{secrets.token_hex(4)}".encode())
@@ -71,7 +74,7 @@ class EventClient:
         self.socket.set(zmq.SNDHWM, window)
         self.socket.set(zmq.RCVHWM, window)
         self.socket.set(zmq.RECONNECT_IVL_MAX, 1000)
-        # Nothing waits inside zmq for an emit that is away: what was not sent is still in `_kept`.
+        # Keeps ZeroMQ from queueing events while emit is absent: `_unacked` has them all.
         self.socket.set(zmq.IMMEDIATE, 1)
         self.socket.connect(events_endpoint(runtime))
 
@@ -86,49 +89,49 @@ class EventClient:
 
     @property
     def unacked(self) -> int:
+        """Number of events that are not acknowledged."""
         return len(self._unacked)
 
     @property
     def window_full(self) -> bool:
-        """The window is used up: make no new results until some are acked."""
+        """Make no new results until some events are acknowledged."""
         return len(self._unacked) >= self._window
 
     def send(self, event: Event, captured_mono: float | None) -> None:
-        """Keep the event until it is acked and send it when there is room.
+        """Queue an event and send it when the window has room.
 
-        `captured_mono` is the monotonic second its frame was captured, from which emit takes its age.
+        `captured_mono`: monotonic second of the frame's capture, from which emit computes `age_ms`. None for a status.
         """
         if isinstance(event, StatusEvent):
-            self._make_room()
+            self._drop_oldest_status()
         self._unacked[event.id] = _Unacked(encode(event), None if captured_mono is None else float(captured_mono))
         self.resend()
 
     def receive(self) -> list[str]:
-        """Ids that were acked since the last call, never blocking."""
+        """Return the ids acknowledged since the last call. Never blocks."""
         acked = [event_id for parts in drain(self.socket) for event_id in self._settle(parts)]
         if acked:
-            self.resend()  # what stood in line
+            self.resend()  # the window has room now
         return acked
 
     def resend(self) -> None:
-        """Send again what is unacked for over a second, and for the first time what stood in line. Call every tick."""
+        """Send the events in the window that were never sent or not acknowledged for 1 s. Call at every tick."""
         if not self.socket.poll(0, zmq.POLLOUT):
-            # Emit is away. All of it goes again, in its order, before anything newer.
-            for kept in self._unacked.values():
-                kept.sent_mono = None
+            # Emit is absent. When it returns, all events are sent again in order.
+            for unacked in self._unacked.values():
+                unacked.sent_mono = None
             return
         now = time.monotonic()
-        for number, (event_id, kept) in enumerate(self._unacked.items()):
-            if number >= self._window:
-                break
-            if kept.sent_mono is not None and now - kept.sent_mono < RESEND_S:
+        for event_id, unacked in islice(self._unacked.items(), self._window):
+            if unacked.sent_mono is not None and now - unacked.sent_mono < RESEND_S:
                 continue
-            if not self._put(event_id, kept):
+            header = {"v": VERSION, "id": event_id, "captured_mono": unacked.captured_mono}
+            if not send_or_drop(self.socket, [json.dumps(header).encode(), unacked.body]):
                 break
-            kept.sent_mono = now
+            unacked.sent_mono = now
 
     def flush(self, timeout: float) -> bool:
-        """Wait at most `timeout` seconds until everything is acked; False when it was not."""
+        """Wait at most `timeout` seconds until all events are acknowledged. Return False when some are not."""
         deadline = time.monotonic() + timeout
         while self._unacked and (left := deadline - time.monotonic()) > 0:
             self.resend()
@@ -136,34 +139,30 @@ class EventClient:
             self.receive()
         return not self._unacked
 
-    def _make_room(self) -> None:
-        if len(self._unacked) < MAX_STATUSES:
+    def _drop_oldest_status(self) -> None:
+        if len(self._unacked) < MAX_UNACKED:
             return
-        oldest = next((key for key, kept in self._unacked.items() if kept.captured_mono is None), None)
+        oldest = next((key for key, unacked in self._unacked.items() if unacked.captured_mono is None), None)
         if oldest is not None:
             del self._unacked[oldest]
             self.dropped_statuses.add()
 
-    def _put(self, event_id: str, kept: _Unacked) -> bool:
-        header = {"v": VERSION, "id": event_id, "captured_mono": kept.captured_mono}
-        return send_or_drop(self.socket, [json.dumps(header).encode(), kept.body])
-
     def _settle(self, parts: Sequence[bytes]) -> list[str]:
         try:
-            answer = _object(parts[0])
+            answer = _parse(parts[0])
         except WireError as error:
-            log.warning("dropped an answer of emit: %s", error)
+            log.warning("invalid acknowledgement dropped: %s", error)
             return []
         for event_id in answer["refused"]:
             if self._unacked.pop(event_id, None):
                 self.refused += 1
-                log.error("emit cannot read event %s", event_id)
+                log.error("event %s lost: emit cannot parse it", event_id)
         return [event_id for event_id in answer["acked"] if self._unacked.pop(event_id, None)]
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """An event that arrived and waits for its ack."""
+    """An event that has arrived and waits for `ack`."""
 
     peer: bytes
     event: Event
@@ -171,16 +170,16 @@ class Delivery:
 
 
 class EventServer:
-    """Emit's end. Not thread-safe; a context manager."""
+    """Receives events in the emit process. Not thread-safe; a context manager."""
 
     def __init__(self, runtime: Path) -> None:
         self.invalid_messages = RareLog(log, "invalid event message %d dropped, sender %r: %s")
-        self._context = zmq.Context()  # its own, so that `close` can wait for the last acks to leave
+        self._context = zmq.Context()  # not shared: `close` waits until its last acknowledgements are sent
         self.socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         """To poll for reading; then call `receive`."""
         self.socket.set(zmq.LINGER, 100)
         self.socket.set(zmq.ROUTER_HANDOVER, 1)
-        self.socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE)
+        self.socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         self.socket.bind(events_endpoint(runtime))
 
     def __enter__(self) -> EventServer:
@@ -194,11 +193,11 @@ class EventServer:
         self._context.term()
 
     def receive(self, limit: int = 256) -> list[Delivery]:
-        """At most `limit` events that have arrived, never blocking."""
+        """Return at most `limit` events that have arrived. Never blocks."""
         return [delivery for parts in drain(self.socket, limit) if (delivery := self._read(parts)) is not None]
 
     def ack(self, deliveries: Iterable[Delivery]) -> None:
-        """Tell the makers that these are safe. A maker that is gone is nobody to tell."""
+        """Acknowledge events that are stored. Clients that have disconnected are skipped."""
         by_peer: dict[bytes, list[str]] = {}
         for delivery in deliveries:
             by_peer.setdefault(delivery.peer, []).append(delivery.event.id)
@@ -209,11 +208,11 @@ class EventServer:
         peer, *rest = parts
         event_id: str | None = None
         try:
-            header, body = _two(rest)
-            event_id, captured_mono = _checked(header)
+            header, body = _split(rest)
+            event_id, captured_mono = _check_header(header)
             event = decode(body)
             if event.id != event_id:
-                raise WireError("header and event differ in their id")
+                raise WireError("header and event have different ids")
             return Delivery(peer, event, captured_mono)
         except WireError as error:
             self.invalid_messages.add(peer, error)
@@ -222,17 +221,17 @@ class EventServer:
             return None
 
     def _answer(self, peer: bytes, acked: Sequence[str] = (), refused: Sequence[str] = ()) -> None:
-        answer = json.dumps({"v": VERSION, "acked": acked, "refused": refused}).encode()
-        send_or_drop(self.socket, [peer, answer])  # if dropped, the client sends the event again and gets a new answer
+        body = json.dumps({"v": VERSION, "acked": acked, "refused": refused}).encode()
+        send_or_drop(self.socket, [peer, body])  # if dropped, the client resends the event and gets a new answer
 
 
-def _two(parts: Sequence[bytes]) -> tuple[dict[str, Any], bytes]:
+def _split(parts: Sequence[bytes]) -> tuple[dict[str, Any], bytes]:
     if len(parts) != 2:
         raise WireError(f"{len(parts)} parts instead of 2")
-    return _object(parts[0]), parts[1]
+    return _parse(parts[0]), parts[1]
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def _parse(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
@@ -242,10 +241,10 @@ def _object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _checked(header: dict[str, Any]) -> tuple[str, float | None]:
+def _check_header(header: dict[str, Any]) -> tuple[str, float | None]:
     event_id, captured_mono = header.get("id"), header.get("captured_mono")
     if not isinstance(event_id, str):
         raise WireError("no id")
     if captured_mono is not None and not (isinstance(captured_mono, float) and isfinite(captured_mono)):
-        raise WireError("captured_mono is not a time")
+        raise WireError("captured_mono is not a finite number")
     return event_id, captured_mono

@@ -1,6 +1,7 @@
-"""Results as soon as they exist, for whoever draws them; the ledger knows nothing of this.
+"""Live results for the views, which bypass emit and the ledger.
 
-PUB to SUB: who is slow or away misses results and harms nobody. Topics end in `/`: `cam1/` does not get `cam10`.
+PUB to SUB: a slow or absent subscriber misses results and blocks nobody. Topics end in `/`, so that `cam1/` does not
+match `cam10/`.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from streamer.events.schema import ResultEvent, decode, encode
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 8 << 20
-"""Bytes of one result."""
+"""Bytes per message part. ZeroMQ disconnects a peer that sends a larger one."""
 
 
 def results_endpoint(runtime: Path) -> str:
+    """Return the address of the ResultPublisher."""
     return check_endpoint(f"ipc://{runtime}/results.sock")
 
 
 class ResultPublisher:
-    """The inference process's side."""
+    """The sending side, in the inference process."""
 
     def __init__(self, runtime: Path) -> None:
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
@@ -36,7 +38,7 @@ class ResultPublisher:
         self._socket.bind(results_endpoint(runtime))
 
     def publish(self, event: ResultEvent) -> None:
-        """Never blocks."""
+        """Send a result to the subscribers of its stream. Never blocks."""
         send_or_drop(self._socket, [f"{event.data.stream}/".encode(), encode(event)])
 
     def close(self) -> None:
@@ -44,7 +46,7 @@ class ResultPublisher:
 
 
 class ResultSubscriber:
-    """The results of one stream, also over deaths of the inference process."""
+    """The receiving side: results of one stream. Reconnects when the inference process is restarted."""
 
     def __init__(self, runtime: Path, stream: str) -> None:
         self._invalid_messages = RareLog(log, "invalid result message %d dropped: %s")
@@ -57,7 +59,7 @@ class ResultSubscriber:
         self.socket.connect(results_endpoint(runtime))
 
     def receive(self) -> Iterator[ResultEvent]:
-        """Everything that has arrived. Never blocks."""
+        """Yield the results that have arrived. Never blocks."""
         for parts in drain(self.socket):
             try:
                 event = decode(parts[-1])

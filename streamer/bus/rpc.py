@@ -1,7 +1,7 @@
-"""Questions and orders to a running agent: one JSON object per message, each answered with one that has its `id`.
+"""Requests to a running agent: one JSON object per message; a response repeats the `id` of its request.
 
-The command line asks the parent (`control.sock`), the parent asks the inference process (`asks.sock`). DEALER to
-ROUTER: nobody waits for one that is away.
+The command line calls the parent (`control.sock`), the parent calls the inference process (`asks.sock`). DEALER to
+ROUTER, so that neither side blocks while the other is absent.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from streamer.core.redact import redact
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 1 << 20
-"""Bytes of a message."""
+"""Bytes per message. ZeroMQ disconnects a peer that sends a larger one."""
 
 Message = dict[str, Any]
 
 
 class Request(NamedTuple):
-    """A message and who waits for its answer."""
+    """A message and the ZeroMQ identity of its sender."""
 
     peer: bytes
     message: Message
 
 
 def control_socket(runtime: Path) -> Path:
-    """Where the parent listens."""
+    """Return the path of the parent's socket."""
     return runtime / "control.sock"
 
 
 def infer_socket(runtime: Path) -> Path:
-    """Where the inference process listens."""
+    """Return the path of the inference process's socket."""
     return runtime / "asks.sock"
 
 
 class RpcServer:
-    """Who is asked. Not thread-safe."""
+    """Receives requests and replies. Not thread-safe."""
 
     def __init__(self, path: Path) -> None:
         self._invalid_messages = RareLog(log, "invalid request %d dropped: %s")
@@ -59,7 +59,7 @@ class RpcServer:
         self.socket.close()
 
     def receive(self) -> list[Request]:
-        """Everything that has arrived, never blocking."""
+        """Return the requests that have arrived. Never blocks."""
         requests = []
         for peer, *parts in drain(self.socket):
             try:
@@ -78,7 +78,7 @@ class RpcServer:
 
 
 class RpcClient:
-    """Who asks. Not thread-safe."""
+    """Sends requests. Not thread-safe."""
 
     def __init__(self, path: Path) -> None:
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
@@ -87,19 +87,19 @@ class RpcClient:
         self.socket.set(zmq.RECONNECT_IVL_MAX, 500)
         self.socket.connect(check_endpoint(f"ipc://{path}"))
         self._invalid_messages = RareLog(log, "invalid response %d dropped: %s")
-        self._last = 0
+        self._last_id = 0
 
     def close(self) -> None:
         self.socket.close()
 
     def send(self, **message: Any) -> int:
-        """The message's id. It waits for one who is away."""
-        self._last += 1
-        send_or_drop(self.socket, [json.dumps({**message, "id": self._last}).encode()])
-        return self._last
+        """Send a request and return its id. Without blocking: it is queued while the server is absent."""
+        self._last_id += 1
+        send_or_drop(self.socket, [json.dumps({**message, "id": self._last_id}).encode()])
+        return self._last_id
 
     def receive(self) -> list[Message]:
-        """Answers that have arrived, never blocking."""
+        """Return the responses that have arrived. Never blocks."""
         responses = []
         for parts in drain(self.socket):
             try:
@@ -115,5 +115,5 @@ def _decode(body: bytes) -> Message:
     except (ValueError, RecursionError):
         raise WireError("not JSON") from None
     if not isinstance(message, dict) or not isinstance(message.get("id"), int):
-        raise WireError("not a message with an id")
+        raise WireError("not an object with an integer id")
     return message

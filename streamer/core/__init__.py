@@ -1,1 +1,4 @@
-"""Shared by every package: errors, settings base class, logging, redaction, folders, ZeroMQ helpers, backoff, files."""
+"""Used by every package: errors, settings base class, logging, redaction, agent folders, ZeroMQ helpers, backoff.
+
+Imports nothing of the program but `types`.
+"""

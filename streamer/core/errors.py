@@ -1,28 +1,31 @@
-"""All errors of the program, by what the caller does about them. Messages never hold credentials."""
+"""All errors of the program, named after what the caller does next. They are redacted where they leave the process."""
 
 
 class StreamerError(Exception):
-    """Base of all below."""
+    """Base class."""
 
 
 class ConfigError(StreamerError):
-    """The user must change something (config, file, checkpoint, device). The program exits with 2, for good."""
+    """The user must change the config, a file, the checkpoint or the device.
+
+    The program exits with 2 and is not restarted.
+    """
 
 
 class SourceLost(StreamerError):
-    """A source failed or went silent. Report it, wait, open it again."""
+    """A source failed or sent nothing. Publish `stream.down`, wait, open it again."""
 
 
 class SourceRefused(SourceLost):
-    """A source turned user and password down. Try again, but rarely: many cameras lock out who tries often."""
+    """A source rejected user and password. Retry rarely: many cameras lock an account after a few attempts."""
 
 
 class SourceEnded(StreamerError):
-    """A source delivered everything it had. Finish."""
+    """A source delivered its last frame. Finish."""
 
 
 class WireError(StreamerError):
-    """A message was not what the protocol says. Count it and drop it."""
+    """A message violates its protocol. Count and drop it."""
 
 
 class PipelineError(StreamerError):
@@ -30,7 +33,7 @@ class PipelineError(StreamerError):
 
 
 class SinkError(StreamerError):
-    """A sink could not deliver. Keep the events and try again, after `wait_s` seconds where it is given."""
+    """A sink could not deliver. Keep the events and retry, after `wait_s` seconds if set."""
 
     def __init__(self, message: str, wait_s: float | None = None) -> None:
         super().__init__(message)

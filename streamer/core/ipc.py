@@ -1,4 +1,4 @@
-"""ZeroMQ helpers: allowed endpoints, reading everything that has arrived, sending without blocking."""
+"""ZeroMQ helpers: endpoint check, non-blocking receive and send. Nothing else handles `zmq.Again`."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ HEADS = b"#/"
 
 
 def check_endpoint(text: str) -> str:
-    """`text` if it is a usable `ipc://` address. Raises ConfigError with the remedy."""
+    """Return `text` if it is a usable `ipc://` endpoint. Raises ConfigError with the remedy."""
     scheme, separator, path = text.partition("://")
     if not separator:
-        raise ConfigError(f"not an endpoint: {text}: use ipc:// and the path of a socket")
+        raise ConfigError(f"not an endpoint: {text}: use ipc:// and a socket path")
     if scheme != "ipc":
-        raise ConfigError(f"{scheme} is not supported yet: use ipc:// and the path of a socket")
+        raise ConfigError(f"{scheme} is not supported yet: use ipc:// and a socket path")
     if path.startswith("@"):
-        raise ConfigError(f"{text} can be reached by every user of this host: use ipc:// and the path of a socket")
+        raise ConfigError(f"{text} can be reached by every user of this host: use ipc:// and a socket path")
     if not path or path == "*":
-        raise ConfigError("ipc:// needs the path of a socket")
+        raise ConfigError("ipc:// needs a socket path")
     if len(path.encode()) > MAX_SOCKET_PATH:
         raise ConfigError(f"socket path of {len(path.encode())} bytes, at most {MAX_SOCKET_PATH} bytes allowed: {path}")
     return text
 
 
 def replay_endpoint(endpoint: str) -> str:
-    """Where events that were missed at a zmq sink's endpoint are asked for."""
+    """Return the endpoint that replays missed events of a zmq sink."""
     return check_endpoint(f"{endpoint}.replay")
 
 
@@ -47,7 +47,7 @@ def drain(socket: zmq.Socket[bytes], limit: int | None = None) -> Iterator[list[
 
 
 def send_or_drop(socket: zmq.Socket[bytes], parts: Sequence[bytes]) -> bool:
-    """Send a multipart message without blocking; False when the queue is full or nobody is connected."""
+    """Send a multipart message. Never blocks. Return False when the queue is full or no peer is connected."""
     try:
         socket.send_multipart(parts, zmq.NOBLOCK)
     except zmq.Again:

@@ -1,4 +1,4 @@
-"""Logging to standard error: one line per record, credentials hidden whatever a library put into it."""
+"""Logging to standard error, one redacted line per record."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Literal
 
 from streamer.core.redact import redact
 
-Form = Literal["text", "json"]
+Format = Literal["text", "json"]
 
 
-class _Text(logging.Formatter):
+class _TextFormatter(logging.Formatter):
     def __init__(self, process: str) -> None:
         super().__init__(f"%(asctime)s %(levelname)-7s {process}: %(message)s", "%H:%M:%S")
 
@@ -21,15 +21,15 @@ class _Text(logging.Formatter):
         return redact(super().format(record))
 
 
-class _Json(logging.Formatter):
-    """One object per line; what was hidden in its texts cannot break it."""
+class _JsonFormatter(logging.Formatter):
+    """One JSON object per line. Texts are redacted before encoding, so redaction cannot break the JSON."""
 
     def __init__(self, process: str) -> None:
         super().__init__()
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        words = {
+        fields = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
             "level": record.levelname.lower(),
             "process": self._process,
@@ -37,8 +37,8 @@ class _Json(logging.Formatter):
             "message": redact(record.getMessage()),
         }
         if record.exc_info:
-            words["error"] = redact(self.formatException(record.exc_info))
-        return json.dumps(words, ensure_ascii=False)
+            fields["error"] = redact(self.formatException(record.exc_info))
+        return json.dumps(fields, ensure_ascii=False)
 
 
 class RareLog:
@@ -55,8 +55,8 @@ class RareLog:
             self._logger.log(self._level, self._message, self.count, *args)
 
 
-def setup(process: str, level: str = "info", form: Form = "text") -> None:
-    """Send this process's records to standard error, each marked with the process's name."""
+def setup(process: str, level: str = "info", form: Format = "text") -> None:
+    """Log to standard error, with the name of this process in each record."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json(process) if form == "json" else _Text(process))
+    handler.setFormatter(_JsonFormatter(process) if form == "json" else _TextFormatter(process))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -1,4 +1,4 @@
-"""Where a running agent keeps its sockets and buffers, and what must outlive it."""
+"""Folders of an agent: the runtime folder for sockets and frame buffers, the state folder for the ledger."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ MAX_SOCKET_PATH = 107
 
 @dataclass(frozen=True, slots=True)
 class AgentPaths:
+    """The folders of this process's agent, locked against other agents of the same name."""
+
     runtime: Path
-    """Sockets and frame buffers, mode 0700, on a tmpfs where there is one."""
+    """Sockets and frame buffers. Mode 0700, on a tmpfs where available."""
     state: Path
-    """The ledger."""
+    """Ledger and saved changes. Mode 0700."""
 
     @classmethod
     @contextlib.contextmanager
-    def take(cls, agent: str, sockets: Iterable[str], keep_state: bool) -> Iterator[AgentPaths]:
-        """Make the folders and hold them for this process alone. Raises ConfigError when that cannot be.
+    def acquire(cls, agent: str, sockets: Iterable[str], keep_state: bool) -> Iterator[AgentPaths]:
+        """Create and lock the folders. Raises ConfigError when they are in use or cannot be created.
 
-        `sockets`: names of files that will be made in the runtime folder, whose paths must not be too long.
-
-        The runtime folder is $RUNTIME_DIRECTORY, else $XDG_RUNTIME_DIR/streamer/<agent>, else a temporary one; the
-        state folder $STATE_DIRECTORY, else $XDG_STATE_HOME/streamer/<agent>, else in ~/.local/state. Without
-        `keep_state` both are temporary.
+        Runtime folder: $RUNTIME_DIRECTORY, else $XDG_RUNTIME_DIR/streamer/<agent>, else a temporary folder.
+        State folder: $STATE_DIRECTORY, else $XDG_STATE_HOME/streamer/<agent>, else ~/.local/state/streamer/<agent>.
+        Without `keep_state` both are temporary. `sockets`: file names of the sockets in the runtime folder; their
+        paths are checked for length.
         """
         with contextlib.ExitStack() as stack:
             runtime = runtime_folder(agent) if keep_state else None
@@ -43,7 +44,7 @@ class AgentPaths:
                 runtime = Path(temporary)
             state = state_folder(agent) if keep_state else runtime / "state"
             for folder in (runtime, state):
-                _make(folder)
+                _create(folder)
             _lock(stack, state, runtime, agent)
             shutil.rmtree(runtime / "buffers", ignore_errors=True)
             longest = max((f"{runtime}/{name}" for name in sockets), key=len)
@@ -56,7 +57,7 @@ class AgentPaths:
 
 
 def runtime_folder(agent: str) -> Path | None:
-    """Where its sockets and frame buffers go; None: into a temporary folder."""
+    """Return the folder for sockets and frame buffers, or None for a temporary one."""
     if given := os.environ.get("RUNTIME_DIRECTORY"):
         return Path(given)
     if given := os.environ.get("XDG_RUNTIME_DIR"):
@@ -65,63 +66,65 @@ def runtime_folder(agent: str) -> Path | None:
 
 
 def state_folder(agent: str) -> Path:
-    """Where its ledger is kept."""
+    """Return the folder for the ledger."""
     if given := os.environ.get("STATE_DIRECTORY"):
         return Path(given)
     return state_home() / agent
 
 
 def state_home() -> Path:
-    """Where the state folders of a user's agents are, and what counts for all of them."""
+    """Return the folder that holds the state folders of this user's agents, and files shared by them."""
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(home) / "streamer"
 
 
 def memory_folder() -> str | None:
-    """A folder in memory for all, where there is one."""
+    """Return a writable tmpfs for temporary folders, or None."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
-def _make(folder: Path) -> None:
+def _create(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
     except OSError as error:
-        raise ConfigError(f"cannot make the folder {folder}: {error.strerror}") from None
+        raise ConfigError(f"cannot create the folder {folder}: {error.strerror}") from None
 
 
 def find_running(agent: str | None) -> tuple[str, Path]:
-    """Name and runtime folder of the agent that runs here. Raises ConfigError when there is none, or not only one.
+    """Return name and runtime folder of the running agent. Raises ConfigError unless exactly one is found.
 
-    `agent`: its name, or its state folder; without it the only one there is.
+    `agent`: name or state folder. None: any agent of this user.
     """
     if agent is not None and "/" in agent:
         places = [Path(agent)]
     else:
         places = sorted(state_folder(agent or "any").parent.glob(agent or "*"))
         places += [Path(given)] if (given := os.environ.get("STATE_DIRECTORY")) else []
-    found = {place.name: runtime for place in places if (runtime := _held(place / "lock")) is not None}
+    found = {place.name: runtime for place in places if (runtime := _locked_runtime(place / "lock")) is not None}
     if len(found) == 1:
         return found.popitem()
     if found:
-        raise ConfigError(f"several agents run here ({', '.join(found)}): say which with --agent")
-    raise ConfigError(f"no agent {agent} runs here" if agent else "no agent runs here: start one with `streamer run`")
+        raise ConfigError(f"several agents are running ({', '.join(found)}): choose one with --agent")
+    raise ConfigError(
+        f"agent {agent} is not running" if agent else "no agent is running: start one with `streamer run`"
+    )
 
 
-def _held(lock: Path) -> Path | None:
-    """The runtime folder of the agent that holds this lock now."""
+def _locked_runtime(lock: Path) -> Path | None:
+    """Return the runtime folder of the agent that holds this lock, or None when it is not held."""
     try:
         with lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return Path(lock.read_text())
     except OSError:
-        pass  # there is none, or it is not ours to see
+        pass  # no such agent, or of another user
     return None
 
 
 def _lock(stack: contextlib.ExitStack, state: Path, runtime: Path, agent: str) -> None:
-    """Hold the state folder, and say in its lock file where this agent can be asked."""
+    """Lock the state folder and write the runtime folder into its lock file, for `find_running`."""
     try:
         lock = stack.enter_context((state / "lock").open("a"))
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,8 @@
-"""Keeps credentials out of everything the program writes: logs, events, errors."""
+"""Redaction of credentials, and URLs that may hold some.
+
+Texts are redacted where they leave the process: log formatter, event builder, config errors, RPC errors, dead letters,
+command line output.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +18,19 @@ _known: set[str] = set()
 
 
 def remember(secret: str) -> None:
-    """Have `redact` hide this text wherever it appears, plain or percent-encoded."""
+    """Make `redact` replace this text, plain or percent-encoded. Texts of one or two characters are ignored."""
     _known.update(form for form in (secret, unquote(secret), quote(secret, safe="")) if len(form) > 2)
 
 
 def redact(text: str) -> str:
-    """`text` with every remembered secret and the user part of every URL replaced by `***`."""
+    """Return `text` with every remembered secret and the user part of every URL replaced by `***`."""
     for secret in sorted(_known, key=len, reverse=True):
         text = text.replace(secret, "***")
     return _USERINFO.sub(r"\g<scheme>***@", text)
 
 
 class Url:
-    """A URL that may hold credentials. `str()` hides them; only `reveal()` gives the whole."""
+    """A URL that may hold credentials. `str()` redacts them; only `reveal()` returns the whole."""
 
     __slots__ = ("_text",)
 
@@ -36,7 +40,7 @@ class Url:
             raise ValueError(f"is not a URL with a scheme and a host: {text}")
         try:
             _ = parts.port
-        except ValueError:  # its text holds what stands where the port should, perhaps a part of a password
+        except ValueError:  # not chained: its text may hold part of a password
             raise ValueError(
                 "has a port that is not a number from 0 to 65535 (is @ or / in a password written as %40 or %2F?)"
             ) from None
@@ -50,7 +54,7 @@ class Url:
         return urlsplit(self._text).scheme.lower()
 
     def reveal(self) -> str:
-        """The URL with its credentials, for the one call that connects."""
+        """Return the URL with its credentials, for the call that connects."""
         return self._text
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""The base of all settings, and the field types they share."""
+"""Base class of all settings, and the field types they share."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 
 
 class Settings(BaseModel):
-    """Frozen, and an unknown key is an error."""
+    """Base class: frozen, unknown keys are an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 def parse_seconds(value: Any) -> float:
-    """Seconds of a number or of a text such as `500ms`, longer than zero. Raises ValueError."""
+    """Return the seconds of a number or of a text such as `500ms`. Raises ValueError unless longer than zero."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError("must be a duration such as 500ms, 1s or 5m")
     if isinstance(value, str):
@@ -41,7 +41,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
 def parse_region(value: Any) -> Region:
-    """A Region from `x0,y0,x1,y1` or a list of four fractions. Raises ValueError."""
+    """Return the Region of `x0,y0,x1,y1` or of four fractions in a list. Raises ValueError."""
     if isinstance(value, Region):
         return value
     parts = value.split(",") if isinstance(value, str) else value

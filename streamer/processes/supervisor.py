@@ -20,7 +20,7 @@ from streamer.bus.event_channel import EventClient
 from streamer.config.changes import SavedChanges
 from streamer.config.model import Config
 from streamer.core.errors import ConfigError
-from streamer.core.logs import Form
+from streamer.core.logs import Format
 from streamer.core.paths import AgentPaths
 from streamer.events.build import worker_event
 from streamer.events.schema import StatusEvent
@@ -53,7 +53,7 @@ def run(
     max_events: int | None = None,
     keep_state: bool = True,
     log_level: str = "info",
-    log_format: Form = "text",
+    log_format: Format = "text",
     on_ready: Callable[[Path], None] | None = None,
 ) -> None:
     """Run an agent until every stream has ended, SIGTERM or SIGINT, or a limit.
@@ -64,7 +64,7 @@ def run(
     """
     for output in config.outputs:
         output.check()
-    with AgentPaths.take(config.name, _sockets(config), keep_state) as folders:
+    with AgentPaths.acquire(config.name, _sockets(config), keep_state) as folders:
         config = SavedChanges(folders.state).apply(config)
         supervisor = Supervisor(config, folders, seconds, max_events, log_level, log_format)
         if on_ready is not None:
@@ -91,7 +91,7 @@ class Supervisor:
         seconds: float | None,
         max_events: int | None,
         log_level: str,
-        log_format: Form,
+        log_format: Format,
     ) -> None:
         self.config, self.folders = config, folders
         self.seconds, self.max_events = seconds, max_events

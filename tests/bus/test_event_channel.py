@@ -111,7 +111,7 @@ def test_a_server_that_comes_back_gets_everything_in_order(tmp_path: Path, clien
 def test_statuses_that_nobody_takes_are_bounded_and_results_are_kept(
     tmp_path: Path, client: EventClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.bus.event_channel.MAX_STATUSES", 10)
+    monkeypatch.setattr("streamer.bus.event_channel.MAX_UNACKED", 10)
     client.send(event(seq=1), 1.0)
     statuses = [status_event("home", "gate", "down", str(number)) for number in range(20)]
     for status in statuses:
@@ -242,8 +242,8 @@ def test_only_files_on_this_host_are_endpoints() -> None:
         ("tcp://0.0.0.0:5555", "tcp is not supported yet: use ipc://"),
         ("tcp://me:secret@host:1", "tcp is not supported yet"),
         ("events.sock", "not an endpoint"),
-        ("ipc://", "needs the path"),
-        ("ipc://*", "needs the path"),
+        ("ipc://", "needs a socket path"),
+        ("ipc://*", "needs a socket path"),
         ("ipc://@events", "every user of this host"),
         ("ipc:///" + "x" * 200, "at most 107 bytes"),
     ],

@@ -70,7 +70,7 @@ streams:
     tasks: [{{task: caption, name: sky}}]
 sinks: [{{kind: jsonl, path: {tmp_path}/events.jsonl}}]
 """)
-    assert once(tmp_path) == (2, "", "streamer: no agent runs here: start one with `streamer run`\n")
+    assert once(tmp_path) == (2, "", "streamer: no agent is running: start one with `streamer run`\n")
     with RunningAgent(tmp_path, ["run", str(config)], tmp_path / "events.jsonl") as agent:
         agent.wait_for_results(3, 60)
         code, output, errors = once(tmp_path)

@@ -61,7 +61,7 @@ def _config(source: str) -> Config:
 Way = Callable[[Path, pytest.MonkeyPatch], object]
 
 
-def _log(form: logs.Form) -> Way:
+def _log(form: logs.Format) -> Way:
     def write(folder: Path, patch: pytest.MonkeyPatch) -> None:
         logger = logging.getLogger("test")
         root = logging.getLogger()
