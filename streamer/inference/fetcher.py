@@ -61,9 +61,7 @@ class FrameFetcher:
     def refresh_wait(self, names: Iterable[str], now: Now) -> None:
         """The tasks of these streams have changed: so may the frame that capture is asked to report."""
         for name in names:
-            stream = self._streams[name]
-            fetched = self._in_flight.is_fetching(name)
-            if stream.request is not None and not fetched:
+            if self._streams[name].request is not None and not self._in_flight.is_fetching(name):
                 self._wait(name, now)
 
     def batch_wait(self, now: Now) -> float:
@@ -81,6 +79,7 @@ class FrameFetcher:
             stream.request = self._frames.fetch(name, request)
         except NoBuffer:
             return False
+        stream.schedule.mark_requested(request, now)
         return True
 
     def _on_reply(self, reply: Reply, now: Now) -> None:
@@ -112,10 +111,12 @@ class FrameFetcher:
     def _wait(self, name: str, now: Now) -> bool:
         """Ask capture to report the next requested frame; False when no task needs one."""
         stream = self._streams[name]
+        stream.schedule.advance(now)
         request = stream.schedule.next_request(now)
         if request is None:
             return False
         # Not longer than until the next tick, which may need another frame.
         timeout = min(WAIT_S, max(stream.schedule.wait(now), MIN_WAIT_S))
         stream.request = self._frames.wait(name, request, timeout)
+        stream.schedule.mark_requested(request, now)
         return True

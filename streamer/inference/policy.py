@@ -1,12 +1,11 @@
-"""What is asked of the device next, over all streams. Pure; the clocks are passed in.
+"""Which tasks run next, over all streams. Pure; the clocks are passed in.
 
-Strict priority. Within a class, streams take turns by deficit round robin over the device time their jobs need, and
-of a stream's due tasks the one with the earliest deadline goes first. Only streams with something due are looked at.
+Priority is strict. Within a class, streams take turns by deficit round robin over the device time of their jobs. Of a
+stream's due tasks the one with the earliest deadline runs first. Only streams with a due task are examined.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import deque
 from collections.abc import Collection, Mapping
@@ -17,9 +16,10 @@ from streamer.inference.schedule import Now, Schedule, Trigger
 from streamer.types import PRIORITIES, DueTask, Job, Priority
 
 FIRST_COST_S = 0.05
-"""Device seconds of a job of a task that was never run."""
-_NEWEST = 0.1
-"""Weight of the newest job in the cost of its task."""
+"""Assumed device seconds of a job of a task that has never run."""
+_NEWEST_WEIGHT = 0.1
+"""Weight of the newest job in the moving average of its task's cost."""
+_MIN_WAIT_S = 0.001
 
 Choice = dict[str, set[str]]
 """Names of tasks by stream."""
@@ -27,39 +27,40 @@ Choice = dict[str, set[str]]
 
 @dataclass(slots=True)
 class _Class:
-    """The streams of one priority that have something due, in turn."""
+    """The streams of one priority that have something due."""
 
-    turn: deque[str] = field(default_factory=deque)
+    queue: deque[str] = field(default_factory=deque)
+    """In the order of their turns."""
     members: set[str] = field(default_factory=set)
-    """The streams in `turn`."""
+    """The streams in `queue`."""
     deficit: dict[str, float] = field(default_factory=dict)
-    """Device seconds that a stream may still use. It keeps them while it is held, but not while nothing is due."""
+    """Device seconds that a stream may still use. Kept while the stream awaits a frame, not while nothing is due."""
 
-    def add(self, stream: str, first: bool = False) -> None:
-        """It has something due; `first`: something that goes before all others."""
-        if first:
+    def add(self, stream: str, urgent: bool = False) -> None:
+        """The stream has something due; `urgent`: it gets the next turn."""
+        if urgent:
             self.deficit.setdefault(stream, 0.0)
-            if stream in self.members and self.turn[0] != stream:
-                self.turn.remove(stream)
-                self.turn.appendleft(stream)
+            if stream in self.members and self.queue[0] != stream:
+                self.queue.remove(stream)
+                self.queue.appendleft(stream)
         if stream in self.members:
             return
         self.members.add(stream)
         if stream in self.deficit:
-            self.turn.appendleft(stream)  # its turn was not over
+            self.queue.appendleft(stream)  # its turn was not over
         else:
             self.deficit[stream] = 0.0
-            self.turn.append(stream)
+            self.queue.append(stream)
 
-    def drop_first(self, held: bool) -> None:
-        stream = self.turn.popleft()
+    def drop_first(self, keep_deficit: bool) -> None:
+        stream = self.queue.popleft()
         self.members.remove(stream)
-        if not held:
+        if not keep_deficit:
             del self.deficit[stream]
 
 
 class Policy:
-    """Chooses due tasks. A stream that was chosen is left alone until `release`."""
+    """Chooses due tasks. A chosen stream awaits its frame and is not chosen again until `release`."""
 
     def __init__(self, schedules: Mapping[str, Schedule], now: Now) -> None:
         self.schedules = dict(schedules)
@@ -68,58 +69,60 @@ class Policy:
         self._awaiting_frame: set[str] = set()
         self._costs: dict[str, float] = {}
         self._by_interval = {stream: _by_interval(schedule) for stream, schedule in schedules.items()}
-        self._wakeups = [(now.mono, stream) for stream in self.schedules]
-        self._wakeup_at = dict.fromkeys(self.schedules, now.mono)
+        self._wakeups = dict.fromkeys(self.schedules, now.mono)
+        """Monotonic second at which more of a stream may be ready, of streams that await no frame."""
 
     def choose(self, room: int, now: Now) -> Choice:
-        """At most `room` tasks that are due now, or may be where only a frame can tell; the most urgent first."""
-        self._run_wakeups(now)
+        """Return at most `room` tasks that are due, or may be where only a frame can decide; the most urgent first."""
+        for stream in [stream for stream, at in self._wakeups.items() if at <= now.mono]:
+            self._refresh_stream(stream, now)
         chosen: Choice = {}
         for priority in PRIORITIES:
             room -= self._choose_from(priority, room, now, chosen)
         self._awaiting_frame.update(chosen)
         return chosen
 
-    def release(self, stream: str, now: Now, unused: Collection[str] = ()) -> None:
-        """The stream can be asked for a frame (again); of what was chosen, these tasks did not run."""
+    def release(self, stream: str, now: Now, unserved: Collection[str] = ()) -> None:
+        """The stream can be chosen again; the tasks `unserved` were chosen and did not run."""
         schedule = self.schedules.get(stream)
         if schedule is None:
             return
-        for ticker in (ticker for ticker in schedule.triggers if ticker.name in unused):
-            deficit = self._classes[_priority(ticker)].deficit
-            deficit[stream] = deficit.get(stream, 0.0) + self.cost(ticker.task.task)
+        for trigger in (trigger for trigger in schedule.triggers if trigger.name in unserved):
+            deficit = self._classes[_priority(trigger)].deficit
+            deficit[stream] = deficit.get(stream, 0.0) + self.cost(trigger.task.task)
         self._awaiting_frame.discard(stream)
         self._refresh_stream(stream, now)
 
     def on_tasks_changed(self, stream: str, now: Now) -> None:
-        """The stream has other tasks than before."""
+        """The schedule of the stream has other tasks than before."""
         if stream in self.schedules:
             self._by_interval[stream] = _by_interval(self.schedules[stream])
             self.schedules[stream].stretch(self.overload.factors)
             self._refresh_stream(stream, now)
 
     def remove(self, stream: str) -> None:
-        """The stream is over."""
+        """The stream has ended."""
         self._awaiting_frame.discard(stream)
+        self._wakeups.pop(stream, None)
         self.schedules.pop(stream, None)
 
     def wait(self, now: Now) -> float:
-        """Seconds until something more may be due."""
-        return max(0.0, self._wakeups[0][0] - now.mono) if self._wakeups else float("inf")
+        """Return the seconds until more may be due."""
+        return max(0.0, min(self._wakeups.values(), default=math.inf) - now.mono)
 
     def cost(self, task: str) -> float:
-        """Device seconds of a job of that task, as far as it is known."""
+        """Return the device seconds of a job of that task, as far as they are known."""
         return self._costs.get(task, FIRST_COST_S)
 
     def record_job(self, due: DueTask, seconds: float) -> None:
         """A job took `seconds` of the device: its share of a batch."""
         known = self._costs.setdefault(due.task.task, seconds)
-        self._costs[due.task.task] = max((1 - _NEWEST) * known + _NEWEST * seconds, 1e-6)
+        self._costs[due.task.task] = max((1 - _NEWEST_WEIGHT) * known + _NEWEST_WEIGHT * seconds, 1e-6)
         if due.task.name in self._by_interval.get(due.stream, ()):
             self.overload.record_served(self._costs[due.task.task])
 
     def adapt(self, now: Now) -> bool:
-        """Stretch intervals, or let them shrink, where it is time to. True when that should be told."""
+        """Stretch intervals, or shorten them again, once per window. True when that should be reported."""
         if not self.overload.window_complete(now.mono) or not self.overload.update(now.mono, self._demands(now)):
             return False
         for stream, schedule in self.schedules.items():
@@ -128,48 +131,42 @@ class Policy:
         return True
 
     def stretches(self) -> dict[str, dict[Priority, float]]:
-        """The factor by stream and priority, of live streams only and where it is not 1."""
+        """Return the factors over 1 by stream and priority, of live streams."""
         factors = {key: round(value, 2) for key, value in self.overload.factors.items() if value > 1}
         found = {}
         for stream, schedule in self.schedules.items():
-            has = {ticker.task.priority for ticker in schedule.triggers if ticker.stretch > 1}
+            has = {trigger.task.priority for trigger in schedule.triggers if trigger.stretch > 1}
             if has:
                 found[stream] = {priority: factor for priority, factor in factors.items() if priority in has}
         return found
 
-    def _run_wakeups(self, now: Now) -> None:
-        while self._wakeups and self._wakeups[0][0] <= now.mono:
-            at, stream = heapq.heappop(self._wakeups)
-            if self._wakeup_at.get(stream) == at:
-                self._refresh_stream(stream, now)
-
     def _refresh_stream(self, stream: str, now: Now) -> None:
-        """Put the stream into the classes in which it has something due, and plan the next look."""
+        """Put the stream into the classes in which it has something due, and set its next wakeup."""
         schedule = self.schedules.get(stream)
         if schedule is None or stream in self._awaiting_frame:
-            self._wakeup_at.pop(stream, None)
+            self._wakeups.pop(stream, None)
             return
-        for ticker in schedule.ready(now):
-            self._classes[_priority(ticker)].add(stream, first=ticker.is_urgent)
-        self._wakeup_at[stream] = at = now.mono + max(schedule.wait(now), 0.001)
-        heapq.heappush(self._wakeups, (at, stream))
+        schedule.advance(now)
+        for trigger in schedule.ready(now):
+            self._classes[_priority(trigger)].add(stream, urgent=trigger.is_urgent)
+        self._wakeups[stream] = now.mono + max(schedule.wait(now), _MIN_WAIT_S)
 
     def _choose_from(self, priority: Priority, room: int, now: Now, chosen: Choice) -> int:
-        here, count = self._classes[priority], 0
+        candidates, count = self._classes[priority], 0
         quantum = max([FIRST_COST_S, *self._costs.values()])
-        while count < room and here.turn:
-            stream = here.turn[0]
-            ticker = self._most_urgent(stream, priority, now, chosen.get(stream, set()))
-            if ticker is None:
-                here.drop_first(held=stream in self._awaiting_frame)
+        while count < room and candidates.queue:
+            stream = candidates.queue[0]
+            trigger = self._most_urgent(stream, priority, now, chosen.get(stream, set()))
+            if trigger is None:
+                candidates.drop_first(keep_deficit=stream in self._awaiting_frame)
                 continue
-            cost = self.cost(ticker.task.task)
-            if here.deficit[stream] < cost and not ticker.is_urgent:
-                here.deficit[stream] += quantum
-                here.turn.rotate(-1)
+            cost = self.cost(trigger.task.task)
+            if candidates.deficit[stream] < cost and not trigger.is_urgent:
+                candidates.deficit[stream] += quantum
+                candidates.queue.rotate(-1)
                 continue
-            here.deficit[stream] -= cost
-            chosen.setdefault(stream, set()).add(ticker.name)
+            candidates.deficit[stream] -= cost
+            chosen.setdefault(stream, set()).add(trigger.name)
             count += 1
         return count
 
@@ -178,36 +175,36 @@ class Policy:
         if schedule is None or stream in self._awaiting_frame:
             return None
         found = [
-            ticker for ticker in schedule.ready(now) if _priority(ticker) == priority and ticker.name not in chosen
+            trigger for trigger in schedule.ready(now) if _priority(trigger) == priority and trigger.name not in chosen
         ]
-        return min(found, key=lambda ticker: ticker.deadline(now), default=None)
+        return min(found, key=lambda trigger: trigger.deadline(now), default=None)
 
     def _demands(self, now: Now) -> dict[Priority, Demand]:
         tasks, overdue = dict.fromkeys(PRIORITIES, 0), dict.fromkeys(PRIORITIES, 0)
         costs = dict.fromkeys(PRIORITIES, 0.0)
         for stream, schedule in self.schedules.items():
-            # A stream that is waited for, because its camera is slow or down, says nothing about the device.
+            # A stream that awaits a frame, because its camera is slow or down, says nothing about the device.
             waits_for_device = stream not in self._awaiting_frame
-            for ticker in schedule.triggers:
-                if ticker.rate and ticker.asks(now):
-                    priority = ticker.task.priority
+            for trigger in schedule.triggers:
+                if trigger.rate and trigger.is_demand(now):
+                    priority = trigger.task.priority
                     tasks[priority] += 1
-                    costs[priority] += ticker.rate * self.cost(ticker.task.task)
-                    overdue[priority] += waits_for_device and now.mono > ticker.deadline(now)
+                    costs[priority] += trigger.rate * self.cost(trigger.task.task)
+                    overdue[priority] += waits_for_device and now.mono > trigger.deadline(now)
         return {key: Demand(tasks[key], overdue[key], costs[key]) for key in PRIORITIES}
 
 
-def _priority(ticker: Trigger) -> Priority:
-    return PRIORITIES[0] if ticker.is_urgent else ticker.task.priority
+def _priority(trigger: Trigger) -> Priority:
+    return PRIORITIES[0] if trigger.is_urgent else trigger.task.priority
 
 
 def _by_interval(schedule: Schedule) -> set[str]:
-    """Names of the tasks that overload stretches."""
-    return {ticker.name for ticker in schedule.triggers if ticker.rate}
+    """Return the names of the tasks whose intervals overload stretches."""
+    return {trigger.name for trigger in schedule.triggers if trigger.rate}
 
 
 def most_urgent_first(jobs: list[Job]) -> list[Job]:
-    """The order in which jobs that wait with their frames are admitted."""
+    """Return jobs in the order in which the engine should get them."""
     return sorted(
         jobs, key=lambda job: (job.due.deadline > -math.inf, PRIORITIES.index(job.due.task.priority), job.due.deadline)
     )

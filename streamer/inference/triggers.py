@@ -1,4 +1,8 @@
-"""The ticks of one task: by the monotonic clock, media time, frame numbers or the wall clock. Pure: clocks come in."""
+"""When one task runs: by the monotonic clock, media time, frame numbers or the wall clock. Pure: clocks are passed in.
+
+`advance(now)` brings a trigger up to the present; call it before the questions about that moment, which change
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +12,25 @@ from typing import NamedTuple
 from streamer.bus.frame_protocol import MotionGate
 from streamer.capture.motion_gate import WHOLE
 from streamer.config.calendar import Cron
-from streamer.config.task import ScheduledTask
+from streamer.config.task import DEFAULT_EVERY_S, ScheduledTask
 from streamer.types import Frame, FrameId, Pace
 
-_ROUNDING = 1e-6
+_ROUNDING_S = 1e-6
 """Seconds by which a media time may miss its tick."""
-LOOK_S = 60.0
-"""A window or a cron line is looked at this often at least, for clocks can be set."""
+CLOCK_CHECK_S = 60.0
+"""Longest time between two checks of a window or a cron line, because the wall clock can be set."""
 CLOCK_SET_S = 3 * 3600.0
-"""A clock that is set further than this was wrong before: what it missed is not made up for."""
-AT_WITHIN_S = 60.0
-"""A run of a cron line should happen within this time."""
+"""If the wall clock is set by more seconds than this, it was wrong before: missed cron runs are dropped."""
+CRON_DEADLINE_S = 60.0
+"""Seconds after its time at which a cron run counts as overdue."""
 UNCHANGED_S = 60.0
-"""A task that waits for something to happen says this often that nothing did."""
+"""Interval in seconds of the outcome `unchanged` while a task with `when` has nothing to run on."""
 QUIET_S = 15.0
-"""When nothing has happened for so long, it counts no more in what is asked of the device."""
+"""A task with `when` that had nothing to run on for this many seconds after its deadline is no demand."""
 
 
 class Now(NamedTuple):
-    """This moment."""
+    """One moment on both clocks."""
 
     mono: float
     """Seconds of CLOCK_MONOTONIC."""
@@ -38,65 +42,68 @@ class Trigger:
     """One task and its next tick."""
 
     on_clock = False
-    """A clock tells when it is due; else only a frame can."""
+    """A clock decides when it is due; else only a frame can."""
     rate = 0.0
-    """Runs per second as configured, 0 where overload does not change it."""
+    """Runs per second as configured, 0 where overload does not stretch it."""
     is_urgent = False
-    """It goes before all others, of whatever stream and priority."""
-    is_over = False
+    """It runs before all others, of whatever stream and priority."""
+    is_finished = False
     """It has no further tick."""
     unchanged_since: float | None = None
-    """Unix second of its last answer's frame, when the tick just taken was only to say that this still holds."""
+    """Unix second of its last answer's frame, if the tick just done only reports that this answer still holds."""
 
     def __init__(self, task: ScheduledTask) -> None:
         self.task = task
         self.name = task.name
         self.stretch = 1.0
 
+    def advance(self, now: Now) -> None:
+        """Bring the state up to `now`. Call it before `is_ready`, `wait` and the other questions about `now`."""
+
     def is_open(self, now: Now) -> bool:
-        """Its window is open, or it has none."""
+        """Return whether its window is open, or it has none."""
         between = self.task.between
         return between is None or between.is_open(now.unix_time)
 
     def is_ready(self, now: Now) -> bool:
-        """It is due, or, where only a frame can tell, may be."""
+        """Return whether it is due, or may be where only a frame can decide."""
         return self.is_open(now)
 
-    def is_any_due(self, now: Now) -> bool:
-        """It is ready, and any newer frame will do."""
+    def accepts_any_frame(self, now: Now) -> bool:
+        """Return whether a ready trigger is due on any newer frame."""
         return self.on_clock
 
     def is_due(self, frame: Frame, now: Now) -> bool:
-        """It is due on this frame."""
+        """Return whether it is due on this frame."""
         raise NotImplementedError
 
-    def advance(self, frame: Frame, now: Now) -> None:
-        """Move on to the first tick after this one."""
+    def mark_done(self, frame: Frame, now: Now) -> None:
+        """The task runs on this frame: move on to the next tick."""
         raise NotImplementedError
 
     @property
-    def spacing(self) -> float:
-        """Seconds between the frames that it may want, at least; 0: any frame."""
+    def frame_interval(self) -> float:
+        """Shortest time in seconds between two frames that it needs; 0: it may need any frame."""
         return 0.0
 
     def wait(self, now: Now) -> float:
-        """Seconds after which to look again whether it is ready."""
-        return 0.0 if self.task.between is None else _to_next_look(now)
+        """Return the seconds after which to check again whether it is ready."""
+        return 0.0 if self.task.between is None else _to_next_minute(now)
 
     def deadline(self, now: Now) -> float:
-        """Monotonic second by which its tick should have run."""
+        """Return the monotonic second from which its tick is overdue."""
         return math.inf
 
-    def asks(self, now: Now) -> bool:
-        """It counts in what is asked of the device."""
+    def is_demand(self, now: Now) -> bool:
+        """Return whether it counts in the load of the device."""
         return self.is_open(now)
 
     def restart(self) -> None:
-        """A new connection: its frames and its media time begin again."""
+        """A new connection: frame numbers and media time start again."""
 
 
 class IntervalTrigger(Trigger):
-    """`every`, by the monotonic clock. A tick that falls outside the window waits for its opening."""
+    """`every`, by the monotonic clock. A tick that falls outside the window waits until the window opens."""
 
     on_clock = True
 
@@ -106,10 +113,10 @@ class IntervalTrigger(Trigger):
         self.rate = 1 / every
         self._last: float | None = None
         self._not_before = now.mono
-        self._closed = False
+        self._was_open = True
 
     @property
-    def spacing(self) -> float:
+    def frame_interval(self) -> float:
         return self.every * self.stretch
 
     @property
@@ -117,64 +124,69 @@ class IntervalTrigger(Trigger):
         after = -math.inf if self._last is None else self._last + self.every * self.stretch
         return max(after, self._not_before)
 
-    def is_open(self, now: Now) -> bool:
-        open_now = super().is_open(now)
-        if open_now and self._closed:
+    def advance(self, now: Now) -> None:
+        if self.task.between is None:
+            return
+        is_open = self.is_open(now)
+        if is_open and not self._was_open:
             self._not_before = now.mono - now.unix_time % 60  # windows open on a whole minute
-        self._closed = not open_now
-        return open_now
+        self._was_open = is_open
 
     def is_ready(self, now: Now) -> bool:
-        return self.is_open(now) and now.mono >= self.tick
+        return now.mono >= self.tick and self.is_open(now)
 
     def is_due(self, frame: Frame, now: Now) -> bool:
         return self.is_ready(now)
 
-    def advance(self, frame: Frame, now: Now) -> None:
+    def mark_done(self, frame: Frame, now: Now) -> None:
         step = self.every * self.stretch
-        passed = math.floor((now.mono - self.tick + _ROUNDING) / step)
+        passed = math.floor((now.mono - self.tick + _ROUNDING_S) / step)
         self._last = self.tick + max(0, passed) * step
 
     def wait(self, now: Now) -> float:
-        return self.tick - now.mono if self.is_open(now) else _to_next_look(now)
+        return self.tick - now.mono if self.is_open(now) else _to_next_minute(now)
 
     def deadline(self, now: Now) -> float:
         return self.tick + self.every * self.stretch
 
 
 class MotionTrigger(IntervalTrigger):
-    """`every` with `when`: a tick waits until something happens, or until it is time to ask in any case.
+    """`every` with `when`: a tick waits for motion or change, or until the refresh is due.
 
-    Once in `UNCHANGED_S` it takes a frame only to say that nothing has.
+    Once in `UNCHANGED_S` it takes a frame only to report that the last answer still holds.
     """
 
-    spacing = 0.0
+    frame_interval = 0.0
 
     def __init__(self, task: ScheduledTask, every: float, now: Now) -> None:
         super().__init__(task, every, now)
         self._answered: FrameId | None = None
         self._answered_at = 0.0
-        self._refresh_at = self._tell_at = now.mono
-        self._quiet_at = -math.inf
-        """When it was last asked whether something has happened, which then had not."""
+        self._refresh_at = self._report_at = now.mono
+        self._requested_at = -math.inf
+        """Monotonic second of the last request to capture: until then nothing had happened."""
 
-    def is_any_due(self, now: Now) -> bool:
-        return self._answered is None or now.mono >= min(self._refresh_at, self._tell_at)
+    def accepts_any_frame(self, now: Now) -> bool:
+        return self._answered is None or now.mono >= min(self._refresh_at, self._report_at)
 
-    def gate(self, now: Now) -> MotionGate:
-        """What is asked of capture."""
-        self._quiet_at = now.mono
+    @property
+    def gate(self) -> MotionGate:
+        """The condition that capture checks."""
         zone, task = self.task.zone, self.task
         return MotionGate(task=task.name, when=task.when, area=zone.name if zone else WHOLE, since=self._answered)
 
-    def is_due(self, frame: Frame, now: Now) -> bool:
-        return self.is_ready(now) and (self.is_any_due(now) or self.task.name in frame.triggered)
+    def mark_requested(self, now: Now) -> None:
+        """Capture was asked to check `gate`."""
+        self._requested_at = now.mono
 
-    def advance(self, frame: Frame, now: Now) -> None:
-        super().advance(frame, now)
-        self._tell_at = now.mono + UNCHANGED_S
-        happened = self._answered is None or self.task.name in frame.triggered
-        if happened or now.mono >= self._refresh_at:
+    def is_due(self, frame: Frame, now: Now) -> bool:
+        return self.is_ready(now) and (self.accepts_any_frame(now) or self.task.name in frame.triggered)
+
+    def mark_done(self, frame: Frame, now: Now) -> None:
+        super().mark_done(frame, now)
+        self._report_at = now.mono + UNCHANGED_S
+        triggered = self._answered is None or self.task.name in frame.triggered
+        if triggered or now.mono >= self._refresh_at:
             self._answered, self._answered_at = frame.id, frame.captured_at
             self._refresh_at = now.mono + self.task.refresh
             self.unchanged_since = None
@@ -182,74 +194,72 @@ class MotionTrigger(IntervalTrigger):
             self.unchanged_since = self._answered_at
 
     def deadline(self, now: Now) -> float:
-        return max(super().deadline(now), self._quiet_at + self.every * self.stretch)
+        return max(super().deadline(now), self._requested_at + self.every * self.stretch)
 
-    def asks(self, now: Now) -> bool:
-        return super().asks(now) and now.mono < super().deadline(now) + QUIET_S
+    def is_demand(self, now: Now) -> bool:
+        return super().is_demand(now) and now.mono < super().deadline(now) + QUIET_S
 
     def restart(self) -> None:
         self._answered = None
 
 
 class OneShotTrigger(Trigger):
-    """A question that is asked one time, of the next frame, before anything else."""
+    """Runs once, on the next frame, before everything else."""
 
     on_clock = True
     is_urgent = True
 
-    def __init__(self, task: ScheduledTask) -> None:
-        super().__init__(task)
-        self.is_over = False
-
     def is_ready(self, now: Now) -> bool:
-        return not self.is_over
+        return not self.is_finished
 
     def is_due(self, frame: Frame, now: Now) -> bool:
-        return not self.is_over
+        return not self.is_finished
 
-    def advance(self, frame: Frame, now: Now) -> None:
-        self.is_over = True
+    def mark_done(self, frame: Frame, now: Now) -> None:
+        self.is_finished = True
 
     def deadline(self, now: Now) -> float:
         return -math.inf
 
 
 class CronTrigger(Trigger):
-    """A cron line, by the wall clock. Runs that were missed are made up for by one."""
+    """A cron line, by the wall clock. Any number of missed runs is made up for by one."""
 
     on_clock = True
 
     def __init__(self, task: ScheduledTask, cron: Cron, now: Now) -> None:
         super().__init__(task)
         self._cron = cron
-        self._set_by = now.unix_time - now.mono
+        self._clock_offset = now.unix_time - now.mono
         self._next = cron.after(now.unix_time)
 
     @property
-    def spacing(self) -> float:
-        return LOOK_S
+    def frame_interval(self) -> float:
+        return CLOCK_CHECK_S
 
-    def is_ready(self, now: Now) -> bool:
+    def advance(self, now: Now) -> None:
         offset = now.unix_time - now.mono
-        if abs(offset - self._set_by) > CLOCK_SET_S:
+        if abs(offset - self._clock_offset) > CLOCK_SET_S:
             self._next = self._cron.after(now.unix_time)
-        self._set_by = offset
+        self._clock_offset = offset
         between = self.task.between
         while self._next <= now.unix_time and between is not None and not between.is_open(self._next):
             self._next = self._cron.after(self._next)
+
+    def is_ready(self, now: Now) -> bool:
         return now.unix_time >= self._next
 
     def is_due(self, frame: Frame, now: Now) -> bool:
         return self.is_ready(now)
 
-    def advance(self, frame: Frame, now: Now) -> None:
+    def mark_done(self, frame: Frame, now: Now) -> None:
         self._next = self._cron.after(now.unix_time)
 
     def wait(self, now: Now) -> float:
-        return min(LOOK_S, self._next - now.unix_time)
+        return min(CLOCK_CHECK_S, self._next - now.unix_time)
 
     def deadline(self, now: Now) -> float:
-        return now.mono + (self._next - now.unix_time) + AT_WITHIN_S
+        return now.mono + (self._next - now.unix_time) + CRON_DEADLINE_S
 
 
 class FrameCountTrigger(Trigger):
@@ -263,7 +273,7 @@ class FrameCountTrigger(Trigger):
     def is_due(self, frame: Frame, now: Now) -> bool:
         return self.is_open(now) and frame.seq >= self.tick
 
-    def advance(self, frame: Frame, now: Now) -> None:
+    def mark_done(self, frame: Frame, now: Now) -> None:
         step = max(1, round(self._count * self.stretch))
         self.tick += ((frame.seq - self.tick) // step + 1) * step
 
@@ -272,7 +282,7 @@ class FrameCountTrigger(Trigger):
 
 
 class MediaTimeTrigger(Trigger):
-    """`every`, by a file's own time."""
+    """`every`, by the media time of a file."""
 
     def __init__(self, task: ScheduledTask, every: float) -> None:
         super().__init__(task)
@@ -280,20 +290,20 @@ class MediaTimeTrigger(Trigger):
         self.tick = 0.0
 
     def is_due(self, frame: Frame, now: Now) -> bool:
-        return frame.pts is None or frame.pts >= self.tick - _ROUNDING
+        return frame.pts is None or frame.pts >= self.tick - _ROUNDING_S
 
-    def advance(self, frame: Frame, now: Now) -> None:
+    def mark_done(self, frame: Frame, now: Now) -> None:
         at = self.tick if frame.pts is None else frame.pts
-        passed = math.floor((at - self.tick + _ROUNDING) / self._every)
+        passed = math.floor((at - self.tick + _ROUNDING_S) / self._every)
         self.tick += (max(0, passed) + 1) * self._every
 
     def restart(self) -> None:
         self.tick = 0.0
 
 
-def _to_next_look(now: Now) -> float:
-    """Seconds to the next whole minute: windows open and close on one."""
-    return LOOK_S - now.unix_time % LOOK_S
+def _to_next_minute(now: Now) -> float:
+    """Return the seconds to the next whole minute, on which windows open and close."""
+    return 60.0 - now.unix_time % 60.0
 
 
 def make_trigger(task: ScheduledTask, pace: Pace, now: Now) -> Trigger:
@@ -301,7 +311,7 @@ def make_trigger(task: ScheduledTask, pace: Pace, now: Now) -> Trigger:
         return CronTrigger(task, task.at, now)
     if task.every_n_frames is not None:
         return FrameCountTrigger(task, task.every_n_frames)
-    every = task.every or 1.0
+    every = task.every or DEFAULT_EVERY_S
     if pace == "file":
         return MediaTimeTrigger(task, every)
     return IntervalTrigger(task, every, now) if task.when == "always" else MotionTrigger(task, every, now)

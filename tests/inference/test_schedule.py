@@ -23,6 +23,15 @@ def names(schedule: Schedule, on: Frame, now: float) -> list[str]:
     return [due.task.name for due in schedule.pop_due(on, at(now))]
 
 
+def requested(plan: Schedule, now: float, names: set[str] | None = None) -> FrameRequest:
+    """The request that a schedule makes now, as sent to capture."""
+    plan.advance(at(now))
+    request = plan.next_request(at(now), names)
+    assert request is not None
+    plan.mark_requested(request, at(now))
+    return request
+
+
 def schedule(*tasks: ScheduledTask, pace: Pace = "live", now: float = 100.0) -> Schedule:
     return Schedule("s", tasks, pace, at(now))
 
@@ -93,11 +102,11 @@ def test_of_a_slow_camera_the_next_frame_is_waited_for_once_where_the_newest_is_
         scheduled("a", every=10.0, max_age=2.0), scheduled("b", every=10.0, max_age=3.0), scheduled("c", every=10.0)
     )
     assert plan.next_request(at(100.0)) == FrameRequest(interval=10.0), "one of them takes any frame"
-    assert plan.next_request(at(100.0), {"a", "b"}) == FrameRequest(interval=10.0, max_age=3.0)
+    assert requested(plan, 100.0, {"a", "b"}) == FrameRequest(interval=10.0, max_age=3.0)
     plan.skip_stale(FrameId(1, 7))
     assert plan.next_request(at(101.0), {"a"}) == FrameRequest(interval=10.0, after=FrameId(1, 7))
     assert [due.task.name for due in plan.pop_due(frame(8), at(105.0), {"a"})] == ["a"]
-    assert plan.next_request(at(105.0), {"b"}) == FrameRequest(interval=10.0, after=FrameId(1, 8), max_age=3.0)
+    assert requested(plan, 105.0, {"b"}) == FrameRequest(interval=10.0, after=FrameId(1, 8), max_age=3.0)
     plan.skip_stale(FrameId(1, 8))
     assert plan.next_request(at(106.0), {"b"}) == FrameRequest(interval=10.0, after=FrameId(1, 8), max_age=3.0), (
         "it was seen already"
@@ -181,6 +190,7 @@ class Walk:
 
     def go(self, hours: float) -> Walk:
         for _ in range(round(hours * 3600 / self.step)):
+            self.plan.advance(self.now)
             if self.plan.next_request(self.now) is not None:
                 self._seq += 1
                 if self.plan.pop_due(frame(self._seq), self.now):
@@ -387,12 +397,9 @@ def test_who_waits_for_something_to_happen_is_neither_overdue_nor_in_the_way_of_
     plan = Schedule("s", [gated, plain], "live", at(100.0))
     plan.pop_due(happened(1), at(100.0))
     for second in range(102, 109):
-        want = plan.next_request(at(second))
-        assert want is not None
-        assert want.on_trigger
-        ticker = plan.triggers[0]
-        assert ticker.deadline(at(second)) > second
-    assert not plan.triggers[0].asks(at(130.0))
+        assert requested(plan, second).on_trigger
+        assert plan.triggers[0].deadline(at(second)) > second
+    assert not plan.triggers[0].is_demand(at(130.0))
     want = plan.next_request(at(110.0))
     assert want is not None
     assert not want.on_trigger
