@@ -21,7 +21,7 @@ from benchmarks.report import write
 from pipelines.florence2.parse import parse
 from pipelines.florence2.pipeline import pipeline
 from pipelines.florence2.training.labels import Asked, ask, caption, possible
-from streamer.cli.demo import Rect, match
+from streamer.cli.demo_score import Rect, match
 from streamer.core.settings import parse_region
 from streamer.toyworld.paint import COLOURS
 from streamer.toyworld.words import HELD_OUT_WORDS

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.view.parts import FPS, SEED, STREAM, config, rate_and_gap, turn_until, wait_for, worker
-from streamer.cli.demo import GOOD_IOU, match
+from streamer.cli.demo_score import GOOD_IOU, match
 from streamer.config.model import Config
 from streamer.events.schema import ResultEvent
 from streamer.processes.view import View

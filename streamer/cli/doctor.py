@@ -1,4 +1,4 @@
-"""`streamer doctor`: whether this computer can run a config, each finding with what to do about it."""
+"""`streamer doctor`: check whether this computer can run a config; each finding says where, what and how to fix it."""
 
 from __future__ import annotations
 
@@ -14,104 +14,137 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from streamer.cli.load_estimate import load_of, percent
-from streamer.config.model import Config, find_pipeline
+import typer
+
+from streamer.cli.options import ConfigFile
 from streamer.core.errors import ConfigError
 from streamer.core.paths import memory_folder, runtime_folder, state_folder
 from streamer.core.redact import redact
 
+if TYPE_CHECKING:
+    from streamer.config.model import Config
+
 Level = Literal["ok", "warn", "fail"]
 GIB = 1 << 30
 MIN_FREE, GOOD_FREE = GIB // 4, 2 * GIB
+"""Free bytes of the state folder's disk: less is a failure, a warning."""
 SLOW_SYNC_S = 0.05
+"""Longest fsync without a warning: the ledger commits every 20 ms at most and waits for the disk each time."""
 SYNCS = 9
+"""Number of fsyncs of which the median counts."""
 CONNECT_S = 3.0
+"""Timeout of a TCP connection to a camera, broker or server."""
 PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "mqtt": 1883, "mqtts": 8883}
-DESCRIPTORS_EACH = 64
-EPOCH_OF_THIS = 1_760_000_000
-"""A clock that says it is earlier than this program is wrong."""
+DESCRIPTORS = 64
+"""Open files of a process, besides 4 for each stream."""
+MIN_UNIX_TIME = 1_760_000_000
+"""A clock before this second (October 2025) is wrong: this program is newer."""
 _STATUS_AT, _UNSYNCHRONISED = 40, 0x40
+"""Offset of `status` in `struct timex`, and its bit STA_UNSYNC, see adjtimex(2)."""
 
 
 class Finding(NamedTuple):
     level: Level
+    where: str
     what: str
-    todo: str = ""
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return redact(f"{self.level:<4}  {self.where}: {self.what}{f' -> {self.fix}' if self.fix else ''}")
+
+
+def doctor(config: ConfigFile) -> None:
+    """Check whether this computer can run a config.
+
+    Prints one line per finding: ok, warn or fail, and what to do. Exits with 1 if one of them is a failure.
+    """
+    from streamer.config.model import load
+
+    raise typer.Exit(examine(load(config), config))
 
 
 def examine(config: Config, file: Path) -> int:
-    """Print all findings; the exit code: 1 when one of them is a failure."""
+    """Print all findings; return the exit code, 1 if one of them is a failure."""
     failed = False
-    for check in (_python, _config_file, _clock, _state, _runtime, _limits, _ports, _sources, _places, _model, _load):
+    for check in (_python, _config_file, _clock, _state, _runtime, _limits, _ports, _sources, _targets, _model, _load):
         for finding in _findings(check, config, file):
             failed = failed or finding.level == "fail"
-            todo = f" -> {finding.todo}" if finding.todo else ""
-            print(redact(f"{finding.level:<4}  {finding.what}{todo}"), flush=True)
+            print(finding, flush=True)
     return 1 if failed else 0
 
 
 def _findings(check: Callable[[Config, Path], Iterator[Finding]], config: Config, file: Path) -> Iterator[Finding]:
-    """One check that fails in a way nobody foresaw must not hide the others."""
+    """Yield the findings of one check. An unexpected exception is a finding, so that the other checks still run."""
     try:
         yield from check(config, file)
     except Exception as error:
-        yield Finding("fail", f"{check.__name__.strip('_')}: {type(error).__name__}: {error}", "see the message")
+        yield Finding("fail", check.__name__.strip("_"), f"{type(error).__name__}: {error}", "see the message")
 
 
 def _python(_config: Config, _file: Path) -> Iterator[Finding]:
-    yield Finding("ok", f"Python {sys.version.split()[0]}, {os.cpu_count()} processors")
+    yield Finding("ok", "Python", f"{sys.version.split()[0]}, {os.cpu_count()} processors")
 
 
 def _config_file(config: Config, file: Path) -> Iterator[Finding]:
-    yield Finding("ok", f"{file}: agent {config.name}, {len(config.streams)} streams")
+    yield Finding("ok", str(file), f"agent {config.name}, {len(config.streams)} streams")
     mode = file.stat().st_mode
     if mode & stat.S_IROTH and "@" in file.read_text():
-        yield Finding("warn", f"{file} can be read by everybody", f"if it holds passwords: chmod 640 {file}")
+        yield Finding("warn", str(file), "every user can read it", f"if it holds passwords: chmod 640 {file}")
 
 
 def _clock(_config: Config, _file: Path) -> Iterator[Finding]:
-    if time.time() < EPOCH_OF_THIS:
-        yield Finding("fail", f"the clock says {time.ctime()}", "set it: timedatectl set-ntp true")
+    if time.time() < MIN_UNIX_TIME:
+        yield Finding("fail", "clock", f"wrong time, {time.ctime()}", "set it: timedatectl set-ntp true")
         return
     libc = ctypes.CDLL(None, use_errno=True)
-    timex = ctypes.create_string_buffer(256)  # struct timex, modes 0: only read
+    timex = ctypes.create_string_buffer(256)  # struct timex with modes 0: read only
     if libc.adjtimex(timex) < 0:
-        yield Finding("warn", "whether the clock is synchronised cannot be seen", "look at timedatectl")
+        yield Finding("warn", "clock", "cannot read whether it is synchronised", "see the output of timedatectl")
         return
     status = ctypes.c_int.from_buffer(timex, _STATUS_AT).value
     if status & _UNSYNCHRONISED:
-        yield Finding("warn", "the clock is not synchronised", "timedatectl set-ntp true, else times of events drift")
+        yield Finding("warn", "clock", "not synchronised, event times will drift", "timedatectl set-ntp true")
     else:
-        yield Finding("ok", "the clock is synchronised")
+        yield Finding("ok", "clock", "synchronised")
 
 
 def _state(config: Config, _file: Path) -> Iterator[Finding]:
     folder = state_folder(config.name)
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    where = f"state folder {folder}"
+    existing = _existing(folder)
     if not os.access(existing, os.W_OK | os.X_OK):
-        yield Finding("fail", f"{folder} cannot be written", f"give {existing} to the user that runs the agent")
+        yield _not_writable(where, existing)
         return
     free = shutil.disk_usage(existing).free
-    words = f"{folder} has {free / GIB:.1f} GiB free"
+    space = f"{free / GIB:.1f} GiB free"
     if free < MIN_FREE:
-        yield Finding("fail", words, "make room: events cannot be kept on a full disk")
+        yield Finding("fail", where, space, "free some disk space: events cannot be stored on a full disk")
     elif free < GOOD_FREE:
-        yield Finding("warn", words, "the ledger may take a gigabyte, and the log and videos more")
+        yield Finding("warn", where, space, "free some disk space: the ledger may take 1 GiB, logs and videos more")
     else:
-        yield Finding("ok", words)
+        yield Finding("ok", where, space)
     seconds = _sync_time(existing)
-    words = f"a write reaches that disk in {seconds * 1000:.1f} ms"
+    latency = f"fsync takes {seconds * 1000:.1f} ms"
     if seconds > SLOW_SYNC_S:
-        yield Finding("warn", words, "use a faster disk ($XDG_STATE_HOME): each group of events waits for it")
+        yield Finding("warn", where, latency, "use a faster disk ($XDG_STATE_HOME): each batch of events waits for it")
     else:
-        yield Finding("ok", words)
+        yield Finding("ok", where, latency)
+
+
+def _existing(folder: Path) -> Path:
+    """Return the folder, or its nearest parent that exists."""
+    return next(parent for parent in (folder, *folder.parents) if parent.exists())
+
+
+def _not_writable(where: str, existing: Path) -> Finding:
+    return Finding("fail", where, "not writable", f"give {existing} to the user that runs the agent")
 
 
 def _sync_time(folder: Path) -> float:
-    """Median seconds of an fsync of a few bytes."""
+    """Return the median seconds of an fsync after a write of 4 KiB."""
     times = []
     with tempfile.TemporaryFile(dir=folder) as file:
         for _ in range(SYNCS):
@@ -125,34 +158,33 @@ def _sync_time(folder: Path) -> float:
 
 def _runtime(config: Config, _file: Path) -> Iterator[Finding]:
     folder = runtime_folder(config.name) or Path(memory_folder() or tempfile.gettempdir())
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    where = f"runtime folder {folder}"
+    existing = _existing(folder)
     if not os.access(existing, os.W_OK | os.X_OK):
-        yield Finding("fail", f"{folder} cannot be written", f"give {existing} to the user that runs the agent")
+        yield _not_writable(where, existing)
     elif _file_system(existing) not in ("tmpfs", "ramfs"):
-        yield Finding(
-            "warn", f"{folder} is not in memory", "set $XDG_RUNTIME_DIR to a folder on a tmpfs such as /dev/shm"
-        )
+        yield Finding("warn", where, "not in memory", "set $XDG_RUNTIME_DIR to a folder on a tmpfs such as /dev/shm")
     else:
-        yield Finding("ok", f"{folder} is in memory, {shutil.disk_usage(existing).free / GIB:.1f} GiB free")
+        yield Finding("ok", where, f"in memory, {shutil.disk_usage(existing).free / GIB:.1f} GiB free")
 
 
 def _file_system(folder: Path) -> str:
-    """Type of the file system that a folder is on."""
+    """Return the type of the file system that holds a folder."""
     best, kind = "", ""
     for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, place, found, *_ = line.split()
-        if folder.resolve().is_relative_to(place) and len(place) >= len(best):
-            best, kind = place, found
+        _, mount, found, *_ = line.split()
+        if folder.resolve().is_relative_to(mount) and len(mount) >= len(best):
+            best, kind = mount, found
     return kind
 
 
 def _limits(config: Config, _file: Path) -> Iterator[Finding]:
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = DESCRIPTORS_EACH + 4 * len(config.streams)
-    if files < needed:
-        yield Finding("fail", f"{files} open files are allowed, {needed} are needed", f"ulimit -n {2 * needed}")
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = DESCRIPTORS + 4 * len(config.streams)
+    if allowed < needed:
+        yield Finding("fail", "open files", f"limit is {allowed}, {needed} are needed", f"ulimit -n {2 * needed}")
     else:
-        yield Finding("ok", f"{files} open files are allowed")
+        yield Finding("ok", "open files", f"limit is {allowed}")
 
 
 def _ports(config: Config, _file: Path) -> Iterator[Finding]:
@@ -164,67 +196,72 @@ def _ports(config: Config, _file: Path) -> Iterator[Finding]:
         try:
             probe.bind(bind)
         except OSError as error:
-            todo = "stop what uses it (ss -lntp), or change web.bind; the agent itself uses it while it runs"
-            yield Finding("fail", f"the page cannot be served on {bind}: {error.strerror}", todo)
+            fix = "stop the program that uses it (ss -lntp; it may be this agent), or change web.bind"
+            yield Finding("fail", "web.bind", f"cannot serve the page on {bind}: {error.strerror}", fix)
         else:
-            yield Finding("ok", f"the page can be served on {bind}")
+            yield Finding("ok", "web.bind", f"{bind} is free")
 
 
 def _sources(config: Config, _file: Path) -> Iterator[Finding]:
     for name, stream in config.streams.items():
-        yield _source(name, stream.source)
+        yield _source(f"stream {name}", stream.source)
 
 
-def _source(name: str, source: Any) -> Finding:
+def _source(where: str, source: Any) -> Finding:
     if (device := getattr(source, "device", None)) is not None:
         if not Path(device).exists():
-            return Finding("fail", f"{name}: there is no {device}", "plug the camera in; v4l2-ctl --list-devices")
+            return Finding("fail", where, f"no device {device}", "plug the camera in; list: v4l2-ctl --list-devices")
         if not os.access(device, os.R_OK | os.W_OK):
-            return Finding("fail", f"{name}: {device} may not be opened", "add the user to the group `video`")
-        return Finding("ok", f"{name}: {device} may be opened")
+            return Finding("fail", where, f"no permission to open {device}", "add the user to the group `video`")
+        return Finding("ok", where, f"{device} can be opened")
     if (url := getattr(source, "url", None)) is not None:
-        return _host(name, url.reveal())
-    return Finding("ok", f"{name}: {source.kind}")
+        return _host(where, url.reveal())
+    return Finding("ok", where, source.kind)
 
 
-def _host(name: str, url: str) -> Finding:
+def _host(where: str, url: str) -> Finding:
+    """Return whether the host of a URL accepts a TCP connection."""
     parts = urlsplit(url)
     port = parts.port or PORTS[parts.scheme]
-    where = f"{parts.hostname}:{port}"
+    host = f"{parts.hostname}:{port}"
     try:
         socket.create_connection((parts.hostname, port), CONNECT_S).close()
     except OSError as error:
-        todo = "is it on, is the address right, is a firewall between? `streamer check --probe` opens cameras"
-        return Finding("fail", f"{name}: {where} does not answer ({error.strerror or error})", todo)
-    return Finding("ok", f"{name}: {where} answers")
+        fix = "check that it is switched on, its address, and firewalls; test cameras with `streamer check --probe`"
+        return Finding("fail", where, f"{host} does not answer ({error.strerror or error})", fix)
+    return Finding("ok", where, f"{host} answers")
 
 
-def _places(config: Config, _file: Path) -> Iterator[Finding]:
-    for kind, places in (("sink", config.sinks), ("output", config.outputs)):
-        for place in places:
-            name = getattr(place, "name", None) or getattr(place, "label", kind)
+def _targets(config: Config, _file: Path) -> Iterator[Finding]:
+    for kind, targets in (("sink", config.sinks), ("output", config.outputs)):
+        for target in targets:
+            where = f"{kind} {getattr(target, 'name', None) or getattr(target, 'label', kind)}"
             try:
-                place.check()
+                target.check()
             except ConfigError as error:
-                yield Finding("fail", f"{kind} {name}: {error}", "see configs/full.yaml")
+                yield Finding("fail", where, str(error), "see configs/full.yaml")
             else:
-                yield Finding("ok", f"{kind} {name} is usable")
-                if (url := getattr(place, "url", None)) is not None:
-                    yield _host(f"{kind} {name}", url.reveal())
+                yield Finding("ok", where, "usable")
+                if (url := getattr(target, "url", None)) is not None:
+                    yield _host(where, url.reveal())
 
 
 def _model(config: Config, _file: Path) -> Iterator[Finding]:
+    from streamer.config.model import find_pipeline
+
     started = time.monotonic()
     try:
         engine = find_pipeline().open(config.model)
     except ConfigError as error:
-        yield Finding("fail", f"the model does not run: {error}", "see `model:` in configs/full.yaml")
+        yield Finding("fail", "model", f"does not run: {error}", "see `model:` in configs/full.yaml")
         return
-    yield Finding("ok", f"the model {engine.model} loads and answers, in {time.monotonic() - started:.1f} s")
+    yield Finding("ok", "model", f"{engine.model} loads and answers, {time.monotonic() - started:.1f} s")
 
 
 def _load(config: Config, _file: Path) -> Iterator[Finding]:
-    load = load_of(config)
+    from streamer.cli.load_estimate import estimate, percent
+
+    load = estimate(config)
     if load is not None and load.total > 1:
-        todo = "`streamer check` says which tasks cost most, and what would fit"
-        yield Finding("warn", f"the tasks ask for up to {percent(load.total)} of the device", todo)
+        fix = "`streamer check` prints the tasks that cost most, and the intervals that would fit"
+        yield Finding("warn", "load", f"the tasks need up to {percent(load.total)} of the device", fix)

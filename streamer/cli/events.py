@@ -12,14 +12,14 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import apsw
+import typer
 
 from streamer.core.errors import ConfigError
-from streamer.core.settings import parse_seconds
-from streamer.events.ledger import Replay
-from streamer.events.ledger.query import Entry, Filter, LedgerQuery
+
+if TYPE_CHECKING:
+    from streamer.events.ledger.query import Entry, Filter, LedgerQuery
 
 NEWEST = 50
 BATCH = 500
@@ -28,8 +28,51 @@ BUSY_MS = 5000
 COLUMNS = ("time", "stream", "subject", "outcome", "text", "labels", "reason", "source", "sequence", "id")
 
 
+def events(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for new events and print them.")] = False,
+    since: Annotated[
+        str | None, typer.Option(metavar="T", help="Events of the last 10m, 2h, 7d. [default: the newest 50 events]")
+    ] = None,
+    stream: Annotated[str | None, typer.Option(help="Events of this stream only.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Events of this task name, or of a status such as stream.down, only.")
+    ] = None,
+    search: Annotated[
+        str | None, typer.Option(metavar="WORDS", help="Events with all these words in caption, labels or text only.")
+    ] = None,
+    export: Annotated[
+        Literal["jsonl", "csv"] | None, typer.Option(help="Print all events in this format, for other programs.")
+    ] = None,
+    agent: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Agent name. [default: the only one on this computer]")
+    ] = None,
+    dead: Annotated[bool, typer.Option("--dead", help="List the events that sinks refused.")] = False,
+    resend: Annotated[
+        str | None, typer.Option(metavar="SINK", help="Send the events that this sink refused again.")
+    ] = None,
+) -> None:
+    """Show events of an agent on this computer.
+
+    The events come from the agent's ledger; the agent may be running or stopped.
+    """
+    try:
+        ledger = find_ledger(agent)
+        if resend is not None:
+            print(f"{resend_dead(ledger, resend)} events will be tried again by {resend}")
+        elif dead:
+            print_dead(ledger)
+        else:
+            print_events(ledger, stream, task, search, since, follow, export)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
 def find_ledger(agent: str | None) -> Path:
     """The ledger of an agent of this computer. Raises ConfigError for none, more than one, or one it cannot read."""
+    import apsw
+
+    from streamer.events.ledger import Replay
+
     home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     found = [path for root in (home, Path("/var/lib")) for path in sorted((root / "streamer").glob("*/ledger.db"))]
     if given := os.environ.get("STATE_DIRECTORY"):
@@ -61,6 +104,9 @@ def print_events(
     export: Literal["jsonl", "csv"] | None,
 ) -> None:
     """Print to standard output until its reader has gone. Raises ConfigError for a `since` that is no duration."""
+    from streamer.core.settings import parse_seconds
+    from streamer.events.ledger.query import Filter, LedgerQuery
+
     try:
         start = None if since is None else time.time() - parse_seconds(since)
     except ValueError as error:
@@ -76,6 +122,8 @@ def print_events(
 
 def print_dead(ledger: Path) -> None:
     """Print the events that sinks refused, the oldest first."""
+    import apsw
+
     with contextlib.closing(apsw.Connection(str(ledger), flags=apsw.SQLITE_OPEN_READONLY)) as db:
         db.set_busy_timeout(BUSY_MS)
         rows: Any = db.execute("SELECT created, sink, reason, resend, body FROM dead ORDER BY created")
@@ -86,8 +134,10 @@ def print_dead(ledger: Path) -> None:
             _write(f"{when}  {sink}  {event['subject']} {event['id']}: {reason}{soon}")
 
 
-def resend(ledger: Path, sink: str) -> int:
+def resend_dead(ledger: Path, sink: str) -> int:
     """Have a sink try again what it refused, within seconds or when the agent is started; how many events these are."""
+    import apsw
+
     with contextlib.closing(apsw.Connection(str(ledger), flags=apsw.SQLITE_OPEN_READWRITE)) as db:
         db.set_busy_timeout(BUSY_MS)
         known = [name for (name,) in db.execute("SELECT sink FROM cursor").fetchall()]

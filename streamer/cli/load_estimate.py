@@ -1,7 +1,7 @@
-"""What a config asks of the device, before anything runs: an upper bound, from what answers cost.
+"""Estimate the share of the device that a config needs: an upper bound, computed from the cost of each task.
 
-Not taken off are pictures that several tasks share (seen by the model once), closed `between` windows, and quiet
-scenes of tasks with `when`. A recording takes what is left, and paused tasks nothing.
+The estimate does not subtract frames that several tasks share (encoded once), closed `between` windows, or quiet
+scenes of tasks with `when`. Recordings use the remaining capacity and count as 0, as do paused tasks.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ from streamer.inference.overload import MARGIN, Demand, shares
 from streamer.types import PRIORITIES, Costs, Priority, SourceSettings
 
 FPS = 25.0
-"""Of a camera that does not say."""
-COSTLIEST = 3
-"""Tasks that a warning names."""
+"""Assumed frames per second of a camera whose source does not give them."""
+NAMED_TASKS = 3
+"""Number of tasks that a warning names."""
 _RUNS = 50
-"""Of a cron line, in which its shortest interval is looked for."""
+"""Runs of a cron line that are searched for its shortest interval."""
 
 TaskId = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Device seconds per second, at most."""
+    """Upper bound of the load, in device seconds per second (1 = the whole device)."""
 
     costs: Costs
     is_measured: bool
-    """On this computer."""
+    """True if `costs` was measured on this computer by `streamer bench`."""
     by_task: Mapping[TaskId, float]
     """By stream and task name."""
     by_kind: Mapping[str, float]
-    """By what is asked."""
+    """By type of task."""
     demands: Mapping[Priority, Demand]
-    """By priority, of what overload can stretch."""
-    guesses: tuple[str, ...]
-    """What had to be assumed, in words."""
+    """Load of the tasks whose intervals overload control can stretch, by priority."""
+    assumptions: tuple[str, ...]
+    """Assumptions behind the estimate, as printed."""
 
     @property
     def total(self) -> float:
         return sum(self.by_task.values())
 
 
-def load_of(config: Config) -> Load | None:
-    """None when nothing is known of what its model costs."""
+def estimate(config: Config) -> Load | None:
+    """Return the load of a config, or None if the costs of its model are unknown."""
     checkpoint = getattr(config.model, "checkpoint", None)
     own = measured(checkpoint)
     costs = own or find_pipeline().costs(config.model)
@@ -61,27 +61,27 @@ def load_of(config: Config) -> Load | None:
     by_task: dict[TaskId, float] = {}
     by_kind: defaultdict[str, float] = defaultdict(float)
     demands = dict.fromkeys(PRIORITIES, Demand())
-    guesses = set()
+    assumptions = set()
     for name, stream in config.streams.items():
         for task in stream.tasks:
-            rate = runs_per_second(task, stream.source)
+            rate = max_runs_per_second(task, stream.source)
             cost = rate * costs.seconds.get(task.task, max(costs.seconds.values()))
             by_task[name, task.name] = cost
             by_kind[task.task] += cost
             if task.at is None:
-                asked = demands[task.priority]
-                demands[task.priority] = Demand(asked.tasks + 1, 0, asked.cost + cost)
+                demand = demands[task.priority]
+                demands[task.priority] = Demand(demand.tasks + 1, 0, demand.cost + cost)
             if rate and task.task not in costs.seconds:
-                guesses.add(f"{task.task} was not measured, it counts as the costliest that was")
+                assumptions.add(f"{task.task} is not measured and counts as the most expensive measured task")
             if rate and task.params.quality == "official":
-                guesses.add("`quality: official` costs more than is counted")
+                assumptions.add("`quality: official` costs more than estimated")
             if rate and task.every_n_frames and not _fps(stream.source):
-                guesses.add(f"cameras count as {FPS:g} pictures a second")
-    return Load(costs, own is not None, by_task, by_kind, demands, tuple(sorted(guesses)))
+                assumptions.add(f"cameras without a known rate count as {FPS:g} fps")
+    return Load(costs, own is not None, by_task, by_kind, demands, tuple(sorted(assumptions)))
 
 
-def runs_per_second(task: ScheduledTask, source: SourceSettings) -> float:
-    """At most; 0 for what is paused, and for a recording, which has no pace of its own."""
+def max_runs_per_second(task: ScheduledTask, source: SourceSettings) -> float:
+    """Return the highest run rate of a task; 0 if it is paused or reads a recording, which has no fixed rate."""
     if task.paused or source.pace == "file":
         return 0.0
     if task.at is not None:
@@ -92,39 +92,41 @@ def runs_per_second(task: ScheduledTask, source: SourceSettings) -> float:
     return 1 / task.every
 
 
-def words(config: Config, load: Load | None) -> Iterator[str]:
-    """The load in sum, lines of text; where it is too much, a warning and what would fit."""
+def describe(config: Config, load: Load | None) -> Iterator[str]:
+    """Return the load as lines of text; above 100 %, with a warning and the intervals that would fit."""
     bench = "streamer bench" + (f" --model {name}" if (name := getattr(config.model, "checkpoint", None)) else "")
     if load is None:
-        yield f"load: not known: `{bench}` measures what answers cost here"
+        yield f"load: unknown, no costs for this model: measure them with `{bench}`"
         return
     if not load.total:
-        yield "load: none of its own pace, recordings take what the device can do"
+        yield "load: no fixed load, recordings use the whole device"
         return
     kinds = sorted(load.by_kind.items(), key=lambda item: -item[1])
     yield f"load: at most {percent(load.total)} of the device ({', '.join(f'{k} {percent(v)}' for k, v in kinds)})"
-    origin = "" if load.is_measured else f": not this computer, `{bench}` measures it"
-    yield f"  answers cost as measured {'' if load.is_measured else 'on '}{load.costs.measured}{origin}"
-    for guess in load.guesses:
-        yield f"  {guess}"
-    yield "  not taken off: pictures that tasks share, closed `between` hours, quiet scenes of `when`"
+    if load.is_measured:
+        yield f"  costs measured {load.costs.measured}"
+    else:
+        yield f"  costs measured on {load.costs.measured}, not on this computer: measure them with `{bench}`"
+    for assumption in load.assumptions:
+        yield f"  {assumption}"
+    yield "  not subtracted: frames that tasks share, closed `between` windows, quiet scenes of `when`"
     if load.total > 1:
         yield from _warning(load)
 
 
 def _warning(load: Load) -> Iterator[str]:
-    costliest = sorted(load.by_task.items(), key=lambda item: -item[1])[:COSTLIEST]
-    named = ", ".join(f"{stream}.{name} {percent(cost)}" for (stream, name), cost in costliest)
-    yield f"warning: asked all at once, this does not fit. The costliest: {named}"
-    longer = math.ceil(10 * load.total / MARGIN) / 10
-    yield f"  all would fit with every interval {longer:g} times as long"
+    largest = sorted(load.by_task.items(), key=lambda item: -item[1])[:NAMED_TASKS]
+    named = ", ".join(f"{stream}.{name} {percent(cost)}" for (stream, name), cost in largest)
+    yield f"warning: the tasks need more than the device can do. Most expensive: {named}"
+    factor = math.ceil(10 * load.total / MARGIN) / 10
+    yield f"  all tasks fit if every interval is {factor:g} times as long"
     factors = [f"{key} {factor:.1f} times" for key, factor in shares(1.0, load.demands).items() if factor > 1]
     if factors:
-        yield f"  as it stands, intervals get longer while everything is asked at once: {', '.join(factors)}"
+        yield f"  otherwise intervals are stretched under full load: {', '.join(factors)}"
 
 
 def percent(load: float) -> str:
-    """A share of the device's time in words."""
+    """Format a share of the device's time, such as `12 %`."""
     return f"{100 * load:.0f} %" if load >= 0.1 or not load else f"{max(100 * load, 0.1):.1f} %"
 
 
@@ -133,8 +135,9 @@ def _fps(source: SourceSettings) -> float | None:
 
 
 def _shortest_gap(cron: Cron) -> float:
+    """Return the shortest interval in seconds among the next runs of a cron line."""
     now = time.time()
     runs = [now]
     while len(runs) < _RUNS and math.isfinite(runs[-1]):
         runs.append(cron.after(runs[-1]))
-    return min((later - run for run, later in pairwise(runs[1:])), default=math.inf)
+    return min((after - before for before, after in pairwise(runs[1:])), default=math.inf)

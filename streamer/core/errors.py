@@ -1,5 +1,8 @@
 """All errors of the program, named after what the caller does next. They are redacted where they leave the process."""
 
+EXIT_CONFIG = 2
+"""Exit code of a ConfigError, for the command and for every process of an agent."""
+
 
 class StreamerError(Exception):
     """Base class."""

@@ -19,7 +19,7 @@ from typing import Any
 from streamer.bus.event_channel import EventClient
 from streamer.config.changes import SavedChanges
 from streamer.config.model import Config
-from streamer.core.errors import ConfigError
+from streamer.core.errors import EXIT_CONFIG, ConfigError
 from streamer.core.logs import Format
 from streamer.core.paths import AgentPaths
 from streamer.events.build import worker_event
@@ -28,7 +28,6 @@ from streamer.processes.child import Child
 from streamer.processes.control import Control
 from streamer.processes.heartbeat import IDLE_S
 from streamer.processes.systemd import Notifier
-from streamer.processes.worker import EXIT_CONFIG
 from streamer.video.outputs import RtspPush, outputs_by_view
 
 log = logging.getLogger(__name__)

@@ -24,12 +24,11 @@ from typing import Any, NoReturn
 
 from streamer.config.model import Config, from_mapping
 from streamer.core import logs
-from streamer.core.errors import ConfigError
+from streamer.core.errors import EXIT_CONFIG, ConfigError
 from streamer.processes.heartbeat import Heartbeat, dump_file, heartbeat_file
 
 log = logging.getLogger(__name__)
 
-EXIT_CONFIG = 2
 ORPHAN_S = 8.0
 """What a role has to finish in once the parent is dead; nobody else would end one that is stuck."""
 _PR_SET_PDEATHSIG = 1

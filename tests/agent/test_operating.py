@@ -98,7 +98,7 @@ def test_doctor_says_what_fails_and_what_to_do(
     lines = capsys.readouterr().out.splitlines()
     assert all(re.match(r"(ok|warn|fail) {2,4}\S", line) for line in lines)
     failed = "\n".join(line for line in lines if line.startswith("fail"))
-    for word in ("gate: 127.0.0.1", "/dev/video99", "web.bind", "sink jsonl", "sink webhook", "the model does not run"):
+    for word in ("gate: 127.0.0.1", "/dev/video99", "web.bind", "sink jsonl", "sink webhook", "model: does not run"):
         assert word in failed
     assert all(" -> " in line for line in lines if not line.startswith("ok"))
     for word in ("yard", "sink mqtt: 127.0.0.1"):
@@ -113,9 +113,10 @@ def test_a_check_that_fails_as_nobody_foresaw_hides_no_other(
         raise RuntimeError("no driver")
 
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr("streamer.cli.doctor.find_pipeline", broken)
     config = ROOT / "configs" / "demo.yaml"
-    assert examine(load(config), config) == 1
+    loaded = load(config)
+    monkeypatch.setattr("streamer.config.model.find_pipeline", broken)
+    assert examine(loaded, config) == 1
     assert "fail  model: RuntimeError: no driver" in capsys.readouterr().out
 
 
@@ -125,7 +126,7 @@ def test_doctor_is_content_with_a_good_config(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     config = ROOT / "configs" / "demo.yaml"
     assert examine(load(config), config) == 0
-    assert "the model tiny loads and answers" in capsys.readouterr().out
+    assert "model: tiny loads and answers" in capsys.readouterr().out
 
 
 def test_readyz_tells_whether_answers_come_out(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.florence2.cost_table import shipped_costs
 from streamer.cli import measured_costs
-from streamer.cli.load_estimate import FPS, load_of, words
+from streamer.cli.load_estimate import FPS, describe, estimate
 from streamer.config.model import Config, find_pipeline, from_mapping
 from tests.support.clips import write_clip
 
@@ -44,31 +44,31 @@ def agent(*tasks: dict[str, Any], source: Any = CAMERA, model: dict[str, Any] | 
     ],
 )
 def test_runs_at_most(task: dict[str, Any], source: str, runs: Any) -> None:
-    measured_costs.keep(None, "caption", 0.1)
-    load = load_of(agent(task, source=source))
+    measured_costs.store(None, "caption", 0.1)
+    load = estimate(agent(task, source=source))
     assert load is not None
     assert load.by_task["gate", "t0"] / 0.1 == pytest.approx(runs, abs=1e-9)
 
 
 def test_what_was_measured_here_counts_and_else_what_is_shipped(home: Path) -> None:
     every = {"every": "1s"}
-    load = load_of(agent(every))
+    load = estimate(agent(every))
     assert load is not None
     assert (load.total, load.is_measured) == (shipped_costs(None).seconds["caption"], False)
-    assert any("not this computer, `streamer bench` measures it" in line for line in words(agent(every), load))
-    measured_costs.keep(None, "caption", 0.25)
-    measured_costs.keep(None, "ocr", 0.5)
-    measured_costs.keep("else/where", "caption", 9.0)
-    load = load_of(agent(every, {"every": "1s", "task": "ocr"}))
+    assert "not on this computer: measure them with `streamer bench`" in "\n".join(describe(agent(every), load))
+    measured_costs.store(None, "caption", 0.25)
+    measured_costs.store(None, "ocr", 0.5)
+    measured_costs.store("else/where", "caption", 9.0)
+    load = estimate(agent(every, {"every": "1s", "task": "ocr"}))
     assert load is not None
-    assert (load.total, load.is_measured, load.guesses) == (0.75, True, ())
+    assert (load.total, load.is_measured, load.assumptions) == (0.75, True, ())
     assert dict(load.by_kind) == {"caption": 0.25, "ocr": 0.5}
-    load = load_of(agent({"every": "1s", "task": "object_detection"}))
+    load = estimate(agent({"every": "1s", "task": "object_detection"}))
     assert load is not None
-    assert load.total == 0.5, "what was not measured counts as the costliest that was"
-    assert load.guesses
+    assert load.total == 0.5, "an unmeasured task counts as the most expensive measured one"
+    assert load.assumptions
     measured_costs.costs_file().write_text("[1, 2")
-    load = load_of(agent(every))
+    load = estimate(agent(every))
     assert load is not None
     assert not load.is_measured
 
@@ -78,21 +78,21 @@ def test_every_task_of_the_small_model_has_a_shipped_cost() -> None:
 
 
 def test_a_warning_says_what_costs_most_and_what_would_fit() -> None:
-    measured_costs.keep(None, "caption", 0.1)
+    measured_costs.store(None, "caption", 0.1)
     fits = agent({"every": "200ms"})
-    assert "warning" not in "".join(words(fits, load_of(fits)))
+    assert "warning" not in "".join(describe(fits, estimate(fits)))
     busy = agent({"every": "100ms", "priority": "high"}, {"every": "200ms", "priority": "low"}, {"every": "10s"})
-    text = "\n".join(words(busy, load_of(busy)))
+    text = "\n".join(describe(busy, estimate(busy)))
     assert "load: at most 151 % of the device" in text
-    assert "warning: asked all at once, this does not fit. The costliest: gate.t0 100 %, gate.t1 50 %" in text
-    assert "every interval 1.7 times as long" in text
+    assert "warning: the tasks need more than the device can do. Most expensive: gate.t0 100 %, gate.t1 50 %" in text
+    assert "every interval is 1.7 times as long" in text
     assert "high 1.1 times, normal 20.0 times, low 20.0 times" in text
 
 
 def test_a_model_of_unknown_cost_and_a_recording(tmp_path: Path) -> None:
     large = agent({"every": "1s"}, model={"checkpoint": "florence-community/Florence-2-large"})
-    (line,) = words(large, load_of(large))
-    assert line.endswith("`streamer bench --model florence-community/Florence-2-large` measures what answers cost here")
+    (line,) = describe(large, estimate(large))
+    assert line.endswith("measure them with `streamer bench --model florence-community/Florence-2-large`")
     clip = agent({"every": "1s"}, source=str(write_clip(tmp_path / "clip.mp4")))
-    (line,) = words(clip, load_of(clip))
-    assert "recordings take what the device can do" in line
+    (line,) = describe(clip, estimate(clip))
+    assert "recordings use the whole device" in line

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from streamer.cli import main
-from streamer.cli.demo import Row, Score, iou, match
+from streamer.cli.demo_score import Row, Score, iou, match
 from streamer.config.model import find_pipeline
 from streamer.toyworld.world import World
 
@@ -57,7 +57,7 @@ def test_check_says_what_it_understood(streamer: Run, monkeypatch: pytest.Monkey
     )
     code, output, errors = streamer("check", "home.yaml")
     assert code == 0
-    assert "home.yaml is good: agent home" in output
+    assert "home.yaml is valid: agent home" in output
     assert "stream gate: kind rtsp, url rtsp://***@h/" in output
     assert "ocr, every 5 s" in output
     assert "s3cretword" not in output + errors
@@ -198,7 +198,7 @@ def test_each_object_is_found_once() -> None:
     thing = World(1).scene(3.0).objects[0]
     rows = match([(thing.kind, (0, 0, 1, 1)), (thing.kind, thing.box)], [(thing.kind, thing.box)])
     assert [row.found for row in rows] == [True, False]
-    assert rows[0].seen == thing.box
+    assert rows[0].detected == thing.box
 
 
 def test_iou() -> None:
@@ -209,13 +209,13 @@ def test_iou() -> None:
 
 def test_summary() -> None:
     score = Score()
-    assert score.summary() == "0 events, nothing found."
+    assert score.summary() == "0 events, no object found."
     there = (0.0, 0.0, 0.5, 0.5)
     score.rows += [Row("circle", there, there), Row("ring", None, there), Row("star", there, None)]
     score.ages += [10.0, 30.0]
     assert score.summary().splitlines() == [
-        "2 events. 1 of 2 objects found: recall@0.5 0.50, mean IoU 1.00; 1 seen that were not there.",
-        "Age of an event: median 20 ms, at most 30 ms.",
+        "2 events. 1 of 2 objects found: recall@0.5 0.50, mean IoU 1.00; 1 false detections.",
+        "Age of events: median 20 ms, maximum 30 ms.",
     ]
 
 
@@ -231,9 +231,9 @@ def test_demo_shows_answers_beside_truth(tmp_path: Path) -> None:
         cwd=tmp_path, capture_output=True, text=True, timeout=100,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "Look at it: http://127.0.0.1:" in done.stdout
+    assert "Page: http://127.0.0.1:" in done.stdout
     assert "object_detection, " in done.stdout
-    assert re.search(r"^    \w+ +seen .+ truth .+", done.stdout, re.MULTILINE)
+    assert re.search(r"^    \w+ +detected .+ truth .+", done.stdout, re.MULTILINE)
     assert re.search(r"^\d+ events\b", done.stdout, re.MULTILINE)
 
 
@@ -246,4 +246,4 @@ def test_schedule_shows_what_would_run(streamer: Run) -> None:
     assert "Mon 01 Jun 07:00" in output
     code, _, errors = streamer("schedule", "home.yaml", "--from", "soon")
     assert code == 2
-    assert "--from: `soon` is no ISO time" in errors
+    assert "--from: `soon` is not an ISO 8601 time" in errors

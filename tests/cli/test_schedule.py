@@ -95,8 +95,8 @@ def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("start", "end", "said"),
     [
-        ("tomorrow", None, "--from: `tomorrow` is no ISO time such as 2026-11-23"),
-        ("2026-06-01", "2026-06", "--to: `2026-06` is no ISO time"),
+        ("tomorrow", None, "--from: `tomorrow` is not an ISO 8601 time such as 2026-11-23T22:00"),
+        ("2026-06-01", "2026-06", "--to: `2026-06` is not an ISO 8601 time"),
         ("2026-06-01", "2026-06-01", "--to: must be later than --from"),
         ("2026-06-01", "2036-06-01", "--to: must be later than --from, by 400 days at most"),
     ],

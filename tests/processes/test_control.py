@@ -73,7 +73,7 @@ def test_a_running_agent_is_asked_and_changed(tmp_path: Path, monkeypatch: pytes
         for words, message in (
             (("ask", "gate", "x", "--task", "caption"), "text: caption takes no text"),
             (("ask", "gate", "--task", "phrase_grounding"), "`text` is missing: phrase_grounding needs it"),
-            (("ask", "gate"), "say what to look for, or what to ask with --task"),
+            (("ask", "gate"), "nothing to ask: give TEXT or --task"),
             (("ask", "gate", "x", "--agent", "office"), "agent office is not running"),
             (("task", "add", "gate", "caption"), "gate has a task `caption` already: give this one another --name"),
             (("task", "pause", "gate", "captoin"), "gate has no task `captoin` (did you mean `caption`?)"),

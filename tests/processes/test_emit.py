@@ -18,7 +18,7 @@ import pytest
 import zmq
 
 from streamer.bus.event_channel import EventClient, events_endpoint
-from streamer.cli.events import resend
+from streamer.cli.events import resend_dead
 from streamer.events.ledger import Ledger
 from streamer.events.schema import StatusEvent
 from streamer.processes.emit import DeadLetterBox, SinkThread
@@ -327,7 +327,7 @@ def test_a_dead_letter_that_still_cannot_be_taken_holds_up_nothing(tmp_path: Pat
         reader.dead_letter(1, "a bug")
         reader.advance(1)
         reader.close()
-        assert resend(tmp_path / "ledger.db", "a") == 1
+        assert resend_dead(tmp_path / "ledger.db", "a") == 1
         ledger.commit([event(seq=2)])
         run_feed(ledger, sink)
         assert ledger.readers(["a"])["a"].to_resend(10) == []

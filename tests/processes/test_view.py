@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from streamer.cli.demo import match
+from streamer.cli.demo_score import match
 from streamer.config.model import from_mapping
 from streamer.processes.view import CARD, View
 from streamer.processes.worker import Worker

@@ -50,7 +50,7 @@ def streams(
 def health(cameras: CapturePoller, tail: EventFollower) -> tuple[bool, dict[str, Any]]:
     """Whether every part of the program answers, and what it says. A camera that is away is no illness of ours."""
     now = time.monotonic()
-    states = {name: state_of(state, tail.states.get(name), now) for name, state in cameras.states.items()}
+    states = {name: stream_state(state, tail.states.get(name), now) for name, state in cameras.states.items()}
     healthy = "silent" not in states.values()
     return healthy, {"status": "ok" if healthy else "failing", "streams": states, "events": tail.position}
 
@@ -68,7 +68,7 @@ def _stream(
 ) -> dict[str, Any]:
     now = time.monotonic()
     status = tail.states.get(name)
-    said = state_of(state, status, now)
+    said = stream_state(state, status, now)
     down = status if said == "down" else None
     return {
         "name": name,
@@ -93,7 +93,7 @@ def _stream(
     }
 
 
-def state_of(state: CameraState, status: Event | None, now: float) -> str:
+def stream_state(state: CameraState, status: Event | None, now: float) -> str:
     """Of a stream: `live`, `down`, `ended`, `starting`, or `silent`: its capture process does not answer."""
     last = status["data"]["state"] if status is not None else None
     age = state.frame_age(now)

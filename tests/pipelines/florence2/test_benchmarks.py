@@ -9,7 +9,8 @@ import pytest
 from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.pipeline import Florence2Settings, pipeline
 from pipelines.florence2.tasks import SPECS
-from streamer.cli.bench import Rate, measure, table
+from streamer.cli.bench import table
+from streamer.cli.throughput import Rate, measure
 
 
 @pytest.mark.parametrize("kind", ["plain", "fast"])

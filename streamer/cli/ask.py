@@ -1,0 +1,71 @@
+"""`streamer ask`: run a task once on the newest frame of a running agent."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from streamer.cli.client import REPLY_TIMEOUT_S, call
+from streamer.cli.options import RegionText, RunningAgent, StreamName, ZoneName
+from streamer.core.errors import ConfigError
+
+PHRASE_TASK = "open_vocabulary_detection"
+"""Task of a question that gives a text only."""
+
+
+def ask(
+    stream: StreamName,
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="Object or phrase to find.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task to run, see `streamer tasks`. [default: find TEXT]")] = None,
+    region: RegionText = None,
+    zone: ZoneName = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as an event.")] = False,
+    seconds: Annotated[float, typer.Option(min=0.1, metavar="S", help="Time to wait for the answer.")] = 30.0,
+    agent: RunningAgent = None,
+) -> None:
+    """Run a task once on the newest frame of a running agent.
+
+    The answer is printed only; it is not published as an event.
+    """
+    if task is None and text is None:
+        raise ConfigError("nothing to ask: give TEXT or --task")
+    keys = {"task": task or PHRASE_TASK, "text": text, "region": region, "zone": zone}
+    entry = {key: value for key, value in keys.items() if value is not None}
+    answer = call(agent, seconds + REPLY_TIMEOUT_S, op="ask", stream=stream, task=entry, timeout=seconds)
+    raise typer.Exit(_print_answer(stream, answer, as_json))
+
+
+def _print_answer(stream: str, answer: dict[str, Any], as_json: bool) -> int:
+    """Print an answer; return the exit code."""
+    if "failed" in answer:
+        print(f"streamer: no answer about {stream}: {answer['failed']}", file=sys.stderr)
+        return 1
+    event = answer["event"]
+    if as_json:
+        print(json.dumps(event))
+    else:
+        for line in describe(event):
+            print(line)
+    if event["data"]["result"] is None:
+        print(f"streamer: {event['data']['outcome']}: {event['data'].get('error', 'no answer')}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def describe(event: dict[str, Any]) -> Iterator[str]:
+    """Return a result event as lines: its text, then one line per shape with label, score and coordinates."""
+    result = event["data"]["result"]
+    if result is None:
+        return
+    if result["text"]:
+        yield result["text"]
+    for shape in (*result["boxes"], *result["polygons"], *result["quads"]):
+        score = "" if shape["score"] is None else f"{shape['score']:.2f}  "
+        coordinates = shape["box"] if "box" in shape else [value for point in shape["points"] for value in point]
+        yield f"{shape['label']}  {score}{' '.join(f'{value:.2f}' for value in coordinates)}"
+    if event["data"]["outcome"] == "empty":
+        yield "nothing"

@@ -1,0 +1,26 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML config file; configs/ has examples.")]
+RunningAgent = Annotated[
+    str | None,
+    typer.Option("--agent", metavar="NAME", help="Name or state folder of a running agent. [default: the only one]"),
+]
+StreamName = Annotated[str, typer.Argument(metavar="STREAM", help="Stream of the running agent.")]
+TaskType = Annotated[str, typer.Option(help="Task to run, see `streamer tasks`.")]
+Text = Annotated[str | None, typer.Option(help="Text of the task, if it takes one.")]
+RegionText = Annotated[
+    str | None,
+    typer.Option(metavar="x0,y0,x1,y1", help="Region of the task in fractions of the frame, if it takes one."),
+]
+ZoneName = Annotated[str | None, typer.Option(help="Zone of the stream; the model sees nothing outside it.")]
+Every = Annotated[str | None, typer.Option(metavar="T", help="Interval: 500ms, 1s, 5m. [default: 1s]")]
+Checkpoint = Annotated[
+    str | None, typer.Option(help="Checkpoint: Hub name or folder. [default: the small model that is included]")
+]

@@ -1,0 +1,43 @@
+"""`streamer run`: run the agent of a config."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from streamer.cli.options import ConfigFile
+from streamer.core import logs
+
+if TYPE_CHECKING:
+    from streamer.config.model import Config
+
+LogFormat = Literal["text", "json"]
+
+
+def run(
+    config: ConfigFile,
+    log_format: Annotated[LogFormat, typer.Option(help="Log format.")] = "text",
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option(help="Minimum log level.")
+    ] = "info",
+) -> None:
+    """Run an agent until it is stopped.
+
+    The log goes to standard error.
+    """
+    # SIGTERM and SIGINT stay pending until the supervisor handles them. An exception raised by a handler during the
+    # imports could end in a callback of the interpreter, which discards it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    from streamer.config.model import load
+
+    supervise(load(config), log_level, log_format)
+
+
+def supervise(config: Config, log_level: str = "info", log_format: LogFormat = "text", **options: Any) -> None:
+    """Set up the log and run the supervisor with these options until the agent ends."""
+    from streamer.processes import supervisor
+
+    logs.setup("streamer", log_level, log_format)
+    supervisor.run(config, log_level=log_level, log_format=log_format, **options)

@@ -1,0 +1,61 @@
+"""`streamer task`: change the tasks of a running agent."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from streamer.cli.client import REPLY_TIMEOUT_S, call
+from streamer.cli.options import Every, RegionText, RunningAgent, StreamName, Text, ZoneName
+
+TaskName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the task.")]
+Save = Annotated[bool, typer.Option("--save", help="Keep the change when the agent is restarted.")]
+
+app = typer.Typer(help="Change the tasks of a running agent.", no_args_is_help=True)
+
+
+@app.command()
+def add(
+    stream: StreamName,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Task to run, see `streamer tasks`.")],
+    name: Annotated[str | None, typer.Option(help="Task name in events. [default: TASK]")] = None,
+    text: Text = None,
+    region: RegionText = None,
+    zone: ZoneName = None,
+    every: Every = None,
+    when: Annotated[str | None, typer.Option(help="Trigger: always, motion, change. [default: always]")] = None,
+    priority: Annotated[str | None, typer.Option(help="Priority: high, normal, low. [default: normal]")] = None,
+    save: Save = False,
+    agent: RunningAgent = None,
+) -> None:
+    """Add a task to a stream."""
+    keys = {
+        "task": task, "name": name, "text": text, "region": region, "zone": zone,
+        "every": every, "when": when, "priority": priority,
+    }  # fmt: skip
+    entry = {key: value for key, value in keys.items() if value is not None}
+    _change(agent, "add", stream, name or task, save, entry)
+
+
+@app.command()
+def remove(stream: StreamName, name: TaskName, save: Save = False, agent: RunningAgent = None) -> None:
+    """Remove a task."""
+    _change(agent, "remove", stream, name, save)
+
+
+@app.command()
+def pause(stream: StreamName, name: TaskName, save: Save = False, agent: RunningAgent = None) -> None:
+    """Stop running a task until it is resumed."""
+    _change(agent, "pause", stream, name, save)
+
+
+@app.command()
+def resume(stream: StreamName, name: TaskName, save: Save = False, agent: RunningAgent = None) -> None:
+    """Resume a paused task."""
+    _change(agent, "resume", stream, name, save)
+
+
+def _change(agent: str | None, op: str, stream: str, name: str, save: bool, task: dict[str, Any] | None = None) -> None:
+    """Request a change and print what was done."""
+    print(call(agent, REPLY_TIMEOUT_S, op=op, stream=stream, name=name, task=task, save=save)["done"])
