@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,9 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def streamer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs the command in a folder of its own: (exit code, standard output, standard error)."""
+def streamer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Run]:
+    """Run the command in an empty folder; returns exit code, standard output and standard error."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -32,7 +34,8 @@ def streamer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         output, errors = capsys.readouterr()
         return int(ended.value.code or 0), output, errors
 
-    return run
+    yield run
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # `run` blocks signals, which child processes would inherit
 
 
 def test_tasks(streamer: Run) -> None:
