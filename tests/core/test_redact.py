@@ -14,6 +14,7 @@ import pytest
 from streamer.bus.rpc import RpcClient, RpcServer
 from streamer.capture.sources import Rtsp
 from streamer.cli import main as command_line
+from streamer.cli.check import _keys
 from streamer.cli.doctor import Finding, examine
 from streamer.cli.probe import probe_all
 from streamer.config.model import Config, from_mapping
@@ -126,7 +127,7 @@ def _command(folder: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def _check_settings(folder: Path, patch: pytest.MonkeyPatch) -> str:
-    return command_line._words(Rtsp.model_validate({"url": URL}))
+    return _keys(Rtsp.model_validate({"url": URL}))
 
 
 def _probe(folder: Path, patch: pytest.MonkeyPatch) -> None:
