@@ -1,4 +1,4 @@
-"""`streamer events`: what the ledger of an agent holds, as lines, JSON Lines or CSV. Only `resend` writes."""
+"""`streamer events`: lists, follows and exports the events in an agent's ledger, and its dead letters."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from streamer.core.errors import ConfigError
+from streamer.core.paths import state_home
 
 if TYPE_CHECKING:
     from streamer.events.ledger.query import Entry, Filter, LedgerQuery
 
 NEWEST = 50
+"""Events that are printed without --since and --export."""
 BATCH = 500
 POLL_S = 0.2
-BUSY_MS = 5000
+"""Seconds between two reads with --follow."""
 COLUMNS = ("time", "stream", "subject", "outcome", "text", "labels", "reason", "source", "sequence", "id")
+_TIME = "%Y-%m-%d %H:%M:%S"
 
 
 def events(
@@ -55,12 +58,14 @@ def events(
 
     The events come from the agent's ledger; the agent may be running or stopped.
     """
+    from streamer.events.ledger.dead_letters import request_resend
+
     try:
         ledger = find_ledger(agent)
         if resend is not None:
-            print(f"{resend_dead(ledger, resend)} events will be tried again by {resend}")
+            print(f"{request_resend(ledger, resend)} events will be sent again by {resend}")
         elif dead:
-            print_dead(ledger)
+            print_dead_letters(ledger)
         else:
             print_events(ledger, stream, task, search, since, follow, export)
     except KeyboardInterrupt:
@@ -68,29 +73,27 @@ def events(
 
 
 def find_ledger(agent: str | None) -> Path:
-    """The ledger of an agent of this computer. Raises ConfigError for none, more than one, or one it cannot read."""
-    import apsw
+    """Return the ledger of an agent on this computer.
 
-    from streamer.events.ledger import Replay
+    Raises ConfigError when there is none or more than one, or when it cannot be read.
+    """
+    from streamer.events.ledger import LEDGER_FILE
+    from streamer.events.ledger.query import check_readable
 
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    found = [path for root in (home, Path("/var/lib")) for path in sorted((root / "streamer").glob("*/ledger.db"))]
+    roots = (state_home(), Path("/var/lib/streamer"))
+    found = [path for root in roots for path in sorted(root.glob(f"*/{LEDGER_FILE}"))]
     if given := os.environ.get("STATE_DIRECTORY"):
-        found = [path for path in [Path(given) / "ledger.db"] if path.exists()] or found
+        found = [path for path in [Path(given) / LEDGER_FILE] if path.exists()] or found
     names = [path.parent.name for path in found]
     if agent is not None:
         found = [path for path in found if path.parent.name == agent]
     if not found:
-        what = f"of an agent {agent}" if agent else "of any agent"
-        known = f"; there are {', '.join(names)}" if names else ""
-        raise ConfigError(f"there is no ledger {what} in {home}/streamer or /var/lib/streamer{known}")
+        subject = f"ledger of agent {agent}" if agent else "ledger"
+        others = f"; agents with a ledger: {', '.join(names)}" if names else ""
+        raise ConfigError(f"no {subject} found in {roots[0]} or {roots[1]}{others}")
     if len(found) > 1:
         raise ConfigError(f"several agents have a ledger here: add --agent and one of {', '.join(names)}")
-    try:
-        with contextlib.closing(Replay(found[0])) as replay:
-            replay.heads()
-    except apsw.Error as error:
-        raise ConfigError(f"cannot read {found[0]}: {error}") from None
+    check_readable(found[0])
     return found[0]
 
 
@@ -103,7 +106,10 @@ def print_events(
     follow: bool,
     export: Literal["jsonl", "csv"] | None,
 ) -> None:
-    """Print to standard output until its reader has gone. Raises ConfigError for a `since` that is no duration."""
+    """Print events until the end, or with `follow` until the reader of standard output is gone.
+
+    Raises ConfigError when `since` is not a duration.
+    """
     from streamer.core.settings import parse_seconds
     from streamer.events.ledger.query import Filter, LedgerQuery
 
@@ -111,51 +117,34 @@ def print_events(
         start = None if since is None else time.time() - parse_seconds(since)
     except ValueError as error:
         raise ConfigError(f"--since: {error}") from None
-    wanted = Filter(stream, task, search=search, since=start)
-    everything = export is not None or since is not None
+    filter = Filter(stream, task, search=search, since=start)
+    from_start = export is not None or since is not None
     if export == "csv":
-        _write(_csv(COLUMNS))
-    with contextlib.suppress(BrokenPipeError), contextlib.closing(LedgerQuery(ledger)) as book:
-        for entry in _entries(book, wanted, everything, follow):
-            _write(_line(entry.body, export))
+        _print(_csv(COLUMNS))
+    with contextlib.suppress(BrokenPipeError), contextlib.closing(LedgerQuery(ledger)) as query:
+        for entry in _entries(query, filter, from_start, follow):
+            _print(_format(entry.body, export))
 
 
-def print_dead(ledger: Path) -> None:
-    """Print the events that sinks refused, the oldest first."""
-    import apsw
+def print_dead_letters(ledger: Path) -> None:
+    """Print the events that sinks could not deliver, oldest first."""
+    from streamer.events.ledger.dead_letters import list_dead_letters
 
-    with contextlib.closing(apsw.Connection(str(ledger), flags=apsw.SQLITE_OPEN_READONLY)) as db:
-        db.set_busy_timeout(BUSY_MS)
-        rows: Any = db.execute("SELECT created, sink, reason, resend, body FROM dead ORDER BY created")
-        for created, sink, reason, again, body in rows:
-            when = datetime.fromtimestamp(created).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-            event = json.loads(body)
-            soon = " (tried again soon)" if again else ""
-            _write(f"{when}  {sink}  {event['subject']} {event['id']}: {reason}{soon}")
+    for one in list_dead_letters(ledger):
+        when = datetime.fromtimestamp(one.created).astimezone().strftime(_TIME)
+        event = json.loads(one.body)
+        resend = " (will be sent again)" if one.resend else ""
+        _print(f"{when}  {one.sink}  {event['subject']} {event['id']}: {one.reason}{resend}")
 
 
-def resend_dead(ledger: Path, sink: str) -> int:
-    """Have a sink try again what it refused, within seconds or when the agent is started; how many events these are."""
-    import apsw
-
-    with contextlib.closing(apsw.Connection(str(ledger), flags=apsw.SQLITE_OPEN_READWRITE)) as db:
-        db.set_busy_timeout(BUSY_MS)
-        known = [name for (name,) in db.execute("SELECT sink FROM cursor").fetchall()]
-        if sink not in known:
-            raise ConfigError(f"--resend: there is no sink {sink}; there are {', '.join(map(str, known))}")
-        db.execute("UPDATE dead SET resend = 1 WHERE sink = ?", (sink,))
-        return db.changes()
-
-
-def _entries(book: LedgerQuery, wanted: Filter, everything: bool, follow: bool) -> Iterator[Entry]:
-    if everything:
-        position = 0
-    else:
-        page = book.newest(NEWEST, wanted)
+def _entries(query: LedgerQuery, filter: Filter, from_start: bool, follow: bool) -> Iterator[Entry]:
+    position = 0
+    if not from_start:
+        page = query.newest(NEWEST, filter)
         yield from page.entries
         position = page.position
     while True:
-        page = book.after(position, BATCH, wanted)
+        page = query.after(position, BATCH, filter)
         yield from page.entries
         position = page.position
         if len(page.entries) < BATCH:
@@ -164,21 +153,21 @@ def _entries(book: LedgerQuery, wanted: Filter, everything: bool, follow: bool) 
             time.sleep(POLL_S)
 
 
-def _write(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
-def _line(body: bytes, export: Literal["jsonl", "csv"] | None) -> str:
+def _format(body: bytes, export: Literal["jsonl", "csv"] | None) -> str:
     if export == "jsonl":
         return body.decode()
     event = json.loads(body)
     fields = _fields(event)
     if export == "csv":
-        return _csv(_harmless(str(fields.get(name) or "")) for name in COLUMNS)
-    when = datetime.fromisoformat(event["time"]).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    said = [fields[name] for name in ("outcome", "text", "labels", "reason") if fields.get(name)]
-    return "  ".join([when, fields["stream"] or "-", event["subject"], *said]).replace("\n", " ")
+        return _csv(_no_formula(str(fields.get(name) or "")) for name in COLUMNS)
+    when = datetime.fromisoformat(event["time"]).astimezone().strftime(_TIME)
+    values = [fields[name] for name in ("outcome", "text", "labels", "reason") if fields.get(name)]
+    return "  ".join([when, fields["stream"] or "-", event["subject"], *values]).replace("\n", " ")
 
 
 def _fields(event: dict[str, Any]) -> dict[str, Any]:
@@ -202,6 +191,6 @@ def _csv(fields: Any) -> str:
     return row.getvalue()
 
 
-def _harmless(text: str) -> str:
-    """What a camera has read must not become a formula in a spreadsheet."""
+def _no_formula(text: str) -> str:
+    """Return `text` such that a spreadsheet does not run text from a camera as a formula."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t") else text

@@ -10,8 +10,8 @@ import zmq
 from streamer.core.errors import ConfigError
 from streamer.core.paths import MAX_SOCKET_PATH
 
-HEADS = b"#/"
-"""The topic under which a zmq sink tells the newest sequence of each source; no stream's name begins so."""
+LATEST_TOPIC = b"#/"
+"""Topic on which a zmq sink publishes the newest sequence of each source; no stream's name begins so."""
 
 
 def check_endpoint(text: str) -> str:

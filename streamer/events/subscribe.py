@@ -1,4 +1,4 @@
-"""Events of a running agent, typed, for other programs: live, and what was missed."""
+"""Subscribes other programs to the events of a running agent: live, typed, and with missed events replayed."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from collections.abc import Iterator, Mapping
 import zmq
 
 from streamer.core.errors import WireError
-from streamer.core.ipc import HEADS, check_endpoint, replay_endpoint
+from streamer.core.ipc import LATEST_TOPIC, check_endpoint, replay_endpoint
 from streamer.events.schema import Event, decode
 
 log = logging.getLogger(__name__)
 
-_REMEMBERED = 10_000
-"""Events by which a repeated one is known; what emit repeats after a restart is far less."""
-_PATIENCE_S = 2.0
-"""For an answer to a question for what was missed."""
+_SEEN_IDS = 10_000
+"""Ids kept to drop repeated events; emit repeats far fewer after a restart."""
+_REPLAY_TIMEOUT_S = 2.0
+"""Maximum seconds to wait for a reply with missed events."""
 
 
 def subscribe(
@@ -29,13 +29,13 @@ def subscribe(
     timeout: float | None = None,
     after: Mapping[str, int] | None = None,
 ) -> Iterator[Event]:
-    """Live events of the agent whose zmq sink is at `endpoint` (`ipc://` and a path), each once, for ever.
+    """Return an endless iterator over the live events of an agent, each once.
 
-    `stream` leaves out other streams; `task` leaves out everything but the results of the task with this name. What is
-    missed is seen by the sequence and asked for, as far as the ledger still has it. `after` holds the last sequence
-    that an earlier run had of each source: it goes on there. An agent that is not there yet or goes away is waited for.
-    The iterator has subscribed once this returns. Raises TimeoutError after `timeout` seconds without an event,
-    ConfigError for an endpoint that cannot be.
+    `endpoint` is that of the agent's zmq sink, `ipc://` and a path. `stream` selects one stream, `task` the results of
+    the task with this name. Gaps in the sequence are filled with what the ledger still holds. `after` holds the last
+    sequence that an earlier run received by source, and continues from there. The iterator waits for an agent that is
+    not running. It has subscribed once this function returns. Raises TimeoutError after `timeout` seconds without an
+    event, ConfigError for an invalid endpoint.
     """
     check_endpoint(endpoint)
     replay = replay_endpoint(endpoint)
@@ -44,13 +44,13 @@ def subscribe(
     socket.set(zmq.RCVHWM, 10_000)
     socket.set(zmq.RECONNECT_IVL_MAX, 1000)
     socket.set(zmq.SUBSCRIBE, b"" if stream is None else f"{stream}/".encode())
-    socket.set(zmq.SUBSCRIBE, HEADS)
+    socket.set(zmq.SUBSCRIBE, LATEST_TOPIC)
     socket.connect(endpoint)
     return _Subscription(socket, _Gaps(replay, stream, after or {}), task, timeout)
 
 
 class _Subscription(Iterator[Event]):
-    # Not a generator: one that was never started would not close its socket.
+    # Not a generator: a generator that was never started would not close its socket.
     def __init__(self, socket: zmq.Socket[bytes], gaps: _Gaps, task: str | None, timeout: float | None) -> None:
         self._socket = socket
         self._gaps = gaps
@@ -60,115 +60,116 @@ class _Subscription(Iterator[Event]):
         self._ready: deque[Event] = deque()
 
     def __next__(self) -> Event:
-        until = None if self._timeout is None else time.monotonic() + self._timeout
+        deadline = None if self._timeout is None else time.monotonic() + self._timeout
         while True:
             while self._ready:
-                if self._wanted(event := self._ready.popleft()):
+                if self._is_new(event := self._ready.popleft()):
                     return event
-            patience = None if until is None else max(0, round((until - time.monotonic()) * 1000))
-            if not self._socket.poll(patience):
+            left_ms = None if deadline is None else max(0, round((deadline - time.monotonic()) * 1000))
+            if not self._socket.poll(left_ms):
                 raise TimeoutError(f"no event for {self._timeout} s")
             parts = self._socket.recv_multipart()
-            if parts[0] == HEADS:
-                self._ready.extend(self._gaps.told(parts[-1]))
-            elif (found := _read(parts[-1])) is not None and not self._gaps.was_had(found):
-                self._ready.extend(self._gaps.before(found))
-                self._ready.append(found)
+            if parts[0] == LATEST_TOPIC:
+                self._ready.extend(self._gaps.on_latest(parts[-1]))
+            elif (received := _read(parts[-1])) is not None and not self._gaps.is_of_earlier_run(received):
+                self._ready.extend(self._gaps.missed_before(received))
+                self._ready.append(received)
 
     def __del__(self) -> None:
         self._socket.close()
         self._gaps.close()
 
-    def _wanted(self, event: Event) -> bool:
-        """Not another task's, and not seen before: by CloudEvents the same source and id are the same event."""
+    def _is_new(self, event: Event) -> bool:
+        """Whether the event is of the task and not seen before: source and id identify a CloudEvent."""
         key = (event.source, event.id)
         if key in self._seen or (self._task is not None and event.subject != self._task):
             return False
         self._seen[key] = None
-        if len(self._seen) > _REMEMBERED:
+        if len(self._seen) > _SEEN_IDS:
             del self._seen[next(iter(self._seen))]
         return True
 
 
 class _Gaps:
-    """Knows the last sequence of each source, and asks for what is missing."""
+    """Tracks the last sequence of each source and requests missing events."""
 
     def __init__(self, endpoint: str, stream: str | None, last: Mapping[str, int]) -> None:
         self._endpoint, self._stream = endpoint, stream
-        self._had = last
+        self._earlier_run = last
         self._last = dict(last)
-        self._heads: dict[str, int] = {}  # as they were told the last time
+        self._latest: dict[str, int] = {}  # of the previous message with the newest sequences
         self._socket: zmq.Socket[bytes] | None = None
-        self._number = 0
+        self._request_id = 0
 
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
-    def was_had(self, event: Event) -> bool:
-        """An earlier run had it. In a ledger that began anew the same sequence is another event."""
-        had = self._had.get(event.source, 0)
-        if not event.sequence or int(event.sequence) > had:
+    def is_of_earlier_run(self, event: Event) -> bool:
+        """Whether an earlier run received it. In a new ledger the same sequence is a different event."""
+        last = self._earlier_run.get(event.source, 0)
+        if not event.sequence or int(event.sequence) > last:
             return False
-        return bool(self._answer(event.source, had - 1, had + 1))
+        return bool(self._request(event.source, last - 1, last + 1))
 
-    def before(self, event: Event) -> list[Event]:
-        """What is missing before an event that came."""
-        if not event.sequence or not self._is_whole(event.source):
+    def missed_before(self, event: Event) -> list[Event]:
+        """Return the events missing before one that was received."""
+        if not event.sequence or not self._is_complete(event.source):
             return []
         sequence = int(event.sequence)
         last = self._last.get(event.source, sequence - 1)
         self._last[event.source] = sequence
-        return self._ask(event.source, last, sequence) if sequence > last + 1 else []
+        return self._fetch(event.source, last, sequence) if sequence > last + 1 else []
 
-    def told(self, body: bytes) -> list[Event]:
-        """What is missing by the newest sequences that the agent tells."""
+    def on_latest(self, body: bytes) -> list[Event]:
+        """Return the events that are missing according to the agent's newest sequences."""
         try:
-            heads = {str(source): int(head) for source, head in json.loads(body)["heads"].items()}
+            latest = {str(source): int(sequence) for source, sequence in json.loads(body)["heads"].items()}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            log.warning("dropped a message that should tell the newest sequences")
+            log.warning("invalid message with the newest sequences dropped")
             return []
         missing: list[Event] = []
-        # Those of the last time: what is only on its way is not missing.
-        for source, head in self._heads.items():
-            last = self._last.setdefault(source, head)
-            if last < head and self._is_whole(source):
-                self._last[source] = head
-                missing += self._ask(source, last, head + 1)
-        self._heads = heads
+        # The previous message counts: events of the present one may still be in transit.
+        for source, sequence in self._latest.items():
+            last = self._last.setdefault(source, sequence)
+            if last < sequence and self._is_complete(source):
+                self._last[source] = sequence
+                missing += self._fetch(source, last, sequence + 1)
+        self._latest = latest
         return missing
 
-    def _is_whole(self, source: str) -> bool:
-        """All events of this source should come here: those of another one are partly other streams'."""
+    def _is_complete(self, source: str) -> bool:
+        """Whether the subscription includes all events of this source."""
         return self._stream is None or source.endswith(f"/streams/{self._stream}")
 
-    def _ask(self, source: str, after: int, before: int) -> list[Event]:
-        found: list[Event] = []
+    def _fetch(self, source: str, after: int, before: int) -> list[Event]:
+        """Return the events with `after` < sequence < `before`, in as many requests as it takes."""
+        events: list[Event] = []
         while after + 1 < before:
-            answer = self._answer(source, after, before)
-            if not answer:
+            page = self._request(source, after, before)
+            if not page:
                 break
-            found += answer
-            after = int(answer[-1].sequence)
+            events += page
+            after = int(page[-1].sequence)
         if after + 1 < before:
-            log.warning("events %d to %d of %s are missing", after + 1, before - 1, source)
-        return found
+            log.warning("events %d to %d of %s are lost", after + 1, before - 1, source)
+        return events
 
-    def _answer(self, source: str, after: int, before: int) -> list[Event]:
-        """Events between the two; none when they are gone or nobody answers."""
+    def _request(self, source: str, after: int, before: int) -> list[Event]:
+        """Return one reply's events; empty when they are deleted or there is no reply."""
         if self._socket is None:
             self._socket = zmq.Context.instance().socket(zmq.DEALER)
             self._socket.set(zmq.LINGER, 0)
             self._socket.set(zmq.RECONNECT_IVL_MAX, 1000)
             self._socket.connect(self._endpoint)
-        self._number += 1
-        question = {"v": 1, "id": self._number, "source": source, "after": after, "before": before}
-        self._socket.send(json.dumps(question).encode())
-        until = time.monotonic() + _PATIENCE_S
-        while self._socket.poll(max(0, round((until - time.monotonic()) * 1000))):
+        self._request_id += 1
+        request = {"v": 1, "id": self._request_id, "source": source, "after": after, "before": before}
+        self._socket.send(json.dumps(request).encode())
+        deadline = time.monotonic() + _REPLAY_TIMEOUT_S
+        while self._socket.poll(max(0, round((deadline - time.monotonic()) * 1000))):
             header, *bodies = self._socket.recv_multipart()
-            if json.loads(header).get("id") == self._number:
+            if json.loads(header).get("id") == self._request_id:
                 return [event for body in bodies if (event := _read(body)) is not None]
         return []
 
@@ -177,5 +178,5 @@ def _read(body: bytes) -> Event | None:
     try:
         return decode(body)
     except WireError as error:
-        log.warning("dropped a message: %s", error)
+        log.warning("invalid message dropped: %s", error)
         return None

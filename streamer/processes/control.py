@@ -19,6 +19,7 @@ from streamer.config.model import Config
 from streamer.core.errors import ConfigError
 from streamer.core.paths import AgentPaths
 from streamer.events.build import task_event
+from streamer.events.ledger import LEDGER_FILE
 from streamer.events.schema import StatusEvent
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class Control:
     def _overview(self) -> dict[str, Any]:
         """What is asked of which stream now, and where the events are."""
         streams = {name: [task.to_json for task in stream.tasks] for name, stream in self.config.streams.items()}
-        return {"agent": self.config.name, "ledger": str(self._folders.state / "ledger.db"), "streams": streams}
+        return {"agent": self.config.name, "ledger": str(self._folders.state / LEDGER_FILE), "streams": streams}
 
     def _ask(self, asked: Request, message: Mapping[str, Any]) -> None:
         stream, task = str(message.get("stream")), {**message["task"], "name": _ASK}

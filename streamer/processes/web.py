@@ -15,6 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from streamer.config.web import Bind
 from streamer.core.errors import ConfigError
+from streamer.events.ledger import LEDGER_FILE
 from streamer.events.ledger.query import LedgerQuery
 from streamer.processes.worker import Worker
 from streamer.web.app import Site, make_app
@@ -45,7 +46,7 @@ def run(worker: Worker) -> None:
 
 
 async def _serve(worker: Worker, listener: socket.socket, cameras: CapturePoller) -> None:
-    book = LedgerQuery(worker.state / "ledger.db")
+    book = LedgerQuery(worker.state / LEDGER_FILE)
     tail, live, tasks = EventFollower(book), JpegHub(worker.runtime), TaskLists(worker.runtime, worker.config)
     site = Site(worker.config, worker.runtime, cameras, tail, live, tasks)
     server = _Server(_config(site))

@@ -14,10 +14,11 @@ from streamer.bus.rpc import RpcClient, control_socket
 from streamer.core.redact import Url
 from streamer.events.build import task_event
 from streamer.events.schema import encode
-from streamer.events.sinks import Mqtt, SinkContext
+from streamer.events.sinks import Mqtt, TaskKinds
 from tests.support.agents import RunningAgent, until
 from tests.support.broker import Broker, Listener
 from tests.support.rtsp import free_port
+from tests.support.sinks import RecordedProgress, sink_context
 from tests.support.viewing import JpegReader
 
 DISCOVERY = "homeassistant/device/streamer_home_gate/config"
@@ -111,12 +112,9 @@ sinks:
 
 def test_what_is_retained_is_said_again_as_it_is_by_then(tmp_path: Path) -> None:
     """After a break, also of a broker that has forgotten everything."""
-    kinds = {"caption": "text", "ocr": "text"}
-    home = SinkContext(
-        "home", tmp_path, lambda _: None, lambda: None, streams={"gate": {"caption": "text"}}, kinds=kinds  # type: ignore[arg-type]
-    )  # fmt: skip
+    tasks = TaskKinds({"caption": "text", "ocr": "text"}, {"gate": {"caption": "text"}})
     with Broker(tmp_path) as broker:
-        sink = Mqtt(url=Url(broker.url), home_assistant=True).open(home)
+        sink = Mqtt(url=Url(broker.url), home_assistant=True).open(sink_context(tasks=tasks), RecordedProgress())
         added = task_event("home", "gate", "signs", "added", asks="ocr")
         removed = task_event("home", "gate", "caption", "removed", asks="caption")
         sink.write([(1, encode(added)), (2, encode(removed))])

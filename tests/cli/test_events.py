@@ -1,4 +1,4 @@
-"""`streamer events`, on a real ledger that somebody else is writing."""
+"""`streamer events`, on a real ledger while it is written."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     (tmp_path / "streamer" / "home").mkdir(parents=True)
     with Ledger(tmp_path / "streamer" / "home" / "ledger.db", "home") as ledger:
-        reader = ledger.readers(["hook"])["hook"]
+        cursor = ledger.cursors(["hook"])["hook"]
         corners = ((0.0, 0.0), (0.5, 0.0), (0.5, 0.25), (0.0, 0.25))
         ledger.commit(
             [
@@ -44,8 +44,8 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
                 status_event("home", "yard", "down", "no answer"),
             ]
         )
-        reader.dead_letter(2, "HTTP 422")
-        reader.close()
+        cursor.dead_letter(2, "HTTP 422")
+        cursor.close()
         yield ledger
 
 
@@ -55,7 +55,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("ledger")
-def test_lines_filters_and_search(capsys: pytest.CaptureFixture[str]) -> None:
+def test_filters_and_search_select_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(run(capsys)) == 6
     assert run(capsys)[0].endswith("gate  scene  ok  A red van waits in front of the gate.")
     assert run(capsys)[5].endswith("yard  stream.down  no answer")
@@ -72,7 +72,7 @@ def test_lines_filters_and_search(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("ledger")
-def test_exports(capsys: pytest.CaptureFixture[str]) -> None:
+def test_exports_as_jsonl_and_csv(capsys: pytest.CaptureFixture[str]) -> None:
     found = [json.loads(line) for line in run(capsys, "--export", "jsonl")]
     assert [one["data"]["stream"] for one in found] == ["gate"] * 3 + ["yard", "gate", "yard"]
     rows = list(csv.DictReader([*run(capsys, "--export", "csv", "--stream", "gate")[:1], "x"]))
@@ -80,13 +80,13 @@ def test_exports(capsys: pytest.CaptureFixture[str]) -> None:
     assert "'=cmd() on a sign" in run(capsys, "--export", "csv")[4]
 
 
-def test_since_leaves_out_what_is_older(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+def test_since_excludes_older_events(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     ledger._db.execute("UPDATE events SET created = created - 7200 WHERE pos <= 4")
 
     assert len(run(capsys, "--since", "1h")) == 2
 
 
-def test_follow_goes_on_with_what_comes(ledger: Ledger) -> None:
+def test_follow_prints_new_events(ledger: Ledger) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "streamer.cli", "events", "--follow", "--stream", "gate", "--export", "jsonl"],
         stdout=subprocess.PIPE,
@@ -100,21 +100,21 @@ def test_follow_goes_on_with_what_comes(ledger: Ledger) -> None:
             process.kill()
 
 
-def test_dead_letters_are_listed_and_sent_again(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dead_letters_are_listed_and_resent(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = run(capsys, "--dead")
     assert line.endswith(f"hook  scene {said(2, text='').id}: HTTP 422")
-    assert run(capsys, "--resend", "hook") == ["1 events will be tried again by hook"]
-    assert run(capsys, "--dead")[0].endswith("(tried again soon)")
-    reader = ledger.readers(["hook"])["hook"]
-    assert [position for position, _ in reader.to_resend(10)] == [2]
-    reader.close()
-    with pytest.raises(ConfigError, match="there is no sink other; there are hook"):
+    assert run(capsys, "--resend", "hook") == ["1 events will be sent again by hook"]
+    assert run(capsys, "--dead")[0].endswith("(will be sent again)")
+    cursor = ledger.cursors(["hook"])["hook"]
+    assert [position for position, _ in cursor.to_resend(10)] == [2]
+    cursor.close()
+    with pytest.raises(ConfigError, match="no sink other; its sinks: hook"):
         run(capsys, "--resend", "other")
 
 
 @pytest.mark.usefixtures("ledger")
-def test_the_agent_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ConfigError, match=r"no ledger of an agent shop .*; there are home"):
+def test_ledger_is_found_by_agent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match=r"no ledger of agent shop .*; agents with a ledger: home"):
         run(capsys, "--agent", "shop")
     (tmp_path / "streamer" / "shop").mkdir()
     Ledger(tmp_path / "streamer" / "shop" / "ledger.db").close()

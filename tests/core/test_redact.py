@@ -7,7 +7,6 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import pytest
 
@@ -22,9 +21,9 @@ from streamer.core import logs
 from streamer.core.errors import ConfigError, SourceLost
 from streamer.core.redact import Url, redact, remember
 from streamer.events.build import result_event, status_event
-from streamer.events.ledger import SinkCursor
+from streamer.events.ledger import LEDGER_FILE, Ledger
+from streamer.events.ledger.dead_letters import list_dead_letters
 from streamer.events.schema import encode
-from streamer.processes.emit import DeadLetterBox
 from tests.support.agents import until
 from tests.support.sample_events import result
 
@@ -107,14 +106,12 @@ def _rpc_error(folder: Path, patch: pytest.MonkeyPatch) -> str:
 
 
 def _dead_letter(folder: Path, patch: pytest.MonkeyPatch) -> object:
-    reasons = []
-
-    class Cursor:
-        def dead_letter(self, position: int, reason: str) -> None:
-            reasons.append(reason)
-
-    DeadLetterBox(cast(SinkCursor, Cursor())).put(1, TEXT)
-    return reasons
+    with Ledger(folder / LEDGER_FILE) as ledger:
+        cursor = ledger.cursors(["hook"])["hook"]
+        ledger.commit([status_event("home", "gate", "up")])
+        cursor.dead_letter(1, TEXT)
+        cursor.close()
+    return list_dead_letters(folder / LEDGER_FILE)
 
 
 def _command(folder: Path, patch: pytest.MonkeyPatch) -> None:

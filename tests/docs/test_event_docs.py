@@ -20,7 +20,7 @@ EXAMPLES = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", TE
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda one: one["subject"])
-def test_an_example_is_an_event_to_the_letter(example: dict[str, Any]) -> None:
+def test_each_example_is_a_valid_event(example: dict[str, Any]) -> None:
     assert json.loads(encode(decode(json.dumps(example).encode()))) == example
 
 
@@ -34,12 +34,12 @@ def test_every_kind_of_event_has_an_example() -> None:
         assert f"`{outcome}`" in TEXT
 
 
-def test_every_sink_has_its_guarantee() -> None:
+def test_every_sink_has_a_guarantee() -> None:
     kinds = {settings.model_fields["kind"].default for settings in get_args(get_args(sinks.SinkField)[0])}
     assert set(re.findall(r"^\| `(\w+)` \| (?:exactly|at least|live)", TEXT, re.MULTILINE)) == kinds
 
 
-def test_the_receiver_verifies() -> None:
+def test_webhook_receiver_example_verifies() -> None:
     (block,) = [one for one in re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL) if "receive" in one]
     assert "verify(body, headers)" in block
     (secret,) = re.findall(r"whsec_\w+", block)

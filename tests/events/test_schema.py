@@ -23,7 +23,7 @@ def as_json(event: Any) -> Any:
     return json.loads(encode(event))
 
 
-def test_a_result_has_the_shape_of_the_contract() -> None:
+def test_result_event_json_matches_the_contract() -> None:
     event = numbered(accepted(sample_events.event(seq=1042), 0.0602), 42)
 
     assert as_json(event) == {
@@ -61,7 +61,7 @@ def test_a_result_has_the_shape_of_the_contract() -> None:
     }
 
 
-def test_a_status_has_the_shape_of_the_contract() -> None:
+def test_status_event_json_matches_the_contract() -> None:
     frames = {"captured": 900, "not_asked": 840, "done": 58, "dropped": {"stale": 2}, "in_flight": 0}
     event = status_event("home", "gate", "down", "read timed out after 5 s", 0.7, frames, epoch=1764000000123)
 
@@ -87,7 +87,7 @@ def test_a_status_has_the_shape_of_the_contract() -> None:
     }
 
 
-def test_status_of_other_parts_names_them() -> None:
+def test_worker_and_sink_events_name_their_subject() -> None:
     worker, sink = (
         worker_event("home", "capture:gate", "restarted", "killed", 1.0, "gate"),
         sink_event("home", "a", "up"),
@@ -98,7 +98,7 @@ def test_status_of_other_parts_names_them() -> None:
     assert status_event("home", None, "stopped").source == "/agents/home"
 
 
-def test_id_is_of_the_question_and_not_of_the_answer() -> None:
+def test_id_depends_on_the_question_not_the_answer() -> None:
     again = result_event("home", sample_events.result(outcome="error", error="boom"), "large")
 
     assert again.id == sample_events.event().id
@@ -108,14 +108,14 @@ def test_id_is_of_the_question_and_not_of_the_answer() -> None:
 
 
 @pytest.mark.parametrize("outcome", ["unchanged", "stale", "dropped", "error", "timeout"])
-def test_no_answer_is_not_an_empty_answer(outcome: Any) -> None:
+def test_outcome_without_answer_has_null_result(outcome: Any) -> None:
     data = result_event("home", sample_events.result(outcome=outcome, started_mono=0.0), "tiny").data
 
     assert data.result is None
     assert data.timing.waited_ms is None
 
 
-def test_an_empty_answer_is_an_answer() -> None:
+def test_empty_outcome_has_an_empty_result() -> None:
     empty = sample_events.result(outcome="empty", answer=Answer())
 
     body = result_event("home", empty, "tiny").data.result
@@ -124,7 +124,7 @@ def test_an_empty_answer_is_an_answer() -> None:
     assert body.boxes == ()
 
 
-def test_error_is_there_only_when_there_is_one() -> None:
+def test_error_key_is_present_only_with_an_error() -> None:
     remember("hunter2")
     failed = sample_events.result(outcome="error", error="cannot read rtsp://user:pass@cam/ with hunter2\x1b[0m")
 
@@ -136,7 +136,7 @@ def test_status_reason_hides_credentials() -> None:
     assert "pass" not in encode(status_event("home", "gate", "down", "rtsp://user:pass@cam/ refused")).decode()
 
 
-def test_text_and_region_of_the_task_are_repeated() -> None:
+def test_event_repeats_text_and_region_of_the_task() -> None:
     params = SimpleNamespace(quality="fast", prompt_text="a ladder", prompt_region=Region(0.1, 0.2, 0.3, 0.4))
 
     data = as_json(result_event("home", sample_events.result(params=params), "tiny"))["data"]
@@ -144,7 +144,7 @@ def test_text_and_region_of_the_task_are_repeated() -> None:
     assert (data["text"], data["region"]) == ("a ladder", [0.1, 0.2, 0.3, 0.4])
 
 
-def test_polygons_and_quads_have_pixels_too() -> None:
+def test_polygons_and_quads_have_pixels() -> None:
     corners = ((0.0, 0.0), (0.5, 0.0), (0.5, 0.25), (0.0, 0.25))
     answer = Answer(polygons=(Polygon(corners[:3], "car", 0.5),), quads=(Quad(corners, "STOP"),))
 
@@ -155,7 +155,7 @@ def test_polygons_and_quads_have_pixels_too() -> None:
     assert body["quads"][0]["pixels"] == [[0, 0], [960, 0], [960, 270], [0, 270]]
 
 
-def test_a_score_that_is_no_number_is_none() -> None:
+def test_nan_and_infinite_scores_become_null() -> None:
     answer = Answer(text="x", score=math.inf, boxes=(Box(0, 0, 1, 1, "a", math.nan),))
 
     body = as_json(result_event("home", sample_events.result(answer=answer), "tiny"))["data"]["result"]
@@ -164,7 +164,7 @@ def test_a_score_that_is_no_number_is_none() -> None:
     assert body["boxes"][0]["score"] is None
 
 
-def test_age_is_set_at_acceptance_and_only_on_results() -> None:
+def test_acceptance_sets_age_of_results_only() -> None:
     status = status_event("home", "gate", "up")
 
     assert accepted(status, 1.0) == status
@@ -185,7 +185,7 @@ def test_model_text_cannot_break_a_line_or_a_terminal(text: str) -> None:
     assert not set(clean(text)) & {"\x1b", "\x00", "\r", "\u2028"}
 
 
-def test_long_text_is_cut() -> None:
+def test_long_text_is_truncated() -> None:
     assert len(clean("x" * (MAX_TEXT + 1))) == MAX_TEXT
 
 
@@ -193,12 +193,12 @@ def test_long_text_is_cut() -> None:
     "body",
     [b"", b"{}", b"[]", b"\xff", b'{"type": "streamer.result.v1"}', b'{"type": "other"}', b"[" * 100_000],
 )
-def test_what_is_no_event_is_a_wire_error(body: bytes) -> None:
+def test_decoding_anything_but_an_event_is_a_wire_error(body: bytes) -> None:
     with pytest.raises(WireError, match="not an event"):
         decode(body)
 
 
-def test_a_reader_takes_keys_of_a_newer_agent() -> None:
+def test_decode_ignores_keys_of_a_newer_agent() -> None:
     newer = as_json(sample_events.event())
     newer["traceparent"] = "00-1"
     newer["data"]["track"] = 7
@@ -206,7 +206,7 @@ def test_a_reader_takes_keys_of_a_newer_agent() -> None:
     assert decode(json.dumps(newer).encode()) == sample_events.event()
 
 
-def test_schema_describes_both_types() -> None:
+def test_json_schema_describes_both_event_types() -> None:
     whole = schema()
 
     assert whole["$schema"].endswith("2020-12/schema")

@@ -1,4 +1,4 @@
-"""What a program that reads the events of an agent gets."""
+"""`streamer.subscribe`, against a zmq sink and against an emit process that is killed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ import streamer
 from streamer.bus.event_channel import EventClient
 from streamer.core.errors import ConfigError
 from streamer.events.build import status_event
+from streamer.events.ledger import LEDGER_FILE, Ledger
 from streamer.events.schema import Event, ResultEvent, encode, numbered
-from streamer.events.sinks import SinkContext, Zmq
+from streamer.events.sinks import Zmq
 from streamer.types import Sink
 from tests.support.agents import until
 from tests.support.emit_process import EmitProcess
 from tests.support.sample_events import event
+from tests.support.sinks import RecordedProgress, sink_context
 
 
 @pytest.fixture
@@ -29,17 +31,17 @@ def endpoint(tmp_path: Path) -> str:
 
 @pytest.fixture
 def sink(tmp_path: Path, endpoint: str) -> Iterator[Sink]:
-    context = SinkContext(agent="home", runtime=tmp_path, find=lambda _: None, finished=lambda: None)
-    sink = Zmq(endpoint=endpoint).open(context)
+    Ledger(tmp_path / LEDGER_FILE).close()
+    sink = Zmq(endpoint=endpoint).open(sink_context(tmp_path), RecordedProgress())
     yield sink
     sink.close()
 
 
 def connected(sink: Sink, events: Iterator[Event], stream: str) -> None:
-    """Wait until the subscription has arrived: publishing is live, and what came before it is not for us."""
+    """Wait until the publisher knows the subscription: earlier events are not delivered."""
     seqs = iter(range(10_000))
 
-    def heard() -> bool:
+    def received() -> bool:
         publish(sink, status_event("home", stream, f"hello{next(seqs)}"))
         try:
             next(events)
@@ -47,7 +49,7 @@ def connected(sink: Sink, events: Iterator[Event], stream: str) -> None:
             return False
         return True
 
-    until(heard, 20, "the subscriber hears")
+    until(received, 20, "the subscriber receives events")
     publish(sink, status_event("home", stream, "over"))
     while next(events).subject != "stream.over":
         pass
@@ -71,7 +73,7 @@ def test_events_arrive_typed_and_once(sink: Sink, endpoint: str) -> None:
         next(events)
 
 
-def test_a_stream_is_not_one_whose_name_it_begins(sink: Sink, endpoint: str) -> None:
+def test_stream_filter_matches_whole_names_only(sink: Sink, endpoint: str) -> None:
     events = streamer.subscribe(endpoint, stream="cam1", timeout=0.3)
     connected(sink, events, "cam1")
     publish(sink, event("cam10"), event("cam"), event("cam1"), status_event("home", "cam1", "down"))
@@ -84,12 +86,12 @@ def test_a_stream_is_not_one_whose_name_it_begins(sink: Sink, endpoint: str) -> 
         next(events)
 
 
-def test_a_task_leaves_out_the_rest(sink: Sink, endpoint: str) -> None:
+def test_task_filter_yields_only_its_results(sink: Sink, endpoint: str) -> None:
     every = streamer.subscribe(endpoint, timeout=0.3)
     cars = streamer.subscribe(endpoint, task="cars", timeout=0.3)
     connected(sink, every, "gate")
 
-    def heard() -> bool:
+    def received() -> bool:
         publish(sink, event(), event(name="cars"), status_event("home", "gate", "down"))
         try:
             return next(cars).subject == "cars"
@@ -101,12 +103,12 @@ def test_a_task_leaves_out_the_rest(sink: Sink, endpoint: str) -> None:
         next(cars)
         return True
 
-    until(heard, 20, "the task")
-    with pytest.raises(TimeoutError):  # other events are no reason to go on waiting
+    until(received, 20, "the task's results")
+    with pytest.raises(TimeoutError):  # other events do not extend the timeout
         until(wait_beside_others, 20, "the end")
 
 
-def test_what_is_no_event_is_skipped(sink: Sink, endpoint: str) -> None:
+def test_invalid_messages_are_skipped(sink: Sink, endpoint: str) -> None:
     events = streamer.subscribe(endpoint, timeout=1)
     connected(sink, events, "gate")
     sink.write([(0, b'{"data": {"stream": "gate"}, "subject": "x"}')])
@@ -115,11 +117,11 @@ def test_what_is_no_event_is_skipped(sink: Sink, endpoint: str) -> None:
     assert next(events).subject == "people"
 
 
-def test_subscriber_outlives_the_agent(tmp_path: Path) -> None:
+def test_subscriber_survives_a_restart_of_emit(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    events = streamer.subscribe(f"ipc://{tmp_path}/run/bus.sock", timeout=0.2)  # before there is an agent
+    events = streamer.subscribe(f"ipc://{tmp_path}/run/bus.sock", timeout=0.2)  # before the agent runs
     found: list[Event] = []
-    numbers = itertools.count()  # each try is a new event: one that went out unheard is not published again
+    numbers = itertools.count()  # each attempt sends a new event: one that nobody received is not published again
 
     def feed(client: EventClient) -> Callable[[], bool]:
         def step() -> bool:
@@ -143,7 +145,7 @@ def test_subscriber_outlives_the_agent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stream", [None, "gate"])
-def test_what_was_missed_is_replayed_in_its_order(tmp_path: Path, stream: str | None) -> None:
+def test_missed_events_are_replayed_in_order(tmp_path: Path, stream: str | None) -> None:
     (tmp_path / "run").mkdir()
     events = streamer.subscribe(f"ipc://{tmp_path}/run/bus.sock", stream=stream, timeout=10)
     with EmitProcess(tmp_path, [{"kind": "zmq"}]) as emit, EventClient(tmp_path / "run", "infer") as client:
@@ -156,11 +158,11 @@ def test_what_was_missed_is_replayed_in_its_order(tmp_path: Path, stream: str | 
 
         send(range(5))
         numbers = {int(next(events).sequence)}
-        while 5 not in numbers:  # published before it had subscribed, or heard
+        while 5 not in numbers:  # some were published before it had subscribed
             numbers.add(int(next(events).sequence))
         emit.kill()
         emit.start()
-        send(range(5, 605))  # much of it before the subscriber is back, and then nothing more
+        send(range(5, 605))  # many of them before the subscriber has reconnected, and none after
 
         found: list[Event] = []
         while len(found) < (1200 if stream is None else 600):
@@ -173,7 +175,7 @@ def test_what_was_missed_is_replayed_in_its_order(tmp_path: Path, stream: str | 
         assert of_stream == list(range(6, 606))
 
 
-def test_a_program_goes_on_where_an_earlier_run_stopped(tmp_path: Path) -> None:
+def test_after_continues_from_an_earlier_run(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with EmitProcess(tmp_path, [{"kind": "zmq"}]), EventClient(tmp_path / "run", "infer") as client:
         for seq in range(100):
@@ -185,7 +187,7 @@ def test_a_program_goes_on_where_an_earlier_run_stopped(tmp_path: Path) -> None:
         assert [int(next(events).sequence) for _ in range(60)] == list(range(41, 101))
 
 
-def test_a_program_goes_on_when_the_ledger_began_anew(tmp_path: Path) -> None:
+def test_after_of_another_ledger_does_not_block_events(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     events = streamer.subscribe(f"ipc://{tmp_path}/run/bus.sock", timeout=10, after={event().source: 4000})
     with EmitProcess(tmp_path, [{"kind": "zmq"}]), EventClient(tmp_path / "run", "infer") as client:
@@ -196,7 +198,7 @@ def test_a_program_goes_on_when_the_ledger_began_anew(tmp_path: Path) -> None:
         assert int(next(events).sequence) <= 100
 
 
-def test_questions_that_are_none_do_not_end_the_replay(tmp_path: Path) -> None:
+def test_malformed_replay_requests_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     asking: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     asking.set(zmq.LINGER, 0)
@@ -204,10 +206,10 @@ def test_questions_that_are_none_do_not_end_the_replay(tmp_path: Path) -> None:
         client.send(event(seq=1), None)
         assert client.flush(20)
         asking.connect(f"ipc://{tmp_path}/run/bus.sock.replay")
-        question = f'{{"id": 1, "source": "{event().source}", "after": 0, "before": 2}}'
-        for bad in ("", "[]", question.replace("2}", "Infinity}"), question.replace("gate", "\\ud800")):
+        request = f'{{"id": 1, "source": "{event().source}", "after": 0, "before": 2}}'
+        for bad in ("", "[]", request.replace("2}", "Infinity}"), request.replace("gate", "\\ud800")):
             asking.send(bad.encode())
-        asking.send(question.encode())
+        asking.send(request.encode())
         assert asking.poll(10_000)
         _, *bodies = asking.recv_multipart()
 
@@ -215,6 +217,6 @@ def test_questions_that_are_none_do_not_end_the_replay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1:5555", "somewhere"])
-def test_an_endpoint_that_cannot_be_is_refused_at_once(endpoint: str) -> None:
+def test_invalid_endpoint_is_rejected_at_once(endpoint: str) -> None:
     with pytest.raises(ConfigError, match="use ipc://"):
         streamer.subscribe(endpoint)

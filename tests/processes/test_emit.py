@@ -1,4 +1,4 @@
-"""The guarantees of emit, on the real process: killed, stopped, with sinks that fail, fill up or hang."""
+"""The guarantees of the emit process when it is killed or stopped, and when sinks fail, fill up or hang."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ import pytest
 import zmq
 
 from streamer.bus.event_channel import EventClient, events_endpoint
-from streamer.cli.events import resend_dead
-from streamer.events.ledger import Ledger
+from streamer.events.ledger import LEDGER_FILE, Ledger
+from streamer.events.ledger.dead_letters import request_resend
+from streamer.events.ledger.query import LedgerQuery
 from streamer.events.schema import StatusEvent
-from streamer.processes.emit import DeadLetterBox, SinkThread
+from streamer.events.sink_threads import SinkThread
 from streamer.types import Sink
 from tests.support.agents import until
 from tests.support.emit_process import EmitProcess, lines
@@ -42,7 +43,7 @@ def jsonl(path: Path, **more: Any) -> Json:
 
 
 def send(client: EventClient, seqs: range, stream: str = "gate") -> None:
-    """Until all are accepted."""
+    """Send events and wait until all are accepted."""
     for seq in seqs:
         client.send(event(stream, seq), time.monotonic())
     assert client.flush(20)
@@ -57,7 +58,7 @@ def results(found: Sequence[Json]) -> list[Json]:
 
 
 def assert_exact(found: Sequence[Json]) -> None:
-    """No id twice; each source counts 1, 2, 3 …"""
+    """No id twice; the sequences of each source are 1, 2, 3 …"""
     assert len({one["id"] for one in found}) == len(found)
     by_source = defaultdict(list)
     for one in found:
@@ -66,8 +67,8 @@ def assert_exact(found: Sequence[Json]) -> None:
         assert sequences == list(range(1, len(sequences) + 1))
 
 
-def test_kill_9_under_load_loses_nothing_and_repeats_nothing(tmp_path: Path, client: EventClient) -> None:
-    chance, total, made = random.Random(1), 1000, 0
+def test_kill_9_under_load_loses_and_repeats_nothing(tmp_path: Path, client: EventClient) -> None:
+    rng, total, made = random.Random(1), 1000, 0
     path = tmp_path / "events.jsonl"
     with EmitProcess(tmp_path, [jsonl(path, max_bytes=150_000, keep=20), {"kind": "zmq"}]) as emit:
 
@@ -84,7 +85,7 @@ def test_kill_9_under_load_loses_nothing_and_repeats_nothing(tmp_path: Path, cli
             return step
 
         for goal in (100, 350, 600):
-            until(feed(goal + chance.randrange(200)), 20, "events accepted")
+            until(feed(goal + rng.randrange(200)), 20, "events accepted")
             emit.kill()
             emit.start()
         until(feed(total), 20, "all events accepted")
@@ -102,7 +103,7 @@ def test_kill_9_under_load_loses_nothing_and_repeats_nothing(tmp_path: Path, cli
     assert per_stream == [list(range(0, total, 2)), list(range(1, total, 2))]
 
 
-def test_age_is_from_capture_to_acceptance_and_stays(tmp_path: Path, client: EventClient) -> None:
+def test_age_is_from_capture_to_first_acceptance(tmp_path: Path, client: EventClient) -> None:
     path = tmp_path / "a.jsonl"
     with EmitProcess(tmp_path, [jsonl(path)]) as emit:
         emit.wait_for("ready")
@@ -114,7 +115,7 @@ def test_age_is_from_capture_to_acceptance_and_stays(tmp_path: Path, client: Eve
         away = time.monotonic() - captured
         assert client.flush(20)
         latest = time.monotonic() - captured
-        client.send(event(), captured)  # its maker did not hear the ack
+        client.send(event(), captured)  # as if the client had not received the ack
         assert client.flush(20)
         (found,) = wait_for_lines(path, 1)
         assert emit.stop() == 0
@@ -123,7 +124,7 @@ def test_age_is_from_capture_to_acceptance_and_stays(tmp_path: Path, client: Eve
     assert lines(path) == [found]
 
 
-def test_a_sink_that_cannot_write_harms_only_itself(tmp_path: Path, client: EventClient) -> None:
+def test_failing_sink_does_not_affect_other_sinks(tmp_path: Path, client: EventClient) -> None:
     bad, good = tmp_path / "volume" / "bad.jsonl", tmp_path / "good.jsonl"
     bad.parent.mkdir()
     with EmitProcess(tmp_path, [jsonl(bad), jsonl(good)]):
@@ -146,9 +147,9 @@ def test_a_sink_that_cannot_write_harms_only_itself(tmp_path: Path, client: Even
     assert_exact(lines(bad))
 
 
-def test_a_full_disk_harms_only_its_sink(tmp_path: Path, client: EventClient) -> None:
+def test_full_disk_of_a_sink_does_not_affect_others(tmp_path: Path, client: EventClient) -> None:
     full, good = tmp_path / "full.jsonl", tmp_path / "good.jsonl"
-    full.write_bytes(b'{"id": "of an earlier ledger"}\n' * 100_000)  # larger than the ledger will be
+    full.write_bytes(b'{"id": "of an earlier ledger"}\n' * 100_000)  # larger than the ledger becomes
     limit = full.stat().st_size + 5000
     with EmitProcess(tmp_path, [jsonl(full), jsonl(good)]) as emit:
         before = resource.prlimit(emit.process.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
@@ -164,11 +165,11 @@ def test_a_full_disk_harms_only_its_sink(tmp_path: Path, client: EventClient) ->
     assert lines(full)[100_000:] == lines(good)
 
 
-def test_a_sink_that_hangs_harms_only_itself(tmp_path: Path, client: EventClient) -> None:
-    reader, writer = os.pipe()
+def test_hanging_sink_does_not_affect_others_or_the_stop(tmp_path: Path, client: EventClient) -> None:
+    read_end, write_end = os.pipe()
     path = tmp_path / "a.jsonl"
     with (
-        os.fdopen(writer, "wb") as stuck,
+        os.fdopen(write_end, "wb") as stuck,
         EmitProcess(tmp_path, [{"kind": "stdout"}, jsonl(path)], stdout=stuck) as emit,
     ):
         send(client, range(500))
@@ -177,36 +178,35 @@ def test_a_sink_that_hangs_harms_only_itself(tmp_path: Path, client: EventClient
         started = time.monotonic()
         assert emit.stop() == 0
         assert time.monotonic() - started < 8
-    os.close(reader)
+    os.close(read_end)
 
 
-def test_without_sinks_the_ledger_is_kept(tmp_path: Path, client: EventClient) -> None:
+def test_events_are_stored_without_sinks(tmp_path: Path, client: EventClient) -> None:
     with EmitProcess(tmp_path, []) as emit:
         send(client, range(20))
         assert emit.stop() == 0
 
-    with Ledger(tmp_path / "state" / "ledger.db") as ledger:
-        assert ledger.head == 20
+    assert LedgerQuery(tmp_path / "state" / LEDGER_FILE).head() == 20
 
 
-def test_garbage_does_no_harm(tmp_path: Path, client: EventClient) -> None:
+def test_invalid_messages_are_dropped_and_logged_rarely(tmp_path: Path, client: EventClient) -> None:
     path = tmp_path / "a.jsonl"
     rogue: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     with EmitProcess(tmp_path, [jsonl(path)]) as emit, rogue:
         emit.wait_for("ready")
         rogue.set(zmq.LINGER, 0)
         rogue.connect(events_endpoint(emit.runtime))
-        chance = random.Random(1)
+        rng = random.Random(1)
         for _ in range(1000):
-            rogue.send_multipart([chance.randbytes(chance.randrange(50)) for _ in range(chance.randrange(1, 4))])
-        until(lambda: "dropped message 512" in emit.log(), 20, "garbage counted")
+            rogue.send_multipart([rng.randbytes(rng.randrange(50)) for _ in range(rng.randrange(1, 4))])
+        until(lambda: "invalid event message 512 dropped" in emit.log(), 20, "invalid messages counted")
         send(client, range(5))
         wait_for_lines(path, 5)
 
-    assert emit.log().count("dropped message") < 20
+    assert emit.log().count("invalid event message") < 20
 
 
-def test_limit_of_events_is_reported_once(tmp_path: Path, client: EventClient) -> None:
+def test_result_limit_is_reported_once(tmp_path: Path, client: EventClient) -> None:
     path = tmp_path / "stdout"
     with path.open("wb") as stdout, EmitProcess(tmp_path, [{"kind": "stdout"}], max_events=3, stdout=stdout) as emit:
         send(client, range(10))
@@ -217,14 +217,14 @@ def test_limit_of_events_is_reported_once(tmp_path: Path, client: EventClient) -
     assert [one["kind"] for one in emit.reports()] == ["ready", "finished"]
 
 
-def test_sink_that_cannot_be_is_a_config_error(tmp_path: Path) -> None:
+def test_unusable_sink_is_a_config_error(tmp_path: Path) -> None:
     with EmitProcess(tmp_path, [jsonl(tmp_path / "missing" / "a.jsonl")]) as emit:
         assert "no such directory" in emit.wait_for("failed")["reason"]
         assert emit.process.wait(20) == 2
 
 
-def test_ledger_that_cannot_be_is_a_config_error(tmp_path: Path) -> None:
-    (tmp_path / "state" / "ledger.db").mkdir(parents=True)
+def test_unusable_ledger_is_a_config_error(tmp_path: Path) -> None:
+    (tmp_path / "state" / LEDGER_FILE).mkdir(parents=True)
 
     with EmitProcess(tmp_path, []) as emit:
         assert "cannot keep the ledger in" in emit.wait_for("failed")["reason"]
@@ -232,7 +232,7 @@ def test_ledger_that_cannot_be_is_a_config_error(tmp_path: Path) -> None:
 
 
 class FaultySink:
-    """Raises what no sink should, the first two times."""
+    """Raises an unexpected error in the first two calls."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -248,33 +248,36 @@ class FaultySink:
         pass
 
 
-def run_feed(ledger: Ledger, sink: Sink) -> list[StatusEvent]:
-    """Feed one sink from the ledger until it is through; what was told."""
-    told: list[StatusEvent] = []
-    failed: list[Exception] = []
-    reader = ledger.readers(["a"])["a"]
-    feed = SinkThread("home", "a", sink, reader, DeadLetterBox(reader), told.append, failed.append)
-    feed.start()
-    until(lambda: reader.position == ledger.head, 20, "all delivered")
-    feed.finish()
-    feed.join(20)
-    assert not feed.is_alive()
-    assert not failed
-    return told
+def deliver_all(ledger: Ledger, sink: Sink, last: int) -> list[StatusEvent]:
+    """Deliver to one sink up to position `last`; return its status events."""
+    statuses: list[StatusEvent] = []
+    errors: list[Exception] = []
+    cursor = ledger.cursors(["a"])["a"]
+    thread = SinkThread("home", "a", sink, cursor, statuses.append, errors.append)
+    thread.start()
+    until(lambda: cursor.position == last, 20, "all delivered")
+    thread.finish()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert not errors
+    return statuses
 
 
-def test_a_bug_in_a_sink_is_told_and_tried_again(tmp_path: Path) -> None:
+def test_unexpected_sink_error_is_reported_and_retried(tmp_path: Path) -> None:
     sink = FaultySink()
-    with Ledger(tmp_path / "ledger.db") as ledger:
-        ledger.readers(["a"])["a"].close()
+    with Ledger(tmp_path / LEDGER_FILE) as ledger:
+        ledger.cursors(["a"])["a"].close()
         ledger.commit([event(seq=seq) for seq in range(3)])
-        told = run_feed(ledger, sink)
+        statuses = deliver_all(ledger, sink, last=3)
 
-    assert [(one.subject, one.data.reason) for one in told] == [("sink.down", "KeyError: 'a bug'"), ("sink.up", None)]
+    assert [(one.subject, one.data.reason) for one in statuses] == [
+        ("sink.down", "KeyError: 'a bug'"),
+        ("sink.up", None),
+    ]
     assert sink.positions == [1, 2, 3]
 
 
-def test_what_a_receiver_sends_is_no_damage_of_the_ledger(tmp_path: Path) -> None:
+def test_bad_response_is_not_taken_for_ledger_damage(tmp_path: Path) -> None:
     class Garbled(FaultySink):
         def write(self, events: Sequence[tuple[int, bytes]]) -> None:
             if not self.calls:
@@ -282,61 +285,61 @@ def test_what_a_receiver_sends_is_no_damage_of_the_ledger(tmp_path: Path) -> Non
                 b"\xff".decode()
             super().write(events)
 
-    with Ledger(tmp_path / "ledger.db") as ledger:
-        ledger.readers(["a"])["a"].close()
+    with Ledger(tmp_path / LEDGER_FILE) as ledger:
+        ledger.cursors(["a"])["a"].close()
         ledger.commit([event(seq=1)])
-        told = run_feed(ledger, Garbled())
+        statuses = deliver_all(ledger, Garbled(), last=1)
 
-    assert [one.subject for one in told] == ["sink.down", "sink.up"]
+    assert [one.subject for one in statuses] == ["sink.down", "sink.up"]
 
 
-def test_refusals_are_told_also_when_nothing_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamer.processes.emit.REFUSED_EVERY_S", 1.0)
-    monkeypatch.setattr("streamer.processes.emit.LOOK_S", 0.1)
-    told: list[StatusEvent] = []
-    failed: list[Exception] = []
-    with Ledger(tmp_path / "ledger.db") as ledger:
-        reader = ledger.readers(["a"])["a"]
-        box = DeadLetterBox(reader)
+def test_refusals_are_reported_when_no_event_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.events.sink_threads.REFUSED_EVERY_S", 1.0)
+    monkeypatch.setattr("streamer.events.sink_threads.IDLE_S", 0.1)
+    statuses: list[StatusEvent] = []
+    errors: list[Exception] = []
+    with Ledger(tmp_path / LEDGER_FILE) as ledger:
+        cursor = ledger.cursors(["a"])["a"]
 
         class Refusing(FaultySink):
             def write(self, events: Sequence[tuple[int, bytes]]) -> None:
                 for position, _ in events:
-                    box.put(position, "it is bad")
+                    cursor.dead_letter(position, "it is bad")
 
-        feed = SinkThread("home", "a", Refusing(), reader, box, told.append, failed.append)
-        feed.start()
+        thread = SinkThread("home", "a", Refusing(), cursor, statuses.append, errors.append)
+        thread.start()
         for seq in range(3):
             ledger.commit([event(seq=seq)])
-            feed.wake()
-            until(lambda: reader.position == ledger.head, 20, "it is refused")
-        until(lambda: sum(int((one.data.reason or "").split()[0]) for one in told) == 3, 20, "all are told")
-        feed.finish()
-        feed.join(20)
+            thread.wake()
+            until(lambda last=seq + 1: cursor.position == last, 20, "it is refused")  # type: ignore[misc]
+        until(lambda: sum(int((one.data.reason or "").split()[0]) for one in statuses) == 3, 20, "all are reported")
+        thread.finish()
+        thread.join(20)
 
-    assert (len(told) > 1, failed) == (True, [])
+    assert len(statuses) > 1
+    assert errors == []
 
 
-def test_a_dead_letter_that_still_cannot_be_taken_holds_up_nothing(tmp_path: Path) -> None:
-    """It is tried again together with what is new, so that a sink can tell one bad event from a bad receiver."""
+def test_dead_letter_refused_again_blocks_no_new_event(tmp_path: Path) -> None:
+    """It is sent together with new events, so that a sink can tell a bad event from a bad receiver."""
     sink = FaultySink()
     sink.calls = 2
-    with Ledger(tmp_path / "ledger.db") as ledger:
-        reader = ledger.readers(["a"])["a"]
+    with Ledger(tmp_path / LEDGER_FILE) as ledger:
+        cursor = ledger.cursors(["a"])["a"]
         ledger.commit([event(seq=1)])
-        reader.dead_letter(1, "a bug")
-        reader.advance(1)
-        reader.close()
-        assert resend_dead(tmp_path / "ledger.db", "a") == 1
+        cursor.dead_letter(1, "a bug")
+        cursor.advance(1)
+        cursor.close()
+        assert request_resend(tmp_path / LEDGER_FILE, "a") == 1
         ledger.commit([event(seq=2)])
-        run_feed(ledger, sink)
-        assert ledger.readers(["a"])["a"].to_resend(10) == []
+        deliver_all(ledger, sink, last=2)
+        assert ledger.cursors(["a"])["a"].to_resend(10) == []
 
     assert sink.positions == [1, 2]
 
 
-def test_a_damaged_ledger_is_replaced_and_nothing_readable_is_lost(tmp_path: Path, client: EventClient) -> None:
-    path, ledger = tmp_path / "a.jsonl", tmp_path / "state" / "ledger.db"
+def test_damaged_ledger_is_replaced_with_readable_events(tmp_path: Path, client: EventClient) -> None:
+    path, ledger = tmp_path / "a.jsonl", tmp_path / "state" / LEDGER_FILE
     with EmitProcess(tmp_path, [jsonl(path), {"kind": "zmq"}]) as emit:
         send(client, range(300))
         wait_for_lines(path, 300)
@@ -345,24 +348,24 @@ def test_a_damaged_ledger_is_replaced_and_nothing_readable_is_lost(tmp_path: Pat
         middle = content.index(event(seq=200).id.encode(), content.index(b"specversion"))
         content[middle - 2000 : middle + 2000] = bytes(4000)
         ledger.write_bytes(content)
-        path.unlink()  # so that it is behind, and has to read all of it again
+        path.unlink()  # so that the sink reads everything again
         with apsw.Connection(str(ledger)) as db:
             db.execute("UPDATE cursor SET pos = 0 WHERE sink = 'a'")
-        for _ in range(2):  # the damage is met when it is read; the next start salvages
+        for _ in range(2):  # the damage is found when it is read; the next start recovers
             emit.start()
             with suppress(AssertionError):
                 until(lambda: emit.process.poll() is not None or len(results(lines(path))) > 280, 10, "either")
             emit.kill()
         found = lines(path)
 
-    salvaged = [one for one in found if one["subject"] == "ledger.salvaged"]
+    recovered = [one for one in found if one["subject"] == "ledger.salvaged"]
     missed = [one["data"]["lost"]["events"] for one in found if one["subject"] == "sink.lost"]
-    assert len(salvaged) == len(missed) == 1
+    assert len(recovered) == len(missed) == 1
     assert len({one["id"] for one in results(found)}) + missed[0] == 300
     assert 0 < missed[0] < 20
 
 
-def test_a_full_disk_accepts_nothing_and_recovers(tmp_path: Path, client: EventClient) -> None:
+def test_full_disk_pauses_acceptance_and_recovers(tmp_path: Path, client: EventClient) -> None:
     state, path = tmp_path / "state", tmp_path / "a.jsonl"
     with small_disk(state, "8m"), EmitProcess(tmp_path, [jsonl(path)]) as emit:
         send(client, range(50))
@@ -371,7 +374,7 @@ def test_a_full_disk_accepts_nothing_and_recovers(tmp_path: Path, client: EventC
         for seq in range(50, 250):
             client.send(event(seq=seq), time.monotonic())
         until(lambda: client.flush(0.1) or "the disk of the ledger is full" in emit.log(), 20, "full")
-        time.sleep(1.5)  # it goes on trying
+        time.sleep(1.5)  # absence: the process does not end while it retries for 1.5 s
         assert emit.process.poll() is None
         ballast.unlink()
         freed = time.monotonic()
@@ -379,7 +382,7 @@ def test_a_full_disk_accepts_nothing_and_recovers(tmp_path: Path, client: EventC
         assert time.monotonic() - freed < 5
         wait_for_lines(path, 250)
         emit.stop()
-        with apsw.Connection(str(state / "ledger.db")) as db:
+        with apsw.Connection(str(state / LEDGER_FILE)) as db:
             assert db.pragma("integrity_check") == "ok"
 
     assert_exact(results(lines(path)))
@@ -398,7 +401,7 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
 
 
 def fill(path: Path) -> None:
-    """All that is left of a disk."""
+    """Use all space of a disk."""
     with suppress(OSError), path.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))

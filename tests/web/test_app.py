@@ -148,7 +148,7 @@ def test_metrics(scene: Scene) -> None:
         samples.clear()
         for family in text_string_to_metric_families(text):
             samples.update({(one.name, *one.labels.values()): one.value for one in family.samples})
-        return samples["streamer_events_total",] == scene.ledger.head
+        return samples["streamer_events_total",] == LedgerQuery(scene.runtime / "ledger.db").head()
 
     until(counted, 5, "the newest event counted")
     assert samples["streamer_results_total", "ok", STREAM, "people"] >= 1

@@ -1,8 +1,8 @@
-"""The book of accepted events: one SQLite file, from which every sink reads at its own pace.
+"""The ledger: one SQLite file that stores every accepted event and the position of each sink.
 
-What `Ledger.commit` returned for survives kill -9 and power loss (WAL, synchronous=FULL). One process writes; each sink
-has a connection of its own for its place in the book. A place is stored without a sync of its own: after a power loss
-it may be a little behind, and the sink gets those events a second time.
+Events for which `Ledger.commit` returned survive kill -9 and power loss (WAL, synchronous=FULL). One process writes
+events. Each sink stores its position over its own connection, without a sync: after a power loss the stored position
+may be slightly behind, and the sink gets those events a second time.
 """
 
 from streamer.events.ledger.cursor import SinkCursor
@@ -11,4 +11,7 @@ from streamer.events.ledger.retention import Retention
 from streamer.events.ledger.schema import BROKEN
 from streamer.events.ledger.writer import Ledger
 
-__all__ = ["BROKEN", "Ledger", "Replay", "Retention", "SinkCursor"]
+__all__ = ["BROKEN", "LEDGER_FILE", "Ledger", "Replay", "Retention", "SinkCursor"]
+
+LEDGER_FILE = "ledger.db"
+"""File name in the agent's state folder."""

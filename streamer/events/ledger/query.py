@@ -1,4 +1,4 @@
-"""The ledger, as readers see it who have no place in it: by position, filtered, never writing."""
+"""Reads events from the ledger by position, with filters, for readers that are no sinks."""
 
 from __future__ import annotations
 
@@ -6,26 +6,28 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import apsw
 
-_BUSY_MS = 2000
+from streamer.core.errors import ConfigError
+from streamer.events.ledger.schema import connect_readonly
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which events. What is None does not matter."""
+    """Selects events. A field that is None selects all."""
 
     stream: str | None = None
     task: str | None = None
     """The event's subject: a task's name, or for example `stream.down`."""
     text: str | None = None
-    """Found in what was asked, answered or reported; capitals do not matter."""
+    """A part of the question, answer or reason; upper and lower case are the same."""
     search: str | None = None
-    """Words that are all in the answer, in any of their forms; `per*` stands for all that begin so."""
+    """Words that must all be in the answer, in any grammatical form; `per*` matches every word that begins so."""
     since: float | None = None
     """Accepted at this unix second or later."""
 
@@ -40,14 +42,14 @@ class Page(NamedTuple):
     entries: list[Entry]
     """Oldest first."""
     position: int
-    """Where to read on."""
+    """Where to continue reading."""
 
 
 class LedgerQuery:
-    """Reads the ledger of a running agent. May be used by several threads.
+    """Reads the ledger of a running agent. Thread-safe.
 
-    A ledger that is not there yet, or cannot be read now, has no events. When another one took its place, a position
-    of the old one that is beyond the new one's end counts as its beginning.
+    A ledger that does not exist yet or cannot be read has no events. If the file was replaced, a position beyond the
+    end of the new file counts as its beginning.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,28 +64,28 @@ class LedgerQuery:
             self._close()
 
     def head(self) -> int:
-        """Position of the newest event, 0 when there is none."""
+        """Return the position of the newest event, 0 when there is none."""
         return self.newest(0).position
 
-    def after(self, position: int, limit: int, wanted: Filter | None = None) -> Page:
-        """The oldest events after `position`, at most `limit`."""
-        return self._read(position, limit, wanted or Filter(), newest=False)
+    def after(self, position: int, limit: int, filter: Filter | None = None) -> Page:
+        """Return the oldest events after `position`, at most `limit`."""
+        return self._read(position, limit, filter or Filter(), newest=False)
 
-    def newest(self, limit: int, wanted: Filter | None = None) -> Page:
-        """The newest events, at most `limit`."""
-        return self._read(0, limit, wanted or Filter(), newest=True)
+    def newest(self, limit: int, filter: Filter | None = None) -> Page:
+        """Return the newest events, at most `limit`."""
+        return self._read(0, limit, filter or Filter(), newest=True)
 
-    def _read(self, after: int, limit: int, wanted: Filter, newest: bool) -> Page:
+    def _read(self, after: int, limit: int, filter: Filter, newest: bool) -> Page:
         with self._lock:
             try:
                 db = self._open()
                 if db is None:
                     return Page([], 0)
-                self._filter = wanted
+                self._filter = filter
                 ((head,),) = db.execute("SELECT ifnull(max(pos), 0) FROM events").fetchall()
                 assert isinstance(head, int)
                 after = 0 if after > head else after
-                query, values = _query(after, head, limit, wanted, newest)
+                query, values = _query(after, head, limit, filter, newest)
                 entries = [Entry(cast(int, pos), cast(bytes, body)) for pos, body in db.execute(query, values)]
             except apsw.Error:
                 self._close()
@@ -100,9 +102,8 @@ class LedgerQuery:
             return None
         if self._db is None or self._file != (status.st_dev, status.st_ino):
             self._close()
-            self._db = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY)
-            self._db.set_busy_timeout(_BUSY_MS)
-            self._db.create_scalar_function("says", self._matches, 1)
+            self._db = connect_readonly(self._path)
+            self._db.create_scalar_function("contains_text", self._contains_text, 1)
             self._file = status.st_dev, status.st_ino
         return self._db
 
@@ -111,35 +112,44 @@ class LedgerQuery:
             self._db.close()
         self._db = self._file = None
 
-    def _matches(self, *values: Any) -> bool:
-        return matches(values[0], self._filter.text or "")
+    def _contains_text(self, *values: Any) -> bool:
+        return _contains_text(values[0], self._filter.text or "")
+
+
+def check_readable(path: Path) -> None:
+    """Raise ConfigError when the ledger cannot be read."""
+    try:
+        with closing(connect_readonly(path)) as db:
+            db.execute("SELECT source, sequence FROM source").fetchall()
+    except apsw.Error as error:
+        raise ConfigError(f"cannot read {path}: {error}") from None
 
 
 _Value = int | float | str | bytes
 
 
-def _query(after: int, head: int, limit: int, wanted: Filter, newest: bool) -> tuple[str, list[_Value]]:
+def _query(after: int, head: int, limit: int, filter: Filter, newest: bool) -> tuple[str, list[_Value]]:
     terms = ["pos > ?", "pos <= ?"]
     values: list[_Value] = [after, head]
-    for key, value in (("stream", wanted.stream), ("subject", wanted.task)):
+    for key, value in (("stream", filter.stream), ("subject", filter.task)):
         if value is not None:
-            # Quotes inside a JSON text are escaped, so this is found nowhere but where it is meant.
+            # Quotes inside a JSON text are escaped, so this matches the key only.
             terms.append("instr(body, ?)")
             values.append(f'"{key}":{json.dumps(value)}'.encode())
-    if wanted.text:
-        terms.append("says(body)")
-    if wanted.search is not None:
+    if filter.text:
+        terms.append("contains_text(body)")
+    if filter.search is not None:
         terms.append("pos IN (SELECT rowid FROM words WHERE words MATCH ?)")
-        values.append(_match(wanted.search))
-    if wanted.since is not None:
+        values.append(_fts_query(filter.search))
+    if filter.since is not None:
         terms.append("created >= ?")
-        values.append(wanted.since)
+        values.append(filter.since)
     order = "DESC" if newest else "ASC"
     return f"SELECT pos, body FROM events WHERE {' AND '.join(terms)} ORDER BY pos {order} LIMIT ?", [*values, limit]
 
 
-def _match(text: str) -> str:
-    """The words of a search as FTS5 takes them: quoted, so that none is an operator."""
+def _fts_query(text: str) -> str:
+    """Return the words of a search for FTS5, quoted so that none is an operator."""
     quoted = []
     for word in text.split():
         plain = word.rstrip("*").replace('"', '""')
@@ -147,16 +157,16 @@ def _match(text: str) -> str:
     return " ".join(quoted) or '""'
 
 
-def matches(body: bytes, text: str) -> bool:
-    """Does an event say this, in what was asked, answered or reported? Its keys and numbers do not count."""
+def _contains_text(body: bytes, text: str) -> bool:
+    """Return whether a text value of the event contains `text`; its keys and numbers do not count."""
     needle = text.casefold()
     if json.dumps(needle, ensure_ascii=False)[1:-1] not in body.decode().casefold():
-        return False  # most are passed over without being parsed
+        return False  # quick: most events are not parsed
     event = json.loads(body)
-    return any(needle in word.casefold() for word in _words(event))
+    return any(needle in word.casefold() for word in _texts(event))
 
 
-def _words(event: dict[str, Any]) -> Iterator[str]:
+def _texts(event: dict[str, Any]) -> Iterator[str]:
     data = event["data"]
     result = data.get("result") or {}
     shapes = (shape for kind in ("boxes", "polygons", "quads") for shape in result.get(kind, ()))

@@ -1,4 +1,4 @@
-"""A damaged ledger: what is readable goes into a new file, the old one is set aside."""
+"""Replaces a damaged ledger: readable events go into a new file, the old one is kept beside it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -18,66 +17,75 @@ from streamer.core.errors import WireError
 from streamer.events.ledger.schema import (
     BROKEN,
     INSERT_EVENT,
-    INSERT_WORDS,
+    INSERT_SEARCH_TEXT,
     VERSION,
     checksum,
     connect,
     create,
+    search_text,
     transaction,
-    words,
 )
 from streamer.events.schema import Event, decode
 
 log = logging.getLogger(__name__)
 
 HISTORY = 5_000
-"""Events taken over besides those that are not delivered yet; a start should be quick."""
+"""Delivered events that are recovered beside all undelivered ones; more would slow down the start."""
 MAX_S = 5.0
+"""Maximum seconds of reading: damage may lead SQLite in a circle."""
 KEPT = 3
-"""Damaged files that are kept."""
+"""Damaged files kept; older ones are deleted."""
 _MAX_POSITION = 1 << 40
 _UNREADABLE = (*BROKEN, apsw.IOError, apsw.CantOpenError, apsw.InterruptError, MemoryError, OverflowError)
 
 
-@dataclass(frozen=True, slots=True)
-class Recovered:
+class Recovery(NamedTuple):
+    """Result of a recovery."""
+
     reason: str
-    """What happened, in words."""
-    from_start: bool
-    """The places of the sinks could not be read: they get everything that was taken over."""
+    """Cause and numbers, for the log and the `ledger.salvaged` event."""
+    has_cursors: bool
+    """Whether the positions of the sinks were readable; if not, sinks get every recovered event."""
 
 
-def recover(path: Path, error: Exception) -> Recovered:
-    """Put a new ledger in the place of a damaged one, also when this is killed at any moment and done again."""
+class _Copied(NamedTuple):
+    events: int
+    lost: int
+    """Undelivered events lost for the sink that lost most."""
+    has_cursors: bool
+
+
+def recover(path: Path, error: Exception) -> Recovery:
+    """Put a new ledger in the place of a damaged one. May be killed at any moment and run again."""
     new = _new(path)
-    for old in (new, new.with_name(new.name + "-journal")):
-        old.unlink(missing_ok=True)
+    for leftover in (new, new.with_name(new.name + "-journal")):
+        leftover.unlink(missing_ok=True)
     target = connect(new, "OFF")
     with suppress(*_UNREADABLE):
         target.pragma("journal_mode", "off")
     create(target)
     with transaction(target):
-        taken, lost, from_start = _copy(path, target)
+        copied = _copy(path, target)
     target.close()
     _sync(new)
-    aside = path.with_name(f"{path.name}.broken-{time.time_ns()}")
+    kept = path.with_name(f"{path.name}.broken-{time.time_ns()}")
     for end in ("", "-wal"):  # the file itself first: once it is gone, the new one takes its place
         with suppress(FileNotFoundError):
-            path.with_name(path.name + end).rename(aside.with_name(aside.name + end))
+            path.with_name(path.name + end).rename(kept.with_name(kept.name + end))
     finish_recovery(path)
-    _forget_old(path)
+    _delete_old_damaged(path)
     reason = (
-        f"the ledger could not be read ({error}): {taken} events were taken over, {lost} undelivered ones were lost, "
-        f"the old file is {aside.name}"
+        f"the ledger could not be read ({error}): {copied.events} events were recovered, {copied.lost} undelivered "
+        f"events were lost, the old file is {kept.name}"
     )
     log.error("%s: %s", path, reason)
-    return Recovered(reason, from_start)
+    return Recovery(reason, copied.has_cursors)
 
 
 def finish_recovery(path: Path) -> None:
-    """Put the new file in its place. Without an old file it is whole; beside one it may be half made."""
+    """Rename the new file to `path` if the old one is gone: then it is complete, else it may be half written."""
     if not path.exists() and _new(path).exists():
-        for end in ("-wal", "-shm"):  # of the old one, which would spoil it
+        for end in ("-wal", "-shm"):  # of the old file; SQLite would apply them to the new one
             path.with_name(path.name + end).unlink(missing_ok=True)
         _new(path).rename(path)
         _sync(path.parent)
@@ -95,31 +103,31 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _forget_old(path: Path) -> None:
-    old = sorted(path.parent.glob(f"{path.name}.broken-*"), key=lambda one: one.name.removesuffix("-wal"))
-    names = sorted({one.name.removesuffix("-wal") for one in old})
-    for one in old:
-        if one.name.removesuffix("-wal") not in names[-KEPT:]:
+def _delete_old_damaged(path: Path) -> None:
+    files = list(path.parent.glob(f"{path.name}.broken-*"))
+    newest = sorted({one.name.removesuffix("-wal") for one in files})[-KEPT:]
+    for one in files:
+        if one.name.removesuffix("-wal") not in newest:
             one.unlink(missing_ok=True)
 
 
-def _copy(path: Path, target: apsw.Connection) -> tuple[int, int, bool]:
-    """Events taken over, losses of the sink that lost most, and whether the places of the sinks are unknown."""
+def _copy(path: Path, target: apsw.Connection) -> _Copied:
     try:
         old = connect(path, "NORMAL")
         old.pragma("cell_size_check", True)
         deadline = time.monotonic() + MAX_S
-        old.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)  # damage may lead in a circle
+        old.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
         current = old.pragma("user_version") == VERSION
     except _UNREADABLE:
-        return 0, 0, True
+        return _Copied(0, 0, has_cursors=False)
     try:
-        return _copy_from(old, target, current)
+        return _copy_tables(old, target, current)
     finally:
         old.close()
 
 
-def _copy_from(old: apsw.Connection, target: apsw.Connection, current: bool) -> tuple[int, int, bool]:
+def _copy_tables(old: apsw.Connection, target: apsw.Connection, current: bool) -> _Copied:
+    """Copy what is readable. `current`: the file is of this version and has all tables."""
     cursors = {sink: pos for sink, pos in _rows(old, "SELECT sink, pos FROM cursor") if isinstance(pos, int)}
     sequences: defaultdict[str, int] = defaultdict(int)
     sequences.update(
@@ -127,30 +135,30 @@ def _copy_from(old: apsw.Connection, target: apsw.Connection, current: bool) -> 
         for source, sequence in _rows(old, "SELECT source, sequence FROM source")
         if isinstance(source, str) and isinstance(sequence, int)
     )
-    read: defaultdict[str, int] = defaultdict(int)
-    taken: list[int] = []
+    read: defaultdict[str, int] = defaultdict(int)  # newest sequence of a source among the readable events
+    copied: list[int] = []
     for row, event in _events(old, max(0, min(cursors.values(), default=0) - HISTORY), current):
         with suppress(apsw.ConstraintError):
             pos, _, source, sequence, *_ = row
             target.execute(INSERT_EVENT, row)
-            taken.append(pos)
+            copied.append(pos)
             read[source] = sequence
-            if found := words(event):
-                target.execute(INSERT_WORDS, (pos, found))
-    # Behind the last that could be read there may be more: each has a number of its source.
-    head = max([*cursors.values(), *taken[-1:]], default=0)
-    head += sum(max(0, newest - read[source]) for source, newest in sequences.items() if source in read)
+            if text := search_text(event):
+                target.execute(INSERT_SEARCH_TEXT, (pos, text))
+    # Sequences are without holes, so they show how many unreadable events followed the last readable one.
+    newest = max([*cursors.values(), *copied[-1:]], default=0)
+    newest += sum(max(0, last - read[source]) for source, last in sequences.items() if source in read)
     sequences.update({source: max(sequence, sequences[source]) for source, sequence in read.items()})
     target.executemany("INSERT INTO source VALUES (?, ?)", sequences.items())
     target.executemany("INSERT INTO cursor VALUES (?, ?)", cursors.items())
-    lost = {sink: head - pos - sum(one > pos for one in taken) for sink, pos in cursors.items()}
+    lost = {sink: newest - pos - sum(one > pos for one in copied) for sink, pos in cursors.items()}
     if current:
         _copy_table(old, target, "dead", 6)
         _copy_table(old, target, "lost", 5)
     target.executemany(
         "INSERT INTO lost VALUES (?, '', ?, 0, 0)", [(sink, events) for sink, events in lost.items() if events > 0]
     )
-    return len(taken), max(lost.values(), default=0), not cursors
+    return _Copied(len(copied), max(lost.values(), default=0), bool(cursors))
 
 
 def _copy_table(old: apsw.Connection, target: apsw.Connection, table: str, columns: int) -> None:
@@ -160,31 +168,31 @@ def _copy_table(old: apsw.Connection, target: apsw.Connection, table: str, colum
             target.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)
 
 
-def _rows(db: apsw.Connection, query: str, *values: int) -> Iterator[tuple[Any, ...]]:
-    """Rows as far as they can be read."""
+def _rows(db: apsw.Connection, query: str) -> Iterator[tuple[Any, ...]]:
+    """Yield rows until one cannot be read."""
     with suppress(*_UNREADABLE):
-        yield from db.execute(query, values)
+        yield from db.execute(query)
 
 
 def _events(db: apsw.Connection, after: int, current: bool) -> Iterator[tuple[tuple[Any, ...], Event]]:
-    """Whole events after a position, in order; around damaged places."""
+    """Yield undamaged events after a position, in order; skip damaged places in growing steps."""
     columns = "created, crc, body" if current else "0.0, NULL, body"
     query = f"SELECT pos, id, source, sequence, {columns} FROM events WHERE pos > ? ORDER BY pos"
     step = 1
     while step < _MAX_POSITION:
         try:
             for row in db.execute(query, (after,)):
-                whole = _whole(row)
-                if whole is not None and whole[0][0] > after:
-                    after, step = whole[0][0], 1
-                    yield whole
+                valid = _validated(row)
+                if valid is not None and valid[0][0] > after:
+                    after, step = valid[0][0], 1
+                    yield valid
             return
         except _UNREADABLE:
             after, step = after + step, 2 * step
 
 
-def _whole(row: tuple[Any, ...]) -> tuple[tuple[Any, ...], Event] | None:
-    """The row if it is one, with its checksum and time, and its event."""
+def _validated(row: tuple[Any, ...]) -> tuple[tuple[Any, ...], Event] | None:
+    """Return the row with checksum and time, and its event; None when it is damaged."""
     pos, event_id, source, sequence, created, crc, body = row
     if not isinstance(pos, int) or not isinstance(body, bytes) or crc not in (None, checksum(pos, body)):
         return None

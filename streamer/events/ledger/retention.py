@@ -10,9 +10,9 @@ from streamer.core.settings import Seconds, Settings
 
 
 class Retention(Settings):
-    """How long accepted events are kept, delivered or not; the oldest go first."""
+    """How long accepted events are kept, whether delivered or not. The oldest are deleted first."""
 
     keep: Seconds = 7 * 86400.0
     """Older events are deleted."""
     max_bytes: Annotated[int, Field(ge=1 << 20)] = 1 << 30
-    """And the oldest when the file would become larger than this."""
+    """The oldest events are deleted when the file would grow beyond this size."""

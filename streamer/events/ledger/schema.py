@@ -1,4 +1,4 @@
-"""What is in the ledger's file, and how it is opened."""
+"""Tables of the ledger file, how to open it, and the checksum of its rows."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from streamer.events.schema import Event, ResultEvent
 
 VERSION = 2
 BUSY_MS = 5000
+"""How long a connection waits for the write lock of another one."""
 PAGE = 4096
-"""Bytes, SQLite's default."""
+"""Bytes of a page, SQLite's default."""
 BROKEN = (
     apsw.CorruptError,
     apsw.NotADBError,
@@ -24,7 +25,7 @@ BROKEN = (
     apsw.MismatchError,
     UnicodeDecodeError,
 )
-"""What a damaged file raises; a failing or full disk raises others."""
+"""Errors of a damaged file. A failing or full disk raises others."""
 TABLES = """
 CREATE TABLE events (pos INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, source TEXT NOT NULL,
     sequence INTEGER NOT NULL, created REAL NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL);
@@ -39,28 +40,37 @@ CREATE VIRTUAL TABLE words USING fts5
     (text, content='', contentless_delete=1, tokenize='porter unicode61 remove_diacritics 2');
 """
 INSERT_EVENT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?)"
-INSERT_WORDS = "INSERT INTO words (rowid, text) VALUES (?, ?)"
+INSERT_SEARCH_TEXT = "INSERT INTO words (rowid, text) VALUES (?, ?)"
 
 
 def connect(path: Path, synchronous: str) -> apsw.Connection:
+    """Open the ledger for writing, and create the file if it is missing."""
     db = apsw.Connection(str(path))
     try:
         db.set_busy_timeout(BUSY_MS)
         db.pragma("synchronous", synchronous)
     except Exception:
-        db.close()  # at once: later it would take the WAL of the file that is in its place by then
+        db.close()  # closed later, it would take the WAL of the file that replaced this one
         raise
     return db
 
 
+def connect_readonly(path: Path) -> apsw.Connection:
+    """Open an existing ledger for reading. Raises apsw.Error when that fails."""
+    db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    db.set_busy_timeout(BUSY_MS)
+    return db
+
+
 def create(db: apsw.Connection) -> None:
+    """Create the tables in an empty file."""
     with transaction(db):
         db.execute(TABLES)
         db.pragma("user_version", VERSION)
 
 
 def number(db: apsw.Connection, query: str, *values: str | int) -> int:
-    """The one number that a query gives."""
+    """Return the single number that a query selects."""
     (found,) = db.execute(query, values).fetchall()[0]
     if not isinstance(found, int):
         raise apsw.MismatchError(f"no number: {query}")
@@ -68,22 +78,24 @@ def number(db: apsw.Connection, query: str, *values: str | int) -> int:
 
 
 def event_row(pos: int, event: Event, sequence: int, created: float, body: bytes) -> tuple[object, ...]:
+    """Return the row of table `events`."""
     return pos, event.id, event.source, sequence, created, checksum(pos, body), body
 
 
 def checksum(pos: int, body: bytes) -> int:
+    """Return the CRC of an event at its position."""
     return crc32(body, pos & 0xFFFFFFFF)
 
 
 def checked(pos: object, crc: object, body: object) -> tuple[int, bytes]:
-    """SQLite does not notice a bit that changed inside a row; this does."""
+    """Return position and body of a row. Raises apsw.CorruptError for a flipped bit, which SQLite does not notice."""
     if not isinstance(pos, int) or not isinstance(body, bytes) or checksum(pos, body) != crc:
         raise apsw.CorruptError(f"the event at {pos} is damaged")
     return pos, body
 
 
-def words(event: Event) -> str:
-    """What a search finds an event by: captions, labels, text that was read."""
+def search_text(event: Event) -> str:
+    """Return the text by which a search finds an event: captions, labels, recognized text."""
     if not isinstance(event, ResultEvent) or event.data.result is None:
         return ""
     result = event.data.result
@@ -93,8 +105,9 @@ def words(event: Event) -> str:
 
 @contextmanager
 def transaction(db: apsw.Connection) -> Iterator[None]:
-    # Not `with db`: on a full disk SQLite rolls back by itself, and the second rollback would hide why.
-    # Immediate: a deferred one fails at once when a reader stored its place in between.
+    """Commit at the end, roll back on an exception."""
+    # Not `with db`: on a full disk SQLite rolls back by itself, and the second rollback would hide the cause.
+    # Immediate: a deferred transaction fails at once when a sink stored its position in between.
     db.execute("BEGIN IMMEDIATE")
     try:
         yield

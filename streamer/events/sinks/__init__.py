@@ -1,4 +1,4 @@
-"""Where events go. A new kind is one file here and one line below."""
+"""Kinds of sinks, which deliver events. A new kind is one file here and one entry in `SinkField`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from typing import Annotated
 
 from pydantic import Field
 
-from streamer.events.sinks._base import SinkContext, SinkSettings
+from streamer.events.sinks._base import SinkContext, SinkProgress, SinkSettings, TaskKinds
 from streamer.events.sinks.jsonl import Jsonl
 from streamer.events.sinks.mqtt import Mqtt
 from streamer.events.sinks.stdout import Stdout
 from streamer.events.sinks.webhook import Webhook
 from streamer.events.sinks.zmq import Zmq
 
-__all__ = ["Jsonl", "Mqtt", "SinkContext", "SinkField", "SinkSettings", "Stdout", "Webhook", "Zmq"]
+__all__ = [
+    "Jsonl", "Mqtt", "SinkContext", "SinkField", "SinkProgress", "SinkSettings", "Stdout", "TaskKinds",
+    "Webhook", "Zmq",
+]  # fmt: skip
 
 SinkField = Annotated[Stdout | Jsonl | Zmq | Mqtt | Webhook, Field(discriminator="kind")]
-"""The settings of any sink."""
+"""Settings of any kind of sink."""

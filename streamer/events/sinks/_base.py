@@ -1,4 +1,4 @@
-"""What a kind of sink is given, and what it gives."""
+"""The interface between emit and a kind of sink."""
 
 from __future__ import annotations
 
@@ -6,34 +6,48 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 from streamer.core.settings import Name, Settings
 from streamer.types import ResultKind, Sink
 
 
+class TaskKinds(NamedTuple):
+    """Which kind of result tasks give."""
+
+    by_task: Mapping[str, ResultKind] = {}
+    """By the pipeline's key of the task, such as `object_detection`."""
+    streams: Mapping[str, Mapping[str, ResultKind]] = {}
+    """By stream and name of the task, as configured when the agent started."""
+
+
 @dataclass(frozen=True, slots=True)
 class SinkContext:
-    """What a sink may need of the process it runs in."""
+    """The agent that a sink belongs to."""
 
     agent: str
     runtime: Path
-    """Directory of the agent's sockets."""
-    find: Callable[[str], int | None]
-    """Ledger position of an event id, None when the ledger does not hold it."""
-    finished: Callable[[], None]
-    """Ask the agent to end: this sink has all it wants."""
-    done: Callable[[int], None] = lambda _: None
-    """Inside `write`: everything up to this position is safe, and is not given again after a failure."""
-    dead_letter: Callable[[int, str], None] = lambda _, __: None
-    """Inside `write`: the event at this position will never be taken, and why. It is kept for the user to see."""
-    ledger: Path | None = None
-    """The ledger's file, to be read only."""
-    max_events: int | None = None
-    """End after this many results on standard output."""
-    streams: Mapping[str, Mapping[str, ResultKind]] = field(default_factory=dict)
-    """What each task gives, by stream and the task's name, as the agent started."""
-    kinds: Mapping[str, ResultKind] = field(default_factory=dict)
-    """What the answers to each kind of question are."""
+    """Folder of the agent's sockets."""
+    ledger: Path
+    """File of the ledger, to be opened read-only."""
+    stop_agent: Callable[[], None] = lambda: None
+    """Ask the agent to end: the sink needs no more events."""
+    max_results: int | None = None
+    """Results on standard output after which the agent ends."""
+    tasks: TaskKinds = field(default_factory=TaskKinds)
+
+
+class SinkProgress(Protocol):
+    """A sink's own part of the ledger, which it may use inside `write`; `SinkCursor` is one."""
+
+    def find(self, event_id: str) -> int | None:
+        """Return the ledger position of an event, or None when the ledger does not hold it."""
+
+    def advance(self, position: int) -> None:
+        """Store that everything up to `position` is delivered: it is not given again after a failure."""
+
+    def dead_letter(self, position: int, reason: str) -> None:
+        """Keep the event at `position` for the user: its receiver will never accept it."""
 
 
 class SinkSettings(Settings):
@@ -43,8 +57,8 @@ class SinkSettings(Settings):
     """Name of the sink in status events. It also keeps the sink's place in the ledger, so it must not change."""
 
     def check(self) -> None:
-        """Raise ConfigError when it is already clear that the sink cannot work. Leaves no trace."""
+        """Raise ConfigError when the sink certainly cannot work. Must not change anything."""
 
     @abstractmethod
-    def open(self, context: SinkContext) -> Sink:
-        """Raises ConfigError when the user must change something."""
+    def open(self, context: SinkContext, progress: SinkProgress) -> Sink:
+        """Return the sink. Raises ConfigError when the user must change something."""

@@ -1,6 +1,7 @@
-"""Events in a JSON Lines file, each exactly once and on the disk before the ledger is told, also through kill -9.
+"""Writes events to a JSON Lines file, each exactly once, also after kill -9.
 
-The file itself says how far it got: what stands in its last line is looked up in the ledger when it is opened.
+Events are on the disk before the position in the ledger advances. When the file is opened, its last line is looked up
+in the ledger; that event is the newest one written.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ from pydantic import Field
 
 from streamer.core.errors import ConfigError, SinkError
 from streamer.core.settings import Name
-from streamer.events.sinks._base import SinkContext, SinkSettings
+from streamer.events.sinks._base import SinkContext, SinkProgress, SinkSettings
 from streamer.types import Sink
 
 _START = b'{"specversion":'
+"""First bytes of every event."""
 _BLOCK = 1 << 16
+"""Bytes read at once when searching for a line end."""
 
 
 class Jsonl(SinkSettings):
-    """One event per line in a file, which is rotated by its size: `events.jsonl`, `events.jsonl.1` (newest old), …"""
+    """One event per line in a file that is rotated by size: `events.jsonl`, `events.jsonl.1` (the newest old one), …"""
 
     kind: Literal["jsonl"] = "jsonl"
     name: Name = "jsonl"
@@ -34,25 +37,25 @@ class Jsonl(SinkSettings):
     max_bytes: Annotated[int, Field(ge=1024)] = 64 << 20
     """The file is rotated before it grows beyond this."""
     keep: Annotated[int, Field(ge=1, le=1000)] = 5
-    """Old files that are kept; the oldest is deleted."""
+    """Number of old files; beyond it the oldest is deleted."""
 
     def check(self) -> None:
         folder = self.path.absolute().parent
         if not folder.is_dir():
             raise ConfigError(f"cannot write {self.path}: no such directory: {folder}")
         if self.path.exists() and not self.path.is_file():
-            raise ConfigError(f"cannot write {self.path}: it is not a regular file")
-        for place in (folder, self.path) if self.path.exists() else (folder,):
-            if not os.access(place, os.W_OK):
-                raise ConfigError(f"cannot write {self.path}: no permission to write {place}")
+            raise ConfigError(f"cannot write {self.path}: not a regular file")
+        for path in (folder, self.path) if self.path.exists() else (folder,):
+            if not os.access(path, os.W_OK):
+                raise ConfigError(f"cannot write {self.path}: no permission to write {path}")
 
-    def open(self, context: SinkContext) -> Sink:
+    def open(self, context: SinkContext, progress: SinkProgress) -> Sink:
         self.check()
-        return _JsonlSink(self.path.absolute(), self.max_bytes, self.keep, context.find)
+        return _JsonlSink(self.path.absolute(), self.max_bytes, self.keep, progress.find)
 
 
 class _JsonlSink:
-    """Opens its file when it is first needed, and again after every failure: one way back from all of them."""
+    """Opens its file at the first write and again after every failure."""
 
     def __init__(self, path: Path, max_bytes: int, keep: int, find: Callable[[str], int | None]) -> None:
         self._path = path
@@ -60,17 +63,17 @@ class _JsonlSink:
         self._keep = keep
         self._find = find
         self._fd = -1
-        self._size = 0  # on the disk for sure
-        self._done = 0  # ledger position of the newest event in the file
+        self._size = 0  # bytes that are synced to the disk
+        self._written = 0  # ledger position of the newest event in the file
 
     def write(self, events: Sequence[tuple[int, bytes]]) -> None:
         try:
             if not self._is_open():
                 self.close()
                 self._open()
-            self._append([(position, body + b"\n") for position, body in events if position > self._done])
+            self._append([(position, body + b"\n") for position, body in events if position > self._written])
         except OSError as error:
-            self._give_up()
+            self._roll_back()
             raise SinkError(f"cannot write {self._path}: {error.strerror}") from error
 
     def close(self) -> None:
@@ -79,7 +82,7 @@ class _JsonlSink:
             self._fd = -1
 
     def _is_open(self) -> bool:
-        """Whether the open file still is the one of that name: it may have been moved or deleted."""
+        """Whether the open file is still the one at its path: it may have been moved or deleted."""
         if self._fd < 0:
             return False
         with contextlib.suppress(FileNotFoundError):
@@ -92,19 +95,19 @@ class _JsonlSink:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             size = _cut_torn_line(fd, self._path)
             self._sync_folder()
-            done = self._position(fd, size)
+            written = self._last_position(fd, size)
         except BlockingIOError:
             os.close(fd)
-            raise SinkError(f"cannot write {self._path}: another process does") from None
+            raise SinkError(f"cannot write {self._path}: another process writes it") from None
         except BaseException:
             os.close(fd)
             raise
-        self._fd, self._size, self._done = fd, size, done
+        self._fd, self._size, self._written = fd, size, written
 
-    def _position(self, fd: int, size: int) -> int:
-        """Ledger position of the newest event that was written, 0 when the ledger does not know it."""
+    def _last_position(self, fd: int, size: int) -> int:
+        """Return the ledger position of the newest event in the file, 0 when the ledger does not hold it."""
         line = _last_line(fd, size)
-        if not line:  # just rotated
+        if not line:  # killed right after a rotation
             with contextlib.suppress(FileNotFoundError), open(self._old(1), "rb") as old:
                 line = _last_line(old.fileno(), os.fstat(old.fileno()).st_size)
         try:
@@ -134,7 +137,7 @@ class _JsonlSink:
             rest = rest[os.write(self._fd, rest) :]
         os.fdatasync(self._fd)
         self._size += len(data)
-        self._done = group[-1][0]
+        self._written = group[-1][0]
 
     def _rotate(self) -> None:
         for number in range(self._keep - 1, 0, -1):
@@ -154,8 +157,8 @@ class _JsonlSink:
         finally:
             os.close(folder)
 
-    def _give_up(self) -> None:
-        """Undo what may be half written. After a failed sync the kernel's copy is no proof of what is on the disk."""
+    def _roll_back(self) -> None:
+        """Cut what may be half written and close: after a failed sync, the page cache may differ from the disk."""
         with contextlib.suppress(OSError):
             if self._fd >= 0:
                 os.ftruncate(self._fd, self._size)
@@ -163,27 +166,30 @@ class _JsonlSink:
 
 
 def _cut_torn_line(fd: int, path: Path) -> int:
-    """Cut what a dying writer left after the last line end; return the size. Raises SinkError when it was not ours."""
+    """Cut an incomplete last line, which a killed writer leaves, and return the size.
+
+    Raises SinkError when that line is no event.
+    """
     if not stat.S_ISREG(os.fstat(fd).st_mode):
-        raise SinkError(f"cannot write {path}: it is not a regular file")
+        raise SinkError(f"cannot write {path}: not a regular file")
     size = os.fstat(fd).st_size
     end = _after_line_end(fd, size)
-    torn = os.pread(fd, len(_START), end).rstrip(b"\0")  # zeros: space that was given, but never written
+    torn = os.pread(fd, len(_START), end).rstrip(b"\0")  # zeros: allocated, but never written
     if not _START.startswith(torn):
-        raise SinkError(f"cannot write {path}: it ends in the middle of a line that is no event: is it the right file?")
+        raise SinkError(f"cannot write {path}: its incomplete last line is no event, is it the right file?")
     if end < size:
         os.ftruncate(fd, end)
     return end
 
 
 def _last_line(fd: int, size: int) -> bytes:
-    """The last complete line of a file that ends in a line end."""
+    """Return the last line of a file that ends in a line end."""
     start = _after_line_end(fd, size - 1)
     return os.pread(fd, size - start, start)
 
 
 def _after_line_end(fd: int, before: int) -> int:
-    """Offset behind the last line end in the first `before` bytes, 0 when there is none."""
+    """Return the offset after the last line end in the first `before` bytes, 0 when there is none."""
     while before > 0:
         start = max(0, before - _BLOCK)
         found = os.pread(fd, before - start, start).rfind(b"\n")

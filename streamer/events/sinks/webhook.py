@@ -1,8 +1,8 @@
-"""Events by HTTP POST, signed as in Standard Webhooks, each until the endpoint has taken it.
+"""Posts events over HTTP, signed as in Standard Webhooks, and repeats each until the endpoint accepts it.
 
-Taken is any answer 2xx. One that says that the event is wrong (400, 413, 415, 422) makes it a dead letter, and the next
-is tried. Everything else, also a redirect, which is never followed, says that the endpoint is not well: the events wait
-and one at a time tries whether it is again. An event that fails while others are taken becomes a dead letter too.
+A response 2xx accepts the event. 400, 413, 415 and 422 refuse it for good: it becomes a dead letter. Any other response
+is a failure of the endpoint, as is a redirect, which is never followed: events wait, and one request at a time tests
+whether it works again. An event that fails `MAX_ATTEMPTS` times while others are accepted becomes a dead letter.
 """
 
 from __future__ import annotations
@@ -29,26 +29,29 @@ from streamer.core.backoff import exponential
 from streamer.core.errors import SinkError
 from streamer.core.redact import Url, remember, require_scheme
 from streamer.core.settings import Name, Seconds
-from streamer.events.sinks._base import SinkContext, SinkSettings
+from streamer.events.sinks._base import SinkContext, SinkProgress, SinkSettings
 from streamer.types import Sink
 
-logging.getLogger("httpx2").setLevel(logging.WARNING)  # it would tell every request, with its whole address
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # at INFO it logs every request with its URL
 
 CONNECT_S = 3.0
 FIRST_WAIT_S, MAX_WAIT_S = 1.0, 300.0
-MAX_OBEYED_S = 3600.0
-"""Of the wait that an endpoint asks for."""
+"""Delay after a failed round: the first, and the longest."""
+MAX_RETRY_AFTER_S = 3600.0
+"""Maximum delay that an endpoint's Retry-After can set."""
 MAX_RESPONSE_BYTES = 1 << 16
-"""Bytes that are read of an answer, so that the connection can be used again; of a larger one the rest is not."""
-PATIENCE = 8
-"""Failures of one event, each while others were taken, after which it is the event's own fault."""
+"""Bytes read of a response, so that the connection can be reused; the rest of a larger response is not read."""
+MAX_ATTEMPTS = 8
+"""Failures of one event, each while others were accepted, after which it becomes a dead letter."""
 REFUSED = frozenset({400, 413, 415, 422})
+"""Status codes that say that the event itself will never be accepted."""
 _LONG_PART = 16
+"""Characters from which a part of the URL's path counts as a secret: many services put their token there."""
 
 
 def _remember_long_parts(url: Url) -> Url:
     for part in urlsplit(url.reveal()).path.split("/"):
-        if len(part) >= _LONG_PART:  # many services put their token there
+        if len(part) >= _LONG_PART:
             remember(part)
     return url
 
@@ -58,50 +61,50 @@ def _secret(secret: SecretStr) -> SecretStr:
     with contextlib.suppress(ValueError):
         if 24 <= len(base64.b64decode(secret.get_secret_value().removeprefix("whsec_"), validate=True)) <= 64:
             return secret
-    raise ValueError("must be a secret of Standard Webhooks: whsec_ and 24 to 64 bytes in base64")
+    raise ValueError("must be a Standard Webhooks secret: whsec_ and 24 to 64 bytes in base64")
 
 
 class Webhook(SinkSettings):
-    """Events by HTTP POST, one in each request."""
+    """Events by HTTP POST, one per request."""
 
     kind: Literal["webhook"] = "webhook"
     name: Name = "webhook"
     url: Annotated[Url, require_scheme("http", "https"), AfterValidator(_remember_long_parts)]
-    """`http://` or `https://`; passwords, query values and long parts of the path never reach a log or event."""
+    """`http://` or `https://`; passwords, query values and long parts of the path never appear in a log or event."""
     secret: Annotated[SecretStr, AfterValidator(_secret)] | None = None
-    """Signs every request: `whsec_…`, as Standard Webhooks has it. Without it there is no signature."""
+    """Standard Webhooks secret, `whsec_…`, that signs every request. Without it there is no signature."""
     in_flight: Annotated[int, Field(ge=1, le=100)] = 4
-    """Requests at once; with 1 the events arrive in order while none fails. So many may come twice after a break."""
+    """Concurrent requests; with 1 the events arrive in order while none fails. After a failure so many may repeat."""
     timeout: Seconds = 15.0
-    """For one request in all."""
+    """Maximum duration of one request."""
 
-    def open(self, context: SinkContext) -> Sink:
-        return _WebhookSink(self, context)
+    def open(self, context: SinkContext, progress: SinkProgress) -> Sink:
+        return _WebhookSink(self, progress)
 
 
-class _Unwell(Exception):
-    """The endpoint did not take an event; `wait_s` is what it asks for."""
+class _DeliveryError(Exception):
+    """The endpoint did not accept an event now; `wait_s` is the delay that it requests."""
 
-    def __init__(self, why: str, wait_s: float = 0.0) -> None:
-        super().__init__(why)
+    def __init__(self, reason: str, wait_s: float = 0.0) -> None:
+        super().__init__(reason)
         self.wait_s = wait_s
 
 
 class _WebhookSink:
-    """Runs an event loop while it writes: only there can a slow answer be given up at any moment."""
+    """Runs an event loop during `write`, so that a slow request can be cancelled at any moment."""
 
-    def __init__(self, settings: Webhook, context: SinkContext) -> None:
-        self._settings, self._context = settings, context
+    def __init__(self, settings: Webhook, progress: SinkProgress) -> None:
+        self._settings, self._progress = settings, progress
         self._host = urlsplit(settings.url.reveal()).hostname
         self._signer = None if settings.secret is None else Signer(settings.secret.get_secret_value())
         self._runner = asyncio.Runner()
         self._client: httpx2.AsyncClient | None = None
-        self._taken: set[int] = set()  # of the events that are not done yet, because an earlier one is not
-        self._faults: Counter[int] = Counter()  # by position: failures while others were taken
-        self._breaks = 0  # rounds in a row in which nothing was taken
+        self._settled: set[int] = set()  # positions accepted or dead-lettered, behind an earlier one that is not
+        self._failures: Counter[int] = Counter()  # by position, while other events were accepted
+        self._failed_rounds = 0  # in a row, in which nothing was accepted
 
     def write(self, events: Sequence[tuple[int, bytes]]) -> None:
-        self._taken &= {position for position, _ in events}
+        self._settled &= {position for position, _ in events}
         self._runner.run(self._round(events))
 
     def close(self) -> None:
@@ -110,73 +113,73 @@ class _WebhookSink:
         self._runner.close()
 
     async def _round(self, events: Sequence[tuple[int, bytes]]) -> None:
-        """Deliver all of them, some at once. Raises SinkError at the first failure."""
-        line = deque(one for one in events if one[0] not in self._taken)
+        """Deliver all events, `in_flight` at a time. Raises SinkError at the first failure."""
+        waiting = deque(one for one in events if one[0] not in self._settled)
         size = self._settings.in_flight
-        if self._breaks and line:
-            # One, and another each time, so that a bad event does not pass for a bad endpoint.
-            line.rotate(-self._breaks)
+        if self._failed_rounds and waiting:
+            # One request, with a different event in each round: a bad event alone must not look like a bad endpoint.
+            waiting.rotate(-self._failed_rounds)
             size = 1
-        while line:
-            group = [line.popleft() for _ in range(min(size, len(line)))]
-            verdicts = await asyncio.gather(*(self._deliver(*one) for one in group))
-            failed = {position: why for (position, _), why in zip(group, verdicts, strict=True) if why is not None}
+        while waiting:
+            group = [waiting.popleft() for _ in range(min(size, len(waiting)))]
+            errors = await asyncio.gather(*(self._deliver(*one) for one in group))
+            failed = {position: error for (position, _), error in zip(group, errors, strict=True) if error is not None}
             if len(failed) < len(group):
-                self._breaks = 0
-                self._blame(failed)
-            self._finish(events)
+                self._failed_rounds = 0
+                self._count_failures(failed)
+            self._advance(events)
             if failed:
-                self._breaks += len(failed) == len(group)
+                self._failed_rounds += len(failed) == len(group)
                 raise self._error(list(failed.values()))
             if size == 1:
-                line = deque(sorted(line))
+                waiting = deque(sorted(waiting))
             size = self._settings.in_flight
 
-    async def _deliver(self, position: int, body: bytes) -> _Unwell | None:
-        """Why it was not taken, if it may be later."""
+    async def _deliver(self, position: int, body: bytes) -> _DeliveryError | None:
+        """Deliver or dead-letter one event; return the error if it is to be repeated."""
         try:
-            if why := await self._post(body):
-                self._context.dead_letter(position, why)
-        except _Unwell as error:
+            if refusal := await self._post(body):
+                self._progress.dead_letter(position, refusal)
+        except _DeliveryError as error:
             return error
-        self._taken.add(position)
+        self._settled.add(position)
         return None
 
-    def _blame(self, failed: dict[int, _Unwell]) -> None:
-        """The endpoint is well, so what failed may be bad by itself."""
-        self._faults.update(failed.keys())
-        for position in [one for one in failed if self._faults[one] >= PATIENCE]:
-            why = failed.pop(position)
-            self._context.dead_letter(position, f"{why}, {PATIENCE} times, while other events were taken")
-            self._taken.add(position)
+    def _count_failures(self, failed: dict[int, _DeliveryError]) -> None:
+        """Count failures while the endpoint accepts others; remove and dead-letter events at `MAX_ATTEMPTS`."""
+        self._failures.update(failed.keys())
+        for position in [one for one in failed if self._failures[one] >= MAX_ATTEMPTS]:
+            error = failed.pop(position)
+            self._progress.dead_letter(position, f"{error}, {MAX_ATTEMPTS} times, while other events were accepted")
+            self._settled.add(position)
 
-    def _finish(self, events: Sequence[tuple[int, bytes]]) -> None:
-        """All before the first that was not taken is done."""
-        done = list(itertools.takewhile(lambda position: position in self._taken, (one for one, _ in events)))
-        if done:
-            self._context.done(done[-1])
+    def _advance(self, events: Sequence[tuple[int, bytes]]) -> None:
+        """Advance to the last event before the first one that is not settled."""
+        settled = list(itertools.takewhile(lambda position: position in self._settled, (one for one, _ in events)))
+        if settled:
+            self._progress.advance(settled[-1])
 
-    def _error(self, failed: list[_Unwell]) -> SinkError:
-        delay = exponential(FIRST_WAIT_S, MAX_WAIT_S, self._breaks) * random.uniform(0.5, 1.0)
-        asked = min(MAX_OBEYED_S, max(one.wait_s for one in failed))
-        return SinkError(f"{self._host}: {failed[0]}", max(delay, asked))
+    def _error(self, failed: list[_DeliveryError]) -> SinkError:
+        delay = exponential(FIRST_WAIT_S, MAX_WAIT_S, self._failed_rounds) * random.uniform(0.5, 1.0)
+        requested = min(MAX_RETRY_AFTER_S, max(one.wait_s for one in failed))
+        return SinkError(f"{self._host}: {failed[0]}", max(delay, requested))
 
     async def _post(self, body: bytes) -> str | None:
-        """None: it was taken; else why it never will be. Raises _Unwell."""
+        """Send one event; return None if it was accepted, else why it never will be. Raises _DeliveryError."""
         limit = self._settings.timeout
         try:
             async with (
                 asyncio.timeout(limit),
                 self._http().stream(
                     "POST", self._settings.url.reveal(), content=body, headers=self._headers(body)
-                ) as answer,
+                ) as response,
             ):
-                await _read_away(answer)
+                await _read_to_end(response)
         except TimeoutError:
-            raise _Unwell(f"no answer within {limit:g} s") from None
+            raise _DeliveryError(f"no response within {limit:g} s") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
-            raise _Unwell(str(error) or type(error).__name__) from None
-        return _verdict(answer)
+            raise _DeliveryError(str(error) or type(error).__name__) from None
+        return _refusal(response)
 
     def _http(self) -> httpx2.AsyncClient:
         if self._client is None:
@@ -197,32 +200,33 @@ class _WebhookSink:
         return headers
 
 
-async def _read_away(answer: httpx2.Response) -> None:
-    """Read a small answer to its end, so that the connection can be used again. What it says does not matter."""
+async def _read_to_end(response: httpx2.Response) -> None:
+    """Read and discard a small response, so that the connection can be reused."""
     size = 0
     with contextlib.suppress(TimeoutError, httpx2.HTTPError):
         async with asyncio.timeout(1.0):
-            async for chunk in answer.aiter_raw():
+            async for chunk in response.aiter_raw():
                 size += len(chunk)
                 if size > MAX_RESPONSE_BYTES:
                     return
 
 
-def _verdict(answer: httpx2.Response) -> str | None:
-    status = answer.status_code
-    if answer.is_success:
+def _refusal(response: httpx2.Response) -> str | None:
+    """Return None for an accepted event, the reason for a refused one. Raises _DeliveryError for any other status."""
+    status = response.status_code
+    if response.is_success:
         return None
     if status in REFUSED:
         return f"HTTP {status}"
-    if answer.is_redirect:
-        raise _Unwell(f"HTTP {status}: it has moved, and a redirect is not followed: change `url`")
+    if response.is_redirect:
+        raise _DeliveryError(f"HTTP {status}: the endpoint has moved, and redirects are not followed: change `url`")
     if status == 410:
-        raise _Unwell("HTTP 410: it wants no more events", MAX_WAIT_S)
-    raise _Unwell(f"HTTP {status}", _asked_for(answer.headers.get("retry-after", "")))
+        raise _DeliveryError("HTTP 410: the endpoint is gone for good: remove the sink or change `url`", MAX_WAIT_S)
+    raise _DeliveryError(f"HTTP {status}", _retry_after_s(response.headers.get("retry-after", "")))
 
 
-def _asked_for(text: str) -> float:
-    """Seconds of a Retry-After, which is a number or a date; 0 for what is neither."""
+def _retry_after_s(text: str) -> float:
+    """Return the seconds of a Retry-After header, which is a number or a date; 0 for any other text."""
     if text.strip().isdecimal():
         return float(text)
     with contextlib.suppress(ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""The MQTT sink, with a real broker that goes away, freezes, refuses and asks for passwords."""
+"""The MQTT sink, with a real broker that stops, freezes, refuses events and requires a password."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,15 @@ from streamer.bus.event_channel import EventClient
 from streamer.core.errors import ConfigError, SinkError
 from streamer.core.redact import Url
 from streamer.events.build import status_event
-from streamer.events.schema import encode, numbered
-from streamer.events.sinks import Mqtt, SinkContext, SinkField
+from streamer.events.schema import encode
+from streamer.events.sinks import Mqtt, SinkContext, SinkField, TaskKinds
 from streamer.events.sinks.mqtt import _Link
 from streamer.types import ResultKind
 from tests.support.agents import until
 from tests.support.broker import Broker, Listener, publish
 from tests.support.emit_process import EmitProcess
 from tests.support.sample_events import event
+from tests.support.sinks import RecordedProgress, entries, sink_context
 
 IN_FLIGHT = 20
 
@@ -44,20 +44,17 @@ def send(client: EventClient, seqs: range) -> None:
     assert client.flush(20)
 
 
-def lines(first: int, last: int) -> list[tuple[int, bytes]]:
-    return [(position, encode(numbered(event(seq=position), position))) for position in range(first, last + 1)]
+def context(agent: str = "home", **streams: dict[str, ResultKind]) -> SinkContext:
+    tasks = TaskKinds({}, streams or {"gate": {"people": "boxes", "scene": "text"}})
+    return sink_context(agent=agent, tasks=tasks)
 
 
-def context(folder: Path, done: list[int], refused: list[int] | None = None) -> SinkContext:
-    refused = [] if refused is None else refused
-    return SinkContext(
-        "home", folder, lambda _: None, lambda: None,
-        done=done.append, dead_letter=lambda position, _: refused.append(position),
-        streams={"gate": {"people": "boxes", "scene": "text"}},
-    )  # fmt: skip
+@pytest.fixture
+def progress() -> RecordedProgress:
+    return RecordedProgress()
 
 
-def test_nothing_is_lost_while_the_broker_is_down_and_emit_is_killed(tmp_path: Path, client: EventClient) -> None:
+def test_broker_outage_and_killed_emit_lose_nothing(tmp_path: Path, client: EventClient) -> None:
     broker = Broker(tmp_path)
     with broker, Listener(broker.port) as listener:
         with EmitProcess(tmp_path, [{"kind": "mqtt", "url": broker.url}]) as emit:
@@ -86,79 +83,79 @@ def test_nothing_is_lost_while_the_broker_is_down_and_emit_is_killed(tmp_path: P
     assert {one.topic for one in listener.messages if b"people" in one.body} == {"streamer/home/streams/gate/people"}
 
 
-def test_the_last_will_is_left_by_a_kill(tmp_path: Path) -> None:
+def test_kill_9_publishes_the_last_will(tmp_path: Path) -> None:
     with Broker(tmp_path) as broker, Listener(broker.port) as listener:
         with EmitProcess(tmp_path, [{"kind": "mqtt", "url": broker.url}]):
             until(lambda: listener.retained("streamer/home/status") == "online", 20, "online")
         until(lambda: listener.retained("streamer/home/status") == "offline", 10, "offline")
 
 
-def test_the_place_moves_with_the_answers_of_the_broker_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamer.events.sinks.mqtt.SILENCE_S", 0.5)
-    done: list[int] = []
+def test_position_advances_only_with_acknowledgements(
+    tmp_path: Path, progress: RecordedProgress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.events.sinks.mqtt.ACK_TIMEOUT_S", 0.5)
     with Broker(tmp_path) as broker:
-        sink = Mqtt(url=Url(broker.url)).open(context(tmp_path, done))
-        sink.write(lines(1, 100))
-        assert done[-1] == 100
-        assert done == sorted(done)
-        assert len(done) > 5  # as they are acknowledged, not at the end
+        sink = Mqtt(url=Url(broker.url)).open(context(), progress)
+        sink.write(entries(1, 100))
+        assert progress.advanced[-1] == 100
+        assert progress.advanced == sorted(progress.advanced)
+        assert len(progress.advanced) > 5  # as they are acknowledged, not at the end
         broker.freeze(True)
         with pytest.raises(SinkError, match="acknowledges nothing"):
-            sink.write(lines(101, 150))
-        assert done[-1] == 100
+            sink.write(entries(101, 150))
+        assert progress.advanced[-1] == 100
         broker.freeze(False)
-        sink.write(lines(101, 150))
-        assert done[-1] == 150
+        sink.write(entries(101, 150))
+        assert progress.advanced[-1] == 150
         sink.close()
 
 
-def test_an_event_that_the_broker_refuses_is_not_delivered(tmp_path: Path) -> None:
+def test_refused_event_does_not_advance_the_position(tmp_path: Path, progress: RecordedProgress) -> None:
     rules = tmp_path / "acl"
     rules.write_text("topic write streamer/home/status\n")
-    done: list[int] = []
     with Broker(tmp_path, f"acl_file {rules}") as broker:
-        sink = Mqtt(url=Url(broker.url)).open(context(tmp_path, done))
+        sink = Mqtt(url=Url(broker.url)).open(context(), progress)
         with pytest.raises(SinkError, match=r"refuses an event .Not authorized"):
-            sink.write(lines(1, 1))
+            sink.write(entries(1, 1))
         sink.close()
 
-    assert not done
+    assert not progress.advanced
 
 
-def test_the_limits_of_the_broker_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One message at a time though a status makes two, and none that is larger than it takes."""
-    flying: list[int] = []
-    most: list[int] = []
-    publish, hear = _Link.publish, _Link.hear
+def test_in_flight_and_size_limits_of_the_broker_are_kept(
+    tmp_path: Path, progress: RecordedProgress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One message in flight, although a status event makes two messages, and none beyond the maximum size."""
+    unacked: list[int] = []
+    counts: list[int] = []
+    publish, next_ack = _Link.publish, _Link.next_ack
 
     def counted(link: _Link, *message: Any) -> int:
-        flying.append(publish(link, *message))
-        most.append(len(flying))
-        return flying[-1]
+        unacked.append(publish(link, *message))
+        counts.append(len(unacked))
+        return unacked[-1]
 
-    def heard(link: _Link, until: float) -> int:
-        message = hear(link, until)
-        flying.remove(message)
+    def acknowledged(link: _Link, deadline: float) -> int:
+        message = next_ack(link, deadline)
+        unacked.remove(message)
         return message
 
     monkeypatch.setattr(_Link, "publish", counted)
-    monkeypatch.setattr(_Link, "hear", heard)
-    done: list[int] = []
-    refused: list[int] = []
+    monkeypatch.setattr(_Link, "next_ack", acknowledged)
     large = encode(status_event("home", "gate", "down", "x" * 9000))
     statuses = [(position, encode(status_event("home", "gate", "up"))) for position in (11, 13)]
     with Broker(tmp_path, "max_inflight_messages 1", "max_packet_size 8000") as broker:
-        sink = Mqtt(url=Url(broker.url)).open(context(tmp_path, done, refused))
-        sink.write([*lines(1, 10), statuses[0], (12, large), statuses[1]])
+        sink = Mqtt(url=Url(broker.url)).open(context(), progress)
+        sink.write([*entries(1, 10), statuses[0], (12, large), statuses[1]])
         sink.close()
 
-    assert (len(most), max(most)) == (14, 1)
-    assert refused == [12]
-    assert done == [*range(1, 11), 10, 11, 12, 13]
+    assert (len(counts), max(counts)) == (14, 1)
+    assert list(progress.refused) == [12]
+    assert progress.advanced == [*range(1, 11), 10, 11, 12, 13]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paho leaves the socket of a handshake
-def test_passwords_and_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passwords_and_tls(tmp_path: Path, progress: RecordedProgress, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamer.events.sinks.mqtt.CONNECT_S", 2.0)
     arguments = "req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=localhost"
     name = ["-addext", "subjectAltName=IP:127.0.0.1"]
@@ -169,29 +166,27 @@ def test_passwords_and_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         f"certfile {tmp_path}/cert.pem", f"keyfile {tmp_path}/key.pem", "allow_anonymous false",
         f"password_file {passwords}",
     )  # fmt: skip
-    done: list[int] = []
     with Broker(tmp_path, *options) as broker:
         url = f"mqtts://cam:s3cret%40word@127.0.0.1:{broker.port}"
-        sink = Mqtt(url=Url(url), ca=tmp_path / "cert.pem").open(context(tmp_path, done))
-        sink.write(lines(1, 3))
+        sink = Mqtt(url=Url(url), ca=tmp_path / "cert.pem").open(context(), progress)
+        sink.write(entries(1, 3))
         sink.close()
-        assert done[-1] == 3
-        wrong = Mqtt(url=Url(url.replace("s3cret", "another")), ca=tmp_path / "cert.pem").open(context(tmp_path, done))
+        assert progress.advanced[-1] == 3
+        wrong = Mqtt(url=Url(url.replace("s3cret", "another")), ca=tmp_path / "cert.pem").open(context(), progress)
         with pytest.raises(SinkError, match="Not authorized") as caught:
-            wrong.write(lines(4, 5))
+            wrong.write(entries(4, 5))
         wrong.close()
         assert "another" not in str(caught.value)
-        stranger = Mqtt(url=Url(url)).open(context(tmp_path, done))
+        stranger = Mqtt(url=Url(url)).open(context(), progress)
         with pytest.raises(SinkError, match="certificate verify failed"):
-            stranger.write(lines(4, 5))
+            stranger.write(entries(4, 5))
         stranger.close()
 
 
-def test_home_assistant_finds_streams_and_tasks(tmp_path: Path) -> None:
-    done: list[int] = []
+def test_home_assistant_discovers_streams_and_tasks(tmp_path: Path, progress: RecordedProgress) -> None:
     with Broker(tmp_path) as broker, Listener(broker.port) as listener:
-        sink = Mqtt(url=Url(broker.url), home_assistant=True).open(context(tmp_path, done))
-        sink.write([(1, encode(status_event("home", "gate", "up"))), *lines(2, 2)])
+        sink = Mqtt(url=Url(broker.url), home_assistant=True).open(context(), progress)
+        sink.write([(1, encode(status_event("home", "gate", "up"))), *entries(2, 2)])
         until(lambda: listener.retained("homeassistant/device/streamer_home_gate/config"), 10, "discovery")
         sink.close()
         with Listener(broker.port, name="late") as late:
@@ -214,10 +209,9 @@ def test_home_assistant_finds_streams_and_tasks(tmp_path: Path) -> None:
     assert jinja2.Template(connection["value_template"]).render(value=state) == "ON"
 
 
-def test_what_is_gone_since_the_last_run_is_gone_from_home_assistant(tmp_path: Path) -> None:
+def test_home_assistant_drops_removed_streams_and_tasks(tmp_path: Path) -> None:
     def run(broker: Broker, agent: str = "home", **streams: dict[str, ResultKind]) -> None:
-        home = replace(context(tmp_path, []), agent=agent, streams=streams)
-        sink = Mqtt(url=Url(broker.url), home_assistant=True).open(home)
+        sink = Mqtt(url=Url(broker.url), home_assistant=True).open(context(agent, **streams), RecordedProgress())
         sink.write([(1, encode(status_event(agent, "gate", "up")))])
         sink.close()
 
@@ -257,15 +251,15 @@ def rendered(template: str, answer: Any) -> str:
     ("raw", "words"),
     [
         ({"url": "http://broker"}, "must begin with mqtt:// or mqtts://"),
-        ({"url": "mqtt://broker/topic"}, "said by `topic`"),
+        ({"url": "mqtt://broker/topic"}, "the key `topic`"),
         ({"url": "mqtt://broker", "topic": "a/#"}, "pattern"),
     ],
 )
-def test_bad_settings_are_refused(raw: dict[str, Any], words: str) -> None:
+def test_invalid_settings_are_rejected(raw: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         TypeAdapter(SinkField).validate_python({"kind": "mqtt", **raw})
 
 
-def test_certificates_that_are_missing_are_a_config_error(tmp_path: Path) -> None:
+def test_missing_certificates_are_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot use the certificates in"):
         Mqtt(url=Url("mqtts://broker"), ca=tmp_path / "none.pem").check()

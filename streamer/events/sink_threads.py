@@ -1,0 +1,174 @@
+"""Delivers events from the ledger to the sinks: one thread and one ledger position for each sink."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from streamer.core.backoff import Backoff
+from streamer.core.errors import SinkError
+from streamer.events.build import sink_event
+from streamer.events.ledger import BROKEN, Ledger, SinkCursor
+from streamer.events.schema import StatusEvent
+from streamer.events.sinks import SinkContext, SinkSettings
+from streamer.types import Sink
+
+log = logging.getLogger(__name__)
+
+BATCH = 256
+"""Maximum number of events that a sink gets at once."""
+DRAIN_S = 1.5
+"""Seconds that the sinks have to deliver the rest at the end; what is left stays in the ledger for the next start."""
+IDLE_S = 2.0
+"""Seconds between two checks for dead letters to resend and refusals to report, when there are no new events."""
+FIRST_RETRY_S, MAX_RETRY_S = 0.1, 5.0
+"""Delay before a failed sink is tried again: the first, and the longest."""
+REFUSED_EVERY_S = 60.0
+"""Minimum seconds between two `sink.refused` events of a sink: such an event may be refused too."""
+
+
+class SinkThreads:
+    """The running sinks of an agent; a context manager that lets them deliver for `DRAIN_S` at its end."""
+
+    def __init__(self, ledger: Ledger, sinks: Sequence[SinkSettings], context: SinkContext) -> None:
+        """Raises ConfigError when a sink cannot be opened."""
+        self.status_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        """Readable when `status_events` has something."""
+        self._status_events: queue.SimpleQueue[StatusEvent] = queue.SimpleQueue()
+        self._failure: Exception | None = None
+        cursors = ledger.cursors(one.name for one in sinks)
+        self._threads = [self._open(one, cursors[one.name], context) for one in sinks]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> SinkThreads:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        deadline = time.monotonic() + DRAIN_S
+        for thread in self._threads:
+            thread.finish()
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def wake(self) -> None:
+        """Make the sinks read the ledger: it has new events."""
+        for thread in self._threads:
+            thread.wake()
+
+    def status_events(self) -> list[StatusEvent]:
+        """Return the sinks' changes of state since the last call. Raises the error of a sink's ledger connection."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            os.eventfd_read(self.status_fd)
+        except BlockingIOError:
+            return []
+        return [self._status_events.get() for _ in range(self._status_events.qsize())]
+
+    def _open(self, settings: SinkSettings, cursor: SinkCursor, context: SinkContext) -> SinkThread:
+        sink = settings.open(context, cursor)
+        return SinkThread(context.agent, settings.name, sink, cursor, self._send_status, self._fail)
+
+    def _send_status(self, event: StatusEvent) -> None:
+        self._status_events.put(event)
+        os.eventfd_write(self.status_fd, 1)
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = error
+        os.eventfd_write(self.status_fd, 1)
+
+
+class SinkThread(threading.Thread):
+    """Delivers events to one sink, from its ledger position on, and retries after failures."""
+
+    def __init__(
+        self,
+        agent: str,
+        name: str,
+        sink: Sink,
+        cursor: SinkCursor,
+        send_status: Callable[[StatusEvent], None],
+        fail: Callable[[Exception], None],
+    ) -> None:
+        """`fail` gets the error of a damaged ledger, which ends the thread."""
+        super().__init__(name=f"sink {name}", daemon=True)  # a hanging sink must not keep the process alive
+        self._agent, self._sink_name = agent, name
+        self._sink, self._cursor, self._send_status, self._fail = sink, cursor, send_status, fail
+        self._new_events = threading.Event()
+        self._finish = threading.Event()
+        self._backoff = Backoff(FIRST_RETRY_S, MAX_RETRY_S)
+        self._refusals_reported_at = -REFUSED_EVERY_S
+
+    def wake(self) -> None:
+        self._new_events.set()
+
+    def finish(self) -> None:
+        """End when everything is delivered, or at the next failure."""
+        self._finish.set()
+        self._new_events.set()
+
+    def run(self) -> None:
+        while True:
+            try:
+                if not self._deliver():
+                    break
+                self._on_success()
+            except BROKEN as error:  # the ledger is damaged; the process must replace it
+                self._fail(error)
+                break
+            except Exception as error:  # a bug of a sink or its library harms this sink only: report and retry
+                if self._finish.wait(self._on_failure(error)):
+                    break
+        self._sink.close()
+        self._cursor.close()
+
+    def _deliver(self) -> bool:
+        """Deliver one batch, or wait for events; return False when it is time to end."""
+        self._new_events.clear()
+        # Dead letters go together with new events: alone, one that fails again would hold up all that is new.
+        dead_letters, batch = self._cursor.to_resend(BATCH), self._cursor.read(BATCH)
+        if dead_letters or batch:
+            self._write([*dead_letters, *batch])
+            self._cursor.resent(dead_letters)
+            if batch:
+                self._cursor.advance(batch[-1][0])
+        elif self._finish.is_set():
+            return False
+        else:
+            self._new_events.wait(IDLE_S)
+        return True
+
+    def _write(self, events: Sequence[tuple[int, bytes]]) -> None:
+        try:
+            self._sink.write(events)
+        except UnicodeDecodeError as error:  # from a response of the receiver; in BROKEN it means a damaged ledger
+            raise SinkError(f"{type(error).__name__}: {error}") from error
+
+    def _on_success(self) -> None:
+        if self._backoff.failures:
+            log.info("sink %s works again", self._sink_name)
+            self._report("up")
+        self._backoff.reset()
+        if self._cursor.refused and time.monotonic() - self._refusals_reported_at >= REFUSED_EVERY_S:
+            self._report("refused", f"{self._cursor.refused} events were refused, the last one: {self._cursor.refusal}")
+            self._refusals_reported_at, self._cursor.refused = time.monotonic(), 0
+
+    def _on_failure(self, error: Exception) -> float:
+        """Return the seconds until the next attempt: those that the sink asks for, else 0.1 to 5 with jitter."""
+        is_first = self._backoff.failures == 0
+        delay = self._backoff.next_delay()
+        if isinstance(error, SinkError) and error.wait_s is not None:
+            delay = error.wait_s
+        if is_first:
+            reason = str(error) if isinstance(error, SinkError) else f"{type(error).__name__}: {error}"
+            log.error("sink %s failed: %s", self._sink_name, reason, exc_info=not isinstance(error, SinkError))
+            self._report("down", reason, delay)
+        return delay
+
+    def _report(self, state: str, reason: str | None = None, retry_in_s: float | None = None) -> None:
+        self._send_status(sink_event(self._agent, self._sink_name, state, reason, retry_in_s))

@@ -1,0 +1,46 @@
+"""What a sink gets from emit, for tests without an emit process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from streamer.events.ledger import LEDGER_FILE
+from streamer.events.schema import encode, numbered
+from streamer.events.sinks import SinkContext
+from tests.support.sample_events import event
+
+
+def sink_context(folder: Path = Path(), agent: str = "home", **fields: Any) -> SinkContext:
+    return SinkContext(agent, runtime=folder, ledger=folder / LEDGER_FILE, **fields)
+
+
+def entries(first: int, last: int) -> list[tuple[int, bytes]]:
+    """Ledger positions `first` to `last` with an event each, whose sequence and frame have the same number."""
+    return [(position, encode(numbered(event(seq=position), position))) for position in range(first, last + 1)]
+
+
+class RecordedProgress:
+    """A `SinkProgress` in memory."""
+
+    def __init__(self, positions: Mapping[str, int] | None = None) -> None:
+        """`positions`: what the ledger holds, by event id."""
+        self._positions = positions or {}
+        self.advanced: list[int] = []
+        """Positions, in the order they were stored."""
+        self.refused: dict[int, str] = {}
+        """Reasons by position of a dead letter."""
+
+    @property
+    def position(self) -> int:
+        return max(self.advanced, default=0)
+
+    def find(self, event_id: str) -> int | None:
+        return self._positions.get(event_id)
+
+    def advance(self, position: int) -> None:
+        self.advanced.append(position)
+
+    def dead_letter(self, position: int, reason: str) -> None:
+        self.refused[position] = reason
