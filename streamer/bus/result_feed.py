@@ -1,14 +1,17 @@
-"""Live results for the views, which bypass emit and the ledger.
+"""Live results and task lists from the inference process to views and to the web process, over PUB/SUB.
 
-PUB to SUB: a slow or absent subscriber misses results and blocks nobody. Topics end in `/`, so that `cam1/` does not
-match `cam10/`.
+Subscribers that are slow or disconnected miss results; the ledger has them all. Task lists are never missed for long:
+a list is sent on each change and to each new subscriber. Topics end in `/`, so that `cam1/` does not match `cam10/`.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import zmq
 
@@ -20,54 +23,104 @@ from streamer.events.schema import ResultEvent, decode, encode
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 8 << 20
-"""Bytes per message part. ZeroMQ disconnects a peer that sends a larger one."""
+TASKS = "#tasks/"
+"""Prefix of the topics of task lists; no stream name starts with `#`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskList:
+    """The tasks of one stream as they are now."""
+
+    stream: str
+    tasks: list[dict[str, Any]]
+    """Plain data, as in the config."""
 
 
 def results_endpoint(runtime: Path) -> str:
-    """Return the address of the ResultPublisher."""
+    """Return the feed's address in the runtime folder. Raises ConfigError if the path is too long for a socket."""
     return check_endpoint(f"ipc://{runtime}/results.sock")
 
 
 class ResultPublisher:
-    """The sending side, in the inference process."""
+    """The inference process's end. Never blocks. Poll `socket` for reading, then call `greet_subscribers`."""
 
-    def __init__(self, runtime: Path) -> None:
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
-        self._socket.set(zmq.LINGER, 0)
-        self._socket.set(zmq.SNDHWM, 256)
-        self._socket.bind(results_endpoint(runtime))
+    def __init__(self, runtime: Path, tasks: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """`tasks`: the task list of each stream, plain data as in the config."""
+        self._tasks = dict(tasks)
+        self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.XPUB)
+        self.socket.set(zmq.LINGER, 0)
+        self.socket.set(zmq.SNDHWM, 256)
+        self.socket.set(zmq.XPUB_VERBOSE, 1)  # report a subscription even if another subscriber has the same one
+        self.socket.bind(results_endpoint(runtime))
 
     def publish(self, event: ResultEvent) -> None:
-        """Send a result to the subscribers of its stream. Never blocks."""
-        send_or_drop(self._socket, [f"{event.data.stream}/".encode(), encode(event)])
+        """Send one result to the subscribers of its stream."""
+        send_or_drop(self.socket, [f"{event.data.stream}/".encode(), encode(event)])
 
-    def close(self) -> None:
-        self._socket.close()
+    def publish_tasks(self, stream: str, tasks: Sequence[Mapping[str, Any]]) -> None:
+        """Send a stream's new task list, now and to later subscribers."""
+        self._tasks[stream] = tasks
+        self._send_tasks(stream)
 
+    def greet_subscribers(self) -> None:
+        """Send the task lists that new subscribers asked for."""
+        for (message,) in drain(self.socket):
+            is_subscription, topic = message[:1] == b"\x01", message[1:]
+            for stream in self._tasks if is_subscription else ():
+                if _tasks_topic(stream).startswith(topic):
+                    self._send_tasks(stream)
 
-class ResultSubscriber:
-    """The receiving side: results of one stream. Reconnects when the inference process is restarted."""
-
-    def __init__(self, runtime: Path, stream: str) -> None:
-        self._invalid_messages = RareLog(log, "invalid result message %d dropped: %s")
-        self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
-        """To poll for reading; then call `receive`."""
-        self.socket.set(zmq.LINGER, 0)
-        self.socket.set(zmq.RCVHWM, 256)
-        self.socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-        self.socket.set(zmq.SUBSCRIBE, f"{stream}/".encode())
-        self.socket.connect(results_endpoint(runtime))
-
-    def receive(self) -> Iterator[ResultEvent]:
-        """Yield the results that have arrived. Never blocks."""
-        for parts in drain(self.socket):
-            try:
-                event = decode(parts[-1])
-            except WireError as error:
-                self._invalid_messages.add(error)
-                continue
-            if isinstance(event, ResultEvent):
-                yield event
+    def _send_tasks(self, stream: str) -> None:
+        send_or_drop(self.socket, [_tasks_topic(stream), json.dumps(self._tasks[stream]).encode()])
 
     def close(self) -> None:
         self.socket.close()
+
+
+class ResultSubscriber:
+    """The consumer's end. Survives restarts of the inference process."""
+
+    def __init__(self, runtime: Path, stream: str | None) -> None:
+        """`stream`: receive its results and its task list. None: receive the task lists of all streams, no results."""
+        topics = [TASKS.encode()] if stream is None else [f"{stream}/".encode(), _tasks_topic(stream)]
+        self._invalid_messages = RareLog(log, "invalid feed message %d dropped: %s")
+        self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
+        """Poll for reading, then call `receive`."""
+        self.socket.set(zmq.LINGER, 0)
+        self.socket.set(zmq.RCVHWM, 256)
+        self.socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        for topic in topics:
+            self.socket.set(zmq.SUBSCRIBE, topic)
+        self.socket.connect(results_endpoint(runtime))
+
+    def receive(self) -> Iterator[ResultEvent | TaskList]:
+        """Yield what has arrived. Never blocks."""
+        for message in drain(self.socket):
+            try:
+                item = _decode(message)
+            except WireError as error:
+                self._invalid_messages.add(error)
+                continue
+            yield item
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def _tasks_topic(stream: str) -> bytes:
+    return f"{TASKS}{stream}/".encode()
+
+
+def _decode(message: list[bytes]) -> ResultEvent | TaskList:
+    if len(message) != 2:
+        raise WireError(f"{len(message)} parts instead of 2")
+    topic, body = message
+    if not topic.startswith(TASKS.encode()):
+        event = decode(body)
+        if not isinstance(event, ResultEvent):
+            raise WireError("not a result")
+        return event
+    try:
+        return TaskList(topic[len(TASKS) : -1].decode(), json.loads(body))
+    except ValueError:
+        raise WireError("a task list that is not JSON") from None

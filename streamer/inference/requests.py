@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from streamer.bus.result_feed import ResultPublisher
 from streamer.bus.rpc import Request, RpcServer, infer_socket
 from streamer.config.changes import with_tasks
 from streamer.config.model import Config, Stream
@@ -33,8 +34,11 @@ class _Pending:
 class RequestHandler:
     """Receives the requests of the parent and replies to them."""
 
-    def __init__(self, runtime: Path, config: Config, schedules: Mapping[str, Schedule], policy: Policy) -> None:
-        self._config, self._schedules, self._policy = config, schedules, policy
+    def __init__(
+        self, runtime: Path, config: Config, schedules: Mapping[str, Schedule], policy: Policy, feed: ResultPublisher
+    ) -> None:
+        """`feed` carries changed task lists to the views and the web process."""
+        self._config, self._schedules, self._policy, self._feed = config, schedules, policy, feed
         self._server = RpcServer(infer_socket(runtime))
         self._pending: dict[str, _Pending] = {}
         """By the name of the one-shot task."""
@@ -83,6 +87,7 @@ class RequestHandler:
         if request.message["op"] == "tasks":
             self._config = with_tasks(self._config, stream, request.message["tasks"])
             schedule.replace(self._config.streams[stream].active, now)
+            self._feed.publish_tasks(stream, request.message["tasks"])
         else:
             (task,) = with_tasks(self._config, stream, [request.message["task"]]).streams[stream].tasks
             self._last += 1

@@ -68,8 +68,8 @@ class Inference:
         self.frames = FrameClient(worker.runtime, "infer", max(MIN_BUFFERS, 2 * len(streams), 2 * engine.free()))
         self.fetcher = FrameFetcher(self.frames, schedules, self.policy, self.in_flight)
         self.events = EventClient(worker.runtime, "infer")
-        self.feed = ResultPublisher(worker.runtime)
-        self.requests = RequestHandler(worker.runtime, config, schedules, self.policy)
+        self.feed = ResultPublisher(worker.runtime, {name: config.raw["streams"][name]["tasks"] for name in streams})
+        self.requests = RequestHandler(worker.runtime, config, schedules, self.policy, self.feed)
         self.canary = Canary(lambda: self.requests.streams)
         # `every_n_frames` has no seconds: the tracker takes the default interval for it.
         tasks = [(name, task) for name, stream in streams.items() for task in stream.tasks]
@@ -80,7 +80,7 @@ class Inference:
         )  # fmt: skip
         self.poller = zmq.Poller()
         self.poller.register(worker.stop_fd, zmq.POLLIN)
-        for socket in (*self.frames.sockets(), self.events.socket, self.requests.socket):
+        for socket in (*self.frames.sockets(), self.events.socket, self.requests.socket, self.feed.socket):
             self.poller.register(socket, zmq.POLLIN)
 
     def __enter__(self) -> Inference:
@@ -98,6 +98,7 @@ class Inference:
         self.poller.poll(math.ceil(self.sleep_time() * 1000))
         self.fetcher.receive(_now())
         self.publisher.receive_acks()
+        self.feed.greet_subscribers()
         if not self.fetcher.batch_wait(_now()):
             for result in self.step(self.admit()):
                 self.publisher.publish(result)

@@ -106,8 +106,9 @@ class View:
         self.jpeg.listen()
         self.update_demand()
         self.update_tasks()
-        for event in self.results.receive():
-            self.on_result(event)
+        for item in self.results.receive():
+            if isinstance(item, ResultEvent):
+                self.on_result(item)
         for reply in self.frames.receive():
             self.on_reply(reply)
         self.request_frame()

@@ -118,7 +118,7 @@ class Truth(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        live, tracks, world = ResultPublisher(self._runtime), ObjectTracker({}), World(SEED)
+        live, tracks, world = ResultPublisher(self._runtime, {}), ObjectTracker({}), World(SEED)
         with Consumer(self._runtime, "view") as consumer:
             while not self._over.wait(self._every):
                 reply = consumer.fetch(FrameRequest(), timeout=60)

@@ -283,12 +283,12 @@ def test_packets_reach_the_pusher_from_a_key_picture_on(tmp_path: Path) -> None:
 
 
 def test_results_reach_the_view_of_their_stream_only(tmp_path: Path) -> None:
-    live, gate = ResultPublisher(tmp_path), ResultSubscriber(tmp_path, "gate")
+    live, gate = ResultPublisher(tmp_path, {}), ResultSubscriber(tmp_path, "gate")
 
     def heard() -> list[ResultEvent]:
         live.publish(event(stream="gate10"))
         live.publish(event(stream="gate"))
-        return list(gate.receive())
+        return [item for item in gate.receive() if isinstance(item, ResultEvent)]
 
     found = until(heard, 10, "a result")
     live.close()

@@ -1,0 +1,76 @@
+"""Results and task lists from the inference process to views and the web process."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from streamer.bus.result_feed import ResultPublisher, ResultSubscriber, TaskList
+from streamer.events.schema import ResultEvent
+from tests.support import sample_events
+
+GATE = [{"task": "caption"}]
+YARD = [{"task": "ocr", "every": "5s"}]
+
+
+def receive(publisher: ResultPublisher, subscriber: ResultSubscriber, count: int) -> list[ResultEvent | TaskList]:
+    """Serve new subscribers until `count` messages have arrived, at most 5 s; then wait 0.2 s for more."""
+    received: list[ResultEvent | TaskList] = []
+    deadline = time.monotonic() + 5
+    while len(received) < count and time.monotonic() < deadline:
+        publisher.greet_subscribers()
+        subscriber.socket.poll(20)
+        received += subscriber.receive()
+    subscriber.socket.poll(200)
+    return [*received, *subscriber.receive()]
+
+
+def newest(received: list[ResultEvent | TaskList]) -> dict[str, object]:
+    """Return the last task list of each stream."""
+    return {item.stream: item.tasks for item in received if isinstance(item, TaskList)}
+
+
+def test_new_subscriber_gets_the_task_list(tmp_path: Path) -> None:
+    publisher = ResultPublisher(tmp_path, {"gate": GATE, "yard": YARD})
+    subscriber = ResultSubscriber(tmp_path, "gate")
+    assert receive(publisher, subscriber, 1) == [TaskList("gate", GATE)]
+    late = ResultSubscriber(tmp_path, "gate")
+    assert receive(publisher, late, 1) == [TaskList("gate", GATE)]
+    for end in (publisher, subscriber, late):
+        end.close()
+
+
+def test_changed_task_list_reaches_its_stream_only(tmp_path: Path) -> None:
+    """A list may come twice, when another subscriber of the same stream connects."""
+    publisher = ResultPublisher(tmp_path, {"gate": GATE, "yard": YARD})
+    gate, every = ResultSubscriber(tmp_path, "gate"), ResultSubscriber(tmp_path, None)
+    assert newest(receive(publisher, every, 2)) == {"gate": GATE, "yard": YARD}
+    publisher.publish_tasks("yard", GATE)
+    publisher.publish(sample_events.event())
+    assert newest(receive(publisher, every, 1)) == {"yard": GATE}
+    received = receive(publisher, gate, 2)
+    assert newest(received) == {"gate": GATE}
+    assert any(isinstance(item, ResultEvent) for item in received)
+    for end in (publisher, gate, every):
+        end.close()
+
+
+def test_restarted_publisher_sends_the_list_again(tmp_path: Path) -> None:
+    first, subscriber = ResultPublisher(tmp_path, {"gate": GATE}), ResultSubscriber(tmp_path, "gate")
+    assert receive(first, subscriber, 1) == [TaskList("gate", GATE)]
+    first.close()
+    second = ResultPublisher(tmp_path, {"gate": YARD})
+    assert receive(second, subscriber, 1) == [TaskList("gate", YARD)]
+    second.close()
+    subscriber.close()
+
+
+def test_invalid_message_is_dropped(tmp_path: Path) -> None:
+    publisher, subscriber = ResultPublisher(tmp_path, {"gate": GATE}), ResultSubscriber(tmp_path, "gate")
+    assert receive(publisher, subscriber, 1) == [TaskList("gate", GATE)]
+    for message in ([b"gate/"], [b"gate/", b"{}"], [b"#tasks/gate/", b"not JSON"], [b"#tasks/gate/", b"[]", b""]):
+        publisher.socket.send_multipart(message)
+    publisher.publish(sample_events.event())
+    assert [type(item) for item in receive(publisher, subscriber, 1)] == [ResultEvent]
+    publisher.close()
+    subscriber.close()
