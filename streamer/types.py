@@ -1,10 +1,10 @@
-"""The values that travel through the program, and the interfaces they pass; read this file first.
+"""The values that travel through the program and the interfaces between its parts. Read this file first.
 
-    Source --Frame--> capture <--ask / newest frame--> infer: Due -> Job -> Engine.admit/step -> Result
-                                                       Result -> Event --acked--> emit: ledger -> sinks
+    Source --Frame--> capture <--request / frame--> infer: DueTask -> Job -> Engine.admit/step -> Result
+                                                    Result -> Event --acked--> emit: ledger -> sinks
 
-Everything here is frozen. Coordinates are fractions (0..1) of the full frame, x to the right, y down.
-Times named `*_mono` are seconds of CLOCK_MONOTONIC on this host; times named `*_at` are unix seconds.
+All values are frozen. Coordinates are fractions (0..1) of the full frame, x to the right, y down. Times named `*_mono`
+are seconds of CLOCK_MONOTONIC on this host; times named `*_at` are unix seconds.
 """
 
 from __future__ import annotations
@@ -20,39 +20,40 @@ Image = npt.NDArray[np.uint8]
 """uint8, shape (height, width, 3), BGR, read-only once it is in a Frame."""
 
 Luma = npt.NDArray[np.uint8]
-"""uint8, shape (height, width): the brightness of a picture."""
+"""uint8, shape (height, width): brightness."""
 
 MAX_PIXELS = 7680 * 4320
 """Largest picture, 8K, in pixels. Sources lose the connection over a larger one, pipelines refuse it."""
 
 Point = tuple[float, float]
 Pace = Literal["live", "file"]
-"""live: the newest frame wins, intervals on the monotonic clock. file: nothing wanted is lost, media time counts."""
+"""live: consumers get the newest frame, intervals run on the monotonic clock. file: the reader waits for its consumers,
+intervals run on media time."""
 
 Outcome = Literal["ok", "empty", "unchanged", "stale", "dropped", "error", "timeout"]
-"""What became of a due job. `empty` is the model's own "nothing there"; every other word but `ok` means "no answer"."""
+"""Outcome of a job. `ok` and `empty` (the model found nothing) are answers; all others mean that there is no answer."""
 
 Priority = Literal["high", "normal", "low"]
 PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
-"""The most important first."""
+"""Highest first."""
 
 When = Literal["always", "motion", "change"]
-"""A task runs at each of its ticks; once something moved since its last answer; once the picture differs from it."""
+"""Condition for a tick to run: none, motion since the last answer, or a picture that differs from that answer's."""
 
 Origin = Literal["schedule", "request", "canary"]
 """Why a task runs: it is due, a caller asked once, or the agent tests whether the model still answers."""
 
 FrameOutcome = Literal["done", "stale", "unchanged", "error", "stopped"]
-"""How a consumer settles a frame it pulled: answered, or dropped with this cause."""
+"""How a consumer settles a fetched frame: `done`, or dropped with this cause."""
 
 
 class FrameId(NamedTuple):
-    """Which frame of a stream. Ordered: a later connection (epoch) is newer than any earlier one."""
+    """Identifies a frame of a stream. Ordered: frames of a later connection (epoch) are newer."""
 
     epoch: int
-    """Unix milliseconds at which this connection was opened; strictly increasing per stream."""
+    """Unix milliseconds at which the connection was opened; strictly increasing per stream."""
     seq: int
-    """Counts decoded frames from 0 in each epoch."""
+    """Number of the decoded frame, from 0 in each epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Frame:
     """Media time in seconds since the epoch's first frame, None where the container gives none."""
     image: Image
     triggered: frozenset[str] = frozenset()
-    """Names of the tasks that wait for something to happen, and for which it did."""
+    """Names of the tasks with `when` whose condition is met."""
 
     @property
     def id(self) -> FrameId:
@@ -77,11 +78,11 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Zone:
-    """A named part of a stream's pictures; a task with a zone sees nothing else."""
+    """A named polygon in the pictures of a stream. A task with a zone sees only this part."""
 
     name: str
     points: tuple[Point, ...]
-    """Corners of a polygon, at least three."""
+    """At least three corners."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,24 +96,24 @@ class Region:
 
 
 class TaskParams(Protocol):
-    """The pipeline's own keys of a task, validated: what the rest of the program may read of them."""
+    """The part of a task's pipeline-specific keys that the rest of the program reads."""
 
     @property
     def quality(self) -> str:
-        """Decoding quality, as it stands in events."""
+        """Decoding quality, as published in events."""
 
     @property
     def prompt_text(self) -> str | None:
-        """The text that the prompt asks about, if the task takes one."""
+        """Text of the prompt, if the task takes one."""
 
     @property
     def prompt_region(self) -> Region | None:
-        """The region that the prompt asks about, if the task takes one."""
+        """Region of the prompt, if the task takes one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task of a stream, without its schedule, which `config.task.ScheduledTask` adds."""
+    """A task of a stream. `config.task.ScheduledTask` adds its schedule."""
 
     name: str
     """Unique in its stream."""
@@ -122,20 +123,20 @@ class Task:
     """A `TaskParams`: an instance of the task's `TaskSpec.parameters`."""
     priority: Priority = "normal"
     max_age: float | None = None
-    """Seconds; if the frame is older when the engine could take it, the outcome is `stale`."""
+    """Seconds. If the frame is older when the engine could take the job, the outcome is `stale`."""
     zone: Zone | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DueTask:
-    """A task whose time has come; chosen before any pixel is fetched."""
+    """A task that is due. It is chosen before its frame is fetched."""
 
     stream: str
     task: Task
     deadline: float
-    """Monotonic second by which it should have run: the next due time of the same task."""
+    """Monotonic second at which the task is due again."""
     unchanged_since: float | None = None
-    """Unix second of the frame whose answer still holds: no answer for this frame is needed."""
+    """Unix second of the frame whose answer still holds: the job needs no run, its outcome is `unchanged`."""
     origin: Origin = "schedule"
 
 
@@ -154,7 +155,7 @@ class Box:
     label: str
     score: float | None = None
     track: int | None = None
-    """The same for the same object in later results of the same task, once it was seen twice."""
+    """Track id, equal for one object in all results of a task from its second detection on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,7 @@ class Polygon:
 
 @dataclass(frozen=True, slots=True)
 class Quad:
-    """Four corners around a piece of text, clockwise from the text's top left."""
+    """Four corners around a text, clockwise from the top left of the text."""
 
     points: tuple[Point, Point, Point, Point]
     label: str
@@ -175,7 +176,7 @@ class Quad:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model said, parsed. A task fills the fields of its result kind and leaves the others empty."""
+    """The parsed answer of the model. A task fills the fields of its result kind and leaves the others empty."""
 
     text: str | None = None
     score: float | None = None
@@ -198,11 +199,11 @@ class Result:
     error: str | None = None
     started_mono: float = 0.0
     inference_s: float = 0.0
-    """Seconds in the engine, from the start of the batch that held the job to its answer."""
+    """Seconds in the engine, from the start of the job's batch to its answer."""
     batch: int = 1
-    """Jobs that were in the engine together."""
+    """Number of jobs that were in the engine together."""
     draft: tuple[int, int] | None = None
-    """Tokens of the camera's previous answer that were tried for this one, and how many of them were right."""
+    """Tokens of the previous answer that were tried as a draft, and the number of them that were accepted."""
 
 
 ResultKind = Literal["text", "boxes", "polygons", "quads", "boxes_or_polygons"]
@@ -210,7 +211,7 @@ ResultKind = Literal["text", "boxes", "polygons", "quads", "boxes_or_polygons"]
 
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
-    """What a pipeline says of one task without loading anything heavy."""
+    """Description of a task. Reading it must not load a model."""
 
     task: str
     summary: str
@@ -218,58 +219,61 @@ class TaskSpec:
     takes_region: bool
     result: ResultKind
     parameters: type[Any]
-    """A `streamer.settings.Settings` class: the keys the pipeline takes for this task, and their checks."""
+    """A `streamer.core.settings.Settings` class: the pipeline's keys of this task and their checks."""
 
 
 class Costs(NamedTuple):
-    """What answers cost the device."""
+    """Device time per answer."""
 
     measured: str
-    """Where, or when, in words."""
+    """Where or when it was measured, as text."""
     seconds: Mapping[str, float]
-    """Device seconds of an answer by task; not of every task."""
+    """Device seconds of an answer by task. Some tasks may be missing."""
 
 
 class Engine(Protocol):
-    """A loaded model. Not thread-safe; lives in the inference process."""
+    """A loaded model in the inference process. Not thread-safe."""
 
     @property
     def model(self) -> str:
-        """Name of the checkpoint, as it stands in events."""
+        """Name of the checkpoint, as published in events."""
 
     def free(self) -> int:
-        """How many jobs it can take now."""
+        """Return the number of jobs it can take now."""
 
     def admit(self, jobs: Sequence[Job]) -> None:
-        """Take jobs. The frames' images must stay readable until their results are out."""
+        """Take jobs. Their images must stay readable until their results are returned."""
 
     def step(self) -> list[Result]:
-        """Make some progress; return the jobs that finished. One bad job raises nothing: its outcome is `error`."""
+        """Make some progress; return the results of jobs that have finished.
+
+        A bad job must not raise: its outcome is `error`.
+        """
 
 
 class Pipeline(Protocol):
-    """A kind of model. Its module must not import torch; `open` may."""
+    """A kind of model. Its module must not import torch; `open` may do so."""
 
     settings: type[Any]
-    """A `streamer.settings.Settings` class: the config's `model:` block."""
+    """A `streamer.core.settings.Settings` class: the `model:` block of the config."""
 
     def tasks(self) -> Mapping[str, TaskSpec]: ...
 
     def refuse(self, settings: Any, task: str, params: Any) -> str | None:
-        """In words, why the model of these settings could never answer such a question, as far as is known unopened.
+        """Return why the model of these settings can never run this task, or None.
 
-        Asked of every config: quick, without loading or downloading a model.
+        Must not load or download the model.
         """
 
     def costs(self, settings: Any) -> Costs:
-        """What answers of such a model cost on a computer of its makers, for who has not measured the own one."""
+        """Return the costs measured on a reference computer, for hosts without a measurement of their own."""
 
     def open(self, settings: Any) -> Engine:
-        """Load and warm up. Raises ConfigError when the checkpoint or device cannot be used."""
+        """Load and warm up the model. Raises ConfigError when the checkpoint or the device cannot be used."""
 
 
 class Picture(Protocol):
-    """A decoded picture that has not been converted to BGR yet."""
+    """A decoded picture before its conversion to BGR."""
 
     @property
     def width(self) -> int: ...
@@ -277,57 +281,57 @@ class Picture(Protocol):
     def height(self) -> int: ...
     @property
     def pts(self) -> float | None:
-        """Seconds on the source's own clock, None where it gives none."""
+        """Media time in seconds, None where the source gives none."""
 
     def write_bgr(self, out: Image) -> None:
         """Fill `out`, uint8 (height, width, 3)."""
 
     def luma(self) -> Luma:
-        """A small copy of its brightness, as `scene.shrink` makes it."""
+        """Return a small copy of the brightness, in the size of `capture.motion_gate.shrink`."""
 
 
 class Source(Protocol):
-    """One connection. Knows only how to run once; retry, pacing and counting are capture's."""
+    """One connection. Capture does retry, pacing and counting."""
 
     @property
     def note(self) -> str | None:
-        """What the user should know of how it runs, if anything."""
+        """A remark for the user on how the source runs, None if there is none."""
 
     def __iter__(self) -> Iterator[Picture | None]:
-        """Pictures until the end; None: data came, and no picture: none is wanted (see `ease`), or none is there yet.
+        """Yield pictures, or None where data has arrived without one (skipped by `set_interval`, or incomplete).
 
-        Raises SourceLost (try again) or SourceEnded (it is over).
+        Raises SourceLost (connect again) or SourceEnded (do not).
         """
 
     def set_interval(self, every: float) -> bool:
-        """Nobody wants a picture more often than every so many seconds; 0: all are wanted.
+        """Set the shortest time in seconds between two needed pictures; 0: all are needed.
 
-        True while it leaves pictures out because of that.
+        Return whether the source skips pictures because of it.
         """
 
     def close(self) -> None: ...
 
 
 class SourceSettings(Protocol):
-    """A kind of source, as configured; its own factory."""
+    """Configuration of a source, and its factory."""
 
     @property
     def pace(self) -> Pace: ...
 
     def open(self, read_limit: float = 15.0) -> Source:
-        """Connect; from then on `read_limit` seconds of silence are a SourceLost (files and made-up sources ignore it).
+        """Connect. Later the source raises SourceLost after `read_limit` seconds of silence; files need not.
 
-        Raises SourceLost when it is worth another try, ConfigError when it is not.
+        Raises SourceLost if another attempt may succeed, ConfigError if not.
         """
 
 
 class Sink(Protocol):
-    """Where events go. Runs in the emit process, one thread per sink."""
+    """Delivers events to one destination. Runs in the emit process, one thread per sink."""
 
     def write(self, events: Sequence[tuple[int, bytes]]) -> None:
-        """Deliver (ledger position, CloudEvents JSON) in order; return when they are safe there.
+        """Deliver (ledger position, CloudEvents JSON) in order; return once the destination has them.
 
-        Raises SinkError to be tried again.
+        Raises SinkError: the same events are delivered again later.
         """
 
     def close(self) -> None: ...

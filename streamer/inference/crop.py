@@ -1,4 +1,4 @@
-"""Zones: a task sees the box around a polygon, black outside of it, and its answer is put back into the full frame."""
+"""Zones: crops a frame to the bounding box of a polygon and maps answers back to the full frame."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import numpy as np
 from streamer.types import Answer, Box, Frame, Image, Point, Polygon, Quad, Zone
 
 _SUBPIXELS = 4
-"""Bits of a corner's place within its pixel."""
+"""Fractional bits of the corner coordinates that OpenCV gets."""
 
 Pixels = tuple[int, int, int, int]
 """left, top, right, bottom"""
 
 
 def box_of(zone: Zone, width: int, height: int) -> Pixels:
-    """The whole pixels of a frame of that size which the zone touches."""
+    """Return the bounding box of the zone in a frame of that size, in whole pixels."""
     xs, ys = [x for x, _ in zone.points], [y for _, y in zone.points]
     left, top = min(floor(min(xs) * width), width - 1), min(floor(min(ys) * height), height - 1)
     return left, top, max(left + 1, ceil(max(xs) * width)), max(top + 1, ceil(max(ys) * height))
 
 
 def crop_to_zone(zone: Zone, frame: Frame) -> Frame:
-    """The frame as a task of that zone sees it: a copy of the zone's box, black outside the polygon."""
+    """Return a copy of the zone's bounding box, black outside the polygon."""
     height, width = frame.image.shape[:2]
     left, top, right, bottom = box_of(zone, width, height)
     part = cv2.copyTo(frame.image[top:bottom, left:right], _mask(zone, width, height))
@@ -39,7 +39,7 @@ def crop_to_zone(zone: Zone, frame: Frame) -> Frame:
 @lru_cache(maxsize=64)
 def _mask(zone: Zone, width: int, height: int) -> Image:
     left, top, right, bottom = box_of(zone, width, height)
-    # fillPoly counts from the middle of a pixel.
+    # fillPoly has the origin at the centre of a pixel.
     corners = (np.array(zone.points) * (width, height) - (left + 0.5, top + 0.5)) * (1 << _SUBPIXELS)
     mask: Image = np.zeros((bottom - top, right - left), np.uint8)
     cv2.fillPoly(mask, [np.rint(corners).astype(np.int32)], (255,), shift=_SUBPIXELS)
@@ -47,19 +47,19 @@ def _mask(zone: Zone, width: int, height: int) -> Image:
 
 
 def to_full_frame(answer: Answer, zone: Zone, frame: Frame) -> Answer:
-    """An answer about what was seen of `frame`, with the places in the full frame."""
+    """Return an answer about the crop of `frame` with its coordinates in the full frame."""
     height, width = frame.image.shape[:2]
     left, top, right, bottom = box_of(zone, width, height)
 
-    def place(x: float, y: float) -> Point:
+    def to_frame(x: float, y: float) -> Point:
         return (left + x * (right - left)) / width, (top + y * (bottom - top)) / height
 
     def box(old: Box) -> Box:
-        (x0, y0), (x1, y1) = place(old.x0, old.y0), place(old.x1, old.y1)
+        (x0, y0), (x1, y1) = to_frame(old.x0, old.y0), to_frame(old.x1, old.y1)
         return replace(old, x0=x0, y0=y0, x1=x1, y1=y1)
 
     def points(old: Iterable[Point]) -> tuple[Point, ...]:
-        return tuple(place(x, y) for x, y in old)
+        return tuple(to_frame(x, y) for x, y in old)
 
     def quad(old: Quad) -> Quad:
         first, second, third, fourth = points(old.points)

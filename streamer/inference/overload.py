@@ -1,10 +1,10 @@
-"""How much longer intervals get while the device cannot do everything. Pure; the clock is passed in.
+"""Overload control: stretches intervals while the device is too slow. Pure; the clock is passed in.
 
-The load is looked at in windows of some seconds. When tasks of live intervals were overdue in two windows one after
-the other, what was done in the window is what the device can do, and it is given out from the top: high priority
-first, then normal, then low, but to each class at least a twentieth of what it asks for, so that none stands still. A
-class that gets less than it asks for has its intervals stretched by that factor. When the device is less busy than it
-was while overloaded, it can do more, and the factors shrink again until they are 1.
+The load is measured in windows of some seconds. If tasks of live intervals were overdue in two consecutive windows,
+the work done in the window is the capacity of the device. It is divided by priority: high first, then normal, then
+low, but each class gets at least a twentieth of its demand. A class that gets less than its demand has its intervals
+stretched by that factor. When the device becomes less busy than during the overload, the estimated capacity grows and
+the factors fall back to 1.
 """
 
 from __future__ import annotations
@@ -16,57 +16,57 @@ from streamer.types import PRIORITIES, Priority
 
 WINDOW_S = 5.0
 MAX_WINDOW_S = 60.0
-ENOUGH = 20
-"""Jobs that make a window tell something; a slow device gets a longer window."""
-OVERDUE = 0.05
-"""Share of a class's tasks that may be overdue at the end of a window, which is no overload yet."""
+MIN_WINDOW_JOBS = 20
+"""Jobs that a window needs to be representative: the window of a slow device is longer."""
+MAX_OVERDUE_SHARE = 0.05
+"""Share of a class's tasks that may be overdue at the end of a window without an overload."""
 MARGIN = 0.9
-"""Share of the device that is given out: the rest catches up."""
+"""Share of the capacity that is divided; the rest is for overdue work."""
 MIN_SHARE = 0.05
-"""Share of its demand that every class gets, as long as that is possible: no interval is longer than 20 times."""
+"""Share of its demand that every class gets if possible: intervals are stretched 20 times at most."""
 CALM = 0.8
-"""Less busy than this, compared with when it was overloaded, the device can do more."""
-GROWTH = 2.0
-"""Most by which the estimate of what it can do grows in one window."""
-WORTH_TELLING = 0.1
-"""A smaller change of a factor is left alone."""
+"""Busy share, relative to that during the overload, below which the device has spare capacity."""
+MAX_GROWTH = 2.0
+"""Largest factor by which the estimated capacity grows in one window."""
+MIN_CHANGE = 0.1
+"""Smallest relative change of a factor that is applied."""
 
 Factors = dict[Priority, float]
 
 
 @dataclass(slots=True)
 class Window:
-    """What happened since `start`. Costs are device seconds, as far as they are known."""
+    """Work since `start`. Costs are device seconds, as far as they are known."""
 
     start: float
     done: int = 0
     served: float = 0.0
-    """Cost of the interval jobs that were done."""
+    """Cost of the finished interval jobs."""
     busy: float = 0.0
-    """Seconds in which the device worked."""
+    """Seconds for which the device worked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What one class asks for now."""
+    """Demand of one priority class."""
 
     tasks: int = 0
     overdue: int = 0
     cost: float = 0.0
-    """Per second, by the configured intervals."""
+    """Device seconds per second at the configured intervals."""
 
 
 @dataclass(slots=True)
 class Overload:
-    """The controller. Tell it of every job, and ask it for new factors from time to time."""
+    """The controller. Record every job and step, and call `update` when a window is complete."""
 
     start: float
     factors: Factors = field(default_factory=lambda: dict.fromkeys(PRIORITIES, 1.0))
     window: Window = field(init=False)
     _capacity: float | None = None
-    """Cost per second that the device can do; None while that is enough."""
-    _busy_at_most: float = 1.0
-    _overloaded_before: bool = False
+    """Device seconds of work per second that the device can do; None without an overload."""
+    _overload_busy: float = 1.0
+    _was_overloaded: bool = False
 
     def __post_init__(self) -> None:
         self.window = Window(self.start)
@@ -83,48 +83,48 @@ class Overload:
         self.window.busy += seconds
 
     def window_complete(self, now: float) -> bool:
-        """The window has seen enough: call `update`."""
+        """Return whether `update` should be called."""
         age = now - self.window.start
-        return age >= WINDOW_S and (self.window.done >= ENOUGH or age >= MAX_WINDOW_S)
+        return age >= WINDOW_S and (self.window.done >= MIN_WINDOW_JOBS or age >= MAX_WINDOW_S)
 
     def update(self, now: float, demands: Mapping[Priority, Demand]) -> bool:
-        """End the window. True when the factors changed enough to be told."""
+        """End the window and start the next. Return whether the factors have changed."""
         window, self.window = self.window, Window(now)
         seconds = max(now - window.start, 1e-9)
-        overloaded = any(demand.overdue > OVERDUE * demand.tasks for demand in demands.values())
-        if overloaded and (self.is_stretched or self._overloaded_before):
+        overloaded = any(demand.overdue > MAX_OVERDUE_SHARE * demand.tasks for demand in demands.values())
+        if overloaded and (self.is_stretched or self._was_overloaded):
             self._reduce_capacity(window, seconds)
         elif not overloaded and self.is_stretched:
             self._raise_capacity(window, seconds, demands)
-        self._overloaded_before = overloaded
+        self._was_overloaded = overloaded
         return self._apply(demands)
 
     def _reduce_capacity(self, window: Window, seconds: float) -> None:
-        did = window.served / seconds
-        self._capacity = did if self._capacity is None else min(did, self._capacity)
-        self._busy_at_most = max(window.busy / seconds, 0.01)
+        served = window.served / seconds
+        self._capacity = served if self._capacity is None else min(served, self._capacity)
+        self._overload_busy = max(window.busy / seconds, 0.01)
 
     def _raise_capacity(self, window: Window, seconds: float, demands: Mapping[Priority, Demand]) -> None:
         assert self._capacity is not None
-        busy = window.busy / seconds / self._busy_at_most
+        busy = window.busy / seconds / self._overload_busy
         if busy < CALM:
-            could = window.served / seconds / max(busy, 0.01)
-            self._capacity = max(self._capacity, min(could, GROWTH * self._capacity))
+            possible = window.served / seconds / max(busy, 0.01)
+            self._capacity = max(self._capacity, min(possible, MAX_GROWTH * self._capacity))
         if self._capacity * MARGIN >= sum(demand.cost for demand in demands.values()):
             self._capacity = None
 
     def _apply(self, demands: Mapping[Priority, Demand]) -> bool:
-        wanted = dict.fromkeys(PRIORITIES, 1.0) if self._capacity is None else shares(self._capacity, demands)
-        changes = [abs(wanted[key] / self.factors[key] - 1) for key in PRIORITIES]
-        back = any(wanted[key] == 1 < self.factors[key] for key in PRIORITIES)
-        if not back and max(changes) < WORTH_TELLING:
+        factors = dict.fromkeys(PRIORITIES, 1.0) if self._capacity is None else shares(self._capacity, demands)
+        changes = [abs(factors[key] / self.factors[key] - 1) for key in PRIORITIES]
+        back_to_one = any(factors[key] == 1 < self.factors[key] for key in PRIORITIES)
+        if not back_to_one and max(changes) < MIN_CHANGE:
             return False
-        self.factors = wanted
+        self.factors = factors
         return True
 
 
 def shares(capacity: float, demands: Mapping[Priority, Demand]) -> Factors:
-    """The factor of each class when that much cost per second can be done in all; a higher class has no larger one."""
+    """Return the factor of each class for `capacity` device seconds per second; higher classes have smaller factors."""
     capacity = max(capacity * MARGIN, 1e-9)
     total = sum(demand.cost for demand in demands.values())
     least = min(MIN_SHARE, capacity / max(total, 1e-9))

@@ -1,4 +1,4 @@
-"""What a task of a zone sees, and where its answer is in the full frame."""
+"""Cropping to zones and mapping answers back to the full frame."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def frame(width: int = 40, height: int = 20) -> Frame:
     return Frame("s", 1, 0, 0.0, 0.0, None, np.full((height, width, 3), 200, np.uint8))
 
 
-def test_the_box_is_cut_out_and_the_rest_is_black() -> None:
+def test_crop_is_black_outside_the_polygon() -> None:
     part = crop_to_zone(TRIANGLE, frame()).image
     assert part.shape == (10, 20, 3)
     assert part[0, 10].tolist() == [200] * 3
@@ -27,7 +27,7 @@ def test_the_box_is_cut_out_and_the_rest_is_black() -> None:
     assert inside == pytest.approx(0.5, abs=0.1)
 
 
-def test_a_rectangle_hides_nothing_and_the_frame_stays_as_it_is() -> None:
+def test_rectangular_zone_masks_nothing_and_keeps_frame() -> None:
     whole = frame()
     part = crop_to_zone(Zone("r", ((0.1, 0.1), (0.9, 0.1), (0.9, 0.9), (0.1, 0.9))), whole)
     assert (part.image == 200).all()
@@ -39,9 +39,7 @@ def test_a_rectangle_hides_nothing_and_the_frame_stays_as_it_is() -> None:
     corners=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=3, max_size=6),
     size=st.tuples(st.integers(1, 300), st.integers(1, 300)),
 )
-def test_the_box_holds_the_zone_and_is_within_the_frame(
-    corners: list[tuple[float, float]], size: tuple[int, int]
-) -> None:
+def test_bounding_box_contains_zone_within_frame(corners: list[tuple[float, float]], size: tuple[int, int]) -> None:
     zone, (width, height) = Zone("z", tuple(corners)), size
     left, top, right, bottom = box_of(zone, width, height)
     assert 0 <= left < right <= width
@@ -53,7 +51,7 @@ def test_the_box_holds_the_zone_and_is_within_the_frame(
     assert image.shape == (bottom - top, right - left, 3)
 
 
-def test_places_are_put_back_into_the_frame() -> None:
+def test_answer_is_mapped_to_full_frame() -> None:
     answer = Answer(
         text="a door",
         score=0.5,
@@ -68,8 +66,8 @@ def test_places_are_put_back_into_the_frame() -> None:
     assert put.quads[0].points == ((0.25, 0.5), (0.75, 0.5), (0.75, 1.0), (0.25, 1.0))
 
 
-def test_what_is_painted_somewhere_is_found_there() -> None:
-    """A dot of the frame, looked up in the part and put back: the same pixel, at every size."""
+def test_pixel_found_in_crop_maps_to_its_place_in_frame() -> None:
+    """A dot found in the crop maps back to its own pixel at every frame size."""
     for width, height in ((640, 480), (641, 479), (33, 17)):
         whole = frame(width, height)
         left, top, right, bottom = box_of(TRIANGLE, width, height)

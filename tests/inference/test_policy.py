@@ -1,4 +1,4 @@
-"""Who goes next, and what happens when there is more to do than can be done, on a simulated clock."""
+"""The order of tasks and the control of overload, on a simulated clock."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Device:
         self.policy = Policy(self.schedules, at(START))
         self.costs, self.batch, self.mono = costs, batch, START
         self.ran: list[tuple[float, DueTask]] = []
-        self.told: list[tuple[float, dict[Priority, float]]] = []
+        self.stretched: list[tuple[float, dict[Priority, float]]] = []
         self._seq = 0
 
     @property
@@ -50,7 +50,7 @@ class Device:
             self.policy.record_job(due, self.costs[due.task.task])
         self.policy.overload.record_busy(busy)
         if self.policy.adapt(self.now):
-            self.told.append((self.mono, dict(self.policy.overload.factors)))
+            self.stretched.append((self.mono, dict(self.policy.overload.factors)))
 
     def run(self, seconds: float) -> Device:
         until = self.mono + seconds
@@ -74,12 +74,12 @@ def test_priority_is_strict_over_all_streams() -> None:
     high, normal, low = (scheduled(level, every=1.0, priority=level) for level in PRIORITIES)
     plan = policy(a=[low, normal], b=[low], c=[normal, high])
     assert names(plan, 1) == [("c", "high")]
-    assert names(plan, 1) == [("a", "normal")]  # c is being asked for its frame
+    assert names(plan, 1) == [("a", "normal")]  # c awaits its frame
     plan.release("c", at(START))
     assert names(plan, 9) == [("c", "high"), ("c", "normal"), ("b", "low")]
 
 
-def test_a_chosen_stream_is_left_alone_until_it_is_released() -> None:
+def test_chosen_stream_is_not_chosen_until_released() -> None:
     plan = policy(a=[scheduled("x", every=1.0)])
     assert names(plan, 8) == [("a", "x")]
     assert names(plan, 8, START + 5) == []
@@ -89,7 +89,7 @@ def test_a_chosen_stream_is_left_alone_until_it_is_released() -> None:
     assert names(plan, 8, START + 9) == []
 
 
-def test_the_earliest_deadline_of_a_stream_goes_first() -> None:
+def test_earliest_deadline_of_a_stream_runs_first() -> None:
     plan = policy(a=[scheduled("slow", every=60.0), scheduled("fast", every=1.0), scheduled("middle", every=5.0)])
     order = []
     for _ in range(3):
@@ -99,53 +99,53 @@ def test_the_earliest_deadline_of_a_stream_goes_first() -> None:
     assert [name for _, name in order] == ["fast", "middle", "slow"]
 
 
-def test_there_is_never_more_than_there_is_room_for() -> None:
+def test_choice_never_exceeds_room() -> None:
     plan = policy(**{f"s{number}": [scheduled("x", every=1.0), scheduled("y", every=1.0)] for number in range(10)})
     assert names(plan, 0) == []
     assert len(names(plan, 7)) == 7
 
 
-def test_what_only_a_frame_can_tell_of_is_always_asked_for() -> None:
+def test_frame_count_tasks_are_always_chosen() -> None:
     plan = policy(a=[scheduled("x", every_n_frames=100)])
     for _ in range(3):
         assert names(plan, 1) == [("a", "x")]
         plan.release("a", at(START), {"x"})
 
 
-def test_turns_count_device_time_not_jobs() -> None:
-    """One stream's jobs take four times as long: it gets a quarter as many."""
+def test_streams_share_device_time_not_job_count() -> None:
+    """A stream whose jobs take four times as long runs a quarter as many."""
     device = Device(
         {"long": [scheduled("x", every=0.01, task="caption")], "short": [scheduled("x", every=0.01, task="ocr")]},
         {"caption": 0.2, "ocr": 0.05},
         batch=1,
     )
     device.policy.overload.start = float("inf")
-    device.policy.overload.window.start = float("inf")  # turns only, no stretching
+    device.policy.overload.window.start = float("inf")  # no overload control
     counts = device.run(200).counts()
     assert counts["short.x"] / counts["long.x"] == pytest.approx(4, rel=0.1)
 
 
-def test_a_turn_is_not_over_while_its_stream_is_being_asked_for_a_frame() -> None:
-    """As in the program, the next choice is made before the frame of the last one is there."""
+def test_turn_lasts_while_stream_awaits_a_frame() -> None:
+    """As in the inference process, the next choice is made before the previous frame has arrived."""
     streams = {name: [scheduled("x", every=0.01, task=task)] for name, task in
                (("long", "caption"), ("short", "ocr"), ("other", "ocr"))}  # fmt: skip
     device = Device(streams, {"caption": 0.2, "ocr": 0.05}, batch=1)
     plan, counts, now = device.policy, Counter[str](), START
     for name, schedule in device.schedules.items():
         plan.record_job(DueTask(name, schedule.triggers[0].task, 0.0), device.costs[streams[name][0].task])
-    asked: list[str] = []
+    pending: list[str] = []
     for seq in range(2000):
         now += 0.05
-        asked += [stream for stream, _ in names(plan, 1, now)]
-        if len(asked) == 2:
-            stream = asked.pop(0)
+        pending += [stream for stream, _ in names(plan, 1, now)]
+        if len(pending) == 2:
+            stream = pending.pop(0)
             counts[stream] += len(device.schedules[stream].pop_due(frame(seq, stream=stream), at(now)))
             plan.release(stream, at(now))
     assert counts["short"] == pytest.approx(counts["other"], rel=0.05)
     assert counts["short"] / counts["long"] == pytest.approx(4, rel=0.1)
 
 
-def test_waiting_jobs_are_admitted_by_priority_and_deadline() -> None:
+def test_waiting_jobs_are_ordered_by_priority_and_deadline() -> None:
     jobs = [
         Job(DueTask("s", Task(f"{priority}{deadline}", "ocr", PARAMS, priority), deadline), frame(0))
         for priority in ("low", "high", "normal")
@@ -166,10 +166,10 @@ def test_waiting_jobs_are_admitted_by_priority_and_deadline() -> None:
     room=st.integers(1, 5),
     steps=st.lists(st.floats(0.05, 4.0), min_size=1, max_size=30),
 )
-def test_choice_against_an_obvious_model(
+def test_choice_matches_a_simple_model(
     tasks: list[list[tuple[float, Priority]]], room: int, steps: list[float]
 ) -> None:
-    """Whatever is due is known from a list of all tasks; no class gets anything while a higher one lacks something."""
+    """The model is a list of all tasks: no class gets anything while a higher class lacks something."""
     streams = {
         f"s{number}": [
             scheduled(f"t{place}", every=every, priority=level) for place, (every, level) in enumerate(given)
@@ -188,7 +188,7 @@ def test_choice_against_an_obvious_model(
         assert len(chosen) == min(room, len(due))
         left = due - chosen
         assert not left or not chosen or max(level[key] for key in chosen) <= min(level[key] for key in left)
-        for key in left:  # of one stream and class, the earliest deadline went first
+        for key in left:  # of one stream and class, the earliest deadline runs first
             rivals = [other for other in chosen if other[0] == key[0] and level[other] == level[key]]
             assert all(pending[other] + every[other] <= pending[key] + every[key] + 1e-9 for other in rivals)
         for stream in {stream for stream, _ in chosen}:
@@ -201,69 +201,69 @@ def test_choice_against_an_obvious_model(
         now += step
 
 
-# Overload
+# -- overload
 
 
 def cameras(count: int) -> dict[str, Sequence[ScheduledTask]]:
     tasks = [
         scheduled("alarm", every=2.0, priority="high", task="ocr"),
-        scheduled("look", every=2.0),
-        scheduled("tell", every=4.0, priority="low"),
+        scheduled("scan", every=2.0),
+        scheduled("summary", every=4.0, priority="low"),
     ]
     return {f"c{number}": tasks for number in range(count)}
 
 
 COSTS = {"ocr": 0.02, "caption": 0.02}
-"""A camera asks for 0.02 * (0.5 + 0.5 + 0.25) = 0.025 s of the device every second."""
+"""Seconds. A camera needs 0.02 * (0.5 + 0.5 + 0.25) = 0.025 s of the device every second."""
 
 
 def test_without_overload_nothing_is_stretched() -> None:
     device = Device(cameras(30), COSTS).run(120)
-    assert device.told == []
+    assert device.stretched == []
     assert set(device.counts().values()) == {60, 30}
 
 
-def test_overload_stretches_from_below_and_tells() -> None:
-    device = Device(cameras(60), COSTS).run(300)  # 1.5 times what it can do; high alone: 0.6
-    factors = device.told[-1][1]
+def test_overload_stretches_low_priority_most() -> None:
+    device = Device(cameras(60), COSTS).run(300)  # 1.5 times the capacity; high priority alone: 0.6
+    factors = device.stretched[-1][1]
     assert factors["high"] == 1.0
     assert 1.5 <= factors["normal"] < factors["low"]
-    assert device.told[0][0] - START < 30
-    assert len(device.told) <= 5, "the factors are found soon and then stay"
+    assert device.stretched[0][0] - START < 30
+    assert len(device.stretched) <= 5, "the factors settle soon"
     ran = device.counts(START + 100)
     alarms = [count for key, count in ran.items() if key.endswith("alarm")]
     assert min(alarms) >= 99
-    for name, every in (("look", 2.0), ("tell", 4.0)):
+    for name, every in (("scan", 2.0), ("summary", 4.0)):
         counts = [ran[f"c{number}.{name}"] for number in range(60)]
-        assert min(counts) >= 200 / (every * factors["normal" if name == "look" else "low"]) - 2
+        assert min(counts) >= 200 / (every * factors["normal" if name == "scan" else "low"]) - 2
         assert max(counts) - min(counts) <= 2
-    told = device.policy.stretches()
-    assert told["c7"] == {key: round(factors[key], 2) for key in ("normal", "low")}
+    stretches = device.policy.stretches()
+    assert stretches["c7"] == {key: round(factors[key], 2) for key in ("normal", "low")}
 
 
-def test_intervals_go_back_by_themselves() -> None:
+def test_intervals_return_to_configured_after_overload() -> None:
     device = Device(cameras(60), dict(COSTS)).run(100)
     assert device.policy.stretches()
     device.costs.update({"ocr": 0.005, "caption": 0.005})
     device.run(100)
-    assert set(device.told[-1][1].values()) == {1.0}
+    assert set(device.stretched[-1][1].values()) == {1.0}
     assert device.policy.stretches() == {}
     before = device.counts()
     after = device.run(40).counts()
     assert after["c1.alarm"] - before["c1.alarm"] in (20, 21)
-    assert after["c1.tell"] - before["c1.tell"] in (10, 11)
+    assert after["c1.summary"] - before["c1.summary"] in (10, 11)
 
 
-def test_one_hiccup_stretches_nothing() -> None:
+def test_one_pause_of_the_device_stretches_nothing() -> None:
     device = Device(cameras(20), COSTS).run(22)
     device.mono += 4.9
     device.run(60)
-    assert device.told == []
+    assert device.stretched == []
 
 
-def test_a_slow_engine_gets_a_longer_look() -> None:
-    """Half a second a job, three times too much to do."""
-    tasks = [scheduled("look", every=2.0), scheduled("tell", every=2.0, priority="low")]
+def test_slow_engine_gets_a_longer_window() -> None:
+    """Jobs take 0.5 s, and the load is three times the capacity."""
+    tasks = [scheduled("scan", every=2.0), scheduled("summary", every=2.0, priority="low")]
     device = Device({f"c{number}": tasks for number in range(6)}, {"caption": 0.5}, batch=2).run(400)
     factors = device.policy.overload.factors
     assert factors["normal"] == pytest.approx(1.5 / 0.9 / (1 - MIN_SHARE), rel=0.25)
@@ -271,32 +271,32 @@ def test_a_slow_engine_gets_a_longer_look() -> None:
     assert min(device.counts(START + 200).values()) >= 2
 
 
-def test_a_camera_that_gives_no_frames_is_no_overload() -> None:
+def test_cameras_without_frames_are_no_overload() -> None:
     device = Device(cameras(10), COSTS)
     for number in range(5):
         device.policy._awaiting_frame.add(f"c{number}")
     device.run(100)
-    assert device.told == []
+    assert device.stretched == []
 
 
 @given(
     capacity=st.floats(0.01, 10),
     costs=st.lists(st.just(0.0) | st.floats(1e-3, 10), min_size=3, max_size=3),
 )
-def test_shares(capacity: float, costs: list[float]) -> None:
+def test_shares_divide_capacity_by_priority(capacity: float, costs: list[float]) -> None:
     demands = {priority: Demand(cost=cost) for priority, cost in zip(PRIORITIES, costs, strict=True)}
     factors = shares(capacity, demands)
     given = [cost / factors[priority] for priority, cost in zip(PRIORITIES, costs, strict=True)]
-    asking = [factors[priority] for priority, cost in zip(PRIORITIES, costs, strict=True) if cost > 0]
+    with_demand = [factors[priority] for priority, cost in zip(PRIORITIES, costs, strict=True) if cost > 0]
     total, share = sum(costs), capacity * MARGIN
-    assert all(factor >= 1 for factor in asking)
-    assert all(higher <= lower * (1 + 1e-6) for higher, lower in pairwise(asking))
+    assert all(factor >= 1 for factor in with_demand)
+    assert all(higher <= lower * (1 + 1e-6) for higher, lower in pairwise(with_demand))
     assert sum(given) == pytest.approx(min(total, share), rel=1e-6, abs=1e-9)
     if total <= share:
-        assert asking == pytest.approx([1.0] * len(asking))
+        assert with_demand == pytest.approx([1.0] * len(with_demand))
     elif total * MIN_SHARE <= share:
-        assert max(asking) <= (1 + 1e-6) / MIN_SHARE
+        assert max(with_demand) <= (1 + 1e-6) / MIN_SHARE
 
 
-def test_a_task_that_never_ran_has_a_cost() -> None:
+def test_task_that_never_ran_has_default_cost() -> None:
     assert policy(a=[scheduled("x", every=1.0)]).cost("caption") == FIRST_COST_S

@@ -151,14 +151,14 @@ def test_guilty_task_of_eight_is_paused_and_others_go_on(tmp_path: Path) -> None
     }
     streams = {"left": camera, "right": camera}
     with run_faulty(tmp_path, streams, poison="right/ocr/.*") as agent:
-        (event,) = until(lambda: agent.statuses("task.quarantined"), START_S, "it is found")
+        (event,) = until(lambda: agent.statuses("task.quarantined"), START_S, "the verdict")
         assert (event["data"]["stream"], event["data"]["task"]) == ("right", "ocr")
         assert event["data"]["retry_in_s"] == PAUSE_S
         restarted = agent.statuses("worker.restarted")
         assert len(restarted) == 2
         assert {one["data"]["worker"] for one in restarted} == {"infer"}
         before = len(agent.results())
-        time.sleep(4)
+        time.sleep(4)  # absence: no further death and no result of the guilty task
         done = [(one["data"]["stream"], one["subject"], one["data"]["outcome"]) for one in agent.results()[before:]]
         counts = Counter((stream, name) for stream, name, outcome in done if outcome == "ok")
         assert set(counts) == {(stream, name) for stream in streams for name in names} - {("right", "ocr")}
@@ -205,18 +205,18 @@ def test_every_job_has_an_outcome_after_random_kills(tmp_path: Path) -> None:
         for kills in range(1, 5):
             time.sleep(chance.uniform(0.2, 0.8))
             agent.kill("infer", signal.SIGKILL)
-            until(partial(_restarted, agent, kills), 5, "it is noticed")
+            until(partial(_restarted, agent, kills), 5, "the restart")
             known = len(agent.results())
             agent.wait_for_results(known + 5, START_S)
         assert captures == {name: pid for name, pid in agent.children().items() if name.startswith("capture")}
         assert agent.stop() < 10
         given = {name for line in trace.read_text().splitlines() for name in json.loads(line)}
-        told = Counter(
+        published = Counter(
             f"{one['data']['stream']}/{one['subject']}/{one['data']['frame']['seq']}" for one in agent.results()
         )
-        assert given <= set(told)
+        assert given <= set(published)
         assert any(name.startswith("left/added/") for name in given)
-        assert max(told.values()) == 1
+        assert max(published.values()) == 1
         outcomes = Counter(one["data"]["outcome"] for one in agent.results())
         assert set(outcomes) <= {"ok", "dropped"}
         assert not agent.statuses("task.quarantined")
@@ -236,7 +236,7 @@ def test_kills_from_outside_quarantine_no_task(tmp_path: Path) -> None:
             steps = len(trace.read_text().splitlines())
             until(lambda steps=steps: len(trace.read_text().splitlines()) > steps, START_S, "a step")  # type: ignore[misc]
             agent.kill("infer", signal.SIGKILL)
-            until(partial(_restarted, agent, kills), 5, "it is noticed")
+            until(partial(_restarted, agent, kills), 5, "the restart")
         known = len(agent.results())
         results = agent.wait_for_results(known + 4, START_S)
         assert {one["data"]["outcome"] for one in results} == {"ok", "dropped"}

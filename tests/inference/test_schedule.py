@@ -1,4 +1,4 @@
-"""The schedule against a slow, obvious model, and the promises one can say in a sentence."""
+"""The schedule of one stream, by examples and against simple models."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def schedule(*tasks: ScheduledTask, pace: Pace = "live", now: float = 100.0) -> 
     return Schedule("s", tasks, pace, at(now))
 
 
-def test_live_intervals_run_on_the_clock_and_skip_missed_ticks() -> None:
+def test_live_interval_skips_missed_ticks() -> None:
     plan = schedule(scheduled("a", every=1.0))
     assert names(plan, frame(0), 100.0) == ["a"]
     assert plan.next_request(at(100.9)) is None
@@ -46,7 +46,7 @@ def test_live_intervals_run_on_the_clock_and_skip_missed_ticks() -> None:
     assert plan.wait(at(103.5)) == pytest.approx(0.5)
 
 
-def test_live_intervals_do_not_drift() -> None:
+def test_live_interval_does_not_drift() -> None:
     plan = schedule(scheduled("a", every=0.25))
     for tick in range(1000):
         late = 100.0 + 0.25 * tick + 0.2
@@ -54,7 +54,7 @@ def test_live_intervals_do_not_drift() -> None:
         assert names(plan, frame(tick), late) == ["a"]
 
 
-def test_frame_counts_ask_for_a_frame_number_and_start_again_with_a_connection() -> None:
+def test_frame_count_restarts_with_a_connection() -> None:
     plan = schedule(scheduled("a", every_n_frames=10))
     assert names(plan, frame(0), 0.0) == ["a"]
     assert plan.next_request(at(0.0)) == FrameRequest(after=FrameId(1, 0), at_seq=10)
@@ -64,27 +64,27 @@ def test_frame_counts_ask_for_a_frame_number_and_start_again_with_a_connection()
     assert names(plan, frame(0, epoch=2), 0.0) == ["a"]
 
 
-def test_file_intervals_run_on_media_time_whatever_the_clock_says() -> None:
+def test_file_interval_runs_on_media_time() -> None:
     plan = schedule(scheduled("a", every=0.5), scheduled("b", every=2.0), pace="file")
     times = [round(index * 0.04, 6) for index in range(101)]
     ran = {"a": [], "b": []}  # type: dict[str, list[float]]
     for index, pts in enumerate(times):
-        want = plan.next_request(at(0.0))
-        assert want is not None
-        if want.matches(FrameId(1, index), pts):
+        request = plan.next_request(at(0.0))
+        assert request is not None
+        if request.matches(FrameId(1, index), pts):
             for name in names(plan, frame(index, pts), 0.0):
                 ran[name].append(pts)
     assert ran == {"a": [0.0, 0.52, 1.0, 1.52, 2.0, 2.52, 3.0, 3.52, 4.0], "b": [0.0, 2.0, 4.0]}
 
 
-def test_a_tick_takes_all_tasks_that_are_due() -> None:
+def test_frame_serves_all_due_tasks() -> None:
     plan = schedule(scheduled("a", every=1.0), scheduled("b", every=3.0), scheduled("c", every_n_frames=5))
     assert names(plan, frame(0), 100.0) == ["a", "b", "c"]
     assert names(plan, frame(4), 101.0) == ["a"]
     assert names(plan, frame(6), 103.0) == ["a", "b", "c"]
 
 
-def test_only_chosen_tasks_of_a_live_stream_are_taken_and_asked_for() -> None:
+def test_live_stream_runs_only_chosen_tasks() -> None:
     plan = schedule(scheduled("a", every=1.0), scheduled("b", every=3.0), scheduled("c", every_n_frames=5))
     assert [due.task.name for due in plan.pop_due(frame(0), at(100.0), {"b"})] == ["b"]
     assert plan.next_request(at(100.0), {"c"}) == FrameRequest(after=FrameId(1, 0), at_seq=0)
@@ -92,16 +92,16 @@ def test_only_chosen_tasks_of_a_live_stream_are_taken_and_asked_for() -> None:
     assert [due.task.name for due in plan.pop_due(frame(1), at(100.1))] == ["a", "c"]
 
 
-def test_a_file_takes_all_for_it_has_no_later_frame() -> None:
+def test_file_runs_all_due_tasks_on_a_frame() -> None:
     plan = schedule(scheduled("a", every=1.0), scheduled("b", every=3.0), pace="file")
     assert [due.task.name for due in plan.pop_due(frame(0, 0.0), at(100.0), {"b"})] == ["a", "b"]
 
 
-def test_of_a_slow_camera_the_next_frame_is_waited_for_once_where_the_newest_is_too_old() -> None:
+def test_max_age_waits_for_next_frame_on_slow_camera() -> None:
     plan = schedule(
         scheduled("a", every=10.0, max_age=2.0), scheduled("b", every=10.0, max_age=3.0), scheduled("c", every=10.0)
     )
-    assert plan.next_request(at(100.0)) == FrameRequest(interval=10.0), "one of them takes any frame"
+    assert plan.next_request(at(100.0)) == FrameRequest(interval=10.0), "task c takes a frame of any age"
     assert requested(plan, 100.0, {"a", "b"}) == FrameRequest(interval=10.0, max_age=3.0)
     plan.skip_stale(FrameId(1, 7))
     assert plan.next_request(at(101.0), {"a"}) == FrameRequest(interval=10.0, after=FrameId(1, 7))
@@ -109,11 +109,11 @@ def test_of_a_slow_camera_the_next_frame_is_waited_for_once_where_the_newest_is_
     assert requested(plan, 105.0, {"b"}) == FrameRequest(interval=10.0, after=FrameId(1, 8), max_age=3.0)
     plan.skip_stale(FrameId(1, 8))
     assert plan.next_request(at(106.0), {"b"}) == FrameRequest(interval=10.0, after=FrameId(1, 8), max_age=3.0), (
-        "it was seen already"
+        "frame 8 was used already"
     )
 
 
-def test_a_stretched_interval_counts_from_its_last_tick_both_ways() -> None:
+def test_stretched_interval_counts_from_its_last_tick() -> None:
     plan = schedule(scheduled("a", every=10.0, priority="low"), scheduled("b", every=10.0))
     assert names(plan, frame(0), 100.0) == ["a", "b"]
     plan.stretch({"low": 3.0})
@@ -123,7 +123,7 @@ def test_a_stretched_interval_counts_from_its_last_tick_both_ways() -> None:
     assert names(plan, frame(3), 140.0) == ["a", "b"]
 
 
-def test_a_stretched_frame_count_and_a_file_that_is_never_stretched() -> None:
+def test_frame_counts_are_stretched_files_are_not() -> None:
     live, file = schedule(scheduled("a", every_n_frames=10)), schedule(scheduled("a", every=1.0), pace="file")
     for plan in (live, file):
         plan.stretch({"normal": 2.0})
@@ -133,7 +133,7 @@ def test_a_stretched_frame_count_and_a_file_that_is_never_stretched() -> None:
 
 
 @pytest.mark.parametrize(
-    ("want", "seq", "pts", "met"),
+    ("wanted", "seq", "pts", "met"),
     [
         (FrameRequest(), 0, None, True),
         (FrameRequest(after=FrameId(1, 5)), 5, 1.0, False),
@@ -145,40 +145,40 @@ def test_a_stretched_frame_count_and_a_file_that_is_never_stretched() -> None:
         (FrameRequest(after=FrameId(0, 5), at_seq=100), 0, 0.0, True),
     ],
 )
-def test_want(want: FrameRequest, seq: int, pts: float | None, met: bool) -> None:
-    assert want.matches(FrameId(1, seq), pts) is met
+def test_frame_request_matches(wanted: FrameRequest, seq: int, pts: float | None, met: bool) -> None:
+    assert wanted.matches(FrameId(1, seq), pts) is met
 
 
 @given(
     every=st.floats(0.05, 10),
     moments=st.lists(st.floats(0.001, 30), min_size=1, max_size=60),
 )
-def test_live_runs_once_per_tick_of_the_grid(every: float, moments: list[float]) -> None:
-    """The obvious model: tick k is at k * every; one run for any number of ticks since the last look."""
+def test_live_interval_runs_once_per_tick(every: float, moments: list[float]) -> None:
+    """The model: tick k is at k * every, and any number of ticks since the last run make one run."""
     plan = schedule(scheduled("a", every=every), now=0.0)
     clock, seen = 0.0, -1
     for seq, step in enumerate(moments):
         clock += step
         ticks = int((clock + 1e-6) / every)
         if abs(clock / every - round(clock / every)) * every < 2e-6:
-            continue  # on a tick to within rounding: either answer is right
+            continue  # on a tick within rounding: both answers are right
         assert (plan.next_request(at(clock)) is not None) == (ticks > seen)
         assert names(plan, frame(seq), clock) == (["a"] if ticks > seen else [])
         seen = max(seen, ticks)
 
 
-# The wall clock: windows and cron lines
+# -- wall clock: windows and cron lines
 
 BERLIN = ZoneInfo("Europe/Berlin")
 SPRING, AUTUMN = datetime(2026, 3, 29, tzinfo=BERLIN), datetime(2026, 10, 25, tzinfo=BERLIN)
-"""The days on which the clock is set: 02:00 to 03:00, and 03:00 to 02:00."""
+"""Days on which the clock goes from 02:00 to 03:00 and from 03:00 to 02:00."""
 
 
-class Walk:
-    """Looks at a plan with one task every `step` seconds, with a wall clock that is set by hand."""
+class Simulation:
+    """Runs a schedule with one task every `step` seconds, with a wall clock that the test can set."""
 
     def __init__(self, task: ScheduledTask, start: datetime, step: float = 30.0) -> None:
-        self.mono, self.wall, self.step, self.zone = 1000.0, start.timestamp(), step, start.tzinfo
+        self.mono, self.unix_time, self.step, self.zone = 1000.0, start.timestamp(), step, start.tzinfo
         self.plan = Schedule("s", [task], "live", self.now)
         self.runs: list[str] = []
         self.monos: list[float] = []
@@ -186,22 +186,22 @@ class Walk:
 
     @property
     def now(self) -> Now:
-        return Now(self.mono, self.wall)
+        return Now(self.mono, self.unix_time)
 
-    def go(self, hours: float) -> Walk:
+    def go(self, hours: float) -> Simulation:
         for _ in range(round(hours * 3600 / self.step)):
             self.plan.advance(self.now)
             if self.plan.next_request(self.now) is not None:
                 self._seq += 1
                 if self.plan.pop_due(frame(self._seq), self.now):
-                    self.runs.append(f"{datetime.fromtimestamp(self.wall, self.zone):%d %H:%M}")
+                    self.runs.append(f"{datetime.fromtimestamp(self.unix_time, self.zone):%d %H:%M}")
                     self.monos.append(self.mono)
             self.mono += self.step
-            self.wall += self.step
+            self.unix_time += self.step
         return self
 
-    def set_clock(self, hours: float) -> Walk:
-        self.wall += hours * 3600
+    def set_clock(self, hours: float) -> Simulation:
+        self.unix_time += hours * 3600
         return self
 
 
@@ -218,24 +218,24 @@ DAY = datetime(2026, 6, 1, tzinfo=BERLIN)  # a Monday
 
 
 def test_cron_runs_at_its_times() -> None:
-    assert Walk(cron("30 7,19 * * *"), DAY).go(48).runs == ["01 07:30", "01 19:30", "02 07:30", "02 19:30"]
-    assert Walk(cron("0 12 * * sat"), DAY).go(24 * 8).runs == ["06 12:00"]
+    assert Simulation(cron("30 7,19 * * *"), DAY).go(48).runs == ["01 07:30", "01 19:30", "02 07:30", "02 19:30"]
+    assert Simulation(cron("0 12 * * sat"), DAY).go(24 * 8).runs == ["06 12:00"]
 
 
-def test_cron_when_the_clock_changes_with_the_season() -> None:
+def test_cron_at_daylight_saving_changes() -> None:
     before = timedelta(hours=12)
-    assert Walk(cron("30 2 * * *"), SPRING - before).go(48).runs == ["29 03:00", "30 02:30"]
-    assert Walk(cron("30 2 * * *"), AUTUMN - before).go(48).runs == ["25 02:30", "26 02:30"]
-    assert len(Walk(cron("15 * * * *"), SPRING).go(23).runs) == 23
-    assert len(Walk(cron("15 * * * *"), AUTUMN).go(25).runs) == 25
+    assert Simulation(cron("30 2 * * *"), SPRING - before).go(48).runs == ["29 03:00", "30 02:30"]
+    assert Simulation(cron("30 2 * * *"), AUTUMN - before).go(48).runs == ["25 02:30", "26 02:30"]
+    assert len(Simulation(cron("15 * * * *"), SPRING).go(23).runs) == 23
+    assert len(Simulation(cron("15 * * * *"), AUTUMN).go(25).runs) == 25
 
 
 @pytest.mark.parametrize("hours", [1, -1])
 @pytest.mark.parametrize("minute", range(0, 150, 10))
-def test_cron_runs_once_when_the_clock_is_set_by_an_hour(hours: int, minute: int) -> None:
-    """Whenever it is set around the run of 12:00: neither a second run nor none."""
-    walk = Walk(cron("0 12 * * *"), DAY.replace(hour=10)).go(minute / 60).set_clock(hours).go(6)
-    due = [run for run in walk.runs if run.startswith("01")]
+def test_cron_runs_once_when_clock_is_set_by_an_hour(hours: int, minute: int) -> None:
+    """Exactly one run at 12:00, at whatever minute around it the clock is set."""
+    simulation = Simulation(cron("0 12 * * *"), DAY.replace(hour=10)).go(minute / 60).set_clock(hours).go(6)
+    due = [run for run in simulation.runs if run.startswith("01")]
     assert len(due) == 1
 
 
@@ -245,11 +245,11 @@ def test_cron_runs_once_when_the_clock_is_set_by_an_hour(hours: int, minute: int
     sets=st.lists(st.tuples(st.integers(1, 600), st.sampled_from([-1, 1])), max_size=4),
 )
 @settings(deadline=None, max_examples=40)
-def test_cron_against_a_list_of_all_its_times(starts: int, every: int, sets: list[tuple[int, int]]) -> None:
-    """The obvious model: each time is ticked off once, when the clock shows it or has passed it; late ones together."""
+def test_cron_matches_a_list_of_all_its_times(starts: int, every: int, sets: list[tuple[int, int]]) -> None:
+    """The model: each time runs once, when the clock shows it or has passed it; late ones run together."""
     line = f"*/{every} * * * *" if every < 60 else f"7 */{every // 60} * * *"
     start = DAY + timedelta(minutes=starts)
-    walk = Walk(scheduled("a", at=Cron(line, BERLIN)), start, step=60.0)
+    simulation = Simulation(scheduled("a", at=Cron(line, BERLIN)), start, step=60.0)
     times, moment = [], start.timestamp()
     while moment < start.timestamp() + 48 * 3600:
         moment += 60
@@ -260,45 +260,45 @@ def test_cron_against_a_list_of_all_its_times(starts: int, every: int, sets: lis
     expected: list[float] = []
     for minutes, hour in [*sets, (300, 0)]:
         for _ in range(minutes):
-            passed = [time for time in times if time <= walk.wall]
+            passed = [time for time in times if time <= simulation.unix_time]
             if passed:
-                expected.append(walk.mono)
+                expected.append(simulation.mono)
                 times = times[len(passed) :]
-            walk.go(1 / 60)
-        walk.set_clock(hour)
-    assert walk.monos == expected
+            simulation.go(1 / 60)
+        simulation.set_clock(hour)
+    assert simulation.monos == expected
 
 
-def test_a_clock_that_was_far_wrong_is_no_reason_to_run_nor_to_wait() -> None:
-    walk = Walk(cron("0 12 * * *"), datetime(1970, 1, 3, tzinfo=BERLIN)).go(1)
-    walk.wall = DAY.replace(hour=15).timestamp()
-    assert walk.go(24).runs == ["02 12:00"]
-    walk = Walk(cron("0 12 * * *"), datetime(2036, 1, 3, tzinfo=BERLIN)).go(1)
-    walk.wall = DAY.replace(hour=9).timestamp()
-    assert walk.go(24).runs == ["01 12:00"]
+def test_cron_ignores_runs_missed_by_a_wrong_clock() -> None:
+    simulation = Simulation(cron("0 12 * * *"), datetime(1970, 1, 3, tzinfo=BERLIN)).go(1)
+    simulation.unix_time = DAY.replace(hour=15).timestamp()
+    assert simulation.go(24).runs == ["02 12:00"]
+    simulation = Simulation(cron("0 12 * * *"), datetime(2036, 1, 3, tzinfo=BERLIN)).go(1)
+    simulation.unix_time = DAY.replace(hour=9).timestamp()
+    assert simulation.go(24).runs == ["01 12:00"]
 
 
-def test_missed_cron_times_are_made_up_for_by_one() -> None:
+def test_missed_cron_times_are_made_up_for_by_one_run() -> None:
     plan = Schedule("s", [cron("*/5 * * * *")], "live", Now(0.0, DAY.timestamp()))
     later = Now(3000.0, DAY.timestamp() + 3000)
     assert len(plan.pop_due(frame(0), later)) == 1
     assert plan.pop_due(frame(1), later) == []
 
 
-def test_an_interval_waits_for_its_window_and_starts_again_with_it() -> None:
-    walk = Walk(night(2 * 3600), DAY.replace(hour=12)).go(48)
+def test_interval_restarts_when_its_window_opens() -> None:
+    simulation = Simulation(night(2 * 3600), DAY.replace(hour=12)).go(48)
     nights = ["01 22:00", "02 00:00", "02 02:00", "02 04:00", "02 22:00", "03 00:00", "03 02:00", "03 04:00"]
-    assert walk.runs == nights
+    assert simulation.runs == nights
 
 
-def test_weekday_windows() -> None:
+def test_windows_on_weekdays() -> None:
     task = night(3600, "mon-fri 07:00-10:00")
-    assert len(Walk(task, DAY).go(7 * 24).runs) == 5 * 3
-    weekend = Walk(night(6 * 3600, "fri 22:00-06:00"), DAY).go(7 * 24)
+    assert len(Simulation(task, DAY).go(7 * 24).runs) == 5 * 3
+    weekend = Simulation(night(6 * 3600, "fri 22:00-06:00"), DAY).go(7 * 24)
     assert weekend.runs == ["05 22:00", "06 04:00"]
 
 
-def test_frame_counts_within_a_window() -> None:
+def test_frame_count_runs_within_its_window_only() -> None:
     hours = night(1).between
     plan = Schedule("s", [scheduled("a", every_n_frames=10, between=hours)], "live", Now(0.0, DAY.timestamp()))
     noon, midnight = Now(1.0, DAY.replace(hour=12).timestamp()), Now(2.0, DAY.timestamp() + 24 * 3600)
@@ -310,21 +310,21 @@ def test_frame_counts_within_a_window() -> None:
 
 @pytest.mark.parametrize("hours", [1, -1])
 @pytest.mark.parametrize("minute", [0, 50, 110, 130, 170, 290, 470, 490, 550])
-def test_an_interval_in_a_window_when_the_clock_is_set(hours: int, minute: int) -> None:
-    """Never sooner than its interval, and never later as long as the window is open."""
-    walk = Walk(night(1800), DAY.replace(hour=21)).go(minute / 60).set_clock(hours).go(30)
-    gaps = [later - earlier for earlier, later in zip(walk.monos, walk.monos[1:], strict=False)]
+def test_interval_in_a_window_when_the_clock_is_set(hours: int, minute: int) -> None:
+    """Runs are at least the interval apart, and exactly the interval while the window is open."""
+    simulation = Simulation(night(1800), DAY.replace(hour=21)).go(minute / 60).set_clock(hours).go(30)
+    gaps = [later - earlier for earlier, later in zip(simulation.monos, simulation.monos[1:], strict=False)]
     assert min(gaps) >= 1800
     assert all(gap == 1800 or gap > 3600 * 0.5 for gap in gaps)
-    open_hours = [run for run in walk.runs if int(run[3:5]) in (22, 23, 0, 1, 2, 3, 4, 5)]
-    assert open_hours == walk.runs
+    open_hours = [run for run in simulation.runs if int(run[3:5]) in (22, 23, 0, 1, 2, 3, 4, 5)]
+    assert open_hours == simulation.runs
 
 
-def test_a_window_when_the_clock_changes_with_the_season() -> None:
-    """It is open while the local clock shows its hours: an hour less in spring, an hour more in autumn."""
+def test_window_at_daylight_saving_changes() -> None:
+    """The window follows the local clock: an hour less in spring, an hour more in autumn."""
     noon = timedelta(hours=12)
-    assert len(Walk(night(3600), SPRING - noon).go(24).runs) == 7
-    assert len(Walk(night(3600), AUTUMN - noon).go(24).runs) == 9
+    assert len(Simulation(night(3600), SPRING - noon).go(24).runs) == 7
+    assert len(Simulation(night(3600), AUTUMN - noon).go(24).runs) == 9
 
 
 @given(
@@ -333,12 +333,12 @@ def test_a_window_when_the_clock_changes_with_the_season() -> None:
     window=st.sampled_from(["22:00-06:00", "mon-fri 08:00-18:00", "sun 02:30-03:30", "sat 20:00-24:00", "01:00-00:30"]),
 )
 @settings(deadline=None, max_examples=15)
-def test_interval_and_window_against_an_obvious_model(every: int, start: int, window: str) -> None:
-    """Minute by minute, over the days on which the clock changes: open by the local clock, and long enough ago."""
+def test_interval_in_a_window_matches_a_simple_model(every: int, start: int, window: str) -> None:
+    """The model: a run in each minute that is open by the local clock and an interval after the last run."""
     begin = SPRING - timedelta(days=4) + timedelta(minutes=start)
     task = night(every * 60, window)
     assert task.between is not None
-    walk = Walk(task, begin, step=60.0).go(5 * 24)
+    simulation = Simulation(task, begin, step=60.0).go(5 * 24)
     first, last = window.split()[-1].split("-")
     days = {"mon-fri": range(5), "sun": [6], "sat": [5]}.get(window.split()[0], range(7))
     expected: list[float] = []
@@ -352,56 +352,56 @@ def test_interval_and_window_against_an_obvious_model(every: int, start: int, wi
             is_open = (today and clock >= first) or (yesterday and clock < last)
         if is_open and (not expected or minute * 60 + 1000 - expected[-1] >= every * 60):
             expected.append(minute * 60 + 1000)
-    assert walk.monos == expected
+    assert simulation.monos == expected
 
 
-# -- when something happens
+# -- motion and change
 
 
-def happened(seq: int, *names: str) -> Frame:
+def triggered(seq: int, *names: str) -> Frame:
     return replace(frame(seq), triggered=frozenset(names), captured_at=float(seq))
 
 
-def test_a_tick_waits_until_something_happens_and_says_once_a_minute_that_nothing_did() -> None:
+def test_motion_task_reports_unchanged_once_a_minute() -> None:
     plan = Schedule("s", [scheduled("x", every=1.0, when="motion", refresh=300.0)], "live", at(100.0))
     first = plan.next_request(at(100.0))
     assert first is not None
-    assert not first.on_trigger, "there is no answer yet: any frame will do"
-    assert [due.unchanged_since for due in plan.pop_due(happened(1), at(100.0))] == [None]
+    assert not first.on_trigger, "without an answer any frame is due"
+    assert [due.unchanged_since for due in plan.pop_due(triggered(1), at(100.0))] == [None]
     assert plan.next_request(at(100.5)) is None
     quiet = plan.next_request(at(101.5))
     assert quiet is not None
     assert (quiet.on_trigger, quiet.motion_gates[0].when, quiet.motion_gates[0].since) == (True, "motion", (1, 1))
-    assert plan.pop_due(happened(2), at(101.5)) == []
-    assert [due.unchanged_since for due in plan.pop_due(happened(3, "x"), at(101.7))] == [None]
+    assert plan.pop_due(triggered(2), at(101.5)) == []
+    assert [due.unchanged_since for due in plan.pop_due(triggered(3, "x"), at(101.7))] == [None]
     ran = []
     for second in range(103, 500):
-        want = plan.next_request(at(second))
-        assert want is not None
-        if not want.on_trigger:
-            ran += [(second, due.unchanged_since) for due in plan.pop_due(happened(second), at(second))]
-    told = [second for second, since in ran if since == 3.0]
-    assert len(told) == 4
-    assert {after - before for before, after in pairwise(told)} == {60}
-    assert (402, None) in ran, "asked again after the refresh"
+        request = plan.next_request(at(second))
+        assert request is not None
+        if not request.on_trigger:
+            ran += [(second, due.unchanged_since) for due in plan.pop_due(triggered(second), at(second))]
+    unchanged = [second for second, since in ran if since == 3.0]
+    assert len(unchanged) == 4
+    assert {after - before for before, after in pairwise(unchanged)} == {60}
+    assert (402, None) in ran, "runs again after the refresh"
 
 
-def test_a_new_connection_is_asked_about_at_once() -> None:
+def test_motion_task_runs_at_once_on_a_new_connection() -> None:
     plan = Schedule("s", [scheduled("x", every=1.0, when="change")], "live", at(100.0))
-    plan.pop_due(happened(5), at(100.0))
+    plan.pop_due(triggered(5), at(100.0))
     assert [due.unchanged_since for due in plan.pop_due(frame(0, epoch=2), at(102.0))] == [None]
 
 
-def test_who_waits_for_something_to_happen_is_neither_overdue_nor_in_the_way_of_others() -> None:
+def test_quiet_motion_task_is_not_overdue_and_blocks_nothing() -> None:
     gated, plain = scheduled("x", every=1.0, when="motion"), scheduled("y", every=10.0)
     plan = Schedule("s", [gated, plain], "live", at(100.0))
-    plan.pop_due(happened(1), at(100.0))
+    plan.pop_due(triggered(1), at(100.0))
     for second in range(102, 109):
         assert requested(plan, second).on_trigger
         assert plan.triggers[0].deadline(at(second)) > second
     assert not plan.triggers[0].is_demand(at(130.0))
-    want = plan.next_request(at(110.0))
-    assert want is not None
-    assert not want.on_trigger
-    assert [due.task.name for due in plan.pop_due(happened(9), at(110.0))] == ["y"]
+    request = plan.next_request(at(110.0))
+    assert request is not None
+    assert not request.on_trigger
+    assert [due.task.name for due in plan.pop_due(triggered(9), at(110.0))] == ["y"]
     assert plan.next_request(at(110.1), {"x"}) is not None

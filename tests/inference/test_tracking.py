@@ -1,4 +1,4 @@
-"""Track ids by the real tracker, on the toy world's truth."""
+"""Track ids of the real tracker on the known objects of the toy world."""
 
 from __future__ import annotations
 
@@ -24,32 +24,34 @@ def result(at: float, boxes: Sequence[Box], name: str = "objects", epoch: int = 
     )
 
 
-def tracks() -> ObjectTracker:
+def tracker() -> ObjectTracker:
     return ObjectTracker({("gate", "objects"): 1.0})
 
 
-def ids(marked: Result) -> list[int | None]:
-    return [box.track for box in marked.answer.boxes]
+def ids(tracked: Result) -> list[int | None]:
+    return [box.track for box in tracked.answer.boxes]
 
 
 def box(x: float, label: str = "car") -> Box:
     return Box(x, 0.4, x + 0.2, 0.6, label)
 
 
-def test_every_object_of_the_toy_world_keeps_one_id() -> None:
-    """Once a second, over whole scenes: almost every object has one id from its second sight on, no two share one."""
+def test_objects_of_the_toy_world_keep_their_ids() -> None:
+    """One result a second: almost every object keeps one id from its second detection on, and no two share one."""
     seen: dict[tuple[int, int], set[int]] = {}
     for seed in range(1, 6):
-        marker, world = tracks(), World(seed)
+        object_tracker, world = tracker(), World(seed)
         for second in range(36):
             truth = world.scene(float(second)).objects
             scene = int(second // SCENE_SECONDS)
             shapes = sorted(truth, key=lambda thing: (thing.kind, thing.colour, len(thing.contours)))
-            marked = marker.assign_ids(result(float(second), [Box(*thing.box, thing.kind) for thing in shapes]))
-            assert len({track for track in ids(marked) if track is not None}) == sum(
-                track is not None for track in ids(marked)
+            tracked = object_tracker.assign_ids(
+                result(float(second), [Box(*thing.box, thing.kind) for thing in shapes])
             )
-            for number, track in enumerate(ids(marked)):
+            assert len({track for track in ids(tracked) if track is not None}) == sum(
+                track is not None for track in ids(tracked)
+            )
+            for number, track in enumerate(ids(tracked)):
                 if track is not None:
                     seen.setdefault((seed, 100 * scene + number), set()).add(track)
     objects = len(seen)
@@ -58,64 +60,64 @@ def test_every_object_of_the_toy_world_keeps_one_id() -> None:
     assert changes <= 0.2 * objects
 
 
-def test_boxes_stay_in_their_order() -> None:
-    marker = tracks()
-    marker.assign_ids(result(0, [box(0.0), box(0.7), box(0.3, "cat")]))
-    first = marker.assign_ids(result(1, [box(0.0), box(0.7), box(0.3, "cat")]))
-    second = marker.assign_ids(result(2, [box(0.31, "cat"), box(0.71), box(0.01)]))
+def test_boxes_keep_their_order() -> None:
+    object_tracker = tracker()
+    object_tracker.assign_ids(result(0, [box(0.0), box(0.7), box(0.3, "cat")]))
+    first = object_tracker.assign_ids(result(1, [box(0.0), box(0.7), box(0.3, "cat")]))
+    second = object_tracker.assign_ids(result(2, [box(0.31, "cat"), box(0.71), box(0.01)]))
     assert [one.x0 for one in second.answer.boxes] == [0.31, 0.71, 0.01]
     assert ids(second) == ids(first)[::-1]
     assert len(set(ids(second))) == 3
 
 
-def test_two_labels_are_two_objects() -> None:
-    marker = tracks()
-    marker.assign_ids(result(0, [box(0.1, "car")]))
-    marker.assign_ids(result(1, [box(0.1, "car")]))
-    assert ids(marker.assign_ids(result(2, [box(0.1, "cat")]))) == [None]
+def test_different_labels_never_share_an_id() -> None:
+    object_tracker = tracker()
+    object_tracker.assign_ids(result(0, [box(0.1, "car")]))
+    object_tracker.assign_ids(result(1, [box(0.1, "car")]))
+    assert ids(object_tracker.assign_ids(result(2, [box(0.1, "cat")]))) == [None]
 
 
-def test_no_answer_is_not_shown_to_the_tracker() -> None:
-    marker = tracks()
-    marker.assign_ids(result(0, [box(0.1)]))
-    known = ids(marker.assign_ids(result(1, [box(0.1)])))
-    assert marker.assign_ids(result(1.5, [], outcome="error")).answer.boxes == ()
-    assert ids(marker.assign_ids(result(2, [box(0.1)]))) == known != [None]
+def test_results_without_answer_are_not_tracked() -> None:
+    object_tracker = tracker()
+    object_tracker.assign_ids(result(0, [box(0.1)]))
+    known = ids(object_tracker.assign_ids(result(1, [box(0.1)])))
+    assert object_tracker.assign_ids(result(1.5, [], outcome="error")).answer.boxes == ()
+    assert ids(object_tracker.assign_ids(result(2, [box(0.1)]))) == known != [None]
 
 
-def test_ids_are_not_used_again_after_a_new_connection() -> None:
-    marker = tracks()
-    marker.assign_ids(result(0, [box(0.1)]))
-    (before,) = ids(marker.assign_ids(result(1, [box(0.1)])))
-    assert ids(marker.assign_ids(result(0, [box(0.1)], epoch=2))) == [None]
-    (after,) = ids(marker.assign_ids(result(1, [box(0.1)], epoch=2)))
+def test_ids_are_not_reused_after_a_new_connection() -> None:
+    object_tracker = tracker()
+    object_tracker.assign_ids(result(0, [box(0.1)]))
+    (before,) = ids(object_tracker.assign_ids(result(1, [box(0.1)])))
+    assert ids(object_tracker.assign_ids(result(0, [box(0.1)], epoch=2))) == [None]
+    (after,) = ids(object_tracker.assign_ids(result(1, [box(0.1)], epoch=2)))
     assert before is not None
     assert after is not None
     assert after > before
 
 
-def test_an_object_that_was_away_for_long_is_another_one() -> None:
-    marker = tracks()
-    marker.assign_ids(result(0, [box(0.1)]))
-    (before,) = ids(marker.assign_ids(result(1, [box(0.1)])))
-    marker.assign_ids(result(2, []))
-    assert ids(marker.assign_ids(result(3, [box(0.1)]))) == [before]
+def test_object_gets_a_new_id_after_a_long_absence() -> None:
+    object_tracker = tracker()
+    object_tracker.assign_ids(result(0, [box(0.1)]))
+    (before,) = ids(object_tracker.assign_ids(result(1, [box(0.1)])))
+    object_tracker.assign_ids(result(2, []))
+    assert ids(object_tracker.assign_ids(result(3, [box(0.1)]))) == [before]
     for second in range(4, 20):
-        marker.assign_ids(result(second, []))
-    assert ids(marker.assign_ids(result(20, [box(0.1)]))) == [None]
+        object_tracker.assign_ids(result(second, []))
+    assert ids(object_tracker.assign_ids(result(20, [box(0.1)]))) == [None]
 
 
 def test_tasks_do_not_share_ids() -> None:
-    marker = tracks()
+    object_tracker = tracker()
     for second in range(2):
-        one = marker.assign_ids(result(second, [box(0.1)], "one"))
-        two = marker.assign_ids(result(second, [box(0.1)], "two"))
+        one = object_tracker.assign_ids(result(second, [box(0.1)], "one"))
+        two = object_tracker.assign_ids(result(second, [box(0.1)], "two"))
     assert ids(one) != ids(two)
 
 
-def test_the_event_tells_the_id() -> None:
-    marked = result(1, [replace(box(0.1), track=42)])
-    event = decode(encode(result_event("home", marked, "tiny")))
+def test_event_contains_the_track_id() -> None:
+    tracked = result(1, [replace(box(0.1), track=42)])
+    event = decode(encode(result_event("home", tracked, "tiny")))
     assert isinstance(event, ResultEvent)
     assert event.data.result is not None
     assert event.data.result.boxes[0].track == 42

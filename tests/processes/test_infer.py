@@ -1,4 +1,4 @@
-"""The inference process with a real capture behind it and emit's socket before it; only the engine is a simple one."""
+"""The inference process with real captures and a real event channel; only the engine is a simple one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.agents import assert_identity
 
 
 class Device:
-    """An engine that answers each job with a box around all it sees, after `seconds` for each."""
+    """An engine that needs `seconds` per job and answers each with a box around its whole picture."""
 
     model = "device"
 
@@ -56,18 +56,18 @@ class Device:
         return [Result(job, "ok", answer, None, started, took, len(jobs)) for job in jobs]
 
 
-class Rig:
-    """Captures in threads, emit's place, and an inference that the test turns by hand."""
+class Agent:
+    """Captures in threads, the server side of the event channel, and an Inference whose loop the test runs."""
 
     def __init__(self, folder: Path, streams: dict[str, Any], device: Device) -> None:
-        self.agent: Config = from_mapping({"agent": "test", "streams": streams})
+        self.config: Config = from_mapping({"agent": "test", "streams": streams})
         self.server = EventServer(folder)
         self.results: list[ResultEvent] = []
         self.statuses: list[StatusEvent] = []
         self._null = os.open(os.devnull, os.O_WRONLY)
-        self._captures = [Worker(self.agent, folder, folder, name, self._null) for name in streams]
+        self._captures = [Worker(self.config, folder, folder, name, self._null) for name in streams]
         self._threads = [threading.Thread(target=self._capture, args=(worker,)) for worker in self._captures]
-        self.worker = Worker(self.agent, folder, folder, None, self._null)
+        self.worker = Worker(self.config, folder, folder, None, self._null)
         self.inference = Inference(self.worker, device)
         for thread in self._threads:
             thread.start()
@@ -77,7 +77,7 @@ class Rig:
         with Capture(worker) as capture:
             capture.serve()
 
-    def hear(self) -> None:
+    def receive(self) -> None:
         deliveries = self.server.receive()
         self.server.ack(deliveries)
         for delivery in deliveries:
@@ -86,23 +86,23 @@ class Rig:
             else:
                 self.statuses.append(delivery.event)
 
-    def turn_until(self, done: Callable[[], object], timeout: float = 20.0) -> None:
+    def poll_until(self, done: Callable[[], object], timeout: float = 20.0) -> None:
         deadline = time.monotonic() + timeout
         while not done():
-            assert time.monotonic() < deadline, "it did not happen in time"
+            assert time.monotonic() < deadline, "timed out"
             self.inference.poll_once()
-            self.hear()
+            self.receive()
 
-    def turn_for(self, seconds: float) -> None:
+    def poll_for(self, seconds: float) -> None:
         until = time.monotonic() + seconds
-        self.turn_until(lambda: time.monotonic() > until, seconds + 5)
+        self.poll_until(lambda: time.monotonic() > until, seconds + 5)
 
     def stop(self) -> dict[str, dict[str, Any]]:
-        """End the captures, settling what is open meanwhile; the last counts of each stream."""
+        """Stop the captures, poll until their frames are settled, and return the last counts of each stream."""
         for worker in self._captures:
             worker.stop()
-        self.turn_until(lambda: not any(thread.is_alive() for thread in self._threads))
-        self.hear()
+        self.poll_until(lambda: not any(thread.is_alive() for thread in self._threads))
+        self.receive()
         stopped = [event.data for event in self.statuses if event.subject in ("stream.stopped", "stream.ended")]
         counts = {str(data.stream): data.frames.model_dump() for data in stopped if data.frames}
         for frames in counts.values():
@@ -114,29 +114,29 @@ class Rig:
         for worker in self._captures:
             worker.stop()
         while any(thread.is_alive() for thread in self._threads):
-            self.hear()
+            self.receive()
         self.server.close()
         os.close(self._null)
         for worker in (self.worker, *self._captures):
             os.close(worker.stop_fd)
 
-    def schedule(self) -> list[StatusEvent]:
+    def schedule_events(self) -> list[StatusEvent]:
         return [event for event in self.statuses if event.subject.startswith("schedule.")]
 
 
 @contextmanager
-def rig(folder: Path, device: Device, **streams: Any) -> Iterator[Rig]:
-    made = Rig(folder, streams, device)
+def running(folder: Path, device: Device, **streams: Any) -> Iterator[Agent]:
+    agent = Agent(folder, streams, device)
     try:
-        yield made
+        yield agent
     finally:
-        made.close()
+        agent.close()
 
 
 CAMERA = "synthetic?fps=25&size=320x240"
 
 
-def test_a_zone_is_all_that_the_task_sees_and_places_are_in_the_full_frame(tmp_path: Path) -> None:
+def test_task_sees_only_its_zone(tmp_path: Path) -> None:
     device = Device()
     tasks = [
         {"task": "object_detection", "name": "part", "every": "100ms", "zone": "right"},
@@ -144,10 +144,10 @@ def test_a_zone_is_all_that_the_task_sees_and_places_are_in_the_full_frame(tmp_p
         {"task": "caption", "name": "all", "every": "100ms"},
     ]
     zones = {"right": [[0.5, 0.25], [1, 0.25], [1, 0.75]]}
-    with rig(tmp_path, device, cam={"source": CAMERA, "zones": zones, "tasks": tasks}) as made:
-        made.turn_until(lambda: len(made.results) >= 9)
+    with running(tmp_path, device, cam={"source": CAMERA, "zones": zones, "tasks": tasks}) as agent:
+        agent.poll_until(lambda: len(agent.results) >= 9)
         assert device.sizes == {"part": {(120, 160, 3)}, "too": {(120, 160, 3)}, "all": {(240, 320, 3)}}
-        for event in made.results:
+        for event in agent.results:
             assert event.data.frame.width == 320
             assert event.data.result is not None
             (box,) = event.data.result.boxes
@@ -158,19 +158,19 @@ def test_a_zone_is_all_that_the_task_sees_and_places_are_in_the_full_frame(tmp_p
                 assert box.pixels == (160, 60, 320, 180)
 
 
-def test_a_frame_that_is_too_old_is_answered_stale_and_never_run(tmp_path: Path) -> None:
+def test_frame_older_than_max_age_is_stale_and_never_runs(tmp_path: Path) -> None:
     device = Device()
     old = {"source": CAMERA, "tasks": [{"task": "ocr", "every": "50ms", "max_age": "0.001ms"}]}
     both = {
         "source": CAMERA,
         "tasks": [{"task": "ocr", "every": "50ms", "max_age": "0.001ms"}, {"task": "caption", "every": "50ms"}],
     }
-    with rig(tmp_path, device, old=old, both=both) as made:
-        made.turn_until(lambda: len(made.results) >= 20)
-        counts = made.stop()
-        outcomes = {(event.data.stream, event.subject): event.data.outcome for event in made.results}
+    with running(tmp_path, device, old=old, both=both) as agent:
+        agent.poll_until(lambda: len(agent.results) >= 20)
+        counts = agent.stop()
+        outcomes = {(event.data.stream, event.subject): event.data.outcome for event in agent.results}
         assert outcomes == {("old", "ocr"): "stale", ("both", "ocr"): "stale", ("both", "caption"): "ok"}
-        stale = next(event.data for event in made.results if event.data.outcome == "stale")
+        stale = next(event.data for event in agent.results if event.data.outcome == "stale")
         assert (stale.result, stale.timing.waited_ms) == (None, None)
         assert stale.error is not None
         assert "`max_age` is 1e-06 s" in stale.error
@@ -180,50 +180,48 @@ def test_a_frame_that_is_too_old_is_answered_stale_and_never_run(tmp_path: Path)
         assert counts["both"]["done"] > 0
 
 
-def test_high_priority_runs_while_low_waits_and_the_stretch_is_told_and_goes_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_overload_is_reported_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overload, "WINDOW_S", 0.5)
-    monkeypatch.setattr(overload, "ENOUGH", 8)
-    device = Device(seconds=0.04, batch=2)  # 25 jobs a second, of 50 that are asked for
+    monkeypatch.setattr(overload, "MIN_WINDOW_JOBS", 8)
+    device = Device(seconds=0.04, batch=2)  # 25 of the 50 due jobs per second
     tasks = [
         {"task": "ocr", "every": "100ms", "priority": "high"},
         {"task": "caption", "every": "100ms"},
         {"task": "detailed_caption", "every": "200ms", "priority": "low"},
     ]
     cameras = {name: {"source": CAMERA, "tasks": tasks} for name in ("a", "b")}
-    with rig(tmp_path, device, **cameras) as made:
-        made.turn_until(made.schedule)
-        told = made.schedule()[0]
-        assert told.subject == "schedule.stretched"
-        assert told.source == "/agents/test"
-        stretch = told.data.stretch
+    with running(tmp_path, device, **cameras) as agent:
+        agent.poll_until(agent.schedule_events)
+        stretched = agent.schedule_events()[0]
+        assert stretched.subject == "schedule.stretched"
+        assert stretched.source == "/agents/test"
+        stretch = stretched.data.stretch
         assert stretch is not None
         assert set(stretch) == {"a", "b"}
         assert stretch["a"] == stretch["b"]
         assert stretch["a"]["low"] >= stretch["a"]["normal"] > 1
         assert stretch["a"].get("high", 1.0) < stretch["a"]["normal"]
         before = len(device.ran)
-        made.turn_for(2.0)
+        agent.poll_for(2.0)
         ran = device.ran[before:]
         assert ran.count("ocr") > ran.count("caption") > 0
         device.seconds = 0.001
-        made.turn_until(lambda: made.schedule()[-1].subject == "schedule.normal")
-        assert made.schedule()[-1].data.stretch == {}
+        agent.poll_until(lambda: agent.schedule_events()[-1].subject == "schedule.normal")
+        assert agent.schedule_events()[-1].data.stretch == {}
 
 
-def test_a_task_on_the_clock_does_not_wait_for_a_task_that_counts_frames(tmp_path: Path) -> None:
+def test_interval_task_does_not_wait_for_frame_count_task(tmp_path: Path) -> None:
     device = Device()
     tasks = [{"task": "ocr", "every": "200ms"}, {"task": "caption", "every_n_frames": 1000}]
-    with rig(tmp_path, device, cam={"source": CAMERA, "tasks": tasks}) as made:
-        made.turn_until(lambda: len(made.results) >= 2)
+    with running(tmp_path, device, cam={"source": CAMERA, "tasks": tasks}) as agent:
+        agent.poll_until(lambda: len(agent.results) >= 2)
         before = device.ran.count("ocr")
-        made.turn_for(1.5)
+        agent.poll_for(1.5)
         assert device.ran.count("ocr") - before >= 5
         assert device.ran.count("caption") == 1
 
 
-def test_nothing_of_a_file_is_lost_beside_cameras_that_ask_for_too_much(tmp_path: Path) -> None:
+def test_file_loses_no_frame_beside_overloading_cameras(tmp_path: Path) -> None:
     device = Device(seconds=0.01, batch=3)
     file = {
         "source": "synthetic?fps=25&pace=file&seconds=2s&size=64x64",
@@ -234,18 +232,18 @@ def test_nothing_of_a_file_is_lost_beside_cameras_that_ask_for_too_much(tmp_path
         ],
     }
     camera = {"source": CAMERA, "tasks": [{"task": "ocr", "every": "10ms"}, {"task": "caption", "every": "10ms"}]}
-    with rig(tmp_path, device, file=file, cam=camera) as made:
-        made.turn_until(lambda: [event for event in made.statuses if event.subject == "stream.ended"], 40)
-        frames = [(event.subject, event.data.frame.seq) for event in made.results if event.data.stream == "file"]
+    with running(tmp_path, device, file=file, cam=camera) as agent:
+        agent.poll_until(lambda: [event for event in agent.statuses if event.subject == "stream.ended"], 40)
+        frames = [(event.subject, event.data.frame.seq) for event in agent.results if event.data.stream == "file"]
         assert sorted(seq for name, seq in frames if name == "ocr") == list(range(0, 50, 2))
         assert sorted(seq for name, seq in frames if name == "caption") == list(range(0, 50, 5))
         assert sorted(seq for name, seq in frames if name == "object_detection") == list(range(0, 50, 5))
-        counts = made.stop()
+        counts = agent.stop()
         assert (counts["file"]["in_flight"], counts["file"]["dropped"]) == (0, {})
         assert counts["cam"]["done"] > 0
 
 
-def test_a_still_camera_is_asked_about_when_something_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_motion_task_runs_when_something_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triggers, "UNCHANGED_S", 1.5)
     yard = np.full((240, 320, 3), 120, np.uint8)
     yard[::16] = 90
@@ -262,77 +260,77 @@ def test_a_still_camera_is_asked_about_when_something_moves(tmp_path: Path, monk
         {"task": "object_detection", "name": "walker", "every": "100ms", "when": "motion"},
         {"task": "caption", "name": "scene", "every": "100ms", "when": "change"},
     ]
-    with rig(tmp_path, device, cam={"source": CAMERA, "tasks": tasks}) as made:
-        made.turn_for(3.0)
+    with running(tmp_path, device, cam={"source": CAMERA, "tasks": tasks}) as agent:
+        agent.poll_for(3.0)
         quiet = len(device.ran)
         assert 2 <= quiet <= 6
-        unchanged = [event for event in made.results if event.data.outcome == "unchanged"]
+        unchanged = [event for event in agent.results if event.data.outcome == "unchanged"]
         assert {event.subject for event in unchanged} == {"walker", "scene"}
         assert len(unchanged) <= 4
-        answered = {event.time for event in made.results if event.data.outcome == "ok"}
+        answered = {event.time for event in agent.results if event.data.outcome == "ok"}
         assert all(event.data.since in answered and event.data.result is None for event in unchanged)
         walking = True
-        asked_at = []
+        ran_at = []
         for step in range(12):
             moved = yard.copy()
             moved[100:160, 20 * step : 20 * step + 60] = 250
-            made.turn_for(0.1)
-            asked_at += [step] if len(device.ran) > quiet else []
-        assert asked_at[0] <= 5, "as it moves"
+            agent.poll_for(0.1)
+            ran_at += [step] if len(device.ran) > quiet else []
+        assert ran_at[0] <= 5, "while it moves"
         assert {"walker", "scene"} == set(device.ran[quiet:])
-        frames = made.stop()["cam"]
+        frames = agent.stop()["cam"]
         assert frames["dropped"]["unchanged"] >= 1
         assert frames["done"] + sum(frames["dropped"].values()) < 40 < frames["captured"]
 
 
-def asked(made: Rig, caller: RpcClient, **message: Any) -> dict[str, Any]:
-    """The answer to one message of the parent."""
+def request(agent: Agent, caller: RpcClient, **message: Any) -> dict[str, Any]:
+    """Send a message as the parent does and return the reply."""
     number = caller.send(**message)
     answers: list[dict[str, Any]] = []
 
-    def heard() -> list[dict[str, Any]]:
+    def received() -> list[dict[str, Any]]:
         answers.extend(answer for answer in caller.receive() if answer["id"] == number)
         return answers
 
-    made.turn_until(heard)
+    agent.poll_until(received)
     return answers[0]
 
 
-def test_a_question_goes_before_everything_and_is_answered_within_a_batch_of_the_load(tmp_path: Path) -> None:
+def test_one_shot_request_runs_in_the_next_batch(tmp_path: Path) -> None:
     device = Device(seconds=0.08, batch=4)
     tasks = [{"task": task, "every": "50ms", "priority": "high"} for task in ("ocr", "caption", "object_detection")]
-    with rig(tmp_path, device, **{name: {"source": CAMERA, "tasks": tasks} for name in "abcd"}) as made:
-        made.turn_until(lambda: len(made.results) > 12)
+    with running(tmp_path, device, **{name: {"source": CAMERA, "tasks": tasks} for name in "abcd"}) as agent:
+        agent.poll_until(lambda: len(agent.results) > 12)
         caller = RpcClient(infer_socket(tmp_path))
-        question = {"task": "open_vocabulary_detection", "name": "ask", "text": "a red van"}
+        task = {"task": "open_vocabulary_detection", "name": "ask", "text": "a red van"}
         for stream in "abcd":
             started = time.monotonic()
-            answer = asked(made, caller, op="ask", stream=stream, task=question, seconds=10.0)
-            assert time.monotonic() - started < 2 * 4 * 0.08 + 0.15, "a running batch and its own"
+            answer = request(agent, caller, op="ask", stream=stream, task=task, seconds=10.0)
+            assert time.monotonic() - started < 2 * 4 * 0.08 + 0.5, "the running batch and its own"
             assert answer["event"]["data"]["text"] == "a red van"
             assert answer["event"]["data"]["outcome"] == "ok"
-            assert answer["age_s"] < 4 * 0.08 + 0.15
-        refused = asked(made, caller, op="ask", stream="a", task={"task": "ocr", "text": "x"}, seconds=1.0)
+            assert answer["age_s"] < 4 * 0.08 + 0.5
+        refused = request(agent, caller, op="ask", stream="a", task={"task": "ocr", "text": "x"}, seconds=1.0)
         assert refused["error"] == "text: ocr takes no text"
         caller.close()
-        for frames in made.stop().values():
+        for frames in agent.stop().values():
             assert frames["in_flight"] == 0
-        assert not [event for event in made.results if event.data.task == "open_vocabulary_detection"]
+        assert not [event for event in agent.results if event.data.task == "open_vocabulary_detection"]
 
 
-def test_a_question_is_not_held_up_by_a_frame_that_is_waited_for(tmp_path: Path) -> None:
+def test_one_shot_request_replaces_a_pending_wait(tmp_path: Path) -> None:
     device = Device()
-    with rig(tmp_path, device, cam={"source": CAMERA, "tasks": [{"task": "ocr", "every_n_frames": 1000}]}) as made:
-        made.turn_until(lambda: made.results)
-        made.turn_for(0.3)
+    with running(tmp_path, device, cam={"source": CAMERA, "tasks": [{"task": "ocr", "every_n_frames": 1000}]}) as agent:
+        agent.poll_until(lambda: agent.results)
+        agent.poll_for(0.3)
         caller = RpcClient(infer_socket(tmp_path))
         started = time.monotonic()
-        answer = asked(made, caller, op="ask", stream="cam", task={"task": "caption"}, seconds=10.0)
+        answer = request(agent, caller, op="ask", stream="cam", task={"task": "caption"}, seconds=10.0)
         assert time.monotonic() - started < 0.5
         assert answer["event"]["data"]["outcome"] == "ok"
         replaced = [{"task": "caption", "every": "100ms"}, {"task": "ocr", "every": "100ms", "paused": True}]
         caller.send(op="tasks", stream="cam", tasks=replaced)
         before = len(device.ran)
-        made.turn_until(lambda: len(device.ran) > before + 3)
+        agent.poll_until(lambda: len(device.ran) > before + 3)
         assert set(device.ran[before:]) == {"caption"}
         caller.close()

@@ -1,6 +1,6 @@
-"""An installed pipeline whose engine can be told to hang and to die; real processes find it by its entry point.
+"""A pipeline whose engine hangs or dies on demand; agent processes find it by its installed entry point.
 
-It has Florence-2's tasks and answers each job with a box around everything.
+It has the tasks of Florence-2 and answers each job with a box around the whole picture.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ ROOT = Path(__file__).parents[2]
 
 
 class FaultySettings(Settings):
-    """The config's `model:` block."""
+    """The `model:` block of the config."""
 
     max_batch: int = 8
     loading: float = 0.0
-    """Seconds."""
+    """Seconds that loading takes."""
     step: float = 0.01
-    """Seconds."""
+    """Seconds that a step takes."""
     hang: str | None = None
-    """While this file exists a step never returns, and holds Python's lock."""
+    """While this file exists, a step never returns and holds the GIL."""
     poison: str | None = None
-    """The process aborts in a step with a job that this regular expression matches: `stream/name/frame number`."""
+    """The process aborts in a step with a job that matches this regular expression: `stream/name/frame number`."""
     fails: str | None = None
-    """While this file exists the process ends as it loads."""
+    """While this file exists, loading raises."""
     trace: str | None = None
-    """A file to which each step appends its jobs, before they run."""
+    """File to which each step appends its jobs before they run, as a line of JSON."""
 
 
 class FaultyEngine:
@@ -45,7 +45,6 @@ class FaultyEngine:
     def __init__(self, settings: FaultySettings) -> None:
         self._settings = settings
         self._jobs: list[Job] = []
-        self._began = time.monotonic()
 
     def free(self) -> int:
         return self._settings.max_batch - len(self._jobs)
@@ -93,7 +92,7 @@ pipeline = FaultyPipeline()
 
 
 def install(folder: Path) -> dict[str, str]:
-    """Make it the pipeline of every program that runs with this environment."""
+    """Write the package metadata; return the environment in which it is the installed pipeline."""
     metadata = folder / "faulty-1.0.dist-info"
     metadata.mkdir(parents=True, exist_ok=True)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 1.0\n")
@@ -102,7 +101,7 @@ def install(folder: Path) -> dict[str, str]:
 
 
 def config(folder: Path, streams: Mapping[str, Any], model: Mapping[str, Any], **more: Any) -> Path:
-    """A config file with a JSON Lines sink at `folder/events.jsonl`, unless `more` has other sinks."""
+    """Write a config file with a JSON Lines sink at `folder/events.jsonl`, unless `more` has other sinks."""
     folder.mkdir(parents=True, exist_ok=True)
     sinks = [{"kind": "jsonl", "path": str(folder / "events.jsonl")}]
     file = folder / "home.yaml"

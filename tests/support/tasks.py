@@ -1,4 +1,4 @@
-"""Tasks and frames for tests that need no config and no pixels."""
+"""Tasks and frames for tests without a config and without pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IMAGE = np.zeros((2, 2, 3), np.uint8)
 
 
 class Params:
-    """The pipeline's keys of a task that takes neither text nor region."""
+    """The pipeline's keys of a task without text and region."""
 
     quality = "fast"
     prompt_text: str | None = None
@@ -25,7 +25,7 @@ PARAMS = Params()
 
 
 def scheduled(name: str, *, task: str = "caption", **keys: Any) -> ScheduledTask:
-    """A task with its schedule. `keys` as of `ScheduledTask`."""
+    """Return a task with its schedule; `keys` are fields of `ScheduledTask`."""
     return ScheduledTask(name, task, PARAMS, **keys)
 
 
@@ -33,6 +33,6 @@ def frame(seq: int, pts: float | None = None, epoch: int = 1, stream: str = "s")
     return Frame(stream, epoch, seq, 0.0, 0.0, pts, IMAGE)
 
 
-def at(mono: float, wall: float | None = None) -> Now:
-    """A moment; the wall clock starts at midnight of a Thursday in UTC."""
-    return Now(mono, mono + 1_000_000 * 86400.0 if wall is None else wall)
+def at(mono: float) -> Now:
+    """Return a moment; at 0 the wall clock shows midnight UTC."""
+    return Now(mono, mono + 1_000_000 * 86400.0)
