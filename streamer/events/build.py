@@ -1,4 +1,4 @@
-"""Builds events from results and changes of state."""
+"""Builds events from results and changes of state. Credentials are removed from their texts here."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from streamer.events.schema import (
 from streamer.types import Answer, Box, Polygon, Priority, Quad, Result, TaskParams
 
 MAX_TEXT = 65_536
-"""Characters kept of any one text a model or a library gave."""
-_UNSAFE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control characters, lone surrogates, foreign line ends
+"""Characters kept of one text from a model or a library."""
+_UNSAFE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control characters, lone surrogates, Unicode line ends
 
 
 def result_event(agent: str, result: Result, model: str) -> ResultEvent:
-    """The event of one finished job. It has no sequence and no age until it is accepted by emit."""
+    """Return the event of one finished job. Emit sets its sequence and age."""
     due, frame = result.job.due, result.job.frame
     height, width = frame.image.shape[:2]
     params: TaskParams = due.task.params
@@ -72,7 +72,7 @@ def result_event(agent: str, result: Result, model: str) -> ResultEvent:
 
 
 def result_id(agent: str, stream: str, epoch: int, seq: int, name: str) -> str:
-    """The same for the same question, also after a crash and a second answer."""
+    """Return the event id, the same for the same frame and task, also after a crash and a second run."""
     question = json.dumps([agent, stream, epoch, seq, name])
     return hashlib.sha256(question.encode()).hexdigest()[:32]
 
@@ -87,7 +87,7 @@ def status_event(
     *,
     epoch: int | None = None,
 ) -> StatusEvent:
-    """A stream's (subject `stream.<state>`) or, without one, the agent's (`agent.<state>`) change of state.
+    """Return a stream's change of state (subject `stream.<state>`), or without a stream the agent's (`agent.<state>`).
 
     `frames` holds the keys of FrameCounts.
     """
@@ -105,12 +105,12 @@ def worker_event(
     retry_in_s: float | None = None,
     stream: str | None = None,
 ) -> StatusEvent:
-    """A child process's change of state, subject `worker.<state>`; `worker` is such as `infer` or `capture:gate`."""
+    """Return a child process's change of state (`worker.<state>`); `worker` is for example `capture:gate`."""
     return _status(f"/agents/{agent}", "worker", state, reason, retry_in_s, stream=stream, worker=worker)
 
 
 def canary_event(agent: str, seconds: float) -> StatusEvent:
-    """In a quiet time: the model has answered a question of the program's own (`agent.canary`)."""
+    """Return the report that the model answered the periodic self-test (`agent.canary`)."""
     return _status(f"/agents/{agent}", "agent", "canary", f"the model answers, in {seconds * 1000:.0f} ms")
 
 
@@ -118,13 +118,13 @@ def task_event(
     agent: str, stream: str, task: str, state: str,
     reason: str | None = None, retry_in_s: float | None = None, asks: str | None = None,
 ) -> StatusEvent:  # fmt: skip
-    """A task was `added`, `removed`, `paused` or `resumed`, or is left out for killing infer: `quarantined`."""
+    """Return a task's change: `added`, `removed`, `paused`, `resumed`, or `quarantined` because it crashes infer."""
     source = f"/agents/{agent}/streams/{stream}"
     return _status(source, "task", state, reason, retry_in_s, stream=stream, task=task, asks=asks)
 
 
 def schedule_event(agent: str, stretch: Mapping[str, Mapping[Priority, float]], reason: str | None) -> StatusEvent:
-    """Intervals are longer than configured by these factors (`schedule.stretched`), or are again as configured."""
+    """Return the report that intervals are longer by these factors (`schedule.stretched`), or `schedule.normal`."""
     factors = {stream: dict(of_priority) for stream, of_priority in stretch.items()}
     return _status(f"/agents/{agent}", "schedule", "stretched" if stretch else "normal", reason, stretch=factors)
 
@@ -133,33 +133,38 @@ def sink_event(
     agent: str, sink: str, state: str,
     reason: str | None = None, retry_in_s: float | None = None, lost: Lost | None = None,
 ) -> StatusEvent:  # fmt: skip
-    """A sink's change of state, subject `sink.<state>`."""
+    """Return a sink's change of state, subject `sink.<state>`."""
     return _status(f"/agents/{agent}/sinks/{sink}", "sink", state, reason, retry_in_s, sink=sink, lost=lost)
 
 
 def ledger_event(agent: str, state: str, reason: str) -> StatusEvent:
-    """What became of the ledger, subject `ledger.<state>`."""
+    """Return an event about the ledger, subject `ledger.<state>`."""
     return _status(f"/agents/{agent}", "ledger", state, reason)
 
 
 def output_event(
     agent: str, output: str, state: str, reason: str | None = None, retry_in_s: float | None = None
 ) -> StatusEvent:
-    """A video output's change of state, subject `output.<state>`."""
+    """Return a video output's change of state, subject `output.<state>`."""
     return _status(f"/agents/{agent}/outputs/{output}", "output", state, reason, retry_in_s, output=output)
 
 
 def clean(text: str) -> str:
-    """`text` without control characters (line feeds stay) and cut to MAX_TEXT characters: it is data, not format."""
+    """Return `text` without control characters except line feeds, and cut to MAX_TEXT characters."""
     return "".join(c for c in text[:MAX_TEXT] if c == "\n" or unicodedata.category(c) not in _UNSAFE)
 
 
 def _status(
-    source: str, kind: str, state: str, reason: str | None = None, retry_in_s: float | None = None, **about: Any
+    source: str,
+    kind: str,
+    state: str,
+    reason: str | None = None,
+    retry_in_s: float | None = None,
+    **subject_fields: Any,
 ) -> StatusEvent:
-    """`about`: the fields of StatusData that say what it is about."""
+    """`subject_fields`: the fields of StatusData that name the subject."""
     hidden = None if reason is None else clean(redact(reason))
-    data = StatusData(state=state, reason=hidden, retry_in_s=_rounded(retry_in_s, 3), **about)
+    data = StatusData(state=state, reason=hidden, retry_in_s=_rounded(retry_in_s, 3), **subject_fields)
     now = _rfc3339(datetime.now(UTC))
     return StatusEvent(source=source, id=uuid.uuid4().hex, subject=f"{kind}.{state}", time=now, data=data)
 
@@ -199,7 +204,7 @@ def _outlines(shapes: Iterable[Polygon | Quad], width: int, height: int) -> tupl
 
 
 def _rounded(number: float | None, digits: int) -> float | None:
-    # A half-precision model can score NaN, which JSON has no word for.
+    # A half-precision model can give a score of NaN, which JSON cannot express.
     return round(number, digits) if number is not None and isfinite(number) else None
 
 

@@ -1,7 +1,7 @@
-"""The events users see: CloudEvents 1.0 in JSON, built from results and status changes, and read back typed.
+"""The event schema: CloudEvents 1.0 in JSON, and typed models to encode and decode them.
 
-One type for what a task found (`streamer.result.v1`), one for what became of a part of the program
-(`streamer.status.v1`). The `id` names the question, not the delivery: the same frame and task give it again.
+`streamer.result.v1` carries the result of a task, `streamer.status.v1` a change of state. The `id` identifies the
+question, not the delivery: the same frame and task give the same id again.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from streamer.types import Outcome, Point, Priority
 
 
 class _Part(BaseModel):
-    # Unknown keys are let through: a reader must not break on a newer agent's events.
+    # Unknown keys are ignored: a reader must accept events of a newer agent.
     model_config = ConfigDict(frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class FrameInfo(_Part):
-    """The frame that was asked about."""
+    """The frame that the task ran on."""
 
     seq: int
-    """Counts decoded frames from 0 in each epoch."""
+    """Number of the decoded frame, from 0 in each epoch."""
     pts: float | None
     """Media time in seconds since the epoch's first frame."""
     width: int
@@ -38,7 +38,7 @@ class EventBox(_Part):
     pixels: tuple[int, int, int, int]
     """The same in pixels of the full frame."""
     track: int | None = Field(default=None, exclude_if=lambda value: value is None)
-    """The same for the same object in later events of this task, once it was seen twice; never used again."""
+    """Number of the object, the same in later events of this task, from its second detection on; never reused."""
 
 
 class EventPoints(_Part):
@@ -53,7 +53,7 @@ class EventPoints(_Part):
 
 
 class ResultBody(_Part):
-    """What the model said. A task fills the fields of its kind and leaves the others empty."""
+    """The model's answer. A task fills the fields of its kind and leaves the others empty."""
 
     text: str | None
     score: float | None
@@ -66,21 +66,21 @@ class Timing(_Part):
     waited_ms: float | None
     """From capture to the start of its batch; null when the job never reached the model."""
     inference_ms: float
-    """In the engine, from the start of its batch to its answer."""
+    """Time in the engine, from the start of its batch to its answer."""
     age_ms: float | None
     """From capture until the event was accepted for publication; never recomputed. Null only before that."""
     draft: tuple[int, int] | None = Field(default=None, exclude_if=lambda value: value is None)
-    """Tokens of the previous answer that were tried as a guess, and how many were right; left out where none was."""
+    """Tokens of the previous answer that were tried as a draft, and how many were right; absent without a draft."""
 
 
 class ResultData(_Part):
     stream: str
     epoch: int
-    """Which connection: unix milliseconds at which it was opened."""
+    """Unix milliseconds at which the connection to the source was opened."""
     name: str
     task: str
     outcome: Outcome
-    """`ok`, `empty` (the model saw nothing); every other word means that there is no answer."""
+    """`ok`, or `empty` (the model found nothing); every other value means that there is no answer."""
     text: str | None
     """The task's own text, as configured."""
     region: tuple[float, float, float, float] | None
@@ -92,13 +92,13 @@ class ResultData(_Part):
     model: str
     quality: str
     error: str | None = Field(default=None, exclude_if=lambda value: value is None)
-    """Why there is no answer; left out when nothing went wrong."""
+    """Reason why there is no answer; absent without an error."""
     since: str | None = Field(default=None, exclude_if=lambda value: value is None)
-    """Of `unchanged`: the time of the frame whose answer still holds."""
+    """With `unchanged`: the time of the frame whose answer still holds."""
 
 
 class FrameCounts(_Part):
-    """Every decoded frame is in exactly one place: captured = not_asked + done + all dropped + in_flight."""
+    """Every decoded frame is counted once: captured = not_asked + done + all dropped + in_flight."""
 
     captured: int
     not_asked: int
@@ -109,11 +109,11 @@ class FrameCounts(_Part):
 
 
 class Lost(_Part):
-    """Events that a sink will never get."""
+    """Events that a sink will never receive."""
 
     events: int
     sequences: dict[str, tuple[str, str]]
-    """First and last sequence by source; empty where the events could not even be read."""
+    """First and last sequence by source; empty when the events could not be read."""
 
 
 class StatusData(_Part):
@@ -124,20 +124,20 @@ class StatusData(_Part):
     retry_in_s: float | None = None
     frames: FrameCounts | None = None
     sink: str | None = Field(default=None, exclude_if=lambda value: value is None)
-    """The sink it is about, if it is about one."""
+    """Name of the sink, in events about a sink."""
     worker: str | None = Field(default=None, exclude_if=lambda value: value is None)
-    """The process it is about, if it is about one: `infer`, `capture:gate`."""
+    """Process, in events about a process: `infer`, `capture:gate`."""
     stretch: dict[str, dict[Priority, float]] | None = Field(default=None, exclude_if=lambda value: value is None)
-    """How many times longer intervals are than configured, by stream and priority; a class that is not named runs
-    as configured."""
+    """Factor by which intervals are longer than configured, by stream and priority; a priority that is absent runs as
+    configured."""
     output: str | None = Field(default=None, exclude_if=lambda value: value is None)
-    """The output of video it is about, if it is about one."""
+    """Name of the video output, in events about an output."""
     task: str | None = Field(default=None, exclude_if=lambda value: value is None)
-    """The name of the task it is about, if it is about one."""
+    """Name of the task, in events about a task."""
     asks: str | None = Field(default=None, exclude_if=lambda value: value is None)
-    """Of a task that was changed: what it asks, such as `object_detection`."""
+    """The task's kind, such as `object_detection`, when a task was changed."""
     lost: Lost | None = Field(default=None, exclude_if=lambda value: value is None)
-    """What a sink has missed for good."""
+    """Events that the sink has missed for good."""
 
 
 class _Envelope(_Part):
@@ -150,21 +150,21 @@ class _Envelope(_Part):
     id: str = Field(min_length=1)
     subject: str
     time: str
-    """RFC 3339 in UTC with microseconds; of a result: when its frame was captured."""
+    """RFC 3339 in UTC with microseconds; for a result the time at which its frame was captured."""
     sequence: Annotated[str, Field(pattern=r"^(\d{16})?$")] = ""
-    """Counts the events of one source from 1, without holes. Empty only before the event was accepted."""
+    """Number of the event within its source, from 1 without holes. Empty only before the event was accepted."""
     datacontenttype: Literal["application/json"] = "application/json"
 
 
 class ResultEvent(_Envelope):
-    """What one task found in one frame; `subject` is the task's name."""
+    """The result of one task on one frame; `subject` is the task's name."""
 
     type: Literal["streamer.result.v1"] = "streamer.result.v1"
     data: ResultData
 
 
 class StatusEvent(_Envelope):
-    """A part of the program changed its state; `subject` is what it is and the state: `stream.down`."""
+    """A change of state of a part of the program; `subject` names the part and the state: `stream.down`."""
 
     type: Literal["streamer.status.v1"] = "streamer.status.v1"
     data: StatusData
@@ -175,7 +175,7 @@ _ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator=
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of every event."""
+    """Return the JSON Schema (draft 2020-12) of events."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Event",
@@ -184,12 +184,12 @@ def schema() -> dict[str, Any]:
 
 
 def encode(event: Event) -> bytes:
-    """One line of JSON in UTF-8, without a line end."""
+    """Return the event as one line of JSON in UTF-8, without a line end."""
     return _ADAPTER.dump_json(event)
 
 
 def decode(body: bytes) -> Event:
-    """The event in `body`. Raises WireError when it is none."""
+    """Return the event in `body`. Raises WireError when it is not an event."""
     try:
         return _ADAPTER.validate_json(body)
     except ValidationError as error:
@@ -197,7 +197,7 @@ def decode(body: bytes) -> Event:
 
 
 def accepted(event: Event, age_s: float | None) -> Event:
-    """`event` with its age at the moment of acceptance, in seconds; status events have none."""
+    """Return `event` with its age at acceptance, given in seconds. Status events have no age."""
     if isinstance(event, StatusEvent) or age_s is None:
         return event
     timing = event.data.timing.model_copy(update={"age_ms": round(age_s * 1000, 1)})
@@ -205,5 +205,5 @@ def accepted(event: Event, age_s: float | None) -> Event:
 
 
 def numbered(event: Event, sequence: int) -> Event:
-    """`event` as number `sequence` of its source."""
+    """Return `event` with its sequence within its source."""
     return event.model_copy(update={"sequence": f"{sequence:016d}"})
