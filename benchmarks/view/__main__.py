@@ -15,14 +15,13 @@ On an idle machine; about ten minutes for all of it.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import resource
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -33,48 +32,44 @@ from benchmarks.view.delay import delay
 from benchmarks.view.faults import frozen, outage
 from benchmarks.view.parts import FPS, SEED, turn_until, worker
 from benchmarks.view.truth import truth
-from streamer.bus.frame_client import Reply
 from streamer.config.model import from_mapping
 from streamer.processes.view import View
 from streamer.processes.worker import Worker
-from streamer.types import Image
+from streamer.video.outputs import ViewId
 from streamer.video.pacing import PacedFrame
 from tests.support.viewing import Ears, Role, Truth, ffprobe, view_config
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Timed(View):
     """A view that counts the processor time of its parts; it has this process to itself."""
 
-    def __init__(self, worker: Worker, name: str) -> None:
-        super().__init__(worker, name)
-        self.spent: dict[str, float] = {"ask": 0.0, "draw": 0.0, "encode and write": 0.0}
-        self.pictures = 0
-        write_h264 = self.fan_out.write
+    def __init__(self, worker: Worker, view_id: ViewId) -> None:
+        super().__init__(worker, view_id)
+        self.spent: dict[str, float] = {}
+        self.frames = 0
+        self.intake.request = self.timed("fetch", self.intake.request)  # type: ignore[method-assign]
+        self.intake.receive = self.timed("fetch", self.intake.receive)  # type: ignore[method-assign]
+        self.renderer.render = self.timed("draw", self.renderer.render)  # type: ignore[method-assign]
+        self.fan_out.write = self.timed("encode and write", self.fan_out.write)  # type: ignore[method-assign]
 
-        def timed_write(image: Image, at: float, rate: float) -> None:
-            with self.part("encode and write"):
-                write_h264(image, at, rate)
+    def timed(self, part: str, function: Callable[P, T]) -> Callable[P, T]:
+        self.spent[part] = 0.0
 
-        self.fan_out.write = timed_write  # type: ignore[method-assign]
+        def run(*args: P.args, **kwargs: P.kwargs) -> T:
+            before = time.process_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.spent[part] += time.process_time() - before
 
-    @contextlib.contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        before = time.process_time()
-        yield
-        self.spent[name] += time.process_time() - before
+        return run
 
-    def take(self, reply: Reply) -> None:
-        with self.part("ask"):
-            super().on_reply(reply)
-
-    def ask(self) -> None:
-        with self.part("ask"):
-            super().request_frame()
-
-    def drawn(self, due: PacedFrame, now: float) -> Image:
-        self.pictures += 1
-        with self.part("draw"):
-            return super().drawn(due, now)
+    def show(self, paced: PacedFrame, now: float) -> None:
+        self.frames += 1
+        super().show(paced, now)
 
 
 def cost(seconds: float) -> dict[str, Any]:
@@ -86,10 +81,10 @@ def cost(seconds: float) -> dict[str, Any]:
         with Ears(runtime) as ears, Role(runtime, made, "capture") as capture:
             ears.wait("stream.up", timeout=60)
             alone = cpu(capture.process.pid, seconds / 2) / (seconds / 2)
-            with Truth(runtime), Timed(worker(from_mapping(made), runtime, "cam"), "cam") as view:
-                turn_until(view, lambda: bool(view.overlays.note(time.monotonic()) is None and view.pictures > 50), 60)
+            with Truth(runtime), Timed(worker(from_mapping(made), runtime, "cam"), ViewId("cam")) as view:
+                turn_until(view, lambda: view.renderer.overlays.note(time.monotonic()) is None and view.frames > 50, 60)
                 view.spent = dict.fromkeys(view.spent, 0.0)
-                before, began, view.pictures = process_cpu(capture.process.pid), time.process_time(), 0
+                before, began, view.frames = process_cpu(capture.process.pid), time.process_time(), 0
                 turn_until(view, lambda: False, seconds)
                 spent = {name: round(1000 * value / seconds, 1) for name, value in view.spent.items()}
                 spent["all of the view's process"] = round(1000 * (time.process_time() - began) / seconds, 1)
@@ -97,7 +92,7 @@ def cost(seconds: float) -> dict[str, Any]:
         (clip, *_) = sorted(runtime.glob("cam-*.mp4"))
         spent["capture, more than without a view (it paints each picture it gives)"] = round(1000 * (asked - alone), 1)
         spent["ffmpeg decoding and encoding the same"] = ffmpeg_cost(clip)
-        return {"fps": round(view.pictures / seconds, 2), "ms per second of video": None, **spent}
+        return {"fps": round(view.frames / seconds, 2), "ms per second of video": None, **spent}
 
 
 def ffmpeg_cost(clip: Path) -> float:

@@ -21,9 +21,9 @@ from streamer.events.schema import ResultEvent
 from streamer.processes.view import View
 from streamer.processes.worker import Worker
 from streamer.toyworld.world import World
-from streamer.types import Box, FrameId, Image
+from streamer.types import Box, FrameId
 from streamer.video.box_motion import BoxMotion
-from streamer.video.outputs import SYNC
+from streamer.video.outputs import ViewId
 from streamer.video.pacing import PacedFrame
 from tests.support.viewing import Ears, Role, Truth, view_config
 
@@ -61,24 +61,23 @@ class Answers:
 class Watched(View):
     """A view that keeps what it draws."""
 
-    def __init__(self, worker: Worker, name: str) -> None:
-        super().__init__(worker, name)
+    def __init__(self, worker: Worker, view_id: ViewId) -> None:
+        super().__init__(worker, view_id)
         self.drawings: list[Drawing] = []
         self.answers = Answers()
 
-    def hear(self, event: ResultEvent) -> None:
+    def on_result(self, event: ResultEvent) -> None:
         super().on_result(event)
         self.answers.add(event)
 
-    def drawn(self, due: PacedFrame, now: float) -> Image:
-        image = super().drawn(due, now)
-        shown = due.shown
-        if shown is not None and not due.is_repeat and shown.pts is not None and self.answers.answers:
-            overlay = self.overlays.at(shown.id, shown.pts, now)
+    def show(self, paced: PacedFrame, now: float) -> None:
+        super().show(paced, now)
+        frame = paced.frame
+        if frame is not None and not paced.is_repeat and frame.pts is not None and self.answers.answers:
+            overlay = self.renderer.overlays.at(frame.id, frame.pts, now)
             boxes = [box for layer in overlay.layers for box in layer.boxes]
-            velocity, held = self.answers.motion.at(shown.pts), self.answers.held(shown.pts)
-            self.drawings.append(Drawing(shown.id, shown.pts, boxes, velocity, held))
-        return image
+            velocity, held = self.answers.motion.at(frame.pts), self.answers.held(frame.pts)
+            self.drawings.append(Drawing(frame.id, frame.pts, boxes, velocity, held))
 
 
 def overlap(boxes: list[Box], pts: float) -> list[float]:
@@ -133,12 +132,12 @@ def truth(seconds: float) -> dict[str, Any]:
 def watch(runtime: Path, stream: str, sync: bool, seconds: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         agent = config({"kind": "mp4", "path": folder, "sync": sync, "stream": stream, "segment": "1h"}, stream=stream)
-        name = stream + SYNC if sync else stream
-        with Watched(worker(agent, runtime, name), name) as view:
+        view_id = ViewId(stream, sync)
+        with Watched(worker(agent, runtime, str(view_id)), view_id) as view:
             turn_until(view, lambda: len(view.answers.answers) >= 3, 120)
             view.drawings.clear()
             turn_until(view, lambda: False, seconds)
-        fps, _ = rate_and_gap(Path(folder), name)
+        fps, _ = rate_and_gap(Path(folder), str(view_id))
     own = [one for one in view.drawings if tuple(one.frame) in view.answers.asked]
     return {
         "frames": len(view.drawings),

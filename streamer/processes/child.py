@@ -19,7 +19,7 @@ from typing import Any
 
 from streamer.core.backoff import Backoff
 from streamer.processes.heartbeat import STARTING_S, Heartbeat, dump_file, heartbeat_file
-from streamer.video.outputs import stream_of
+from streamer.video.outputs import ViewId
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class Child:
     @property
     def about(self) -> str | None:
         """The stream that it works for alone."""
-        return None if self.stream is None or self.role == "push" else stream_of(self.stream)
+        return None if self.stream is None or self.role == "push" else ViewId.parse(self.stream).stream
 
     def start(self, assignment: Mapping[str, Any], runtime: Path) -> None:
         """Spawn it and tell it its job through a pipe that stays open: the pipe's end tells it of our death."""

@@ -1,8 +1,8 @@
-"""The pusher of one RTSP output: takes the view's encoded pictures and sends them to a server that records or relays.
+"""The push process of one RTSP output: receives the view's encoded frames and sends them to an RTSP server.
 
-Writing to a receiver that is frozen blocks inside libav for ever, once the kernel's buffers are full, and nothing there
-ends it. So this process does nothing else. A second thread looks whether the receiver still works (`flow.py`) and tells
-the parent when it does not; the first one gives signs of life. In both cases the process is replaced.
+Once the kernel's buffers are full, writing to a frozen receiver blocks inside libav without limit, so this process does
+nothing else. The parent restarts it when the main thread's heartbeat stops, or when a second thread reports that the
+receiver is stuck (`video/rtsp_watchdog.py`).
 """
 
 from __future__ import annotations
@@ -29,15 +29,18 @@ from streamer.video.rtsp_watchdog import ReceiverWatchdog, probe_receiver
 log = logging.getLogger(__name__)
 
 TICK_MS = 250
-WATCH_S = 0.25
+"""Longest sleep of the main thread."""
+WATCH_INTERVAL_S = 0.25
 RTSP_PORT = 554
-STEADY_S = 10.0
-"""A connection that held for so long makes up for the failures before it."""
+"""Default port of RTSP."""
+STABLE_S = 10.0
+"""A connection that lasted this long resets the backoff."""
 
 
 def run(worker: Worker) -> None:
-    """Push until asked to stop."""
-    (output,) = (one for one in worker.config.outputs if isinstance(one, RtspPush) and one.label == worker.stream)
+    """Push frames until a stop is requested."""
+    pushes = [output for output in worker.config.outputs if isinstance(output, RtspPush)]
+    (output,) = (output for output in pushes if output.label == worker.stream)
     with EventClient(worker.runtime, f"push-{output.label}") as events:
         push = Push(worker, output, events)
         threading.Thread(target=push.watch, name="receiver", daemon=True).start()
@@ -49,17 +52,17 @@ def run(worker: Worker) -> None:
 
 
 class Push:
-    """One output, connected or not."""
+    """One push output, connected or not."""
 
     def __init__(self, worker: Worker, output: RtspPush, events: EventClient) -> None:
         self.worker, self.output, self.events = worker, output, events
         self.reader = PacketReader(worker.runtime, output.label)
         self.muxer: Muxer | None = None
         self.watchdog: ReceiverWatchdog | None = None
-        self.encode: str | None = None
-        """Which of the view's encodes the receiver was told of."""
-        self.begin = 0
-        self.connected = 0.0
+        self.encoder_run: str | None = None
+        """Encoder run whose parameters the receiver has; see `PacketReader`."""
+        self.start_pts = 0
+        self.connected_at = 0.0
         self.backoff = ReconnectBackoff()
         self.state: str | None = None
         self.retry_at = 0.0
@@ -68,72 +71,73 @@ class Push:
             self.poller.register(readable, zmq.POLLIN)
 
     def poll_once(self) -> None:
-        """Wait for pictures and hand them on."""
+        """Wait for frames and send them."""
         self.worker.heartbeat.beat()
         self.poller.poll(TICK_MS)
-        while not self.worker.stopping and (coded := self.next()) is not None:
+        while not self.worker.stopping and (encoded := self.receive()) is not None:
             self.worker.heartbeat.beat()
-            self.push(coded)
+            self.push(encoded)
         self.events.receive()
         self.events.resend()
 
     def watch(self) -> None:
-        """Tell the parent when the receiver is stuck; in a thread of its own, for the other one may be too."""
+        """Report a stuck receiver to the parent. Runs in its own thread: the main one may be blocked in libav."""
         while True:
-            time.sleep(WATCH_S)
-            flow = self.watchdog
-            if flow is not None and (reason := flow.stuck(time.monotonic())) is not None:
+            time.sleep(WATCH_INTERVAL_S)
+            watchdog = self.watchdog
+            if watchdog is not None and (reason := watchdog.stuck_reason(time.monotonic())) is not None:
                 self.worker.report("stuck", reason=reason)
 
-    def next(self) -> EncodedFrame | None:
+    def receive(self) -> EncodedFrame | None:
         try:
             return self.reader.receive()
         except WireError as error:
-            log.warning("dropped: %s", error)
+            log.warning("frame dropped: %s", error)
             return None
 
-    def push(self, coded: EncodedFrame) -> None:
+    def push(self, encoded: EncodedFrame) -> None:
         now = time.monotonic()
         try:
-            if coded.key and self.reader.encode != self.encode:
-                self.close()  # the view began anew, perhaps in another size: so does the session
+            if encoded.key and self.reader.encoder_run != self.encoder_run:
+                self.close()  # a new encoder, perhaps another frame size: start a new session
             if self.muxer is None:
-                if not coded.key or now < self.retry_at:
+                if not encoded.key or now < self.retry_at:
                     return
-                self.connect(coded)
+                self.connect(encoded)
             assert self.muxer is not None
-            self.muxer.mux(coded, self.begin)
+            self.muxer.mux(encoded, self.start_pts)
             if self.watchdog is None:
-                self.watchdog = ReceiverWatchdog()  # libav has connected with the first picture
-            self.watchdog.ask(now)
+                self.watchdog = ReceiverWatchdog()  # libav connects with the first frame
+            self.watchdog.send_request(now)
         except (av.FFmpegError, OSError) as error:
-            self.lost(error)
+            self.on_failure(error)
             return
         if self.state != "up":
-            log.info("connected")
+            log.info("output %s up", self.output.label)
             self.publish_state("up")
-        if now - self.connected > STEADY_S:
+        if now - self.connected_at > STABLE_S:
             self.backoff.reset()
 
-    def connect(self, coded: EncodedFrame) -> None:
-        """A key picture begins with its parameters: all that the receiver is told beforehand is read from it."""
+    def connect(self, encoded: EncodedFrame) -> None:
+        """Open a session. `encoded` is a key frame; the session's parameters are read from its SPS and PPS."""
         address = urlsplit(self.output.url.reveal())
         if address.scheme == "rtsp":
             probe_receiver(address.hostname or "", address.port or RTSP_PORT)
             self.worker.heartbeat.beat()
-        with av.open(io.BytesIO(coded.data), format="h264") as header:
+        with av.open(io.BytesIO(encoded.data), format="h264") as header:
             self.muxer = Muxer(self.output.url.reveal(), "rtsp", {"rtsp_transport": "tcp"}, header.streams.video[0])
-        self.encode, self.begin, self.connected = self.reader.encode, coded.dts, time.monotonic()
+        self.encoder_run, self.start_pts = self.reader.encoder_run, encoded.dts
+        self.connected_at = time.monotonic()
 
-    def lost(self, error: Exception) -> None:
+    def on_failure(self, error: Exception) -> None:
         self.close()
-        wait = self.backoff.next_delay(time.monotonic(), isinstance(error, av.HTTPUnauthorizedError))
-        self.retry_at = time.monotonic() + wait
+        delay = self.backoff.next_delay(time.monotonic(), isinstance(error, av.HTTPUnauthorizedError))
+        self.retry_at = time.monotonic() + delay
         if self.state != "down":
-            # Not str(error): that holds the URL.
+            # Not str(error), which contains the URL.
             reason = getattr(error, "strerror", None) or type(error).__name__
-            log.warning("lost the receiver: %s", reason)
-            self.publish_state("down", reason, wait)
+            log.warning("output %s down: %s", self.output.label, reason)
+            self.publish_state("down", reason, delay)
 
     def publish_state(self, state: str, reason: str | None = None, retry_in: float | None = None) -> None:
         self.state = state
@@ -145,5 +149,5 @@ class Push:
             try:
                 muxer.close()
             except (av.FFmpegError, OSError) as error:
-                log.debug("the receiver was gone before the goodbye: %s", type(error).__name__)
+                log.debug("session end failed: %s", type(error).__name__)
             self.watchdog = None

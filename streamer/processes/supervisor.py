@@ -97,7 +97,7 @@ class Supervisor:
         self.log_level, self.log_format = log_level, log_format
         captures = [Child("capture", stream) for stream in config.streams]
         pages = [Child("web", None)] if config.web else []
-        views = [Child("view", view) for view in outputs_by_view(config.outputs)]
+        views = [Child("view", str(view)) for view in outputs_by_view(config.outputs)]
         pushes = [Child("push", output.label) for output in config.outputs if isinstance(output, RtspPush)]
         self.children = [Child("emit", None), *captures, Child("infer", None), *views, *pushes, *pages]
         self.selector = selectors.DefaultSelector()

@@ -1,6 +1,6 @@
-"""Where boxes are between two answers: they go on as they went, and fade when nothing confirms them. Pure.
+"""Extrapolates and interpolates boxes between answers, and fades them when no answer confirms them. Pure.
 
-Times are seconds of one clock, the frames' own.
+Times are media seconds of the frames. The motion detector of tasks with `when: motion` is `capture/motion_gate.py`.
 """
 
 from __future__ import annotations
@@ -15,34 +15,35 @@ from streamer.types import Box
 Vector = tuple[float, float, float, float]
 
 SMOOTHING_S = 0.4
-"""Time constant of the velocity's mean: answers that come fast are averaged, rare ones are believed."""
-MAX_DISTANCE = 1.5
-"""Intervals for which a box goes on after the answer that it comes from; then it stands still."""
-FRESH, GONE = 2.0, 5.0
-"""Intervals after which a box begins to fade, and after which it is no longer shown."""
-KEPT = 64
-"""Answers."""
-_STILL: Vector = (0.0, 0.0, 0.0, 0.0)
+"""Time constant of the velocity's mean: frequent answers are averaged, rare ones are taken as they are."""
+MAX_EXTRAPOLATION = 1.5
+"""Intervals after its answer for which a box moves on; then it stops."""
+FRESH_INTERVALS, GONE_INTERVALS = 2.0, 5.0
+"""Intervals after which a box starts to fade, and after which it is no longer boxes."""
+MAX_KEYFRAMES = 64
+"""Answers that are kept."""
+_ZERO: Vector = (0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class MovingBox:
-    """A box as one answer had it, with its velocity in fractions of the frame per second."""
+    """A box of one answer, with its velocity in fractions of the frame per second."""
 
     box: Box
-    velocity: Vector = _STILL
+    velocity: Vector = _ZERO
     step: Vector | None = None
-    """Mean velocity since the answer before."""
-    since: float = 0.0
-    """Seconds since the answer before."""
+    """Mean velocity since the previous answer."""
+    step_s: float = 0.0
+    """Seconds since the previous answer."""
 
     def after(self, seconds: float) -> Box:
+        """Return the extrapolated box."""
         return _moved(self.box, _scaled(self.velocity, seconds))
 
 
 @dataclass(frozen=True, slots=True)
 class Keyframe:
-    """One answer and its moment."""
+    """The boxes of one answer and the time of its frame."""
 
     at: float
     boxes: tuple[MovingBox, ...]
@@ -52,101 +53,99 @@ class BoxMotion:
     """The boxes of one task over time."""
 
     def __init__(self, interval: float = 1.0) -> None:
-        """`interval`: seconds expected between two answers, until they have shown it themselves."""
+        """`interval`: expected seconds between two answers; then measured."""
         self.interval = interval
-        self._answers: deque[Keyframe] = deque(maxlen=KEPT)
-
-    def clear(self) -> None:
-        """A new connection: nothing of the old one is where it was."""
-        self._answers.clear()
+        self._keyframes: deque[Keyframe] = deque(maxlen=MAX_KEYFRAMES)
 
     def add(self, at: float, boxes: Sequence[Box]) -> None:
-        """An answer about the frame of that moment. One that is not newer than the last is ignored."""
-        last = self._answers[-1] if self._answers else None
+        """Add an answer about the frame of time `at`. It is ignored unless it is newer than the last one."""
+        last = self._keyframes[-1] if self._keyframes else None
         if last is None:
-            self._answers.append(Keyframe(at, tuple(MovingBox(box) for box in boxes)))
+            self._keyframes.append(Keyframe(at, tuple(MovingBox(box) for box in boxes)))
         elif at > last.at:
             self.interval += 0.3 * (min(at - last.at, 10 * self.interval) - self.interval)
-            self._answers.append(Keyframe(at, tuple(_follow(box, last, at) for box in boxes)))
+            self._keyframes.append(Keyframe(at, tuple(_moving(box, last, at) for box in boxes)))
 
     def strength(self, time: float) -> float:
-        """How much an overlay of this task is worth at `time`: 1 fresh … 0 gone."""
-        before = self._around(time)[0]
+        """Return the opacity of this task's overlay at `time`: 1 while fresh, 0 once gone."""
+        before = self._surrounding(time)[0]
         age = math.inf if before is None else (time - before.at) / self.interval
-        return min(1.0, max(0.0, (GONE - age) / (GONE - FRESH)))
+        return min(1.0, max(0.0, (GONE_INTERVALS - age) / (GONE_INTERVALS - FRESH_INTERVALS)))
 
     def before(self, time: float) -> Keyframe | None:
-        """The newest answer about that moment or an earlier one."""
-        return self._around(time)[0]
+        """Return the newest answer about a frame of `time` or earlier."""
+        return self._surrounding(time)[0]
 
     def at(self, time: float, places: Sequence[Box | None] = ()) -> list[Box]:
-        """The boxes of that moment: between two answers where both are known, else as the last one went on.
+        """Return the boxes at `time`: interpolated between two answers if both are known, else extrapolated.
 
-        `places`: where the boxes of `before(time)` have been seen, in their order, None for those that have not.
+        `places`: boxes of `before(time)` as found in the image, in their order; None where not found.
         """
-        before, after = self._around(time)
+        before, after = self._surrounding(time)
         if before is None:
             return []
-        seen = dict(enumerate(places))
+        found = dict(enumerate(places))
         if after is not None:
-            return _between(before, after, time, seen)
-        seconds = min(time - before.at, MAX_DISTANCE * self.interval)
-        return [seen.get(number) or moving.after(seconds) for number, moving in enumerate(before.boxes)]
+            return _between(before, after, time, found)
+        seconds = min(time - before.at, MAX_EXTRAPOLATION * self.interval)
+        return [found.get(number) or moving.after(seconds) for number, moving in enumerate(before.boxes)]
 
-    def _around(self, time: float) -> tuple[Keyframe | None, Keyframe | None]:
+    def _surrounding(self, time: float) -> tuple[Keyframe | None, Keyframe | None]:
+        """Return the answers before and after `time`."""
         before = after = None
-        for answer in reversed(self._answers):
-            if answer.at <= time + 1e-6:
-                before = answer
+        for keyframe in reversed(self._keyframes):
+            if keyframe.at <= time + 1e-6:
+                before = keyframe
                 break
-            after = answer
+            after = keyframe
         return before, after
 
 
-def _follow(box: Box, last: Keyframe, at: float) -> MovingBox:
-    """A box with the velocity that it has shown since the answer before."""
+def _moving(box: Box, last: Keyframe, at: float) -> MovingBox:
+    """Return the box with its velocity, from the same object in the previous answer."""
     earlier = _earlier(box, last)
     if earlier is None:
         return MovingBox(box)
     seconds = at - last.at
-    step = _scaled(_way(earlier.box, box), 1 / seconds)
+    step = _scaled(_displacement(earlier.box, box), 1 / seconds)
     if earlier.step is None:
         return MovingBox(box, step, step, seconds)
-    # The mean velocity of a step is that of its middle; what changed between two middles goes on to the step's end.
-    now = _mixed(earlier.step, step, 1 + seconds / (seconds + earlier.since))
-    velocity = _mixed(earlier.velocity, now, 1 - math.exp(-seconds / SMOOTHING_S))
+    # A step's mean velocity is that at its middle. Extrapolate the change between two middles to the end of the step.
+    now = _interpolate(earlier.step, step, 1 + seconds / (seconds + earlier.step_s))
+    velocity = _interpolate(earlier.velocity, now, 1 - math.exp(-seconds / SMOOTHING_S))
     return MovingBox(box, velocity, step, seconds)
 
 
 def _earlier(box: Box, last: Keyframe) -> MovingBox | None:
-    """The same object in the answer before. An id begins with the second sight, so it may have had none then."""
+    """Return the same object in the previous answer, where it may have no id: ids start at the second detection."""
     if box.track is None:
         return None
     for moving in last.boxes:
         if moving.box.track == box.track:
             return moving
-    nameless = [moving for moving in last.boxes if moving.box.track is None and moving.box.label == box.label]
-    return min(nameless, key=lambda moving: _distance(moving.box, box), default=None)
+    untracked = [moving for moving in last.boxes if moving.box.track is None and moving.box.label == box.label]
+    return min(untracked, key=lambda moving: _distance(moving.box, box), default=None)
 
 
-def _between(before: Keyframe, after: Keyframe, time: float, seen: Mapping[int, Box | None]) -> list[Box]:
+def _between(before: Keyframe, after: Keyframe, time: float, found: Mapping[int, Box | None]) -> list[Box]:
+    """Return the boxes between two answers. A box that only one of them has is shown in its half of the time."""
     share = (time - before.at) / (after.at - before.at)
-    shown = []
+    boxes = []
     partners = {id(earlier): moving for moving in after.boxes if (earlier := _earlier(moving.box, before)) is not None}
     for number, earlier in enumerate(before.boxes):
         later = partners.get(id(earlier))
-        place = seen.get(number)
+        place = found.get(number)
         if later is not None:
-            way = _scaled(_way(earlier.box, later.box), share)
-            shown.append(replace(place or _moved(earlier.box, way), track=later.box.track))
+            shift = _scaled(_displacement(earlier.box, later.box), share)
+            boxes.append(replace(place or _moved(earlier.box, shift), track=later.box.track))
         elif share < 0.5:
-            shown.append(place or earlier.after(time - before.at))
+            boxes.append(place or earlier.after(time - before.at))
     if share >= 0.5:
-        shown.extend(moving.box for moving in after.boxes if _earlier(moving.box, before) is None)
-    return shown
+        boxes.extend(moving.box for moving in after.boxes if _earlier(moving.box, before) is None)
+    return boxes
 
 
-def _way(start: Box, end: Box) -> Vector:
+def _displacement(start: Box, end: Box) -> Vector:
     return end.x0 - start.x0, end.y0 - start.y0, end.x1 - start.x1, end.y1 - start.y1
 
 
@@ -155,14 +154,14 @@ def _scaled(vector: Vector, factor: float) -> Vector:
     return x0 * factor, y0 * factor, x1 * factor, y1 * factor
 
 
-def _mixed(a: Vector, b: Vector, share: float) -> Vector:
-    """From `a` so much of the way to `b`; beyond it when `share` is above 1."""
-    x0, y0, x1, y1 = (one + share * (other - one) for one, other in zip(a, b, strict=True))
+def _interpolate(a: Vector, b: Vector, share: float) -> Vector:
+    """Return the vector at `share` of the way from `a` to `b`; above 1 it extrapolates."""
+    x0, y0, x1, y1 = (start + share * (end - start) for start, end in zip(a, b, strict=True))
     return x0, y0, x1, y1
 
 
-def _moved(box: Box, way: Vector) -> Box:
-    x0, y0, x1, y1 = way
+def _moved(box: Box, shift: Vector) -> Box:
+    x0, y0, x1, y1 = shift
     return replace(box, x0=box.x0 + x0, y0=box.y0 + y0, x1=box.x1 + x1, y1=box.y1 + y1)
 
 

@@ -1,4 +1,4 @@
-"""Draws answers onto pictures, with the annotators of `supervision` that are fast enough for every frame."""
+"""Draws overlays on images, with those annotators of `supervision` that are fast enough for every frame."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Corners = npt.NDArray[np.int32]
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 WHITE, YELLOW = (255, 255, 255), (60, 220, 255)
 MAX_LINES = 4
-"""Of all captions together."""
+"""Lines of all captions together."""
 COLOURS = sv.ColorPalette.DEFAULT
 
 
 class Painter:
-    """Everything sized for pictures of one size. Draws in place, on uint8 (height, width, 3) BGR."""
+    """Draws on images of one size, in place: uint8, shape (height, width, 3), BGR."""
 
     def __init__(self, width: int, height: int, zones: Iterable[Zone] = ()) -> None:
         self.size = width, height
@@ -39,7 +39,7 @@ class Painter:
         )
 
     def draw(self, image: Image, overlay: Overlay, at: float) -> None:
-        """`at`: unix second of the picture, shown in its corner."""
+        """Draw zones, overlay and time. `at`: unix second of the frame's capture."""
         for name, corners in self._zones:
             self._zone(image, name, corners)
         for layer in overlay.layers:
@@ -50,21 +50,21 @@ class Painter:
                 self._layer(faded, layer)
                 cv2.addWeighted(faded, layer.strength, image, 1 - layer.strength, 0, dst=image)
         self._captions(image, overlay.captions)
-        self._corner(image, f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S %Z}", overlay.note)
+        self._header(image, at, overlay.note)
 
-    def lost(self, image: Image, words: str, at: float) -> None:
-        """Grey out a picture that is no longer true, and say so."""
+    def draw_lost(self, image: Image, message: str, at: float) -> None:
+        """Grey out an outdated image and write `message` over it. `at`: unix second now."""
         grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
         cv2.convertScaleAbs(grey, dst=image, alpha=0.45)
         width, height = self.size
         scale = 2 * self._scale
-        (wide, high), _ = cv2.getTextSize(words, FONT, scale, 2 * self._thick)
+        (wide, high), _ = cv2.getTextSize(message, FONT, scale, 2 * self._thick)
         place = max(0, (width - wide) // 2), (height + high) // 2
-        cv2.putText(image, words, place, FONT, scale, WHITE, 2 * self._thick, cv2.LINE_AA)
-        self._corner(image, f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S %Z}", None)
+        cv2.putText(image, message, place, FONT, scale, WHITE, 2 * self._thick, cv2.LINE_AA)
+        self._header(image, at, None)
 
     def _zone(self, image: Image, name: str, corners: Corners) -> None:
-        """A thin outline, and the name at its upper left corner."""
+        """Draw a thin outline, and the name at its upper left corner."""
         cv2.polylines(image, [corners], True, WHITE, self._thick, cv2.LINE_AA)
         scale = 0.8 * self._scale
         (wide, high), _ = cv2.getTextSize(name, FONT, scale, self._thick)
@@ -80,9 +80,9 @@ class Painter:
             sv.draw_polygon(image, corners, COLOURS.by_idx(_colour(outline.label)), self._line)
         if layer.boxes:
             self._boxes.annotate(image, self._detections(layer.boxes))
-        labelled = [*layer.boxes, *map(_around, layer.outlines)]
+        labelled = [*layer.boxes, *map(_bounding_box, layer.outlines)]
         if labelled:
-            self._labels.annotate(image, self._detections(labelled), [_words(box) for box in labelled])
+            self._labels.annotate(image, self._detections(labelled), [_label_text(box) for box in labelled])
 
     def _detections(self, boxes: Sequence[Box]) -> sv.Detections:
         corners = np.array([(box.x0, box.y0, box.x1, box.y1) for box in boxes])
@@ -90,7 +90,7 @@ class Painter:
         return sv.Detections(xyxy=pixels, class_id=np.array([_colour(box.label) for box in boxes]))
 
     def _captions(self, image: Image, captions: Sequence[str]) -> None:
-        """At the bottom, wrapped, on a darkened band."""
+        """Write the captions at the bottom, wrapped, on a darkened band."""
         if not captions:
             return
         width, height = self.size
@@ -106,15 +106,15 @@ class Painter:
             place = self._pad, top + step * (number + 1) - self._pad // 2
             cv2.putText(image, line, place, FONT, self._scale, WHITE, self._thick, cv2.LINE_AA)
 
-    def _corner(self, image: Image, time: str, note: str | None) -> None:
-        """The time at the top left, and the note beside it."""
-        x = 0
-        for words, colour in ((time, WHITE), (note, YELLOW)):
-            if words:
-                (wide, high), _ = cv2.getTextSize(words, FONT, self._scale, self._thick)
+    def _header(self, image: Image, at: float, note: str | None) -> None:
+        """Write the time at the top left, and the note beside it."""
+        x, time = 0, f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S %Z}"
+        for text, colour in ((time, WHITE), (note, YELLOW)):
+            if text:
+                (wide, high), _ = cv2.getTextSize(text, FONT, self._scale, self._thick)
                 self._darken(image[: high + 2 * self._pad, x : x + wide + 2 * self._pad])
                 place = x + self._pad, high + self._pad
-                cv2.putText(image, words, place, FONT, self._scale, colour, self._thick, cv2.LINE_AA)
+                cv2.putText(image, text, place, FONT, self._scale, colour, self._thick, cv2.LINE_AA)
                 x += wide + 2 * self._pad
 
     def _darken(self, part: Image) -> None:
@@ -122,36 +122,36 @@ class Painter:
 
 
 def wrap(text: str, width: int, scale: float, thick: int = 1) -> list[str]:
-    """`text` in lines of at most `width` pixels, broken between words, and within one that is longer than a line."""
+    """Split `text` into lines of at most `width` pixels, between words, or within a word longer than a line."""
     lines = [""]
     for word in " ".join(text.split()).split(" "):
         longer = f"{lines[-1]} {word}".strip()
-        if _wide(longer, scale, thick) <= width:
+        if _text_width(longer, scale, thick) <= width:
             lines[-1] = longer
             continue
         if lines[-1]:
             lines.append("")
         for letter in word:
-            if lines[-1] and _wide(lines[-1] + letter, scale, thick) > width:
+            if lines[-1] and _text_width(lines[-1] + letter, scale, thick) > width:
                 lines.append("")
             lines[-1] += letter
     return [line for line in lines if line]
 
 
-def _wide(text: str, scale: float, thick: int) -> int:
+def _text_width(text: str, scale: float, thick: int) -> int:
     return int(cv2.getTextSize(text, FONT, scale, thick)[0][0])
 
 
-def _words(box: Box) -> str:
+def _label_text(box: Box) -> str:
     score = f" {box.score:.2f}" if box.score is not None else ""
     return f"{box.label or '?'}{score}"[:80]
 
 
 def _colour(label: str) -> int:
-    """The same for the same label, in every process and run."""
+    """Return the palette index of a label; the same in every process and run."""
     return zlib.crc32(label.encode()) % len(COLOURS.colors)
 
 
-def _around(outline: Outline) -> Box:
+def _bounding_box(outline: Outline) -> Box:
     xs, ys = zip(*outline.points, strict=True)
     return Box(min(xs), min(ys), max(xs), max(ys), outline.label, outline.score)

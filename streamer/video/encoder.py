@@ -1,4 +1,4 @@
-"""H.264, once for all outputs of a view."""
+"""H.264 encoder, one per view, shared by all its outputs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from av.video.stream import VideoStream
 
 from streamer.core.errors import ConfigError
 from streamer.types import Image
-from streamer.video.outputs import EncodedFrame
-from streamer.video.outputs._base import CLOCK
+from streamer.video.outputs import CLOCK_HZ, EncodedFrame
 
-KEY_EVERY_S = 1.0
-"""Bounds how long a new viewer waits, and what a killed writer loses."""
+KEY_INTERVAL_S = 1.0
+"""Interval of key frames. It limits the wait of a new viewer and the loss when a writer is killed."""
 _GLOBAL_HEADER = 1 << 22
-OPTIONS = {
+"""FFmpeg's AV_CODEC_FLAG_GLOBAL_HEADER: codec parameters in the header, not in each key frame."""
+ENCODER_OPTIONS = {
     "libx264": {
         "preset": "veryfast",
         "tune": "zerolatency",
@@ -27,40 +27,41 @@ OPTIONS = {
     },
     "h264_nvenc": {"preset": "p4", "tune": "ll", "rc": "vbr", "cq": "23", "forced-idr": "1", "g": "9999"},
 }
+"""FFmpeg options by encoder: low delay, constant quality, key frames only where `encode` requests them."""
 
 
 class Encoder:
-    """Pictures of one size in, H.264 out, without delay: no picture waits for a later one."""
+    """Encodes images of one size as H.264 without delay: no frame waits for a later one."""
 
-    def __init__(self, codec: str, width: int, height: int, rate: float) -> None:
-        """Even width and height. `rate`: pictures per second, about. Raises ConfigError when it cannot be opened."""
-        # A container that goes nowhere: it gives the stream that the real ones are made like.
+    def __init__(self, codec: str, width: int, height: int, fps: float) -> None:
+        """`width`, `height`: even. `fps`: approximate frame rate. Raises ConfigError when it cannot be opened."""
+        # A container without a file: only a container can create the stream that is the template for the real ones.
         self._container = av.open(os.devnull, "w", format="null")
-        nominal = Fraction(max(1, round(rate)))
+        nominal = Fraction(max(1, round(fps)))
         try:
-            stream = self._container.add_stream(codec, rate=nominal, options=OPTIONS.get(codec, {}))
+            stream = self._container.add_stream(codec, rate=nominal, options=ENCODER_OPTIONS.get(codec, {}))
             assert isinstance(stream, VideoStream)
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            stream.codec_context.time_base = stream.time_base = Fraction(1, CLOCK)
+            stream.codec_context.time_base = stream.time_base = Fraction(1, CLOCK_HZ)
             stream.codec_context.max_b_frames = 0
             stream.codec_context.flags |= _GLOBAL_HEADER
             self._container.start_encoding()
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise ConfigError(f"the encoder `{codec}` cannot be used here: {error}") from None
+            raise ConfigError(f"cannot open encoder `{codec}`: {error}") from None
         self.template: VideoStream = stream
-        """Says how the pictures are encoded, for containers."""
+        """Codec parameters, for the containers."""
         self.size = width, height
-        self._last = -1
+        self._last_pts = -1
         self._key_at = 0.0
 
     def encode(self, image: Image, at: float) -> list[EncodedFrame]:
-        """One picture, uint8 (height, width, 3) BGR, of second `at` of the output's clock, which always goes on."""
+        """Encode one image, uint8 (height, width, 3) BGR, shown at second `at` of the output's clock."""
         frame = av.VideoFrame.from_ndarray(image, format="bgr24")
-        frame.pts = self._last = max(self._last + 1, round(at * CLOCK))
-        frame.time_base = Fraction(1, CLOCK)
+        frame.pts = self._last_pts = max(self._last_pts + 1, round(at * CLOCK_HZ))
+        frame.time_base = Fraction(1, CLOCK_HZ)
         if at >= self._key_at:
             frame.pict_type = PictureType.I
-            self._key_at = max(self._key_at, at - KEY_EVERY_S) + KEY_EVERY_S
+            self._key_at = max(self._key_at, at - KEY_INTERVAL_S) + KEY_INTERVAL_S
         return [
             EncodedFrame(
                 bytes(packet),

@@ -1,6 +1,6 @@
-"""Where a view's pictures go: one H.264 encode shared by all that take it, and JPEG while somebody watches.
+"""Sends a view's images to its outputs: one H.264 encoder shared by all, and JPEG while a client is connected.
 
-An output that fails says so, is left alone for a while and opened again; the others never notice.
+A failing output is reported, closed, and opened again after a delay. The other outputs are not affected.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import zmq
 
 from streamer.bus.event_channel import EventClient
 from streamer.core.backoff import ReconnectBackoff
+from streamer.core.ipc import drain
 from streamer.events.build import output_event
 from streamer.types import Image
 from streamer.video.encoder import Encoder
@@ -22,17 +23,18 @@ from streamer.video.outputs.mjpeg import jpeg_endpoint
 
 log = logging.getLogger(__name__)
 
-JPEG = [cv2.IMWRITE_JPEG_QUALITY, 80]
+JPEG_OPTIONS = [cv2.IMWRITE_JPEG_QUALITY, 80]
 MAX_QUEUED_JPEGS = 4
+"""Images that wait for a slow subscriber; further ones are dropped."""
 
 
 class FanOut:
-    """The outputs of one view that take H.264."""
+    """All outputs of one view."""
 
     def __init__(
         self, agent: str, outputs: Iterable[OutputSettings], context: OutputContext, events: EventClient
     ) -> None:
-        """`outputs`: of this view; those that take no H.264 are ignored."""
+        """`outputs`: the outputs of this view."""
         encoded = [output for output in outputs if isinstance(output, H264Settings)]
         self._codec = encoded[0].encoder if encoded else H264Settings.DEFAULT_ENCODER
         self._encoder: Encoder | None = None
@@ -41,103 +43,110 @@ class FanOut:
             for output in encoded
             if (writer := output.writer(context)) is not None
         ]
+        self._jpegs = JpegPublisher(context)
+        self.socket = self._jpegs.socket
+        """To poll for reading; then call `has_viewers`."""
 
-    @property
-    def any(self) -> bool:
-        """Somebody takes pictures, always."""
-        return bool(self._outputs)
+    def has_viewers(self) -> bool:
+        """Return whether anything takes images now. H.264 outputs always do."""
+        self._jpegs.receive()
+        return bool(self._outputs) or self._jpegs.has_subscribers
 
-    def write(self, image: Image, at: float, rate: float) -> None:
-        """One picture of second `at`, of any even size: with another one a new encode begins, and every output with it.
+    def write(self, image: Image, at: float, fps: float) -> None:
+        """Send one image of any even size, shown at second `at`. A new size starts a new encoder and new outputs.
 
-        Raises ConfigError when it cannot be encoded.
+        Raises ConfigError when the encoder cannot be opened.
         """
-        if not self._outputs:
-            return
+        if self._outputs:
+            self._write_h264(image, at, fps)
+        self._jpegs.send(image)
+
+    def close(self) -> None:
+        for output in self._outputs:
+            output.close()
+        if self._encoder is not None:
+            self._encoder.close()
+        self._jpegs.close()
+
+    def _write_h264(self, image: Image, at: float, fps: float) -> None:
         height, width = image.shape[:2]
         if self._encoder is None or self._encoder.size != (width, height):
             if self._encoder is not None:
                 self._encoder.close()
-            self._encoder = Encoder(self._codec, width, height, rate)
-        for coded in self._encoder.encode(image, at):
-            for branch in self._outputs:
-                branch.write(coded, self._encoder)
-
-    def close(self) -> None:
-        for branch in self._outputs:
-            branch.close()
-        if self._encoder is not None:
-            self._encoder.close()
+            self._encoder = Encoder(self._codec, width, height, fps)
+        for encoded in self._encoder.encode(image, at):
+            for output in self._outputs:
+                output.write(encoded, self._encoder)
 
 
 class _Output:
-    """One output, and what became of it."""
+    """One H.264 output and its state."""
 
     def __init__(self, agent: str, label: str, writer: Writer, events: EventClient) -> None:
         self._agent, self._label, self._writer, self._events = agent, label, writer, events
         self._backoff = ReconnectBackoff()
         self._encoder: Encoder | None = None
-        """Whose pictures it was opened for."""
-        self._failed = False
+        """The encoder that the writer was opened for; None while it is closed."""
+        self._is_down = False
         self._retry_at = 0.0
 
-    def write(self, coded: EncodedFrame, encoder: Encoder) -> None:
+    def write(self, encoded: EncodedFrame, encoder: Encoder) -> None:
         try:
             if self._encoder is not encoder:
-                if not coded.key or time.monotonic() < self._retry_at:
+                if not encoded.key or time.monotonic() < self._retry_at:
                     return
                 self._writer.open(encoder.template)
                 self._encoder = encoder
-            self._writer.write(coded)
-        except OSError as error:  # PyAV's errors from the disk are OSErrors too
-            self._fail(error)
+            self._writer.write(encoded)
+        except OSError as error:  # PyAV's disk errors are OSErrors too
+            self._on_failure(error)
         else:
-            self._works()
+            self._on_success()
 
     def close(self) -> None:
         self._encoder = None
         try:
             self._writer.close()
         except OSError as error:
-            log.warning("output %s did not end well: %s", self._label, error)
+            log.warning("output %s: close failed: %s", self._label, error)
 
-    def _fail(self, error: OSError) -> None:
+    def _on_failure(self, error: OSError) -> None:
         self.close()
-        wait = self._backoff.next_delay(time.monotonic())
-        self._retry_at = time.monotonic() + wait
-        if not self._failed:
+        delay = self._backoff.next_delay(time.monotonic())
+        self._retry_at = time.monotonic() + delay
+        if not self._is_down:
             reason = error.strerror or str(error)
-            log.error("output %s failed: %s", self._label, reason)
-            self._events.send(output_event(self._agent, self._label, "down", reason, wait), None)
-        self._failed = True
+            log.error("output %s down: %s", self._label, reason)
+            self._events.send(output_event(self._agent, self._label, "down", reason, delay), None)
+        self._is_down = True
 
-    def _works(self) -> None:
-        if self._failed:
-            log.info("output %s works again", self._label)
+    def _on_success(self) -> None:
+        if self._is_down:
+            log.info("output %s up", self._label)
             self._events.send(output_event(self._agent, self._label, "up"), None)
             self._backoff.reset()
-        self._failed = False
+        self._is_down = False
 
 
 class JpegPublisher:
-    """JPEG pictures for whoever subscribes; a subscriber that is slow misses some."""
+    """Publishes JPEG images while there are subscribers. A slow subscriber misses images."""
 
     def __init__(self, context: OutputContext) -> None:
-        self.watched = False
+        self.has_subscribers = False
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.XPUB)
-        """To poll for reading; then call `listen`."""
+        """To poll for reading; then call `receive`."""
         self.socket.set(zmq.LINGER, 0)
         self.socket.set(zmq.SNDHWM, MAX_QUEUED_JPEGS)
         self.socket.bind(jpeg_endpoint(context.runtime, context.view))
 
-    def listen(self) -> None:
-        """Whether there are subscribers: XPUB tells of the first and of the end of the last."""
-        while self.socket.poll(0):
-            self.watched = self.socket.recv()[:1] == b"\x01"
+    def receive(self) -> None:
+        """Update `has_subscribers`: XPUB reports the first subscription and the end of the last one."""
+        for parts in drain(self.socket):
+            self.has_subscribers = parts[0][:1] == b"\x01"
 
     def send(self, image: Image) -> None:
-        if self.watched:
-            _, data = cv2.imencode(".jpg", image, JPEG)
+        if self.has_subscribers:
+            _, data = cv2.imencode(".jpg", image, JPEG_OPTIONS)
             self.socket.send_multipart([b"jpeg", data.tobytes()])
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What is to be drawn over a picture: the newest answers of all tasks of a stream, moved to its moment."""
+"""Collects the newest answers of a stream's tasks and returns the overlay for a frame, with boxes moved to its time."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from datetime import datetime
 from streamer.events.schema import EventPoints, ResultEvent
 from streamer.types import Box, FrameId, Image, Point
 from streamer.video.box_follower import TemplateFollower
-from streamer.video.box_motion import GONE, BoxMotion
+from streamer.video.box_motion import GONE_INTERVALS, BoxMotion
 
 ANSWERED = ("ok", "empty", "unchanged")
+"""Outcomes that count as an answer."""
 OLD_S = 3.0
-OLD = 2.5
-"""Answers are old after this many seconds, and after so many intervals of the task that is asked most often."""
+OLD_INTERVALS = 2.5
+"""The newest answer is old after this many seconds and this many intervals of the most frequent task."""
 MIN_CAPTION_S = 5.0
-"""Text needs reading: it stays for so long, however often its task is asked."""
+"""Shortest display time of a caption, so that it can be read, whatever its task's interval."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """A polygon, or the corners around a piece of text."""
+    """A polygon, or the four corners of a text."""
 
     label: str
     score: float | None
@@ -30,79 +31,85 @@ class Outline:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What one task has to show."""
+    """The boxes and outlines of one task."""
 
     boxes: tuple[Box, ...]
     outlines: tuple[Outline, ...]
     strength: float
-    """1 fresh … 0 gone."""
+    """Opacity: 1 for a fresh answer, 0 for one that is no longer shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
+    """Everything to draw on one frame."""
+
     layers: tuple[Layer, ...] = ()
     captions: tuple[str, ...] = ()
     note: str | None = None
-    """How old the newest answer is, when it is old."""
+    """Age of the newest answer, when it is old."""
 
 
 @dataclass(slots=True)
-class _Task:
+class _TaskState:
+    """The newest answer of one task."""
+
     motion: BoxMotion
     at: float = 0.0
+    """Media time of the answer's frame."""
     outlines: tuple[Outline, ...] = ()
     text: str | None = None
 
 
-def moment(epoch: int, pts: float | None, captured_at: float) -> float:
-    """A frame's second in its connection; media time where there is one."""
+def media_time(epoch: int, pts: float | None, captured_at: float) -> float:
+    """Return a frame's seconds since its epoch began: its media time, or the capture time if the source has none."""
     return captured_at - epoch / 1000 if pts is None else pts
 
 
 @dataclass(slots=True)
 class Overlays:
-    """The answers of one stream so far."""
+    """The answers of one stream. Media times are seconds since the epoch began."""
 
     intervals: Mapping[str, float]
-    """Seconds between two answers, by task name."""
-    expected: float | None
-    """Of the task that is asked most often at all hours; None when there is none: then silence says nothing."""
+    """Expected seconds between two answers, by task name."""
+    shortest: float | None
+    """Interval of the most frequent task that runs all day. None: there is none, so no answer is ever overdue."""
     since: float
-    """Monotonic second from which on an answer is waited for."""
+    """Monotonic second since which an answer is expected."""
     _epoch: int = 0
-    _answered: float | None = None
-    _tasks: dict[str, _Task] = field(default_factory=dict)
+    _answered_at: float | None = None
+    """Monotonic second of the newest answer."""
+    _tasks: dict[str, _TaskState] = field(default_factory=dict)
     _follower: TemplateFollower = field(default_factory=TemplateFollower)
 
-    def replan(self, intervals: Mapping[str, float], expected: float | None, now: float) -> None:
-        """Other tasks from monotonic second `now` on: what only the old ones had to show is gone."""
-        self.intervals, self.expected, self.since, self._answered = intervals, expected, now, None
+    def set_tasks(self, intervals: Mapping[str, float], shortest: float | None, now: float) -> None:
+        """Replace the tasks at monotonic second `now`. Answers of removed tasks are no longer shown."""
+        self.intervals, self.shortest, self.since, self._answered_at = intervals, shortest, now, None
         self._tasks = {name: task for name, task in self._tasks.items() if name in intervals}
 
     def add(self, event: ResultEvent, now: float) -> None:
-        """One more result, at monotonic second `now`."""
+        """Add a result that arrived at monotonic second `now`."""
         data = event.data
         if data.outcome not in ANSWERED or data.epoch < self._epoch:
             return
-        self._begin(data.epoch)
-        self._answered = now
+        self._set_epoch(data.epoch)
+        self._answered_at = now
         if data.result is None:
             return
-        task = self._tasks.setdefault(data.name, _Task(BoxMotion(self.intervals.get(data.name, 1.0))))
+        task = self._tasks.setdefault(data.name, _TaskState(BoxMotion(self.intervals.get(data.name, 1.0))))
         captured_at = datetime.fromisoformat(event.time).timestamp()
-        task.at = moment(data.epoch, data.frame.pts, captured_at)
+        task.at = media_time(data.epoch, data.frame.pts, captured_at)
         task.motion.add(task.at, [Box(*box.box, box.label, box.score, box.track) for box in data.result.boxes])
         task.outlines = tuple(map(_outline, (*data.result.polygons, *data.result.quads)))
         task.text = data.result.text
 
-    def see(self, frame: FrameId, at: float, image: Image) -> None:
-        """The picture that `at` will be asked about next."""
-        self._begin(frame.epoch)
-        self._follower.see(at, image)
+    def add_image(self, frame: FrameId, at: float, image: Image) -> None:
+        """Add a frame's image at media time `at`, so that boxes can be followed to it. Call before `at`."""
+        self._set_epoch(frame.epoch)
+        self._follower.add_image(at, image)
 
     def at(self, frame: FrameId, at: float, now: float) -> Overlay:
-        """What to draw on that frame, of that moment, when it is shown at monotonic second `now`."""
-        self._begin(frame.epoch)
+        """Return the overlay of a frame of media time `at`, shown at monotonic second `now`."""
+        self._set_epoch(frame.epoch)
         layers, captions = [], []
         for name, task in self._tasks.items():
             strength = task.motion.strength(at)
@@ -110,27 +117,27 @@ class Overlays:
             outlines = task.outlines if strength and task.at <= at + 1e-6 else ()
             if boxes or outlines:
                 layers.append(Layer(tuple(boxes), outlines, strength))
-            elif task.text and at - task.at <= max(MIN_CAPTION_S, GONE * task.motion.interval):
+            elif task.text and at - task.at <= max(MIN_CAPTION_S, GONE_INTERVALS * task.motion.interval):
                 captions.append(task.text if len(self.intervals) == 1 else f"{name}: {task.text}")
         return Overlay(tuple(layers), tuple(captions), self.note(now))
 
     def _boxes(self, name: str, motion: BoxMotion, at: float) -> list[Box]:
-        """Where they are seen in the picture; those that are not, where their velocity brings them."""
+        """Return the boxes where they were found in the image, or else where their velocity moves them."""
         before = motion.before(at)
         return [] if before is None else motion.at(at, self._follower.places(name, before))
 
     def note(self, now: float) -> str | None:
-        """How old the newest answer is, when that is worth saying."""
-        if self.expected is None:
+        """Return the age of the newest answer as text, when it is old."""
+        if self.shortest is None:
             return None
-        limit = max(OLD_S, OLD * self.expected)
-        if self._answered is None:
+        limit = max(OLD_S, OLD_INTERVALS * self.shortest)
+        if self._answered_at is None:
             return f"no answer for {now - self.since:.0f} s" if now - self.since > limit else None
-        age = now - self._answered
+        age = now - self._answered_at
         return f"last answer {age:.0f} s ago" if age > limit else None
 
-    def _begin(self, epoch: int) -> None:
-        """A new connection: what was seen in the old one is no longer there."""
+    def _set_epoch(self, epoch: int) -> None:
+        """Forget the answers of an older connection: its objects are no longer there."""
         if epoch > self._epoch:
             self._epoch = epoch
             self._tasks.clear()

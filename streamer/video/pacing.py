@@ -1,6 +1,7 @@
-"""Which picture a view shows when: each as it comes (or so much later), and the last one again when none comes. Pure.
+"""Decides when a view shows which frame. Pure: the clock is passed in.
 
-Times are monotonic seconds.
+A frame is shown when it arrives, or after a fixed delay. While no frame arrives, the last one is repeated, so that the
+output's clock never stops. Times are monotonic seconds.
 """
 
 from __future__ import annotations
@@ -10,104 +11,119 @@ from dataclasses import dataclass
 
 from streamer.types import FrameId, Image
 
-GAP_S = 0.2
-GAP = 3.0
-"""Seconds, and intervals of the camera, without a picture, after which the last one is shown again."""
-LOST_S, LOST_MOST_S = 2.0, 60.0
-"""Seconds without a picture after which the camera counts as lost; slow ones have `LOST` of their intervals,
-but no more than the last."""
-LOST = 5.0
-SLOWEST_S, FASTEST_S = 1.0, 1 / 120
-"""A lost camera's picture is repeated as often as it came, within these."""
-START_S = 1.0
+MIN_GAP_S = 0.2
+GAP_INTERVALS = 3.0
+"""The last frame is repeated after this many seconds and this many camera intervals without a frame."""
+MIN_LOST_S, MAX_LOST_S = 2.0, 60.0
+LOST_INTERVALS = 5.0
+"""The camera counts as lost after `LOST_INTERVALS` of its intervals, at least and at most so many seconds."""
+MAX_INTERVAL_S, MIN_INTERVAL_S = 1.0, 1 / 120
+"""Limits of the interval at which a lost camera's frame is repeated."""
+FIRST_REPEAT_S = 1.0
+"""Seconds from the start to the first output while no frame has ever arrived."""
 MAX_BYTES = 512 << 20
-"""Of pictures that wait for their delay to pass."""
+"""Bytes of frames that wait for their delay. Beyond it the oldest are dropped."""
+SYNC_START_S, SYNC_MARGIN_S, MAX_SYNC_S = 1.0, 0.15, 10.0
+"""Delay of a synchronised view: at the start, its margin over the slowest answer so far, and its maximum."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueuedFrame:
-    """A picture on its way to the viewers."""
+    """A frame of the camera that waits to be shown."""
 
     id: FrameId
     captured_at: float
+    """Unix seconds."""
     captured_mono: float
     pts: float | None
+    """Media time in seconds, if the source has one."""
     image: Image
 
 
 @dataclass(frozen=True, slots=True)
 class PacedFrame:
-    shown: QueuedFrame | None
-    """None: no picture has ever come."""
+    """The frame to show now."""
+
+    frame: QueuedFrame | None
+    """None: the camera has sent no frame yet."""
     at: float
-    """Its second in the output."""
+    """Time on the output's clock; strictly increasing."""
     is_repeat: bool
-    lost: float | None = None
-    """Seconds since the last picture, when the camera counts as lost."""
+    lost_s: float | None = None
+    """Seconds since the camera's last frame, when the camera counts as lost."""
 
 
 class FramePacer:
-    """The pictures of one view, in the order they are shown."""
+    """Orders one view's frames in time."""
 
     def __init__(self, now: float, delay: float = 0.0) -> None:
-        """`delay`: seconds after its capture that a picture is shown; 0: at once."""
+        """`delay`: seconds from capture to display."""
         self.delay = delay
         self.interval = 0.04
-        """Seconds between two pictures of the output: as of the camera, within `FASTEST_S` and `SLOWEST_S`."""
-        self._gap = 0.04
-        """Seconds between two pictures of the camera, measured."""
-        self._waiting: deque[QueuedFrame] = deque()
-        self._last: QueuedFrame | None = None
-        self._came: QueuedFrame | None = None
+        """Seconds between two frames of the output: the camera's interval within the limits."""
+        self._camera_interval = 0.04
+        """Seconds between two frames of the camera, measured."""
+        self._queue: deque[QueuedFrame] = deque()
+        self._last_shown: QueuedFrame | None = None
+        self._newest: QueuedFrame | None = None
         self._at = now
-        self._since = now
-        self._intervals = 0
-        self._repeats = False
+        self._idle_since = now
+        """Start, or the last `resume`: counts as the last frame while the camera has sent none."""
+        self._measured = 0
+        """Number of measured camera intervals."""
+        self._is_repeating = False
 
-    def put(self, shown: QueuedFrame) -> None:
-        """The camera's newest picture."""
-        if self._came is not None and self._came.id.epoch == shown.id.epoch:
-            pictures = shown.id.seq - self._came.id.seq
-            interval = (shown.captured_mono - self._came.captured_mono) / max(1, pictures)
-            self._intervals += 1
-            self._gap += max(0.05, 1 / self._intervals) * (interval - self._gap)
-            self.interval = min(SLOWEST_S, max(FASTEST_S, self._gap))
-        self._came = shown
-        self._waiting.append(shown)
-        while len(self._waiting) * shown.image.nbytes > MAX_BYTES:
-            self._waiting.popleft()
+    def put(self, frame: QueuedFrame) -> None:
+        """Add the camera's newest frame."""
+        if self._newest is not None and self._newest.id.epoch == frame.id.epoch:
+            frames = frame.id.seq - self._newest.id.seq
+            interval = (frame.captured_mono - self._newest.captured_mono) / max(1, frames)
+            self._measured += 1
+            self._camera_interval += max(0.05, 1 / self._measured) * (interval - self._camera_interval)
+            self.interval = min(MAX_INTERVAL_S, max(MIN_INTERVAL_S, self._camera_interval))
+        self._newest = frame
+        self._queue.append(frame)
+        while len(self._queue) * frame.image.nbytes > MAX_BYTES:
+            self._queue.popleft()
+
+    def observe_latency(self, seconds: float) -> None:
+        """Extend the delay so that answers this late still meet their own frame. It never becomes shorter."""
+        self.delay = max(self.delay, min(seconds + SYNC_MARGIN_S, MAX_SYNC_S))
 
     def resume(self, now: float) -> None:
-        """Nobody looked until now: what was not shown is not missing."""
-        self._at = self._since = now
-        self._repeats = False
+        """Restart the output's clock after a time without viewers. The frames of that time are not missing."""
+        self._at = self._idle_since = now
+        self._is_repeating = False
 
     def take(self, now: float) -> PacedFrame | None:
-        """What is to be shown now, if anything. Of several pictures whose time has come, the newest."""
-        ready = None
-        while self._waiting and self._waiting[0].captured_mono + self.delay <= now:
-            ready = self._waiting.popleft()
-        if ready is not None:
-            self._last, self._since, self._repeats = ready, ready.captured_mono + self.delay, False
-            self._at = max(self._at + 0.001, ready.captured_mono + self.delay)
-            return PacedFrame(ready, self._at, is_repeat=False)
+        """Return the frame to show now, or None. Of several due frames only the newest is returned."""
+        due = None
+        while self._queue and self._queue[0].captured_mono + self.delay <= now:
+            due = self._queue.popleft()
+        if due is not None:
+            self._last_shown, self._is_repeating = due, False
+            self._at = max(self._at + 0.001, due.captured_mono + self.delay)
+            return PacedFrame(due, self._at, is_repeat=False)
         if now < self._next_repeat():
             return None
-        self._at = max(self._next_repeat(), now - self.interval)  # keeps the beat, unless it fell behind
-        self._repeats = True
-        silent = now - (self._came.captured_mono if self._came else self._since)
-        lost = silent if silent - self.delay > min(LOST_MOST_S, max(LOST_S, LOST * self._gap)) else None
-        return PacedFrame(self._last, self._at, is_repeat=True, lost=lost)
+        self._at = max(self._next_repeat(), now - self.interval)  # a constant rate, unless the view fell behind
+        self._is_repeating = True
+        silent_s = now - (self._newest.captured_mono if self._newest else self._idle_since)
+        limit = min(MAX_LOST_S, max(MIN_LOST_S, LOST_INTERVALS * self._camera_interval))
+        lost_s = silent_s if silent_s - self.delay > limit else None
+        return PacedFrame(self._last_shown, self._at, is_repeat=True, lost_s=lost_s)
 
     def next_at(self) -> float:
-        """When `take` has something again, should no picture come."""
-        return min([self._next_repeat(), *(shown.captured_mono + self.delay for shown in list(self._waiting)[:1])])
+        """Return the time of the next output if no further frame arrives."""
+        repeat = self._next_repeat()
+        return min(repeat, self._queue[0].captured_mono + self.delay) if self._queue else repeat
 
     @property
-    def empty(self) -> bool:
-        return not self._waiting
+    def is_empty(self) -> bool:
+        return not self._queue
 
     def _next_repeat(self) -> float:
-        if self._repeats:
+        if self._is_repeating:
             return self._at + self.interval
-        return self._at + (START_S if self._last is None else max(GAP_S, GAP * self.interval))
+        gap = FIRST_REPEAT_S if self._last_shown is None else max(MIN_GAP_S, GAP_INTERVALS * self.interval)
+        return self._at + gap

@@ -1,8 +1,8 @@
-"""Whether the receiver at the other end of this process' TCP connection still works; libav made it and hides it.
+"""Detects an RTSP receiver that no longer works, over the TCP connection that libav made and does not expose.
 
-There are two signs, for neither is enough. What is sent may wait and not be taken: but the system over there takes some
-seconds of video for a program that is frozen, and minutes of a scene in which little moves. So the program is also
-asked something that every RTSP server answers, OPTIONS; one that never did is not judged by that.
+Two signs are needed. Sent data that is not acknowledged is one, but the receiving host's kernel buffers seconds of
+video for a frozen program, and minutes of a still scene. So the watchdog also sends OPTIONS requests, which every RTSP
+server answers. A receiver that never answered them is judged by the first sign only.
 """
 
 from __future__ import annotations
@@ -17,85 +17,104 @@ import struct
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
-PROBE_S = 3.0
-STILL_S = 4.0
-ASK_S = 1.0
-SURE = 3
-"""Questions in a row that were followed by something before the next one; reports come more rarely."""
-_ACKED_AND_RECEIVED = 120
-"""Of struct tcp_info, where tcpi_bytes_acked and tcpi_bytes_received stand."""
+PROBE_TIMEOUT_S = 3.0
+STUCK_S = 4.0
+"""Seconds without progress after which the receiver counts as stuck."""
+REQUEST_INTERVAL_S = 1.0
+"""Interval of OPTIONS requests."""
+MIN_RESPONSES = 3
+"""Requests in a row that a response followed, before silence counts. RTCP reports come too, but more rarely."""
+_FIRST_CSEQ = 90_001
+"""Sequence number of the first request, far above those of libav's own requests."""
+_BYTES_ACKED_OFFSET = 120
+"""Offset of tcpi_bytes_acked and tcpi_bytes_received in struct tcp_info."""
 
 
 def probe_receiver(host: str, port: int) -> None:
-    """Ask whether somebody is there, before libav does and waits for ever. Raises OSError."""
+    """Check that an RTSP server responds; libav would wait without limit for one that does not. Raises OSError."""
     try:
-        with socket.create_connection((host, port), PROBE_S) as connection:
-            connection.sendall(_question(1))
+        with socket.create_connection((host, port), PROBE_TIMEOUT_S) as connection:
+            connection.sendall(_options_request(1))
             if not connection.recv(1):
-                raise ConnectionResetError(errno.ECONNRESET, "the receiver hung up")
+                raise ConnectionResetError(errno.ECONNRESET, "the receiver closed the connection")
     except TimeoutError:
-        raise TimeoutError(errno.ETIMEDOUT, f"the receiver does not answer within {PROBE_S:g} s") from None
+        message = f"the receiver does not respond within {PROBE_TIMEOUT_S:g} s"
+        raise TimeoutError(errno.ETIMEDOUT, message) from None
 
 
 class ReceiverWatchdog:
-    """One connection. `ask` is for the thread that writes, `stuck` for another one, since the first may be blocked."""
+    """Watches one connection. The writing thread calls `send_request`; another one calls `stuck_reason`.
+
+    Two threads, because the writing thread may itself be blocked.
+    """
 
     def __init__(self) -> None:
         self._acked = -1
-        self._moved_at = 0.0
-        self._ask_at = 0.0
-        self._asked = 0
-        self._asked_at: float | None = None
-        """When the question was put that has no answer yet."""
-        self._received_then = -1
-        self._answered = 0
+        self._progress_at = 0.0
+        self._request_at = 0.0
+        """Time of the next request."""
+        self._cseq = _FIRST_CSEQ
+        self._pending_since: float | None = None
+        """Time of the newest request, None before the first one."""
+        self._received_before = -1
+        """Bytes received when the newest request was sent."""
+        self._responses = 0
+        """Requests in a row that a response followed."""
 
-    def ask(self, now: float) -> None:
-        """Put a question between two pictures, once in `ASK_S`."""
-        if now < self._ask_at:
+    def send_request(self, now: float) -> None:
+        """Send OPTIONS between two frames, once per `REQUEST_INTERVAL_S`."""
+        if now < self._request_at:
             return
-        self._ask_at = now + ASK_S
-        with _connection() as connection:
+        self._request_at = now + REQUEST_INTERVAL_S
+        with _tcp_connection() as connection:
             if connection is None or not select.select([], [connection], [], 0)[1]:
-                return  # no room: that which waits tells enough
-            received = _told(connection)[2]
-            if self._asked_at is not None:
-                if received != self._received_then:
-                    self._answered += 1
-                elif self._answered >= SURE:
+                return  # the send buffer is full: unacknowledged data is sign enough
+            received = _tcp_counters(connection).received
+            if self._pending_since is not None:
+                if received != self._received_before:
+                    self._responses += 1
+                elif self._responses >= MIN_RESPONSES:
                     return
                 else:
-                    self._answered = 0
-            self._asked += 1
-            self._asked_at, self._received_then = now, received
-            # Numbers that libav's own questions never have.
-            connection.send(_question(90_000 + self._asked), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                    self._responses = 0
+            self._pending_since, self._received_before = now, received
+            connection.send(_options_request(self._cseq), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            self._cseq += 1
 
-    def stuck(self, now: float) -> str | None:
-        """What the receiver has not done for `STILL_S`, if it is so. To be called several times in a second."""
-        with _connection() as connection:
+    def stuck_reason(self, now: float) -> str | None:
+        """Return why the receiver counts as stuck, or None. To be called several times a second."""
+        with _tcp_connection() as connection:
             if connection is None:
                 return None
-            waiting, acked, received = _told(connection)
-        if not waiting or acked != self._acked:
-            self._acked, self._moved_at = acked, now
-        if now - self._moved_at > STILL_S:
-            return f"the receiver has taken nothing for {STILL_S:g} s"
-        is_silent = self._answered >= SURE and received == self._received_then
-        if is_silent and self._asked_at is not None and now - self._asked_at > STILL_S:
-            return f"the receiver has answered nothing for {STILL_S:g} s"
+            counters = _tcp_counters(connection)
+        if not counters.unacked or counters.acked != self._acked:
+            self._acked, self._progress_at = counters.acked, now
+        if now - self._progress_at > STUCK_S:
+            return f"the receiver has acknowledged nothing for {STUCK_S:g} s"
+        is_silent = self._responses >= MIN_RESPONSES and counters.received == self._received_before
+        if is_silent and self._pending_since is not None and now - self._pending_since > STUCK_S:
+            return f"the receiver has not responded for {STUCK_S:g} s"
         return None
 
 
-def _question(number: int) -> bytes:
-    return f"OPTIONS * RTSP/1.0\r\nCSeq: {number}\r\n\r\n".encode()
+class _TcpCounters(NamedTuple):
+    """Bytes of one connection."""
+
+    unacked: int
+    acked: int
+    received: int
+
+
+def _options_request(cseq: int) -> bytes:
+    return f"OPTIONS * RTSP/1.0\r\nCSeq: {cseq}\r\n\r\n".encode()
 
 
 @contextmanager
-def _connection() -> Iterator[socket.socket | None]:
-    """A second handle of the connection, for now; None when there is none. Kept longer it would keep it open."""
-    found = _find()
+def _tcp_connection() -> Iterator[socket.socket | None]:
+    """Yield a duplicate of the process' TCP socket, or None. Closed at once: kept, it would keep the connection."""
+    found = _find_tcp_socket()
     try:
         yield found
     finally:
@@ -103,7 +122,7 @@ def _connection() -> Iterator[socket.socket | None]:
             found.close()
 
 
-def _find() -> socket.socket | None:
+def _find_tcp_socket() -> socket.socket | None:
     for name in os.listdir("/proc/self/fd"):
         try:
             if stat.S_ISSOCK(os.stat(int(name)).st_mode):
@@ -116,10 +135,7 @@ def _find() -> socket.socket | None:
     return None
 
 
-def _told(connection: socket.socket) -> tuple[int, int, int]:
-    """Bytes that wait to be taken, that were taken, and that came."""
-    (waiting,) = struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0" * 4))
-    acked, received = struct.unpack_from(
-        "QQ", connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192), _ACKED_AND_RECEIVED
-    )
-    return waiting, acked, received
+def _tcp_counters(connection: socket.socket) -> _TcpCounters:
+    (unacked,) = struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0" * 4))
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
+    return _TcpCounters(unacked, *struct.unpack_from("QQ", info, _BYTES_ACKED_OFFSET))

@@ -170,7 +170,7 @@ def _add_pictures(app: FastAPI, site: Site) -> None:
 
     @app.get("/hls/{view}/{file}")
     def hls(view: str, file: str) -> Response:
-        folder = hls_folder(site.runtime, site.view(view, "hls").name)
+        folder = hls_folder(site.runtime, site.view(view, "hls").id)
         kind = next((kind for pattern, kind in HLS_TYPES.items() if re.fullmatch(pattern, file, re.ASCII)), None)
         content = _content(folder / file) if kind is not None else None
         if content is None:

@@ -17,6 +17,7 @@ import zmq
 import zmq.asyncio
 from fastapi.responses import StreamingResponse
 
+from streamer.video.outputs import ViewId
 from streamer.video.outputs.mjpeg import jpeg_endpoint
 
 TOPIC = b"jpeg"
@@ -108,7 +109,7 @@ class JpegHub:
             yield None
             return
         if view not in self._feeds:
-            self._feeds[view] = JpegFeed(self._context, jpeg_endpoint(self._runtime, view))
+            self._feeds[view] = JpegFeed(self._context, jpeg_endpoint(self._runtime, ViewId.parse(view)))
         feed = self._feeds[view]
         self.watchers[view] += 1
         try:

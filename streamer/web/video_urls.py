@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from streamer.config.model import Config
-from streamer.video.outputs import outputs_by_view, stream_of
+from streamer.video.outputs import ViewId, outputs_by_view
 
 ADDRESSES = {"mjpeg": "/live/{}.mjpeg", "hls": "/hls/{}/index.m3u8"}
 """By kind of output, the best first."""
@@ -16,10 +16,17 @@ ADDRESSES = {"mjpeg": "/live/{}.mjpeg", "hls": "/hls/{}/index.m3u8"}
 class View:
     """One drawing of a stream; its name stands in sockets, folders and addresses."""
 
-    name: str
-    stream: str
+    id: ViewId
     kinds: frozenset[str]
-    """Of `ADDRESSES`."""
+    """Kinds of output in `ADDRESSES`."""
+
+    @property
+    def name(self) -> str:
+        return str(self.id)
+
+    @property
+    def stream(self) -> str:
+        return self.id.stream
 
     def live(self) -> list[dict[str, str]]:
         """Kind and address of each way to see it."""
@@ -32,8 +39,8 @@ class View:
 
 def views_of(config: Config) -> Mapping[str, View]:
     """The views that have something to serve, by name."""
-    kinds = {
-        name: frozenset(output.kind for output in outputs) & ADDRESSES.keys()
-        for name, outputs in outputs_by_view(config.outputs).items()
-    }
-    return {name: View(name, stream_of(name), frozenset(found)) for name, found in kinds.items() if found}
+    views = [
+        View(view_id, frozenset(output.kind for output in outputs) & frozenset(ADDRESSES))
+        for view_id, outputs in outputs_by_view(config.outputs).items()
+    ]
+    return {view.name: view for view in views if view.kinds}

@@ -19,7 +19,7 @@ from streamer.bus.frame_client import FrameRequest
 from streamer.capture.sources import Rtsp, _av
 from streamer.core.errors import SourceLost
 from streamer.types import Frame
-from streamer.video.pacing import LOST_MOST_S, LOST_S, SLOWEST_S
+from streamer.video.pacing import MAX_INTERVAL_S, MAX_LOST_S, MIN_LOST_S
 from streamer.web.monitor.capture_poller import STALLED_S, CameraState, CapturePoller
 from tests.support.agents import until
 from tests.support.capturing import STREAM, CaptureThread, Consumer
@@ -201,11 +201,11 @@ def test_what_never_shows_a_picture_is_given_up(tmp_path: Path, monkeypatch: pyt
 def test_a_view_of_a_slow_camera_is_not_lost_between_its_pictures(fps: float) -> None:
     line, found = fed(5 / fps, fps)
     _, second, *_ = (index for index, due in enumerate(found) if not due.is_repeat)
-    assert not any(due.lost for due in found[second:]), "after two pictures its rate is known"
-    assert line.interval == SLOWEST_S, "and the last one is shown every second"
+    assert not any(due.lost_s for due in found[second:]), "after two pictures its rate is known"
+    assert line.interval == MAX_INTERVAL_S, "and the last one is shown every second"
     after = play(line, 5 / fps, 5 / fps + 70, step=0.25)
-    lost = next(due for due in after if due.lost is not None)
-    assert lost.lost == pytest.approx(min(LOST_MOST_S, max(LOST_S, 5 / fps)), abs=SLOWEST_S + 0.3)
+    lost = next(due for due in after if due.lost_s is not None)
+    assert lost.lost_s == pytest.approx(min(MAX_LOST_S, max(MIN_LOST_S, 5 / fps)), abs=MAX_INTERVAL_S + 0.3)
 
 
 @pytest.mark.parametrize(("interval", "limit"), [(None, 3), (0.04, 3), (10.0, 30), (60.0, 60)])

@@ -15,12 +15,13 @@ import pytest
 
 from streamer.cli.demo_score import match
 from streamer.config.model import from_mapping
-from streamer.processes.view import CARD, View
+from streamer.processes.view import View
 from streamer.processes.worker import Worker
 from streamer.toyworld.world import World
 from streamer.types import Box, FrameId, Image
-from streamer.video.outputs import SYNC
+from streamer.video.outputs import ViewId
 from streamer.video.pacing import PacedFrame
+from streamer.video.renderer import CARD_SIZE
 from tests.support.agents import until
 from tests.support.capturing import STREAM
 from tests.support.clips import write_clip
@@ -189,7 +190,7 @@ def test_outputs_take_the_cameras_size_and_follow_it(tmp_path: Path) -> None:
                 ears.wait("output.up")
                 until(lambda: pushed_size(receiver) == (width, height), 15, "it is pushed so")
 
-            everywhere(*CARD, 1)
+            everywhere(*CARD_SIZE, 1)
             assert picture(reader.next())[330:390].max() > 200, "it says what is the matter"
             assert reader.rate(2) > 20
             with wide:
@@ -199,7 +200,7 @@ def test_outputs_take_the_cameras_size_and_follow_it(tmp_path: Path) -> None:
             assert [event.subject for event in ears.hear() if event.subject == "output.down"] == []
             assert view.end() == 0
         sizes = [(probe["width"], probe["height"]) for probe in map(ffprobe, files(folder))]
-    assert sizes == [CARD, (320, 180), (192, 256)]
+    assert sizes == [CARD_SIZE, (320, 180), (192, 256)]
 
 
 def pushed_size(receiver: RtspReceiver) -> tuple[int, int]:
@@ -210,30 +211,30 @@ def pushed_size(receiver: RtspReceiver) -> tuple[int, int]:
 class Watched(View):
     """A view that notes what it draws."""
 
-    def __init__(self, worker: Worker, name: str) -> None:
-        super().__init__(worker, name)
+    def __init__(self, worker: Worker, view_id: ViewId) -> None:
+        super().__init__(worker, view_id)
         self.drawings: list[tuple[FrameId, list[Box]]] = []
 
-    def drawn(self, due: PacedFrame, now: float) -> Image:
-        image = super().drawn(due, now)
-        if due.shown is not None and not due.is_repeat and due.shown.pts is not None:
-            overlay = self.overlays.at(due.shown.id, due.shown.pts, now)
-            self.drawings.append((due.shown.id, [box for layer in overlay.layers for box in layer.boxes]))
-        return image
+    def show(self, paced: PacedFrame, now: float) -> None:
+        super().show(paced, now)
+        frame = paced.frame
+        if frame is not None and not paced.is_repeat and frame.pts is not None:
+            overlay = self.renderer.overlays.at(frame.id, frame.pts, now)
+            self.drawings.append((frame.id, [box for layer in overlay.layers for box in layer.boxes]))
 
 
 @pytest.mark.parametrize(("sync", "late", "least"), [(False, 0.1, 0.75), (True, 1.4, 0.75)])
 def test_drawn_boxes_are_where_the_objects_are(tmp_path: Path, sync: bool, late: float, least: float) -> None:
     """Over all frames; and with `sync`, answers as late as 1.4 s still stand on the very frames they are about."""
-    name = f"{STREAM}{SYNC}" if sync else STREAM
+    view_id = ViewId(STREAM, sync)
     config = view_config({**MJPEG, "sync": sync})
     null = os.open(os.devnull, os.O_WRONLY)
     with (
         Ears(tmp_path),
         Role(tmp_path, config, "capture"),
         Truth(tmp_path, late=late) as truth,
-        Watched(Worker(from_mapping(config), tmp_path, tmp_path, name, null), name) as view,
-        JpegReader(tmp_path, name),
+        Watched(Worker(from_mapping(config), tmp_path, tmp_path, str(view_id), null), view_id) as view,
+        JpegReader(tmp_path, str(view_id)),
     ):
         deadline = time.monotonic() + 60
         while len(view.drawings) < 220 and time.monotonic() < deadline:

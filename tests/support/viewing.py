@@ -23,6 +23,7 @@ from streamer.events.schema import StatusEvent
 from streamer.inference.tracking import ObjectTracker
 from streamer.toyworld.world import World
 from streamer.types import Answer, Box, DueTask, Frame, Job, Result, Task
+from streamer.video.outputs import ViewId
 from streamer.video.outputs.mjpeg import jpeg_endpoint
 from tests.support.agents import until
 from tests.support.capturing import STREAM, Consumer
@@ -148,7 +149,7 @@ class JpegReader:
         self.socket.set(zmq.LINGER, 0)
         self.socket.set(zmq.RCVHWM, 4)
         self.socket.set(zmq.SUBSCRIBE, b"jpeg")
-        self.socket.connect(jpeg_endpoint(runtime, view))
+        self.socket.connect(jpeg_endpoint(runtime, ViewId.parse(view)))
 
     def __enter__(self) -> JpegReader:
         return self

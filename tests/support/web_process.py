@@ -27,6 +27,7 @@ from streamer.events.ledger import Ledger
 from streamer.events.schema import Event, ResultEvent
 from streamer.toyworld.world import World
 from streamer.types import Answer, Box
+from streamer.video.outputs import ViewId
 from streamer.video.outputs.mjpeg import jpeg_endpoint
 from tests.support.capturing import STREAM, CaptureProcess
 from tests.support.sample_events import result
@@ -135,7 +136,7 @@ class Publisher(threading.Thread):
         self._over = threading.Event()
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.XPUB)
         self._socket.set(zmq.LINGER, 0)
-        self._socket.bind(jpeg_endpoint(runtime, view))
+        self._socket.bind(jpeg_endpoint(runtime, ViewId.parse(view)))
 
     def run(self) -> None:
         scenes = [World(5).scene(number / self._fps) for number in range(8)]

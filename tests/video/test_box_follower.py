@@ -40,7 +40,7 @@ def answer(at: float, *boxes: Box) -> Keyframe:
 
 def watch(follower: TemplateFollower, start: float, end: float) -> None:
     for tick in range(round(start * 25), round(end * 25)):
-        follower.see(tick / 25, picture(tick / 25))
+        follower.add_image(tick / 25, picture(tick / 25))
 
 
 def test_a_late_answer_is_brought_to_the_present() -> None:
@@ -61,7 +61,7 @@ def test_what_is_gone_is_left_to_its_velocity() -> None:
     watch(follower, 0, 0.4)
     assert follower.places("objects", about) != [None]
     for tick in range(10, 20):
-        follower.see(tick / 25, np.array(BACK, np.uint8))
+        follower.add_image(tick / 25, np.array(BACK, np.uint8))
     assert follower.places("objects", about) == [None]
 
 
@@ -98,7 +98,7 @@ def test_a_box_full_of_still_background_is_left_to_its_velocity_once_that_knew_b
 
     for tick in range(150):
         at = tick / 25
-        follower.see(at, scene(at))
+        follower.add_image(at, scene(at))
         if tick % 10 == 0:
             left = (60 + 60 * at) / 640 - 0.15
             motion.add(at, [Box(left, 0.3, left + 0.31, 0.6, "ant", None, 1)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamer.types import Box
-from streamer.video.box_motion import FRESH, GONE, MAX_DISTANCE, BoxMotion
+from streamer.video.box_motion import FRESH_INTERVALS, GONE_INTERVALS, MAX_EXTRAPOLATION, BoxMotion
 
 
 def box(x: float, track: int | None = 1, label: str = "car") -> Box:
@@ -44,16 +44,18 @@ def test_a_box_stops_when_nothing_confirms_it() -> None:
     motion = BoxMotion(1.0)
     motion.add(0.0, [box(0.0)])
     motion.add(1.0, [box(0.1)])
-    assert lefts(motion.at(1.0 + MAX_DISTANCE)) == lefts(motion.at(90.0)) == [round(0.1 + 0.1 * MAX_DISTANCE, 6)]
+    assert (
+        lefts(motion.at(1.0 + MAX_EXTRAPOLATION)) == lefts(motion.at(90.0)) == [round(0.1 + 0.1 * MAX_EXTRAPOLATION, 6)]
+    )
 
 
 def test_it_fades() -> None:
     motion = BoxMotion(2.0)
     assert motion.strength(0.0) == 0
     motion.add(0.0, [box(0.0)])
-    assert motion.strength(2.0 * FRESH) == 1
-    assert motion.strength(FRESH + GONE) == pytest.approx(0.5)
-    assert motion.strength(2.0 * GONE) == 0
+    assert motion.strength(2.0 * FRESH_INTERVALS) == 1
+    assert motion.strength(FRESH_INTERVALS + GONE_INTERVALS) == pytest.approx(0.5)
+    assert motion.strength(2.0 * GONE_INTERVALS) == 0
 
 
 def test_the_interval_is_learned() -> None:
@@ -87,5 +89,3 @@ def test_late_and_old_answers_change_nothing() -> None:
     motion.add(1.0, [box(0.9)])
     assert motion.at(1.5) == []
     assert lefts(motion.at(2.0)) == [0.1]
-    motion.clear()
-    assert motion.at(2.0) == []

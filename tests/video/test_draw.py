@@ -122,7 +122,7 @@ def test_the_time_and_the_age_are_drawn() -> None:
 def test_a_lost_camera_is_grey() -> None:
     image = grey()
     image[100:200, 100:200] = 0, 0, 250
-    Painter(*SIZE).lost(image, "camera lost 12 s", AT)
+    Painter(*SIZE).draw_lost(image, "camera lost 12 s", AT)
     assert (image[150, 150] == image[150, 150, 0]).all()
     assert image[230:250].max() > 200  # the words
 
@@ -136,8 +136,8 @@ def event(at: float, answer: Answer, name: str = "objects", outcome: Outcome = "
     return result_event("home", result, "tiny")
 
 
-def overlays(*events: ResultEvent, expected: float | None = 1.0) -> Overlays:
-    made = Overlays({"objects": 1.0, "words": 1.0}, expected, 0.0)
+def overlays(*events: ResultEvent, shortest: float | None = 1.0) -> Overlays:
+    made = Overlays({"objects": 1.0, "words": 1.0}, shortest, 0.0)
     for one in events:
         made.add(one, one.data.frame.pts or 0.0)
     return made
@@ -162,10 +162,10 @@ def test_nothing_of_an_old_connection_is_shown() -> None:
 def test_a_task_that_is_gone_has_nothing_to_show_and_is_not_waited_for() -> None:
     made = overlays(event(5.0, CAR), event(5.0, CAR, "words"))
     assert made.note(25.0) == "last answer 20 s ago"
-    made.replan({"words": 60.0}, 60.0, 25.0)
+    made.set_tasks({"words": 60.0}, 60.0, 25.0)
     assert len(made.at(FrameId(EPOCH, 125), 5.0, 25.0).layers) == 1
     assert made.note(40.0) is None
-    made.replan({}, None, 40.0)
+    made.set_tasks({}, None, 40.0)
     assert made.at(FrameId(EPOCH, 125), 5.0, 40.0) == Overlay()
 
 
@@ -195,7 +195,7 @@ def test_the_age_of_the_newest_answer_is_told_when_it_is_old() -> None:
 
 
 def test_tasks_that_sleep_at_night_are_not_missed() -> None:
-    assert overlays(expected=None).note(9999.0) is None
+    assert overlays(shortest=None).note(9999.0) is None
 
 
 def test_an_answer_without_media_time_goes_by_the_clock() -> None:

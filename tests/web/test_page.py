@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from streamer.video.outputs import ViewId
 from streamer.video.outputs.hls import hls_folder
 from tests.support.agents import until
 from tests.support.capturing import STREAM
@@ -25,7 +26,7 @@ DESKTOP, PHONE = (1280, 800), (390, 844)
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    with Scene(tmp_path_factory.mktemp("p")) as scene, hls(hls_folder(scene.runtime, "cam1")):
+    with Scene(tmp_path_factory.mktemp("p")) as scene, hls(hls_folder(scene.runtime, ViewId("cam1"))):
         yield scene
 
 
@@ -107,7 +108,7 @@ def test_motion_jpeg_moves_on_the_page(browser: Browser, scene: Scene) -> None:
 
 
 def test_hls_plays_on_the_page(browser: Browser, scene: Scene) -> None:
-    until(lambda: (hls_folder(scene.runtime, "cam1") / "seg_00002.m4s").exists(), 10, "some segments")
+    until(lambda: (hls_folder(scene.runtime, ViewId("cam1")) / "seg_00002.m4s").exists(), 10, "some segments")
     with opened(browser, scene.web, "/#cam1") as page:
         page.get_by_role("button", name="HLS").click()
         page.wait_for_selector("video.there", timeout=15_000)

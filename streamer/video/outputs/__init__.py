@@ -1,4 +1,4 @@
-"""Where annotated video goes. A new kind is one file here and one line below."""
+"""Outputs of annotated video. A new kind is one file here, one import and one member of `OutputField`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Annotated
 from pydantic import Field
 
 from streamer.video.outputs._base import (
-    SYNC,
+    CLOCK_HZ,
     EncodedFrame,
     H264Settings,
     OutputContext,
     OutputSettings,
+    ViewId,
     Writer,
-    stream_of,
 )
 from streamer.video.outputs.hls import Hls
 from streamer.video.outputs.mjpeg import Mjpeg
@@ -22,7 +22,7 @@ from streamer.video.outputs.mp4 import Mp4
 from streamer.video.outputs.rtsp_push import RtspPush
 
 __all__ = [
-    "SYNC",
+    "CLOCK_HZ",
     "EncodedFrame",
     "H264Settings",
     "Hls",
@@ -32,18 +32,18 @@ __all__ = [
     "OutputField",
     "OutputSettings",
     "RtspPush",
+    "ViewId",
     "Writer",
     "outputs_by_view",
-    "stream_of",
 ]
 
 OutputField = Annotated[Mjpeg | Hls | Mp4 | RtspPush, Field(discriminator="kind")]
 """The settings of any output."""
 
 
-def outputs_by_view(outputs: Iterable[OutputSettings]) -> dict[str, list[OutputSettings]]:
-    """Views by name, each with what takes its pictures: one per stream, and one more for `sync: true`."""
-    views: dict[str, list[OutputSettings]] = {}
+def outputs_by_view(outputs: Iterable[OutputSettings]) -> dict[ViewId, list[OutputSettings]]:
+    """Group outputs by the view whose frames they take."""
+    views: dict[ViewId, list[OutputSettings]] = {}
     for output in outputs:
         views.setdefault(output.view, []).append(output)
     return views

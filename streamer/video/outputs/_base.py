@@ -1,4 +1,4 @@
-"""What a kind of output is given, and what it gives."""
+"""Interfaces and base settings that every kind of output shares."""
 
 from __future__ import annotations
 
@@ -12,81 +12,102 @@ from streamer.core.settings import Name, Settings
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
-CLOCK = 90_000
-"""Ticks per second of `EncodedFrame` times."""
-SYNC = "+sync"
-"""Ends the name of a view that delays its video; no stream's name can hold it."""
+CLOCK_HZ = 90_000
+"""Ticks per second of `EncodedFrame` times, the clock rate of H.264 in RTP and MPEG."""
+_SYNC = "+sync"
+"""Suffix of a synchronised view's name. A stream's name cannot contain `+`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ViewId:
+    """One annotated rendering of a stream. `str()` gives its name in URLs, sockets, folders and process names."""
+
+    stream: str
+    sync: bool = False
+    """The video is delayed so that each frame that the model saw carries its own boxes."""
+
+    def __str__(self) -> str:
+        return self.stream + _SYNC if self.sync else self.stream
+
+    @classmethod
+    def parse(cls, name: str) -> ViewId:
+        """Return the view with that name; the inverse of `str()`."""
+        return cls(name.removesuffix(_SYNC), name.endswith(_SYNC))
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedFrame:
-    """One H.264 picture in Annex B."""
+    """One H.264 frame in Annex B format."""
 
     data: bytes
     pts: int
-    """In ticks of 1/`CLOCK` s of the view's own clock, which always advances."""
+    """Presentation time in ticks of 1/`CLOCK_HZ` s of the view's own clock. Strictly increasing."""
     dts: int
+    """Decoding time in the same ticks."""
     key: bool
 
 
 class Writer(Protocol):
-    """Takes the pictures of one view, in its process. Any call may raise OSError: then it is opened again."""
+    """Writes the encoded frames of one view. Runs in the view process.
+
+    Any call may raise OSError; the caller then closes the writer and opens it again later.
+    """
 
     def open(self, template: VideoStream) -> None:
-        """Begin, or begin anew: from the next picture on, a key picture, they are encoded as `template` says."""
+        """Start, or start over. The next frame is a key frame, encoded with the parameters of `template`."""
 
-    def write(self, coded: EncodedFrame) -> None: ...
+    def write(self, encoded: EncodedFrame) -> None: ...
 
     def close(self) -> None:
-        """End in good order. Harmless when it is not open."""
+        """Finish the output. Does nothing when it is not open."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputContext:
-    """What an output may need of the process it runs in."""
+    """Process data that a writer may need."""
 
     runtime: Path
-    view: str
+    view: ViewId
 
 
 class OutputSettings(Settings):
     """A kind of output, as configured; its own factory."""
 
     SERVED: ClassVar[bool] = False
-    """Reaches its viewers through the web process, and nobody without it."""
+    """The web process serves it; without `web:` in the config nobody can watch it."""
 
     kind: str
     stream: Name
     """The stream that is shown."""
     sync: bool = False
-    """Delay the video so that each picture that the model saw carries its own boxes. Default: no delay."""
+    """Delay the video so that each frame that the model saw carries its own boxes. Default: no delay."""
     name: Name | None = None
-    """Name of the output in status events, unique. Default: such as `gate-mp4`."""
+    """Name of the output in status events, unique. Default: stream and kind, for example `gate-mp4`."""
 
     @property
     def label(self) -> str:
-        """Its name in events, process and socket names."""
+        """Name in events, process names and socket names."""
         return self.name or f"{self.stream}-{self.kind}{'-sync' if self.sync else ''}"
 
     @property
-    def view(self) -> str:
-        """The view whose pictures it takes."""
-        return self.stream + SYNC if self.sync else self.stream
+    def view(self) -> ViewId:
+        """The view whose frames this output takes."""
+        return ViewId(self.stream, self.sync)
 
     def check(self) -> None:
-        """Raise ConfigError when it is already clear that the output cannot work. Leaves no trace."""
+        """Raise ConfigError when the output cannot work. Called before anything starts; changes nothing."""
 
     def writer(self, context: OutputContext) -> Writer | None:
-        """What takes the view's H.264 pictures; None when the output needs none."""
+        """Return the writer for the view's H.264 frames, or None when the output needs none."""
         return None
 
 
 class H264Settings(OutputSettings):
-    """An output of encoded video. All outputs of one view share one encode."""
+    """An output of encoded video. All outputs of one view share one encoder."""
 
     DEFAULT_ENCODER: ClassVar[str] = "libx264"
     encoder: str = DEFAULT_ENCODER
-    """An H.264 encoder of FFmpeg, such as `libx264` or `h264_nvenc`; the same for all outputs of a view."""
+    """FFmpeg's name of an H.264 encoder, such as `libx264` or `h264_nvenc`; the same for all outputs of a view."""
 
     def check(self) -> None:
         from av.codec.codec import Codec, UnknownCodecError
@@ -96,9 +117,4 @@ class H264Settings(OutputSettings):
         except UnknownCodecError:
             raise ConfigError(f"output {self.label}: this FFmpeg has no encoder `{self.encoder}`") from None
         if found.canonical_name != "h264":
-            raise ConfigError(f"output {self.label}: `{self.encoder}` is no encoder for H.264")
-
-
-def stream_of(view: str) -> str:
-    """The stream that a view shows."""
-    return view.removesuffix(SYNC)
+            raise ConfigError(f"output {self.label}: `{self.encoder}` is not an H.264 encoder")

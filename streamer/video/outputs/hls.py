@@ -1,11 +1,11 @@
-"""HTTP Live Streaming: segments of a second and a list of them, in the runtime folder, for the web process to serve."""
+"""HTTP Live Streaming (HLS): one-second segments and a playlist in the runtime folder, served by the web process."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from streamer.video.outputs._base import EncodedFrame, H264Settings, OutputContext, Writer
+from streamer.video.outputs._base import EncodedFrame, H264Settings, OutputContext, ViewId, Writer
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from streamer.video.outputs.muxer import Muxer
 
 SEGMENTS = 6
+"""Segments in the playlist, one second each."""
 
 
 class Hls(H264Settings):
-    """HLS, served by the web page: plays on every phone, some seconds late, with few bytes."""
+    """HLS, served by the web process: plays on every phone, low bandwidth, some seconds of delay."""
 
     SERVED = True
 
@@ -26,12 +27,14 @@ class Hls(H264Settings):
         return HlsWriter(hls_folder(context.runtime, context.view))
 
 
-def hls_folder(runtime: Path, view: str) -> Path:
-    """Where a view's `index.m3u8`, `init_1280x720.mp4` and `seg_00000.m4s` … are."""
-    return runtime / "hls" / view
+def hls_folder(runtime: Path, view: ViewId) -> Path:
+    """Return the folder of a view's `index.m3u8`, `init_1280x720.mp4`, `seg_00000.m4s` and so on."""
+    return runtime / "hls" / str(view)
 
 
 class HlsWriter:
+    """Writes one view's playlist and segments."""
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._muxer: Muxer | None = None
@@ -42,13 +45,13 @@ class HlsWriter:
         self.close()
         self._folder.mkdir(parents=True, exist_ok=True)
         index, init = self._folder / "index.m3u8", f"init_{template.width}x{template.height}.mp4"
-        # With the same pictures as before the list and its numbers go on behind a mark, so that players go on too.
+        # Same frame size as before: append to the playlist after a discontinuity mark, so that players continue.
         flags, first = "append_list", 0
         if index.exists() and f'"{init}"' not in index.read_text():
             flags, first = "discont_start", self._end_list(index)
         options = {
             "hls_segment_type": "fmp4",
-            "hls_time": "0.9",  # it cuts at the first key picture after this, and those come every second
+            "hls_time": "0.9",  # FFmpeg cuts at the first key frame after this; key frames come every second
             "hls_list_size": str(SEGMENTS),
             "hls_flags": f"delete_segments+independent_segments+program_date_time+omit_endlist+temp_file+{flags}",
             "hls_fmp4_init_filename": init,
@@ -57,9 +60,9 @@ class HlsWriter:
         }
         self._muxer = Muxer(str(index), "hls", options, template)
 
-    def write(self, coded: EncodedFrame) -> None:
+    def write(self, encoded: EncodedFrame) -> None:
         assert self._muxer is not None
-        self._muxer.mux(coded)
+        self._muxer.mux(encoded)
 
     def close(self) -> None:
         if self._muxer is not None:
@@ -67,7 +70,10 @@ class HlsWriter:
             muxer.close()
 
     def _end_list(self, index: Path) -> int:
-        """FFmpeg's lists have one init file, so pictures of another size need a new list; gives its first number."""
+        """Remove the playlist and return the first segment number of the next one.
+
+        FFmpeg writes one init file per playlist, so another frame size needs a new playlist.
+        """
         index.unlink()
         segments = sorted(self._folder.glob("seg_*.m4s"))
         for old in (*segments[:-SEGMENTS], *self._folder.glob("init_*.mp4")):

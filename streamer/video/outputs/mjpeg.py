@@ -1,4 +1,4 @@
-"""Motion JPEG for browsers, through the web process; encoded only while somebody watches."""
+"""Motion JPEG for browsers, served by the web process; encoded only while a client is connected."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Literal
 
 from streamer.core.ipc import check_endpoint
-from streamer.video.outputs._base import OutputSettings
+from streamer.video.outputs._base import OutputSettings, ViewId
 
 
 class Mjpeg(OutputSettings):
-    """JPEG pictures one after another, served by the web page: the least delay, the most bytes."""
+    """Motion JPEG, served by the web process: lowest delay, highest bandwidth."""
 
     SERVED = True
 
     kind: Literal["mjpeg"] = "mjpeg"
 
 
-def jpeg_endpoint(runtime: Path, view: str) -> str:
-    """Where a view gives JPEG pictures to subscribers of `jpeg`: an XPUB socket, messages `jpeg, picture`."""
+def jpeg_endpoint(runtime: Path, view: ViewId) -> str:
+    """Return the address of a view's XPUB socket. Messages: the topic `jpeg`, then one JPEG image."""
     return check_endpoint(f"ipc://{runtime}/jpeg-{view}.sock")

@@ -1,4 +1,4 @@
-"""Putting encoded pictures into a container."""
+"""Writes encoded frames into a container format."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import TYPE_CHECKING
 
 import av
 
-from streamer.video.outputs._base import CLOCK, EncodedFrame
+from streamer.video.outputs._base import CLOCK_HZ, EncodedFrame
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 
 class Muxer:
-    """One container being written. Any call may raise av.FFmpegError, an OSError where the disk is the cause."""
+    """One open container. Every call may raise av.FFmpegError; disk errors are also OSErrors."""
 
     def __init__(self, file: str, container_format: str, options: Mapping[str, str], template: VideoStream) -> None:
         self._container = av.open(file, "w", format=container_format, options=dict(options))
         self._stream = self._container.add_stream_from_template(template)
 
-    def mux(self, coded: EncodedFrame, begin: int = 0) -> None:
-        """Write one picture; `begin`: its clock's value that is the container's zero."""
-        packet = av.Packet(coded.data)
+    def mux(self, encoded: EncodedFrame, start_pts: int = 0) -> None:
+        """Write one frame. `start_pts`: frame time that becomes the container's time 0, in ticks of 1/`CLOCK_HZ` s."""
+        packet = av.Packet(encoded.data)
         packet.stream = self._stream
-        packet.time_base = Fraction(1, CLOCK)
-        packet.pts, packet.dts = coded.pts - begin, coded.dts - begin
-        packet.is_keyframe = coded.key
+        packet.time_base = Fraction(1, CLOCK_HZ)
+        packet.pts, packet.dts = encoded.pts - start_pts, encoded.dts - start_pts
+        packet.is_keyframe = encoded.key
         self._container.mux(packet)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""RTSP to any server that accepts RECORD (MediaMTX, a recorder); the view hands its pictures to a pushing process."""
+"""Push to an RTSP server that accepts RECORD, such as MediaMTX. The view sends its frames to a push process."""
 
 from __future__ import annotations
 
@@ -17,51 +17,56 @@ from streamer.video.outputs._base import EncodedFrame, H264Settings, OutputConte
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
-AHEAD = 256
-"""Pictures that may wait for a pusher; a frozen one misses the newest, and goes on with the next key picture."""
+MAX_QUEUED_FRAMES = 256
+"""Frames that wait for a push process. Further ones are dropped; it then continues at the next key frame."""
 MAX_MESSAGE_BYTES = 16 << 20
+"""Bytes of one message: one H.264 frame and its header."""
 
 
 class RtspPush(H264Settings):
-    """Pushes to an RTSP server, from a process of its own: a receiver that hangs harms nobody else."""
+    """Push to an RTSP server from a process of its own: a receiver that hangs affects no other output."""
 
     kind: Literal["rtsp_push"] = "rtsp_push"
     url: Annotated[Url, require_scheme("rtsp", "rtsps")]
-    """`rtsp://` or `rtsps://`; user and password stand in it and never reach a log or event."""
+    """`rtsp://` or `rtsps://`, with user and password if needed; these never appear in logs or events."""
 
     def writer(self, context: OutputContext) -> Writer:
         return PacketFeed(context.runtime, self.label)
 
 
 def packets_endpoint(runtime: Path, label: str) -> str:
+    """Return the address on which a view publishes the frames of one push output."""
     return check_endpoint(f"ipc://{runtime}/packets-{label}.sock")
 
 
 class PacketFeed:
-    """The view's side. Never blocks. Messages: a JSON header, the picture; a key picture begins with its parameters."""
+    """Sends frames to the push process. Never blocks.
+
+    A message is a JSON header and the H.264 data; a key frame starts with the codec parameters (SPS, PPS).
+    """
 
     def __init__(self, runtime: Path, label: str) -> None:
         self._endpoint = packets_endpoint(runtime, label)
         self._socket: zmq.Socket[bytes] | None = None
         self._parameters = b""
-        self._encode = ""
+        self._encoder_run = ""
         self._number = 0
 
     def open(self, template: VideoStream) -> None:
         self._parameters = bytes(template.codec_context.extradata or b"")
-        self._encode = secrets.token_hex(4)
+        self._encoder_run = secrets.token_hex(4)
         if self._socket is None:
             self._socket = zmq.Context.instance().socket(zmq.PUB)
             self._socket.set(zmq.LINGER, 0)
-            self._socket.set(zmq.SNDHWM, AHEAD)
+            self._socket.set(zmq.SNDHWM, MAX_QUEUED_FRAMES)
             self._socket.bind(self._endpoint)
 
-    def write(self, coded: EncodedFrame) -> None:
+    def write(self, encoded: EncodedFrame) -> None:
         assert self._socket is not None
-        numbers = {"number": self._number, "pts": coded.pts, "dts": coded.dts}
-        header = {"v": 1, "encode": self._encode, "key": coded.key, **numbers}
+        numbers = {"number": self._number, "pts": encoded.pts, "dts": encoded.dts}
+        header = {"v": 1, "encode": self._encoder_run, "key": encoded.key, **numbers}
         self._number += 1
-        data = self._parameters + coded.data if coded.key else coded.data
+        data = self._parameters + encoded.data if encoded.key else encoded.data
         send_or_drop(self._socket, [json.dumps(header).encode(), data])
 
     def close(self) -> None:
@@ -71,29 +76,29 @@ class PacketFeed:
 
 
 class PacketReader:
-    """The pusher's side."""
+    """Receives frames in the push process."""
 
     def __init__(self, runtime: Path, label: str) -> None:
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
         """To poll for reading; then call `receive`."""
         self.socket.set(zmq.LINGER, 0)
-        self.socket.set(zmq.RCVHWM, AHEAD)
+        self.socket.set(zmq.RCVHWM, MAX_QUEUED_FRAMES)
         self.socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         self.socket.set(zmq.SUBSCRIBE, b"")
         self.socket.connect(packets_endpoint(runtime, label))
-        self.encode: str | None = None
-        """Names the encode that the last picture is part of: another one has a clock and parameters of its own."""
+        self.encoder_run: str | None = None
+        """Id of the encoder run that the last frame belongs to. Each run has its own clock and codec parameters."""
         self._expected: tuple[str, int] | None = None
 
     def receive(self) -> EncodedFrame | None:
-        """The next picture that can be decoded after those before it; None when there is none now. Raises WireError."""
+        """Return the next frame that is decodable after the previous ones, or None. Raises WireError."""
         for parts in drain(self.socket):
-            encode, number, coded = _decode(parts)
-            if (encode, number) != self._expected and not coded.key:
-                self._expected = None  # some were lost: nothing can be shown before the next key picture
+            run, number, encoded = _decode(parts)
+            if (run, number) != self._expected and not encoded.key:
+                self._expected = None  # frames were lost: not decodable until the next key frame
                 continue
-            self.encode, self._expected = encode, (encode, number + 1)
-            return coded
+            self.encoder_run, self._expected = run, (run, number + 1)
+            return encoded
         return None
 
     def close(self) -> None:
@@ -106,7 +111,7 @@ def _decode(parts: list[bytes]) -> tuple[str, int, EncodedFrame]:
         header = json.loads(head)
         if header["v"] != 1:
             raise ValueError("version")
-        coded = EncodedFrame(data, int(header["pts"]), int(header["dts"]), header["key"] is True)
-        return str(header["encode"]), int(header["number"]), coded
+        encoded = EncodedFrame(data, int(header["pts"]), int(header["dts"]), header["key"] is True)
+        return str(header["encode"]), int(header["number"]), encoded
     except (ValueError, KeyError, TypeError) as error:
-        raise WireError(f"not a picture: {error}") from None
+        raise WireError(f"invalid frame message: {error}") from None

@@ -19,8 +19,7 @@ from streamer.config.model import from_mapping, load
 from streamer.core.errors import ConfigError
 from streamer.events.schema import ResultEvent
 from streamer.video.encoder import Encoder
-from streamer.video.outputs import EncodedFrame, Mp4, OutputContext, RtspPush, outputs_by_view
-from streamer.video.outputs._base import CLOCK
+from streamer.video.outputs import CLOCK_HZ, EncodedFrame, Mp4, OutputContext, RtspPush, ViewId, outputs_by_view
 from streamer.video.outputs.rtsp_push import PacketFeed, PacketReader
 from tests.support import faulty
 from tests.support.agents import RunningAgent, until
@@ -43,7 +42,7 @@ def coded(seconds: float, fps: float = 25) -> Iterator[tuple[Encoder, EncodedFra
 
 
 def write(settings: Mp4, seconds: float, close: bool = True) -> Any:
-    writer = settings.writer(OutputContext(Path(), "gate"))
+    writer = settings.writer(OutputContext(Path(), ViewId("gate")))
     for number, (encoder, one) in enumerate(coded(seconds)):
         if number == 0:
             writer.open(encoder.template)
@@ -65,7 +64,7 @@ def test_views_are_shared_by_all_outputs_of_a_stream() -> None:
     kinds: list[dict[str, Any]] = [{"kind": "mjpeg"}, {"kind": "hls"}, {"kind": "hls", "sync": True}]
     made = agent(*({"stream": "gate", **kind} for kind in kinds))
     views = outputs_by_view(made.outputs)
-    assert {view: [output.label for output in outputs] for view, outputs in views.items()} == {
+    assert {str(view): [output.label for output in outputs] for view, outputs in views.items()} == {
         "gate": ["gate-mjpeg", "gate-hls"],
         "gate+sync": ["gate-hls-sync"],
     }
@@ -142,7 +141,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("encoder", "words"), [("h264_turbo", "has no encoder `h264_turbo`"), ("mjpeg", "`mjpeg` is no encoder for H.264")]
+    ("encoder", "words"), [("h264_turbo", "has no encoder `h264_turbo`"), ("mjpeg", "`mjpeg` is not an H.264 encoder")]
 )
 def test_an_encoder_that_is_not_there_is_refused(tmp_path: Path, encoder: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
@@ -155,14 +154,14 @@ def test_an_encoder_that_needs_other_hardware_ends_with_the_reason(tmp_path: Pat
     with Ears(tmp_path), Role(tmp_path, config, "capture"), Role(tmp_path, config, "view") as view:
         assert view.process.wait(30) == 2
         (failed,) = [report for report in view.reports() if report["kind"] == "failed"]
-        assert "the encoder `h264_qsv` cannot be used here" in failed["reason"]
+        assert "cannot open encoder `h264_qsv`" in failed["reason"]
 
 
 # Encoding and files
 
 
 def test_key_pictures_come_every_second() -> None:
-    keys = [one.pts / CLOCK for _, one in coded(4.5) if one.key]
+    keys = [one.pts / CLOCK_HZ for _, one in coded(4.5) if one.key]
     assert keys == pytest.approx([0, 1, 2, 3, 4], abs=0.05)
 
 
