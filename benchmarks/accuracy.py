@@ -1,8 +1,8 @@
-"""How true the shipped model's answers are, on worlds it was never trained on: `python -m benchmarks.accuracy`.
+"""Accuracy of the shipped model on toy worlds that were not in its training: `python -m benchmarks.accuracy`.
 
-Boxes are right when label and place (IoU at least 0.5) match one object each, words when every letter is right, and
-captions are taken apart into facts: what of which colour, and how many. Prints a table, one line per task, and for
-reading one each for words that were in the training and words that were not. `--write` keeps it as JSON.
+Prints recall, precision and IoU per task. A box is right when it has the label of an object and overlaps it with an IoU
+of at least 0.5; each object counts once. A word is right when every letter is. A caption is compared by its facts: how
+many objects of which colour and kind. Reading tasks have one row for words seen in training and one for other words.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.report import write
 from pipelines.florence2.parse import parse
 from pipelines.florence2.pipeline import pipeline
-from pipelines.florence2.training.labels import Asked, ask, caption, possible
+from pipelines.florence2.training.labels import Example, caption, is_possible, make_example
 from streamer.cli.demo_score import Rect, match
 from streamer.core.settings import parse_region
 from streamer.toyworld.paint import COLOURS
@@ -40,48 +40,48 @@ Outline = Sequence[tuple[float, float]]
 
 @dataclass
 class Score:
-    """Counts of one line of the table."""
+    """Counts of one row of the table."""
 
     right: int = 0
-    wanted: int = 0
-    given: int = 0
+    expected: int = 0
+    found: int = 0
     overlaps: list[float] = field(default_factory=list)
     absent: int = 0
-    """Phrases asked for that name nothing in the scene."""
+    """Phrases in prompts that name nothing in the scene."""
     false_finds: int = 0
-    """Those of them that something was found for."""
+    """Absent phrases for which the answer has a shape."""
 
     def row(self) -> dict[str, float | int | None]:
         return {
-            "recall": round(self.right / max(1, self.wanted), 4),
-            "precision": round(self.right / max(1, self.given), 4),
+            "recall": round(self.right / max(1, self.expected), 4),
+            "precision": round(self.right / max(1, self.found), 4),
             "mean_iou": round(float(np.mean(self.overlaps)), 4) if self.overlaps else None,
             "false_finds": round(self.false_finds / self.absent, 4) if self.absent else None,
-            "wanted": self.wanted,
+            "expected": self.expected,
         }
 
 
 Scores = defaultdict[str, Score]
-"""By the kind of line: nothing, or `seen` and `held out` words, `relations`."""
+"""Scores by row suffix: empty, `seen` and `held out` (words), `relations`."""
 
 
 def count_boxes(found: Sequence[Box], truth: Sequence[tuple[str, Rect]], score: Score) -> None:
-    """Count each object that a box of its label covers."""
+    """Count the objects that a box of their label covers."""
     rows = match([(box.label, (box.x0, box.y0, box.x1, box.y1)) for box in found], truth)
-    score.wanted += len(truth)
-    score.given += len(found)
+    score.expected += len(truth)
+    score.found += len(found)
     score.right += sum(row.found for row in rows)
     score.overlaps += [row.iou for row in rows if row.found]
 
 
-def _count(said: Counter[str], wanted: Counter[str], score: Score) -> None:
-    score.wanted += wanted.total()
-    score.given += said.total()
-    score.right += (said & wanted).total()
+def _count(found: Counter[str], expected: Counter[str], score: Score) -> None:
+    score.expected += expected.total()
+    score.found += found.total()
+    score.right += (found & expected).total()
 
 
 def facts(text: str) -> Counter[str]:
-    """`two blue stars` for every colour and kind that the text speaks of, however it is spread over the text."""
+    """Return facts such as `2 blue star`, one per colour and kind, summed over the whole text."""
     counts: Counter[str] = Counter()
     for number, colour, kind in _FACT.findall(text):
         counts[f"{colour} {kind}"] += _NUMBERS[number]
@@ -89,7 +89,7 @@ def facts(text: str) -> Counter[str]:
 
 
 def outline_iou(found: Sequence[Outline], truth: Sequence[Outline], side: int = 512) -> float:
-    """Intersection over union of the areas within the outlines, all of one side together."""
+    """Return the intersection over union of the areas inside two sets of outlines."""
     masks = []
     for outlines in (found, truth):
         mask = np.zeros((side, side), np.uint8)
@@ -100,68 +100,68 @@ def outline_iou(found: Sequence[Outline], truth: Sequence[Outline], side: int = 
     return float((masks[0] & masks[1]).sum() / union) if union else 1.0
 
 
-def _box_judge(label: Callable[[Thing], str]) -> Callable[[Answer, Scene, Asked, Scores], None]:
-    def judge(answer: Answer, scene: Scene, _: Asked, scores: Scores) -> None:
+def _box_judge(label: Callable[[Thing], str]) -> Callable[[Answer, Scene, Example, Scores], None]:
+    def judge(answer: Answer, scene: Scene, _: Example, scores: Scores) -> None:
         count_boxes(answer.boxes, [(label(thing), thing.box) for thing in scene.objects], scores[""])
 
     return judge
 
 
-def _judge_text(answer: Answer, _: Scene, asked: Asked, scores: Scores) -> None:
-    _count(Counter([answer.text or ""]), Counter([asked.answer]), scores[""])
+def _judge_text(answer: Answer, _: Scene, example: Example, scores: Scores) -> None:
+    _count(Counter([answer.text or ""]), Counter([example.answer]), scores[""])
 
 
-def _judge_caption(answer: Answer, scene: Scene, asked: Asked, scores: Scores) -> None:
-    said = answer.text or ""
-    _count(facts(said), facts(caption(scene)), scores[""])
-    _count(Counter(_RELATION.findall(said)), Counter(_RELATION.findall(asked.answer)), scores["relations"])
+def _judge_caption(answer: Answer, scene: Scene, example: Example, scores: Scores) -> None:
+    text = answer.text or ""
+    _count(facts(text), facts(caption(scene)), scores[""])
+    _count(Counter(_RELATION.findall(text)), Counter(_RELATION.findall(example.answer)), scores["relations"])
 
 
-def _judge_search(answer: Answer, _: Scene, asked: Asked, scores: Scores) -> None:
+def _judge_search(answer: Answer, _: Scene, example: Example, scores: Scores) -> None:
     score = scores[""]
-    truth = parse("boxes", asked.answer).boxes
+    truth = parse("boxes", example.answer).boxes
     count_boxes(answer.boxes, [(box.label, (box.x0, box.y0, box.x1, box.y1)) for box in truth], score)
     there = {box.label for box in truth}
-    absent = {phrase for phrase in re.split(r", | and ", asked.given) if phrase not in there}
+    absent = {phrase for phrase in re.split(r", | and ", example.input) if phrase not in there}
     score.absent += len(absent)
     score.false_finds += len(absent & {box.label for box in answer.boxes})
 
 
-def _judge_outlines(answer: Answer, _: Scene, asked: Asked, scores: Scores) -> None:
+def _judge_outlines(answer: Answer, _: Scene, example: Example, scores: Scores) -> None:
     score = scores[""]
     found = [polygon.points for polygon in answer.polygons]
-    if not asked.things:
+    if not example.things:
         score.absent += 1
         score.false_finds += bool(found)
         return
-    iou = outline_iou(found, [thing.silhouette.tolist() for thing in asked.things])
+    iou = outline_iou(found, [thing.silhouette.tolist() for thing in example.things])
     score.overlaps.append(iou)
-    score.wanted += 1
-    score.given += bool(found)
+    score.expected += 1
+    score.found += bool(found)
     score.right += iou >= 0.5
 
 
-def _judge_words(answer: Answer, _: Scene, asked: Asked, scores: Scores) -> None:
-    said = Counter((answer.text or "").split())
-    for sign in asked.signs:
+def _judge_words(answer: Answer, _: Scene, example: Example, scores: Scores) -> None:
+    words = Counter((answer.text or "").split())
+    for sign in example.signs:
         score = scores["held out" if sign.text in HELD_OUT_WORDS else "seen"]
-        score.wanted += 1
-        score.given += 1
-        score.right += said[sign.text] > 0
+        score.expected += 1
+        score.found += 1
+        score.right += words[sign.text] > 0
 
 
-def _judge_quads(answer: Answer, _: Scene, asked: Asked, scores: Scores) -> None:
-    for sign in asked.signs:
+def _judge_quads(answer: Answer, _: Scene, example: Example, scores: Scores) -> None:
+    for sign in example.signs:
         score = scores["held out" if sign.text in HELD_OUT_WORDS else "seen"]
         near = [(outline_iou([quad.points], [sign.quad.tolist()]), quad.label) for quad in answer.quads]
         iou, text = max(near, default=(0.0, ""))
-        score.wanted += 1
-        score.given += bool(near)
+        score.expected += 1
+        score.found += bool(near)
         score.right += text == sign.text
         score.overlaps.append(iou)
 
 
-JUDGES: dict[str, Callable[[Answer, Scene, Asked, Scores], None]] = {
+JUDGES: dict[str, Callable[[Answer, Scene, Example, Scores], None]] = {
     "object_detection": _box_judge(lambda thing: thing.kind),
     "dense_region_caption": _box_judge(lambda thing: f"{thing.size} {thing.colour} {thing.kind}"),
     "region_proposal": _box_judge(lambda thing: ""),
@@ -180,59 +180,59 @@ JUDGES: dict[str, Callable[[Answer, Scene, Asked, Scores], None]] = {
 }
 
 
-def given(task: str, asked: Asked) -> dict[str, object]:
-    """The task's own keys for this question."""
-    if bins := _LOCATION.findall(asked.given):
+def task_keys(example: Example) -> dict[str, object]:
+    """Return the task's config keys for an example: its text or region."""
+    if bins := _LOCATION.findall(example.input):
         return {"region": parse_region([(int(number) + 0.5) / 1000 for number in bins])}
-    return {"text": asked.given} if asked.given else {}
+    return {"text": example.input} if example.input else {}
 
 
-def jobs(task: str, scenes: int, difficulty: Difficulty = NORMAL) -> Iterator[tuple[Job, Scene, Asked]]:
-    """One question of this task for each of the held-out scenes that it can be asked of, with the right answer."""
+def jobs(task: str, scenes: int, difficulty: Difficulty = NORMAL) -> Iterator[tuple[Job, Scene, Example]]:
+    """Yield a job with a random example of the task for each held-out scene that allows one."""
     spec = pipeline.tasks()[task]
     rng = np.random.default_rng(11)
     for index in range(scenes):
         scene = World(FIRST_SEED + index, difficulty=difficulty).scene(rng.random() * SCENE_SECONDS)
-        if possible(task, scene):
-            asked = ask(task, scene, rng)
-            params = spec.parameters.model_validate(given(task, asked))
+        if is_possible(task, scene):
+            example = make_example(task, scene, rng)
+            params = spec.parameters.model_validate(task_keys(example))
             frame = Frame("toy", 0, index, 0.0, 0.0, scene.time, scene.paint(WIDTH, HEIGHT))
-            yield Job(DueTask("toy", Task(task, task, params), 0.0), frame), scene, asked
+            yield Job(DueTask("toy", Task(task, task, params), 0.0), frame), scene, example
 
 
 def measure(engine: Engine, task: str, scenes: int, difficulty: Difficulty = NORMAL) -> Scores:
-    """Ask one task of all scenes, in batches as large as the engine takes."""
+    """Run one task on all scenes, in batches as large as the engine takes."""
     scores: Scores = defaultdict(Score)
-    coming = jobs(task, scenes, difficulty)
-    known: dict[int, tuple[Scene, Asked]] = {}
+    remaining = jobs(task, scenes, difficulty)
+    examples: dict[int, tuple[Scene, Example]] = {}
     while True:
-        for _, (job, scene, asked) in zip(range(engine.free()), coming, strict=False):
-            known[job.frame.seq] = scene, asked
+        for _, (job, scene, example) in zip(range(engine.free()), remaining, strict=False):
+            examples[job.frame.seq] = scene, example
             engine.admit([job])
-        if not known:
+        if not examples:
             return scores
         for result in engine.step():
-            JUDGES[task](result.answer, *known.pop(result.job.frame.seq), scores)
+            JUDGES[task](result.answer, *examples.pop(result.job.frame.seq), scores)
 
 
 def _line(name: str, row: dict[str, float | int | None]) -> str:
     cells = (
         "-" if row[key] is None else f"{row[key]:.3f}" for key in ("recall", "precision", "mean_iou", "false_finds")
     )
-    return f"{name:36}" + "".join(f"{cell:>12}" for cell in cells) + f"{row['wanted']:9}"
+    return f"{name:36}" + "".join(f"{cell:>12}" for cell in cells) + f"{row['expected']:9}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=int, default=200)
-    parser.add_argument("--tasks", nargs="*", default=list(JUDGES), choices=list(JUDGES))
+    parser.add_argument("--scenes", type=int, default=200, help="scenes per task [200]")
+    parser.add_argument("--tasks", nargs="*", default=list(JUDGES), choices=list(JUDGES), help="tasks to run [all]")
     parser.add_argument("--hard", action="store_true", help="small, overlapping and noisy objects")
-    parser.add_argument("--checkpoint", help="folder of a checkpoint [the shipped one]")
-    parser.add_argument("--write", action="store_true", help="keep the table in benchmarks/results/")
+    parser.add_argument("--checkpoint", help="checkpoint folder [the shipped model]")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/results/accuracy.json")
     args = parser.parse_args()
     engine = pipeline.open(pipeline.settings(checkpoint=args.checkpoint))
     columns = "".join(f"{name:>12}" for name in ("recall@0.5", "precision", "mean IoU", "false finds"))
-    print(f"{f'{args.scenes} scenes':36}{columns}{'wanted':>9}")
+    print(f"{f'{args.scenes} scenes':36}{columns}{'expected':>9}")
     rows = {}
     for task in args.tasks:
         started = time.monotonic()

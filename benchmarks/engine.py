@@ -1,8 +1,8 @@
-"""The fast engine against transformers on Florence-2 base: `python -m benchmarks.engine [--quick] [--write]`.
+"""Speed of the fast engine relative to transformers on Florence-2 base: `python -m benchmarks.engine`.
 
-Real base architecture, random weights, bfloat16, greedy, the same frames and forced equal numbers of tokens on both
-sides, A and B in turn in one run. The baseline is `generate` of transformers with its default attention and its own
-processor, one question at a time, as programs around Florence-2 call it. Drafts are off except where named.
+Both sides use the base architecture with random weights in bfloat16, greedy search, the same frames and a fixed number
+of tokens, and take turns in one run. The baseline is `generate` of transformers with its default attention and its own
+processor, one prompt at a time, as most programs call it. Drafts are off except where a row names them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
-# As the program itself does, before torch is loaded: waiting threads sleep.
+# As in the pipeline, before torch is imported: idle OpenMP threads sleep.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
@@ -39,7 +40,6 @@ from pipelines.florence2.fast.greedy_search import DRAFT_TOKENS
 from pipelines.florence2.fast.speculative import Draft
 from pipelines.florence2.image_settings import ImageSettings
 from pipelines.florence2.preprocess import Preprocessor
-from pipelines.florence2.processor import Processor
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
 from pipelines.florence2.training.checkpoint_builder import IMAGE_MEAN, IMAGE_STD, POST_PROCESSOR, build_tokenizer
 from streamer.toyworld.world import World
@@ -58,11 +58,11 @@ GOALS = {
     "decoding with drafts, 50 % right": (1.0, 1.2),
     "preprocessing a 1080p frame": (5.0, 15.0),
 }
-"""What each must reach, and what would be good."""
+"""Required and desired ratio by row."""
 
 
 def base(dtype: torch.dtype = torch.bfloat16) -> Checkpoint:
-    """Florence-2 base as published, with random weights that never end an answer by themselves."""
+    """Return Florence-2 base with random weights; its answers never end by themselves."""
     corpus = [row.prompt for row in FLORENCE_TASKS.values()]
     tokenizer: Any = build_tokenizer(corpus, 2000)
     config = Florence2Config(
@@ -116,7 +116,7 @@ def base(dtype: torch.dtype = torch.bfloat16) -> Checkpoint:
 
 
 def processor_of(checkpoint: Checkpoint) -> Any:
-    """The library's own, with the published settings."""
+    """Return the processor of transformers with the published settings."""
     images: Any = CLIPImageProcessorPil(
         do_resize=True,
         size={"height": SIDE, "width": SIDE},
@@ -131,40 +131,39 @@ def processor_of(checkpoint: Checkpoint) -> Any:
     return Florence2Processor(images, checkpoint.tokenizer, post_processor_config=POST_PROCESSOR)
 
 
-class Bench:
-    """Both sides, and what was measured."""
+class Benchmark:
+    """Both engines and the measured rows."""
 
     def __init__(self, rounds: int, cameras: int, tokens: dict[str, int]) -> None:
         self.rounds, self.cameras, self.tokens = rounds, cameras, tokens
         self.checkpoint = base()
         self.processor = processor_of(self.checkpoint)
         self.engine = FastEngine(self.checkpoint, max(cameras, len(tokens)), drafts=False)
-        self.questions = Processor(self.checkpoint)
-        self.pictures = [World(number).scene(1.0).paint(1920, 1080) for number in range(cameras)]
+        self.images = [World(number).scene(1.0).paint(1920, 1080) for number in range(cameras)]
         self.rows: dict[str, dict[str, Any]] = {}
 
-    # -- the two sides
+    # -- the two engines
 
-    def theirs(self, task: str, image: Image) -> None:
-        """One question as programs around Florence-2 ask it."""
+    def run_transformers(self, task: str, image: Image) -> None:
+        """Run one task as programs around Florence-2 do."""
         inputs = self.processor(text=FLORENCE_TASKS[task].token, images=image[..., ::-1].copy(), return_tensors="pt")
-        made = self.generate(
+        count = self.generate(
             self.tokens[task],
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
             pixel_values=inputs["pixel_values"].to(torch.bfloat16),
         )
-        assert made == self.tokens[task]
+        assert count == self.tokens[task]
 
     def generate(self, tokens: int, **inputs: Any) -> int:
         settings = copy.deepcopy(self.checkpoint.generation)
         settings.max_new_tokens = tokens
         with torch.inference_mode():
-            made = self.checkpoint.model.generate(**inputs, generation_config=settings)
-        return int(made.shape[1]) - 1
+            output = self.checkpoint.model.generate(**inputs, generation_config=settings)
+        return int(output.shape[1]) - 1
 
-    def ours(self, tasks: Sequence[str], image: Image) -> None:
-        """All questions about one frame, which nobody has seen before."""
+    def run_ours(self, tasks: Sequence[str], image: Image) -> None:
+        """Run all tasks on one frame that is not in the image cache."""
         frame = Frame("camera", 0, 0, 0.0, 0.0, 0.0, image.copy())
         jobs = []
         for task in tasks:
@@ -177,135 +176,130 @@ class Bench:
                 assert result.error == f"the answer did not end within {self.tokens[result.job.due.task.task]} tokens"
                 done += 1
 
-    # -- what is measured
+    # -- measurements
 
-    def compare(self, name: str, a: Callable[[], object], b: Callable[[], object], share: int = 1) -> None:
-        """Run both in turn; `share` is how many answers one run of `b` gives."""
-        a()
-        b()
+    def compare(self, name: str, baseline: Callable[[], object], ours: Callable[[], object], answers: int = 1) -> None:
+        """Measure both in turns; `answers` is the number of answers that one run of `ours` gives."""
+        baseline()
+        ours()
         times: tuple[list[float], list[float]] = ([], [])
         for _ in range(self.rounds):
-            for place, action in enumerate((a, b)):
+            for side, action in enumerate((baseline, ours)):
                 started = time.perf_counter()
                 action()
-                times[place].append((time.perf_counter() - started) / (share if place else 1))
+                times[side].append((time.perf_counter() - started) / (answers if side else 1))
         before, after = (statistics.median(part) for part in times)
-        row = {"theirs_ms": before * 1000, "ours_ms": after * 1000, "ratio": before / after}
+        row = {"transformers_ms": before * 1000, "ours_ms": after * 1000, "ratio": before / after}
         self.rows[name] = row | {"all_ms": [[round(1000 * one, 2) for one in part] for part in times]}
-        least, goal = GOALS.get(name, (0.0, 0.0))
-        print(
-            f"{name:48}{row['theirs_ms']:10.1f}{row['ours_ms']:10.1f}{row['ratio']:8.2f}x   {least:g}x / {goal:g}x",
-            flush=True,
-        )
+        required, goal = GOALS.get(name, (0.0, 0.0))
+        cells = f"{row['transformers_ms']:11.1f}{row['ours_ms']:9.1f}{row['ratio']:8.2f}x"
+        print(f"{name:48}{cells}   {required:g}x / {goal:g}x", flush=True)
 
-    def whole(self) -> None:
-        image = self.pictures[0]
+    def whole_answers(self) -> None:
+        """Measure complete answers, from the frame to the text."""
+        image = self.images[0]
 
-        def each() -> None:
+        def one_by_one() -> None:
             for task in self.tokens:
-                self.theirs(task, image)
+                self.run_transformers(task, image)
 
-        for name, task in (
-            ("caption, one camera", "caption"),
-            ("object detection, one camera", "object_detection"),
-        ):
-            self.compare(name, lambda task=task: self.theirs(task, image), lambda task=task: self.ours([task], image))  # type: ignore[misc]
-        self.compare("three tasks on one frame", each, lambda: self.ours(list(self.tokens), image))
+        for name, task in (("caption, one camera", "caption"), ("object detection, one camera", "object_detection")):
+            self.compare(name, partial(self.run_transformers, task, image), partial(self.run_ours, [task], image))
+        self.compare("three tasks on one frame", one_by_one, lambda: self.run_ours(list(self.tokens), image))
 
     @torch.inference_mode()
     def decoding(self) -> None:
-        """The decoder alone: what the encoder made is given to both sides."""
+        """Measure the decoder alone, from encoder states that both sides share."""
         count = self.tokens["object_detection"]
         params = SPECS["object_detection"].parameters()
         states = []
-        for image in self.pictures:
+        for image in self.images:
             job = Job(DueTask("", Task("", "object_detection", params), 0.0), Frame("", 0, 0, 0.0, 0.0, 0.0, image))
-            seen = self.engine.image_cache([job.frame])[0]
-            assert isinstance(seen, torch.Tensor)
-            states.append(self.engine.encoder([seen], [self.questions.encode(job).ids[IMAGE_TOKENS:]]))
+            image_tokens = self.engine.image_cache([job.frame])[0]
+            assert isinstance(image_tokens, torch.Tensor)
+            states.append(self.engine.encoder([image_tokens], [self.engine.processor.encode(job).ids[IMAGE_TOKENS:]]))
         self.engine.image_cache.clear()
         mask = torch.ones(states[0].shape[:2], dtype=torch.long)
 
-        def theirs() -> None:
-            given = BaseModelOutput(last_hidden_state=states[0])
-            assert self.generate(count, encoder_outputs=given, attention_mask=mask) == count
+        def baseline() -> None:
+            outputs = BaseModelOutput(last_hidden_state=states[0])
+            assert self.generate(count, encoder_outputs=outputs, attention_mask=mask) == count
 
         self.compare(
-            "decoding per answer, many cameras", theirs, lambda: self.decode(states, count), share=self.cameras
+            "decoding per answer, many cameras", baseline, lambda: self.decode(states, count), answers=self.cameras
         )
-        self.compare("decoding per answer, one camera", theirs, lambda: self.decode(states[:1], count))
+        self.compare("decoding per answer, one camera", baseline, lambda: self.decode(states[:1], count))
         truth = self.decode(states[:1], count)
         for percent in (100, 80, 50):
             rng = random.Random(percent)
             draft = [token if rng.random() < percent / 100 else rng.randrange(4, 50000) for token in truth]
-            # What a camera's question has learned of its drafts after some answers.
+            # The run length to which a draft's estimate converges after some answers.
             run = count if percent == 100 else percent / (100 - percent)
             name = f"decoding with drafts, {percent} % right"
-            self.compare(name, theirs, lambda: self.decode(states[:1], count, Draft(draft, run)))  # noqa: B023
-            own = f"the same against no drafts, {percent} %"
+            self.compare(name, baseline, lambda: self.decode(states[:1], count, Draft(draft, run)))  # noqa: B023
             self.compare(
-                own,
+                f"relative to no drafts, {percent} % right",
                 lambda: self.decode(states[:1], count),
                 lambda: self.decode(states[:1], count, Draft(draft, run)),  # noqa: B023
             )
             drafted = self.decode(states[:1], count, Draft(draft, run))
-            # Exact in float32 (tests); in bfloat16 a pass over many tokens can turn near-ties.
+            # Exact in float32 (tests); in bfloat16 a pass over many tokens can decide a near-tie differently.
             pairs = zip(drafted, truth, strict=True)
             self.rows[name]["same_until_token"] = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     def decode(self, states: Sequence[torch.Tensor], count: int, draft: Draft | None = None) -> list[int]:
-        """Write `count` tokens in every row side by side; those of the first behind the known start."""
-        slots, rows = self.engine.greedy.batch, len(states)
+        """Generate `count` tokens in every row; return those of the first row behind the forced start."""
+        batch, rows = self.engine.greedy.batch, len(states)
         start = 2
 
         def propose(length: int) -> Sequence[int]:
             return draft.propose(min(count - length, DRAFT_TOKENS - 1)) if draft else ()
 
         pieces = [list(propose(start)) for _ in range(rows)]
-        slots.add(torch.cat(list(states)), [states[0].shape[1]] * rows, [count] * rows, pieces)
+        batch.add(torch.cat(list(states)), [states[0].shape[1]] * rows, [count] * rows, pieces)
         length = start
         while True:
-            looked = slots.read_states()
+            row_states = batch.read_states()
             if draft:
-                draft.record(len(pieces[0]), looked[0].length - length - 1, looked[0].last)
-            length = looked[0].length
-            if looked[0].done:
+                draft.record(len(pieces[0]), row_states[0].length - length - 1, row_states[0].last)
+            length = row_states[0].length
+            if row_states[0].done:
                 break
             pieces = [list(propose(length)) for _ in range(rows)]
-            slots.step(pieces)
-        tokens, _ = slots.generation(0)
-        while slots.active:
-            slots.remove(slots.active - 1)
+            batch.step(pieces)
+        tokens, _ = batch.generation(0)
+        while batch.active:
+            batch.remove(batch.active - 1)
         assert len(tokens) == count + 1
         return tokens[start:]
 
     def preprocessing(self) -> None:
-        image = self.pictures[0]
-        ours = Preprocessor(self.checkpoint.images)
+        image = self.images[0]
+        preprocess = Preprocessor(self.checkpoint.images)
 
-        def theirs() -> None:
+        def baseline() -> None:
             self.processor.image_processor(images=image[..., ::-1].copy(), return_tensors="pt")
 
-        self.compare("preprocessing a 1080p frame", theirs, lambda: ours(image))
+        self.compare("preprocessing a 1080p frame", baseline, lambda: preprocess(image))
 
-    def neighbour(self) -> None:
-        """What is left of our speed next to a process that keeps one core busy."""
-        image = self.pictures[0]
+    def busy_neighbour(self) -> None:
+        """Measure the share of our speed that remains next to a process that keeps one core busy."""
+        image = self.images[0]
 
-        def busy() -> None:
-            other = multiprocessing.get_context("spawn").Process(target=spin, daemon=True)
-            other.start()
-            try:
-                times = [self.timed(lambda: self.ours(["caption"], image)) for _ in range(1 + self.rounds)][1:]
-            finally:
-                other.kill()
-                other.join()
-            self.rows["share of the speed left next to a busy process"] = {"share": idle / statistics.median(times)}
+        def run() -> float:
+            return self.timed(lambda: self.run_ours(["caption"], image))
 
-        idle = statistics.median(self.timed(lambda: self.ours(["caption"], image)) for _ in range(self.rounds))
-        busy()
-        left = self.rows["share of the speed left next to a busy process"]["share"]
-        print(f"{'share of the speed left next to a busy process':68}{left:8.0%}    45%")
+        alone = statistics.median(run() for _ in range(self.rounds))
+        other = multiprocessing.get_context("spawn").Process(target=burn_cpu, daemon=True)
+        other.start()
+        try:
+            beside = statistics.median([run() for _ in range(1 + self.rounds)][1:])
+        finally:
+            other.kill()
+            other.join()
+        name, share = "share of the speed next to a busy process", alone / beside
+        self.rows[name] = {"share": share}
+        print(f"{name:68}{share:8.0%}    45%")
 
     @staticmethod
     def timed(action: Callable[[], object]) -> float:
@@ -314,7 +308,7 @@ class Bench:
         return time.perf_counter() - started
 
 
-def spin() -> None:
+def burn_cpu() -> None:
     values = np.ones(1000)
     while True:
         values = values * 1.0
@@ -322,16 +316,16 @@ def spin() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="only see that everything runs; the numbers mean nothing")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--write", action="store_true", help="keep the table in benchmarks/results/")
+    parser.add_argument("--quick", action="store_true", help="one short round, without meaningful numbers")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds per row [7]")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads [2]")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/results/engine.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     tokens = {task: count // 5 for task, count in TOKENS.items()} if args.quick else TOKENS
-    bench = Bench(1 if args.quick else args.rounds, 2 if args.quick else CAMERAS, tokens)
-    print(f"{'work':48}{'theirs ms':>10}{'ours ms':>10}{'ratio':>9}   least / goal")
-    for part in (bench.preprocessing, bench.whole, bench.decoding, bench.neighbour):
+    bench = Benchmark(1 if args.quick else args.rounds, 2 if args.quick else CAMERAS, tokens)
+    print(f"{'work':48}{'library ms':>11}{'ours ms':>9}{'ratio':>9}   required / goal")
+    for part in (bench.preprocessing, bench.whole_answers, bench.decoding, bench.busy_neighbour):
         part()
     if args.write:
         write("engine", {"threads": args.threads, "rounds": bench.rounds, "cameras": bench.cameras, "work": bench.rows})

@@ -1,4 +1,4 @@
-"""Keeps a benchmark's result with what is needed to read it later: machine, commit, command, versions."""
+"""Writes benchmark results to `benchmarks/results/`, with command, commit, machine and versions."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def _commit() -> str:
 
 
 def _command() -> str:
-    module = sys.orig_argv[1] == "-m"
-    return " ".join([*sys.orig_argv[1:3], *sys.argv[1:]] if module else [Path(sys.argv[0]).name, *sys.argv[1:]])
+    is_module = sys.orig_argv[1] == "-m"
+    return " ".join([*sys.orig_argv[1:3], *sys.argv[1:]] if is_module else [Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def _stamped(result: dict[str, Any]) -> dict[str, Any]:
@@ -44,20 +44,20 @@ def _stamped(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _keep(name: str, kept: dict[str, Any]) -> None:
+def _save(name: str, content: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{name}.json"
-    file.write_text(json.dumps(kept, indent=2) + "\n")
-    print(f"kept in {file}")
+    file.write_text(json.dumps(content, indent=2) + "\n")
+    print(f"wrote {file}")
 
 
 def write(name: str, result: dict[str, Any]) -> None:
-    """Write `results/<name>.json` and say where."""
-    _keep(name, _stamped(result))
+    """Write `results/<name>.json`."""
+    _save(name, _stamped(result))
 
 
 def merge(name: str, results: dict[str, dict[str, Any]]) -> None:
-    """Put each of several results into `results/<name>.json`, with a machine and commit of its own; others stay."""
+    """Replace some results in `results/<name>.json`, each with its own machine and commit; the others stay."""
     file = RESULTS / f"{name}.json"
     before = json.loads(file.read_text()) if file.exists() else {}
-    _keep(name, {**before, **{key: _stamped(result) for key, result in results.items()}})
+    _save(name, {**before, **{key: _stamped(result) for key, result in results.items()}})

@@ -1,10 +1,9 @@
-"""What a frame costs between two processes: `python -m benchmarks.transport [--quick] [--write]`; under a minute.
+"""Time to move a 1920x1080 frame between two processes, compared with ZeroMQ: `python -m benchmarks.transport`.
 
-1920x1080 BGR pictures. One process paints every byte of each, the other reads every byte and checks it. Our way: the
-painter answers as a capture does (`FrameServer`) and paints into the buffer that the asker names (`FrameClient`).
-Beside it raw ZeroMQ: the painter sends a picture of its own with `copy=False` over ipc for each it is asked for; its
-buffers are used again, so that none is ever allocated. Both in turns, in many short rounds: asked for one by one, and
-with one more on its way while a picture is read.
+A producer process fills every byte of a frame; this process reads and checks every byte. Shared memory: the producer
+answers requests with `FrameServer` and writes into the buffer that `FrameClient` names. ZeroMQ: the producer sends a
+frame over ipc with `copy=False` for each request, from preallocated buffers. Both take turns in short rounds, with one
+request at a time and with the next request in flight while a frame is read.
 """
 
 from __future__ import annotations
@@ -32,10 +31,12 @@ from tests.support.agents import assert_identity
 
 STREAM, WIDTH, HEIGHT = "cam", 1920, 1080
 BYTES = 3 * WIDTH * HEIGHT
-AHEAD = {"one by one": 1, "one ahead": 2}
-"""Pictures that are asked for and not read yet."""
+IN_FLIGHT = {"one by one": 1, "one ahead": 2}
+"""Frames that are requested and not read yet."""
 TARGET = 3.0
-ANSWER_S = 10.0
+"""Required ratio of the ZeroMQ time to ours."""
+TIMEOUT_S = 10.0
+"""Seconds to wait for a frame."""
 
 
 def shade(number: int) -> int:
@@ -46,15 +47,15 @@ def paint(out: Image, number: int) -> None:
     out.fill(shade(number))
 
 
-def look(pixels: np.ndarray[Any, np.dtype[np.uint8]], number: int) -> None:
-    """Read every byte. Raises RuntimeError when it is not picture `number`, whole."""
-    found = int(pixels.reshape(-1).view(np.uint64).sum())
-    if found != shade(number) * 0x0101010101010101 * (BYTES // 8) % (1 << 64):
-        raise RuntimeError(f"picture {number} came damaged")
+def check(pixels: np.ndarray[Any, np.dtype[np.uint8]], number: int) -> None:
+    """Read every byte. Raises RuntimeError when it is not frame `number`, complete."""
+    total = int(pixels.reshape(-1).view(np.uint64).sum())
+    if total != shade(number) * 0x0101010101010101 * (BYTES // 8) % (1 << 64):
+        raise RuntimeError(f"frame {number} arrived damaged")
 
 
-class Painted:
-    """A picture that is painted when somebody takes it; then the camera has the next one."""
+class LazyPicture:
+    """A picture that is filled when it is requested; the camera then has the next one."""
 
     width, height, pts = WIDTH, HEIGHT, None
 
@@ -63,21 +64,21 @@ class Painted:
 
     def write_bgr(self, out: Image) -> None:
         paint(out, self._number)
-        self._camera.show(self._number + 1)
+        self._camera.capture(self._number + 1)
 
     def luma(self) -> Luma:
-        raise NotImplementedError  # nobody watches for movement here
+        raise NotImplementedError  # no motion gate runs here
 
 
 class Camera:
-    """Always has a picture that nobody was given yet."""
+    """A camera whose next picture is always there."""
 
     def __init__(self, slot: LatestFrameSlot) -> None:
-        self._shelf = slot
+        self._slot = slot
         slot.set_epoch(1)
 
-    def show(self, number: int) -> None:
-        self._shelf.put(DecodedFrame(FrameId(1, number), time.time(), time.monotonic(), None, Painted(self, number)))
+    def capture(self, number: int) -> None:
+        self._slot.put(DecodedFrame(FrameId(1, number), time.time(), time.monotonic(), None, LazyPicture(self, number)))
 
 
 def raw_endpoint(runtime: Path) -> str:
@@ -85,14 +86,14 @@ def raw_endpoint(runtime: Path) -> str:
 
 
 def serve(runtime: Path, ready: Event) -> None:
-    """The painting process, for both ways, until it is ended."""
-    shelf = LatestFrameSlot(lambda: None)
-    server = FrameServer(runtime, STREAM, shelf)
-    Camera(shelf).show(0)
+    """Run the producer of both transports until the process is killed."""
+    slot = LatestFrameSlot(lambda: None)
+    server = FrameServer(runtime, STREAM, slot)
+    Camera(slot).capture(0)
     raw: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
     raw.bind(raw_endpoint(runtime))
-    # Whoever asks for a picture has read all but the last `ahead` of them: the oldest buffer is free.
-    buffers = itertools.cycle([np.empty((HEIGHT, WIDTH, 3), np.uint8) for _ in range(max(AHEAD.values()) + 1)])
+    # The reader is at most `in_flight` frames behind, so the oldest buffer is free.
+    buffers = itertools.cycle([np.empty((HEIGHT, WIDTH, 3), np.uint8) for _ in range(max(IN_FLIGHT.values()) + 1)])
     poller = zmq.Poller()
     for socket in (server.socket, raw):
         poller.register(socket, zmq.POLLIN)
@@ -100,50 +101,50 @@ def serve(runtime: Path, ready: Event) -> None:
     while True:
         for socket, _ in poller.poll():
             if socket is raw:
-                picture = next(buffers)
-                paint(picture, int(raw.recv()))
-                raw.send(picture, copy=False)
+                frame = next(buffers)
+                paint(frame, int(raw.recv()))
+                raw.send(frame, copy=False)
             else:
                 server.handle()
 
 
-def by_shared_memory(client: FrameClient, count: int, ahead: int) -> None:
+def by_shared_memory(client: FrameClient, count: int, in_flight: int) -> None:
     (socket,) = client.sockets()
-    for _ in range(ahead):
+    for _ in range(in_flight):
         client.fetch(STREAM, FrameRequest())
-    asked, read = ahead, 0
+    requested, read = in_flight, 0
     while read < count:
-        if not socket.poll(int(ANSWER_S * 1000)):
+        if not socket.poll(int(TIMEOUT_S * 1000)):
             raise TimeoutError("no frame")
         for reply in client.receive():
             if reply.frame is None:
-                raise RuntimeError("a fetch was answered without a frame")
-            look(reply.frame.image, reply.frame.seq)
+                raise RuntimeError("a request was answered without a frame")
+            check(reply.frame.image, reply.frame.seq)
             client.settle(reply.frame, "done")
             read += 1
-            if asked < count:
+            if requested < count:
                 client.fetch(STREAM, FrameRequest())
-                asked += 1
+                requested += 1
 
 
-def by_zeromq(socket: zmq.Socket[bytes], count: int, ahead: int) -> None:
-    for number in range(ahead):
+def by_zeromq(socket: zmq.Socket[bytes], count: int, in_flight: int) -> None:
+    for number in range(in_flight):
         socket.send(b"%d" % number)
     for number in range(count):
-        if not socket.poll(int(ANSWER_S * 1000)):
+        if not socket.poll(int(TIMEOUT_S * 1000)):
             raise TimeoutError("no frame")
-        look(np.frombuffer(socket.recv(copy=False).buffer, np.uint8), number)
-        if number + ahead < count:
-            socket.send(b"%d" % (number + ahead))
+        check(np.frombuffer(socket.recv(copy=False).buffer, np.uint8), number)
+        if number + in_flight < count:
+            socket.send(b"%d" % (number + in_flight))
 
 
-def check_books(client: FrameClient, frames: int) -> None:
-    """Capture's counts of all that was fetched."""
-    asked, until = client.ping(STREAM), time.monotonic() + ANSWER_S
+def check_counts(client: FrameClient, frames: int) -> None:
+    """Check that the frame counts of capture agree with the frames that were read."""
+    request, until = client.ping(STREAM), time.monotonic() + TIMEOUT_S
     while time.monotonic() < until:
         client.sockets()[0].poll(100)
         for reply in client.receive():
-            if reply.request == asked and reply.counts is not None:
+            if reply.request == request and reply.counts is not None:
                 counts = reply.counts.model_dump()
                 assert_identity(counts)
                 if counts["done"] != frames:
@@ -153,28 +154,28 @@ def check_books(client: FrameClient, frames: int) -> None:
 
 
 def measure(runtime: Path, rounds: int, frames: int) -> dict[str, Any]:
-    """Milliseconds per frame of each way, and how often ours goes into raw ZeroMQ's."""
+    """Return milliseconds per frame of both transports, and their ratio."""
     raw: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
     raw.connect(raw_endpoint(runtime))
     spent: dict[tuple[str, str], list[float]] = {}
-    with FrameClient(runtime, "infer", max(AHEAD.values()) + 1) as client:
+    with FrameClient(runtime, "infer", max(IN_FLIGHT.values()) + 1) as client:
         client.connect(STREAM)
-        ways: dict[str, Callable[[int, int], None]] = {
-            "shared memory": lambda count, ahead: by_shared_memory(client, count, ahead),
-            "zeromq": lambda count, ahead: by_zeromq(raw, count, ahead),
+        transports: dict[str, Callable[[int, int], None]] = {
+            "shared memory": lambda count, in_flight: by_shared_memory(client, count, in_flight),
+            "zeromq": lambda count, in_flight: by_zeromq(raw, count, in_flight),
         }
         for number in range(rounds + 1):
-            for (asked, ahead), (name, way) in itertools.product(AHEAD.items(), ways.items()):
-                began = time.perf_counter()
-                way(frames, ahead)
-                if number:  # the first round touches every buffer for the first time
-                    spent.setdefault((asked, name), []).append(1000 * (time.perf_counter() - began) / frames)
-        check_books(client, (rounds + 1) * frames * len(AHEAD))
+            for (mode, in_flight), (name, transport) in itertools.product(IN_FLIGHT.items(), transports.items()):
+                started = time.perf_counter()
+                transport(frames, in_flight)
+                if number:  # the first round maps every buffer
+                    spent.setdefault((mode, name), []).append(1000 * (time.perf_counter() - started) / frames)
+        check_counts(client, (rounds + 1) * frames * len(IN_FLIGHT))
     raw.close(linger=0)
-    return {asked: compared(spent[asked, "shared memory"], spent[asked, "zeromq"]) for asked in AHEAD}
+    return {mode: compare(spent[mode, "shared memory"], spent[mode, "zeromq"]) for mode in IN_FLIGHT}
 
 
-def compared(ours: list[float], theirs: list[float]) -> dict[str, float]:
+def compare(ours: list[float], theirs: list[float]) -> dict[str, float]:
     ratios = [raw / own for own, raw in zip(ours, theirs, strict=True)]
     return {
         "shared_memory_ms": round(statistics.median(ours), 3),
@@ -186,28 +187,28 @@ def compared(ours: list[float], theirs: list[float]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a few frames of each")
-    parser.add_argument("--write", action="store_true", help="keep the result in results/transport.json")
+    parser.add_argument("--quick", action="store_true", help="3 rounds of 20 frames")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/results/transport.json")
     given = parser.parse_args()
     if given.write and given.quick:
-        parser.error("--write keeps whole results only: leave out --quick")
+        parser.error("--write needs a full run: leave out --quick")
     rounds, frames = (3, 20) if given.quick else (25, 100)
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         ready = context.Event()
-        painter = context.Process(target=serve, args=(Path(folder), ready), daemon=True)
-        painter.start()
+        producer = context.Process(target=serve, args=(Path(folder), ready), daemon=True)
+        producer.start()
         try:
             if not ready.wait(60):
-                raise TimeoutError("the painting process does not start")
+                raise TimeoutError("the producer process did not start")
             measured = measure(Path(folder), rounds, frames)
         finally:
-            painter.kill()
-            painter.join()
-    result = {"picture": f"{WIDTH}x{HEIGHT} BGR", "rounds": rounds, "frames_a_round": frames, **measured}
-    for asked, row in measured.items():
+            producer.kill()
+            producer.join()
+    result = {"frame": f"{WIDTH}x{HEIGHT} BGR", "rounds": rounds, "frames_per_round": frames, **measured}
+    for mode, row in measured.items():
         print(
-            f"{asked:11} shared memory {row['shared_memory_ms']:.2f} ms, ZeroMQ {row['zeromq_ms']:.2f} ms a frame: "
+            f"{mode:11} shared memory {row['shared_memory_ms']:.2f} ms, ZeroMQ {row['zeromq_ms']:.2f} ms a frame: "
             f"{row['ratio']:.1f}x (target {TARGET:.0f}x)"
         )
     if given.write:

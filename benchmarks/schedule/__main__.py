@@ -1,13 +1,13 @@
-"""Whether the schedule keeps its promises: `python -m benchmarks.schedule [--quick] [--only PART] [--write]`.
+"""Frame age, latency, CPU time, motion gate and overload of the schedule: `python -m benchmarks.schedule`.
 
-On an idle machine; each part takes one to three minutes.
+Needs an idle machine; each part takes one to three minutes.
 
-- live: eight real 720p25 cameras (RTSP) and a model that needs a second a batch. How old a frame is when the model
-  begins with it, through the agent and through a plain queue.
-- ask: how long a question waits that is asked once, under twice more work than the device can do.
-- capture: processor time of capture processes that are asked once a second, beside decoding alone.
-- gate: what the motion gate lets through, of films with known truth.
-- simulated: the scheduler under three times more work than the device can do, with 1,000 cameras.
+- live: frame age at the start of inference with eight 720p25 RTSP cameras and one batch per second, through the agent
+  and through a plain queue.
+- ask: latency of one-shot requests while the device has twice as much work as it can do.
+- capture: CPU time of capture processes with one request per second, relative to decoding alone.
+- gate: share of ticks that the motion gate skips, on films with known motion.
+- simulated: the scheduler with 1,000 cameras and three times as much work as the device can do.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a few seconds, fewer cameras")
-    parser.add_argument("--only", choices=PARTS)
-    parser.add_argument("--write", action="store_true", help="keep the result in results/schedule.json")
-    given = parser.parse_args()
-    if given.write and (given.quick or given.only):
-        parser.error("--write keeps whole results only: leave out --quick and --only")
+    parser.add_argument("--quick", action="store_true", help="a few seconds per part, fewer cameras; not comparable")
+    parser.add_argument("--only", choices=PARTS, help="run one part [all]")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/results/schedule.json")
+    args = parser.parse_args()
+    if args.write and (args.quick or args.only):
+        parser.error("--write needs a full run: leave out --quick and --only")
     result: dict[str, Any] = {}
     for name, part in PARTS.items():
-        if given.only in (None, name):
-            result[name] = part(given.quick)
+        if args.only in (None, name):
+            result[name] = part(args.quick)
             for key, value in result[name].items():
                 for title, row in value.items() if isinstance(value, dict) else [(key, value)]:
                     print(f"{name:10} {title:36} {row}")
-    if given.write:
+    if args.write:
         write("schedule", result)
 
 

@@ -1,9 +1,9 @@
-"""Processor time of capture processes that are asked once a second, beside decoding alone.
+"""CPU time of capture processes with one request per second, relative to decoding alone.
 
-All at the same time, on the same pictures of one RTSP server: PyAV that decodes and does nothing else, and PyAV that
-only reads the packets; a capture whose task is always asked; one whose task waits for movement, with the gate that this
-takes; and one that may leave out all but the key frames. The inference is a real one with a device that needs no time.
-Targets, of decoding alone: 1.15, 1.3 and 0.2 times.
+Five processes read the same RTSP stream at the same time: PyAV that only decodes, PyAV that only reads packets, a
+capture without motion gate, a capture with motion gate, and a capture that decodes key frames only. The inference
+process is real, its device needs no time. Targets of the three captures, as multiples of decoding alone: 1.15, 1.3 and
+0.2.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 
 import av
 
-from benchmarks.processor import process_cpu
-from benchmarks.schedule.parts import FPS, Device, Measured, make_clip
+from benchmarks.cpu_time import process_cpu
+from benchmarks.schedule.harness import FPS, AgentUnderTest, Device, make_clip
 from tests.support.rtsp import RtspServer
 
 WARM_UP_S = 5.0
@@ -58,27 +58,27 @@ def measure(runtime: Path, url: str, alone: dict[str, int], seconds: float) -> d
         }
         for name, case in CASES.items()
     }
-    with Measured(runtime, streams, Device(0.0, 4)) as agent:
+    with AgentUnderTest(runtime, streams, Device(0.0, 4)) as agent:
         agent.warm_up(WARM_UP_S)
         processes = {**alone, **{name: role.process.pid for name, role in agent.captures.items()}}
         before = {name: process_cpu(pid) for name, pid in processes.items()}
         agent.results.clear()
-        began = time.monotonic()
-        agent.turn_for(seconds)
-        took = time.monotonic() - began
-        used = {name: (process_cpu(pid) - before[name]) / took for name, pid in processes.items()}
-        asked = Counter(event.data.stream for event in agent.results if event.data.outcome == "empty")
+        started = time.monotonic()
+        agent.run_for(seconds)
+        elapsed = time.monotonic() - started
+        used = {name: (process_cpu(pid) - before[name]) / elapsed for name, pid in processes.items()}
+        answers = Counter(event.data.stream for event in agent.results if event.data.outcome == "empty")
         agent.stop()
     return {
-        "seconds": round(took, 1),
+        "seconds": round(elapsed, 1),
         "core_share": {f"{name}_core_share": round(share, 4) for name, share in used.items()},
         "ratio": {f"{name}_ratio": round(used[name] / used[DECODING], 2) for name in (READING, *CASES)},
-        "asked": {f"{name}_answers_per_s": round(asked[name] / took, 2) for name in CASES},
+        "answers": {f"{name}_answers_per_s": round(answers[name] / elapsed, 2) for name in CASES},
     }
 
 
 def read(url: str, decode: bool) -> None:
-    """Every packet, until it is ended; `decode`: and its picture, as a capture decodes it."""
+    """Read all packets until the process is killed; with `decode`, decode them as capture does."""
     with av.open(url, options={"rtsp_transport": "tcp"}) as container:
         stream = container.streams.video[0]
         stream.thread_type = "SLICE"

@@ -1,7 +1,8 @@
-"""What the motion gate lets through, of films with known truth: drawn worlds, flicker, noise, rain, passing squares.
+"""Skipped ticks and missed motion of the motion gate, on films with known motion.
 
-A tick is a second; it is skipped when nothing moved in it. Targets: at least 0.9 of the ticks of a still scene are
-skipped, all of those with flicker, and no movement that covers more than 0.02 of the picture is missed.
+The films are toy worlds, flicker, noise, rain and passing squares. A tick is one second; it is skipped when nothing
+moved in it. Targets: at least 0.9 of the ticks of still scenes and all ticks with flicker are skipped, and no motion of
+more than 0.02 of the frame is missed.
 """
 
 from __future__ import annotations
@@ -45,20 +46,20 @@ def gate(seconds: float, worlds: int) -> dict[str, Any]:
         f"{name}_skipped": round(min(1 - ticks(watch(film, seconds)) for film in some), 3)
         for name, some in films.items()
     }
-    seen = [_is_seen(*case) for case in itertools.product(SHARES, BRIGHTNESSES, SPEEDS)]
+    detected = [_is_detected(*case) for case in itertools.product(SHARES, BRIGHTNESSES, SPEEDS)]
     moved = [ticks(watch(_moving(number), seconds)) for number in range(worlds)]
     return {
         "seconds": seconds,
         "worlds": worlds,
         **skipped,
-        "moving_worlds_let_through": round(min(moved), 3),
-        "movements": len(seen),
-        "movements_missed": seen.count(False),
+        "moving_worlds_passed": round(min(moved), 3),
+        "motions": len(detected),
+        "motions_missed": detected.count(False),
     }
 
 
-def _is_seen(share: float, brightness: float, speed: float) -> bool:
-    """A square that passes is noticed, and not before it comes."""
+def _is_detected(share: float, brightness: float, speed: float) -> bool:
+    """Return whether a passing square is detected, and nothing before it appears."""
     found = moving(watch(passing(share, brightness, speed), START_S + min(15.0, WIDTH / speed)))
     first = round(10 * START_S)
     return any(found[first:]) and not any(found[:first])

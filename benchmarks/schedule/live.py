@@ -1,9 +1,8 @@
-"""How old a frame is when a slow model begins with it: through the agent, and through a plain queue.
+"""Frame age at the start of inference with a slow model, through the agent and through a plain queue.
 
-Eight cameras want a question twice a second each; the device takes eight at once and needs a second for them, which is
-half of what is asked for. The queue's cameras are read by a process each (PyAV, as the agent's captures), which pushes
-a picture twice a second (PUSH to PULL, at most four waiting at either end) and drops what does not go in. Ages count
-from the decoded picture. Target: a frame's interval and 30 ms.
+Eight cameras have a task twice a second each; the device runs eight jobs per second, half of the load. Each camera of
+the queue has a process with PyAV that pushes a frame twice a second (PUSH to PULL, high-water mark 4 at both ends) and
+drops frames when the queue is full. Ages count from the decoded frame. Target: one frame interval and 30 ms.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ import av
 import numpy as np
 import zmq
 
-from benchmarks.schedule.parts import FPS, START_S, Device, Measured, make_clip
+from benchmarks.schedule.harness import FPS, START_S, AgentUnderTest, Device, make_clip
 from tests.support.rtsp import RtspServer
 
-CAMERAS, BATCH, BATCH_S, EVERY_S, WAITING = 8, 8, 1.0, 0.5, 4
+CAMERAS, BATCH, BATCH_S, EVERY_S, HIGH_WATER_MARK = 8, 8, 1.0, 0.5, 4
 WARM_UP_S = 3.0
 TARGET_MS = 1000 / FPS + 30
 
@@ -42,13 +41,13 @@ def through_the_agent(runtime: Path, url: str, seconds: float) -> dict[str, Any]
     source = {"kind": "rtsp", "url": url, "decode": "all"}
     streams = {f"cam{number}": {"source": source, "tasks": [task]} for number in range(CAMERAS)}
     device = Device(BATCH_S, BATCH)
-    with Measured(runtime, streams, device) as agent:
+    with AgentUnderTest(runtime, streams, device) as agent:
         agent.warm_up(WARM_UP_S)
         device.ages.clear()
-        agent.turn_for(seconds)
+        agent.run_for(seconds)
         ages = device.ages.copy()
         agent.stop()
-    return told("agent", ages)
+    return summary("agent", ages)
 
 
 def through_a_queue(runtime: Path, url: str, seconds: float) -> dict[str, Any]:
@@ -56,27 +55,27 @@ def through_a_queue(runtime: Path, url: str, seconds: float) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
     cameras = [context.Process(target=push, args=(url, endpoint), daemon=True) for _ in range(CAMERAS)]
     queue: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
-    queue.set(zmq.RCVHWM, WAITING)
+    queue.set(zmq.RCVHWM, HIGH_WATER_MARK)
     queue.bind(endpoint)
     for camera in cameras:
         camera.start()
     try:
         if not queue.poll(int(START_S * 1000)):
-            raise TimeoutError("no picture came")
-        work(queue, WARM_UP_S)
-        ages = work(queue, seconds)
+            raise TimeoutError("the queue received no frame")
+        consume(queue, WARM_UP_S)
+        ages = consume(queue, seconds)
     finally:
         for camera in cameras:
             camera.kill()
             camera.join()
         queue.close(linger=0)
-    return told("queue", ages)
+    return summary("queue", ages)
 
 
 def push(url: str, endpoint: str) -> None:
-    """A camera of the queue, until it is ended."""
+    """Push the frames of one camera until the process is killed."""
     queue: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
-    queue.set(zmq.SNDHWM, WAITING)
+    queue.set(zmq.SNDHWM, HIGH_WATER_MARK)
     queue.connect(endpoint)
     due = 0.0
     with av.open(url, options={"rtsp_transport": "tcp"}) as container:
@@ -89,8 +88,8 @@ def push(url: str, endpoint: str) -> None:
                     queue.send_multipart([struct.pack("d", now), image], zmq.NOBLOCK, copy=False)
 
 
-def work(queue: zmq.Socket[bytes], seconds: float) -> list[float]:
-    """The device behind the queue: takes what is there, at most a batch. Seconds since capture of each picture."""
+def consume(queue: zmq.Socket[bytes], seconds: float) -> list[float]:
+    """Run batches of queued frames; return each frame's age in seconds at the start of its batch."""
     ages: list[float] = []
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -108,6 +107,6 @@ def work(queue: zmq.Socket[bytes], seconds: float) -> list[float]:
     return ages
 
 
-def told(way: str, ages: list[float]) -> dict[str, Any]:
+def summary(name: str, ages: list[float]) -> dict[str, Any]:
     p50, p99 = (round(1000 * float(np.percentile(ages, share)), 1) for share in (50, 99))
-    return {f"{way}_p50_ms": p50, f"{way}_p99_ms": p99, f"{way}_frames": len(ages)}
+    return {f"{name}_p50_ms": p50, f"{name}_p99_ms": p99, f"{name}_frames": len(ages)}

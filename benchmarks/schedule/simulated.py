@@ -1,9 +1,9 @@
-"""The scheduler alone, under three times more work than the device can do.
+"""The scheduler alone, with three times as much work as the device can do, on a simulated clock.
 
-1,000 cameras with three tasks each on a simulated clock; 10 % of the jobs are high priority. Nothing is decoded and no
-model runs: a simulated device takes batches and needs a fixed time for each job. Says how many high-priority runs
-missed their configured interval, how evenly each class was served, what the longest wait was (one run in every
-stretched interval: about twice the factor), and what the scheduler itself needs of a core and of memory.
+1,000 cameras have three tasks each; 10 % of the jobs are high priority. No frame is decoded and no model runs: a
+simulated device needs a fixed time per job. Measures for each priority the missed intervals, fairness over cameras and
+the longest wait (a task runs once in every stretched interval, so about twice the factor), and the scheduler's CPU time
+and memory.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from streamer.types import PRIORITIES, DueTask, Frame, Priority
 BATCH = 16
 LOAD = 3.0
 COSTS = {"object_detection": 1.0, "ocr": 2.0, "caption": 3.0}
-"""How long a job of a task is, compared with others."""
+"""Relative device time of a job, by task."""
 EVERY = {"object_detection": 4.0, "ocr": 8.0, "caption": 12.0}
 START = Now(1000.0, 1.8e9)
 _IMAGE = np.zeros((2, 2, 3), np.uint8)
 
 
 def tasks_of(camera: int) -> list[ScheduledTask]:
-    """Detection is high priority on every fifth camera or so: a tenth of all jobs; captions are low."""
+    """Return a camera's tasks. Detection is high priority on 2 of 11 cameras, a tenth of all jobs; captions are low."""
     high = camera % 11 < 2
     levels: dict[str, Priority] = {
         "object_detection": "high" if high else "normal",
@@ -42,22 +42,22 @@ def tasks_of(camera: int) -> list[ScheduledTask]:
 
 
 class Simulation:
-    """The cameras, and a device that needs a fixed time for each job."""
+    """The cameras' schedules, the policy, and a device that needs a fixed time per job."""
 
     def __init__(self, cameras: int, load: float) -> None:
         tasks = {f"camera{number}": tasks_of(number) for number in range(cameras)}
         self.now = START
         self.schedules = {name: Schedule(name, given, "live", START) for name, given in tasks.items()}
         self.policy = Policy(self.schedules, START)
-        asked = sum(COSTS[task.task] / EVERY[task.task] for given in tasks.values() for task in given)
-        self.second = 1 / (asked / load)
+        demand = sum(COSTS[task.task] / EVERY[task.task] for given in tasks.values() for task in given)
+        self.seconds_per_cost = load / demand
         """Device seconds of a job of cost 1."""
         self.runs: dict[tuple[str, str], list[float]] = {
             (name, task.name): [] for name, given in tasks.items() for task in given
         }
         self.priority = {(name, task.name): task.priority for name, given in tasks.items() for task in given}
         self.scheduling = 0.0
-        """Seconds of processor time that the scheduler itself used."""
+        """CPU seconds of the scheduler itself."""
         self.stretched: list[tuple[float, dict[Priority, float]]] = []
         self._number = 0
 
@@ -67,10 +67,10 @@ class Simulation:
             started = time.process_time()
             dues = self._choose()
             self.scheduling += time.process_time() - started
-            busy = sum(COSTS[due.task.task] for due in dues) * self.second
+            busy = sum(COSTS[due.task.task] for due in dues) * self.seconds_per_cost
             for due in dues:
                 self.runs[due.stream, due.task.name].append(self.now.mono)
-            self._pass(busy or max(self.policy.wait(self.now), 0.001))
+            self._advance(busy or max(self.policy.wait(self.now), 0.001))
             started = time.process_time()
             self._finish(dues, busy)
             self.scheduling += time.process_time() - started
@@ -86,48 +86,48 @@ class Simulation:
 
     def _finish(self, dues: Iterable[DueTask], busy: float) -> None:
         for due in dues:
-            self.policy.record_job(due, COSTS[due.task.task] * self.second)
+            self.policy.record_job(due, COSTS[due.task.task] * self.seconds_per_cost)
         self.policy.overload.record_busy(busy)
         if self.policy.adapt(self.now):
             self.stretched.append((self.now.mono - START.mono, dict(self.policy.overload.factors)))
 
-    def _pass(self, seconds: float) -> None:
+    def _advance(self, seconds: float) -> None:
         self.now = Now(self.now.mono + seconds, self.now.unix_time + seconds)
 
 
 def misses(simulation: Simulation, priority: Priority) -> float:
-    """Share of the configured intervals of a class that have no run."""
-    missed = asked = 0
+    """Return the share of a priority's configured intervals without a run."""
+    missed = total = 0
     for (stream, name), starts in simulation.runs.items():
         if simulation.priority[stream, name] == priority:
             intervals = int((simulation.now.mono - START.mono) / EVERY[name])
             served = {int((start - START.mono) / EVERY[name] + 1e-9) for start in starts}
-            asked += intervals
+            total += intervals
             missed += intervals - len(served & set(range(intervals)))
-    return missed / max(1, asked)
+    return missed / max(1, total)
 
 
 def fairness(simulation: Simulation, priority: Priority) -> float:
-    """Jain's index over the cameras of a class: device time that each got, of what it asked for."""
-    got: defaultdict[str, float] = defaultdict(float)
-    asked: defaultdict[str, float] = defaultdict(float)
+    """Return Jain's index over a priority's cameras, of the device time they got relative to their demand."""
+    served: defaultdict[str, float] = defaultdict(float)
+    demand: defaultdict[str, float] = defaultdict(float)
     for (stream, name), starts in simulation.runs.items():
         if simulation.priority[stream, name] == priority:
-            got[stream] += len(starts) * COSTS[name]
-            asked[stream] += COSTS[name] / EVERY[name]
-    shares = np.array([got[stream] / asked[stream] for stream in asked])
+            served[stream] += len(starts) * COSTS[name]
+            demand[stream] += COSTS[name] / EVERY[name]
+    shares = np.array([served[stream] / demand[stream] for stream in demand])
     return float(shares.sum() ** 2 / (len(shares) * (shares**2).sum()))
 
 
 def longest_wait(simulation: Simulation, priority: Priority, since: float) -> float:
-    """Longest time between two runs of a task, in configured intervals, once the factors were found."""
-    found = 0.0
+    """Return the longest time between two runs of a task after `since` seconds, in configured intervals."""
+    longest = 0.0
     for (stream, name), starts in simulation.runs.items():
         if simulation.priority[stream, name] == priority:
             late = [start for start in starts if start >= START.mono + since]
             gaps = np.diff([*late, simulation.now.mono]) if late else [simulation.now.mono - START.mono - since]
-            found = max(found, float(max(gaps)) / EVERY[name])
-    return found
+            longest = max(longest, float(max(gaps)) / EVERY[name])
+    return longest
 
 
 def measure(cameras: int, seconds: float) -> dict[str, Any]:
@@ -156,13 +156,13 @@ def measure(cameras: int, seconds: float) -> dict[str, Any]:
         "load": LOAD,
         "runs": runs,
         "classes": by_class,
-        "told": len(simulation.stretched),
-        "memory_grown_kib_beyond_the_record": round((grown - kept) / 1024),
+        "factor_changes": len(simulation.stretched),
+        "memory_growth_kib_without_records": round((grown - kept) / 1024),
     }
 
 
-def processor_share(cameras: int, seconds: float) -> float:
-    """Of one core, without the memory measurement, which slows everything down."""
+def cpu_share(cameras: int, seconds: float) -> float:
+    """Return the scheduler's share of one core, measured without tracemalloc, which slows it down."""
     simulation = Simulation(cameras, LOAD)
     simulation.run(seconds)
     return simulation.scheduling / seconds
@@ -170,4 +170,4 @@ def processor_share(cameras: int, seconds: float) -> float:
 
 def simulated(cameras: int, seconds: float) -> dict[str, Any]:
     result = measure(cameras, seconds)
-    return {**result, "processor_share": round(processor_share(cameras, seconds / 4), 4)}
+    return {**result, "cpu_share": round(cpu_share(cameras, seconds / 4), 4)}

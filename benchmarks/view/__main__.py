@@ -26,7 +26,7 @@ from typing import Any, ParamSpec, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.processor import cpu, process_cpu
+from benchmarks.cpu_time import cpu, process_cpu
 from benchmarks.report import write
 from benchmarks.view.delay import delay
 from benchmarks.view.faults import frozen, outage

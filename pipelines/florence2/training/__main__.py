@@ -1,8 +1,8 @@
-"""Train the small model from nothing: `make tiny-model`, or `python -m pipelines.training --out FOLDER`.
+"""Train the small model: `make tiny-model`, or `python -m pipelines.florence2.training --out FOLDER`.
 
-Progress is printed, and saved every 250 steps: started again, it goes on from there, with the same questions about the
-same pictures that an unbroken run would have seen. The learning rate rises, stays, and falls to zero over the last
-part, where most of the quality comes; started again with fewer `--steps`, the fall begins earlier.
+The training state is saved every 250 steps. A restarted run continues from it with the same batches as an unbroken run.
+The learning rate rises, stays constant, and falls to zero over the last part, which brings most of the quality; with
+fewer `--steps` the fall begins earlier.
 """
 
 from __future__ import annotations
@@ -31,30 +31,33 @@ from pipelines.florence2.training.model import (
 )
 
 VOCABULARY = 640
+"""Size of the tokenizer's text part."""
 WARM_UP = 100
+"""Steps in which the learning rate rises."""
 SAVE_EVERY = 250
-LOSS_WEIGHTS = {"answers": 2.0, "dense": 0.3, "asked": 0.5}
+"""Steps between two saved states."""
+LOSS_WEIGHTS = {"answers": 2.0, "dense": 0.3, "referenced": 0.5}
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines.florence2.training", description="Train the small model."
+        prog="python -m pipelines.florence2.training", description="Train the small model on the toy world."
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished checkpoint")
-    parser.add_argument("--start", type=Path, help="folder of a finished checkpoint to go on from [from nothing]")
-    parser.add_argument("--state", type=Path, help="file to resume from [OUT/../training.pt]")
-    parser.add_argument("--steps", type=int, default=2800)
-    parser.add_argument("--dense-steps", type=int, default=300, help="steps with the auxiliary head alone, first")
-    parser.add_argument("--decay", type=float, default=0.4, help="last part of the steps in which the rate falls")
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=2, help="questions per picture")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--start", type=Path, help="checkpoint folder with initial weights [random weights]")
+    parser.add_argument("--state", type=Path, help="training state to resume from and save to [OUT/../training.pt]")
+    parser.add_argument("--steps", type=int, default=2800, help="batches to train on")
+    parser.add_argument("--dense-steps", type=int, default=300, help="first steps, with the dense head only")
+    parser.add_argument("--decay", type=float, default=0.4, help="share of the steps with a falling rate")
+    parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
+    parser.add_argument("--batch", type=int, default=32, help="scenes per step")
+    parser.add_argument("--repeats", type=int, default=2, help="examples per scene")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device")
     return parser.parse_args()
 
 
 class Trainer:
-    """Everything that a step changes, and the step."""
+    """Model, heads and optimizer, and the training step."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         torch.manual_seed(0)
@@ -64,7 +67,8 @@ class Trainer:
         if args.start:
             loaded = Florence2ForConditionalGeneration.from_pretrained(args.start)
             start_from(self.model, self.tokenizer, loaded, PreTrainedTokenizerFast.from_pretrained(args.start))
-        self.model.set_attn_implementation("eager")  # on CPU the fused one is slower backwards, in bfloat16
+        # On a CPU the backward pass of the fused attention is slower in bfloat16.
+        self.model.set_attn_implementation("eager")
         self.model.to(args.device).train()
         self.heads = Heads().to(args.device)
         self.losses = Losses(self.tokenizer.get_vocab()["<loc_0>"]).to(args.device)
@@ -73,13 +77,13 @@ class Trainer:
         self.number = 0
 
     def rate(self) -> float:
-        """Learning rate of the current step."""
+        """Return the learning rate of the current step."""
         done, steps = self.number, self.args.steps
-        fall = max(1.0, steps * self.args.decay)
-        return float(self.args.rate * min(1.0, (done + 1) / WARM_UP, max(0.0, (steps - done) / fall)))
+        decay_steps = max(1.0, steps * self.args.decay)
+        return float(self.args.rate * min(1.0, (done + 1) / WARM_UP, max(0.0, (steps - done) / decay_steps)))
 
     def step(self, batch: Batch) -> dict[str, float]:
-        """Learn from one batch; returns the losses by name."""
+        """Train on one batch and return the losses by name."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
         with torch.autocast(torch.device(self.args.device).type, torch.bfloat16):
@@ -105,16 +109,16 @@ class Trainer:
         seen = torch.cat([prompts.new_ones(len(prompts), features.shape[1]), (prompts != 1).long()], dim=1)
         language = self.model.model.language_model
         encoded = language.encoder(inputs_embeds=embedded, attention_mask=seen).last_hidden_state
-        marks = self.heads.asked(encoded[:, 1 : features.shape[1]])[..., 0]
-        losses["asked"] = self.losses.asked(marks, batch.asked.to(device))
+        marks = self.heads.referenced(encoded[:, 1 : features.shape[1]])[..., 0]
+        losses["referenced"] = self.losses.referenced(marks, batch.referenced.to(device))
         start = labels.new_full((len(labels), 1), 2)
         inputs = torch.cat([start, labels[:, :-1]], dim=1)
         inputs = inputs.masked_fill(inputs == -100, 1)
         decoded = language.decoder(
             input_ids=inputs, encoder_hidden_states=encoded, encoder_attention_mask=seen
         ).last_hidden_state
-        wanted = labels != -100
-        losses["answers"] = self.losses.answers(self.model.lm_head(decoded[wanted]), labels[wanted])
+        unpadded = labels != -100
+        losses["answers"] = self.losses.answers(self.model.lm_head(decoded[unpadded]), labels[unpadded])
         return losses
 
     def state(self) -> dict[str, Any]:
@@ -148,10 +152,10 @@ def main() -> None:
             break
         losses = trainer.step(batch)
         if trainer.number % 50 == 0:
-            pace = (time.monotonic() - started) / (trainer.number - first)
-            left = (args.steps - trainer.number) * pace / 60
+            seconds = (time.monotonic() - started) / (trainer.number - first)
+            left = (args.steps - trainer.number) * seconds / 60
             shown = " ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
-            print(f"step {trainer.number}/{args.steps} {shown} {pace:.2f} s/step, {left:.0f} min left", flush=True)
+            print(f"step {trainer.number}/{args.steps} {shown} {seconds:.2f} s/step, {left:.0f} min left", flush=True)
         if trainer.number % SAVE_EVERY == 0 or trainer.number == args.steps:
             torch.save(trainer.state(), file.with_suffix(".new"))
             os.replace(file.with_suffix(".new"), file)

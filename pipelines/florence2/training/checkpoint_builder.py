@@ -1,6 +1,6 @@
-"""Builds Florence-2 checkpoints of our own: a small tokenizer, and the folder that holds everything.
+"""Builds Florence-2 checkpoint folders with a small tokenizer.
 
-The folder has the layout of the published checkpoints, so `AutoProcessor` and `from_pretrained` read it too.
+A folder has the layout of the published checkpoints, so `AutoProcessor` and `from_pretrained` read it too.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ FLORENCE_TOKENS = (
     *(f"<loc_{index}>" for index in range(BINS)),
     *(f"<{tag}>" for tag in _TAGS),
 )
-"""What Florence-2 adds behind BART's vocabulary, in its order and spelling."""
+"""Florence-2's additions to BART's vocabulary, in its order and spelling."""
 
 IMAGE_TOKEN = "<image>"
 
-# A caption's words that name nothing to look for.
+# Words of a caption that are not grounded.
 _BANNED_PHRASES = (
     *("I", "me", "you", "he", "him", "she", "her", "it", "we", "us", "they", "them", "one", "this", "that", "these"),
     *("those", "which", "who", "what", "each other", "the image", "image"),
@@ -51,14 +51,14 @@ POST_PROCESSOR: dict[str, dict[str, Any]] = {
     "bboxes": {},
     "description_with_bboxes_or_polygons": {},
 }
-"""The parse types `Florence2Processor` accepts; it refuses any that its checkpoint does not list."""
+"""Parse types for `Florence2Processor`, which rejects any type that its checkpoint does not list."""
 
 
 def build_tokenizer(corpus: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer trained on `corpus`, with Florence-2's tokens behind the text ones.
+    """Train a byte-level BPE tokenizer on `corpus` and add Florence-2's tokens. Deterministic.
 
-    `vocab_size` bounds the text part (4 specials, 256 bytes, the rest merges); `len(tokenizer)` is the whole and
-    what the model's `vocab_size` must be. The same corpus gives the same tokenizer.
+    `vocab_size` bounds the text part (4 special tokens, 256 bytes, the rest merges); the model's `vocab_size` must be
+    `len(tokenizer)`.
     """
     tokenizer = Tokenizer(BPE(unk_token=None))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -113,10 +113,10 @@ def save_checkpoint(
     image_seq_length: int,
     generation_config: GenerationConfig,
 ) -> None:
-    """Write everything a checkpoint needs into `folder`, which is made if missing.
+    """Write a complete checkpoint into `folder`, creating it if missing.
 
-    `image_size` is the side of the square input in pixels; `image_seq_length` counts the image tokens, the mean
-    token included: (image_size / total stride)^2 + 1.
+    `image_size` is the side of the square input in pixels; `image_seq_length` is the number of image tokens with the
+    mean token: (image_size / total stride)^2 + 1.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.generation_config = generation_config

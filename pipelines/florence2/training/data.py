@@ -1,4 +1,4 @@
-"""Training examples: scenes painted, asked about and made into tensors, in a process of their own."""
+"""Training batches: paints scenes, makes examples about them and converts both to tensors, in a separate process."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerFast
 
 from pipelines.florence2.preprocess import resize
-from pipelines.florence2.training.labels import LONG, READING, WEIGHTS, Asked, ask, possible
+from pipelines.florence2.training.labels import LONG, READING, WEIGHTS, Example, is_possible, make_example
 from pipelines.florence2.training.model import ALPHABET, DENSE_COLUMNS, GRID, IMAGE_SIZE
 from streamer.toyworld.paint import COLOURS
 from streamer.toyworld.words import SEEN_WORDS
 from streamer.toyworld.world import KINDS, SCENE_SECONDS, Scene, Sign, Thing, World
 
 FIRST_TRAINING_SEED = 1_000_000
-"""Worlds below this seed are never trained on: they are for cameras, tests and measurements."""
+"""Training uses worlds from this seed on; lower seeds are for cameras, tests and benchmarks."""
 
 _FRAME_SIZES = ((256, 192), (320, 240), (400, 300), (384, 216))
 _COLOURS, _KINDS = list(COLOURS), list(KINDS)
 _CENTRES = (np.arange(GRID) + 0.5) / GRID
-_SHARE_OF_LONG = 0.12
-_SHARE_OF_NOTHING_TO_READ = 0.1
+_LONG_SHARE = 0.12
+"""Share of batches with tasks of long answers."""
+_UNREADABLE_SHARE = 0.1
+"""Share of scenes without signs that may still get a reading task."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`repeats` questions for each of B scenes; rows are ordered repeat by repeat."""
+    """`repeats` examples for each of B scenes; rows are ordered repeat by repeat."""
 
     pixels: Tensor
     """uint8 (B, 3, side, side), RGB."""
@@ -42,19 +44,22 @@ class Batch:
     """int64 (repeats*B, T): `<s>`, the answer, `</s>`; padded with -100."""
     dense: Tensor
     """float32 (B, GRID*GRID, DENSE_COLUMNS), see `Losses.dense`."""
-    asked: Tensor
-    """float32 (repeats*B, GRID*GRID): 1 for the image tokens on what the answer is about."""
+    referenced: Tensor
+    """float32 (repeats*B, GRID*GRID): 1 for image tokens on objects and signs that the answer refers to."""
 
 
-def _cells_of_thing(thing: Thing) -> npt.NDArray[np.bool_]:
-    """Shape (GRID, GRID): the image tokens that the object's middle half covers, at least one."""
+def _thing_cells(thing: Thing) -> npt.NDArray[np.bool_]:
+    """Return the image tokens that the object's middle half covers, at least one: (GRID, GRID)."""
     (x, y), (x0, y0, x1, y1) = thing.centre, thing.box
     reach_x, reach_y = max((x1 - x0) / 4, 0.5 / GRID), max((y1 - y0) / 4, 0.5 / GRID)
     return (np.abs(_CENTRES - y) <= reach_y)[:, None] & (np.abs(_CENTRES - x) <= reach_x)
 
 
 def _along_sign(sign: Sign, shift: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """How far along the word each image token lies, `shift` tokens right of its centre, and whether it lies on it."""
+    """Return each image token's position along the word (0 to 1) and whether it is on the word: (GRID, GRID) each.
+
+    `shift` moves the sampling point right of the token's centre, in tokens.
+    """
     origin, across, down = sign.quad[0], sign.quad[1] - sign.quad[0], sign.quad[3] - sign.quad[0]
     x, y = np.meshgrid(_CENTRES + shift / GRID, _CENTRES)
     along, below = np.linalg.solve(
@@ -65,11 +70,11 @@ def _along_sign(sign: Sign, shift: float) -> tuple[npt.NDArray[np.float64], npt.
 
 
 def dense_truth(scene: Scene) -> npt.NDArray[np.float32]:
-    """For each image token the object on it, and the two letters on its left and right half; see `Losses.dense`."""
+    """Return the object and the letters on the left and right half of each image token; see `Losses.dense`."""
     truth = np.zeros((GRID, GRID, DENSE_COLUMNS), np.float32)
     for thing in sorted(scene.objects, key=lambda thing: thing.box[1] - thing.box[3]):  # smaller ones last, on top
         box = (1, _COLOURS.index(thing.colour), _KINDS.index(thing.kind), *thing.box)
-        truth[_cells_of_thing(thing), :7] = box
+        truth[_thing_cells(thing), :7] = box
     for sign in scene.signs:
         letters = np.array([ALPHABET.index(letter) + 1 for letter in sign.text])
         for column, shift in ((7, -0.25), (8, 0.25)):
@@ -79,11 +84,11 @@ def dense_truth(scene: Scene) -> npt.NDArray[np.float32]:
     return truth.reshape(-1, DENSE_COLUMNS)
 
 
-def _asked_cells(asked: Asked) -> npt.NDArray[np.float32]:
+def _referenced_cells(example: Example) -> npt.NDArray[np.float32]:
     cells = np.zeros((GRID, GRID), bool)
-    for thing in asked.things:
-        cells |= _cells_of_thing(thing)
-    for sign in asked.signs:
+    for thing in example.things:
+        cells |= _thing_cells(thing)
+    for sign in example.signs:
         cells |= _along_sign(sign, 0.0)[1]
     return cells.ravel().astype(np.float32)
 
@@ -92,8 +97,8 @@ def _pad(rows: list[list[int]], value: int) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
 
-class Examples(IterableDataset[Batch]):
-    """Endless batches; the one with a given number is always the same."""
+class TrainingBatches(IterableDataset[Batch]):
+    """Endless sequence of batches; a batch is a function of its number."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, batch: int, repeats: int, start: int) -> None:
         self.tokenizer, self.batch, self.repeats, self.start = tokenizer, batch, repeats, start
@@ -113,15 +118,17 @@ class Examples(IterableDataset[Batch]):
         for scene in scenes:
             width, height = _FRAME_SIZES[int(rng.integers(len(_FRAME_SIZES)))]
             pixels.append(resize(scene.paint(width, height), (IMAGE_SIZE, IMAGE_SIZE)))
-        long = rng.random() < _SHARE_OF_LONG
-        asked = [ask(_task(scene, long, rng), scene, rng) for _ in range(self.repeats) for scene in scenes]
+        long = rng.random() < _LONG_SHARE
+        examples = [
+            make_example(_random_task(scene, long, rng), scene, rng) for _ in range(self.repeats) for scene in scenes
+        ]
         encode = self.tokenizer
         return Batch(
             pixels=torch.stack(pixels),
-            prompts=_pad([encode(one.prompt)["input_ids"] for one in asked], 1),
-            labels=_pad([encode(one.answer)["input_ids"] for one in asked], -100),
+            prompts=_pad([encode(example.prompt)["input_ids"] for example in examples], 1),
+            labels=_pad([encode(example.answer)["input_ids"] for example in examples], -100),
             dense=torch.from_numpy(np.stack([dense_truth(scene) for scene in scenes])),
-            asked=torch.from_numpy(np.stack([_asked_cells(one) for one in asked])),
+            referenced=torch.from_numpy(np.stack([_referenced_cells(example) for example in examples])),
         )
 
     def _scene(self, seed: int, rng: np.random.Generator) -> Scene:
@@ -131,19 +138,19 @@ class Examples(IterableDataset[Batch]):
                 return scene
 
 
-def _task(scene: Scene, long: bool, rng: np.random.Generator) -> str:
-    """A task to ask of the scene: mostly of what there is, sometimes to read where nothing is written."""
-    tasks = [task for task in WEIGHTS if (task in LONG) == long and possible(task, scene)]
-    if not scene.signs and rng.random() > _SHARE_OF_NOTHING_TO_READ:
+def _random_task(scene: Scene, long: bool, rng: np.random.Generator) -> str:
+    """Return a random task; a scene without signs gets a reading task only rarely."""
+    tasks = [task for task in WEIGHTS if (task in LONG) == long and is_possible(task, scene)]
+    if not scene.signs and rng.random() > _UNREADABLE_SHARE:
         tasks = [task for task in tasks if task not in READING]
     weights = np.array([WEIGHTS[task] for task in tasks])
     return str(rng.choice(tasks, p=weights / weights.sum()))
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, batch: int, repeats: int, start: int) -> Iterator[Batch]:
-    """Batches from number `start` on, made ahead in another process."""
+    """Yield batches from number `start` on, prefetched by another process."""
     loader = DataLoader(
-        Examples(tokenizer, batch, repeats, start),
+        TrainingBatches(tokenizer, batch, repeats, start),
         batch_size=None,
         num_workers=1,
         prefetch_factor=4,

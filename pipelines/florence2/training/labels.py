@@ -1,6 +1,6 @@
-"""What a perfect Florence-2 says of a toy scene: the question and the right answer of each task, as text.
+"""Training examples as text: a prompt about a toy scene and the right answer, for each task.
 
-The wording follows the model's conventions: labels followed by four `<loc_N>` tokens of 1,000 bins.
+Answers follow Florence-2's format: labels followed by `<loc_N>` tokens of 1,000 bins.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ WEIGHTS = {
     "detailed_caption": 1.2,
     "more_detailed_caption": 1.2,
 }
-"""How often each task is asked in training."""
+"""Relative frequency of each task in training."""
 LONG = frozenset({"detailed_caption", "more_detailed_caption"})
-"""Tasks with long answers; they make batches of their own, so that the others need not be padded to their length."""
+"""Tasks with long answers. They get batches of their own, so that short answers are not padded to their length."""
 READING = frozenset({"ocr", "ocr_with_region", "region_to_ocr"})
+"""Tasks about the words on signs."""
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five")
 _MAX_RELATIONS = 2
@@ -44,22 +45,22 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question and its right answer."""
+class Example:
+    """A prompt and its right answer."""
 
     prompt: str
-    given: str
-    """What the user adds to the task: a text, or a region's location tokens."""
+    input: str
+    """The user's part of the prompt: a text, or a region's location tokens."""
     answer: str
     things: tuple[Thing, ...] = ()
-    """The objects that the answer is about."""
+    """Objects that the answer refers to."""
     signs: tuple[Sign, ...] = ()
-    """Likewise."""
+    """Signs that the answer refers to."""
 
 
-def locations(places: Sequence[float]) -> str:
-    """Fractions as location tokens."""
-    return "".join(f"<loc_{min(999, max(0, int(value * 1000)))}>" for value in places)
+def locations(coordinates: Sequence[float]) -> str:
+    """Return coordinates, fractions of the frame, as location tokens."""
+    return "".join(f"<loc_{min(999, max(0, int(value * 1000)))}>" for value in coordinates)
 
 
 def _points(outline: Outline) -> str:
@@ -79,7 +80,7 @@ def _list(parts: list[str]) -> str:
 
 
 def _counted(things: Sequence[Thing]) -> list[str]:
-    """Phrases with their counts, in the order of the first of each: `a red ring`, `two blue stars`."""
+    """Return phrases with counts, such as `a red ring` and `two blue stars`, in order of first appearance."""
     counts = Counter(map(_phrase, things))
     return [_an(phrase) if count == 1 else f"{_NUMBERS[count]} {_plural(phrase)}" for phrase, count in counts.items()]
 
@@ -88,7 +89,7 @@ def _plural(phrase: str) -> str:
     return phrase + ("es" if phrase.endswith("s") else "s")
 
 
-def _place(thing: Thing) -> str:
+def _position(thing: Thing) -> str:
     x, y = thing.centre
     column = "left" if x < 1 / 3 else "right" if x > 2 / 3 else ""
     row = "top" if y < 1 / 3 else "bottom" if y > 2 / 3 else ""
@@ -103,7 +104,7 @@ def _relation(a: Thing, b: Thing) -> str:
 
 
 def caption(scene: Scene) -> str:
-    """All objects, counted; of just two different ones also how they lie."""
+    """Return a caption with all objects and counts; for two different objects, with their relation."""
     match scene.objects:
         case (a, b) if _phrase(a) != _phrase(b):
             return f"{_an(_phrase(a))} {_relation(a, b)} {_an(_phrase(b))}"
@@ -114,7 +115,7 @@ def caption(scene: Scene) -> str:
 def _detailed(scene: Scene, relations: int) -> str:
     count = len(scene.objects)
     head = f"The image shows {_NUMBERS[count]} object{'s' if count > 1 else ''}: "
-    body = _list([f"{_an(f'{t.size} {_phrase(t)}')} at the {_place(t)}" for t in scene.objects])
+    body = _list([f"{_an(f'{t.size} {_phrase(t)}')} at the {_position(t)}" for t in scene.objects])
     pairs = list(zip(scene.objects, scene.objects[1:], strict=False))[:relations]
     return head + body + "." + "".join(f" The {_phrase(a)} is {_relation(a, b)} the {_phrase(b)}." for a, b in pairs)
 
@@ -127,13 +128,13 @@ def more_detailed_caption(scene: Scene) -> str:
     return _detailed(scene, 3)
 
 
-def _around(rng: np.random.Generator, box: Box) -> str:
-    """A region as a user would draw it, not quite exact."""
+def _drawn_region(rng: np.random.Generator, box: Box) -> str:
+    """Return the location tokens of a box with noise, like a region that a user drew."""
     return locations(np.clip(np.array(box) + rng.normal(0, 0.006, size=4), 0, 0.999).tolist())
 
 
-def _wanted(rng: np.random.Generator, scene: Scene) -> str:
-    """A phrase to look for: two in three are there, many others share a colour or a kind with what is there."""
+def _query(rng: np.random.Generator, scene: Scene) -> str:
+    """Return a phrase to search for; two of three are in the scene, most others are similar to an object."""
     thing = scene.objects[int(rng.integers(len(scene.objects)))]
     match int(rng.integers(6)):
         case 0:
@@ -147,8 +148,8 @@ def _wanted(rng: np.random.Generator, scene: Scene) -> str:
             return _phrase(thing)
 
 
-def found(scene: Scene, phrase: str) -> tuple[Thing, ...]:
-    """The objects that a phrase such as `ring` or `red ring` names."""
+def matching(scene: Scene, phrase: str) -> tuple[Thing, ...]:
+    """Return the objects that a phrase such as `ring` or `red ring` names."""
     return tuple(thing for thing in scene.objects if phrase in (_phrase(thing), thing.kind))
 
 
@@ -156,37 +157,37 @@ def _labelled(phrase: str, things: Sequence[Thing]) -> str:
     return phrase + "".join(locations(thing.box) for thing in things) if things else ""
 
 
-def _search(task: str, scene: Scene, rng: np.random.Generator) -> tuple[str, str, tuple[Thing, ...]]:
+def _phrase_example(task: str, scene: Scene, rng: np.random.Generator) -> tuple[str, str, tuple[Thing, ...]]:
     if task == "phrase_grounding":
-        phrases = list(dict.fromkeys(_wanted(rng, scene) for _ in range(int(rng.integers(1, 4)))))
-        hits = [found(scene, phrase) for phrase in phrases]
+        phrases = list(dict.fromkeys(_query(rng, scene) for _ in range(int(rng.integers(1, 4)))))
+        hits = [matching(scene, phrase) for phrase in phrases]
         answer = "".join(_labelled(_an(phrase), things) for phrase, things in zip(phrases, hits, strict=True))
         return _list([_an(phrase) for phrase in phrases]), answer, tuple(thing for things in hits for thing in things)
-    given = _wanted(rng, scene)
-    things = found(scene, given)
+    phrase = _query(rng, scene)
+    things = matching(scene, phrase)
     if task == "referring_segmentation":
-        return given, "<sep>".join(_points(thing.silhouette) for thing in things), things
-    return given, _labelled(given, things), things
+        return phrase, "<sep>".join(_points(thing.silhouette) for thing in things), things
+    return phrase, _labelled(phrase, things), things
 
 
-def _of_region(task: str, scene: Scene, rng: np.random.Generator) -> tuple[str, str, tuple[Thing, ...]]:
+def _region_example(task: str, scene: Scene, rng: np.random.Generator) -> tuple[str, str, tuple[Thing, ...]]:
     thing = scene.objects[int(rng.integers(len(scene.objects)))]
     answers = {
         "region_to_category": thing.kind,
         "region_to_description": _an(f"{thing.size} {_phrase(thing)}"),
         "region_to_segmentation": _points(thing.silhouette),
     }
-    return _around(rng, thing.box), answers[task], (thing,)
+    return _drawn_region(rng, thing.box), answers[task], (thing,)
 
 
-def possible(task: str, scene: Scene) -> bool:
-    """Whether the task can be asked of this scene."""
+def is_possible(task: str, scene: Scene) -> bool:
+    """Return whether an example of the task can be made from this scene."""
     return bool(scene.signs) if task == "region_to_ocr" else bool(scene.objects)
 
 
-def ask(task: str, scene: Scene, rng: np.random.Generator) -> Asked:
-    """A question of this task about the scene, and its answer; see `possible`."""
-    given, about, signs = "", scene.objects, scene.signs
+def make_example(task: str, scene: Scene, rng: np.random.Generator) -> Example:
+    """Return a random example of the task about the scene; requires `is_possible`."""
+    user_input, things, signs = "", scene.objects, scene.signs
     match task:
         case "caption":
             answer = caption(scene)
@@ -195,35 +196,35 @@ def ask(task: str, scene: Scene, rng: np.random.Generator) -> Asked:
         case "more_detailed_caption":
             answer = more_detailed_caption(scene)
         case "object_detection":
-            answer = "".join(thing.kind + locations(thing.box) for thing in about)
+            answer = "".join(thing.kind + locations(thing.box) for thing in things)
         case "dense_region_caption":
-            answer = "".join(f"{thing.size} {_phrase(thing)}" + locations(thing.box) for thing in about)
+            answer = "".join(f"{thing.size} {_phrase(thing)}" + locations(thing.box) for thing in things)
         case "region_proposal":
-            answer = "".join(locations(thing.box) for thing in about)
+            answer = "".join(locations(thing.box) for thing in things)
         case "open_vocabulary_detection" | "phrase_grounding" | "referring_segmentation":
-            given, answer, about = _search(task, scene, rng)
+            user_input, answer, things = _phrase_example(task, scene, rng)
         case "region_to_category" | "region_to_description" | "region_to_segmentation":
-            given, answer, about = _of_region(task, scene, rng)
+            user_input, answer, things = _region_example(task, scene, rng)
         case "ocr":
             answer = " ".join(sign.text for sign in signs)
         case "ocr_with_region":
             answer = "".join(sign.text + _points(sign.quad) for sign in signs)
         case "region_to_ocr":
             signs = (signs[int(rng.integers(len(signs)))],)
-            given, answer = _around(rng, signs[0].box), signs[0].text
+            user_input, answer = _drawn_region(rng, signs[0].box), signs[0].text
         case _:
             raise ValueError(f"the toy world has no truth for {task}")
-    prompt = FLORENCE_TASKS[task].prompt.format(input=given)
-    return Asked(prompt, given, answer, (), signs) if task in READING else Asked(prompt, given, answer, about)
+    prompt = FLORENCE_TASKS[task].prompt.format(input=user_input)
+    return Example(prompt, user_input, answer, *(((), signs) if task in READING else (things, ())))
 
 
 def corpus() -> Iterator[str]:
-    """Texts of all tasks, to train the tokenizer on. Without the words on signs: the model shall spell those."""
+    """Yield texts of all tasks for the tokenizer's training, without the words on signs: the model spells those."""
     rng = np.random.default_rng(0)
     for seed in range(400):
         scene = World(seed).scene(rng.random() * SCENE_SECONDS)
         for task in WEIGHTS:
-            if possible(task, scene):
-                asked = ask(task, scene, rng)
-                for text in (asked.prompt, "" if task in READING else asked.answer):
+            if is_possible(task, scene):
+                example = make_example(task, scene, rng)
+                for text in (example.prompt, "" if task in READING else example.answer):
                     yield from (piece.rpartition(">")[2] for piece in text.split("<") if piece.rpartition(">")[2])

@@ -1,7 +1,8 @@
-"""The architecture of the small model, and how it has to start for training to get anywhere.
+"""Architecture, initial weights, auxiliary heads and losses of the small model.
 
-What a trial taught: image position embeddings must start large, location rows as smooth functions of position, and
-an auxiliary head that reads the objects off the image tokens trains the vision tower in minutes.
+Training fails from the default initial weights. Image position embeddings must start large, location embeddings as
+smooth functions of position, and an auxiliary head that reads the objects off the image tokens trains the vision tower
+in minutes (docs/decisions/0007-the-small-model.md).
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ IMAGE_TOKENS = GRID * GRID + 1
 WIDTH = 160
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DENSE_CHANNELS = (1, len(COLOURS), len(KINDS), 4, len(ALPHABET) + 1, len(ALPHABET) + 1, 8)
-"""Of the auxiliary head, per image token: is there an object, its colour, its kind, its box; the letters on the left
-and the right half, 0 for none, and the corners of their word."""
+"""Output sizes of the dense head per image token: object presence, colour, kind, box; letters on the left and the right
+half (0 for none), and the corners of their word."""
 DENSE_COLUMNS = 17
-"""Of the head's truth: there, colour, kind, x0, y0, x1, y1, left letter, right letter, eight for the corners."""
+"""Columns of the dense truth: presence, colour, kind, x0, y0, x1, y1, left letter, right letter, eight of corners."""
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> Florence2ForConditionalGeneration:
@@ -91,16 +92,19 @@ def _initialise(model: Florence2ForConditionalGeneration, first_location: int) -
 
 
 class Heads(nn.Module):
-    """What only training uses: one head says what is on each image token, the other whether it is asked for."""
+    """Auxiliary heads, used in training only.
+
+    `dense` predicts what is on each image token, `referenced` whether the answer refers to it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.dense = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Linear(WIDTH, sum(DENSE_CHANNELS)))
-        self.asked = nn.Linear(WIDTH, 1)
+        self.referenced = nn.Linear(WIDTH, 1)
 
 
 def generation_config() -> GenerationConfig:
-    """Florence-2's own, but without the ban on repeated 3-grams: `small red ring` may well stand there twice."""
+    """Return Florence-2's settings without the ban on repeated 3-grams: `small red ring` may occur twice."""
     return GenerationConfig(
         bos_token_id=0,
         pad_token_id=1,
@@ -115,10 +119,9 @@ def generation_config() -> GenerationConfig:
 
 
 class Losses(nn.Module):
-    """The two losses: of the answers' tokens, and of the dense head."""
+    """Losses of the answers' tokens and of the two auxiliary heads."""
 
     softened: Tensor
-
     positions: Tensor
 
     def __init__(self, first_location: int, sigma: float = 6.0) -> None:
@@ -130,7 +133,7 @@ class Losses(nn.Module):
         self.register_buffer("positions", (bins + 0.5) / BINS)
 
     def answers(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy; a location's target is spread over its neighbours, and its mean should be in the right place.
+        """Return cross entropy plus the error of the mean location; a location's target is spread over its neighbours.
 
         logits (N, V); labels (N).
         """
@@ -143,7 +146,7 @@ class Losses(nn.Module):
         return (2 * words - (self.softened[bins] * places).sum() + 8 * far) / len(labels)
 
     def dense(self, found: Tensor, truth: Tensor) -> Tensor:
-        """found (B, cells, sum(DENSE_CHANNELS)); truth (B, cells, DENSE_COLUMNS)."""
+        """Return the dense head's loss: found (B, cells, sum(DENSE_CHANNELS)); truth (B, cells, DENSE_COLUMNS)."""
         there, colour, kind, box, left, right, quad = found.float().split(DENSE_CHANNELS, dim=-1)
         on_thing, on_word = truth[..., 0] > 0, truth[..., 7:9].amax(dim=-1) > 0
         loss = 3 * _binary(there[..., 0], truth[..., 0])
@@ -160,8 +163,8 @@ class Losses(nn.Module):
             loss = loss + 20 * nn.functional.l1_loss(quad[on_word].sigmoid(), truth[on_word][:, 9:])
         return loss
 
-    def asked(self, found: Tensor, truth: Tensor) -> Tensor:
-        """found, truth (rows, cells): is the image token on something that the answer is about?"""
+    def referenced(self, found: Tensor, truth: Tensor) -> Tensor:
+        """Return the loss of the head that marks image tokens the answer refers to: found, truth (rows, cells)."""
         return _binary(found.float(), truth)
 
 
@@ -176,7 +179,7 @@ def start_from(
     other: Florence2ForConditionalGeneration,
     other_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    """Take over another model's weights: tokens that both know keep their rows, the first filter is resized."""
+    """Copy another model's weights into `model`: embedding rows by token, the first filter resized."""
     theirs = other.float().state_dict()
     rows = {token: row for token, row in other_tokenizer.get_vocab().items()}
     known = [(row, rows[token]) for token, row in tokenizer.get_vocab().items() if token in rows]

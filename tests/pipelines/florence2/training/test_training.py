@@ -10,8 +10,8 @@ import torch
 
 from pipelines.florence2.tasks import FLORENCE_TASKS
 from pipelines.florence2.training.__main__ import Trainer
-from pipelines.florence2.training.data import FIRST_TRAINING_SEED, Examples, dense_truth
-from pipelines.florence2.training.labels import WEIGHTS, ask, possible
+from pipelines.florence2.training.data import FIRST_TRAINING_SEED, TrainingBatches, dense_truth
+from pipelines.florence2.training.labels import WEIGHTS, is_possible, make_example
 from pipelines.florence2.training.model import ALPHABET, GRID
 from streamer.toyworld.words import HELD_OUT_WORDS
 from streamer.toyworld.world import World
@@ -20,7 +20,7 @@ ARGUMENTS = Namespace(device="cpu", rate=1e-3, steps=6, decay=0.4, dense_steps=1
 
 
 def _trained(trainer: Trainer, upto: int) -> Trainer:
-    examples = Examples(trainer.tokenizer, batch=2, repeats=2, start=0)
+    examples = TrainingBatches(trainer.tokenizer, batch=2, repeats=2, start=0)
     while trainer.number < upto:
         trainer.step(examples.make(trainer.number))
     return trainer
@@ -41,7 +41,7 @@ def test_all_fifteen_tasks_are_taught() -> None:
 
 
 def test_no_held_out_word_is_ever_shown_in_training() -> None:
-    examples = Examples.__new__(Examples)
+    examples = TrainingBatches.__new__(TrainingBatches)
     rng = np.random.default_rng(0)
     shown = [sign.text for index in range(150) for sign in examples._scene(FIRST_TRAINING_SEED + index, rng).signs]
     assert len(shown) > 50
@@ -63,9 +63,9 @@ def test_every_answer_is_about_what_it_says() -> None:
     for seed in range(30):
         scene = World(seed).scene(4.0)
         for task in WEIGHTS:
-            if possible(task, scene):
-                asked = ask(task, scene, rng)
-                assert {id(thing) for thing in asked.things} <= {id(thing) for thing in scene.objects}
-                assert all(sign.text in asked.answer for sign in asked.signs)
+            if is_possible(task, scene):
+                example = make_example(task, scene, rng)
+                assert {id(thing) for thing in example.things} <= {id(thing) for thing in scene.objects}
+                assert all(sign.text in example.answer for sign in example.signs)
                 if task == "object_detection":
-                    assert asked.answer.count("<loc_") == 4 * len(scene.objects)
+                    assert example.answer.count("<loc_") == 4 * len(scene.objects)

@@ -1,4 +1,4 @@
-"""What the live parts of the schedule's benchmark share: a camera's clip, a device, and an agent that is measured."""
+"""Shared parts of the live schedule benchmarks: a camera clip, a simulated device, and an agent under test."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ START_S = 60.0
 
 
 def make_clip(path: Path, seconds: int = 8) -> Path:
-    """720p25 H.264 as a camera makes it: movement, noise, 3 Mbit/s, a key frame every 0.8 s, no B-frames."""
+    """Write a 720p25 H.264 clip like a camera's: motion, noise, 3 Mbit/s, a key frame every 0.8 s, no B-frames."""
     source = f"testsrc2=size=1280x720:rate={FPS}:duration={seconds},noise=alls=6:allf=t"
-    words = f"-c:v libx264 -preset veryfast -b:v 3M -maxrate 3M -bufsize 3M -bf 0 -g {KEY_FRAME_EVERY}"
-    more = f"-keyint_min {KEY_FRAME_EVERY} -sc_threshold 0 -pix_fmt yuv420p"
-    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", source, *words.split(), *more.split(), str(path)]
+    codec = f"-c:v libx264 -preset veryfast -b:v 3M -maxrate 3M -bufsize 3M -bf 0 -g {KEY_FRAME_EVERY}"
+    options = f"-keyint_min {KEY_FRAME_EVERY} -sc_threshold 0 -pix_fmt yuv420p"
+    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", source, *codec.split(), *options.split(), str(path)]
     subprocess.run(command, check=True)
     return path
 
 
 class Device:
-    """An engine that needs `seconds` for a batch, and notes how old each frame is as it begins."""
+    """An engine that needs `seconds` per batch and records each frame's age at the start of its batch."""
 
     model = "device"
 
@@ -56,12 +56,12 @@ class Device:
         jobs, self._jobs = self._jobs, []
         started = time.monotonic()
         self.ages += [started - job.frame.captured_mono for job in jobs]
-        time.sleep(self._seconds)  # this is the device at work
+        time.sleep(self._seconds)  # the simulated inference
         return [Result(job, "empty", started_mono=started, inference_s=self._seconds, batch=len(jobs)) for job in jobs]
 
 
-class Measured:
-    """Captures in processes of their own, the inference in this one, and emit's place; a context manager."""
+class AgentUnderTest:
+    """Capture processes, with infer and a stand-in for emit in this process; a context manager."""
 
     def __init__(self, runtime: Path, streams: dict[str, Any], device: Device) -> None:
         config = {"agent": "bench", "streams": streams, "sinks": [{"kind": "zmq"}]}
@@ -69,25 +69,25 @@ class Measured:
         self.statuses: list[StatusEvent] = []
         with ExitStack() as stack:
             self._server = stack.enter_context(EventServer(runtime))
-            nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-            stack.callback(os.close, nowhere)
-            worker = Worker(from_mapping(config), runtime, runtime, None, nowhere)
+            devnull = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            stack.callback(os.close, devnull)
+            worker = Worker(from_mapping(config), runtime, runtime, None, devnull)
             self._inference = stack.enter_context(Inference(worker, device))
             self.captures = {name: stack.enter_context(Role(runtime, config, "capture", name)) for name in streams}
             self._stack = stack.pop_all()
 
-    def __enter__(self) -> Measured:
+    def __enter__(self) -> AgentUnderTest:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def turn_until(self, what: Callable[[], object], seconds: float) -> None:
-        """Let inference work. Raises TimeoutError."""
+    def run_until(self, condition: Callable[[], object], seconds: float) -> None:
+        """Run inference until `condition()` is true. Raises TimeoutError after `seconds`."""
         until = time.monotonic() + seconds
-        while not what():
+        while not condition():
             if time.monotonic() > until:
-                raise TimeoutError(f"it did not happen; {[status.subject for status in self.statuses]}")
+                raise TimeoutError(f"condition not met; status events: {[status.subject for status in self.statuses]}")
             self._inference.poll_once()
             deliveries = self._server.receive()
             self._server.ack(deliveries)
@@ -98,25 +98,25 @@ class Measured:
                 else:
                     self.statuses.append(event)
 
-    def turn_for(self, seconds: float) -> None:
+    def run_for(self, seconds: float) -> None:
         until = time.monotonic() + seconds
-        self.turn_until(lambda: time.monotonic() >= until, math.inf)
+        self.run_until(lambda: time.monotonic() >= until, math.inf)
 
     def warm_up(self, seconds: float) -> None:
-        """Until every camera is up and was asked, and so long more."""
-        self.turn_until(lambda: {event.data.stream for event in self.results} == set(self.captures), START_S)
-        self.turn_for(seconds)
+        """Run until every camera has had a result, and `seconds` more."""
+        self.run_until(lambda: {event.data.stream for event in self.results} == set(self.captures), START_S)
+        self.run_for(seconds)
 
     def stop(self) -> dict[str, dict[str, Any]]:
-        """End the captures; what became of the frames of each, which is exact."""
+        """Stop the captures; return the frame counts of each and check that they add up."""
         for capture in self.captures.values():
             capture.process.send_signal(signal.SIGTERM)
-        self.turn_until(lambda: len(self._stopped()) == len(self.captures), START_S)
+        self.run_until(lambda: len(self._stopped()) == len(self.captures), START_S)
         return self._stopped()
 
     def _stopped(self) -> dict[str, dict[str, Any]]:
         last = [event.data for event in self.statuses if event.subject == "stream.stopped"]
-        books = {str(data.stream): data.frames.model_dump() for data in last if data.frames is not None}
-        for frames in books.values():
+        counts = {str(data.stream): data.frames.model_dump() for data in last if data.frames is not None}
+        for frames in counts.values():
             assert_identity(frames)
-        return books
+        return counts

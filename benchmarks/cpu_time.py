@@ -1,4 +1,4 @@
-"""What a process has used of the processor."""
+"""CPU time of a process."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 
 def process_cpu(pid: int) -> float:
-    """Seconds so far, of all its threads."""
+    """Return the CPU seconds that all threads of a process have used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def cpu(pid: int, seconds: float) -> float:
-    """Seconds that it uses in the next so many."""
+    """Return the CPU seconds that a process uses in the next `seconds`."""
     before = process_cpu(pid)
     time.sleep(seconds)
     return process_cpu(pid) - before
