@@ -1,4 +1,4 @@
-"""Paints the toy world: backgrounds of four families, coloured outlines, words, light and sensor noise."""
+"""Image rendering of the toy world: four kinds of backgrounds, coloured shapes, words, light and sensor noise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streamer.toyworld.words import WORDS
 from streamer.types import Image
 
 Outline = npt.NDArray[np.float64]
-"""Shape (points, 2): one closed contour, in fractions of the frame."""
+"""Closed contour (points, 2), in fractions of the frame."""
 Colour = tuple[int, int, int]
 """BGR."""
 
@@ -31,12 +31,12 @@ _NOISE_TILES = 4
 
 @dataclass(frozen=True, slots=True)
 class Lettering:
-    """How a word looks, upright."""
+    """The image of an upright word."""
 
     mask: npt.NDArray[np.uint8]
-    """uint8 (height, width), 255 where there is ink; tight around it."""
+    """uint8 (height, width), 255 where there is ink, cropped to the ink."""
     ends: tuple[float, ...]
-    """Where each letter ends, as a fraction of the width."""
+    """End of each letter, as a fraction of the width."""
 
     @property
     def aspect(self) -> float:
@@ -45,7 +45,7 @@ class Lettering:
 
 @lru_cache(maxsize=1)
 def letterings() -> Mapping[str, Lettering]:
-    """Of each of WORDS."""
+    """Return the lettering of each of WORDS."""
     return {word: _lettering(word) for word in WORDS}
 
 
@@ -62,7 +62,7 @@ def _lettering(word: str) -> Lettering:
 
 @lru_cache(maxsize=16)
 def _background(seed: int, width: int, height: int) -> npt.NDArray[np.uint8]:
-    """A dull picture: a gradient, a texture, clutter, or plain for a light that changes. uint8 (height, width, 3)."""
+    """Return a gradient, a texture, clutter or a plain colour, by `seed % 4`: uint8 (height, width, 3)."""
     rng = np.random.default_rng([seed, 7])
     tint = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0, 0.18), rng.uniform(0.35, 0.7))
     picture = np.full((height, width, 3), 255 * np.array(tint[::-1]), np.float32)
@@ -86,12 +86,12 @@ def _background(seed: int, width: int, height: int) -> npt.NDArray[np.uint8]:
 
 
 def _light(picture: Image, seed: int, time: float) -> Image:
-    """The same picture lit otherwise: a slow swing, or over a quarter of the worlds a shade that wanders."""
+    """Return the image with slowly changing brightness, in a quarter of the worlds with a moving shadow."""
     if seed % 4 != 3:
         return np.asarray(cv2.convertScaleAbs(picture, alpha=1 + 0.12 * np.sin(2 * np.pi * time / 20 + seed)), np.uint8)
     width = picture.shape[1]
-    places = np.linspace(0, 1, 32, dtype=np.float32)
-    wave = 0.9 + 0.25 * np.sin(2 * np.pi * (places + time / 16 + seed / 7))
+    positions = np.linspace(0, 1, 32, dtype=np.float32)
+    wave = 0.9 + 0.25 * np.sin(2 * np.pi * (positions + time / 16 + seed / 7))
     shade = cv2.resize(wave[None].astype(np.float32), (width, 1), interpolation=cv2.INTER_LINEAR)
     shade8 = np.broadcast_to((shade * 200).astype(np.uint8)[..., None], picture.shape)
     return np.asarray(cv2.multiply(picture, np.ascontiguousarray(shade8), scale=1 / 200), np.uint8)
@@ -103,8 +103,8 @@ def _noise(width: int, height: int, tile: int, strength: int) -> npt.NDArray[np.
     return rng.integers(0, strength + 1, size=(height, width, 3), dtype=np.uint8)
 
 
-def _print(picture: Image, word: str, quad: Outline) -> None:
-    """Put a word on its quad in place, white where it is dark and black where it is light."""
+def _draw_word(picture: Image, word: str, quad: Outline) -> None:
+    """Draw a word on its quad into `picture`, white on dark and black on light backgrounds."""
     height, width = picture.shape[:2]
     corners = quad * (width, height)
     left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int) - 1, 0)
@@ -114,10 +114,10 @@ def _print(picture: Image, word: str, quad: Outline) -> None:
     size = (min(mask.shape[1], max(2, round(1.5 * across))), min(mask.shape[0], max(2, round(1.5 * up))))
     ink = cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
     sheet = np.array([(0, 0), (size[0], 0), (0, size[1])], np.float32)
-    there = (corners[[0, 1, 3]] - (left, top)).astype(np.float32)
-    turned = cv2.warpAffine(ink, cv2.getAffineTransform(sheet, there), (int(right - left), int(bottom - top)))
+    target = (corners[[0, 1, 3]] - (left, top)).astype(np.float32)
+    warped = cv2.warpAffine(ink, cv2.getAffineTransform(sheet, target), (int(right - left), int(bottom - top)))
     part = picture[top:bottom, left:right]
-    share = turned[..., None].astype(np.float32) / 255
+    share = warped[..., None].astype(np.float32) / 255
     shade = 240 if part.mean() < 115 else 12
     part[:] = (part * (1 - share) + shade * share).astype(np.uint8)
 
@@ -130,14 +130,14 @@ def paint(
     words: Sequence[tuple[str, Outline]],
     noise: int,
 ) -> Image:
-    """A world's picture at a moment: uint8 (height, width, 3), BGR. `size` is (width, height); later shapes on top."""
+    """Return a scene's image: uint8 (height, width, 3), BGR. `size` is (width, height); later shapes are on top."""
     width, height = size
     picture = _background(seed, width, height).copy()
     for contours, colour in shapes:
         points = [np.round(contour * size * 16).astype(np.int32) for contour in contours]
         cv2.fillPoly(picture, points, colour, lineType=cv2.LINE_AA, shift=4)
     for word, quad in words:
-        _print(picture, word, quad)
+        _draw_word(picture, word, quad)
     lit = _light(picture, seed, time)
     grain = _noise(width, height, int(time * 1000) % _NOISE_TILES, noise)
     return np.asarray(cv2.addWeighted(lit, 1.0, grain, 1.0, -noise / 2), np.uint8)

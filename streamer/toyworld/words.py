@@ -1,4 +1,4 @@
-"""The words that stand in the toy world's pictures, as on signs: capital letters, three to six of them."""
+"""The 200 words on signs of the toy world: capital letters, three to six per word."""
 
 _LIST = """
 ALARM ALERT APPLE ARROW ATLAS AUTO BADGE BAKER BANK BARN BASE BEACH BELL BERRY BIKE BIRD BLOCK BOAT BOOK BOTTLE
@@ -15,5 +15,5 @@ SILVER SLOW SOAP SOUTH SPARE STAFF STAIRS STAND STOP STORE SUGAR SWITCH TAXI TEA
 
 WORDS: tuple[str, ...] = tuple(_LIST.split())
 HELD_OUT_WORDS: tuple[str, ...] = WORDS[4::5]
-"""Never shown to the shipped model while it learned."""
+"""Words that were never in the shipped model's training."""
 SEEN_WORDS: tuple[str, ...] = tuple(word for word in WORDS if word not in HELD_OUT_WORDS)

@@ -1,8 +1,9 @@
-"""A small moving world with known truth: the `synthetic` camera, and what the shipped model is trained and tested on.
+"""Simulation of the toy world: moving shapes and signs with known positions.
 
-Everything follows from the seed and the time, so truth for a frame is `World(seed).scene(pts)`. Objects glide over a
-background, signs with a word stand still; every `SCENE_SECONDS` others take their place. Shapes are drawn for a 4:3
-picture and stretch with other ones. Coordinates are fractions of the frame.
+It is the `synthetic` camera, and the shipped model is trained and tested on it. A scene is a function of seed and time,
+so the truth about a frame is `World(seed).scene(pts)`. Objects glide over a background, signs with a word stand still;
+every `SCENE_SECONDS` new ones replace them. Shapes are defined for 4:3 images and stretch in others. Coordinates are
+fractions of the frame.
 """
 
 from __future__ import annotations
@@ -19,29 +20,31 @@ from streamer.toyworld.words import WORDS
 from streamer.types import Image
 
 SCENE_SECONDS = 12.0
+"""Duration of a scene."""
 LARGE = 0.25
-"""Objects of at least this height, as a fraction of the frame's, are called large."""
+"""Minimum height of a large object, as a fraction of the frame's height."""
 
 _ASPECT = 4 / 3
-_STRETCH = np.array([1 / _ASPECT, 1.0])
+_TO_FRACTIONS = np.array([1 / _ASPECT, 1.0])
 
 
 @dataclass(frozen=True, slots=True)
 class Difficulty:
-    """What makes scenes easy or hard to see."""
+    """Parameters that make scenes easy or hard to recognise."""
 
     sides: tuple[float, float] = (0.08, 0.4)
-    """Of an object's height, as a fraction of the frame's."""
+    """Range of an object's height, as a fraction of the frame's height."""
     objects: tuple[int, int] = (1, 5)
+    """Range of the number of objects."""
     overlap: float = 0.3
-    """Intersection over union of two objects' boxes, at most, at any moment."""
+    """Maximum intersection over union of two objects' boxes at any time."""
     noise: int = 12
-    """Peak to peak, in grey levels."""
+    """Peak-to-peak noise in grey levels."""
 
 
 NORMAL = Difficulty()
 HARD = Difficulty(sides=(0.06, 0.16), objects=(3, 6), overlap=0.5, noise=60)
-"""Small, overlapping and noisy."""
+"""Small, overlapping objects and strong noise."""
 
 
 def _regular(points: int, radii: tuple[float, ...] = (0.5,), turn: float = -0.25) -> Outline:
@@ -59,15 +62,15 @@ KINDS: dict[str, tuple[Outline, ...]] = {
     "ring": (_regular(48), _regular(48, (0.27,))),
     "cross": (np.array(_CROSS) / 6.0,),
 }
-"""Contours of each kind in a unit square around the origin; the second one is a hole."""
+"""Contours of each kind in a unit square around the origin; a second contour is a hole."""
 
-_CORNERS = 12
-"""A silhouette has no more."""
+_MAX_CORNERS = 12
+"""Maximum number of corners of a silhouette."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One object of a scene."""
+    """An object of a scene at one time: a coloured shape."""
 
     kind: str
     colour: str
@@ -84,20 +87,20 @@ class Thing:
 
     @property
     def silhouette(self) -> Outline:
-        """Its outer contour in at most twelve corners, clockwise, from the topmost one of the upright shape."""
+        """Outer contour with at most twelve corners, clockwise from the topmost corner of the upright shape."""
         contour = self.contours[0]
-        return contour[:: max(1, len(contour) // _CORNERS)]
+        return contour[:: max(1, len(contour) // _MAX_CORNERS)]
 
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """A printed word."""
+    """A word printed on the background."""
 
     text: str
     quad: Outline
-    """Its corners (4, 2): those of the upright word from the top left one on, clockwise."""
+    """Corners (4, 2), clockwise from the top left of the upright word."""
     ends: tuple[float, ...]
-    """Where each letter ends, as a fraction of the word's width."""
+    """End of each letter, as a fraction of the word's width."""
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -107,7 +110,7 @@ class Sign:
 
 @dataclass(frozen=True, slots=True)
 class _Glider:
-    """An object's shape and its way: to and fro between two points."""
+    """An object over a whole scene: its shape, and its motion back and forth between two points."""
 
     kind: str
     colour: str
@@ -132,7 +135,7 @@ class _Glider:
 
 
 def _overlap(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
-    """The largest intersection over union of two rows of boxes."""
+    """Return the largest intersection over union of two boxes over time; `a` and `b` are (times, 4)."""
     corner = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None)
     common = corner.prod(axis=1)
     areas = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1)
@@ -149,7 +152,7 @@ def _glider(rng: np.random.Generator, difficulty: Difficulty) -> _Glider:
     width = height * rng.uniform(0.8, 1.25)
     turn = _turn(rng.uniform(-12, 12))
     kind = str(rng.choice(list(KINDS)))
-    shape = tuple((contour * (width, height)) @ turn * _STRETCH for contour in KINDS[kind])
+    shape = tuple((contour * (width, height)) @ turn * _TO_FRACTIONS for contour in KINDS[kind])
     half = np.abs(shape[0]).max(axis=0)
     start, end = (half + (1 - 2 * half) * rng.random(2) for _ in range(2))
     return _Glider(kind, str(rng.choice(list(COLOURS))), shape, start, end - start, rng.uniform(6, 14))
@@ -160,7 +163,7 @@ def _sign(rng: np.random.Generator, words: Sequence[str]) -> Sign:
     lettering = letterings()[text]
     height = rng.uniform(0.08, 0.15)
     half = np.array([lettering.aspect * height, height]) / 2
-    corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * half @ _turn(rng.uniform(-15, 15)) * _STRETCH
+    corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * half @ _turn(rng.uniform(-15, 15)) * _TO_FRACTIONS
     reach = np.minimum(np.abs(corners).max(axis=0), 0.49)
     centre = reach + (1 - 2 * reach) * rng.random(2)
     return Sign(text, corners + centre, lettering.ends)
@@ -170,26 +173,26 @@ def _sign(rng: np.random.Generator, words: Sequence[str]) -> Sign:
 def _layout(seed: int, index: int, words: tuple[str, ...], difficulty: Difficulty) -> tuple[
     tuple[_Glider, ...], tuple[Sign, ...]
 ]:  # fmt: skip
-    """The objects and signs of one scene of a world, placed so that none hides another at any time."""
+    """Return the objects and signs of one scene; overlaps stay within `difficulty` at all times."""
     rng = np.random.default_rng([seed, index])
     times = np.arange(0.0, SCENE_SECONDS, 0.25)
     signs: list[Sign] = []
-    taken: list[npt.NDArray[np.float64]] = []
+    sign_boxes: list[npt.NDArray[np.float64]] = []
     for _ in range(int(rng.choice(3, p=(0.5, 0.3, 0.2)))):
         sign = _sign(rng, words)
         area = np.tile(sign.box, (len(times), 1))
-        if all(_overlap(area, other) == 0 for other in taken):
+        if all(_overlap(area, other) == 0 for other in sign_boxes):
             signs.append(sign)
-            taken.append(area)
+            sign_boxes.append(area)
     placed: list[tuple[_Glider, npt.NDArray[np.float64]]] = []
-    least, most = difficulty.objects
-    wanted = int(rng.integers(least, most + 1))
+    low, high = difficulty.objects
+    count = int(rng.integers(low, high + 1))
     for _ in range(200):
-        if len(placed) == wanted:
+        if len(placed) == count:
             break
         glider = _glider(rng, difficulty)
         boxes = glider.boxes(times)
-        if all(_overlap(boxes, other) == 0 for other in taken) and all(
+        if all(_overlap(boxes, other) == 0 for other in sign_boxes) and all(
             _overlap(boxes, other) <= difficulty.overlap for _, other in placed
         ):
             placed.append((glider, boxes))
@@ -199,18 +202,18 @@ def _layout(seed: int, index: int, words: tuple[str, ...], difficulty: Difficult
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The world at one moment."""
+    """The world at one time."""
 
     seed: int
     time: float
     objects: tuple[Thing, ...]
-    """From top to bottom, then from left to right."""
+    """Sorted from top to bottom, then from left to right."""
     signs: tuple[Sign, ...]
-    """Likewise."""
+    """Sorted like `objects`."""
     noise: int
 
     def paint(self, width: int, height: int) -> Image:
-        """The picture with sensor noise and a slow change of light: uint8 (height, width, 3), BGR."""
+        """Return the image with noise and slowly changing light: uint8 (height, width, 3), BGR."""
         things = sorted(self.objects, key=lambda thing: thing.box[1] - thing.box[3])  # smaller ones last, on top
         return paint(
             (width, height),
@@ -229,7 +232,7 @@ class World:
         self.seed, self.words, self.difficulty = seed, words, difficulty
 
     def scene(self, time: float) -> Scene:
-        """The scene at `time` seconds, the same one each time it is asked for."""
+        """Return the scene at `time` seconds. Deterministic."""
         index, within = divmod(time, SCENE_SECONDS)
         gliders, signs = _layout(self.seed, int(index), self.words, self.difficulty)
         things = [glider.at(within) for glider in gliders]
