@@ -1,1 +1,1 @@
-"""Capture of one stream: sources, connection, motion gate, newest frame, frame accounting, and the frame server."""
+"""Capture of one stream: sources, decoding thread, motion detection, frame slot, and the server for its consumers."""

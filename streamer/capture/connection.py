@@ -1,8 +1,7 @@
-"""The thread that reads one connection of a source into the shelf. It alone may hang in a library."""
+"""The thread that decodes one connection of a source into the frame slot. Only it may hang in a library call."""
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
@@ -10,58 +9,18 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from streamer.capture.frame_slot import DecodedFrame, FrameSlot
-from streamer.capture.motion_gate import EVERY_S, MotionDetector
+from streamer.capture.media_clock import MediaClock
+from streamer.capture.motion_gate import INTERVAL_S, MotionDetector
 from streamer.capture.silence_timeout import SilenceTimeout
 from streamer.core.errors import SourceEnded, SourceLost
 from streamer.types import MAX_PIXELS, FrameId, Picture, Source, SourceSettings
 
-log = logging.getLogger(__name__)
-
-_MAX_JUMP_S = 1.0
-_EARLY_S = 0.02
-"""A picture that comes so much too early is looked at nevertheless: the next one would be too late."""
-_LEAP_S = 10.0
-"""A live source's clock that goes so much further than the time that passed was set anew."""
-
-
-class MediaClock:
-    """Media time of one connection: 0 at its first picture, and never going back."""
-
-    def __init__(self, live: bool = True) -> None:
-        self._live = live
-        self._offset: float | None = None
-        self._last: float | None = None
-        self._last_mono = 0.0
-
-    def stamp(self, pts: float | None, mono: float) -> float | None:
-        """Seconds since the first picture for a source's own `pts`, at the monotonic second `mono`.
-
-        The first picture of an RTSP stream has no pts and counts as 0; a later one without stays without. When the
-        source's clock jumps back (a loop, a reset), or a live one's ahead, it goes on from the last time.
-        """
-        if pts is None:
-            if self._last is not None:
-                return None
-            self._last, self._last_mono = 0.0, mono
-            return 0.0
-        if self._offset is None or self._jumps(pts + self._offset, mono):
-            self._offset = self._continued(mono) - pts
-        self._last, self._last_mono = pts + self._offset, mono
-        return self._last
-
-    def _jumps(self, time: float, mono: float) -> bool:
-        if self._last is None:
-            return False
-        return time < self._last or (self._live and time - self._last > mono - self._last_mono + _LEAP_S)
-
-    def _continued(self, mono: float) -> float:
-        if self._last is None:
-            return 0.0
-        return self._last + min(mono - self._last_mono, _MAX_JUMP_S)
+_INTERVAL_TOLERANCE_S = 0.02
+"""A frame this much earlier than `INTERVAL_S` is analysed nevertheless: the next one would be too late."""
 
 
 class Connection(threading.Thread):
-    """Opens a source once and puts its pictures on the shelf until it ends, fails or the shelf refuses them."""
+    """Opens a source once and stores its frames until the source ends or fails, or the slot rejects a frame."""
 
     def __init__(
         self,
@@ -69,38 +28,35 @@ class Connection(threading.Thread):
         slot: FrameSlot,
         epoch: int,
         silence_timeout: SilenceTimeout,
-        notice: Callable[[], None],
-        make_watch: Callable[[], MotionDetector],
+        notify: Callable[[], None],
+        make_motion_detector: Callable[[], MotionDetector],
     ) -> None:
-        """`notice` is called from the thread at the first picture and at the end.
-
-        `make_watch`: of what tells whether something happens, if somebody wants to know.
-        """
+        """`notify` is called from this thread at the first frame and at the end."""
         super().__init__(name=f"connection-{epoch}", daemon=True)
-        self.epoch = epoch
-        self.first_picture: float | None = None
-        """Monotonic second of the first picture."""
+        self.first_frame: float | None = None
+        """Monotonic second of the first frame."""
         self.waiting_since: float | None = time.monotonic()
-        """Monotonic second since when it waits for the source; None while it does not."""
+        """Monotonic second since which it waits for the source. None: it does not."""
         self.note: str | None = None
-        """What the user should know of how the source runs."""
+        """Note for the user on how the source runs."""
         self.outcome: BaseException | None = None
-        """How it ended: SourceEnded, SourceLost, or what must end the process. None before."""
+        """SourceEnded, SourceLost, or an error that must end the process. None: it runs."""
+        self._epoch = epoch
         self._settings = settings
         self._slot = slot
         self._silence_timeout = silence_timeout
-        self._notice = notice
-        self._make_motion_detector = make_watch
+        self._notify = notify
+        self._make_motion_detector = make_motion_detector
 
     def run(self) -> None:
         try:
             self._connect()
             self.outcome = SourceEnded()
         except SourceLost as error:
-            self.outcome = type(error)(*error.args)  # a new one: the old one's frames hold the decoder and its threads
-        except BaseException as error:  # for the main thread to judge: nothing may end in silence here
+            self.outcome = type(error)(*error.args)  # a copy: the original's traceback keeps the decoder alive
+        except BaseException as error:  # the main thread raises it again: no error may be lost
             self.outcome = error
-        self._notice()
+        self._notify()
 
     def _connect(self) -> None:
         source = self._settings.open(self._silence_timeout.seconds())
@@ -111,7 +67,7 @@ class Connection(threading.Thread):
 
     def _read(self, source: Source) -> None:
         clock = MediaClock(live=self._settings.pace == "live")
-        watch, looked, scene = self._make_motion_detector(), -math.inf, None
+        detector, analysed_at, scene = self._make_motion_detector(), -math.inf, None
         seq = 0
         self.note = source.note
         for picture in source:
@@ -119,32 +75,32 @@ class Connection(threading.Thread):
             if picture is None:
                 self._observe_gap(time.monotonic())
             else:
-                shot = self._stamp(picture, clock, seq)
-                if self._slot.motion_needed and shot.captured_mono - looked >= EVERY_S - _EARLY_S:
-                    looked, scene = shot.captured_mono, watch.update(picture.luma(), seq)
+                frame = self._stamp(picture, clock, seq)
                 if self._slot.motion_needed:
-                    shot = replace(shot, scene=scene)
+                    if frame.captured_mono - analysed_at >= INTERVAL_S - _INTERVAL_TOLERANCE_S:
+                        analysed_at, scene = frame.captured_mono, detector.update(picture.luma(), seq)
+                    frame = replace(frame, scene=scene)
                 seq += 1
-                self._observe_gap(shot.captured_mono)
+                self._observe_gap(frame.captured_mono)
                 self.waiting_since = None
-                if not self._slot.put(shot):
+                if not self._slot.put(frame):
                     return
-                self._count_first(shot)
+                self._on_frame(frame)
             self.waiting_since = time.monotonic()
 
     def _stamp(self, picture: Picture, clock: MediaClock, seq: int) -> DecodedFrame:
         if picture.width * picture.height > MAX_PIXELS:
-            raise SourceLost(f"a picture of {picture.width}x{picture.height} is too large")
+            raise SourceLost(f"frame of {picture.width}x{picture.height} is larger than {MAX_PIXELS} pixels")
         mono = time.monotonic()
-        return DecodedFrame(FrameId(self.epoch, seq), time.time(), mono, clock.stamp(picture.pts, mono), picture)
+        return DecodedFrame(FrameId(self._epoch, seq), time.time(), mono, clock.stamp(picture.pts, mono), picture)
 
     def _observe_gap(self, mono: float) -> None:
-        if self.first_picture is None:
+        if self.first_frame is None:
             self._silence_timeout.connected()
         elif self.waiting_since is not None:
             self._silence_timeout.observe_gap(mono - self.waiting_since)
 
-    def _count_first(self, shot: DecodedFrame) -> None:
-        if self.first_picture is None:
-            self.first_picture = shot.captured_mono
-            self._notice()
+    def _on_frame(self, frame: DecodedFrame) -> None:
+        if self.first_frame is None:
+            self.first_frame = frame.captured_mono
+            self._notify()

@@ -120,7 +120,7 @@ class FrameSlot(ABC):
 
     def _is_triggered(self, frame: DecodedFrame, gate: MotionGate) -> bool:
         since, scene = gate.since, frame.scene
-        if since is None or scene is None or since.epoch != frame.id.epoch or gate.area not in scene.counted:
+        if since is None or scene is None or since.epoch != frame.id.epoch or gate.area not in scene.masks:
             return True
         if gate.when == "motion":
             return scene.moved.get(gate.area, -1) > since.seq

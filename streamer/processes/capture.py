@@ -1,7 +1,7 @@
-"""The capture process of one stream: opens it again and again, keeps its newest frame, answers who asks for it.
+"""The capture process of one stream: connects, decodes, reconnects, and serves frames to the consumers.
 
-The main thread answers and decides; a daemon thread per connection reads. So a call that hangs in libav holds up
-nothing but itself: its connection is given up, and what it may still read is refused by the shelf.
+The main thread serves frames and supervises; a daemon thread per connection decodes. A call that hangs in libav
+therefore blocks only its own thread: the connection is abandoned, and the slot rejects its later frames.
 """
 
 from __future__ import annotations
@@ -28,30 +28,35 @@ from streamer.processes.worker import Worker
 
 log = logging.getLogger(__name__)
 
-TICK_S, CALM_S = 0.25, 1.0
-"""How often the connection is looked after; the second while it is open, for its thread tells what happens to it."""
+TICK_S, CONNECTED_TICK_S = 0.25, 1.0
+"""Longest sleep of the main loop. Longer while connected: the connection's thread wakes it at every change."""
 OPEN_S = 40.0
-"""Opening has limits of its own, but looking up a host name has none that anybody could set."""
-FIRST_PICTURE_S = 20.0
+"""Longest time for opening. The source has shorter limits, but they do not cover the lookup of a host name."""
+FIRST_FRAME_S = 20.0
+"""Longest time without data between opening and the first frame."""
 FILE_S = 60.0
-STEADY_S = 10.0
-"""A connection that held for so long makes up for the failures before it."""
+"""Longest time for reading one frame of a file, which may be on a network disk."""
+STABLE_S = 10.0
+"""A connection that lasts this long resets the reconnect delay."""
 STOP_S = 1.0
+"""Longest wait at a stop for frames in flight to be settled and the connection to be closed."""
 FLUSH_S = 1.0
-LAST_ASK_S = 10.0
-"""How long an ended stream waits for the inference process to ask and be told."""
+"""Longest wait for the acknowledgement of the last status event."""
+END_S = 10.0
+"""Longest wait of an ended stream for the inference process to request a frame and receive the end."""
 MAX_HANGING = 8
+"""Hanging connections, each with a thread and a decoder, beyond which the process is restarted."""
 
 
 def run(worker: Worker) -> None:
-    """Serve one stream until it ends or the worker is asked to stop. Raises ConfigError when its source cannot be."""
-    cv2.setNumThreads(1)  # for the small copies that `scene` looks at, two would only wait for each other
+    """Capture one stream until it ends or a stop is requested. Raises ConfigError when its source cannot be used."""
+    cv2.setNumThreads(1)  # motion detection works on small images, where threads only add waiting
     with Capture(worker) as capture:
         capture.serve()
 
 
 class Capture:
-    """One stream's capture. A context manager; `serve` is its life."""
+    """Captures one stream: `serve` is the main loop. A context manager."""
 
     def __init__(self, worker: Worker, silence_timeout: SilenceTimeout | None = None) -> None:
         assert worker.stream is not None
@@ -88,10 +93,10 @@ class Capture:
         self._server.close()
         self._lock.close()
         if not any(connection.is_alive() for connection in (*self._hanging, self._connection) if connection):
-            os.close(self._wake_fd)  # else a hanging thread might write to what has its number next
+            os.close(self._wake_fd)  # not while a hanging thread may still write to this descriptor
 
     def serve(self) -> None:
-        """Until the source has ended or a stop was asked for, and everything that was fetched is settled."""
+        """Run until the source has ended or a stop is requested, and all fetched frames are settled."""
         self._worker.report("ready")
         while not self._is_over():
             self._worker.heartbeat.beat()
@@ -110,7 +115,7 @@ class Capture:
 
     def _sleep(self) -> None:
         now = time.monotonic()
-        tick = CALM_S if self._connection is not None and not self._worker.stopping else TICK_S
+        tick = CONNECTED_TICK_S if self._connection is not None and not self._worker.stopping else TICK_S
         until = min(now + tick, self._server.next_deadline or now + tick)
         for readable, _ in self._poller.poll(max(0, int((until - now) * 1000) + 1)):
             if readable == self._wake_fd:
@@ -124,41 +129,41 @@ class Capture:
         infer = self._server.infer
         if infer.end_acknowledged or infer.last_message is None:
             return True
-        return time.monotonic() > max(infer.last_message, self._ended_at) + LAST_ASK_S
+        return time.monotonic() > max(infer.last_message, self._ended_at) + END_S
 
     def _has_stopped(self) -> bool:
-        """Nothing is in flight and the connection was closed in good order; if not, no longer than `STOP_S`."""
+        """Return True when all frames are settled and the connection is closed, or after `STOP_S`."""
         if self._stop_by is None:
             self._stop_by = time.monotonic() + STOP_S
-            self._poller.unregister(self._worker.stop_fd)  # it stays readable
+            self._poller.unregister(self._worker.stop_fd)  # stays readable: polling it would spin
             self._slot.set_epoch(None)
-        quiet = self._slot.in_flight == 0 and not (self._connection and self._connection.is_alive())
-        return quiet or time.monotonic() > self._stop_by
+        finished = self._slot.in_flight == 0 and not (self._connection and self._connection.is_alive())
+        return finished or time.monotonic() > self._stop_by
 
     def _check_connection(self) -> None:
-        """Look after the connection: open, believe, give up."""
+        """Open, report as up, or abandon the connection."""
         now = time.monotonic()
         connection = self._connection
         if connection is None:
             if now >= self._retry_at:
                 self._open()
             return
-        if connection.first_picture is not None:
-            self._on_first_picture(connection, connection.first_picture, now)
+        if connection.first_frame is not None:
+            self._on_up(connection, connection.first_frame, now)
         if connection.outcome is not None:
             self._on_end(connection, connection.outcome)
-        elif (since := connection.waiting_since) is not None and now - since > (
-            limit := self._read_timeout(connection)
-        ):
-            self._abandon(connection, limit)
+            return
+        waiting_since, timeout = connection.waiting_since, self._read_timeout(connection)
+        if waiting_since is not None and now - waiting_since > timeout:
+            self._abandon(connection, timeout)
 
-    def _on_first_picture(self, connection: Connection, first_picture: float, now: float) -> None:
+    def _on_up(self, connection: Connection, first_frame: float, now: float) -> None:
         if not self._reported:
             self._worker.report("first_frame")
             self._reported = True
         if self._state != "up":
             self._publish_state("up", connection.note)
-        if now - first_picture > STEADY_S:
+        if now - first_frame > STABLE_S:
             self._backoff.reset()
 
     def _open(self) -> None:
@@ -174,18 +179,18 @@ class Capture:
         return MotionDetector(stream.motion, stream.zones)
 
     def _read_timeout(self, connection: Connection) -> float:
-        """Seconds that the connection's thread may be away. A little more than the source's own limits."""
+        """Return the seconds that the connection may wait for its source: a little above the source's limits."""
         if self._source.pace == "file":
             return FILE_S
-        if connection.first_picture is None:
-            return OPEN_S + FIRST_PICTURE_S
+        if connection.first_frame is None:
+            return OPEN_S + FIRST_FRAME_S
         return self._silence_timeout.seconds() + 1.0
 
-    def _abandon(self, connection: Connection, waited: float) -> None:
+    def _abandon(self, connection: Connection, timeout: float) -> None:
         self._hanging = [other for other in self._hanging if other.is_alive()] + [connection]
         if len(self._hanging) > MAX_HANGING:
-            raise RuntimeError(f"{MAX_HANGING} connections hang: only a new process gets rid of them")
-        self._on_end(connection, SourceLost(f"silent for {waited:g} s"))
+            raise RuntimeError(f"more than {MAX_HANGING} connections hang: restarting the process")
+        self._on_end(connection, SourceLost(f"silent for {timeout:g} s"))
 
     def _on_end(self, connection: Connection, outcome: BaseException) -> None:
         self._connection = None
@@ -203,19 +208,20 @@ class Capture:
     def _on_lost(self, connection: Connection, outcome: SourceLost) -> None:
         self._slot.set_epoch(None)
         now = time.monotonic()
-        if connection.first_picture is not None and connection.waiting_since is not None:
-            self._silence_timeout.observe_timeout(now - connection.waiting_since)
-        if connection.first_picture is not None:
+        if connection.first_frame is not None:
+            if connection.waiting_since is not None:
+                self._silence_timeout.observe_timeout(now - connection.waiting_since)
             self._backoff.on_response(now)
-        wait = self._backoff.next_delay(now, refused=isinstance(outcome, SourceRefused))
-        self._retry_at = now + wait
+        delay = self._backoff.next_delay(now, refused=isinstance(outcome, SourceRefused))
+        self._retry_at = now + delay
         if self._state != "down":
-            self._publish_state("down", str(outcome), wait)
+            self._publish_state("down", str(outcome), delay)
 
     def _publish_state(self, state: str, reason: str | None = None, retry_in: float | None = None) -> None:
-        """Report a change of state, with the books as they are now."""
+        """Publish and log a new state, with the frame accounting."""
         self._state = state
         counts = self._slot.counts()
-        log.log(logging.WARNING if state == "down" else logging.INFO, "%s %s %s", state, reason or "", counts)
+        level = logging.WARNING if state == "down" else logging.INFO
+        log.log(level, "stream %s %s: %s, frames %s", self._stream, state, reason or "no problem", counts)
         agent = self._worker.config.name
         self._events.send(status_event(agent, self._stream, state, reason, retry_in, counts, epoch=self._epoch), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamer.capture.connection import MediaClock
+from streamer.capture.media_clock import MediaClock
 
 
 @pytest.mark.parametrize(

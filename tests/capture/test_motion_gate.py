@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from streamer.capture.motion_gate import EVERY_S, WHOLE, MotionDetector, MotionSettings, SceneState, shrink
+from streamer.capture.motion_gate import INTERVAL_S, WHOLE, MotionDetector, MotionSettings, SceneState, shrink
 from streamer.toyworld.world import Scene as ToyScene
 from streamer.toyworld.world import World
 from streamer.types import Luma
@@ -79,7 +79,9 @@ def to_luma(picture: Picture) -> Luma:
 
 def watch(film: Film, seconds: float, settings: MotionSettings | None = None, **zones: object) -> list[SceneState]:
     eye = MotionDetector(settings or MotionSettings(), zones)  # type: ignore[arg-type]
-    return [eye.update(shrink(to_luma(film(number * EVERY_S))), number) for number in range(round(seconds / EVERY_S))]
+    return [
+        eye.update(shrink(to_luma(film(number * INTERVAL_S))), number) for number in range(round(seconds / INTERVAL_S))
+    ]
 
 
 def moving(scenes: list[SceneState], area: str = WHOLE) -> list[bool]:
@@ -90,7 +92,7 @@ def moving(scenes: list[SceneState], area: str = WHOLE) -> list[bool]:
 def ticks(scenes: list[SceneState]) -> float:
     """Share of the seconds, once warm, in which something moved."""
     found = moving(scenes)
-    seconds = range(int(WARM_S), round(len(scenes) * EVERY_S))
+    seconds = range(int(WARM_S), round(len(scenes) * INTERVAL_S))
     return sum(any(found[second * 10 : second * 10 + 10]) for second in seconds) / len(seconds)
 
 

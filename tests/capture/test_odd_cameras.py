@@ -162,7 +162,7 @@ def test_a_slow_camera_that_is_joined_long_before_its_next_key_frame(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one with a picture every ten seconds, of which every thirtieth is a key frame."""
-    monkeypatch.setattr(_av, "FIRST_PICTURE_S", 1.0)
+    monkeypatch.setattr(_av, "FIRST_FRAME_S", 1.0)
     clip = write_clip(tmp_path / "clip.mp4", 40, key_frame_every=40)
     with RtspServer(clip, fps=8) as server:
         settings = Rtsp.model_validate({"url": server.url})
@@ -180,8 +180,8 @@ def test_a_slow_camera_that_is_joined_long_before_its_next_key_frame(
 
 
 def test_what_never_shows_a_picture_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_av, "FIRST_PICTURE_S", 0.2)
-    monkeypatch.setattr(_av, "FIRST_PICTURE_PACKETS", 10)
+    monkeypatch.setattr(_av, "FIRST_FRAME_S", 0.2)
+    monkeypatch.setattr(_av, "FIRST_FRAME_PACKETS", 10)
     clip = write_clip(tmp_path / "clip.mp4", 200, key_frame_every=200)
     with RtspServer(clip, fps=20) as server:
         settings = Rtsp.model_validate({"url": server.url})
@@ -189,7 +189,7 @@ def test_what_never_shows_a_picture_is_given_up(tmp_path: Path, monkeypatch: pyt
         try:
             next(picture for picture in first if picture is not None)
             late = settings.open(0.2)
-            with pytest.raises(SourceLost, match="sends data, but no picture"):
+            with pytest.raises(SourceLost, match="sends data, but no frame"):
                 list(late)
         finally:
             first.close()

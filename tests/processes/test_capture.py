@@ -269,7 +269,7 @@ class Hanging:
     closed = 0
     note = None
 
-    def set_interval(self, every: float) -> bool:
+    def set_interval(self, interval: float) -> bool:
         return False
 
     def __iter__(self) -> Iterator[Picture | None]:

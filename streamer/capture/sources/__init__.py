@@ -1,4 +1,4 @@
-"""Where pictures come from. A new kind is one file here, one class in `Kinds` and, for a text form, one line."""
+"""Kinds of source. A new kind is one file here, one class in `Kinds` and, for a text form, one line."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ _KINDS = {"rtsp": "rtsp", "rtsps": "rtsp", "http": "http", "https": "http"}
 
 
 def parse_source(value: Any) -> Any:
-    """The mapping that a text stands for; anything else unchanged. Raises ValueError with the forms there are.
+    """Return the settings mapping for a text form; return anything else unchanged. Raises ValueError.
 
-    `rtsp://…`, `rtsps://…`, `http://…`, `https://…`, `/dev/…`, `synthetic`, `synthetic?seed=1&fps=25`, else a file.
+    Forms: `rtsp://…`, `rtsps://…`, `http://…`, `https://…`, `/dev/…`, `synthetic`, `synthetic?seed=1&fps=25`. Any
+    other text is the path of a file.
     """
     if not isinstance(value, (str, Path)):
         return value

@@ -1,11 +1,11 @@
-"""One connection through FFmpeg (PyAV). Everything that reads pictures with it goes through `AvSource`.
+"""One connection or file through FFmpeg (PyAV), for all sources that decode video.
 
-Two facts of libavformat shape this file. `timeout=(open, read)` of `av.open` is the only limit that works for every
-protocol; after it ran out while reading, one last buffered packet may come before the error does. And a server that
-went away just ends the packets, without an error.
+Behaviour of libavformat that this file handles: only `timeout=(open, read)` of `av.open` works for every protocol;
+after a read timeout it may return one more buffered packet before the error. When a server closes the connection, the
+packets end without an error.
 
-While nobody wants pictures as often as a live source has key frames, only those are decoded. Each of them is then
-flushed out of the decoder, which would hold it back for one that never comes. All pictures again: from the next one on.
+While consumers need frames less often than a live source sends key frames, only key frames are decoded. Each of them is
+flushed out of the decoder, which would otherwise hold it until the next frame. Full decoding restarts at a key frame.
 """
 
 from __future__ import annotations
@@ -31,18 +31,19 @@ from streamer.types import MAX_PIXELS, Image, Luma
 log = logging.getLogger(__name__)
 
 OPEN_S = 10.0
-FIRST_PICTURE_S, FIRST_PICTURE_PACKETS, FIRST_PICTURE_MOST_S = 15.0, 300, 300.0
-"""A camera that was joined in the middle of a group of pictures shows nothing before its next key frame: it has both so
-long and so many packets, but no longer than the last."""
+"""Longest time for opening a live source."""
+FIRST_FRAME_S, FIRST_FRAME_PACKETS, MAX_FIRST_FRAME_S = 15.0, 300, 300.0
+"""Time until the first frame. A connection that starts between two key frames delivers none before the next one, so it
+is lost only after both 15 s and 300 packets without a frame, or after 300 s."""
 
 _LUMA_FIRST = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "nv21", "gray"}
-"""Formats whose first plane is the brightness, a byte for each pixel."""
+"""Pixel formats whose first plane is the luma, one byte per pixel."""
 
 _FAILURES = (av.error.FFmpegError, OSError)
 
 
 class AvPicture:
-    """A decoded picture, turned upright when its display matrix says so. Not converted before `write_bgr`."""
+    """A decoded picture, rotated by its display matrix. Converted to BGR by `write_bgr` only."""
 
     __slots__ = ("_frame", "_turns", "pts")
 
@@ -63,12 +64,12 @@ class AvPicture:
         """Fill `out`, uint8 (height, width, 3)."""
         frame = self._frame.reformat(format="bgr24", threads=1)
         plane = frame.planes[0]
-        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(frame.height, plane.line_size)  # padded at the right
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(frame.height, plane.line_size)  # with padding
         image = rows[:, : 3 * frame.width].reshape(frame.height, frame.width, 3)
         out[:] = np.rot90(image, self._turns)
 
     def luma(self) -> Luma:
-        """A small copy of its brightness; of the usual formats that is the first plane, and nothing is converted."""
+        """Return a small luma image. For the usual formats this reads the first plane, without conversion."""
         frame = self._frame
         if frame.format.name not in _LUMA_FIRST:
             frame = frame.reformat(format="gray", threads=1)
@@ -78,7 +79,7 @@ class AvPicture:
 
 
 class AvSource:
-    """Pictures of one connection or file. `file` may hold credentials; no error text ever does."""
+    """Frames of one connection or file. `file` may hold credentials; error texts never hold `file`."""
 
     def __init__(
         self,
@@ -88,17 +89,18 @@ class AvSource:
         read_limit: float | None,
         container_format: str | None = None,
         hwaccel: str = "none",
-        may_ease: bool = False,
+        may_skip_frames: bool = False,
     ) -> None:
-        """`read_limit`: seconds of silence after which a live source is lost; None for a file.
+        """Open the connection. Raises SourceLost.
 
-        `hwaccel`: what decodes, as in `Decoded`. `may_ease`: key frames are enough where nobody wants more.
+        `read_limit`: seconds of silence after which a live source is lost; None for a file. `hwaccel`: an HwAccel.
+        `may_skip_frames`: decode key frames only while `set_interval` allows it.
         """
         self._limit = read_limit
         self._undecodable = RareLog(log, "packets that cannot be decoded: %d, last error: %s")
-        self._key_frames = _KeyFrames() if may_ease else None
+        self._keyframes = _KeyframeInterval() if may_skip_frames else None
         self._interval = 0.0
-        self._skips = False
+        self._keyframes_only = False
         hardware, self.note = find_hardware(hwaccel)
         open_limit = None if read_limit is None else min(OPEN_S, read_limit)
         started = time.monotonic()
@@ -118,123 +120,124 @@ class AvSource:
             self.close()
             raise SourceLost("has no video")
         self._stream = self._container.streams.video[0]
-        # Threads that decode whole frames hold as many of them back, which a live picture cannot afford.
+        # Frame threads delay the output by one frame per thread, so live sources use slice threads.
         self._stream.thread_type = "AUTO" if read_limit is None else "SLICE"
         self._stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         if hardware is not None and not self._stream.codec_context.is_hwaccel:
             self.note = f"decodes in software: {hwaccel} cannot decode {self._stream.codec_context.name}"
 
-    def set_interval(self, every: float) -> bool:
-        """Nobody wants a picture more often than every so many seconds; True while only key frames are decoded."""
-        self._interval = every
-        return self._skips
+    def set_interval(self, interval: float) -> bool:
+        """Set the seconds between needed frames. Return True while only key frames are decoded."""
+        self._interval = interval
+        return self._keyframes_only
 
     def close(self) -> None:
         self._container.close()
 
     def __iter__(self) -> Iterator[AvPicture | None]:
-        """Pictures until the end of a file; None: data without one. Raises SourceLost at the end of anything live."""
-        shown = time.monotonic()
-        seen = 0
+        """Yield frames, and None for data without one, until the end of a file. A live source ends with SourceLost."""
+        last_frame = time.monotonic()
+        count = 0
         for number, packet in enumerate(self._packets(), 1):
-            if self._is_left_out(packet):
+            if self._is_skipped(packet):
                 yield None
-                shown = time.monotonic()
+                last_frame = time.monotonic()
                 continue
             for frame in self._decode(packet):
-                yield AvPicture(frame, self._guess(seen) if frame.pts is None else frame.time)
-                seen += 1
-                shown = time.monotonic()
+                yield AvPicture(frame, self._time_by_rate(count) if frame.pts is None else frame.time)
+                count += 1
+                last_frame = time.monotonic()
             if self._limit is None:
                 continue
-            if not seen:
+            if not count:
                 yield None
-            waited = time.monotonic() - shown
-            if waited > (self._limit if seen else self._first_limit(number)):
-                raise SourceLost(f"sends data, but no picture for {waited:.0f} s")
+            waited = time.monotonic() - last_frame
+            if waited > (self._limit if count else self._first_frame_limit(number)):
+                raise SourceLost(f"sends data, but no frame for {waited:.0f} s")
         if self._limit is not None:
             raise SourceLost("the stream ended")
-        if not seen:
-            raise ConfigError("holds no picture that can be decoded")
+        if not count:
+            raise ConfigError("holds no frame that can be decoded")
 
-    def _first_limit(self, packets: int) -> float:
-        """Seconds for the first picture, of which so many packets have come."""
+    def _first_frame_limit(self, packets: int) -> float:
+        """Return the seconds allowed until the first frame after `packets` packets."""
         assert self._limit is not None
-        return max(self._limit, FIRST_PICTURE_S) if packets >= FIRST_PICTURE_PACKETS else FIRST_PICTURE_MOST_S
+        return max(self._limit, FIRST_FRAME_S) if packets >= FIRST_FRAME_PACKETS else MAX_FIRST_FRAME_S
 
     def _packets(self) -> Iterator[av.Packet[VideoStream]]:
         packets = self._container.demux(self._stream)
         while True:
-            asked = time.monotonic()
+            started = time.monotonic()
             try:
                 packet = next(packets, None)
             except _FAILURES as error:
                 if self._limit is None:
-                    log.warning("the file ends early: %s", _words(error))
+                    log.warning("file damaged, reading stopped: %s", _describe(error))
                     return
-                if time.monotonic() - asked >= self._limit:
+                if time.monotonic() - started >= self._limit:
                     raise SourceLost(f"silent for {self._limit:g} s") from None
                 raise _lost(error) from None
             if packet is None:
                 return
-            if self._limit is not None and time.monotonic() - asked >= self._limit:
-                raise SourceLost(f"silent for {self._limit:g} s")  # the last buffered packet, see above
+            if self._limit is not None and time.monotonic() - started >= self._limit:
+                raise SourceLost(f"silent for {self._limit:g} s")  # a buffered packet after the timeout, see above
             yield packet
 
-    def _is_left_out(self, packet: av.Packet[VideoStream]) -> bool:
-        """Whether nobody wants it. Looked at anew with each key frame: nothing else can be begun with."""
-        if self._key_frames is None:
+    def _is_skipped(self, packet: av.Packet[VideoStream]) -> bool:
+        """Return True when the packet is not needed. Decided at each key frame: decoding can only start there."""
+        if self._keyframes is None:
             return False
         if packet.is_keyframe:
-            self._key_frames.came(time.monotonic())
-            self._skips = self._key_frames.suffice(self._interval)
+            self._keyframes.on_keyframe(time.monotonic())
+            self._keyframes_only = self._keyframes.suffices(self._interval)
         else:
-            self._key_frames.between += 1
-        return self._skips and not packet.is_keyframe and packet.size > 0
+            self._keyframes.packets += 1
+        return self._keyframes_only and not packet.is_keyframe and packet.size > 0
 
     def _decode(self, packet: av.Packet[VideoStream]) -> list[av.VideoFrame]:
         try:
             frames = list(packet.decode())
-            if self._skips:
-                frames += _flushed(self._stream.codec_context)
+            if self._keyframes_only:
+                frames += _flush(self._stream.codec_context)
             return frames
         except _FAILURES as error:
-            self._undecodable.add(_words(error))
+            self._undecodable.add(_describe(error))
             return []
 
-    def _guess(self, number: int) -> float | None:
-        """Media time of a file's picture that has none of its own (a bare elementary stream)."""
+    def _time_by_rate(self, number: int) -> float | None:
+        """Return the media time, by the frame rate, of a file's frame without timestamp (elementary stream)."""
         rate = self._stream.average_rate
         return float(number / rate) if self._limit is None and rate else None
 
 
-class _KeyFrames:
-    """How far a live source's key frames are apart."""
+class _KeyframeInterval:
+    """Measures the time between a live source's key frames."""
 
     def __init__(self) -> None:
-        self.between = 0
-        """Packets since the last one."""
+        self.packets = 0
+        """Packets since the last key frame."""
         self._last: float | None = None
         self._gaps: deque[float] = deque(maxlen=4)
 
-    def came(self, now: float) -> None:
-        if self._last is not None and self.between:  # else every picture is one, and nothing can be left out
+    def on_keyframe(self, now: float) -> None:
+        if self._last is not None and self.packets:  # without packets in between there is nothing to skip
             self._gaps.append(now - self._last)
-        self._last, self.between = now, 0
+        self._last, self.packets = now, 0
 
-    def suffice(self, every: float) -> bool:
-        return len(self._gaps) > 0 and every > max(self._gaps)
+    def suffices(self, interval: float) -> bool:
+        """Return True when key frames arrive more often than one per `interval` seconds."""
+        return len(self._gaps) > 0 and interval > max(self._gaps)
 
 
-def _flushed(decoder: VideoCodecContext) -> list[av.VideoFrame]:
-    """What a decoder holds back, which then begins anew."""
+def _flush(decoder: VideoCodecContext) -> list[av.VideoFrame]:
+    """Return the frames that the decoder holds, and reset it."""
     frames = decoder.decode(None)
     decoder.flush_buffers()
     return frames
 
 
-def _words(error: Exception) -> str:
-    """What libav says, without the file name (a URL, perhaps with a password) that `str` would add."""
+def _describe(error: Exception) -> str:
+    """Return libav's error text without the file name (a URL, possibly with a password) that `str` would add."""
     return getattr(error, "strerror", None) or type(error).__name__
 
 
@@ -245,4 +248,4 @@ def _lost(error: Exception) -> SourceLost:
         return SourceLost("connection refused: nothing listens there")
     if getattr(error, "errno", None) == errno.EIO:
         return SourceLost("the connection broke off")
-    return SourceLost(_words(error))
+    return SourceLost(_describe(error))

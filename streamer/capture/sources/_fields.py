@@ -1,4 +1,4 @@
-"""Fields that several kinds of source share."""
+"""Settings fields shared by several kinds of source."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from streamer.types import MAX_PIXELS
 
 
 def width_and_height(size: str) -> tuple[int, int]:
-    """The numbers of a checked Size."""
+    """Return the numbers of a validated Size."""
     width, height = size.split("x")
     return int(width), int(height)
 
 
-def _sensible(size: str) -> str:
+def _check_size(size: str) -> str:
     width, height = width_and_height(size)
     if min(width, height) < 16 or width * height > MAX_PIXELS:
         raise ValueError("must be at least 16x16 and at most 7680x4320")
     return size
 
 
-Size = Annotated[str, StringConstraints(pattern=r"^\d{1,5}x\d{1,5}$"), AfterValidator(_sensible)]
+Size = Annotated[str, StringConstraints(pattern=r"^\d{1,5}x\d{1,5}$"), AfterValidator(_check_size)]
 """Width and height in pixels, for example `640x480`."""
 
 Fps = Annotated[float, Field(gt=0, le=1000)]
-"""Pictures per second."""
+"""Frames per second."""
 
 HwAccel = Literal["none", "auto", "cuda", "qsv", "vaapi", "drm"]
-"""What decodes: `none` (the processor), `auto` (a graphics card where one can), or a kind of one."""
+"""Hardware decoder: `none` (decode on the CPU), `auto` (the first that works), or a kind of device."""
 
 Decode = Literal["auto", "all"]
-"""`auto`: key frames only, while no task, gate or view wants more; `all`: every picture, always."""
+"""`auto`: key frames only, while no task, motion gate or view needs more. `all`: every frame."""

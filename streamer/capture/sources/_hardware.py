@@ -1,4 +1,4 @@
-"""Decoders on a graphics card, as far as this computer has one."""
+"""Hardware decoders of this computer."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from av.codec.hwaccel import HWAccel, hwdevices_available
 log = logging.getLogger(__name__)
 
 
-def find_hardware(wanted: str) -> tuple[HWAccel | None, str | None]:
-    """What PyAV is told to decode with, and what the user should know; None: in software.
+def find_hardware(setting: str) -> tuple[HWAccel | None, str | None]:
+    """Return PyAV's decoder (None: decode in software) and a note for the user, if any.
 
-    `wanted`: `none`, `auto` (the first that works), or a kind of device. What cannot be used is no error: the stream is
-    decoded in software then.
+    `setting`: an HwAccel. A device that cannot be used is not an error: the stream is decoded in software.
     """
-    if wanted == "none":
+    if setting == "none":
         return None, None
-    for kind in hwdevices_available() if wanted == "auto" else [wanted]:
+    for kind in hwdevices_available() if setting == "auto" else [setting]:
         if (problem := _problem(kind)) is None:
             return HWAccel(kind, allow_software_fallback=True), f"decodes with {kind}"
-        if kind == wanted:
+        if kind == setting:
             return None, f"decodes in software: {kind} cannot be used: {problem}"
-    return None, "decodes in software: no graphics card was found that can"
+    return None, "decodes in software: no hardware decoder found"
 
 
 @cache
 def _problem(kind: str) -> str | None:
-    """Why a kind of device cannot be used here; None when it can. Opens the device once."""
+    """Return why a kind of device cannot be used, or None. Opens the device, once per process."""
     if kind not in hwdevices_available():
         return "it is not in this build of FFmpeg"
     try:

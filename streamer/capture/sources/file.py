@@ -13,7 +13,7 @@ from streamer.core.settings import Settings
 from streamer.types import Pace, Source
 
 
-def _there(path: Path) -> Path:
+def _check_exists(path: Path) -> Path:
     path = path.expanduser()
     if not path.exists():
         raise ValueError(f"no such file: {path}")
@@ -23,12 +23,12 @@ def _there(path: Path) -> Path:
 
 
 class File(Settings):
-    """A video file, read as fast as its tasks are done and to its end, once. No picture that a task wants is lost."""
+    """A video file, read once, as fast as its tasks run. No frame that a task needs is skipped."""
 
     kind: Literal["file"] = "file"
-    path: Annotated[Path, AfterValidator(_there)]
+    path: Annotated[Path, AfterValidator(_check_exists)]
     hwaccel: HwAccel = "none"
-    """What decodes: `none` (the processor), `auto` (a graphics card where one can), or a kind of one."""
+    """Hardware decoder: `none` (decode on the CPU), `auto` (the first that works), or a kind of device."""
 
     @property
     def pace(self) -> Pace:
@@ -38,7 +38,7 @@ class File(Settings):
         from streamer.capture.sources._av import AvSource
 
         try:
-            # "file:" keeps libav from taking a name with a colon for a protocol.
+            # "file:" prevents libav from parsing a name with a colon as a protocol.
             return AvSource(f"file:{self.path}", {"protocol_whitelist": "file"}, read_limit=None, hwaccel=self.hwaccel)
         except SourceLost as error:
             raise ConfigError(f"cannot read {self.path} as a video: {error}") from None

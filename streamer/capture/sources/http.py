@@ -1,4 +1,4 @@
-"""A camera that speaks HTTP."""
+"""A camera over HTTP."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from streamer.types import Pace, Source
 
 
 class Http(Settings):
-    """A camera's stream over HTTP: MJPEG, MPEG-TS or HLS. Always taken as live; when it ends it is opened again."""
+    """A camera over HTTP: MJPEG, MPEG-TS or HLS. Always live: it is reopened when it ends."""
 
     kind: Literal["http"] = "http"
     url: Annotated[Url, require_scheme("http", "https")]
-    """`http://` or `https://`; user and password stand in it and never reach a log or event."""
+    """`http://` or `https://`, with user and password if needed. They never appear in logs or events."""
     decode: Decode = "auto"
-    """`auto`: key frames only, while no task, gate or view wants more; `all`: every picture, always."""
+    """`auto`: key frames only, while no task, motion gate or view needs more. `all`: every frame."""
     hwaccel: HwAccel = "none"
-    """What decodes: `none` (the processor), `auto` (a graphics card where one can), or a kind of one."""
+    """Hardware decoder: `none` (decode on the CPU), `auto` (the first that works), or a kind of device."""
 
     @property
     def pace(self) -> Pace:
@@ -33,5 +33,10 @@ class Http(Settings):
             "analyzeduration": "1000000",
             "fpsprobesize": "0",
         }
-        may_ease = self.decode == "auto"
-        return AvSource(self.url.reveal(), options, read_limit=read_limit, hwaccel=self.hwaccel, may_ease=may_ease)
+        return AvSource(
+            self.url.reveal(),
+            options,
+            read_limit=read_limit,
+            hwaccel=self.hwaccel,
+            may_skip_frames=self.decode == "auto",
+        )

@@ -1,4 +1,4 @@
-"""A network camera."""
+"""A network camera over RTSP."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from streamer.types import Pace, Source
 
 
 class Rtsp(Settings):
-    """A network camera, over RTSP."""
+    """A network camera over RTSP."""
 
     kind: Literal["rtsp"] = "rtsp"
     url: Annotated[Url, require_scheme("rtsp", "rtsps")]
-    """`rtsp://` or `rtsps://`; user and password stand in it and never reach a log or event."""
+    """`rtsp://` or `rtsps://`, with user and password if needed. They never appear in logs or events."""
     transport: Literal["tcp", "udp"] = "tcp"
-    """How the video travels. `tcp` loses nothing; `udp` is for cameras that know nothing else."""
+    """Transport of the video. `tcp` loses no packets; `udp` is for cameras without TCP."""
     decode: Decode = "auto"
-    """`auto`: key frames only, while no task, gate or view wants more; `all`: every picture, always."""
+    """`auto`: key frames only, while no task, motion gate or view needs more. `all`: every frame."""
     hwaccel: HwAccel = "none"
-    """What decodes: `none` (the processor), `auto` (a graphics card where one can), or a kind of one."""
+    """Hardware decoder: `none` (decode on the CPU), `auto` (the first that works), or a kind of device."""
 
     @property
     def pace(self) -> Pace:
@@ -34,9 +34,14 @@ class Rtsp(Settings):
             "rtsp_transport": self.transport,
             "protocol_whitelist": "rtsp,rtp,udp,tcp,tls",
             "allowed_media_types": "video",
-            # No guessing of parameters and rates ahead: the decoder finds out, and the first picture comes 1 s earlier.
+            # The decoder finds parameters and frame rate. Probing for them would delay the first frame by 1 s.
             "probesize": "32",
             "fpsprobesize": "0",
         }
-        may_ease = self.decode == "auto"
-        return AvSource(self.url.reveal(), options, read_limit=read_limit, hwaccel=self.hwaccel, may_ease=may_ease)
+        return AvSource(
+            self.url.reveal(),
+            options,
+            read_limit=read_limit,
+            hwaccel=self.hwaccel,
+            may_skip_frames=self.decode == "auto",
+        )

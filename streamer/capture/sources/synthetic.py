@@ -1,4 +1,4 @@
-"""The toy world as a camera: pictures drawn by the program, with known truth."""
+"""The toy world as a camera: frames drawn by the program, with known content."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 class Synthetic(Settings):
-    """A moving toy world drawn by the program. What is in it at a picture's media time follows from the seed."""
+    """A moving toy world drawn by the program. Seed and media time determine the content of a frame."""
 
     kind: Literal["synthetic"] = "synthetic"
     seed: int = 1
-    """Which world."""
+    """Number of the world."""
     fps: Fps = 25.0
-    """Pictures per second."""
+    """Frames per second."""
     size: Size = "640x480"
-    """Width and height of the pictures."""
+    """Width and height of the frames."""
     pace: Pace = "live"
-    """`live`: as a camera, by the clock. `file`: as a file, as fast as its tasks are done."""
+    """`live`: in real time, like a camera. `file`: as fast as its tasks run, like a file."""
     seconds: Seconds | None = None
     """Length in media time. Default: endless."""
 
@@ -36,7 +36,7 @@ class Synthetic(Settings):
 
 
 class ToyPicture:
-    """The world at one moment, painted when it is asked for."""
+    """The world at one moment, painted on demand."""
 
     __slots__ = ("_scene", "height", "pts", "width")
 
@@ -49,7 +49,7 @@ class ToyPicture:
         out[:] = self._scene.paint(self.width, self.height)
 
     def luma(self) -> Luma:
-        """Painted small at once."""
+        """Return a luma image, painted at its final size."""
         import cv2
 
         from streamer.capture.motion_gate import WIDTH
@@ -77,12 +77,12 @@ class _ToyCamera:
                 time.sleep(max(0.0, started + pts - time.monotonic()))
             yield ToyPicture(world.scene(pts), pts, size)
             number += 1
-            if settings.pace == "live":  # a camera that was held up skips what it missed
+            if settings.pace == "live":  # skip the frames missed while the reader was blocked
                 number = max(number, int((time.monotonic() - started) * settings.fps))
 
-    def set_interval(self, every: float) -> bool:
-        """A picture that nobody asks for is not even drawn."""
+    def set_interval(self, interval: float) -> bool:
+        """Return False: frames are painted on demand, so none need to be skipped."""
         return False
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Nothing to close."""

@@ -1,4 +1,4 @@
-"""A camera on this machine."""
+"""A camera connected to this computer."""
 
 from __future__ import annotations
 
@@ -14,26 +14,30 @@ from streamer.types import Pace, Source
 
 
 class Webcam(Settings):
-    """A camera on this machine, over Video4Linux. It may be unplugged and come back."""
+    """A camera connected to this computer (Video4Linux). It is reopened after being unplugged."""
 
     kind: Literal["webcam"] = "webcam"
     device: Annotated[str, StringConstraints(pattern=r"^/dev/.+$")]
-    """For example `/dev/video0`, or a lasting name below `/dev/v4l/by-id/`."""
+    """For example `/dev/video0`, or a persistent name in `/dev/v4l/by-id/`."""
     size: Size | None = None
-    """Width and height to ask of it, such as `1280x720`. Default: what it is set to."""
+    """Requested width and height, such as `1280x720`. Default: the camera's current setting."""
     fps: Fps | None = None
-    """Pictures per second to ask of it. Default: what it is set to."""
+    """Requested frames per second. Default: the camera's current setting."""
     pixel_format: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+$")] | None = None
-    """Format to ask of it, such as `mjpeg` or `yuyv422`; many reach full size and rate only with `mjpeg`."""
+    """Requested format, such as `mjpeg` or `yuyv422`. Many cameras need `mjpeg` for full size and rate."""
 
     @property
     def pace(self) -> Pace:
         return "live"
 
     def options(self) -> dict[str, str]:
-        """What FFmpeg's `v4l2` input is told."""
-        asked = {"video_size": self.size, "framerate": self.fps and f"{self.fps:g}", "input_format": self.pixel_format}
-        return {key: value for key, value in asked.items() if value}
+        """Return the options of FFmpeg's `v4l2` input."""
+        options = {
+            "video_size": self.size,
+            "framerate": self.fps and f"{self.fps:g}",
+            "input_format": self.pixel_format,
+        }
+        return {key: value for key, value in options.items() if value}
 
     def open(self, read_limit: float = 15.0) -> Source:
         if not Path(self.device).exists():
@@ -49,8 +53,8 @@ class Webcam(Settings):
 
 
 _HINTS = {
-    "Inappropriate ioctl for device": "is not a camera",
-    "Permission denied": "permission denied: this user must be in the group `video`",
-    "Device or resource busy": "another program uses it",
+    "Inappropriate ioctl for device": "not a camera",
+    "Permission denied": "permission denied: add this user to the group `video`",
+    "Device or resource busy": "in use by another program",
 }
-"""What libav says (the C library's words for an errno), and what it means here."""
+"""Error text of libav (the C library's text for an errno) -> reason for the user."""

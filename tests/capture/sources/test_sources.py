@@ -146,7 +146,7 @@ def test_key_frames_come_at_once_also_from_a_decoder_that_holds_pictures_back(tm
         for number in range(50):
             clip.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(number, 256, 144), format="bgr24")))
         clip.mux(stream.encode(None))
-    source = AvSource(str(path), {}, read_limit=5.0, may_ease=True)
+    source = AvSource(str(path), {}, read_limit=5.0, may_skip_frames=True)
     assert source.set_interval(0.0) is False
     shown: list[int | None] = []
     for picture in islice(dropwhile(lambda picture: picture is None, source), 50):
@@ -175,7 +175,7 @@ def test_a_stream_without_times_gets_them_from_its_rate(tmp_path: Path) -> None:
 def test_a_file_that_is_no_video_is_the_users_to_change(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "clip.mp4"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"cannot read .*clip\.mp4 as a video: |holds no picture"):
+    with pytest.raises(ConfigError, match=r"cannot read .*clip\.mp4 as a video: |holds no frame"):
         read(File(path=path), 1)
 
 
@@ -215,7 +215,7 @@ def test_a_clip_that_was_filmed_upright_is_shown_upright(tmp_path: Path, degrees
 def test_a_picture_beyond_the_cap_is_refused(tmp_path: Path) -> None:
     width = 16384
     clip = write_clip(tmp_path / "huge.mp4", 1, size=(width, MAX_PIXELS // width // 2 * 2 + 16))
-    with pytest.raises(ConfigError, match=r"cannot|holds no picture"):
+    with pytest.raises(ConfigError, match=r"cannot|holds no frame"):
         read(File(path=clip), 1)
 
 
@@ -230,7 +230,7 @@ def test_a_webcam_is_told_what_was_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("device", "reason"),
-    [("/dev/video99", "no such device: /dev/video99"), ("/dev/null", "/dev/null: is not a camera")],
+    [("/dev/video99", "no such device: /dev/video99"), ("/dev/null", "/dev/null: not a camera")],
 )
 def test_a_webcam_that_is_not_there_is_tried_again(device: str, reason: str) -> None:
     with pytest.raises(SourceLost, match=reason):
