@@ -107,7 +107,7 @@ class InFlight:
         return [entry.job for entry in self._jobs.values() if entry.state is state and entry.job is not None]
 
     def is_fetching(self, stream: str) -> bool:
-        return any(one.stream == stream and one.frame is None for one in self._jobs)
+        return any(job_id.stream == stream and job_id.frame is None for job_id in self._jobs)
 
     # -- transitions
 
@@ -118,17 +118,17 @@ class InFlight:
 
     def end_fetch(self, stream: str) -> set[str]:
         """Capture has replied: return the names of the tasks for which the frame was requested."""
-        fetched = [one for one in self._jobs if one.stream == stream and one.frame is None]
-        for one in fetched:
-            self._remove(one)
-        return {one.name for one in fetched}
+        fetched = [job_id for job_id in self._jobs if job_id.stream == stream and job_id.frame is None]
+        for job_id in fetched:
+            self._remove(job_id)
+        return {job_id.name for job_id in fetched}
 
     def open_frame(self, frame: Frame, jobs: Iterable[Job]) -> None:
         """Add the jobs of a frame as waiting."""
         ids = {id_of(job): job for job in jobs}
         self._frames[frame.stream, frame.id] = _OpenFrame(frame, set(ids))
-        for one, job in ids.items():
-            self._set(one, JobState.WAITING, job)
+        for job_id, job in ids.items():
+            self._set(job_id, JobState.WAITING, job)
 
     def start(self, jobs: Iterable[Job]) -> None:
         """The engine gets these jobs next. They are in the journal before this returns."""
@@ -143,10 +143,10 @@ class InFlight:
 
     def add_event(self, job: Job, outcome: Outcome, event: str) -> None:
         """The outcome was sent as the event with the id `event`: the job stays until that is acked."""
-        one = id_of(job)
-        self._set(one, JobState.PUBLISHING, job)
-        self._events[event] = one
-        if open_frame := self._frames.get((one.stream, job.frame.id)):
+        job_id = id_of(job)
+        self._set(job_id, JobState.PUBLISHING, job)
+        self._events[event] = job_id
+        if open_frame := self._frames.get((job_id.stream, job.frame.id)):
             open_frame.outcomes.add(outcome)
 
     def on_acked(self, events: Iterable[str]) -> list[ClosedFrame]:
@@ -209,26 +209,26 @@ class InFlight:
         journal.write(self._path, journal.State(rows, running, self.quarantine.state()))
         self._changed = False
 
-    def _set(self, one: JobId, state: JobState, job: Job | None = None) -> None:
-        if (old := self._jobs.get(one)) is not None:
+    def _set(self, job_id: JobId, state: JobState, job: Job | None = None) -> None:
+        if (old := self._jobs.get(job_id)) is not None:
             self._counts[old.state] -= 1
-        self._jobs[one] = _InFlightJob(state, job)
+        self._jobs[job_id] = _InFlightJob(state, job)
         self._counts[state] += 1
         self._changed |= job is not None
 
-    def _remove(self, one: JobId) -> None:
-        self._counts[self._jobs.pop(one).state] -= 1
-        self._changed |= one.frame is not None
+    def _remove(self, job_id: JobId) -> None:
+        self._counts[self._jobs.pop(job_id).state] -= 1
+        self._changed |= job_id.frame is not None
 
     def _remove_all(self, ids: Iterable[JobId]) -> list[ClosedFrame]:
         closed = []
-        for one in ids:
-            self._remove(one)
-            assert one.frame is not None
-            key = one.stream, one.frame
+        for job_id in ids:
+            self._remove(job_id)
+            assert job_id.frame is not None
+            key = job_id.stream, job_id.frame
             if (opened := self._frames.get(key)) is None:
                 continue  # the frame was fetched by the previous process
-            opened.unfinished.remove(one)
+            opened.unfinished.remove(job_id)
             if not opened.unfinished:
                 closed.append(ClosedFrame(opened.frame, opened.outcome))
                 del self._frames[key]

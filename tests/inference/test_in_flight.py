@@ -1,0 +1,101 @@
+"""The in-flight table: states of jobs, settling of frames, and the journal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from streamer.config.model import from_mapping
+from streamer.inference import journal
+from streamer.inference.in_flight import InFlight, JobState
+from streamer.inference.quarantine import Suspect
+from streamer.types import DueTask, Frame, Job, Task
+from tests.support.sample_events import frame
+from tests.support.tasks import PARAMS
+
+NAMES = ("caption", "ocr")
+
+
+def table(folder: Path) -> InFlight:
+    tasks = [{"task": name} for name in NAMES]
+    return InFlight(folder, from_mapping({"streams": {"gate": {"source": "synthetic", "tasks": tasks}}}).streams)
+
+
+def jobs_of(picture: Frame) -> list[Job]:
+    return [Job(DueTask("gate", Task(name, name, PARAMS), 0.0), picture) for name in NAMES]
+
+
+def test_job_moves_from_fetching_to_publishing(tmp_path: Path) -> None:
+    in_flight, jobs = table(tmp_path), jobs_of(frame())
+    in_flight.start_fetch("gate", NAMES)
+    assert in_flight.count(JobState.FETCHING) == 2
+    assert in_flight.is_fetching("gate")
+    assert in_flight.end_fetch("gate") == set(NAMES)
+    in_flight.open_frame(jobs[0].frame, jobs)
+    assert in_flight.jobs(JobState.WAITING) == jobs
+    in_flight.start(jobs[:1])
+    assert (in_flight.jobs(JobState.WAITING), in_flight.jobs(JobState.RUNNING)) == (jobs[1:], jobs[:1])
+    in_flight.finish_run(jobs[0])
+    assert [in_flight.count(state) for state in JobState] == [0, 1, 0, 1]
+
+
+def test_frame_closes_when_all_its_events_are_acked(tmp_path: Path) -> None:
+    in_flight, jobs = table(tmp_path), jobs_of(frame())
+    in_flight.open_frame(jobs[0].frame, jobs)
+    for job in jobs:
+        in_flight.add_event(job, "ok", job.due.task.name)
+    assert in_flight.on_acked(["caption", "another process's event"]) == []
+    assert in_flight.on_acked(["ocr", "ocr"]) == [(jobs[0].frame, "done")]
+    assert [in_flight.count(state) for state in JobState] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "settled"),
+    [
+        (("stale", "stale"), "stale"),
+        (("unchanged", "unchanged"), "unchanged"),
+        (("stale", "unchanged"), "error"),
+        (("error", "stale"), "error"),
+        (("empty", "stale"), "done"),
+    ],
+)
+def test_frame_outcome_follows_from_its_jobs(tmp_path: Path, outcomes: tuple[str, str], settled: str) -> None:
+    in_flight, jobs = table(tmp_path), jobs_of(frame())
+    in_flight.open_frame(jobs[0].frame, jobs)
+    closed = [one for job, outcome in zip(jobs, outcomes, strict=True) for one in in_flight.finish(job, outcome)]  # type: ignore[arg-type]
+    assert [outcome for _, outcome in closed] == [settled]
+
+
+def test_discarded_job_stops_its_frame(tmp_path: Path) -> None:
+    in_flight, jobs = table(tmp_path), jobs_of(frame())
+    in_flight.open_frame(jobs[0].frame, jobs)
+    in_flight.start(jobs[:1])
+    assert in_flight.discard_waiting() == [], "the other job is running"
+    in_flight.add_event(jobs[0], "ok", "event")
+    assert in_flight.on_acked(["event"]) == [(jobs[0].frame, "stopped")]
+
+
+def test_journal_has_the_jobs_before_the_engine_gets_them(tmp_path: Path) -> None:
+    in_flight, jobs = table(tmp_path), jobs_of(frame())
+    in_flight.open_frame(jobs[0].frame, jobs)
+    in_flight.start(jobs[1:])
+    state = journal.read(tmp_path / journal.FILE)
+    assert [row.name for row in state.jobs] == ["caption", "ocr"]
+    assert list(state.running) == [1]
+    next_process = table(tmp_path)
+    assert {result.job.due.task.name for result in next_process.load().lost} == set(NAMES)
+    assert next_process.quarantine.admit([Suspect("gate", "caption", None), Suspect("gate", "ocr", None)], []) == [
+        False,
+        True,
+    ], "the task that was running is a suspect"
+
+
+def test_unreadable_journal_is_reported_and_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / journal.FILE
+    path.write_text("{")
+    assert not table(tmp_path).load().lost
+    assert "unreadable" in caplog.text
+    path.write_text(json.dumps({"v": journal.VERSION + 1}))
+    assert not table(tmp_path).load().lost
