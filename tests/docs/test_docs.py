@@ -142,9 +142,17 @@ def test_readme_claim_of_no_missed_fault_target() -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
-        if "://" not in target:
-            assert (path.parent / target.partition("#")[0]).exists(), target
+    for link in re.findall(r"\]\(([^)]+)\)", path.read_text()):
+        target, _, anchor = link.partition("#")
+        if "://" not in link:
+            assert (path.parent / target).exists(), link
+            assert not anchor or anchor in anchors(path.parent / target), link
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors that GitHub makes of a document's headings."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_versions_agree() -> None:
