@@ -66,11 +66,8 @@ class Tape(H264Settings):
     reel: str
 """
 COMMAND = """
-@app.command()
 def hello() -> None:
     print("hello")
-
-
 """
 TASK_ROW = 'TaskRow("mood", "<MOOD>", "What is the mood?", "text", Parameters, 128, "one word"),'
 
@@ -87,19 +84,20 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (copy / "streamer/video/outputs/tape.py").write_text(OUTPUT)
     insert(copy / "streamer/events/sinks/__init__.py", "SinkField = Annotated[", import_sink, "Udp | ")
     still = "from streamer.capture.sources.still import Still\n"
-    insert(copy / "streamer/capture/sources/__init__.py", "\nKinds = ", still, "Still | ")
+    insert(copy / "streamer/capture/sources/__init__.py", "Kinds = ", still, "Still | ")
     tape = "from streamer.video.outputs.tape import Tape\n"
     insert(copy / "streamer/video/outputs/__init__.py", "OutputField = Annotated[", tape, "Tape | ")
     insert(copy / "pipelines/florence2/tasks.py", "_ROWS = (", "", TASK_ROW)
-    insert(copy / "streamer/cli/main.py", "def _supervise(", COMMAND, "")
+    (copy / "streamer/cli/hello.py").write_text(COMMAND)
+    insert(copy / "streamer/cli/main.py", "for command in (", "from streamer.cli.hello import hello\n", "hello, ")
     return copy
 
 
 def insert(path: Path, anchor: str, before: str, after: str) -> None:
-    """Put text before and after the only place where `anchor` stands in a file."""
+    """Put text before and after `anchor`, which starts a line once in the file."""
     text = path.read_text()
-    assert text.count(anchor) == 1
-    path.write_text(text.replace(anchor, before + anchor + after))
+    assert text.count(f"\n{anchor}") == 1
+    path.write_text(text.replace(f"\n{anchor}", f"\n{before}{anchor}{after}"))
 
 
 def importing_from(tree: Path) -> dict[str, str]:
