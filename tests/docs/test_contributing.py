@@ -26,7 +26,7 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 NAMED = ("README.md", "docs/architecture.md", "docs/contributing.md", "docs/usage.md")
 FOLDERS = ("streamer/", "pipelines/", "tests/", "docs/", "configs/", "systemd/", "benchmarks/")
 PLACEHOLDERS = ("KIND", "NAME", "udp.py")
-START_S = 60.0
+START_S = 90.0
 
 
 def section(title: str) -> str:
@@ -120,6 +120,7 @@ def test_added_sink_delivers_events(tree: Path, tmp_path: Path) -> None:
             with suppress(TimeoutError):
                 event = json.loads(receiver.recv(1 << 16))
                 return event if event["subject"] == "caption" else None
+            assert "TypeError" not in agent.log(), agent.log()
             assert agent.process.poll() is None, agent.log()
 
         with RunningAgent(tmp_path / "agent", ["run", str(config)], environment=importing_from(tree)) as agent:
