@@ -79,7 +79,7 @@ class Everywhere:
             case "mqtt":
                 found = self._listener.events()
             case _:
-                found = list(self._endpoint.taken)
+                found = list(self._endpoint.accepted)
         return [one["data"]["frame"]["seq"] for one in found if one["type"] == "streamer.result.v1"]
 
     def wait_for(self, kind: str, seq: int, seconds: float) -> None:
@@ -105,14 +105,14 @@ class Everywhere:
             case "mqtt":
                 self._broker.freeze(True)
             case "webhook":
-                self._endpoint.mood = hooks.never
+                self._endpoint.behaviour = hooks.never
 
     def repair(self) -> None:
         self._reading.set()
         if (self._folder / "gone").exists():
             (self._folder / "gone").rename(self._file.parent)
         self._broker.freeze(False)
-        self._endpoint.mood = hooks.ok
+        self._endpoint.behaviour = hooks.ok
 
     def _read_output(self, output: IO[bytes]) -> None:
         for line in output:

@@ -85,7 +85,7 @@ def _heard(listener: Listener) -> list[dict[str, str]]:
     return [json.loads(one.body) for one in list(listener.messages) if one.body.startswith(b'{"specversion"')]
 
 
-MOODS = {"500": hooks.status(500), "slow": hooks.slow(1), "never": hooks.never, "redirect": hooks.status(302)}
+BEHAVIOURS = {"500": hooks.status(500), "slow": hooks.slow(1), "never": hooks.never, "redirect": hooks.status(302)}
 
 
 def webhook(folder: Path, size: Size) -> Iterator[Row]:
@@ -102,18 +102,18 @@ def webhook(folder: Path, size: Size) -> Iterator[Row]:
         with EmitProcess(folder, sinks) as emit, Others(emit.runtime, folder / "events.jsonl") as others:
             emit.wait_for("ready")
             others.feed(2)
-            for words, mood in MOODS.items():
+            for words, behaviour in BEHAVIOURS.items():
                 rounds: list[tuple[dict[str, float], dict[str, float]]] = []
                 for _ in range(times):
-                    endpoint.mood = hooks.ok
+                    endpoint.behaviour = hooks.ok
                     until(lambda: others.accepted <= _taken(endpoint), 120, "all is taken")
                     well = others.feed(seconds)
-                    endpoint.mood = mood
+                    endpoint.behaviour = behaviour
                     others.feed(1)
                     rounds.append((well, others.feed(seconds)))
                 for sink in ("jsonl", "zmq"):
                     yield _more(f"{words}: {sink}, p99 more by", [(well[sink], ill[sink]) for well, ill in rounds])
-            endpoint.mood = hooks.ok
+            endpoint.behaviour = hooks.ok
             with suppress(AssertionError):
                 until(lambda: others.accepted <= _taken(endpoint), 120, "all is taken")
             lost = others.accepted - _taken(endpoint)
@@ -122,7 +122,7 @@ def webhook(folder: Path, size: Size) -> Iterator[Row]:
 
 
 def _taken(endpoint: Endpoint) -> set[str]:
-    return {one["id"] for one in endpoint.taken}
+    return {one["id"] for one in endpoint.accepted}
 
 
 def _more(what: str, rounds: list[tuple[float, float]]) -> Row:

@@ -23,7 +23,7 @@ from streamer.types import Answer, Quad
 from tests.support import sample_events
 
 
-def said(seq: int, stream: str = "gate", name: str = "scene", **answer: Any) -> ResultEvent:
+def answer_event(seq: int, stream: str = "gate", name: str = "scene", **answer: Any) -> ResultEvent:
     return result_event("home", replace(sample_events.result(stream, seq, name), answer=Answer(**answer)), "tiny")
 
 
@@ -36,10 +36,10 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
         corners = ((0.0, 0.0), (0.5, 0.0), (0.5, 0.25), (0.0, 0.25))
         ledger.commit(
             [
-                said(1, text="A red van waits\nin front of the gate."),
-                said(2, text="Two red vans and a dog"),
-                said(3, text="=cmd() on a sign"),
-                said(4, "yard", "plate", quads=(Quad(corners, "HH AB 1234"),)),
+                answer_event(1, text="A red van waits\nin front of the gate."),
+                answer_event(2, text="Two red vans and a dog"),
+                answer_event(3, text="=cmd() on a sign"),
+                answer_event(4, "yard", "plate", quads=(Quad(corners, "HH AB 1234"),)),
                 sample_events.event(seq=5),
                 status_event("home", "yard", "down", "no answer"),
             ]
@@ -61,7 +61,7 @@ def test_filters_and_search_select_lines(capsys: pytest.CaptureFixture[str]) -> 
     assert run(capsys)[5].endswith("yard  stream.down  no answer")
     assert len(run(capsys, "--stream", "gate")) == 4
     assert [line.split("  ")[2] for line in run(capsys, "--task", "plate")] == ["plate"]
-    assert len(run(capsys, "--search", "red van")) == 2  # in any form, and all words
+    assert len(run(capsys, "--search", "red van")) == 2  # all words, in any grammatical form
     assert len(run(capsys, "--search", "red dog")) == 1
     assert len(run(capsys, "--search", "ab 12*")) == 1
     assert len(run(capsys, "--search", "person")) == 1
@@ -94,7 +94,7 @@ def test_follow_prints_new_events(ledger: Ledger) -> None:
         try:
             assert process.stdout is not None
             old = [json.loads(process.stdout.readline())["data"]["frame"]["seq"] for _ in range(4)]
-            ledger.commit([said(6, "yard", text="not this"), said(7, text="but this")])
+            ledger.commit([answer_event(6, "yard", text="not this"), answer_event(7, text="but this")])
             assert (old, json.loads(process.stdout.readline())["data"]["result"]["text"]) == ([1, 2, 3, 5], "but this")
         finally:
             process.kill()
@@ -102,7 +102,7 @@ def test_follow_prints_new_events(ledger: Ledger) -> None:
 
 def test_dead_letters_are_listed_and_resent(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = run(capsys, "--dead")
-    assert line.endswith(f"hook  scene {said(2, text='').id}: HTTP 422")
+    assert line.endswith(f"hook  scene {answer_event(2, text='').id}: HTTP 422")
     assert run(capsys, "--resend", "hook") == ["1 events will be sent again by hook"]
     assert run(capsys, "--dead")[0].endswith("(will be sent again)")
     cursor = ledger.cursors(["hook"])["hook"]

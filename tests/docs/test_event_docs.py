@@ -1,4 +1,4 @@
-"""What docs/events.md says is true: its examples are events, its Python runs, its lists are whole."""
+"""docs/events.md is true: its examples are events, its Python runs, its lists are complete."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def test_subscriber_survives_a_restart_of_emit(tmp_path: Path) -> None:
     found: list[Event] = []
     numbers = itertools.count()  # each attempt sends a new event: one that nobody received is not published again
 
-    def feed(client: EventClient) -> Callable[[], bool]:
+    def send_and_receive(client: EventClient) -> Callable[[], bool]:
         def step() -> bool:
             client.send(event(seq=next(numbers)), None)
             client.flush(1)
@@ -136,10 +136,10 @@ def test_subscriber_survives_a_restart_of_emit(tmp_path: Path) -> None:
         return step
 
     with EmitProcess(tmp_path, [{"kind": "zmq"}]) as emit, EventClient(tmp_path / "run", "infer") as client:
-        until(feed(client), 20, "an event")
+        until(send_and_receive(client), 20, "an event")
         emit.kill()
         emit.start()
-        until(feed(client), 20, "an event of the next emit process")
+        until(send_and_receive(client), 20, "an event of the next emit process")
 
     assert len({one.id for one in found}) == len(found)
 

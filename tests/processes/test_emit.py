@@ -72,7 +72,7 @@ def test_kill_9_under_load_loses_and_repeats_nothing(tmp_path: Path, client: Eve
     path = tmp_path / "events.jsonl"
     with EmitProcess(tmp_path, [jsonl(path, max_bytes=150_000, keep=20), {"kind": "zmq"}]) as emit:
 
-        def feed(goal: int) -> Callable[[], bool]:
+        def accept(goal: int) -> Callable[[], bool]:
             def step() -> bool:
                 nonlocal made
                 while made < total and not client.window_full:
@@ -85,10 +85,10 @@ def test_kill_9_under_load_loses_and_repeats_nothing(tmp_path: Path, client: Eve
             return step
 
         for goal in (100, 350, 600):
-            until(feed(goal + rng.randrange(200)), 20, "events accepted")
+            until(accept(goal + rng.randrange(200)), 20, "events accepted")
             emit.kill()
             emit.start()
-        until(feed(total), 20, "all events accepted")
+        until(accept(total), 20, "all events accepted")
         emit.wait_for("ready")
         assert emit.stop() == 0
 

@@ -1,4 +1,4 @@
-"""A real MQTT broker to be hurt, and a listener with a session that outlives it."""
+"""A real MQTT broker that can be stopped and frozen, and a subscriber with a persistent session."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Broker:
     def start(self) -> None:
         program = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
         self._process = subprocess.Popen([program, "-c", str(self._config)], stderr=subprocess.DEVNULL)
-        until(self._answers, 10, "the broker answers")
+        until(self._accepts_connections, 10, "the broker accepts connections")
 
     def stop(self) -> None:
         if self._process is not None:
@@ -69,13 +69,13 @@ class Broker:
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
 
-    def _answers(self) -> bool:
+    def _accepts_connections(self) -> bool:
         with socket.socket() as one:
             return one.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 def publish(port: int, topic: str, body: bytes) -> None:
-    """A retained message of another program."""
+    """Publish a retained message as another program."""
     client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
     client.connect("127.0.0.1", port)
     client.loop_start()
@@ -91,14 +91,15 @@ class Message(NamedTuple):
 
 
 class Listener:
-    """Hears everything on a broker, also what was published while it was away; a context manager."""
+    """Subscribes to every topic, also for messages published while it is disconnected; a context manager."""
 
     def __init__(self, port: int, name: str = "listener") -> None:
         self.messages: list[Message] = []
         self._ready = False
         self._client = client = paho.Client(CallbackAPIVersion.VERSION2, name, protocol=paho.MQTTv5)
         client.reconnect_delay_set(1, 1)
-        client.on_connect, client.on_message, client.on_subscribe = self._connected, self._heard, self._subscribed
+        client.on_connect, client.on_subscribe = self._on_connect, self._on_subscribe
+        client.on_message = self._on_message
         session = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         session.SessionExpiryInterval = 3600
         client.connect("127.0.0.1", port, clean_start=False, properties=session)
@@ -113,19 +114,19 @@ class Listener:
         self._client.loop_stop()
 
     def events(self) -> list[dict[str, Any]]:
-        """Those of results, in the order they came."""
+        """Return the result events, in the order they arrived."""
         found = [json.loads(one.body) for one in self.messages if one.body.startswith(b'{"specversion"')]
         return [one for one in found if one["type"] == "streamer.result.v1"]
 
     def retained(self, topic: str) -> str | None:
-        """The newest text on a topic."""
+        """Return the newest message on a topic."""
         return next((one.body.decode() for one in reversed(self.messages) if one.topic == topic), None)
 
-    def _connected(self, *_: Any) -> None:
+    def _on_connect(self, *_: Any) -> None:
         self._client.subscribe("#", qos=1)
 
-    def _subscribed(self, *_: Any) -> None:
+    def _on_subscribe(self, *_: Any) -> None:
         self._ready = True
 
-    def _heard(self, _: Any, __: Any, message: paho.MQTTMessage) -> None:
+    def _on_message(self, _: Any, __: Any, message: paho.MQTTMessage) -> None:
         self.messages.append(Message(message.topic, bytes(message.payload), message.retain))

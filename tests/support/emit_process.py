@@ -1,4 +1,4 @@
-"""The real emit process, started as its parent starts it, to be fed and hurt."""
+"""The real emit process, started as the supervisor starts it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.agents import until
 
 
 class EmitProcess:
-    """One emit process on the folders `run` and `state` in `folder`; a context manager."""
+    """An emit process with the folders `run` and `state` in `folder`; a context manager."""
 
     def __init__(
         self,
@@ -37,8 +37,8 @@ class EmitProcess:
         self.kill()
 
     def start(self) -> None:
-        self._reports, report_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._heard = b""
+        self._report_pipe, report_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._received = b""
         with (self.folder / "emit.log").open("ab") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "streamer.processes.worker", "emit"],
@@ -61,11 +61,11 @@ class EmitProcess:
         self.process.stdin.flush()
 
     def reports(self) -> list[dict[str, Any]]:
-        """Everything it reported since it was started."""
+        """Return everything it has reported since it was started."""
         with contextlib.suppress(BlockingIOError):
-            if self._reports >= 0:
-                self._heard += os.read(self._reports, 1 << 16)
-        return [json.loads(line) for line in self._heard.splitlines()]
+            if self._report_pipe >= 0:
+                self._received += os.read(self._report_pipe, 1 << 16)
+        return [json.loads(line) for line in self._received.splitlines()]
 
     def wait_for(self, kind: str) -> dict[str, Any]:
         found: list[dict[str, Any]] = until(
@@ -74,24 +74,24 @@ class EmitProcess:
         return found[0]
 
     def kill(self) -> None:
-        """kill -9, unless it has ended."""
+        """Send SIGKILL unless the process has ended."""
         if self.process.poll() is None:
             self.process.kill()
-        self._bury()
+        self._wait()
 
     def stop(self) -> int:
-        """SIGTERM; the exit code."""
+        """Send SIGTERM and return the exit code."""
         self.process.terminate()
-        return self._bury()
+        return self._wait()
 
-    def _bury(self) -> int:
+    def _wait(self) -> int:
         code = self.process.wait(20)
-        if self._reports >= 0:
+        if self._report_pipe >= 0:
             assert self.process.stdin is not None
             self.process.stdin.close()
             self.reports()
-            os.close(self._reports)
-            self._reports = -1
+            os.close(self._report_pipe)
+            self._report_pipe = -1
         return code
 
     def log(self) -> str:
@@ -99,7 +99,7 @@ class EmitProcess:
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSON Lines file, each parsed."""
+    """Return the complete lines of a JSON Lines file, parsed."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]

@@ -1,4 +1,4 @@
-"""A real HTTP endpoint for webhooks, in one of its moods."""
+"""A real HTTP endpoint for webhooks, with a behaviour that tests set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Mood = Callable[["Endpoint", dict[str, Any]], int]
+Behaviour = Callable[["Endpoint", dict[str, Any]], int]
 
 
 def ok(_: Endpoint, __: dict[str, Any]) -> int:
@@ -17,22 +17,22 @@ def ok(_: Endpoint, __: dict[str, Any]) -> int:
 
 
 class Endpoint:
-    """A context manager. `mood` says the status for an event; it may take its time."""
+    """A context manager. `behaviour` returns the status code for an event and may delay it."""
 
     def __init__(self) -> None:
-        self.mood: Mood = ok
+        self.behaviour: Behaviour = ok
         self.headers: dict[str, str] = {}
-        self.taken: list[dict[str, Any]] = []
-        """Events that were answered with 2xx, in the order they came."""
+        self.accepted: list[dict[str, Any]] = []
+        """Events with a 2xx response, in the order they arrived."""
         self.requests: list[tuple[dict[str, str], bytes]] = []
-        self.over = threading.Event()
+        self.closing = threading.Event()
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                endpoint.answer(self)
+                endpoint.respond(self)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -50,17 +50,17 @@ class Endpoint:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.over.set()
+        self.closing.set()
         self._server.shutdown()
         self._server.server_close()
 
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
+    def respond(self, request: BaseHTTPRequestHandler) -> None:
         body = request.rfile.read(int(request.headers["content-length"]))
         event = json.loads(body)
         self.requests.append(({name.lower(): value for name, value in request.headers.items()}, body))
-        status = self.mood(self, event)
+        status = self.behaviour(self, event)
         if 200 <= status < 300:
-            self.taken.append(event)
+            self.accepted.append(event)
         try:
             request.send_response(status)
             for name, value in self.headers.items():
@@ -68,21 +68,21 @@ class Endpoint:
             request.send_header("content-length", "0")
             request.end_headers()
         except OSError:
-            pass  # it did not wait for the answer
+            pass  # the client did not wait for the response
 
 
-def status(number: int) -> Mood:
+def status(number: int) -> Behaviour:
     return lambda _, __: number
 
 
-def slow(seconds: float) -> Mood:
-    def mood(endpoint: Endpoint, _: dict[str, Any]) -> int:
+def slow(seconds: float) -> Behaviour:
+    def behaviour(endpoint: Endpoint, _: dict[str, Any]) -> int:
         time.sleep(seconds)
         return 204
 
-    return mood
+    return behaviour
 
 
 def never(endpoint: Endpoint, _: dict[str, Any]) -> int:
-    endpoint.over.wait(60)
+    endpoint.closing.wait(60)
     return 500

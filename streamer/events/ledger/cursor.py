@@ -46,7 +46,7 @@ class SinkCursor:
         if position <= self.position:
             return
         self.position = position
-        # On a full disk the sink goes on; a later position is stored once there is room.
+        # On a full disk the sink continues; a later position is stored once there is space.
         with suppress(apsw.FullError, apsw.BusyError):
             self._db.execute("UPDATE cursor SET pos = max(pos, ?) WHERE sink = ?", (position, self._sink))
 

@@ -54,7 +54,7 @@ class SinkSettings(Settings):
     """A kind of sink, as configured; its own factory."""
 
     name: Name
-    """Name of the sink in status events. It also keeps the sink's place in the ledger, so it must not change."""
+    """Name of the sink in status events. It also identifies its position in the ledger and must not change."""
 
     def check(self) -> None:
         """Raise ConfigError when the sink certainly cannot work. Must not change anything."""

@@ -235,7 +235,7 @@ def test_home_assistant_drops_removed_streams_and_tasks(tmp_path: Path) -> None:
             until(lambda: late.retained("streamer/home/status"), 10, "what is retained")
             found = {one.topic: one.body for one in late.messages}
     components = json.loads(found.pop(topic("streamer_home_gate")))["components"]
-    assert components["task.scene"] == {"platform": "sensor"}, "as Home Assistant is told that one is gone"
+    assert components["task.scene"] == {"platform": "sensor"}, "Home Assistant removes a sensor with this content"
     assert components["task.people"]["state_topic"] == "streamer/home/streams/gate/people"
     assert topic("streamer_home_yard") not in found
     assert {name: body for name, body in found.items() if name.startswith("homeassistant/")} == others
@@ -248,15 +248,15 @@ def rendered(template: str, answer: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("raw", "words"),
+    ("raw", "message"),
     [
         ({"url": "http://broker"}, "must begin with mqtt:// or mqtts://"),
         ({"url": "mqtt://broker/topic"}, "the key `topic`"),
         ({"url": "mqtt://broker", "topic": "a/#"}, "pattern"),
     ],
 )
-def test_invalid_settings_are_rejected(raw: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValidationError, match=words):
+def test_invalid_settings_are_rejected(raw: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         TypeAdapter(SinkField).validate_python({"kind": "mqtt", **raw})
 
 

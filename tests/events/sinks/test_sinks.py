@@ -52,7 +52,7 @@ def test_kind_selects_the_sink() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "words"),
+    ("raw", "message"),
     [
         ({"kind": "zmq", "endpoint": "tcp://*:5555"}, "tcp is not supported yet"),
         ({"kind": "jsonl"}, "path"),
@@ -62,8 +62,8 @@ def test_kind_selects_the_sink() -> None:
         ({"kind": "stdout", "colour": "red"}, "Extra inputs"),
     ],
 )
-def test_invalid_settings_are_rejected(raw: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValidationError, match=words):
+def test_invalid_settings_are_rejected(raw: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         TypeAdapter(SinkField).validate_python(raw)
 
 
@@ -208,16 +208,16 @@ def test_jsonl_file_is_locked_by_one_writer(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "message"),
     [("missing/events.jsonl", "no such directory"), ("a-folder", "not a regular file"), ("/dev/null", "regular file")],
 )
-def test_jsonl_unusable_path_is_a_config_error(tmp_path: Path, name: str, words: str) -> None:
+def test_jsonl_unusable_path_is_a_config_error(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "a-folder").mkdir()
     settings = Jsonl(path=tmp_path / name)
 
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=message):
         settings.check()
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=message):
         settings.open(sink_context(tmp_path), RecordedProgress())
 
 

@@ -43,7 +43,7 @@ def opened(endpoint: Endpoint, progress: RecordedProgress, **keys: Any) -> Sink:
 
 
 def seqs(endpoint: Endpoint) -> list[int]:
-    return [one["data"]["frame"]["seq"] for one in endpoint.taken]
+    return [one["data"]["frame"]["seq"] for one in endpoint.accepted]
 
 
 def deliver(sink: Sink, progress: RecordedProgress, last: int) -> int:
@@ -79,14 +79,14 @@ def test_one_request_at_a_time_keeps_the_order(endpoint: Endpoint, progress: Rec
 
 @pytest.mark.parametrize("code", [500, 503, 429, 301, 307, 401, 404, 410])
 def test_failing_endpoint_receives_everything_later(endpoint: Endpoint, progress: RecordedProgress, code: int) -> None:
-    endpoint.mood = hooks.status(code)
+    endpoint.behaviour = hooks.status(code)
     endpoint.headers = {"location": "http://127.0.0.1:1/elsewhere"}
     sink = opened(endpoint, progress)
     for _ in range(3):
         with pytest.raises(SinkError, match=f"HTTP {code}"):
             sink.write(entries(1, 30))
     assert len(endpoint.requests) == 4 + 1 + 1  # a group, then one at a time
-    endpoint.mood = hooks.ok
+    endpoint.behaviour = hooks.ok
     sink.write(entries(1, 30))
     sink.close()
 
@@ -95,13 +95,13 @@ def test_failing_endpoint_receives_everything_later(endpoint: Endpoint, progress
 
 
 def test_request_without_response_times_out(endpoint: Endpoint, progress: RecordedProgress) -> None:
-    endpoint.mood = hooks.never
+    endpoint.behaviour = hooks.never
     sink = opened(endpoint, progress, timeout="300ms")
     started = time.monotonic()
     with pytest.raises(SinkError, match=r"no response within 0\.3 s"):
         sink.write(entries(1, 4))
     assert time.monotonic() - started < 2
-    endpoint.mood = hooks.ok
+    endpoint.behaviour = hooks.ok
     sink.write(entries(1, 4))
     sink.close()
 
@@ -110,11 +110,11 @@ def test_request_without_response_times_out(endpoint: Endpoint, progress: Record
 
 def test_delays_grow_and_obey_retry_after(endpoint: Endpoint, progress: RecordedProgress) -> None:
     sink = opened(endpoint, progress)
-    endpoint.mood, endpoint.headers = hooks.status(503), {"retry-after": "1234"}
-    with pytest.raises(SinkError) as asked:
+    endpoint.behaviour, endpoint.headers = hooks.status(503), {"retry-after": "1234"}
+    with pytest.raises(SinkError) as failure:
         sink.write(entries(1, 1))
-    assert asked.value.wait_s is not None
-    assert asked.value.wait_s >= 1234
+    assert failure.value.wait_s is not None
+    assert failure.value.wait_s >= 1234
 
     endpoint.headers = {"retry-after": "soon"}
     waits = []
@@ -128,7 +128,7 @@ def test_delays_grow_and_obey_retry_after(endpoint: Endpoint, progress: Recorded
 
 
 def test_refused_event_becomes_a_dead_letter(endpoint: Endpoint, progress: RecordedProgress) -> None:
-    endpoint.mood = lambda _, one: 422 if one["data"]["frame"]["seq"] == 3 else 204
+    endpoint.behaviour = lambda _, one: 422 if one["data"]["frame"]["seq"] == 3 else 204
     sink = opened(endpoint, progress)
     sink.write(entries(1, 10))
     sink.close()
@@ -139,7 +139,7 @@ def test_refused_event_becomes_a_dead_letter(endpoint: Endpoint, progress: Recor
 
 
 def test_event_that_breaks_the_endpoint_blocks_no_other(endpoint: Endpoint, progress: RecordedProgress) -> None:
-    endpoint.mood = lambda _, one: 500 if one["data"]["frame"]["seq"] == 3 else 204
+    endpoint.behaviour = lambda _, one: 500 if one["data"]["frame"]["seq"] == 3 else 204
     sink = opened(endpoint, progress)
     failures = deliver(sink, progress, 40)
     sink.close()
@@ -163,13 +163,13 @@ def test_endpoint_outage_and_killed_emit_lose_nothing(tmp_path: Path, endpoint: 
     with EventClient(tmp_path / "run", "infer") as client, EmitProcess(tmp_path, sinks) as emit:
         send(client, range(50))
         until(lambda: len(seqs_of_results(endpoint)) >= 20, 20, "some arrive")
-        endpoint.mood = hooks.status(500)
+        endpoint.behaviour = hooks.status(500)
         send(client, range(50, 100))
         until(lambda: len([one for one in lines(beside) if one["subject"] == "people"]) == 100, 20, "beside it")
         down = until(lambda: [one for one in lines(beside) if one["subject"] == "sink.down"], 20, "sink.down")
         emit.kill()
         emit.start()
-        endpoint.mood = hooks.ok
+        endpoint.behaviour = hooks.ok
         until(lambda: set(seqs_of_results(endpoint)) == set(range(100)), 30, "all arrive")
 
     assert down[0]["data"]["reason"] == "127.0.0.1: HTTP 500"
@@ -177,19 +177,19 @@ def test_endpoint_outage_and_killed_emit_lose_nothing(tmp_path: Path, endpoint: 
 
 
 def seqs_of_results(endpoint: Endpoint) -> list[int]:
-    return [one["data"]["frame"]["seq"] for one in list(endpoint.taken) if one["type"] == "streamer.result.v1"]
+    return [one["data"]["frame"]["seq"] for one in list(endpoint.accepted) if one["type"] == "streamer.result.v1"]
 
 
 @pytest.mark.parametrize(
-    ("raw", "words"),
+    ("raw", "message"),
     [
         ({"url": "ftp://host"}, "must begin with http:// or https://"),
         ({"url": "http://host", "secret": "whsec_!"}, "whsec_ and 24 to 64 bytes"),
         ({"url": "http://host", "in_flight": 0}, "greater than or equal to 1"),
     ],
 )
-def test_invalid_settings_are_rejected(raw: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValidationError, match=words):
+def test_invalid_settings_are_rejected(raw: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         TypeAdapter(SinkField).validate_python({"kind": "webhook", **raw})
 
 
