@@ -1,14 +1,13 @@
-"""What annotated video is worth and costs: `python -m benchmarks.view [--quick] [--only PART] [--write]`.
+"""Measures annotated video: `python -m benchmarks.view [--quick] [--only PART] [--write]`.
 
-On an idle machine; about ten minutes for all of it.
+Needs an idle machine; all parts take about ten minutes.
 
-- truth: the real program on the toy world at 25 fps, asked once a second. Mean overlap (IoU) of the drawn boxes with
+- truth: the real program on the toy world at 25 fps, one answer a second. Mean overlap (IoU) of the drawn boxes with
   all objects of every frame, missed ones counting 0: as drawn, by velocity alone, and with the last boxes held; with
-  and without `sync`, where the frames that were asked about are also given alone. Then the same with answers that are
-  always right.
-- cost: processor time of one 1280x720 stream at 25 fps by part, beside the `ffmpeg` tool re-encoding the same pictures.
-- delay: from the making of a picture until a viewer has it, by MJPEG, RTSP push (through a relaying server) and HLS.
-- outage: a camera that is away for 20 s.
+  and without `sync`, and for the frames of the answers alone. Then the same with answers that are always right.
+- cost: processor time of one 1280x720 stream at 25 fps by part, and of the `ffmpeg` tool re-encoding the same video.
+- delay: from a frame's creation to the viewer, by MJPEG, RTSP push (through a relaying server) and HLS.
+- outage: a camera that is unreachable for 20 s.
 - frozen: an RTSP receiver that stops reading.
 """
 
@@ -30,21 +29,21 @@ from benchmarks.cpu_time import cpu, process_cpu
 from benchmarks.report import write
 from benchmarks.view.delay import delay
 from benchmarks.view.faults import frozen, outage
-from benchmarks.view.parts import FPS, SEED, turn_until, worker
+from benchmarks.view.parts import FPS, SEED, run_until, worker
 from benchmarks.view.truth import truth
 from streamer.config.model import from_mapping
 from streamer.processes.view import View
 from streamer.processes.worker import Worker
 from streamer.video.outputs import ViewId
 from streamer.video.pacing import PacedFrame
-from tests.support.viewing import Ears, Role, Truth, ffprobe, view_config
+from tests.support.viewing import PerfectInference, Role, StatusCollector, ffprobe, view_config
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Timed(View):
-    """A view that counts the processor time of its parts; it has this process to itself."""
+    """A view that measures the processor time of its parts; nothing else runs in this process."""
 
     def __init__(self, worker: Worker, view_id: ViewId) -> None:
         super().__init__(worker, view_id)
@@ -73,19 +72,19 @@ class Timed(View):
 
 
 def cost(seconds: float) -> dict[str, Any]:
-    """Milliseconds of processor time per second of 1280x720 at 25 fps; boxes are the toy world's truth."""
+    """Return milliseconds of processor time per second of 1280x720 video at 25 fps, with the toy world's true boxes."""
     source = f"synthetic?seed={SEED}&fps={FPS}&size=1280x720"
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         runtime = Path(folder)
         made = view_config({"kind": "mp4", "path": folder}, source=source)
-        with Ears(runtime) as ears, Role(runtime, made, "capture") as capture:
-            ears.wait("stream.up", timeout=60)
+        with StatusCollector(runtime) as statuses, Role(runtime, made, "capture") as capture:
+            statuses.wait("stream.up", timeout=60)
             alone = cpu(capture.process.pid, seconds / 2) / (seconds / 2)
-            with Truth(runtime), Timed(worker(from_mapping(made), runtime, "cam"), ViewId("cam")) as view:
-                turn_until(view, lambda: view.renderer.overlays.note(time.monotonic()) is None and view.frames > 50, 60)
+            with PerfectInference(runtime), Timed(worker(from_mapping(made), runtime, "cam"), ViewId("cam")) as view:
+                run_until(view, lambda: view.renderer.overlays.note(time.monotonic()) is None and view.frames > 50, 60)
                 view.spent = dict.fromkeys(view.spent, 0.0)
                 before, began, view.frames = process_cpu(capture.process.pid), time.process_time(), 0
-                turn_until(view, lambda: False, seconds)
+                run_until(view, lambda: False, seconds)
                 spent = {name: round(1000 * value / seconds, 1) for name, value in view.spent.items()}
                 spent["all of the view's process"] = round(1000 * (time.process_time() - began) / seconds, 1)
                 asked = (process_cpu(capture.process.pid) - before) / seconds

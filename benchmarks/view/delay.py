@@ -1,4 +1,4 @@
-"""From the making of a picture until it is in the hands of a viewer; the time is in the picture, as cells."""
+"""Delay from a frame's creation to the viewer. Each frame shows its creation time as black and white cells."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from streamer.core.settings import Settings
 from streamer.processes.capture import Capture
 from streamer.types import Image, Luma, Pace, Source
 from tests.support.rtsp import RtspReceiver
-from tests.support.viewing import Ears, Role, view_config
+from tests.support.viewing import Role, StatusCollector, view_config
 from tests.support.web_process import WebProcess
 
 CELL, BITS = 20, 32
 
 
 class Clock(Settings):
-    """A camera that shows what the monotonic clock said, in milliseconds, when each picture was made."""
+    """A camera whose frames show the monotonic milliseconds of their creation."""
 
     pace: Pace = "live"
 
@@ -41,7 +41,7 @@ class _ClockCamera:
     note = None
 
     def set_interval(self, every: float) -> bool:
-        """Every picture is shown."""
+        """Ignore it: every frame is needed."""
         return False
 
     def __iter__(self) -> Iterator[_ClockPicture]:
@@ -52,7 +52,7 @@ class _ClockCamera:
             number += 1
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no resource is open."""
 
 
 class _ClockPicture:
@@ -60,7 +60,7 @@ class _ClockPicture:
 
     def __init__(self, pts: float | None) -> None:
         self.pts = pts
-        self._shown = int(time.monotonic() * 1000) % (1 << BITS)
+        self._created_ms = int(time.monotonic() * 1000) % (1 << BITS)
 
     def luma(self) -> Luma:
         return np.full((120, 160), 90, np.uint8)
@@ -68,11 +68,11 @@ class _ClockPicture:
     def write_bgr(self, out: Image) -> None:
         out[:] = 90
         for bit in range(BITS):
-            out[200 : 200 + CELL, bit * CELL : (bit + 1) * CELL] = 235 if self._shown >> bit & 1 else 20
+            out[200 : 200 + CELL, bit * CELL : (bit + 1) * CELL] = 235 if self._created_ms >> bit & 1 else 20
 
 
 def delay_of(image: Image) -> float:
-    """Seconds since the picture was made."""
+    """Return the seconds since the frame's creation."""
     cells = (image[200 + CELL // 2, bit * CELL + CELL // 2].mean() > 128 for bit in range(BITS))
     shown = sum(1 << bit for bit, white in enumerate(cells) if white)
     return (int(time.monotonic() * 1000) % (1 << BITS) - shown) / 1000
@@ -88,7 +88,7 @@ def delay(pictures: int) -> dict[str, Any]:
         agent = replace(agent, streams={"cam": replace(agent.streams["cam"], source=clock)})
         camera = worker(agent, runtime, "cam")
         with (
-            Ears(runtime) as ears,
+            StatusCollector(runtime) as statuses,
             Capture(camera) as capture,
             Role(runtime, made, "view"),
             Role(runtime, made, "push", "push"),
@@ -96,7 +96,7 @@ def delay(pictures: int) -> dict[str, Any]:
         ):
             serving = threading.Thread(target=capture.serve, daemon=True)
             serving.start()
-            ears.wait("output.up")
+            statuses.wait("output.up")
             found = {"mjpeg": [delay_of(picture) for picture in islice(_motion_jpeg(web), FPS, FPS + pictures)]}
             tcp = {"rtsp_transport": "tcp", "fflags": "nobuffer", "probesize": "32"}
             found["rtsp_push"] = _delays(receiver.play_url, tcp, pictures)
@@ -109,7 +109,7 @@ def delay(pictures: int) -> dict[str, Any]:
 
 
 def _motion_jpeg(web: WebProcess) -> Iterator[Image]:
-    """As a browser reads it."""
+    """Yield the images of the Motion JPEG stream, read as a browser does."""
     with web.stream("/live/cam.mjpeg") as response:
         while line := response.readline():
             if line.lower().startswith(b"content-length:"):
@@ -123,7 +123,7 @@ def _jpeg(data: bytes) -> Image:
 
 
 def _delays(url: str, options: dict[str, str], pictures: int) -> list[float]:
-    """Of a player that shows each picture when its time has come; HLS is read a segment at a time."""
+    """Return the delays seen by a player that shows each frame at its time; HLS arrives a segment at a time."""
     found: list[float] = []
     with av.open(url, options=options, timeout=20) as container:
         begin: tuple[float, float] | None = None

@@ -1,4 +1,4 @@
-"""What a lost camera and a frozen receiver do to the video, and to inference."""
+"""Effect of a lost camera and of a frozen receiver on the video and on inference."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from benchmarks.view.parts import rate_and_gap
 from tests.support.agents import Event, RunningAgent, until
 from tests.support.clips import write_clip
 from tests.support.rtsp import RtspReceiver, RtspServer
-from tests.support.viewing import Ears, JpegReader, Role, ffprobe, view_config
+from tests.support.viewing import JpegReader, Role, StatusCollector, ffprobe, view_config
 
 
 def outage(seconds: float) -> dict[str, Any]:
-    """A camera over RTSP is killed, and back after so long: pictures per second before, through it and after."""
+    """An RTSP camera is killed and returns after `seconds`: frames per second before, during and after the outage."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         runtime = Path(folder)
         with RtspServer(write_clip(runtime / "clip.mp4", pictures=100, size=(640, 360))) as server:
             mp4 = {"kind": "mp4", "path": folder, "segment": "1h"}
             made = view_config(mp4, {"kind": "mjpeg"}, source=server.url)
             with (
-                Ears(runtime) as ears,
+                StatusCollector(runtime) as statuses,
                 Role(runtime, made, "capture"),
                 Role(runtime, made, "view") as view,
                 JpegReader(runtime) as reader,
@@ -34,7 +34,7 @@ def outage(seconds: float) -> dict[str, Any]:
                 through = reader.rate(seconds)
                 server.start()
                 started = time.monotonic()
-                ears.wait("stream.up", 2)
+                statuses.wait("stream.up", 2)
                 recovered = time.monotonic() - started
                 after = reader.rate(5)
                 view.end()
@@ -51,7 +51,7 @@ def outage(seconds: float) -> dict[str, Any]:
 
 
 def frozen(seconds: float) -> dict[str, Any]:
-    """The receiver of an RTSP push is stopped (SIGSTOP): answers per second before it and meanwhile, so long each."""
+    """The receiver of an RTSP push is stopped (SIGSTOP): answers per second in `seconds` before and after that."""
     with tempfile.TemporaryDirectory() as folder, RtspReceiver() as receiver:
         path, events = Path(folder), Path(folder) / "events.jsonl"
         config = path / "bench.yaml"

@@ -1,4 +1,4 @@
-"""What the parts of the view's benchmark share: configs, and views that run in this process."""
+"""Configs and helpers that the parts of the view benchmark share."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ def worker(config: Config, runtime: Path, name: str) -> Worker:
     return Worker(config, runtime, runtime, name, os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
 
 
-def wait_for(what: Callable[[], bool], seconds: float) -> None:
-    until = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > until:
-            raise TimeoutError("it did not happen")
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"condition not met within {seconds:g} s")
         time.sleep(0.05)
 
 
-def turn_until(view: View, what: Callable[[], bool], seconds: float) -> None:
-    until = time.monotonic() + seconds
-    while not what() and time.monotonic() < until:
+def run_until(view: View, condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
         view.poll_once()
 
 
 def rate_and_gap(folder: Path, view: str) -> tuple[float, float]:
-    """Pictures per second of a view's newest file, and its longest time without one in ms, as ffprobe reads it."""
+    """Return the frames per second of a view's newest file and its longest gap in ms, as read by ffprobe."""
     times = frame_times(max(folder.glob(f"{view}-*.mp4")))
     gaps = [after - before for before, after in pairwise(times)]
     return round((len(times) - 1) / (times[-1] - times[0]), 2), round(1000 * max(gaps))

@@ -1,4 +1,4 @@
-"""Where boxes are drawn, against where the objects are: the view of the toy world at 25 fps, asked once a second."""
+"""Overlap of drawn boxes with the objects of the toy world at 25 fps, with one answer a second."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.view.parts import FPS, SEED, STREAM, config, rate_and_gap, turn_until, wait_for, worker
+from benchmarks.view.parts import FPS, SEED, STREAM, config, rate_and_gap, run_until, wait_for, worker
 from streamer.cli.demo_score import GOOD_IOU, match
 from streamer.config.model import Config
 from streamer.events.schema import ResultEvent
@@ -25,7 +25,7 @@ from streamer.types import Box, FrameId
 from streamer.video.box_motion import BoxMotion
 from streamer.video.outputs import ViewId
 from streamer.video.pacing import PacedFrame
-from tests.support.viewing import Ears, Role, Truth, view_config
+from tests.support.viewing import PerfectInference, Role, StatusCollector, view_config
 
 
 @dataclass
@@ -39,11 +39,11 @@ class Drawing:
 
 @dataclass
 class Answers:
-    """The same answers, shown in the two simpler ways."""
+    """The same answers, drawn in the two simpler ways: extrapolated by velocity, and held."""
 
     motion: BoxMotion = field(default_factory=BoxMotion)
     answers: list[tuple[float, list[Box]]] = field(default_factory=list)
-    asked: set[tuple[int, int]] = field(default_factory=set)
+    inferred: set[tuple[int, int]] = field(default_factory=set)
 
     def add(self, event: ResultEvent) -> None:
         data = event.data
@@ -52,14 +52,14 @@ class Answers:
         boxes = [Box(*box.box, box.label, box.score, box.track) for box in data.result.boxes]
         self.motion.add(data.frame.pts, boxes)
         self.answers.append((data.frame.pts, boxes))
-        self.asked.add((data.epoch, data.frame.seq))
+        self.inferred.add((data.epoch, data.frame.seq))
 
     def held(self, pts: float) -> list[Box]:
         return next((boxes for at, boxes in reversed(self.answers) if at <= pts + 1e-6), [])
 
 
-class Watched(View):
-    """A view that keeps what it draws."""
+class RecordingView(View):
+    """A view that records what it draws."""
 
     def __init__(self, worker: Worker, view_id: ViewId) -> None:
         super().__init__(worker, view_id)
@@ -86,15 +86,15 @@ def overlap(boxes: list[Box], pts: float) -> list[float]:
     return [row.iou for row in rows if row.truth]
 
 
-def mean(drawings: list[Drawing], which: Callable[[Drawing], list[Box]], least: float = 0.0) -> float | None:
-    """Over all objects with at least that overlap."""
-    values = [value for one in drawings for value in overlap(which(one), one.pts) if value >= least]
+def mean(drawings: list[Drawing], which: Callable[[Drawing], list[Box]], min_overlap: float = 0.0) -> float | None:
+    """Return the mean over all objects with at least that overlap."""
+    values = [value for one in drawings for value in overlap(which(one), one.pts) if value >= min_overlap]
     return round(statistics.fmean(values), 4) if values else None
 
 
 @contextlib.contextmanager
 def running(config: Config) -> Iterator[Path]:
-    """The real program, its runtime folder."""
+    """Run the real program and yield its runtime folder."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         os.environ |= {"XDG_RUNTIME_DIR": folder, "XDG_STATE_HOME": folder}
         file = Path(folder) / "bench.json"
@@ -109,36 +109,36 @@ def running(config: Config) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def always_right() -> Iterator[Path]:
-    """A camera, and in inference's place the truth, 0.1 s late: what the view alone makes of it."""
+    """Run a camera and true answers with 0.1 s latency, and yield the runtime folder."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         runtime = Path(folder)
         made = view_config({"kind": "mjpeg"}, source=f"synthetic?seed={SEED}&fps={FPS}")
-        with Ears(runtime), Role(runtime, made, "capture"), Truth(runtime):
+        with StatusCollector(runtime), Role(runtime, made, "capture"), PerfectInference(runtime):
             yield runtime
 
 
 def truth(seconds: float) -> dict[str, Any]:
-    """The program runs without views; they run here, in their own code, so that what they draw is known exactly."""
+    """Measure. The program runs without views; the views run in this process, which records what they draw."""
     found: dict[str, Any] = {}
     for sync in (False, True):
         with running(config()) as runtime:
             wait_for((runtime / "results.sock").exists, 180)
-            found["shipped model, sync" if sync else "shipped model"] = watch(runtime, STREAM, sync, seconds)
+            found["shipped model, sync" if sync else "shipped model"] = measure(runtime, STREAM, sync, seconds)
         with always_right() as runtime:
-            found["perfect answers, sync" if sync else "perfect answers"] = watch(runtime, "cam", sync, seconds)
+            found["perfect answers, sync" if sync else "perfect answers"] = measure(runtime, "cam", sync, seconds)
     return found
 
 
-def watch(runtime: Path, stream: str, sync: bool, seconds: float) -> dict[str, Any]:
+def measure(runtime: Path, stream: str, sync: bool, seconds: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         agent = config({"kind": "mp4", "path": folder, "sync": sync, "stream": stream, "segment": "1h"}, stream=stream)
         view_id = ViewId(stream, sync)
-        with Watched(worker(agent, runtime, str(view_id)), view_id) as view:
-            turn_until(view, lambda: len(view.answers.answers) >= 3, 120)
+        with RecordingView(worker(agent, runtime, str(view_id)), view_id) as view:
+            run_until(view, lambda: len(view.answers.answers) >= 3, 120)
             view.drawings.clear()
-            turn_until(view, lambda: False, seconds)
+            run_until(view, lambda: False, seconds)
         fps, _ = rate_and_gap(Path(folder), str(view_id))
-    own = [one for one in view.drawings if tuple(one.frame) in view.answers.asked]
+    own = [one for one in view.drawings if tuple(one.frame) in view.answers.inferred]
     return {
         "frames": len(view.drawings),
         "fps_by_ffprobe": fps,

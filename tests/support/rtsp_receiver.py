@@ -1,6 +1,6 @@
-"""A program: accepts RECORD at `/push` and relays what it got to whoever plays `/play` (gst-rtsp-server).
+"""RTSP server program: accepts RECORD at `/push` and relays the stream to players of `/play` (gst-rtsp-server).
 
-It runs in the system's Python, because `gi` is a Debian package; `tests/support/rtsp.py` starts it.
+It runs in the system's Python, because `gi` is a Debian package. `tests/support/rtsp.py` starts it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class _Relay:
-    """Hands every access unit that was recorded to the media that is played, from a key frame on."""
+    """Passes every recorded access unit to the played media."""
 
     def __init__(self, gst: Any) -> None:
         self.gst = gst
@@ -33,7 +33,7 @@ class _Relay:
         sample = sink.emit("pull-sample")
         if self.source is not None:
             buffer = sample.get_buffer().copy()
-            buffer.pts = buffer.dts = self.gst.CLOCK_TIME_NONE  # the source stamps it anew
+            buffer.pts = buffer.dts = self.gst.CLOCK_TIME_NONE  # the source sets new timestamps
             self.source.emit("push-buffer", buffer)
         return self.gst.FlowReturn.OK
 
@@ -48,7 +48,7 @@ def _serve(port: str) -> None:
     Gst.init(None)
     relay = _Relay(Gst)
     server = GstRtspServer.RTSPServer()
-    server.get_thread_pool().set_max_threads(-1)  # with one thread a waiting player blocks the recorder
+    server.get_thread_pool().set_max_threads(-1)  # with one thread a waiting player blocks the recording
     server.set_address("127.0.0.1")
     server.set_service(port)
     push = GstRtspServer.RTSPMediaFactory()
@@ -72,12 +72,12 @@ def _serve(port: str) -> None:
     mounts.add_factory("/play", play)
     server.attach(None)
 
-    def orphaned(_channel: Any, _condition: Any) -> bool:
+    def on_stdin(_channel: Any, _condition: Any) -> bool:
         if not sys.stdin.buffer.read(1):
-            os._exit(0)  # the test that started it is gone
+            os._exit(0)  # the test process that started it is dead
         return True
 
-    GLib.io_add_watch(sys.stdin.fileno(), GLib.IO_IN | GLib.IO_HUP, orphaned)
+    GLib.io_add_watch(sys.stdin.fileno(), GLib.IO_IN | GLib.IO_HUP, on_stdin)
     print("ready", flush=True)
     GLib.MainLoop().run()
 

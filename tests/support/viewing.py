@@ -1,4 +1,4 @@
-"""Runs a real view beside a real capture, and takes inference's place: publishes the toy world's truth as results."""
+"""Runs real view, capture and push processes, with a substitute for inference that knows the toy world's objects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from streamer.events.build import result_event
 from streamer.events.schema import StatusEvent
 from streamer.inference.tracking import ObjectTracker
 from streamer.toyworld.world import World
-from streamer.types import Answer, Box, DueTask, Frame, Job, Result, Task
+from streamer.types import Answer, Box, DueTask, Job, Result, Task
 from streamer.video.outputs import ViewId
 from streamer.video.outputs.mjpeg import jpeg_endpoint
 from tests.support.agents import until
@@ -45,7 +45,7 @@ def view_config(*outputs: dict[str, Any], source: Any = SOURCE) -> dict[str, Any
 
 
 class Role:
-    """`python -m streamer.processes.worker` in one role, as the supervisor starts it; a context manager."""
+    """A worker process in one role, started as the supervisor does; a context manager."""
 
     def __init__(self, runtime: Path, config: dict[str, Any], role: str, name: str = STREAM) -> None:
         self._command = [sys.executable, "-m", "streamer.processes.worker", role, name]
@@ -75,7 +75,7 @@ class Role:
         os.close(self._reports)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Signal it, if it still runs; its exit code."""
+        """Signal the process if it still runs, and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         code = self.process.wait(10)
@@ -89,7 +89,7 @@ class Role:
         self.process = self._start()
 
     def reports(self) -> list[dict[str, Any]]:
-        """What it told its parent, once it has ended."""
+        """Return its reports to the parent, once it has ended."""
         self.process.wait(10)
         text = b""
         while chunk := os.read(self._reports, 1 << 16):
@@ -100,28 +100,28 @@ class Role:
         return self.errors.read_text(errors="replace")[-3000:]
 
 
-class Truth(threading.Thread):
-    """Inference that is always right: every `every` seconds the truth about the newest frame, `late` seconds later."""
+class PerfectInference(threading.Thread):
+    """Publishes the true boxes of the newest frame every `interval` seconds, `latency` seconds after fetching it."""
 
-    def __init__(self, runtime: Path, every: float = 1.0, late: float = 0.1) -> None:
+    def __init__(self, runtime: Path, interval: float = 1.0, latency: float = 0.1) -> None:
         super().__init__(daemon=True)
-        self._runtime, self._every, self._late = runtime, every, late
-        self._over = threading.Event()
+        self._runtime, self._interval, self._latency = runtime, interval, latency
+        self._stopped = threading.Event()
         self.silent = threading.Event()
         self.results: list[Result] = []
 
-    def __enter__(self) -> Truth:
+    def __enter__(self) -> PerfectInference:
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stopped.set()
         self.join()
 
     def run(self) -> None:
-        live, tracks, world = ResultPublisher(self._runtime, {}), ObjectTracker({}), World(SEED)
+        publisher, tracker, world = ResultPublisher(self._runtime, {}), ObjectTracker({}), World(SEED)
         with Consumer(self._runtime, "view") as consumer:
-            while not self._over.wait(self._every):
+            while not self._stopped.wait(self._interval):
                 reply = consumer.fetch(FrameRequest(), timeout=60)
                 if (frame := reply.frame) is None:
                     continue
@@ -130,19 +130,19 @@ class Truth(threading.Thread):
                 boxes = tuple(Box(*thing.box, thing.kind) for thing in things)
                 answer = Answer(boxes=boxes)
                 now = time.monotonic()
-                result = Result(Job(due, frame), "ok", answer, None, now, self._late)
-                result = tracks.assign_ids(result)
+                result = Result(Job(due, frame), "ok", answer, None, now, self._latency)
+                result = tracker.assign_ids(result)
                 event = result_event("test", result, "truth")
-                self._over.wait(self._late)
+                self._stopped.wait(self._latency)
                 consumer.client.settle(frame, "done")
                 if not self.silent.is_set():
-                    live.publish(event)
+                    publisher.publish(event)
                     self.results.append(result)
-        live.close()
+        publisher.close()
 
 
 class JpegReader:
-    """Watches a view as the web process does: a picture from now on, not one that waited. A context manager."""
+    """Subscribes to a view's JPEG images as the web process does; a context manager."""
 
     def __init__(self, runtime: Path, view: str = STREAM) -> None:
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
@@ -158,58 +158,60 @@ class JpegReader:
         self.socket.close()
 
     def next(self, timeout: float = 20) -> bytes:
+        """Return the next image from now on."""
         self._drain()
-        assert self.socket.poll(int(timeout * 1000)), "no picture"
+        assert self.socket.poll(int(timeout * 1000)), "no image"
         topic, data = self.socket.recv_multipart()
         assert topic == b"jpeg"
         return data
 
     def _drain(self) -> None:
-        """Forget what came while nobody read."""
+        """Discard images that arrived before."""
         while self.socket.poll(15):
             self.socket.recv_multipart()
 
     def rate(self, seconds: float) -> float:
-        """Pictures per second over so long."""
+        """Return the images per second over that many seconds."""
         self._drain()
-        until_then, count = time.monotonic() + seconds, 0
-        while (left := until_then - time.monotonic()) > 0:
+        end, count = time.monotonic() + seconds, 0
+        while (left := end - time.monotonic()) > 0:
             if self.socket.poll(int(left * 1000)):
                 self.socket.recv_multipart()
                 count += 1
         return count / seconds
 
 
-class Ears:
-    """Emit's place: takes the status events."""
+class StatusCollector:
+    """Receives status events in place of the emit process; a context manager."""
 
     def __init__(self, runtime: Path) -> None:
         self._server = EventServer(runtime)
-        self._heard: list[StatusEvent] = []
+        self._events: list[StatusEvent] = []
 
-    def __enter__(self) -> Ears:
+    def __enter__(self) -> StatusCollector:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._server.close()
 
-    def hear(self) -> list[StatusEvent]:
+    def receive(self) -> list[StatusEvent]:
+        """Return all status events so far."""
         deliveries = self._server.receive()
         self._server.ack(deliveries)
-        self._heard += [one.event for one in deliveries if isinstance(one.event, StatusEvent)]
-        return self._heard
+        self._events += [one.event for one in deliveries if isinstance(one.event, StatusEvent)]
+        return self._events
 
     def wait(self, subject: str, count: int = 1, timeout: float = 30) -> StatusEvent:
-        """The `count`-th event of that subject."""
+        """Wait for the `count`-th event of that subject and return it."""
 
         def found() -> list[StatusEvent]:
-            return [event for event in self.hear() if event.subject == subject][count - 1 : count]
+            return [event for event in self.receive() if event.subject == subject][count - 1 : count]
 
-        return until(found, timeout, f"{count} x {subject} in {[event.subject for event in self._heard]}")[0]
+        return until(found, timeout, f"{count} x {subject} in {[event.subject for event in self._events]}")[0]
 
 
 def ffprobe(what: str | Path, *options: str, timeout: float = 30) -> Probe:
-    """The first video stream as ffprobe sees it, every frame decoded and counted."""
+    """Return ffprobe's description of the first video stream, with every frame decoded and counted."""
     command = [
         "ffprobe", "-v", "error", "-count_frames", "-select_streams", "v:0", "-show_entries",
         "stream=codec_name,width,height,avg_frame_rate,nb_read_frames,start_time,duration", "-of", "json",
@@ -222,7 +224,7 @@ def ffprobe(what: str | Path, *options: str, timeout: float = 30) -> Probe:
 
 
 def frame_times(what: str | Path, *options: str, timeout: float = 30) -> list[float]:
-    """When each picture is shown, in seconds."""
+    """Return the presentation time of each frame in seconds."""
     command = ["ffprobe", "-v", "error", "-select_streams", "v:0", "-show_entries", "packet=pts_time", "-of", "json"]
     done = subprocess.run([*command, *options, str(what)], capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr
@@ -231,6 +233,3 @@ def frame_times(what: str | Path, *options: str, timeout: float = 30) -> list[fl
 
 def files(folder: Path, pattern: str = "*.mp4") -> Sequence[Path]:
     return sorted(folder.glob(pattern))
-
-
-__all__ = ["Ears", "Frame", "JpegReader", "Role", "Truth", "ffprobe", "files", "frame_times", "view_config"]

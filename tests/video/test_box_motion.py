@@ -1,4 +1,4 @@
-"""Boxes between two answers, on made-up ways."""
+"""Extrapolation and interpolation of boxes between answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def lefts(boxes: list[Box]) -> list[float]:
     return sorted(round(box.x0, 6) for box in boxes)
 
 
-def test_a_box_goes_on_as_it_went() -> None:
+def test_box_moves_on_at_its_velocity() -> None:
     motion = BoxMotion()
     motion.add(10.0, [box(0.1)])
     motion.add(11.0, [box(0.2)])
@@ -25,22 +25,22 @@ def test_a_box_goes_on_as_it_went() -> None:
     assert moved.track == 1
 
 
-def test_the_first_id_comes_with_the_second_sight_and_the_velocity_with_it() -> None:
+def test_velocity_starts_with_the_second_detection() -> None:
     motion = BoxMotion()
     motion.add(0.0, [box(0.1, None), box(0.7, None), box(0.1, None, "cat")])
     motion.add(1.0, [box(0.2, 1)])
     assert lefts(motion.at(1.5)) == [0.25]
 
 
-def test_a_change_of_speed_is_believed() -> None:
-    """The mean speed of a second is that of its middle: one that speeds up is faster by now."""
+def test_acceleration_is_extrapolated() -> None:
+    """A step's mean velocity is that at its middle, so an accelerating box is faster by now."""
     motion = BoxMotion()
     for second, x in enumerate((0.0, 0.1, 0.3)):
         motion.add(second, [box(x)])
     assert motion.at(2.1)[0].x0 > 0.3 + 0.1 * 0.2
 
 
-def test_a_box_stops_when_nothing_confirms_it() -> None:
+def test_unconfirmed_box_stops() -> None:
     motion = BoxMotion(1.0)
     motion.add(0.0, [box(0.0)])
     motion.add(1.0, [box(0.1)])
@@ -49,7 +49,7 @@ def test_a_box_stops_when_nothing_confirms_it() -> None:
     )
 
 
-def test_it_fades() -> None:
+def test_overlay_fades_with_age() -> None:
     motion = BoxMotion(2.0)
     assert motion.strength(0.0) == 0
     motion.add(0.0, [box(0.0)])
@@ -58,21 +58,21 @@ def test_it_fades() -> None:
     assert motion.strength(2.0 * GONE_INTERVALS) == 0
 
 
-def test_the_interval_is_learned() -> None:
+def test_answer_interval_is_measured() -> None:
     motion = BoxMotion(1.0)
     for number in range(40):
         motion.add(0.2 * number, [])
     assert motion.interval == pytest.approx(0.2, rel=0.01)
 
 
-def test_an_answer_says_what_is_no_longer_there() -> None:
+def test_empty_answer_removes_boxes() -> None:
     motion = BoxMotion()
     motion.add(0.0, [box(0.1)])
     motion.add(1.0, [])
     assert motion.at(1.1) == []
 
 
-def test_between_two_known_answers_boxes_are_where_the_two_say() -> None:
+def test_boxes_are_interpolated_between_two_answers() -> None:
     motion = BoxMotion()
     motion.add(0.0, [box(0.1, None), box(0.5, 7, "cat")])
     motion.add(1.0, [box(0.2, 1), box(0.8, None, "dog")])
@@ -82,7 +82,7 @@ def test_between_two_known_answers_boxes_are_where_the_two_say() -> None:
     assert lefts(motion.at(1.0)) == [0.2, 0.8]
 
 
-def test_late_and_old_answers_change_nothing() -> None:
+def test_older_answer_is_ignored() -> None:
     motion = BoxMotion()
     assert motion.at(1.0) == []
     motion.add(2.0, [box(0.1)])

@@ -1,4 +1,4 @@
-"""What is drawn, looked at in the pixels; and which answers are drawn on which frame."""
+"""Drawn pixels, and which answers are drawn on which frame."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def grey() -> Image:
 
 
 def changed(before: Image, after: Image) -> tuple[int, int, int, int]:
-    """The rectangle in which two pictures differ, below the line of the time."""
+    """Return the rectangle in which two images differ, below the header."""
     rows, columns = np.nonzero((before != after).any(axis=2)[40:])
     return int(columns.min()), int(rows.min()) + 40, int(columns.max()), int(rows.max()) + 40
 
@@ -40,32 +40,32 @@ def layer(*boxes: Box, outlines: tuple[Outline, ...] = (), strength: float = 1.0
     return Overlay((Layer(boxes, outlines, strength),))
 
 
-def test_a_box_stands_where_it_should_under_its_label() -> None:
+def test_box_is_drawn_at_its_place_below_its_label() -> None:
     left, top, right, bottom = changed(drawn(Overlay()), drawn(layer(Box(0.25, 0.5, 0.5, 0.75, "car", 0.93))))
     assert [left, right, bottom] == pytest.approx([160, 320, 360], abs=3)
     assert 200 < top < 240
 
 
-def test_the_score_is_drawn() -> None:
+def test_score_is_drawn() -> None:
     with_score = drawn(layer(Box(0.25, 0.5, 0.5, 0.75, "car", 0.93)))
     assert (with_score != drawn(layer(Box(0.25, 0.5, 0.5, 0.75, "car")))).any()
 
 
-def test_a_label_keeps_its_colour() -> None:
+def test_label_keeps_its_colour() -> None:
     one = drawn(layer(Box(0.25, 0.5, 0.5, 0.75, "car")))
     two = drawn(layer(Box(0.25, 0.5, 0.5, 0.75, "cat"), Box(0.6, 0.5, 0.8, 0.75, "car")))
     assert one[300, 160].tolist() == two[300, 384].tolist() != two[300, 160].tolist()
 
 
-def test_polygons_and_quads_are_drawn_along_their_corners() -> None:
+def test_outlines_are_drawn_along_their_corners() -> None:
     outline = Outline("plate", None, ((0.2, 0.5), (0.4, 0.6), (0.4, 0.8), (0.2, 0.7)))
     before, after = drawn(Overlay()), drawn(layer(outlines=(outline,)))
     left, _, right, bottom = changed(before, after)
     assert [left, right, bottom] == pytest.approx([128, 256, 384], abs=3)
-    assert (before[264, 192] != after[264, 192]).any()  # half way along its upper edge
+    assert (before[264, 192] != after[264, 192]).any()  # half way along the upper edge
 
 
-def test_a_faded_box_is_weaker() -> None:
+def test_faded_box_is_weaker() -> None:
     box = Box(0.25, 0.5, 0.5, 0.75, "car")
     plain = drawn(Overlay()).astype(int)
     strong = np.abs(drawn(layer(box)).astype(int) - plain)[300, 160].sum()
@@ -73,18 +73,18 @@ def test_a_faded_box_is_weaker() -> None:
     assert weak == pytest.approx(0.4 * strong, rel=0.1)
 
 
-def test_boxes_beyond_the_picture_do_no_harm() -> None:
+def test_boxes_outside_the_image_are_accepted() -> None:
     drawn(layer(Box(-3.0, -2.0, -1.0, -1.5, "gone"), Box(0.9, 0.9, 5.0, 7.0, ""), Box(0.5, 0.5, 0.5, 0.5, "x")))
 
 
-def test_a_long_caption_is_wrapped_at_the_bottom() -> None:
+def test_long_caption_is_wrapped_at_the_bottom() -> None:
     short, long = (Overlay(captions=("a word " * times,)) for times in (1, 200))
     heights = [480 - changed(drawn(Overlay()), drawn(overlay))[1] for overlay in (short, long)]
     assert 15 < heights[0] < 45
     assert 2.5 * heights[0] < heights[1] < 160
 
 
-def test_wrapping_keeps_every_word_within_the_width() -> None:
+def test_wrap_keeps_every_word_within_the_width() -> None:
     text = "the quick brown fox jumps over a dog " + "x" * 200
     lines = wrap(text, 200, 0.5)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
@@ -93,7 +93,7 @@ def test_wrapping_keeps_every_word_within_the_width() -> None:
     assert wrap(" \n ", 200, 0.5) == []
 
 
-def test_a_zone_has_a_thin_outline_and_its_name_under_the_boxes() -> None:
+def test_zone_is_drawn_thin_with_name_below_boxes() -> None:
     plain, zoned = drawn(Overlay()), grey()
     zone = Zone("plate", ((0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75)))
     Painter(*SIZE, [zone]).draw(zoned, Overlay(), AT)
@@ -108,26 +108,26 @@ def test_a_zone_has_a_thin_outline_and_its_name_under_the_boxes() -> None:
 
 
 @pytest.mark.parametrize("size", [(640, 480), (32, 16), (2, 2)])
-def test_a_zone_at_the_edge_does_no_harm(size: tuple[int, int]) -> None:
+def test_zone_at_the_edge_is_accepted(size: tuple[int, int]) -> None:
     image = np.zeros((size[1], size[0], 3), np.uint8)
     Painter(*size, [Zone("a-long-name", ((0.9, 0.9), (1.0, 0.9), (1.0, 1.0)))]).draw(image, Overlay(), AT)
 
 
-def test_the_time_and_the_age_are_drawn() -> None:
+def test_time_and_answer_age_are_drawn() -> None:
     image, old = drawn(Overlay()), drawn(Overlay(note="last answer 40 s ago"))
     assert (image[:20, :100] != 90).any()
     assert (image[:20] != old[:20]).any()
 
 
-def test_a_lost_camera_is_grey() -> None:
+def test_lost_camera_image_is_grey() -> None:
     image = grey()
     image[100:200, 100:200] = 0, 0, 250
     Painter(*SIZE).draw_lost(image, "camera lost 12 s", AT)
     assert (image[150, 150] == image[150, 150, 0]).all()
-    assert image[230:250].max() > 200  # the words
+    assert image[230:250].max() > 200  # the message
 
 
-# Which answer on which frame
+# Overlays: which answers are drawn on which frame
 
 
 def event(at: float, answer: Answer, name: str = "objects", outcome: Outcome = "ok", epoch: int = EPOCH) -> ResultEvent:
@@ -152,14 +152,14 @@ def test_boxes_are_shown_from_their_frame_on() -> None:
     assert [box.label for one in made.at(FrameId(EPOCH, 125), 5.0, 5.0).layers for box in one.boxes] == ["car"]
 
 
-def test_nothing_of_an_old_connection_is_shown() -> None:
+def test_answers_of_an_old_connection_are_not_shown() -> None:
     made = overlays(event(5.0, CAR))
     assert made.at(FrameId(EPOCH + 1, 125), 5.0, 5.0).layers == ()
-    made.add(event(5.0, CAR), 6.0)  # an answer to the old one that comes late
+    made.add(event(5.0, CAR), 6.0)  # a late answer about the old connection
     assert made.at(FrameId(EPOCH + 1, 125), 5.0, 6.0).layers == ()
 
 
-def test_a_task_that_is_gone_has_nothing_to_show_and_is_not_waited_for() -> None:
+def test_removed_task_is_neither_shown_nor_awaited() -> None:
     made = overlays(event(5.0, CAR), event(5.0, CAR, "words"))
     assert made.note(25.0) == "last answer 20 s ago"
     made.set_tasks({"words": 60.0}, 60.0, 25.0)
@@ -176,14 +176,14 @@ def test_polygons_and_quads_become_outlines() -> None:
     assert [outline.label for outline in one.outlines] == ["a", "b"]
 
 
-def test_captions_are_shown_for_long_enough_to_be_read() -> None:
+def test_captions_stay_long_enough_to_be_read() -> None:
     made = overlays(event(5.0, Answer(text="two cars"), "words"))
     assert made.at(FrameId(EPOCH, 140), 5.6, 5.6).captions == ("words: two cars",)
     assert made.at(FrameId(EPOCH, 240), 9.9, 5.6).captions == ("words: two cars",)
     assert made.at(FrameId(EPOCH, 900), 36.0, 5.6).captions == ()
 
 
-def test_the_age_of_the_newest_answer_is_told_when_it_is_old() -> None:
+def test_age_of_old_answers_is_noted() -> None:
     made = overlays()
     assert made.note(OLD_S) is None
     assert made.note(20.0) == "no answer for 20 s"
@@ -194,11 +194,11 @@ def test_the_age_of_the_newest_answer_is_told_when_it_is_old() -> None:
     assert made.note(60.5) == "last answer 40 s ago"
 
 
-def test_tasks_that_sleep_at_night_are_not_missed() -> None:
+def test_tasks_with_time_windows_are_never_overdue() -> None:
     assert overlays(shortest=None).note(9999.0) is None
 
 
-def test_an_answer_without_media_time_goes_by_the_clock() -> None:
+def test_answer_without_pts_uses_capture_time() -> None:
     without = event(5.0, CAR)
     data = without.data.model_copy(update={"frame": without.data.frame.model_copy(update={"pts": None})})
     made = overlays(without.model_copy(update={"data": data}))

@@ -1,4 +1,4 @@
-"""Which picture is shown when, with clocks made up."""
+"""FramePacer with a made-up clock."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def frame(seq: int, at: float, epoch: int = 1) -> QueuedFrame:
 
 
 def play(pacer: FramePacer, start: float, end: float, step: float = 0.005) -> list[PacedFrame]:
-    """Everything that is shown from `start` to `end`."""
+    """Return the outputs from second `start` to `end`."""
     found = []
     for tick in range(round((end - start) / step)):
-        due = pacer.take(start + tick * step)
-        if due is not None:
-            found.append(due)
+        paced = pacer.take(start + tick * step)
+        if paced is not None:
+            found.append(paced)
     return found
 
 
 def fed(seconds: float, fps: float = 25, delay: float = 0.0) -> tuple[FramePacer, list[PacedFrame]]:
-    """A pacer that got a camera's pictures for so long."""
+    """Return a pacer that was fed by a camera for `seconds`, and its outputs."""
     pacer, found = FramePacer(0.0, delay), []
     for seq in range(round(seconds * fps)):
         pacer.put(frame(seq, seq / fps))
@@ -34,38 +34,38 @@ def fed(seconds: float, fps: float = 25, delay: float = 0.0) -> tuple[FramePacer
     return pacer, found
 
 
-def test_every_picture_is_shown_once_as_it_comes() -> None:
+def test_each_frame_is_shown_once_on_arrival() -> None:
     _, found = fed(4)
-    assert [due.frame.id.seq for due in found if due.frame] == list(range(100))
-    assert not any(due.is_repeat or due.lost_s for due in found)
-    assert [due.at for due in found] == pytest.approx([seq / 25 for seq in range(100)], abs=0.002)
+    assert [paced.frame.id.seq for paced in found if paced.frame] == list(range(100))
+    assert not any(paced.is_repeat or paced.lost_s for paced in found)
+    assert [paced.at for paced in found] == pytest.approx([seq / 25 for seq in range(100)], abs=0.002)
 
 
 @pytest.mark.parametrize("fps", [5, 25, 50])
-def test_a_lost_camera_keeps_its_rate(fps: float) -> None:
+def test_lost_camera_keeps_its_rate(fps: float) -> None:
     pacer, _ = fed(8, fps)
     found = play(pacer, 8.0, 28.0)
     assert len(found) == pytest.approx(20 * fps, abs=1 * fps)
-    assert all(due.is_repeat for due in found)
+    assert all(paced.is_repeat for paced in found)
     assert found[0].lost_s is None
     assert found[-1].lost_s == pytest.approx(20, abs=0.5)
-    first_lost = next(due for due in found if due.lost_s is not None)
+    first_lost = next(paced for paced in found if paced.lost_s is not None)
     assert first_lost.at == pytest.approx(8 + MIN_LOST_S, abs=0.5)
-    times = [due.at for due in found]
+    times = [paced.at for paced in found]
     assert times == sorted(set(times))
 
 
-def test_a_camera_that_is_back_is_shown_at_once() -> None:
+def test_returning_camera_is_shown_at_once() -> None:
     pacer, _ = fed(4)
     play(pacer, 4.0, 9.0)
     pacer.put(frame(0, 9.01, epoch=2))
-    due = pacer.take(9.01)
-    assert due is not None
-    assert due.frame is not None
-    assert (due.frame.id.epoch, due.is_repeat, due.lost_s) == (2, False, None)
+    paced = pacer.take(9.01)
+    assert paced is not None
+    assert paced.frame is not None
+    assert (paced.frame.id.epoch, paced.is_repeat, paced.lost_s) == (2, False, None)
 
 
-def test_a_camera_that_never_came_is_lost_after_a_while() -> None:
+def test_absent_camera_counts_as_lost() -> None:
     pacer = FramePacer(100.0)
     assert pacer.take(100.0 + FIRST_REPEAT_S - 0.1) is None
     found = play(pacer, 100.0 + FIRST_REPEAT_S, 105.0)
@@ -73,35 +73,35 @@ def test_a_camera_that_never_came_is_lost_after_a_while() -> None:
     assert found[-1].lost_s == pytest.approx(5, abs=0.1)
 
 
-def test_a_short_gap_is_not_filled() -> None:
+def test_short_gap_is_not_filled() -> None:
     pacer, _ = fed(4)
     assert play(pacer, 4.0, 4.0 + MIN_GAP_S - 0.06) == []
 
 
-def test_a_delay_moves_every_picture_by_the_same() -> None:
+def test_delay_shifts_every_frame_equally() -> None:
     pacer, found = fed(4, delay=1.0)
-    first = next(due for due in found if due.frame is not None)
+    first = next(paced for paced in found if paced.frame is not None)
     assert first.frame is not None
     assert first.frame.id.seq == 0
     assert first.at == pytest.approx(1.0, abs=0.01)
     rest = play(pacer, 4.0, 4.99)
-    assert [due.frame.id.seq for due in rest if due.frame] == list(range(75, 100))
-    assert not any(due.is_repeat for due in rest)
+    assert [paced.frame.id.seq for paced in rest if paced.frame] == list(range(75, 100))
+    assert not any(paced.is_repeat for paced in rest)
     assert pacer.is_empty
 
 
-def test_a_view_that_is_too_slow_shows_the_newest() -> None:
+def test_slow_view_shows_only_the_newest_frame() -> None:
     pacer = FramePacer(0.0)
     for seq in range(10):
         pacer.put(frame(seq, seq / 25))
-    due = pacer.take(1.0)
-    assert due is not None
-    assert due.frame is not None
-    assert due.frame.id.seq == 9
+    paced = pacer.take(1.0)
+    assert paced is not None
+    assert paced.frame is not None
+    assert paced.frame.id.seq == 9
     assert pacer.is_empty
 
 
-def test_what_nobody_looked_at_is_not_missing() -> None:
+def test_resume_repeats_no_frame_of_the_idle_time() -> None:
     pacer, _ = fed(4)
     pacer.resume(60.0)
     assert pacer.take(60.1) is None

@@ -17,7 +17,7 @@ from streamer.video.outputs import ViewId
 from streamer.video.outputs.hls import hls_folder
 from tests.support.agents import until
 from tests.support.capturing import STREAM
-from tests.support.viewing import Ears, Role, view_config
+from tests.support.viewing import Role, StatusCollector, view_config
 from tests.support.web_process import CONFIG, Scene, WebProcess
 
 CHROMIUM = "/usr/bin/chromium"
@@ -158,7 +158,7 @@ def test_what_a_view_gives_plays_at_the_cameras_rate(browser: Browser, tmp_path:
     """A real camera, view and web process: Motion JPEG and HLS, as many pictures a second as the camera has."""
     config = {**view_config({"kind": "mjpeg"}, {"kind": "hls"}), "web": {"bind": "127.0.0.1:0"}}
     with (
-        Ears(tmp_path),
+        StatusCollector(tmp_path),
         Role(tmp_path, config, "capture"),
         Role(tmp_path, config, "view"),
         WebProcess(tmp_path, config) as web,

@@ -1,4 +1,4 @@
-"""Outputs: their settings, their files as ffprobe and PyAV read them, and a real RTSP server that records."""
+"""Outputs: their settings, their files as read by ffprobe and PyAV, and a real RTSP server that records."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.support import faulty
 from tests.support.agents import RunningAgent, until
 from tests.support.rtsp import RtspReceiver
 from tests.support.sample_events import event
-from tests.support.viewing import Ears, Role, ffprobe, files, view_config
+from tests.support.viewing import Role, StatusCollector, ffprobe, files, view_config
 
 START_S = 60.0
 NOBODY = 65_534
 
 
-def coded(seconds: float, fps: float = 25) -> Iterator[tuple[Encoder, EncodedFrame]]:
-    """A short real encode, with a picture that changes."""
+def encode(seconds: float, fps: float = 25) -> Iterator[tuple[Encoder, EncodedFrame]]:
+    """Yield the frames of a short real encode of a changing image."""
     encoder = Encoder("libx264", 128, 96, fps)
     for number in range(round(seconds * fps)):
         image = np.full((96, 128, 3), number % 200, np.uint8)
@@ -43,7 +43,7 @@ def coded(seconds: float, fps: float = 25) -> Iterator[tuple[Encoder, EncodedFra
 
 def write(settings: Mp4, seconds: float, close: bool = True) -> Any:
     writer = settings.writer(OutputContext(Path(), ViewId("gate")))
-    for number, (encoder, one) in enumerate(coded(seconds)):
+    for number, (encoder, one) in enumerate(encode(seconds)):
         if number == 0:
             writer.open(encoder.template)
         writer.write(one)
@@ -60,7 +60,7 @@ def agent(*outputs: dict[str, Any], source: str = "synthetic") -> Any:
     return from_mapping({"streams": streams, "outputs": list(outputs), "web": {}})
 
 
-def test_views_are_shared_by_all_outputs_of_a_stream() -> None:
+def test_outputs_of_a_stream_share_its_views() -> None:
     kinds: list[dict[str, Any]] = [{"kind": "mjpeg"}, {"kind": "hls"}, {"kind": "hls", "sync": True}]
     made = agent(*({"stream": "gate", **kind} for kind in kinds))
     views = outputs_by_view(made.outputs)
@@ -68,6 +68,11 @@ def test_views_are_shared_by_all_outputs_of_a_stream() -> None:
         "gate": ["gate-mjpeg", "gate-hls"],
         "gate+sync": ["gate-hls-sync"],
     }
+
+
+@pytest.mark.parametrize("view", [ViewId("gate"), ViewId("gate", sync=True)])
+def test_view_id_is_parsed_from_its_name(view: ViewId) -> None:
+    assert ViewId.parse(str(view)) == view
 
 
 @pytest.mark.parametrize(
@@ -93,7 +98,7 @@ def test_bad_settings_are_explained(outputs: list[dict[str, Any]], words: str) -
     assert "pw1234" not in str(error.value)
 
 
-def test_an_output_that_nobody_could_see_is_refused(tmp_path: Path) -> None:
+def test_served_output_without_web_is_refused(tmp_path: Path) -> None:
     config = tmp_path / "home.yaml"
     config.write_text(
         "streams: {gate: {source: synthetic, tasks: [{task: caption}]}}\n"
@@ -104,13 +109,13 @@ def test_an_output_that_nobody_could_see_is_refused(tmp_path: Path) -> None:
     assert str(error.value) == f"{config}:5: outputs[1].kind: only the page serves hls, and there is none: add `web:`"
 
 
-def test_a_recording_has_no_live_view(tmp_path: Path) -> None:
+def test_output_of_a_recording_is_refused(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").touch()
     with pytest.raises(ConfigError, match="is a recording: outputs show live streams only"):
         agent({"kind": "hls", "stream": "gate"}, source=str(tmp_path / "clip.mp4"))
 
 
-def test_a_folder_that_is_not_there_is_found_before_anything_starts(tmp_path: Path) -> None:
+def test_missing_folder_is_refused_before_the_start(tmp_path: Path) -> None:
     config = tmp_path / "home.yaml"
     config.write_text(
         "streams: {gate: {source: synthetic, tasks: [{task: caption}]}}\n"
@@ -124,7 +129,7 @@ def test_a_folder_that_is_not_there_is_found_before_anything_starts(tmp_path: Pa
 
 @pytest.fixture
 def not_root() -> Iterator[None]:
-    """Root may write everywhere; what counts for `access` is the real user, so be nobody for that."""
+    """Run as nobody: root may write everywhere, and `access` checks the real user."""
     if os.geteuid() != 0:
         yield
         return
@@ -134,7 +139,7 @@ def not_root() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("not_root")
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_read_only_folder_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(ConfigError, match="no permission to write"):
         Mp4(stream="gate", path=tmp_path).check()
@@ -143,15 +148,15 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("encoder", "words"), [("h264_turbo", "has no encoder `h264_turbo`"), ("mjpeg", "`mjpeg` is not an H.264 encoder")]
 )
-def test_an_encoder_that_is_not_there_is_refused(tmp_path: Path, encoder: str, words: str) -> None:
+def test_unknown_encoder_is_refused(tmp_path: Path, encoder: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Mp4(stream="gate", path=tmp_path, encoder=encoder).check()
 
 
-def test_an_encoder_that_needs_other_hardware_ends_with_the_reason(tmp_path: Path) -> None:
-    """FFmpeg knows h264_qsv, this machine has none: the view finds out, and its exit code says `config`."""
+def test_encoder_without_its_hardware_is_a_config_error(tmp_path: Path) -> None:
+    """FFmpeg has h264_qsv but the machine lacks its hardware: the view ends with the exit code of a config error."""
     config = view_config({"kind": "hls", "encoder": "h264_qsv"})
-    with Ears(tmp_path), Role(tmp_path, config, "capture"), Role(tmp_path, config, "view") as view:
+    with StatusCollector(tmp_path), Role(tmp_path, config, "capture"), Role(tmp_path, config, "view") as view:
         assert view.process.wait(30) == 2
         (failed,) = [report for report in view.reports() if report["kind"] == "failed"]
         assert "cannot open encoder `h264_qsv`" in failed["reason"]
@@ -160,19 +165,19 @@ def test_an_encoder_that_needs_other_hardware_ends_with_the_reason(tmp_path: Pat
 # Encoding and files
 
 
-def test_key_pictures_come_every_second() -> None:
-    keys = [one.pts / CLOCK_HZ for _, one in coded(4.5) if one.key]
+def test_key_frames_come_every_second() -> None:
+    keys = [one.pts / CLOCK_HZ for _, one in encode(4.5) if one.key]
     assert keys == pytest.approx([0, 1, 2, 3, 4], abs=0.05)
 
 
-def test_times_always_grow() -> None:
+def test_encoded_times_strictly_increase() -> None:
     encoder = Encoder("libx264", 128, 96, 25)
     image = np.zeros((96, 128, 3), np.uint8)
     found = [one.pts for at in (0.0, 0.04, 0.04, 0.02, 0.1) for one in encoder.encode(image, at)]
     assert found == sorted(set(found))
 
 
-def test_mp4_files_follow_one_another(tmp_path: Path) -> None:
+def test_mp4_segments_follow_without_a_gap(tmp_path: Path) -> None:
     write(Mp4(stream="gate", path=tmp_path, segment=2.0), 5)
     probes = [ffprobe(file) for file in files(tmp_path, "gate-*Z.mp4")]
     assert [int(probe["nb_read_frames"]) for probe in probes] == [50, 50, 25]
@@ -185,7 +190,7 @@ def eval_rate(text: str) -> float:
     return int(number) / int(by)
 
 
-def test_an_mp4_file_is_whole_at_every_moment(tmp_path: Path) -> None:
+def test_mp4_file_is_playable_while_it_is_written(tmp_path: Path) -> None:
     writer = write(Mp4(stream="gate", path=tmp_path), 1.0, close=False)
     (file,) = files(tmp_path)
     copy = tmp_path / "copy.mp4"
@@ -195,7 +200,7 @@ def test_an_mp4_file_is_whole_at_every_moment(tmp_path: Path) -> None:
     assert int(ffprobe(file)["nb_read_frames"]) == 25
 
 
-def test_old_files_are_deleted_and_others_left(tmp_path: Path) -> None:
+def test_old_files_of_the_view_only_are_deleted(tmp_path: Path) -> None:
     other = tmp_path / "yard-20200101T000000.000Z.mp4"
     mine = tmp_path / "gate-20200101T000000.000Z.mp4"
     note = tmp_path / "gate-notes.mp4"
@@ -208,7 +213,7 @@ def test_old_files_are_deleted_and_others_left(tmp_path: Path) -> None:
     assert note.exists()
 
 
-def test_too_many_bytes_are_deleted_the_oldest_first(tmp_path: Path) -> None:
+def test_oldest_files_over_max_bytes_are_deleted(tmp_path: Path) -> None:
     for number in range(4):
         file = tmp_path / f"gate-2026010{number + 1}T000000.000Z.mp4"
         file.write_bytes(b"x" * (500 << 10))
@@ -218,29 +223,29 @@ def test_too_many_bytes_are_deleted_the_oldest_first(tmp_path: Path) -> None:
     assert len(files(tmp_path)) == 3
 
 
-def test_a_disk_that_fails_is_told_and_tried_again(tmp_path: Path) -> None:
+def test_disk_failure_is_reported_and_retried(tmp_path: Path) -> None:
     folder = tmp_path / "video"
     folder.mkdir()
     config = view_config({"kind": "mp4", "path": str(folder), "segment": "1s"}, {"kind": "hls"})
-    with Ears(tmp_path) as ears, Role(tmp_path, config, "capture"), Role(tmp_path, config, "view"):
+    with StatusCollector(tmp_path) as statuses, Role(tmp_path, config, "capture"), Role(tmp_path, config, "view"):
         until(lambda: files(folder), 30, "a file")
         moved = folder.rename(tmp_path / "moved")
-        down = ears.wait("output.down").data
+        down = statuses.wait("output.down").data
         assert (down.output, down.reason) == ("cam-mp4", "No such file or directory")
         segments = len(files(tmp_path / "hls" / "cam", "*.m4s"))
         moved.rename(folder)
-        assert ears.wait("output.up").data.output == "cam-mp4"
+        assert statuses.wait("output.up").data.output == "cam-mp4"
         assert segments > 0
 
 
-def test_hls_plays_and_goes_on_after_a_kill(tmp_path: Path) -> None:
+def test_hls_continues_after_the_view_is_killed(tmp_path: Path) -> None:
     folder = tmp_path / "hls" / "cam"
     config = view_config({"kind": "hls"})
 
     def newest() -> int:
         return max((int(file.stem[4:]) for file in files(folder, "seg_*.m4s")), default=-1)
 
-    with Ears(tmp_path), Role(tmp_path, config, "capture"), Role(tmp_path, config, "view") as view:
+    with StatusCollector(tmp_path), Role(tmp_path, config, "capture"), Role(tmp_path, config, "view") as view:
         until(lambda: newest() >= 2, 30, "some segments")
         view.restart()
         killed = newest()
@@ -261,10 +266,10 @@ def test_hls_plays_and_goes_on_after_a_kill(tmp_path: Path) -> None:
 # Between processes
 
 
-def test_packets_reach_the_pusher_from_a_key_picture_on(tmp_path: Path) -> None:
+def test_push_process_receives_from_a_key_frame_on(tmp_path: Path) -> None:
     feed, reader = PacketFeed(tmp_path, "gate"), PacketReader(tmp_path, "gate")
     sent, received = [], []
-    for number, (encoder, one) in enumerate(coded(2.4)):
+    for number, (encoder, one) in enumerate(encode(2.4)):
         if number == 0:
             feed.open(encoder.template)
         feed.write(one)
@@ -281,59 +286,59 @@ def test_packets_reach_the_pusher_from_a_key_picture_on(tmp_path: Path) -> None:
     feed.close()
 
 
-def test_results_reach_the_view_of_their_stream_only(tmp_path: Path) -> None:
+def test_view_receives_results_of_its_stream_only(tmp_path: Path) -> None:
     live, gate = ResultPublisher(tmp_path, {}), ResultSubscriber(tmp_path, "gate")
 
-    def heard() -> list[ResultEvent]:
+    def received() -> list[ResultEvent]:
         live.publish(event(stream="gate10"))
         live.publish(event(stream="gate"))
         return [item for item in gate.receive() if isinstance(item, ResultEvent)]
 
-    found = until(heard, 10, "a result")
+    found = until(received, 10, "a result")
     live.close()
     gate.close()
     assert {one.data.stream for one in found} == {"gate"}
 
 
-def test_push_is_read_back_and_survives_its_receiver(tmp_path: Path) -> None:
+def test_push_reconnects_after_its_receiver_was_killed(tmp_path: Path) -> None:
     with RtspReceiver() as receiver:
         config = view_config({"kind": "rtsp_push", "url": receiver.push_url})
         with (
-            Ears(tmp_path) as ears,
+            StatusCollector(tmp_path) as statuses,
             Role(tmp_path, config, "capture"),
             Role(tmp_path, config, "view"),
             Role(tmp_path, config, "push", "cam-rtsp_push") as push,
         ):
-            ears.wait("output.up")
+            statuses.wait("output.up")
             probe = ffprobe(receiver.play_url, "-rtsp_transport", "tcp", "-read_intervals", "%+3")
             assert (probe["codec_name"], probe["width"], probe["height"]) == ("h264", 320, 240)
             assert int(probe["nb_read_frames"]) == pytest.approx(75, abs=20)
             receiver.kill()
-            down = ears.wait("output.down").data
+            down = statuses.wait("output.down").data
             assert (down.output, down.state) == ("cam-rtsp_push", "down")
             assert down.retry_in_s is not None
             receiver.start()
-            ears.wait("output.up", 2)
+            statuses.wait("output.up", 2)
             assert readable(receiver) > 20
             assert push.end() == 0
 
 
 def readable(receiver: RtspReceiver) -> int:
-    """Pictures that a player of the relayed stream decodes in two seconds."""
+    """Return the number of frames that a player of the relayed stream decodes in two seconds."""
     probe = ffprobe(receiver.play_url, "-rtsp_transport", "tcp", "-read_intervals", "%+2")
     return int(probe["nb_read_frames"])
 
 
 def rate(results: list[dict[str, Any]], start: float, end: float) -> float:
-    """Answers per second to frames captured between two unix seconds."""
+    """Return the answers per second about frames captured between two unix seconds."""
     times = [datetime.fromisoformat(one["time"]).timestamp() for one in results if one["data"]["outcome"] != "stale"]
     within = sorted(time for time in times if start <= time < end)
     return (len(within) - 1) / (within[-1] - within[0])
 
 
-def test_a_frozen_receiver_and_a_killed_view_harm_nobody(tmp_path: Path) -> None:
-    """The whole program. The receiver is frozen: within 10 s its pusher is replaced, inference goes on at its rate, the
-    stream resumes. The view is killed: its file plays so far, it comes back, and all others are who they were.
+def test_frozen_receiver_and_killed_view_affect_nothing_else(tmp_path: Path) -> None:
+    """The whole program. A frozen receiver: its push process is replaced within 10 s, inference keeps its rate, and the
+    push resumes. A killed view: its file is playable, it restarts, and no other process restarts.
     """
     video = tmp_path / "video"
     video.mkdir()
@@ -346,15 +351,15 @@ def test_a_frozen_receiver_and_a_killed_view_harm_nobody(tmp_path: Path) -> None
         file = faulty.config(tmp_path, {"gate": camera}, {}, outputs=outputs)
         environment = faulty.install(tmp_path / "installed")
         with RunningAgent(tmp_path / "agent", ["run", str(file)], tmp_path / "events.jsonl", environment) as running:
-            until(lambda: running.statuses("output.up"), START_S, f"the receiver is pushed to; {running.log()}")
+            until(lambda: running.statuses("output.up"), START_S, f"the push is connected; {running.log()}")
             running.wait_for_results(4, START_S)
             before, begun = running.children(), time.time()
             running.wait_for_results(len(running.results()) + 12, 20)
             receiver.freeze()
             frozen = time.time()
             pushers = {before["push:push"], None}
-            until(lambda: running.children().get("push:push") not in pushers, 10, f"a new pusher; {running.log()}")
-            (restarted,) = until(lambda: running.statuses("worker.restarted"), 5, "and it is told")
+            until(lambda: running.children().get("push:push") not in pushers, 10, f"a new process; {running.log()}")
+            (restarted,) = until(lambda: running.statuses("worker.restarted"), 5, "the restart is reported")
             assert restarted["data"]["worker"] == "push:push"
             assert restarted["data"]["reason"].startswith("killed: the receiver has ")
             replaced = time.time()
@@ -364,13 +369,13 @@ def test_a_frozen_receiver_and_a_killed_view_harm_nobody(tmp_path: Path) -> None
                 rate(running.results(), begun, frozen), rel=0.1
             )
             receiver.thaw()
-            until(lambda: len(running.statuses("output.up")) > ups, 30, f"it resumes; {running.log()}")
+            until(lambda: len(running.statuses("output.up")) > ups, 30, f"the push resumes; {running.log()}")
             assert readable(receiver) > 20
 
             (recording,) = files(video)
             view = running.kill("view:gate", signal.SIGKILL)
             assert int(ffprobe(recording)["nb_read_frames"]) > 25 * (replaced - begun) - 25
-            until(lambda: running.children().get("view:gate", view) != view, 10, "the view is back")
+            until(lambda: running.children().get("view:gate", view) != view, 10, "the view restarts")
             until(lambda: len(files(video)) == 2, 20, "the new view writes")
             assert readable(receiver) > 20
             after = running.children()
@@ -382,6 +387,6 @@ def test_a_frozen_receiver_and_a_killed_view_harm_nobody(tmp_path: Path) -> None
     assert all(int(ffprobe(one)["nb_read_frames"]) > 0 for one in files(video))
 
 
-def test_a_pushers_settings_never_show_the_password() -> None:
+def test_push_settings_never_show_the_password() -> None:
     push = RtspPush.model_validate({"stream": "gate", "url": "rtsp://eve:hunter22@127.0.0.1/x"})
     assert "hunter22" not in f"{push!r} {push}"
