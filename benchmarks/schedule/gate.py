@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 
 from streamer.toyworld.world import World
-from tests.capture.test_motion_gate import (
+from tests.support.films import (
     ROWS,
     WIDTH,
     YARD,
     Film,
     Picture,
+    analyse,
     grey,
     moving,
     noise,
     passing,
     rain,
     ticks,
-    watch,
 )
 
 START_S = 10.0
@@ -43,11 +43,11 @@ def gate(seconds: float, worlds: int) -> dict[str, Any]:
         "rain": [rain],
     }
     skipped = {
-        f"{name}_skipped": round(min(1 - ticks(watch(film, seconds)) for film in some), 3)
+        f"{name}_skipped": round(min(1 - ticks(analyse(film, seconds)) for film in some), 3)
         for name, some in films.items()
     }
     detected = [_is_detected(*case) for case in itertools.product(SHARES, BRIGHTNESSES, SPEEDS)]
-    moved = [ticks(watch(_moving(number), seconds)) for number in range(worlds)]
+    moved = [ticks(analyse(_moving(number), seconds)) for number in range(worlds)]
     return {
         "seconds": seconds,
         "worlds": worlds,
@@ -60,7 +60,7 @@ def gate(seconds: float, worlds: int) -> dict[str, Any]:
 
 def _is_detected(share: float, brightness: float, speed: float) -> bool:
     """Return whether a passing square is detected, and nothing before it appears."""
-    found = moving(watch(passing(share, brightness, speed), START_S + min(15.0, WIDTH / speed)))
+    found = moving(analyse(passing(share, brightness, speed), START_S + min(15.0, WIDTH / speed)))
     first = round(10 * START_S)
     return any(found[first:]) and not any(found[:first])
 

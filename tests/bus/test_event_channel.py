@@ -61,7 +61,7 @@ def acked(client: EventClient, count: int) -> list[str]:
     return found
 
 
-def test_an_event_is_kept_until_it_is_acked(server: EventServer, client: EventClient) -> None:
+def test_event_is_kept_until_acknowledged(server: EventServer, client: EventClient) -> None:
     sent = event()
     client.send(sent, 12.5)
 
@@ -74,7 +74,7 @@ def test_an_event_is_kept_until_it_is_acked(server: EventServer, client: EventCl
     assert client.unacked == 0
 
 
-def test_the_window_bounds_what_is_on_the_wire(server: EventServer, client: EventClient) -> None:
+def test_window_limits_events_on_the_wire(server: EventServer, client: EventClient) -> None:
     for seq in range(10):
         client.send(event(seq=seq), None)
 
@@ -87,7 +87,7 @@ def test_the_window_bounds_what_is_on_the_wire(server: EventServer, client: Even
     assert ids(collect(server, 4)) == [event(seq=seq).id for seq in range(4, 8)]
 
 
-def test_what_is_not_acked_comes_again(server: EventServer, client: EventClient) -> None:
+def test_unacknowledged_event_is_resent(server: EventServer, client: EventClient) -> None:
     client.send(event(), None)
 
     deliveries = collect(server, 2, client.resend)
@@ -95,7 +95,7 @@ def test_what_is_not_acked_comes_again(server: EventServer, client: EventClient)
     assert {one.event.id for one in deliveries} == {event().id}
 
 
-def test_a_server_that_comes_back_gets_everything_in_order(tmp_path: Path, client: EventClient) -> None:
+def test_restarted_server_gets_all_events_in_order(tmp_path: Path, client: EventClient) -> None:
     with EventServer(tmp_path) as first:
         client.send(event(seq=0), None)
         collect(first, 1, client.resend)  # and dies without an ack
@@ -108,7 +108,7 @@ def test_a_server_that_comes_back_gets_everything_in_order(tmp_path: Path, clien
         assert client.flush(5)
 
 
-def test_statuses_that_nobody_takes_are_bounded_and_results_are_kept(
+def test_oldest_statuses_are_dropped_and_results_kept(
     tmp_path: Path, client: EventClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamer.bus.event_channel.MAX_UNACKED", 10)
@@ -123,7 +123,7 @@ def test_statuses_that_nobody_takes_are_bounded_and_results_are_kept(
     assert [one.event.id for one in found] == [event(seq=1).id, *(one.id for one in statuses[-9:-6])]
 
 
-def test_flush_gives_up_in_time(client: EventClient) -> None:
+def test_flush_returns_false_after_its_timeout(client: EventClient) -> None:
     client.send(event(), None)
     started = time.monotonic()
 
@@ -131,7 +131,7 @@ def test_flush_gives_up_in_time(client: EventClient) -> None:
     assert time.monotonic() - started < 5
 
 
-def test_two_makers_get_their_own_acks(tmp_path: Path, server: EventServer, client: EventClient) -> None:
+def test_each_client_gets_its_own_acknowledgements(tmp_path: Path, server: EventServer, client: EventClient) -> None:
     with EventClient(tmp_path, "capture") as other:
         ours, theirs = event(stream="a"), status_event("home", "b", "up")
         client.send(ours, None)
@@ -168,7 +168,7 @@ def _header(**changes: object) -> bytes:
     ],
     ids=lambda parts: str(parts[0][:30]),
 )
-def test_garbage_is_counted_and_dropped(
+def test_invalid_message_is_counted_and_dropped(
     tmp_path: Path, server: EventServer, client: EventClient, parts: Sequence[bytes]
 ) -> None:
     rogue: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
@@ -184,7 +184,7 @@ def test_garbage_is_counted_and_dropped(
     assert collect(server, 1, client.resend)[0].event == event()
 
 
-def test_a_flood_of_bytes_that_is_no_zmq_does_no_harm(tmp_path: Path, server: EventServer, client: EventClient) -> None:
+def test_non_zeromq_bytes_do_not_disturb_the_server(tmp_path: Path, server: EventServer, client: EventClient) -> None:
     with socket.socket(socket.AF_UNIX) as raw:
         raw.connect(events_endpoint(tmp_path).removeprefix("ipc://"))
         raw.sendall(b"GET / HTTP/1.1\r\n\r\n" * 1000)
@@ -193,7 +193,7 @@ def test_a_flood_of_bytes_that_is_no_zmq_does_no_harm(tmp_path: Path, server: Ev
     assert collect(server, 1, client.resend)[0].event == event()
 
 
-def test_an_event_that_emit_cannot_read_does_not_block_the_others(server: EventServer, client: EventClient) -> None:
+def test_refused_event_does_not_block_later_events(server: EventServer, client: EventClient) -> None:
     bad = event(seq=1).model_copy(update={"sequence": "not a number"})
     client.send(bad, None)
     client.send(event(seq=2), None)
@@ -215,7 +215,7 @@ def _make(runtime: Path, count: int) -> None:
         client.flush(60)
 
 
-def test_a_maker_that_is_killed_does_no_harm(tmp_path: Path, server: EventServer, client: EventClient) -> None:
+def test_killed_client_does_not_disturb_others(tmp_path: Path, server: EventServer, client: EventClient) -> None:
     maker = multiprocessing.get_context("spawn").Process(target=_make, args=(tmp_path, 100))
     maker.start()
     arrived = collect(server, 10)
@@ -232,7 +232,7 @@ def test_a_maker_that_is_killed_does_no_harm(tmp_path: Path, server: EventServer
     until(is_here, 20, "another maker's event")
 
 
-def test_only_files_on_this_host_are_endpoints() -> None:
+def test_ipc_path_is_a_valid_endpoint() -> None:
     assert check_endpoint("ipc:///run/a.sock") == "ipc:///run/a.sock"
 
 
@@ -248,7 +248,7 @@ def test_only_files_on_this_host_are_endpoints() -> None:
         ("ipc:///" + "x" * 200, "at most 107 bytes"),
     ],
 )
-def test_other_endpoints_are_refused_with_a_clear_word(text: str, words: str) -> None:
+def test_other_endpoint_is_rejected_with_its_remedy(text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
         check_endpoint(text)
 

@@ -29,7 +29,7 @@ LIVE = "synthetic?fps=50&size=160x120&seed=3"
 FILE = "synthetic?fps=10&size=160x120&pace=file&seconds=3s"
 
 
-def test_a_frame_arrives_as_it_was_painted(tmp_path: Path) -> None:
+def test_frame_arrives_unchanged(tmp_path: Path) -> None:
     with CaptureProcess(tmp_path, LIVE) as capture, Consumer(tmp_path) as consumer:
         frame = consumer.next()
         assert frame.pts is not None
@@ -46,7 +46,7 @@ def test_a_frame_arrives_as_it_was_painted(tmp_path: Path) -> None:
         assert capture.reports() == ["ready", "first_frame"]
 
 
-def test_live_gives_the_newest_and_never_the_same_twice(tmp_path: Path) -> None:
+def test_live_frames_are_newest_and_never_repeated(tmp_path: Path) -> None:
     with CaptureThread(tmp_path, LIVE) as capture, Consumer(tmp_path) as consumer:
         first = consumer.next()
         later = consumer.wait(FrameRequest(after=first.id, at_seq=first.seq + 10))
@@ -67,7 +67,7 @@ def test_live_gives_the_newest_and_never_the_same_twice(tmp_path: Path) -> None:
         assert frames["not_asked"] >= 9
 
 
-def test_a_view_gets_frames_and_is_not_counted(tmp_path: Path) -> None:
+def test_frames_of_a_view_are_not_counted(tmp_path: Path) -> None:
     with CaptureThread(tmp_path, LIVE) as capture, Consumer(tmp_path, "view") as view:
         for _ in range(3):
             view.client.settle(view.next(), "done")
@@ -75,7 +75,7 @@ def test_a_view_gets_frames_and_is_not_counted(tmp_path: Path) -> None:
         assert frames["captured"] == frames["not_asked"] > 0
 
 
-def test_a_ping_is_answered_with_the_books(tmp_path: Path) -> None:
+def test_ping_returns_frame_accounting(tmp_path: Path) -> None:
     with CaptureThread(tmp_path, LIVE), Consumer(tmp_path) as consumer:
         consumer.client.settle(consumer.next(), "done")
         consumer.next()
@@ -86,7 +86,7 @@ def test_a_ping_is_answered_with_the_books(tmp_path: Path) -> None:
         assert reply.last_frame_age is not None
 
 
-def test_without_a_free_buffer_nothing_is_asked(tmp_path: Path) -> None:
+def test_fetch_without_free_buffer_raises_no_buffer(tmp_path: Path) -> None:
     with CaptureThread(tmp_path, LIVE), Consumer(tmp_path, buffers=1) as consumer:
         frame = consumer.next()
         with pytest.raises(NoBuffer):
@@ -95,7 +95,7 @@ def test_without_a_free_buffer_nothing_is_asked(tmp_path: Path) -> None:
         assert consumer.next(FrameRequest(after=frame.id)).id > frame.id
 
 
-def test_a_wait_ends_at_its_deadline_and_says_how_old_the_newest_is(tmp_path: Path) -> None:
+def test_wait_times_out_with_age_of_newest_frame(tmp_path: Path) -> None:
     with CaptureThread(tmp_path, "synthetic?fps=0.5"), Consumer(tmp_path) as consumer:
         first = consumer.next()
         reply = consumer.wait(FrameRequest(after=first.id), 0.3)
@@ -107,7 +107,7 @@ def test_a_wait_ends_at_its_deadline_and_says_how_old_the_newest_is(tmp_path: Pa
         assert reply.last_frame_age >= 0.3
 
 
-def test_a_newer_ask_takes_the_place_of_a_wait(tmp_path: Path) -> None:
+def test_newer_wait_replaces_the_earlier_one(tmp_path: Path) -> None:
     with CaptureThread(tmp_path, LIVE), Consumer(tmp_path) as consumer:
         consumer.next()
         earlier = consumer.client.wait(STREAM, FrameRequest(at_pts=1e6), 60)
@@ -115,7 +115,7 @@ def test_a_newer_ask_takes_the_place_of_a_wait(tmp_path: Path) -> None:
         assert consumer.reply(earlier).ready is False
 
 
-def test_a_file_waits_for_who_asks_and_loses_nothing(tmp_path: Path) -> None:
+def test_file_waits_for_consumer_and_loses_no_frame(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", pictures=30)
     with CaptureProcess(tmp_path, str(clip)) as capture, Consumer(tmp_path) as consumer:
         first = consumer.next()
@@ -132,7 +132,7 @@ def test_a_file_waits_for_who_asks_and_loses_nothing(tmp_path: Path) -> None:
         assert capture.process.wait(5) == 0
 
 
-def test_a_file_passes_over_what_nobody_wants(tmp_path: Path) -> None:
+def test_file_skips_frames_that_match_no_request(tmp_path: Path) -> None:
     with CaptureThread(tmp_path, FILE) as capture, Consumer(tmp_path) as consumer:
         due, seen = 0.0, []
         after: FrameId | None = None
@@ -146,7 +146,7 @@ def test_a_file_passes_over_what_nobody_wants(tmp_path: Path) -> None:
         assert frames == {"captured": 30, "not_asked": 25, "done": 5, "dropped": {}, "in_flight": 0}
 
 
-def test_a_file_gives_several_frames_at_once(tmp_path: Path) -> None:
+def test_file_lends_several_frames_at_once(tmp_path: Path) -> None:
     with CaptureThread(tmp_path, FILE) as capture, Consumer(tmp_path) as consumer:
         after, frames = None, []
         for _ in range(4):
@@ -174,7 +174,7 @@ def hoarder(runtime: Path, count: int) -> Iterator[tuple[subprocess.Popen[str], 
             process.kill()
 
 
-def test_live_frames_of_a_killed_consumer_are_counted_as_lost(tmp_path: Path) -> None:
+def test_live_frames_of_killed_consumer_count_as_lost(tmp_path: Path) -> None:
     with CaptureProcess(tmp_path, LIVE) as capture:
         with hoarder(tmp_path, 3) as (process, numbers):
             process.kill()
@@ -191,7 +191,7 @@ def test_live_frames_of_a_killed_consumer_are_counted_as_lost(tmp_path: Path) ->
         assert (frames["done"], frames["dropped"], frames["in_flight"]) == (1, {"worker_lost": 3}, 0)
 
 
-def test_file_frames_of_a_killed_consumer_are_given_to_the_next(tmp_path: Path) -> None:
+def test_file_frames_of_killed_consumer_are_lent_again(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", pictures=20)
     with CaptureProcess(tmp_path, str(clip)) as capture:
         with hoarder(tmp_path, 3) as (first, numbers):
@@ -206,14 +206,14 @@ def test_file_frames_of_a_killed_consumer_are_given_to_the_next(tmp_path: Path) 
         assert frames == {"captured": 20, "not_asked": 0, "done": 20, "dropped": {}, "in_flight": 0}
 
 
-def test_what_nobody_settles_is_lost_when_capture_stops(tmp_path: Path) -> None:
+def test_unsettled_frame_counts_as_lost_at_stop(tmp_path: Path) -> None:
     with CaptureThread(tmp_path, LIVE) as capture, Consumer(tmp_path) as consumer:
         consumer.next()
         frames = capture.stop()["frames"]
         assert (frames["dropped"], frames["in_flight"]) == ({"worker_lost": 1}, 0)
 
 
-def test_a_fetch_that_died_with_capture_gives_its_buffer_back(tmp_path: Path) -> None:
+def test_fetch_lost_with_capture_frees_its_buffer(tmp_path: Path) -> None:
     with CaptureProcess(tmp_path, LIVE) as capture, Consumer(tmp_path, buffers=2) as consumer:
         before = consumer.next()
         capture.send_signal(signal.SIGSTOP)
@@ -235,7 +235,7 @@ def test_a_fetch_that_died_with_capture_gives_its_buffer_back(tmp_path: Path) ->
         assert (frames["done"], frames["dropped"]) == (1, {})
 
 
-def test_epochs_grow_even_when_the_clock_is_set_back(tmp_path: Path) -> None:
+def test_epochs_increase_after_clock_is_set_back(tmp_path: Path) -> None:
     future = 4_000_000_000_000
     (tmp_path / f"frames-{STREAM}.lock").write_text(str(future))
     with CaptureThread(tmp_path, LIVE), Consumer(tmp_path) as consumer:
@@ -289,7 +289,7 @@ def test_invalid_messages_are_rejected(message: dict[str, object]) -> None:
         decode_message(json.dumps(message).encode())
 
 
-def test_garbage_and_oversized_messages_do_not_disturb(tmp_path: Path) -> None:
+def test_invalid_and_oversized_messages_are_dropped(tmp_path: Path) -> None:
     with CaptureProcess(tmp_path, LIVE) as capture, Consumer(tmp_path) as consumer:
         consumer.client.settle(consumer.next(), "done")
         for parts in GARBAGE:
@@ -338,7 +338,7 @@ def _bad_buffers(runtime: Path) -> dict[str, str]:
     }
 
 
-def test_only_the_senders_own_buffers_are_written(tmp_path: Path) -> None:
+def test_only_buffers_of_the_sender_are_written(tmp_path: Path) -> None:
     with CaptureThread(tmp_path, LIVE) as capture, Consumer(tmp_path) as consumer, _raw(tmp_path) as socket:
         consumer.client.settle(consumer.next(), "done")
         for number, (name, why) in enumerate(_bad_buffers(tmp_path).items()):
@@ -353,7 +353,7 @@ def test_only_the_senders_own_buffers_are_written(tmp_path: Path) -> None:
         capture.stop()
 
 
-def test_a_stopped_consumer_holds_nobody_up(tmp_path: Path) -> None:
+def test_stopped_consumer_does_not_block_others(tmp_path: Path) -> None:
     with CaptureProcess(tmp_path, LIVE) as capture, hoarder(tmp_path, 1) as (process, _):
         process.send_signal(signal.SIGSTOP)
         with Consumer(tmp_path, "view") as view:
@@ -364,7 +364,7 @@ def test_a_stopped_consumer_holds_nobody_up(tmp_path: Path) -> None:
         assert capture.stop()["frames"]["dropped"] == {"worker_lost": 1}
 
 
-def test_two_captures_of_one_stream_are_refused(tmp_path: Path) -> None:
+def test_second_capture_of_a_stream_fails(tmp_path: Path) -> None:
     with CaptureProcess(tmp_path, LIVE) as capture, Consumer(tmp_path) as consumer:
         epoch = consumer.next().epoch
         first = capture.process
@@ -395,5 +395,5 @@ def test_two_captures_of_one_stream_are_refused(tmp_path: Path) -> None:
         (FrameRequest(at_seq=6), FrameId(6, 0), 0.0, False),
     ],
 )
-def test_what_is_wanted(want: FrameRequest, frame: FrameId, pts: float | None, expected: bool) -> None:
+def test_frame_request_matches(want: FrameRequest, frame: FrameId, pts: float | None, expected: bool) -> None:
     assert want.matches(frame, pts) is expected

@@ -103,7 +103,7 @@ def watched(capture: CaptureThread, consumer: Consumer, enough: Callable[[Frame]
     return frames
 
 
-def test_a_clock_that_is_set_by_an_hour_ahead_and_back(tmp_path: Path) -> None:
+def test_camera_clock_jumps_keep_media_time_steady(tmp_path: Path) -> None:
     begins = 2 * HOUR, 3 * HOUR, HOUR
     with (
         camera(*begins, fps=25, seconds=2) as url,
@@ -119,7 +119,7 @@ def test_a_clock_that_is_set_by_an_hour_ahead_and_back(tmp_path: Path) -> None:
             assert 0 <= later.pts - earlier.pts <= passed + 1.1, (earlier.seq, earlier.pts, later.pts)
 
 
-def test_120_pictures_a_second(tmp_path: Path) -> None:
+def test_camera_with_120_fps_keeps_its_rate(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", 120)
     with (
         RtspServer(clip, fps=120) as server,
@@ -132,7 +132,7 @@ def test_120_pictures_a_second(tmp_path: Path) -> None:
         assert capture.stop()["frames"]["dropped"] == {}
 
 
-def test_a_picture_every_three_seconds(tmp_path: Path) -> None:
+def test_camera_with_a_frame_every_3_s_is_not_stalled(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", 25, key_frame_every=1)
     with (
         RtspServer(clip, fps=0.3) as server,
@@ -158,9 +158,7 @@ def _old(cameras: CapturePoller, seconds: float) -> list[CameraState]:
     return [state] if (state.frame_age(now) or 0) > seconds else []
 
 
-def test_a_slow_camera_that_is_joined_long_before_its_next_key_frame(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_connection_waits_for_late_first_key_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As one with a picture every ten seconds, of which every thirtieth is a key frame."""
     monkeypatch.setattr(_av, "FIRST_FRAME_S", 1.0)
     clip = write_clip(tmp_path / "clip.mp4", 40, key_frame_every=40)
@@ -179,7 +177,7 @@ def test_a_slow_camera_that_is_joined_long_before_its_next_key_frame(
                 late.close()
 
 
-def test_what_never_shows_a_picture_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_source_without_decodable_frame_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_av, "FIRST_FRAME_S", 0.2)
     monkeypatch.setattr(_av, "FIRST_FRAME_PACKETS", 10)
     clip = write_clip(tmp_path / "clip.mp4", 200, key_frame_every=200)
@@ -198,7 +196,7 @@ def test_what_never_shows_a_picture_is_given_up(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("fps", [0.1, 0.5])
-def test_a_view_of_a_slow_camera_is_not_lost_between_its_pictures(fps: float) -> None:
+def test_slow_camera_is_not_shown_as_lost_between_frames(fps: float) -> None:
     line, found = fed(5 / fps, fps)
     _, second, *_ = (index for index, due in enumerate(found) if not due.is_repeat)
     assert not any(due.lost_s for due in found[second:]), "after two pictures its rate is known"
@@ -209,7 +207,7 @@ def test_a_view_of_a_slow_camera_is_not_lost_between_its_pictures(fps: float) ->
 
 
 @pytest.mark.parametrize(("interval", "limit"), [(None, 3), (0.04, 3), (10.0, 30), (60.0, 60)])
-def test_a_camera_stalls_by_its_own_rate(interval: float | None, limit: float) -> None:
+def test_stalled_limit_follows_frame_interval(interval: float | None, limit: float) -> None:
     for age, is_stalled in ((limit - 0.5, False), (limit + 0.5, True)):
         state = CameraState(heard=100.0, frame_age_then=age, interval=interval)
         assert state.is_stalled(100.1) is is_stalled

@@ -38,7 +38,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", 25)
 
 
-def test_a_camera_that_is_killed_and_comes_back(tmp_path: Path, clip: Path) -> None:
+def test_killed_camera_is_reconnected(tmp_path: Path, clip: Path) -> None:
     server = RtspServer(clip)
     url = server.url.replace("://", f"://bob:{PASSWORD}@")
     with CaptureProcess(tmp_path, url) as capture, Consumer(tmp_path) as consumer:
@@ -69,7 +69,7 @@ def test_a_camera_that_is_killed_and_comes_back(tmp_path: Path, clip: Path) -> N
 
 
 @pytest.mark.parametrize("how", ["frozen", "no video"])
-def test_a_camera_that_falls_silent_and_goes_on(tmp_path: Path, clip: Path, how: str) -> None:
+def test_silent_camera_is_reconnected(tmp_path: Path, clip: Path, how: str) -> None:
     with RtspServer(clip) as server, CaptureThread(tmp_path, server.url, hasty()) as capture:
         first = capture.statuses.wait("up")
         server.freeze() if how == "frozen" else server.pause()
@@ -81,7 +81,7 @@ def test_a_camera_that_falls_silent_and_goes_on(tmp_path: Path, clip: Path, how:
         assert capture.statuses.wait("up", 2, timeout=20)["epoch"] > first["epoch"]
 
 
-def test_a_slow_camera_is_not_a_dead_one(tmp_path: Path, clip: Path) -> None:
+def test_slow_camera_is_not_reconnected(tmp_path: Path, clip: Path) -> None:
     rhythm = SilenceTimeout(start=4.0, floor=0.3, cap=20.0)
     with RtspServer(clip, fps=1) as server, CaptureThread(tmp_path, server.url, rhythm) as capture:
         first = capture.statuses.wait("up")
@@ -94,7 +94,7 @@ def test_a_slow_camera_is_not_a_dead_one(tmp_path: Path, clip: Path) -> None:
         assert [status["state"] for status in capture.statuses.hear()] == ["up"]
 
 
-def test_a_wrong_password_is_reported_and_rarely_tried(tmp_path: Path, clip: Path) -> None:
+def test_wrong_password_is_reported_and_retried_rarely(tmp_path: Path, clip: Path) -> None:
     with RtspServer(clip, user="bob", password="other") as server:
         url = server.url.replace("://", f"://bob:{PASSWORD}@")
         with CaptureProcess(tmp_path, url) as capture:
@@ -106,7 +106,7 @@ def test_a_wrong_password_is_reported_and_rarely_tried(tmp_path: Path, clip: Pat
             assert "gar4den" not in capture.errors.read_text()
 
 
-def test_a_port_that_accepts_and_never_answers(tmp_path: Path) -> None:
+def test_silent_port_is_reported_once(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         url = f"rtsp://bob:{PASSWORD}@127.0.0.1:{mute.getsockname()[1]}/cam"
         with CaptureThread(tmp_path, url, hasty()) as capture:
@@ -118,7 +118,7 @@ def test_a_port_that_accepts_and_never_answers(tmp_path: Path) -> None:
             assert [status["state"] for status in capture.statuses.hear()] == ["down"], "once per transition"
 
 
-def test_a_server_that_is_no_camera(tmp_path: Path) -> None:
+def test_server_that_is_no_camera_is_reported(tmp_path: Path) -> None:
     garbage = socket.create_server(("127.0.0.1", 0))
     url = f"rtsp://127.0.0.1:{garbage.getsockname()[1]}/cam"
     with garbage, CaptureThread(tmp_path, url, hasty()) as capture:
@@ -129,7 +129,7 @@ def test_a_server_that_is_no_camera(tmp_path: Path) -> None:
         assert capture.statuses.wait("down")["reason"]
 
 
-def test_reconnecting_leaks_no_descriptors_and_no_threads(tmp_path: Path, clip: Path) -> None:
+def test_reconnects_leak_no_descriptors_and_threads(tmp_path: Path, clip: Path) -> None:
     server = RtspServer(clip)
     with CaptureProcess(tmp_path, server.url) as capture:
         folder = Path(f"/proc/{capture.process.pid}")
@@ -145,7 +145,7 @@ def test_reconnecting_leaks_no_descriptors_and_no_threads(tmp_path: Path, clip: 
         capture.stop()
 
 
-def test_a_capture_that_was_killed_counts_anew(tmp_path: Path) -> None:
+def test_restarted_capture_counts_from_zero(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", 10)
     with CaptureProcess(tmp_path, str(clip)) as capture, Consumer(tmp_path) as consumer:
         before = consumer.next()
@@ -159,7 +159,7 @@ def test_a_capture_that_was_killed_counts_anew(tmp_path: Path) -> None:
         assert last["frames"] == {"captured": 10, "not_asked": 0, "done": 10, "dropped": {}, "in_flight": 0}
 
 
-def test_a_file_that_is_no_video_ends_capture_with_2(tmp_path: Path) -> None:
+def test_file_that_is_no_video_exits_with_2(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     path.write_text("not a video")
     with CaptureProcess(tmp_path, str(path)) as capture:
@@ -167,20 +167,20 @@ def test_a_file_that_is_no_video_ends_capture_with_2(tmp_path: Path) -> None:
         assert capture.reports() == ["ready", "failed"]
 
 
-def test_a_stream_without_a_consumer_ends_by_itself(tmp_path: Path) -> None:
+def test_stream_without_consumer_ends(tmp_path: Path) -> None:
     with CaptureThread(tmp_path, "synthetic?fps=20&seconds=500ms") as capture:
         frames = capture.statuses.wait("ended")["frames"]
         assert frames["captured"] == frames["not_asked"] > 0
 
 
-def test_who_waits_for_an_ended_stream_is_told(tmp_path: Path) -> None:
+def test_capture_exits_once_consumer_knows_the_end(tmp_path: Path) -> None:
     with CaptureThread(tmp_path, "synthetic?fps=20&seconds=500ms") as capture, Consumer(tmp_path) as consumer:
         assert len(list(consumer.rest())) > 0
         capture.statuses.wait("ended")
         until(lambda: not capture.thread.is_alive(), 5, "its end")
 
 
-def test_key_frames_only_while_nobody_wants_more_and_never_an_old_one(tmp_path: Path) -> None:
+def test_key_frames_only_for_low_demand_and_always_fresh(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", 50, key_frame_every=10)  # one in 0.4 s
 
     def numbers(consumer: Consumer, every: float, count: int) -> list[int]:
@@ -214,9 +214,7 @@ def test_key_frames_only_while_nobody_wants_more_and_never_an_old_one(tmp_path: 
         assert [status["state"] for status in capture.statuses.all] == ["up", "stopped"]
 
 
-def test_a_picture_is_converted_for_who_asks_and_for_nobody_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_fetched_frames_are_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     conversions: list[AvPicture] = []
     write_bgr = AvPicture.write_bgr
 
@@ -235,7 +233,7 @@ def test_a_picture_is_converted_for_who_asks_and_for_nobody_else(
     assert len(conversions) == 2
 
 
-def test_a_graphics_card_that_is_not_there_is_told_and_done_without(tmp_path: Path) -> None:
+def test_missing_hardware_decoder_falls_back_to_software(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", 50)
     with RtspServer(clip) as server:
         source = {"kind": "rtsp", "url": server.url, "hwaccel": "vaapi"}  # no build of PyAV has it
@@ -289,7 +287,7 @@ def hanging() -> Iterator[type[Hanging]]:
     Hanging.released.set()
 
 
-def test_a_call_that_hangs_is_given_up(tmp_path: Path, hanging: type[Hanging]) -> None:
+def test_hanging_connection_is_abandoned(tmp_path: Path, hanging: type[Hanging]) -> None:
     rhythm = SilenceTimeout(start=0.1, floor=0.1, cap=1.0)
     with CaptureThread(tmp_path, Odd(fault="hang"), rhythm) as capture, Consumer(tmp_path, "view") as view:
         first = capture.statuses.wait("up")
@@ -303,7 +301,7 @@ def test_a_call_that_hangs_is_given_up(tmp_path: Path, hanging: type[Hanging]) -
         assert counted == 40
 
 
-def test_too_many_calls_that_hang_end_the_process(
+def test_too_many_hanging_connections_end_the_process(
     tmp_path: Path, hanging: type[Hanging], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamer.processes.capture.MAX_HANGING", 1)
@@ -313,7 +311,7 @@ def test_too_many_calls_that_hang_end_the_process(
 
 
 @pytest.mark.parametrize(("fault", "error"), [("bug", ZeroDivisionError), ("config", ConfigError)])
-def test_a_bug_is_no_lost_camera(tmp_path: Path, fault: Any, error: type[Exception]) -> None:
+def test_unexpected_error_ends_capture(tmp_path: Path, fault: Any, error: type[Exception]) -> None:
     with CaptureThread(tmp_path, Odd(fault=fault)) as capture:
         until(lambda: not capture.thread.is_alive(), 5, "its end")
         assert isinstance(capture.error, error)

@@ -58,7 +58,7 @@ def read(settings: SourceSettings, count: int, read_limit: float = 5.0) -> list[
 # -- settings
 
 
-def test_texts_and_mappings_say_the_same(tmp_path: Path) -> None:
+def test_text_form_equals_mapping_form(tmp_path: Path) -> None:
     clip = tmp_path / "a:b.mp4"
     clip.write_bytes(b"")
     assert source("rtsp://h:554/a") == source({"kind": "rtsp", "url": "rtsp://h:554/a"})
@@ -110,13 +110,13 @@ def test_invalid_source_is_refused(value: Any, message: str) -> None:
 # -- synthetic
 
 
-def test_synthetic_shows_the_toy_world_of_its_media_time() -> None:
+def test_synthetic_frame_shows_world_at_its_media_time() -> None:
     pictures = list(Synthetic(seed=4, fps=10, size="64x48", pace="file", seconds=0.5).open())
     assert times(pictures) == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
     np.testing.assert_array_equal(bgr(pictures[3]), World(4).scene(3 / 10).paint(64, 48))
 
 
-def test_synthetic_keeps_to_the_clock_and_skips_what_it_missed() -> None:
+def test_live_synthetic_skips_missed_frames() -> None:
     pictures = iter(Synthetic(fps=50).open())
     next(pictures)
     time.sleep(0.2)  # the reader is held up
@@ -128,7 +128,7 @@ def test_synthetic_keeps_to_the_clock_and_skips_what_it_missed() -> None:
 # -- file
 
 
-def test_a_file_gives_every_picture_with_its_time(tmp_path: Path) -> None:
+def test_file_yields_every_frame_with_its_time(tmp_path: Path) -> None:
     settings = File(path=write_clip(tmp_path / "a:b.mp4", pictures=12, fps=20))
     connection = settings.open()
     pictures = list(connection)
@@ -137,7 +137,7 @@ def test_a_file_gives_every_picture_with_its_time(tmp_path: Path) -> None:
     assert times(pictures) == pytest.approx([number / 20 for number in range(12)])
 
 
-def test_key_frames_come_at_once_also_from_a_decoder_that_holds_pictures_back(tmp_path: Path) -> None:
+def test_key_frames_are_flushed_from_delaying_decoder(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     with av.open(str(path), "w") as clip:
         stream = clip.add_stream("libx264", rate=25)
@@ -158,7 +158,7 @@ def test_key_frames_come_at_once_also_from_a_decoder_that_holds_pictures_back(tm
     assert shown[-10:] == list(range(40, 50)), "all again from the next key frame on"
 
 
-def test_a_stream_without_times_gets_them_from_its_rate(tmp_path: Path) -> None:
+def test_file_without_timestamps_is_timed_by_its_rate(tmp_path: Path) -> None:
     with av.open(str(write_clip(tmp_path / "clip.mp4", 5))) as clip:
         annex_b = av.bitstream.BitStreamFilterContext("h264_mp4toannexb", clip.streams.video[0])
         packets = [unit for packet in clip.demux(video=0) for unit in (annex_b.filter(packet) if packet.size else ())]
@@ -172,14 +172,14 @@ def test_a_stream_without_times_gets_them_from_its_rate(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no video at all" * 100, b"\x00\x00\x00\x18ftypmp42"])
-def test_a_file_that_is_no_video_is_the_users_to_change(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_no_video_is_a_config_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "clip.mp4"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"cannot read .*clip\.mp4 as a video: |holds no frame"):
         read(File(path=path), 1)
 
 
-def test_a_broken_file_ends_early(tmp_path: Path) -> None:
+def test_damaged_file_ends_early(tmp_path: Path) -> None:
     whole = write_clip(tmp_path / "whole.mp4", pictures=40).read_bytes()
     header = whole.index(b"mdat")
     broken = tmp_path / "broken.mp4"
@@ -188,7 +188,7 @@ def test_a_broken_file_ends_early(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("full_range", [False, True])
-def test_colours_are_right(full_range: bool) -> None:
+def test_colours_are_converted_correctly(full_range: bool) -> None:
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 128, 128)]
     image = np.repeat(np.repeat(np.array([colours], np.uint8), 32, axis=1), 64, axis=0)
     frame = av.VideoFrame.from_ndarray(image, format="bgr24").reformat(
@@ -204,7 +204,7 @@ def test_odd_widths_are_not_skewed() -> None:
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
-def test_a_clip_that_was_filmed_upright_is_shown_upright(tmp_path: Path, degrees: int) -> None:
+def test_rotated_clip_is_shown_upright(tmp_path: Path, degrees: int) -> None:
     path = write_clip(tmp_path / "clip.mp4", 2, turn=degrees)
     expected = np.rot90(numbered(0, 256, 144), degrees // 90)
     image = read(File(path=path), 1)[0]
@@ -212,7 +212,7 @@ def test_a_clip_that_was_filmed_upright_is_shown_upright(tmp_path: Path, degrees
     assert np.abs(image.astype(int) - expected).mean() < 6
 
 
-def test_a_picture_beyond_the_cap_is_refused(tmp_path: Path) -> None:
+def test_frame_above_pixel_limit_is_rejected(tmp_path: Path) -> None:
     width = 16384
     clip = write_clip(tmp_path / "huge.mp4", 1, size=(width, MAX_PIXELS // width // 2 * 2 + 16))
     with pytest.raises(ConfigError, match=r"cannot|holds no frame"):
@@ -222,7 +222,7 @@ def test_a_picture_beyond_the_cap_is_refused(tmp_path: Path) -> None:
 # -- webcam
 
 
-def test_a_webcam_is_told_what_was_asked_for() -> None:
+def test_webcam_settings_become_ffmpeg_options() -> None:
     camera = Webcam(device="/dev/video0", size="1280x720", fps=30, pixel_format="mjpeg")
     assert camera.options() == {"video_size": "1280x720", "framerate": "30", "input_format": "mjpeg"}
     assert Webcam(device="/dev/video0").options() == {}
@@ -232,7 +232,7 @@ def test_a_webcam_is_told_what_was_asked_for() -> None:
     ("device", "reason"),
     [("/dev/video99", "no such device: /dev/video99"), ("/dev/null", "/dev/null: not a camera")],
 )
-def test_a_webcam_that_is_not_there_is_tried_again(device: str, reason: str) -> None:
+def test_missing_webcam_is_a_lost_source(device: str, reason: str) -> None:
     with pytest.raises(SourceLost, match=reason):
         Webcam(device=device, size="640x480", fps=25, pixel_format="yuyv422").open()
 
@@ -246,7 +246,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
-def test_a_camera_over_rtsp(clip: Path, transport: str) -> None:
+def test_rtsp_camera_yields_consecutive_frames(clip: Path, transport: str) -> None:
     with RtspServer(clip) as server:
         camera = source({"kind": "rtsp", "url": server.url, "transport": transport})
         numbers = [number_of(image) for image in read(camera, 6)]
@@ -254,7 +254,7 @@ def test_a_camera_over_rtsp(clip: Path, transport: str) -> None:
 
 
 @pytest.mark.parametrize("digest", [False, True])
-def test_passwords_work_and_are_never_told(clip: Path, digest: bool) -> None:
+def test_wrong_password_is_refused_and_not_shown(clip: Path, digest: bool) -> None:
     with RtspServer(clip, user="bob", password="gar4den/gate", digest=digest) as server:
         url = server.url.replace("://", f"://bob:{PASSWORD}@")
         assert read(Rtsp.model_validate({"url": url}), 1)
@@ -265,20 +265,20 @@ def test_passwords_work_and_are_never_told(clip: Path, digest: bool) -> None:
             assert caught.value.__suppress_context__
 
 
-def test_a_port_where_nothing_listens() -> None:
+def test_closed_port_is_a_lost_source() -> None:
     with pytest.raises(SourceLost, match="connection refused"):
         source(f"rtsp://127.0.0.1:{free_port()}/cam").open()
 
 
 @pytest.mark.parametrize("scheme", ["rtsp", "http"])
-def test_a_port_that_accepts_and_never_answers(scheme: str) -> None:
+def test_silent_server_times_out_while_opening(scheme: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         url = f"{scheme}://bob:{PASSWORD}@127.0.0.1:{mute.getsockname()[1]}/cam"
         with pytest.raises(SourceLost, match=r"^no answer within 0\.5 s$"):
             source(url).open(0.5)
 
 
-def test_a_camera_that_falls_silent_is_lost(clip: Path) -> None:
+def test_silent_camera_is_lost_after_read_limit(clip: Path) -> None:
     with RtspServer(clip) as server:
         connection = source(server.url).open(1.0)
         pictures = iter(connection)
@@ -289,7 +289,7 @@ def test_a_camera_that_falls_silent_is_lost(clip: Path) -> None:
         connection.close()
 
 
-def test_a_camera_that_goes_away_is_lost(clip: Path) -> None:
+def test_killed_camera_is_lost(clip: Path) -> None:
     with RtspServer(clip) as server:
         connection = source(server.url).open()
         pictures = iter(connection)
@@ -300,7 +300,7 @@ def test_a_camera_that_goes_away_is_lost(clip: Path) -> None:
         connection.close()
 
 
-def test_a_path_that_is_not_there(clip: Path) -> None:
+def test_unknown_rtsp_path_is_a_lost_source(clip: Path) -> None:
     with RtspServer(clip) as server, pytest.raises(SourceLost, match="404"):
         source(server.url + "era").open()
 
@@ -341,7 +341,7 @@ def _mjpeg_camera() -> Iterator[str]:
             thread.join()
 
 
-def test_a_camera_over_http() -> None:
+def test_http_camera_yields_frames_until_it_ends() -> None:
     with _mjpeg_camera() as host:
         connection = source(f"http://{host}/video").open(5)
         pictures = iter(connection)
