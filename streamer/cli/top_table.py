@@ -52,7 +52,7 @@ def _task(stream: str, task: Mapping[str, Any], events: EventFollower) -> Iterat
     newest = events.results.get(key)
     outcome = newest["data"]["outcome"] if newest else "-"
     timing = newest["data"]["timing"] if newest else {"age_ms": None, "inference_ms": None}
-    answers = events.recent.get(key, ())
+    answers = events.answer_times.get(key, ())
     stretch = events.stretch.get(stream, {}).get(task["priority"], 1.0)
     outcomes = {name: count for (*task_key, name), count in events.counts.items() if tuple(task_key) == key}
     yield Text(f"  {task['name']}" + ("" if task["priority"] == "normal" else f" ({task['priority']})"))

@@ -1,1 +1,1 @@
-"""The HTTP server of the web process: page, live video, events, metrics. It decodes no video and runs no model."""
+"""The HTTP server: page, live video, snapshots, events, metrics and health. It decodes no video and runs no model."""

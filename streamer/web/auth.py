@@ -1,8 +1,9 @@
-"""Who may look: everything is refused that is not allowed here, before anything else sees the request.
+"""Access control in front of every URL.
 
-Without a token the page is on loopback, and only a browser that asked for a loopback name gets an answer: a foreign
-web page whose name was made to point here (DNS rebinding) asks with its own name. With a token, whoever brings it,
-as a bearer header or as the cookie that /login set, may look, under whatever name.
+Without a token the server listens on loopback and answers only requests for a loopback host name. This stops DNS
+rebinding: a foreign page whose name resolves to this computer sends its own name. With a token, requests need it as a
+bearer header or need the cookie that /login sets; any host name is accepted. Requests from pages of other sites are
+always refused.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamer.config.web import Web
 
 WRONG_TOKEN_S = 0.5
-"""How long a wrong token waits for its answer."""
-MAX_FORM_BYTES, FORM_S = 4096, 5.0
+"""Delay of the answer to a wrong token, against guessing."""
+MAX_FORM_BYTES, FORM_TIMEOUT_S = 4096, 5.0
 COOKIE_S = 30 * 86400
 HEADERS = {
     "Cache-Control": "no-store",
@@ -31,73 +32,77 @@ HEADERS = {
     "media-src 'self' blob:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "same-origin",  # with no-referrer a browser hides from /login where the form came from
+    "Referrer-Policy": "same-origin",  # with no-referrer a browser sends /login the Origin null
     "X-Content-Type-Options": "nosniff",
 }
-"""With every answer. The page runs no foreign script, is shown in no foreign frame, and nothing of it is kept."""
+"""Headers of every response: no foreign scripts, no framing by other sites, no caching."""
 
 
 class AuthMiddleware:
-    """ASGI middleware around the whole application."""
+    """ASGI middleware that answers a request itself unless it is allowed."""
 
     def __init__(self, app: ASGIApp, web: Web, agent: str) -> None:
         self._app = app
         self._token = web.token.get_secret_value() if web.token is not None else None
-        self._cookie = f"streamer-{agent}"  # cookies know no ports, and there may be two agents on this computer
-        # Not the token itself, so that who reads a browser's cookies has no token for other programs.
-        self._proof = hmac.digest((self._token or "").encode(), b"streamer cookie", hashlib.sha256).hex()
+        self._cookie = f"streamer-{agent}"  # cookies are shared by all ports, and two agents may run on this computer
+        # Derived from the token, so that a stolen cookie does not reveal the token itself.
+        self._cookie_value = hmac.digest((self._token or "").encode(), b"streamer cookie", hashlib.sha256).hex()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            await (await self._answer(scope, receive))(scope, receive, _with_headers(send))
+            respond = await self._authorize(scope, receive)
+            await respond(scope, receive, _with_headers(send))
 
-    async def _answer(self, scope: Scope, receive: Receive) -> ASGIApp:
+    async def _authorize(self, scope: Scope, receive: Receive) -> ASGIApp:
+        """Return the application if the request is allowed, else the response to send instead."""
         headers = Headers(scope=scope)
-        host = _name(headers.get("host", ""))
+        host = _host_name(headers.get("host", ""))
         if self._token is None and not _is_loopback(host):
-            return _refusal(403, "This page is for this computer only: ask for it as localhost or 127.0.0.1.")
+            return _refusal(403, "This page is served to this computer only: open it as localhost or 127.0.0.1.")
         if _is_foreign(headers, host):
-            return _refusal(403, "Other web pages may not ask here.")
+            return _refusal(403, "Requests from other web sites are not allowed.")
         if self._token is None:
             return self._app
         if scope["path"] == "/login":
             return await self._log_in(scope, receive, self._token)
-        if self._knows(headers, self._token):
+        if self._is_authenticated(headers, self._token):
             return self._app
         if "text/html" in headers.get("accept", ""):
             return _form(401, "This page needs a token.")
-        return _refusal(401, "A token is needed: Authorization: Bearer ...", {"WWW-Authenticate": "Bearer"})
+        return _refusal(
+            401, "Token missing or wrong: send the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
+        )
 
     async def _log_in(self, scope: Scope, receive: Receive, token: str) -> Response:
-        """By POST alone: a token in an address would stay in histories and logs."""
+        """Set the cookie if the form has the token. POST only: a token in a URL would stay in histories and logs."""
         if scope["method"] != "POST":
             return _form(401, "This page needs a token.")
         given = parse_qs((await _body(receive)).decode("latin-1")).get("token", [""])[0]
-        if not _same(given, token):
+        if not _equal(given, token):
             await asyncio.sleep(WRONG_TOKEN_S)
-            return _form(403, "That is not the token.")
+            return _form(403, "Wrong token.")
         response = RedirectResponse("/", 303)
-        response.set_cookie(self._cookie, self._proof, max_age=COOKIE_S, httponly=True, samesite="lax")
+        response.set_cookie(self._cookie, self._cookie_value, max_age=COOKIE_S, httponly=True, samesite="lax")
         return response
 
-    def _knows(self, headers: Headers, token: str) -> bool:
+    def _is_authenticated(self, headers: Headers, token: str) -> bool:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            return _same(given.strip(), token)
+            return _equal(given.strip(), token)
         try:
             cookie = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
         except CookieError:
             return False
-        return cookie is not None and _same(cookie.value, self._proof)
+        return cookie is not None and _equal(cookie.value, self._cookie_value)
 
 
 async def _body(receive: Receive) -> bytes:
-    """What was sent with a request: no more of it than a form has, and nothing when it takes too long."""
+    """Return at most MAX_FORM_BYTES of a request's body, or nothing if it takes longer than FORM_TIMEOUT_S."""
     body, more = b"", True
     try:
-        async with asyncio.timeout(FORM_S):
+        async with asyncio.timeout(FORM_TIMEOUT_S):
             while more and len(body) < MAX_FORM_BYTES:
                 message = await receive()
                 body += message.get("body", b"")
@@ -107,15 +112,15 @@ async def _body(receive: Receive) -> bytes:
     return body[:MAX_FORM_BYTES]
 
 
-def _same(given: str, right: str) -> bool:
-    """Takes as long for a nearly right text as for a wrong one."""
-    return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), right.encode())
+def _equal(given: str, expected: str) -> bool:
+    """Compare in constant time, so that the time does not reveal how much of `given` is right."""
+    return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), expected.encode())
 
 
-def _name(host: str) -> str:
-    """The host of a Host header, without its port."""
+def _host_name(header: str) -> str:
+    """Return the host name of a Host header, without its port."""
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        return urlsplit(f"//{header}").hostname or ""
     except ValueError:
         return ""
 
@@ -130,9 +135,9 @@ def _is_loopback(host: str) -> bool:
 
 
 def _is_foreign(headers: Headers, host: str) -> bool:
-    """Sent by the page of another site: as a script's request, or as a picture or frame inside it."""
+    """Return whether a page of another site sent the request: by a script, or as an embedded image or frame."""
     origin = headers.get("origin")
-    if origin is not None and _name(origin.partition("://")[2]) != host:
+    if origin is not None and _host_name(origin.partition("://")[2]) != host:
         return True
     site, mode = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-mode")
     return site not in ("none", "same-origin") and mode != "navigate"
@@ -152,11 +157,11 @@ def _form(status: int, text: str) -> Response:
 
 
 def _with_headers(send: Send) -> Send:
-    async def answer(message: Message) -> None:
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
         await send(message)
 
-    return answer
+    return send_with_headers

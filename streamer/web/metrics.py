@@ -1,4 +1,4 @@
-"""What Prometheus is told: read from what the process knows at the moment of asking."""
+"""Prometheus metrics, read from the state of the web process at each scrape."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from streamer.web.monitor.event_follower import EventFollower
 
 FRAMES = {
     "captured": "Frames decoded by this capture process.",
-    "not_asked": "Frames that no task asked for.",
-    "done": "Frames that were answered.",
+    "not_asked": "Frames that no task requested.",
+    "done": "Frames with an answer.",
 }
 DRAFTS = {
-    "checked": "Tokens of earlier answers that were tried as a guess.",
-    "right": "Of these, the tokens that were right.",
+    "checked": "Tokens of earlier answers that were used as a draft.",
+    "right": "Draft tokens that were right.",
 }
 
 
-class Figures(Collector):
-    """The agent's figures. Frame counts begin anew with each capture process, result counts with each web process."""
+class MetricsCollector(Collector):
+    """The agent's metrics. Frame counters restart with each capture process, result counters with each web process."""
 
-    def __init__(self, agent: str, cameras: CapturePoller, tail: EventFollower, live: JpegHub) -> None:
-        self._agent, self._cameras, self._tail, self._live = agent, cameras, tail, live
+    def __init__(self, agent: str, capture: CapturePoller, events: EventFollower, jpegs: JpegHub) -> None:
+        self._agent, self._capture, self._events, self._jpegs = agent, capture, events, jpegs
 
     def collect(self) -> Iterator[Metric]:
         info = GaugeMetricFamily("streamer_info", "The agent.", labels=["agent", "version"])
@@ -40,27 +40,26 @@ class Figures(Collector):
         yield from self._frames()
         yield from self._results()
         yield self._stretch()
-        events = CounterMetricFamily("streamer_events", "Events accepted by the ledger since it was made.")
-        events.add_metric([], self._tail.position)
+        events = CounterMetricFamily("streamer_events", "Events accepted by the ledger since it was created.")
+        events.add_metric([], self._events.position)
         yield events
-        watchers = GaugeMetricFamily("streamer_watchers", "Browsers that look at a view's MJPEG.", labels=["view"])
-        for view, count in self._live.watchers.items():
-            watchers.add_metric([view], count)
+        watchers = GaugeMetricFamily("streamer_watchers", "Clients that watch a view as MJPEG.", labels=["view"])
+        for view, count in self._jpegs.watchers.items():
+            watchers.add_metric([str(view)], count)
         yield watchers
 
     def _frames(self) -> Iterator[Metric]:
         now = time.monotonic()
         counted = {
-            key: CounterMetricFamily(f"streamer_frames_{key}", words, labels=["stream"])
-            for key, words in FRAMES.items()
+            key: CounterMetricFamily(f"streamer_frames_{key}", text, labels=["stream"]) for key, text in FRAMES.items()
         }
         dropped = CounterMetricFamily(
-            "streamer_frames_dropped", "Frames asked for and not answered.", labels=["stream", "cause"]
+            "streamer_frames_dropped", "Frames requested but not answered.", labels=["stream", "cause"]
         )
-        in_flight = GaugeMetricFamily("streamer_frames_in_flight", "Frames the model has now.", labels=["stream"])
+        in_flight = GaugeMetricFamily("streamer_frames_in_flight", "Frames in the model now.", labels=["stream"])
         age = GaugeMetricFamily("streamer_frame_age_seconds", "Age of the newest frame.", labels=["stream"])
         up = GaugeMetricFamily("streamer_capture_up", "1 while the capture process answers.", labels=["stream"])
-        for stream, state in self._cameras.states.items():
+        for stream, state in self._capture.states.items():
             up.add_metric([stream], state.answers(now))
             if (seconds := state.frame_age(now)) is not None:
                 age.add_metric([stream], seconds)
@@ -75,32 +74,32 @@ class Figures(Collector):
     def _stretch(self) -> Metric:
         stretch = GaugeMetricFamily(
             "streamer_interval_stretch",
-            "How many times longer than configured intervals are; more than 1 under overload.",
+            "Factor by which intervals are longer than configured; above 1 under overload.",
             labels=["stream", "priority"],
         )
-        for stream in self._cameras.states:
-            factors = self._tail.stretch.get(stream, {})
+        for stream in self._capture.states:
+            factors = self._events.stretch.get(stream, {})
             for priority in PRIORITIES:
                 stretch.add_metric([stream, priority], factors.get(priority, 1.0))
         return stretch
 
     def _results(self) -> Iterator[Metric]:
         results = CounterMetricFamily("streamer_results", "Results, by outcome.", labels=["stream", "task", "outcome"])
-        for key, count in self._tail.counts.items():
+        for key, count in self._events.counts.items():
             results.add_metric([*key], count)
         delay = GaugeMetricFamily(
             "streamer_result_age_seconds",
-            "From capture to publication, of the newest result.",
+            "Time from capture to publication of the newest result.",
             labels=["stream", "task"],
         )
         inference = GaugeMetricFamily(
-            "streamer_inference_seconds", "In the model, of the newest result.", labels=["stream", "task"]
+            "streamer_inference_seconds", "Time in the model of the newest result.", labels=["stream", "task"]
         )
         when = GaugeMetricFamily(
-            "streamer_result_captured_timestamp_seconds", "When the newest result's frame was captured.",
+            "streamer_result_captured_timestamp_seconds", "Capture time of the newest result's frame.",
             labels=["stream", "task"],
         )  # fmt: skip
-        for task, event in self._tail.results.items():
+        for task, event in self._events.results.items():
             timing = event["data"]["timing"]
             when.add_metric(task, datetime.fromisoformat(event["time"]).timestamp())
             inference.add_metric(task, timing["inference_ms"] / 1000)
@@ -108,17 +107,17 @@ class Figures(Collector):
                 delay.add_metric(task, timing["age_ms"] / 1000)
         yield from (results, delay, inference, when)
         checked, right = (
-            CounterMetricFamily(f"streamer_draft_tokens_{key}", words, labels=["stream", "task"])
-            for key, words in DRAFTS.items()
+            CounterMetricFamily(f"streamer_draft_tokens_{key}", text, labels=["stream", "task"])
+            for key, text in DRAFTS.items()
         )
-        for task, counts in self._tail.drafts.items():
+        for task, counts in self._events.drafts.items():
             checked.add_metric(task, counts["checked"])
             right.add_metric(task, counts["right"])
         yield from (checked, right)
 
 
-def exposition(figures: Figures) -> bytes:
-    """In Prometheus' text format."""
+def exposition(collector: MetricsCollector) -> bytes:
+    """Return the metrics in the Prometheus text format."""
     registry = CollectorRegistry()
-    registry.register(figures)
+    registry.register(collector)
     return generate_latest(registry)

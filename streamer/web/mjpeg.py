@@ -1,7 +1,7 @@
-"""Annotated pictures on their way from the views to the browsers, as Motion JPEG.
+"""Annotated JPEGs from the views to the browsers, as Motion JPEG.
 
-A view encodes only while somebody is subscribed, so a socket exists only while somebody looks. Who looks is given the
-newest picture whenever he is ready for one: a slow browser sees fewer, and holds up nobody.
+A view encodes only while it has a subscriber, so a socket exists only while a client watches. Each client gets the
+newest JPEG whenever it can take one: a slow client skips JPEGs and delays nobody.
 """
 
 from __future__ import annotations
@@ -22,79 +22,80 @@ from streamer.video.outputs.mjpeg import jpeg_endpoint
 
 TOPIC = b"jpeg"
 MAX_MESSAGE_BYTES = 32 << 20
-"""Bytes of a message; a view that sent more would be disconnected."""
-WAITING = 4
-"""Pictures that may wait in the socket; they are read at once."""
+"""ZeroMQ disconnects a view that sends a larger message."""
+QUEUE = 4
+"""Receive high-water mark in JPEGs. The reader takes each one at once."""
 
 
 class JpegFeed:
-    """The pictures of one view. Made and used in the event loop."""
+    """The newest JPEG of one view. Belongs to the event loop."""
 
     def __init__(self, context: zmq.asyncio.Context, endpoint: str) -> None:
         self._socket = context.socket(zmq.SUB)
-        self._socket.set(zmq.RCVHWM, WAITING)
+        self._socket.set(zmq.RCVHWM, QUEUE)
         self._socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         self._socket.subscribe(TOPIC)
         self._socket.connect(endpoint)
-        self._picture = b""
+        self._jpeg = b""
         self._number = 0
-        self._news = asyncio.Event()
-        self._over = False
+        self._changed = asyncio.Event()
+        self._closed = False
         self._reader = asyncio.create_task(self._read())
 
     async def next(self, after: int) -> tuple[int, bytes] | None:
-        """The newest picture, as soon as its number is larger; None when there will be no more."""
-        while self._number <= after and not self._over:
-            await self._news.wait()
-        return None if self._over else (self._number, self._picture)
+        """Wait for a JPEG with a number above `after`; return number and JPEG, or None if the feed is closed."""
+        while self._number <= after and not self._closed:
+            await self._changed.wait()
+        return None if self._closed else (self._number, self._jpeg)
 
     def close(self) -> None:
-        self._over = True
+        self._closed = True
         self._reader.cancel()
         self._socket.close(linger=0)
-        self._wake()
+        self._notify()
 
     async def _read(self) -> None:
         while True:
             parts = await self._socket.recv_multipart()
             if len(parts) == 2:
-                self._picture = parts[1]
+                self._jpeg = parts[1]
                 self._number += 1
-                self._wake()
+                self._notify()
 
-    def _wake(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
+    def _notify(self) -> None:
+        """Wake all waiting clients; later ones wait for the next change."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 class JpegHub:
-    """The feeds that somebody looks at. Made and used in the event loop."""
+    """The feeds of the views that have clients. Belongs to the event loop."""
 
     def __init__(self, runtime: Path) -> None:
-        self.watchers: Counter[str] = Counter()
-        """How many look at each view."""
+        self.watchers: Counter[ViewId] = Counter()
+        """Number of clients by view."""
         self._runtime = runtime
         self._context = zmq.asyncio.Context()
-        self._feeds: dict[str, JpegFeed] = {}
-        self._over = False
+        self._feeds: dict[ViewId, JpegFeed] = {}
+        self._closed = False
 
     def close(self) -> None:
-        """Everyone's pictures end."""
-        self._over = True
+        """Close all feeds; this ends the responses of all clients."""
+        self._closed = True
         for feed in self._feeds.values():
             feed.close()
         self._feeds.clear()
 
-    async def pictures(self, view: str) -> AsyncIterator[bytes]:
-        """The newest picture again and again, each as soon as the one before was taken."""
+    async def jpegs(self, view: ViewId) -> AsyncIterator[bytes]:
+        """Yield the newest JPEG each time the client has taken the one before."""
         async with self._watch(view) as feed:
             number = 0
             while feed is not None and (found := await feed.next(number)) is not None:
-                number, picture = found
-                yield picture
+                number, jpeg = found
+                yield jpeg
 
-    async def picture(self, view: str, timeout: float) -> bytes | None:
-        """The next picture; None when there is none in time."""
+    async def next_jpeg(self, view: ViewId, timeout: float) -> bytes | None:
+        """Return the next JPEG, or None if there is none within `timeout` seconds."""
         async with self._watch(view) as feed:
             try:
                 found = await asyncio.wait_for(feed.next(0), timeout) if feed is not None else None
@@ -103,13 +104,13 @@ class JpegHub:
             return found[1] if found else None
 
     @asynccontextmanager
-    async def _watch(self, view: str) -> AsyncIterator[JpegFeed | None]:
-        """The feed of a view, open while at least one is inside; None at the end of the program."""
-        if self._over:
+    async def _watch(self, view: ViewId) -> AsyncIterator[JpegFeed | None]:
+        """Hold the feed of a view, which is open while at least one client holds it; None if the hub is closed."""
+        if self._closed:
             yield None
             return
         if view not in self._feeds:
-            self._feeds[view] = JpegFeed(self._context, jpeg_endpoint(self._runtime, ViewId.parse(view)))
+            self._feeds[view] = JpegFeed(self._context, jpeg_endpoint(self._runtime, view))
         feed = self._feeds[view]
         self.watchers[view] += 1
         try:
@@ -120,15 +121,15 @@ class JpegHub:
                 self._feeds.pop(view).close()
 
 
-def motion_jpeg(pictures: AsyncIterator[bytes]) -> StreamingResponse:
-    """A response in which each picture takes the place of the one before."""
-    boundary = secrets.token_hex(24)  # long and random, so that no picture holds it
+def multipart_response(jpegs: AsyncIterator[bytes]) -> StreamingResponse:
+    """Return a Motion JPEG response: each part replaces the one before."""
+    boundary = secrets.token_hex(24)  # long and random, so that no JPEG contains it
 
     async def parts() -> AsyncIterator[bytes]:
         yield f"--{boundary}\r\n".encode()
-        async for picture in pictures:
-            head = f"Content-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
-            # A browser shows a picture when it has read the boundary after it, so that is sent along at once.
-            yield head.encode() + picture + f"\r\n--{boundary}\r\n".encode()
+        async for jpeg in jpegs:
+            head = f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+            # A browser shows a part once it has read the boundary after it, so the boundary is sent at once.
+            yield head.encode() + jpeg + f"\r\n--{boundary}\r\n".encode()
 
     return StreamingResponse(parts(), media_type=f"multipart/x-mixed-replace; boundary={boundary}")

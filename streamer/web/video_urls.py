@@ -1,4 +1,4 @@
-"""Which annotated pictures this process serves, by the names under which they are asked for."""
+"""URLs of the annotated video that the web process serves."""
 
 from __future__ import annotations
 
@@ -8,39 +8,31 @@ from dataclasses import dataclass
 from streamer.config.model import Config
 from streamer.video.outputs import ViewId, outputs_by_view
 
-ADDRESSES = {"mjpeg": "/live/{}.mjpeg", "hls": "/hls/{}/index.m3u8"}
-"""By kind of output, the best first."""
+URLS = {"mjpeg": "/live/{}.mjpeg", "hls": "/hls/{}/index.m3u8"}
+"""URL by kind of output, the preferred one first."""
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """One drawing of a stream; its name stands in sockets, folders and addresses."""
+class ServedView:
+    """A view with outputs that the web process serves."""
 
     id: ViewId
     kinds: frozenset[str]
-    """Kinds of output in `ADDRESSES`."""
-
-    @property
-    def name(self) -> str:
-        return str(self.id)
-
-    @property
-    def stream(self) -> str:
-        return self.id.stream
+    """Keys of `URLS`."""
 
     def live(self) -> list[dict[str, str]]:
-        """Kind and address of each way to see it."""
+        """Return kind and URL of each output, preferred first."""
         return [
-            {"kind": kind, "view": self.name, "url": address.format(self.name)}
-            for kind, address in ADDRESSES.items()
+            {"kind": kind, "view": str(self.id), "url": url.format(self.id)}
+            for kind, url in URLS.items()
             if kind in self.kinds
         ]
 
 
-def views_of(config: Config) -> Mapping[str, View]:
-    """The views that have something to serve, by name."""
+def served_views(config: Config) -> Mapping[str, ServedView]:
+    """Return the views with served outputs, by name."""
     views = [
-        View(view_id, frozenset(output.kind for output in outputs) & frozenset(ADDRESSES))
-        for view_id, outputs in outputs_by_view(config.outputs).items()
+        ServedView(view, frozenset(output.kind for output in outputs) & frozenset(URLS))
+        for view, outputs in outputs_by_view(config.outputs).items()
     ]
-    return {view.name: view for view in views if view.kinds}
+    return {str(view.id): view for view in views if view.kinds}

@@ -20,7 +20,7 @@ from streamer.capture.sources import Rtsp, _av
 from streamer.core.errors import SourceLost
 from streamer.types import Frame
 from streamer.video.pacing import MAX_INTERVAL_S, MAX_LOST_S, MIN_LOST_S
-from streamer.web.monitor.capture_poller import STALLED_S, CameraState, CapturePoller
+from streamer.web.monitor.capture_poller import MIN_STALLED_S, CapturePoller, CaptureState
 from tests.support.agents import until
 from tests.support.capturing import STREAM, CaptureThread, Consumer
 from tests.support.clips import numbered, write_clip
@@ -142,7 +142,7 @@ def test_camera_with_a_frame_every_3_s_is_not_stalled(tmp_path: Path) -> None:
     ):
         watched(capture, consumer, lambda frame: frame.seq >= 1)
         until(lambda: cameras.states[STREAM].interval, 5, "two frames that were heard of, whose interval is known")
-        (state,) = until(lambda: _old(cameras, STALLED_S), 5, "a frame that is older than any of a usual camera")
+        (state,) = until(lambda: _old(cameras, MIN_STALLED_S), 5, "a frame that is older than any of a usual camera")
         assert not state.is_stalled(time.monotonic())
         assert state.fps == pytest.approx(0.3, abs=0.05)
         assert not consumer.fetch(FrameRequest(max_age=0.5)).frame, "an old picture for who wants a fresh one"
@@ -153,7 +153,7 @@ def test_camera_with_a_frame_every_3_s_is_not_stalled(tmp_path: Path) -> None:
         assert [status["state"] for status in capture.statuses.hear()] == ["up"]
 
 
-def _old(cameras: CapturePoller, seconds: float) -> list[CameraState]:
+def _old(cameras: CapturePoller, seconds: float) -> list[CaptureState]:
     state, now = cameras.states[STREAM], time.monotonic()
     return [state] if (state.frame_age(now) or 0) > seconds else []
 
@@ -209,5 +209,5 @@ def test_slow_camera_is_not_shown_as_lost_between_frames(fps: float) -> None:
 @pytest.mark.parametrize(("interval", "limit"), [(None, 3), (0.04, 3), (10.0, 30), (60.0, 60)])
 def test_stalled_limit_follows_frame_interval(interval: float | None, limit: float) -> None:
     for age, is_stalled in ((limit - 0.5, False), (limit + 0.5, True)):
-        state = CameraState(heard=100.0, frame_age_then=age, interval=interval)
+        state = CaptureState(replied=100.0, frame_age_at_reply=age, interval=interval)
         assert state.is_stalled(100.1) is is_stalled

@@ -99,14 +99,14 @@ sinks: [{{kind: jsonl, path: {tmp_path}/events.jsonl}}]
 
 
 def test_a_stretched_interval_shows(tmp_path: Path) -> None:
-    tail, cameras = EventFollower(LedgerQuery(tmp_path / "ledger.db")), CapturePoller(tmp_path, ["gate"])
-    tail.stretch = {"gate": {"low": 2.5}}
-    tail.counts["gate", "sky", "stale"] = 3
+    events, capture = EventFollower(LedgerQuery(tmp_path / "ledger.db")), CapturePoller(tmp_path, ["gate"])
+    events.stretch = {"gate": {"low": 2.5}}
+    events.counts["gate", "sky", "stale"] = 3
     tasks = [
         {"name": name, "task": "caption", "often": "every 1 s", "priority": priority}
         for name, priority in (("sky", "low"), ("door", "high"))
     ]
-    drawn = table({"agent": "home", "streams": {"gate": tasks}}, cameras, tail)
+    drawn = table({"agent": "home", "streams": {"gate": tasks}}, capture, events)
     cells = [[str(cell) for cell in column.cells] for column in drawn.columns]
     assert cells[6] == ["", "2.5x", ""]
     assert cells[7] == ["", "stale 3", ""]

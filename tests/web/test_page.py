@@ -235,7 +235,7 @@ def test_the_token_is_asked_for_once(browser: Browser, tmp_path: Path) -> None:
     with WebProcess(tmp_path, config) as web, opened(browser, web) as page:
         page.get_by_label("Token").fill("another-one-that-is-wrong")
         page.get_by_role("button").click()
-        expect(page.get_by_text("That is not the token.")).to_be_visible()
+        expect(page.get_by_text("Wrong token.")).to_be_visible()
         page.get_by_label("Token").fill(token)
         page.get_by_role("button").click()
         expect(page.locator("#agent")).to_have_text("test")

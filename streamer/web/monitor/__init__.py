@@ -1,1 +1,1 @@
-"""State that the page shows: frame counts from capture, events from the ledger, streams and tasks."""
+"""State of a running agent as seen from outside: capture processes, events, tasks; for the page and `streamer top`."""

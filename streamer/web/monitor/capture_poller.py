@@ -1,4 +1,4 @@
-"""Asks the capture processes how they are, and for a single picture when somebody wants one."""
+"""Poll the capture processes for their state, and fetch single frames as JPEG on request."""
 
 from __future__ import annotations
 
@@ -22,101 +22,122 @@ from streamer.events.schema import FrameCounts
 from streamer.types import Image
 
 PING_S = 0.5
-TICK_S = 0.25
-SNAPSHOT_S = 2.0
-"""How long a picture is waited for."""
-HEARD_S = 3.0
-"""A capture that answered within this time is there."""
-RATE_S = 5.0
-"""Over how long the pictures per second are counted."""
-NEWEST = 10
-"""Looks at which there were newer frames, from which their interval is taken."""
-STALLED_S, STALLED_MOST_S = 3.0, 60.0
-"""A camera has stalled after so long without a frame; a slow one after `STALLED` of its intervals, but not later than
-after the last."""
-STALLED = 3.0
-QUALITY = 80
+POLL_S = 0.25
+SNAPSHOT_TIMEOUT_S = 2.0
+REPLY_TIMEOUT_S = 3.0
+"""A capture process without a reply for so long does not answer."""
+RATE_WINDOW_S = 5.0
+"""Period over which the frame rate is measured."""
+INTERVAL_SAMPLES = 10
+"""Polls with a newer frame, from which the frame interval is measured."""
+MIN_STALLED_S, MAX_STALLED_S, STALLED_INTERVALS = 3.0, 60.0, 3.0
+"""A camera has stalled after STALLED_INTERVALS frame intervals without a frame, limited to these seconds."""
+JPEG_QUALITY = 80
 
 
 @dataclass(frozen=True, slots=True)
-class CameraState:
-    """What a stream's capture last said of itself."""
+class CaptureState:
+    """State of a stream's capture process, from its last reply."""
 
     since: float = field(default_factory=time.monotonic)
-    """Monotonic second at which this was noted."""
-    heard: float | None = None
-    """Monotonic second of its last answer."""
-    frame_age_then: float | None = None
-    """How old its newest frame was when it answered."""
+    """Monotonic second at which this state was made."""
+    replied: float | None = None
+    """Monotonic second of the last reply."""
+    frame_age_at_reply: float | None = None
+    """Seconds since the newest frame, at the time of the reply."""
     counts: FrameCounts | None = None
     fps: float | None = None
     interval: float | None = None
-    """Seconds between the newest frames there are, however long ago these came."""
+    """Seconds between the newest frames, also while no new ones come."""
 
     def answers(self, now: float) -> bool:
-        return self.heard is not None and now - self.heard < HEARD_S
+        return self.replied is not None and now - self.replied < REPLY_TIMEOUT_S
 
     def frame_age(self, now: float) -> float | None:
-        """Seconds since the newest frame that is known of. While it answers, as it said."""
-        if self.heard is None or self.frame_age_then is None:
+        """Return the seconds since the newest frame; while pings are answered, as in the last reply."""
+        if self.replied is None or self.frame_age_at_reply is None:
             return None
-        return self.frame_age_then + (0.0 if now - self.heard < 2 * PING_S else now - self.heard)
+        return self.frame_age_at_reply + (0.0 if now - self.replied < 2 * PING_S else now - self.replied)
 
     def is_stalled(self, now: float) -> bool:
-        """The next frame is long overdue, by how often they came."""
-        age = self.frame_age(now)
-        return age is not None and age > min(STALLED_MOST_S, max(STALLED_S, STALLED * (self.interval or 0.0)))
+        """Return whether the next frame is overdue, compared with the interval so far."""
+        age, limit = self.frame_age(now), STALLED_INTERVALS * (self.interval or 0.0)
+        return age is not None and age > min(MAX_STALLED_S, max(MIN_STALLED_S, limit))
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRequest:
+    """A request for the newest frame of a stream as JPEG; `result` is None if there is none until the deadline."""
+
     stream: str
     width: int | None
-    picture: Future[bytes | None]
-    until: float
+    result: Future[bytes | None]
+    deadline: float
+
+    def resolve(self, jpeg: bytes | None) -> None:
+        if self.result.set_running_or_notify_cancel():  # cancelled if the client has disconnected
+            self.result.set_result(jpeg)
 
 
 @dataclass(slots=True)
 class _Stream:
-    wishes: list[SnapshotRequest] = field(default_factory=list)
-    asked: int | None = None
-    """The fetch that is on its way: one at a time, so that one buffer for each stream is enough."""
+    snapshots: list[SnapshotRequest] = field(default_factory=list)
+    fetch: int | None = None
+    """Id of the pending fetch; one at a time, so that one buffer per stream is enough."""
     captured: deque[tuple[float, int]] = field(default_factory=deque)
-    """When it was asked of late, and how many frames there had been."""
-    newest: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=NEWEST))
-    """When the newest frame came, and how many there had been, of each time there was a newer one."""
+    """Time of each reply within RATE_WINDOW_S, and the number of captured frames."""
+    newest: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=INTERVAL_SAMPLES))
+    """Capture time of the newest frame and its number, for each reply with a newer frame."""
+
+    def update(self, age: float | None, counts: FrameCounts) -> CaptureState:
+        """Add a reply and return the new state."""
+        now, count = time.monotonic(), counts.captured
+        if self.captured and self.captured[-1][1] > count:  # a new capture process counts from 0
+            self.captured.clear()
+            self.newest.clear()
+        self.captured.append((now, count))
+        while now - self.captured[0][0] > RATE_WINDOW_S:
+            self.captured.popleft()
+        if age is not None and (not self.newest or self.newest[-1][1] != count):
+            self.newest.append((now - age, count))
+        interval = _interval(self.newest)
+        # The rate window holds too few frames of a slow camera.
+        is_slow = interval is not None and age is not None and 2 * interval > RATE_WINDOW_S and age < 2 * interval
+        current = interval if is_slow else _interval(self.captured)
+        fps = None if now == self.captured[0][0] else 1 / current if current else 0.0
+        return CaptureState(replied=now, frame_age_at_reply=age, counts=counts, fps=fps, interval=interval)
 
 
 class CapturePoller(threading.Thread):
-    """Owns the frame client, which is not thread-safe. A context manager."""
+    """Thread that owns the frame client, which is not thread-safe. A context manager."""
 
     def __init__(self, runtime: Path, streams: Iterable[str]) -> None:
-        super().__init__(name="cameras", daemon=True)
+        super().__init__(name="capture-poller", daemon=True)
         names = list(streams)
-        self.states = dict.fromkeys(names, CameraState())
-        """By stream; values are replaced, never changed."""
+        self.states = dict.fromkeys(names, CaptureState())
+        """State by stream. Values are replaced, never changed, so any thread may read them."""
         self._streams = {name: _Stream() for name in names}
         self._runtime = runtime
-        self._wishes: queue.SimpleQueue[SnapshotRequest] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[SnapshotRequest] = queue.SimpleQueue()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._over = threading.Event()
+        self._stopping = threading.Event()
 
     def __enter__(self) -> CapturePoller:
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stopping.set()
         os.eventfd_write(self._wake_fd, 1)
         self.join()
         os.close(self._wake_fd)
 
     async def snapshot(self, stream: str, width: int | None = None) -> bytes | None:
-        """The newest frame as JPEG, not wider than `width`; None when there is none within two seconds."""
-        wish = SnapshotRequest(stream, width, Future(), time.monotonic() + SNAPSHOT_S)
-        self._wishes.put(wish)
+        """Return the newest frame as JPEG, at most `width` wide, or None if none arrives within 2 s."""
+        request = SnapshotRequest(stream, width, Future(), time.monotonic() + SNAPSHOT_TIMEOUT_S)
+        self._requests.put(request)
         os.eventfd_write(self._wake_fd, 1)
-        return await asyncio.wrap_future(wish.picture)
+        return await asyncio.wrap_future(request.result)
 
     def run(self) -> None:
         with FrameClient(self._runtime, "web", len(self._streams)) as client:
@@ -126,81 +147,60 @@ class CapturePoller(threading.Thread):
             for readable in (*client.sockets(), self._wake_fd):
                 poller.register(readable, zmq.POLLIN)
             ping_at = 0.0
-            while not self._over.is_set():
+            while not self._stopping.is_set():
                 if (now := time.monotonic()) >= ping_at:
                     ping_at = now + PING_S
                     for stream in self._streams:
                         client.ping(stream)
-                for readable, _ in poller.poll(int(TICK_S * 1000)):
+                for readable, _ in poller.poll(int(POLL_S * 1000)):
                     if readable == self._wake_fd:
                         os.eventfd_read(self._wake_fd)
                 for reply in client.receive():
-                    self._take(client, reply)
-                self._ask(client)
-        for wish in (wish for one in self._streams.values() for wish in one.wishes):
-            _grant(wish, None)
+                    self._on_reply(client, reply)
+                self._fetch_snapshots(client)
+        for request in (request for stream in self._streams.values() for request in stream.snapshots):
+            request.resolve(None)
 
-    def _take(self, client: FrameClient, reply: Reply) -> None:
-        if reply.counts is not None:
-            self.states[reply.stream] = self._state(reply, reply.counts)
+    def _on_reply(self, client: FrameClient, reply: Reply) -> None:
         stream = self._streams[reply.stream]
-        if reply.request != stream.asked:
+        if reply.counts is not None:
+            self.states[reply.stream] = stream.update(reply.last_frame_age, reply.counts)
+        if reply.request != stream.fetch:
             return
-        stream.asked = None
+        stream.fetch = None
         if reply.frame is not None:
-            for wish in stream.wishes:
-                _grant(wish, jpeg(reply.frame.image, wish.width))
-            stream.wishes.clear()
+            for request in stream.snapshots:
+                request.resolve(encode_jpeg(reply.frame.image, request.width))
+            stream.snapshots.clear()
             client.settle(reply.frame, "done")
 
-    def _ask(self, client: FrameClient) -> None:
-        while not self._wishes.empty():
-            wish = self._wishes.get()
-            self._streams[wish.stream].wishes.append(wish)
+    def _fetch_snapshots(self, client: FrameClient) -> None:
+        """Accept new requests, end expired ones, and fetch a frame for each stream that has requests left."""
+        while not self._requests.empty():
+            request = self._requests.get()
+            self._streams[request.stream].snapshots.append(request)
         now = time.monotonic()
         for name, stream in self._streams.items():
-            for wish in [wish for wish in stream.wishes if wish.until < now or wish.picture.cancelled()]:
-                stream.wishes.remove(wish)
-                _grant(wish, None)
-            if stream.wishes and stream.asked is None:
-                stream.asked = client.fetch(
-                    name, FrameRequest(interval=MAX_WAIT_S)
-                )  # any will do: decode no more for it
-
-    def _state(self, reply: Reply, counts: FrameCounts) -> CameraState:
-        now, age, count = time.monotonic(), reply.last_frame_age, counts.captured
-        captured, newest = self._streams[reply.stream].captured, self._streams[reply.stream].newest
-        if captured and captured[-1][1] > count:
-            captured.clear()  # a new capture process counts from 0
-            newest.clear()
-        captured.append((now, count))
-        while now - captured[0][0] > RATE_S:
-            captured.popleft()
-        if age is not None and (not newest or newest[-1][1] != count):
-            newest.append((now - age, count))
-        interval = _per_frame(newest)
-        is_slow = interval is not None and age is not None and 2 * interval > RATE_S and age < 2 * interval
-        each = interval if is_slow else _per_frame(captured)
-        fps = None if now == captured[0][0] else 1 / each if each else 0.0
-        return CameraState(heard=now, frame_age_then=age, counts=counts, fps=fps, interval=interval)
+            for request in stream.snapshots[:]:
+                if request.deadline < now or request.result.cancelled():
+                    stream.snapshots.remove(request)
+                    request.resolve(None)
+            if stream.snapshots and stream.fetch is None:
+                # The longest interval: a snapshot takes any frame and must not make capture decode more of them.
+                stream.fetch = client.fetch(name, FrameRequest(interval=MAX_WAIT_S))
 
 
-def _per_frame(looks: Sequence[tuple[float, int]]) -> float | None:
-    """Seconds for each frame between the first and the last look; None where none came."""
-    (began, before), (ended, count) = (looks[0], looks[-1]) if looks else ((0.0, 0), (0.0, 0))
-    return (ended - began) / (count - before) if count > before else None
+def _interval(samples: Sequence[tuple[float, int]]) -> float | None:
+    """Return the seconds per frame between the first and the last sample, or None if no frame came between them."""
+    (first_time, first), (last_time, last) = (samples[0], samples[-1]) if samples else ((0.0, 0), (0.0, 0))
+    return (last_time - first_time) / (last - first) if last > first else None
 
 
-def _grant(wish: SnapshotRequest, picture: bytes | None) -> None:
-    if wish.picture.set_running_or_notify_cancel():  # it is cancelled when who asked has gone
-        wish.picture.set_result(picture)
-
-
-def jpeg(image: Image, width: int | None) -> bytes:
-    """`image` as JPEG, made smaller to `width` where it is wider."""
+def encode_jpeg(image: Image, width: int | None) -> bytes:
+    """Encode an image as JPEG, scaled down to `width` if it is wider."""
     if width is not None and width < image.shape[1]:
         height = max(1, round(image.shape[0] * width / image.shape[1]))
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    assert done
+    encoded, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    assert encoded
     return data.tobytes()

@@ -1,4 +1,4 @@
-"""Follows the ledger: wakes who waits for events, and knows the newest of every task and stream."""
+"""Follow the ledger: wake clients that wait for events, and keep the newest result and status of everything."""
 
 from __future__ import annotations
 
@@ -15,114 +15,120 @@ from streamer.events.ledger.query import Entry, Filter, LedgerQuery
 
 POLL_S = 0.2
 BATCH = 500
+"""Events per read."""
 LOOK_BACK = 5000
-"""Events read at the start, to know the newest of every task."""
-RECENT = 12
-"""Answers of a task from which its rate is taken."""
+"""Events read at the start to find the newest of every task."""
+RATE_ANSWERS = 12
+"""Answers of a task from which its rate is measured."""
 
 Event = dict[str, Any]
+TaskId = tuple[str, str]
+"""Stream and task name."""
 
 
 class EventFollower:
-    """Lives in the event loop; `run` is its life."""
+    """Reads the ledger in the event loop, in `run`."""
 
-    def __init__(self, book: LedgerQuery) -> None:
-        self.query = book
+    def __init__(self, query: LedgerQuery) -> None:
+        self.query = query
         self.started = time.time()
-        """Unix second at which this process began."""
-        self.results: dict[tuple[str, str], Event] = {}
-        """The newest result by stream and task name."""
+        """Unix second at which this process started."""
+        self.results: dict[TaskId, Event] = {}
+        """Newest result by task."""
         self.states: dict[str, Event] = {}
-        """The newest status by stream."""
+        """Newest status event by stream."""
         self.counts: Counter[tuple[str, str, str]] = Counter()
-        """Results since this process began, by stream, task name and outcome."""
-        self.drafts: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-        """Tokens of drafts since then, `checked` and `right`, by stream and task name."""
-        self.recent: defaultdict[tuple[str, str], deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
-        """Unix seconds of the frames of a task's newest answers, by stream and task name."""
+        """Number of results since this process started, by stream, task name and outcome."""
+        self.drafts: defaultdict[TaskId, Counter[str]] = defaultdict(Counter)
+        """Number of draft tokens since this process started, `checked` and `right`, by task."""
+        self.answer_times: defaultdict[TaskId, deque[float]] = defaultdict(lambda: deque(maxlen=RATE_ANSWERS))
+        """Capture times (unix seconds) of the newest answers, by task."""
         self.stretch: dict[str, dict[str, float]] = {}
-        """How many times longer than configured intervals are, by stream and priority; 1 where nothing is said."""
+        """Factor by which overload control stretches intervals, by stream and priority; missing means 1."""
         self.answered: float | None = None
-        """Monotonic second at which an answer, or the canary's, last came out; None: not since this process began."""
-        self.changes = 0
-        """Changes of tasks that were seen."""
+        """Monotonic second of the last answer, including the canary's; None: none since this process started."""
+        self.task_changes = 0
+        """Number of task changes seen."""
         self.position = 0
-        self._news = asyncio.Event()
-        self._over = False
+        self._changed = asyncio.Event()
+        self._closed = False
 
     async def run(self) -> None:
-        """Until `close`."""
+        """Read new events until `close`."""
         head = await asyncio.to_thread(self.query.head)
         self.position = max(0, head - LOOK_BACK)
-        while not self._over:
+        while not self._closed:
             page = await asyncio.to_thread(self.query.after, self.position, BATCH)
             for entry in page.entries:
-                self._note(entry, counted=entry.position > head)
+                self._record(entry, is_new=entry.position > head)
             self.position = page.position
             if page.entries:
-                self._wake()
+                self._notify()
             if len(page.entries) < BATCH:
                 await asyncio.sleep(POLL_S)
 
     def close(self) -> None:
-        """End `run`, and everyone who follows."""
-        self._over = True
-        self._wake()
+        """End `run` and every `follow`."""
+        self._closed = True
+        self._notify()
 
-    async def follow(self, after: int, wanted: Filter, quiet_s: float) -> AsyncIterator[Entry | None]:
-        """Wanted events after a position, for ever; None whenever there was none for `quiet_s`."""
-        while not self._over:
-            news = self._news
-            page = await asyncio.to_thread(self.query.after, after, BATCH, wanted)
+    async def follow(self, after: int, matching: Filter, keep_alive: float) -> AsyncIterator[Entry | None]:
+        """Yield matching events after a position until `close`, and None after `keep_alive` seconds without one."""
+        while not self._closed:
+            changed = self._changed
+            page = await asyncio.to_thread(self.query.after, after, BATCH, matching)
             for entry in page.entries:
                 yield entry
             after = page.position
             if page.entries:
                 continue
             try:
-                await asyncio.wait_for(news.wait(), quiet_s)
+                await asyncio.wait_for(changed.wait(), keep_alive)
             except TimeoutError:
                 yield None
 
-    def _wake(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
-    def _note(self, entry: Entry, counted: bool) -> None:
-        with suppress(KeyError):  # written by another version: it is shown, but nothing is concluded from it
+    def _record(self, entry: Entry, is_new: bool) -> None:
+        with suppress(KeyError):  # an event of another version: it is served, but not evaluated
             event = json.loads(entry.body)
-            data = event["data"]
+            data, subject = event["data"], event["subject"]
             if event["type"] == "streamer.result.v1":
-                self.results[data["stream"], data["name"]] = event
-                is_answer = data["outcome"] in ("ok", "empty")
-                self._hear(counted and is_answer)
-                if is_answer:
-                    when = datetime.fromisoformat(event["time"]).timestamp()
-                    self.recent[data["stream"], data["name"]].append(when)
-                self.counts[data["stream"], data["name"], data["outcome"]] += counted
-                if counted and (draft := data["timing"].get("draft")):
-                    self.drafts[data["stream"], data["name"]].update(checked=draft[0], right=draft[1])
-            elif event["subject"] == "agent.canary":
-                self._hear(counted)
-            elif event["subject"].startswith("schedule."):
+                self._record_result(event, is_new)
+            elif subject == "agent.canary":
+                self._record_answer(is_new)
+            elif subject.startswith("schedule."):
                 self.stretch = data["stretch"]
-            elif event["subject"].startswith("task."):
-                self.changes += 1
+            elif subject.startswith("task."):
+                self.task_changes += 1
                 if data["state"] == "removed":
                     self._forget(data["stream"], data["task"])
             elif data.get("worker") == "infer":
-                self.stretch = {}  # a new one begins with the configured intervals
-            elif data["stream"] is not None and event["subject"].startswith("stream."):
+                self.stretch = {}  # a new inference process starts with the configured intervals
+            elif data["stream"] is not None and subject.startswith("stream."):
                 self.states[data["stream"]] = event
                 if data["state"] in ("stopped", "ended"):
                     self.stretch.pop(data["stream"], None)
 
+    def _record_result(self, event: Event, is_new: bool) -> None:
+        data = event["data"]
+        task = (data["stream"], data["name"])
+        self.results[task] = event
+        if data["outcome"] in ("ok", "empty"):
+            self._record_answer(is_new)
+            self.answer_times[task].append(datetime.fromisoformat(event["time"]).timestamp())
+        self.counts[*task, data["outcome"]] += is_new
+        if is_new and (draft := data["timing"].get("draft")):
+            self.drafts[task].update(checked=draft[0], right=draft[1])
+
+    def _record_answer(self, is_new: bool) -> None:
+        if is_new:
+            self.answered = time.monotonic()
+
     def _forget(self, stream: str, task: str) -> None:
-        for known in (self.results, self.drafts, self.recent):
-            known.pop((stream, task), None)
+        for by_task in (self.results, self.drafts, self.answer_times):
+            by_task.pop((stream, task), None)
         for key in [key for key in self.counts if key[:2] == (stream, task)]:
             del self.counts[key]
-
-    def _hear(self, is_answer: bool) -> None:
-        if is_answer:
-            self.answered = time.monotonic()

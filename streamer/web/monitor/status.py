@@ -1,4 +1,4 @@
-"""How the agent is, in the words of /api/streams and /healthz."""
+"""The bodies of /api/streams, /healthz and /readyz, and the state of a stream."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from datetime import UTC, datetime
 from typing import Any
 
 from streamer.config.model import Config
-from streamer.web.monitor.capture_poller import CameraState, CapturePoller
+from streamer.web.monitor.capture_poller import CapturePoller, CaptureState
 from streamer.web.monitor.event_follower import Event, EventFollower
-from streamer.web.monitor.task_list import Told
-from streamer.web.video_urls import View
+from streamer.web.monitor.task_list import TaskJson
+from streamer.web.video_urls import ServedView
 
 FRESH_S = 3.0
-"""A camera whose newest frame is younger is live, whatever was said before."""
-ANSWERED_S = 45.0
-"""Half as long again as a quiet time lasts before the canary sings."""
+"""A camera with a younger frame is live, whatever its last status event says."""
+READY_S = 45.0
+"""Longest time since the last answer: 1.5 times the 30 s without answers after which the canary runs."""
 STARTING_S = 20.0
-"""So long a capture process may take to answer for the first time."""
+"""Time for a capture process to reply for the first time."""
 
 
 def streams(
     config: Config,
-    views: Mapping[str, View],
-    cameras: CapturePoller,
-    tail: EventFollower,
-    tasks: Mapping[str, Sequence[Told]],
+    views: Mapping[str, ServedView],
+    capture: CapturePoller,
+    events: EventFollower,
+    tasks: Mapping[str, Sequence[TaskJson]],
 ) -> dict[str, Any]:
-    """Everything the page shows, apart from the events. `tasks` are those of now, by stream."""
+    """Return everything the page shows except events. `tasks` are the current ones, by stream."""
     return {
         "agent": config.name,
-        "started": round(tail.started, 3),
-        "position": tail.position,
+        "started": round(events.started, 3),
+        "position": events.position,
         "streams": [
             _stream(
                 name,
                 stream,
-                cameras.states[name],
-                tail,
-                [view for view in views.values() if view.stream == name],
+                capture.states[name],
+                events,
+                [view for view in views.values() if view.id.stream == name],
                 tasks[name],
             )
             for name, stream in config.streams.items()
@@ -47,54 +47,28 @@ def streams(
     }
 
 
-def health(cameras: CapturePoller, tail: EventFollower) -> tuple[bool, dict[str, Any]]:
-    """Whether every part of the program answers, and what it says. A camera that is away is no illness of ours."""
+def health(capture: CapturePoller, events: EventFollower) -> tuple[bool, dict[str, Any]]:
+    """Return whether every capture process answers, and the body. A camera that is down is not a failure."""
     now = time.monotonic()
-    states = {name: stream_state(state, tail.states.get(name), now) for name, state in cameras.states.items()}
+    states = {name: stream_state(state, events.states.get(name), now) for name, state in capture.states.items()}
     healthy = "silent" not in states.values()
-    return healthy, {"status": "ok" if healthy else "failing", "streams": states, "events": tail.position}
+    return healthy, {"status": "ok" if healthy else "failing", "streams": states, "events": events.position}
 
 
-def readiness(tail: EventFollower) -> tuple[bool, dict[str, Any]]:
-    """Whether answers come out, all the way through the ledger; in a quiet time it is the canary that shows it."""
-    age = None if tail.answered is None else time.monotonic() - tail.answered
-    ready = age is not None and age < ANSWERED_S
-    words = {"status": "ready" if ready else "not ready", "answer_age_s": _rounded(age)}
-    return ready, words if ready else {**words, "reason": "no answer comes out: the log says what is missing"}
+def readiness(events: EventFollower) -> tuple[bool, dict[str, Any]]:
+    """Return whether answers reach the ledger, and the body. If no task is due, the canary's answers count."""
+    age = None if events.answered is None else time.monotonic() - events.answered
+    body = {"answer_age_s": _rounded(age)}
+    if age is not None and age < READY_S:
+        return True, {"status": "ready", **body}
+    return False, {"status": "not ready", **body, "reason": f"no answer within {READY_S:g} s: see the log"}
 
 
-def _stream(
-    name: str, stream: Any, state: CameraState, tail: EventFollower, views: list[View], tasks: Sequence[Told]
-) -> dict[str, Any]:
-    now = time.monotonic()
-    status = tail.states.get(name)
-    said = stream_state(state, status, now)
-    down = status if said == "down" else None
-    return {
-        "name": name,
-        "kind": stream.source.kind,
-        "pace": stream.source.pace,
-        "state": said,
-        "reason": down["data"]["reason"] if down else None,
-        "state_age_s": _age(down) if down else None,
-        "frame_age_s": _rounded(state.frame_age(now)),
-        "stalled": said == "live" and state.is_stalled(now),
-        "fps": _rounded(state.fps, 1),
-        "frames": None if state.counts is None else state.counts.model_dump(),
-        "live": [live for view in views for live in view.live()],
-        "tasks": [
-            {
-                **task,
-                "latest": (latest := tail.results.get((name, task["name"]))),
-                "latest_age_s": None if latest is None else _age(latest),
-            }
-            for task in tasks
-        ],
-    }
+def stream_state(state: CaptureState, status: Event | None, now: float) -> str:
+    """Return `live`, `down`, `ended`, `starting`, or `silent` if the capture process does not answer.
 
-
-def stream_state(state: CameraState, status: Event | None, now: float) -> str:
-    """Of a stream: `live`, `down`, `ended`, `starting`, or `silent`: its capture process does not answer."""
+    `status` is the stream's newest status event, `now` a monotonic second.
+    """
     last = status["data"]["state"] if status is not None else None
     age = state.frame_age(now)
     if state.answers(now):
@@ -103,11 +77,43 @@ def stream_state(state: CameraState, status: Event | None, now: float) -> str:
         return last if age >= FRESH_S and last in ("down", "ended") else "live"
     if last in ("ended", "stopped"):
         return "ended"
-    return "starting" if state.heard is None and now - state.since < STARTING_S else "silent"
+    return "starting" if state.replied is None and now - state.since < STARTING_S else "silent"
+
+
+def _stream(
+    name: str,
+    stream: Any,
+    capture: CaptureState,
+    events: EventFollower,
+    views: list[ServedView],
+    tasks: Sequence[TaskJson],
+) -> dict[str, Any]:
+    now = time.monotonic()
+    status = events.states.get(name)
+    state = stream_state(capture, status, now)
+    down = status if state == "down" else None
+    return {
+        "name": name,
+        "kind": stream.source.kind,
+        "pace": stream.source.pace,
+        "state": state,
+        "reason": down["data"]["reason"] if down else None,
+        "state_age_s": _age(down) if down else None,
+        "frame_age_s": _rounded(capture.frame_age(now)),
+        "stalled": state == "live" and capture.is_stalled(now),
+        "fps": _rounded(capture.fps, 1),
+        "frames": None if capture.counts is None else capture.counts.model_dump(),
+        "live": [live for view in views for live in view.live()],
+        "tasks": [_task(task, events.results.get((name, task["name"]))) for task in tasks],
+    }
+
+
+def _task(task: TaskJson, latest: Event | None) -> dict[str, Any]:
+    return {**task, "latest": latest, "latest_age_s": None if latest is None else _age(latest)}
 
 
 def _age(event: Event) -> float:
-    """Seconds since an event's time."""
+    """Return the seconds since an event's time."""
     return round((datetime.now(UTC) - datetime.fromisoformat(event["time"])).total_seconds(), 3)
 
 

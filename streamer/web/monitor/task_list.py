@@ -1,4 +1,4 @@
-"""What is asked of each stream now, as the parent knows it."""
+"""The current tasks of each stream, requested from the parent process after each change."""
 
 from __future__ import annotations
 
@@ -10,32 +10,31 @@ from streamer.bus.rpc import RpcClient, control_socket
 from streamer.config.model import Config
 from streamer.web.monitor.event_follower import EventFollower
 
-LOOK_S = 0.2
+POLL_S = 0.2
 
-Told = dict[str, Any]
-"""`streamer.tasks.Task.told`."""
+TaskJson = dict[str, Any]
+"""`ScheduledTask.to_json`."""
 
 
 class TaskLists:
-    """The tasks of the config, until the parent has told which ones there are; asked again after each change."""
+    """The tasks of each stream: those of the config until the parent has answered."""
 
     def __init__(self, runtime: Path, config: Config) -> None:
-        self.of: dict[str, list[Told]] = {
+        self.by_stream: dict[str, list[TaskJson]] = {
             name: [task.to_json for task in stream.tasks] for name, stream in config.streams.items()
         }
-        """By stream."""
         self._parent = RpcClient(control_socket(runtime))
 
     def close(self) -> None:
         self._parent.close()
 
-    async def follow(self, tail: EventFollower) -> None:
-        """Until cancelled."""
+    async def run(self, events: EventFollower) -> None:
+        """Request the tasks at the start and after each task event, until cancelled."""
         seen = None
         while True:
-            if tail.changes != seen:
-                seen = tail.changes
+            if events.task_changes != seen:
+                seen = events.task_changes
                 self._parent.send(op="list")
             for answer in self._parent.receive():
-                self.of = {**self.of, **answer.get("streams", {})}
-            await asyncio.sleep(LOOK_S)
+                self.by_stream = {**self.by_stream, **answer.get("streams", {})}
+            await asyncio.sleep(POLL_S)
