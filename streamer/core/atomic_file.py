@@ -6,17 +6,21 @@ import os
 from pathlib import Path
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path, text: str, sync: bool = True) -> None:
     """Replace `path` with `text` (UTF-8) and return once it is on the disk. Raises OSError.
 
     The content is written to a temporary file in the same folder, synced, and renamed; then the folder is synced.
+    Without `sync` it outlives the process but not a power loss, in a tenth of the time on a tmpfs.
     """
     temporary = path.with_name(path.name + ".new")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
     os.replace(temporary, path)
+    if not sync:
+        return
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)

@@ -70,9 +70,12 @@ class CrashRecovery:
 
 
 def write(path: Path, state: State) -> None:
-    """Replace the file. Raises OSError."""
+    """Replace the file. Raises OSError.
+
+    It is not synced: it must outlive the process only, and is written twice per engine step.
+    """
     content = {"v": VERSION, "jobs": state.jobs, "running": state.running, "quarantine": state.quarantine}
-    atomic_file.write(path, json.dumps(content))
+    atomic_file.write(path, json.dumps(content), sync=False)
 
 
 def read(path: Path) -> State:
