@@ -23,7 +23,7 @@ from streamer.events.build import output_event
 from streamer.processes.worker import Worker
 from streamer.video.outputs import EncodedFrame, RtspPush
 from streamer.video.outputs.muxer import Muxer
-from streamer.video.outputs.rtsp_push import PacketReader
+from streamer.video.outputs.rtsp_push import PacketSubscriber
 from streamer.video.rtsp_watchdog import ReceiverWatchdog, probe_receiver
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def run(worker: Worker) -> None:
         while not worker.stopping:
             push.poll_once()
         push.close()
-        push.reader.close()
+        push.packets.close()
 
 
 class Push:
@@ -56,18 +56,18 @@ class Push:
 
     def __init__(self, worker: Worker, output: RtspPush, events: EventClient) -> None:
         self.worker, self.output, self.events = worker, output, events
-        self.reader = PacketReader(worker.runtime, output.label)
+        self.packets = PacketSubscriber(worker.runtime, output.label)
         self.muxer: Muxer | None = None
         self.watchdog: ReceiverWatchdog | None = None
         self.encoder_run: str | None = None
-        """Encoder run whose parameters the receiver has; see `PacketReader`."""
+        """Encoder run whose parameters the receiver has; see `PacketSubscriber`."""
         self.start_pts = 0
         self.connected_at = 0.0
         self.backoff = ReconnectBackoff()
         self.state: str | None = None
         self.retry_at = 0.0
         self.poller = zmq.Poller()
-        for readable in (self.reader.socket, events.socket, worker.stop_fd):
+        for readable in (self.packets.socket, events.socket, worker.stop_fd):
             self.poller.register(readable, zmq.POLLIN)
 
     def poll_once(self) -> None:
@@ -90,7 +90,7 @@ class Push:
 
     def receive(self) -> EncodedFrame | None:
         try:
-            return self.reader.receive()
+            return self.packets.receive()
         except WireError as error:
             log.warning("frame dropped: %s", error)
             return None
@@ -98,7 +98,7 @@ class Push:
     def push(self, encoded: EncodedFrame) -> None:
         now = time.monotonic()
         try:
-            if encoded.key and self.reader.encoder_run != self.encoder_run:
+            if encoded.key and self.packets.encoder_run != self.encoder_run:
                 self.close()  # a new encoder, perhaps another frame size: start a new session
             if self.muxer is None:
                 if not encoded.key or now < self.retry_at:
@@ -126,7 +126,7 @@ class Push:
             self.worker.heartbeat.beat()
         with av.open(io.BytesIO(encoded.data), format="h264") as header:
             self.muxer = Muxer(self.output.url.reveal(), "rtsp", {"rtsp_transport": "tcp"}, header.streams.video[0])
-        self.encoder_run, self.start_pts = self.reader.encoder_run, encoded.dts
+        self.encoder_run, self.start_pts = self.packets.encoder_run, encoded.dts
         self.connected_at = time.monotonic()
 
     def on_failure(self, error: Exception) -> None:

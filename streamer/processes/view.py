@@ -104,6 +104,7 @@ class View:
             self.pacer.resume(now)
 
     def set_tasks(self, tasks: Sequence[ScheduledTask], now: float) -> None:
+        """Replace the tasks that are drawn. Those that wait for motion or change answer once in `UNCHANGED_S`."""
         intervals = {
             task.name: UNCHANGED_S if task.when != "always" else task.every or DEFAULT_EVERY_S for task in tasks
         }

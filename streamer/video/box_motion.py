@@ -19,7 +19,7 @@ SMOOTHING_S = 0.4
 MAX_EXTRAPOLATION = 1.5
 """Intervals after its answer for which a box moves on; then it stops."""
 FRESH_INTERVALS, GONE_INTERVALS = 2.0, 5.0
-"""Intervals after which a box starts to fade, and after which it is no longer boxes."""
+"""Intervals after which a box starts to fade, and after which it is no longer shown."""
 MAX_KEYFRAMES = 64
 """Answers that are kept."""
 _ZERO: Vector = (0.0, 0.0, 0.0, 0.0)
@@ -111,8 +111,8 @@ def _moving(box: Box, last: Keyframe, at: float) -> MovingBox:
     if earlier.step is None:
         return MovingBox(box, step, step, seconds)
     # A step's mean velocity is that at its middle. Extrapolate the change between two middles to the end of the step.
-    now = _interpolate(earlier.step, step, 1 + seconds / (seconds + earlier.step_s))
-    velocity = _interpolate(earlier.velocity, now, 1 - math.exp(-seconds / SMOOTHING_S))
+    current = _interpolate(earlier.step, step, 1 + seconds / (seconds + earlier.step_s))
+    velocity = _interpolate(earlier.velocity, current, 1 - math.exp(-seconds / SMOOTHING_S))
     return MovingBox(box, velocity, step, seconds)
 
 

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from streamer.types import FrameId
-from streamer.video.pacing import FIRST_REPEAT_S, MIN_GAP_S, MIN_LOST_S, FramePacer, PacedFrame, QueuedFrame
+from streamer.video.pacing import (
+    FIRST_REPEAT_S,
+    MAX_SYNC_S,
+    MIN_GAP_S,
+    MIN_LOST_S,
+    SYNC_MARGIN_S,
+    FramePacer,
+    PacedFrame,
+    QueuedFrame,
+)
 
 IMAGE = np.zeros((4, 4, 3), np.uint8)
 
@@ -88,6 +97,16 @@ def test_delay_shifts_every_frame_equally() -> None:
     assert [paced.frame.id.seq for paced in rest if paced.frame] == list(range(75, 100))
     assert not any(paced.is_repeat for paced in rest)
     assert pacer.is_empty
+
+
+def test_delay_follows_the_slowest_answer_up_to_a_limit() -> None:
+    pacer = FramePacer(0.0, 1.0)
+    pacer.observe_latency(0.2)
+    assert pacer.delay == 1.0
+    pacer.observe_latency(1.4)
+    assert pacer.delay == 1.4 + SYNC_MARGIN_S
+    pacer.observe_latency(60.0)
+    assert pacer.delay == MAX_SYNC_S
 
 
 def test_slow_view_shows_only_the_newest_frame() -> None:

@@ -74,7 +74,7 @@ class OutputSettings(Settings):
     """A kind of output, as configured; its own factory."""
 
     SERVED: ClassVar[bool] = False
-    """The web process serves it; without `web:` in the config nobody can watch it."""
+    """The web process serves it; without `web:` in the config it cannot be watched."""
 
     kind: str
     stream: Name

@@ -31,7 +31,7 @@ class RtspPush(H264Settings):
     """`rtsp://` or `rtsps://`, with user and password if needed; these never appear in logs or events."""
 
     def writer(self, context: OutputContext) -> Writer:
-        return PacketFeed(context.runtime, self.label)
+        return PacketPublisher(context.runtime, self.label)
 
 
 def packets_endpoint(runtime: Path, label: str) -> str:
@@ -39,8 +39,8 @@ def packets_endpoint(runtime: Path, label: str) -> str:
     return check_endpoint(f"ipc://{runtime}/packets-{label}.sock")
 
 
-class PacketFeed:
-    """Sends frames to the push process. Never blocks.
+class PacketPublisher:
+    """Publishes frames to the push process. Never blocks.
 
     A message is a JSON header and the H.264 data; a key frame starts with the codec parameters (SPS, PPS).
     """
@@ -75,7 +75,7 @@ class PacketFeed:
             self._socket = None
 
 
-class PacketReader:
+class PacketSubscriber:
     """Receives frames in the push process."""
 
     def __init__(self, runtime: Path, label: str) -> None:

@@ -20,7 +20,7 @@ from streamer.core.errors import ConfigError
 from streamer.events.schema import ResultEvent
 from streamer.video.encoder import Encoder
 from streamer.video.outputs import CLOCK_HZ, EncodedFrame, Mp4, OutputContext, RtspPush, ViewId, outputs_by_view
-from streamer.video.outputs.rtsp_push import PacketFeed, PacketReader
+from streamer.video.outputs.rtsp_push import PacketPublisher, PacketSubscriber
 from tests.support import faulty
 from tests.support.agents import RunningAgent, until
 from tests.support.rtsp import RtspReceiver
@@ -267,23 +267,23 @@ def test_hls_continues_after_the_view_is_killed(tmp_path: Path) -> None:
 
 
 def test_push_process_receives_from_a_key_frame_on(tmp_path: Path) -> None:
-    feed, reader = PacketFeed(tmp_path, "gate"), PacketReader(tmp_path, "gate")
+    publisher, subscriber = PacketPublisher(tmp_path, "gate"), PacketSubscriber(tmp_path, "gate")
     sent, received = [], []
     for number, (encoder, one) in enumerate(encode(2.4)):
         if number == 0:
-            feed.open(encoder.template)
-        feed.write(one)
+            publisher.open(encoder.template)
+        publisher.write(one)
         sent.append(one)
-        reader.socket.poll(20)
-        if (got := reader.receive()) is not None:
+        subscriber.socket.poll(20)
+        if (got := subscriber.receive()) is not None:
             received.append(got)
-    while reader.socket.poll(100) and (got := reader.receive()):
+    while subscriber.socket.poll(100) and (got := subscriber.receive()):
         received.append(got)
     assert received[0].key
     assert [one.pts for one in received] == [one.pts for one in sent[-len(received) :]]
     assert len(received) >= 10
-    reader.close()
-    feed.close()
+    subscriber.close()
+    publisher.close()
 
 
 def test_view_receives_results_of_its_stream_only(tmp_path: Path) -> None:
