@@ -18,14 +18,10 @@ import pytest
 import zmq
 
 from streamer.bus.event_channel import EventClient, events_endpoint
-from streamer.events.ledger import LEDGER_FILE, Ledger
-from streamer.events.ledger.dead_letters import request_resend
+from streamer.events.ledger import LEDGER_FILE
 from streamer.events.ledger.query import LedgerQuery
-from streamer.events.schema import StatusEvent
-from streamer.events.sink_threads import SinkThread
-from streamer.types import Sink
 from tests.support.agents import until
-from tests.support.emit_process import EmitProcess, lines
+from tests.support.emit_process import EmitProcess, lines, send_events
 from tests.support.sample_events import event
 
 Json = dict[str, Any]
@@ -40,13 +36,6 @@ def client(tmp_path: Path) -> Iterator[EventClient]:
 
 def jsonl(path: Path, **more: Any) -> Json:
     return {"kind": "jsonl", "path": str(path), "name": path.stem, **more}
-
-
-def send(client: EventClient, seqs: range, stream: str = "gate") -> None:
-    """Send events and wait until all are accepted."""
-    for seq in seqs:
-        client.send(event(stream, seq), time.monotonic())
-    assert client.flush(20)
 
 
 def wait_for_lines(path: Path, count: int) -> list[Json]:
@@ -128,13 +117,13 @@ def test_failing_sink_does_not_affect_other_sinks(tmp_path: Path, client: EventC
     bad, good = tmp_path / "volume" / "bad.jsonl", tmp_path / "good.jsonl"
     bad.parent.mkdir()
     with EmitProcess(tmp_path, [jsonl(bad), jsonl(good)]):
-        send(client, range(10))
+        send_events(client, range(10))
         wait_for_lines(bad, 10)
         bad.parent.rename(tmp_path / "gone")
-        send(client, range(10, 20))
+        send_events(client, range(10, 20))
 
         down = until(lambda: [one for one in lines(good) if one["subject"] == "sink.down"], 20, "sink.down")
-        send(client, range(20, 30))
+        send_events(client, range(20, 30))
         until(lambda: len(results(lines(good))) == 30, 20, "the good sink has all")
         (tmp_path / "gone").rename(bad.parent)
         until(lambda: [one for one in lines(good) if one["subject"] == "sink.up"], 20, "sink.up")
@@ -153,9 +142,9 @@ def test_full_disk_of_a_sink_does_not_affect_others(tmp_path: Path, client: Even
     limit = full.stat().st_size + 5000
     with EmitProcess(tmp_path, [jsonl(full), jsonl(good)]) as emit:
         before = resource.prlimit(emit.process.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-        send(client, range(50))
+        send_events(client, range(50))
         until(lambda: [one for one in lines(good) if one["subject"] == "sink.down"], 20, "sink.down")
-        send(client, range(50, 100))
+        send_events(client, range(50, 100))
         until(lambda: len(results(lines(good))) == 100, 20, "the good sink has all")
         assert full.stat().st_size <= limit
         assert full.read_bytes().endswith(b"\n")
@@ -172,7 +161,7 @@ def test_hanging_sink_does_not_affect_others_or_the_stop(tmp_path: Path, client:
         os.fdopen(write_end, "wb") as stuck,
         EmitProcess(tmp_path, [{"kind": "stdout"}, jsonl(path)], stdout=stuck) as emit,
     ):
-        send(client, range(500))
+        send_events(client, range(500))
         wait_for_lines(path, 500)
 
         started = time.monotonic()
@@ -183,7 +172,7 @@ def test_hanging_sink_does_not_affect_others_or_the_stop(tmp_path: Path, client:
 
 def test_events_are_stored_without_sinks(tmp_path: Path, client: EventClient) -> None:
     with EmitProcess(tmp_path, []) as emit:
-        send(client, range(20))
+        send_events(client, range(20))
         assert emit.stop() == 0
 
     assert LedgerQuery(tmp_path / "state" / LEDGER_FILE).head() == 20
@@ -200,7 +189,7 @@ def test_invalid_messages_are_dropped_and_logged_rarely(tmp_path: Path, client: 
         for _ in range(1000):
             rogue.send_multipart([rng.randbytes(rng.randrange(50)) for _ in range(rng.randrange(1, 4))])
         until(lambda: "invalid event message 512 dropped" in emit.log(), 20, "invalid messages counted")
-        send(client, range(5))
+        send_events(client, range(5))
         wait_for_lines(path, 5)
 
     assert emit.log().count("invalid event message") < 20
@@ -209,7 +198,7 @@ def test_invalid_messages_are_dropped_and_logged_rarely(tmp_path: Path, client: 
 def test_result_limit_is_reported_once(tmp_path: Path, client: EventClient) -> None:
     path = tmp_path / "stdout"
     with path.open("wb") as stdout, EmitProcess(tmp_path, [{"kind": "stdout"}], max_events=3, stdout=stdout) as emit:
-        send(client, range(10))
+        send_events(client, range(10))
         emit.wait_for("finished")
         emit.stop()
 
@@ -231,117 +220,10 @@ def test_unusable_ledger_is_a_config_error(tmp_path: Path) -> None:
         assert emit.process.wait(20) == 2
 
 
-class FaultySink:
-    """Raises an unexpected error in the first two calls."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.positions: list[int] = []
-
-    def write(self, events: Sequence[tuple[int, bytes]]) -> None:
-        self.calls += 1
-        if self.calls <= 2:
-            raise KeyError("a bug")
-        self.positions += [position for position, _ in events]
-
-    def close(self) -> None:
-        pass
-
-
-def deliver_all(ledger: Ledger, sink: Sink, last: int) -> list[StatusEvent]:
-    """Deliver to one sink up to position `last`; return its status events."""
-    statuses: list[StatusEvent] = []
-    errors: list[Exception] = []
-    cursor = ledger.cursors(["a"])["a"]
-    thread = SinkThread("home", "a", sink, cursor, statuses.append, errors.append)
-    thread.start()
-    until(lambda: cursor.position == last, 20, "all delivered")
-    thread.finish()
-    thread.join(20)
-    assert not thread.is_alive()
-    assert not errors
-    return statuses
-
-
-def test_unexpected_sink_error_is_reported_and_retried(tmp_path: Path) -> None:
-    sink = FaultySink()
-    with Ledger(tmp_path / LEDGER_FILE) as ledger:
-        ledger.cursors(["a"])["a"].close()
-        ledger.commit([event(seq=seq) for seq in range(3)])
-        statuses = deliver_all(ledger, sink, last=3)
-
-    assert [(one.subject, one.data.reason) for one in statuses] == [
-        ("sink.down", "KeyError: 'a bug'"),
-        ("sink.up", None),
-    ]
-    assert sink.positions == [1, 2, 3]
-
-
-def test_bad_response_is_not_taken_for_ledger_damage(tmp_path: Path) -> None:
-    class Garbled(FaultySink):
-        def write(self, events: Sequence[tuple[int, bytes]]) -> None:
-            if not self.calls:
-                self.calls = 2
-                b"\xff".decode()
-            super().write(events)
-
-    with Ledger(tmp_path / LEDGER_FILE) as ledger:
-        ledger.cursors(["a"])["a"].close()
-        ledger.commit([event(seq=1)])
-        statuses = deliver_all(ledger, Garbled(), last=1)
-
-    assert [one.subject for one in statuses] == ["sink.down", "sink.up"]
-
-
-def test_refusals_are_reported_when_no_event_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamer.events.sink_threads.REFUSED_EVERY_S", 1.0)
-    monkeypatch.setattr("streamer.events.sink_threads.IDLE_S", 0.1)
-    statuses: list[StatusEvent] = []
-    errors: list[Exception] = []
-    with Ledger(tmp_path / LEDGER_FILE) as ledger:
-        cursor = ledger.cursors(["a"])["a"]
-
-        class Refusing(FaultySink):
-            def write(self, events: Sequence[tuple[int, bytes]]) -> None:
-                for position, _ in events:
-                    cursor.dead_letter(position, "it is bad")
-
-        thread = SinkThread("home", "a", Refusing(), cursor, statuses.append, errors.append)
-        thread.start()
-        for seq in range(3):
-            ledger.commit([event(seq=seq)])
-            thread.wake()
-            until(lambda last=seq + 1: cursor.position == last, 20, "it is refused")  # type: ignore[misc]
-        until(lambda: sum(int((one.data.reason or "").split()[0]) for one in statuses) == 3, 20, "all are reported")
-        thread.finish()
-        thread.join(20)
-
-    assert len(statuses) > 1
-    assert errors == []
-
-
-def test_dead_letter_refused_again_blocks_no_new_event(tmp_path: Path) -> None:
-    """It is sent together with new events, so that a sink can tell a bad event from a bad receiver."""
-    sink = FaultySink()
-    sink.calls = 2
-    with Ledger(tmp_path / LEDGER_FILE) as ledger:
-        cursor = ledger.cursors(["a"])["a"]
-        ledger.commit([event(seq=1)])
-        cursor.dead_letter(1, "a bug")
-        cursor.advance(1)
-        cursor.close()
-        assert request_resend(tmp_path / LEDGER_FILE, "a") == 1
-        ledger.commit([event(seq=2)])
-        deliver_all(ledger, sink, last=2)
-        assert ledger.cursors(["a"])["a"].to_resend(10) == []
-
-    assert sink.positions == [1, 2]
-
-
 def test_damaged_ledger_is_replaced_with_readable_events(tmp_path: Path, client: EventClient) -> None:
     path, ledger = tmp_path / "a.jsonl", tmp_path / "state" / LEDGER_FILE
     with EmitProcess(tmp_path, [jsonl(path), {"kind": "zmq"}]) as emit:
-        send(client, range(300))
+        send_events(client, range(300))
         wait_for_lines(path, 300)
         assert emit.stop() == 0
         content = bytearray(ledger.read_bytes())
@@ -368,7 +250,7 @@ def test_damaged_ledger_is_replaced_with_readable_events(tmp_path: Path, client:
 def test_full_disk_pauses_acceptance_and_recovers(tmp_path: Path, client: EventClient) -> None:
     state, path = tmp_path / "state", tmp_path / "a.jsonl"
     with small_disk(state, "8m"), EmitProcess(tmp_path, [jsonl(path)]) as emit:
-        send(client, range(50))
+        send_events(client, range(50))
         ballast = state / "of-another-program"
         fill(ballast)
         for seq in range(50, 250):

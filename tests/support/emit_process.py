@@ -7,11 +7,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from streamer.bus.event_channel import EventClient
 from tests.support.agents import until
+from tests.support.sample_events import event
 
 
 class EmitProcess:
@@ -96,6 +99,13 @@ class EmitProcess:
 
     def log(self) -> str:
         return (self.folder / "emit.log").read_text()
+
+
+def send_events(client: EventClient, seqs: range, stream: str = "gate") -> None:
+    """Send events and wait until all are accepted."""
+    for seq in seqs:
+        client.send(event(stream, seq), time.monotonic())
+    assert client.flush(20)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from streamer.events.ledger import LEDGER_FILE
 from streamer.events.schema import encode, numbered
-from streamer.events.sinks import SinkContext
+from streamer.events.sinks import SinkContext, SinkSettings
+from streamer.types import Sink
 from tests.support.sample_events import event
 
 
@@ -44,3 +46,17 @@ class RecordedProgress:
 
     def dead_letter(self, position: int, reason: str) -> None:
         self.refused[position] = reason
+
+
+IN_LEDGER = {event(seq=position).id: position for position in range(1, 100)}
+"""Positions of the events of `entries(1, 99)`."""
+
+
+@contextmanager
+def opened(settings: SinkSettings, folder: Path, **fields: Any) -> Iterator[Sink]:
+    """Open a sink whose ledger holds `IN_LEDGER`. `fields` are those of its context."""
+    sink = settings.open(sink_context(folder, **fields), RecordedProgress(IN_LEDGER))
+    try:
+        yield sink
+    finally:
+        sink.close()

@@ -77,11 +77,6 @@ def number(db: apsw.Connection, query: str, *values: str | int) -> int:
     return found
 
 
-def event_row(pos: int, event: Event, sequence: int, created: float, body: bytes) -> tuple[object, ...]:
-    """Return the row of table `events`."""
-    return pos, event.id, event.source, sequence, created, checksum(pos, body), body
-
-
 def checksum(pos: int, body: bytes) -> int:
     """Return the CRC of an event at its position."""
     return crc32(body, pos & 0xFFFFFFFF)

@@ -21,9 +21,9 @@ from streamer.events.ledger.schema import (
     INSERT_SEARCH_TEXT,
     PAGE,
     VERSION,
+    checksum,
     connect,
     create,
-    event_row,
     number,
     search_text,
     transaction,
@@ -112,7 +112,8 @@ class Ledger:
                 newest += 1
                 sequence = sequences[event.source] = sequences.get(event.source, 0) + 1
                 body = encode(numbered(event, sequence))
-                self._db.execute(INSERT_EVENT, event_row(newest, event, sequence, now, body))
+                row = (newest, event.id, event.source, sequence, now, checksum(newest, body), body)
+                self._db.execute(INSERT_EVENT, row)
                 self._db.execute("INSERT OR REPLACE INTO source VALUES (?, ?)", (event.source, sequence))
                 if text := search_text(event):
                     self._db.execute(INSERT_SEARCH_TEXT, (newest, text))

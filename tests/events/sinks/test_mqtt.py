@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +23,7 @@ from streamer.events.sinks.mqtt import _Link
 from streamer.types import ResultKind
 from tests.support.agents import until
 from tests.support.broker import Broker, Listener, publish
-from tests.support.emit_process import EmitProcess
-from tests.support.sample_events import event
+from tests.support.emit_process import EmitProcess, send_events
 from tests.support.sinks import RecordedProgress, entries, sink_context
 
 IN_FLIGHT = 20
@@ -36,12 +34,6 @@ def client(tmp_path: Path) -> Iterator[EventClient]:
     (tmp_path / "run").mkdir()
     with EventClient(tmp_path / "run", "infer") as client:
         yield client
-
-
-def send(client: EventClient, seqs: range) -> None:
-    for seq in seqs:
-        client.send(event(seq=seq), time.monotonic())
-    assert client.flush(20)
 
 
 def context(agent: str = "home", **streams: dict[str, ResultKind]) -> SinkContext:
@@ -58,16 +50,16 @@ def test_broker_outage_and_killed_emit_lose_nothing(tmp_path: Path, client: Even
     broker = Broker(tmp_path)
     with broker, Listener(broker.port) as listener:
         with EmitProcess(tmp_path, [{"kind": "mqtt", "url": broker.url}]) as emit:
-            send(client, range(100))
+            send_events(client, range(100))
             until(lambda: len(listener.events()) >= 40, 20, "some arrive")
             emit.kill()  # in the middle of it
             emit.start()
-            send(client, range(100, 200))
+            send_events(client, range(100, 200))
             broker.stop()
-            send(client, range(200, 300))
+            send_events(client, range(200, 300))
             emit.kill()
             emit.start()  # the broker is down at the start
-            send(client, range(300, 400))
+            send_events(client, range(300, 400))
             assert emit.process.poll() is None
             broker.start()
             until(lambda: len({one["id"] for one in listener.events()}) == 400, 30, f"all arrive: {emit.log()}")

@@ -19,9 +19,8 @@ from streamer.events.sinks import SinkField, Webhook
 from streamer.types import Sink
 from tests.support import hooks
 from tests.support.agents import until
-from tests.support.emit_process import EmitProcess, lines
+from tests.support.emit_process import EmitProcess, lines, send_events
 from tests.support.hooks import Endpoint
-from tests.support.sample_events import event
 from tests.support.sinks import RecordedProgress, entries, sink_context
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -155,16 +154,11 @@ def test_endpoint_outage_and_killed_emit_lose_nothing(tmp_path: Path, endpoint: 
     beside = tmp_path / "beside.jsonl"
     sinks = [{"kind": "webhook", "url": endpoint.url}, {"kind": "jsonl", "path": str(beside)}]
 
-    def send(client: EventClient, numbers: range) -> None:
-        for seq in numbers:
-            client.send(event(seq=seq), time.monotonic())
-        assert client.flush(20)
-
     with EventClient(tmp_path / "run", "infer") as client, EmitProcess(tmp_path, sinks) as emit:
-        send(client, range(50))
+        send_events(client, range(50))
         until(lambda: len(seqs_of_results(endpoint)) >= 20, 20, "some arrive")
         endpoint.behaviour = hooks.status(500)
-        send(client, range(50, 100))
+        send_events(client, range(50, 100))
         until(lambda: len([one for one in lines(beside) if one["subject"] == "people"]) == 100, 20, "beside it")
         down = until(lambda: [one for one in lines(beside) if one["subject"] == "sink.down"], 20, "sink.down")
         emit.kill()

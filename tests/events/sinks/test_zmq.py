@@ -1,0 +1,69 @@
+"""The zmq sink, on real sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import zmq
+
+from streamer.core.errors import ConfigError
+from streamer.events.build import sink_event, status_event
+from streamer.events.ledger import LEDGER_FILE, Ledger
+from streamer.events.schema import encode
+from streamer.events.sinks import Zmq
+from streamer.types import Sink
+from tests.support.agents import until
+from tests.support.sinks import RecordedProgress, entries, opened, sink_context
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A runtime folder with a ledger."""
+    Ledger(tmp_path / LEDGER_FILE).close()
+    return tmp_path
+
+
+@contextmanager
+def subscriber(endpoint: str, topic: bytes) -> Iterator[zmq.Socket[bytes]]:
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
+    with socket:
+        socket.set(zmq.LINGER, 0)
+        socket.set(zmq.SUBSCRIBE, topic)
+        socket.connect(endpoint)
+        yield socket
+
+
+def send_until_received(sink: Sink, socket: zmq.Socket[bytes], events: Sequence[tuple[int, bytes]]) -> list[bytes]:
+    def received() -> bool:
+        sink.write(events)
+        return bool(socket.poll(20))
+
+    until(received, 10, "the subscriber receives")
+    return socket.recv_multipart()
+
+
+def test_topic_is_stream_and_subject(folder: Path) -> None:
+    with opened(Zmq(), folder) as sink, subscriber(f"ipc://{folder}/bus.sock", b"") as socket:
+        body = entries(1, 1)[0][1]
+        assert send_until_received(sink, socket, [(1, body)]) == [b"gate/people/", body]
+    for status, topic in [
+        (status_event("home", "gate", "down"), b"gate/stream.down/"),
+        (sink_event("home", "jsonl", "down"), b"/sink.down/"),
+    ]:
+        with opened(Zmq(), folder) as sink, subscriber(f"ipc://{folder}/bus.sock", b"") as socket:
+            assert send_until_received(sink, socket, [(1, encode(status))])[0] == topic
+
+
+def test_write_succeeds_without_subscribers(folder: Path) -> None:
+    with opened(Zmq(endpoint=f"ipc://{folder}/other.sock"), folder) as sink:
+        sink.write(entries(1, 50) * 100)
+
+
+def test_bind_failure_is_a_config_error(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot bind ipc://"):
+        Zmq(endpoint=f"ipc://{folder}/missing/bus.sock").open(sink_context(folder), RecordedProgress())
+    with pytest.raises(ConfigError, match="107 bytes"):
+        Zmq().open(sink_context(folder / ("x" * 120)), RecordedProgress())
