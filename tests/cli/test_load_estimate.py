@@ -1,4 +1,4 @@
-"""How much of the device a config asks for: what is counted, and what is said when it is too much."""
+"""The estimated load of a config, and the warning above 100 %."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CAMERA = "rtsp://10.0.0.1/cam"
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Costs are kept here."""
+    """Folder where costs are stored."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     return tmp_path
 
@@ -43,14 +43,14 @@ def agent(*tasks: dict[str, Any], source: Any = CAMERA, model: dict[str, Any] | 
         ({"every": "1s"}, "synthetic?pace=file", 0.0),
     ],
 )
-def test_runs_at_most(task: dict[str, Any], source: str, runs: Any) -> None:
+def test_load_follows_the_run_rate(task: dict[str, Any], source: str, runs: Any) -> None:
     measured_costs.store(None, "caption", 0.1)
     load = estimate(agent(task, source=source))
     assert load is not None
     assert load.by_task["gate", "t0"] / 0.1 == pytest.approx(runs, abs=1e-9)
 
 
-def test_what_was_measured_here_counts_and_else_what_is_shipped(home: Path) -> None:
+def test_measured_costs_replace_shipped_ones(home: Path) -> None:
     every = {"every": "1s"}
     load = estimate(agent(every))
     assert load is not None
@@ -73,11 +73,11 @@ def test_what_was_measured_here_counts_and_else_what_is_shipped(home: Path) -> N
     assert not load.is_measured
 
 
-def test_every_task_of_the_small_model_has_a_shipped_cost() -> None:
+def test_included_model_has_a_cost_for_every_task() -> None:
     assert shipped_costs(None).seconds.keys() == find_pipeline().tasks().keys()
 
 
-def test_a_warning_says_what_costs_most_and_what_would_fit() -> None:
+def test_overload_warning_names_costs_and_fitting_intervals() -> None:
     measured_costs.store(None, "caption", 0.1)
     fits = agent({"every": "200ms"})
     assert "warning" not in "".join(describe(fits, estimate(fits)))
@@ -89,7 +89,7 @@ def test_a_warning_says_what_costs_most_and_what_would_fit() -> None:
     assert "high 1.1 times, normal 20.0 times, low 20.0 times" in text
 
 
-def test_a_model_of_unknown_cost_and_a_recording(tmp_path: Path) -> None:
+def test_unknown_model_and_recording_have_no_estimate(tmp_path: Path) -> None:
     large = agent({"every": "1s"}, model={"checkpoint": "florence-community/Florence-2-large"})
     (line,) = describe(large, estimate(large))
     assert line.endswith("measure them with `streamer bench --model florence-community/Florence-2-large`")

@@ -1,9 +1,8 @@
-"""The command line: what it prints, and how it says no."""
+"""The command line: its output, errors and exit codes."""
 
 from __future__ import annotations
 
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -13,9 +12,7 @@ from pathlib import Path
 import pytest
 
 from streamer.cli import main
-from streamer.cli.demo_score import Row, Score, iou, match
 from streamer.config.model import find_pipeline
-from streamer.toyworld.world import World
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -38,7 +35,7 @@ def streamer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # `run` blocks signals, which child processes would inherit
 
 
-def test_tasks(streamer: Run) -> None:
+def test_tasks_lists_every_task(streamer: Run) -> None:
     code, output, _ = streamer("tasks")
     lines = output.splitlines()
     assert code == 0
@@ -47,13 +44,13 @@ def test_tasks(streamer: Run) -> None:
 
 
 @pytest.mark.parametrize("what", ["config", "event"])
-def test_schema(streamer: Run, what: str) -> None:
+def test_schema_prints_json_schema(streamer: Run, what: str) -> None:
     code, output, _ = streamer("schema", what)
     assert code == 0
     assert json.loads(output)["$defs"]
 
 
-def test_check_says_what_it_understood(streamer: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_prints_the_config_without_secrets(streamer: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAMERA_PASSWORD", "s3cretword")
     Path("home.yaml").write_text(
         "streams: {gate: {source: 'rtsp://u:${CAMERA_PASSWORD}@h/', tasks: [{task: ocr, every: 5s}]}}"
@@ -66,7 +63,7 @@ def test_check_says_what_it_understood(streamer: Run, monkeypatch: pytest.Monkey
     assert "s3cretword" not in output + errors
 
 
-def test_check_sees_a_sink_that_cannot_work(streamer: Run) -> None:
+def test_check_reports_a_sink_that_cannot_write(streamer: Run) -> None:
     Path("home.yaml").write_text(
         "streams: {a: {source: synthetic, tasks: [{task: ocr}]}}\nsinks: [{kind: jsonl, path: no/such/folder/a.jsonl}]"
     )
@@ -94,7 +91,7 @@ def test_probe_opens_every_source(streamer: Run) -> None:
     assert "s3cretword" not in output + errors
 
 
-def test_probe_of_a_good_config_ends_with_0(streamer: Run) -> None:
+def test_probe_of_working_sources_exits_with_0(streamer: Run) -> None:
     Path("home.yaml").write_text("streams: {toys: {source: synthetic, tasks: [{task: ocr}]}}")
     assert streamer("check", "home.yaml", "--probe") == (0, "toys: 640x480, 25 fps\n", "")
 
@@ -119,7 +116,7 @@ BAD_WATCH = {
 
 
 @pytest.mark.parametrize("arguments", BAD_WATCH)
-def test_watch_says_no_in_its_own_words(streamer: Run, arguments: str) -> None:
+def test_watch_errors_name_its_own_options(streamer: Run, arguments: str) -> None:
     code, output, errors = streamer("watch", *arguments.split())
     assert (code, output) == (2, "")
     assert errors.startswith(f"streamer: {BAD_WATCH[arguments]}")
@@ -139,14 +136,14 @@ def test_watch_says_no_in_its_own_words(streamer: Run, arguments: str) -> None:
         "rnu",
     ],
 )
-def test_wrong_usage(streamer: Run, arguments: str) -> None:
+def test_wrong_usage_exits_with_2(streamer: Run, arguments: str) -> None:
     code, output, errors = streamer(*arguments.split())
     assert (code, output) == (2, "")
     assert "Usage: " in errors
 
 
 @pytest.mark.parametrize("command", ["run", "check"])
-def test_bad_config_ends_with_2(streamer: Run, command: str) -> None:
+def test_invalid_config_exits_with_2(streamer: Run, command: str) -> None:
     Path("home.yaml").write_text("streams: {gate: {source: synthetic, tasks: [{task: object_detecton}]}}")
     code, output, errors = streamer(command, "home.yaml")
     assert (code, output) == (2, "")
@@ -157,18 +154,18 @@ def test_bad_config_ends_with_2(streamer: Run, command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["run", "missing.yaml"], "missing.yaml: no such file or directory"),
         (["check", "missing.yaml"], "missing.yaml: no such file or directory"),
     ],
 )
-def test_other_bad_input(streamer: Run, arguments: list[str], said: str) -> None:
+def test_missing_config_exits_with_2(streamer: Run, arguments: list[str], message: str) -> None:
     code, output, errors = streamer(*arguments)
-    assert (code, output, errors) == (2, "", f"streamer: {said}\n")
+    assert (code, output, errors) == (2, "", f"streamer: {message}\n")
 
 
-def test_a_missing_checkpoint_ends_the_whole_program_with_2(tmp_path: Path) -> None:
+def test_missing_checkpoint_exits_with_2(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "streamer.cli", "watch", "synthetic", "--task", "ocr", "--model", "./no-such-model"],
         cwd=tmp_path, capture_output=True, text=True, timeout=60,
@@ -178,69 +175,7 @@ def test_a_missing_checkpoint_ends_the_whole_program_with_2(tmp_path: Path) -> N
     assert "Traceback" not in done.stderr
 
 
-# The demo's arithmetic (the demo itself runs in test_docs.py)
-
-
-def test_a_perfect_answer_scores_one() -> None:
-    truth = [(thing.kind, thing.box) for thing in World(1).scene(3.0).objects]
-    rows = match(truth[::-1], truth)
-    assert len(rows) == len(truth)
-    assert all(row.found and row.iou == 1 for row in rows)
-
-
-def test_a_wrong_label_is_not_found() -> None:
-    thing = World(1).scene(3.0).objects[0]
-    rows = match([("elephant", thing.box)], [(thing.kind, thing.box)])
-    assert [(row.label, row.found) for row in rows] == [
-        (thing.kind, False),
-        ("elephant", False),
-    ]
-
-
-def test_each_object_is_found_once() -> None:
-    thing = World(1).scene(3.0).objects[0]
-    rows = match([(thing.kind, (0, 0, 1, 1)), (thing.kind, thing.box)], [(thing.kind, thing.box)])
-    assert [row.found for row in rows] == [True, False]
-    assert rows[0].detected == thing.box
-
-
-def test_iou() -> None:
-    assert iou((0, 0, 1, 1), (0.5, 0, 1, 1)) == 0.5
-    assert iou((0, 0, 0.5, 1), (0.5, 0, 1, 1)) == 0
-    assert iou((0, 0, 0, 0), (0, 0, 0, 0)) == 0
-
-
-def test_summary() -> None:
-    score = Score()
-    assert score.summary() == "0 events, no object found."
-    there = (0.0, 0.0, 0.5, 0.5)
-    score.rows += [Row("circle", there, there), Row("ring", None, there), Row("star", there, None)]
-    score.ages += [10.0, 30.0]
-    assert score.summary().splitlines() == [
-        "2 events. 1 of 2 objects found: recall@0.5 0.50, mean IoU 1.00; 1 false detections.",
-        "Age of events: median 20 ms, maximum 30 ms.",
-    ]
-
-
-def test_a_missed_object_is_one_line() -> None:
-    assert str(Row("circle", None, (0.1, 0.2, 0.3, 0.4))).split("truth")[1].split() == [
-        "0.10", "0.20", "0.30", "0.40", "missed",
-    ]  # fmt: skip
-
-
-def test_demo_shows_answers_beside_truth(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "streamer.cli", "demo", "--seconds", "3"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=100,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "Page: http://127.0.0.1:" in done.stdout
-    assert "object_detection, " in done.stdout
-    assert re.search(r"^    \w+ +detected .+ truth .+", done.stdout, re.MULTILINE)
-    assert re.search(r"^\d+ events\b", done.stdout, re.MULTILINE)
-
-
-def test_schedule_shows_what_would_run(streamer: Run) -> None:
+def test_schedule_prints_runs_and_rejects_bad_times(streamer: Run) -> None:
     Path("home.yaml").write_text(
         "timezone: UTC\nstreams: {gate: {source: 'rtsp://nowhere/', tasks: [{task: ocr, at: 0 7 * * *}]}}"
     )

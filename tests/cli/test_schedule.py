@@ -1,4 +1,4 @@
-"""`streamer schedule`: what it says would run is what the schedule does."""
+"""`streamer schedule` prints the runs that the schedule would do."""
 
 from __future__ import annotations
 
@@ -28,39 +28,39 @@ def task_of(**keys: object) -> ScheduledTask:
     return from_mapping({"timezone": "Europe/Berlin", "streams": {"gate": stream}}).streams["gate"].tasks[0]
 
 
-def shown(days: float = 1, start: float = MONDAY, **keys: object) -> Plan:
+def plan_of(days: float = 1, start: float = MONDAY, **keys: object) -> Plan:
     return plan(task_of(**keys), "live", start, start + days * DAY_S, BERLIN)
 
 
 def test_few_runs_are_listed_and_many_are_counted() -> None:
-    assert shown(at="0 7,19 * * mon-fri") == Plan("2", "Mon 01 Jun 07:00, 19:00")
-    assert shown(2, at="30 2 * * *") == Plan("2", "Mon 01 Jun 02:30; Tue 02 Jun 02:30")
-    assert shown(at="*/5 * * * *") == Plan("288", "at */5 * * * *: first Mon 01 Jun 00:00, last Mon 01 Jun 23:55")
-    assert shown(every="1s") == Plan("86,400", "every 1 s")
-    assert shown(every="8h") == Plan("3", "Mon 01 Jun 00:00, 08:00, 16:00")
-    assert shown(every_n_frames=50) == Plan("-", "every 50 frames")
+    assert plan_of(at="0 7,19 * * mon-fri") == Plan("2", "Mon 01 Jun 07:00, 19:00")
+    assert plan_of(2, at="30 2 * * *") == Plan("2", "Mon 01 Jun 02:30; Tue 02 Jun 02:30")
+    assert plan_of(at="*/5 * * * *") == Plan("288", "at */5 * * * *: first Mon 01 Jun 00:00, last Mon 01 Jun 23:55")
+    assert plan_of(every="1s") == Plan("86,400", "every 1 s")
+    assert plan_of(every="8h") == Plan("3", "Mon 01 Jun 00:00, 08:00, 16:00")
+    assert plan_of(every_n_frames=50) == Plan("-", "every 50 frames")
 
 
-def test_windows() -> None:
-    night = shown(every="5m", between="22:00-06:00")
+def test_runs_stay_within_time_windows() -> None:
+    night = plan_of(every="5m", between="22:00-06:00")
     spans = "Mon 01 Jun 00:00-06:00; Mon 01 Jun 22:00-00:00"
     assert night == Plan("96", f"every 300 s between 22:00-06:00: {spans}")
-    assert shown(every="2h", between="mon 07:00-12:00") == Plan("3", "Mon 01 Jun 07:00, 09:00, 11:00")
-    assert shown(every="2h", between="sun 07:00-12:00").runs == "0"
-    assert shown(at="0 * * * *", between="07:00-09:00") == Plan("2", "Mon 01 Jun 07:00, 08:00")
-    assert shown(every_n_frames=9, between="07:00-09:00").when.endswith(": Mon 01 Jun 07:00-09:00")
+    assert plan_of(every="2h", between="mon 07:00-12:00") == Plan("3", "Mon 01 Jun 07:00, 09:00, 11:00")
+    assert plan_of(every="2h", between="sun 07:00-12:00").runs == "0"
+    assert plan_of(at="0 * * * *", between="07:00-09:00") == Plan("2", "Mon 01 Jun 07:00, 08:00")
+    assert plan_of(every_n_frames=9, between="07:00-09:00").when.endswith(": Mon 01 Jun 07:00-09:00")
 
 
-def test_a_recording_has_no_clock() -> None:
+def test_recording_has_no_run_times() -> None:
     task = task_of(source="synthetic?pace=file", every="2s")
     assert plan(task, "file", MONDAY, MONDAY + DAY_S, BERLIN) == Plan("-", "every 2 s of the recording")
 
 
-def test_the_days_on_which_the_clock_changes() -> None:
+def test_runs_on_days_of_a_clock_change() -> None:
     for month, day, runs in ((3, 29, 23), (10, 25, 25)):
         start = datetime(2026, month, day, tzinfo=BERLIN).timestamp()
-        assert shown(runs / 24, start, at="15 * * * *").runs == str(runs)
-        assert shown(runs / 24, start, at="30 2 * * *").runs == "1"
+        assert plan_of(runs / 24, start, at="15 * * * *").runs == str(runs)
+        assert plan_of(runs / 24, start, at="30 2 * * *").runs == "1"
 
 
 @given(
@@ -69,7 +69,7 @@ def test_the_days_on_which_the_clock_changes() -> None:
     between=st.sampled_from([None, "22:00-06:00", "mon-fri 07:00-18:00", ["sat 10:00-12:00", "13:00-14:30"]]),
 )
 @settings(deadline=None, max_examples=15)
-def test_it_counts_what_the_schedule_runs(every: int, start: int, between: str | list[str] | None) -> None:
+def test_run_count_equals_the_schedule(every: int, start: int, between: str | list[str] | None) -> None:
     keys = {"every": f"{every}m"} if between is None else {"every": f"{every}m", "between": between}
     task, first = task_of(**keys), MONDAY + start * 60
     schedule, runs = Schedule("s", [task], "live", Now(0.0, first)), 0
@@ -78,7 +78,7 @@ def test_it_counts_what_the_schedule_runs(every: int, start: int, between: str |
     assert plan(task, "live", first, first + DAY_S, BERLIN).runs == f"{runs:,}"
 
 
-def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_prints_period_and_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tasks = [{"task": "ocr", "every": "1h", "priority": "high"}, {"task": "caption", "at": "0 7 * * *"}]
     streams = {"gate": {"source": "synthetic", "tasks": tasks}}
     config = from_mapping({"timezone": "Europe/Berlin", "streams": streams})
@@ -93,7 +93,7 @@ def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "said"),
+    ("start", "end", "message"),
     [
         ("tomorrow", None, "--from: `tomorrow` is not an ISO 8601 time such as 2026-11-23T22:00"),
         ("2026-06-01", "2026-06", "--to: `2026-06` is not an ISO 8601 time"),
@@ -101,7 +101,7 @@ def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("2026-06-01", "2036-06-01", "--to: must be later than --from, by 400 days at most"),
     ],
 )
-def test_bad_times(start: str, end: str | None, said: str) -> None:
+def test_invalid_times_are_config_errors(start: str, end: str | None, message: str) -> None:
     config = from_mapping({"streams": {"gate": {"source": "synthetic", "tasks": [{"task": "ocr"}]}}})
-    with pytest.raises(ConfigError, match=re.escape(said)):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         print_schedule(config, start, end)

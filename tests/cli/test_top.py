@@ -50,12 +50,12 @@ def row(output: str, name: str) -> str:
     return found.rstrip()
 
 
-def _heed_ctrl_c() -> None:
-    """Tests that run in the background of a shell are told to ignore it, and their children with them."""
+def _enable_sigint() -> None:
+    """Undo the ignored SIGINT that child processes of a background shell inherit."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_it_shows_a_running_agent(tmp_path: Path) -> None:
+def test_top_shows_a_running_agent(tmp_path: Path) -> None:
     config = tmp_path / "home.yaml"
     config.write_text(f"""
 agent: home
@@ -80,11 +80,11 @@ sinks: [{{kind: jsonl, path: {tmp_path}/events.jsonl}}]
         assert re.search(r"^  caption \(high\) +ok +\d\.\d\d/s +\d+\.\d\d s .* every 0\.5 s$", row(output, "caption"))
         assert re.search(r"^  plates +- +paused, else every 3600 s$", row(output, "plates"))
         assert re.search(r"^away +down .*connection refused", row(output, "away"))
-        assert output.index("away") < output.index("gate"), "what is in trouble comes first"
+        assert output.index("away") < output.index("gate"), "streams that are not live come first"
 
         ours, theirs = pty.openpty()
         with subprocess.Popen(
-            COMMAND, env=environment(tmp_path), stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=_heed_ctrl_c
+            COMMAND, env=environment(tmp_path), stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=_enable_sigint
         ) as top:
             os.close(theirs)
             read_until(ours, "paused, else every 3600 s", 20)
@@ -92,13 +92,13 @@ sinks: [{{kind: jsonl, path: {tmp_path}/events.jsonl}}]
             subprocess.run(asked, env=environment(tmp_path), check=True, timeout=30, capture_output=True)
             assert re.search(r"plates[^\n]* every 3600 s", read_until(ours, "\x1b[2mevery 3600 s", 20))
             top.send_signal(signal.SIGINT)
-            read_until(ours, "\x1b[?1049l", 10)  # the terminal as it was; who does not read holds it up
+            read_until(ours, "\x1b[?1049l", 10)  # terminal restored; `top` would block on unread output
             assert top.wait(10) == 130
         os.close(ours)
         agent.stop()
 
 
-def test_a_stretched_interval_shows(tmp_path: Path) -> None:
+def test_table_shows_stretch_and_drops(tmp_path: Path) -> None:
     events, capture = EventFollower(LedgerQuery(tmp_path / "ledger.db")), CapturePoller(tmp_path, ["gate"])
     events.stretch = {"gate": {"low": 2.5}}
     events.counts["gate", "sky", "stale"] = 3
@@ -113,7 +113,7 @@ def test_a_stretched_interval_shows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answers", "now", "words"),
+    ("answers", "now", "expected"),
     [
         ([], 5.0, ""),
         ([0.0, 1.0, 2.0], 2.5, "1.00/s"),
@@ -121,5 +121,5 @@ def test_a_stretched_interval_shows(tmp_path: Path) -> None:
         ([0.0, 60.0, 120.0], 125.0, "1.00/min"),
     ],
 )
-def test_rates(answers: list[float], now: float, words: str) -> None:
-    assert rate(answers, now) == words
+def test_rate_falls_when_answers_are_overdue(answers: list[float], now: float, expected: str) -> None:
+    assert rate(answers, now) == expected

@@ -1,4 +1,4 @@
-"""The web process with what it looks at: a real ledger, real captures, and a publisher in the place of a view."""
+"""The web process with its inputs: a real ledger, a real capture process, and a publisher in place of a view."""
 
 from __future__ import annotations
 
@@ -79,15 +79,17 @@ class WebProcess:
         assert self.process.stdin is not None
         self.process.stdin.close()
 
-    def restarted(self) -> WebProcess:
-        """Killed, and another one in its place."""
+    def restart(self) -> WebProcess:
+        """Kill the process and start another one on the same port."""
         self.__exit__()
         return WebProcess(self.runtime, {**self.config, "web": {"bind": f"127.0.0.1:{self.port}"}})
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
 
-    def get(self, path: str, headers: Mapping[str, str] | None = None, method: str = "GET", body: bytes = b"") -> Got:
+    def get(
+        self, path: str, headers: Mapping[str, str] | None = None, method: str = "GET", body: bytes = b""
+    ) -> Response:
         connection = self.connect()
         try:
             connection.putrequest(method, path, skip_host="Host" in (headers or {}))
@@ -97,13 +99,13 @@ class WebProcess:
                 connection.putheader("Content-Length", str(len(body)))
             connection.endheaders(body)
             response = connection.getresponse()
-            return Got(response.status, dict(response.getheaders()), response.read())
+            return Response(response.status, dict(response.getheaders()), response.read())
         finally:
             connection.close()
 
     @contextmanager
     def stream(self, path: str, headers: Mapping[str, str] | None = None) -> Iterator[http.client.HTTPResponse]:
-        """An answer that does not end."""
+        """Open a response that does not end."""
         connection = self.connect()
         connection.request("GET", path, headers=dict(headers or {}))
         response = connection.getresponse()
@@ -115,7 +117,7 @@ class WebProcess:
 
 
 @dataclass(frozen=True, slots=True)
-class Got:
+class Response:
     status: int
     headers: dict[str, str]
     body: bytes
@@ -126,14 +128,14 @@ class Got:
 
 
 class Publisher(threading.Thread):
-    """A view, as the web process sees it: JPEG pictures while somebody is subscribed."""
+    """Publishes JPEGs while it has a subscriber, as a view does."""
 
     def __init__(self, runtime: Path, view: str = STREAM, fps: float = 15, size: tuple[int, int] = (320, 240)) -> None:
         super().__init__(daemon=True)
         self.watched = False
         self.sent = 0
         self._fps, self._size = fps, size
-        self._over = threading.Event()
+        self._stopping = threading.Event()
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.XPUB)
         self._socket.set(zmq.LINGER, 0)
         self._socket.bind(jpeg_endpoint(runtime, ViewId.parse(view)))
@@ -141,7 +143,7 @@ class Publisher(threading.Thread):
     def run(self) -> None:
         scenes = [World(5).scene(number / self._fps) for number in range(8)]
         pictures = cycle([cv2.imencode(".jpg", scene.paint(*self._size))[1].tobytes() for scene in scenes])
-        while not self._over.wait(1 / self._fps):
+        while not self._stopping.wait(1 / self._fps):
             while self._socket.poll(0):
                 self.watched = self._socket.recv() == b"\x01jpeg"
             if self.watched:
@@ -153,13 +155,13 @@ class Publisher(threading.Thread):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stopping.set()
         self.join()
         self._socket.close()
 
 
 class Scene:
-    """All of it together; a context manager."""
+    """A web process with all its inputs; a context manager."""
 
     def __init__(self, runtime: Path) -> None:
         self.runtime = runtime
@@ -168,7 +170,7 @@ class Scene:
         self.publisher = Publisher(runtime)
         self.web = WebProcess(runtime)
         self.idle = socket.create_connection(("127.0.0.1", self.web.port))
-        """Begins a request and never ends it."""
+        """A client that starts a request and never completes it."""
         self.idle.sendall(b"GET / HTTP/1.1\r\nHost:")
         self._seq = 0
 
@@ -187,7 +189,7 @@ class Scene:
         self.ledger.commit(events)
 
     def answer(self, text: str | None = None, label: str = "person", stream: str = STREAM) -> ResultEvent:
-        """A new result, of the task `caption` when it has a text, else of `people`."""
+        """Return a new result: of the task `caption` if a text is given, else of `people`."""
         self._seq += 1
         answer = Answer(text=text) if text else Answer(boxes=(Box(0.1, 0.2, 0.3, 0.6, label, 0.93),))
         one = result(stream, self._seq, "caption" if text else "people", answer=answer)
@@ -195,5 +197,5 @@ class Scene:
         one = replace(one, job=replace(one.job, frame=frame), draft=(10, 7))
         return result_event(AGENT, one, "tiny")
 
-    def lost(self, reason: str, stream: str = STREAM) -> Event:
+    def camera_down(self, reason: str, stream: str = STREAM) -> Event:
         return status_event(AGENT, stream, "down", reason, 1.0)

@@ -1,4 +1,4 @@
-"""The page, in a real browser: pictures move, events appear, the filter filters, in light and dark and on a phone."""
+"""The page in a real browser: video, events and their filter, color schemes, a phone, restarts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 @contextmanager
 def hls(folder: Path) -> Iterator[None]:
-    """Live HLS as a view makes it, by the ffmpeg tool."""
+    """Write live HLS with ffmpeg, as a view does."""
     folder.mkdir(parents=True)
     command = [
         "ffmpeg", "-v", "error", "-re", "-f", "lavfi", "-i", "testsrc2=size=320x240:rate=10", "-c:v", "libx264",
@@ -59,26 +59,26 @@ def browser() -> Iterator[Browser]:
 def opened(
     browser: Browser, web: WebProcess, path: str = "/", size: tuple[int, int] = DESKTOP, **options: Any
 ) -> Iterator[Page]:
-    """The page; at its end nothing may have gone wrong in it."""
+    """Open the page; fail at the end if it had a script error or violated its Content-Security-Policy."""
     context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
     page = context.new_page()
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda message: complaints.append(message.text) if "Content Security" in message.text else None)
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if "Content Security" in message.text else None)
     page.goto(web.address + path)
     try:
         yield page
     finally:
         context.close()
-    assert not complaints
+    assert not errors
 
 
 def card(page: Page, stream: str = STREAM) -> Any:
     return page.locator(f"article[aria-label='Camera {stream}']")
 
 
-def looks(page: Page, medium: str) -> str:
-    """What a picture shows at this moment."""
+def pixels(page: Page, medium: str) -> str:
+    """Return the current pixels of an image or video."""
     script = """([medium]) => {
         const one = document.querySelector(medium), canvas = document.createElement("canvas");
         [canvas.width, canvas.height] = [64, 48];
@@ -88,23 +88,23 @@ def looks(page: Page, medium: str) -> str:
     return str(page.evaluate(script, [medium]))
 
 
-def moves(page: Page, medium: str) -> bool:
-    before = looks(page, medium)
+def is_moving(page: Page, medium: str) -> bool:
+    before = pixels(page, medium)
     page.wait_for_timeout(200)
-    return looks(page, medium) != before
+    return pixels(page, medium) != before
 
 
 def test_motion_jpeg_moves_on_the_page(browser: Browser, scene: Scene) -> None:
-    until(lambda: not scene.publisher.watched, 5, "nobody looks")
+    until(lambda: not scene.publisher.watched, 5, "no client")
     with opened(browser, scene.web, f"/#{STREAM}") as page:
         picture = f"article[aria-label='Camera {STREAM}'] img.there"
         page.wait_for_selector(picture)
         assert "/live/cam.mjpeg" in (page.locator(picture).get_attribute("src") or "")
-        until(lambda: moves(page, picture), 5, "another picture")
+        until(lambda: is_moving(page, picture), 5, "a new frame")
         page.get_by_role("button", name="still").click()
-        until(lambda: not scene.publisher.watched, 5, "the live picture given up")
+        until(lambda: not scene.publisher.watched, 5, "the live video closed")
         page.wait_for_selector(picture)
-    until(lambda: not scene.publisher.watched, 5, "nobody looks any more")
+    until(lambda: not scene.publisher.watched, 5, "no client any more")
 
 
 def test_hls_plays_on_the_page(browser: Browser, scene: Scene) -> None:
@@ -112,15 +112,15 @@ def test_hls_plays_on_the_page(browser: Browser, scene: Scene) -> None:
     with opened(browser, scene.web, "/#cam1") as page:
         page.get_by_role("button", name="HLS").click()
         page.wait_for_selector("video.there", timeout=15_000)
-        first = looks(page, "video")
+        first = pixels(page, "video")
         begun = page.evaluate("document.querySelector('video').currentTime")
         until(lambda: page.evaluate("document.querySelector('video').currentTime") > begun + 1, 10, "a second later")
-        assert looks(page, "video") != first
+        assert pixels(page, "video") != first
         assert page.evaluate("document.querySelector('video').videoWidth") == 320
 
 
 FRAME_RATE = {
-    # Decoded frames that were handed to the screen, as the browser counts them.
+    # Frames presented by the browser, by its own count.
     "video": """([selector, seconds]) => new Promise((done) => {
         const video = document.querySelector(selector);
         let first = null;
@@ -133,7 +133,7 @@ FRAME_RATE = {
         video.requestVideoFrameCallback(seen);
         setTimeout(() => done(`stopped at ${video.currentTime}, ready state ${video.readyState}`), 3000 * seconds);
     })""",
-    # No event tells of a new picture in an image, so its pixels are looked at each time the screen is drawn.
+    # Browsers fire no event for a new part of a Motion JPEG, so the pixels are compared at each redraw.
     "img": """([selector, seconds]) => new Promise((done) => {
         const image = document.querySelector(selector), canvas = new OffscreenCanvas(64, 48);
         const pixels = canvas.getContext("2d", { willReadFrequently: true });
@@ -154,8 +154,8 @@ FRAME_RATE = {
 }
 
 
-def test_what_a_view_gives_plays_at_the_cameras_rate(browser: Browser, tmp_path: Path) -> None:
-    """A real camera, view and web process: Motion JPEG and HLS, as many pictures a second as the camera has."""
+def test_video_plays_at_the_camera_rate(browser: Browser, tmp_path: Path) -> None:
+    """A real camera, view and web process: Motion JPEG and HLS at the frame rate of the camera."""
     config = {**view_config({"kind": "mjpeg"}, {"kind": "hls"}), "web": {"bind": "127.0.0.1:0"}}
     with (
         StatusCollector(tmp_path),
@@ -167,11 +167,11 @@ def test_what_a_view_gives_plays_at_the_cameras_rate(browser: Browser, tmp_path:
         for medium, way in (("img", "MJPEG"), ("video", "HLS")):
             page.get_by_role("button", name=way).click()
             page.wait_for_selector(f"{medium}.there", timeout=30_000)
-            page.wait_for_timeout(1000)  # it settles
+            page.wait_for_timeout(1000)  # the player buffers at first
             assert page.evaluate(FRAME_RATE[medium], [f"{medium}.there", 5]) == pytest.approx(25, abs=1), way
 
 
-def test_events_appear_within_a_second_and_the_filter_works(browser: Browser, scene: Scene) -> None:
+def test_events_appear_within_a_second_and_filter(browser: Browser, scene: Scene) -> None:
     scene.publish(scene.answer(text="before the page was opened"))
     with opened(browser, scene.web) as page:
         rows = page.locator("#events li")
@@ -193,7 +193,7 @@ def test_events_appear_within_a_second_and_the_filter_works(browser: Browser, sc
         page.wait_for_selector(f"[id='event-{wanted.id}']")
         expect(rows).to_have_count(2)
         page.get_by_role("searchbox").fill("nothing says this")
-        expect(page.get_by_text("No event fits the filter.")).to_be_visible()
+        expect(page.get_by_text("No event matches the filter.")).to_be_visible()
 
         page.get_by_role("searchbox").fill("")
         scene.publish(scene.answer(text="elsewhere", stream="cam1"), scene.answer(label="bicycle"))
@@ -205,7 +205,7 @@ def test_events_appear_within_a_second_and_the_filter_works(browser: Browser, sc
         expect(page.locator("#events li", has_text="elsewhere")).to_have_count(0)
 
 
-def test_answers_ages_and_drops_are_seen(browser: Browser, scene: Scene) -> None:
+def test_card_shows_answers_ages_and_drops(browser: Browser, scene: Scene) -> None:
     scene.publish(scene.answer(text="a yellow star"), scene.answer(label="bicycle"))
     with opened(browser, scene.web) as page:
         expect(card(page)).to_contain_text("a yellow star")
@@ -222,14 +222,14 @@ def test_answers_ages_and_drops_are_seen(browser: Browser, scene: Scene) -> None
         expect(card(page, "cam1")).to_be_visible()
 
 
-def test_a_lost_camera_says_why(browser: Browser, scene: Scene) -> None:
-    scene.publish(scene.lost("no route to host", "cam1"))
+def test_lost_camera_shows_its_reason(browser: Browser, scene: Scene) -> None:
+    scene.publish(scene.camera_down("no route to host", "cam1"))
     with opened(browser, scene.web) as page:
         expect(page.locator("#events li.bad").first).to_contain_text("no route to host")
         expect(page.locator("#connection")).to_have_text("1 of 2 live")
 
 
-def test_the_token_is_asked_for_once(browser: Browser, tmp_path: Path) -> None:
+def test_login_is_needed_once(browser: Browser, tmp_path: Path) -> None:
     token = "a-token-of-good-length"
     config = {**CONFIG, "web": {"bind": "127.0.0.1:0", "token": token}}
     with WebProcess(tmp_path, config) as web, opened(browser, web) as page:
@@ -244,8 +244,8 @@ def test_the_token_is_asked_for_once(browser: Browser, tmp_path: Path) -> None:
         expect(page.locator("#agent")).to_have_text("test")
 
 
-def test_what_a_model_says_is_never_html(browser: Browser, scene: Scene) -> None:
-    words = "<img src=x onerror=\"document.title='hurt'\"><script>document.title='hurt'</script>"
+def test_model_output_is_never_html(browser: Browser, scene: Scene) -> None:
+    words = "<img src=x onerror=\"document.title='executed'\"><script>document.title='executed'</script>"
     scene.publish(scene.answer(text=words), scene.answer(label=words))
     with opened(browser, scene.web, f"/#{STREAM}") as page:
         expect(card(page)).to_contain_text("<script>")
@@ -254,7 +254,7 @@ def test_what_a_model_says_is_never_html(browser: Browser, scene: Scene) -> None
         assert page.title() == "test · streamer"
 
 
-def test_light_and_dark(browser: Browser, scene: Scene) -> None:
+def test_page_follows_the_color_scheme(browser: Browser, scene: Scene) -> None:
     shades = {}
     for scheme in ("light", "dark"):
         with opened(browser, scene.web, color_scheme=scheme) as page:
@@ -264,7 +264,7 @@ def test_light_and_dark(browser: Browser, scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", f"/#{STREAM}"])
-def test_a_phone_shows_all_of_it(browser: Browser, scene: Scene, path: str) -> None:
+def test_page_fits_on_a_phone(browser: Browser, scene: Scene, path: str) -> None:
     scene.publish(scene.answer(text="a long text without any spaces " + "x" * 300))
     with opened(browser, scene.web, path, PHONE, has_touch=True, is_mobile=True) as page:
         expect(card(page)).to_contain_text("xxx")
@@ -273,27 +273,27 @@ def test_a_phone_shows_all_of_it(browser: Browser, scene: Scene, path: str) -> N
         assert width > 0.9 * PHONE[0]
 
 
-def test_the_page_goes_on_with_another_process(browser: Browser, scene: Scene) -> None:
+def test_page_recovers_after_a_restart(browser: Browser, scene: Scene) -> None:
     picture = f"article[aria-label='Camera {STREAM}'] img.there"
     with opened(browser, scene.web, f"/#{STREAM}") as page:
         page.wait_for_selector(picture)
-        for ending in (signal.SIGKILL, signal.SIGTERM):
-            scene.web.process.send_signal(ending)
+        for signum in (signal.SIGKILL, signal.SIGTERM):
+            scene.web.process.send_signal(signum)
             scene.web.process.wait()
-            scene.web = scene.web.restarted()
+            scene.web = scene.web.restart()
             one = scene.answer(text="after the break")
             scene.publish(one)
             page.wait_for_selector(f"[id='event-{one.id}']", timeout=10_000)
-            until(lambda: scene.publisher.watched, 10, "the picture asked for again")
+            until(lambda: scene.publisher.watched, 10, "the video requested again")
             page.wait_for_selector(picture)
-            until(lambda: moves(page, picture), 10, "a moving picture")
+            until(lambda: is_moving(page, picture), 10, "moving video")
             expect(page.locator("#connection")).to_have_text("1 of 2 live")
 
 
-def test_a_process_that_is_away_is_told(browser: Browser, scene: Scene) -> None:
+def test_page_reports_a_lost_connection(browser: Browser, scene: Scene) -> None:
     with opened(browser, scene.web) as page:
         expect(page.locator("#connection")).to_have_text("1 of 2 live")
         page.route("**/api/**", lambda route: route.abort())
-        expect(page.locator("#connection")).to_have_text("no connection to the program")
+        expect(page.locator("#connection")).to_have_text("no connection to the agent")
         page.unroute("**/api/**")
         expect(page.locator("#connection")).to_have_text("1 of 2 live")

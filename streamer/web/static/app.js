@@ -1,9 +1,9 @@
-// The page: asks once a second how the cameras are, and follows the events.
+// The page: polls the state of the streams once a second and follows the events.
 
 import { Cameras } from "./cameras.js";
-import { say } from "./dom.js";
+import { setText } from "./dom.js";
 import { Events } from "./events.js";
-import { state } from "./words.js";
+import { state } from "./format.js";
 
 const POLL_MS = 1000;
 
@@ -11,10 +11,10 @@ const connection = document.getElementById("connection");
 const cameras = new Cameras(document.getElementById("cameras"));
 const events = new Events(document.getElementById("events"));
 let timer = null;
-let since = null;
+let agentStarted = null;
 
-function tell(words, tone) {
-  say(connection, words);
+function showConnection(text, tone) {
+  setText(connection, text);
   connection.className = tone;
 }
 
@@ -22,24 +22,24 @@ async function poll() {
   clearTimeout(timer);
   try {
     const response = await fetch("/api/streams", { signal: AbortSignal.timeout(5000) });
-    if (response.status === 401) return location.reload(); // the token has changed: ask for it
+    if (response.status === 401) return location.reload(); // the token has changed: show the login form
     if (!response.ok) throw new Error(response.statusText);
     const { agent, started, streams } = await response.json();
     document.title = `${agent} · streamer`;
-    say(document.getElementById("agent"), agent);
-    if (started !== since) cameras.restart();
-    since = started;
+    setText(document.getElementById("agent"), agent);
+    if (started !== agentStarted) cameras.restart();
+    agentStarted = started;
     cameras.update(streams);
-    events.offer(streams);
+    events.setChoices(streams);
     const live = streams.filter((stream) => state(stream).tone === "good").length;
-    tell(`${live} of ${streams.length} live`, streams.some((stream) => state(stream).tone === "bad") ? "bad" : "good");
+    showConnection(`${live} of ${streams.length} live`, streams.some((stream) => state(stream).tone === "bad") ? "bad" : "good");
   } catch {
-    tell("no connection to the program", "bad");
+    showConnection("no connection to the agent", "bad");
   }
   timer = setTimeout(poll, POLL_MS);
 }
 
-function wake() {
+function onVisibility() {
   cameras.hide(document.hidden);
   if (document.hidden) {
     clearTimeout(timer);
@@ -50,6 +50,6 @@ function wake() {
   }
 }
 
-document.addEventListener("visibilitychange", wake);
-addEventListener("pageshow", (event) => event.persisted && wake());
-wake();
+document.addEventListener("visibilitychange", onVisibility);
+addEventListener("pageshow", (event) => event.persisted && onVisibility());
+onVisibility();

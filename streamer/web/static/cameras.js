@@ -1,10 +1,10 @@
-// The cameras: all of them as tiles, or one of them large with what the model says.
+// The cameras: all as tiles, or one large with the answers of its tasks.
 
-import { h, say } from "./dom.js";
-import { Picture, waysOf } from "./picture.js";
-import { age, count, dropped, shapes, state, summary } from "./words.js";
+import { h, setText } from "./dom.js";
+import { Picture, modesOf } from "./picture.js";
+import { age, count, dropped, shapes, state, summary } from "./format.js";
 
-// A browser opens six connections to one address; a live picture takes one for good, the events take another.
+// A browser opens at most six connections to a server. Each live video and the events hold one each.
 const LIVE_AT_ONCE = 4;
 
 export class Cameras {
@@ -15,7 +15,7 @@ export class Cameras {
     this.hidden = false;
     this.seen = new IntersectionObserver((entries) => {
       for (const entry of entries) entry.target.card.inSight = entry.isIntersecting;
-      this.share();
+      this.assignModes();
     });
     addEventListener("hashchange", () => this.arrange());
   }
@@ -24,69 +24,69 @@ export class Cameras {
     this.streams = streams;
     if (streams.map((stream) => stream.name).join() !== [...this.cards.keys()].join()) this.build();
     for (const stream of streams) this.cards.get(stream.name).update(stream);
-    this.share();
+    this.assignModes();
   }
 
-  // The program was started again: live pictures have ended, which a browser does not tell.
+  // The agent was restarted: live videos have ended, and the browser reports no error.
   restart() {
     for (const card of this.cards.values()) card.picture.stop();
   }
 
-  // Nobody looks: no picture is fetched.
+  // The page is hidden: stop all videos.
   hide(hidden) {
     this.hidden = hidden;
-    this.share();
+    this.assignModes();
   }
 
   build() {
     for (const card of this.cards.values()) card.picture.stop();
     this.seen.disconnect();
-    this.cards = new Map(this.streams.map((stream) => [stream.name, new Card(stream.name, () => this.share())]));
+    this.cards = new Map(this.streams.map((stream) => [stream.name, new Card(stream.name, () => this.assignModes())]));
     for (const card of this.cards.values()) this.seen.observe(card.element);
     this.root.replaceChildren(...[...this.cards.values()].map((card) => card.element));
     this.arrange();
   }
 
   arrange() {
-    const asked = decodeURIComponent(location.hash.slice(1));
+    const selected = decodeURIComponent(location.hash.slice(1));
     const only = this.cards.size === 1 ? [...this.cards.keys()][0] : null;
-    const large = this.cards.has(asked) ? asked : only;
+    const large = this.cards.has(selected) ? selected : only;
     this.root.classList.toggle("one", large !== null);
     for (const [name, card] of this.cards) card.resize(name === large, large !== null && name !== large, only !== null);
     if (large && !only) scrollTo({ top: 0 });
-    this.share();
+    this.assignModes();
   }
 
-  // Gives the live connections to the first cameras in sight; the others show a still picture every second.
-  share() {
+  // Give the live connections to the first cameras in sight; the others show a snapshot every second.
+  assignModes() {
     let free = LIVE_AT_ONCE;
     for (const stream of this.streams) {
       const card = this.cards.get(stream.name);
-      const away = this.hidden || card.element.hidden || !card.inSight || ["ended", "silent"].includes(stream.state);
-      let way = away ? null : card.chosen ?? waysOf(stream)[0];
-      if (way?.startsWith("mjpeg") && free-- <= 0) way = "still";
-      card.play(stream, way);
+      const inactive = this.hidden || card.element.hidden || !card.inSight || ["ended", "silent"].includes(stream.state);
+      let mode = inactive ? null : card.chosen ?? modesOf(stream)[0];
+      if (mode?.startsWith("mjpeg") && free-- <= 0) mode = "still";
+      card.play(stream, mode);
     }
   }
 }
 
 class Card {
-  constructor(name, chose) {
+  constructor(name, onChoose) {
     this.name = name;
     this.inSight = true;
     this.chosen = null;
-    this.chose = chose;
+    this.onChoose = onChoose;
     this.picture = new Picture(name);
     this.badge = h("span", { className: "badge" });
-    this.why = h("p", { className: "why" });
+    this.problem = h("p", { className: "problem" });
     this.facts = h("p", { className: "facts" });
     this.tasks = h("div", { className: "tasks" });
-    this.ways = h("div", { className: "ways", role: "group", ariaLabel: "How the picture is shown" });
+    this.modes = h("div", { className: "modes", role: "group", ariaLabel: "Video mode" });
     this.back = h("a", { className: "back", href: "#", textContent: "← all cameras" });
     this.link = h("a", { className: "open", href: `#${name}`, title: `Show ${name} large`, ariaLabel: `Show ${name} large` });
-    this.frame = h("div", { className: "frame" }, this.picture.element, this.why, this.link);
+    this.frame = h("div", { className: "frame" }, this.picture.element, this.problem, this.link);
     this.element = h("article", { className: "card", ariaLabel: `Camera ${name}` },
-      h("div", { className: "head" }, h("h2", { textContent: name }), this.back, this.badge), this.frame, h("div", { className: "line" }, this.facts, this.ways), this.tasks);
+      h("div", { className: "head" }, h("h2", { textContent: name }), this.back, this.badge), this.frame, h("div", { className: "line" }, this.facts, this.modes), this.tasks);
     this.element.card = this;
   }
 
@@ -98,43 +98,43 @@ class Card {
     if (this.stream) this.update(this.stream);
   }
 
-  play(stream, way) {
-    this.picture.show(stream, way);
-    for (const button of this.ways.children) button.ariaPressed = String(button.value === way);
+  play(stream, mode) {
+    this.picture.show(stream, mode);
+    for (const button of this.modes.children) button.ariaPressed = String(button.value === mode);
   }
 
   update(stream) {
     this.stream = stream;
-    const { word, tone, why } = state(stream);
-    say(this.badge, word);
+    const { text, tone, problem } = state(stream);
+    setText(this.badge, text);
     this.badge.className = `badge ${tone}`;
-    say(this.why, why ?? "");
-    this.frame.classList.toggle("quiet", why !== null);
-    say(this.facts, facts(stream, this.large));
-    this.ways.hidden = !this.large || waysOf(stream).length < 2;
-    if (this.ways.children.length !== waysOf(stream).length) this.offer(stream);
+    setText(this.problem, problem ?? "");
+    this.frame.classList.toggle("quiet", problem !== null);
+    setText(this.facts, facts(stream, this.large));
+    this.modes.hidden = !this.large || modesOf(stream).length < 2;
+    if (this.modes.children.length !== modesOf(stream).length) this.showModes(stream);
     this.tasks.replaceChildren(...stream.tasks.map(this.large ? answer : line));
   }
 
-  offer(stream) {
-    this.ways.replaceChildren(...waysOf(stream).map((way) =>
-      h("button", { type: "button", value: way, textContent: way.replace("mjpeg", "MJPEG").replace("hls", "HLS"), onclick: () => { this.chosen = way; this.chose(); } })));
+  showModes(stream) {
+    this.modes.replaceChildren(...modesOf(stream).map((mode) =>
+      h("button", { type: "button", value: mode, textContent: mode.replace("mjpeg", "MJPEG").replace("hls", "HLS"), onclick: () => { this.chosen = mode; this.onChoose(); } })));
   }
 }
 
 function facts(stream, large) {
-  const words = [];
-  if (stream.fps !== null && state(stream).tone === "good") words.push(`${stream.fps.toFixed(stream.fps < 10 ? 1 : 0)} fps`);
-  if (stream.frame_age_s !== null) words.push(`newest frame ${age(stream.frame_age_s)} old`);
+  const parts = [];
+  if (stream.fps !== null && state(stream).tone === "good") parts.push(`${stream.fps.toFixed(stream.fps < 10 ? 1 : 0)} fps`);
+  if (stream.frame_age_s !== null) parts.push(`newest frame ${age(stream.frame_age_s)} old`);
   if (stream.frames) {
-    if (large) words.push(`${count(stream.frames.captured)} captured`, `${count(stream.frames.done)} answered`);
-    words.push(`${count(dropped(stream.frames))} dropped`);
-    if (large) words.push(...Object.entries(stream.frames.dropped).map(([cause, number]) => `${cause.replace("_", " ")}: ${count(number)}`));
+    if (large) parts.push(`${count(stream.frames.captured)} captured`, `${count(stream.frames.done)} answered`);
+    parts.push(`${count(dropped(stream.frames))} dropped`);
+    if (large) parts.push(...Object.entries(stream.frames.dropped).map(([cause, number]) => `${cause.replace("_", " ")}: ${count(number)}`));
   }
-  return words.join(" · ");
+  return parts.join(" · ");
 }
 
-// Is the newest answer older than it should be?
+// Return whether the newest answer is older than expected.
 function isLate(task) {
   return task.latest !== null && task.every_s !== null && task.latest_age_s > 3 * task.every_s + 5;
 }
@@ -164,8 +164,8 @@ function answer(task) {
 
 function timing(data) {
   const { waited_ms: waited, inference_ms: inference, age_ms: total } = data.timing;
-  const words = [`${Math.round(inference)} ms in the model`];
-  if (waited !== null) words.unshift(`waited ${Math.round(waited)} ms`);
-  if (total !== null) words.push(`published ${Math.round(total)} ms after capture`);
-  return [...words, `frame ${data.frame.seq}`, data.model].join(" · ");
+  const parts = [`${Math.round(inference)} ms in the model`];
+  if (waited !== null) parts.unshift(`waited ${Math.round(waited)} ms`);
+  if (total !== null) parts.push(`published ${Math.round(total)} ms after capture`);
+  return [...parts, `frame ${data.frame.seq}`, data.model].join(" · ");
 }

@@ -1,4 +1,4 @@
-// Making elements. Text is always set as text, never as HTML: it comes from cameras and models.
+// Create elements. Text is always set as text, never as HTML: it comes from cameras and models.
 
 export function h(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
@@ -12,7 +12,7 @@ export function h(tag, properties = {}, ...children) {
   return element;
 }
 
-// Sets a text only when it is another one, so that a selection on the page survives.
-export function say(element, text) {
+// Set a text only if it differs, so that a selection on the page survives.
+export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }

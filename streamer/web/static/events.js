@@ -1,7 +1,7 @@
-// The events as they happen, newest first, by stream, task and text.
+// The live list of events, newest first, filtered by stream, task and text.
 
 import { h } from "./dom.js";
-import { clock, isBad, summary } from "./words.js";
+import { clock, isBad, summary } from "./format.js";
 
 const SHOWN = 200;
 const FIRST = 60;
@@ -24,8 +24,8 @@ export class Events {
       this.empty, this.list);
   }
 
-  // The choices of the filter.
-  offer(streams) {
+  // Set the choices of the filter.
+  setChoices(streams) {
     const names = streams.map((stream) => stream.name);
     const tasks = [...new Set(streams.flatMap((stream) => stream.tasks.map((task) => task.name)))];
     const known = JSON.stringify([names, tasks]);
@@ -41,7 +41,7 @@ export class Events {
     this.source = null;
   }
 
-  // The newest events, and from there on every new one.
+  // Show the newest events, then follow new ones.
   async start() {
     this.stop();
     const round = this.round;
@@ -58,7 +58,7 @@ export class Events {
     }
     if (round !== this.round) return;
     this.list.replaceChildren(...page.events.reverse().map(({ event }) => row(event)));
-    this.say(query.size > 0);
+    this.showEmpty(query.size > 0);
     this.source = new EventSource(`/api/events/live?${query}&after=${page.position}`);
     this.source.onerror = () => {
       if (this.source?.readyState === EventSource.CLOSED) setTimeout(() => round === this.round && this.start(), 2000);
@@ -66,13 +66,13 @@ export class Events {
     this.source.onmessage = (message) => {
       this.list.prepend(row(JSON.parse(message.data), true));
       while (this.list.children.length > SHOWN) this.list.lastElementChild.remove();
-      this.say(query.size > 0);
+      this.showEmpty(query.size > 0);
     };
   }
 
-  say(filtered) {
+  showEmpty(filtered) {
     this.empty.hidden = this.list.children.length > 0;
-    this.empty.textContent = filtered ? "No event fits the filter." : "No events yet.";
+    this.empty.textContent = filtered ? "No event matches the filter." : "No events yet.";
   }
 }
 

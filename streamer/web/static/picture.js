@@ -1,31 +1,31 @@
-// One camera's picture, live in the best way there is: Motion JPEG, else HLS, else a still picture every second.
+// The video of one camera: Motion JPEG, else HLS, else a snapshot every second.
 
 import { h } from "./dom.js";
 
 const STILL_MS = 1000;
 const RETRY_MS = 2000;
 
-export function waysOf(stream) {
+export function modesOf(stream) {
   return [...stream.live.map((one) => one.view === stream.name ? one.kind : `${one.kind} in sync`), "still"];
 }
 
 export class Picture {
   constructor(name) {
     this.name = name;
-    this.way = null;
+    this.mode = null;
     this.medium = null;
     this.timer = null;
     this.hls = null;
     this.element = h("div", { className: "screen" });
   }
 
-  // Shows the stream in this way from now on; null: in none.
-  show(stream, way) {
-    if (way === this.way && !this.broken()) return;
+  // Show the stream in this mode; null shows nothing.
+  show(stream, mode) {
+    if (mode === this.mode && !this.broken()) return;
     this.stop();
-    this.way = way;
-    if (way === null) return;
-    const live = stream.live[waysOf(stream).indexOf(way)];
+    this.mode = mode;
+    if (mode === null) return;
+    const live = stream.live[modesOf(stream).indexOf(mode)];
     if (live?.kind === "mjpeg") this.motion(live.url);
     else if (live?.kind === "hls") this.video(live.url);
     else this.still(stream);
@@ -41,7 +41,7 @@ export class Picture {
       this.medium.removeAttribute("src"); // closes the connection
       if (this.medium.load) this.medium.load();
     }
-    this.medium = this.way = null;
+    this.medium = this.mode = null;
   }
 
   place(medium) {
@@ -51,13 +51,13 @@ export class Picture {
     this.element.append(medium);
   }
 
-  // A Motion JPEG that was cut: no event tells, but the picture has no size any more.
+  // Return whether a Motion JPEG has ended: the browser fires no event, but the image has no size any more.
   broken() {
     const medium = this.medium;
     return medium?.tagName === "IMG" && medium.classList.contains("there") && medium.complete && !medium.naturalWidth;
   }
 
-  // What was seen last stays until there is something newer.
+  // Keep the last frame visible until a newer one is there.
   freeze(medium) {
     if (!medium.classList.contains("there") || this.broken()) return;
     const canvas = h("canvas", { width: medium.naturalWidth || medium.videoWidth, height: medium.naturalHeight || medium.videoHeight });
@@ -66,7 +66,7 @@ export class Picture {
     this.element.replaceChildren(canvas);
   }
 
-  // The first picture is there: its frame takes its shape.
+  // Show the first frame and give the card its aspect ratio.
   appear(medium, width, height) {
     medium.classList.add("there");
     for (const old of [...this.element.children]) if (old !== medium) old.remove();
@@ -104,13 +104,13 @@ export class Picture {
     const { default: Hls } = await import("./vendor/hls.light.min.mjs");
     if (this.medium !== video) return;
     if (!Hls.isSupported()) {
-      video.src = url; // Safari plays it by itself
+      video.src = url; // Safari plays HLS natively
       return;
     }
     const again = () => {
       this.hls?.destroy();
       if (this.medium !== video) return;
-      // No worker: the page's rules allow no scripts but its own.
+      // No worker: the Content-Security-Policy forbids blob scripts.
       const hls = new Hls({ enableWorker: false, liveSyncDurationCount: 2, liveMaxLatencyDurationCount: 5, backBufferLength: 5 });
       this.hls = hls;
       hls.on(Hls.Events.ERROR, (_, error) => {

@@ -1,4 +1,4 @@
-// Numbers and events in words.
+// Format numbers, states and events as text.
 
 export function age(seconds) {
   if (seconds === null || seconds === undefined) return "–";
@@ -21,43 +21,43 @@ export function dropped(frames) {
   return Object.values(frames.dropped).reduce((sum, number) => sum + number, 0);
 }
 
-// What a camera's state means: a word for the badge, and a sentence where something is wrong.
+// Return the badge text and tone of a stream, and its problem or null.
 export function state(stream) {
   switch (stream.state) {
     case "live":
       return stream.stalled
-        ? { word: "stalled", tone: "bad", why: `no picture for ${age(stream.frame_age_s)}` }
-        : { word: "live", tone: "good", why: null };
+        ? { text: "stalled", tone: "bad", problem: `no frame for ${age(stream.frame_age_s)}` }
+        : { text: "live", tone: "good", problem: null };
     case "down":
-      return { word: `lost ${age(stream.state_age_s)} ago`, tone: "bad", why: stream.reason ?? "the camera is away" };
+      return { text: `lost ${age(stream.state_age_s)} ago`, tone: "bad", problem: stream.reason ?? "camera not connected" };
     case "starting":
-      return { word: "starting", tone: "wait", why: "waiting for the first picture" };
+      return { text: "starting", tone: "wait", problem: "waiting for the first frame" };
     case "ended":
-      return { word: "ended", tone: "idle", why: "this video is over" };
+      return { text: "ended", tone: "idle", problem: "recording ended" };
     default:
-      return { word: "not answering", tone: "bad", why: "the process of this camera does not answer" };
+      return { text: "not answering", tone: "bad", problem: "capture process does not answer" };
   }
 }
 
-// The shapes of a result: [{label, score}]
+// Return the shapes of a result: [{label, score}].
 export function shapes(result) {
   return [...result.boxes, ...result.polygons, ...result.quads];
 }
 
 const STATUS = {
-  "stream.up": "pictures are coming",
-  "stream.ended": "this video is over",
-  "stream.stopped": "the program stopped",
+  "stream.up": "camera connected",
+  "stream.ended": "recording ended",
+  "stream.stopped": "agent stopped",
 };
 
-// One line that says what an event says.
+// Return a summary of an event in one line.
 export function summary(event) {
   const data = event.data;
   if (event.type !== "streamer.result.v1") {
-    const what = [data.worker ?? data.sink ?? data.output, data.reason].filter(Boolean).join(": ");
-    return what || STATUS[event.subject] || data.state;
+    const text = [data.worker ?? data.sink ?? data.output, data.reason].filter(Boolean).join(": ");
+    return text || STATUS[event.subject] || data.state;
   }
-  if (data.outcome === "empty") return "nothing there";
+  if (data.outcome === "empty") return "nothing found";
   if (!data.result) return [data.outcome, data.error].filter(Boolean).join(": ");
   const labels = new Map();
   for (const { label } of shapes(data.result)) labels.set(label, (labels.get(label) ?? 0) + 1);
