@@ -24,6 +24,7 @@ from streamer.capture.stream_lock import StreamLock
 from streamer.core.backoff import ReconnectBackoff
 from streamer.core.errors import SourceEnded, SourceLost, SourceRefused
 from streamer.events.build import status_event
+from streamer.processes.assignment import ReportKind
 from streamer.processes.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -59,10 +60,10 @@ class Capture:
     """Captures one stream: `serve` is the main loop. A context manager."""
 
     def __init__(self, worker: Worker, silence_timeout: SilenceTimeout | None = None) -> None:
-        assert worker.stream is not None
+        assert worker.target is not None
         self._worker = worker
-        self._stream = worker.stream
-        self._source = worker.config.streams[worker.stream].source
+        self._stream = worker.target
+        self._source = worker.config.streams[worker.target].source
         self._silence_timeout = silence_timeout or SilenceTimeout()
         self._backoff = ReconnectBackoff()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -97,7 +98,7 @@ class Capture:
 
     def serve(self) -> None:
         """Run until the source has ended or a stop is requested, and all fetched frames are settled."""
-        self._worker.report("ready")
+        self._worker.report(ReportKind.READY)
         while not self._is_over():
             self._worker.heartbeat.beat()
             self._sleep()
@@ -159,7 +160,7 @@ class Capture:
 
     def _on_up(self, connection: Connection, first_frame: float, now: float) -> None:
         if not self._reported:
-            self._worker.report("first_frame")
+            self._worker.report(ReportKind.FIRST_FRAME)
             self._reported = True
         if self._state != "up":
             self._publish_state("up", connection.note)

@@ -72,7 +72,7 @@ class Control:
         for number in [number for number, pending in self._pending.items() if now > pending.until]:
             self._server.reply(self._pending.pop(number).asked, failed="no answer in time")
 
-    def infer_died(self) -> None:
+    def on_infer_exit(self) -> None:
         """What it was asked will not be answered."""
         for pending in self._pending.values():
             self._server.reply(pending.asked, failed="the inference process died: ask again")

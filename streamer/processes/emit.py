@@ -18,6 +18,7 @@ from streamer.core.errors import ConfigError
 from streamer.events.ledger import LEDGER_FILE, Ledger
 from streamer.events.sink_threads import SinkThreads
 from streamer.events.sinks import SinkContext, TaskKinds
+from streamer.processes.assignment import ReportKind
 from streamer.processes.event_receiver import COMMIT_S, EventReceiver
 from streamer.processes.worker import Worker
 
@@ -35,7 +36,7 @@ def run(worker: Worker) -> None:
         poller = zmq.Poller()
         for readable in (server.socket, sinks.status_fd, worker.stop_fd):
             poller.register(readable, zmq.POLLIN)
-        worker.report("ready")
+        worker.report(ReportKind.READY)
         while not worker.stopping:
             worker.heartbeat.beat()
             poller.poll(BEAT_MS)
@@ -60,7 +61,7 @@ def _open_sinks(worker: Worker, ledger: Ledger) -> SinkThreads:
         agent=worker.config.name,
         runtime=worker.runtime,
         ledger=worker.state / LEDGER_FILE,
-        stop_agent=lambda: worker.report("finished"),
+        stop_agent=lambda: worker.report(ReportKind.FINISHED),
         max_results=worker.max_events,
         tasks=TaskKinds(kinds, {name: {task.name: kinds[task.task] for task in one.tasks} for name, one in streams}),
     )

@@ -1,8 +1,7 @@
-"""A sign of life in shared memory: what a child's work loop does now, and by when it will say so again.
+"""A child's heartbeat in shared memory: the state of its main loop, and the time of its next beat at the latest.
 
-Each child has two words in a file of the runtime directory. Its work loop writes them, never a thread beside it, so
-that they stand still when the work does, even inside a library that never returns. The parent reads them at no cost to
-the child, also of one that is stopped or dead.
+Each child has two 64-bit words in a file of the runtime folder. Only its main loop writes them, so they stop changing
+when the loop hangs, even inside a library call. The parent reads them without a message to the child.
 """
 
 from __future__ import annotations
@@ -18,22 +17,22 @@ State = Literal["loading", "idle", "batch"]
 _STATES: tuple[State, ...] = get_args(State)
 
 STARTING_S = 60.0
-"""From its start until a child's first sign, when many start at once on few cores."""
+"""Longest time from the start of a child to its first beat, when many start at once on few cores."""
 LOADING_S = 300.0
-"""For a large model from a slow disk, or one that is being downloaded; a download goes on where it was."""
+"""Longest time to load a model, from a slow disk or a download. After a restart a download continues where it was."""
 IDLE_S = 8.0
-"""From one turn of a work loop, which takes a second at most, to the next."""
+"""Longest time between two beats of a main loop, whose turn takes a second at most."""
 _SIZE = 16
 
 
 class HeartbeatState(NamedTuple):
     state: State
     deadline: float
-    """Monotonic second from which on the child counts as stuck."""
+    """Monotonic second after which the child counts as stuck."""
 
 
 class Heartbeat:
-    """One child's sign. Written by the child, read by the parent; without a path it is nobody else's."""
+    """One child's heartbeat. The child writes it, the parent reads it. Without a path it is private to the process."""
 
     def __init__(self, path: Path | None = None) -> None:
         if path is None:
@@ -48,11 +47,11 @@ class Heartbeat:
             os.close(descriptor)
 
     def beat(self, state: State = "idle", within: float = IDLE_S) -> None:
-        """The next sign will come `within` so many seconds."""
+        """Report `state`, and that the next beat comes within so many seconds."""
         self._write(0, int((time.monotonic() + within) * 1e9) << 2 | _STATES.index(state))
 
     def mark_commit(self, at: float) -> None:
-        """At that monotonic second work came out: of emit, events were committed."""
+        """Record that emit committed events at monotonic second `at`."""
         self._write(1, int(at * 1e9))
 
     def read(self) -> HeartbeatState:
@@ -61,10 +60,10 @@ class Heartbeat:
 
     @property
     def committed_at(self) -> float:
-        """Monotonic second at which work last came out; -inf before."""
+        """Monotonic second of the last commit; -inf before the first."""
         return self._read(1) / 1e9 or -math.inf
 
-    # One aligned word at a time, so that the parent never reads half of an old and half of a new one.
+    # One aligned word at a time: the parent never reads half of an old and half of a new value.
     def _write(self, place: int, word: int) -> None:
         memoryview(self._memory).cast("Q")[place] = word
 
@@ -73,10 +72,10 @@ class Heartbeat:
 
 
 def heartbeat_file(runtime: Path, name: str) -> Path:
-    """Where the child called `name` has its sign of life."""
-    return runtime / "pulse" / name
+    """Return the path of the heartbeat of the child `name`."""
+    return runtime / "heartbeats" / name
 
 
 def dump_file(runtime: Path, name: str) -> Path:
-    """Where it leaves its stacks when it is asked to, or dies of a fatal signal."""
-    return runtime / "pulse" / f"{name}.stacks"
+    """Return the path to which the child `name` writes its stacks, on SIGUSR1 or a fatal signal."""
+    return runtime / "heartbeats" / f"{name}.stacks"

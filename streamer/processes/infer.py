@@ -26,6 +26,7 @@ from streamer.inference.requests import RequestHandler
 from streamer.inference.schedule import Now, Schedule
 from streamer.inference.step_timeout import StepTimeout
 from streamer.inference.tracking import ObjectTracker
+from streamer.processes.assignment import ReportKind
 from streamer.processes.heartbeat import LOADING_S
 from streamer.processes.worker import Worker
 from streamer.types import Engine, Job, Result
@@ -44,7 +45,7 @@ def run(worker: Worker) -> None:
     engine = find_pipeline().open(worker.config.model)
     with Inference(worker, engine) as inference:
         inference.report_crash()
-        worker.report("ready")
+        worker.report(ReportKind.READY)
         while not worker.stopping:
             inference.poll_once()
         inference.drain()

@@ -20,6 +20,7 @@ from streamer.bus.event_channel import EventClient
 from streamer.core.backoff import ReconnectBackoff
 from streamer.core.errors import WireError
 from streamer.events.build import output_event
+from streamer.processes.assignment import ReportKind
 from streamer.processes.worker import Worker
 from streamer.video.outputs import EncodedFrame, RtspPush
 from streamer.video.outputs.muxer import Muxer
@@ -40,11 +41,11 @@ STABLE_S = 10.0
 def run(worker: Worker) -> None:
     """Push frames until a stop is requested."""
     pushes = [output for output in worker.config.outputs if isinstance(output, RtspPush)]
-    (output,) = (output for output in pushes if output.label == worker.stream)
+    (output,) = (output for output in pushes if output.label == worker.target)
     with EventClient(worker.runtime, f"push-{output.label}") as events:
         push = Push(worker, output, events)
         threading.Thread(target=push.watch, name="receiver", daemon=True).start()
-        worker.report("ready")
+        worker.report(ReportKind.READY)
         while not worker.stopping:
             push.poll_once()
         push.close()
@@ -86,7 +87,7 @@ class Push:
             time.sleep(WATCH_INTERVAL_S)
             watchdog = self.watchdog
             if watchdog is not None and (reason := watchdog.stuck_reason(time.monotonic())) is not None:
-                self.worker.report("stuck", reason=reason)
+                self.worker.report(ReportKind.STUCK, reason)
 
     def receive(self) -> EncodedFrame | None:
         try:

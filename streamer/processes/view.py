@@ -20,6 +20,7 @@ from streamer.config.changes import with_tasks
 from streamer.config.task import DEFAULT_EVERY_S, ScheduledTask
 from streamer.events.schema import ResultEvent
 from streamer.inference.schedule import UNCHANGED_S
+from streamer.processes.assignment import ReportKind
 from streamer.processes.worker import Worker
 from streamer.video.fan_out import FanOut
 from streamer.video.frame_intake import FrameIntake
@@ -35,9 +36,9 @@ POLL_TASKS_S = 1.0
 
 def run(worker: Worker) -> None:
     """Serve one view until its stream has ended or a stop was requested. Raises ConfigError when it cannot encode."""
-    assert worker.stream is not None
-    with View(worker, ViewId.parse(worker.stream)) as view:
-        worker.report("ready")
+    assert worker.target is not None
+    with View(worker, ViewId.parse(worker.target)) as view:
+        worker.report(ReportKind.READY)
         while not worker.stopping and not view.finished:
             view.poll_once()
 

@@ -9,6 +9,7 @@ import socket
 from streamer.config.web import Bind
 from streamer.events.ledger import LEDGER_FILE
 from streamer.events.ledger.query import LedgerQuery
+from streamer.processes.assignment import ReportKind
 from streamer.processes.worker import Worker
 from streamer.web.app import WebState, make_app
 from streamer.web.mjpeg import JpegHub
@@ -47,7 +48,7 @@ async def _serve(worker: Worker, listener: socket.socket, capture: CapturePoller
     following.add_done_callback(lambda _: stop() if not worker.stopping else None)
     address = f"http://{Bind(*listener.getsockname()[:2])}"
     log.info("page served at %s", address)
-    worker.report("ready", address=address)
+    worker.report(ReportKind.READY, address=address)
     await server.serve([listener])
     await following
     for task in background:

@@ -83,7 +83,7 @@ def _replaced(
     for number in range(1, times + 1):
         began, pid = time.monotonic(), running.children()["infer"]
         hurt()
-        until(lambda number=number: _times(running, "infer is stuck") >= number, 30, "noticed")  # type: ignore[misc]
+        until(lambda number=number: _times(running, "infer stuck") >= number, 30, "noticed")  # type: ignore[misc]
         noticed.append(time.monotonic() - began)
         heal()
         until(lambda pid=pid: running.children().get("infer", pid) != pid, 30, "replaced")  # type: ignore[misc]

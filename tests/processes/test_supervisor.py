@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from streamer.inference.step_timeout import FIRST_S, MIN_S, StepTimeout
+from streamer.processes.assignment import Role
 from streamer.processes.child import FAILURES_S, HEALTHY_S, MAX_FAILURES, SLOW_DELAY_S, Child, Restarts
 from streamer.processes.heartbeat import Heartbeat
 from streamer.types import DueTask, Job, Task
@@ -64,7 +65,7 @@ class Since:
         return self._agent.statuses("worker.restarted")[self._restarts :]
 
     def is_stuck(self, name: str) -> bool:
-        return f"{name} is stuck (no sign of life" in self.log()
+        return f"{name} stuck (no heartbeat" in self.log()
 
 
 def test_an_engine_that_never_returns_is_noticed_dumped_and_replaced(agent: RunningAgent) -> None:
@@ -73,7 +74,7 @@ def test_an_engine_that_never_returns_is_noticed_dumped_and_replaced(agent: Runn
     until(lambda: since.is_stuck("infer"), NOTICED_S, f"it is noticed; {agent.log()}")
     hang.unlink()
     restarted = until(since.restarts, 5, f"a new one; {agent.log()}")[0]["data"]
-    assert (restarted["worker"], restarted["reason"]) == ("infer", "killed: no sign of life while batch")
+    assert (restarted["worker"], restarted["reason"]) == ("infer", "killed: no heartbeat while batch")
     stacks = since.log().partition("infer left its stacks:")[2]
     assert '/tests/support/faulty.py", line' in stacks
     known = len(agent.results())
@@ -93,7 +94,7 @@ def test_stopped_processes_are_noticed_dumped_and_replaced(agent: RunningAgent) 
         5, f"all are replaced; {agent.log()}",
     )  # fmt: skip
     for name, file in (("infer", "infer.py"), ("capture:gate", "capture.py"), ("emit", "emit.py")):
-        assert f'/streamer/{file}", line' in since.log().partition(f"{name} left its stacks:")[2]
+        assert f'/streamer/processes/{file}", line' in since.log().partition(f"{name} left its stacks:")[2]
     known = len(agent.results())
     agent.wait_for_results(known + 5, 10)
     until(lambda: len(since.restarts()) == len(stopped), 10, "all of it is told, once there is an emit again to tell")
@@ -127,12 +128,12 @@ def test_a_crash_says_why_and_failing_for_ever_is_no_reason_to_give_up(agent: Ru
 
 
 def test_a_child_that_hangs_after_its_last_words_is_ended_too(tmp_path: Path) -> None:
-    child = Child("infer", None, failure_reason="RuntimeError: no device", heartbeat=Heartbeat(tmp_path / "infer"))
+    child = Child(Role.INFER, failure_reason="RuntimeError: no device", heartbeat=Heartbeat(tmp_path / "infer"))
     child.heartbeat.beat("idle", 0.0)
     with subprocess.Popen(["sleep", "60"], process_group=0) as child.process:
         now = time.monotonic()
         for after in (0.0, 1.0, 3.0):
-            child.watch(now + after, 0.0)
+            child.check_heartbeat(now + after, 0.0)
         assert child.process.wait(10) == -signal.SIGUSR1
     assert child.failure_reason == "RuntimeError: no device"
 
@@ -172,7 +173,7 @@ def test_a_step_may_take_five_times_its_longest_and_a_new_kind_of_task_minutes()
 
 
 def test_a_sign_is_read_by_another_process_and_stays_when_the_writer_is_gone(tmp_path: Path) -> None:
-    writer, reader = Heartbeat(tmp_path / "pulse" / "infer"), Heartbeat(tmp_path / "pulse" / "infer")
+    writer, reader = Heartbeat(tmp_path / "heartbeats" / "infer"), Heartbeat(tmp_path / "heartbeats" / "infer")
     before = time.monotonic()
     writer.beat("batch", 12.0)
     writer.mark_commit(before)

@@ -58,7 +58,7 @@ def test_the_watchdog_is_fed_while_events_can_be_committed_and_not_for_a_camera(
         (ledger,) = (tmp_path / "state").rglob("ledger.db")
         locked = apsw.Connection(str(ledger))
         locked.execute("BEGIN IMMEDIATE")  # now nobody else can commit
-        until(ear.has("STATUS=events cannot be kept, see the log"), 12, "it is noticed")
+        until(ear.has("STATUS=events cannot be stored, see the log"), 12, "it is noticed")
         moment = time.monotonic()
         time.sleep(1.5)
         assert not ear.fed_since(moment)

@@ -1,0 +1,118 @@
+"""The parent's table of child processes: starts them, waits for their reports and exits, replaces and stops them."""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from streamer.processes.assignment import Assignment, Report, Role
+from streamer.processes.child import Child
+from streamer.processes.heartbeat import IDLE_S
+
+log = logging.getLogger(__name__)
+
+MAX_LOOP_GAP_S = 2.0
+"""If the parent's own loop was suspended for longer, the children get `IDLE_S` more before they count as stuck."""
+
+
+class Exit(NamedTuple):
+    """A child's process has ended."""
+
+    code: int
+    """As of `subprocess.Popen.returncode`: negative for a signal."""
+    reason: str
+
+
+class ProcessTable:
+    """All children of an agent. `poll` returns reports and exits; deciding what follows is the supervisor's."""
+
+    def __init__(self, children: Sequence[Child], runtime: Path, wakeups: Iterable[int]) -> None:
+        """`wakeups`: non-blocking file descriptors that end a `poll` early when they become readable."""
+        self.children = children
+        self._runtime = runtime
+        self._checked_at = time.monotonic()
+        self._grace_until = 0.0
+        self._selector = selectors.DefaultSelector()
+        for descriptor in wakeups:
+            self._selector.register(descriptor, selectors.EVENT_READ)
+
+    def close(self) -> None:
+        """Kill what still runs."""
+        for child in self.running():
+            self._kill(child)
+        self._selector.close()
+
+    def of_role(self, role: Role) -> list[Child]:
+        return [child for child in self.children if child.role is role]
+
+    def running(self, *roles: Role) -> list[Child]:
+        """Return the children that have a process, of these roles or of all."""
+        return [child for child in self.children if child.process is not None and (not roles or child.role in roles)]
+
+    def to_start(self) -> list[Child]:
+        """Return the children that should run, do not, and whose restart delay has passed."""
+        now = time.monotonic()
+        return [
+            child for child in self.children if child.process is None and not child.finished and now >= child.start_at
+        ]
+
+    def start(self, child: Child, assignment: Callable[[int], Assignment]) -> None:
+        """Start the child's process. `assignment` gets the file descriptor for its reports."""
+        child.start(assignment, self._runtime)
+        self._selector.register(child.reports_fd, selectors.EVENT_READ)
+        self._selector.register(child.pidfd, selectors.EVENT_READ)
+
+    def check_heartbeats(self) -> None:
+        """Replace the children whose heartbeat is overdue."""
+        now = time.monotonic()
+        if now - self._checked_at > MAX_LOOP_GAP_S:
+            self._grace_until = now + IDLE_S
+        self._checked_at = now
+        for child in self.running():
+            child.check_heartbeat(now, max(0.0, self._grace_until - now))
+
+    def poll(self, timeout: float) -> Iterator[tuple[Child, Report | Exit]]:
+        """Wait until something happens, at most `timeout` seconds or until a restart is due; yield what happened."""
+        delays = [child.start_at - time.monotonic() for child in self.children if child.process is None]
+        timeout = max(0.0, min([timeout, *(delay for delay in delays if delay > 0)]))
+        self._selector.select(timeout)
+        for child in self.running():
+            assert child.process is not None
+            has_ended = child.process.poll() is not None  # looked at first: all its reports are in the pipe then
+            for report in child.read_reports():
+                yield child, report
+            if has_ended:
+                yield child, self._reap(child)
+
+    def stop(self, roles: Sequence[Role], timeout: float) -> Iterator[tuple[Child, Report | Exit]]:
+        """Send SIGTERM to the children of these roles, kill what still runs after `timeout` seconds."""
+        for child in self.running(*roles):
+            assert child.process is not None
+            child.process.terminate()
+        deadline = time.monotonic() + timeout
+        while self.running(*roles) and (left := deadline - time.monotonic()) > 0:
+            yield from self.poll(left)
+        for child in self.running(*roles):
+            log.warning("%s did not stop within %.1f s, killed", child.name, timeout)
+            self._kill(child)
+
+    def _reap(self, child: Child) -> Exit:
+        assert child.process is not None
+        code = child.process.returncode
+        self._unregister(child)
+        return Exit(code, child.reap())
+
+    def _kill(self, child: Child) -> None:
+        assert child.process is not None
+        child.process.kill()
+        child.process.wait()
+        self._unregister(child)
+        child.release()
+
+    def _unregister(self, child: Child) -> None:
+        for descriptor in (child.reports_fd, child.pidfd):
+            self._selector.unregister(descriptor)
