@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.report import write
+from streamer.config.model import find_pipeline
 from streamer.events.build import result_event
 from streamer.events.ledger import Ledger
 from streamer.events.schema import ResultEvent
@@ -25,6 +26,7 @@ from streamer.types import Answer, Box, DueTask, Frame, Job, Result, Task
 
 GROUPS = (1, 16, 128)
 """Events per commit."""
+PARAMS = find_pipeline().tasks()["object_detection"].parameters()
 SYNCS = 500
 TARGET_RATE, TARGET_MS = 3000, 20.0
 """Events per second, and 99th percentile of a commit, with the largest group."""
@@ -32,7 +34,7 @@ TARGET_RATE, TARGET_MS = 3000, 20.0
 
 def make_event(number: int) -> ResultEvent:
     """Return a result event with six boxes; consecutive events belong to 16 streams in turn."""
-    due = DueTask(f"camera{number % 16}", Task("objects", "object_detection", None), 0.0)
+    due = DueTask(f"camera{number % 16}", Task("objects", "object_detection", PARAMS), 0.0)
     frame = Frame(due.stream, 1, number, time.time(), 0.0, 1.0, np.zeros((1, 1, 3), np.uint8))
     boxes = tuple(Box(0.1, 0.2, 0.3, 0.4, label, 0.9) for label in ("person", "car", "dog", "bicycle", "van", "tree"))
     return result_event("bench", replace(Result(Job(due, frame), "ok"), answer=Answer(boxes=boxes)), "tiny")
