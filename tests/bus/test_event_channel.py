@@ -1,4 +1,4 @@
-"""Events between processes over real sockets: nothing is lost, nothing unreadable gets in."""
+"""Events over real sockets: none is lost, invalid messages are dropped."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def collect(server: EventServer, count: int, tick: Callable[[], object] = lambda
 
 
 def ids(deliveries: Sequence[Delivery]) -> list[str]:
-    """In the order of their first arrival: a slow machine makes some arrive twice."""
+    """Return the ids in the order of first arrival. On a slow machine some events arrive twice."""
     return list(dict.fromkeys(one.event.id for one in deliveries))
 
 
@@ -98,7 +98,7 @@ def test_unacknowledged_event_is_resent(server: EventServer, client: EventClient
 def test_restarted_server_gets_all_events_in_order(tmp_path: Path, client: EventClient) -> None:
     with EventServer(tmp_path) as first:
         client.send(event(seq=0), None)
-        collect(first, 1, client.resend)  # and dies without an ack
+        collect(first, 1, client.resend)  # and dies without acknowledging
     for seq in (1, 2):
         client.send(event(seq=seq), None)
     with EventServer(tmp_path) as second:
@@ -208,7 +208,7 @@ def test_refused_event_does_not_block_later_events(server: EventServer, client: 
     assert (client.refused, server.invalid_messages.count) == (1, 1)
 
 
-def _make(runtime: Path, count: int) -> None:
+def _send_events(runtime: Path, count: int) -> None:
     with EventClient(runtime, "infer") as client:
         for seq in range(count):
             client.send(event(seq=seq), None)
@@ -216,20 +216,20 @@ def _make(runtime: Path, count: int) -> None:
 
 
 def test_killed_client_does_not_disturb_others(tmp_path: Path, server: EventServer, client: EventClient) -> None:
-    maker = multiprocessing.get_context("spawn").Process(target=_make, args=(tmp_path, 100))
-    maker.start()
+    process = multiprocessing.get_context("spawn").Process(target=_send_events, args=(tmp_path, 100))
+    process.start()
     arrived = collect(server, 10)
-    maker.kill()
-    maker.join()
+    process.kill()
+    process.join()
 
-    server.ack(arrived)  # to nobody
+    server.ack(arrived)  # the client is dead
     ours = event(stream="yard")
     client.send(ours, None)
 
-    def is_here() -> bool:  # what the dead maker had sent again may come before it
+    def has_arrived() -> bool:  # events that the dead client resent may precede it
         return ours.id in ids(collect(server, 1, client.resend))
 
-    until(is_here, 20, "another maker's event")
+    until(has_arrived, 20, "the other client's event")
 
 
 def test_ipc_path_is_a_valid_endpoint() -> None:
@@ -237,7 +237,7 @@ def test_ipc_path_is_a_valid_endpoint() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("tcp://0.0.0.0:5555", "tcp is not supported yet: use ipc://"),
         ("tcp://me:secret@host:1", "tcp is not supported yet"),
@@ -248,8 +248,8 @@ def test_ipc_path_is_a_valid_endpoint() -> None:
         ("ipc:///" + "x" * 200, "at most 107 bytes"),
     ],
 )
-def test_other_endpoint_is_rejected_with_its_remedy(text: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=words) as caught:
+def test_other_endpoint_is_rejected_with_its_remedy(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
         check_endpoint(text)
 
     assert "secret" not in str(caught.value)

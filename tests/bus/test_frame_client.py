@@ -1,4 +1,4 @@
-"""Frames between real processes: who gets which, and that nothing is lost, given twice or counted wrongly."""
+"""Frames between real processes: which frame each consumer gets, and that none is lost, repeated or miscounted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_frame_arrives_unchanged(tmp_path: Path) -> None:
         np.testing.assert_array_equal(frame.image, World(3).scene(frame.pts).paint(160, 120))
         assert frame.image.shape == (120, 160, 3)
         assert not frame.image.flags.writeable
-        assert frame.pts >= frame.seq / 50  # a camera that was held up skips what it missed
+        assert frame.pts >= frame.seq / 50  # a blocked camera skips the frames it missed
         consumer.client.settle(frame, "done")
         with pytest.raises(ValueError, match="not held"):
             consumer.client.settle(frame, "done")
@@ -57,7 +57,7 @@ def test_live_frames_are_newest_and_never_repeated(tmp_path: Path) -> None:
         for frame in (first, second):
             consumer.client.settle(frame, "done")
         seen = [first.seq, second.seq]
-        for _ in range(20):  # without `after`: capture itself remembers
+        for _ in range(20):  # without `after`: capture remembers what it lent
             frame = consumer.next()
             seen.append(frame.seq)
             consumer.client.settle(frame, "stale")
@@ -121,7 +121,7 @@ def test_file_waits_for_consumer_and_loses_no_frame(tmp_path: Path) -> None:
         first = consumer.next()
         held = consumer.wait(FrameRequest(after=first.id))
         assert (held.ready, held.newest) == (True, FrameId(first.epoch, 1))
-        for _ in range(5):  # asking about it does not move it on, and nobody decodes further
+        for _ in range(5):  # a wait does not consume the frame, so decoding pauses
             assert consumer.wait(FrameRequest(after=first.id)).newest == held.newest
         assert number_of(first.image) == 0
         consumer.client.settle(first, "done")
@@ -154,7 +154,7 @@ def test_file_lends_several_frames_at_once(tmp_path: Path) -> None:
             after = frames[-1].id
         assert [frame.seq for frame in frames] == [0, 1, 2, 3]
         assert len({frame.image.ctypes.data for frame in frames}) == 4
-        capture.ask_to_stop()
+        capture.request_stop()
         for frame in frames:
             consumer.client.settle(frame, "stopped")
         counts = capture.statuses.wait("stopped")["frames"]
@@ -163,7 +163,7 @@ def test_file_lends_several_frames_at_once(tmp_path: Path) -> None:
 
 @contextmanager
 def hoarder(runtime: Path, count: int) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
-    """A consumer process with `count` frames in its hands, and their numbers."""
+    """Run a consumer process that holds `count` frames. Yield it and the frame numbers."""
     command = [sys.executable, "-m", "tests.support.hoarder", str(runtime), str(count)]
     top = Path(__file__).parents[2]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=top) as process:
@@ -186,7 +186,7 @@ def test_live_frames_of_killed_consumer_count_as_lost(tmp_path: Path) -> None:
             consumer.client.settle(frame, "done")
             now = set(buffers_directory(tmp_path).iterdir())
             assert left_behind
-            assert not now.intersection(left_behind), "the memory of the killed process is not given back"
+            assert not now.intersection(left_behind), "buffers of the killed process still exist"
             frames = capture.stop()["frames"]
         assert (frames["done"], frames["dropped"], frames["in_flight"]) == (1, {"worker_lost": 3}, 0)
 
@@ -197,7 +197,7 @@ def test_file_frames_of_killed_consumer_are_lent_again(tmp_path: Path) -> None:
         with hoarder(tmp_path, 3) as (first, numbers):
             assert numbers == [0, 1, 2]
             first.kill()
-        with hoarder(tmp_path, 2) as (second, numbers):  # and dies as well, one of the three not even given
+        with hoarder(tmp_path, 2) as (second, numbers):  # dies as well, before the third frame was lent again
             assert numbers == [0, 1]
             second.kill()
         with Consumer(tmp_path) as consumer:
@@ -227,7 +227,7 @@ def test_fetch_lost_with_capture_frees_its_buffer(tmp_path: Path) -> None:
         reply = consumer.reply(lost)
         after = reply.frame or consumer.next()
         assert after.epoch > before.epoch
-        consumer.client.settle(before, "done")  # of the dead generation: the new one does not count it
+        consumer.client.settle(before, "done")  # of the dead capture process: the new one does not count it
         consumer.client.settle(after, "done")
         for _ in range(2):  # raises NoBuffer when one is missing
             consumer.client.fetch(STREAM, FrameRequest(at_pts=1e6))
@@ -311,7 +311,7 @@ OWNER = "view-7-0123abcd"
 
 
 def _bad_buffers(runtime: Path) -> dict[str, str]:
-    """Buffer names that must not be written to, and why."""
+    """Return buffer names that must not be written to, with the reason."""
     folder = buffers_directory(runtime)
     victim = runtime / "victim"
     victim.write_bytes(b"")
@@ -379,7 +379,7 @@ def test_second_capture_of_a_stream_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("want", "frame", "pts", "expected"),
+    ("frame_request", "frame", "pts", "expected"),
     [
         (FrameRequest(), FrameId(5, 0), 0.0, True),
         (FrameRequest(after=FrameId(5, 3)), FrameId(5, 3), 1.0, False),
@@ -395,5 +395,5 @@ def test_second_capture_of_a_stream_fails(tmp_path: Path) -> None:
         (FrameRequest(at_seq=6), FrameId(6, 0), 0.0, False),
     ],
 )
-def test_frame_request_matches(want: FrameRequest, frame: FrameId, pts: float | None, expected: bool) -> None:
-    assert want.matches(frame, pts) is expected
+def test_frame_request_matches(frame_request: FrameRequest, frame: FrameId, pts: float | None, expected: bool) -> None:
+    assert frame_request.matches(frame, pts) is expected

@@ -1,4 +1,4 @@
-"""The books of a stream balance whatever happens."""
+"""The accounting identity holds after any sequence of operations."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from streamer.capture.frame_accounting import FrameCount
 from streamer.types import FrameId, FrameOutcome
 from tests.support.agents import assert_identity
 
-FATES: tuple[FrameOutcome, ...] = ("done", "stale", "error", "stopped")
+OUTCOMES: tuple[FrameOutcome, ...] = ("done", "stale", "error", "stopped")
 
 
-class Books(RuleBasedStateMachine):
-    """Capture, a row of inference processes that die, and a plain list of what happened to each frame."""
+class Accounting(RuleBasedStateMachine):
+    """A capture, successive inference processes that die, and the expected state of each frame."""
 
     def __init__(self) -> None:
         super().__init__()
         self.count = FrameCount()
         self.frames: list[FrameId] = []
-        self.fate: dict[FrameId, str] = {}  # "out" or a fate
-        self.holder: dict[FrameId, str | None] = {}
-        self.owner = 0
+        self.states: dict[FrameId, str] = {}  # "in flight", an outcome or "worker_lost"
+        self.owners: dict[FrameId, str | None] = {}
+        self.generation = 0
         self.epoch = 1
 
     @property
     def name(self) -> str:
-        return f"infer-1-{self.owner:08x}"
+        return f"infer-1-{self.generation:08x}"
 
     @rule(number=st.integers(1, 4))
     def capture(self, number: int) -> None:
@@ -41,61 +41,61 @@ class Books(RuleBasedStateMachine):
         self.epoch += 1
 
     @rule(data=st.data())
-    def give(self, data: st.DataObject) -> None:
+    def lend(self, data: st.DataObject) -> None:
         if not self.frames:
             return
         frame = data.draw(st.sampled_from(self.frames))
-        newest = max(self.fate, default=None)
-        allowed = self.holder.get(frame, "") is None or newest is None or frame > newest
+        newest = max(self.states, default=None)
+        allowed = self.owners.get(frame, "") is None or newest is None or frame > newest
         assert self.count.may_lend(frame) == allowed
         if not allowed:
             with pytest.raises(ValueError, match="lent already"):
                 self.count.lend(frame, self.name)
             return
         self.count.lend(frame, self.name)
-        self.fate[frame], self.holder[frame] = "out", self.name
+        self.states[frame], self.owners[frame] = "in flight", self.name
 
-    @rule(data=st.data(), fate=st.sampled_from(FATES), mine=st.booleans())
-    def settle(self, data: st.DataObject, fate: FrameOutcome, mine: bool) -> None:
+    @rule(data=st.data(), outcome=st.sampled_from(OUTCOMES), mine=st.booleans())
+    def settle(self, data: st.DataObject, outcome: FrameOutcome, mine: bool) -> None:
         if not self.frames:
             return
         frame = data.draw(st.sampled_from(self.frames))
-        who = self.name if mine else "infer-9-ffffffff"
-        expected = self.holder.get(frame) == who
-        assert self.count.settle(frame, who, fate) == expected
+        owner = self.name if mine else "infer-9-ffffffff"
+        expected = self.owners.get(frame) == owner
+        assert self.count.settle(frame, owner, outcome) == expected
         if expected:
-            self.fate[frame] = fate
-            del self.holder[frame]
+            self.states[frame] = outcome
+            del self.owners[frame]
 
-    @rule(again=st.booleans())
-    def kill(self, again: bool) -> None:
-        mine = sorted(frame for frame, holder in self.holder.items() if holder == self.name)
-        assert (self.count.reclaim if again else self.count.drop_owner)(self.name) == mine
+    @rule(reclaim=st.booleans())
+    def kill(self, reclaim: bool) -> None:
+        mine = sorted(frame for frame, owner in self.owners.items() if owner == self.name)
+        assert (self.count.reclaim if reclaim else self.count.drop_owner)(self.name) == mine
         for frame in mine:
-            if again:
-                self.holder[frame] = None
+            if reclaim:
+                self.owners[frame] = None
             else:
-                self.fate[frame] = "worker_lost"
-                del self.holder[frame]
-        self.owner += 1
+                self.states[frame] = "worker_lost"
+                del self.owners[frame]
+        self.generation += 1
 
     @rule()
-    def give_up(self) -> None:
+    def drop_all(self) -> None:
         self.count.drop_all()
-        self.fate.update(dict.fromkeys(self.holder, "worker_lost"))
-        self.holder.clear()
+        self.states.update(dict.fromkeys(self.owners, "worker_lost"))
+        self.owners.clear()
 
     @invariant()
     def balance(self) -> None:
         counts = self.count.counts()
         assert_identity(dict(counts))
-        fates = list(self.fate.values())
+        states = list(self.states.values())
         assert counts["captured"] == len(self.frames)
-        assert counts["not_asked"] == len(self.frames) - len(fates)
-        assert counts["done"] == fates.count("done")
-        assert counts["in_flight"] == self.count.in_flight == fates.count("out")
-        assert counts["dropped"] == {fate: fates.count(fate) for fate in set(fates) - {"done", "out"}}
+        assert counts["not_asked"] == len(self.frames) - len(states)
+        assert counts["done"] == states.count("done")
+        assert counts["in_flight"] == self.count.in_flight == states.count("in flight")
+        assert counts["dropped"] == {state: states.count(state) for state in set(states) - {"done", "in flight"}}
 
 
-Books.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-TestBooks = Books.TestCase
+Accounting.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestAccounting = Accounting.TestCase

@@ -1,4 +1,4 @@
-"""Runs a real capture, as its own process or (to pass it small limits) in a thread, and hears its status events."""
+"""Runs a real capture, as a process or (to set small timeouts) in a thread, and receives its status events."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def config_of(source: Any) -> dict[str, Any]:
 
 
 class Statuses:
-    """Emit's place: takes the status events of whoever sends some."""
+    """Stands in for emit: receives and acknowledges status events."""
 
     def __init__(self, runtime: Path) -> None:
         self._server = EventServer(runtime)
@@ -46,8 +46,8 @@ class Statuses:
     def close(self) -> None:
         self._server.close()
 
-    def hear(self) -> list[Status]:
-        """All data so far; every one of them is checked for the identity."""
+    def receive(self) -> list[Status]:
+        """Return the data of all status events so far. Checks the accounting identity of each."""
         deliveries = self._server.receive()
         self._server.ack(deliveries)
         for delivery in deliveries:
@@ -58,10 +58,10 @@ class Statuses:
         return self.all
 
     def wait(self, state: str, count: int = 1, timeout: float = 10) -> Status:
-        """The `count`-th status of that state."""
+        """Return the `count`-th status of that state."""
 
         def found() -> list[Status]:
-            matching = [status for status in self.hear() if status["state"] == state]
+            matching = [status for status in self.receive() if status["state"] == state]
             return matching[count - 1 : count]
 
         return until(found, timeout, f"{count} x {state} in {self.all}")[0]
@@ -101,14 +101,14 @@ class CaptureProcess:
         self.statuses.close()
 
     def kill(self) -> None:
-        """SIGKILL, and be sure that it is dead."""
+        """Send SIGKILL and wait for the end."""
         self._end(signal.SIGKILL)
 
     def restart(self) -> None:
         self.process = self._start()
 
     def stop(self) -> Status:
-        """SIGTERM; its last status."""
+        """Send SIGTERM and return the last status."""
         self.process.terminate()
         last = self.statuses.wait("stopped")
         assert self.process.wait(5) == 0
@@ -118,7 +118,7 @@ class CaptureProcess:
         os.kill(self.process.pid, number)
 
     def reports(self) -> list[str]:
-        """The kinds it reported to its parent, once it has ended."""
+        """Return the kinds of its reports to the parent, after its end."""
         self.process.wait(5)
         text = b""
         while chunk := os.read(self._reports, 1 << 16):
@@ -135,48 +135,48 @@ class CaptureProcess:
             os.close(self._reports)
 
 
-def _agent(source: Any) -> Config:
+def _config(source: Any) -> Config:
     if not isinstance(source, Settings):
         return from_mapping(config_of(source))
-    config = from_mapping(config_of("synthetic"))  # for what else there is: the source is of a kind that no config has
+    config = from_mapping(config_of("synthetic"))  # its source is replaced by one that no config can name
     stream = replace(config.streams[STREAM], source=cast(SourceSettings, source))
     return replace(config, streams={STREAM: stream})
 
 
 class CaptureThread:
-    """A capture in a thread of this process; a context manager. `error` is what it ended with."""
+    """A capture in a thread of this process; a context manager. `error`: the exception it ended with."""
 
     def __init__(self, folder: Path, source: Any, silence_timeout: SilenceTimeout | None = None) -> None:
-        agent = _agent(source)
+        config = _config(source)
         self.statuses = Statuses(folder)
         self.error: BaseException | None = None
         self._null = os.open(os.devnull, os.O_WRONLY)
-        self._worker = Worker(agent, folder, folder, STREAM, self._null)
-        self._rhythm = silence_timeout
+        self._worker = Worker(config, folder, folder, STREAM, self._null)
+        self._silence_timeout = silence_timeout
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
     def _run(self) -> None:
         try:
-            with Capture(self._worker, self._rhythm) as capture:
+            with Capture(self._worker, self._silence_timeout) as capture:
                 capture.serve()
         except Exception as error:
             self.error = error
 
-    def ask_to_stop(self) -> None:
+    def request_stop(self) -> None:
         self._worker.stop()
 
     def stop(self) -> Status:
-        """Ask it to stop; its last status."""
-        self.ask_to_stop()
+        """Request a stop and return the last status."""
+        self.request_stop()
         return self.statuses.wait("stopped")
 
     def __enter__(self) -> CaptureThread:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.ask_to_stop()
-        until(lambda: self.statuses.hear() is None or not self.thread.is_alive(), 10, "the end of capture")
+        self.request_stop()
+        until(lambda: self.statuses.receive() is None or not self.thread.is_alive(), 10, "the end of capture")
         self.statuses.close()
         os.close(self._null)
         os.close(self._worker.stop_fd)
@@ -196,40 +196,40 @@ class Consumer:
     def __exit__(self, *_: object) -> None:
         self.client.close()
 
-    def reply(self, request: int, timeout: float = 15) -> Reply:
+    def reply(self, request_id: int, timeout: float = 15) -> Reply:
         deadline = time.monotonic() + timeout
-        while request not in self.replies:
+        while request_id not in self.replies:
             assert time.monotonic() < deadline, "no reply"
             zmq.select(self.client.sockets(), [], [], 0.1)
             self.replies.update({reply.request: reply for reply in self.client.receive()})
-        return self.replies.pop(request)
+        return self.replies.pop(request_id)
 
-    def fetch(self, want: FrameRequest | None = None, timeout: float = 15) -> Reply:
-        return self.reply(self.client.fetch(STREAM, want or FrameRequest()), timeout)
+    def fetch(self, request: FrameRequest | None = None, timeout: float = 15) -> Reply:
+        return self.reply(self.client.fetch(STREAM, request or FrameRequest()), timeout)
 
-    def wait(self, want: FrameRequest | None = None, seconds: float = 5) -> Reply:
-        return self.reply(self.client.wait(STREAM, want or FrameRequest(), seconds), seconds + 10)
+    def wait(self, request: FrameRequest | None = None, seconds: float = 5) -> Reply:
+        return self.reply(self.client.wait(STREAM, request or FrameRequest(), seconds), seconds + 10)
 
-    def next(self, want: FrameRequest | None = None, timeout: float = 15) -> Frame:
-        """The next wanted frame."""
-        frame = self.next_or_end(want, timeout)
+    def next(self, request: FrameRequest | None = None, timeout: float = 15) -> Frame:
+        """Return the next matching frame."""
+        frame = self.next_or_end(request, timeout)
         assert frame is not None, "the stream ended"
         return frame
 
-    def next_or_end(self, want: FrameRequest | None = None, timeout: float = 15) -> Frame | None:
+    def next_or_end(self, request: FrameRequest | None = None, timeout: float = 15) -> Frame | None:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            reply = self.wait(want, 1)
+            reply = self.wait(request, 1)
             if reply.ready:
-                reply = self.fetch(want)
+                reply = self.fetch(request)
             if reply.frame or reply.ended:
                 return reply.frame
         raise AssertionError("no frame")
 
-    def rest(self, want: FrameRequest | None = None) -> Iterator[Frame]:
-        """Every wanted frame to the end, each settled as done when the next one is asked for."""
+    def rest(self, request: FrameRequest | None = None) -> Iterator[Frame]:
+        """Yield every matching frame until the end; each is settled as done before the next request."""
         after = None
-        while frame := self.next_or_end(FrameRequest(after=after) if want is None else want):
+        while frame := self.next_or_end(FrameRequest(after=after) if request is None else request):
             yield frame
             after = frame.id
             self.client.settle(frame, "done")

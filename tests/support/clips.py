@@ -1,4 +1,4 @@
-"""Small H.264 clips, made on the fly: every picture tells its own number."""
+"""Small H.264 clips, generated on demand. Every frame shows its own number."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CELL = 16
 
 
 def numbered(number: int, width: int, height: int) -> Image:
-    """A grey picture with `number` in its top row of black and white cells, BGR."""
+    """Return a grey BGR picture with `number` in binary as black and white cells in its top row."""
     image = np.full((height, width, 3), 96, np.uint8)
     for bit in range(_BITS):
         image[:_CELL, bit * _CELL : (bit + 1) * _CELL] = 255 if number >> bit & 1 else 0
@@ -23,7 +23,7 @@ def numbered(number: int, width: int, height: int) -> Image:
 
 
 def number_of(image: Image) -> int:
-    """The number in a picture made by `numbered`, also after lossy coding."""
+    """Return the number in a picture made by `numbered`, also after lossy encoding."""
     cells = (image[_CELL // 2, bit * _CELL + _CELL // 2].mean() > 128 for bit in range(_BITS))
     return sum(1 << bit for bit, white in enumerate(cells) if white)
 
@@ -36,9 +36,9 @@ def write_clip(
     key_frame_every: int = 10,
     turn: int = 0,
 ) -> Path:
-    """An MP4 of `pictures` numbered pictures, without B-frames so that it can be streamed as it is.
+    """Write an MP4 of `pictures` numbered frames, without B-frames so that its packets can be streamed unchanged.
 
-    `turn`: degrees counter-clockwise by which a player must turn it, as phones write it.
+    `turn`: rotation in degrees counter-clockwise that a player must apply, as written by phones.
     """
     rate = Fraction(fps).limit_denominator(1000)
     with av.open(str(path), "w") as container:

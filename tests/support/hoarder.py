@@ -1,4 +1,4 @@
-"""A consumer process that fetches some frames, tells their numbers, and keeps them until it is killed.
+"""A consumer process that fetches frames, prints their numbers, and holds them until it is killed.
 
 python -m tests.support.hoarder RUNTIME COUNT
 """

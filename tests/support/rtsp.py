@@ -1,4 +1,4 @@
-"""Real RTSP servers (gst-rtsp-server) in processes of their own, to be frozen, killed and started again."""
+"""Real RTSP servers (gst-rtsp-server), each in its own process, which can be frozen, killed and restarted."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from types import TracebackType
 from typing import Self
 
 PYTHON = "/usr/bin/python3"
-"""The system's, because `gi` is a Debian package (python3-gi, gir1.2-gst-rtsp-server-1.0)."""
+"""System Python, which has `gi` (Debian packages python3-gi and gir1.2-gst-rtsp-server-1.0)."""
 _HERE = Path(__file__).parent
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody uses now."""
+    """Return an unused TCP port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -26,21 +26,21 @@ def free_port() -> int:
 
 
 class _Program:
-    """A program that prints `ready` once it serves; a context manager that kills it."""
+    """A server process that prints `ready` when it serves. A context manager that kills it at the end."""
 
     def __init__(self, file: str, arguments: Sequence[str]) -> None:
         self._arguments = [str(_HERE / file), *arguments]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
-        """Start and return once it serves."""
+        """Start the process and wait until it serves."""
         self._process = subprocess.Popen([PYTHON, *self._arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         if self._process.stdout.readline() != b"ready\n":
             raise RuntimeError("no RTSP server: are python3-gi and gir1.2-gst-rtsp-server-1.0 installed?")
         return self
 
-    def _tell(self, line: bytes) -> None:
+    def _send(self, line: bytes) -> None:
         """Write a line to its standard input."""
         assert self._process is not None
         assert self._process.stdin is not None
@@ -48,14 +48,14 @@ class _Program:
         self._process.stdin.flush()
 
     def freeze(self) -> None:
-        """SIGSTOP: connections stay open and nobody answers or reads."""
+        """Send SIGSTOP: connections stay open, without any answer."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL, then wait for its end."""
+        """Send SIGKILL and wait for the end."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
@@ -73,7 +73,7 @@ class _Program:
 
 
 class RtspServer(_Program):
-    """Serves a clip for ever at `fps`, with ever growing times, at `rtsp://127.0.0.1:{port}/cam`."""
+    """Serves a clip in a loop at `fps`, with increasing timestamps, at `rtsp://127.0.0.1:{port}/cam`."""
 
     def __init__(
         self,
@@ -95,15 +95,15 @@ class RtspServer(_Program):
         return f"rtsp://127.0.0.1:{self.port}/cam"
 
     def pause(self) -> None:
-        """Send no more video but keep the connections (and RTCP) alive."""
-        self._tell(b"pause\n")
+        """Stop sending video, keeping connections and RTCP alive."""
+        self._send(b"pause\n")
 
     def resume(self) -> None:
-        self._tell(b"resume\n")
+        self._send(b"resume\n")
 
 
 class RtspReceiver(_Program):
-    """Takes a stream at `rtsp://127.0.0.1:{port}/push` and plays it at `/play`."""
+    """Receives a stream at `rtsp://127.0.0.1:{port}/push` and plays it at `/play`."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -119,7 +119,7 @@ class RtspReceiver(_Program):
 
 
 def _write_units(clip: Path, out: Path) -> None:
-    """The clip's access units in Annex B, each behind its length."""
+    """Write the clip's access units in Annex B, each after its length."""
     import av
     from av.bitstream import BitStreamFilterContext
 

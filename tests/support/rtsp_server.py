@@ -1,7 +1,7 @@
-"""A program: serves a clip's access units for ever by RTSP (gst-rtsp-server, H.264), with ever growing times.
+"""RTSP server program (gst-rtsp-server, H.264): serves a clip's access units in a loop, with increasing timestamps.
 
-It runs in the system's Python, because `gi` is a Debian package; `tests/support/rtsp.py` starts it. Lines on its
-standard input pause and resume the video.
+Started by `tests/support/rtsp.py` in the system Python, because `gi` is a Debian package. Lines on standard input pause
+and resume the video.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _read_units(path: str) -> list[bytes]:
 
 
 class _Camera:
-    """Pushes the units into one media, from its first (a key frame) on."""
+    """Pushes the units into one media, starting with the first, a key frame."""
 
     def __init__(self, gst: Any, glib: Any, units: list[bytes], fps: float) -> None:
         self.gst, self.units, self.fps = gst, units, fps
@@ -100,7 +100,7 @@ def _serve() -> None:
     def command(_channel: Any, _condition: Any) -> bool:
         line = sys.stdin.readline()
         if not line:
-            os._exit(0)  # the test that started it is gone
+            os._exit(0)  # the test has ended
         camera.paused = line == "pause\n"
         return True
 

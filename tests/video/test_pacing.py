@@ -8,6 +8,8 @@ import pytest
 from streamer.types import FrameId
 from streamer.video.pacing import (
     FIRST_REPEAT_S,
+    MAX_INTERVAL_S,
+    MAX_LOST_S,
     MAX_SYNC_S,
     MIN_GAP_S,
     MIN_LOST_S,
@@ -124,3 +126,14 @@ def test_resume_repeats_no_frame_of_the_idle_time() -> None:
     pacer, _ = fed(4)
     pacer.resume(60.0)
     assert pacer.take(60.1) is None
+
+
+@pytest.mark.parametrize("fps", [0.1, 0.5])
+def test_slow_camera_is_not_shown_as_lost_between_frames(fps: float) -> None:
+    pacer, found = fed(5 / fps, fps)
+    _, second, *_ = (index for index, due in enumerate(found) if not due.is_repeat)
+    assert not any(due.lost_s for due in found[second:]), "its interval is known after two frames"
+    assert pacer.interval == MAX_INTERVAL_S, "the last frame is repeated every second"
+    after = play(pacer, 5 / fps, 5 / fps + 70, step=0.25)
+    lost = next(due for due in after if due.lost_s is not None)
+    assert lost.lost_s == pytest.approx(min(MAX_LOST_S, max(MIN_LOST_S, 5 / fps)), abs=MAX_INTERVAL_S + 0.3)

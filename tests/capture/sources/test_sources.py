@@ -1,4 +1,4 @@
-"""Every kind of source against the real thing, as far as there is one on this machine."""
+"""Every kind of source, against real servers and files where this computer has them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def times(pictures: Iterable[Picture | None]) -> list[float | None]:
 
 
 def read(settings: SourceSettings, count: int, read_limit: float = 5.0) -> list[Image]:
-    """The first pictures of a connection."""
+    """Return the first frames of a connection."""
     connection = settings.open(read_limit)
     try:
         return [bgr(picture) for picture in islice(connection, count)]
@@ -119,7 +119,7 @@ def test_synthetic_frame_shows_world_at_its_media_time() -> None:
 def test_live_synthetic_skips_missed_frames() -> None:
     pictures = iter(Synthetic(fps=50).open())
     next(pictures)
-    time.sleep(0.2)  # the reader is held up
+    time.sleep(0.2)  # the reader is blocked
     (late,) = times(islice(pictures, 1))
     assert late is not None
     assert late >= 0.18
@@ -155,7 +155,7 @@ def test_key_frames_are_flushed_from_delaying_decoder(tmp_path: Path) -> None:
     source.close()
     eased = shown[shown.index(None) :]
     assert eased[: eased.index(20) + 1] == [*[None] * eased.index(20), 20]
-    assert shown[-10:] == list(range(40, 50)), "all again from the next key frame on"
+    assert shown[-10:] == list(range(40, 50)), "full decoding restarts at the next key frame"
 
 
 def test_file_without_timestamps_is_timed_by_its_rate(tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_silent_camera_is_lost_after_read_limit(clip: Path) -> None:
         connection = source(server.url).open(1.0)
         pictures = iter(connection)
         next(pictures)
-        server.pause()  # the session and its RTCP live on
+        server.pause()  # keeps the session and RTCP alive
         with pytest.raises(SourceLost, match="silent for 1 s"):
             list(pictures)
         connection.close()
@@ -309,7 +309,7 @@ def test_unknown_rtsp_path_is_a_lost_source(clip: Path) -> None:
 
 
 class _Mjpeg(BaseHTTPRequestHandler):
-    """A camera's MJPEG stream, ended after 30 pictures, behind a password."""
+    """An MJPEG camera that ends after 30 frames. `/locked` needs a password."""
 
     def do_GET(self) -> None:
         if self.path == "/locked" and "Authorization" not in self.headers:
@@ -326,7 +326,7 @@ class _Mjpeg(BaseHTTPRequestHandler):
             self.wfile.write(head.encode() + jpeg + b"\r\n")
 
     def log_message(self, *_: object) -> None:
-        """Not to the tests' output."""
+        """Log nothing."""
 
 
 @contextmanager
