@@ -1,4 +1,4 @@
-"""Small random checkpoints, jobs for them, and comparing what was answered."""
+"""Small checkpoints with random weights, jobs for them, and comparison of results."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ INPUTS: dict[str, dict[str, Any]] = {
     else {}
     for name, spec in SPECS.items()
 }
-"""What each task needs to be asked."""
+"""Required config keys of each task."""
 
 
-def build(folder: Path, *, tied: bool = True, positions: int = 128, **generation: Any) -> Path:
-    """Save a checkpoint of random weights into `folder`; `generation` changes how it decodes."""
+def build_checkpoint(folder: Path, *, tied: bool = True, positions: int = 128, **generation: Any) -> Path:
+    """Save a checkpoint with random weights into `folder`; `generation` overrides its generation settings."""
     import torch
     from transformers import Florence2Config, Florence2ForConditionalGeneration, GenerationConfig
 
@@ -65,7 +65,7 @@ def build(folder: Path, *, tied: bool = True, positions: int = 128, **generation
     with torch.no_grad():
         for weights in model.parameters():
             if weights.dim() > 1:
-                weights.normal_(std=0.25)  # far apart, so that no two tokens are equally likely
+                weights.normal_(std=0.25)  # large, so that no two tokens are equally likely
     decoding = {
         "bos_token_id": 0,
         "pad_token_id": 1,
@@ -76,7 +76,7 @@ def build(folder: Path, *, tied: bool = True, positions: int = 128, **generation
         "num_beams": 3,
         "no_repeat_ngram_size": 3,
         "early_stopping": True,
-        # Random weights would hardly ever end an answer.
+        # Random weights rarely generate an end token.
         "exponential_decay_length_penalty": (6, 1.3),
         **generation,
     }
@@ -84,8 +84,8 @@ def build(folder: Path, *, tied: bool = True, positions: int = 128, **generation
     return folder
 
 
-def picture(seed: int = 0, width: int = 160, height: int = 120) -> Image:
-    """Blobs of colour, BGR, read-only as in a frame."""
+def make_image(seed: int = 0, width: int = 160, height: int = 120) -> Image:
+    """Return random blobs of colour, BGR, read-only as in a frame."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (5, 7, 3), np.uint8)
     image = np.kron(coarse, np.ones((height // 5 + 1, width // 7 + 1, 1), np.uint8))[:height, :width].copy()
@@ -93,10 +93,10 @@ def picture(seed: int = 0, width: int = 160, height: int = 120) -> Image:
     return image
 
 
-def job(task: str, image: Image | None = None, stream: str = "gate", **params: Any) -> Job:
-    """A job with what the task needs, and `params` on top."""
+def make_job(task: str, image: Image | None = None, stream: str = "gate", **params: Any) -> Job:
+    """Return a job with the task's required keys and `params`."""
     keys = SPECS[task].parameters.model_validate({**INPUTS[task], **params})
-    frame = Frame(stream, 1, 0, 0.0, 0.0, 0.0, picture() if image is None else image)
+    frame = Frame(stream, 1, 0, 0.0, 0.0, 0.0, make_image() if image is None else image)
     return Job(DueTask(stream, Task(task, task, keys), 0.0), frame)
 
 
@@ -104,8 +104,8 @@ def shapes(answer: Answer) -> list[Box | Polygon | Quad]:
     return [*answer.boxes, *answer.polygons, *answer.quads]
 
 
-def said(results: Sequence[Result]) -> list[Any]:
-    """All but the times and the scores, which differ in their last digits."""
+def without_scores(results: Sequence[Result]) -> list[Any]:
+    """Return everything but times and scores; scores differ in their last digits."""
     return [
         (
             result.outcome,
@@ -123,5 +123,5 @@ def scores(results: Sequence[Result]) -> list[float]:
 
 
 def assert_same(ours: Sequence[Result], theirs: Sequence[Result]) -> None:
-    assert said(ours) == said(theirs)
+    assert without_scores(ours) == without_scores(theirs)
     assert scores(ours) == pytest.approx(scores(theirs), rel=1e-3, abs=1e-6)

@@ -1,4 +1,4 @@
-"""A small random checkpoint, and what reads it."""
+"""Fixtures: a small random checkpoint, its processor in transformers, and the reference engine."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.checkpoints import build
+from tests.support.checkpoints import build_checkpoint
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """So small a model is slower on two threads, and many times slower where another process has one of the cores."""
+    """Use one torch thread: a small model is slower on two, and many times slower when a core is busy."""
     import torch
 
     before = torch.get_num_threads()
@@ -24,12 +24,12 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("florence") / "small")
+    return build_checkpoint(tmp_path_factory.mktemp("florence") / "small")
 
 
 @pytest.fixture(scope="session")
 def processor(checkpoint: Path) -> Any:
-    """The library's own processor."""
+    """The checkpoint's processor in transformers."""
     from transformers import AutoProcessor
 
     return AutoProcessor.from_pretrained(checkpoint)

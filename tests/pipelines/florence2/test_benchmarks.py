@@ -1,4 +1,4 @@
-"""Measuring what a machine can carry."""
+"""Measurement of `streamer bench` with the Florence-2 engines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streamer.cli.throughput import Rate, measure
 
 
 @pytest.mark.parametrize("kind", ["plain", "fast"])
-def test_rates_of_an_engine(checkpoint: Any, kind: Any) -> None:
+def test_bench_measures_rate_of_engine(checkpoint: Any, kind: Any) -> None:
     engine = pipeline.open(Florence2Settings(checkpoint=str(checkpoint), device="cpu", engine=kind))
     tasks = ["caption", "phrase_grounding", "region_to_ocr"]
     rates = list(measure(engine, [SPECS[task] for task in tasks], 0.05))
@@ -22,10 +22,10 @@ def test_rates_of_an_engine(checkpoint: Any, kind: Any) -> None:
     assert all(rate.answers >= 8 and rate.seconds >= 0.05 and rate.errors == 0 for rate in rates)
     assert engine.free() == 8
     if isinstance(engine, FastEngine):
-        assert engine.image_cache.misses >= sum(rate.answers for rate in rates), "no frame was known from before"
+        assert engine.image_cache.misses >= sum(rate.answers for rate in rates), "no frame was in the cache"
 
 
-def test_cameras_at_an_interval() -> None:
+def test_bench_table_shows_cameras_at_interval() -> None:
     rate = Rate("caption", answers=50, seconds=20.0, errors=1)
     assert rate.per_second == 2.5
     assert [rate.cameras(every) for every in (0.1, 1.0, 10.0)] == [0, 2, 25]

@@ -15,12 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipelines.florence2 import checkpoint_files as folders
+from pipelines.florence2 import checkpoint_files
 from pipelines.florence2.checkpoint import load
 from pipelines.florence2.checkpoint_files import open_folder
 from pipelines.florence2.pipeline import Florence2Settings, pipeline
 from streamer.core.errors import ConfigError
-from tests.support.checkpoints import build
+from tests.support.checkpoints import build_checkpoint
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def refusal(checkpoint: Path | str, **keys: Any) -> str:
     return str(caught.value)
 
 
-def test_a_folder_is_loaded(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_checkpoint_folder_loads(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     loaded = load(open_folder(str(checkpoint)), "auto", "auto")
     assert loaded.name == "small"
@@ -60,41 +60,41 @@ def test_a_folder_is_loaded(checkpoint: Path, caplog: pytest.LogCaptureFixture) 
         ("float16", "cpu", 1, torch.float16),
     ],
 )
-def test_dtype(wanted: str, device: str, size: int, dtype: torch.dtype) -> None:
+def test_auto_dtype_depends_on_device_and_size(wanted: str, device: str, size: int, dtype: torch.dtype) -> None:
     from pipelines.florence2.checkpoint import _dtype
 
     assert _dtype(wanted, torch.device(device), size) == dtype
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_other_dtypes_answer(checkpoint: Path, dtype: str) -> None:
+def test_half_precision_checkpoint_opens(checkpoint: Path, dtype: str) -> None:
     engine = pipeline.open(Florence2Settings.model_validate({"checkpoint": str(checkpoint), "dtype": dtype}))
     assert engine.model == "small"
 
 
-def test_a_home_relative_folder(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_in_folder_is_expanded(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(checkpoint.parent))
     assert open_folder("~/small").path == checkpoint
 
 
-def test_without_the_shipped_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(folders, "SHIPPED", tmp_path / "tiny")
+def test_missing_shipped_model_is_config_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(checkpoint_files, "SHIPPED", tmp_path / "tiny")
     with pytest.raises(ConfigError, match="the small model is missing from this installation"):
         open_folder(None)
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "preprocessor_config.json", "model.safetensors"])
-def test_a_missing_file_is_named(copy: Path, file: str) -> None:
+def test_missing_file_is_named_in_error(copy: Path, file: str) -> None:
     (copy / file).unlink()
     assert refusal(copy) == f"checkpoint mine is not complete: {file} is missing in {copy}"
 
 
-def test_weights_in_the_old_format_only(copy: Path) -> None:
+def test_weights_without_safetensors_are_refused(copy: Path) -> None:
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
     assert "model.safetensors is missing" in refusal(copy)
 
 
-def test_weights_in_several_files(copy: Path) -> None:
+def test_sharded_weights_load(copy: Path) -> None:
     weights = load_file(copy / "model.safetensors")
     (copy / "model.safetensors").unlink()
     names = sorted(weights)
@@ -108,7 +108,7 @@ def test_weights_in_several_files(copy: Path) -> None:
     assert "model-00002-of-00002.safetensors is missing" in refusal(copy)
 
 
-def test_missing_weights_are_not_made_up(copy: Path) -> None:
+def test_missing_weights_are_refused(copy: Path) -> None:
     weights = load_file(copy / "model.safetensors")
     del weights["model.multi_modal_projector.image_projection.weight"]
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
@@ -124,12 +124,12 @@ def test_missing_weights_are_not_made_up(copy: Path) -> None:
         ("tokenizer.json", "{}", "its tokenizer cannot be loaded"),
     ],
 )
-def test_a_damaged_file_is_named(copy: Path, file: str, content: str, words: str) -> None:
+def test_damaged_file_is_named_in_error(copy: Path, file: str, content: str, words: str) -> None:
     (copy / file).write_text(content)
     assert words in refusal(copy)
 
 
-def test_weights_of_another_size(copy: Path) -> None:
+def test_weights_of_wrong_shape_are_refused(copy: Path) -> None:
     weights = load_file(copy / "model.safetensors")
     weights["model.language_model.shared.weight"] = torch.zeros(7, 32)
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
@@ -137,17 +137,17 @@ def test_weights_of_another_size(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("tokens", [11, 577])
-def test_a_wrong_number_of_image_tokens(copy: Path, tokens: int) -> None:
+def test_wrong_number_of_image_tokens_is_refused(copy: Path, tokens: int) -> None:
     edit(copy / "preprocessor_config.json", image_seq_length=tokens)
     assert "checkpoint mine does not run" in refusal(copy)
 
 
-def test_image_tokens_are_counted_where_they_are_not_written(copy: Path) -> None:
+def test_missing_image_token_count_is_computed(copy: Path) -> None:
     edit(copy / "preprocessor_config.json", image_seq_length=None)
     assert load(open_folder(str(copy)), "cpu", "auto").images.tokens == 10
 
 
-def test_image_settings_may_stand_in_the_processors_file(copy: Path) -> None:
+def test_image_settings_are_read_from_processor_config(copy: Path) -> None:
     before = open_folder(str(copy)).images
     images = json.loads((copy / "preprocessor_config.json").read_text())
     (copy / "preprocessor_config.json").unlink()
@@ -155,7 +155,7 @@ def test_image_settings_may_stand_in_the_processors_file(copy: Path) -> None:
     assert open_folder(str(copy)).images == before
 
 
-def test_generation_settings_of_old_checkpoints(copy: Path) -> None:
+def test_generation_settings_are_read_from_old_config(copy: Path) -> None:
     (copy / "generation_config.json").unlink()
     text = json.loads((copy / "config.json").read_text())["text_config"]
     edit(
@@ -166,7 +166,7 @@ def test_generation_settings_of_old_checkpoints(copy: Path) -> None:
     assert (generation.decoder_start_token_id, generation.eos_token_id) == (2, 2)
 
 
-def test_a_model_of_another_kind(copy: Path) -> None:
+def test_other_model_type_is_refused(copy: Path) -> None:
     edit(copy / "config.json", model_type="bart")
     assert refusal(copy) == "checkpoint mine is not a Florence-2: its model_type is 'bart'"
 
@@ -190,24 +190,24 @@ def test_remote_code_is_refused_and_not_run(copy: Path, file: str, changes: dict
     assert "florence-community/Florence-2-base" in words
 
 
-def test_microsofts_names_are_answered_with_the_native_ones() -> None:
+def test_microsoft_checkpoint_error_names_native_conversion() -> None:
     assert "florence-community/Florence-2-large-ft" in refusal("microsoft/Florence-2-large-ft")
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./no-such-folder", "~/no-such-folder", "../no-such-folder"])
-def test_a_missing_folder(name: str) -> None:
+def test_missing_folder_is_refused(name: str) -> None:
     assert refusal(name) == f"no such checkpoint folder: {name}"
 
 
-def test_a_file_is_no_checkpoint(copy: Path) -> None:
+def test_file_as_checkpoint_is_refused(copy: Path) -> None:
     assert "is a file" in refusal(copy / "config.json")
 
 
-def test_a_name_that_cannot_be_one() -> None:
+def test_invalid_hub_name_is_refused() -> None:
     assert "neither a folder here nor a name on the hub" in refusal("a/b/c d")
 
 
-def test_the_hub_cannot_be_reached(tmp_path: Path) -> None:
+def test_unreachable_hub_is_config_error(tmp_path: Path) -> None:
     code = (
         "from pipelines.florence2.checkpoint_files import open_folder; from streamer.core.errors import ConfigError\n"
         "try: open_folder('florence-community/Florence-2-base')\n"
@@ -219,15 +219,15 @@ def test_the_hub_cannot_be_reached(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
-def test_a_device_that_is_not_there(checkpoint: Path) -> None:
+def test_missing_device_is_refused(checkpoint: Path) -> None:
     with pytest.raises(ConfigError, match=r"no such device: cuda:3 \(this process sees 0 CUDA devices\)"):
         load(open_folder(str(checkpoint)), "cuda:3", "auto")
 
 
-def test_an_output_head_of_its_own_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_untied_output_head_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    path = build(tmp_path / "untied", tied=False)
-    # Such checkpoints exist with a config that still says "tied".
+    path = build_checkpoint(tmp_path / "untied", tied=False)
+    # Published fine-tunes have an untied head and a config that says "tied".
     edit(path / "config.json", tie_word_embeddings=True)
     saved = load_file(path / "model.safetensors")["lm_head.weight"]
     model = load(open_folder(str(path)), "cpu", "auto").model
@@ -239,7 +239,7 @@ def test_an_output_head_of_its_own_is_kept(tmp_path: Path, caplog: pytest.LogCap
     assert "kept untied" in caplog.text
 
 
-def test_an_equal_output_head_is_tied(copy: Path) -> None:
+def test_equal_output_head_is_tied(copy: Path) -> None:
     weights = load_file(copy / "model.safetensors")
     weights["lm_head.weight"] = weights["model.language_model.shared.weight"].clone()
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})

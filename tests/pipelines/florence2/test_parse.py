@@ -1,4 +1,4 @@
-"""Answers: equal to the library's own reading where well formed, and never a crash elsewhere."""
+"""Parsing: equal to transformers for well-formed answers, and without exceptions for any text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipelines.florence2.tasks import Form
 from pipelines.florence2.training.checkpoint_builder import POST_PROCESSOR
 from streamer.types import Answer, Box
 
-# In these sizes the middle of a bin is a number that a 32-bit float holds exactly, so the cut to int is too.
+# In these sizes a float32 holds the middle of a bin exactly, so the rounding to whole pixels is exact.
 SIZES = ((1000, 2000), (2000, 500), (4000, 1000))
 
 bins = st.integers(0, 999)
@@ -42,7 +42,7 @@ fours = st.lists(bins, min_size=8, max_size=8).map(lambda values: locs(*values))
 
 
 def framed(part: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    """A whole answer of some such parts, as the model writes and a batch pads it."""
+    """Return whole answers of such parts, with start, end and padding."""
     endings = st.sampled_from(["</s>", "</s><pad><pad>", ""])
     return st.builds(lambda parts, end: f"</s><s>{''.join(parts)}{end}", st.lists(part, max_size=4), endings)
 
@@ -56,7 +56,7 @@ Native = Callable[[str, str, tuple[int, int]], Any]
 
 @pytest.fixture(scope="session")
 def native(processor: Any) -> Native:
-    """The library's own reading: (task, text, (width, height)) to whatever it gives."""
+    """The parser of transformers: (task, text, (width, height)) to its answer."""
 
     def read(task: str, text: str, size: tuple[int, int]) -> Any:
         return processor.post_process_generation(text, task=task, image_size=size)[task]
@@ -65,7 +65,7 @@ def native(processor: Any) -> Native:
 
 
 def cut(points: Any, size: tuple[int, int]) -> list[int]:
-    # The tiny addend: 0.5005 * 2000 is 1000.9999999.
+    # 1e-6 because 0.5005 * 2000 is 1000.9999999.
     return [int(value * size[axis % 2] + 1e-6) for axis, value in enumerate(sum(points, ()))]
 
 
@@ -80,21 +80,21 @@ def check_boxes(answer: Answer, theirs: Any, size: tuple[int, int], labels: str 
 
 @same
 @given(words, st.sampled_from(["</s>", "</s><pad>"]))
-def test_text(native: Native, text: str, end: str) -> None:
+def test_text_parses_as_in_transformers(native: Native, text: str, end: str) -> None:
     answer = parse("text", f"</s><s>{text}{end}")
     assert answer.text == native("<CAPTION>", f"</s><s>{text}</s>", (10, 10))
 
 
 @same
 @given(framed(labelled(boxes)), st.sampled_from(SIZES))
-def test_boxes(native: Native, text: str, size: tuple[int, int]) -> None:
+def test_boxes_parse_as_in_transformers(native: Native, text: str, size: tuple[int, int]) -> None:
     for task in ("<OD>", "<DENSE_REGION_CAPTION>"):
         check_boxes(parse("boxes", text), native(task, text, size), size)
 
 
 @same
 @given(framed(boxes), st.sampled_from(SIZES))
-def test_regions(native: Native, text: str, size: tuple[int, int]) -> None:
+def test_regions_parse_as_in_transformers(native: Native, text: str, size: tuple[int, int]) -> None:
     answer = parse("regions", text)
     check_boxes(answer, native("<REGION_PROPOSAL>", text, size), size)
     assert {found.label for found in answer.boxes} <= {""}
@@ -102,14 +102,14 @@ def test_regions(native: Native, text: str, size: tuple[int, int]) -> None:
 
 @same
 @given(framed(labelled(boxes, words | st.sampled_from(["it", "the image", "it all"]))), st.sampled_from(SIZES))
-def test_phrases(native: Native, text: str, size: tuple[int, int]) -> None:
+def test_phrases_parse_as_in_transformers(native: Native, text: str, size: tuple[int, int]) -> None:
     banned = frozenset(POST_PROCESSOR["phrase_grounding"]["banned_grounding_tokens"])
     check_boxes(parse("phrases", text, banned), native("<CAPTION_TO_PHRASE_GROUNDING>", text, size), size)
 
 
 @same
 @given(st.one_of(masks, rings).map("</s><s>{}</s>".format), st.sampled_from(SIZES))
-def test_polygons(native: Native, text: str, size: tuple[int, int]) -> None:
+def test_polygons_parse_as_in_transformers(native: Native, text: str, size: tuple[int, int]) -> None:
     for task in ("<REFERRING_EXPRESSION_SEGMENTATION>", "<REGION_TO_SEGMENTATION>"):
         theirs = [points for mask in native(task, text, size)["polygons"] for points in mask]
         assert [cut(found.points, size) for found in parse("polygons", text).polygons] == theirs
@@ -117,7 +117,7 @@ def test_polygons(native: Native, text: str, size: tuple[int, int]) -> None:
 
 @same
 @given(st.one_of(framed(labelled(boxes)), framed(labelled(masks))), st.sampled_from(SIZES))
-def test_boxes_or_polygons(native: Native, text: str, size: tuple[int, int]) -> None:
+def test_boxes_or_polygons_parse_as_in_transformers(native: Native, text: str, size: tuple[int, int]) -> None:
     answer, theirs = parse("boxes_or_polygons", text), native("<OPEN_VOCABULARY_DETECTION>", text, size)
     check_boxes(answer, theirs, size, "bboxes_labels")
     pairs = zip(theirs["polygons"], theirs["polygons_labels"], strict=True)
@@ -130,13 +130,13 @@ def test_boxes_or_polygons(native: Native, text: str, size: tuple[int, int]) -> 
     framed(labelled(fours, st.text("abc ÄÖÜß漢字<>&!\"'/", min_size=1).map(str.strip).filter(bool))),
     st.sampled_from(SIZES),
 )
-def test_quads(native: Native, text: str, size: tuple[int, int]) -> None:
+def test_quads_parse_as_in_transformers(native: Native, text: str, size: tuple[int, int]) -> None:
     answer, theirs = parse("quads", text), native("<OCR_WITH_REGION>", text, size)
     assert [cut(found.points, size) for found in answer.quads] == theirs["quad_boxes"]
     assert [found.label for found in answer.quads] == theirs["labels"]
 
 
-def test_coordinates_are_the_middles_of_their_bins() -> None:
+def test_coordinates_are_middles_of_bins() -> None:
     assert parse("boxes", "car<loc_0><loc_1><loc_500><loc_999>").boxes == (Box(0.0005, 0.0015, 0.5005, 0.9995, "car"),)
 
 
@@ -165,29 +165,29 @@ def test_coordinates_are_the_middles_of_their_bins() -> None:
         ("regions", "what" + locs(1, 2, 3, 4), ((1, 2, 3, 4, ""),)),
     ],
 )
-def test_what_is_sound_in_a_broken_answer_is_kept(form: Form, text: str, left: tuple[Any, ...]) -> None:
+def test_well_formed_parts_of_broken_answer_are_kept(form: Form, text: str, left: tuple[Any, ...]) -> None:
     middles = [tuple((index + 0.5) / 1000 for index in entry[:4]) + entry[4:] for entry in left]
     assert [(box.x0, box.y0, box.x1, box.y1, box.label) for box in parse(form, text).boxes] == middles
 
 
-def test_an_answer_cut_in_the_middle_of_a_mask() -> None:
+def test_mask_cut_short_keeps_complete_points() -> None:
     assert [len(found.points) for found in parse("polygons", "<poly>" + locs(*range(11))).polygons] == [5]
     assert parse("polygons", "<poly>" + locs(1, 2, 3, 4, 5)).is_empty
 
 
-def test_text_over_several_lines_is_kept() -> None:
+def test_text_keeps_line_breaks() -> None:
     assert parse("quads", "one\ntwo" + locs(*range(8))).quads[0].label == "one\ntwo"
     assert parse("text", "<s>one\ntwo</s>").text == "one\ntwo"
 
 
-# -- malformed: what the library makes sense of, and is sound, is found as well
+# -- malformed answers: well-formed shapes that transformers finds are found too
 
 _STRAY = ["<loc_7>", "<loc_999>", "<poly>", "</poly>", "<sep>", "<pad>", "é", "漢", " and ", ""]
 
 
 @st.composite
 def damaged(draw: st.DrawFn, whole: st.SearchStrategy[str]) -> str:
-    """An answer some of whose tokens are gone, doubled, or others."""
+    """Return an answer with removed, doubled or replaced tokens."""
     tokens = re.findall(r"<[^<>]+>|[^<]+", draw(whole))
     for _ in range(draw(st.integers(1, 3))):
         place = draw(st.integers(0, max(0, len(tokens) - 1)))
@@ -196,7 +196,7 @@ def damaged(draw: st.DrawFn, whole: st.SearchStrategy[str]) -> str:
 
 
 def plain(label: str) -> str:
-    """As the library leaves it: it drops all that is not ASCII."""
+    """Return the label without non-ASCII characters, as transformers does."""
     return label.encode("ascii", "ignore").decode().strip()
 
 
@@ -206,28 +206,28 @@ def check_all_found(theirs: list[Any], ours: list[Any]) -> None:
 
 
 def sound_boxes(theirs: Any) -> list[Any]:
-    """With corners in order, and no halves of tokens among the words."""
+    """Return the boxes with ordered corners and without token fragments in the label."""
     pairs = zip(theirs["bboxes"], theirs["labels"], strict=True)
     return [(box, label) for box, label in pairs if box[0] <= box[2] and box[1] <= box[3] and ">" not in label]
 
 
 @same
 @given(damaged(framed(labelled(boxes))), st.sampled_from(SIZES))
-def test_boxes_in_damaged_answers(native: Native, text: str, size: tuple[int, int]) -> None:
+def test_boxes_in_damaged_answers_are_found(native: Native, text: str, size: tuple[int, int]) -> None:
     ours = [(box_pixels(box, size), plain(box.label)) for box in parse("boxes", text).boxes]
     check_all_found(sound_boxes(native("<OD>", text, size)), ours)
 
 
 @same
 @given(damaged(framed(boxes)), st.sampled_from(SIZES))
-def test_regions_in_damaged_answers(native: Native, text: str, size: tuple[int, int]) -> None:
+def test_regions_in_damaged_answers_are_found(native: Native, text: str, size: tuple[int, int]) -> None:
     ours = [(box_pixels(box, size), "") for box in parse("regions", text).boxes]
     check_all_found(sound_boxes(native("<REGION_PROPOSAL>", text, size)), ours)
 
 
 @same
 @given(damaged(st.one_of(masks, rings).map("</s><s>{}</s>".format)), st.sampled_from(SIZES))
-def test_polygons_in_damaged_answers(native: Native, text: str, size: tuple[int, int]) -> None:
+def test_polygons_in_damaged_answers_are_found(native: Native, text: str, size: tuple[int, int]) -> None:
     ours = [cut(found.points, size) for found in parse("polygons", text).polygons]
     masks = native("<REFERRING_EXPRESSION_SEGMENTATION>", text, size)["polygons"]
     check_all_found([points for mask in masks for points in mask if len(points) >= 6], ours)
@@ -235,7 +235,7 @@ def test_polygons_in_damaged_answers(native: Native, text: str, size: tuple[int,
 
 @same
 @given(damaged(framed(labelled(fours))), st.sampled_from(SIZES))
-def test_quads_in_damaged_answers(native: Native, text: str, size: tuple[int, int]) -> None:
+def test_quads_in_damaged_answers_are_found(native: Native, text: str, size: tuple[int, int]) -> None:
     theirs = native("<OCR_WITH_REGION>", text, size)
     ours = [(cut(found.points, size), found.label) for found in parse("quads", text).quads]
     pairs = zip(theirs["quad_boxes"], theirs["labels"], strict=True)
@@ -248,7 +248,7 @@ broken = st.lists(st.sampled_from([*_PIECES, "<od>", "\n", " ", "<"]) | st.text(
 
 @settings(deadline=None, max_examples=400)
 @given(st.sampled_from(get_args(Form)), broken)
-def test_nothing_makes_it_crash_or_leave_the_frame(form: Form, text: str) -> None:
+def test_any_text_parses_to_shapes_inside_frame(form: Form, text: str) -> None:
     answer = parse(form, text)
     points = [point for polygon in answer.polygons for point in polygon.points]
     points += [point for quad in answer.quads for point in quad.points]

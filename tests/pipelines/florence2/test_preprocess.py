@@ -1,4 +1,4 @@
-"""Preprocessing against the checkpoint's own processor, which resizes with PIL."""
+"""Preprocessing compared with the checkpoint's processor in transformers, which resizes with PIL."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def gradient(height: int, width: int) -> Image:
 
 
 def edges(height: int, width: int) -> Image:
-    """Black and white cells: the filter overshoots at every border."""
+    """Return black and white cells: the filter overshoots at every border."""
     cells = (np.arange(height)[:, None] // 5 + np.arange(width)[None] // 7) % 2 * 255
     return np.repeat(cells[..., None], 3, axis=2).astype(np.uint8)
 
@@ -62,12 +62,12 @@ def test_resize_is_within_one_level_of_pil(paint: Any, shape: tuple[int, int], s
     off = np.abs(resize(image, (side, side)).permute(1, 2, 0).numpy().astype(int) - pil(image, side))
     if min(shape) >= 1.25 * side:
         assert off.max() <= 1
-    else:  # Noise that is enlarged or hardly made smaller: one value in thousands is rounded twice to the same side.
+    else:  # enlarged or hardly reduced noise: few values round twice in the same direction
         assert off.max() <= 2
         assert (off > 1).mean() < 1e-4
 
 
-def test_the_picture_keeps_its_sides_and_colours() -> None:
+def test_resize_keeps_orientation_and_colours() -> None:
     image = np.zeros((20, 40, 3), np.uint8)
     image[:10, :, 0] = 255  # blue above
     image[10:, :20, 2] = 255  # red below left
@@ -79,10 +79,10 @@ def test_the_picture_keeps_its_sides_and_colours() -> None:
 
 
 @pytest.mark.parametrize("shape", [(96, 96), (480, 640), (31, 50)])
-def test_pixels_equal_the_processors(processor: Any, shape: tuple[int, int]) -> None:
+def test_pixels_equal_transformers(processor: Any, shape: tuple[int, int]) -> None:
     image = noise(*shape)
     image.flags.writeable = False
-    # Any Pillow gives the same here: no shape of these is enlarged in one direction and reduced in the other.
+    # Independent of the Pillow version: no shape is enlarged in one direction and reduced in the other.
     theirs = processor(text="<OD>", images=Pil.fromarray(image[..., ::-1].copy()), return_tensors="pt").pixel_values[0]
     raw = processor.image_processor.to_dict()
     ours = Preprocessor(ImageSettings.read("small", raw))(image)
@@ -102,12 +102,12 @@ def test_pixels_equal_the_processors(processor: Any, shape: tuple[int, int]) -> 
         np.zeros((0, 4, 3), np.uint8),
     ],
 )
-def test_what_is_no_picture_is_refused(image: Any) -> None:
+def test_resize_refuses_arrays_that_are_no_image(image: Any) -> None:
     with pytest.raises(PipelineError, match="the frame is not a BGR picture"):
         resize(image, (8, 8))
 
 
-def test_missing_settings_are_those_of_florence() -> None:
+def test_missing_image_settings_default_to_florence() -> None:
     nothing = {"size": {"height": 768, "width": 768}, "do_resize": None, "do_normalize": None, "image_mean": None}
     assert ImageSettings.read("x", nothing) == ImageSettings.read("x", RAW)
 
@@ -120,6 +120,6 @@ def test_missing_settings_are_those_of_florence() -> None:
         ({"resample": 0}, "unknown filter 0"),
     ],
 )
-def test_other_ways_of_preparing_are_refused(change: dict[str, Any], words: str) -> None:
+def test_unsupported_preprocessing_is_refused(change: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         ImageSettings.read("x", {**RAW, **change})

@@ -1,4 +1,4 @@
-"""The plain engine on a small random checkpoint: types, batches, failures, and equality with the library's own way."""
+"""The reference engine on a small random checkpoint: types, batches, failures, equality with transformers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipelines.florence2.pipeline import Florence2Settings, pipeline
 from pipelines.florence2.reference_engine import ReferenceEngine, Row
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS, Quality, location_tokens
 from streamer.types import Engine, Job, Pipeline, Result
-from tests.support.checkpoints import assert_same, build, job, picture
+from tests.support.checkpoints import assert_same, build_checkpoint, make_image, make_job
 
 FILLED = {
     "text": {"text"},
@@ -28,27 +28,27 @@ FILLED = {
 
 
 def run(engine: Engine, *jobs: Job) -> list[Result]:
-    """All results, in the order of the jobs."""
+    """Return all results, in the order of the jobs."""
     engine.admit(jobs)
     results = engine.step()
     return [next(result for result in results if result.job is wanted) for wanted in jobs]
 
 
-def question(of: Job) -> str:
-    """The job as the library's processor takes it."""
-    params = of.due.task.params
+def library_prompt(job: Job) -> str:
+    """Return the job's prompt for the processor of transformers."""
+    params = job.due.task.params
     given = location_tokens(params.region) if hasattr(params, "region") else getattr(params, "text", "")
-    return FLORENCE_TASKS[of.due.task.task].token + given
+    return FLORENCE_TASKS[job.due.task.task].token + given
 
 
 def ended(tokens: list[int]) -> list[int]:
-    """Without the padding."""
+    """Return tokens without padding."""
     while tokens[-1] == 1:
         tokens = tokens[:-1]
     return tokens
 
 
-def test_the_contract(engine: ReferenceEngine) -> None:
+def test_pipeline_and_engine_satisfy_protocols(engine: ReferenceEngine) -> None:
     contract: Pipeline = pipeline
     kept: Engine = engine
     assert set(contract.tasks()) == set(SPECS)
@@ -56,8 +56,8 @@ def test_the_contract(engine: ReferenceEngine) -> None:
 
 
 @pytest.mark.parametrize("quality", get_args(Quality))
-def test_all_tasks_in_one_batch_answer_with_their_types(engine: ReferenceEngine, quality: Quality) -> None:
-    jobs = [job(task, picture(seed), quality=quality) for seed, task in enumerate(SPECS)]
+def test_one_batch_answers_all_tasks_with_their_types(engine: ReferenceEngine, quality: Quality) -> None:
+    jobs = [make_job(task, make_image(seed), quality=quality) for seed, task in enumerate(SPECS)]
     results = run(engine, *jobs)
     assert {result.outcome for result in results} <= {"ok", "empty"}, [result.error for result in results]
     assert "ok" in {result.outcome for result in results}
@@ -71,78 +71,82 @@ def test_all_tasks_in_one_batch_answer_with_their_types(engine: ReferenceEngine,
         assert result.inference_s > 0
 
 
-def test_answers_depend_on_the_picture_and_the_question(engine: ReferenceEngine) -> None:
-    results = run(engine, *(job("caption", picture(seed)) for seed in range(6)), job("detailed_caption", picture(0)))
+def test_answers_depend_on_image_and_prompt(engine: ReferenceEngine) -> None:
+    results = run(
+        engine,
+        *(make_job("caption", make_image(seed)) for seed in range(6)),
+        make_job("detailed_caption", make_image(0)),
+    )
     assert len({result.answer.text for result in results}) > 3
 
 
 @pytest.mark.parametrize("quality", get_args(Quality))
-def test_tokens_equal_the_processor_and_generate(engine: ReferenceEngine, processor: Any, quality: Quality) -> None:
-    jobs = [job(task, picture(seed)) for seed, task in enumerate(SPECS)]
-    images = [Pil.fromarray(of.frame.image[..., ::-1].copy()) for of in jobs]
-    inputs = processor(text=[question(of) for of in jobs], images=images, padding=True, return_tensors="pt")
+def test_tokens_equal_transformers(engine: ReferenceEngine, processor: Any, quality: Quality) -> None:
+    jobs = [make_job(task, make_image(seed)) for seed, task in enumerate(SPECS)]
+    images = [Pil.fromarray(job.frame.image[..., ::-1].copy()) for job in jobs]
+    inputs = processor(text=[library_prompt(job) for job in jobs], images=images, padding=True, return_tensors="pt")
     greedy = {"num_beams": 1, "early_stopping": False} if quality == "fast" else {}
     theirs = engine._checkpoint.model.generate(**inputs, **greedy, max_new_tokens=100)
     rows = [
-        dataclasses.replace(engine.prepare(of), pixels=pixels)
-        for of, pixels in zip(jobs, inputs.pixel_values, strict=True)
+        dataclasses.replace(engine.prepare(job), pixels=pixels)
+        for job, pixels in zip(jobs, inputs.pixel_values, strict=True)
     ]
     ours = engine.generate(rows, quality)
-    assert [ended(written.tokens) for written in ours] == [ended(tokens) for tokens in theirs.tolist()]
-    assert all(written.tokens[:2] == [2, 0] for written in ours), "the start is forced"
+    assert [ended(generation.tokens) for generation in ours] == [ended(tokens) for tokens in theirs.tolist()]
+    assert all(generation.tokens[:2] == [2, 0] for generation in ours), "the start is forced"
 
 
-def test_the_qualities_differ(engine: ReferenceEngine) -> None:
-    rows = [engine.prepare(job(task, picture(seed))) for seed, task in enumerate(SPECS)]
+def test_fast_and_official_tokens_differ(engine: ReferenceEngine) -> None:
+    rows = [engine.prepare(make_job(task, make_image(seed))) for seed, task in enumerate(SPECS)]
     assert engine.generate(rows, "fast") != engine.generate(rows, "official")
 
 
-def test_a_batch_gives_what_single_jobs_give(engine: ReferenceEngine) -> None:
-    jobs = [job(task, picture(seed), stream=f"s{seed % 3}") for seed, task in enumerate(SPECS)]
-    assert_same(run(engine, *jobs), [run(engine, of)[0] for of in jobs])
+def test_batch_equals_single_jobs(engine: ReferenceEngine) -> None:
+    jobs = [make_job(task, make_image(seed), stream=f"s{seed % 3}") for seed, task in enumerate(SPECS)]
+    assert_same(run(engine, *jobs), [run(engine, job)[0] for job in jobs])
 
 
-def test_qualities_share_a_step_but_no_batch(engine: ReferenceEngine) -> None:
-    results = run(engine, job("caption"), job("ocr", quality="official"), job("caption", picture(3)))
+def test_qualities_share_step_but_not_batch(engine: ReferenceEngine) -> None:
+    results = run(engine, make_job("caption"), make_job("ocr", quality="official"), make_job("caption", make_image(3)))
     assert [result.batch for result in results] == [2, 1, 2]
 
 
-def test_places(engine: ReferenceEngine) -> None:
+def test_free_counts_admitted_jobs(engine: ReferenceEngine) -> None:
     assert engine.step() == []
     assert engine.free() == 32
-    engine.admit([job("caption")] * 3)
+    engine.admit([make_job("caption")] * 3)
     assert engine.free() == 29
     with pytest.raises(ValueError, match="30 jobs for 29 free places"):
-        engine.admit([job("caption")] * 30)
+        engine.admit([make_job("caption")] * 30)
     assert len(engine.step()) == 3
     assert engine.free() == 32
 
 
-def test_an_answer_that_does_not_end_is_an_error_for_that_job_alone(engine: ReferenceEngine) -> None:
+def test_answer_without_end_fails_only_its_job(engine: ReferenceEngine) -> None:
     for quality in get_args(Quality):
-        short, whole = run(engine, job("ocr", max_tokens=2, quality=quality), job("ocr", quality=quality))
+        short, whole = run(engine, make_job("ocr", max_tokens=2, quality=quality), make_job("ocr", quality=quality))
         assert short.outcome == "error"
         assert short.error == "the answer did not end within 2 tokens"
         assert short.answer.is_empty
         assert whole.outcome in ("ok", "empty")
 
 
-def test_the_cap_is_exact(engine: ReferenceEngine) -> None:
-    """An answer of n tokens, its end included, passes a cap of n and fails one of n - 1."""
-    of = job("caption")
-    length = len(ended(engine.generate([engine.prepare(of)], "fast")[0].tokens)) - 1
-    other = job("more_detailed_caption", picture(5))
-    assert run(engine, job("caption", max_tokens=length), other)[0].outcome == "ok"
-    assert run(engine, job("caption", max_tokens=length - 1), other)[0].outcome == "error"
-    assert run(engine, job("caption", max_tokens=length - 1))[0].outcome == "error"
+def test_max_tokens_is_exact(engine: ReferenceEngine) -> None:
+    """An answer of n tokens, its end included, passes max_tokens=n and fails max_tokens=n-1."""
+    job = make_job("caption")
+    length = len(ended(engine.generate([engine.prepare(job)], "fast")[0].tokens)) - 1
+    other = make_job("more_detailed_caption", make_image(5))
+    assert run(engine, make_job("caption", max_tokens=length), other)[0].outcome == "ok"
+    assert run(engine, make_job("caption", max_tokens=length - 1), other)[0].outcome == "error"
+    assert run(engine, make_job("caption", max_tokens=length - 1))[0].outcome == "error"
 
 
-def test_the_decoder_is_never_overrun(tmp_path: Path) -> None:
+def test_answer_never_exceeds_position_table(tmp_path: Path) -> None:
     bias: dict[str, Any] = {"exponential_decay_length_penalty": None, "sequence_bias": [[[2], -1e4]]}
-    endless = build(tmp_path / "endless", positions=48, **bias)
+    endless = build_checkpoint(tmp_path / "endless", positions=48, **bias)
     engine = pipeline.open(Florence2Settings(checkpoint=str(endless), device="cpu"))
     for quality in get_args(Quality):
-        result = run(engine, job("ocr", quality=quality, max_tokens=4000))[0]
+        result = run(engine, make_job("ocr", quality=quality, max_tokens=4000))[0]
         assert result.error == "the answer did not end within 47 tokens"
 
 
@@ -154,8 +158,8 @@ def test_the_decoder_is_never_overrun(tmp_path: Path) -> None:
         np.zeros((10, 10, 3), np.float32),
     ],
 )
-def test_a_bad_frame_is_an_error_for_that_job_alone(engine: ReferenceEngine, image: Any) -> None:
-    bad, good = run(engine, job("caption", image), job("caption"))
+def test_bad_frame_fails_only_its_job(engine: ReferenceEngine, image: Any) -> None:
+    bad, good = run(engine, make_job("caption", image), make_job("caption"))
     assert bad.outcome == "error"
     assert "is not a BGR picture" in (bad.error or "")
     assert good.outcome == "ok"
@@ -170,46 +174,44 @@ def test_a_bad_frame_is_an_error_for_that_job_alone(engine: ReferenceEngine, ima
         (np.broadcast_to(np.uint8(90), (5761, 5760, 3)), "too large: 5760x5761"),
     ],
 )
-def test_a_frame_that_shows_nothing_is_an_error_for_that_job_alone(
-    engine: ReferenceEngine, image: Any, words: str
-) -> None:
-    odd, usual = run(engine, job("caption", image), job("caption"))
+def test_frame_showing_nothing_fails_only_its_job(engine: ReferenceEngine, image: Any, words: str) -> None:
+    odd, usual = run(engine, make_job("caption", image), make_job("caption"))
     assert odd.outcome == "error"
     assert words in (odd.error or "")
     assert usual.outcome == "ok"
 
 
-def test_a_prompt_that_is_too_long_is_an_error_for_that_job_alone(engine: ReferenceEngine) -> None:
-    bad, good = run(engine, job("phrase_grounding", text="many words " * 100), job("caption"))
+def test_too_long_prompt_fails_only_its_job(engine: ReferenceEngine) -> None:
+    bad, good = run(engine, make_job("phrase_grounding", text="many words " * 100), make_job("caption"))
     assert bad.outcome == "error"
     assert "the prompt is too long" in (bad.error or "")
     assert good.outcome == "ok"
 
 
-def test_a_row_that_breaks_its_batch_is_an_error_for_that_job_alone(engine: ReferenceEngine) -> None:
+def test_row_that_breaks_batch_fails_only_its_job(engine: ReferenceEngine) -> None:
     """A second image token makes the whole batch fail inside the model."""
-    broken = job("phrase_grounding")
+    broken = make_job("phrase_grounding")
     keys = broken.due.task.params.model_construct(text="a <image> b", quality="fast", max_tokens=50)
     broken = dataclasses.replace(
         broken, due=dataclasses.replace(broken.due, task=dataclasses.replace(broken.due.task, params=keys))
     )
-    before, bad, after = run(engine, job("caption"), broken, job("caption", picture(3)))
+    before, bad, after = run(engine, make_job("caption"), broken, make_job("caption", make_image(3)))
     assert bad.outcome == "error"
     assert "the model failed" in (bad.error or "")
     assert [before.outcome, after.outcome] == ["ok", "ok"]
-    assert after.answer == run(engine, job("caption", picture(3)))[0].answer
+    assert after.answer == run(engine, make_job("caption", make_image(3)))[0].answer
 
 
-def test_a_lost_device_is_not_hidden(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_device_error_is_raised(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(rows: list[Row], quality: Quality) -> None:
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
 
     monkeypatch.setattr(engine, "generate", lost)
     with pytest.raises(torch.AcceleratorError):
-        run(engine, job("caption"))
+        run(engine, make_job("caption"))
 
 
-def test_banned_phrases_come_from_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+def test_banned_phrases_come_from_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(checkpoint, tmp_path / "free"))
     (path / "processor_config.json").unlink()
     opened: Any = pipeline.open(Florence2Settings(checkpoint=str(path), device="cpu", engine="plain"))

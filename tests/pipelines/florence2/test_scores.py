@@ -1,4 +1,4 @@
-"""Scores: from the model's own probabilities to the events, and what `min_score` leaves out."""
+"""Scores from token probabilities to events, and `min_score`."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from streamer.core.errors import ConfigError
 from streamer.events.build import result_event
 from streamer.events.schema import encode
 from streamer.types import DueTask, Engine, Frame, Image, Job, Result, Task
-from tests.support.checkpoints import job, shapes
+from tests.support.checkpoints import make_job, shapes
 
 FIRST = 20
-"""Of the locations in a made-up vocabulary."""
+"""Token id of the first location in an artificial vocabulary."""
 
 
 def logits(**probabilities: float) -> torch.Tensor:
-    """Of words and locations by number, `w3=0.2, l7=0.5`; what is left is spread over the words that are not named."""
+    """Return logits for probabilities of words and locations, `w3=0.2, l7=0.5`; the other words share the rest."""
     scores = torch.full((FIRST + 1000,), 1e-9)
     scores[:FIRST] = (1 - sum(probabilities.values())) / FIRST
     for name, probability in probabilities.items():
         scores[int(name[1:]) + (FIRST if name[0] == "l" else 0)] = probability
-    return scores.log() + 3.0  # any constant
+    return scores.log() + 3.0  # a constant that must not matter
 
 
 @pytest.mark.parametrize(
-    ("scores", "token", "doubt"),
+    ("scores", "token", "expected"),
     [
         (logits(w3=0.5, l4=0.5), 3, math.log(2)),
         (logits(w3=1 - 1e-6), 3, 0.0),
@@ -56,16 +56,16 @@ def logits(**probabilities: float) -> torch.Tensor:
         (logits(l999=1.0), FIRST + 999, 0.0),
     ],
 )
-def test_doubts(scores: torch.Tensor, token: int, doubt: float) -> None:
+def test_uncertainty_of_words_and_locations(scores: torch.Tensor, token: int, expected: float) -> None:
     found = uncertainty(scores[None], torch.tensor([token]), FIRST)
-    assert found.item() == pytest.approx(doubt, abs=2e-3)
+    assert found.item() == pytest.approx(expected, abs=2e-3)
 
 
 @pytest.mark.parametrize("quality", get_args(Quality))
-def test_doubts_about_words_are_the_librarys_transition_scores(quality: Quality) -> None:
+def test_word_uncertainty_equals_transition_scores(quality: Quality) -> None:
     checkpoint = load(open_folder(None), "cpu", "float32")
     engine = ReferenceEngine(checkpoint, 1)
-    row = engine.prepare(job("caption", hard(1)[0], quality=quality))
+    row = engine.prepare(make_job("caption", hard(1)[0], quality=quality))
     ours = engine.generate([row], quality)[0]
     asked = {"input_ids": torch.tensor([row.ids]), "pixel_values": row.pixels[None]}
     how = {"num_beams": 1, "early_stopping": False} if quality == "fast" else {}
@@ -79,12 +79,12 @@ def test_doubts_about_words_are_the_librarys_transition_scores(quality: Quality)
     assert ours.uncertainty == pytest.approx((-theirs).tolist(), abs=1e-4)
 
 
-def test_the_score_of_a_text_is_the_mean_probability() -> None:
+def test_text_score_is_mean_probability() -> None:
     assert text_score([-math.log(0.5), -math.log(0.125)]) == pytest.approx(0.25)
     assert text_score([]) is None
 
 
-def test_the_score_of_a_shape() -> None:
+def test_shape_score_combines_label_and_overlap() -> None:
     box = [100, 200, 299, 599]  # 200 wide, 400 high
     assert shape_score([], box, [0, 0, 0, 0]) == 1.0
     assert shape_score([-math.log(0.5)], box, [0, 0, 0, 0]) == pytest.approx(0.5)
@@ -97,11 +97,11 @@ def test_the_score_of_a_shape() -> None:
 
 
 def answer(*parts: tuple[str, float]) -> list[Piece]:
-    return [Piece(text, (doubt,)) for text, doubt in parts]
+    return [Piece(text, (uncertainty,)) for text, uncertainty in parts]
 
 
-def locations(doubt: float, *bins: int) -> list[tuple[str, float]]:
-    return [(f"<loc_{place}>", doubt) for place in bins]
+def locations(uncertainty: float, *bins: int) -> list[tuple[str, float]]:
+    return [(f"<loc_{place}>", uncertainty) for place in bins]
 
 
 @pytest.mark.parametrize(
@@ -126,31 +126,31 @@ def locations(doubt: float, *bins: int) -> list[tuple[str, float]]:
         ("boxes_or_polygons", answer(("car", 1), ("<poly>", 7), *locations(0, 1, 1, 2, 2, 3, 1)), [math.exp(-1)]),
     ],
 )  # fmt: skip
-def test_each_shape_is_scored_by_its_own_tokens(form: Form, pieces: list[Piece], expected: list[float]) -> None:
+def test_shape_score_uses_only_its_tokens(form: Form, pieces: list[Piece], expected: list[float]) -> None:
     found = shapes(parse(form, pieces, frozenset({"it"})))
     assert [shape.score for shape in found] == pytest.approx(expected)
 
 
-def test_a_text_is_scored_without_its_frame() -> None:
+def test_text_score_ignores_framing_tokens() -> None:
     pieces = [Piece("<s>", (9,)), Piece("one two", (0.0, 1.0)), Piece("</s>", (9,))]
     assert parse("text", pieces).score == pytest.approx(math.exp(-0.5))
     assert parse("text", pieces[:1]).score is None
 
 
-def test_without_doubts_there_are_no_scores() -> None:
+def test_scores_are_none_without_uncertainty() -> None:
     assert parse("boxes", "car<loc_1><loc_2><loc_3><loc_4>").boxes[0].score is None
     assert parse("text", "a car").score is None
 
 
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_the_pieces_are_the_decoded_text(engine: ReferenceEngine, data: st.DataObject) -> None:
-    """Whatever the tokens are: halves of letters, marks, idle tokens."""
+def test_pieces_join_to_decoded_text(engine: ReferenceEngine, data: st.DataObject) -> None:
+    """For any tokens: parts of a character, marks, tokens without meaning."""
     checkpoint: Any = engine._checkpoint
     tokens = data.draw(st.lists(st.integers(0, len(checkpoint.tokenizer) - 1) | st.integers(0, 300), max_size=30))
     pieces = list(Processor(checkpoint)._pieces(tokens, [float(n) for n in range(len(tokens))]))
     assert "".join(piece.text for piece in pieces) == checkpoint.tokenizer.decode(tokens, skip_special_tokens=False)
-    assert [doubt for piece in pieces for doubt in piece.uncertainty] == list(range(len(tokens)))
+    assert [uncertainty for piece in pieces for uncertainty in piece.uncertainty] == list(range(len(tokens)))
 
 
 # -- the shipped model
@@ -180,8 +180,8 @@ def test_right_boxes_score_higher_than_wrong_ones(shipped: Engine) -> None:
     assert auc(scored) > 0.75, "chance is 0.5"
 
 
-def test_min_score_from_config_to_event(shipped: Engine, tmp_path: Path) -> None:
-    """The same frames asked with and without it: what is missing then is exactly what scored less."""
+def test_min_score_in_config_removes_boxes_from_event(shipped: Engine, tmp_path: Path) -> None:
+    """Exactly the boxes that score less are missing from the event."""
     file = tmp_path / "home.yaml"
     tasks = "[{task: object_detection, name: all}, {task: object_detection, name: sure, min_score: 0.6}]"
     file.write_text(f"streams:\n  gate:\n    source: synthetic\n    tasks: {tasks}\n")
@@ -201,12 +201,12 @@ def test_min_score_from_config_to_event(shipped: Engine, tmp_path: Path) -> None
     assert left > 5
 
 
-def test_nothing_left_is_nothing_there(shipped: Engine) -> None:
+def test_answer_without_remaining_shapes_is_empty(shipped: Engine) -> None:
     result = ask(shipped, hard(0)[0], 0, SPECS["object_detection"].parameters(min_score=1.0))
     assert (result.outcome, result.answer.boxes) == ("empty", ())
 
 
-def test_a_task_without_shapes_takes_no_min_score(tmp_path: Path) -> None:
+def test_text_task_refuses_min_score(tmp_path: Path) -> None:
     file = tmp_path / "home.yaml"
     file.write_text("streams:\n  gate:\n    source: synthetic\n    tasks:\n      - {task: caption, min_score: 0.5}\n")
     with pytest.raises(
@@ -215,8 +215,8 @@ def test_a_task_without_shapes_takes_no_min_score(tmp_path: Path) -> None:
         model.load(file)
 
 
-def test_the_engines_score_alike_on_the_shipped_model() -> None:
-    """Beams included; the random checkpoint's tests say the same of all tasks."""
+def test_engines_score_shipped_model_alike() -> None:
+    """With greedy search and beams; test_engine compares all tasks on a random checkpoint."""
     plain, fast = (pipeline.open(Florence2Settings.model_validate({"device": "cpu", "engine": engine}))
                    for engine in ("plain", "fast"))  # fmt: skip
     assert isinstance(fast, FastEngine)

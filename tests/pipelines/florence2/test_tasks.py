@@ -1,4 +1,4 @@
-"""The table of tasks, its parameters and the prompts."""
+"""The task table, task parameters and prompts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from streamer.config import model
 from streamer.core.errors import ConfigError, PipelineError
 from streamer.core.settings import parse_region
 from streamer.types import Region
-from tests.support.checkpoints import INPUTS, picture
+from tests.support.checkpoints import INPUTS, make_image
 
 _TEXT = {"phrase_grounding", "referring_segmentation", "open_vocabulary_detection"}
 _REGION = {"region_to_segmentation", "region_to_category", "region_to_description", "region_to_ocr"}
@@ -31,7 +31,7 @@ def _check(task: str, **keys: Any) -> Any:
     return SPECS[task].parameters.model_validate(keys)
 
 
-def test_fifteen_tasks_say_what_they_take() -> None:
+def test_fifteen_tasks_declare_their_inputs() -> None:
     assert len(pipeline.tasks()) == 15
     assert {name for name, spec in SPECS.items() if spec.takes_text} == _TEXT
     assert {name for name, spec in SPECS.items() if spec.takes_region} == _REGION
@@ -39,7 +39,7 @@ def test_fifteen_tasks_say_what_they_take() -> None:
 
 
 @pytest.mark.parametrize("task", SPECS)
-def test_defaults_and_json_schema(task: str) -> None:
+def test_parameter_defaults_and_json_schema(task: str) -> None:
     params = _check(task, **INPUTS[task])
     assert params.quality == "fast"
     assert params.max_tokens == FLORENCE_TASKS[task].max_tokens
@@ -69,32 +69,32 @@ def test_defaults_and_json_schema(task: str) -> None:
         ("object_detection", {"min_score": -0.1}, "greater than or equal to 0"),
     ],
 )
-def test_wrong_keys_are_named(task: str, keys: dict[str, Any], words: str) -> None:
+def test_wrong_keys_are_named_in_error(task: str, keys: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words.replace("(", r"\(")):
         _check(task, **keys)
 
 
-def test_a_region_is_written_as_four_bins() -> None:
+def test_region_becomes_four_location_tokens() -> None:
     assert location_tokens(Region(0.0, 0.29, 0.57, 1.0)) == "<loc_0><loc_290><loc_570><loc_999>"
 
 
 @given(st.lists(st.integers(0, 999), min_size=4, max_size=4))
-def test_the_middle_of_a_bin_is_in_that_bin(bins: list[int]) -> None:
+def test_middle_of_bin_maps_to_same_bin(bins: list[int]) -> None:
     tokens = "".join(f"<loc_{index}>" for index in bins)
     assert location_tokens(Region(*((index + 0.5) / 1000 for index in bins))) == tokens
 
 
 @pytest.mark.parametrize("task", SPECS)
-def test_prompt_ids_equal_the_processors(task: str, processor: Any, engine: Any) -> None:
+def test_prompt_ids_equal_transformers(task: str, processor: Any, engine: Any) -> None:
     row, params = FLORENCE_TASKS[task], _check(task, **INPUTS[task])
     given_input = location_tokens(parse_region(params.region)) if task in _REGION else INPUTS[task].get("text", "")
-    theirs = processor(text=row.token + given_input, images=picture(), return_tensors="pt").input_ids[0].tolist()
+    theirs = processor(text=row.token + given_input, images=make_image(), return_tensors="pt").input_ids[0].tolist()
     model, checkpoint = engine._checkpoint.model, engine._checkpoint
     ours = PromptEncoder(checkpoint.tokenizer, model.config.image_token_id, checkpoint.images.tokens, 128)
     assert ours.encode(prompt_text(task, params)) == theirs
 
 
-def test_a_prompt_longer_than_the_encoder_is_refused(engine: Any) -> None:
+def test_prompt_longer_than_encoder_is_refused(engine: Any) -> None:
     checkpoint = engine._checkpoint
     encoder = PromptEncoder(checkpoint.tokenizer, 0, image_tokens=10, limit=20)
     with pytest.raises(PipelineError, match=r"the prompt is too long: \d+ tokens, the checkpoint takes 10"):
@@ -102,8 +102,8 @@ def test_a_prompt_longer_than_the_encoder_is_refused(engine: Any) -> None:
 
 
 @pytest.mark.parametrize("words", [5, 50, 60, 500])
-def test_a_prompt_that_is_too_long_is_refused_in_the_config(checkpoint: Path, tmp_path: Path, words: int) -> None:
-    """Exactly those that the engine would refuse, whether or not they have to be counted."""
+def test_config_refuses_prompt_that_engine_would_refuse(checkpoint: Path, tmp_path: Path, words: int) -> None:
+    """Config and engine refuse the same prompts, with and without counting tokens."""
     file = tmp_path / "home.yaml"
     text = "green car " * words
     file.write_text(
@@ -127,15 +127,15 @@ def test_a_prompt_that_is_too_long_is_refused_in_the_config(checkpoint: Path, tm
         assert model.load(file).streams["gate"].tasks[1].params.text == text.strip()
 
 
-def test_what_is_not_here_is_not_refused(tmp_path: Path) -> None:
-    """Neither a folder that is missing nor a name on the hub that was never downloaded: `open` says so."""
+def test_config_accepts_missing_checkpoint(tmp_path: Path) -> None:
+    """A missing folder or a hub name that was never downloaded is an error of `open` only."""
     params = _check("phrase_grounding", text="green car " * 500)
     for name in (str(tmp_path / "none"), "nobody/nothing"):
         settings = Florence2Settings(checkpoint=name)
         assert pipeline.refuse(settings, "phrase_grounding", params) is None
 
 
-def test_nothing_heavy_is_loaded_before_open() -> None:
+def test_pipeline_imports_no_torch_before_open() -> None:
     code = (
         "import sys, pipelines.florence2.pipeline as f; f.pipeline.tasks(); "
         "f.pipeline.refuse(f.Florence2Settings(), 'caption', f.SPECS['caption'].parameters()); "
@@ -148,6 +148,6 @@ def test_nothing_heavy_is_loaded_before_open() -> None:
     "keys",
     [{"device": "gpu"}, {"device": "cuda:x"}, {"dtype": "int8"}, {"max_batch": 0}, {"checkpoint": " "}, {"x": 1}],
 )
-def test_wrong_model_settings(keys: dict[str, Any]) -> None:
+def test_wrong_model_settings_are_refused(keys: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Florence2Settings.model_validate(keys)

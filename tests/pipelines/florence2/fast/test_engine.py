@@ -1,4 +1,4 @@
-"""The fast engine against the plain one, and what must never go wrong in it."""
+"""The fast engine compared with the reference engine, its drafts, and its failures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,15 @@ from pipelines.florence2.tasks import SPECS, Quality
 from streamer.core.errors import ConfigError
 from streamer.toyworld.world import World
 from streamer.types import Answer, Engine, Job, Result
-from tests.support.checkpoints import assert_same, build, job, picture, said, scores, shapes
+from tests.support.checkpoints import (
+    assert_same,
+    build_checkpoint,
+    make_image,
+    make_job,
+    scores,
+    shapes,
+    without_scores,
+)
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "as published": {},
@@ -38,18 +46,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def opened(path: Path | None, dtype: str = "float32") -> Checkpoint:
+def open_checkpoint(path: Path | None, dtype: str = "float32") -> Checkpoint:
     return load(open_folder(str(path) if path else None), "cpu", dtype)
 
 
-def plainly(engine: Engine, jobs: Sequence[Job]) -> list[Result]:
+def run_reference(engine: Engine, jobs: Sequence[Job]) -> list[Result]:
     engine.admit(jobs)
     results = {id(result.job): result for result in engine.step()}
-    return [results[id(of)] for of in jobs]
+    return [results[id(job)] for job in jobs]
 
 
-def in_flight(engine: Engine, jobs: Sequence[Job], at_once: int = 3) -> list[Result]:
-    """Jobs admitted a few at each step, next to others that are at work already."""
+def run_in_flight(engine: Engine, jobs: Sequence[Job], at_once: int = 3) -> list[Result]:
+    """Admit a few jobs at each step, next to running ones; return results in the order of the jobs."""
     waiting = list(jobs)
     results: dict[int, Result] = {}
     while len(results) < len(jobs):
@@ -59,76 +67,76 @@ def in_flight(engine: Engine, jobs: Sequence[Job], at_once: int = 3) -> list[Res
         for result in engine.step():
             assert id(result.job) not in results, "one result each"
             results[id(result.job)] = result
-    return [results[id(of)] for of in jobs]
+    return [results[id(job)] for job in jobs]
 
 
 def all_tasks(rounds: int = 1, **params: Any) -> list[Job]:
-    return [job(task, picture(seed), **params) for seed, task in enumerate(list(SPECS) * rounds)]
+    return [make_job(task, make_image(seed), **params) for seed, task in enumerate(list(SPECS) * rounds)]
 
 
 @pytest.fixture(scope="module")
 def fast(checkpoint: Path) -> FastEngine:
-    return FastEngine(opened(checkpoint), 16)
+    return FastEngine(open_checkpoint(checkpoint), 16)
 
 
 @pytest.fixture(scope="module")
 def truth(engine: ReferenceEngine) -> list[Result]:
-    """What the plain engine answers to `all_tasks()`."""
-    return plainly(engine, all_tasks())
+    """Results of the reference engine for `all_tasks()`."""
+    return run_reference(engine, all_tasks())
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_answers_equal_the_plain_engines(tmp_path: Path, variant: str) -> None:
-    path = build(tmp_path / "small", **VARIANTS[variant])
-    plain, fast = ReferenceEngine(opened(path), 64), FastEngine(opened(path), 7)
+def test_answers_equal_reference_engine(tmp_path: Path, variant: str) -> None:
+    path = build_checkpoint(tmp_path / "small", **VARIANTS[variant])
+    plain, fast = ReferenceEngine(open_checkpoint(path), 64), FastEngine(open_checkpoint(path), 7)
     for quality in ("fast", "official"):
         jobs = all_tasks(2 if variant == "as published" else 1, quality=quality)
-        results = in_flight(fast, jobs)
-        assert_same(results, plainly(plain, jobs))
+        results = run_in_flight(fast, jobs)
+        assert_same(results, run_reference(plain, jobs))
         assert any(0 < score < 1 for score in scores(results))
         assert {result.outcome for result in results} == {"ok", "empty"}
 
 
-def test_generation_settings_in_the_models_config(checkpoint: Path, tmp_path: Path) -> None:
-    """Old checkpoints have no file of their own for them."""
+def test_generation_settings_in_model_config_are_used(checkpoint: Path, tmp_path: Path) -> None:
+    """Old checkpoints have no generation_config.json."""
     path = Path(shutil.copytree(checkpoint, tmp_path / "old"))
     (path / "generation_config.json").unlink()
     config = json.loads((path / "config.json").read_text())
     config["text_config"] |= {"num_beams": 3, "no_repeat_ngram_size": 3, "forced_bos_token_id": 0}
     (path / "config.json").write_text(json.dumps(config))
     jobs = all_tasks(max_tokens=40)
-    results = in_flight(FastEngine(opened(path), 7), jobs)
-    assert_same(results, plainly(ReferenceEngine(opened(path), 16), jobs))
+    results = run_in_flight(FastEngine(open_checkpoint(path), 7), jobs)
+    assert_same(results, run_reference(ReferenceEngine(open_checkpoint(path), 16), jobs))
 
 
-def test_qualities_and_caps_are_mixed(fast: FastEngine, engine: ReferenceEngine) -> None:
+def test_mixed_qualities_and_max_tokens_equal_single_jobs(fast: FastEngine, engine: ReferenceEngine) -> None:
     jobs = [
-        job(task, picture(seed), quality="official" if seed % 3 == 0 else "fast", max_tokens=4 + 3 * seed)
+        make_job(task, make_image(seed), quality="official" if seed % 3 == 0 else "fast", max_tokens=4 + 3 * seed)
         for seed, task in enumerate(SPECS)
     ]
-    alone = [plainly(engine, [of])[0] for of in jobs]
-    assert_same(in_flight(fast, jobs), alone)
+    alone = [run_reference(engine, [job])[0] for job in jobs]
+    assert_same(run_in_flight(fast, jobs), alone)
     assert {result.outcome for result in alone} >= {"ok", "error"}
 
 
 @pytest.mark.skipif(not SHIPPED.is_dir(), reason="the small model is not there")
-def test_the_shipped_models_answers_equal_the_plain_engines() -> None:
-    plain, fast = ReferenceEngine(opened(None), 64), FastEngine(opened(None), 8)
+def test_shipped_model_answers_equal_reference_engine() -> None:
+    plain, fast = ReferenceEngine(open_checkpoint(None), 64), FastEngine(open_checkpoint(None), 8)
     for quality in ("fast", "official"):
         scenes = [World(900 + seed).scene(0.5).paint(320, 240) for seed in range(len(SPECS))]
-        jobs = [job(task, image, quality=quality) for task, image in zip(SPECS, scenes, strict=True)]
-        assert_same(in_flight(fast, jobs), plainly(plain, jobs))
+        jobs = [make_job(task, image, quality=quality) for task, image in zip(SPECS, scenes, strict=True)]
+        assert_same(run_in_flight(fast, jobs), run_reference(plain, jobs))
 
 
-def test_bfloat16_answers(checkpoint: Path) -> None:
-    results = in_flight(FastEngine(opened(checkpoint, "bfloat16"), 8), all_tasks())
+def test_bfloat16_checkpoint_answers(checkpoint: Path) -> None:
+    results = run_in_flight(FastEngine(open_checkpoint(checkpoint, "bfloat16"), 8), all_tasks())
     assert {result.outcome for result in results} <= {"ok", "empty"}
 
 
-def test_a_cameras_answers_come_in_the_order_of_its_frames(fast: FastEngine) -> None:
-    jobs = [job("caption", picture(seed), stream=f"s{seed % 2}") for seed in range(12)]
+def test_results_of_a_camera_keep_frame_order(fast: FastEngine) -> None:
+    jobs = [make_job("caption", make_image(seed), stream=f"s{seed % 2}") for seed in range(12)]
     fast.admit(jobs)
-    number = {id(of): place for place, of in enumerate(jobs)}
+    number = {id(job): place for place, job in enumerate(jobs)}
     came: list[int] = []
     while len(came) < 12:
         came += [number[id(result.job)] for result in fast.step()]
@@ -140,35 +148,35 @@ def test_a_cameras_answers_come_in_the_order_of_its_frames(fast: FastEngine) -> 
 
 
 @pytest.mark.parametrize("quality", get_args(Quality))
-def test_each_text_and_each_shape_has_a_score(fast: FastEngine, quality: Quality) -> None:
-    for result in in_flight(fast, all_tasks(quality=quality)):
+def test_texts_and_shapes_have_scores(fast: FastEngine, quality: Quality) -> None:
+    for result in run_in_flight(fast, all_tasks(quality=quality)):
         found = shapes(result.answer)
         assert all(shape.score is not None and 0 <= shape.score <= 1 for shape in found)
-        assert (result.answer.score is not None) == bool(result.answer.text), "of boxes each has its own"
+        assert (result.answer.score is not None) == bool(result.answer.text), "boxes have scores of their own"
 
 
-def test_a_frame_is_looked_at_once(checkpoint: Path) -> None:
-    engine = FastEngine(opened(checkpoint), 16)
-    image = picture(3)
-    in_flight(engine, [job(task, image) for task in SPECS])
+def test_vision_tower_runs_once_per_frame(checkpoint: Path) -> None:
+    engine = FastEngine(open_checkpoint(checkpoint), 16)
+    image = make_image(3)
+    run_in_flight(engine, [make_job(task, image) for task in SPECS])
     assert engine.image_cache.misses == 1
-    in_flight(engine, [job("caption", image)])
-    assert engine.image_cache.misses == 1, "a later question finds it"
+    run_in_flight(engine, [make_job("caption", image)])
+    assert engine.image_cache.misses == 1, "a later job about the frame uses the cache"
     assert len(engine.image_cache) == 1
     del image
     gc.collect()
-    assert len(engine.image_cache) == 0, "and it goes with the frame"
+    assert len(engine.image_cache) == 0, "the entry is removed with the frame"
 
 
-def test_places_and_caches_are_accounted_for(checkpoint: Path) -> None:
-    engine = FastEngine(opened(checkpoint), 5)
+def test_rows_and_caches_are_released(checkpoint: Path) -> None:
+    engine = FastEngine(open_checkpoint(checkpoint), 5)
     with pytest.raises(ValueError, match="6 jobs for 5 free places"):
         engine.admit(all_tasks()[:6])
     held = []
     for turn in range(12):
         jobs = all_tasks()
         held += jobs
-        results = in_flight(engine, jobs, at_once=1 + turn % 5)
+        results = run_in_flight(engine, jobs, at_once=1 + turn % 5)
         assert len(results) == 15
         assert engine.free() == 5
         assert engine.step() == []
@@ -189,71 +197,75 @@ def test_places_and_caches_are_accounted_for(checkpoint: Path) -> None:
         (np.zeros((0, 10, 3), np.uint8), "is not a BGR picture"),
     ],
 )
-def test_a_bad_frame_is_an_error_for_that_job_alone(fast: FastEngine, image: Any, words: str) -> None:
-    before, bad, after = in_flight(fast, [job("caption"), job("caption", image), job("ocr", picture(2))])
+def test_bad_frame_fails_only_its_job(fast: FastEngine, image: Any, words: str) -> None:
+    before, bad, after = run_in_flight(
+        fast, [make_job("caption"), make_job("caption", image), make_job("ocr", make_image(2))]
+    )
     assert bad.outcome == "error"
     assert words in (bad.error or "")
     assert [before.outcome, after.outcome] == ["ok", "ok"]
 
 
-def test_a_prompt_that_is_too_long_is_an_error_for_that_job_alone(fast: FastEngine) -> None:
-    bad, good = in_flight(fast, [job("phrase_grounding", text="many words " * 100), job("caption")])
+def test_too_long_prompt_fails_only_its_job(fast: FastEngine) -> None:
+    bad, good = run_in_flight(fast, [make_job("phrase_grounding", text="many words " * 100), make_job("caption")])
     assert "the prompt is too long" in (bad.error or "")
     assert good.outcome == "ok"
 
 
-def test_long_and_short_prompts_stand_side_by_side(fast: FastEngine, engine: ReferenceEngine) -> None:
-    jobs = [job("phrase_grounding", picture(n), text="a green car " * (1 + 5 * n)) for n in range(4)]
-    assert_same(in_flight(fast, jobs), plainly(engine, jobs))
+def test_prompts_of_different_length_share_batch(fast: FastEngine, engine: ReferenceEngine) -> None:
+    jobs = [make_job("phrase_grounding", make_image(n), text="a green car " * (1 + 5 * n)) for n in range(4)]
+    assert_same(run_in_flight(fast, jobs), run_reference(engine, jobs))
 
 
 @pytest.mark.parametrize("quality", get_args(Quality))
-def test_an_answer_without_an_end_is_cut_and_is_an_error(tmp_path: Path, quality: Quality) -> None:
-    """At the end of the position table, however many tokens were allowed."""
-    endless = build(
+def test_answer_without_end_is_error(tmp_path: Path, quality: Quality) -> None:
+    """Answers stop at the end of the position table, whatever max_tokens is."""
+    endless = build_checkpoint(
         tmp_path / "endless", exponential_decay_length_penalty=None, forced_eos_token_id=None, suppress_tokens=[2]
     )
-    engine = FastEngine(opened(endless), 4)
-    jobs = [job(task, picture(n), max_tokens=4000, quality=quality) for n, task in enumerate(SPECS)]
-    for result in in_flight(engine, jobs[:3]):
+    engine = FastEngine(open_checkpoint(endless), 4)
+    jobs = [make_job(task, make_image(n), max_tokens=4000, quality=quality) for n, task in enumerate(SPECS)]
+    for result in run_in_flight(engine, jobs[:3]):
         assert result.outcome == "error"
         assert result.error == "the answer did not end within 127 tokens"
         assert result.answer == Answer()
-    assert said(in_flight(engine, jobs[:2])) == said(plainly(ReferenceEngine(opened(endless), 4), jobs[:2]))
+    assert without_scores(run_in_flight(engine, jobs[:2])) == without_scores(
+        run_reference(ReferenceEngine(open_checkpoint(endless), 4), jobs[:2])
+    )
 
 
 # -- drafts
 
 
 def answers_of(engine: FastEngine, jobs: Sequence[Job]) -> Iterator[tuple[Job, list[int]]]:
-    """What the engine remembers of each job after having answered it."""
-    in_flight(engine, jobs)
-    for of in jobs:
-        yield of, engine.greedy.drafts._previous[of.due.stream, of.due.task.name].tokens
+    """Run jobs and yield each with the answer tokens that the draft store keeps."""
+    run_in_flight(engine, jobs)
+    for job in jobs:
+        yield job, engine.greedy.drafts._previous[job.due.stream, job.due.task.name].tokens
 
 
 @pytest.mark.parametrize("share", [1.0, 0.8, 0.5, 0.0])
 @pytest.mark.parametrize("at_once", [1, 3, 15])
 def test_drafts_change_no_answer(checkpoint: Path, truth: list[Result], share: float, at_once: int) -> None:
     rng = random.Random(3)
-    fast = FastEngine(opened(checkpoint), 16)
+    fast = FastEngine(open_checkpoint(checkpoint), 16)
     jobs = all_tasks()
-    for of, tokens in list(answers_of(fast, jobs)):
+    for job, tokens in list(answers_of(fast, jobs)):
         spoiled = [token if rng.random() < share else rng.randrange(4, 900) for token in tokens]
-        fast.greedy.drafts.store((of.due.stream, of.due.task.name), spoiled, None)
+        fast.greedy.drafts.store((job.due.stream, job.due.task.name), spoiled, None)
     assert fast.greedy.drafts.stats.answers == 0
-    answered = in_flight(fast, jobs, at_once)
+    answered = run_in_flight(fast, jobs, at_once)
     assert_same(answered, truth)
     assert fast.greedy.drafts.stats.answers > 5
     if share == 1.0:
         assert fast.greedy.drafts.stats.acceptance == 1.0
         assert {result.draft[1] / result.draft[0] for result in answered if result.draft and result.draft[0]} == {1.0}
     assert sum(result.draft[0] for result in answered if result.draft) == fast.greedy.drafts.stats.checked
-    assert_same(in_flight(fast, jobs, at_once), truth)
+    assert_same(run_in_flight(fast, jobs, at_once), truth)
 
 
-def test_a_right_draft_saves_steps(checkpoint: Path) -> None:
-    fast, jobs = FastEngine(opened(checkpoint), 16), all_tasks()
+def test_right_drafts_save_steps(checkpoint: Path) -> None:
+    fast, jobs = FastEngine(open_checkpoint(checkpoint), 16), all_tasks()
 
     def steps() -> int:
         fast.admit(jobs)
@@ -269,27 +281,27 @@ def test_a_right_draft_saves_steps(checkpoint: Path) -> None:
     assert steps() <= 16 < first, "one step for each frame's start, and no more"
 
 
-def test_a_cap_holds_with_a_draft(checkpoint: Path) -> None:
-    fast = FastEngine(opened(checkpoint), 16)
-    for of, tokens in list(answers_of(fast, all_tasks())):
+def test_max_tokens_holds_with_draft(checkpoint: Path) -> None:
+    fast = FastEngine(open_checkpoint(checkpoint), 16)
+    for job, tokens in list(answers_of(fast, all_tasks())):
         whole = len(tokens) + len(fast.logits_processor.start)  # without the start token, but with the end
-        short = job(of.due.task.task, of.frame.image, max_tokens=whole - 1)
-        exact = job(of.due.task.task, of.frame.image, max_tokens=whole)
-        assert in_flight(fast, [short])[0].error == f"the answer did not end within {whole - 1} tokens"
-        assert in_flight(fast, [exact])[0].outcome in ("ok", "empty")
+        short = make_job(job.due.task.task, job.frame.image, max_tokens=whole - 1)
+        exact = make_job(job.due.task.task, job.frame.image, max_tokens=whole)
+        assert run_in_flight(fast, [short])[0].error == f"the answer did not end within {whole - 1} tokens"
+        assert run_in_flight(fast, [exact])[0].outcome in ("ok", "empty")
 
 
-def test_drafts_can_be_switched_off(checkpoint: Path) -> None:
+def test_drafts_can_be_disabled(checkpoint: Path) -> None:
     engine: Any = pipeline.open(Florence2Settings(checkpoint=str(checkpoint), device="cpu", drafts=False))
-    in_flight(engine, all_tasks())
+    run_in_flight(engine, all_tasks())
     assert len(engine.greedy.drafts) == 0
 
 
 # -- memory and failures
 
 
-class Short:
-    """A decoder that cannot take more than some rows at once."""
+class LimitedDecoder:
+    """A decoder that raises an error for more than `rows` rows."""
 
     def __init__(self, decoder: Any, rows: int, error: Exception) -> None:
         self._decoder, self._rows, self._error = decoder, rows, error
@@ -311,25 +323,25 @@ SHORTAGES = [
 
 
 @pytest.mark.parametrize("shortage", SHORTAGES)
-def test_a_shortage_halves_the_batch_which_grows_back(
+def test_memory_shortage_halves_batch_until_recovery(
     checkpoint: Path, truth: list[Result], shortage: Exception
 ) -> None:
-    fast = FastEngine(opened(checkpoint), 8)
+    fast = FastEngine(open_checkpoint(checkpoint), 8)
     whole = fast.greedy.batch._decoder
-    fast.greedy.batch._decoder = Short(whole, 4, shortage)  # type: ignore[assignment]
+    fast.greedy.batch._decoder = LimitedDecoder(whole, 4, shortage)  # type: ignore[assignment]
     jobs = all_tasks()
-    assert_same(in_flight(fast, jobs, at_once=8), truth)
+    assert_same(run_in_flight(fast, jobs, at_once=8), truth)
     assert fast.scheduler.limit <= 4
     fast.greedy.batch._decoder = whole
     for _ in range(1 + 3 * RECOVERY // len(jobs)):
-        in_flight(fast, jobs)
+        run_in_flight(fast, jobs)
     assert fast.scheduler.limit == 8
 
 
 @pytest.mark.parametrize("part", ["vision", "encoder"])
-def test_a_shortage_before_the_decoder_is_tried_again(checkpoint: Path, truth: list[Result], part: str) -> None:
-    """Once, on the second frame, while others are being written."""
-    fast = FastEngine(opened(checkpoint), 8)
+def test_memory_shortage_before_decoder_is_retried(checkpoint: Path, truth: list[Result], part: str) -> None:
+    """The shortage happens once, on the second frame, while other answers are running."""
+    fast = FastEngine(open_checkpoint(checkpoint), 8)
     owner: Any = fast.image_cache if part == "vision" else fast
     whole = getattr(owner, part)
     calls: list[Any] = []
@@ -342,37 +354,39 @@ def test_a_shortage_before_the_decoder_is_tried_again(checkpoint: Path, truth: l
 
     setattr(owner, part, short)
     jobs = all_tasks()
-    assert_same(in_flight(fast, jobs, at_once=8), truth)
+    assert_same(run_in_flight(fast, jobs, at_once=8), truth)
     assert len(calls) == len(jobs) + 1
     assert (fast.free(), fast.greedy.batch.active) == (fast.scheduler.capacity, 0)
 
 
-def test_a_shortage_that_stays_is_an_error(checkpoint: Path) -> None:
-    fast = FastEngine(opened(checkpoint), 4)
-    fast.greedy.batch._decoder = Short(fast.greedy.batch._decoder, 0, SHORTAGES[0])  # type: ignore[assignment]
-    results = in_flight(fast, all_tasks())
+@pytest.mark.parametrize("quality", get_args(Quality))
+def test_lasting_memory_shortage_is_error(checkpoint: Path, quality: Quality) -> None:
+    fast = FastEngine(open_checkpoint(checkpoint), 4)
+    limited: Any = LimitedDecoder(fast.decoder, 0, SHORTAGES[0])
+    fast.decoder = fast.greedy.batch._decoder = limited
+    results = run_in_flight(fast, all_tasks(quality=quality))
     assert {result.error for result in results} == {"the model failed: CUDA out of memory"}
     assert (fast.free(), fast.greedy.batch.active) == (4, 0)
 
 
-def test_what_fails_alone_is_an_error(checkpoint: Path) -> None:
-    fast = FastEngine(opened(checkpoint), 4)
-    fast.greedy.batch._decoder = Short(fast.greedy.batch._decoder, 0, ValueError("odd"))  # type: ignore[assignment]
-    results = in_flight(fast, all_tasks())
+def test_job_that_fails_alone_is_error(checkpoint: Path) -> None:
+    fast = FastEngine(open_checkpoint(checkpoint), 4)
+    fast.greedy.batch._decoder = LimitedDecoder(fast.greedy.batch._decoder, 0, ValueError("odd"))  # type: ignore[assignment]
+    results = run_in_flight(fast, all_tasks())
     assert {result.error for result in results} == {"the model failed: odd"}
     assert fast.free() == 4
 
 
-def test_a_lost_device_is_not_hidden(checkpoint: Path) -> None:
-    fast = FastEngine(opened(checkpoint), 4)
+def test_lost_device_error_is_raised(checkpoint: Path) -> None:
+    fast = FastEngine(open_checkpoint(checkpoint), 4)
     lost = torch.AcceleratorError("CUDA error: device-side assert triggered")
-    fast.greedy.batch._decoder = Short(fast.greedy.batch._decoder, 0, lost)  # type: ignore[assignment]
+    fast.greedy.batch._decoder = LimitedDecoder(fast.greedy.batch._decoder, 0, lost)  # type: ignore[assignment]
     with pytest.raises(torch.AcceleratorError):
-        in_flight(fast, [job("caption")])
+        run_in_flight(fast, [make_job("caption")])
 
 
-def test_rows_are_bounded_by_the_memory(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = opened(checkpoint)
+def test_capacity_is_bounded_by_free_memory(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = open_checkpoint(checkpoint)
     fast, beams = FastEngine(taken, 1), effective(taken).num_beams
     assert beams > 1
     needs = memory_budget.forecast(
@@ -387,20 +401,20 @@ def test_rows_are_bounded_by_the_memory(checkpoint: Path, monkeypatch: pytest.Mo
         FastEngine(taken, 8)
 
 
-def test_free_memory_is_known() -> None:
+def test_free_memory_is_positive() -> None:
     assert memory_budget.available(torch.device("cpu")) > 1e6
 
 
-# -- which engine
+# -- choice of the engine
 
 
-def test_the_engine_is_chosen(checkpoint: Path, tmp_path: Path) -> None:
+def test_engine_setting_selects_engine(checkpoint: Path, tmp_path: Path) -> None:
     def kind(path: Path, **keys: Any) -> type:
         return type(pipeline.open(Florence2Settings(checkpoint=str(path), device="cpu", **keys)))
 
     assert kind(checkpoint) is FastEngine
     assert kind(checkpoint, engine="plain") is ReferenceEngine
-    strange = build(tmp_path / "strange", repetition_penalty=1.5)
+    strange = build_checkpoint(tmp_path / "strange", repetition_penalty=1.5)
     assert kind(strange) is ReferenceEngine
     with pytest.raises(ConfigError, match="asks for repetition_penalty"):
         kind(strange, engine="fast")

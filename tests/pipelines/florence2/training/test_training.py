@@ -1,4 +1,4 @@
-"""Training: that a run that was broken off goes on as if nothing had been, and that truth reaches the right tokens."""
+"""Training: resumed runs, examples of all tasks, and the auxiliary truth."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _trained(trainer: Trainer, upto: int) -> Trainer:
     return trainer
 
 
-def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
+def test_resumed_run_ends_with_same_weights(tmp_path: Path) -> None:
     whole = _trained(Trainer(ARGUMENTS), 4)
     torch.save(_trained(Trainer(ARGUMENTS), 2).state(), tmp_path / "state.pt")
     resumed = Trainer(ARGUMENTS)
@@ -36,11 +36,11 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
         assert torch.allclose(ours, theirs, atol=1e-5), name
 
 
-def test_all_fifteen_tasks_are_taught() -> None:
+def test_training_covers_all_tasks() -> None:
     assert set(WEIGHTS) == set(FLORENCE_TASKS)
 
 
-def test_no_held_out_word_is_ever_shown_in_training() -> None:
+def test_training_never_shows_held_out_words() -> None:
     examples = TrainingBatches.__new__(TrainingBatches)
     rng = np.random.default_rng(0)
     shown = [sign.text for index in range(150) for sign in examples._scene(FIRST_TRAINING_SEED + index, rng).signs]
@@ -48,7 +48,7 @@ def test_no_held_out_word_is_ever_shown_in_training() -> None:
     assert not set(shown) & set(HELD_OUT_WORDS)
 
 
-def test_the_letters_of_a_sign_can_be_read_off_the_dense_truth() -> None:
+def test_dense_truth_contains_letters_of_signs() -> None:
     for seed in range(40):
         scene = World(seed).scene(1.0)
         for sign in scene.signs:
@@ -58,7 +58,7 @@ def test_the_letters_of_a_sign_can_be_read_off_the_dense_truth() -> None:
             assert seen <= {letter for other in scene.signs for letter in other.text}
 
 
-def test_every_answer_is_about_what_it_says() -> None:
+def test_examples_refer_to_objects_and_signs_of_scene() -> None:
     rng = np.random.default_rng(3)
     for seed in range(30):
         scene = World(seed).scene(4.0)
