@@ -85,8 +85,6 @@ class Control:
                 self._ask(asked, message)
             case "list":
                 self._server.reply(asked, **self._overview())
-            case "tasks":
-                self._server.reply(asked, tasks=stream_of(self.config, str(message.get("stream")))["tasks"])
             case "add" | "remove" | "pause" | "resume" as what:
                 change = Change(what, str(message.get("stream")), str(message.get("name")), message.get("task"))
                 self._server.reply(asked, done=self._change(change, bool(message.get("save"))))

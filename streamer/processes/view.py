@@ -9,13 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import zmq
 
 from streamer.bus.event_channel import EventClient
-from streamer.bus.result_feed import ResultSubscriber
-from streamer.bus.rpc import RpcClient, control_socket
+from streamer.bus.result_feed import ResultSubscriber, TaskList
 from streamer.config.changes import with_tasks
 from streamer.config.task import DEFAULT_EVERY_S, ScheduledTask
 from streamer.events.schema import ResultEvent
@@ -30,8 +29,6 @@ from streamer.video.renderer import Renderer
 
 TICK_S = 0.25
 """Longest sleep. Unacknowledged events are sent again at this interval."""
-POLL_TASKS_S = 1.0
-"""Interval of the requests to the parent for the stream's tasks."""
 
 
 def run(worker: Worker) -> None:
@@ -51,7 +48,7 @@ class View:
         self.started = now = time.monotonic()
         self.intake = FrameIntake(worker.runtime, view_id.stream)
         self.results = ResultSubscriber(worker.runtime, view_id.stream)
-        self.tasks = TaskPoller(worker, view_id.stream)
+        self.tasks: list[dict[str, Any]] = worker.config.raw["streams"][view_id.stream]["tasks"]
         self.pacer = FramePacer(now, SYNC_START_S if view_id.sync else 0.0)
         self.renderer = Renderer(now)
         self.set_tasks(worker.config.streams[view_id.stream].active, now)
@@ -69,7 +66,7 @@ class View:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        for part in (self.fan_out, self.events, self.intake, self.results, self.tasks):
+        for part in (self.fan_out, self.events, self.intake, self.results):
             part.close()
 
     def poll_once(self) -> None:
@@ -78,11 +75,11 @@ class View:
         self.poller.poll(int(self.timeout() * 1000) + 1)
         now = time.monotonic()
         self.update_demand(now)
-        if (tasks := self.tasks.poll(now)) is not None:
-            self.set_tasks(tasks, now)
-        for event in self.results.receive():
-            if isinstance(event, ResultEvent):
-                self.on_result(event)
+        for item in self.results.receive():
+            if isinstance(item, TaskList):
+                self.on_tasks(item, now)
+            else:
+                self.on_result(item)
         for frame in self.intake.receive():
             self.pacer.put(frame)
         if self.has_viewers:
@@ -104,6 +101,13 @@ class View:
         if self.has_viewers and not had_viewers:
             self.pacer.resume(now)
 
+    def on_tasks(self, received: TaskList, now: float) -> None:
+        """Follow tasks that are added, removed, paused or resumed while the agent runs."""
+        if received.tasks != self.tasks:
+            self.tasks = received.tasks
+            config = with_tasks(self.worker.config, self.id.stream, self.tasks)
+            self.set_tasks(config.streams[self.id.stream].active, now)
+
     def set_tasks(self, tasks: Sequence[ScheduledTask], now: float) -> None:
         """Replace the tasks that are drawn. Those that wait for motion or change answer once in `UNCHANGED_S`."""
         intervals = {
@@ -123,27 +127,3 @@ class View:
         """Draw one frame and send it to the outputs."""
         if (image := self.renderer.render(paced, now)) is not None:
             self.fan_out.write(image, paced.at - self.started, 1 / self.pacer.interval)
-
-
-class TaskPoller:
-    """Asks the parent which tasks a stream has; they change while the agent runs."""
-
-    def __init__(self, worker: Worker, stream: str) -> None:
-        self._config, self._stream = worker.config, stream
-        self._tasks = worker.config.raw["streams"][stream]["tasks"]
-        self._parent = RpcClient(control_socket(worker.runtime))
-        self._poll_at = 0.0
-
-    def poll(self, now: float) -> Sequence[ScheduledTask] | None:
-        """Return the stream's active tasks if they changed, else None. Never blocks."""
-        if now >= self._poll_at:
-            self._parent.send(op="tasks", stream=self._stream)
-            self._poll_at = now + POLL_TASKS_S
-        received = [response["tasks"] for response in self._parent.receive() if "tasks" in response]
-        if not received or received[-1] == self._tasks:
-            return None
-        self._tasks = received[-1]
-        return with_tasks(self._config, self._stream, self._tasks).streams[self._stream].active
-
-    def close(self) -> None:
-        self._parent.close()

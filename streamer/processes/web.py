@@ -43,7 +43,7 @@ async def _serve(worker: Worker, listener: socket.socket, capture: CapturePoller
         jpegs.close()
 
     loop.add_reader(worker.stop_fd, stop)
-    background = [asyncio.create_task(_heartbeat(worker)), asyncio.create_task(tasks.run(events))]
+    background = [asyncio.create_task(_heartbeat(worker)), asyncio.create_task(tasks.run())]
     following = asyncio.create_task(events.run())
     following.add_done_callback(lambda _: stop() if not worker.stopping else None)
     address = f"http://{Bind(*listener.getsockname()[:2])}"

@@ -120,6 +120,7 @@ def main() -> NoReturn:
     assignment = _read_assignment()
     logs.setup(name, assignment.log_level, assignment.log_format)
     runtime = Path(assignment.runtime)
+    heartbeat = Heartbeat(heartbeat_file(runtime, name))  # creates the folder of the stacks file too
     _dump_stacks_to(dump_file(runtime, name))
     worker = Worker(
         config=from_mapping(assignment.config),
@@ -128,7 +129,7 @@ def main() -> NoReturn:
         target=target,
         report_fd=assignment.report_fd,
         max_events=assignment.max_events,
-        heartbeat=Heartbeat(heartbeat_file(runtime, name)),
+        heartbeat=heartbeat,
         was_killed=assignment.was_killed,
     )
     signal.signal(signal.SIGTERM, worker.stop)

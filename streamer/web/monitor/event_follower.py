@@ -47,8 +47,6 @@ class EventFollower:
         """Factor by which overload control stretches intervals, by stream and priority; missing means 1."""
         self.answered: float | None = None
         """Monotonic second of the last answer, including the canary's; None: none since this process started."""
-        self.task_changes = 0
-        """Number of task changes seen."""
         self.position = 0
         self._changed = asyncio.Event()
         self._closed = False
@@ -102,7 +100,6 @@ class EventFollower:
             elif subject.startswith("schedule."):
                 self.stretch = data["stretch"]
             elif subject.startswith("task."):
-                self.task_changes += 1
                 if data["state"] == "removed":
                     self._forget(data["stream"], data["task"])
             elif data.get("worker") == "infer":

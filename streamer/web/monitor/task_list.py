@@ -1,4 +1,4 @@
-"""The current tasks of each stream, requested from the parent process after each change."""
+"""The current tasks of each stream, as the inference process publishes them on the result feed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from streamer.bus.rpc import RpcClient, control_socket
+from streamer.bus.result_feed import ResultSubscriber, TaskList
+from streamer.config.changes import with_tasks
 from streamer.config.model import Config
-from streamer.web.monitor.event_follower import EventFollower
 
 POLL_S = 0.2
 
@@ -17,24 +17,23 @@ TaskJson = dict[str, Any]
 
 
 class TaskLists:
-    """The tasks of each stream: those of the config until the parent has answered."""
+    """The tasks of each stream: those of the config until the feed has sent others."""
 
     def __init__(self, runtime: Path, config: Config) -> None:
+        self._config = config
         self.by_stream: dict[str, list[TaskJson]] = {
             name: [task.to_json for task in stream.tasks] for name, stream in config.streams.items()
         }
-        self._parent = RpcClient(control_socket(runtime))
+        self._feed = ResultSubscriber(runtime, None)
 
     def close(self) -> None:
-        self._parent.close()
+        self._feed.close()
 
-    async def run(self, events: EventFollower) -> None:
-        """Request the tasks at the start and after each task event, until cancelled."""
-        seen = None
+    async def run(self) -> None:
+        """Receive task lists until cancelled."""
         while True:
-            if events.task_changes != seen:
-                seen = events.task_changes
-                self._parent.send(op="list")
-            for answer in self._parent.receive():
-                self.by_stream = {**self.by_stream, **answer.get("streams", {})}
+            for item in self._feed.receive():
+                if isinstance(item, TaskList):
+                    stream = with_tasks(self._config, item.stream, item.tasks).streams[item.stream]
+                    self.by_stream[item.stream] = [task.to_json for task in stream.tasks]
             await asyncio.sleep(POLL_S)
