@@ -1,8 +1,8 @@
 """Times of day: time zones, windows (`mon-fri 07:00-18:00`) and cron lines. Pure; clocks are passed in.
 
-Walls are unix seconds. A window is open whenever the local clock shows one of its minutes, so where a clock is set
-back at night it shows some of them twice. A cron line runs as Debian's cron does it: a time that is skipped in spring
-runs at the moment of the skip, one that comes twice in autumn runs once.
+A window is open whenever the local clock shows one of its minutes: when a clock is set back, some minutes occur twice.
+A cron line runs as in Debian's cron: a time that is skipped in spring runs at the moment of the skip, a time that
+occurs twice in autumn runs once.
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ DAY, WEEK = 24 * 60, 7 * 24 * 60
 _UTC = ZoneInfo("UTC")
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _WINDOW = re.compile(r"(?:([a-z,-]+)\s+)?(\d{1,2}):(\d\d)\s*-\s*(\d{1,2}):(\d\d)")
-_WINDOW_WORDS = "must be a window such as 22:00-06:00 or mon-fri 07:00-18:00"
+_WINDOW_ERROR = "must be a window such as 22:00-06:00 or mon-fri 07:00-18:00"
 _MAX_DAYS = 400
-"""Days on which a cron line runs that are looked at to see which weekdays it knows."""
+"""Number of runs, one per day, that are examined to find the weekdays of a cron line."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimeWindows:
-    """When something may run."""
+    """Hours of the week in which a task may run."""
 
     text: str
     spans: tuple[tuple[int, int], ...]
     """Start and end in minutes from Monday 00:00 local time; an end may lie in the next week."""
     zone: ZoneInfo = _UTC
 
-    def is_open(self, wall: float) -> bool:
-        return _is_open(self, int(wall // 60))
+    def is_open(self, unix_time: float) -> bool:
+        return _is_open(self, int(unix_time // 60))
 
     def holds(self, minute: int) -> bool:
-        """Whether a minute of the week, from Monday 00:00, lies in a window."""
+        """Return True if a minute of the week, counted from Monday 00:00, is in a window."""
         return any(start <= minute < end or start <= minute + WEEK < end for start, end in self.spans)
 
     def open_spans(self, start: float, end: float) -> Iterator[tuple[float, float]]:
-        """The open times between two walls."""
+        """Yield start and end (unix seconds) of the open times between `start` and `end`."""
         opened: float | None = None
         for minute in range(int(start // 60), -int(-end // 60)):
-            wall = max(start, minute * 60.0)
-            if self.is_open(wall):
-                opened = wall if opened is None else opened
+            unix_time = max(start, minute * 60.0)
+            if self.is_open(unix_time):
+                opened = unix_time if opened is None else opened
             elif opened is not None:
-                yield opened, wall
+                yield opened, unix_time
                 opened = None
         if opened is not None:
             yield opened, end
@@ -68,19 +68,19 @@ def _is_open(hours: TimeWindows, minute: int) -> bool:
 
 
 def parse_windows(value: Any) -> TimeWindows:
-    """Hours of one window or a list of them, in UTC until a zone is given. Raises ValueError."""
+    """Parse one window or a list of windows, in UTC until a zone is given. Raises ValueError."""
     if isinstance(value, TimeWindows):
         return value
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError(_WINDOW_WORDS)
+        raise ValueError(_WINDOW_ERROR)
     return TimeWindows(", ".join(texts), tuple(span for text in texts for span in _spans(text)))
 
 
 def _spans(text: str) -> list[tuple[int, int]]:
     match = _WINDOW.fullmatch(text.strip().lower())
     if match is None:
-        raise ValueError(_WINDOW_WORDS)
+        raise ValueError(_WINDOW_ERROR)
     days, *clock = match.groups()
     hour, minute, last_hour, last_minute = map(int, clock)
     start, end = hour * 60 + minute, last_hour * 60 + last_minute
@@ -111,14 +111,14 @@ class Cron:
     text: str
     zone: ZoneInfo = _UTC
 
-    def after(self, wall: float) -> float:
-        """The first run after `wall`; infinity when there is none within 50 years."""
-        start = datetime.fromtimestamp(wall // 1, self.zone)
-        # In the hour that comes twice cronsim begins again at its first pass, which may be over.
-        return next((time for run in CronSim(self.text, start) if (time := run.timestamp()) > wall), float("inf"))
+    def after(self, unix_time: float) -> float:
+        """Return the first run after `unix_time`, or infinity if there is none within 50 years."""
+        start = datetime.fromtimestamp(unix_time // 1, self.zone)
+        # For the hour that occurs twice, cronsim starts with the first pass, which may be over.
+        return next((time for run in CronSim(self.text, start) if (time := run.timestamp()) > unix_time), float("inf"))
 
     def ever_within(self, hours: TimeWindows | None) -> bool:
-        """Whether it runs at all, and within the hours where some are given."""
+        """Return True if the line ever runs within the hours, or at all if there are none."""
         line = CronSim(self.text, datetime(2024, 1, 1))
         days = CronSim(" ".join(["0", "0", *self.text.split()[2:]]), datetime(2024, 1, 1))
         weekdays = {day.weekday() for day in islice(days, _MAX_DAYS)}
@@ -127,7 +127,7 @@ class Cron:
 
 
 def parse_cron(value: Any) -> Cron:
-    """A Cron in UTC until a zone is given. Raises ValueError."""
+    """Parse a cron line, in UTC until a zone is given. Raises ValueError."""
     if isinstance(value, Cron):
         return value
     if not isinstance(value, str) or len(value.split()) != 5:
@@ -135,11 +135,11 @@ def parse_cron(value: Any) -> Cron:
     try:
         CronSim(value, datetime.now(UTC))
     except CronSimError as error:
-        raise ValueError(_cron_words(value, str(error))) from None
+        raise ValueError(_cron_error(value, str(error))) from None
     return Cron(value)
 
 
-def _cron_words(text: str, error: str) -> str:
+def _cron_error(text: str, error: str) -> str:
     minute, hour, day, _, weekday = text.split()
     try:
         CronSim(f"{minute} {hour} {day} * {weekday}", datetime.now(UTC))
@@ -149,7 +149,7 @@ def _cron_words(text: str, error: str) -> str:
 
 
 def parse_zone(value: Any) -> ZoneInfo:
-    """A zone by its IANA name. Raises ValueError."""
+    """Return the zone with an IANA name. Raises ValueError."""
     if isinstance(value, ZoneInfo):
         return value
     if not isinstance(value, str):
@@ -168,7 +168,7 @@ def _zone_names() -> frozenset[str]:
 
 @cache
 def local_zone() -> ZoneInfo:
-    """The zone of this computer: `TZ`, else /etc/localtime, else UTC."""
+    """Return the zone of this computer: `TZ`, else /etc/localtime, else UTC."""
     name = os.environ.get("TZ", "").removeprefix(":")
     if name in _zone_names():
         return ZoneInfo(name)

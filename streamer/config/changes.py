@@ -1,7 +1,7 @@
-"""Changes to a running agent's tasks: made to the plain data of its config, and kept for its next start if asked.
+"""Changes to the tasks of a running agent: applied to the plain data of its config, and saved with `--save`.
 
-What is kept are the changes, in a file beside the ledger, not the tasks they led to: the user's own file is never
-written, and what is changed in it still counts. One that no longer fits then is left out, and said so.
+The file beside the ledger holds the changes, not the resulting tasks. The user's config is never written, and later
+edits of it still apply. A saved change that no longer fits the config is skipped with a warning.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Change:
     stream: str
     name: str
     task: dict[str, Any] | None = None
-    """Of `add`: its keys, as they would stand in a config."""
+    """Keys of the task to add, as in a config. None for the other changes."""
 
     def apply(self, config: Config) -> Config:
-        """The agent with this change. Raises ConfigError when it cannot be made."""
+        """Return the config with this change. Raises ConfigError if the change does not fit."""
         tasks = list(stream_of(config, self.stream)["tasks"])
         names = [_name(task) for task in tasks]
         if self.what == "add":
@@ -57,7 +57,7 @@ class Change:
 
 
 def stream_of(config: Config, name: str) -> Mapping[str, Any]:
-    """The plain data of a stream. Raises ConfigError when there is none of that name."""
+    """Return the plain data of a stream. Raises ConfigError if the name is unknown."""
     if name not in config.streams:
         raise ConfigError(f"there is no stream `{name}`{nearest(name, list(config.streams))}")
     stream: Mapping[str, Any] = config.raw["streams"][name]
@@ -65,7 +65,7 @@ def stream_of(config: Config, name: str) -> Mapping[str, Any]:
 
 
 def with_tasks(config: Config, stream: str, tasks: Iterable[Any]) -> Config:
-    """The agent with other tasks in one stream. Raises ConfigError, in words about the task alone."""
+    """Return the config with other tasks in one stream. Raises ConfigError whose message starts at the task."""
     streams = {**config.raw["streams"], stream: {**config.raw["streams"][stream], "tasks": list(tasks)}}
     try:
         return from_mapping({**config.raw, "streams": streams})
@@ -82,39 +82,44 @@ def _name(task: Mapping[str, Any]) -> str:
 
 
 class SavedChanges:
-    """The changes that are made again at each start."""
+    """The saved changes, which are applied at each start."""
 
     def __init__(self, state: Path) -> None:
         self._path = state / FILE
 
     def load(self) -> list[Change]:
-        """Raises ConfigError when the file is not one of ours."""
+        """Return the saved changes; set a damaged file aside. Raises ConfigError if the file cannot be read."""
         try:
             return [Change(**change) for change in json.loads(self._path.read_text())]
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, TypeError) as error:
-            raise ConfigError(f"{self._path}: cannot be read ({error}): remove it to start without it") from None
+        except (ValueError, TypeError) as error:
+            damaged = self._path.with_name(f"{FILE}.damaged")
+            self._path.replace(damaged)
+            log.warning("%s damaged (%s): moved to %s, saved task changes not applied", self._path, error, damaged)
+            return []
+        except OSError as error:
+            raise ConfigError(f"{self._path}: {error.strerror}: make it readable, or remove it") from None
 
     def add(self, change: Change) -> None:
-        """Keep one more; what it makes void is dropped. Raises OSError when it cannot be written."""
+        """Save one more change and remove those that it cancels. Raises OSError if the file cannot be written."""
         saved = self.load()
         same = [old for old in saved if (old.stream, old.name) == (change.stream, change.name)]
         added = any(old.what == "add" for old in same)
-        void = same if change.what == "remove" else [old for old in same if old.what in ("pause", "resume")]
-        kept = [old for old in saved if old not in void]
-        if not (change.what == "remove" and added):  # what was only ever added here is simply gone
+        cancelled = same if change.what == "remove" else [old for old in same if old.what in ("pause", "resume")]
+        kept = [old for old in saved if old not in cancelled]
+        if not (change.what == "remove" and added):  # a task that a saved change added needs no entry
             kept.append(change)
         atomic_file.write(self._path, json.dumps([asdict(change) for change in kept], indent=1) + "\n")
 
     def apply(self, config: Config) -> Config:
-        """The agent with all of them that still fit."""
+        """Return the config with all saved changes that still fit."""
         changes = self.load()
         for change in changes:
             try:
                 config = change.apply(config)
             except ConfigError as error:
-                log.warning("a saved change no longer fits and is left out: %s", error)
+                log.warning("saved change skipped, it no longer fits the config: %s", error)
         if changes:
-            log.info("%d saved changes of tasks, from %s", len(changes), self._path)
+            log.info("%d saved task changes applied from %s", len(changes), self._path)
         return config

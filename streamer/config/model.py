@@ -1,7 +1,7 @@
-"""The config: YAML or plain data in, a frozen `Agent` out, or a ConfigError that names line, key and remedy.
+"""The config: reads YAML or plain data into a frozen `Config`, or raises a ConfigError that names line, key and remedy.
 
-The sources' and sinks' settings are unions of their own packages; the `model:` block and the tasks' own keys come from
-the installed pipeline, which is found by entry point and imported without its heavy parts.
+The settings of sources, sinks and outputs are unions of their own packages. The `model:` block and further keys of the
+tasks come from the installed pipeline, which is found by its entry point and imported without torch.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PIPELINES = "streamer.pipelines"
 """Entry point group in which a pipeline is registered."""
 
 WebField = Annotated[Web, BeforeValidator(lambda value: {} if value is None else value)]
-"""`web:` with nothing behind it is a page with all defaults."""
+"""`web:` without a value is a page with all defaults."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Stream:
 
     @property
     def active(self) -> tuple[ScheduledTask, ...]:
-        """Its tasks that are not paused."""
+        """The tasks that are not paused."""
         return tuple(task for task in self.tasks if not task.paused)
 
 
@@ -64,18 +64,18 @@ class Config:
     streams: dict[str, Stream]
     sinks: tuple[Any, ...]
     web: Web | None
-    """None: no page is served."""
+    """None if there is no page."""
     raw: dict[str, Any] = field(repr=False)
-    """Plain data from which `from_mapping` makes this agent again, in another process. Holds secrets in clear."""
+    """Plain data from which `from_mapping` makes this config in another process. Contains secrets in clear text."""
     outputs: tuple[Any, ...] = ()
-    """Where annotated video goes."""
+    """Settings of the annotated video."""
     ledger: Retention = field(default_factory=Retention)
     timezone: ZoneInfo = field(default_factory=local_zone)
 
 
 @cache
 def find_pipeline(name: str = "florence2") -> Pipeline:
-    """The installed pipeline of that name. Raises ConfigError when there is none."""
+    """Return the installed pipeline of that name. Raises ConfigError if there is none."""
     found = list(entry_points(group=PIPELINES, name=name))
     if not found:
         raise ConfigError(f"no pipeline `{name}` is installed: run `pip install florence-streamer` in this environment")
@@ -85,70 +85,76 @@ def find_pipeline(name: str = "florence2") -> Pipeline:
 
 @cache
 def schema_model() -> type[BaseModel]:
-    """The pydantic model of a whole config file, made for the installed pipeline."""
+    """Return the pydantic model of a whole config file, made for the installed pipeline."""
     pipeline = find_pipeline()
     task: Any = reduce(or_, map(_task_model, pipeline.tasks().values()))
     entries: Any = list[Annotated[task, Field(discriminator="task")]]
     stream = create_model(
         "Stream",
         __base__=Settings,
-        __doc__="A camera or file, and what is asked of its pictures.",
-        source=(SourceField, Field(description="Where the pictures come from: a text or a mapping with `kind`.")),
+        __doc__="A camera or file and its tasks.",
+        source=(SourceField, Field(description="Source of the frames: a text or a mapping with `kind`.")),
         zones=(
             dict[Name, PolygonField],
-            Field({}, description="Parts of the picture by name: corners [x, y], 0 to 1."),
+            Field({}, description="Parts of the frame by name: corners [x, y], 0 to 1."),
         ),
-        motion=(MotionSettings, Field(MotionSettings(), description="What counts for tasks with `when`.")),
-        tasks=(entries, Field(min_length=1, description="What is asked of them.")),
+        motion=(MotionSettings, Field(MotionSettings(), description="Motion detection for tasks with `when`.")),
+        tasks=(entries, Field(min_length=1, description="Tasks that run on the frames.")),
     )
     return create_model(
         "Config",
         __base__=Settings,
         __doc__="A streamer config.",
         agent=(Name, Field(description="Name of this agent in events. Default: the file's name.")),
-        timezone=(ZoneName | None, Field(None, description="Of `at` and `between`. Default: this computer's.")),
+        timezone=(
+            ZoneName | None,
+            Field(None, description="Time zone of `at` and `between`. Default: this computer's."),
+        ),
         model=(pipeline.settings, Field(default_factory=pipeline.settings, description="The model.")),
         streams=(dict[Name, stream], Field(min_length=1, description="The streams by name.")),
-        sinks=(list[SinkField], Field([{"kind": "stdout"}], validate_default=True, description="Where events go.")),
-        ledger=(Retention, Field(Retention(), description="How long accepted events are kept.")),
-        outputs=(list[OutputField], Field([], description="Where annotated video goes.")),
+        sinks=(
+            list[SinkField],
+            Field([{"kind": "stdout"}], validate_default=True, description="Receivers of the events."),
+        ),
+        ledger=(Retention, Field(Retention(), description="Retention of accepted events.")),
+        outputs=(list[OutputField], Field([], description="Receivers of annotated video.")),
         web=(WebField, Field(None, description="The web page; without this key there is none.")),
     )
 
 
 def _task_model(spec: TaskSpec) -> type[BaseModel]:
-    """streamer's keys and the pipeline's together, so that one look at a config finds the errors in both."""
+    """Return the model of a task, with the keys of streamer and those of the pipeline."""
     task: Any = Literal[spec.task]
     keys: dict[str, Any] = {key: (field.annotation, field) for key, field in spec.parameters.model_fields.items()}
     return create_model(spec.task, __base__=TaskKeys, __doc__=spec.summary, task=(task, ...), **keys)
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of a config file, for the completion of editors."""
+    """Return the JSON Schema of a config file."""
     schema = schema_model().model_json_schema()
     schema["required"].remove("agent")  # filled in from the file's name
     return schema
 
 
 def load(path: Path) -> Config:
-    """The agent of a YAML file. Raises ConfigError with one `file:line: key: problem` per line."""
+    """Read a YAML file. Raises ConfigError with one `file:line: key: problem` per line."""
     file = YamlFile(path)
     raw = file.data
     if isinstance(raw, dict):
         raw = {"agent": _name_from(path), **raw}
-    return _agent(raw, file)
+    return _config(raw, file)
 
 
 def from_mapping(raw: Mapping[str, Any]) -> Config:
-    """The agent of plain data, as `Agent.raw` keeps it. Raises ConfigError with one `key: problem` per line."""
-    return _agent({"agent": "agent", **raw}, None)
+    """Read plain data, such as `Config.raw`. Raises ConfigError with one `key: problem` per line."""
+    return _config({"agent": "agent", **raw}, None)
 
 
 def _name_from(path: Path) -> str:
     return re.sub(r"[^a-z0-9_-]+", "-", path.stem.lower()).strip("-_")[:63] or "agent"
 
 
-def _agent(raw: Any, file: YamlFile | None) -> Config:
+def _config(raw: Any, file: YamlFile | None) -> Config:
     problems: list[Problem] = []
     try:
         config: Any = schema_model().model_validate(raw)
@@ -187,7 +193,7 @@ def _tasks(name: str, stream: Any, model: Any, local: ZoneInfo, problems: list[P
         found = list(task_problems(entry, stream.zones, stream.source.pace))
         try:
             params = parameters.model_validate(given)
-        except ValidationError as error:  # what the pipeline checks over several keys at once
+        except ValidationError as error:  # checks of the pipeline that need several keys
             found += problems_of(error, given, {})
         else:
             refused = pipeline.refuse(model, entry.task, params)

@@ -1,4 +1,4 @@
-"""The keys of a task that are streamer's own: when it runs, how important it is, and what it sees."""
+"""The keys of a task that belong to streamer: schedule, priority and zone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ScheduledTask(Task):
 
     @property
     def describe_schedule(self) -> str:
-        """When it is asked, in words."""
+        """Schedule of the task as text."""
         often = f"every {self.every:g} s" if self.every else f"every {self.every_n_frames} frames"
         often = f"at {self.at.text}" if self.at else often
         often += {"always": "", "motion": " while something moves", "change": " once something has changed"}[self.when]
@@ -45,7 +45,7 @@ class ScheduledTask(Task):
 
     @property
     def to_json(self) -> dict[str, Any]:
-        """What other programs are told of it."""
+        """The task as JSON data, for other programs."""
         return {
             "name": self.name,
             "task": self.task,
@@ -57,33 +57,33 @@ class ScheduledTask(Task):
 
 
 class TaskKeys(Settings):
-    """The keys of every task, whatever it is."""
+    """The keys that every task has."""
 
     name: Name | None = None
-    """Name of the task in events and topics, unique in its stream. Default: the task itself."""
+    """Name of the task in events and topics, unique in its stream. Default: the task."""
     every: Seconds | None = None
-    """How often it is asked: `500ms`, `1s`, `5m`. Default: every second."""
+    """Interval of the task: `500ms`, `1s`, `5m`. Default: 1s."""
     every_n_frames: Annotated[int, Field(ge=1)] | None = None
-    """Ask it of every n-th frame instead."""
+    """Run on every n-th frame instead."""
     at: CronField | None = None
-    """Ask it at these times instead: minute, hour, day of the month, month, weekday, as in cron: `0 7 * * mon-fri`."""
+    """Run at these times instead: minute, hour, day of the month, month, weekday, as in cron: `0 7 * * mon-fri`."""
     between: TimeWindowsField | None = None
-    """Ask it within these hours only: `22:00-06:00`, `mon-fri 07:00-18:00`, or a list of such."""
+    """Run within these hours only: `22:00-06:00`, `mon-fri 07:00-18:00`, or a list of such."""
     timezone: ZoneName | None = None
-    """The time zone of `at` and `between`. Default: the agent's."""
+    """Time zone of `at` and `between`. Default: the agent's."""
     priority: Priority = "normal"
-    """Who goes first when there is more to do than can be done: high, normal, low."""
+    """Priority under overload: high, normal, low."""
     max_age: Seconds | None = None
-    """A frame older than this is not asked about any more: the outcome is `stale`."""
+    """Maximum age of the frame; for an older one the outcome is `stale`. Default: no limit."""
     zone: Name | None = None
-    """The zone of the stream that the model sees. Default: the whole picture."""
+    """Zone of the stream that the model sees. Default: the whole frame."""
     when: When = "always"
-    """`motion`: only once something moved since its last answer, in its zone if it has one; `change`: only once the
-    picture differs from the one of its last answer."""
+    """`motion`: run only after something moved since the last answer, in the zone if there is one; `change`: run only
+    when the frame differs from that of the last answer."""
     refresh: Seconds = REFRESH_S
-    """With `when`: ask it after this time even if nothing happened."""
+    """With `when`: run after this time even if nothing happened."""
     paused: bool = False
-    """Not asked until `streamer task resume`."""
+    """Do not run until `streamer task resume`."""
 
     @model_validator(mode="after")
     def _one_interval(self) -> Self:
@@ -102,7 +102,7 @@ class TaskKeys(Settings):
 
 
 def make(entry: Any, params: Any, zones: Mapping[str, tuple[Point, ...]], local: ZoneInfo) -> ScheduledTask:
-    """The task of checked keys (a TaskKeys with a `task`)."""
+    """Return the task of checked keys (a TaskKeys with a `task`)."""
     clock = entry.timezone or local
     every = None if entry.every_n_frames or entry.at else entry.every or DEFAULT_EVERY_S
     same = {key: getattr(entry, key) for key in _UNCHANGED}
@@ -118,17 +118,17 @@ def make(entry: Any, params: Any, zones: Mapping[str, tuple[Point, ...]], local:
 
 
 def task_problems(entry: Any, zones: Mapping[str, Any], pace: Pace) -> Iterator[Problem]:
-    """What is wrong with a task's keys as they stand in their stream."""
+    """Yield the problems of a task's keys that depend on its stream."""
     if entry.zone is not None and entry.zone not in zones:
         known = nearest(entry.zone, list(zones)) if zones else ": the stream has no `zones`"
         yield ("zone",), f"unknown zone `{entry.zone}`{known}"
     if entry.zone is not None and getattr(entry, "region", None) is not None:
-        yield ("zone",), "give either `zone` or `region`: a region is a part of the whole picture"
+        yield ("zone",), "give either `zone` or `region`: a region is a part of the whole frame"
     for key in ("at", "between", "max_age") if pace == "file" else ():
         if getattr(entry, key) is not None:
-            yield (key,), "is for live streams: of a recording nothing is left out, and it has no time of day"
+            yield (key,), "is for live streams: a recording skips no frame and has no time of day"
     if pace == "file" and entry.when != "always":
-        yield ("when",), "is for live streams: of a recording nothing is left out"
+        yield ("when",), "is for live streams: a recording skips no frame"
     if entry.at is not None and not entry.at.ever_within(entry.between):
         within = f" within {entry.between.text}" if entry.between else ""
         yield ("at",), f"`{entry.at.text}` can never run{within}"

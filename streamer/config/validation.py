@@ -1,4 +1,4 @@
-"""Says in plain words what pydantic found wrong in a config, and offers the nearest valid key or value."""
+"""Translates pydantic's errors in a config into plain messages with the nearest valid key or value."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from streamer.config.yaml_file import Where
 Problem = tuple[Where, str]
 Schema = dict[str, Any]
 
-_QUESTION_KEYS = ("text", "region", "min_score")
+_PROMPT_KEYS = ("text", "region", "min_score")
 _NAME_PATTERN = "a-z0-9"
 
 
 def problems_of(error: ValidationError, raw: Any, schema: Schema) -> list[Problem]:
-    """Where in `raw` each error stands, and what is wrong there. `schema`: the JSON Schema that `raw` should follow."""
+    """Return place and message of each error in `raw`. `schema`: the JSON Schema that `raw` should follow."""
     return [_problem(details, raw, schema) for details in error.errors(include_url=False)]
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """` (did you mean …?)`, or all that is known, or nothing."""
+    """Return ` (did you mean …?)`, else ` (known: …)`, else an empty text."""
     close = difflib.get_close_matches(word, known, n=1)
     if close:
         return f" (did you mean `{close[0]}`?)"
@@ -37,7 +37,7 @@ def _problem(details: ErrorDetails, raw: Any, schema: Schema) -> Problem:
     where, trail = _follow(location, raw)
     match details["type"]:
         case "missing":
-            return where, f"`{location[-1]}` is missing{_task_words(trail[-1], ': {} needs it')}"
+            return where, f"`{location[-1]}` is missing{_task_message(trail[-1], ': {} needs it')}"
         case "extra_forbidden":
             return where, _unknown_key(str(location[-1]), trail[-2], _keys_at(location[:-1], schema))
         case "union_tag_invalid":
@@ -54,7 +54,7 @@ def _problem(details: ErrorDetails, raw: Any, schema: Schema) -> Problem:
 
 
 def _follow(location: Sequence[str | int], raw: Any) -> tuple[Where, list[Any]]:
-    """The part of pydantic's location that exists in the data (it names union members too), and the data on the way."""
+    """Return the part of pydantic's location that exists in the data, without union members, and the data along it."""
     where: list[str | int] = []
     trail = [raw]
     for part in location:
@@ -70,7 +70,7 @@ def _follow(location: Sequence[str | int], raw: Any) -> tuple[Where, list[Any]]:
 
 
 def _unknown_key(key: str, holder: Any, known: list[str]) -> str:
-    if key in _QUESTION_KEYS and (words := _task_words(holder, "{} takes no ")):
+    if key in _PROMPT_KEYS and (words := _task_message(holder, "{} takes no ")):
         return words + key
     return f"unknown key{nearest(key, known)}"
 
@@ -83,13 +83,13 @@ def _unknown_kind(where: Where, holder: Any, context: Mapping[str, Any]) -> Prob
     return where, f"unknown {key} `{context['tag']}`{nearest(str(context['tag']), known)}"
 
 
-def _task_words(entry: Any, words: str) -> str:
+def _task_message(entry: Any, words: str) -> str:
     task = entry.get("task") if isinstance(entry, Mapping) else None
     return words.format(task) if isinstance(task, str) else ""
 
 
 def _keys_at(location: Sequence[str | int], root: Schema) -> list[str]:
-    """The keys that are valid at a pydantic location."""
+    """Return the keys that are valid at a pydantic location."""
     found = [root]
     for part in location:
         found = [step for schema in found for step in _steps(_members(schema, root), part)]
@@ -97,7 +97,7 @@ def _keys_at(location: Sequence[str | int], root: Schema) -> list[str]:
 
 
 def _members(schema: Schema, root: Schema) -> list[Schema]:
-    """The schema itself, its reference followed, and the members of its unions."""
+    """Return the schema itself, with its reference followed, and the members of its unions."""
     if "$ref" in schema:
         schema = root["$defs"][schema["$ref"].rsplit("/", 1)[1]]
     inner = [member for key in ("anyOf", "oneOf", "allOf") for member in schema.get(key, ())]
@@ -105,7 +105,7 @@ def _members(schema: Schema, root: Schema) -> list[Schema]:
 
 
 def _steps(members: list[Schema], part: str | int) -> list[Schema]:
-    """The schemas one step further: a property, a list's items, a union's member of that tag, or a mapping's values."""
+    """Return the schemas one step deeper: a property, list items, the union member of that tag, or mapping values."""
     for member in members:
         if part in (properties := member.get("properties", {})):
             return [properties[part]]

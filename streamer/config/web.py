@@ -1,4 +1,4 @@
-"""Where the web page is served, and who may see it."""
+"""Settings of the web page: address and access token."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class Web(Settings):
     bind: Annotated[Bind, BeforeValidator(_parse, json_schema_input_type=str)] = Field(
         default_factory=lambda: Bind("127.0.0.1", 8080)
     )
-    """Address and port, by default 127.0.0.1:8080. Port 0: any free one, which the log tells."""
+    """Address and port, by default 127.0.0.1:8080. Port 0: any free port, shown in the log."""
     token: SecretStr | None = None
-    """Who has it may look. Needed when others than this computer can reach the address."""
+    """Access token. Required if other computers can reach the address."""
 
     @field_validator("token")
     @classmethod

@@ -1,6 +1,6 @@
-"""Reads a YAML 1.2 file into plain data and remembers on which line each key stands.
+"""Reads a YAML 1.2 file into plain data and stores the line of each key.
 
-The only substitution is `${NAME}` in a text value. Duplicate keys, tags, alias bombs and files over 1 MB are refused.
+The only substitution is `${NAME}` in a text value. Duplicate keys, tags, alias bombs and files over 1 MB are rejected.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from streamer.core.redact import remember
 
 MAX_BYTES = 1_000_000
 MAX_VALUES = 100_000
-"""How many values a file may hold, aliases counted each time they are used."""
+"""Maximum number of values in a file; an alias counts each time it is used."""
 
 Where = tuple[str | int, ...]
-"""Where a value stands: keys and list indices from the top."""
+"""Place of a value: keys and list indices from the top."""
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_NAME = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY", re.IGNORECASE)
 _TAG = "tag:yaml.org,2002:"
-_TEXT_TAGS = {"str", "timestamp"}  # a date has no use in a config, so it stays the text that was written
+_TEXT_TAGS = {"str", "timestamp"}  # no key of a config is a date, so a date stays text
 
 
 class YamlFile:
@@ -49,7 +49,7 @@ class YamlFile:
         self.data: Any = self._build(root, ())
 
     def line(self, path: Where) -> int:
-        """Line of the key or list item at `path`, or of the nearest one above it."""
+        """Return the line of the key or list item at `path`, or of the nearest one above it."""
         while path not in self._lines:
             path = path[:-1]
         return self._lines[path]
@@ -85,7 +85,7 @@ class YamlFile:
         return node
 
     def _count(self, node: Node) -> int:
-        """Values under `node` with every alias expanded, found without expanding any."""
+        """Return the number of values under `node` with all aliases expanded, without expanding any."""
         if isinstance(node, ScalarNode):
             return 1
         key = id(node)
@@ -142,7 +142,7 @@ class YamlFile:
 
 
 def dotted(path: Where) -> str:
-    """`streams.gate.tasks[0].text`."""
+    """Return a path as text, such as `streams.gate.tasks[0].text`."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part

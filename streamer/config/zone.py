@@ -13,7 +13,7 @@ _MIN_AREA = 1e-4
 
 
 def parse_polygon(value: Any) -> tuple[Point, ...]:
-    """Corners as fractions of the frame. Raises ValueError."""
+    """Return the corners as fractions of the frame. Raises ValueError."""
     if not isinstance(value, (list, tuple)) or len(value) < 3:
         raise ValueError("must be a list of at least three corners [x, y]")
     try:
