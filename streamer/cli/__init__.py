@@ -1,1 +1,1 @@
-"""The command line: `main.py` declares the commands, each other module implements one."""
+"""The command line: `main` registers the commands; each has its options, help and code in a module of its name."""

@@ -29,4 +29,4 @@ def call(agent: str | None, reply_timeout: float, **message: Any) -> dict[str, A
                     return answer
     finally:
         client.close()
-    raise ConfigError(f"agent {name} does not answer within {reply_timeout:g} s: look into its log")
+    raise ConfigError(f"agent {name} does not answer within {reply_timeout:g} s: see its log")

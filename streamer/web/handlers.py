@@ -140,7 +140,7 @@ class Handlers:
         return Response(jpeg, media_type="image/jpeg")
 
     async def mjpeg(self, view: str) -> StreamingResponse:
-        return multipart_response(self._state.jpegs.jpegs(self._state.view(view, "mjpeg").id))
+        return multipart_response(self._state.jpegs.watch(self._state.view(view, "mjpeg").id))
 
     def hls(self, view: str, file: str) -> Response:
         folder = hls_folder(self._state.runtime, self._state.view(view, "hls").id)

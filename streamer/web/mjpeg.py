@@ -86,9 +86,9 @@ class JpegHub:
             feed.close()
         self._feeds.clear()
 
-    async def jpegs(self, view: ViewId) -> AsyncIterator[bytes]:
+    async def watch(self, view: ViewId) -> AsyncIterator[bytes]:
         """Yield the newest JPEG each time the client has taken the one before."""
-        async with self._watch(view) as feed:
+        async with self._open_feed(view) as feed:
             number = 0
             while feed is not None and (found := await feed.next(number)) is not None:
                 number, jpeg = found
@@ -96,7 +96,7 @@ class JpegHub:
 
     async def next_jpeg(self, view: ViewId, timeout: float) -> bytes | None:
         """Return the next JPEG, or None if there is none within `timeout` seconds."""
-        async with self._watch(view) as feed:
+        async with self._open_feed(view) as feed:
             try:
                 found = await asyncio.wait_for(feed.next(0), timeout) if feed is not None else None
             except TimeoutError:
@@ -104,7 +104,7 @@ class JpegHub:
             return found[1] if found else None
 
     @asynccontextmanager
-    async def _watch(self, view: ViewId) -> AsyncIterator[JpegFeed | None]:
+    async def _open_feed(self, view: ViewId) -> AsyncIterator[JpegFeed | None]:
         """Hold the feed of a view, which is open while at least one client holds it; None if the hub is closed."""
         if self._closed:
             yield None

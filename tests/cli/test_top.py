@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.cli.top_table import rate, table
+from streamer.cli.top_screen import rate, table
 from streamer.events.ledger.query import LedgerQuery
 from streamer.web.monitor.capture_poller import CapturePoller
 from streamer.web.monitor.event_follower import EventFollower

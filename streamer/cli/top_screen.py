@@ -1,24 +1,78 @@
-"""The table of `streamer top`: one row per stream, and below it one row per task."""
+"""The screen of `streamer top`: a table with one row per stream, and below it one row per task."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from streamer.cli.client import REPLY_TIMEOUT_S, call
+from streamer.core.paths import find_running
+from streamer.events.ledger.query import LedgerQuery
 from streamer.web.monitor.capture_poller import CapturePoller
 from streamer.web.monitor.event_follower import EventFollower
 from streamer.web.monitor.status import stream_state
 
+REFRESH_S = 0.5
+TASKS_S = 2.0
+"""Interval at which the task list is requested from the agent, because tasks can change."""
+ONCE_S = 2.0
+"""Time to measure rates before a table that is printed once."""
 COLUMNS = ("stream, task", "state", "rate", "age", "delay", "model", "stretch", "not answered", "schedule, or error")
 GOOD, BAD, DIM = "green", "bold red", "dim"
 _STYLES = {"live": GOOD, "ok": GOOD, "empty": GOOD, "ended": DIM, "unchanged": DIM, "starting": "yellow"}
 """Styles of stream states and of outcomes; any other is BAD."""
+
+
+async def show(agent: str | None, once: bool) -> None:
+    """Draw the table until interrupted, or print it once if asked to or if the output is not a terminal."""
+    _, runtime = find_running(agent)
+    tasks = await _list_tasks(agent)
+    console = Console()
+    with (
+        contextlib.closing(LedgerQuery(Path(tasks["ledger"]))) as query,
+        CapturePoller(runtime, tasks["streams"]) as capture,
+    ):
+        events = EventFollower(query)
+        following = asyncio.create_task(events.run())
+        try:
+            if once or not console.is_terminal:
+                await asyncio.sleep(ONCE_S)
+                console.print(table(tasks, capture, events), soft_wrap=not console.is_terminal)
+            else:
+                await _draw(agent, tasks, capture, events, console)
+        finally:
+            events.close()
+            await following
+
+
+async def _draw(
+    agent: str | None, tasks: dict[str, Any], capture: CapturePoller, events: EventFollower, console: Console
+) -> None:
+    """Redraw the table until cancelled. Raises ConfigError when the agent stops answering."""
+    requested = time.monotonic()
+    with Live(console=console, screen=True, auto_refresh=False) as screen:
+        while True:
+            screen.update(table(tasks, capture, events), refresh=True)
+            await asyncio.sleep(REFRESH_S)
+            if time.monotonic() - requested > TASKS_S:
+                requested = time.monotonic()
+                tasks = await _list_tasks(agent)
+
+
+async def _list_tasks(agent: str | None) -> dict[str, Any]:
+    """Return agent name, ledger path and the tasks of each stream."""
+    return await asyncio.to_thread(call, agent, REPLY_TIMEOUT_S, op="list")
 
 
 def table(tasks: Mapping[str, Any], capture: CapturePoller, events: EventFollower) -> Table:
