@@ -37,7 +37,7 @@ def test_the_unit_is_hardened() -> None:
 @needs_systemd
 def test_the_units_command_runs_under_its_system_call_filter(tmp_path: Path) -> None:
     """The shipped model, a camera, video outputs and the page; and what the filter forbids really fails."""
-    sandbox = [sys.executable, str(ROOT / "tests" / "sandbox.py"), str(UNIT)]
+    sandbox = [sys.executable, str(ROOT / "tests" / "support" / "sandbox.py"), str(UNIT)]
     forbidden = "import os, errno\ntry: os.chroot('/')\nexcept PermissionError: print('forbidden')"
     done = subprocess.run([*sandbox, sys.executable, "-c", forbidden], capture_output=True, text=True)
     assert done.stdout == "forbidden\n", done.stderr
