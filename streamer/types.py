@@ -44,7 +44,7 @@ Origin = Literal["schedule", "request", "canary"]
 """Why a task runs: it is due, a caller asked once, or the agent tests whether the model still answers."""
 
 FrameOutcome = Literal["done", "stale", "unchanged", "error", "stopped"]
-"""How a consumer settles a fetched frame: `done`, or dropped with this cause."""
+"""Outcome with which a consumer settles a fetched frame: `done`, or dropped with this cause."""
 
 
 class FrameId(NamedTuple):
@@ -226,7 +226,7 @@ class Costs(NamedTuple):
     """Device time per answer."""
 
     measured: str
-    """Where or when it was measured, as text."""
+    """Place or date of the measurement, as text."""
     seconds: Mapping[str, float]
     """Device seconds of an answer by task. Some tasks may be missing."""
 

@@ -19,6 +19,12 @@ FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "yaml
 FORBIDDEN_CALLS = {"eval", "exec", "recv_pyobj", "send_pyobj", "popen"}
 FORBIDDEN_ARGUMENTS = {("shell", True), ("trust_remote_code", True), ("weights_only", False)}
 
+MAX_CLASS_LINES = 200
+FRAGMENT_STARTS = {
+    "What", "How", "Of", "Where", "Which", "Whether", "When", "By", "Who", "Whose", "So", "That", "In",
+}  # fmt: skip
+"""First words of a docstring that begin a fragment instead of a sentence."""
+
 
 def test_layers() -> None:
     done = subprocess.run(
@@ -94,6 +100,22 @@ def test_forbidden_finds_each_pattern(code: str) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_stay_small(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_classes_stay_small(path: Path) -> None:
+    classes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)]
+    lines = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in classes}
+    assert not {name: count for name, count in lines.items() if count > MAX_CLASS_LINES}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_docstrings_are_sentences(path: Path) -> None:
+    """A docstring starts with a verb or a noun phrase, also the one below a constant or an attribute."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Expr)]
+    texts = [node.value.value for node in nodes if isinstance(node.value, ast.Constant)]
+    starts = [text.split(maxsplit=1)[0].rstrip(",:") for text in texts if isinstance(text, str) and text.strip()]
+    assert not FRAGMENT_STARTS.intersection(starts)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["watch", "--help"], ["--version"]], ids=" ".join)

@@ -45,7 +45,7 @@ class MotionGate(_Strict):
 
 
 class FrameRequest(_Strict):
-    """Which frame a consumer needs: newer than `after`, and matching at least one of the other conditions, if any.
+    """The frame a consumer needs: newer than `after`, and matching at least one of the other conditions, if any.
 
     Media times and frame numbers restart with each connection, so a frame of a later epoch than `after` matches
     `at_pts` and `at_seq` whatever their value.

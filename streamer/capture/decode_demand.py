@@ -1,4 +1,4 @@
-"""What the consumers' requests require of the decoder: frame interval, motion detection, key frames only. Pure."""
+"""Requirements of the consumers' requests on the decoder: frame interval, motion detection, key frames only. Pure."""
 
 from __future__ import annotations
 
@@ -67,5 +67,5 @@ class DecodeDemand:
 
     @property
     def motion(self) -> bool:
-        """Whether any consumer needs motion detection."""
+        """True if any consumer needs motion detection."""
         return any(demand.motion for demand in self._demands.values())

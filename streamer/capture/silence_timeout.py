@@ -1,4 +1,4 @@
-"""How long a live source may send nothing before its connection counts as lost. Pure: measured gaps are passed in."""
+"""Longest silence of a live source before its connection counts as lost. Pure: measured gaps are passed in."""
 
 from __future__ import annotations
 

@@ -38,9 +38,9 @@ class Load:
     is_measured: bool
     """True if `costs` was measured on this computer by `streamer bench`."""
     by_task: Mapping[TaskId, float]
-    """By stream and task name."""
+    """Keys: stream and task name."""
     by_kind: Mapping[str, float]
-    """By type of task."""
+    """Keys: type of task."""
     demands: Mapping[Priority, Demand]
     """Load of the tasks whose intervals overload control can stretch, by priority."""
     assumptions: tuple[str, ...]

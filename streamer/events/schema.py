@@ -104,7 +104,7 @@ class FrameCounts(_Part):
     not_asked: int
     done: int
     dropped: dict[str, int]
-    """By cause."""
+    """Frames by cause."""
     in_flight: int
 
 

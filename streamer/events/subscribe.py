@@ -80,7 +80,7 @@ class _Subscription(Iterator[Event]):
         self._gaps.close()
 
     def _is_new(self, event: Event) -> bool:
-        """Whether the event is of the task and not seen before: source and id identify a CloudEvent."""
+        """Return True if the event is of the task and not seen before: source and id identify a CloudEvent."""
         key = (event.source, event.id)
         if key in self._seen or (self._task is not None and event.subject != self._task):
             return False
@@ -107,7 +107,7 @@ class _Gaps:
             self._socket = None
 
     def is_of_earlier_run(self, event: Event) -> bool:
-        """Whether an earlier run received it. In a new ledger the same sequence is a different event."""
+        """Return True if an earlier run received it. In a new ledger the same sequence is a different event."""
         last = self._earlier_run.get(event.source, 0)
         if not event.sequence or int(event.sequence) > last:
             return False
@@ -140,7 +140,7 @@ class _Gaps:
         return missing
 
     def _is_complete(self, source: str) -> bool:
-        """Whether the subscription includes all events of this source."""
+        """Return True if the subscription includes all events of this source."""
         return self._stream is None or source.endswith(f"/streams/{self._stream}")
 
     def _fetch(self, source: str, after: int, before: int) -> list[Event]:

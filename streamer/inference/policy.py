@@ -1,4 +1,4 @@
-"""Which tasks run next, over all streams. Pure; the clocks are passed in.
+"""Choice of the tasks that run next, over all streams. Pure; the clocks are passed in.
 
 Priority is strict. Within a class, streams take turns by deficit round robin over the device time of their jobs. Of a
 stream's due tasks the one with the earliest deadline runs first. Only streams with a due task are examined.
@@ -30,7 +30,7 @@ class _Class:
     """The streams of one priority that have something due."""
 
     queue: deque[str] = field(default_factory=deque)
-    """In the order of their turns."""
+    """Streams in the order of their turns."""
     members: set[str] = field(default_factory=set)
     """The streams in `queue`."""
     deficit: dict[str, float] = field(default_factory=dict)

@@ -41,7 +41,7 @@ class RequestHandler:
         self._config, self._schedules, self._policy, self._feed = config, schedules, policy, feed
         self._server = RpcServer(infer_socket(runtime))
         self._pending: dict[str, _Pending] = {}
-        """By the name of the one-shot task."""
+        """Keys: name of the one-shot task."""
         self._last = 0
         self.socket = self._server.socket
         """Poll it for reading, then call `receive`."""

@@ -1,4 +1,4 @@
-"""When each task of a stream is due. Pure: the clocks are passed in.
+"""Schedule of one stream: the times at which its tasks are due. Pure: the clocks are passed in.
 
 Intervals run on the monotonic clock for live streams and on media time for files, always on a fixed grid: a missed
 tick is skipped. `every_n_frames` counts the frames of one connection. `at` and `between` use the wall clock of live

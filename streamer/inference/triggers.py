@@ -1,4 +1,4 @@
-"""When one task runs: by the monotonic clock, media time, frame numbers or the wall clock. Pure: clocks are passed in.
+"""Triggers of one task: the monotonic clock, media time, frame numbers or the wall clock. Pure: clocks are passed in.
 
 `advance(now)` brings a trigger up to the present; call it before the questions about that moment, which change
 nothing.

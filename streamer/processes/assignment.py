@@ -16,7 +16,7 @@ from streamer.core.logs import Format
 
 
 class Role(StrEnum):
-    """What a child does; each is a module of this package with a function `run(worker)`."""
+    """Roles of a child process; each is a module of this package with a function `run(worker)`."""
 
     CAPTURE = "capture"
     INFER = "infer"
@@ -33,7 +33,7 @@ def child_name(role: Role, target: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What a child needs to know when it starts."""
+    """Data that a child needs when it starts."""
 
     config: dict[str, Any]
     """Plain data of the config, secrets included."""
@@ -59,7 +59,7 @@ class Assignment:
 
 
 class ReportKind(StrEnum):
-    """What a child reports."""
+    """A report of a child."""
 
     READY = "ready"
     """It has started its work."""
@@ -83,9 +83,9 @@ class Report:
 
     kind: ReportKind
     reason: str | None = None
-    """Of `failed`, `crashed` and `stuck`."""
+    """Reason of `failed`, `crashed` and `stuck`."""
     address: str | None = None
-    """Of `ready` from web: the address it serves."""
+    """Address that web serves, in its `ready`."""
 
     def encode(self) -> bytes:
         given = {key: value for key, value in asdict(self).items() if value is not None}

@@ -73,7 +73,7 @@ class Control:
             self._server.reply(self._pending.pop(number).asked, failed="no answer in time")
 
     def on_infer_exit(self) -> None:
-        """What it was asked will not be answered."""
+        """Fail the requests that infer will not answer."""
         for pending in self._pending.values():
             self._server.reply(pending.asked, failed="the inference process died: ask again")
         self._pending.clear()
@@ -92,7 +92,7 @@ class Control:
                 raise ConfigError(f"unknown order `{other}`: is the running agent of another version?")
 
     def _overview(self) -> dict[str, Any]:
-        """What is asked of which stream now, and where the events are."""
+        """Return the tasks of each stream, and the path of the ledger."""
         streams = {name: [task.to_json for task in stream.tasks] for name, stream in self.config.streams.items()}
         return {"agent": self.config.name, "ledger": str(self._folders.state / LEDGER_FILE), "streams": streams}
 

@@ -33,7 +33,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Worker:
-    """What the supervisor gives to a role, and the role's ways to report."""
+    """The supervisor's data for a role, and the role's ways to report."""
 
     def __init__(
         self,

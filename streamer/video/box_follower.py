@@ -90,7 +90,7 @@ class _FollowedAnswer:
 
     answer: Keyframe
     templates: list[_Template | None]
-    """In the order of the answer's boxes; None where a box cannot be followed."""
+    """Entries in the order of the answer's boxes; None where a box cannot be followed."""
     reached: float
     """Media time of the newest searched frame."""
     history: deque[tuple[float, list[Box | None]]] = field(default_factory=lambda: deque(maxlen=MAX_HISTORY))
@@ -103,7 +103,7 @@ class TemplateFollower:
         self._images: deque[_SmallImage] = deque(maxlen=MAX_HISTORY)
         self._tasks: dict[str, _FollowedAnswer] = {}
         self._lead: dict[str, float] = {}
-        """By task: how much closer matching was to the latest answers than velocity, in fractions of the frame."""
+        """Advantage of matching over velocity in the latest answers, by task, in fractions of the frame."""
 
     def clear(self) -> None:
         """Forget everything: a new connection."""

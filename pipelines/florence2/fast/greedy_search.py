@@ -51,7 +51,7 @@ class GreedySearch:
         self.drafts = DraftStore()
         self._start, self._tokens_per_step, self._use_drafts = start, tokens_per_step, use_drafts
         self._rows: list[_Row] = []
-        """In the order of the batch's rows."""
+        """Entries in the order of the batch's rows."""
 
     @property
     def jobs(self) -> list[EngineJob]:

@@ -42,7 +42,7 @@ class Page(NamedTuple):
     entries: list[Entry]
     """Oldest first."""
     position: int
-    """Where to continue reading."""
+    """Position at which to continue reading."""
 
 
 class LedgerQuery:

@@ -45,7 +45,7 @@ class Recovery(NamedTuple):
     reason: str
     """Cause and numbers, for the log and the `ledger.salvaged` event."""
     has_cursors: bool
-    """Whether the positions of the sinks were readable; if not, sinks get every recovered event."""
+    """True if the positions of the sinks were readable; if not, sinks get every recovered event."""
 
 
 class _Copied(NamedTuple):

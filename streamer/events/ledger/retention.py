@@ -1,4 +1,4 @@
-"""How long the ledger keeps events."""
+"""Retention of events in the ledger."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from streamer.core.settings import Seconds, Settings
 
 
 class Retention(Settings):
-    """How long accepted events are kept, whether delivered or not. The oldest are deleted first."""
+    """Retention of accepted events, whether delivered or not. The oldest are deleted first."""
 
     keep: Seconds = 7 * 86400.0
     """Older events are deleted."""

@@ -13,7 +13,7 @@ from streamer.events.schema import Event, ResultEvent
 
 VERSION = 2
 BUSY_MS = 5000
-"""How long a connection waits for the write lock of another one."""
+"""Longest wait of a connection for the write lock of another one."""
 PAGE = 4096
 """Bytes of a page, SQLite's default."""
 BROKEN = (

@@ -94,7 +94,7 @@ class Ledger:
 
     @property
     def losses_due(self) -> bool:
-        """Whether losses are to be reported now: call `commit`, without events if there are none."""
+        """True if losses are to be reported now: call `commit`, without events if there are none."""
         return self._has_losses and time.monotonic() - self._losses_reported_at >= LOST_EVERY_S
 
     def commit(self, events: Sequence[Event]) -> int:
@@ -188,7 +188,7 @@ class Ledger:
         return _Deletion(*self._find_oldest(newest), losses)
 
     def _is_too_large(self) -> bool:
-        """Whether the limit is exceeded, or the disk nearly full: then old events make room inside the file."""
+        """Return True if the limit is exceeded or the disk nearly full: then old events make room inside the file."""
         free = cast(int, self._db.pragma("freelist_count"))
         if (cast(int, self._db.pragma("page_count")) - free) * PAGE > self._retention.max_bytes:
             return True

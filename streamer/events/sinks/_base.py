@@ -13,12 +13,12 @@ from streamer.types import ResultKind, Sink
 
 
 class TaskKinds(NamedTuple):
-    """Which kind of result tasks give."""
+    """Kind of result of each task."""
 
     by_task: Mapping[str, ResultKind] = {}
-    """By the pipeline's key of the task, such as `object_detection`."""
+    """Keys: the pipeline's name of the task, such as `object_detection`."""
     streams: Mapping[str, Mapping[str, ResultKind]] = {}
-    """By stream and name of the task, as configured when the agent started."""
+    """Keys: stream and name of the task, as configured when the agent started."""
 
 
 @dataclass(frozen=True, slots=True)

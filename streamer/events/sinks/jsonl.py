@@ -82,7 +82,7 @@ class _JsonlSink:
             self._fd = -1
 
     def _is_open(self) -> bool:
-        """Whether the open file is still the one at its path: it may have been moved or deleted."""
+        """Return True if the open file is still the one at its path: it may have been moved or deleted."""
         if self._fd < 0:
             return False
         with contextlib.suppress(FileNotFoundError):
