@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from streamer.bus.event_channel import EventClient
+from streamer.processes.assignment import Assignment
 from tests.support.agents import until
 from tests.support.sample_events import event
 
@@ -49,18 +50,10 @@ class EmitProcess:
             )  # fmt: skip
         os.close(report_fd)
         stream = {"source": "synthetic", "tasks": [{"task": "object_detection"}]}
-        assignment = {
-            "role": "emit",
-            "stream": None,
-            "config": {"agent": "home", "streams": {"gate": stream}, "sinks": self._sinks},
-            "runtime": str(self.runtime),
-            "state": str(self.state),
-            "max_events": self._max_events,
-            "log_level": "info",
-            "report_fd": report_fd,
-        }
+        config = {"agent": "home", "streams": {"gate": stream}, "sinks": self._sinks}
+        assignment = Assignment(config, str(self.runtime), str(self.state), report_fd, self._max_events)
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(assignment).encode() + b"\n")
+        self.process.stdin.write(assignment.encode())
         self.process.stdin.flush()
 
     def reports(self) -> list[dict[str, Any]]:
