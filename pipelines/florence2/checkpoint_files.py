@@ -175,8 +175,8 @@ def _generation(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Return the generation settings. Old checkpoints have them in config.json, where transformers drops them."""
     if found := _optional_json(path / "generation_config.json"):
         return found
-    places = (config["text_config"], config)
-    return {key: place[key] for place in places for key in _GENERATION_KEYS if place.get(key) is not None}
+    sections = (config["text_config"], config)
+    return {key: section[key] for section in sections for key in _GENERATION_KEYS if section.get(key) is not None}
 
 
 def _missing(name: str, path: Path, file: str) -> ConfigError:

@@ -19,8 +19,6 @@ from streamer.types import Costs, Engine, TaskSpec
 
 if TYPE_CHECKING:
     from pipelines.florence2.checkpoint import Checkpoint
-    from pipelines.florence2.fast.engine import FastEngine
-    from pipelines.florence2.reference_engine import ReferenceEngine
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +71,15 @@ class Florence2:
         from pipelines.florence2.checkpoint import load
 
         checkpoint = load(files, settings.device, settings.dtype)
-        engine = (
-            _reference(checkpoint, settings) if _needs_reference(checkpoint, settings) else _fast(checkpoint, settings)
-        )
+        engine: ReferenceEngine | FastEngine
+        if _needs_reference(checkpoint, settings):
+            from pipelines.florence2.reference_engine import ReferenceEngine
+
+            engine = ReferenceEngine(checkpoint, settings.max_batch)
+        else:
+            from pipelines.florence2.fast.engine import FastEngine
+
+            engine = FastEngine(checkpoint, settings.max_batch, settings.drafts)
         engine.warm_up()
         return engine
 
@@ -88,24 +92,12 @@ def _needs_reference(checkpoint: Checkpoint, settings: Florence2Settings) -> boo
     unknown = unsupported(effective(checkpoint))
     if unknown and settings.engine == "fast":
         raise ConfigError(
-            f"checkpoint {checkpoint.name} asks for {', '.join(unknown)} in its generation settings, which the fast "
+            f"checkpoint {checkpoint.name} sets {', '.join(unknown)} in its generation settings, which the fast "
             "engine does not support: use `engine: plain`"
         )
     if unknown:
         log.warning("using the plain engine: the fast one does not support %s", ", ".join(unknown))
     return bool(unknown)
-
-
-def _reference(checkpoint: Checkpoint, settings: Florence2Settings) -> ReferenceEngine:
-    from pipelines.florence2.reference_engine import ReferenceEngine
-
-    return ReferenceEngine(checkpoint, settings.max_batch)
-
-
-def _fast(checkpoint: Checkpoint, settings: Florence2Settings) -> FastEngine:
-    from pipelines.florence2.fast.engine import FastEngine
-
-    return FastEngine(checkpoint, settings.max_batch, settings.drafts)
 
 
 pipeline = Florence2()

@@ -58,17 +58,17 @@ def forecast(
     return Forecast(row=own + source * position + logits, work=work)
 
 
-def fit(wanted: int, name: str, needs: Forecast, device: torch.device) -> int:
-    """Return `wanted` rows, or fewer when memory is short. Raises ConfigError when not even one fits."""
+def fit(max_batch: int, name: str, needs: Forecast, device: torch.device) -> int:
+    """Return `max_batch` rows, or fewer when memory is short. Raises ConfigError when not even one fits."""
     free = available(device)
-    rows = min(wanted, needs.rows(free))
+    rows = min(max_batch, needs.rows(free))
     if rows < 1:
         raise ConfigError(
             f"checkpoint {name} needs {_gb(needs.total(1))} more memory for one answer at a time, "
             f"but {device} has {_gb(free)} free: use a smaller checkpoint or free memory"
         )
-    if rows < wanted:
-        log.warning("memory on %s is short: %d answers at a time instead of %d", device, rows, wanted)
+    if rows < max_batch:
+        log.warning("memory on %s is short: %d answers at a time instead of %d", device, rows, max_batch)
     log.info("up to %d answers at a time, %s of %s free memory", rows, _gb(needs.total(rows)), _gb(free))
     return rows
 

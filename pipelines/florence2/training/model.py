@@ -141,9 +141,9 @@ class Losses(nn.Module):
         located = (labels >= self.first) & (labels < self.last)
         words = -logs[~located].gather(1, labels[~located][:, None]).sum()
         bins = labels[located] - self.first
-        places = logs[located][:, self.first : self.last]
-        far = (places.exp() @ self.positions - self.positions[bins]).abs().sum()
-        return (2 * words - (self.softened[bins] * places).sum() + 8 * far) / len(labels)
+        log_probs = logs[located][:, self.first : self.last]
+        mean_error = (log_probs.exp() @ self.positions - self.positions[bins]).abs().sum()
+        return (2 * words - (self.softened[bins] * log_probs).sum() + 8 * mean_error) / len(labels)
 
     def dense(self, found: Tensor, truth: Tensor) -> Tensor:
         """Return the dense head's loss: found (B, cells, sum(DENSE_CHANNELS)); truth (B, cells, DENSE_COLUMNS)."""

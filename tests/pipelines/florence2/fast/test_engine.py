@@ -416,5 +416,5 @@ def test_engine_setting_selects_engine(checkpoint: Path, tmp_path: Path) -> None
     assert kind(checkpoint, engine="plain") is ReferenceEngine
     strange = build_checkpoint(tmp_path / "strange", repetition_penalty=1.5)
     assert kind(strange) is ReferenceEngine
-    with pytest.raises(ConfigError, match="asks for repetition_penalty"):
+    with pytest.raises(ConfigError, match="sets repetition_penalty"):
         kind(strange, engine="fast")
