@@ -28,6 +28,7 @@ _MAX_MAPPED = 64
 
 
 def buffers_directory(runtime: Path) -> Path:
+    """Return the folder of the buffers of all consumers."""
     return runtime / "buffers"
 
 
@@ -42,16 +43,16 @@ class OwnBuffers:
         self._directory = buffers_directory(runtime)
         self._directory.mkdir(mode=0o700, exist_ok=True)
         _remove_orphans(self._directory)
-        self._maps = {name: self._make(name) for name in (f"{owner}-{index}.buf" for index in range(number))}
+        self._maps = {name: self._create(name) for name in (f"{owner}-{index}.buf" for index in range(number))}
         self._free = list(self._maps)
 
-    def take(self) -> str:
+    def reserve(self) -> str:
         """Reserve a buffer and return its name. Raises NoBuffer."""
         if not self._free:
             raise NoBuffer("all frame buffers are in use")
         return self._free.pop()
 
-    def give_back(self, name: str) -> None:
+    def release(self, name: str) -> None:
         self._free.append(name)
 
     def view(self, name: str, width: int, height: int) -> Image:
@@ -66,7 +67,7 @@ class OwnBuffers:
         self._maps.clear()
         self._free.clear()
 
-    def _make(self, name: str) -> mmap.mmap:
+    def _create(self, name: str) -> mmap.mmap:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(self._directory / name, flags, 0o600)
         try:
@@ -140,7 +141,7 @@ class MappedBuffers:
             self._mapped.popitem(last=False)[1].close()
         return self._mapped[name].view(width, height)
 
-    def forget(self, owner: str) -> None:
+    def unmap_owner(self, owner: str) -> None:
         """Unmap the buffers of a dead owner."""
         for name in [name for name in self._mapped if name.startswith(f"{owner}-")]:
             self._mapped.pop(name).close()

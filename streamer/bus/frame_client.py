@@ -155,7 +155,7 @@ class FrameClient:
 
     def fetch(self, stream: str, request: FrameRequest) -> int:
         """Request a matching frame now and return the request's id. Raises NoBuffer when all buffers are in use."""
-        buffer = self._buffers.take()
+        buffer = self._buffers.reserve()
         message = Fetch(id=self._next_id(), owner=self._owner, role=self._role, request=request, buffer=buffer)
         return self._request(self._links[stream], message, 0.0, buffer)
 
@@ -190,7 +190,7 @@ class FrameClient:
         held = self._held.pop((frame.stream, frame.id), None)
         if held is None:
             raise ValueError(f"{frame.stream} {frame.id} is not held")
-        self._buffers.give_back(held.buffer)
+        self._buffers.release(held.buffer)
         message = Settle(
             id=self._next_id(),
             owner=self._owner,
@@ -255,7 +255,7 @@ class FrameClient:
             if request < pong.id and (pending.buffer is not None or other_process or now >= pending.overdue):
                 del link.pending[request]
                 if pending.buffer is not None:
-                    self._buffers.give_back(pending.buffer)
+                    self._buffers.release(pending.buffer)
                 yield Reply(link.stream, request, None, ready=False, ended=False)
 
     def _reply(self, link: _Link, response: FrameResponse) -> Reply:
@@ -264,7 +264,7 @@ class FrameClient:
         if pending.buffer is not None and response.frame is not None:
             frame = self._hold(link, pending.buffer, response.generation, response.frame)
         elif pending.buffer is not None:
-            self._buffers.give_back(pending.buffer)
+            self._buffers.release(pending.buffer)
         return Reply(
             stream=link.stream,
             request=response.id,

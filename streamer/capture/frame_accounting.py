@@ -2,7 +2,7 @@
 
     captured = not_asked + done + dropped (by cause) + in_flight
 
-Only frames lent to the inference process count as asked for; frames shown by views do not.
+Only the inference process is counted: frames that views fetch stay `not_asked`.
 """
 
 from __future__ import annotations

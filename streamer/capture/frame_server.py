@@ -116,7 +116,7 @@ class FrameServer:
         """Release everything that a dead inference process held or waited for."""
         self._waits.pop(owner, None)
         self._demand.remove(owner)
-        self._buffers.forget(owner)
+        self._buffers.unmap_owner(owner)
         self._slot.release_owner(owner)
 
     def _settle(self, message: Settle) -> None:

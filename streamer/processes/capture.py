@@ -75,10 +75,10 @@ class Capture:
         self._hanging: list[Connection] = []
         self._epoch: int | None = None
         self._state: str | None = None
-        self._reported = False
+        self._first_frame_reported = False
         self._retry_at = 0.0
         self._ended_at: float | None = None
-        self._stop_by: float | None = None
+        self._stop_deadline: float | None = None
         self._poller = zmq.Poller()
         for readable in (self._server.socket, self._events.socket, self._wake_fd, worker.stop_fd):
             self._poller.register(readable, zmq.POLLIN)
@@ -134,12 +134,12 @@ class Capture:
 
     def _has_stopped(self) -> bool:
         """Return True when all frames are settled and the connection is closed, or after `STOP_S`."""
-        if self._stop_by is None:
-            self._stop_by = time.monotonic() + STOP_S
+        if self._stop_deadline is None:
+            self._stop_deadline = time.monotonic() + STOP_S
             self._poller.unregister(self._worker.stop_fd)  # stays readable: polling it would spin
             self._slot.set_epoch(None)
         finished = self._slot.in_flight == 0 and not (self._connection and self._connection.is_alive())
-        return finished or time.monotonic() > self._stop_by
+        return finished or time.monotonic() > self._stop_deadline
 
     def _check_connection(self) -> None:
         """Open, report as up, or abandon the connection."""
@@ -159,9 +159,9 @@ class Capture:
             self._abandon(connection, timeout)
 
     def _on_up(self, connection: Connection, first_frame: float, now: float) -> None:
-        if not self._reported:
+        if not self._first_frame_reported:
             self._worker.report(ReportKind.FIRST_FRAME)
-            self._reported = True
+            self._first_frame_reported = True
         if self._state != "up":
             self._publish_state("up", connection.note)
         if now - first_frame > STABLE_S:
