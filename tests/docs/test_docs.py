@@ -15,6 +15,7 @@ import pytest
 import zmq
 
 import streamer
+from streamer.cli.demo_score import Row, Score
 from streamer.config import model
 from streamer.events.schema import encode
 from tests.support.sample_events import event
@@ -63,6 +64,18 @@ def test_readme_subscriber_runs(tmp_path: Path) -> None:
             process.kill()
             publisher.close()
             context.term()
+
+
+def test_readme_demo_has_the_format_of_the_demo() -> None:
+    """The figures are of one run; everything else is what the program prints."""
+    (block,) = re.findall(r"<!-- demo output -->\n```\n(.*?)```", README, re.DOTALL)
+    row = Row("square", (0.6, 0.0, 0.8, 0.3), (0.6, 0.0, 0.8, 0.3))
+    lines = {without_numbers(line) for line in block.splitlines()}
+    assert {without_numbers(f"    {row}"), *map(without_numbers, Score([row], [50.0]).summary().splitlines())} <= lines
+
+
+def without_numbers(line: str) -> str:
+    return re.sub(r"\d+(\.\d+)?", "N", line)
 
 
 def test_readme_commands_exist() -> None:
