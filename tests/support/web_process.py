@@ -25,6 +25,7 @@ import zmq
 from streamer.events.build import result_event, status_event
 from streamer.events.ledger import Ledger
 from streamer.events.schema import Event, ResultEvent
+from streamer.processes.assignment import Assignment
 from streamer.toyworld.world import World
 from streamer.types import Answer, Box
 from streamer.video.outputs import ViewId
@@ -52,16 +53,13 @@ class WebProcess:
         self.errors = runtime / "web.log"
         self.runtime, self.config = runtime, config
         reports, write = os.pipe()
-        assignment = {
-            "config": config, "log_level": "info", "runtime": str(runtime), "state": str(runtime),
-            "report_fd": write, "max_events": None,
-        }  # fmt: skip
+        assignment = Assignment(dict(config), runtime=str(runtime), state=str(runtime), report_fd=write)
         with self.errors.open("ab") as errors:
             command = [sys.executable, "-m", "streamer.processes.worker", "web"]
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=errors, pass_fds=[write])
         os.close(write)
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(assignment).encode() + b"\n")
+        self.process.stdin.write(assignment.encode())
         self.process.stdin.flush()
         with os.fdopen(reports, "rb") as lines:
             assert select.select([lines], [], [], 20)[0], self.errors.read_text()
