@@ -330,7 +330,7 @@ def _bad_buffers(runtime: Path) -> dict[str, str]:
         f"{OWNER}-4.buf": "fifo",
         f"{OWNER}-5.buf": "directory",
         f"{OWNER}-6.buf": "missing",
-        "view-7-9999ffff-1.buf": "somebody else's",
+        "view-7-9999ffff-1.buf": "buffer of another owner",
         f"../buffers/{OWNER}-1.buf": "path",
         f"{OWNER}-1.buf\n": "line end",
         "../victim": "path",
