@@ -31,11 +31,13 @@ def ask(
 
     The answer is printed only; it is not published as an event.
     """
+    from streamer.bus.commands import Ask
+
     if task is None and text is None:
         raise ConfigError("nothing to ask: give TEXT or --task")
     keys = {"task": task or PHRASE_TASK, "text": text, "region": region, "zone": zone}
     entry = {key: value for key, value in keys.items() if value is not None}
-    answer = call(agent, seconds + REPLY_TIMEOUT_S, op="ask", stream=stream, task=entry, timeout=seconds)
+    answer = call(agent, seconds + REPLY_TIMEOUT_S, Ask(stream=stream, task=entry, seconds=seconds))
     raise typer.Exit(_print_answer(stream, answer, as_json))
 
 

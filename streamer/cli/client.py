@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from streamer.core.errors import ConfigError
 from streamer.core.paths import find_running
+
+if TYPE_CHECKING:
+    from streamer.bus.commands import Command
 
 REPLY_TIMEOUT_S = 5.0
 """Time for the parent process to answer. It answers from memory, so more means that it is stuck."""
 
 
-def call(agent: str | None, reply_timeout: float, **message: Any) -> dict[str, Any]:
+def call(agent: str | None, reply_timeout: float, command: Command) -> dict[str, Any]:
     """Return a running agent's answer. Raises ConfigError for no agent, no answer in time, or a refused request."""
     from streamer.bus.rpc import RpcClient, control_socket
 
     name, runtime = find_running(agent)
     client = RpcClient(control_socket(runtime))
     try:
-        request_id, deadline = client.send(**message), time.monotonic() + reply_timeout
+        request_id, deadline = client.send(**command.message()), time.monotonic() + reply_timeout
         while (left := deadline - time.monotonic()) > 0:
             client.socket.poll(round(left * 1000) + 1)
             for answer in client.receive():

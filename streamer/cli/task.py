@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from streamer.cli.client import REPLY_TIMEOUT_S, call
 from streamer.cli.options import Every, RegionText, RunningAgent, StreamName, Text, ZoneName
+
+if TYPE_CHECKING:
+    from streamer.bus.commands import Action
 
 TaskName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the task.")]
 Save = Annotated[bool, typer.Option("--save", help="Keep the change when the agent is restarted.")]
@@ -56,6 +59,11 @@ def resume(stream: StreamName, name: TaskName, save: Save = False, agent: Runnin
     _change(agent, "resume", stream, name, save)
 
 
-def _change(agent: str | None, op: str, stream: str, name: str, save: bool, task: dict[str, Any] | None = None) -> None:
+def _change(
+    agent: str | None, action: Action, stream: str, name: str, save: bool, task: dict[str, Any] | None = None
+) -> None:
     """Request a change and print what was done."""
-    print(call(agent, REPLY_TIMEOUT_S, op=op, stream=stream, name=name, task=task, save=save)["done"])
+    from streamer.bus.commands import ChangeTask
+
+    command = ChangeTask(op=action, stream=stream, name=name, task=task, save=save)
+    print(call(agent, REPLY_TIMEOUT_S, command)["done"])

@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from streamer.bus.commands import ListTasks
 from streamer.cli.client import REPLY_TIMEOUT_S, call
 from streamer.core.paths import find_running
 from streamer.events.ledger.query import LedgerQuery
@@ -72,7 +73,7 @@ async def _draw(
 
 async def _list_tasks(agent: str | None) -> dict[str, Any]:
     """Return agent name, ledger path and the tasks of each stream."""
-    return await asyncio.to_thread(call, agent, REPLY_TIMEOUT_S, op="list")
+    return await asyncio.to_thread(call, agent, REPLY_TIMEOUT_S, ListTasks())
 
 
 def table(tasks: Mapping[str, Any], capture: CapturePoller, events: EventFollower) -> Table:

@@ -12,8 +12,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from streamer.bus.commands import Action
 from streamer.config.model import Config, from_mapping
 from streamer.config.validation import nearest
 from streamer.core import atomic_file
@@ -22,15 +25,14 @@ from streamer.core.errors import ConfigError
 log = logging.getLogger(__name__)
 
 FILE = "changes.json"
-What = Literal["add", "remove", "pause", "resume"]
-DONE: Mapping[What, str] = {"add": "added", "remove": "removed", "pause": "paused", "resume": "resumed"}
+DONE: Mapping[Action, str] = {"add": "added", "remove": "removed", "pause": "paused", "resume": "resumed"}
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """One change of one task."""
 
-    what: What
+    what: Action
     stream: str
     name: str
     task: dict[str, Any] | None = None
@@ -38,7 +40,7 @@ class Change:
 
     def apply(self, config: Config) -> Config:
         """Return the config with this change. Raises ConfigError if the change does not fit."""
-        tasks = list(stream_of(config, self.stream)["tasks"])
+        tasks = list(raw_stream(config, self.stream)["tasks"])
         names = [_name(task) for task in tasks]
         if self.what == "add":
             if self.name in names:
@@ -56,7 +58,7 @@ class Change:
         return with_tasks(config, self.stream, tasks)
 
 
-def stream_of(config: Config, name: str) -> Mapping[str, Any]:
+def raw_stream(config: Config, name: str) -> Mapping[str, Any]:
     """Return the plain data of a stream. Raises ConfigError if the name is unknown."""
     if name not in config.streams:
         raise ConfigError(f"there is no stream `{name}`{nearest(name, list(config.streams))}")
@@ -81,6 +83,9 @@ def _name(task: Mapping[str, Any]) -> str:
     return str(task.get("name") or task["task"])
 
 
+_CHANGES = TypeAdapter(list[Change])
+
+
 class SavedChanges:
     """The saved changes, which are applied at each start."""
 
@@ -90,13 +95,14 @@ class SavedChanges:
     def load(self) -> list[Change]:
         """Return the saved changes; set a damaged file aside. Raises ConfigError if the file cannot be read."""
         try:
-            return [Change(**change) for change in json.loads(self._path.read_text())]
+            return _CHANGES.validate_json(self._path.read_bytes())
         except FileNotFoundError:
             return []
-        except (ValueError, TypeError) as error:
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]["msg"]
             damaged = self._path.with_name(f"{FILE}.damaged")
             self._path.replace(damaged)
-            log.warning("%s damaged (%s): moved to %s, saved task changes not applied", self._path, error, damaged)
+            log.warning("%s damaged (%s): moved to %s, saved task changes not applied", self._path, problem, damaged)
             return []
         except OSError as error:
             raise ConfigError(f"{self._path}: {error.strerror}: make it readable, or remove it") from None

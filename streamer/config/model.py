@@ -21,7 +21,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, create_
 from streamer.capture.motion_gate import MotionSettings
 from streamer.capture.sources import SourceField
 from streamer.config.calendar import ZoneName, local_zone
-from streamer.config.task import ScheduledTask, TaskKeys, make, task_problems
+from streamer.config.task import ScheduledTask, TaskSettings, build_task, task_problems
 from streamer.config.validation import Problem, nearest, problems_of
 from streamer.config.web import Web
 from streamer.config.yaml_file import Where, YamlFile, dotted
@@ -126,7 +126,7 @@ def _task_model(spec: TaskSpec) -> type[BaseModel]:
     """Return the model of a task, with the keys of streamer and those of the pipeline."""
     task: Any = Literal[spec.task]
     keys: dict[str, Any] = {key: (field.annotation, field) for key, field in spec.parameters.model_fields.items()}
-    return create_model(spec.task, __base__=TaskKeys, __doc__=spec.summary, task=(task, ...), **keys)
+    return create_model(spec.task, __base__=TaskSettings, __doc__=spec.summary, task=(task, ...), **keys)
 
 
 def json_schema() -> dict[str, Any]:
@@ -201,7 +201,7 @@ def _tasks(name: str, stream: Any, model: Any, local: ZoneInfo, problems: list[P
         if found:
             problems.extend((("streams", name, "tasks", index, *where), what) for where, what in found)
         else:
-            made.append(make(entry, params, stream.zones, local))
+            made.append(build_task(entry, params, stream.zones, local))
     return tuple(made)
 
 

@@ -16,7 +16,7 @@ from streamer.types import Pace, Point, Priority, Task, When, Zone
 
 DEFAULT_EVERY_S = 1.0
 REFRESH_S = 600.0
-_UNCHANGED = ("task", "priority", "max_age", "every_n_frames", "when", "refresh", "paused")
+_COPIED = ("task", "priority", "max_age", "every_n_frames", "when", "refresh", "paused")
 """Keys of a config that a `ScheduledTask` takes as they are."""
 
 
@@ -56,7 +56,7 @@ class ScheduledTask(Task):
         }
 
 
-class TaskKeys(Settings):
+class TaskSettings(Settings):
     """The keys that every task has."""
 
     name: Name | None = None
@@ -101,11 +101,11 @@ class TaskKeys(Settings):
         return self
 
 
-def make(entry: Any, params: Any, zones: Mapping[str, tuple[Point, ...]], local: ZoneInfo) -> ScheduledTask:
-    """Return the task of checked keys (a TaskKeys with a `task`)."""
+def build_task(entry: Any, params: Any, zones: Mapping[str, tuple[Point, ...]], local: ZoneInfo) -> ScheduledTask:
+    """Return the task of checked keys (a TaskSettings with a `task`)."""
     clock = entry.timezone or local
     every = None if entry.every_n_frames or entry.at else entry.every or DEFAULT_EVERY_S
-    same = {key: getattr(entry, key) for key in _UNCHANGED}
+    same = {key: getattr(entry, key) for key in _COPIED}
     return ScheduledTask(
         entry.name or entry.task,
         params=params,

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from streamer.bus.commands import Ask, InferenceCommand, SetTasks, parse_inference
 from streamer.bus.result_feed import ResultPublisher
 from streamer.bus.rpc import Request, RpcServer, infer_socket
 from streamer.config.changes import with_tasks
@@ -58,13 +59,13 @@ class RequestHandler:
         """Handle all requests that have arrived; return the streams whose tasks have changed."""
         changed = set()
         for request in self._server.receive():
-            stream = str(request.message.get("stream"))
             try:
-                self._handle(request, stream, now)
+                command = parse_inference(request.message)
+                self._handle(request, command, now)
             except ConfigError as error:
                 self._server.reply_error(request, error)
             else:
-                changed.add(stream)
+                changed.add(command.stream)
         for name, pending in list(self._pending.items()):
             if now.mono > pending.until:
                 del self._pending[name]
@@ -79,19 +80,21 @@ class RequestHandler:
             age = time.monotonic() - result.job.frame.captured_mono
             self._server.reply(pending.request, event=json.loads(encode(event)), age_s=round(age, 3))
 
-    def _handle(self, request: Request, stream: str, now: Now) -> None:
+    def _handle(self, request: Request, command: InferenceCommand, now: Now) -> None:
         """Raises ConfigError."""
+        stream = command.stream
         if stream not in self._policy.schedules:
             raise ConfigError(f"the stream `{stream}` has ended")
         schedule = self._schedules[stream]
-        if request.message["op"] == "tasks":
-            self._config = with_tasks(self._config, stream, request.message["tasks"])
-            schedule.replace(self._config.streams[stream].active, now)
-            self._feed.publish_tasks(stream, request.message["tasks"])
-        else:
-            (task,) = with_tasks(self._config, stream, [request.message["task"]]).streams[stream].tasks
-            self._last += 1
-            name = f"ask/{self._last}"  # unlike any name in a config: these have no slash
-            self._pending[name] = _Pending(request, stream, now.mono + request.message["seconds"])
-            schedule.add_one_shot(replace(task, name=name))
+        match command:
+            case SetTasks(tasks=tasks):
+                self._config = with_tasks(self._config, stream, tasks)
+                schedule.replace(self._config.streams[stream].active, now)
+                self._feed.publish_tasks(stream, tasks)
+            case Ask():
+                (task,) = with_tasks(self._config, stream, [command.task]).streams[stream].tasks
+                self._last += 1
+                name = f"ask/{self._last}"  # unlike any name in a config: these have no slash
+                self._pending[name] = _Pending(request, stream, now.mono + command.seconds)
+                schedule.add_one_shot(replace(task, name=name))
         self._policy.on_tasks_changed(stream, now)

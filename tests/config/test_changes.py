@@ -18,7 +18,21 @@ def test_saved_change_applies_at_the_next_start(tmp_path: Path) -> None:
     assert SavedChanges(tmp_path).apply(CONFIG).streams["gate"].tasks[0].paused
 
 
-@pytest.mark.parametrize("content", ["", "[{", "5", '[{"what": "pause"}]', '[{"verb": "pause"}]', '{"what": "pause"}'])
+DAMAGED = {
+    "empty": "",
+    "half": '[{"what": "pause", "stream": "ga',
+    "garbage": "\x00\x01\ufffd",
+    "number": "5",
+    "mapping": '{"what": "pause"}',
+    "missing-keys": '[{"what": "pause"}]',
+    "unknown-change": '[{"what": "explode", "stream": "gate", "name": "caption"}]',
+    "list-as-name": '[{"what": "pause", "stream": [], "name": "caption"}]',
+    "text-as-task": '[{"what": "add", "stream": "gate", "name": "x", "task": "ocr"}]',
+    "nested": "[" * 10_000,
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_damaged_file_is_set_aside_with_a_warning(
     tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -83,7 +83,7 @@ def test_a_running_agent_is_asked_and_changed(tmp_path: Path, monkeypatch: pytes
                 app(words, standalone_mode=False)
         assert named(agent, "ask") == 0
         rogue = RpcClient(control_socket(tmp_path / "run" / "streamer" / "home"))
-        for garbage in ({"op": "ask"}, {"op": "ask", "task": {}, "timeout": "soon"}, {"op": "add", "task": 7}):
+        for garbage in ({"op": "ask"}, {"op": "ask", "task": {}, "seconds": "soon"}, {"op": "add", "task": 7}):
             rogue.send(stream="gate", name="x", **garbage)
             assert until(rogue.receive, 10, "it is answered")[0]["error"]
         rogue.close()

@@ -1,0 +1,89 @@
+"""Requests to a running agent as typed messages: the command line sends them to the parent, the parent to inference.
+
+`bus/rpc.py` carries them; a response is plain JSON and repeats the request's `id`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from streamer.core.errors import ConfigError
+
+T = TypeVar("T")
+Action = Literal["add", "remove", "pause", "resume"]
+
+
+class Command(BaseModel):
+    """Base class. `op` names the command on the wire."""
+
+    model_config = ConfigDict(frozen=True)
+
+    def message(self) -> dict[str, Any]:
+        """Return the fields as `RpcClient.send` takes them."""
+        return self.model_dump(exclude_none=True)
+
+
+class ListTasks(Command):
+    """Return the agent's name, the path of its ledger and the tasks of each stream."""
+
+    op: Literal["list"] = "list"
+
+
+class Ask(Command):
+    """Run a task once on the next frame and return its event."""
+
+    op: Literal["ask"] = "ask"
+    stream: str
+    task: dict[str, Any]
+    """Keys of the task, as in a config."""
+    seconds: float
+    """Time to wait for the answer."""
+
+
+class ChangeTask(Command):
+    """Change a task of a stream."""
+
+    op: Action
+    stream: str
+    name: str
+    task: dict[str, Any] | None = None
+    """For `add`: keys of the task, as in a config."""
+    save: bool = False
+    """Apply the change again at each start of the agent."""
+
+
+class SetTasks(Command):
+    """Replace the tasks of a stream in the inference process."""
+
+    op: Literal["tasks"] = "tasks"
+    stream: str
+    tasks: list[dict[str, Any]]
+
+
+ControlCommand = ListTasks | Ask | ChangeTask
+InferenceCommand = Ask | SetTasks
+_CONTROL: TypeAdapter[ControlCommand] = TypeAdapter(Annotated[ControlCommand, Field(discriminator="op")])
+_INFERENCE: TypeAdapter[InferenceCommand] = TypeAdapter(Annotated[InferenceCommand, Field(discriminator="op")])
+
+
+def parse_control(message: Mapping[str, Any]) -> ControlCommand:
+    """Return the command in a message to the parent. Raises ConfigError, with a text for the sender."""
+    return _parse(_CONTROL, message)
+
+
+def parse_inference(message: Mapping[str, Any]) -> InferenceCommand:
+    """Return the command in a message to the inference process. Raises ConfigError, with a text for the sender."""
+    return _parse(_INFERENCE, message)
+
+
+def _parse(adapter: TypeAdapter[T], message: Mapping[str, Any]) -> T:
+    try:
+        return adapter.validate_python(dict(message))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        problem = f"{place}: {first['msg']}" if place else first["msg"]
+        raise ConfigError(f"malformed request ({problem}): CLI and agent versions may differ") from None
