@@ -1,4 +1,4 @@
-"""The main job with everything real: processes, sockets, an RTSP server, the shipped model, kill -9."""
+"""The whole program with real processes, sockets, an RTSP server, the shipped model and kill -9."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.clips import write_clip
 from tests.support.rtsp import RtspServer
 
 START_S = 60.0
-"""Loading torch and the model on a busy machine."""
+"""Seconds to load torch and the model on a busy machine."""
 
 
 def write_config(folder: Path, text: str) -> Path:
@@ -54,7 +54,7 @@ def last_counts(agent: RunningAgent, stream: str, subject: str) -> dict[str, Any
     return counts
 
 
-def test_watch_a_real_rtsp_camera(tmp_path: Path, clip: Path) -> None:
+def test_watch_answers_about_an_rtsp_camera_in_time(tmp_path: Path, clip: Path) -> None:
     with RtspServer(clip, fps=25) as server:
         command = ["watch", server.url, "--task", "object_detection", "--every", "1s", "--seconds", "20"]
         with RunningAgent(tmp_path / "agent", command) as agent:
@@ -72,7 +72,7 @@ def test_watch_a_real_rtsp_camera(tmp_path: Path, clip: Path) -> None:
 
 
 def end(agent: RunningAgent) -> None:
-    """SIGTERM ends everything, in order, and nothing is left."""
+    """Stop the agent with SIGTERM and check that no process, frame buffer or event is left or lost."""
     children = agent.children()
     assert agent.stop() < 10
     assert agent.process.returncode == 0
@@ -89,7 +89,7 @@ class Finder:
     def find_spec(self, name, path, target=None):
         if name == "streamer.processes.supervisor":
             dies = Finder()
-            told = weakref.ref(dies, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+            callback = weakref.ref(dies, lambda _: os.kill(os.getpid(), signal.SIGTERM))
             del dies
 
 sys.meta_path.insert(0, Finder())
@@ -98,18 +98,16 @@ main()
 """
 
 
-def test_a_stop_that_comes_while_modules_are_imported_is_not_lost(tmp_path: Path) -> None:
-    """It comes in a weak reference's callback, of which the import system has its own: what they raise is swallowed."""
+def test_sigterm_during_imports_stops_the_agent(tmp_path: Path) -> None:
+    """The signal comes in a weak reference's callback, where Python ignores exceptions, as in the import system."""
     config = write_config(tmp_path, "streams: {gate: {source: synthetic, tasks: [{task: caption}]}}")
     command = [sys.executable, "-c", STOPPED_IN_AN_IMPORT]
     with RunningAgent(tmp_path / "agent", ["run", str(config)], command=command) as agent:
         assert agent.process.wait(START_S) == 0, agent.log()
-        assert "INFO" not in agent.log()  # of a child that was started all the same
+        assert "INFO" not in agent.log()  # a started child would log at this level
 
 
-def test_a_camera_that_restarts_comes_back_in_a_new_epoch_beside_one_that_never_came(
-    tmp_path: Path, clip: Path
-) -> None:
+def test_restarted_camera_comes_back_in_a_new_epoch(tmp_path: Path, clip: Path) -> None:
     config = """
 streams:
   dead: {source: 'rtsp://eve:hunter22@127.0.0.1:9/cam', tasks: [{task: caption}]}
@@ -133,7 +131,7 @@ streams:
         assert "hunter22" not in agent.log() + agent.file.read_text()
 
 
-def test_two_cameras_and_a_file_in_batches_that_mix_them(tmp_path: Path, clip: Path) -> None:
+def test_batches_mix_cameras_and_file(tmp_path: Path, clip: Path) -> None:
     config = f"""
 model: {{engine: plain}}
 streams:
@@ -161,7 +159,7 @@ streams:
 
 
 def batches(agent: RunningAgent) -> list[list[dict[str, Any]]]:
-    """Events by the batch their jobs shared: the same start, so capture time plus waiting time."""
+    """Group result events by batch: jobs of a batch have the same start, which is capture time plus waiting time."""
 
     def start(event: dict[str, Any]) -> int:
         captured = datetime.fromisoformat(event["time"]).timestamp()
@@ -172,7 +170,7 @@ def batches(agent: RunningAgent) -> list[list[dict[str, Any]]]:
     return [list(group) for _, group in groupby(found, start)]
 
 
-def test_a_killed_process_comes_back_and_the_others_never_notice(tmp_path: Path) -> None:
+def test_killed_process_restarts_without_affecting_others(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", pictures=200, size=(320, 240))
     config = f"""
 streams:
@@ -212,7 +210,7 @@ def pid_of(agent: RunningAgent, child: str) -> int | None:
     return agent.children().get(child)
 
 
-def test_nothing_is_left_when_the_parent_is_killed(tmp_path: Path) -> None:
+def test_children_end_when_the_parent_is_killed(tmp_path: Path) -> None:
     file = faulty.config(tmp_path, {"gate": {"source": "synthetic", "tasks": [{"task": "caption"}]}}, {})
     environment = faulty.install(tmp_path / "installed")
     with RunningAgent(tmp_path, ["run", str(file)], tmp_path / "events.jsonl", environment) as agent:
@@ -229,7 +227,7 @@ REGION = [0.1, 0.1, 0.6, 0.6]
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Event]]:
-    """Two or more of each task, of one agent that is asked all of them."""
+    """Return at least two results of each task, from one agent that runs all of them."""
     tasks = [
         {"task": task, "every": "200ms"}
         | ({"text": TEXTS[task]} if spec.takes_text else {})
@@ -257,7 +255,7 @@ def test_every_task_answers(answers: dict[str, list[Event]], task: str) -> None:
         assert kinds <= set(SPECS[task].result.split("_or_"))
 
 
-def test_watch_ends_after_as_many_events_as_were_asked_for(tmp_path: Path) -> None:
+def test_watch_stops_after_max_events(tmp_path: Path) -> None:
     command = ["watch", "synthetic", "--task", "region_to_category", "--region", "0.1,0.1,0.6,0.6", "--max-events", "2"]
     with RunningAgent(tmp_path, command, environment=faulty.install(tmp_path / "installed")) as agent:
         assert agent.process.wait(START_S) == 0, agent.log()

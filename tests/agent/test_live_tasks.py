@@ -30,7 +30,7 @@ def components(listener: Listener) -> dict[str, Any]:
 
 
 def has_zone(data: bytes) -> bool:
-    """The white line down the middle that ends the zone `left`."""
+    """Return whether the frame shows the right edge of the zone `left`: a white vertical line in the middle."""
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     assert image is not None
     height, width = image.shape[:2]
@@ -38,10 +38,10 @@ def has_zone(data: bytes) -> bool:
     return float((line > 180).mean()) > 0.8
 
 
-def test_the_page_home_assistant_top_and_the_video_follow(tmp_path: Path) -> None:
+def test_page_mqtt_top_and_video_follow_task_changes(tmp_path: Path) -> None:
     port, config = free_port(), tmp_path / "home.yaml"
 
-    def order(**message: Any) -> dict[str, Any]:
+    def request(**message: Any) -> dict[str, Any]:
         parent = RpcClient(control_socket(tmp_path / "run" / "streamer" / "home"))
         try:
             parent.send(**message)
@@ -52,8 +52,8 @@ def test_the_page_home_assistant_top_and_the_video_follow(tmp_path: Path) -> Non
             parent.close()
 
     def in_top() -> list[str]:
-        """The tasks of which `streamer top` makes its rows."""
-        return [task["name"] for task in order(op="list")["streams"]["gate"]]
+        """Return the names of the tasks that `streamer top` shows."""
+        return [task["name"] for task in request(op="list")["streams"]["gate"]]
 
     def on_the_page() -> dict[str, Any]:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/streams", timeout=10) as answer:
@@ -87,10 +87,10 @@ sinks:
             assert not has_zone(video.next())
             until(lambda: on_the_page()["caption"]["latest"], 10, "the page shows an answer")
             task = {"task": "object_detection", "name": "things", "every": "300ms", "zone": "left"}
-            order(op="add", stream="gate", name="things", task=task)
+            request(op="add", stream="gate", name="things", task=task)
             until(lambda: on_the_page().get("things", {}).get("latest"), 20, "the page shows the new task's answer")
             assert on_the_page()["things"]["often"] == "every 0.3 s"
-            until(lambda: "task.things" in components(listener), 10, "Home Assistant is told")
+            until(lambda: "task.things" in components(listener), 10, "discovery names the task")
             sensor = components(listener)["task.things"]
             assert sensor["state_topic"] == "streamer/home/streams/gate/things"
             assert "length" in sensor["value_template"], "boxes are counted"
@@ -98,9 +98,9 @@ sinks:
             assert in_top() == ["caption", "things"]
             until(lambda: has_zone(video.next()), 10, "the video shows the zone")
 
-            order(op="pause", stream="gate", name="things")
+            request(op="pause", stream="gate", name="things")
             until(lambda: on_the_page()["things"]["paused"], 10, "the page shows that it is paused")
-            order(op="remove", stream="gate", name="things")
+            request(op="remove", stream="gate", name="things")
             until(lambda: "things" not in on_the_page(), 10, "the page drops it")
             until(lambda: components(listener)["task.things"] == {"platform": "sensor"}, 10, "Home Assistant drops it")
             assert "task.caption" in components(listener)
@@ -110,8 +110,8 @@ sinks:
             agent.stop()
 
 
-def test_what_is_retained_is_said_again_as_it_is_by_then(tmp_path: Path) -> None:
-    """After a break, also of a broker that has forgotten everything."""
+def test_reconnect_publishes_current_discovery_again(tmp_path: Path) -> None:
+    """Also to a broker that has lost its retained messages."""
     tasks = TaskKinds({"caption": "text", "ocr": "text"}, {"gate": {"caption": "text"}})
     with Broker(tmp_path) as broker:
         sink = Mqtt(url=Url(broker.url), home_assistant=True).open(sink_context(tasks=tasks), RecordedProgress())

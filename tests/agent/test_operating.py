@@ -1,4 +1,4 @@
-"""What an operator meets: the systemd unit, the log, `streamer doctor`, `/readyz`."""
+"""The systemd unit, the JSON log, `streamer doctor` and `/readyz`."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from tests.support.rtsp import free_port
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "systemd" / "streamer@.service"
 START_S = 100.0
-needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze here")
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
 
 @needs_systemd
-def test_the_unit_is_hardened() -> None:
+def test_unit_passes_systemd_security_analysis() -> None:
     command = ["systemd-analyze", "security", "--offline=true", "--threshold=15", str(UNIT)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-500:]
 
 
 @needs_systemd
-def test_the_units_command_runs_under_its_system_call_filter(tmp_path: Path) -> None:
-    """The shipped model, a camera, video outputs and the page; and what the filter forbids really fails."""
+def test_unit_command_runs_under_its_system_call_filter(tmp_path: Path) -> None:
+    """With the shipped model, a camera, an output and the page. A forbidden call fails, so the filter is active."""
     sandbox = [sys.executable, str(ROOT / "tests" / "support" / "sandbox.py"), str(UNIT)]
     forbidden = "import os, errno\ntry: os.chroot('/')\nexcept PermissionError: print('forbidden')"
     done = subprocess.run([*sandbox, sys.executable, "-c", forbidden], capture_output=True, text=True)
@@ -55,7 +55,7 @@ def test_the_units_command_runs_under_its_system_call_filter(tmp_path: Path) -> 
         assert not [line for line in lines if line["level"] in ("error", "critical")]
 
 
-def test_a_json_log_is_one_object_a_line_without_secrets(capfd: pytest.CaptureFixture[str]) -> None:
+def test_json_log_has_one_object_per_line_without_secrets(capfd: pytest.CaptureFixture[str]) -> None:
     root = logging.getLogger()
     before = root.handlers[:], root.level
     try:
@@ -75,7 +75,7 @@ def test_a_json_log_is_one_object_a_line_without_secrets(capfd: pytest.CaptureFi
     assert "hunter22" not in json.dumps([first, second])
 
 
-def test_doctor_says_what_fails_and_what_to_do(
+def test_doctor_reports_failures_with_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -106,7 +106,7 @@ def test_doctor_says_what_fails_and_what_to_do(
     assert "hunter22" not in "\n".join(lines)
 
 
-def test_a_check_that_fails_as_nobody_foresaw_hides_no_other(
+def test_doctor_continues_after_an_unexpected_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken() -> None:
@@ -120,7 +120,7 @@ def test_a_check_that_fails_as_nobody_foresaw_hides_no_other(
     assert "fail  model: RuntimeError: no driver" in capsys.readouterr().out
 
 
-def test_doctor_is_content_with_a_good_config(
+def test_doctor_passes_a_good_config(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -129,14 +129,14 @@ def test_doctor_is_content_with_a_good_config(
     assert "model: tiny loads and answers" in capsys.readouterr().out
 
 
-def test_readyz_tells_whether_answers_come_out(tmp_path: Path) -> None:
-    """The only task is never due, so nothing but the canary comes out."""
+def test_readyz_is_503_until_the_canary_is_answered(tmp_path: Path) -> None:
+    """The only task is never due, so the canary gives the only answers."""
     port = free_port()
     streams = {"gate": {"source": "synthetic", "tasks": [{"task": "caption", "at": "0 0 29 2 *"}]}}
     file = faulty.config(tmp_path, streams, {"loading": 3.0}, web={"bind": f"127.0.0.1:{port}"})
     environment = faulty.install(tmp_path / "installed")
     with RunningAgent(tmp_path, ["run", str(file)], tmp_path / "events.jsonl", environment) as agent:
-        until(lambda: _ready(port) == 503, START_S, "the page is there, and says no")
+        until(lambda: _ready(port) == 503, START_S, "/readyz returns 503")
         until(lambda: _ready(port) == 200, 30, f"it is ready; {agent.log()}")
         assert agent.statuses("agent.canary")
         assert not agent.results()

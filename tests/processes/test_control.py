@@ -1,4 +1,4 @@
-"""Questions to a running agent and changes of its tasks, from the command line, with all its processes."""
+"""Questions and task changes from the command line, with all processes of a running agent."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ streams:
   gate:
     source: synthetic?seed=3&fps=10
     tasks:
-      - {task: caption, every: 500ms}  # the user's own words
+      - {task: caption, every: 500ms}  # a comment of the user
 sinks: [{kind: jsonl, path: events.jsonl}]
 """
 
 
 class Home:
-    """One folder for agents and commands."""
+    """A folder with a config, in which agents and commands run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -42,21 +42,25 @@ class Home:
     def run(self) -> RunningAgent:
         return RunningAgent(self.folder, ["run", str(self.config)], self.folder / "events.jsonl", self._environment)
 
-    def command(self, *words: str) -> tuple[int, str, str]:
-        """Exit code, standard output and standard error of `streamer …`."""
+    def command(self, *arguments: str) -> tuple[int, str, str]:
+        """Run `streamer …`; return exit code, standard output and standard error."""
         environment = {**os.environ, "XDG_STATE_HOME": str(self.folder / "state")}
         done = subprocess.run(
-            [sys.executable, "-m", "streamer.cli", *words], env=environment, capture_output=True, text=True, timeout=60
+            [sys.executable, "-m", "streamer.cli", *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         return done.returncode, done.stdout, done.stderr
 
 
-def named(agent: RunningAgent, name: str) -> int:
-    """How many results a task has."""
+def count_results(agent: RunningAgent, name: str) -> int:
+    """Return the number of results of a task."""
     return sum(event["subject"] == name for event in agent.results())
 
 
-def test_a_running_agent_is_asked_and_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_ask_and_change_a_running_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = Home(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     assert home.command("ask", "gate", "a red circle")[0] == 2
@@ -81,38 +85,38 @@ def test_a_running_agent_is_asked_and_changed(tmp_path: Path, monkeypatch: pytes
         ):
             with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
                 app(words, standalone_mode=False)
-        assert named(agent, "ask") == 0
+        assert count_results(agent, "ask") == 0
         rogue = RpcClient(control_socket(tmp_path / "run" / "streamer" / "home"))
         for garbage in ({"op": "ask"}, {"op": "ask", "task": {}, "seconds": "soon"}, {"op": "add", "task": 7}):
             rogue.send(stream="gate", name="x", **garbage)
-            assert until(rogue.receive, 10, "it is answered")[0]["error"]
+            assert until(rogue.receive, 10, "an error reply")[0]["error"].startswith("malformed request (")
         rogue.close()
 
         added = home.command(
             "task", "add", "gate", "object_detection", "--name", "things", "--every", "300ms", "--save"
         )
         assert added == (0, "things of gate: added, saved\n", "")
-        until(lambda: named(agent, "things") >= 2, 10, "its results")
+        until(lambda: count_results(agent, "things") >= 2, 10, "its results")
         assert home.command("task", "pause", "gate", "caption")[0] == 0
         infer = agent.kill("infer")
         until(lambda: agent.children().get("infer") not in (None, infer), 20, "another inference process")
-        before = named(agent, "things"), named(agent, "caption")
-        until(lambda: named(agent, "things") >= before[0] + 3, 30, "the added task after the kill")
-        assert named(agent, "caption") == before[1], "it is still paused"
-        told = [(event["subject"], event["data"]["task"]) for event in agent.statuses("task.added", "gate")]
-        assert told == [("task.added", "things")]
+        before = count_results(agent, "things"), count_results(agent, "caption")
+        until(lambda: count_results(agent, "things") >= before[0] + 3, 30, "the added task after the kill")
+        assert count_results(agent, "caption") == before[1], "it is still paused"
+        added_events = [(event["subject"], event["data"]["task"]) for event in agent.statuses("task.added", "gate")]
+        assert added_events == [("task.added", "things")]
         assert agent.statuses("task.paused", "gate")
         agent.stop()
         assert_no_duplicates(agent.events())
         assert_identity(agent.statuses("stream.stopped")[-1]["data"]["frames"])
-        assert "the user's own words" in home.config.read_text()
+        assert "a comment of the user" in home.config.read_text()
     with home.run() as agent:
-        before = named(agent, "things"), named(agent, "caption")
-        until(lambda: named(agent, "things") > before[0], 60, "the saved task")
-        until(lambda: named(agent, "caption") > before[1], 10, "the task whose pause was not saved")
+        before = count_results(agent, "things"), count_results(agent, "caption")
+        until(lambda: count_results(agent, "things") > before[0], 60, "the saved task")
+        until(lambda: count_results(agent, "caption") > before[1], 10, "the task whose pause was not saved")
 
 
-def test_what_makes_an_earlier_saved_change_void_takes_its_place(tmp_path: Path) -> None:
+def test_saved_change_replaces_those_it_cancels(tmp_path: Path) -> None:
     saved = SavedChanges(tmp_path)
     add = Change("add", "gate", "x", {"task": "ocr", "name": "x"})
     for change in (add, Change("pause", "gate", "x"), Change("resume", "gate", "x"), Change("pause", "gate", "y")):
@@ -122,7 +126,7 @@ def test_what_makes_an_earlier_saved_change_void_takes_its_place(tmp_path: Path)
     assert saved.load() == [Change("pause", "gate", "y")]
 
 
-def test_a_saved_change_that_no_longer_fits_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_saved_change_that_no_longer_fits_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     saved = SavedChanges(tmp_path)
     saved.add(Change("remove", "gate", "gone"))
     saved.add(Change("add", "gate", "x", {"task": "ocr", "name": "x"}))

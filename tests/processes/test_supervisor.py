@@ -1,4 +1,4 @@
-"""The parent with real children that hang, stop, and fail: noticed, dumped, replaced, and never given up."""
+"""The parent with real children that hang, are stopped or fail: it detects, dumps, replaces and restarts them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ START_S = 60.0
 
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
-    """One agent that all of it happens to; in the end its events are complete."""
+    """One agent for all faults of this module; at the end its events are checked for completeness."""
     folder = tmp_path_factory.mktemp("agent")
     file = faulty.config(folder, {"gate": CAMERA}, {"hang": str(folder / "hang"), "fails": str(folder / "fails")})
     environment = faulty.install(folder / "installed")
@@ -52,7 +52,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
 
 
 class Since:
-    """What an agent has said from now on."""
+    """Log and restart events of an agent from now on."""
 
     def __init__(self, agent: RunningAgent) -> None:
         self._agent = agent
@@ -68,7 +68,7 @@ class Since:
         return f"{name} stuck (no heartbeat" in self.log()
 
 
-def test_an_engine_that_never_returns_is_noticed_dumped_and_replaced(agent: RunningAgent) -> None:
+def test_hanging_engine_is_dumped_and_replaced(agent: RunningAgent) -> None:
     since, before, hang = Since(agent), agent.children(), agent.folder / "hang"
     hang.touch()
     until(lambda: since.is_stuck("infer"), NOTICED_S, f"it is noticed; {agent.log()}")
@@ -84,7 +84,7 @@ def test_an_engine_that_never_returns_is_noticed_dumped_and_replaced(agent: Runn
     assert before == {name: pid for name, pid in after.items() if name != "infer"}
 
 
-def test_stopped_processes_are_noticed_dumped_and_replaced(agent: RunningAgent) -> None:
+def test_stopped_processes_are_dumped_and_replaced(agent: RunningAgent) -> None:
     since = Since(agent)
     stopped = {name: agent.kill(name, signal.SIGSTOP) for name in ("infer", "capture:gate", "emit")}
     for name in stopped:
@@ -97,16 +97,16 @@ def test_stopped_processes_are_noticed_dumped_and_replaced(agent: RunningAgent) 
         assert f'/streamer/processes/{file}", line' in since.log().partition(f"{name} left its stacks:")[2]
     known = len(agent.results())
     agent.wait_for_results(known + 5, 10)
-    until(lambda: len(since.restarts()) == len(stopped), 10, "all of it is told, once there is an emit again to tell")
+    until(lambda: len(since.restarts()) == len(stopped), 10, "all restarts are reported once emit runs again")
 
 
-def test_the_children_of_a_parent_that_was_away_are_given_time(agent: RunningAgent) -> None:
-    """As after a suspended virtual machine: everything stands still, and nobody is at fault."""
+def test_suspended_agent_replaces_no_child(agent: RunningAgent) -> None:
+    """As after a suspended virtual machine: all processes stop and continue together."""
     since, before = Since(agent), agent.children()
     everyone = [agent.process.pid, *before.values()]
     for pid in everyone:
         os.kill(pid, signal.SIGSTOP)
-    time.sleep(9)  # longer than any of them may be silent
+    time.sleep(9)  # longer than the heartbeat deadline: no replacement must follow
     for pid in everyone:
         os.kill(pid, signal.SIGCONT)
     known = len(agent.results())
@@ -115,7 +115,7 @@ def test_the_children_of_a_parent_that_was_away_are_given_time(agent: RunningAge
     assert not since.restarts()
 
 
-def test_a_crash_says_why_and_failing_for_ever_is_no_reason_to_give_up(agent: RunningAgent) -> None:
+def test_crash_reason_is_reported_and_restarts_go_on(agent: RunningAgent) -> None:
     since, fails = Since(agent), agent.folder / "fails"
     fails.touch()
     agent.kill("infer")
@@ -127,7 +127,7 @@ def test_a_crash_says_why_and_failing_for_ever_is_no_reason_to_give_up(agent: Ru
     agent.wait_for_results(known + 3, START_S)
 
 
-def test_a_child_that_hangs_after_its_last_words_is_ended_too(tmp_path: Path) -> None:
+def test_child_that_hangs_after_its_report_is_killed(tmp_path: Path) -> None:
     child = Child(Role.INFER, failure_reason="RuntimeError: no device", heartbeat=Heartbeat(tmp_path / "infer"))
     child.heartbeat.beat("idle", 0.0)
     with subprocess.Popen(["sleep", "60"], process_group=0) as child.process:
@@ -155,32 +155,32 @@ def test_restarts_slow_down_degrade_and_recover() -> None:
     assert restarts.failed(now, HEALTHY_S + 1) <= 0.1
 
 
-def test_a_step_may_take_five_times_its_longest_and_a_new_kind_of_task_minutes() -> None:
-    patience = StepTimeout()
+def test_step_timeout_is_five_times_the_longest_step() -> None:
+    timeout = StepTimeout()
     quick, slow = (Job(DueTask("a", Task(task, task, PARAMS), 0.0), frame(1)) for task in ("quick", "slow"))
-    assert patience.seconds([quick]) == FIRST_S
-    patience.observe([quick], [], 0.1)
-    assert patience.seconds([quick]) == FIRST_S
-    patience.observe([quick], [quick], 0.2)
-    assert patience.seconds([quick]) == MIN_S
-    assert patience.seconds([quick, slow]) == FIRST_S
-    patience.observe([quick, slow], [slow], 10.0)
-    assert patience.seconds([slow]) == 50.0
+    assert timeout.seconds([quick]) == FIRST_S
+    timeout.observe([quick], [], 0.1)
+    assert timeout.seconds([quick]) == FIRST_S
+    timeout.observe([quick], [quick], 0.2)
+    assert timeout.seconds([quick]) == MIN_S
+    assert timeout.seconds([quick, slow]) == FIRST_S
+    timeout.observe([quick, slow], [slow], 10.0)
+    assert timeout.seconds([slow]) == 50.0
     for _ in range(1000):
-        patience.observe([quick], [quick], 0.2)
-    assert patience.seconds([quick]) == MIN_S
-    assert patience.seconds([slow]) == 50.0
+        timeout.observe([quick], [quick], 0.2)
+    assert timeout.seconds([quick]) == MIN_S
+    assert timeout.seconds([slow]) == 50.0
 
 
-def test_a_sign_is_read_by_another_process_and_stays_when_the_writer_is_gone(tmp_path: Path) -> None:
+def test_heartbeat_file_outlives_its_writer(tmp_path: Path) -> None:
     writer, reader = Heartbeat(tmp_path / "heartbeats" / "infer"), Heartbeat(tmp_path / "heartbeats" / "infer")
     before = time.monotonic()
     writer.beat("batch", 12.0)
     writer.mark_commit(before)
     del writer
-    sign = reader.read()
-    assert sign.state == "batch"
-    assert before + 12.0 <= sign.deadline <= time.monotonic() + 12.0
+    state = reader.read()
+    assert state.state == "batch"
+    assert before + 12.0 <= state.deadline <= time.monotonic() + 12.0
     assert reader.committed_at == pytest.approx(before, abs=1e-6)
 
 
@@ -199,8 +199,8 @@ sys.stdin.read()
 """
 
 
-def test_a_worker_that_is_asked_to_stop_again_and_again_does_not_lock_itself_up() -> None:
-    """Its parent's end asks it twice at once, by a signal and by the end of a pipe: no lock may be in that way."""
+def test_repeated_stop_signals_do_not_deadlock_a_worker() -> None:
+    """When the parent dies, a signal and the end of a pipe call `stop` at once, so `stop` must take no lock."""
     with subprocess.Popen([sys.executable, "-c", BOMBARDED], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None

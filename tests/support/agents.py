@@ -1,4 +1,4 @@
-"""Runs the real program: `streamer run` or `streamer watch` with all its processes, to be looked at and hurt."""
+"""Runs the real program with all its processes: `streamer run` or `streamer watch`."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ T = TypeVar("T")
 Event = dict[str, Any]
 
 
-def until(what: Callable[[], T], timeout: float, why: str) -> T:
-    """The first true value of `what`, looked at again and again; fails after `timeout` seconds."""
+def until(condition: Callable[[], T], timeout: float, why: str) -> T:
+    """Poll `condition` and return its first true value. Raises AssertionError after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        if value := what():
+        if value := condition():
             return value
         time.sleep(0.02)
     raise AssertionError(f"after {timeout} s still not: {why}")
 
 
 class RunningAgent:
-    """One `streamer` process and its children, with a runtime and a state folder of its own; a context manager."""
+    """A `streamer` process and its children, with its own runtime and state folders; a context manager."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class RunningAgent:
             self.process.wait()
 
     def events(self) -> list[Event]:
-        """Every whole event so far, in the order they were written."""
+        """Return all complete events so far, in the order they were written."""
         if not self.file.exists():
             return []
         lines = self.file.read_bytes().split(b"\n")[:-1]
@@ -90,17 +90,17 @@ class RunningAgent:
         return until(enough, timeout, f"{count} results; log: {self.log()}")
 
     def children(self) -> dict[str, int]:
-        """Process ids by name: `emit`, `infer`, `capture:gate`."""
+        """Return process ids by name: `emit`, `infer`, `capture:gate`."""
         return {name: pid for name, pid in _children(self.process.pid)}
 
     def kill(self, child: str, number: signal.Signals = signal.SIGKILL) -> int:
-        """Signal a child; returns its process id."""
+        """Send a signal to a child; return its process id."""
         pid = self.children()[child]
         os.kill(pid, number)
         return pid
 
     def stop(self, timeout: float = 12.0) -> float:
-        """SIGTERM, and the seconds until the end."""
+        """Send SIGTERM; return the seconds until the process has ended."""
         started = time.monotonic()
         self.process.terminate()
         self.process.wait(timeout)
@@ -124,7 +124,7 @@ def _children(parent: int) -> Iterator[tuple[str, int]]:
 
 
 def is_alive(pid: int) -> bool:
-    """The process exists and is no zombie."""
+    """Return whether the process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -132,7 +132,7 @@ def is_alive(pid: int) -> bool:
 
 
 def assert_identity(frames: dict[str, Any]) -> None:
-    """Every captured frame is in exactly one place."""
+    """Check that each captured frame is counted exactly once."""
     placed = frames["not_asked"] + frames["done"] + sum(frames["dropped"].values()) + frames["in_flight"]
     assert frames["captured"] == placed, frames
 
@@ -143,7 +143,7 @@ def assert_no_duplicates(events: Sequence[Event]) -> None:
 
 
 def assert_no_holes(events: Sequence[Event]) -> None:
-    """The events of each source count 1, 2, 3 …"""
+    """Check that the sequences of each source are 1, 2, 3 …"""
     numbers: dict[str, list[int]] = {}
     for event in events:
         numbers.setdefault(event["source"], []).append(int(event["sequence"]))

@@ -1,6 +1,6 @@
-"""A program: `sandbox.py UNIT COMMAND…` runs a command under the system call filter of a systemd unit.
+"""`sandbox.py UNIT COMMAND…` runs a command under the system call filter of a systemd unit.
 
-The groups are looked up with `systemd-analyze syscall-filter`, the filter is built with libseccomp, as systemd does.
+`systemd-analyze syscall-filter` lists the call groups, and libseccomp builds the filter, as in systemd.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PR_SET_NO_NEW_PRIVS = 38
 
 @functools.cache
 def calls_of(group: str) -> set[str]:
-    """Names of the system calls in a group such as `@system-service`, those of its groups included."""
+    """Return the system calls of a group such as `@system-service`, including its nested groups."""
     listed = subprocess.run(["systemd-analyze", "syscall-filter", group], capture_output=True, text=True, check=True)
     found: set[str] = set()
     for word in (line.strip() for line in listed.stdout.splitlines()[1:]):
@@ -31,7 +31,7 @@ def calls_of(group: str) -> set[str]:
 
 
 def allowed_by(unit: Path) -> set[str]:
-    """System calls that a unit with an allow-list leaves."""
+    """Return the system calls that a unit with an allow-list permits."""
     allowed = calls_of("@default")
     for line in unit.read_text().splitlines():
         key, _, value = line.partition("=")
@@ -44,7 +44,7 @@ def allowed_by(unit: Path) -> set[str]:
 
 
 def confine(allowed: set[str]) -> None:
-    """From now on, for this process and what it starts, everything else fails with EPERM."""
+    """Make all other system calls fail with EPERM, in this process and its children."""
     seccomp = ctypes.CDLL("libseccomp.so.2")
     seccomp.seccomp_init.restype = ctypes.c_void_p
     context = ctypes.c_void_p(seccomp.seccomp_init(ctypes.c_uint32(_EPERM)))
