@@ -11,7 +11,8 @@ from streamer.events.ledger import LEDGER_FILE
 from streamer.events.ledger.query import LedgerQuery
 from streamer.processes.assignment import ReportKind
 from streamer.processes.worker import Worker
-from streamer.web.app import WebState, make_app
+from streamer.web.app import make_app
+from streamer.web.handlers import WebState
 from streamer.web.mjpeg import JpegHub
 from streamer.web.monitor.capture_poller import CapturePoller
 from streamer.web.monitor.event_follower import EventFollower

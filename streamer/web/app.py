@@ -12,8 +12,6 @@ from starlette.types import Scope
 from streamer.web.auth import AuthMiddleware
 from streamer.web.handlers import Handlers, WebState
 
-__all__ = ["WebState", "make_app"]
-
 STATIC = Path(__file__).with_name("static")
 
 
