@@ -1,6 +1,6 @@
 """Requests to a running agent: one JSON object per message; a response repeats the `id` of its request.
 
-The command line calls the parent (`control.sock`), the parent calls the inference process (`asks.sock`). DEALER to
+The command line calls the parent (`control.sock`), the parent calls the inference process (`infer.sock`). DEALER to
 ROUTER, so that neither side blocks while the other is absent.
 """
 
@@ -40,7 +40,7 @@ def control_socket(runtime: Path) -> Path:
 
 def infer_socket(runtime: Path) -> Path:
     """Return the path of the inference process's socket."""
-    return runtime / "asks.sock"
+    return runtime / "infer.sock"
 
 
 class RpcServer:
