@@ -23,7 +23,7 @@ from tests.support.agents import RunningAgent, until
 ROOT = Path(__file__).parents[2]
 CONTRIBUTING = (ROOT / "docs" / "contributing.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
-NAMED = ("README.md", "docs/architecture.md", "docs/contributing.md", "docs/usage.md")
+NAMED = ("README.md", "docs/architecture.md", "docs/contributing.md", "docs/usage.md", "docs/operating.md")
 FOLDERS = ("streamer/", "pipelines/", "tests/", "docs/", "configs/", "systemd/", "benchmarks/")
 PLACEHOLDERS = ("KIND", "NAME", "udp.py")
 START_S = 90.0
