@@ -1,7 +1,7 @@
-"""`make chaos`: does each fault to the real program and prints fault, target, measured.
+"""`make chaos`: injects faults into the real program and prints fault, target and measurement.
 
-`python -m tests.chaos [NAME…] [--write]`; FULL=1 in the environment makes all of them longer. Ends with 1 when a target
-was missed. The soak runs beside the others, which is harder for both and saves twenty minutes.
+`python -m tests.chaos [NAME…] [--write]`; FULL=1 in the environment runs longer. Exit code 1 if a target was
+missed. The soak runs in parallel with the other faults, which saves twenty minutes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FAULTS: tuple[Fault, ...] = (
 
 
 @dataclass(slots=True)
-class Done:
+class Outcome:
     fault: Fault
     rows: list[Row]
     seconds: float
@@ -47,34 +47,34 @@ class Done:
 
 
 def measure(fault: Fault, folder: Path, size: Size) -> list[Row]:
-    """The rows of a fault; one that could not be done to its end is a row too."""
+    """Run a fault and return its rows. A failure to run it is a row too."""
     folder.mkdir(parents=True)
     rows: list[Row] = []
     try:
         rows.extend(fault(folder, size))
     except Skipped as why:
-        rows.append(Row("not done", "", str(why), None))
-    except Exception as error:  # whatever went wrong is the finding, and the other faults are still to be done
-        rows.append(Row("done to its end", "yes", f"{type(error).__name__}: {str(error)[:300]}", False))
+        rows.append(Row("skipped", "", str(why), None))
+    except Exception as error:  # the error is the result, and the other faults still run
+        rows.append(Row("completed", "yes", f"{type(error).__name__}: {str(error)[:300]}", False))
     return rows
 
 
-def do(fault: Fault, folder: Path, size: Size) -> Done:
+def run(fault: Fault, folder: Path, size: Size) -> Outcome:
     began = time.monotonic()
     rows = measure(fault, folder / fault.__name__, size)
-    return Done(fault, rows, time.monotonic() - began)
+    return Outcome(fault, rows, time.monotonic() - began)
 
 
-def do_all(faults: list[Fault], folder: Path, size: Size) -> list[Done]:
-    """One after another, with the soak beside them; each is shown when it is done."""
-    done: list[Done] = []
-    soaking = threading.Thread(target=lambda: done.append(do(soak, folder, size)), daemon=True)
+def run_all(faults: list[Fault], folder: Path, size: Size) -> list[Outcome]:
+    """Run the faults in sequence, the soak in parallel; show each when it has finished."""
+    done: list[Outcome] = []
+    soaking = threading.Thread(target=lambda: done.append(run(soak, folder, size)), daemon=True)
     if soak in faults:
         soaking.start()
     for fault in faults:
         if fault is soak:
             continue
-        one = do(fault, folder, size)
+        one = run(fault, folder, size)
         one.show()
         done.append(one)
     if soak in faults:
@@ -83,8 +83,8 @@ def do_all(faults: list[Fault], folder: Path, size: Size) -> list[Done]:
     return done
 
 
-def keep(done: list[Done], note: str) -> None:
-    """Each in its place of `benchmarks/results/chaos.json`; the others there stay."""
+def write_results(done: list[Outcome], note: str) -> None:
+    """Merge the results into `benchmarks/results/chaos.json`."""
     sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
     from benchmarks.report import merge
 
@@ -93,20 +93,20 @@ def keep(done: list[Done], note: str) -> None:
 
 def main() -> int:
     names = {fault.__name__: fault for fault in FAULTS}
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description="Faults done to the real program.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"these only, of: {', '.join(names)}")
-    parser.add_argument("--write", action="store_true", help="keep what was measured in benchmarks/results/chaos.json")
-    parser.add_argument("--note", default="", help="what to keep beside it, such as what else the machine was doing")
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description="Inject faults into the real program.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"run only these faults: {', '.join(names)}")
+    parser.add_argument("--write", action="store_true", help="write the results to benchmarks/results/chaos.json")
+    parser.add_argument("--note", default="", help="note to store with the results, such as other load on the machine")
     given = parser.parse_args()
     if unknown := set(given.names) - names.keys():
-        parser.error(f"no such fault: {', '.join(unknown)}; there are: {', '.join(names)}")
+        parser.error(f"unknown fault: {', '.join(unknown)}; known: {', '.join(names)}")
     faults = [fault for name, fault in names.items() if not given.names or name in given.names]
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        done = do_all(faults, Path(folder), Size(2 if os.environ.get("FULL") else 1))
+        done = run_all(faults, Path(folder), Size(2 if os.environ.get("FULL") else 1))
     if given.write:
-        keep(done, given.note)
+        write_results(done, given.note)
     goods = [row.good for one in done for row in one.rows]
-    print(f"{goods.count(True)} targets were met, {goods.count(False)} missed, {goods.count(None)} not measured")
+    print(f"{goods.count(True)} targets met, {goods.count(False)} missed, {goods.count(None)} not measured")
     return 1 if False in goods else 0
 
 

@@ -1,4 +1,4 @@
-"""What a fault is given and gives: a folder and a size, and rows of what was measured."""
+"""Helpers of the faults: sizes, result rows, and the agent under test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CAMERA = {"source": "synthetic?fps=25&size=160x120", "tasks": [{"task": "caption
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of each fault: 0 in short, 1 in `make chaos`, 2 with FULL=1."""
+    """Size of a fault run: 0 in the test, 1 in `make chaos`, 2 with FULL=1."""
 
     step: int
 
@@ -32,11 +32,11 @@ class Row:
     target: str
     measured: str
     good: bool | None
-    """None: it could not be measured."""
+    """None if it could not be measured."""
 
 
 class Skipped(Exception):
-    """This machine cannot do the fault; says why."""
+    """The fault cannot run on this machine; the text is the reason."""
 
 
 Fault = Callable[[Path, Size], Iterator[Row]]
@@ -51,7 +51,7 @@ def at_least(what: str, limit: float, value: float, unit: str = "") -> Row:
 
 
 def median_at_most(what: str, limit: float, seconds: Sequence[float]) -> Row:
-    """Of the median, with the range beside it."""
+    """Return a row for the median, with the range."""
     middle = statistics.median(seconds)
     spread = f"{min(seconds):.3g} to {max(seconds):.3g}, {len(seconds)} times"
     return Row(what, f"<= {limit:g} s", f"{middle:.3g} s ({spread})", middle <= limit)
@@ -72,19 +72,19 @@ def agent(
     config: Mapping[str, Any] | None = None,
     **model: Any,
 ) -> RunningAgent:
-    """The program with an engine that fails when it is told to; `config`: more of its file."""
+    """Start the program with an engine that can be made to fail. `config`: further keys of its config."""
     file = faulty.config(folder, streams, model, **(config or {}))
     more = {**faulty.install(folder / "installed"), **(environment or {})}
     return RunningAgent(folder, ["run", str(file)], folder / "events.jsonl", more)
 
 
 def rate(running: RunningAgent, stream: str, since: int) -> int:
-    """Answers of a stream after the first `since` results of all."""
+    """Return the number of a stream's answers after the first `since` results."""
     return sum(event["data"]["stream"] == stream for event in running.results()[since:])
 
 
 def holes(events: Sequence[Event]) -> int:
-    """Numbers that are missing in the sequences of the sources."""
+    """Return how many numbers are missing in the sequences of the sources."""
     numbers: dict[str, set[int]] = {}
     for event in events:
         numbers.setdefault(event["source"], set()).add(int(event["sequence"]))
@@ -93,13 +93,13 @@ def holes(events: Sequence[Event]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What an agent and its children take of the system."""
+    """Resources in use by an agent and its children."""
 
     descriptors: int
     threads: int
     processes: int
     memory: dict[str, int]
-    """Bytes that no other process shares, by process."""
+    """Private bytes by process."""
 
 
 def footprint(running: RunningAgent) -> Footprint:

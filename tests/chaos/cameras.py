@@ -1,4 +1,4 @@
-"""Faults of cameras: restarted, cut off, frozen, silent; and a long time with one that reconnects."""
+"""Camera faults: restart, half-open connection, freeze, silence; and a long run with a camera that reconnects."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from tests.support.agents import until
 from tests.support.clips import write_clip
 from tests.support.rtsp import RtspServer
 
-LEARNT_S = 22.0
-"""After so long at 25 pictures a second a camera's earlier silences are forgotten."""
+SETTLE_S = 22.0
+"""Seconds after which earlier gaps of a camera with 25 frames/s no longer affect its silence timeout."""
 
 
 def restarts(folder: Path, size: Size) -> Iterator[Row]:
     """an RTSP server is killed, away for up to ten seconds, and started again."""
     clip = write_clip(folder / "clip.mp4", pictures=100, size=(160, 120))
-    server, back, chance = RtspServer(clip), list[float](), random.Random(1)
+    server, back, rng = RtspServer(clip), list[float](), random.Random(1)
     camera = {"source": server.url, "tasks": CAMERA["tasks"]}
     before: Footprint | None = None
     with server, agent(folder, {"gate": camera}) as running:
@@ -44,7 +44,7 @@ def restarts(folder: Path, size: Size) -> Iterator[Row]:
             downs = len(running.statuses("stream.down"))
             server.kill()
             until(lambda downs=downs: len(running.statuses("stream.down")) > downs, 20, "down")  # type: ignore[misc]
-            time.sleep(chance.uniform(0, 10))
+            time.sleep(rng.uniform(0, 10))
             server.start()
             began, known = time.monotonic(), len(running.results())
             running.wait_for_results(known + 1, 60)
@@ -56,35 +56,35 @@ def restarts(folder: Path, size: Size) -> Iterator[Row]:
 
 
 def frozen(folder: Path, size: Size) -> Iterator[Row]:
-    """a camera is cut off with its connection half open, or its server freezes, or its video stops while RTCP lives."""
+    """a camera's connection is half open, or its server freezes, or its video stops while RTCP continues."""
     clip = write_clip(folder / "clip.mp4", pictures=100, size=(160, 120))
-    far, stopped, silent = RtspServer(clip), RtspServer(clip), RtspServer(clip)
-    link = Link(far.port)
+    remote, stopped, silent = RtspServer(clip), RtspServer(clip), RtspServer(clip)
+    link = Link(remote.port)
     faults: dict[str, tuple[str, Callable[[], None], Callable[[], None]]] = {
         "far": ("half open", link.cut, link.mend),
         "stopped": ("frozen", stopped.freeze, stopped.thaw),
         "silent": ("no video", silent.pause, silent.resume),
     }
-    urls = {"far": far.url.replace(str(far.port), str(link.port)), "stopped": stopped.url, "silent": silent.url}
+    urls = {"far": remote.url.replace(str(remote.port), str(link.port)), "stopped": stopped.url, "silent": silent.url}
     cameras = {name: {"source": url, "tasks": CAMERA["tasks"]} for name, url in urls.items()}
     noticed: dict[str, list[float]] = {name: [] for name in faults}
     shares: list[float] = []
-    with far, stopped, silent, link, agent(folder, {**cameras, "other": CAMERA}) as running:
+    with remote, stopped, silent, link, agent(folder, {**cameras, "other": CAMERA}) as running:
         for name in cameras:
             running.wait_for_results(3, START_S, name)
         for _ in range(size.of(1, 3, 10)):
-            time.sleep(LEARNT_S)
-            for name, (_, hurt, heal) in faults.items():
+            time.sleep(SETTLE_S)
+            for name, (_, break_it, repair) in faults.items():
                 downs, known, began = (
                     len(running.statuses("stream.down", name)),
                     len(running.results()),
                     time.monotonic(),
                 )
-                hurt()
+                break_it()
                 until(lambda name=name, downs=downs: len(running.statuses("stream.down", name)) > downs, 30, "noticed")  # type: ignore[misc]
                 noticed[name].append(time.monotonic() - began)
                 shares.append(rate(running, "other", known) / (5 * (time.monotonic() - began)))
-                heal()
+                repair()
                 known = len(running.results(name))
                 running.wait_for_results(known + 3, 60, name)
     for name, (words, *_) in faults.items():
@@ -93,7 +93,7 @@ def frozen(folder: Path, size: Size) -> Iterator[Row]:
 
 
 def soak(folder: Path, size: Size) -> Iterator[Row]:
-    """a camera that reconnects ten times a minute, for long."""
+    """a camera reconnects ten times a minute for a long time."""
     clip = write_clip(folder / "clip.mp4", pictures=100, size=(160, 120))
     server = RtspServer(clip)
     camera = {"source": server.url, "tasks": CAMERA["tasks"]}

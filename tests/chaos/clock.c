@@ -1,4 +1,4 @@
-/* A preloaded library: the wall clock is off by as many seconds as the file $CHAOS_CLOCK says (8 bytes, a long). */
+/* A preloaded library that adds an offset to the system clock: seconds in the file $CHAOS_CLOCK (8 bytes, a long). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>

@@ -1,4 +1,4 @@
-"""Faults of the disk under the ledger, and of the clock. Mounting needs root; without it those are skipped."""
+"""Disk faults below the ledger, and clock steps. Disk faults that need `mount` are skipped without root."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NO_LOG_FLUSH = 2
 
 
 class Sender:
-    """Sends events to a running emit and knows which were accepted."""
+    """Sends events to a running emit process and records which were accepted."""
 
     def __init__(self, runtime: Path) -> None:
         self.client = EventClient(runtime, "chaos")
@@ -54,7 +54,7 @@ def _mounted(folder: Path, *options: str) -> Iterator[Path]:
     place.mkdir(exist_ok=True)
     mount = subprocess.run(["mount", *options, str(place)], capture_output=True, text=True, check=False)
     if mount.returncode:
-        raise Skipped(mount.stderr.strip() or "mount does not work here")
+        raise Skipped(mount.stderr.strip() or "mount failed")
     try:
         yield place
     finally:
@@ -68,7 +68,7 @@ def _emit(folder: Path, state: Path, *sinks: dict[str, str]) -> EmitProcess:
 
 
 def _in_ledger(state: Path) -> dict[str, dict[str, Any]]:
-    """Events by their id."""
+    """Return the events in the ledger by id."""
     db = apsw.Connection(str(state / "ledger.db"))
     assert db.pragma("integrity_check") == "ok"
     return {str(key): json.loads(bytes(body)) for key, body in db.execute("SELECT id, body FROM events")}
@@ -77,7 +77,7 @@ def _in_ledger(state: Path) -> dict[str, dict[str, Any]]:
 def power_cut(folder: Path, size: Size) -> Iterator[Row]:
     """the power is cut (ext4 on a loop device, shut down without a flush)."""
     if shutil.which("mkfs.ext4") is None:
-        raise Skipped("there is no mkfs.ext4")
+        raise Skipped("mkfs.ext4 is not installed")
     lost = accepted = 0
     for number in range(size.of(1, 5, 50)):
         here = folder / str(number)
@@ -102,7 +102,7 @@ def power_cut(folder: Path, size: Size) -> Iterator[Row]:
 
 
 def disk_full(folder: Path, size: Size) -> Iterator[Row]:
-    """the disk of the ledger and of a file of events is full."""
+    """the disk with the ledger and an event file is full."""
     beside = {"kind": "jsonl", "name": "beside", "path": str(folder / "mounted" / "events.jsonl")}
     back: list[float] = []
     with (
@@ -125,7 +125,7 @@ def disk_full(folder: Path, size: Size) -> Iterator[Row]:
         yield is_so("the process lives", emit.process.poll() is None)
         yield median_at_most("accepts again in", 5, back)
         sender.client.close()
-        _drained(disk)
+        _wait_for_delivery(disk)
         emit.stop()
         files = {"jsonl": folder / "emit" / "events.jsonl", "beside": Path(beside["path"])}
         written = {name: [json.loads(line) for line in file.read_bytes().splitlines()] for name, file in files.items()}
@@ -133,7 +133,7 @@ def disk_full(folder: Path, size: Size) -> Iterator[Row]:
         everything = {one["id"]: one for one in [*itertools.chain(*written.values()), *in_ledger.values()]}
         for name, events in written.items():
             times = Counter(one["id"] for one in events)
-            counted = _to_tell(disk, name) + sum(
+            counted = _unreported_losses(disk, name) + sum(
                 one["data"]["lost"]["events"]
                 for one in everything.values()
                 if one["subject"] == "sink.lost" and one["source"].endswith(f"/sinks/{name}")
@@ -143,8 +143,8 @@ def disk_full(folder: Path, size: Size) -> Iterator[Row]:
             yield at_most(f"{name}: events that came twice", 0, sum(count > 1 for count in times.values()))
 
 
-def _drained(state: Path) -> None:
-    """Wait until every sink has been given everything."""
+def _wait_for_delivery(state: Path) -> None:
+    """Wait until every sink has received all events."""
     db = apsw.Connection(str(state / "ledger.db"), flags=apsw.SQLITE_OPEN_READONLY)
     db.set_busy_timeout(1000)
     behind = "SELECT count(*) FROM cursor WHERE pos < (SELECT max(pos) FROM events)"
@@ -152,8 +152,8 @@ def _drained(state: Path) -> None:
     db.close()
 
 
-def _to_tell(state: Path, sink: str) -> int:
-    """Losses that are written down in the ledger and will be told."""
+def _unreported_losses(state: Path, sink: str) -> int:
+    """Return the number of lost events that the ledger has recorded but not yet reported."""
     db = apsw.Connection(str(state / "ledger.db"))
     ((events,),) = db.execute("SELECT ifnull(sum(events), 0) FROM lost WHERE sink = ?", (sink,)).fetchall()
     assert isinstance(events, int)
@@ -161,8 +161,8 @@ def _to_tell(state: Path, sink: str) -> int:
 
 
 def bytes_flipped(folder: Path, size: Size) -> Iterator[Row]:
-    """bytes of a ledger in use are flipped, or its WAL is cut; damage may be found at the start or later."""
-    chance, starts, dead = random.Random(1), list[float](), 0
+    """bytes of a ledger in use are flipped, or its WAL is truncated."""
+    rng, starts, dead = random.Random(1), list[float](), 0
     state = folder / "disk"
     state.mkdir()
     with _emit(folder / "emit", state) as emit:
@@ -173,22 +173,22 @@ def bytes_flipped(folder: Path, size: Size) -> Iterator[Row]:
             emit.kill()
             wal = state / "ledger.db-wal"
             if number % 5 == 0 and wal.exists():
-                os.truncate(wal, chance.randrange(wal.stat().st_size + 1))
+                os.truncate(wal, rng.randrange(wal.stat().st_size + 1))
             else:
-                _flip(state / "ledger.db", chance)
-            lives = 0
-            while not _lives(emit, sender, starts):
-                lives += 1
-                if lives > 2:
+                _flip(state / "ledger.db", rng)
+            failures = 0
+            while not _recovers(emit, sender, starts):
+                failures += 1
+                if failures > 2:
                     dead += 1
                     break
         sender.client.close()
     yield at_most("the slowest start", 2, max(starts), " s")
-    yield at_most("times it did not come back by itself", 0, dead)
+    yield at_most("times it did not recover", 0, dead)
 
 
-def _lives(emit: EmitProcess, sender: Sender, starts: list[float]) -> bool:
-    """Start it; whether it then takes events, or ends again as its parent would see it."""
+def _recovers(emit: EmitProcess, sender: Sender, starts: list[float]) -> bool:
+    """Start emit; return whether it accepts events."""
     began = time.monotonic()
     emit.start()
     try:
@@ -206,19 +206,19 @@ def _lives(emit: EmitProcess, sender: Sender, starts: list[float]) -> bool:
     return False
 
 
-def _flip(file: Path, chance: random.Random) -> None:
+def _flip(file: Path, rng: random.Random) -> None:
     with file.open("r+b") as ledger:
         for _ in range(8):
-            ledger.seek(chance.randrange(file.stat().st_size))
-            ledger.write(bytes([chance.randrange(256)]))
+            ledger.seek(rng.randrange(file.stat().st_size))
+            ledger.write(bytes([rng.randrange(256)]))
 
 
 def clock_steps(folder: Path, size: Size) -> Iterator[Row]:
-    """the wall clock is set by an hour, back and forth."""
+    """the system clock is set by an hour, back and forth."""
     library, file = folder / "clock.so", folder / "clock"
     source = Path(__file__).with_name("clock.c")
     if shutil.which("cc") is None:
-        raise Skipped("there is no C compiler")
+        raise Skipped("cc is not installed")
     subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", str(library), str(source), "-ldl"], check=True)
     file.write_bytes(struct.pack("l", 0))
     environment = {"LD_PRELOAD": str(library), "CHAOS_CLOCK": str(file)}
@@ -233,7 +233,7 @@ def clock_steps(folder: Path, size: Size) -> Iterator[Row]:
             times.append(running.results()[-1]["time"])
         yield is_so("events follow the clock", times[0] > times[2] > times[1])
         yield at_most("restarts", 0, len(running.statuses("worker.restarted")))
-        yield at_most("cameras taken for lost", 0, len(running.statuses("stream.down")))
+        yield at_most("false camera losses", 0, len(running.statuses("stream.down")))
         yield at_most("stale answers", 0, sum(one["data"]["outcome"] == "stale" for one in running.results()))
         yield is_so("one connection all the time", running.results()[-1]["data"]["epoch"] == epoch)
         until(lambda: running.stop() < 10, 12, "the end")

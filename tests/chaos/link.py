@@ -1,4 +1,4 @@
-"""A TCP link to a server that can be cut so that neither side hears of it."""
+"""A TCP proxy that can be cut without either side being notified."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Self
 
 
 class Link:
-    """Passes on what comes to `port` of the loopback interface, both ways; a context manager.
+    """Forwards connections to `port` of the loopback interface in both directions; a context manager.
 
-    While it is cut nothing passes and nothing is closed: what both sides have is half a connection.
+    While it is cut, it forwards nothing and closes nothing, so both sides have a half-open connection.
     """
 
     def __init__(self, target: int) -> None:
@@ -27,7 +27,7 @@ class Link:
         self._cut.set()
 
     def mend(self) -> None:
-        """New connections pass again; what was cut is closed."""
+        """Forward new connections again; close the old ones."""
         self._cut.clear()
 
     def __enter__(self) -> Self:
@@ -48,7 +48,7 @@ class Link:
                 if one is self._listener:
                     self._connect()
                 elif one in self._pairs:
-                    self._pass_on(one)
+                    self._forward(one)
 
     def _wait(self) -> None:
         while self._cut.is_set() and not self._over.wait(0.05):
@@ -65,7 +65,7 @@ class Link:
             return
         self._pairs[near], self._pairs[far] = far, near
 
-    def _pass_on(self, one: socket.socket) -> None:
+    def _forward(self, one: socket.socket) -> None:
         try:
             data = one.recv(1 << 16)
             self._pairs[one].sendall(data)

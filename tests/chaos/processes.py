@@ -1,4 +1,4 @@
-"""Faults of processes: killed, stopped, hanging, poisoned, ended at any moment."""
+"""Process faults: kill, stop, hang, a job that kills inference, SIGTERM at any moment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.agents import RunningAgent, is_alive, until
 
 
 def infer_killed(folder: Path, size: Size) -> Iterator[Row]:
-    """infer is killed (kill -9) again and again."""
+    """infer is killed (kill -9) repeatedly."""
     trace, noticed = folder / "trace", []
     kills, pause = size.of(1, 12, 60), size.of(1, 15, 15)
     with agent(folder, {"left": CAMERA, "right": CAMERA}, trace=str(trace)) as running:
@@ -39,16 +39,16 @@ def infer_killed(folder: Path, size: Size) -> Iterator[Row]:
         same = captures == _captures(running)
         running.stop()
     given = {name for line in trace.read_text().splitlines() for name in json.loads(line)}
-    told = Counter(
+    reported = Counter(
         f"{one['data']['stream']}/{one['subject']}/{one['data']['frame']['seq']}" for one in running.results()
     )
-    books = [one["data"]["frames"] for one in running.statuses("stream.stopped")]
+    counts = [one["data"]["frames"] for one in running.statuses("stream.stopped")]
     yield at_most("noticed in", 0.2, max(noticed), " s")
-    yield at_most(f"jobs without an outcome, of {len(given)}", 0, len(given - set(told)))
-    yield at_most("jobs with two", 0, sum(count > 1 for count in told.values()))
-    yield at_most("frames in no or two places", 0, sum(map(_misplaced, books)) if len(books) == 2 else math.inf)
+    yield at_most(f"jobs without an outcome, of {len(given)}", 0, len(given - set(reported)))
+    yield at_most("jobs with two", 0, sum(count > 1 for count in reported.values()))
+    yield at_most("frames in no or two places", 0, sum(map(_misplaced, counts)) if len(counts) == 2 else math.inf)
     yield at_most("holes in the sequences", 0, holes(running.events()))
-    yield at_most("tasks left out for it", 0, len(running.statuses("task.quarantined")))
+    yield at_most("tasks quarantined", 0, len(running.statuses("task.quarantined")))
     yield is_so("capture never restarts", same)
 
 
@@ -77,15 +77,15 @@ def step_never_returns(folder: Path, size: Size) -> Iterator[Row]:
 
 
 def _replaced(
-    running: RunningAgent, times: int, hurt: Callable[[], object], heal: Callable[[], object] = lambda: None
+    running: RunningAgent, times: int, break_it: Callable[[], object], repair: Callable[[], object] = lambda: None
 ) -> Iterator[Row]:
     noticed, answers, left = [], [], 0
     for number in range(1, times + 1):
         began, pid = time.monotonic(), running.children()["infer"]
-        hurt()
+        break_it()
         until(lambda number=number: _times(running, "infer stuck") >= number, 30, "noticed")  # type: ignore[misc]
         noticed.append(time.monotonic() - began)
-        heal()
+        repair()
         until(lambda pid=pid: running.children().get("infer", pid) != pid, 30, "replaced")  # type: ignore[misc]
         known = len(running.results())
         running.wait_for_results(known + 3, START_S)
@@ -94,18 +94,18 @@ def _replaced(
     yield median_at_most("noticed in", 10, noticed)
     yield is_so("stacks in the log each time", _times(running, "infer left its stacks:") == times)
     yield is_so("replaced", not left, f"answers {statistics.median(answers):.1f} s after the fault")
-    yield at_most("tasks left out for it", 0, len(running.statuses("task.quarantined")))
+    yield at_most("tasks quarantined", 0, len(running.statuses("task.quarantined")))
 
 
-def _times(running: RunningAgent, words: str) -> int:
-    return running.errors.read_text().count(words)
+def _times(running: RunningAgent, text: str) -> int:
+    return running.errors.read_text().count(text)
 
 
 def poison(folder: Path, size: Size) -> Iterator[Row]:
-    """one question of eight kills infer."""
+    """one of eight tasks kills infer."""
     names = ("caption", "detailed_caption", "object_detection", "ocr")
     camera = {"source": CAMERA["source"], "tasks": [{"task": name, "every": "200ms"} for name in names]}
-    trace, step = folder / "trace", 0.1  # seconds, so that all that is due comes together in a batch
+    trace, step = folder / "trace", 0.1  # seconds per step, so that all due jobs share a batch
     streams = {"left": camera, "right": camera}
     with agent(folder, streams, poison="right/ocr/.*", step=step, trace=str(trace)) as running:
         until(lambda: running.statuses("task.quarantined"), START_S, "found")
@@ -117,27 +117,27 @@ def poison(folder: Path, size: Size) -> Iterator[Row]:
         first = next(len(batch) for batch in batches if any(name.startswith("right/ocr/") for name in batch))
         yield at_most(f"deaths, the first in a batch of {first}", 5, len(running.statuses("worker.restarted")))
         yield share_at_least("rate of the rest", 0.9, good / (7 * 5 * seconds))
-        yield is_so("only the guilty one is left out", guilty == {("right", "ocr")})
+        yield is_so("only the guilty task is quarantined", guilty == {("right", "ocr")})
 
 
-def _does_not_die_of_sigterm(pid: int) -> bool:
-    """It has been told to do something else with it: hold it back, or handle it."""
+def _handles_sigterm(pid: int) -> bool:
+    """Return whether the process blocks or handles SIGTERM."""
     masks = re.findall(r"Sig(?:Blk|Cgt):\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
     return any(int(mask, 16) >> (signal.SIGTERM - 1) & 1 for mask in masks)
 
 
 def terminated(folder: Path, size: Size) -> Iterator[Row]:
     """SIGTERM at random moments, every second time while a video is written."""
-    chance, seconds, codes, orphans = random.Random(1), list[float](), Counter[int](), 0
+    rng, seconds, codes, orphans = random.Random(1), list[float](), Counter[int](), 0
     films = folder / "films"
     films.mkdir()
     outputs = {"outputs": [{"kind": "mp4", "stream": "gate", "path": str(films)}]}
     for number in range(size.of(2, 50, 200)):
         with agent(folder / str(number), {"gate": CAMERA}, config=outputs) as running:
-            until(lambda running=running: _does_not_die_of_sigterm(running.process.pid), 30, "it has begun")  # type: ignore[misc]
+            until(lambda running=running: _handles_sigterm(running.process.pid), 30, "it has begun")  # type: ignore[misc]
             if number % 2:
                 running.wait_for_results(1, START_S)
-            time.sleep(chance.uniform(0, 3))
+            time.sleep(rng.uniform(0, 3))
             children = running.children()
             seconds.append(running.stop(20))
             codes[running.process.returncode] += 1
@@ -150,7 +150,7 @@ def terminated(folder: Path, size: Size) -> Iterator[Row]:
 
 
 def _plays(video: Path) -> bool:
-    """It can be read to its end, and has a picture."""
+    """Return whether the video can be decoded to its end and has a frame."""
     try:
         with av.open(str(video)) as container:
             return sum(1 for _ in container.decode(video=0)) > 0

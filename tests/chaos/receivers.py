@@ -1,4 +1,4 @@
-"""Faults of who takes the events: a broker that is away, a webhook's endpoint that is not well."""
+"""Receiver faults: a broker that is down, a webhook endpoint that fails."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ IN_FLIGHT = 20
 
 
 def broker_down(folder: Path, size: Size) -> Iterator[Row]:
-    """an MQTT broker is away for two minutes, and all of the agent is killed (kill -9) in the middle of that."""
+    """an MQTT broker is down for two minutes, and the whole agent is killed (kill -9) meanwhile."""
     away = size.of(6, 120, 600)
     with Broker(folder) as broker, Listener(broker.port) as listener:
         config = {
@@ -48,17 +48,17 @@ def broker_down(folder: Path, size: Size) -> Iterator[Row]:
             time.sleep(max(0.0, began + away - time.monotonic()))
             broker.start()
             back, accepted = time.monotonic(), len(_accepted(folder))
-            until(lambda: len({one["id"] for one in _heard(listener)}) >= accepted, 60, "all of it is delivered")
+            until(lambda: len({one["id"] for one in _received(listener)}) >= accepted, 60, "all of it is delivered")
             seconds = time.monotonic() - back
             running.stop()
         ids = _accepted(folder)
         with suppress(AssertionError):
-            until(lambda: ids <= {one["id"] for one in _heard(listener)}, 10, "the last ones")
-        heard = _heard(listener)
-    times = Counter(one["id"] for one in heard)
+            until(lambda: ids <= {one["id"] for one in _received(listener)}, 10, "the last ones")
+        received = _received(listener)
+    times = Counter(one["id"] for one in received)
     yield at_most(f"accepted events lost, of {len(ids)}", 0, len(ids - set(times)))
     yield at_most("events that came twice", IN_FLIGHT, sum(count - 1 for count in times.values()))
-    yield at_most("holes in the sequences", 0, holes(heard))
+    yield at_most("holes in the sequences", 0, holes(received))
     yield at_most(f"{accepted} delivered after its return in", 30, seconds, " s")
 
 
@@ -81,7 +81,7 @@ def _accepted(folder: Path) -> set[str]:
         db.close()
 
 
-def _heard(listener: Listener) -> list[dict[str, str]]:
+def _received(listener: Listener) -> list[dict[str, str]]:
     return [json.loads(one.body) for one in list(listener.messages) if one.body.startswith(b'{"specversion"')]
 
 
@@ -89,7 +89,7 @@ BEHAVIOURS = {"500": hooks.status(500), "slow": hooks.slow(1), "never": hooks.ne
 
 
 def webhook(folder: Path, size: Size) -> Iterator[Row]:
-    """a webhook's endpoint answers 500, or after a second, or never, or points elsewhere."""
+    """a webhook endpoint answers 500, or after a second, or never, or redirects."""
     folder.joinpath("run").mkdir()
     seconds, times = size.of(3, 8, 60), size.of(1, 3, 5)
     with Endpoint() as endpoint, Endpoint() as elsewhere:
@@ -99,14 +99,14 @@ def webhook(folder: Path, size: Size) -> Iterator[Row]:
             {"kind": "zmq"},
             {"kind": "webhook", "url": endpoint.url, "timeout": "2s"},
         ]
-        with EmitProcess(folder, sinks) as emit, Others(emit.runtime, folder / "events.jsonl") as others:
+        with EmitProcess(folder, sinks) as emit, OtherSinks(emit.runtime, folder / "events.jsonl") as others:
             emit.wait_for("ready")
             others.feed(2)
             for words, behaviour in BEHAVIOURS.items():
                 rounds: list[tuple[dict[str, float], dict[str, float]]] = []
                 for _ in range(times):
                     endpoint.behaviour = hooks.ok
-                    until(lambda: others.accepted <= _taken(endpoint), 120, "all is taken")
+                    until(lambda: others.accepted <= _delivered(endpoint), 120, "all events are delivered")
                     well = others.feed(seconds)
                     endpoint.behaviour = behaviour
                     others.feed(1)
@@ -115,25 +115,25 @@ def webhook(folder: Path, size: Size) -> Iterator[Row]:
                     yield _more(f"{words}: {sink}, p99 more by", [(well[sink], ill[sink]) for well, ill in rounds])
             endpoint.behaviour = hooks.ok
             with suppress(AssertionError):
-                until(lambda: others.accepted <= _taken(endpoint), 120, "all is taken")
-            lost = others.accepted - _taken(endpoint)
+                until(lambda: others.accepted <= _delivered(endpoint), 120, "all events are delivered")
+            lost = others.accepted - _delivered(endpoint)
         yield at_most(f"events lost, of {len(others.accepted)}", 0, len(lost))
         yield at_most("requests that followed the redirect", 0, len(elsewhere.requests))
 
 
-def _taken(endpoint: Endpoint) -> set[str]:
+def _delivered(endpoint: Endpoint) -> set[str]:
     return {one["id"] for one in endpoint.accepted}
 
 
 def _more(what: str, rounds: list[tuple[float, float]]) -> Row:
-    """The median of the rounds; of each its p99 while the endpoint is well, and while it is not."""
+    """Return a row for the median increase. A round: the p99 while the endpoint works, and while it fails."""
     more = float(np.median([ill / well - 1 for well, ill in rounds]))
     spread = ", ".join(f"{1000 * well:.1f} to {1000 * ill:.1f} ms" for well, ill in rounds)
     return Row(what, "<= 10%", f"{more:.0%} ({spread})", more <= 0.1)
 
 
-class Others:
-    """Feeds an emit process at a steady rate and measures when its other sinks have each event; a context manager."""
+class OtherSinks:
+    """Sends events at a steady rate and measures their latency in the other sinks; a context manager."""
 
     RATE = 100
 
@@ -148,9 +148,9 @@ class Others:
         self._socket.connect(f"ipc://{runtime}/bus.sock")
         self._arrived: dict[str, dict[str, float]] = {"jsonl": {}, "zmq": {}}
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=one, daemon=True) for one in (self._tail, self._subscribe)]
+        self._threads = [threading.Thread(target=one, daemon=True) for one in (self._follow_file, self._subscribe)]
 
-    def __enter__(self) -> Others:
+    def __enter__(self) -> OtherSinks:
         for thread in self._threads:
             thread.start()
         return self
@@ -163,7 +163,7 @@ class Others:
         self._client.close()
 
     def feed(self, seconds: float) -> dict[str, float]:
-        """The p99, by sink, of the seconds from sending an event to its arrival."""
+        """Return the p99 of the seconds from sending an event to its arrival, by sink."""
         began, sent = time.monotonic(), dict[str, float]()
         for number in range(int(seconds * self.RATE)):
             while (left := began + number / self.RATE - time.monotonic()) > 0:
@@ -185,7 +185,7 @@ class Others:
             for sink, found in self._arrived.items()
         }
 
-    def _tail(self) -> None:
+    def _follow_file(self) -> None:
         rest = b""
         until(self._file.exists, 30, "the file is there")
         with self._file.open("rb") as file:
