@@ -1,0 +1,44 @@
+"""Requests to a running agent: parsing, and the error for malformed ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from streamer.bus.commands import Ask, ChangeTask, ListTasks, SetTasks, parse_control, parse_inference
+from streamer.core.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ListTasks(),
+        Ask(stream="gate", task={"task": "ocr"}, seconds=2.0),
+        ChangeTask(op="add", stream="gate", name="x", task={"task": "ocr"}, save=True),
+        ChangeTask(op="pause", stream="gate", name="x"),
+    ],
+)
+def test_control_command_survives_its_message(command: ListTasks | Ask | ChangeTask) -> None:
+    assert parse_control({**command.message(), "id": 1}) == command
+
+
+def test_inference_command_survives_its_message() -> None:
+    command = SetTasks(stream="gate", tasks=[{"task": "ocr"}])
+    assert parse_inference({**command.message(), "id": 1}) == command
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {},
+        {"op": "explode"},
+        {"op": ["ask"]},
+        {"op": "ask", "stream": "gate", "task": "ocr", "seconds": 1},
+        {"op": "ask", "stream": "gate", "task": {}, "seconds": "soon"},
+    ],
+)
+def test_malformed_request_names_the_remedy(message: dict[str, Any]) -> None:
+    for parse in (parse_control, parse_inference):
+        with pytest.raises(ConfigError, match=r"^malformed request \(.+\): CLI and agent versions may differ$"):
+            parse(message)
