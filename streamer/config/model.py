@@ -74,13 +74,12 @@ class Config:
 
 
 @cache
-def find_pipeline(name: str = "florence2") -> Pipeline:
-    """Return the installed pipeline of that name. Raises ConfigError if there is none."""
-    found = list(entry_points(group=PIPELINES, name=name))
-    if not found:
-        raise ConfigError(f"no pipeline `{name}` is installed: run `pip install florence-streamer` in this environment")
-    pipeline: Pipeline = found[0].load()
-    return pipeline
+def find_pipeline() -> Pipeline:
+    """Return the installed pipeline. Raises ConfigError if there is none."""
+    for entry_point in entry_points(group=PIPELINES):
+        pipeline: Pipeline = entry_point.load()
+        return pipeline
+    raise ConfigError("no pipeline is installed: run `pip install florence-streamer` in this environment")
 
 
 @cache

@@ -409,9 +409,11 @@ def test_missing_file_and_folder(here: Path) -> None:
         assert str(caught.value) == f"{path}: {said}"
 
 
-def test_missing_pipeline() -> None:
-    with pytest.raises(ConfigError, match="no pipeline `florence9` is installed"):
-        model.find_pipeline("florence9")
+def test_missing_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "PIPELINES", "no.such.group")
+    model.find_pipeline.cache_clear()
+    with pytest.raises(ConfigError, match="no pipeline is installed: run `pip install"):
+        model.find_pipeline()
 
 
 # The shipped configs
