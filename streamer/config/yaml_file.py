@@ -21,6 +21,8 @@ from streamer.core.redact import remember
 MAX_BYTES = 1_000_000
 MAX_VALUES = 100_000
 """Maximum number of values in a file; an alias counts each time it is used."""
+MAX_INTEGER = 2**63 - 1
+"""Largest whole number, up or down: every key that takes one converts it to 64 bits or less."""
 
 Where = tuple[str | int, ...]
 """Place of a value: keys and list indices from the top."""
@@ -29,6 +31,7 @@ _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_NAME = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY", re.IGNORECASE)
 _TAG = "tag:yaml.org,2002:"
+_KINDS = {"bool": "true or false", "int": "a whole number of at most 19 digits", "float": "a number", "null": "null"}
 _TEXT_TAGS = {"str", "timestamp"}  # no key of a config is a date, so a date stays text
 
 
@@ -82,6 +85,10 @@ class YamlFile:
             raise ConfigError(f"{self.path}: not valid YAML: {str(error).splitlines()[0]}") from None
         except RecursionError:
             raise ConfigError(f"{self.path}: nested too deeply") from None
+        except (ValueError, OverflowError):  # ruamel calls chr() with any number
+            raise ConfigError(
+                f"{self.path}: not valid YAML: an escape such as \\U00110000 is not a character"
+            ) from None
         return node
 
     def _count(self, node: Node) -> int:
@@ -108,8 +115,17 @@ class YamlFile:
             if kind in _TEXT_TAGS:
                 return self._substitute(node)
             if kind in {"null", "bool", "int", "float"}:
-                return self._yaml.constructor.construct_object(node)
+                return self._plain_value(node, kind)
         raise self.error(node, f"the tag {node.tag} is not supported")
+
+    def _plain_value(self, node: ScalarNode, kind: str) -> bool | int | float | None:
+        try:
+            value: bool | int | float | None = self._yaml.constructor.construct_object(node)
+        except (ValueError, KeyError, IndexError):  # a tag such as !!int on other text, or thousands of digits
+            raise self.error(node, f"this value is not {_KINDS[kind]}") from None
+        if isinstance(value, int) and abs(value) > MAX_INTEGER:
+            raise self.error(node, "this number is too large")
+        return value
 
     def _item(self, node: Node, path: Where) -> Any:
         self._lines[path] = node.start_mark.line + 1
@@ -120,7 +136,7 @@ class YamlFile:
         for key, value in node.value:
             if not isinstance(key, ScalarNode):
                 raise self.error(key, "a key must be plain text")
-            name = str(key.value)
+            name = self._characters(key, key.value)
             if name in data:
                 raise self.error(key, f"{dotted((*path, name))}: written twice")
             self._lines[*path, name] = key.start_mark.line + 1
@@ -138,7 +154,16 @@ class YamlFile:
                 remember(self._environ[name])
             return self._environ[name]
 
-        return _VARIABLE.sub(value_of, str(node.value))
+        return self._characters(node, _VARIABLE.sub(value_of, str(node.value)))
+
+    def _characters(self, node: ScalarNode, text: str) -> str:
+        """Return `text` with each surrogate pair joined: JSON writes an emoji as two escapes. Raises ConfigError."""
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            raise self.error(
+                node, "this text holds half a character (a lone \\ud800 to \\udfff, or bytes that are not UTF-8)"
+            ) from None
 
 
 def dotted(path: Where) -> str:

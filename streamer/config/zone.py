@@ -18,7 +18,7 @@ def parse_polygon(value: Any) -> tuple[Point, ...]:
         raise ValueError("must be a list of at least three corners [x, y]")
     try:
         points = tuple((float(x), float(y)) for x, y in value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("must be a list of corners [x, y], each a fraction of the frame between 0 and 1") from None
     for x, y in points:
         if not (0 <= x <= 1 and 0 <= y <= 1):

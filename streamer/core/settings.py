@@ -13,6 +13,10 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 
 
+MAX_SECONDS = 100 * 365 * 86400.0
+"""Longest duration. A longer one would exceed the limits of the system's timers."""
+
+
 class Settings(BaseModel):
     """Base class: frozen, unknown keys are an error."""
 
@@ -28,8 +32,10 @@ def parse_seconds(value: Any) -> float:
         if match is None:
             raise ValueError("must be a duration such as 500ms, 1s or 5m")
         value = float(match[1]) * _UNITS[match[2]]
-    if not 0 < value < float("inf"):
+    if not value > 0:
         raise ValueError("must be longer than zero")
+    if value > MAX_SECONDS:
+        raise ValueError("must be shorter than 100 years")
     return float(value)
 
 
@@ -47,7 +53,7 @@ def parse_region(value: Any) -> Region:
     parts = value.split(",") if isinstance(value, str) else value
     try:
         x0, y0, x1, y1 = (float(part) for part in parts)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("must be four numbers x0,y0,x1,y1 between 0 and 1") from None
     if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
         raise ValueError("must be x0,y0,x1,y1 with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from pydantic import field_validator
 
 from streamer.capture.sources._fields import Fps, Size, width_and_height
 from streamer.core.settings import Seconds, Settings
@@ -30,6 +31,13 @@ class Synthetic(Settings):
     """`live`: in real time, like a camera. `file`: as fast as its tasks run, like a file."""
     seconds: Seconds | None = None
     """Length in media time. Default: endless."""
+
+    @field_validator("seed")
+    @classmethod
+    def _bounded(cls, seed: int) -> int:
+        if abs(seed) >= 1 << 63:  # painting converts it to a float
+            raise ValueError("must have at most 18 digits")
+        return seed
 
     def open(self, read_limit: float = 15.0) -> Source:
         return _ToyCamera(self)

@@ -1,0 +1,125 @@
+"""Hostile YAML values are refused with file and line, never with a Python error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from streamer.cli import main
+from streamer.config import model
+from streamer.config.yaml_file import YamlFile
+from streamer.core.errors import ConfigError
+
+NUMBERS = {"400 digits": "9" * 400, "5,000 digits": "9" * 5000, "hex": "0x" + "f" * 400, "octal": "0o" + "7" * 400}
+REFUSED = {
+    **{name: (digits, "this") for name, digits in NUMBERS.items()},
+    "negative": ("-" + "9" * 400, "this number is too large"),
+    "tag int": ("!!int abc", "this value is not a whole number"),
+    "tag int, hex": ("!!int 0x", "this value is not a whole number"),
+    "tag int, nothing": ('!!int ""', "this value is not a whole number"),
+    "tag float": ("!!float abc", "this value is not a number"),
+    "tag float, nothing": ('!!float ""', "this value is not a number"),
+    "tag bool": ("!!bool maybe", "this value is not true or false"),
+    "tag binary": ("!!binary aGVsbG8=", "the tag "),
+    "half a pair": ('"a \\ud800 b"', "this text holds half a character"),
+    "other half": ('"a \\udc00 b"', "this text holds half a character"),
+    "halves swapped": ('"\\ude00\\ud83d"', "this text holds half a character"),
+}
+NO_CHARACTER = ('"\\UFFFFFFFF"', '"\\U00110000"')
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_hostile_value_is_refused_with_its_line(case: str, tmp_path: Path) -> None:
+    value, expected = REFUSED[case]
+    path = tmp_path / "home.yaml"
+    path.write_text(f"a: 1\nb:\n  - {value}\n")
+    with pytest.raises(ConfigError) as caught:
+        YamlFile(path)
+    assert str(caught.value).startswith(f"{path}:3: {expected}")
+
+
+@pytest.mark.parametrize("value", NO_CHARACTER)
+def test_escape_beyond_unicode_is_refused(value: str, tmp_path: Path) -> None:
+    path = tmp_path / "home.yaml"
+    path.write_text(f"a: {value}\n")
+    with pytest.raises(ConfigError, match="is not a character"):
+        YamlFile(path)
+
+
+def test_key_with_half_a_character_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "home.yaml"
+    path.write_text('"\\ud83d": 1\n')
+    with pytest.raises(ConfigError, match="half a character"):
+        YamlFile(path)
+
+
+def test_emoji_as_json_writes_it_is_one_character(tmp_path: Path) -> None:
+    text = "a dog 🐕 and 👩‍🚒"
+    path = tmp_path / "home.yaml"
+    path.write_text(json.dumps({"text": text, "🐕": 1}))
+    assert "\\ud83d" in path.read_text()
+    assert YamlFile(path).data == {"text": text, "🐕": 1}
+
+
+def test_non_utf8_environment_value_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "home.yaml"
+    path.write_text("a: ${NAME}\n")
+    with pytest.raises(ConfigError, match="bytes that are not UTF-8"):
+        YamlFile(path, {"NAME": b"\xff".decode(errors="surrogateescape")})
+
+
+PLACES = {
+    "interval": "tasks: [{task: caption, every: VALUE}]",
+    "age": "tasks: [{task: caption, max_age: VALUE}]",
+    "score": "tasks: [{task: object_detection, min_score: VALUE}]",
+    "region": "tasks: [{task: region_to_ocr, region: [0, 0, VALUE, 1]}]",
+    "cron": "tasks: [{task: caption, at: VALUE}]",
+    "text": "tasks: [{task: phrase_grounding, text: VALUE}]",
+    "zone": "zones: {door: [[0, 0], [VALUE, 0], [0, 1]]}\n    tasks: [{task: caption}]",
+    "rate": "source: {kind: synthetic, fps: VALUE}\n    tasks: [{task: caption}]",
+    "seed": "source: {kind: synthetic, seed: VALUE}\n    tasks: [{task: caption}]",
+    "seconds": "source: {kind: synthetic, seconds: VALUE}\n    tasks: [{task: caption}]",
+}
+VALUES = [
+    "9" * 400,
+    '"' + "9" * 400 + '"',
+    '"' + "9" * 5000 + 's"',
+    "1e400",
+    "-.inf",
+    ".nan",
+    "1e300",
+    "!!int abc",
+    '"\\ud800"',
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_check_refuses_hostile_values_with_exit_code_2(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "home.yaml"
+    for value in VALUES:
+        stream = PLACES[place].replace("VALUE", value)
+        source = "" if "source" in stream else "source: synthetic\n    "
+        path.write_text(f"streams:\n  gate:\n    {source}{stream}\n")
+        monkeypatch.setattr(sys, "argv", ["streamer", "check", str(path)])
+        try:
+            main.main()
+        except SystemExit as ended:
+            code = ended.code or 0
+        errors = capsys.readouterr().err
+        if place == "text" and code == 0:
+            continue  # any text is a text
+        assert (code, value) == (2, value)
+        assert errors.startswith(f"streamer: {path}:")
+        assert "Error" not in errors
+        assert "limit" not in errors
+
+
+def test_mapping_with_a_huge_number_is_a_config_error() -> None:
+    stream = {"source": "synthetic", "tasks": [{"task": "caption", "every": 10**400}]}
+    with pytest.raises(ConfigError, match="must be shorter than 100 years"):
+        model.from_mapping({"streams": {"gate": stream}})
