@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from streamer.cli.client import REPLY_TIMEOUT_S, call
-from streamer.cli.options import RegionText, RunningAgent, StreamName, ZoneName
+from streamer.cli.options import RegionText, RunningAgent, StreamName, ZoneName, given
 from streamer.core.errors import ConfigError
 
 PHRASE_TASK = "open_vocabulary_detection"
@@ -35,8 +35,7 @@ def ask(
 
     if task is None and text is None:
         raise ConfigError("nothing to ask: give TEXT or --task")
-    keys = {"task": task or PHRASE_TASK, "text": text, "region": region, "zone": zone}
-    entry = {key: value for key, value in keys.items() if value is not None}
+    entry = given(task=task or PHRASE_TASK, text=text, region=region, zone=zone)
     answer = call(agent, seconds + REPLY_TIMEOUT_S, Ask(stream=stream, task=entry, seconds=seconds))
     raise typer.Exit(_print_answer(stream, answer, as_json))
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +16,12 @@ from streamer.core import logs
 from streamer.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from streamer.cli.throughput import Rate
+    from streamer.types import Engine, Job, TaskSpec
+
+SIZE = (1280, 720)
+"""Width and height of the frames."""
+_IMAGES = 16
+"""Different images; more would cost memory and change nothing."""
 
 
 def bench(
@@ -27,46 +36,82 @@ def bench(
 
     The costs are stored for the load estimate of `streamer check`.
     """
-    logs.setup("streamer")
-    run_bench(model, task or [], every, seconds)
-
-
-def run_bench(checkpoint: str | None, tasks: Sequence[str], every: str, seconds: float) -> None:
-    """Measure these tasks (none: all) for `seconds` each, print a table and store the costs. Raises ConfigError."""
-    from streamer.cli.measured_costs import costs_file
-    from streamer.cli.throughput import measure
     from streamer.config.model import find_pipeline
     from streamer.config.validation import nearest
     from streamer.core.settings import parse_seconds
 
+    logs.setup("streamer")
     pipeline = find_pipeline()
     specs = pipeline.tasks()
-    for task in tasks:
-        if task not in specs:
-            raise ConfigError(f"--task: unknown task `{task}`{nearest(task, list(specs))}")
+    for name in task or []:
+        if name not in specs:
+            raise ConfigError(f"--task: unknown task `{name}`{nearest(name, list(specs))}")
     try:
         interval = parse_seconds(every)
     except ValueError as error:
         raise ConfigError(f"--every: {error}") from None
-    engine = pipeline.open(pipeline.settings(checkpoint=checkpoint))
-    rates = _stored(checkpoint, measure(engine, [specs[task] for task in tasks or specs], seconds))
-    for line in table(rates, interval):
-        print(line, flush=True)
+    engine = pipeline.open(pipeline.settings(checkpoint=model))
+    report(model, (measure(engine, specs[name], seconds) for name in task or specs), interval)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Answers of one task while the engine was kept full."""
+
+    task: str
+    answers: int
+    seconds: float
+    errors: int
+    """Answers with the outcome `error`; more than 0 means that the checkpoint has no weights for the task."""
+
+    @property
+    def per_second(self) -> float:
+        return self.answers / self.seconds
+
+    def cameras(self, interval: float) -> int:
+        """Return how many cameras one device serves if each needs an answer per `interval` seconds."""
+        return math.floor(self.per_second * interval)
+
+
+def report(checkpoint: str | None, rates: Iterable[Rate], interval: float) -> None:
+    """Print the rates as a table, each as soon as it is measured, and store the costs of tasks with answers."""
+    from streamer.cli.load_estimate import costs_file, store_cost
+
+    print(f"{'task':28}{'answers/s':>10}{f'cameras every {interval:g} s':>24}{'errors':>8}", flush=True)
+    for rate in rates:
+        print(f"{rate.task:28}{rate.per_second:10.2f}{rate.cameras(interval):24}{rate.errors:8}", flush=True)
+        if rate.errors < rate.answers:
+            store_cost(checkpoint, rate.task, 1 / rate.per_second)
     print(f"stored in {costs_file()}; `streamer check` uses it to estimate the load of a config")
 
 
-def _stored(checkpoint: str | None, rates: Iterable[Rate]) -> Iterator[Rate]:
-    """Store the cost of each rate that has answers, and pass all rates on."""
-    from streamer.cli.measured_costs import store
+def measure(engine: Engine, task: TaskSpec, seconds: float) -> Rate:
+    """Run a task for `seconds` with a full engine. Every job has its own frame."""
+    jobs = _jobs(task)
+    answers = errors = in_flight = 0
+    started = time.monotonic()
+    while in_flight or time.monotonic() - started < seconds:
+        if time.monotonic() - started < seconds:
+            admitted = [next(jobs) for _ in range(engine.free())]
+            engine.admit(admitted)
+            in_flight += len(admitted)
+        for result in engine.step():
+            in_flight, answers = in_flight - 1, answers + 1
+            errors += result.outcome == "error"
+    return Rate(task.task, answers, time.monotonic() - started, errors)
 
-    for rate in rates:
-        if rate.errors < rate.answers:
-            store(checkpoint, rate.task, 1 / rate.per_second)
-        yield rate
 
+def _jobs(spec: TaskSpec) -> Iterator[Job]:
+    from streamer.toyworld.world import World
+    from streamer.types import DueTask, Frame, Job, Task
 
-def table(rates: Iterable[Rate], interval: float) -> Iterator[str]:
-    """Yield the rates as lines of text, each as soon as it is measured."""
-    yield f"{'task':28}{'answers/s':>10}{f'cameras every {interval:g} s':>24}{'errors':>8}"
-    for rate in rates:
-        yield f"{rate.task:28}{rate.per_second:10.2f}{rate.cameras(interval):24}{rate.errors:8}"
+    name = spec.task
+    keys: dict[str, Any] = {"text": "a red circle"} if spec.takes_text else {}
+    if spec.takes_region:
+        keys = {"region": (0.25, 0.25, 0.75, 0.75)}
+    task = Task(name, name, spec.parameters.model_validate(keys))
+    images = [World(seed).scene(1.0).paint(*SIZE) for seed in range(_IMAGES)]
+    for number in count():
+        # A copy, so that the engine's image cache finds no frame that it has encoded before.
+        image = images[number % _IMAGES].copy()
+        yield Job(DueTask(f"camera{number}", task, math.inf), Frame("", 0, number, 0.0, 0.0, 0.0, image))

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import statistics
+import threading
+import time
+from contextlib import closing
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from streamer.cli.options import ConfigFile
+from streamer.core.errors import ConfigError, SourceEnded, SourceLost
 from streamer.core.redact import redact
 
 if TYPE_CHECKING:
     from streamer.config.model import Config
+    from streamer.types import Source, SourceSettings
+
+PROBE_S = 30.0
+"""Longest wait for a first frame. A camera with a frame every 10 s completes its first one when the second begins."""
+MAX_FRAMES, MAX_S = 15, 4.0
+"""Frames and seconds from which the rate is measured; after MAX_S, two frames are enough."""
 
 
 def check(
@@ -18,7 +30,6 @@ def check(
     probe: Annotated[bool, typer.Option("--probe", help="Open each source and print its frame size and rate.")] = False,
 ) -> None:
     """Check a config; with --probe, open its sources."""
-    from streamer.cli.probe import probe_all
     from streamer.config.model import load
 
     loaded = load(config)
@@ -54,3 +65,52 @@ def _print_contents(config: Config) -> None:
 def _keys(settings: Any) -> str:
     """Return the keys and values of a settings object on one line, without unset ones and without secrets."""
     return redact(", ".join(f"{key} {value}" for key, value in settings if value is not None))
+
+
+def probe_all(config: Config) -> bool:
+    """Print frame size and rate of each source; return whether every one sent a frame within PROBE_S."""
+    probes = {name: _Probe(stream.source) for name, stream in config.streams.items()}
+    deadline = time.monotonic() + PROBE_S
+    for name, probe in probes.items():
+        probe.thread.join(max(0.0, deadline - time.monotonic()))
+        print(f"{name}: {redact(probe.describe())}", flush=True)
+    return all(probe.size for probe in probes.values())
+
+
+class _Probe:
+    """Opens and reads one source in a thread, because a call that hangs in the video library cannot be interrupted."""
+
+    def __init__(self, settings: SourceSettings) -> None:
+        self.size: tuple[int, int] | None = None
+        self.rate: float | None = None
+        self.problem: str | None = None
+        self.thread = threading.Thread(target=self._run, args=(settings,), daemon=True)
+        self.thread.start()
+
+    def describe(self) -> str:
+        if self.size is None:
+            return self.problem or f"no frame within {PROBE_S:g} s"
+        rate = f"{self.rate:.3g} fps" if self.rate else "frame rate unknown"
+        return f"{self.size[0]}x{self.size[1]}, {rate}"
+
+    def _run(self, settings: SourceSettings) -> None:
+        try:
+            with closing(settings.open()) as source:
+                self._read(source)
+        except (SourceLost, SourceEnded, ConfigError) as error:
+            self.problem = str(error)
+        else:
+            self.problem = "ended without a frame"
+
+    def _read(self, source: Source) -> None:
+        times: list[float] = []
+        started = time.monotonic()
+        for picture in islice((picture for picture in source if picture is not None), MAX_FRAMES):
+            self.size = (picture.width, picture.height)
+            if picture.pts is not None:
+                times.append(picture.pts)
+            if len(times) > 1 and time.monotonic() - started > MAX_S:
+                break
+        gaps = [after - before for before, after in pairwise(times) if after > before]
+        if gaps:
+            self.rate = 1 / statistics.median(gaps)  # the median ignores gaps of lost frames

@@ -43,11 +43,6 @@ def demo(
 
     Prints each answer beside the truth, and serves the page.
     """
-    raise typer.Exit(run_demo(seconds))
-
-
-def run_demo(seconds: float | None) -> int:
-    """Run until stopped, or for `seconds` after the first frame; return 0 if there were answers, else 1."""
     from streamer.config.model import from_mapping
     from streamer.processes import supervisor
 
@@ -68,7 +63,7 @@ def run_demo(seconds: float | None) -> int:
     finally:
         printer.stop()
     print(printer.score.summary(), flush=True)
-    return 0 if printer.score.ages else 1
+    raise typer.Exit(0 if printer.score.ages else 1)
 
 
 def _free_address() -> str:

@@ -188,18 +188,17 @@ def _limits(config: Config, _file: Path) -> Iterator[Finding]:
 
 
 def _ports(config: Config, _file: Path) -> Iterator[Finding]:
+    from streamer.web.server import listen
+
     if config.web is None:
         return
-    bind = config.web.bind
-    with socket.socket(socket.AF_INET6 if ":" in bind.host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(bind)
-        except OSError as error:
-            fix = "stop the program that uses it (ss -lntp; it may be this agent), or change web.bind"
-            yield Finding("fail", "web.bind", f"cannot serve the page on {bind}: {error.strerror}", fix)
-        else:
-            yield Finding("ok", "web.bind", f"{bind} is free")
+    try:
+        listen(config.web.bind).close()
+    except ConfigError as error:
+        fix = "stop the program that uses it (ss -lntp; it may be this agent), or change web.bind"
+        yield Finding("fail", "web.bind", str(error).removeprefix("web.bind: "), fix)
+    else:
+        yield Finding("ok", "web.bind", f"{config.web.bind} is free")
 
 
 def _sources(config: Config, _file: Path) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -22,6 +22,7 @@ from streamer.core.paths import state_home
 if TYPE_CHECKING:
     from streamer.events.ledger.query import Entry, Filter, LedgerQuery
 
+Export = Literal["jsonl", "csv"]
 NEWEST = 50
 """Events that are printed without --since and --export."""
 BATCH = 500
@@ -43,9 +44,7 @@ def events(
     search: Annotated[
         str | None, typer.Option(metavar="WORDS", help="Events with all these words in caption, labels or text only.")
     ] = None,
-    export: Annotated[
-        Literal["jsonl", "csv"] | None, typer.Option(help="Print all events in this format, for other programs.")
-    ] = None,
+    export: Annotated[Export | None, typer.Option(help="Print all events in this format, for other programs.")] = None,
     agent: Annotated[
         str | None, typer.Option(metavar="NAME", help="Agent name. [default: the only one on this computer]")
     ] = None,
@@ -58,8 +57,14 @@ def events(
 
     The events come from the agent's ledger; the agent may be running or stopped.
     """
+    from streamer.core.settings import parse_seconds
     from streamer.events.ledger.dead_letters import request_resend
+    from streamer.events.ledger.query import Filter
 
+    try:
+        start = None if since is None else time.time() - parse_seconds(since)
+    except ValueError as error:
+        raise ConfigError(f"--since: {error}") from None
     try:
         ledger = find_ledger(agent)
         if resend is not None:
@@ -67,7 +72,7 @@ def events(
         elif dead:
             print_dead_letters(ledger)
         else:
-            print_events(ledger, stream, task, search, since, follow, export)
+            print_events(ledger, Filter(stream, task, search=search, since=start), follow, export)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
@@ -97,30 +102,13 @@ def find_ledger(agent: str | None) -> Path:
     return found[0]
 
 
-def print_events(
-    ledger: Path,
-    stream: str | None,
-    task: str | None,
-    search: str | None,
-    since: str | None,
-    follow: bool,
-    export: Literal["jsonl", "csv"] | None,
-) -> None:
-    """Print events until the end, or with `follow` until the reader of standard output is gone.
+def print_events(ledger: Path, filter: Filter, follow: bool, export: Export | None) -> None:
+    """Print events until the end, or with `follow` until the reader of standard output is gone."""
+    from streamer.events.ledger.query import LedgerQuery
 
-    Raises ConfigError when `since` is not a duration.
-    """
-    from streamer.core.settings import parse_seconds
-    from streamer.events.ledger.query import Filter, LedgerQuery
-
-    try:
-        start = None if since is None else time.time() - parse_seconds(since)
-    except ValueError as error:
-        raise ConfigError(f"--since: {error}") from None
-    filter = Filter(stream, task, search=search, since=start)
-    from_start = export is not None or since is not None
     if export == "csv":
         _print(_csv(COLUMNS))
+    from_start = export is not None or filter.since is not None
     with contextlib.suppress(BrokenPipeError), contextlib.closing(LedgerQuery(ledger)) as query:
         for entry in _entries(query, filter, from_start, follow):
             _print(_format(entry.body, export))
@@ -158,7 +146,7 @@ def _print(line: str) -> None:
     sys.stdout.flush()
 
 
-def _format(body: bytes, export: Literal["jsonl", "csv"] | None) -> str:
+def _format(body: bytes, export: Export | None) -> str:
     if export == "jsonl":
         return body.decode()
     event = json.loads(body)
@@ -185,7 +173,7 @@ def _fields(event: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _csv(fields: Any) -> str:
+def _csv(fields: Iterable[str]) -> str:
     row = io.StringIO()
     csv.writer(row, lineterminator="").writerow(fields)
     return row.getvalue()

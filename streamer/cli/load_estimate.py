@@ -11,12 +11,17 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from itertools import pairwise
+from pathlib import Path
 
-from streamer.cli.measured_costs import measured
+from pydantic import TypeAdapter, ValidationError
+
 from streamer.config.calendar import Cron
 from streamer.config.model import Config, find_pipeline
 from streamer.config.task import ScheduledTask
+from streamer.core import atomic_file
+from streamer.core.paths import state_home
 from streamer.inference.overload import MARGIN, Demand, shares
 from streamer.types import PRIORITIES, Costs, Priority, SourceSettings
 
@@ -24,6 +29,11 @@ FPS = 25.0
 """Assumed frames per second of a camera whose source does not give them."""
 NAMED_TASKS = 3
 """Number of tasks that a warning names."""
+COSTS_FILE = "costs.json"
+"""Seconds per answer on this computer, which `streamer bench` stores and `streamer check` reads."""
+_COSTS = TypeAdapter(dict[str, Costs])
+_INCLUDED = ""
+"""Key of the included model, which has no checkpoint name in a config."""
 _RUNS = 50
 """Runs of a cron line that are searched for its shortest interval."""
 
@@ -53,8 +63,7 @@ class Load:
 
 def estimate(config: Config) -> Load | None:
     """Return the load of a config, or None if the costs of its model are unknown."""
-    checkpoint = getattr(config.model, "checkpoint", None)
-    own = measured(checkpoint)
+    own = _read_costs().get(getattr(config.model, "checkpoint", None) or _INCLUDED)
     costs = own or find_pipeline().costs(config.model)
     if not costs.seconds:
         return None
@@ -141,3 +150,28 @@ def _shortest_gap(cron: Cron) -> float:
     while len(runs) < _RUNS and math.isfinite(runs[-1]):
         runs.append(cron.after(runs[-1]))
     return min((after - before for before, after in pairwise(runs[1:])), default=math.inf)
+
+
+def store_cost(checkpoint: str | None, task: str, seconds: float) -> None:
+    """Store a task's seconds per answer, for all agents of this user. Raises OSError if that is not possible.
+
+    `checkpoint`: None for the included model.
+    """
+    path, costs = costs_file(), _read_costs()
+    before = costs.get(checkpoint or _INCLUDED)
+    by_task = {**(before.seconds if before else {}), task: float(f"{seconds:.4g}")}
+    costs[checkpoint or _INCLUDED] = Costs(f"here by `streamer bench`, {date.today()}", by_task)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_file.write(path, _COSTS.dump_json(costs, indent=1).decode() + "\n")
+
+
+def costs_file() -> Path:
+    """Return the path of the file that stores the costs."""
+    return state_home() / COSTS_FILE
+
+
+def _read_costs() -> dict[str, Costs]:
+    try:
+        return _COSTS.validate_json(costs_file().read_bytes())
+    except (OSError, ValidationError):
+        return {}  # missing or damaged: the costs can be measured again

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,3 +24,8 @@ Every = Annotated[str | None, typer.Option(metavar="T", help="Interval: 500ms, 1
 Checkpoint = Annotated[
     str | None, typer.Option(help="Checkpoint: Hub name or folder. [default: the small model that is included]")
 ]
+
+
+def given(**options: str | None) -> dict[str, Any]:
+    """Return the options that have a value, as keys of a config."""
+    return {key: value for key, value in options.items() if value is not None}

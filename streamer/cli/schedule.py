@@ -101,16 +101,15 @@ def plan(task: ScheduledTask, pace: Pace, start: float, end: float, zone: ZoneIn
         times = list(islice(_cron_times(task, task.at, start, end), MAX_RUNS))
         return _listed(times, task.describe_schedule, zone)
     spans = [(start, end)] if task.between is None else list(task.between.open_spans(start, end))
+    when = f"{task.describe_schedule}: {_spans(spans, zone)}" if task.between else task.describe_schedule
     if task.every is None:
-        return Plan("-", f"{task.describe_schedule}: {_spans(spans, zone)}" if task.between else task.describe_schedule)
+        return Plan("-", when)
     runs = list(_ticks(spans, task.every))
     count = sum(number for _, number in runs)
     if count <= MAX_TIMES:
         times = [first + task.every * tick for first, number in runs for tick in range(number)]
         return _listed(times, task.describe_schedule, zone)
-    return Plan(
-        f"{count:,}", f"{task.describe_schedule}: {_spans(spans, zone)}" if task.between else task.describe_schedule
-    )
+    return Plan(f"{count:,}", when)
 
 
 def _cron_times(task: ScheduledTask, cron: Cron, start: float, end: float) -> Iterator[float]:

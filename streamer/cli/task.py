@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streamer.cli.client import REPLY_TIMEOUT_S, call
-from streamer.cli.options import Every, RegionText, RunningAgent, StreamName, Text, ZoneName
+from streamer.cli.options import Every, RegionText, RunningAgent, StreamName, Text, ZoneName, given
 
 if TYPE_CHECKING:
     from streamer.bus.commands import Action
@@ -33,11 +33,7 @@ def add(
     agent: RunningAgent = None,
 ) -> None:
     """Add a task to a stream."""
-    keys = {
-        "task": task, "name": name, "text": text, "region": region, "zone": zone,
-        "every": every, "when": when, "priority": priority,
-    }  # fmt: skip
-    entry = {key: value for key, value in keys.items() if value is not None}
+    entry = given(task=task, name=name, text=text, region=region, zone=zone, every=every, when=when, priority=priority)
     _change(agent, "add", stream, name or task, save, entry)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from streamer.cli.options import Checkpoint, Every, RegionText, TaskType, Text
+from streamer.cli.options import Checkpoint, Every, RegionText, TaskType, Text, given
 from streamer.cli.run import supervise
 from streamer.core.errors import ConfigError
 
@@ -33,13 +33,10 @@ def watch(
     """
     from streamer.config.model import from_mapping
 
-    keys = {"task": task, "text": text, "region": region, "every": every}
     data: dict[str, Any] = {
         "agent": "watch",
         "model": {"checkpoint": model} if model else {},
-        "streams": {
-            name: {"source": source, "tasks": [{key: value for key, value in keys.items() if value is not None}]}
-        },
+        "streams": {name: {"source": source, "tasks": [given(task=task, text=text, region=region, every=every)]}},
         "sinks": [{"kind": "stdout"}],
     }
     try:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipelines.florence2.cost_table import shipped_costs
-from streamer.cli import measured_costs
+from streamer.cli import load_estimate
 from streamer.cli.load_estimate import FPS, describe, estimate
 from streamer.config.model import Config, find_pipeline, from_mapping
 from tests.support.clips import write_clip
@@ -44,7 +44,7 @@ def agent(*tasks: dict[str, Any], source: Any = CAMERA, model: dict[str, Any] | 
     ],
 )
 def test_load_follows_the_run_rate(task: dict[str, Any], source: str, runs: Any) -> None:
-    measured_costs.store(None, "caption", 0.1)
+    load_estimate.store_cost(None, "caption", 0.1)
     load = estimate(agent(task, source=source))
     assert load is not None
     assert load.by_task["gate", "t0"] / 0.1 == pytest.approx(runs, abs=1e-9)
@@ -56,9 +56,9 @@ def test_measured_costs_replace_shipped_ones(home: Path) -> None:
     assert load is not None
     assert (load.total, load.is_measured) == (shipped_costs(None).seconds["caption"], False)
     assert "not on this computer: measure them with `streamer bench`" in "\n".join(describe(agent(every), load))
-    measured_costs.store(None, "caption", 0.25)
-    measured_costs.store(None, "ocr", 0.5)
-    measured_costs.store("else/where", "caption", 9.0)
+    load_estimate.store_cost(None, "caption", 0.25)
+    load_estimate.store_cost(None, "ocr", 0.5)
+    load_estimate.store_cost("else/where", "caption", 9.0)
     load = estimate(agent(every, {"every": "1s", "task": "ocr"}))
     assert load is not None
     assert (load.total, load.is_measured, load.assumptions) == (0.75, True, ())
@@ -67,7 +67,7 @@ def test_measured_costs_replace_shipped_ones(home: Path) -> None:
     assert load is not None
     assert load.total == 0.5, "an unmeasured task counts as the most expensive measured one"
     assert load.assumptions
-    measured_costs.costs_file().write_text("[1, 2")
+    load_estimate.costs_file().write_text("[1, 2")
     load = estimate(agent(every))
     assert load is not None
     assert not load.is_measured
@@ -78,7 +78,7 @@ def test_included_model_has_a_cost_for_every_task() -> None:
 
 
 def test_overload_warning_names_costs_and_fitting_intervals() -> None:
-    measured_costs.store(None, "caption", 0.1)
+    load_estimate.store_cost(None, "caption", 0.1)
     fits = agent({"every": "200ms"})
     assert "warning" not in "".join(describe(fits, estimate(fits)))
     busy = agent({"every": "100ms", "priority": "high"}, {"every": "200ms", "priority": "low"}, {"every": "10s"})

@@ -13,9 +13,8 @@ import pytest
 from streamer.bus.rpc import RpcClient, RpcServer
 from streamer.capture.sources import Rtsp
 from streamer.cli import main as command_line
-from streamer.cli.check import _keys
+from streamer.cli.check import _keys, probe_all
 from streamer.cli.doctor import Finding, examine
-from streamer.cli.probe import probe_all
 from streamer.config.model import Config, from_mapping
 from streamer.core import logs
 from streamer.core.errors import ConfigError, SourceLost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,15 +10,14 @@ import pytest
 from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.pipeline import Florence2Settings, pipeline
 from pipelines.florence2.tasks import SPECS
-from streamer.cli.bench import table
-from streamer.cli.throughput import Rate, measure
+from streamer.cli.bench import Rate, measure, report
 
 
 @pytest.mark.parametrize("kind", ["plain", "fast"])
 def test_bench_measures_rate_of_engine(checkpoint: Any, kind: Any) -> None:
     engine = pipeline.open(Florence2Settings(checkpoint=str(checkpoint), device="cpu", engine=kind))
     tasks = ["caption", "phrase_grounding", "region_to_ocr"]
-    rates = list(measure(engine, [SPECS[task] for task in tasks], 0.05))
+    rates = [measure(engine, SPECS[task], 0.05) for task in tasks]
     assert [rate.task for rate in rates] == tasks
     assert all(rate.answers >= 8 and rate.seconds >= 0.05 and rate.errors == 0 for rate in rates)
     assert engine.free() == 8
@@ -25,10 +25,14 @@ def test_bench_measures_rate_of_engine(checkpoint: Any, kind: Any) -> None:
         assert engine.image_cache.misses >= sum(rate.answers for rate in rates), "no frame was in the cache"
 
 
-def test_bench_table_shows_cameras_at_interval() -> None:
+def test_bench_table_shows_cameras_at_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     rate = Rate("caption", answers=50, seconds=20.0, errors=1)
     assert rate.per_second == 2.5
     assert [rate.cameras(every) for every in (0.1, 1.0, 10.0)] == [0, 2, 25]
-    shown = list(table([rate], 10.0))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    report(None, [rate], 10.0)
+    shown = capsys.readouterr().out.splitlines()
     assert "cameras every 10 s" in shown[0]
     assert shown[1].split() == ["caption", "2.50", "25", "1"]
