@@ -6,6 +6,7 @@ output's clock never stops. Times are monotonic seconds.
 
 from __future__ import annotations
 
+import statistics
 from collections import deque
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ LOST_INTERVALS = 5.0
 """The camera counts as lost after `LOST_INTERVALS` of its intervals, at least and at most so many seconds."""
 MAX_INTERVAL_S, MIN_INTERVAL_S = 1.0, 1 / 120
 """Limits of the interval at which a lost camera's frame is repeated."""
+MEASURE_S, MEASUREMENTS = 1.0, 5
+"""The camera's interval is the median of its means over this many periods of this many seconds, so that neither a late
+frame nor frames that arrive in bursts change it."""
 FIRST_REPEAT_S = 1.0
 """Seconds from the start to the first output while no frame has ever arrived."""
 MAX_BYTES = 512 << 20
@@ -63,24 +67,20 @@ class FramePacer:
         """Seconds between two frames of the output: the camera's interval within the limits."""
         self._camera_interval = 0.04
         """Seconds between two frames of the camera, measured."""
+        self._means: deque[float] = deque(maxlen=MEASUREMENTS)
+        self._measured_from: tuple[FrameId, float] | None = None
+        """First frame of the current period, and its monotonic time."""
         self._queue: deque[QueuedFrame] = deque()
         self._last_shown: QueuedFrame | None = None
         self._newest: QueuedFrame | None = None
         self._at = now
         self._idle_since = now
         """Start, or the last `resume`: counts as the last frame while the camera has sent none."""
-        self._measured = 0
-        """Number of measured camera intervals."""
         self._is_repeating = False
 
     def put(self, frame: QueuedFrame) -> None:
         """Add the camera's newest frame."""
-        if self._newest is not None and self._newest.id.epoch == frame.id.epoch:
-            frames = frame.id.seq - self._newest.id.seq
-            interval = (frame.captured_mono - self._newest.captured_mono) / max(1, frames)
-            self._measured += 1
-            self._camera_interval += max(0.05, 1 / self._measured) * (interval - self._camera_interval)
-            self.interval = min(MAX_INTERVAL_S, max(MIN_INTERVAL_S, self._camera_interval))
+        self._measure(frame.id, frame.captured_mono)
         self._newest = frame
         self._queue.append(frame)
         while len(self._queue) * frame.image.nbytes > MAX_BYTES:
@@ -121,6 +121,17 @@ class FramePacer:
     @property
     def is_empty(self) -> bool:
         return not self._queue
+
+    def _measure(self, frame: FrameId, now: float) -> None:
+        start, started = self._measured_from or (frame, now)
+        if start.epoch == frame.epoch and now - started < MEASURE_S:
+            self._measured_from = start, started
+            return
+        self._measured_from = frame, now
+        if start.epoch == frame.epoch:
+            self._means.append((now - started) / max(1, frame.seq - start.seq))
+            self._camera_interval = statistics.median(self._means)
+            self.interval = min(MAX_INTERVAL_S, max(MIN_INTERVAL_S, self._camera_interval))
 
     def _next_repeat(self) -> float:
         if self._is_repeating:

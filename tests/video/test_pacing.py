@@ -66,6 +66,30 @@ def test_lost_camera_keeps_its_rate(fps: float) -> None:
     assert times == sorted(set(times))
 
 
+@pytest.mark.parametrize("late_s", [0.25, 3.0])
+def test_late_frame_before_an_outage_keeps_the_rate(late_s: float) -> None:
+    pacer, _ = fed(8)
+    pacer.put(frame(200, 8 + late_s))
+    assert pacer.interval == pytest.approx(0.04, rel=0.01)
+    found = play(pacer, 8 + late_s, 18 + late_s)
+    assert len(found) == pytest.approx(250, abs=10)
+
+
+def test_bursts_of_frames_keep_the_rate() -> None:
+    pacer = FramePacer(0.0)
+    for seq in range(250):
+        pacer.put(frame(seq, seq // 5 / 5))
+    assert pacer.interval == pytest.approx(0.04, rel=0.01)
+
+
+@pytest.mark.parametrize("fps", [2, 10, 50])
+def test_changed_camera_rate_is_followed_within_10_s(fps: int) -> None:
+    pacer, _ = fed(20)
+    for number in range(10 * fps):
+        pacer.put(frame(500 + number, 20 + number / fps))
+    assert pacer.interval == pytest.approx(1 / fps, rel=0.01)
+
+
 def test_returning_camera_is_shown_at_once() -> None:
     pacer, _ = fed(4)
     play(pacer, 4.0, 9.0)
