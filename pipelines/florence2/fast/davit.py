@@ -7,89 +7,56 @@ channels-last images. The image size is fixed at construction.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipelines.florence2.fast.layers import Linear, Norm, bare, linear, norm
+from pipelines.florence2.fast.layers import Linear, bare, linear, norm
 
 
-@dataclass(frozen=True, slots=True)
 class _Convolution:
-    weight: Tensor
-    bias: Tensor
-    stride: int
-    padding: int
-    groups: int
-
-    @classmethod
-    def of(cls, module: Any, groups: int = 1) -> _Convolution:
-        weight = module.weight.detach().contiguous(memory_format=torch.channels_last)
-        return cls(weight, module.bias.detach(), module.stride[0], module.padding[0], groups)
+    def __init__(self, module: Any) -> None:
+        self.weight: Tensor = module.weight.detach().contiguous(memory_format=torch.channels_last)
+        self.bias: Tensor = module.bias.detach()
+        self.options = module.stride, module.padding, module.dilation, module.groups
 
     def __call__(self, x: Tensor, height: int, width: int) -> Tensor:
         """Convolve (frames, positions, channels) to (frames, height, width, channels)."""
         image = x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
-        out = functional.conv2d(image, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
+        out = functional.conv2d(image, self.weight, self.bias, *self.options)
         return out.permute(0, 2, 3, 1)
 
 
-@dataclass(frozen=True, slots=True)
 class _FeedForward:
-    depthwise: _Convolution
-    norm: Norm
-    up: Linear
-    down: Linear
-    activation: Any
-
-    @classmethod
-    def of(cls, block: Any) -> _FeedForward:
-        return cls(
-            depthwise=_Convolution.of(block.conv2, groups=block.conv2.groups),
-            norm=bare(block.norm2),
-            up=linear(block.ffn.fc1, before=block.norm2),
-            down=linear(block.ffn.fc2),
-            activation=block.ffn.activation_fn,
-        )
+    def __init__(self, block: Any) -> None:
+        self.depthwise = _Convolution(block.conv2)
+        self.norm = bare(block.norm2)
+        self.up = linear(block.ffn.fc1, before=block.norm2)
+        self.down = linear(block.ffn.fc2)
+        self.activation = block.ffn.activation_fn
 
     def __call__(self, x: Tensor, height: int, width: int) -> Tensor:
         x = self.depthwise(x, height, width).flatten(1, 2).add_(x)
         return self.down(self.activation(self.up(self.norm(x)))).add_(x)
 
 
-@dataclass(frozen=True, slots=True)
 class _Windows:
     """Attention inside square windows of the feature map."""
 
-    depthwise: _Convolution
-    norm: Norm
-    qkv: Linear
-    out: Linear
-    heads: int
-    side: int
-    right: int
-    bottom: int
-    """Padding to whole windows, in positions. The model pads with zeros after the norm's weight and bias."""
-
-    @classmethod
-    def of(cls, block: Any, height: int, width: int) -> _Windows:
-        attention, side = block.window_attn, block.window_attn.window_size
-        right, bottom = -width % side, -height % side
-        padded = bool(right or bottom)
-        return cls(
-            depthwise=_Convolution.of(block.conv1, groups=block.conv1.groups),
-            # With padding the zeros must stay zeros, so the norm cannot be folded into the matrix.
-            norm=norm(block.norm1) if padded else bare(block.norm1),
-            qkv=linear(attention.qkv, before=None if padded else block.norm1),
-            out=linear(attention.proj),
-            heads=attention.num_heads,
-            side=side,
-            right=right,
-            bottom=bottom,
-        )
+    def __init__(self, block: Any, height: int, width: int) -> None:
+        attention = block.window_attn
+        self.heads: int = attention.num_heads
+        self.side: int = attention.window_size
+        self.right, self.bottom = -width % self.side, -height % self.side
+        """Padding to whole windows, in positions. The model pads with zeros after the norm's weight and bias."""
+        padded = bool(self.right or self.bottom)
+        self.depthwise = _Convolution(block.conv1)
+        # With padding the zeros must stay zeros, so the norm cannot be folded into the matrix.
+        self.norm = norm(block.norm1) if padded else bare(block.norm1)
+        self.qkv = linear(attention.qkv, before=None if padded else block.norm1)
+        self.out = linear(attention.proj)
 
     def __call__(self, x: Tensor, height: int, width: int) -> Tensor:
         x = self.depthwise(x, height, width).flatten(1, 2).add_(x)
@@ -109,30 +76,20 @@ class _Windows:
         return y.flatten(1, 2).add_(x)
 
 
-@dataclass(frozen=True, slots=True)
 class _Channels:
     """Attention between channels, over all positions."""
 
-    depthwise: _Convolution
-    norm: Norm
-    qkv: Linear
-    out: Linear
-    groups: int
-
-    @classmethod
-    def of(cls, block: Any, positions: int) -> _Channels:
+    def __init__(self, block: Any, positions: int) -> None:
         attention = block.channel_attn
         # The attention scale applies to the queries, the first third of the outputs.
         gain = torch.ones(3)
         gain[0] = positions**-0.5
         gain = gain.repeat_interleave(len(attention.qkv.weight) // 3)
-        return cls(
-            depthwise=_Convolution.of(block.conv1, groups=block.conv1.groups),
-            norm=bare(block.norm1),
-            qkv=linear(attention.qkv, gains=(gain,), before=block.norm1),
-            out=linear(attention.proj),
-            groups=attention.groups,
-        )
+        self.depthwise = _Convolution(block.conv1)
+        self.norm = bare(block.norm1)
+        self.qkv = linear(attention.qkv, gains=(gain,), before=block.norm1)
+        self.out = linear(attention.proj)
+        self.groups: int = attention.groups
 
     def __call__(self, x: Tensor, height: int, width: int) -> Tensor:
         x = self.depthwise(x, height, width).flatten(1, 2).add_(x)
@@ -142,45 +99,32 @@ class _Channels:
         return self.out(y).add_(x)
 
 
-@dataclass(frozen=True, slots=True)
 class _Stage:
     """A patch embedding and its blocks, at one size of the feature map."""
 
-    before: Norm | None
-    patches: _Convolution
-    after: Norm | None
-    input_size: tuple[int, int]
-    """Height and width of the stage's input."""
-    size: tuple[int, int]
-    blocks: tuple[_Windows | _FeedForward | _Channels, ...]
-
-    @classmethod
-    def of(cls, patches: Any, blocks: Any, input_size: tuple[int, int]) -> _Stage:
+    def __init__(self, patches: Any, blocks: Any, input_size: tuple[int, int]) -> None:
+        """`input_size`: height and width of the stage's input."""
         kernel, stride, padding = patches.patch_size, patches.stride, patches.padding
         height, width = ((side + 2 * padding - kernel) // stride + 1 for side in input_size)
-        parts: list[_Windows | _FeedForward | _Channels] = []
+        self.norm, self.is_norm_first = norm(patches.norm), bool(patches.pre_norm)
+        self.patches = _Convolution(patches.conv)
+        self.input_size = input_size
+        self.size: tuple[int, int] = height, width
+        self.blocks: list[_Windows | _FeedForward | _Channels] = []
         for block in blocks:
-            parts += [
-                _Windows.of(block.spatial_block, height, width),
-                _FeedForward.of(block.spatial_block),
-                _Channels.of(block.channel_block, height * width),
-                _FeedForward.of(block.channel_block),
+            self.blocks += [
+                _Windows(block.spatial_block, height, width),
+                _FeedForward(block.spatial_block),
+                _Channels(block.channel_block, height * width),
+                _FeedForward(block.channel_block),
             ]
-        return cls(
-            before=norm(patches.norm) if patches.pre_norm else None,
-            patches=_Convolution.of(patches.conv),
-            after=None if patches.pre_norm else norm(patches.norm),
-            input_size=input_size,
-            size=(height, width),
-            blocks=tuple(parts),
-        )
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.before:
-            x = self.before(x)
+        if self.is_norm_first:
+            x = self.norm(x)
         x = self.patches(x, *self.input_size).flatten(1, 2)
-        if self.after:
-            x = self.after(x)
+        if not self.is_norm_first:
+            x = self.norm(x)
         for block in self.blocks:
             x = block(x, *self.size)
         return x
@@ -194,10 +138,10 @@ class DaViT:
         self._stages: list[_Stage] = []
         size = (height, width)
         for patches, blocks in zip(tower.convs, tower.blocks, strict=True):
-            self._stages.append(_Stage.of(patches, blocks, size))
+            self._stages.append(_Stage(patches, blocks, size))
             size = self._stages[-1].size
         self._positions = _position_embedding(projector, size)
-        self._projection = Linear.of(projector.image_projection.weight.detach(), None)
+        self._projection = Linear(projector.image_projection.weight.detach())
         self._norm = norm(projector.image_proj_norm)
 
     @property

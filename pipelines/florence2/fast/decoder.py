@@ -2,46 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipelines.florence2.fast.layers import Linear, Norm, attend, linear, norm
+from pipelines.florence2.fast.layers import FeedForward, Linear, attend, linear, norm
 
 
-@dataclass(frozen=True, slots=True)
 class _Layer:
-    qkv: Linear
-    out: Linear
-    norm: Norm
-    cross_query: Linear
-    cross_key_value: Linear
-    cross_out: Linear
-    cross_norm: Norm
-    up: Linear
-    down: Linear
-    final_norm: Norm
-    activation: Any
-
-    @classmethod
-    def of(cls, layer: Any) -> _Layer:
+    def __init__(self, layer: Any) -> None:
         own, cross = layer.self_attn, layer.encoder_attn
-        return cls(
-            qkv=linear(own.q_proj, own.k_proj, own.v_proj, gains=(own.scaling,)),
-            out=linear(own.out_proj),
-            norm=norm(layer.self_attn_layer_norm),
-            cross_query=linear(cross.q_proj, gains=(cross.scaling,)),
-            cross_key_value=linear(cross.k_proj, cross.v_proj),
-            cross_out=linear(cross.out_proj),
-            cross_norm=norm(layer.encoder_attn_layer_norm),
-            up=linear(layer.fc1),
-            down=linear(layer.fc2),
-            final_norm=norm(layer.final_layer_norm),
-            activation=layer.activation_fn,
-        )
+        self.qkv = linear(own.q_proj, own.k_proj, own.v_proj, gains=(own.scaling,))
+        self.out = linear(own.out_proj)
+        self.norm = norm(layer.self_attn_layer_norm)
+        self.cross_query = linear(cross.q_proj, gains=(cross.scaling,))
+        self.cross_key_value = linear(cross.k_proj, cross.v_proj)
+        self.cross_out = linear(cross.out_proj)
+        self.cross_norm = norm(layer.encoder_attn_layer_norm)
+        self.feed_forward = FeedForward(layer)
 
 
 class Decoder:
@@ -53,8 +33,8 @@ class Decoder:
         self._scale = float(decoder.embed_tokens.embed_scale)
         self._positions = decoder.embed_positions.weight.detach()[decoder.embed_positions.offset :]
         self._norm = norm(decoder.layernorm_embedding)
-        self._layers = [_Layer.of(layer) for layer in decoder.layers]
-        self._head = Linear.of(model.lm_head.weight.detach(), None)
+        self._layers = [_Layer(layer) for layer in decoder.layers]
+        self._head = Linear(model.lm_head.weight.detach())
         self.heads: int = decoder.layers[0].self_attn.num_heads
         self.width: int = decoder.layers[0].self_attn.head_dim
         self.depth = len(self._layers)
@@ -99,7 +79,7 @@ class Decoder:
             q = layer.cross_query(x).view(len(cross_keys), -1, self.heads, self.width).transpose(1, 2)
             y = attend(q, cross_keys, cross_values, bias).transpose(1, 2).reshape(rows, tokens, -1)
             x = layer.cross_norm(layer.cross_out(y).add_(x))
-            x = layer.final_norm(layer.down(layer.activation(layer.up(x))).add_(x))
+            x = layer.feed_forward(x)
         # Flat and contiguous: otherwise torch copies the head, the largest matrix of the model, for each product.
         flat = x[:, skip:].reshape(-1, x.shape[2])
         return self._head(flat).float().view(rows, tokens - skip, -1)

@@ -3,46 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipelines.florence2.fast.layers import Linear, Norm, linear, norm
+from pipelines.florence2.fast.layers import FeedForward, linear, norm
 
 
-@dataclass(frozen=True, slots=True)
 class _Layer:
-    qkv: Linear
-    out: Linear
-    norm: Norm
-    up: Linear
-    down: Linear
-    final_norm: Norm
-    activation: Any
-    heads: int
-
-    @classmethod
-    def of(cls, layer: Any) -> _Layer:
+    def __init__(self, layer: Any) -> None:
         attention = layer.self_attn
-        return cls(
-            qkv=linear(attention.q_proj, attention.k_proj, attention.v_proj),
-            out=linear(attention.out_proj),
-            norm=norm(layer.self_attn_layer_norm),
-            up=linear(layer.fc1),
-            down=linear(layer.fc2),
-            final_norm=norm(layer.final_layer_norm),
-            activation=layer.activation_fn,
-            heads=attention.num_heads,
-        )
+        self.heads: int = attention.num_heads
+        self.qkv = linear(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.out = linear(attention.out_proj)
+        self.norm = norm(layer.self_attn_layer_norm)
+        self.feed_forward = FeedForward(layer)
 
     def __call__(self, x: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         y = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
-        x = self.norm(self.out(y).add_(x))
-        x = self.final_norm(self.down(self.activation(self.up(x))).add_(x))
+        x = self.feed_forward(self.norm(self.out(y).add_(x)))
         if x.dtype == torch.float16:
             limit = torch.finfo(torch.float16).max - 1000
             x = x.clamp(-limit, limit)
@@ -58,12 +40,12 @@ class Encoder:
         self._scale = float(encoder.embed_tokens.embed_scale)
         self._positions = encoder.embed_positions.weight.detach()[encoder.embed_positions.offset :]
         self._norm = norm(encoder.layernorm_embedding)
-        self._layers = [_Layer.of(layer) for layer in encoder.layers]
+        self._layers = [_Layer(layer) for layer in encoder.layers]
 
     def __call__(self, images: Sequence[Tensor], prompts: Sequence[Sequence[int]]) -> Tensor:
         """Return (rows, positions, width): the image tokens (tokens, width), the prompt, then padding."""
         rows = [
-            torch.cat([image, functional.embedding(self._ids(prompt), self._embedding) * self._scale])
+            torch.cat([image, self._embedding[list(prompt)] * self._scale])
             for image, prompt in zip(images, prompts, strict=True)
         ]
         longest = max(len(row) for row in rows)
@@ -76,6 +58,3 @@ class Encoder:
         for layer in self._layers:
             x = layer(x, mask)
         return x
-
-    def _ids(self, prompt: Sequence[int]) -> Tensor:
-        return torch.tensor(prompt, device=self._embedding.device)

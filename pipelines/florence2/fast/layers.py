@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -15,20 +14,15 @@ _reorder: Any = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
 _product: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
-@dataclass(frozen=True, slots=True)
 class Linear:
-    """A matrix and its bias; `reordered` for oneDNN's bfloat16 product where the CPU has one."""
+    """A matrix and its bias; reordered for oneDNN's bfloat16 product where the CPU has one."""
 
-    weight: Tensor
-    bias: Tensor | None
-    reordered: bool = False
-
-    @classmethod
-    def of(cls, weight: Tensor, bias: Tensor | None) -> Linear:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         fits = weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
-        if fits and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _reorder and _product:
-            return cls(_reorder(weight.contiguous(), None), bias, True)
-        return cls(weight.contiguous(), bias)
+        self.reordered = bool(fits and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _reorder and _product)
+        weight = weight.contiguous()
+        self.weight: Tensor = _reorder(weight, None) if self.reordered else weight
+        self.bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.reordered:
@@ -73,7 +67,18 @@ def linear(*modules: Any, gains: tuple[float | Tensor, ...] = (), before: Any = 
     if before is not None:
         bias = bias + weight @ before.bias.detach().float()
         weight = weight * before.weight.detach().float()
-    return Linear.of(weight.to(dtype), bias.to(dtype))
+    return Linear(weight.to(dtype), bias.to(dtype))
+
+
+class FeedForward:
+    """The feed-forward part of an encoder or decoder layer, with the norm behind it."""
+
+    def __init__(self, layer: Any) -> None:
+        self.up, self.down = linear(layer.fc1), linear(layer.fc2)
+        self.norm, self.activation = norm(layer.final_layer_norm), layer.activation_fn
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.norm(self.down(self.activation(self.up(x))).add_(x))
 
 
 def _bias(module: Any) -> Tensor:
