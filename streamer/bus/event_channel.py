@@ -108,11 +108,11 @@ class EventClient:
         self.resend()
 
     def receive(self) -> list[str]:
-        """Return the ids acknowledged since the last call. Never blocks."""
-        acked = [event_id for parts in drain(self.socket) for event_id in self._settle(parts)]
-        if acked:
+        """Return the ids of the events acknowledged or refused since the last call. Never blocks."""
+        settled = [event_id for parts in drain(self.socket) for event_id in self._settle(parts)]
+        if settled:
             self.resend()  # the window has room now
-        return acked
+        return settled
 
     def resend(self) -> None:
         """Send the events in the window that were never sent or not acknowledged for 1 s. Call at every tick."""
@@ -153,11 +153,10 @@ class EventClient:
         except WireError as error:
             log.warning("invalid acknowledgement dropped: %s", error)
             return []
-        for event_id in answer["refused"]:
-            if self._unacked.pop(event_id, None):
-                self.refused += 1
-                log.error("event %s lost: emit cannot parse it", event_id)
-        return [event_id for event_id in answer["acked"] if self._unacked.pop(event_id, None)]
+        for event_id in self._unacked.keys() & answer["refused"]:
+            self.refused += 1
+            log.error("event %s lost: emit cannot parse it", event_id)
+        return [event_id for event_id in answer["acked"] + answer["refused"] if self._unacked.pop(event_id, None)]
 
 
 @dataclass(frozen=True, slots=True)

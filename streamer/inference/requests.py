@@ -7,6 +7,7 @@ to the caller and is not published.
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -43,7 +44,6 @@ class RequestHandler:
         self._server = RpcServer(infer_socket(runtime))
         self._pending: dict[str, _Pending] = {}
         """Keys: name of the one-shot task."""
-        self._last = 0
         self.socket = self._server.socket
         """Poll it for reading, then call `receive`."""
 
@@ -93,8 +93,8 @@ class RequestHandler:
                 self._feed.publish_tasks(stream, tasks)
             case Ask():
                 (task,) = with_tasks(self._config, stream, [command.task]).streams[stream].tasks
-                self._last += 1
-                name = f"ask/{self._last}"  # unlike any name in a config: these have no slash
+                # Unlike any name in a config (these have no slash) and any that a dead process has left as a suspect.
+                name = f"ask/{secrets.token_hex(8)}"
                 self._pending[name] = _Pending(request, stream, now.mono + command.seconds)
                 schedule.add_one_shot(replace(task, name=name))
         self._policy.on_tasks_changed(stream, now)

@@ -7,13 +7,15 @@ second apart.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamer.types import Answer, Box, Result
+from streamer.types import Box, Result
 
 if TYPE_CHECKING:
     from trackers import ByteTrackTracker
@@ -28,10 +30,17 @@ MAX_LABELS = 64
 
 
 @dataclass(slots=True)
+class _LabelTracks:
+    tracker: ByteTrackTracker
+    ids: defaultdict[int, int]
+    """Track id by the tracker's own number of the object; a new number gets the next id."""
+
+
+@dataclass(slots=True)
 class _TaskTracks:
     epoch: int
-    by_label: dict[str, ByteTrackTracker] = field(default_factory=dict)
-    ids: dict[tuple[str, int], int] = field(default_factory=dict)
+    by_label: dict[str, _LabelTracks] = field(default_factory=dict)
+    """The least recently seen label first."""
     at: float = 0.0
     """Time of the newest frame, in seconds."""
 
@@ -52,7 +61,7 @@ class ObjectTracker:
         self._tracker, self._similarity = trackers.ByteTrackTracker, DIoU
         self._intervals = intervals
         self._tasks: dict[tuple[str, str], _TaskTracks] = {}
-        self._last_id = 0
+        self._ids = count(1)
 
     def assign_ids(self, result: Result) -> Result:
         """Return the result with track ids on its boxes; an object has an id from its second detection on.
@@ -72,51 +81,36 @@ class ObjectTracker:
             return result
         task.at = at
         height, width = frame.image.shape[:2]
-        return replace(result, answer=self._with_ids(result.answer, task, at, (width, height), self._max_gap(key)))
-
-    def _max_gap(self, key: tuple[str, str]) -> float:
-        return max(MIN_GAP_S, MAX_GAP_INTERVALS * self._intervals.get(key, 0.0))
-
-    def _with_ids(self, answer: Answer, task: _TaskTracks, at: float, size: tuple[int, int], max_gap: float) -> Answer:
-        boxes = list(answer.boxes)
-        for label in {*task.by_label, *(box.label for box in boxes)}:
-            indices = [index for index, box in enumerate(boxes) if box.label == label]
-            for index, track in self._track_label(task, label, [boxes[index] for index in indices], at, size, max_gap):
-                boxes[indices[index]] = replace(boxes[indices[index]], track=track)
+        boxes = list(result.answer.boxes)
+        seen = dict.fromkeys(box.label for box in boxes)
+        unseen = [label for label in task.by_label if label not in seen]
+        for label in (*unseen, *seen):
+            tracks = task.by_label.pop(label, None) or self._new_label(key)
+            self._update(tracks, label, boxes, (width, height), at)
+            if tracks.tracker.tracks:
+                task.by_label[label] = tracks
         while len(task.by_label) > MAX_LABELS:
-            self._forget(task, next(iter(task.by_label)))
-        return replace(answer, boxes=tuple(boxes))
+            del task.by_label[next(iter(task.by_label))]
+        return replace(result, answer=replace(result.answer, boxes=tuple(boxes)))
 
-    def _track_label(
-        self, task: _TaskTracks, label: str, boxes: list[Box], at: float, size: tuple[int, int], max_gap: float
-    ) -> list[tuple[int, int]]:
-        """Return (index of the box, track id) for the boxes of one label."""
-        tracker = task.by_label.pop(label, None)
-        if tracker is None:
-            tracker = self._tracker(
-                lost_track_buffer=round(30 * max_gap),
-                minimum_consecutive_frames=1,
-                minimum_iou_threshold=MIN_DIOU,
-                iou=self._similarity(),
-            )
-        corners = np.array([(box.x0, box.y0, box.x1, box.y1) for box in boxes], np.float64).reshape(-1, 4)
-        detections = self._detections(xyxy=corners * (size * 2), data={"index": np.arange(len(boxes))})
-        tracked = tracker.update(detections, timestamp=at)
-        if not tracker.tracks:
-            self._forget(task, label)
-            return []
-        task.by_label[label] = tracker  # moved to the end: least recently seen labels come first
+    def _new_label(self, key: tuple[str, str]) -> _LabelTracks:
+        max_gap = max(MIN_GAP_S, MAX_GAP_INTERVALS * self._intervals.get(key, 0.0))
+        tracker = self._tracker(
+            lost_track_buffer=round(30 * max_gap),
+            minimum_consecutive_frames=1,
+            minimum_iou_threshold=MIN_DIOU,
+            iou=self._similarity(),
+        )
+        return _LabelTracks(tracker, defaultdict(self._ids.__next__))
+
+    def _update(self, tracks: _LabelTracks, label: str, boxes: list[Box], size: tuple[int, int], at: float) -> None:
+        """Set the track ids of those of `boxes` that have this label."""
+        indices = [index for index, box in enumerate(boxes) if box.label == label]
+        corners = np.array([(box.x0, box.y0, box.x1, box.y1) for box in boxes], np.float64).reshape(-1, 4)[indices]
+        detections = self._detections(xyxy=corners * (size * 2), data={"index": np.array(indices, np.intp)})
+        tracked = tracks.tracker.update(detections, timestamp=at)
         if tracked.tracker_id is None or not len(tracked):
-            return []
-        pairs = zip(map(int, tracked.data["index"]), map(int, tracked.tracker_id), strict=True)
-        return [(index, self._id(task, label, number)) for index, number in pairs if number >= 0]
-
-    def _id(self, task: _TaskTracks, label: str, number: int) -> int:
-        if (label, number) not in task.ids:
-            self._last_id += 1
-            task.ids[label, number] = self._last_id
-        return task.ids[label, number]
-
-    def _forget(self, task: _TaskTracks, label: str) -> None:
-        task.by_label.pop(label, None)
-        task.ids = {key: value for key, value in task.ids.items() if key[0] != label}
+            return
+        for index, number in zip(tracked.data["index"], map(int, tracked.tracker_id), strict=True):
+            if number >= 0:
+                boxes[index] = replace(boxes[index], track=tracks.ids[number])

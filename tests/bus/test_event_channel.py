@@ -197,14 +197,16 @@ def test_refused_event_does_not_block_later_events(server: EventServer, client: 
     bad = event(seq=1).model_copy(update={"sequence": "not a number"})
     client.send(bad, None)
     client.send(event(seq=2), None)
+    returned: list[str] = []
 
     def settled() -> bool:
         client.resend()
         server.ack(server.receive())
-        client.receive()
+        returned.extend(client.receive())
         return client.unacked == 0
 
     until(settled, 5, "both settled")
+    assert sorted(returned) == sorted([bad.id, event(seq=2).id]), "the sender can settle the jobs of both"
     assert (client.refused, server.invalid_messages.count) == (1, 1)
 
 

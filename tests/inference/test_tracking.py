@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from streamer.events.build import result_event
 from streamer.events.schema import ResultEvent, decode, encode
+from streamer.inference import tracking
 from streamer.inference.tracking import ObjectTracker
 from streamer.toyworld.world import SCENE_SECONDS, World
 from streamer.types import Answer, Box, DueTask, Frame, Job, Outcome, Result, Task
@@ -121,3 +123,15 @@ def test_event_contains_the_track_id() -> None:
     assert isinstance(event, ResultEvent)
     assert event.data.result is not None
     assert event.data.result.boxes[0].track == 42
+
+
+def test_beyond_max_labels_the_least_recently_seen_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "MAX_LABELS", 2)
+    object_tracker, names = tracker(), ("car", "cat", "dog")
+    for second, labels in enumerate([names[:2], names[:2], names[:1], names[2:], names[2:]]):
+        object_tracker.assign_ids(result(second, [box(0.3 * names.index(label), label) for label in labels]))
+    tracked = object_tracker.assign_ids(result(5, [box(0.3 * number, label) for number, label in enumerate(names)]))
+    car, cat, dog = ids(tracked)
+    assert car == 1
+    assert cat is None, "the label cat was the least recently seen when dog came"
+    assert dog is not None

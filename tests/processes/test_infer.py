@@ -334,3 +334,16 @@ def test_one_shot_request_replaces_a_pending_wait(tmp_path: Path) -> None:
         agent.poll_until(lambda: len(device.ran) > before + 3)
         assert set(device.ran[before:]) == {"caption"}
         caller.close()
+
+
+def test_one_shot_task_has_another_name_in_the_next_process(tmp_path: Path) -> None:
+    device = Device()
+    for process in ("first", "second"):
+        folder = tmp_path / process
+        folder.mkdir()
+        with running(folder, device, cam={"source": CAMERA, "tasks": [{"task": "ocr", "at": "0 0 1 1 *"}]}) as agent:
+            caller = RpcClient(infer_socket(folder))
+            request(agent, caller, op="ask", stream="cam", task={"task": "caption"}, seconds=10.0)
+            caller.close()
+    first, second = device.ran
+    assert first != second, "a request inherits no suspicion from a request that a dead process had"
