@@ -25,6 +25,9 @@ Luma = npt.NDArray[np.uint8]
 MAX_PIXELS = 7680 * 4320
 """Largest picture, 8K, in pixels. Sources lose the connection over a larger one, pipelines refuse it."""
 
+MAX_SIDE = 65_500
+"""Largest width and height of a picture in pixels: the limit of JPEG. Sources lose the connection over a larger one."""
+
 Point = tuple[float, float]
 Pace = Literal["live", "file"]
 """live: consumers get the newest frame, intervals run on the monotonic clock. file: the reader waits for its consumers,

@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from streamer.capture.frame_slot import DecodedFrame, FrameSlot
 from streamer.capture.media_clock import MediaClock
 from streamer.capture.motion_gate import INTERVAL_S, MotionDetector
 from streamer.capture.silence_timeout import SilenceTimeout
 from streamer.core.errors import SourceEnded, SourceLost
-from streamer.types import MAX_PIXELS, FrameId, Picture, Source, SourceSettings
+from streamer.types import MAX_PIXELS, MAX_SIDE, FrameId, Picture, Source, SourceSettings
 
 _INTERVAL_TOLERANCE_S = 0.02
 """A frame this much earlier than `INTERVAL_S` is analysed nevertheless: the next one would be too late."""
@@ -89,8 +90,7 @@ class Connection(threading.Thread):
             self.waiting_since = time.monotonic()
 
     def _stamp(self, picture: Picture, clock: MediaClock, seq: int) -> DecodedFrame:
-        if picture.width * picture.height > MAX_PIXELS:
-            raise SourceLost(f"frame of {picture.width}x{picture.height} is larger than {MAX_PIXELS} pixels")
+        _check_size(picture.width, picture.height)
         mono = time.monotonic()
         return DecodedFrame(FrameId(self._epoch, seq), time.time(), mono, clock.stamp(picture.pts, mono), picture)
 
@@ -104,3 +104,11 @@ class Connection(threading.Thread):
         if self.first_frame is None:
             self.first_frame = frame.captured_mono
             self._notify()
+
+
+def _check_size(width: Any, height: Any) -> None:
+    """Raise SourceLost for a frame that no buffer or JPEG can hold. Libraries are not trusted to return numbers."""
+    valid = all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in (width, height))
+    if not valid or width * height > MAX_PIXELS:
+        limits = f"1 to {MAX_SIDE} pixels a side, {MAX_PIXELS} pixels in all"
+        raise SourceLost(f"frame of {width}x{height} pixels refused: the limits are {limits}")

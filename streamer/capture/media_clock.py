@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+MAX_TIMESTAMP_S = 1e11
+"""Largest valid timestamp of a source, 3,000 years. A larger one is damaged, and float loses its microseconds."""
 _MAX_CONTINUATION_S = 1.0
 """Longest step of media time over a jump of the source's clock."""
 _MAX_LEAD_S = 10.0
@@ -20,10 +22,11 @@ class MediaClock:
     def stamp(self, pts: float | None, mono: float) -> float | None:
         """Return the media time in seconds of a frame with the source's timestamp `pts`, received at `mono`.
 
-        The first frame of an RTSP stream has no pts and gets 0; a later frame without pts gets None. When the source's
-        clock jumps back (loop, reset), or a live source's clock jumps ahead, media time continues from its last value.
+        The first frame of an RTSP stream has no pts and gets 0; a later frame without pts gets None. A pts that is not
+        a number up to `MAX_TIMESTAMP_S` counts as none. When the source's clock jumps back (loop, reset), or a live
+        source's clock jumps ahead, media time continues from its last value.
         """
-        if pts is None:
+        if pts is None or not abs(pts) <= MAX_TIMESTAMP_S:  # `not <=`: true for NaN
             if self._last is not None:
                 return None
             self._last, self._last_mono = 0.0, mono

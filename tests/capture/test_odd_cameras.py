@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import threading
+import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from fractions import Fraction
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from itertools import islice, pairwise
 from pathlib import Path
 
-import av
 import pytest
 
 from streamer.bus.frame_client import FrameRequest
@@ -21,74 +16,12 @@ from streamer.core.errors import SourceLost
 from streamer.types import Frame
 from streamer.web.monitor.capture_poller import MIN_STALLED_S, CapturePoller, CaptureState
 from tests.support.agents import until
-from tests.support.capturing import STREAM, CaptureThread, Consumer
-from tests.support.clips import numbered, write_clip
+from tests.support.capturing import STREAM, CaptureProcess, CaptureThread, Consumer
+from tests.support.clips import write_clip
 from tests.support.rtsp import RtspServer
+from tests.support.ts_camera import mpeg_ts, ts_camera
 
 HOUR = 3600
-
-
-class Bytes(io.RawIOBase):
-    """Collects the bytes written since the last `take`."""
-
-    def __init__(self) -> None:
-        self._kept = bytearray()
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: bytes) -> int:  # type: ignore[override]
-        self._kept += data
-        return len(data)
-
-    def take(self) -> bytes:
-        taken = bytes(self._kept)
-        self._kept.clear()
-        return taken
-
-
-def mpeg_ts(pictures: int, fps: int, begin: float) -> Iterator[bytes]:
-    """Yield the bytes of each frame; media time starts at second `begin`."""
-    out = Bytes()
-    container = av.open(out, "w", format="mpegts", options={"flush_packets": "1"})
-    stream = container.add_stream(
-        "libx264", rate=fps, options={"tune": "zerolatency", "preset": "ultrafast", "g": str(fps)}
-    )
-    stream.width, stream.height, stream.pix_fmt = 256, 144, "yuv420p"
-    stream.codec_context.time_base = Fraction(1, 90_000)
-    for number in range(pictures):
-        frame = av.VideoFrame.from_ndarray(numbered(number, 256, 144), format="bgr24")
-        frame.time_base, frame.pts = Fraction(1, 90_000), round((begin + number / fps) * 90_000)
-        container.mux(stream.encode(frame))
-        yield out.take()
-
-
-@contextmanager
-def camera(*begins: float, fps: int, seconds: float) -> Iterator[str]:
-    """Run an MPEG-TS camera over HTTP: `seconds` of real-time video from each start time. Yield its URL."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "video/mp2t")
-            self.end_headers()
-            started = time.monotonic()
-            parts = [part for begin in begins for part in mpeg_ts(round(seconds * fps), fps, begin)]
-            for number, part in enumerate(parts):
-                time.sleep(max(0.0, started + number / fps - time.monotonic()))
-                self.wfile.write(part)
-
-        def log_message(self, *_: object) -> None:
-            """Not to the tests' output."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/video"
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def fetch_until(capture: CaptureThread, consumer: Consumer, enough: Callable[[Frame], bool]) -> list[Frame]:
@@ -102,9 +35,9 @@ def fetch_until(capture: CaptureThread, consumer: Consumer, enough: Callable[[Fr
 
 
 def test_camera_clock_jumps_keep_media_time_steady(tmp_path: Path) -> None:
-    begins = 2 * HOUR, 3 * HOUR, HOUR
+    parts = [part for begin in (2 * HOUR, 3 * HOUR, HOUR) for part in mpeg_ts(50, 25, begin)]
     with (
-        camera(*begins, fps=25, seconds=2) as url,
+        ts_camera(parts, 25) as url,
         CaptureThread(tmp_path, {"kind": "http", "url": url, "decode": "all"}) as capture,
         Consumer(tmp_path) as consumer,
     ):
@@ -115,6 +48,33 @@ def test_camera_clock_jumps_keep_media_time_steady(tmp_path: Path) -> None:
             assert later.pts is not None
             passed = later.captured_mono - earlier.captured_mono
             assert 0 <= later.pts - earlier.pts <= passed + 1.1, (earlier.seq, earlier.pts, later.pts)
+
+
+def test_key_frames_of_camera_with_b_frames_have_media_time(tmp_path: Path) -> None:
+    """The decoder holds these key frames back until it is flushed, and PyAV gives flushed frames no time base."""
+    with (
+        ts_camera(mpeg_ts(pictures=400, fps=20, key_frame_every=10, b_frames=2), 20) as url,
+        CaptureProcess(tmp_path, {"kind": "http", "url": url}) as capture,
+        Consumer(tmp_path) as consumer,
+    ):
+        times: list[float] = []
+        after, key_frames = None, 0
+        while key_frames < 6:  # in a row: only key frames are decoded now
+            frame = consumer.next(FrameRequest(after=after, interval=3.0))
+            consumer.client.settle(frame, "done")
+            assert frame.pts is not None
+            assert math.isfinite(frame.pts)
+            assert not times or frame.pts > times[-1]
+            is_key_frame = (
+                after is not None and frame.seq == after.seq + 1 and frame.pts == pytest.approx(times[-1] + 0.5)
+            )
+            key_frames = key_frames + 1 if is_key_frame else 0
+            times.append(frame.pts)
+            after = frame.id
+            assert len(times) < 200, "non-key frames are still decoded"
+            assert [status["state"] for status in capture.statuses.receive()] == ["up"]
+        capture.stop()
+        assert "Traceback" not in capture.errors.read_text()
 
 
 def test_camera_with_120_fps_keeps_its_rate(tmp_path: Path) -> None:

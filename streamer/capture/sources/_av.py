@@ -15,6 +15,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 
 import av
 import av.error
@@ -144,7 +145,7 @@ class AvSource:
                 last_frame = time.monotonic()
                 continue
             for frame in self._decode(packet):
-                yield AvPicture(frame, self._time_by_rate(count) if frame.pts is None else frame.time)
+                yield AvPicture(frame, self._time_of(frame, count))
                 count += 1
                 last_frame = time.monotonic()
             if self._limit is None:
@@ -197,17 +198,22 @@ class AvSource:
     def _decode(self, packet: av.Packet[VideoStream]) -> list[av.VideoFrame]:
         try:
             frames = list(packet.decode())
-            if self._keyframes_only:
+            if self._keyframes_only and packet.size:  # the packet at the end has flushed the decoder itself
                 frames += _flush(self._stream.codec_context)
             return frames
         except _FAILURES as error:
             self._undecodable.add(_describe(error))
             return []
 
-    def _time_by_rate(self, number: int) -> float | None:
-        """Return the media time, by the frame rate, of a file's frame without timestamp (elementary stream)."""
+    def _time_of(self, frame: av.VideoFrame, number: int) -> float | None:
+        """Return the frame's time in seconds. A file's frame without timestamp is timed by the frame rate.
+
+        The time base is the stream's: frames flushed out of the decoder have none of their own.
+        """
+        if frame.pts is not None:
+            return to_seconds(frame.pts, self._stream.time_base)
         rate = self._stream.average_rate
-        return float(number / rate) if self._limit is None and rate else None
+        return to_seconds(number, 1 / rate) if self._limit is None and rate else None
 
 
 class _KeyframeInterval:
@@ -227,6 +233,11 @@ class _KeyframeInterval:
     def suffices(self, interval: float) -> bool:
         """Return True when key frames arrive more often than one per `interval` seconds."""
         return len(self._gaps) > 0 and interval > max(self._gaps)
+
+
+def to_seconds(timestamp: int, time_base: Fraction | None) -> float | None:
+    """Return a timestamp in seconds, None without a valid time base."""
+    return float(timestamp * time_base) if time_base is not None and time_base > 0 else None
 
 
 def _flush(decoder: VideoCodecContext) -> list[av.VideoFrame]:
