@@ -9,13 +9,14 @@ the latest answers better: a box full of still background stays where it is whil
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from streamer.types import Box, Image
-from streamer.video.box_motion import Keyframe
+from streamer.video.box_motion import Keyframe, Vector, corners, distance, moved
 
 MAX_WIDTH_PX = 160
 """Width of the small copies. A box is followed to the pixel of these, 0.6 % of the frame's width."""
@@ -51,37 +52,31 @@ class _Template:
     """The content of one box and its current place. Places are upper left corners in pixels of the small copy."""
 
     content: Image
-    start: tuple[float, float]
-    place: tuple[float, float]
+    start: Vector
+    place: Vector
     at: float
-    velocity: tuple[float, float] = (0.0, 0.0)
+    velocity: Vector = field(default_factory=lambda: np.zeros(2))
     """Pixels per second."""
     found: bool = True
 
     def match(self, small: _SmallImage) -> None:
         """Search it in the next frame."""
         seconds = small.at - self.at
-        (height, width), (high, wide) = small.image.shape[:2], self.content.shape[:2]
-        left = _clamp(self.place[0] + self.velocity[0] * seconds - REACH_PX, width - wide - 2 * REACH_PX)
-        top = _clamp(self.place[1] + self.velocity[1] * seconds - REACH_PX, height - high - 2 * REACH_PX)
-        window = small.image[top : top + high + 2 * REACH_PX, left : left + wide + 2 * REACH_PX]
-        _, correlation, _, (x, y) = cv2.minMaxLoc(cv2.matchTemplate(window, self.content, cv2.TM_CCOEFF_NORMED))
+        size = np.add(_size(self.content), 2 * REACH_PX)
+        expected = np.round(self.place + self.velocity * seconds - REACH_PX)
+        left, top = corner = np.clip(expected, 0, np.maximum(0, _size(small.image) - size)).astype(int)
+        window = small.image[top : top + size[1], left : left + size[0]]
+        _, correlation, _, found_at = cv2.minMaxLoc(cv2.matchTemplate(window, self.content, cv2.TM_CCOEFF_NORMED))
         self.found = bool(correlation >= MIN_CORRELATION)
-        if not self.found:
-            return
-        place = (float(left + x), float(top + y))
-        weight = min(1.0, seconds / VELOCITY_TIME_S)
-        step = ((place[0] - self.place[0]) / seconds, (place[1] - self.place[1]) / seconds)
-        self.velocity = (
-            self.velocity[0] + weight * (step[0] - self.velocity[0]),
-            self.velocity[1] + weight * (step[1] - self.velocity[1]),
-        )
-        self.place, self.at = place, small.at
+        if self.found:
+            place = np.add(corner, found_at, dtype=float)
+            weight = min(1.0, seconds / VELOCITY_TIME_S)
+            self.velocity = self.velocity + weight * ((place - self.place) / seconds - self.velocity)
+            self.place, self.at = place, small.at
 
-    def moved(self, box: Box, width: int, height: int) -> Box:
-        """Return `box` moved as the template did. `width`, `height`: size of the small copy."""
-        x, y = (self.place[0] - self.start[0]) / width, (self.place[1] - self.start[1]) / height
-        return replace(box, x0=box.x0 + x, x1=box.x1 + x, y0=box.y0 + y, y1=box.y1 + y)
+    def moved(self, box: Box, small: _SmallImage) -> Box | None:
+        """Return `box` moved as the template did until its match in `small`, or None when it was not found there."""
+        return moved(box, np.tile((self.place - self.start) / _size(small.image), 2)) if self.found else None
 
 
 @dataclass(slots=True)
@@ -91,9 +86,8 @@ class _FollowedAnswer:
     answer: Keyframe
     templates: list[_Template | None]
     """Entries in the order of the answer's boxes; None where a box cannot be followed."""
-    reached: float
-    """Media time of the newest searched frame."""
-    history: deque[tuple[float, list[Box | None]]] = field(default_factory=lambda: deque(maxlen=MAX_HISTORY))
+    history: deque[tuple[float, list[Box | None]]]
+    """Media time of each searched frame and the boxes there; the first entry is the answer's own frame."""
 
 
 class TemplateFollower:
@@ -130,7 +124,7 @@ class TemplateFollower:
                 self._compare(name, followed, answer)
             followed = self._tasks[name] = self._start(answer)
         self._catch_up(followed)
-        if self._lead.get(name, 0.0) < 0 or not followed.history:
+        if self._lead.get(name, 0.0) < 0:
             return [None] * len(answer.boxes)
         return followed.history[-1][1]
 
@@ -139,61 +133,48 @@ class TemplateFollower:
         templates: list[_Template | None] = [None] * len(answer.boxes)
         if small is not None and abs(small.at - answer.at) < MAX_TIME_DIFFERENCE_S and len(templates) <= MAX_BOXES:
             templates = [_cut(moving.box, small) for moving in answer.boxes]
-        return _FollowedAnswer(answer, templates, small.at if small is not None else answer.at)
+        places = [moving.box if template else None for moving, template in zip(answer.boxes, templates, strict=True)]
+        start = small.at if small is not None else answer.at
+        return _FollowedAnswer(answer, templates, deque([(start, places)], MAX_HISTORY))
 
     def _catch_up(self, followed: _FollowedAnswer) -> None:
-        ahead = [small for small in self._images if small.at > followed.reached]
-        if not ahead:
-            if not followed.history and self._images:
-                followed.history.append((followed.reached, self._places(followed)))
-            return
-        stride = -(-len(ahead) // MAX_STEPS)
+        ahead = [small for small in self._images if small.at > followed.history[-1][0]]
+        stride = max(1, -(-len(ahead) // MAX_STEPS))
         for small in ahead[::-1][::stride][::-1]:  # the newest is always among them
-            for template in followed.templates:
+            places: list[Box | None] = [None] * len(followed.templates)
+            for number, template in enumerate(followed.templates):
                 if template is not None:
                     template.match(small)
-            followed.history.append((small.at, self._places(followed)))
-        followed.reached = ahead[-1].at
-
-    def _places(self, followed: _FollowedAnswer) -> list[Box | None]:
-        height, width = self._images[-1].image.shape[:2]
-        return [
-            None if template is None or not template.found else template.moved(moving.box, width, height)
-            for moving, template in zip(followed.answer.boxes, followed.templates, strict=True)
-        ]
+                    places[number] = template.moved(followed.answer.boxes[number].box, small)
+            followed.history.append((small.at, places))
 
     def _compare(self, name: str, followed: _FollowedAnswer, new: Keyframe) -> None:
         """Update `_lead`: which was closer to the boxes of the new answer, matching or velocity?"""
-        at, places = min(followed.history, key=lambda one: abs(one[0] - new.at), default=(0.0, []))
+        at, places = min(followed.history, key=lambda one: abs(one[0] - new.at))
         truth = {moving.box.track: moving.box for moving in new.boxes if moving.box.track is not None}
-        for moving, place in zip(followed.answer.boxes, places, strict=False):
+        for moving, place in zip(followed.answer.boxes, places, strict=True):
             box = None if moving.box.track is None else truth.get(moving.box.track)
             if box is None or place is None or abs(at - new.at) > MAX_TIME_DIFFERENCE_S:
                 continue
             predicted = moving.after(new.at - followed.answer.at)
-            lead = _distance(predicted, box) - _distance(place, box)
+            lead = distance(predicted, box) - distance(place, box)
             self._lead[name] = 0.8 * self._lead.get(name, 0.0) + 0.2 * lead
 
 
 def _cut(box: Box, small: _SmallImage) -> _Template | None:
     """Return the template of a box, or None when it is too small, too large or too uniform to be found again."""
-    height, width = small.image.shape[:2]
-    x0, x1, y0, y1 = (
-        min(size, max(0, round(fraction * size)))
-        for fraction, size in ((box.x0, width), (box.x1, width), (box.y0, height), (box.y1, height))
-    )
+    size = _size(small.image)
+    frame = np.tile(size, 2)
+    x0, y0, x1, y1 = np.clip(np.round(corners(box) * frame), 0, frame).astype(int)
     content = small.image[y0:y1, x0:x1]
-    if min(x1 - x0, y1 - y0) < MIN_SIDE_PX or x1 - x0 > width - 2 * REACH_PX or y1 - y0 > height - 2 * REACH_PX:
+    if min(x1 - x0, y1 - y0) < MIN_SIDE_PX or (_size(content) > size - 2 * REACH_PX).any():
         return None
     if float(content.std(axis=(0, 1)).max()) < 1.0:
         return None
-    return _Template(content, (x0, y0), (x0, y0), small.at)
+    start = np.array((x0, y0), float)
+    return _Template(content, start, start, small.at)
 
 
-def _clamp(value: float, maximum: int) -> int:
-    return min(max(0, round(value)), max(0, maximum))
-
-
-def _distance(a: Box, b: Box) -> float:
-    """Return the distance of two boxes' centres in fractions of the frame."""
-    return (abs(a.x0 + a.x1 - b.x0 - b.x1) + abs(a.y0 + a.y1 - b.y0 - b.y1)) / 2
+def _size(image: Image) -> npt.NDArray[np.int64]:
+    """Return width and height."""
+    return np.array(image.shape[1::-1])

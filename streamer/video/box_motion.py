@@ -6,13 +6,18 @@ Times are media seconds of the frames. The motion detector of tasks with `when: 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
 
 from streamer.types import Box
 
-Vector = tuple[float, float, float, float]
+Vector = npt.NDArray[np.float64]
+"""Changes of a box's x0, y0, x1 and y1 in fractions of the frame; per second in a velocity. Shape (4,)."""
 
 SMOOTHING_S = 0.4
 """Time constant of the velocity's mean: frequent answers are averaged, rare ones are taken as they are."""
@@ -22,7 +27,6 @@ FRESH_INTERVALS, GONE_INTERVALS = 2.0, 5.0
 """Intervals after which a box starts to fade, and after which it is no longer shown."""
 MAX_KEYFRAMES = 64
 """Answers that are kept."""
-_ZERO: Vector = (0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ class MovingBox:
     """A box of one answer, with its velocity in fractions of the frame per second."""
 
     box: Box
-    velocity: Vector = _ZERO
+    velocity: Vector = field(default_factory=lambda: np.zeros(4))
     step: Vector | None = None
     """Mean velocity since the previous answer."""
     step_s: float = 0.0
@@ -38,7 +42,7 @@ class MovingBox:
 
     def after(self, seconds: float) -> Box:
         """Return the extrapolated box."""
-        return _moved(self.box, _scaled(self.velocity, seconds))
+        return moved(self.box, self.velocity * seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +88,16 @@ class BoxMotion:
         before, after = self._surrounding(time)
         if before is None:
             return []
-        found = dict(enumerate(places))
+        places = places or [None] * len(before.boxes)
         if after is not None:
-            return _between(before, after, time, found)
+            return _between(before, after, time, places)
         seconds = min(time - before.at, MAX_EXTRAPOLATION * self.interval)
-        return [found.get(number) or moving.after(seconds) for number, moving in enumerate(before.boxes)]
+        return [place or moving.after(seconds) for moving, place in zip(before.boxes, places, strict=True)]
 
     def _surrounding(self, time: float) -> tuple[Keyframe | None, Keyframe | None]:
         """Return the answers before and after `time`."""
-        before = after = None
-        for keyframe in reversed(self._keyframes):
-            if keyframe.at <= time + 1e-6:
-                before = keyframe
-                break
-            after = keyframe
+        index = bisect_right(self._keyframes, time + 1e-6, key=lambda keyframe: keyframe.at)
+        before, after = (self._keyframes[n] if 0 <= n < len(self._keyframes) else None for n in (index - 1, index))
         return before, after
 
 
@@ -107,12 +107,12 @@ def _moving(box: Box, last: Keyframe, at: float) -> MovingBox:
     if earlier is None:
         return MovingBox(box)
     seconds = at - last.at
-    step = _scaled(_displacement(earlier.box, box), 1 / seconds)
+    step = (corners(box) - corners(earlier.box)) / seconds
     if earlier.step is None:
         return MovingBox(box, step, step, seconds)
     # A step's mean velocity is that at its middle. Extrapolate the change between two middles to the end of the step.
-    current = _interpolate(earlier.step, step, 1 + seconds / (seconds + earlier.step_s))
-    velocity = _interpolate(earlier.velocity, current, 1 - math.exp(-seconds / SMOOTHING_S))
+    current = step + (step - earlier.step) * seconds / (seconds + earlier.step_s)
+    velocity = current + (earlier.velocity - current) * math.exp(-seconds / SMOOTHING_S)
     return MovingBox(box, velocity, step, seconds)
 
 
@@ -124,20 +124,19 @@ def _earlier(box: Box, last: Keyframe) -> MovingBox | None:
         if moving.box.track == box.track:
             return moving
     untracked = [moving for moving in last.boxes if moving.box.track is None and moving.box.label == box.label]
-    return min(untracked, key=lambda moving: _distance(moving.box, box), default=None)
+    return min(untracked, key=lambda moving: distance(moving.box, box), default=None)
 
 
-def _between(before: Keyframe, after: Keyframe, time: float, found: Mapping[int, Box | None]) -> list[Box]:
+def _between(before: Keyframe, after: Keyframe, time: float, places: Sequence[Box | None]) -> list[Box]:
     """Return the boxes between two answers. A box that only one of them has is shown in its half of the time."""
     share = (time - before.at) / (after.at - before.at)
     boxes = []
     partners = {id(earlier): moving for moving in after.boxes if (earlier := _earlier(moving.box, before)) is not None}
-    for number, earlier in enumerate(before.boxes):
+    for earlier, place in zip(before.boxes, places, strict=True):
         later = partners.get(id(earlier))
-        place = found.get(number)
         if later is not None:
-            shift = _scaled(_displacement(earlier.box, later.box), share)
-            boxes.append(replace(place or _moved(earlier.box, shift), track=later.box.track))
+            shift = share * (corners(later.box) - corners(earlier.box))
+            boxes.append(replace(place or moved(earlier.box, shift), track=later.box.track))
         elif share < 0.5:
             boxes.append(place or earlier.after(time - before.at))
     if share >= 0.5:
@@ -145,25 +144,15 @@ def _between(before: Keyframe, after: Keyframe, time: float, found: Mapping[int,
     return boxes
 
 
-def _displacement(start: Box, end: Box) -> Vector:
-    return end.x0 - start.x0, end.y0 - start.y0, end.x1 - start.x1, end.y1 - start.y1
+def corners(box: Box) -> Vector:
+    return np.array((box.x0, box.y0, box.x1, box.y1))
 
 
-def _scaled(vector: Vector, factor: float) -> Vector:
-    x0, y0, x1, y1 = vector
-    return x0 * factor, y0 * factor, x1 * factor, y1 * factor
+def moved(box: Box, shift: Vector) -> Box:
+    x0, y0, x1, y1 = (corners(box) + shift).tolist()
+    return replace(box, x0=x0, y0=y0, x1=x1, y1=y1)
 
 
-def _interpolate(a: Vector, b: Vector, share: float) -> Vector:
-    """Return the vector at `share` of the way from `a` to `b`; above 1 it extrapolates."""
-    x0, y0, x1, y1 = (start + share * (end - start) for start, end in zip(a, b, strict=True))
-    return x0, y0, x1, y1
-
-
-def _moved(box: Box, shift: Vector) -> Box:
-    x0, y0, x1, y1 = shift
-    return replace(box, x0=box.x0 + x0, y0=box.y0 + y0, x1=box.x1 + x1, y1=box.y1 + y1)
-
-
-def _distance(a: Box, b: Box) -> float:
-    return abs(a.x0 + a.x1 - b.x0 - b.x1) + abs(a.y0 + a.y1 - b.y0 - b.y1)
+def distance(a: Box, b: Box) -> float:
+    """Return the distance of two boxes' centres in fractions of the frame: that along x plus that along y."""
+    return (abs(a.x0 + a.x1 - b.x0 - b.x1) + abs(a.y0 + a.y1 - b.y0 - b.y1)) / 2

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import supervision as sv
 
+from streamer.events.schema import EventPoints
 from streamer.types import Box, Image, Zone
-from streamer.video.overlay import Layer, Outline, Overlay
+from streamer.video.overlay import Layer, Overlay
 
 Corners = npt.NDArray[np.int32]
 """Shape (points, 2), in pixels."""
@@ -152,6 +153,6 @@ def _colour(label: str) -> int:
     return zlib.crc32(label.encode()) % len(COLOURS.colors)
 
 
-def _bounding_box(outline: Outline) -> Box:
+def _bounding_box(outline: EventPoints) -> Box:
     xs, ys = zip(*outline.points, strict=True)
     return Box(min(xs), min(ys), max(xs), max(ys), outline.label, outline.score)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import zmq
 
-from streamer.bus.frame_client import FrameClient, FrameRequest, NoBuffer, Reply
+from streamer.bus.frame_client import FrameClient, FrameRequest, NoBuffer
 from streamer.types import Frame, FrameId
-from streamer.video.pacing import QueuedFrame
 
 WAIT_S = 1.0
 """Timeout of a wait for the next frame."""
@@ -46,25 +46,24 @@ class FrameIntake:
         with contextlib.suppress(NoBuffer):
             self._pending = self._client.fetch(self._stream, request)
 
-    def receive(self) -> list[QueuedFrame]:
+    def receive(self) -> list[Frame]:
         """Return the frames that have arrived. Never blocks. Call at least once a second."""
-        return [self._copy(reply.frame) for reply in self._replies() if reply.frame is not None]
-
-    def close(self) -> None:
-        self._client.close()
-
-    def _replies(self) -> list[Reply]:
-        replies = self._client.receive()
-        for reply in replies:
+        frames = []
+        for reply in self._client.receive():
             if reply.request == self._pending:
                 self._pending = None
                 self._is_ready = reply.ready and reply.frame is None
                 self.ended = reply.ended
-        return replies
+            if reply.frame is not None:
+                frames.append(self._copy(reply.frame))
+        return frames
 
-    def _copy(self, frame: Frame) -> QueuedFrame:
+    def close(self) -> None:
+        self._client.close()
+
+    def _copy(self, frame: Frame) -> Frame:
         self._newest = frame.id
         height, width = frame.image.shape[:2]
         image = frame.image[: height // 2 * 2, : width // 2 * 2].copy()  # H.264 needs even sizes
         self._client.settle(frame, "done")
-        return QueuedFrame(frame.id, frame.captured_at, frame.captured_mono, frame.pts, image)
+        return replace(frame, image=image)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from streamer.events.schema import EventPoints, ResultEvent
-from streamer.types import Box, FrameId, Image, Point
+from streamer.types import Box, FrameId, Image
 from streamer.video.box_follower import TemplateFollower
 from streamer.video.box_motion import GONE_INTERVALS, BoxMotion
 
@@ -21,20 +21,11 @@ MIN_CAPTION_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Outline:
-    """A polygon, or the four corners of a text."""
-
-    label: str
-    score: float | None
-    points: tuple[Point, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Layer:
     """The boxes and outlines of one task."""
 
     boxes: tuple[Box, ...]
-    outlines: tuple[Outline, ...]
+    outlines: tuple[EventPoints, ...]
     strength: float
     """Opacity: 1 for a fresh answer, 0 for one that is no longer shown."""
 
@@ -56,7 +47,7 @@ class _TaskState:
     motion: BoxMotion
     at: float = 0.0
     """Media time of the answer's frame."""
-    outlines: tuple[Outline, ...] = ()
+    outlines: tuple[EventPoints, ...] = ()
     text: str | None = None
 
 
@@ -99,7 +90,7 @@ class Overlays:
         captured_at = datetime.fromisoformat(event.time).timestamp()
         task.at = media_time(data.epoch, data.frame.pts, captured_at)
         task.motion.add(task.at, [Box(*box.box, box.label, box.score, box.track) for box in data.result.boxes])
-        task.outlines = tuple(map(_outline, (*data.result.polygons, *data.result.quads)))
+        task.outlines = (*data.result.polygons, *data.result.quads)
         task.text = data.result.text
 
     def add_image(self, frame: FrameId, at: float, image: Image) -> None:
@@ -142,7 +133,3 @@ class Overlays:
             self._epoch = epoch
             self._tasks.clear()
             self._follower.clear()
-
-
-def _outline(points: EventPoints) -> Outline:
-    return Outline(points.label, points.score, points.points)

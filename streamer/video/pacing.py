@@ -10,7 +10,7 @@ import statistics
 from collections import deque
 from dataclasses import dataclass
 
-from streamer.types import FrameId, Image
+from streamer.types import Frame, FrameId
 
 MIN_GAP_S = 0.2
 GAP_INTERVALS = 3.0
@@ -32,23 +32,10 @@ SYNC_START_S, SYNC_MARGIN_S, MAX_SYNC_S = 1.0, 0.15, 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class QueuedFrame:
-    """A frame of the camera that waits to be shown."""
-
-    id: FrameId
-    captured_at: float
-    """Unix seconds."""
-    captured_mono: float
-    pts: float | None
-    """Media time in seconds, if the source has one."""
-    image: Image
-
-
-@dataclass(frozen=True, slots=True)
 class PacedFrame:
     """The frame to show now."""
 
-    frame: QueuedFrame | None
+    frame: Frame | None
     """None: the camera has sent no frame yet."""
     at: float
     """Time on the output's clock; strictly increasing."""
@@ -70,15 +57,15 @@ class FramePacer:
         self._means: deque[float] = deque(maxlen=MEASUREMENTS)
         self._measured_from: tuple[FrameId, float] | None = None
         """First frame of the current period, and its monotonic time."""
-        self._queue: deque[QueuedFrame] = deque()
-        self._last_shown: QueuedFrame | None = None
-        self._newest: QueuedFrame | None = None
+        self._queue: deque[Frame] = deque()
+        self._last_shown: Frame | None = None
+        self._newest: Frame | None = None
         self._at = now
         self._idle_since = now
         """Start, or the last `resume`: counts as the last frame while the camera has sent none."""
         self._is_repeating = False
 
-    def put(self, frame: QueuedFrame) -> None:
+    def put(self, frame: Frame) -> None:
         """Add the camera's newest frame."""
         self._measure(frame.id, frame.captured_mono)
         self._newest = frame

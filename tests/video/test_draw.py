@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from streamer.events.build import result_event
-from streamer.events.schema import ResultEvent
+from streamer.events.schema import EventPoints, ResultEvent
 from streamer.types import Answer, Box, DueTask, Frame, FrameId, Image, Job, Outcome, Polygon, Quad, Result, Task, Zone
 from streamer.video.draw import Painter, wrap
-from streamer.video.overlay import OLD_S, Layer, Outline, Overlay, Overlays
+from streamer.video.overlay import OLD_S, Layer, Overlay, Overlays
 from tests.support.tasks import PARAMS
 
 EPOCH = 1_764_000_000_000
@@ -36,7 +36,7 @@ def drawn(overlay: Overlay) -> Image:
     return image
 
 
-def layer(*boxes: Box, outlines: tuple[Outline, ...] = (), strength: float = 1.0) -> Overlay:
+def layer(*boxes: Box, outlines: tuple[EventPoints, ...] = (), strength: float = 1.0) -> Overlay:
     return Overlay((Layer(boxes, outlines, strength),))
 
 
@@ -58,7 +58,8 @@ def test_label_keeps_its_colour() -> None:
 
 
 def test_outlines_are_drawn_along_their_corners() -> None:
-    outline = Outline("plate", None, ((0.2, 0.5), (0.4, 0.6), (0.4, 0.8), (0.2, 0.7)))
+    corners = (0.2, 0.5), (0.4, 0.6), (0.4, 0.8), (0.2, 0.7)
+    outline = EventPoints(label="plate", score=None, points=corners, pixels=())
     before, after = drawn(Overlay()), drawn(layer(outlines=(outline,)))
     left, _, right, bottom = changed(before, after)
     assert [left, right, bottom] == pytest.approx([128, 256, 384], abs=3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamer.types import FrameId
+from streamer.types import Frame
 from streamer.video.pacing import (
     FIRST_REPEAT_S,
     MAX_INTERVAL_S,
@@ -16,14 +16,13 @@ from streamer.video.pacing import (
     SYNC_MARGIN_S,
     FramePacer,
     PacedFrame,
-    QueuedFrame,
 )
 
 IMAGE = np.zeros((4, 4, 3), np.uint8)
 
 
-def frame(seq: int, at: float, epoch: int = 1) -> QueuedFrame:
-    return QueuedFrame(FrameId(epoch, seq), 1e9 + at, at, at, IMAGE)
+def frame(seq: int, at: float, epoch: int = 1) -> Frame:
+    return Frame("gate", epoch, seq, 1e9 + at, at, at, IMAGE)
 
 
 def play(pacer: FramePacer, start: float, end: float, step: float = 0.005) -> list[PacedFrame]:
