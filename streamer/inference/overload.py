@@ -10,7 +10,7 @@ the factors fall back to 1.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from streamer.types import PRIORITIES, Priority
 
@@ -46,7 +46,7 @@ class Window:
     """Seconds for which the device worked."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Demand:
     """Demand of one priority class."""
 
@@ -56,24 +56,16 @@ class Demand:
     """Device seconds per second at the configured intervals."""
 
 
-@dataclass(slots=True)
 class Overload:
     """The controller. Record every job and step, and call `update` when a window is complete."""
 
-    start: float
-    factors: Factors = field(default_factory=lambda: dict.fromkeys(PRIORITIES, 1.0))
-    window: Window = field(init=False)
-    _capacity: float | None = None
-    """Device seconds of work per second that the device can do; None without an overload."""
-    _overload_busy: float = 1.0
-    _was_overloaded: bool = False
-
-    def __post_init__(self) -> None:
-        self.window = Window(self.start)
-
-    @property
-    def is_stretched(self) -> bool:
-        return self._capacity is not None
+    def __init__(self, start: float) -> None:
+        self.window = Window(start)
+        self.factors: Factors = dict.fromkeys(PRIORITIES, 1.0)
+        self._capacity: float | None = None
+        """Device seconds of work per second that the device can do; None without an overload."""
+        self._overload_busy = 1.0
+        self._was_overloaded = False
 
     def record_served(self, cost: float) -> None:
         self.window.done += 1
@@ -91,27 +83,23 @@ class Overload:
         """End the window and start the next. Return whether the factors have changed."""
         window, self.window = self.window, Window(now)
         seconds = max(now - window.start, 1e-9)
+        served, busy = window.served / seconds, window.busy / seconds
         overloaded = any(demand.overdue > MAX_OVERDUE_SHARE * demand.tasks for demand in demands.values())
-        if overloaded and (self.is_stretched or self._was_overloaded):
-            self._reduce_capacity(window, seconds)
-        elif not overloaded and self.is_stretched:
-            self._raise_capacity(window, seconds, demands)
+        if overloaded and (self._capacity is not None or self._was_overloaded):
+            self._capacity = served if self._capacity is None else min(served, self._capacity)
+            self._overload_busy = max(busy, 0.01)
+        elif not overloaded and self._capacity is not None:
+            self._capacity = self._raised(self._capacity, served, busy / self._overload_busy)
+            if self._capacity * MARGIN >= sum(demand.cost for demand in demands.values()):
+                self._capacity = None
         self._was_overloaded = overloaded
         return self._apply(demands)
 
-    def _reduce_capacity(self, window: Window, seconds: float) -> None:
-        served = window.served / seconds
-        self._capacity = served if self._capacity is None else min(served, self._capacity)
-        self._overload_busy = max(window.busy / seconds, 0.01)
-
-    def _raise_capacity(self, window: Window, seconds: float, demands: Mapping[Priority, Demand]) -> None:
-        assert self._capacity is not None
-        busy = window.busy / seconds / self._overload_busy
-        if busy < CALM:
-            possible = window.served / seconds / max(busy, 0.01)
-            self._capacity = max(self._capacity, min(possible, MAX_GROWTH * self._capacity))
-        if self._capacity * MARGIN >= sum(demand.cost for demand in demands.values()):
-            self._capacity = None
+    @staticmethod
+    def _raised(capacity: float, served: float, busy: float) -> float:
+        """Return the capacity, raised if the device is less `busy`, relative to the overload, than it was."""
+        possible = served / max(busy, 0.01) if busy < CALM else 0.0
+        return max(capacity, min(possible, MAX_GROWTH * capacity))
 
     def _apply(self, demands: Mapping[Priority, Demand]) -> bool:
         factors = dict.fromkeys(PRIORITIES, 1.0) if self._capacity is None else shares(self._capacity, demands)

@@ -7,7 +7,7 @@ stream's due tasks the one with the earliest deadline runs first. Only streams w
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -29,34 +29,18 @@ Choice = dict[str, set[str]]
 class _Class:
     """The streams of one priority that have something due."""
 
-    queue: deque[str] = field(default_factory=deque)
+    queue: OrderedDict[str, None] = field(default_factory=OrderedDict)
     """Streams in the order of their turns."""
-    members: set[str] = field(default_factory=set)
-    """The streams in `queue`."""
     deficit: dict[str, float] = field(default_factory=dict)
     """Device seconds that a stream may still use. Kept while the stream awaits a frame, not while nothing is due."""
 
     def add(self, stream: str, urgent: bool = False) -> None:
         """The stream has something due; `urgent`: it gets the next turn."""
-        if urgent:
-            self.deficit.setdefault(stream, 0.0)
-            if stream in self.members and self.queue[0] != stream:
-                self.queue.remove(stream)
-                self.queue.appendleft(stream)
-        if stream in self.members:
-            return
-        self.members.add(stream)
-        if stream in self.deficit:
-            self.queue.appendleft(stream)  # its turn was not over
-        else:
-            self.deficit[stream] = 0.0
-            self.queue.append(stream)
-
-    def drop_first(self, keep_deficit: bool) -> None:
-        stream = self.queue.popleft()
-        self.members.remove(stream)
-        if not keep_deficit:
-            del self.deficit[stream]
+        turn_not_over = stream in self.deficit and stream not in self.queue
+        self.queue.setdefault(stream)
+        self.deficit.setdefault(stream, 0.0)
+        if urgent or turn_not_over:
+            self.queue.move_to_end(stream, last=False)
 
 
 class Policy:
@@ -66,11 +50,9 @@ class Policy:
         self.schedules = dict(schedules)
         self.overload = Overload(now.mono)
         self._classes: dict[Priority, _Class] = {priority: _Class() for priority in PRIORITIES}
-        self._awaiting_frame: set[str] = set()
         self._costs: dict[str, float] = {}
-        self._by_interval = {stream: _by_interval(schedule) for stream, schedule in schedules.items()}
         self._wakeups = dict.fromkeys(self.schedules, now.mono)
-        """Monotonic second at which more of a stream may be ready, of streams that await no frame."""
+        """Monotonic second at which more of a stream may be ready, of all streams that await no frame."""
 
     def choose(self, room: int, now: Now) -> Choice:
         """Return at most `room` tasks that are due, or may be where only a frame can decide; the most urgent first."""
@@ -79,30 +61,28 @@ class Policy:
         chosen: Choice = {}
         for priority in PRIORITIES:
             room -= self._choose_from(priority, room, now, chosen)
-        self._awaiting_frame.update(chosen)
+        for stream in chosen:
+            del self._wakeups[stream]
         return chosen
 
     def release(self, stream: str, now: Now, unserved: Collection[str] = ()) -> None:
         """The stream can be chosen again; the tasks `unserved` were chosen and did not run."""
-        schedule = self.schedules.get(stream)
-        if schedule is None:
+        if stream not in self.schedules:
             return
-        for trigger in (trigger for trigger in schedule.triggers if trigger.name in unserved):
-            deficit = self._classes[_priority(trigger)].deficit
-            deficit[stream] = deficit.get(stream, 0.0) + self.cost(trigger.task.task)
-        self._awaiting_frame.discard(stream)
+        for trigger in self.schedules[stream].triggers:
+            if trigger.name in unserved:
+                deficit = self._classes[_priority(trigger)].deficit
+                deficit[stream] = deficit.get(stream, 0.0) + self.cost(trigger.task.task)
         self._refresh_stream(stream, now)
 
     def on_tasks_changed(self, stream: str, now: Now) -> None:
-        """The schedule of the stream has other tasks than before."""
-        if stream in self.schedules:
-            self._by_interval[stream] = _by_interval(self.schedules[stream])
-            self.schedules[stream].stretch(self.overload.factors)
+        """The schedule of the stream has other tasks than before, or other factors apply to them."""
+        self.schedules[stream].stretch(self.overload.factors)
+        if stream in self._wakeups:
             self._refresh_stream(stream, now)
 
     def remove(self, stream: str) -> None:
         """The stream has ended."""
-        self._awaiting_frame.discard(stream)
         self._wakeups.pop(stream, None)
         self.schedules.pop(stream, None)
 
@@ -118,16 +98,16 @@ class Policy:
         """A job took `seconds` of the device: its share of a batch."""
         known = self._costs.setdefault(due.task.task, seconds)
         self._costs[due.task.task] = max((1 - _NEWEST_WEIGHT) * known + _NEWEST_WEIGHT * seconds, 1e-6)
-        if due.task.name in self._by_interval.get(due.stream, ()):
+        triggers = self.schedules[due.stream].triggers if due.stream in self.schedules else ()
+        if any(trigger.name == due.task.name and trigger.rate for trigger in triggers):
             self.overload.record_served(self._costs[due.task.task])
 
     def adapt(self, now: Now) -> bool:
         """Stretch intervals, or shorten them again, once per window. True when that should be reported."""
         if not self.overload.window_complete(now.mono) or not self.overload.update(now.mono, self._demands(now)):
             return False
-        for stream, schedule in self.schedules.items():
-            schedule.stretch(self.overload.factors)
-            self._refresh_stream(stream, now)
+        for stream in self.schedules:
+            self.on_tasks_changed(stream, now)
         return True
 
     def stretches(self) -> dict[str, dict[Priority, float]]:
@@ -142,10 +122,7 @@ class Policy:
 
     def _refresh_stream(self, stream: str, now: Now) -> None:
         """Put the stream into the classes in which it has something due, and set its next wakeup."""
-        schedule = self.schedules.get(stream)
-        if schedule is None or stream in self._awaiting_frame:
-            self._wakeups.pop(stream, None)
-            return
+        schedule = self.schedules[stream]
         schedule.advance(now)
         for trigger in schedule.ready(now):
             self._classes[_priority(trigger)].add(stream, urgent=trigger.is_urgent)
@@ -155,15 +132,17 @@ class Policy:
         candidates, count = self._classes[priority], 0
         quantum = max([FIRST_COST_S, *self._costs.values()])
         while count < room and candidates.queue:
-            stream = candidates.queue[0]
+            stream = next(iter(candidates.queue))
             trigger = self._most_urgent(stream, priority, now, chosen.get(stream, set()))
             if trigger is None:
-                candidates.drop_first(keep_deficit=stream in self._awaiting_frame)
+                del candidates.queue[stream]
+                if stream in self._wakeups:
+                    del candidates.deficit[stream]
                 continue
             cost = self.cost(trigger.task.task)
             if candidates.deficit[stream] < cost and not trigger.is_urgent:
                 candidates.deficit[stream] += quantum
-                candidates.queue.rotate(-1)
+                candidates.queue.move_to_end(stream)
                 continue
             candidates.deficit[stream] -= cost
             chosen.setdefault(stream, set()).add(trigger.name)
@@ -171,36 +150,26 @@ class Policy:
         return count
 
     def _most_urgent(self, stream: str, priority: Priority, now: Now, chosen: set[str]) -> Trigger | None:
-        schedule = self.schedules.get(stream)
-        if schedule is None or stream in self._awaiting_frame:
-            return None
-        found = [
-            trigger for trigger in schedule.ready(now) if _priority(trigger) == priority and trigger.name not in chosen
-        ]
+        ready = self.schedules[stream].ready(now) if stream in self._wakeups else []
+        found = [trigger for trigger in ready if _priority(trigger) == priority and trigger.name not in chosen]
         return min(found, key=lambda trigger: trigger.deadline(now), default=None)
 
     def _demands(self, now: Now) -> dict[Priority, Demand]:
-        tasks, overdue = dict.fromkeys(PRIORITIES, 0), dict.fromkeys(PRIORITIES, 0)
-        costs = dict.fromkeys(PRIORITIES, 0.0)
+        demands = {priority: Demand() for priority in PRIORITIES}
         for stream, schedule in self.schedules.items():
             # A stream that awaits a frame, because its camera is slow or down, says nothing about the device.
-            waits_for_device = stream not in self._awaiting_frame
+            waits_for_device = stream in self._wakeups
             for trigger in schedule.triggers:
                 if trigger.rate and trigger.is_demand(now):
-                    priority = trigger.task.priority
-                    tasks[priority] += 1
-                    costs[priority] += trigger.rate * self.cost(trigger.task.task)
-                    overdue[priority] += waits_for_device and now.mono > trigger.deadline(now)
-        return {key: Demand(tasks[key], overdue[key], costs[key]) for key in PRIORITIES}
+                    demand = demands[trigger.task.priority]
+                    demand.tasks += 1
+                    demand.cost += trigger.rate * self.cost(trigger.task.task)
+                    demand.overdue += waits_for_device and now.mono > trigger.deadline(now)
+        return demands
 
 
 def _priority(trigger: Trigger) -> Priority:
     return PRIORITIES[0] if trigger.is_urgent else trigger.task.priority
-
-
-def _by_interval(schedule: Schedule) -> set[str]:
-    """Return the names of the tasks whose intervals overload stretches."""
-    return {trigger.name for trigger in schedule.triggers if trigger.rate}
 
 
 def most_urgent_first(jobs: list[Job]) -> list[Job]:

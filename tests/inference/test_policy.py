@@ -119,7 +119,6 @@ def test_streams_share_device_time_not_job_count() -> None:
         {"caption": 0.2, "ocr": 0.05},
         batch=1,
     )
-    device.policy.overload.start = float("inf")
     device.policy.overload.window.start = float("inf")  # no overload control
     counts = device.run(200).counts()
     assert counts["short.x"] / counts["long.x"] == pytest.approx(4, rel=0.1)
@@ -274,7 +273,7 @@ def test_slow_engine_gets_a_longer_window() -> None:
 def test_cameras_without_frames_are_no_overload() -> None:
     device = Device(cameras(10), COSTS)
     for number in range(5):
-        device.policy._awaiting_frame.add(f"c{number}")
+        del device.policy._wakeups[f"c{number}"]
     device.run(100)
     assert device.stretched == []
 
