@@ -18,7 +18,8 @@ import numpy as np
 
 from streamer.config.task import ScheduledTask
 from streamer.inference.policy import Policy
-from streamer.inference.schedule import Now, Schedule
+from streamer.inference.schedule import Schedule
+from streamer.inference.triggers import Now
 from streamer.types import PRIORITIES, DueTask, Frame, Priority
 
 BATCH = 16

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from streamer.bus.frame_client import FrameClient, NoBuffer, Reply
 from streamer.inference.in_flight import InFlight, JobState
 from streamer.inference.policy import Policy
-from streamer.inference.schedule import Now, Schedule
+from streamer.inference.schedule import Schedule
+from streamer.inference.triggers import Now
 from streamer.types import Frame, Job
 
 BATCH_WAIT_S = 0.05

@@ -12,7 +12,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from streamer.inference.overload import Demand, Overload
-from streamer.inference.schedule import Now, Schedule, Trigger
+from streamer.inference.schedule import Schedule
+from streamer.inference.triggers import Now, Trigger
 from streamer.types import PRIORITIES, DueTask, Job, Priority
 
 FIRST_COST_S = 0.05
@@ -52,7 +53,7 @@ class Policy:
         self._classes: dict[Priority, _Class] = {priority: _Class() for priority in PRIORITIES}
         self._costs: dict[str, float] = {}
         self._wakeups = dict.fromkeys(self.schedules, now.mono)
-        """Monotonic second at which more of a stream may be ready, of all streams that await no frame."""
+        """Monotonic second at which more of a stream may be ready; infinity while the stream awaits a frame."""
 
     def choose(self, room: int, now: Now) -> Choice:
         """Return at most `room` tasks that are due, or may be where only a frame can decide; the most urgent first."""
@@ -61,8 +62,7 @@ class Policy:
         chosen: Choice = {}
         for priority in PRIORITIES:
             room -= self._choose_from(priority, room, now, chosen)
-        for stream in chosen:
-            del self._wakeups[stream]
+        self._wakeups.update(dict.fromkeys(chosen, math.inf))
         return chosen
 
     def release(self, stream: str, now: Now, unserved: Collection[str] = ()) -> None:
@@ -78,7 +78,7 @@ class Policy:
     def on_tasks_changed(self, stream: str, now: Now) -> None:
         """The schedule of the stream has other tasks than before, or other factors apply to them."""
         self.schedules[stream].stretch(self.overload.factors)
-        if stream in self._wakeups:
+        if not self._awaits_frame(stream):
             self._refresh_stream(stream, now)
 
     def remove(self, stream: str) -> None:
@@ -120,6 +120,9 @@ class Policy:
                 found[stream] = {priority: factor for priority, factor in factors.items() if priority in has}
         return found
 
+    def _awaits_frame(self, stream: str) -> bool:
+        return self._wakeups.get(stream) == math.inf
+
     def _refresh_stream(self, stream: str, now: Now) -> None:
         """Put the stream into the classes in which it has something due, and set its next wakeup."""
         schedule = self.schedules[stream]
@@ -136,7 +139,7 @@ class Policy:
             trigger = self._most_urgent(stream, priority, now, chosen.get(stream, set()))
             if trigger is None:
                 del candidates.queue[stream]
-                if stream in self._wakeups:
+                if not self._awaits_frame(stream):
                     del candidates.deficit[stream]
                 continue
             cost = self.cost(trigger.task.task)
@@ -150,7 +153,9 @@ class Policy:
         return count
 
     def _most_urgent(self, stream: str, priority: Priority, now: Now, chosen: set[str]) -> Trigger | None:
-        ready = self.schedules[stream].ready(now) if stream in self._wakeups else []
+        if stream not in self.schedules or self._awaits_frame(stream):
+            return None
+        ready = self.schedules[stream].ready(now)
         found = [trigger for trigger in ready if _priority(trigger) == priority and trigger.name not in chosen]
         return min(found, key=lambda trigger: trigger.deadline(now), default=None)
 
@@ -158,7 +163,7 @@ class Policy:
         demands = {priority: Demand() for priority in PRIORITIES}
         for stream, schedule in self.schedules.items():
             # A stream that awaits a frame, because its camera is slow or down, says nothing about the device.
-            waits_for_device = stream in self._wakeups
+            waits_for_device = not self._awaits_frame(stream)
             for trigger in schedule.triggers:
                 if trigger.rate and trigger.is_demand(now):
                     demand = demands[trigger.task.priority]

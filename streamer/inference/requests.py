@@ -22,7 +22,8 @@ from streamer.core.errors import ConfigError
 from streamer.events.build import result_event
 from streamer.events.schema import encode
 from streamer.inference.policy import Policy
-from streamer.inference.schedule import Now, Schedule
+from streamer.inference.schedule import Schedule
+from streamer.inference.triggers import Now
 from streamer.types import Result
 
 

@@ -15,7 +15,6 @@ from streamer.config.task import ScheduledTask
 from streamer.inference.triggers import (
     CLOCK_CHECK_S,
     CRON_DEADLINE_S,
-    UNCHANGED_S,
     FrameCountTrigger,
     IntervalTrigger,
     MediaTimeTrigger,
@@ -26,8 +25,6 @@ from streamer.inference.triggers import (
     make_trigger,
 )
 from streamer.types import DueTask, Frame, FrameId, Pace, Priority
-
-__all__ = ["UNCHANGED_S", "Now", "Schedule", "Trigger"]
 
 
 class Schedule:
@@ -105,13 +102,11 @@ class Schedule:
             for trigger in self.triggers:
                 trigger.restart()
         self._last, self._skipped = frame.id, None
-        due = []
-        for trigger in self.triggers:
-            if self._is_chosen(trigger, names) and trigger.is_due(frame, now):
-                trigger.mark_done(frame, now)
-                due.append(_due_task(self.stream, trigger, now))
-        self.triggers = [trigger for trigger in self.triggers if not trigger.is_finished]
-        return due
+        due = [trigger for trigger in self.triggers if self._is_chosen(trigger, names) and trigger.is_due(frame, now)]
+        for trigger in due:
+            trigger.mark_done(frame, now)
+        self.triggers = [trigger for trigger in self.triggers if not (trigger.is_urgent and trigger in due)]
+        return [_due_task(self.stream, trigger, now) for trigger in due]
 
     def replace(self, tasks: Sequence[ScheduledTask], now: Now) -> None:
         """Schedule other tasks from now on. Tasks that stay the same keep their ticks; one-shot tasks stay."""

@@ -47,8 +47,6 @@ class Trigger:
     """Runs per second as configured, 0 where overload does not stretch it."""
     is_urgent = False
     """It runs before all others, of whatever stream and priority."""
-    is_finished = False
-    """It has no further tick."""
     unchanged_since: float | None = None
     """Unix second of its last answer's frame, if the tick just done only reports that this answer still holds."""
 
@@ -75,11 +73,10 @@ class Trigger:
 
     def is_due(self, frame: Frame, now: Now) -> bool:
         """Return whether it is due on this frame."""
-        raise NotImplementedError
+        return self.is_ready(now)
 
     def mark_done(self, frame: Frame, now: Now) -> None:
         """The task runs on this frame: move on to the next tick."""
-        raise NotImplementedError
 
     @property
     def frame_interval(self) -> float:
@@ -95,7 +92,7 @@ class Trigger:
         return math.inf
 
     def is_demand(self, now: Now) -> bool:
-        """Return whether it counts in the load of the device."""
+        """Return whether it counts in the load of the device, if it has a `rate`."""
         return self.is_open(now)
 
     def restart(self) -> None:
@@ -111,7 +108,7 @@ class IntervalTrigger(Trigger):
         super().__init__(task)
         self.every = every
         self.rate = 1 / every
-        self._last: float | None = None
+        self._last = -math.inf
         self._not_before = now.mono
         self._was_open = True
 
@@ -121,8 +118,7 @@ class IntervalTrigger(Trigger):
 
     @property
     def tick(self) -> float:
-        after = -math.inf if self._last is None else self._last + self.every * self.stretch
-        return max(after, self._not_before)
+        return max(self._last + self.every * self.stretch, self._not_before)
 
     def advance(self, now: Now) -> None:
         if self.task.between is None:
@@ -134,9 +130,6 @@ class IntervalTrigger(Trigger):
 
     def is_ready(self, now: Now) -> bool:
         return now.mono >= self.tick and self.is_open(now)
-
-    def is_due(self, frame: Frame, now: Now) -> bool:
-        return self.is_ready(now)
 
     def mark_done(self, frame: Frame, now: Now) -> None:
         step = self.every * self.stretch
@@ -210,13 +203,7 @@ class OneShotTrigger(Trigger):
     is_urgent = True
 
     def is_ready(self, now: Now) -> bool:
-        return not self.is_finished
-
-    def is_due(self, frame: Frame, now: Now) -> bool:
-        return not self.is_finished
-
-    def mark_done(self, frame: Frame, now: Now) -> None:
-        self.is_finished = True
+        return True
 
     def deadline(self, now: Now) -> float:
         return -math.inf
@@ -249,9 +236,6 @@ class CronTrigger(Trigger):
     def is_ready(self, now: Now) -> bool:
         return now.unix_time >= self._next
 
-    def is_due(self, frame: Frame, now: Now) -> bool:
-        return self.is_ready(now)
-
     def mark_done(self, frame: Frame, now: Now) -> None:
         self._next = self._cron.after(now.unix_time)
 
@@ -271,7 +255,7 @@ class FrameCountTrigger(Trigger):
         self.tick = 0
 
     def is_due(self, frame: Frame, now: Now) -> bool:
-        return self.is_open(now) and frame.seq >= self.tick
+        return super().is_due(frame, now) and frame.seq >= self.tick
 
     def mark_done(self, frame: Frame, now: Now) -> None:
         step = max(1, round(self._count * self.stretch))

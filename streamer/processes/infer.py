@@ -23,9 +23,10 @@ from streamer.inference.in_flight import InFlight, JobState
 from streamer.inference.policy import Policy, most_urgent_first
 from streamer.inference.publisher import OutcomePublisher
 from streamer.inference.requests import RequestHandler
-from streamer.inference.schedule import Now, Schedule
+from streamer.inference.schedule import Schedule
 from streamer.inference.step_timeout import StepTimeout
 from streamer.inference.tracking import ObjectTracker
+from streamer.inference.triggers import Now
 from streamer.processes.assignment import ReportKind
 from streamer.processes.heartbeat import LOADING_S
 from streamer.processes.worker import Worker

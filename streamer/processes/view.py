@@ -18,7 +18,7 @@ from streamer.bus.result_feed import ResultSubscriber, TaskList
 from streamer.config.changes import with_tasks
 from streamer.config.task import DEFAULT_EVERY_S, ScheduledTask
 from streamer.events.schema import ResultEvent
-from streamer.inference.schedule import UNCHANGED_S
+from streamer.inference.triggers import UNCHANGED_S
 from streamer.processes.assignment import ReportKind
 from streamer.processes.worker import Worker
 from streamer.video.fan_out import FanOut

@@ -15,7 +15,8 @@ from streamer.cli.schedule import Plan, plan, print_schedule
 from streamer.config.model import from_mapping
 from streamer.config.task import ScheduledTask
 from streamer.core.errors import ConfigError
-from streamer.inference.schedule import Now, Schedule
+from streamer.inference.schedule import Schedule
+from streamer.inference.triggers import Now
 from tests.support.tasks import frame
 
 BERLIN = ZoneInfo("Europe/Berlin")

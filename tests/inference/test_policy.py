@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from streamer.config.task import ScheduledTask
 from streamer.inference.overload import MARGIN, MIN_SHARE, Demand, shares
 from streamer.inference.policy import FIRST_COST_S, Policy, most_urgent_first
-from streamer.inference.schedule import Now, Schedule
+from streamer.inference.schedule import Schedule
+from streamer.inference.triggers import Now
 from streamer.types import PRIORITIES, DueTask, Job, Priority, Task
 from tests.support.tasks import PARAMS, at, frame, scheduled
 
@@ -273,7 +274,7 @@ def test_slow_engine_gets_a_longer_window() -> None:
 def test_cameras_without_frames_are_no_overload() -> None:
     device = Device(cameras(10), COSTS)
     for number in range(5):
-        del device.policy._wakeups[f"c{number}"]
+        device.policy._wakeups[f"c{number}"] = float("inf")
     device.run(100)
     assert device.stretched == []
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from streamer.bus.frame_protocol import FrameRequest
 from streamer.config.calendar import Cron, parse_windows
 from streamer.config.task import ScheduledTask
-from streamer.inference.schedule import Now, Schedule
+from streamer.inference.schedule import Schedule
+from streamer.inference.triggers import Now
 from streamer.types import Frame, FrameId, Pace
 from tests.support.tasks import at, frame, scheduled
 

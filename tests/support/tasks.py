@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from streamer.config.task import ScheduledTask
-from streamer.inference.schedule import Now
+from streamer.inference.triggers import Now
 from streamer.types import Frame, Region
 
 IMAGE = np.zeros((2, 2, 3), np.uint8)
