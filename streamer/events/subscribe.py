@@ -7,6 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import zmq
 
@@ -20,6 +21,8 @@ _SEEN_IDS = 10_000
 """Ids kept to drop repeated events; emit repeats far fewer after a restart."""
 _REPLAY_TIMEOUT_S = 2.0
 """Maximum seconds to wait for a reply with missed events."""
+_MAX_SEQUENCE = 10**16 - 1
+"""Largest sequence of an event: 16 digits."""
 
 
 def subscribe(
@@ -125,8 +128,8 @@ class _Gaps:
     def on_latest(self, body: bytes) -> list[Event]:
         """Return the events that are missing according to the agent's newest sequences."""
         try:
-            latest = {str(source): int(sequence) for source, sequence in json.loads(body)["heads"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            latest = {source: _sequence(number) for source, number in json.loads(body)["heads"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             log.warning("invalid message with the newest sequences dropped")
             return []
         missing: list[Event] = []
@@ -157,7 +160,7 @@ class _Gaps:
         return events
 
     def _request(self, source: str, after: int, before: int) -> list[Event]:
-        """Return one reply's events; empty when they are deleted or there is no reply."""
+        """Return one reply's events, `after` < sequence < `before`; empty when they are deleted or no reply arrives."""
         if self._socket is None:
             self._socket = zmq.Context.instance().socket(zmq.DEALER)
             self._socket.set(zmq.LINGER, 0)
@@ -169,9 +172,26 @@ class _Gaps:
         deadline = time.monotonic() + _REPLAY_TIMEOUT_S
         while self._socket.poll(max(0, round((deadline - time.monotonic()) * 1000))):
             header, *bodies = self._socket.recv_multipart()
-            if json.loads(header).get("id") == self._request_id:
-                return [event for body in bodies if (event := _read(body)) is not None]
+            if _request_id(header) == self._request_id:
+                events = [event for body in bodies if (event := _read(body)) is not None and event.source == source]
+                return [event for event in events if event.sequence and after < int(event.sequence) < before]
         return []
+
+
+def _sequence(number: Any) -> int:
+    """Return a source's newest sequence. Raises ValueError for a number that no ledger counts to."""
+    sequence = int(number)
+    if not 0 <= sequence <= _MAX_SEQUENCE:
+        raise ValueError("not a sequence")
+    return sequence
+
+
+def _request_id(header: bytes) -> Any:
+    """Return the id of the request that a reply answers, None for an invalid header."""
+    try:
+        return json.loads(header)["id"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _read(body: bytes) -> Event | None:

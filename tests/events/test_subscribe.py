@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import zmq
 import streamer
 from streamer.bus.event_channel import EventClient
 from streamer.core.errors import ConfigError
+from streamer.core.ipc import LATEST_TOPIC
 from streamer.events.build import status_event
 from streamer.events.ledger import LEDGER_FILE, Ledger
 from streamer.events.schema import Event, ResultEvent, encode, numbered
@@ -22,6 +24,8 @@ from tests.support.agents import until
 from tests.support.emit_process import EmitProcess
 from tests.support.sample_events import event
 from tests.support.sinks import RecordedProgress, sink_context
+
+SOURCE = event().source
 
 
 @pytest.fixture
@@ -53,6 +57,53 @@ def connected(sink: Sink, events: Iterator[Event], stream: str) -> None:
     publish(sink, status_event("home", stream, "over"))
     while next(events).subject != "stream.over":
         pass
+
+
+class Publisher:
+    """An agent whose messages are hostile; a context manager. It replays every event of a gap."""
+
+    def __init__(self, endpoint: str, header: bytes | None = None, extra: tuple[int, ...] = ()) -> None:
+        """`header`: of a reply that precedes each right one; `extra`: sequences of events added to each reply."""
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        self.socket: zmq.Socket[bytes] = context.socket(zmq.XPUB)
+        self.socket.bind(endpoint)
+        self.requests: list[dict[str, int]] = []
+        self._replay: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
+        self._replay.bind(f"{endpoint}.replay")
+        self._header, self._extra = header, extra
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+        self.socket.close(linger=0)
+        self._replay.close(linger=0)
+
+    def await_subscriber(self) -> None:
+        for _ in range(2):  # the topics of events and of the newest sequences
+            assert self.socket.poll(10_000)
+            self.socket.recv()
+
+    def send(self, sequence: int) -> None:
+        self.socket.send_multipart([b"gate/people/", encode(numbered(event(seq=sequence), sequence))])
+
+    def _serve(self) -> None:
+        while not self._stopping.is_set():
+            if not self._replay.poll(20):
+                continue
+            peer, body = self._replay.recv_multipart()
+            request = json.loads(body)
+            self.requests.append(request)
+            sequences = [*range(request["after"] + 1, request["before"]), *self._extra]
+            bodies = [encode(numbered(event(seq=one), one)) for one in sequences]
+            if self._header is not None:
+                self._replay.send_multipart([peer, self._header, *bodies])
+            self._replay.send_multipart([peer, json.dumps({"id": request["id"]}).encode(), *bodies])
 
 
 def publish(sink: Sink, *events: Event) -> None:
@@ -115,6 +166,41 @@ def test_invalid_messages_are_skipped(sink: Sink, endpoint: str) -> None:
     publish(sink, event())
 
     assert next(events).subject == "people"
+
+
+HOSTILE_NUMBERS = ("1e999", "-1e999", "NaN", "-1", "1" + "0" * 16, "9" * 5000, "null", "[]", '"x"', "[" * 100_000)
+
+
+def test_absurd_newest_sequences_are_dropped(endpoint: str) -> None:
+    with Publisher(endpoint) as publisher:
+        events = streamer.subscribe(endpoint, timeout=1)
+        publisher.await_subscriber()
+        for number in HOSTILE_NUMBERS:
+            for _ in range(2):  # the second one makes the first one count
+                publisher.socket.send_multipart([LATEST_TOPIC, f'{{"heads": {{"{SOURCE}": {number}}}}}'.encode()])
+        publisher.send(3)
+        assert next(events).sequence == f"{3:016d}"
+        assert publisher.requests == []
+
+
+@pytest.mark.parametrize("header", ["", "[]", "1", "{}", '{"id": NaN}', '{"id": 1e999}', "[" * 100_000, "\ud800"])
+def test_invalid_replies_of_the_replay_are_skipped(endpoint: str, header: str) -> None:
+    with Publisher(endpoint, header.encode(errors="replace")) as publisher:
+        events = streamer.subscribe(endpoint, timeout=5)
+        publisher.await_subscriber()
+        publisher.send(1)
+        publisher.send(4)
+        assert [int(next(events).sequence) for _ in range(4)] == [1, 2, 3, 4]
+
+
+def test_replayed_events_outside_the_gap_are_dropped(endpoint: str) -> None:
+    with Publisher(endpoint, extra=(0, 1, 4, 9_999)) as publisher:
+        events = streamer.subscribe(endpoint, timeout=5)
+        publisher.await_subscriber()
+        publisher.send(1)
+        publisher.send(4)
+        assert [int(next(events).sequence) for _ in range(4)] == [1, 2, 3, 4]
+        assert len(publisher.requests) == 1
 
 
 def test_subscriber_survives_a_restart_of_emit(tmp_path: Path) -> None:

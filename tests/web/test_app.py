@@ -77,6 +77,37 @@ def test_snapshot_is_the_newest_frame(scene: Scene) -> None:
     assert scene.web.get(f"/api/snapshot/{STREAM}.jpg?width=9").status == 422
 
 
+@pytest.mark.parametrize(
+    "number",
+    [
+        "nan",
+        "inf",
+        "-inf",
+        "1e400",
+        "-1",
+        "0",
+        "1",
+        "9" * 15,
+        "9" * 400,
+        "9" * 5000,
+        "",
+        "%00",
+        "%F0%9D%9F%8F",
+        "0x10",
+        "1_6",
+    ],
+)
+def test_absurd_numbers_in_urls_are_no_server_error(scene: Scene, number: str) -> None:
+    for path in (
+        f"/api/events?limit={number}",
+        f"/api/events?after={number}",
+        f"/api/snapshot/{STREAM}.jpg?width={number}",
+    ):
+        assert scene.web.get(path).status in (200, 422), path
+    for path in (f"/api/events/live?after={number}&stream=other", f"/hls/{number}/seg_{number}.m4s"):
+        assert scene.web.get(path).status in (404, 422), path
+
+
 def test_unknown_names_return_404(scene: Scene) -> None:
     for path in (
         "/api/snapshot/other.jpg", "/live/other.mjpeg", "/live/cam1.mjpeg", f"/hls/{STREAM}/index.m3u8",

@@ -55,7 +55,7 @@ class Discovery:
             sensors = {
                 name for name, value in device["components"].items() if name.startswith("task.") and value != _SENSOR
             }
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return {}
         stream = str(identity).removeprefix(f"streamer_{self._agent}_")
         if not is_own or topic != self._topic(stream):

@@ -229,6 +229,6 @@ def _retry_after_s(text: str) -> float:
     """Return the seconds of a Retry-After header, which is a number or a date; 0 for any other text."""
     if text.strip().isdecimal():
         return float(text)
-    with contextlib.suppress(ValueError, TypeError):
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
         return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
     return 0.0

@@ -212,7 +212,9 @@ def test_home_assistant_drops_removed_streams_and_tasks(tmp_path: Path) -> None:
         "device": {"identifiers": ["lamp"]}, "availability_topic": "streamer/home/status",
         "components": {"task.light": {"platform": "light", "command_topic": "lamp"}},
     }  # fmt: skip
-    others = {topic("lamp"): json.dumps(by_hand).encode(), topic("broken"): b"{", topic("list"): b"[]"}
+    garbage = [b"{", b"[]", b"[" * 100_000 + b"]" * 100_000, b"9" * 5000, b"NaN", b"\xff\xfe", b'{"device": 1e999}']
+    others = {topic("lamp"): json.dumps(by_hand).encode()}
+    others |= {topic(f"garbage{number}"): body for number, body in enumerate(garbage)}
     with Broker(tmp_path) as broker, Listener(broker.port) as listener:
         for name, body in others.items():
             publish(broker.port, name, body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from streamer.bus.event_channel import EventClient
 from streamer.core.errors import SinkError
 from streamer.core.redact import Url
 from streamer.events.sinks import SinkField, Webhook
+from streamer.events.sinks.webhook import _retry_after_s
 from streamer.types import Sink
 from tests.support import hooks
 from tests.support.agents import until
@@ -124,6 +126,23 @@ def test_delays_grow_and_obey_retry_after(endpoint: Endpoint, progress: Recorded
     sink.close()
     assert max(waits) <= 300
     assert max(waits[-8:]) > 10
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("5", 5.0),
+        ("9" * 400, math.inf),
+        ("-5", 0.0),
+        ("nan", 0.0),
+        ("1e9", 0.0),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+        ("Thu, 01 Jan 2099 00:00:00 +9999999999999999999", 0.0),
+        ("Thu, 99 Jan 99999999999 00:00:00 GMT", 0.0),
+    ],
+)
+def test_absurd_retry_after_is_no_error(header: str, seconds: float) -> None:
+    assert _retry_after_s(header) == seconds
 
 
 def test_refused_event_becomes_a_dead_letter(endpoint: Endpoint, progress: RecordedProgress) -> None:
