@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from streamer.bus.event_channel import EventServer
-from streamer.config.model import from_mapping
 from streamer.events.schema import ResultEvent, StatusEvent
+from streamer.processes.assignment import Assignment
 from streamer.processes.infer import Inference
 from streamer.processes.worker import Worker
 from streamer.types import Job, Result
@@ -71,7 +71,7 @@ class AgentUnderTest:
             self._server = stack.enter_context(EventServer(runtime))
             devnull = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
             stack.callback(os.close, devnull)
-            worker = Worker(from_mapping(config), runtime, runtime, None, devnull)
+            worker = Worker(Assignment(config=config, runtime=runtime, state=runtime, report_fd=devnull))
             self._inference = stack.enter_context(Inference(worker, device))
             self.captures = {name: stack.enter_context(Role(runtime, config, "capture", name)) for name in streams}
             self._stack = stack.pop_all()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from streamer.config.model import Config, from_mapping
+from streamer.processes.assignment import Assignment
 from streamer.processes.view import View
 from streamer.processes.worker import Worker
 from tests.support.viewing import frame_times
@@ -30,7 +31,8 @@ def config(*outputs: dict[str, Any], stream: str = STREAM) -> Config:
 
 
 def worker(config: Config, runtime: Path, name: str) -> Worker:
-    return Worker(config, runtime, runtime, name, os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
+    devnull = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    return Worker(Assignment(config=config.raw, runtime=runtime, state=runtime, report_fd=devnull), name)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> None:

@@ -6,12 +6,12 @@ is ever in an argument or in the environment.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
-from streamer.core.errors import WireError
+from pydantic import BaseModel, ConfigDict
+
 from streamer.core.logs import Format
 
 
@@ -31,17 +31,18 @@ def child_name(role: Role, target: str | None) -> str:
     return f"{role}:{target}" if target else role.value
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(BaseModel):
     """Data that a child needs when it starts."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
     config: dict[str, Any]
     """Plain data of the config, secrets included."""
-    runtime: str
-    """Folder of sockets and frame buffers."""
-    state: str
-    """Folder of what outlives the processes."""
-    report_fd: int
+    runtime: Path
+    """Folder of sockets and frame buffers, mode 0700, on a tmpfs."""
+    state: Path
+    """Folder of what outlives the processes, such as the ledger."""
+    report_fd: int = -1
     """File descriptor that the child writes its reports to."""
     max_events: int | None = None
     """For emit: end the agent after this many results on standard output."""
@@ -49,13 +50,6 @@ class Assignment:
     """The previous process was killed from outside, so none of its jobs is a suspect."""
     log_level: str = "info"
     log_format: Format = "text"
-
-    def encode(self) -> bytes:
-        return json.dumps(asdict(self)).encode() + b"\n"
-
-    @classmethod
-    def decode(cls, line: bytes) -> Assignment:
-        return cls(**json.loads(line))
 
 
 class ReportKind(StrEnum):
@@ -77,25 +71,13 @@ class ReportKind(StrEnum):
     """A library call does not return: the parent must replace the process."""
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(BaseModel):
     """One report of a child."""
+
+    model_config = ConfigDict(frozen=True)
 
     kind: ReportKind
     reason: str | None = None
     """Reason of `failed`, `crashed` and `stuck`."""
     address: str | None = None
     """Address that web serves, in its `ready`."""
-
-    def encode(self) -> bytes:
-        given = {key: value for key, value in asdict(self).items() if value is not None}
-        return json.dumps(given).encode() + b"\n"
-
-    @classmethod
-    def decode(cls, line: bytes) -> Report:
-        """Raises WireError."""
-        try:
-            given = json.loads(line)
-            return cls(ReportKind(given["kind"]), given.get("reason"), given.get("address"))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise WireError(f"not a report ({type(error).__name__}): {line[:80]!r}") from None

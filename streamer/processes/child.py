@@ -10,13 +10,13 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from streamer.core.backoff import Backoff
-from streamer.core.errors import WireError
 from streamer.processes.assignment import Assignment, Report, Role, child_name
 from streamer.processes.heartbeat import STARTING_S, Heartbeat, dump_file, heartbeat_file
 
@@ -68,7 +68,7 @@ class Restarts:
         return True
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Child:
     """One row of the process table: a child process, and how often it has failed."""
 
@@ -77,9 +77,11 @@ class Child:
     """For capture: its stream. For view: the view. For push: the label of the output."""
     stream: str | None = None
     """The stream that the child works for alone; stands in its status events."""
-    process: subprocess.Popen[bytes] | None = None
-    pidfd: int = -1
-    reports_fd: int = -1
+    is_running: bool = False
+    process: subprocess.Popen[bytes] = field(init=False)
+    """The current or last process; unset before the first start, as are the descriptors and `_dump`."""
+    pidfd: int = field(init=False)
+    reports_fd: int = field(init=False)
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
     started: float = 0.0
     """Monotonic second of its last start."""
@@ -94,24 +96,25 @@ class Child:
     """The previous process was killed from outside, so none of its jobs is a suspect."""
     _is_replacing: bool = False
     _oom_kills: int | None = None
-    _dump: Path = field(default_factory=Path)
+    _dump: Path = field(init=False)
     _signals_due: deque[tuple[float, signal.Signals]] = field(default_factory=deque)
-    _unread: bytes = field(default=b"", repr=False)
+    _unread: bytes = b""
 
     @property
     def name(self) -> str:
         return child_name(self.role, self.target)
 
-    def start(self, assignment: Callable[[int], Assignment], runtime: Path) -> None:
+    def start(self, assignment: Assignment) -> None:
         """Spawn the process and write its assignment to its standard input.
 
         The pipe stays open: the child stops when it reads the end of file, which means that the parent is dead.
         """
-        self.heartbeat = Heartbeat(heartbeat_file(runtime, self.name))
+        self.heartbeat = Heartbeat(heartbeat_file(assignment.runtime, self.name))
         self.heartbeat.beat("loading", STARTING_S)
         self.heartbeat.mark_commit(0.0)
-        self._dump = dump_file(runtime, self.name)
+        self._dump = dump_file(assignment.runtime, self.name)
         self.reports_fd, report_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        assignment = assignment.model_copy(update={"report_fd": report_fd, "was_killed": self.was_killed})
         self.process = process = subprocess.Popen(
             [sys.executable, "-m", "streamer.processes.worker", *filter(None, (self.role, self.target))],
             stdin=subprocess.PIPE,
@@ -120,14 +123,13 @@ class Child:
         )
         os.close(report_fd)
         assert process.stdin is not None
-        os.set_blocking(process.stdin.fileno(), True)
         with suppress(BrokenPipeError):  # it died at once; its exit is handled like any other
-            process.stdin.write(assignment(report_fd).encode())
+            process.stdin.write(assignment.model_dump_json().encode() + b"\n")
             process.stdin.flush()
         self.pidfd = os.pidfd_open(process.pid)
-        self.started, self.failure_reason, self._unread = time.monotonic(), None, b""
+        self.is_running, self.started, self.failure_reason = True, time.monotonic(), None
         self._signals_due.clear()
-        self._is_replacing, self._oom_kills = False, _oom_kills()
+        self._is_replacing, self._oom_kills, self._unread = False, _oom_kills(), b""
         log.debug("%s started, pid %d", self.name, process.pid)
 
     def read_reports(self) -> list[Report]:
@@ -140,9 +142,9 @@ class Child:
         reports = []
         for line in lines:
             try:
-                reports.append(Report.decode(line))
-            except WireError as error:
-                log.error("%s: report ignored: %s", self.name, error)
+                reports.append(Report.model_validate_json(line))
+            except ValidationError as error:
+                log.error("%s: not a report, ignored (%s): %r", self.name, error.errors()[0]["msg"], line[:80])
         return reports
 
     def check_heartbeat(self, now: float, grace: float) -> None:
@@ -154,7 +156,6 @@ class Child:
         if now > heartbeat.deadline + grace:
             self.replace(f"no heartbeat while {heartbeat.state}", now)
         while self._signals_due and now >= self._signals_due[0][0]:
-            assert self.process is not None
             self.process.send_signal(self._signals_due.popleft()[1])
 
     def replace(self, reason: str, now: float) -> None:
@@ -167,7 +168,6 @@ class Child:
 
     def reap(self) -> str:
         """Release the ended process, log the stacks it left, and return why it ended."""
-        assert self.process is not None
         code = self.process.returncode
         self.was_killed = code == -signal.SIGKILL and not self._is_replacing and self._out_of_memory() == 0
         reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
@@ -193,12 +193,11 @@ class Child:
 
     def release(self) -> None:
         """Close the descriptors of the ended process."""
-        assert self.process is not None
         for descriptor in (self.reports_fd, self.pidfd):
             os.close(descriptor)
         if self.process.stdin is not None:
             self.process.stdin.close()
-        self.process = None
+        self.is_running = False
 
 
 def _oom_kills() -> int | None:

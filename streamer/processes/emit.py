@@ -62,7 +62,7 @@ def _open_sinks(worker: Worker, ledger: Ledger) -> SinkThreads:
         runtime=worker.runtime,
         ledger=worker.state / LEDGER_FILE,
         stop_agent=lambda: worker.report(ReportKind.FINISHED),
-        max_results=worker.max_events,
+        max_results=worker.assignment.max_events,
         tasks=TaskKinds(kinds, {name: {task.name: kinds[task.task] for task in one.tasks} for name, one in streams}),
     )
     return SinkThreads(ledger, worker.config.sinks, context)

@@ -188,7 +188,7 @@ class Inference:
             self.worker.heartbeat.beat()
             return not self.worker.stopping
 
-        recovery = self.in_flight.load(self.worker.was_killed)
+        recovery = self.in_flight.load(self.worker.assignment.was_killed)
         self.in_flight.save()
         self.publisher.publish_recovery(recovery)
         self.publisher.await_acks(math.inf, keep_waiting)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import selectors
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from streamer.processes.assignment import Assignment, Report, Role
@@ -30,10 +29,9 @@ class Exit(NamedTuple):
 class ProcessTable:
     """All children of an agent. `poll` returns reports and exits; deciding what follows is the supervisor's."""
 
-    def __init__(self, children: Sequence[Child], runtime: Path, wakeups: Iterable[int]) -> None:
+    def __init__(self, children: Sequence[Child], wakeups: Iterable[int]) -> None:
         """`wakeups`: non-blocking file descriptors that end a `poll` early when they become readable."""
         self.children = children
-        self._runtime = runtime
         self._checked_at = time.monotonic()
         self._grace_until = 0.0
         self._selector = selectors.DefaultSelector()
@@ -51,18 +49,18 @@ class ProcessTable:
 
     def running(self, *roles: Role) -> list[Child]:
         """Return the children that have a process, of these roles or of all."""
-        return [child for child in self.children if child.process is not None and (not roles or child.role in roles)]
+        return [child for child in self.children if child.is_running and (not roles or child.role in roles)]
 
     def to_start(self) -> list[Child]:
         """Return the children that should run, do not, and whose restart delay has passed."""
         now = time.monotonic()
         return [
-            child for child in self.children if child.process is None and not child.finished and now >= child.start_at
+            child for child in self.children if not child.is_running and not child.finished and now >= child.start_at
         ]
 
-    def start(self, child: Child, assignment: Callable[[int], Assignment]) -> None:
-        """Start the child's process. `assignment` gets the file descriptor for its reports."""
-        child.start(assignment, self._runtime)
+    def start(self, child: Child, assignment: Assignment) -> None:
+        """Start the child's process."""
+        child.start(assignment)
         self._selector.register(child.reports_fd, selectors.EVENT_READ)
         self._selector.register(child.pidfd, selectors.EVENT_READ)
 
@@ -77,21 +75,20 @@ class ProcessTable:
 
     def poll(self, timeout: float) -> Iterator[tuple[Child, Report | Exit]]:
         """Wait until something happens, at most `timeout` seconds or until a restart is due; yield what happened."""
-        delays = [child.start_at - time.monotonic() for child in self.children if child.process is None]
+        delays = [child.start_at - time.monotonic() for child in self.children if not child.is_running]
         timeout = max(0.0, min([timeout, *(delay for delay in delays if delay > 0)]))
         self._selector.select(timeout)
         for child in self.running():
-            assert child.process is not None
             has_ended = child.process.poll() is not None  # looked at first: all its reports are in the pipe then
             for report in child.read_reports():
                 yield child, report
             if has_ended:
-                yield child, self._reap(child)
+                self._unregister(child)
+                yield child, Exit(child.process.returncode, child.reap())
 
     def stop(self, roles: Sequence[Role], timeout: float) -> Iterator[tuple[Child, Report | Exit]]:
         """Send SIGTERM to the children of these roles, kill what still runs after `timeout` seconds."""
         for child in self.running(*roles):
-            assert child.process is not None
             child.process.terminate()
         deadline = time.monotonic() + timeout
         while self.running(*roles) and (left := deadline - time.monotonic()) > 0:
@@ -100,14 +97,7 @@ class ProcessTable:
             log.warning("%s did not stop within %.1f s, killed", child.name, timeout)
             self._kill(child)
 
-    def _reap(self, child: Child) -> Exit:
-        assert child.process is not None
-        code = child.process.returncode
-        self._unregister(child)
-        return Exit(code, child.reap())
-
     def _kill(self, child: Child) -> None:
-        assert child.process is not None
         child.process.kill()
         child.process.wait()
         self._unregister(child)

@@ -64,7 +64,16 @@ def run(
         if on_ready is not None:
             on_ready(folders.runtime)
         with StopSignals() as signals, EventClient(folders.runtime, "parent") as events:
-            Supervisor(config, folders, signals, events, seconds, max_events, log_level, log_format).run()
+            assignment = Assignment(
+                config=config.raw,
+                runtime=folders.runtime,
+                state=folders.state,
+                max_events=max_events,
+                log_level=log_level,
+                log_format=log_format,
+            )
+            control = Control(config, folders, lambda event: events.send(event, None))
+            Supervisor(config, signals, events, control, assignment, seconds).run()
 
 
 def _sockets(config: Config) -> list[str]:
@@ -82,20 +91,15 @@ class Supervisor:
     def __init__(
         self,
         config: Config,
-        folders: AgentPaths,
         signals: StopSignals,
         events: EventClient,
+        control: Control,
+        assignment: Assignment,
         seconds: float | None,
-        max_events: int | None,
-        log_level: str,
-        log_format: Format,
     ) -> None:
-        self.config, self.folders, self.signals, self.events = config, folders, signals, events
-        self.seconds, self.max_events = seconds, max_events
-        self.log_level, self.log_format = log_level, log_format
-        self.control = Control(config, folders, lambda event: events.send(event, None))
-        wakeups = (signals.wakeup_fd, *self.control.descriptors())
-        self.table = ProcessTable(_children(config), folders.runtime, wakeups)
+        self.config, self.signals, self.events, self.control = config, signals, events, control
+        self.assignment, self.seconds = assignment, seconds
+        self.table = ProcessTable(_children(config), (signals.wakeup_fd, *control.descriptors()))
         self.service = ServiceStatus()
         self.startup_pending = {ReportKind.FIRST_FRAME, ReportKind.READY}
         """Before `seconds` begin to count: the first frame of a stream, and readiness of the inference process."""
@@ -110,7 +114,7 @@ class Supervisor:
         try:
             while not self.is_over():
                 for child in self.table.to_start():
-                    self.start(child)
+                    self.table.start(child, self.assignment.model_copy(update={"config": self.control.config.raw}))
                 self.table.check_heartbeats()
                 self.report_recovered()
                 self.poll(POLL_S)
@@ -134,21 +138,6 @@ class Supervisor:
             or (self.stop_at is not None and time.monotonic() >= self.stop_at)
             or all(child.finished for child in self.table.of_role(Role.CAPTURE))
         )
-
-    def start(self, child: Child) -> None:
-        def assignment(report_fd: int) -> Assignment:
-            return Assignment(
-                config=self.control.config.raw,
-                runtime=str(self.folders.runtime),
-                state=str(self.folders.state),
-                report_fd=report_fd,
-                max_events=self.max_events,
-                was_killed=child.was_killed,
-                log_level=self.log_level,
-                log_format=self.log_format,
-            )
-
-        self.table.start(child, assignment)
 
     def poll(self, timeout: float) -> None:
         """Wait at most `timeout` seconds, and handle the reports and exits that come."""
@@ -221,7 +210,7 @@ class Supervisor:
 
     def describe(self) -> str:
         """Return the state of the agent in one line."""
-        missing = [child.name for child in self.table.children if child.process is None and not child.finished]
+        missing = [child.name for child in self.table.children if not child.is_running and not child.finished]
         if missing:
             return f"restarting {', '.join(missing)}"
         if ReportKind.READY in self.startup_pending:

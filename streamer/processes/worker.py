@@ -6,7 +6,6 @@ keeps that pipe open: its end of file means that the parent is dead. See `assign
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import importlib
 import logging
@@ -19,7 +18,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from streamer.config.model import Config, from_mapping
+from streamer.config.model import from_mapping
 from streamer.core import logs
 from streamer.core.errors import EXIT_CONFIG, ConfigError
 from streamer.processes.assignment import Assignment, Report, ReportKind, Role, child_name
@@ -29,37 +28,19 @@ log = logging.getLogger(__name__)
 
 ORPHAN_S = 8.0
 """Seconds in which a child must finish once the parent is dead; then it ends itself."""
-_PR_SET_PDEATHSIG = 1
 
 
 class Worker:
     """The supervisor's data for a role, and the role's ways to report."""
 
-    def __init__(
-        self,
-        config: Config,
-        runtime: Path,
-        state: Path,
-        target: str | None,
-        report_fd: int,
-        max_events: int | None = None,
-        heartbeat: Heartbeat | None = None,
-        was_killed: bool = False,
-    ) -> None:
-        self.config = config
-        self.runtime = runtime
-        """Folder of sockets and frame buffers, mode 0700, on a tmpfs."""
-        self.state = state
-        """Folder of what outlives the processes, such as the ledger."""
+    def __init__(self, assignment: Assignment, target: str | None = None, heartbeat: Heartbeat | None = None) -> None:
+        self.assignment = assignment
+        self.config = from_mapping(assignment.config)
+        self.runtime, self.state = assignment.runtime, assignment.state
         self.target = target
         """For capture: its stream. For view: the view. For push: the label of the output."""
-        self.max_events = max_events
-        """For emit: end the agent after this many results on standard output."""
         self.heartbeat = heartbeat or Heartbeat()
         """Each turn of the role's main loop calls `beat`; the parent replaces a child that does not."""
-        self.was_killed = was_killed
-        """The previous process was killed from outside, so none of its jobs is a suspect."""
-        self._report_fd = report_fd
         self.stopping = False
         self.stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         """Readable once the process was asked to stop: put it into every poll."""
@@ -71,8 +52,9 @@ class Worker:
 
     def report(self, kind: ReportKind, reason: str | None = None, address: str | None = None) -> None:
         """Send a report to the parent. The arguments are those of `Report`."""
+        report = Report(kind=kind, reason=reason, address=address)
         try:
-            os.write(self._report_fd, Report(kind, reason, address).encode())
+            os.write(self.assignment.report_fd, report.model_dump_json(exclude_none=True).encode() + b"\n")
         except BrokenPipeError:
             self.stop()
 
@@ -90,10 +72,6 @@ def _watch_parent(worker: Worker) -> None:
     threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 def _dump_stacks_to(path: Path) -> None:
     """Write the stacks of all threads to `path` on SIGUSR1 and on fatal signals, even while a C library blocks."""
     file = path.open("wb")
@@ -109,29 +87,18 @@ def _read_assignment() -> Assignment:
         if not chunk:
             raise SystemExit(0)
         line += chunk
-    return Assignment.decode(line)
+    return Assignment.model_validate_json(line)
 
 
 def main() -> NoReturn:
     """Run one role to its end. Exit codes: 0 done, 2 ConfigError, anything else a crash."""
-    _die_with_parent()
     role, target = Role(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None
     name = child_name(role, target)
     assignment = _read_assignment()
     logs.setup(name, assignment.log_level, assignment.log_format)
-    runtime = Path(assignment.runtime)
-    heartbeat = Heartbeat(heartbeat_file(runtime, name))  # creates the folder of the stacks file too
-    _dump_stacks_to(dump_file(runtime, name))
-    worker = Worker(
-        config=from_mapping(assignment.config),
-        runtime=runtime,
-        state=Path(assignment.state),
-        target=target,
-        report_fd=assignment.report_fd,
-        max_events=assignment.max_events,
-        heartbeat=heartbeat,
-        was_killed=assignment.was_killed,
-    )
+    heartbeat = Heartbeat(heartbeat_file(assignment.runtime, name))  # creates the folder of the stacks file too
+    _dump_stacks_to(dump_file(assignment.runtime, name))
+    worker = Worker(assignment, target, heartbeat)
     signal.signal(signal.SIGTERM, worker.stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _watch_parent(worker)

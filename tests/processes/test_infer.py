@@ -19,6 +19,7 @@ from streamer.bus.rpc import RpcClient, infer_socket
 from streamer.config.model import Config, from_mapping
 from streamer.events.schema import ResultEvent, StatusEvent
 from streamer.inference import overload, triggers
+from streamer.processes.assignment import Assignment
 from streamer.processes.capture import Capture
 from streamer.processes.infer import Inference
 from streamer.processes.worker import Worker
@@ -65,9 +66,10 @@ class Agent:
         self.results: list[ResultEvent] = []
         self.statuses: list[StatusEvent] = []
         self._null = os.open(os.devnull, os.O_WRONLY)
-        self._captures = [Worker(self.config, folder, folder, name, self._null) for name in streams]
+        assignment = Assignment(config=self.config.raw, runtime=folder, state=folder, report_fd=self._null)
+        self._captures = [Worker(assignment, name) for name in streams]
         self._threads = [threading.Thread(target=self._capture, args=(worker,)) for worker in self._captures]
-        self.worker = Worker(self.config, folder, folder, None, self._null)
+        self.worker = Worker(assignment)
         self.inference = Inference(self.worker, device)
         for thread in self._threads:
             thread.start()

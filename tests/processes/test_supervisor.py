@@ -185,13 +185,13 @@ def test_heartbeat_file_outlives_its_writer(tmp_path: Path) -> None:
 
 
 BOMBARDED = """
-import os, signal, sys, threading
+import signal, sys, threading
 from pathlib import Path
-from streamer.config.model import from_mapping
+from streamer.processes.assignment import Assignment
 from streamer.processes.worker import Worker
 tasks = [{"task": "caption", "every": "1s"}]
-agent = from_mapping({"agent": "a", "streams": {"gate": {"source": "synthetic", "tasks": tasks}}})
-worker = Worker(agent, Path("."), Path("."), None, os.open(os.devnull, os.O_WRONLY))
+config = {"agent": "a", "streams": {"gate": {"source": "synthetic", "tasks": tasks}}}
+worker = Worker(Assignment(config=config, runtime=Path("."), state=Path(".")))
 signal.signal(signal.SIGTERM, worker.stop)
 threading.Thread(target=lambda: [worker.stop() for _ in range(20_000)], daemon=True).start()
 print("up", flush=True)

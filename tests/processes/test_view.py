@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from streamer.cli.demo_score import match
-from streamer.config.model import from_mapping
+from streamer.processes.assignment import Assignment
 from streamer.processes.view import View
 from streamer.processes.worker import Worker
 from streamer.toyworld.world import World
@@ -241,11 +241,12 @@ def test_drawn_boxes_match_the_objects(tmp_path: Path, sync: bool, latency: floa
     view_id = ViewId(STREAM, sync)
     config = view_config({**MJPEG, "sync": sync})
     null = os.open(os.devnull, os.O_WRONLY)
+    assignment = Assignment(config=config, runtime=tmp_path, state=tmp_path, report_fd=null)
     with (
         StatusCollector(tmp_path),
         Role(tmp_path, config, "capture"),
         PerfectInference(tmp_path, latency=latency) as truth,
-        RecordingView(Worker(from_mapping(config), tmp_path, tmp_path, str(view_id), null), view_id) as view,
+        RecordingView(Worker(assignment, str(view_id)), view_id) as view,
         JpegReader(tmp_path, str(view_id)),
     ):
         deadline = time.monotonic() + 60

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,10 +22,12 @@ from streamer.capture.silence_timeout import SilenceTimeout
 from streamer.config.model import Config, from_mapping
 from streamer.core.settings import Settings
 from streamer.events.schema import StatusEvent
+from streamer.processes.assignment import Assignment
 from streamer.processes.capture import Capture
 from streamer.processes.worker import Worker
 from streamer.types import Frame, SourceSettings
 from tests.support.agents import assert_identity, until
+from tests.support.worker_process import start_worker
 
 STREAM = "cam"
 Status = dict[str, Any]
@@ -78,19 +79,9 @@ class CaptureProcess:
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        self._reports, write = os.pipe()
-        assignment = {
-            "config": config_of(self._source), "log_level": "info",
-            "runtime": str(self.runtime), "state": str(self.runtime), "report_fd": write,
-            "max_events": None,
-        }  # fmt: skip
-        with self.errors.open("ab") as errors:
-            command = [sys.executable, "-m", "streamer.processes.worker", "capture", STREAM]
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=errors, pass_fds=[write])
-        os.close(write)
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(assignment).encode() + b"\n")
-        process.stdin.flush()
+        folder = self.runtime
+        assignment = Assignment(config=config_of(self._source), runtime=folder, state=folder)
+        process, self._reports = start_worker(["capture", STREAM], assignment, self.errors)
         return process
 
     def __enter__(self) -> CaptureProcess:
@@ -147,11 +138,12 @@ class CaptureThread:
     """A capture in a thread of this process; a context manager. `error`: the exception it ended with."""
 
     def __init__(self, folder: Path, source: Any, silence_timeout: SilenceTimeout | None = None) -> None:
-        config = _config(source)
         self.statuses = Statuses(folder)
         self.error: BaseException | None = None
         self._null = os.open(os.devnull, os.O_WRONLY)
-        self._worker = Worker(config, folder, folder, STREAM, self._null)
+        settings = config_of("synthetic")
+        self._worker = Worker(Assignment(config=settings, runtime=folder, state=folder, report_fd=self._null), STREAM)
+        self._worker.config = _config(source)
         self._silence_timeout = silence_timeout
         self.thread = threading.Thread(target=self._run)
         self.thread.start()

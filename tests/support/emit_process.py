@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from streamer.bus.event_channel import EventClient
 from streamer.processes.assignment import Assignment
 from tests.support.agents import until
 from tests.support.sample_events import event
+from tests.support.worker_process import start_worker
 
 
 class EmitProcess:
@@ -41,20 +41,13 @@ class EmitProcess:
         self.kill()
 
     def start(self) -> None:
-        self._report_pipe, report_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._received = b""
-        with (self.folder / "emit.log").open("ab") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "streamer.processes.worker", "emit"],
-                stdin=subprocess.PIPE, stdout=self._stdout, stderr=errors, pass_fds=[report_fd],
-            )  # fmt: skip
-        os.close(report_fd)
         stream = {"source": "synthetic", "tasks": [{"task": "object_detection"}]}
         config = {"agent": "home", "streams": {"gate": stream}, "sinks": self._sinks}
-        assignment = Assignment(config, str(self.runtime), str(self.state), report_fd, self._max_events)
-        assert self.process.stdin is not None
-        self.process.stdin.write(assignment.encode())
-        self.process.stdin.flush()
+        assignment = Assignment(config=config, runtime=self.runtime, state=self.state, max_events=self._max_events)
+        log = self.folder / "emit.log"
+        self.process, self._report_pipe = start_worker(["emit"], assignment, log, self._stdout)
+        os.set_blocking(self._report_pipe, False)
 
     def reports(self) -> list[dict[str, Any]]:
         """Return everything it has reported since it was started."""

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from streamer.bus.result_feed import ResultPublisher
 from streamer.events.build import result_event
 from streamer.events.schema import StatusEvent
 from streamer.inference.tracking import ObjectTracker
+from streamer.processes.assignment import Assignment
 from streamer.toyworld.world import World
 from streamer.types import Answer, Box, DueTask, Job, Result, Task
 from streamer.video.outputs import ViewId
@@ -28,6 +28,7 @@ from streamer.video.outputs.mjpeg import jpeg_endpoint
 from tests.support.agents import until
 from tests.support.capturing import STREAM, Consumer
 from tests.support.tasks import PARAMS
+from tests.support.worker_process import start_worker
 
 SEED = 1
 SOURCE = f"synthetic?seed={SEED}&fps=25&size=320x240"
@@ -48,23 +49,13 @@ class Role:
     """A worker process in one role, started as the supervisor does; a context manager."""
 
     def __init__(self, runtime: Path, config: dict[str, Any], role: str, name: str = STREAM) -> None:
-        self._command = [sys.executable, "-m", "streamer.processes.worker", role, name]
-        self._runtime, self._config = runtime, config
+        self._command = [role, name]
+        self._assignment = Assignment(config=config, runtime=runtime, state=runtime)
         self.errors = runtime / f"{role}.log"
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        self._reports, write = os.pipe()
-        assignment = {
-            "config": self._config, "log_level": "info", "runtime": str(self._runtime), "state": str(self._runtime),
-            "report_fd": write, "max_events": None,
-        }  # fmt: skip
-        with self.errors.open("ab") as errors:
-            process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stderr=errors, pass_fds=[write])
-        os.close(write)
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(assignment).encode() + b"\n")
-        process.stdin.flush()
+        process, self._reports = start_worker(self._command, self._assignment, self.errors)
         return process
 
     def __enter__(self) -> Role:

@@ -8,8 +8,6 @@ import os
 import select
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -32,6 +30,7 @@ from streamer.video.outputs import ViewId
 from streamer.video.outputs.mjpeg import jpeg_endpoint
 from tests.support.capturing import STREAM, CaptureProcess
 from tests.support.sample_events import result
+from tests.support.worker_process import start_worker
 
 SOURCE = "synthetic?fps=20&size=320x240&seed=3"
 AGENT = "test"
@@ -52,15 +51,8 @@ class WebProcess:
     def __init__(self, runtime: Path, config: Mapping[str, Any] = CONFIG) -> None:
         self.errors = runtime / "web.log"
         self.runtime, self.config = runtime, config
-        reports, write = os.pipe()
-        assignment = Assignment(dict(config), runtime=str(runtime), state=str(runtime), report_fd=write)
-        with self.errors.open("ab") as errors:
-            command = [sys.executable, "-m", "streamer.processes.worker", "web"]
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=errors, pass_fds=[write])
-        os.close(write)
-        assert self.process.stdin is not None
-        self.process.stdin.write(assignment.encode())
-        self.process.stdin.flush()
+        assignment = Assignment(config=dict(config), runtime=runtime, state=runtime)
+        self.process, reports = start_worker(["web"], assignment, self.errors)
         with os.fdopen(reports, "rb") as lines:
             assert select.select([lines], [], [], 20)[0], self.errors.read_text()
             self.report = json.loads(lines.readline() or b"{}")
