@@ -11,7 +11,6 @@ drops them.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
@@ -19,20 +18,19 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import zmq
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from streamer.core.errors import WireError
-from streamer.core.ipc import drain, send_or_drop
+from streamer.core.ipc import decode_json, drain, send_or_drop
 from streamer.core.logs import RareLog
 from streamer.events.schema import Event, StatusEvent, decode, encode
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
 RESEND_S = 1.0
 """Seconds after which an unacknowledged event is sent again."""
 MAX_UNACKED = 1000
@@ -44,6 +42,28 @@ MAX_MESSAGE_BYTES = 8 << 20
 def events_endpoint(runtime: Path) -> str:
     """Return the address of emit's EventServer."""
     return f"ipc://{runtime}/events.sock"
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    v: Literal[1] = 1
+
+
+class _Header(_Message):
+    """First part of an event's message."""
+
+    id: str
+    captured_mono: float | None = None
+
+
+class _Reply(_Message):
+    """Emit's answer: ids of events."""
+
+    acked: list[str]
+    refused: list[str]
+
+
+_headers, _replies = TypeAdapter(_Header), TypeAdapter(_Reply)
 
 
 @dataclass(slots=True)
@@ -125,8 +145,8 @@ class EventClient:
         for event_id, unacked in islice(self._unacked.items(), self._window):
             if unacked.sent_mono is not None and now - unacked.sent_mono < RESEND_S:
                 continue
-            header = {"v": VERSION, "id": event_id, "captured_mono": unacked.captured_mono}
-            if not send_or_drop(self.socket, [json.dumps(header).encode(), unacked.body]):
+            header = _Header(id=event_id, captured_mono=unacked.captured_mono)
+            if not send_or_drop(self.socket, [header.model_dump_json().encode(), unacked.body]):
                 break
             unacked.sent_mono = now
 
@@ -149,14 +169,14 @@ class EventClient:
 
     def _settle(self, parts: Sequence[bytes]) -> list[str]:
         try:
-            answer = _parse(parts[0])
+            reply = decode_json(_replies, parts[0])
         except WireError as error:
             log.warning("invalid acknowledgement dropped: %s", error)
             return []
-        for event_id in self._unacked.keys() & answer["refused"]:
+        for event_id in self._unacked.keys() & set(reply.refused):
             self.refused += 1
             log.error("event %s lost: emit cannot parse it", event_id)
-        return [event_id for event_id in answer["acked"] + answer["refused"] if self._unacked.pop(event_id, None)]
+        return [event_id for event_id in reply.acked + reply.refused if self._unacked.pop(event_id, None)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,49 +221,27 @@ class EventServer:
         for delivery in deliveries:
             by_peer.setdefault(delivery.peer, []).append(delivery.event.id)
         for peer, ids in by_peer.items():
-            self._answer(peer, acked=ids)
+            self._answer(peer, ids, [])
 
     def _read(self, parts: Sequence[bytes]) -> Delivery | None:
         peer, *rest = parts
         event_id: str | None = None
         try:
-            header, body = _split(rest)
-            event_id, captured_mono = _check_header(header)
-            event = decode(body)
+            if len(rest) != 2:
+                raise WireError(f"{len(rest)} parts instead of 2")
+            header = decode_json(_headers, rest[0])
+            event_id = header.id
+            event = decode(rest[1])
             if event.id != event_id:
                 raise WireError("header and event have different ids")
-            return Delivery(peer, event, captured_mono)
+            return Delivery(peer, event, header.captured_mono)
         except WireError as error:
             self.invalid_messages.add(peer, error)
             if event_id is not None:
-                self._answer(peer, refused=[event_id])
+                self._answer(peer, [], [event_id])
             return None
 
-    def _answer(self, peer: bytes, acked: Sequence[str] = (), refused: Sequence[str] = ()) -> None:
-        body = json.dumps({"v": VERSION, "acked": acked, "refused": refused}).encode()
-        send_or_drop(self.socket, [peer, body])  # if dropped, the client resends the event and gets a new answer
-
-
-def _split(parts: Sequence[bytes]) -> tuple[dict[str, Any], bytes]:
-    if len(parts) != 2:
-        raise WireError(f"{len(parts)} parts instead of 2")
-    return _parse(parts[0]), parts[1]
-
-
-def _parse(body: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        raise WireError("not JSON") from None
-    if not isinstance(value, dict) or value.get("v") != VERSION:
-        raise WireError(f"not a message of version {VERSION}")
-    return value
-
-
-def _check_header(header: dict[str, Any]) -> tuple[str, float | None]:
-    event_id, captured_mono = header.get("id"), header.get("captured_mono")
-    if not isinstance(event_id, str):
-        raise WireError("no id")
-    if captured_mono is not None and not (isinstance(captured_mono, float) and isfinite(captured_mono)):
-        raise WireError("captured_mono is not a finite number")
-    return event_id, captured_mono
+    def _answer(self, peer: bytes, acked: list[str], refused: list[str]) -> None:
+        reply = _Reply(acked=acked, refused=refused)
+        # If dropped, the client resends the event and gets a new answer.
+        send_or_drop(self.socket, [peer, reply.model_dump_json().encode()])

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import zmq
 
@@ -32,8 +33,7 @@ from streamer.bus.frame_protocol import (
     decode_response,
     encode,
 )
-from streamer.core.errors import WireError
-from streamer.core.ipc import check_endpoint, drain, send_or_drop
+from streamer.core.ipc import check_endpoint, receive_valid, send_or_drop
 from streamer.core.logs import RareLog
 from streamer.events.schema import FrameCounts
 from streamer.types import Frame, FrameId, FrameOutcome
@@ -103,14 +103,6 @@ class _Link:
     ping_gap: float = _OVERDUE_S
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A fetched frame that is not settled."""
-
-    buffer: str
-    generation: str
-
-
 class FrameClient:
     """Requests frames of any number of streams; one per consumer process. Not thread-safe; a context manager."""
 
@@ -121,7 +113,8 @@ class FrameClient:
         self._runtime = runtime
         self._buffers = OwnBuffers(runtime, self._owner, buffers)
         self._links: dict[str, _Link] = {}
-        self._held: dict[tuple[str, FrameId], _Held] = {}
+        self._held: dict[tuple[str, FrameId], tuple[str, str]] = {}
+        """Buffer and capture process of each fetched frame that is not settled, by stream and frame."""
         self._last_id = 0
         self._invalid_messages = RareLog(log, "invalid frame response %d dropped, stream %s: %s")
 
@@ -156,7 +149,7 @@ class FrameClient:
     def fetch(self, stream: str, request: FrameRequest) -> int:
         """Request a matching frame now and return the request's id. Raises NoBuffer when all buffers are in use."""
         buffer = self._buffers.reserve()
-        message = Fetch(id=self._next_id(), owner=self._owner, role=self._role, request=request, buffer=buffer)
+        message = Fetch(**self._head(), request=request, buffer=buffer)
         return self._request(self._links[stream], message, 0.0, buffer)
 
     def wait(self, stream: str, request: FrameRequest, timeout: float) -> int:
@@ -164,14 +157,12 @@ class FrameClient:
 
         A later `wait` or `fetch` on the same stream replaces this one: its reply then says `ready=False`.
         """
-        timeout = min(timeout, MAX_WAIT_S)
-        message = Wait(id=self._next_id(), owner=self._owner, role=self._role, request=request, timeout=timeout)
-        return self._request(self._links[stream], message, timeout)
+        message = Wait(**self._head(), request=request, timeout=min(timeout, MAX_WAIT_S))
+        return self._request(self._links[stream], message, message.timeout)
 
     def ping(self, stream: str) -> int:
         """Request the stream's state and return the request's id. The reply has `counts` unless capture died."""
-        message = Ping(id=self._next_id(), owner=self._owner, role=self._role)
-        return self._request(self._links[stream], message, 0.0)
+        return self._request(self._links[stream], Ping(**self._head()), 0.0)
 
     def receive(self) -> list[Reply]:
         """Return the replies that have arrived. Never blocks. Call at least once a second: it also detects losses."""
@@ -190,33 +181,22 @@ class FrameClient:
         held = self._held.pop((frame.stream, frame.id), None)
         if held is None:
             raise ValueError(f"{frame.stream} {frame.id} is not held")
-        self._buffers.release(held.buffer)
-        message = Settle(
-            id=self._next_id(),
-            owner=self._owner,
-            role=self._role,
-            generation=held.generation,
-            frame=frame.id,
-            outcome=outcome,
-        )
+        buffer, generation = held
+        self._buffers.release(buffer)
+        message = Settle(**self._head(), generation=generation, frame=frame.id, outcome=outcome)
         self._send(self._links[frame.stream], message)
 
     def _await_pong(self, link: _Link, deadline: float) -> None:
         # The process may exit right afterwards, which ends ZeroMQ's lingering: only a response proves delivery.
-        self._ping(link, time.monotonic())
-        ping_id = self._last_id
+        ping = self.ping(link.stream)
         while link.socket.poll(max(0, int((deadline - time.monotonic()) * 1000))):
-            for parts in drain(link.socket):
-                try:
-                    response = decode_response(b"".join(parts))
-                except WireError:
-                    continue
-                if response.pong and response.id == ping_id:
-                    return
+            if any(reply.request == ping for reply in self._read(link)):
+                return
 
-    def _next_id(self) -> int:
+    def _head(self) -> dict[str, Any]:
+        """Return the fields that every message has, with a new id."""
         self._last_id += 1
-        return self._last_id
+        return {"id": self._last_id, "owner": self._owner, "role": self._role}
 
     def _request(self, link: _Link, message: Fetch | Wait | Ping, timeout: float, buffer: str | None = None) -> int:
         overdue = time.monotonic() + timeout + _OVERDUE_S
@@ -225,7 +205,7 @@ class FrameClient:
         return message.id
 
     def _ping(self, link: _Link, now: float) -> None:
-        self._send(link, Ping(id=self._next_id(), owner=self._owner, role=self._role))
+        self._send(link, Ping(**self._head()))
         link.ping_at = now + link.ping_gap
         link.ping_gap = min(2 * link.ping_gap, _MAX_PING_GAP_S)
 
@@ -234,12 +214,7 @@ class FrameClient:
         send_or_drop(link.socket, [encode(message)])
 
     def _read(self, link: _Link) -> Iterator[Reply]:
-        for parts in drain(link.socket):
-            try:
-                response = decode_response(b"".join(parts))
-            except WireError as error:
-                self._invalid_messages.add(link.stream, error)
-                continue
+        for response in receive_valid(link.socket, decode_response, self._invalid_messages, link.stream):
             link.generation = response.generation
             if response.pong:
                 link.ping_gap = _OVERDUE_S
@@ -277,7 +252,7 @@ class FrameClient:
         )
 
     def _hold(self, link: _Link, buffer: str, generation: str, descriptor: FrameDescriptor) -> Frame:
-        self._held[link.stream, descriptor.id] = _Held(buffer, generation)
+        self._held[link.stream, descriptor.id] = (buffer, generation)
         return Frame(
             stream=link.stream,
             epoch=descriptor.id.epoch,

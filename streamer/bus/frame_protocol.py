@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
-from streamer.core.errors import WireError
+from streamer.core.ipc import decode_json
 from streamer.events.schema import FrameCounts
 from streamer.types import FrameId, FrameOutcome, When
 
@@ -149,9 +149,9 @@ class FrameResponse(_Message):
 
     generation: str
     """Random id of this capture process. A new value means that the one before died."""
-    ready: bool
+    ready: bool = False
     """A matching frame exists: it is in the buffer (Fetch), or can be fetched (Wait)."""
-    ended: bool
+    ended: bool = False
     """The source ended; no frame will ever match the request."""
     pong: bool = False
     """This answers a Ping."""
@@ -166,6 +166,7 @@ class FrameResponse(_Message):
 
 
 _client_messages: TypeAdapter[ClientMessage] = TypeAdapter(Annotated[ClientMessage, Field(discriminator="op")])
+_responses = TypeAdapter(FrameResponse)
 
 
 def encode(message: ClientMessage | FrameResponse) -> bytes:
@@ -174,20 +175,9 @@ def encode(message: ClientMessage | FrameResponse) -> bytes:
 
 def decode_message(data: bytes) -> ClientMessage:
     """Parse a consumer's message. Raises WireError."""
-    try:
-        return _client_messages.validate_json(data)
-    except ValidationError as error:
-        raise WireError(_describe_first(error)) from None
+    return decode_json(_client_messages, data)
 
 
-def decode_response(data: bytes) -> FrameResponse:
+def decode_response(parts: list[bytes]) -> FrameResponse:
     """Parse capture's response. Raises WireError."""
-    try:
-        return FrameResponse.model_validate_json(data)
-    except ValidationError as error:
-        raise WireError(_describe_first(error)) from None
-
-
-def _describe_first(error: ValidationError) -> str:
-    details = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    return f"{'.'.join(map(str, details['loc']))}: {details['msg']}"
+    return decode_json(_responses, b"".join(parts))

@@ -16,7 +16,7 @@ from typing import Any
 import zmq
 
 from streamer.core.errors import WireError
-from streamer.core.ipc import check_endpoint, drain, send_or_drop
+from streamer.core.ipc import check_endpoint, drain, receive_valid, send_or_drop
 from streamer.core.logs import RareLog
 from streamer.events.schema import ResultEvent, decode, encode
 
@@ -95,13 +95,7 @@ class ResultSubscriber:
 
     def receive(self) -> Iterator[ResultEvent | TaskList]:
         """Yield what has arrived. Never blocks."""
-        for message in drain(self.socket):
-            try:
-                item = _decode(message)
-            except WireError as error:
-                self._invalid_messages.add(error)
-                continue
-            yield item
+        return receive_valid(self.socket, _decode, self._invalid_messages)
 
     def close(self) -> None:
         self.socket.close()

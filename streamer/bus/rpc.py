@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import zmq
 
 from streamer.core.errors import WireError
-from streamer.core.ipc import check_endpoint, drain, send_or_drop
+from streamer.core.ipc import check_endpoint, receive_valid, send_or_drop
 from streamer.core.logs import RareLog
 from streamer.core.redact import redact
 
@@ -60,13 +60,7 @@ class RpcServer:
 
     def receive(self) -> list[Request]:
         """Return the requests that have arrived. Never blocks."""
-        requests = []
-        for peer, *parts in drain(self.socket):
-            try:
-                requests.append(Request(peer, _decode(b"".join(parts))))
-            except WireError as error:
-                self._invalid_messages.add(error)
-        return requests
+        return list(receive_valid(self.socket, _decode_request, self._invalid_messages))
 
     def reply(self, request: Request, **response: Any) -> None:
         """Answer a request. Dropped when the client has disconnected or reads nothing."""
@@ -100,18 +94,16 @@ class RpcClient:
 
     def receive(self) -> list[Message]:
         """Return the responses that have arrived. Never blocks."""
-        responses = []
-        for parts in drain(self.socket):
-            try:
-                responses.append(_decode(b"".join(parts)))
-            except WireError as error:
-                self._invalid_messages.add(error)
-        return responses
+        return list(receive_valid(self.socket, _decode, self._invalid_messages))
 
 
-def _decode(body: bytes) -> Message:
+def _decode_request(parts: list[bytes]) -> Request:
+    return Request(parts[0], _decode(parts[1:]))
+
+
+def _decode(parts: list[bytes]) -> Message:
     try:
-        message = json.loads(body)
+        message = json.loads(b"".join(parts))
     except (ValueError, RecursionError):
         raise WireError("not JSON") from None
     if not isinstance(message, dict) or not isinstance(message.get("id"), int):

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +31,7 @@ class Connection(threading.Thread):
         epoch: int,
         silence_timeout: SilenceTimeout,
         notify: Callable[[], None],
-        make_motion_detector: Callable[[], MotionDetector],
+        detector: MotionDetector,
     ) -> None:
         """`notify` is called from this thread at the first frame and at the end."""
         super().__init__(name=f"connection-{epoch}", daemon=True)
@@ -47,11 +48,12 @@ class Connection(threading.Thread):
         self._slot = slot
         self._silence_timeout = silence_timeout
         self._notify = notify
-        self._make_motion_detector = make_motion_detector
+        self._detector = detector
 
     def run(self) -> None:
         try:
-            self._connect()
+            with closing(self._settings.open(self._silence_timeout.seconds())) as source:
+                self._read(source)
             self.outcome = SourceEnded()
         except SourceLost as error:
             self.outcome = type(error)(*error.args)  # a copy: the original's traceback keeps the decoder alive
@@ -59,16 +61,9 @@ class Connection(threading.Thread):
             self.outcome = error
         self._notify()
 
-    def _connect(self) -> None:
-        source = self._settings.open(self._silence_timeout.seconds())
-        try:
-            self._read(source)
-        finally:
-            source.close()
-
     def _read(self, source: Source) -> None:
         clock = MediaClock(live=self._settings.pace == "live")
-        detector, analysed_at, scene = self._make_motion_detector(), -math.inf, None
+        analysed_at, scene = -math.inf, None
         seq = 0
         self.note = source.note
         for picture in source:
@@ -79,7 +74,7 @@ class Connection(threading.Thread):
                 frame = self._stamp(picture, clock, seq)
                 if self._slot.motion_needed:
                     if frame.captured_mono - analysed_at >= INTERVAL_S - _INTERVAL_TOLERANCE_S:
-                        analysed_at, scene = frame.captured_mono, detector.update(picture.luma(), seq)
+                        analysed_at, scene = frame.captured_mono, self._detector.update(picture.luma(), seq)
                     frame = replace(frame, scene=scene)
                 seq += 1
                 self._observe_gap(frame.captured_mono)

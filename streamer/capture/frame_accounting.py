@@ -8,22 +8,12 @@ Only the inference process is counted: frames that views fetch stay `not_asked`.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TypedDict
 
+from streamer.events.schema import FrameCounts
 from streamer.types import FrameId, FrameOutcome
 
 WORKER_LOST = "worker_lost"
 """Cause of drop: the inference process died."""
-
-
-class Counts(TypedDict):
-    """Terms of the identity, as in status events."""
-
-    captured: int
-    not_asked: int
-    done: int
-    dropped: dict[str, int]
-    in_flight: int
 
 
 class FrameCount:
@@ -97,9 +87,9 @@ class FrameCount:
         for frame in list(self._owners):
             self.drop(frame)
 
-    def counts(self) -> Counts:
+    def counts(self) -> FrameCounts:
         """Return the current terms of the identity."""
-        return Counts(
+        return FrameCounts(
             captured=self._captured,
             not_asked=self._captured - self._lent,
             done=self._done,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import zmq
 
@@ -28,11 +30,9 @@ from streamer.bus.frame_protocol import (
 )
 from streamer.capture.decode_demand import DecodeDemand
 from streamer.capture.frame_slot import DecodedFrame, FrameSlot
-from streamer.capture.infer_owner import InferOwner
 from streamer.core.errors import WireError
 from streamer.core.ipc import drain, send_or_drop
 from streamer.core.logs import RareLog
-from streamer.events.schema import FrameCounts
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,12 @@ class FrameServer:
     def __init__(self, runtime: Path, stream: str, slot: FrameSlot) -> None:
         self.ended = False
         """Set by the capture process when the source has delivered its last frame."""
-        self.infer = InferOwner()
+        self.infer_seen: float | None = None
+        """Monotonic second of the last message of an inference process."""
+        self.end_acknowledged = False
+        """The inference process was sent the response that the source has ended."""
+        self._infer: str | None = None
+        self._dead_infer: deque[str] = deque(maxlen=64)
         self._slot = slot
         self._generation = secrets.token_hex(4)
         self._demand = DecodeDemand()
@@ -93,15 +98,14 @@ class FrameServer:
             raise WireError(f"{len(parts)} parts instead of 2")
         peer, message = parts[0], decode_message(parts[1])
         now = time.monotonic()
-        if self.infer.is_dead(message.owner):
-            return
-        if message.role == "infer" and (replaced := self.infer.on_message(message.owner, now)) is not None:
-            log.info("inference process %s replaced by %s", replaced, message.owner)
-            self._release_owner(replaced)
+        if message.owner in self._dead_infer:
+            return  # sent before it died
+        if message.role == "infer":
+            self._on_infer(message.owner, now)
         if isinstance(message, Settle):
             self._settle(message)
         elif isinstance(message, Ping):
-            self._respond(peer, message, pong=True)
+            self._respond(peer, message, pong=True, counts=self._slot.counts())
         else:
             self._replace_wait(message.owner)
             self._demand.add(message.owner, message.request, now)
@@ -112,12 +116,22 @@ class FrameServer:
             else:
                 self._respond(peer, message)
 
-    def _release_owner(self, owner: str) -> None:
-        """Release everything that a dead inference process held or waited for."""
-        self._waits.pop(owner, None)
-        self._demand.remove(owner)
-        self._buffers.unmap_owner(owner)
-        self._slot.release_owner(owner)
+    def _on_infer(self, owner: str, now: float) -> None:
+        """Release everything that the inference process before `owner` held or waited for.
+
+        Only one exists at a time, so a message with a new id proves that the process before it died.
+        """
+        self.infer_seen = now
+        dead, self._infer = self._infer, owner
+        if dead is None or dead == owner:
+            return
+        log.info("inference process %s replaced by %s", dead, owner)
+        self._dead_infer.append(dead)
+        self.end_acknowledged = False
+        self._waits.pop(dead, None)
+        self._demand.remove(dead)
+        self._buffers.unmap_owner(dead)
+        self._slot.release_owner(dead)
 
     def _settle(self, message: Settle) -> None:
         if message.generation != self._generation or message.role != "infer":
@@ -184,34 +198,22 @@ class FrameServer:
             height=picture.height,
             triggered=self._slot.triggered(frame, message.request.motion_gates),
         )
-        self._respond(peer, message, frame=descriptor)
+        self._respond(peer, message, ready=True, frame=descriptor)
 
     def _respond_without_frame(self, peer: bytes, message: Fetch | Wait) -> None:
         """Respond that no frame matches now or, when the source has ended, that none ever will."""
         self._respond(peer, message, ended=self.ended)
-        if self.ended and message.owner == self.infer.id:
-            self.infer.end_acknowledged = True
+        if self.ended and message.owner == self._infer:
+            self.end_acknowledged = True
 
-    def _respond(
-        self,
-        peer: bytes,
-        message: ClientMessage,
-        *,
-        ready: bool = False,
-        ended: bool = False,
-        pong: bool = False,
-        frame: FrameDescriptor | None = None,
-    ) -> None:
+    def _respond(self, peer: bytes, message: ClientMessage, **fields: Any) -> None:
+        """Send a FrameResponse with these fields and the newest frame."""
         newest = self._slot.newest
         response = FrameResponse(
             id=message.id,
             generation=self._generation,
-            ready=ready or frame is not None,
-            ended=ended,
-            pong=pong,
             newest=newest.id if newest else None,
             newest_age=time.monotonic() - newest.captured_mono if newest else None,
-            counts=FrameCounts(**self._slot.counts()) if pong else None,
-            frame=frame,
+            **fields,
         )
         send_or_drop(self.socket, [peer, encode(response)])

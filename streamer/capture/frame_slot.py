@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from streamer.bus.frame_protocol import MAX_WAIT_S, FrameRequest, MotionGate
-from streamer.capture.frame_accounting import Counts, FrameCount
+from streamer.capture.frame_accounting import FrameCount
 from streamer.capture.motion_gate import SceneState
+from streamer.events.schema import FrameCounts
 from streamer.types import FrameId, FrameOutcome, Picture
 
 MAX_IN_FLIGHT = 64
@@ -51,18 +52,13 @@ class FrameSlot(ABC):
         """Requests of the waits that are not answered yet."""
         self.keyframes_only = False
         """Only key frames are decoded, because `interval` allows it."""
+        self.newest: DecodedFrame | None = None
+        """The frame decoded last, of any epoch."""
         self._wake = wake
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # reentrant
         self._count = FrameCount()
         self._epoch: int | None = None
-        self._newest: DecodedFrame | None = None
         self._scenes: OrderedDict[FrameId, SceneState] = OrderedDict()
-
-    @property
-    def newest(self) -> DecodedFrame | None:
-        """The frame decoded last, of any epoch."""
-        with self._changed:
-            return self._newest
 
     @property
     def in_flight(self) -> int:
@@ -70,7 +66,7 @@ class FrameSlot(ABC):
         with self._changed:
             return self._count.in_flight
 
-    def counts(self) -> Counts:
+    def counts(self) -> FrameCounts:
         """Return the frame accounting."""
         with self._changed:
             return self._count.counts()
@@ -87,7 +83,7 @@ class FrameSlot(ABC):
             if frame.id.epoch != self._epoch:
                 return False
             self._count.capture()
-            self._newest = frame
+            self.newest = frame
             self._store(frame)
             return frame.id.epoch == self._epoch
 
@@ -111,7 +107,6 @@ class FrameSlot(ABC):
                 self._scenes[frame.id] = frame.scene
                 while len(self._scenes) > MAX_IN_FLIGHT:
                     self._scenes.popitem(last=False)
-            self._on_lent(frame)
 
     def triggered(self, frame: DecodedFrame, gates: Iterable[MotionGate]) -> frozenset[str]:
         """Return the names of the tasks whose gate is open. A gate that cannot be evaluated is open."""
@@ -134,21 +129,10 @@ class FrameSlot(ABC):
         triggered = request.on_trigger and any(self._is_triggered(frame, gate) for gate in request.motion_gates)
         return request.matches(frame.id, frame.pts, triggered)
 
-    @abstractmethod
-    def _on_lent(self, frame: DecodedFrame) -> None:
-        """Called with the lock held after a frame was lent."""
-
     def settle(self, frame: FrameId, owner: str, outcome: FrameOutcome) -> bool:
         """Record the outcome of a lent frame. Return False when `owner` does not have it."""
         with self._changed:
-            settled = self._count.settle(frame, owner, outcome)
-            if settled:
-                self._on_settled(frame)
-            return settled
-
-    @abstractmethod
-    def _on_settled(self, frame: FrameId) -> None:
-        """Called with the lock held after a frame was settled."""
+            return self._count.settle(frame, owner, outcome)
 
     @abstractmethod
     def release_owner(self, owner: str) -> None:
@@ -179,14 +163,8 @@ class LatestFrameSlot(FrameSlot):
             return self._current(request)
 
     def _current(self, request: FrameRequest) -> DecodedFrame | None:
-        frame = self._newest
+        frame = self.newest
         return frame if frame is not None and frame.id.epoch == self._epoch and self._matches(frame, request) else None
-
-    def _on_lent(self, frame: DecodedFrame) -> None:
-        """The frame stays available for views."""
-
-    def _on_settled(self, frame: FrameId) -> None:
-        """Nothing to release: only the newest frame is stored."""
 
     def release_owner(self, owner: str) -> None:
         """Drop the owner's frames: they are too old for its successor."""
@@ -232,16 +210,22 @@ class BlockingFrameSlot(FrameSlot):
         with self._changed:
             return self._held if self._held is not None and self._matches(self._held, request) else None
 
-    def _on_lent(self, frame: DecodedFrame) -> None:
-        self._request = None
-        self._lent[frame.id] = frame
-        if self._reclaimed and self._reclaimed[0] is frame:
-            self._reclaimed.pop(0)
-        elif self._held is frame:
-            self._release_held()
+    def lend(self, frame: DecodedFrame, owner: str) -> None:
+        with self._changed:
+            super().lend(frame, owner)
+            self._request = None
+            self._lent[frame.id] = frame
+            if self._reclaimed and self._reclaimed[0] is frame:
+                self._reclaimed.pop(0)
+            elif self._held is frame:
+                self._release_held()
 
-    def _on_settled(self, frame: FrameId) -> None:
-        self._lent.pop(frame, None)
+    def settle(self, frame: FrameId, owner: str, outcome: FrameOutcome) -> bool:
+        with self._changed:
+            settled = super().settle(frame, owner, outcome)
+            if settled:
+                del self._lent[frame]
+            return settled
 
     def release_owner(self, owner: str) -> None:
         """Make the owner's frames available again, oldest first."""

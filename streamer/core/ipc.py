@@ -1,14 +1,19 @@
-"""ZeroMQ helpers: endpoint check, non-blocking receive and send. Nothing else handles `zmq.Again`."""
+"""ZeroMQ helpers: endpoint check, JSON messages, non-blocking receive and send. Nothing else handles `zmq.Again`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
+from typing import TypeVar
 
 import zmq
+from pydantic import TypeAdapter, ValidationError
 
-from streamer.core.errors import ConfigError
+from streamer.core.errors import ConfigError, WireError
+from streamer.core.logs import RareLog
 from streamer.core.paths import MAX_SOCKET_PATH
+
+T = TypeVar("T")
 
 LATEST_TOPIC = b"#/"
 """Topic on which a zmq sink publishes the newest sequence of each source; no stream's name begins so."""
@@ -37,13 +42,36 @@ def replay_endpoint(endpoint: str) -> str:
 
 def drain(socket: zmq.Socket[bytes], limit: int | None = None) -> Iterator[list[bytes]]:
     """Yield the multipart messages that have arrived, at most `limit` of them. Never blocks."""
-    for number in count():
-        if number == limit:
-            return
+    for _ in count() if limit is None else range(limit):
         try:
             yield socket.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
             return
+
+
+def receive_valid(
+    socket: zmq.Socket[bytes], decode: Callable[[list[bytes]], T], invalid: RareLog, *context: object
+) -> Iterator[T]:
+    """Yield the decoded messages that have arrived; log and drop those on which `decode` raises WireError.
+
+    The arguments of the log message are `context` and the error.
+    """
+    for parts in drain(socket):
+        try:
+            message = decode(parts)
+        except WireError as error:
+            invalid.add(*context, error)
+        else:
+            yield message
+
+
+def decode_json(kind: TypeAdapter[T], body: bytes) -> T:
+    """Parse a JSON message. Raises WireError with the first problem."""
+    try:
+        return kind.validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        raise WireError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 def send_or_drop(socket: zmq.Socket[bytes], parts: Sequence[bytes]) -> bool:

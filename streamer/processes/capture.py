@@ -127,10 +127,9 @@ class Capture:
             return self._has_stopped()
         if self._ended_at is None or self._slot.in_flight:
             return False
-        infer = self._server.infer
-        if infer.end_acknowledged or infer.last_message is None:
+        if self._server.end_acknowledged or self._server.infer_seen is None:
             return True
-        return time.monotonic() > max(infer.last_message, self._ended_at) + END_S
+        return time.monotonic() > max(self._server.infer_seen, self._ended_at) + END_S
 
     def _has_stopped(self) -> bool:
         """Return True when all frames are settled and the connection is closed, or after `STOP_S`."""
@@ -170,14 +169,12 @@ class Capture:
     def _open(self) -> None:
         self._epoch = self._lock.next_epoch()
         self._slot.set_epoch(self._epoch)
+        stream = self._worker.config.streams[self._stream]
+        detector = MotionDetector(stream.motion, stream.zones)
         self._connection = Connection(
-            self._source, self._slot, self._epoch, self._silence_timeout, self._wake, self._make_motion_detector
+            self._source, self._slot, self._epoch, self._silence_timeout, self._wake, detector
         )
         self._connection.start()
-
-    def _make_motion_detector(self) -> MotionDetector:
-        stream = self._worker.config.streams[self._stream]
-        return MotionDetector(stream.motion, stream.zones)
 
     def _read_timeout(self, connection: Connection) -> float:
         """Return the seconds that the connection may wait for its source: a little above the source's limits."""
@@ -223,6 +220,6 @@ class Capture:
         self._state = state
         counts = self._slot.counts()
         level = logging.WARNING if state == "down" else logging.INFO
-        log.log(level, "stream %s %s: %s, frames %s", self._stream, state, reason or "no problem", counts)
+        log.log(level, "stream %s %s: %s, frames: %s", self._stream, state, reason or "no problem", counts)
         agent = self._worker.config.name
         self._events.send(status_event(agent, self._stream, state, reason, retry_in, counts, epoch=self._epoch), None)

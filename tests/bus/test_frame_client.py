@@ -298,7 +298,7 @@ def test_invalid_and_oversized_messages_are_dropped(tmp_path: Path) -> None:
                 socket.send(encode(Ping(id=7, owner="view-1-00000000", role="view")))
                 if len(parts[0]) <= MAX_MESSAGE_BYTES:
                     assert socket.poll(5000), parts
-                    assert decode_response(socket.recv()).id == 7
+                    assert decode_response(socket.recv_multipart()).id == 7
         frame = consumer.next()
         consumer.client.settle(frame, "done")
         frames = capture.stop()["frames"]
@@ -348,7 +348,7 @@ def test_only_buffers_of_the_sender_are_written(tmp_path: Path) -> None:
             socket.send(encode(fetch))
             socket.send(encode(Ping(id=1000 + number, owner=OWNER, role="view")))
             assert socket.poll(5000)
-            assert decode_response(socket.recv()).pong, f"answered a fetch into a {why}"
+            assert decode_response(socket.recv_multipart()).pong, f"answered a fetch into a {why}"
         assert not any((tmp_path / "victim").read_bytes()[: 3 * 160 * 120])
         capture.stop()
 

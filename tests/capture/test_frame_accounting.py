@@ -88,13 +88,13 @@ class Accounting(RuleBasedStateMachine):
     @invariant()
     def balance(self) -> None:
         counts = self.count.counts()
-        assert_identity(dict(counts))
+        assert_identity(counts.model_dump())
         states = list(self.states.values())
-        assert counts["captured"] == len(self.frames)
-        assert counts["not_asked"] == len(self.frames) - len(states)
-        assert counts["done"] == states.count("done")
-        assert counts["in_flight"] == self.count.in_flight == states.count("in flight")
-        assert counts["dropped"] == {state: states.count(state) for state in set(states) - {"done", "in flight"}}
+        assert counts.captured == len(self.frames)
+        assert counts.not_asked == len(self.frames) - len(states)
+        assert counts.done == states.count("done")
+        assert counts.in_flight == self.count.in_flight == states.count("in flight")
+        assert counts.dropped == {state: states.count(state) for state in set(states) - {"done", "in flight"}}
 
 
 Accounting.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

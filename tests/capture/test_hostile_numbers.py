@@ -93,7 +93,7 @@ class Harness:
         connection = Connection(
             HostileSource(pictures, pace, self._fetch),
             self.slot, epoch, SilenceTimeout(), lambda: None,
-            lambda: MotionDetector(self._stream.motion, self._stream.zones),
+            MotionDetector(self._stream.motion, self._stream.zones),
         )  # fmt: skip
         connection.run()
         return connection.outcome, self._times

@@ -16,15 +16,16 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from functools import cache
 
 import av
 import av.error
 import numpy as np
+from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from streamer.capture.motion_gate import shrink
-from streamer.capture.sources._hardware import find_hardware
 from streamer.core.errors import ConfigError, SourceLost, SourceRefused
 from streamer.core.logs import RareLog
 from streamer.types import MAX_PIXELS, Image, Luma
@@ -102,7 +103,7 @@ class AvSource:
         self._keyframes = _KeyframeInterval() if may_skip_frames else None
         self._interval = 0.0
         self._keyframes_only = False
-        hardware, self.note = find_hardware(hwaccel)
+        hardware, self.note = _find_hardware(hwaccel)
         open_limit = None if read_limit is None else min(OPEN_S, read_limit)
         started = time.monotonic()
         try:
@@ -238,6 +239,33 @@ class _KeyframeInterval:
 def to_seconds(timestamp: int, time_base: Fraction | None) -> float | None:
     """Return a timestamp in seconds, None without a valid time base."""
     return float(timestamp * time_base) if time_base is not None and time_base > 0 else None
+
+
+def _find_hardware(setting: str) -> tuple[HWAccel | None, str | None]:
+    """Return PyAV's decoder (None: decode in software) and a note for the user, if any.
+
+    `setting`: an HwAccel. A device that cannot be used is not an error: the stream is decoded in software.
+    """
+    if setting == "none":
+        return None, None
+    for kind in hwdevices_available() if setting == "auto" else [setting]:
+        if (problem := _hardware_problem(kind)) is None:
+            return HWAccel(kind, allow_software_fallback=True), f"decodes with {kind}"
+        if kind == setting:
+            return None, f"decodes in software: {kind} cannot be used: {problem}"
+    return None, "decodes in software: no hardware decoder found"
+
+
+@cache
+def _hardware_problem(kind: str) -> str | None:
+    """Return why a kind of device cannot be used, or None. Opens the device, once per process."""
+    if kind not in hwdevices_available():
+        return "it is not in this build of FFmpeg"
+    try:
+        HWAccel(kind, allow_software_fallback=False).create(av.codec.Codec("h264", "r"))
+    except (av.error.FFmpegError, OSError, NotImplementedError, RuntimeError) as error:
+        return str(getattr(error, "strerror", None) or error).lower()
+    return None
 
 
 def _flush(decoder: VideoCodecContext) -> list[av.VideoFrame]:

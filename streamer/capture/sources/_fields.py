@@ -1,12 +1,15 @@
-"""Settings fields shared by several kinds of source."""
+"""Settings shared by several kinds of source."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from abc import abstractmethod
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from streamer.types import MAX_PIXELS
+from streamer.core.redact import Url
+from streamer.core.settings import Settings
+from streamer.types import MAX_PIXELS, Pace, Source
 
 
 def width_and_height(size: str) -> tuple[int, int]:
@@ -33,3 +36,27 @@ HwAccel = Literal["none", "auto", "cuda", "qsv", "vaapi", "drm"]
 
 Decode = Literal["auto", "all"]
 """`auto`: key frames only, while no task, motion gate or view needs more. `all`: every frame."""
+
+
+class NetworkCamera(Settings):
+    """Base class of cameras with a URL."""
+
+    pace: ClassVar[Pace] = "live"
+    kind: str
+    url: Url
+    decode: Decode = "auto"
+    """`auto`: key frames only, while no task, motion gate or view needs more. `all`: every frame."""
+    hwaccel: HwAccel = "none"
+    """Hardware decoder: `none` (decode on the CPU), `auto` (the first that works), or a kind of device."""
+
+    @abstractmethod
+    def options(self) -> dict[str, str]:
+        """Return the options of FFmpeg's input."""
+
+    def open(self, read_limit: float = 15.0) -> Source:
+        from streamer.capture.sources._av import AvSource
+
+        skip = self.decode == "auto"
+        return AvSource(
+            self.url.reveal(), self.options(), read_limit=read_limit, hwaccel=self.hwaccel, may_skip_frames=skip
+        )

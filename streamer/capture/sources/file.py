@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator
 
@@ -25,14 +25,11 @@ def _check_exists(path: Path) -> Path:
 class File(Settings):
     """A video file, read once, as fast as its tasks run. No frame that a task needs is skipped."""
 
+    pace: ClassVar[Pace] = "file"
     kind: Literal["file"] = "file"
     path: Annotated[Path, AfterValidator(_check_exists)]
     hwaccel: HwAccel = "none"
     """Hardware decoder: `none` (decode on the CPU), `auto` (the first that works), or a kind of device."""
-
-    @property
-    def pace(self) -> Pace:
-        return "file"
 
     def open(self, read_limit: float = 15.0) -> Source:
         from streamer.capture.sources._av import AvSource

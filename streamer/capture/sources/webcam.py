@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import StringConstraints
 
@@ -16,6 +16,7 @@ from streamer.types import Pace, Source
 class Webcam(Settings):
     """A camera connected to this computer (Video4Linux). It is reopened after being unplugged."""
 
+    pace: ClassVar[Pace] = "live"
     kind: Literal["webcam"] = "webcam"
     device: Annotated[str, StringConstraints(pattern=r"^/dev/.+$")]
     """For example `/dev/video0`, or a persistent name in `/dev/v4l/by-id/`."""
@@ -25,10 +26,6 @@ class Webcam(Settings):
     """Requested frames per second. Default: the camera's current setting."""
     pixel_format: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+$")] | None = None
     """Requested format, such as `mjpeg` or `yuyv422`. Many cameras need `mjpeg` for full size and rate."""
-
-    @property
-    def pace(self) -> Pace:
-        return "live"
 
     def options(self) -> dict[str, str]:
         """Return the options of FFmpeg's `v4l2` input."""
