@@ -6,6 +6,7 @@ Command modules import heavy packages only inside functions, so that `streamer -
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -46,6 +47,9 @@ def main() -> None:
     except ConfigError as error:
         print(f"streamer: {redact(str(error))}", file=sys.stderr)
         sys.exit(EXIT_CONFIG)
+    except Exception:
+        print(redact(traceback.format_exc()), end="", file=sys.stderr)
+        sys.exit(1)
 
 
 def _print_version(requested: bool) -> None:

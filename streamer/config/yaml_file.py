@@ -29,7 +29,7 @@ Where = tuple[str | int, ...]
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SECRET_NAME = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|CRED|AUTH|SIGN", re.IGNORECASE)
 _TAG = "tag:yaml.org,2002:"
 _KINDS = {"bool": "true or false", "int": "a whole number of at most 19 digits", "float": "a number", "null": "null"}
 _TEXT_TAGS = {"str", "timestamp"}  # no key of a config is a date, so a date stays text

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 from datetime import UTC, datetime
 from typing import Literal
 
 from streamer.core.redact import redact
 
 Format = Literal["text", "json"]
+
+_SILENCED = ("httpx2", "httpcore2")
+"""Loggers that write URLs and headers of requests and responses at the levels info and debug."""
 
 
 class _TextFormatter(logging.Formatter):
@@ -60,3 +64,15 @@ def setup(process: str, level: str = "info", form: Format = "text") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter(process) if form == "json" else _TextFormatter(process))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name in _SILENCED:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def log_uncaught() -> None:
+    """Log exceptions that end a thread or the process: Python would print them without redaction."""
+
+    def log(error: BaseException | None) -> None:
+        logging.getLogger(__name__).critical("uncaught error", exc_info=error)
+
+    sys.excepthook = lambda _, error, __: log(error)
+    threading.excepthook = lambda uncaught: log(uncaught.exc_value)

@@ -1,32 +1,120 @@
 """Redaction of credentials, and URLs that may hold some.
 
 Texts are redacted where they leave the process: log formatter, event builder, config errors, RPC errors, dead letters,
-command line output.
+command line output. No step needs a URL that parses: a password with an unencoded `/` or `@` is hidden too. Where it is
+unclear at which character a secret ends, more is hidden.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 from pydantic import AfterValidator, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-_USERINFO = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s'\"@]*@")
-_known: set[str] = set()
+MIN_SECRET = 3
+"""Characters of the shortest text that is remembered; a shorter one is part of many words."""
+_MAX_WORD = 7
+"""A remembered text of at most this many characters is replaced only where it is a whole word."""
+_LONG_VALUE = 8
+"""Characters from which a query value counts as a secret although its key does not say so."""
+
+_SCHEME = r"[a-zA-Z][a-zA-Z0-9+.-]*"
+_CHARACTER = r"""(?:[^\s"'`]|["'`](?![\s,;:.)}\]]|$))"""
+"""A character of a URL. A quote ends the URL if a space or punctuation follows; else it may be part of a password."""
+_USERINFO = re.compile(
+    rf"""(?<![a-zA-Z0-9+.-])({_SCHEME}:/+){_CHARACTER}*@"""  # up to the last @
+    rf"""|(?<![^\s"'`(=,<\[{{])[^\s:@"'`(=,<\[{{]*:(?=[^\s:"'`]){_CHARACTER}*@(?=[\w.\[*-])"""  # without a scheme
+)
+_STRONG_KEY = r"[\w.-]{0,40}?(?:pass(?:wd|word|code|phrase)?|pwd|token|secret|api[_-]?key|credentials?|signature)"
+_WEAK_KEY = r"(?:[\w.-]{0,40}[._-])?(?:user(?:name)?|usr|key|auth|authorization|pw|pas|login(?:use|pas)?|sig)"
+_NEXT_KEY = rf"(?:&[\w.\[\]%-]+|[;_/?#,](?:{_STRONG_KEY}|{_WEAK_KEY}|channel|stream|subtype))="
+"""The start of another `key=` in an address. Other separators may be part of a password."""
+_VALUE = rf"(?:=|%3[dD])((?:(?!{_NEXT_KEY}){_CHARACTER})+)"
+_STRONG_VALUE = re.compile(rf"(?<![a-zA-Z0-9])({_STRONG_KEY}){_VALUE}", re.IGNORECASE)
+"""Hidden in every text."""
+_WEAK_VALUE = re.compile(rf"(?<![a-zA-Z0-9])({_WEAK_KEY}){_VALUE}", re.IGNORECASE)
+"""Hidden only in a word with `/`, `?` or `&`: `key=value` is also ordinary text."""
+_WORD = re.compile(r"\S+")
+_HEADER = re.compile(r"(authorization\W{1,8}(?:basic|bearer|digest) +)[^\s'\"]+", re.IGNORECASE)
+
+_remembered: set[str] = set()
+_forms: list[str] = []
+"""Forms of the remembered secrets, the longest first."""
 
 
 def remember(secret: str) -> None:
-    """Make `redact` replace this text, plain or percent-encoded. Texts of one or two characters are ignored."""
-    _known.update(form for form in (secret, unquote(secret), quote(secret, safe="")) if len(form) > 2)
+    """Make `redact` replace this text, also percent-encoded or in JSON. Texts of one or two characters are ignored."""
+    if len(secret) < MIN_SECRET or secret in _remembered:
+        return
+    _remembered.add(secret)
+    _forms[:] = sorted({form for known in _remembered for form in _forms_of(known)}, key=len, reverse=True)
+
+
+def remembered() -> tuple[str, ...]:
+    """Return all texts given to `remember`, for another process."""
+    return tuple(sorted(_remembered))
+
+
+def remember_url(text: str) -> None:
+    """Remember the passwords and tokens of a URL, whether it is valid or not. User names are not remembered."""
+    rest = re.sub(rf"^{_SCHEME}:/+", "", text)
+    user, colon, password = rest.partition(":")
+    if colon and "@" not in user:
+        ends = [match.start() for match in re.finditer("@", password)]
+        for end in (*ends[:8], *ends[-1:]):  # any of them may be the end
+            remember(password[:end])
+            pair = f"{unquote(user)}:{unquote(password[:end])}".encode(errors="replace")
+            remember(base64.b64encode(pair).decode())  # as HTTP Basic sends it
+    elif "@" in rest:
+        _remember_if_long(rest.partition("@")[0])
+    for match in _STRONG_VALUE.finditer(text):
+        remember(match[2])
+    for match in _WEAK_VALUE.finditer(text):
+        if not re.search("us(?:e|er|r|ername)$", match[1], re.IGNORECASE):
+            remember(match[2])
+    for item in re.split("[&#?]", text)[1:]:
+        key, equals, value = item.partition("=")
+        _remember_if_long(value if equals else key)
 
 
 def redact(text: str) -> str:
-    """Return `text` with every remembered secret and the user part of every URL replaced by `***`."""
-    for secret in sorted(_known, key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return _USERINFO.sub(r"\g<scheme>***@", text)
+    """Return `text` with `***` for every remembered secret, the user part of URLs, and values such as `token=...`."""
+    for form in _forms:
+        if form in text:
+            text = _replace(form, text)
+    if "@" in text:
+        text = _USERINFO.sub(lambda match: f"{match[1] or ''}***@", text)
+    if "=" in text or "%3" in text:
+        text = _WORD.sub(_hide_weak_values, _STRONG_VALUE.sub(r"\1=***", text))
+    return _HEADER.sub(r"\1***", text)
+
+
+def _remember_if_long(value: str) -> None:
+    if len(value) >= _LONG_VALUE:
+        remember(value)
+
+
+def _forms_of(secret: str) -> set[str]:
+    plain = {secret, unquote(secret), unquote_plus(secret)}
+    quoted = {quote(one, safe=safe, errors="replace") for one in plain for safe in ("", "/", "!$&'()*+,;=:@/?~")}
+    lower = {re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), one) for one in quoted}
+    escaped = {form[1:-1] for one in plain for form in (json.dumps(one), repr(one))}
+    return {form for form in plain | quoted | lower | escaped if len(form) >= MIN_SECRET}
+
+
+def _replace(form: str, text: str) -> str:
+    if len(form) > _MAX_WORD:
+        return text.replace(form, "***")
+    return re.sub(rf"(?:(?<![^\W_])|(?<=%[0-9A-Fa-f]{{2}})){re.escape(form)}(?![^\W_])", "***", text)
+
+
+def _hide_weak_values(word: re.Match[str]) -> str:
+    return _WEAK_VALUE.sub(r"\1=***", word[0]) if any(mark in word[0] for mark in "/?&") else word[0]
 
 
 class Url:
@@ -35,18 +123,9 @@ class Url:
     __slots__ = ("_text",)
 
     def __init__(self, text: str) -> None:
-        parts = urlsplit(text)
-        if not parts.scheme or not parts.hostname:
-            raise ValueError(f"is not a URL with a scheme and a host: {text}")
-        try:
-            _ = parts.port
-        except ValueError:  # not chained: its text may hold part of a password
-            raise ValueError(
-                "has a port that is not a number from 0 to 65535 (is @ or / in a password written as %40 or %2F?)"
-            ) from None
-        for secret in (parts.password, *(value for _, value in parse_qsl(parts.query))):
-            if secret:
-                remember(secret)
+        remember_url(text)
+        if problem := _problem_of(text):
+            raise ValueError(problem)
         self._text = text
 
     @property
@@ -94,3 +173,31 @@ def require_scheme(*schemes: str) -> AfterValidator:
         return url
 
     return AfterValidator(check)
+
+
+def _problem_of(text: str) -> str | None:
+    """Return why `text` is not a usable URL, without its secrets, or None."""
+    if character := re.search(r"[\x00-\x20\x7f]", text):
+        return f"holds a space or control character: it must be written with {quote(character[0])}"
+    match = re.match(rf"{_SCHEME}://([^/?#]*)(.?)", text)
+    if match is None or not match[1].rpartition("@")[2]:
+        if match is None or "@" not in text[match.end() :]:
+            return f"is not a URL with a scheme and a host: {redact(text)}"
+        return _must_encode(match[2])
+    user, at, host = match[1].rpartition("@")
+    if "@" in text[match.end() :] and (at or re.search(r":[^\]]*$", host)):
+        return f"{_must_encode(match[2])}; `@` after the host with %40"
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # its text holds part of the URL
+        unusual = re.search(r"[\[\]]|[^\x00-\x7f]", user)
+        return _must_encode(unusual[0]) if unusual else f"has a host that is not valid: {redact(text)}"
+    try:
+        _ = parts.port
+    except ValueError:
+        return "has a port that is not a number from 0 to 65535 (is @ or / in a password written as %40 or %2F?)"
+    return None if parts.hostname else f"is not a URL with a scheme and a host: {redact(text)}"
+
+
+def _must_encode(character: str) -> str:
+    return f"a password with `{character}` must be written with {quote(character, safe='')}"

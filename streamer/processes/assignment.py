@@ -50,6 +50,8 @@ class Assignment(BaseModel):
     """The previous process was killed from outside, so none of its jobs is a suspect."""
     log_level: str = "info"
     log_format: Format = "text"
+    secrets: tuple[str, ...] = ()
+    """Texts that the child must redact: those of environment variables are not recognizable in `config`."""
 
 
 class ReportKind(StrEnum):

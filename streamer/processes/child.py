@@ -17,6 +17,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from streamer.core.backoff import Backoff
+from streamer.core.redact import remembered
 from streamer.processes.assignment import Assignment, Report, Role, child_name
 from streamer.processes.heartbeat import STARTING_S, Heartbeat, dump_file, heartbeat_file
 
@@ -119,6 +120,7 @@ class Child:
             [sys.executable, "-m", "streamer.processes.worker", *filter(None, (self.role, self.target))],
             stdin=subprocess.PIPE,
             pass_fds=[report_fd],
+            env=_environment(),
             process_group=0,  # a Ctrl-C in the terminal reaches the parent only, which stops the children in order
         )
         os.close(report_fd)
@@ -198,6 +200,12 @@ class Child:
         if self.process.stdin is not None:
             self.process.stdin.close()
         self.is_running = False
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment without the variables that hold a secret of the config: children get it as assignment."""
+    secrets = set(remembered())
+    return {name: value for name, value in os.environ.items() if value not in secrets}
 
 
 def _oom_kills() -> int | None:

@@ -18,6 +18,7 @@ from streamer.config.model import Config
 from streamer.core.errors import EXIT_CONFIG, ConfigError
 from streamer.core.logs import Format
 from streamer.core.paths import AgentPaths
+from streamer.core.redact import remembered
 from streamer.events.build import worker_event
 from streamer.processes.assignment import Assignment, Report, ReportKind, Role
 from streamer.processes.child import Child
@@ -71,6 +72,7 @@ def run(
                 max_events=max_events,
                 log_level=log_level,
                 log_format=log_format,
+                secrets=remembered(),
             )
             control = Control(config, folders, lambda event: events.send(event, None))
             Supervisor(config, signals, events, control, assignment, seconds).run()

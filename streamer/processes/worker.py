@@ -21,6 +21,7 @@ from typing import NoReturn
 from streamer.config.model import from_mapping
 from streamer.core import logs
 from streamer.core.errors import EXIT_CONFIG, ConfigError
+from streamer.core.redact import remember
 from streamer.processes.assignment import Assignment, Report, ReportKind, Role, child_name
 from streamer.processes.heartbeat import Heartbeat, dump_file, heartbeat_file
 
@@ -95,7 +96,10 @@ def main() -> NoReturn:
     role, target = Role(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None
     name = child_name(role, target)
     assignment = _read_assignment()
+    for secret in assignment.secrets:
+        remember(secret)
     logs.setup(name, assignment.log_level, assignment.log_format)
+    logs.log_uncaught()
     heartbeat = Heartbeat(heartbeat_file(assignment.runtime, name))  # creates the folder of the stacks file too
     _dump_stacks_to(dump_file(assignment.runtime, name))
     worker = Worker(assignment, target, heartbeat)

@@ -14,10 +14,13 @@ from streamer.capture.sources.http import Http
 from streamer.capture.sources.rtsp import Rtsp
 from streamer.capture.sources.synthetic import Synthetic
 from streamer.capture.sources.webcam import Webcam
+from streamer.core.redact import redact, remember_url
 
 __all__ = ["File", "Http", "Rtsp", "SourceField", "Synthetic", "Webcam", "parse_source"]
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://|(rtsps?|https?):")
+_NO_SCHEME = re.compile(r"[^\s:/@]*:.*@.|[\w.-]+:\d+(/|$)|\d+\.\d+\.\d+\.\d+(/|$)")
+"""`user:password@host`, `host:port/` or an IP address, without a scheme."""
 _KINDS = {"rtsp": "rtsp", "rtsps": "rtsp", "http": "http", "https": "http"}
 
 
@@ -39,10 +42,14 @@ def parse_source(value: Any) -> Any:
         return {"kind": "webcam", "device": text}
     match = _SCHEME.match(text)
     if match is None:
+        if _NO_SCHEME.match(text) and not Path(text).exists():
+            remember_url(text)
+            raise ValueError(f"the scheme is missing: write rtsp:// or http:// before {redact(text)}")
         return {"kind": "file", "path": text}
     scheme = (match[1] or match[2]).lower()
     if scheme not in _KINDS:
-        raise ValueError(f"unknown scheme `{scheme}` in {text}: use rtsp://, rtsps://, http:// or https://")
+        remember_url(text)
+        raise ValueError(f"unknown scheme `{scheme}` in {redact(text)}: use rtsp://, rtsps://, http:// or https://")
     return {"kind": _KINDS[scheme], "url": text}
 
 

@@ -12,7 +12,6 @@ import base64
 import contextlib
 import itertools
 import json
-import logging
 import random
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -32,8 +31,6 @@ from streamer.core.settings import Name, Seconds
 from streamer.events.sinks._base import SinkContext, SinkProgress, SinkSettings
 from streamer.types import Sink
 
-logging.getLogger("httpx2").setLevel(logging.WARNING)  # at INFO it logs every request with its URL
-
 CONNECT_S = 3.0
 FIRST_WAIT_S, MAX_WAIT_S = 1.0, 300.0
 """Delay after a failed round: the first, and the longest."""
@@ -50,9 +47,12 @@ _LONG_PART = 16
 
 
 def _remember_long_parts(url: Url) -> Url:
-    for part in urlsplit(url.reveal()).path.split("/"):
+    parts = urlsplit(url.reveal())
+    for part in parts.path.split("/"):
         if len(part) >= _LONG_PART:
             remember(part)
+    for item in parts.query.split("&"):
+        remember(item.partition("=")[2])
     return url
 
 
@@ -178,7 +178,7 @@ class _WebhookSink:
         except TimeoutError:
             raise _DeliveryError(f"no response within {limit:g} s") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
-            raise _DeliveryError(str(error) or type(error).__name__) from None
+            raise _DeliveryError(_describe(error)) from None
         return _refusal(response)
 
     def _http(self) -> httpx2.AsyncClient:
@@ -198,6 +198,24 @@ class _WebhookSink:
         if self._signer is not None:
             headers["webhook-signature"] = self._signer.sign(event_id, now, body.decode())
         return headers
+
+
+def _describe(error: Exception) -> str:
+    """Return the cause in words of this program: the texts of some errors repeat bytes of the endpoint or of `url`."""
+    match error:
+        case httpx2.ConnectTimeout():
+            return f"no connection within {CONNECT_S:g} s"
+        case httpx2.TimeoutException():
+            return "no response in time"
+        case httpx2.ConnectError() | OSError():  # texts of the system and of OpenSSL
+            return str(error) or "no connection"
+        case httpx2.RemoteProtocolError():
+            return "the response is not valid HTTP"
+        case httpx2.LocalProtocolError() | httpx2.InvalidURL() | httpx2.UnsupportedProtocol():
+            return "the request cannot be sent: check `url`"
+        case httpx2.ProxyError():
+            return "the proxy refuses the connection"
+    return "the connection broke off"
 
 
 async def _read_to_end(response: httpx2.Response) -> None:
