@@ -21,7 +21,9 @@ from functools import cache
 import av
 import av.error
 import numpy as np
+import numpy.typing as npt
 from av.codec.hwaccel import HWAccel, hwdevices_available
+from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
@@ -51,7 +53,7 @@ class AvPicture:
 
     def __init__(self, frame: av.VideoFrame, pts: float | None) -> None:
         self._frame = frame
-        self._turns = round(frame.rotation / 90) % 4
+        self._turns = _quarter_turns(frame.rotation)
         self.pts = pts
 
     @property
@@ -65,9 +67,7 @@ class AvPicture:
     def write_bgr(self, out: Image) -> None:
         """Fill `out`, uint8 (height, width, 3)."""
         frame = self._frame.reformat(format="bgr24", threads=1)
-        plane = frame.planes[0]
-        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(frame.height, plane.line_size)  # with padding
-        image = rows[:, : 3 * frame.width].reshape(frame.height, frame.width, 3)
+        image = _rows(frame)[:, : 3 * frame.width].reshape(frame.height, frame.width, 3)
         out[:] = np.rot90(image, self._turns)
 
     def luma(self) -> Luma:
@@ -75,9 +75,19 @@ class AvPicture:
         frame = self._frame
         if frame.format.name not in _LUMA_FIRST:
             frame = frame.reformat(format="gray", threads=1)
-        plane = frame.planes[0]
-        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(frame.height, plane.line_size)
-        return np.ascontiguousarray(np.rot90(shrink(rows[:, : frame.width]), self._turns))
+        return np.ascontiguousarray(np.rot90(shrink(_rows(frame)[:, : frame.width]), self._turns))
+
+
+def _quarter_turns(rotation: int) -> int:
+    """Return the rotation of a display matrix in quarter turns, 0 for a damaged matrix, whose angle is no number."""
+    return round(rotation / 90) % 4 if abs(rotation) <= 180 else 0
+
+
+def _rows(frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
+    """Return the rows of the first plane from top to bottom, with padding. A negative line size: stored bottom-up."""
+    plane = frame.planes[0]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(frame.height, abs(plane.line_size))
+    return rows if plane.line_size > 0 else rows[::-1]
 
 
 class AvSource:
@@ -118,10 +128,11 @@ class AvSource:
             if open_limit is not None and time.monotonic() - started >= open_limit:
                 raise SourceLost(f"no answer within {open_limit:g} s") from None
             raise _lost(error) from None  # not chained: the text of the cause holds the URL
-        if not self._container.streams.video:
+        stream = _choose_stream(self._container)
+        if stream is None:
             self.close()
             raise SourceLost("has no video")
-        self._stream = self._container.streams.video[0]
+        self._stream = stream
         # Frame threads delay the output by one frame per thread, so live sources use slice threads.
         self._stream.thread_type = "AUTO" if read_limit is None else "SLICE"
         self._stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
@@ -213,7 +224,7 @@ class AvSource:
         """
         if frame.pts is not None:
             return to_seconds(frame.pts, self._stream.time_base)
-        rate = self._stream.average_rate
+        rate = self._stream.guessed_rate  # `average_rate` is 25 for every file of bare H.264 or HEVC
         return to_seconds(number, 1 / rate) if self._limit is None and rate else None
 
 
@@ -234,6 +245,13 @@ class _KeyframeInterval:
     def suffices(self, interval: float) -> bool:
         """Return True when key frames arrive more often than one per `interval` seconds."""
         return len(self._gaps) > 0 and interval > max(self._gaps)
+
+
+def _choose_stream(container: av.container.InputContainer) -> VideoStream | None:
+    """Return the video stream that FFmpeg prefers, None without one. An attached picture is cover art, not video."""
+    streams = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
+    best = container.streams.best("video")
+    return best if isinstance(best, VideoStream) and best in streams else next(iter(streams), None)
 
 
 def to_seconds(timestamp: int, time_base: Fraction | None) -> float | None:
