@@ -6,8 +6,7 @@ table to the crash journal, `load` recovers it in the next process: no job is lo
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 from streamer.config.model import Stream
 from streamer.inference import journal
+from streamer.inference.canary import NO_EPOCH
 from streamer.inference.crop import crop_to_zone, to_full_frame
 from streamer.inference.journal import CrashRecovery, JobRow
 from streamer.inference.quarantine import Quarantine
@@ -73,26 +73,23 @@ class _OpenFrame:
         return "done" if self.outcomes - {"stale", "unchanged", "error"} else "error"
 
 
-class ClosedFrame(NamedTuple):
-    """A frame whose jobs have all left the table: it can be settled."""
-
-    frame: Frame
-    outcome: FrameOutcome
-
-
 class InFlight:
     """Not thread-safe."""
 
-    def __init__(self, runtime: Path, streams: Mapping[str, Stream]) -> None:
-        """Read the journal of the previous process in `runtime`; call `load` next."""
+    def __init__(
+        self, runtime: Path, streams: Mapping[str, Stream], settle: Callable[[Frame, FrameOutcome], object]
+    ) -> None:
+        """Read the journal of the previous process in `runtime`; call `load` next.
+
+        `settle` is called for each frame of a camera or a recording once its jobs have all left the table.
+        """
         self._path = runtime / journal.FILE
-        self._streams = streams
+        self._streams, self._settle = streams, settle
         self._previous = journal.read(self._path)
         recordings = {name for name, stream in streams.items() if stream.source.pace == "file"}
         self.quarantine = Quarantine(recordings, self._previous.quarantine)
         self._jobs: dict[JobId, _InFlightJob] = {}
-        self._counts = Counter[JobState]()
-        self._frames: dict[tuple[str, FrameId], _OpenFrame] = {}
+        self._frames: dict[tuple[str, FrameId | None], _OpenFrame] = {}
         self._events: dict[str, JobId] = {}
         """Job of each event that is not acked."""
         self._changed = False
@@ -100,7 +97,7 @@ class InFlight:
     # -- questions
 
     def count(self, *states: JobState) -> int:
-        return sum(self._counts[state] for state in states)
+        return sum(entry.state in states for entry in self._jobs.values())
 
     def jobs(self, state: JobState) -> list[Job]:
         """Return the jobs in `state`, which is not FETCHING, in the order in which they were added."""
@@ -114,57 +111,55 @@ class InFlight:
     def start_fetch(self, stream: str, names: Iterable[str]) -> None:
         """A frame was requested for these tasks."""
         for name in names:
-            self._set(JobId(stream, name, None), JobState.FETCHING)
+            self._jobs[JobId(stream, name, None)] = _InFlightJob(JobState.FETCHING)
 
     def end_fetch(self, stream: str) -> set[str]:
         """Capture has replied: return the names of the tasks for which the frame was requested."""
         fetched = [job_id for job_id in self._jobs if job_id.stream == stream and job_id.frame is None]
         for job_id in fetched:
-            self._remove(job_id)
+            del self._jobs[job_id]
         return {job_id.name for job_id in fetched}
 
-    def open_frame(self, frame: Frame, jobs: Iterable[Job]) -> None:
+    def open_frame(self, frame: Frame, jobs: Collection[Job]) -> None:
         """Add the jobs of a frame as waiting."""
-        ids = {id_of(job): job for job in jobs}
-        self._frames[frame.stream, frame.id] = _OpenFrame(frame, set(ids))
-        for job_id, job in ids.items():
-            self._set(job_id, JobState.WAITING, job)
+        self._frames[frame.stream, frame.id] = _OpenFrame(frame, set(map(id_of, jobs)))
+        for job in jobs:
+            self._set(job, JobState.WAITING)
 
     def start(self, jobs: Iterable[Job]) -> None:
         """The engine gets these jobs next. They are in the journal before this returns."""
         for job in jobs:
-            self._set(id_of(job), JobState.RUNNING, job)
+            self._set(job, JobState.RUNNING)
         self.save()
 
     def finish_run(self, job: Job) -> None:
         """The engine has returned the result of a running job, which is published next."""
         self.quarantine.on_finished(self.quarantine.suspect(job))
-        self._set(id_of(job), JobState.PUBLISHING, job)
+        self._set(job, JobState.PUBLISHING)
 
     def add_event(self, job: Job, outcome: Outcome, event: str) -> None:
         """The outcome was sent as the event with the id `event`: the job stays until that is acked."""
-        job_id = id_of(job)
-        self._set(job_id, JobState.PUBLISHING, job)
-        self._events[event] = job_id
-        if open_frame := self._frames.get((job_id.stream, job.frame.id)):
+        self._set(job, JobState.PUBLISHING)
+        self._events[event] = id_of(job)
+        if open_frame := self._frames.get((job.due.stream, job.frame.id)):
             open_frame.outcomes.add(outcome)
 
-    def on_acked(self, events: Iterable[str]) -> list[ClosedFrame]:
-        """Remove the jobs of these events; return the frames that can be settled."""
-        acked = [self._events.pop(event) for event in events if event in self._events]
-        return self._remove_all(acked)
+    def on_acked(self, events: Iterable[str]) -> None:
+        """Remove the jobs of these events."""
+        for event in events:
+            if (job_id := self._events.pop(event, None)) is not None:
+                self._remove(job_id)
 
-    def finish(self, job: Job, outcome: Outcome) -> list[ClosedFrame]:
-        """Remove a job whose outcome needs no ack; return its frame if that can be settled."""
+    def finish(self, job: Job, outcome: Outcome) -> None:
+        """Remove a job whose outcome needs no ack."""
         self._frames[job.due.stream, job.frame.id].outcomes.add(outcome)
-        return self._remove_all([id_of(job)])
+        self._remove(id_of(job))
 
-    def discard_waiting(self) -> list[ClosedFrame]:
-        """Remove all waiting jobs, because the process stops; return the frames that can be settled."""
-        waiting = self.jobs(JobState.WAITING)
-        for job in waiting:
+    def discard_waiting(self) -> None:
+        """Remove all waiting jobs, because the process stops."""
+        for job in self.jobs(JobState.WAITING):
             self._frames[job.due.stream, job.frame.id].stopped = True
-        return self._remove_all(map(id_of, waiting))
+            self._remove(id_of(job))
 
     # -- pictures
 
@@ -195,7 +190,7 @@ class InFlight:
         recovery = journal.recover(self._previous, self._streams, self.quarantine, was_killed)
         self._previous = journal.State()
         for result in recovery.lost:
-            self._set(id_of(result.job), JobState.PUBLISHING, result.job)
+            self._set(result.job, JobState.PUBLISHING)
         self._changed = True
         return recovery
 
@@ -203,33 +198,27 @@ class InFlight:
         """Write the journal if anything changed. A kill at any moment leaves the old file or the new one."""
         if not self._changed:
             return
-        entries = [entry for entry in self._jobs.values() if entry.job is not None]
-        rows = [JobRow.of(entry.job) for entry in entries if entry.job is not None]
-        running = [place for place, entry in enumerate(entries) if entry.state is JobState.RUNNING]
-        journal.write(self._path, journal.State(rows, running, self.quarantine.state()))
+        rows = [
+            JobRow(job_id.name, entry.state is JobState.RUNNING, entry.job.frame)
+            for job_id, entry in self._jobs.items()
+            if entry.job is not None
+        ]
+        journal.write(self._path, journal.State(rows, self.quarantine.state()))
         self._changed = False
 
-    def _set(self, job_id: JobId, state: JobState, job: Job | None = None) -> None:
-        if (old := self._jobs.get(job_id)) is not None:
-            self._counts[old.state] -= 1
-        self._jobs[job_id] = _InFlightJob(state, job)
-        self._counts[state] += 1
-        self._changed |= job is not None
+    def _set(self, job: Job, state: JobState) -> None:
+        self._jobs[id_of(job)] = _InFlightJob(state, job)
+        self._changed = True
 
     def _remove(self, job_id: JobId) -> None:
-        self._counts[self._jobs.pop(job_id).state] -= 1
-        self._changed |= job_id.frame is not None
-
-    def _remove_all(self, ids: Iterable[JobId]) -> list[ClosedFrame]:
-        closed = []
-        for job_id in ids:
-            self._remove(job_id)
-            assert job_id.frame is not None
-            key = job_id.stream, job_id.frame
-            if (opened := self._frames.get(key)) is None:
-                continue  # the frame was fetched by the previous process
-            opened.unfinished.remove(job_id)
-            if not opened.unfinished:
-                closed.append(ClosedFrame(opened.frame, opened.outcome))
-                del self._frames[key]
-        return closed
+        """Remove a job; settle its frame if that has no other."""
+        del self._jobs[job_id]
+        self._changed = True
+        opened = self._frames.get((job_id.stream, job_id.frame))
+        if opened is None:
+            return  # the frame was fetched by the previous process
+        opened.unfinished.remove(job_id)
+        if not opened.unfinished:
+            del self._frames[job_id.stream, job_id.frame]
+            if opened.frame.epoch != NO_EPOCH:
+                self._settle(opened.frame, opened.outcome)

@@ -8,8 +8,9 @@ suspects. So a guilty task costs two deaths, whatever the size of the first batc
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from streamer.core.backoff import exponential
@@ -46,25 +47,20 @@ class Verdict(NamedTuple):
 
 
 class Quarantine:
-    def __init__(self, recordings: Collection[str], state: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, recordings: Collection[str], state: Sequence[Any] | None = None) -> None:
         """`recordings`: names of the streams whose frames are fetched again. `state`: what `state` returned earlier."""
         self._recordings = recordings
-        given = state or {"suspects": [], "frames": [], "tasks": []}
-        self._suspects = {_suspect(key): int(deaths) for key, deaths in given["suspects"]}
+        deaths, until, verdicts = ({_suspect(key): value for key, value in items} for items in state or ((), (), ()))
+        self._suspects = Counter[Suspect](deaths)
         """Deaths of the process at which each of them was running."""
-        self._frames = {_suspect(key) for key in given["frames"]}
-        """Guilty frames of recordings."""
-        self._until = {_suspect(key): float(until) for key, until, _ in given["tasks"]}
-        """Guilty tasks, with the monotonic second at which they are tried again."""
-        self._verdicts = Counter({_suspect(key): int(count) for key, _, count in given["tasks"]})
+        self._until: dict[Suspect, float] = until
+        """Monotonic second at which a guilty task is tried again; infinity for a guilty frame of a recording."""
+        self._verdicts = Counter[Suspect](verdicts)
+        """Verdicts by task."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Sequence[Any]:
         """Return everything as JSON data, for `__init__` of the next process."""
-        return {
-            "suspects": [[*pair] for pair in self._suspects.items()],
-            "frames": list(self._frames),
-            "tasks": [[task, self._until.get(task, 0.0), count] for task, count in self._verdicts.items()],
-        }
+        return [list(table.items()) for table in (self._suspects, self._until, self._verdicts)]
 
     def suspect(self, job: Job) -> Suspect:
         return self.suspect_of(job.due.stream, job.due.task.name, job.frame.id)
@@ -74,23 +70,20 @@ class Quarantine:
 
     def on_crash(self, running: Collection[Suspect], now: float) -> Verdict | None:
         """The process died while its engine had these. Return the verdict if one of them is guilty now."""
-        for suspect in running:
-            self._suspects[suspect] = self._suspects.get(suspect, 0) + 1
+        self._suspects.update(running)
         if len(running) != 1:
             return None
         (suspect,) = running
-        deaths = self._suspects[suspect]
-        if deaths < DEATHS:
+        if self._suspects[suspect] < DEATHS:
             return None
-        del self._suspects[suspect]
-        return Verdict(suspect, deaths, self._block(suspect, now))
+        return Verdict(suspect, self._suspects.pop(suspect), self._block(suspect, now))
 
     def on_finished(self, suspect: Suspect) -> None:
         """A run ended without a crash: the suspect is cleared."""
         self._suspects.pop(suspect, None)
 
     def is_blocked(self, suspect: Suspect, now: float) -> bool:
-        return suspect in self._frames or now < self._until.get(suspect._replace(frame=None), 0.0)
+        return any(now < self._until.get(key, 0.0) for key in (suspect, suspect._replace(frame=None)))
 
     def is_clear(self, suspect: Suspect, now: float) -> bool:
         """Return whether it is neither blocked nor suspected."""
@@ -110,7 +103,7 @@ class Quarantine:
         self._verdicts[task] += 1
         count = self._verdicts[task]
         if suspect.frame is not None:
-            self._frames.add(suspect)
+            self._until[suspect] = math.inf
             if count < FRAMES_OF_TASK:
                 return None
             count -= FRAMES_OF_TASK - 1

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-from types import TracebackType
 
 import zmq
 
@@ -65,9 +64,9 @@ class Inference:
         streams = config.streams
         schedules = {name: Schedule(name, stream.active, stream.source.pace, now) for name, stream in streams.items()}
         self.policy = Policy(schedules, now)
-        self.in_flight = InFlight(worker.runtime, streams)
         self.step_timeout = StepTimeout()
         self.frames = FrameClient(worker.runtime, "infer", max(MIN_BUFFERS, 2 * len(streams), 2 * engine.free()))
+        self.in_flight = InFlight(worker.runtime, streams, self.frames.settle)
         self.fetcher = FrameFetcher(self.frames, schedules, self.policy, self.in_flight)
         self.events = EventClient(worker.runtime, "infer")
         self.feed = ResultPublisher(worker.runtime, {name: config.raw["streams"][name]["tasks"] for name in streams})
@@ -77,9 +76,8 @@ class Inference:
         tasks = [(name, task) for name, stream in streams.items() for task in stream.tasks]
         tracker = ObjectTracker({(name, task.name): task.every or DEFAULT_EVERY_S for name, task in tasks})
         self.publisher = OutcomePublisher(
-            config.name, engine.model, self.in_flight,
-            self.frames, self.events, self.feed, self.requests, self.canary, tracker,
-        )  # fmt: skip
+            config.name, engine.model, self.in_flight, self.events, self.feed, self.requests, self.canary, tracker
+        )
         self.poller = zmq.Poller()
         self.poller.register(worker.stop_fd, zmq.POLLIN)
         for socket in (*self.frames.sockets(), self.events.socket, self.requests.socket, self.feed.socket):
@@ -88,7 +86,7 @@ class Inference:
     def __enter__(self) -> Inference:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         for connection in (self.frames, self.events, self.feed, self.requests):
             connection.close()
 
@@ -106,7 +104,7 @@ class Inference:
                 self.publisher.publish(result)
             if self.policy.adapt(_now()):
                 self.publisher.publish_stretch(self.policy.stretches())
-        if self.is_idle():
+        if not self.in_flight.count(JobState.FETCHING, JobState.WAITING, JobState.RUNNING):
             self.add_canary()
         self.in_flight.save()
 
@@ -171,9 +169,6 @@ class Inference:
                 self.policy.record_job(result.job.due, result.inference_s / result.batch)
         return results
 
-    def is_idle(self) -> bool:
-        return not self.in_flight.count(JobState.FETCHING, JobState.WAITING, JobState.RUNNING)
-
     def add_canary(self) -> None:
         """If no answer has come out for a while, add a test job that the next batch runs."""
         quarantine = self.in_flight.quarantine
@@ -183,23 +178,26 @@ class Inference:
 
     def report_crash(self) -> None:
         """Publish the outcomes of the jobs that the previous process left; return once emit has them."""
-
-        def keep_waiting() -> bool:
-            self.worker.heartbeat.beat()
-            return not self.worker.stopping
-
         recovery = self.in_flight.load(self.worker.assignment.was_killed)
         self.in_flight.save()
         self.publisher.publish_recovery(recovery)
-        self.publisher.await_acks(math.inf, keep_waiting)
+        while self.events.unacked and not self.worker.stopping:
+            self.await_acks()
         self.in_flight.save()
 
     def drain(self) -> None:
         """Finish the jobs in the engine, wait until emit has acked their events, and settle all frames."""
         until = time.monotonic() + DRAIN_S
-        self.publisher.discard_waiting()
+        self.in_flight.discard_waiting()
         while self.in_flight.count(JobState.RUNNING) and time.monotonic() < until:
             for result in self.step([]):
                 self.publisher.publish(result)
-        self.publisher.await_acks(until, lambda: True)
+        while self.events.unacked and time.monotonic() < until:
+            self.await_acks()
         self.in_flight.save()
+
+    def await_acks(self) -> None:
+        """Handle the acks that arrive within 20 ms."""
+        self.worker.heartbeat.beat()
+        self.events.socket.poll(20)
+        self.publisher.receive_acks()

@@ -11,16 +11,24 @@ from streamer.config.model import from_mapping
 from streamer.inference import journal
 from streamer.inference.in_flight import InFlight, JobState
 from streamer.inference.quarantine import Suspect
-from streamer.types import DueTask, Frame, Job, Task
+from streamer.types import DueTask, Frame, FrameOutcome, Job, Outcome, Task
 from tests.support.sample_events import frame
 from tests.support.tasks import PARAMS
 
 NAMES = ("caption", "ocr")
 
 
-def table(folder: Path) -> InFlight:
+class Settled(list[tuple[Frame, FrameOutcome]]):
+    """Records the frames that were settled."""
+
+    def add(self, frame: Frame, outcome: FrameOutcome) -> None:
+        self.append((frame, outcome))
+
+
+def table(folder: Path, settled: Settled | None = None) -> InFlight:
     tasks = [{"task": name} for name in NAMES]
-    return InFlight(folder, from_mapping({"streams": {"gate": {"source": "synthetic", "tasks": tasks}}}).streams)
+    streams = from_mapping({"streams": {"gate": {"source": "synthetic", "tasks": tasks}}}).streams
+    return InFlight(folder, streams, (Settled() if settled is None else settled).add)
 
 
 def jobs_of(picture: Frame) -> list[Job]:
@@ -42,17 +50,20 @@ def test_job_moves_from_fetching_to_publishing(tmp_path: Path) -> None:
 
 
 def test_frame_closes_when_all_its_events_are_acked(tmp_path: Path) -> None:
-    in_flight, jobs = table(tmp_path), jobs_of(frame())
+    settled = Settled()
+    in_flight, jobs = table(tmp_path, settled), jobs_of(frame())
     in_flight.open_frame(jobs[0].frame, jobs)
     for job in jobs:
         in_flight.add_event(job, "ok", job.due.task.name)
-    assert in_flight.on_acked(["caption", "another process's event"]) == []
-    assert in_flight.on_acked(["ocr", "ocr"]) == [(jobs[0].frame, "done")]
+    in_flight.on_acked(["caption", "another process's event"])
+    assert settled == []
+    in_flight.on_acked(["ocr", "ocr"])
+    assert settled == [(jobs[0].frame, "done")]
     assert [in_flight.count(state) for state in JobState] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "settled"),
+    ("outcomes", "expected"),
     [
         (("stale", "stale"), "stale"),
         (("unchanged", "unchanged"), "unchanged"),
@@ -61,20 +72,25 @@ def test_frame_closes_when_all_its_events_are_acked(tmp_path: Path) -> None:
         (("empty", "stale"), "done"),
     ],
 )
-def test_frame_outcome_follows_from_its_jobs(tmp_path: Path, outcomes: tuple[str, str], settled: str) -> None:
-    in_flight, jobs = table(tmp_path), jobs_of(frame())
+def test_frame_outcome_follows_from_its_jobs(tmp_path: Path, outcomes: tuple[Outcome, Outcome], expected: str) -> None:
+    settled = Settled()
+    in_flight, jobs = table(tmp_path, settled), jobs_of(frame())
     in_flight.open_frame(jobs[0].frame, jobs)
-    closed = [one for job, outcome in zip(jobs, outcomes, strict=True) for one in in_flight.finish(job, outcome)]  # type: ignore[arg-type]
-    assert [outcome for _, outcome in closed] == [settled]
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        in_flight.finish(job, outcome)
+    assert settled == [(jobs[0].frame, expected)]
 
 
 def test_discarded_job_stops_its_frame(tmp_path: Path) -> None:
-    in_flight, jobs = table(tmp_path), jobs_of(frame())
+    settled = Settled()
+    in_flight, jobs = table(tmp_path, settled), jobs_of(frame())
     in_flight.open_frame(jobs[0].frame, jobs)
     in_flight.start(jobs[:1])
-    assert in_flight.discard_waiting() == [], "the other job is running"
+    in_flight.discard_waiting()
+    assert settled == [], "the other job is running"
     in_flight.add_event(jobs[0], "ok", "event")
-    assert in_flight.on_acked(["event"]) == [(jobs[0].frame, "stopped")]
+    in_flight.on_acked(["event"])
+    assert settled == [(jobs[0].frame, "stopped")]
 
 
 def test_journal_has_the_jobs_before_the_engine_gets_them(tmp_path: Path) -> None:
@@ -82,8 +98,7 @@ def test_journal_has_the_jobs_before_the_engine_gets_them(tmp_path: Path) -> Non
     in_flight.open_frame(jobs[0].frame, jobs)
     in_flight.start(jobs[1:])
     state = journal.read(tmp_path / journal.FILE)
-    assert [row.name for row in state.jobs] == ["caption", "ocr"]
-    assert list(state.running) == [1]
+    assert [(row.name, row.running) for row in state.jobs] == [("caption", False), ("ocr", True)]
     next_process = table(tmp_path)
     assert {result.job.due.task.name for result in next_process.load().lost} == set(NAMES)
     assert next_process.quarantine.admit([Suspect("gate", "caption", None), Suspect("gate", "ocr", None)], []) == [
