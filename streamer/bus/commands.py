@@ -14,6 +14,8 @@ from streamer.core.errors import ConfigError
 
 T = TypeVar("T")
 Action = Literal["add", "remove", "pause", "resume"]
+MAX_ASK_S = 600.0
+"""Longest wait for the answer to an `Ask`."""
 
 
 class Command(BaseModel):
@@ -40,7 +42,7 @@ class Ask(Command):
     task: dict[str, Any]
     """Keys of the task, as in a config."""
     seconds: float
-    """Time to wait for the answer."""
+    """Time to wait for the answer, at most `MAX_ASK_S`."""
 
 
 class ChangeTask(Command):

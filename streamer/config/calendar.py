@@ -69,8 +69,6 @@ def _is_open(hours: TimeWindows, minute: int) -> bool:
 
 def parse_windows(value: Any) -> TimeWindows:
     """Parse one window or a list of windows, in UTC until a zone is given. Raises ValueError."""
-    if isinstance(value, TimeWindows):
-        return value
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise ValueError(_WINDOW_ERROR)
@@ -128,8 +126,6 @@ class Cron:
 
 def parse_cron(value: Any) -> Cron:
     """Parse a cron line, in UTC until a zone is given. Raises ValueError."""
-    if isinstance(value, Cron):
-        return value
     if not isinstance(value, str) or len(value.split()) != 5:
         raise ValueError("must be a cron line: minute hour day month weekday, such as `0 7 * * mon-fri`")
     try:
@@ -150,8 +146,6 @@ def _cron_error(text: str, error: str) -> str:
 
 def parse_zone(value: Any) -> ZoneInfo:
     """Return the zone with an IANA name. Raises ValueError."""
-    if isinstance(value, ZoneInfo):
-        return value
     if not isinstance(value, str):
         raise ValueError("must be the name of a time zone, such as Europe/Berlin")
     if value not in _zone_names():
@@ -169,15 +163,12 @@ def _zone_names() -> frozenset[str]:
 @cache
 def local_zone() -> ZoneInfo:
     """Return the zone of this computer: `TZ`, else /etc/localtime, else UTC."""
-    name = os.environ.get("TZ", "").removeprefix(":")
-    if name in _zone_names():
-        return ZoneInfo(name)
     file = Path("/etc/localtime")
+    for name in (os.environ.get("TZ", "").removeprefix(":"), str(file.resolve()).partition("zoneinfo/")[2]):
+        if name in _zone_names():
+            return ZoneInfo(name)
     if not file.exists():
         return _UTC
-    _, found, name = str(file.resolve()).partition("zoneinfo/")
-    if found and name in _zone_names():
-        return ZoneInfo(name)
     with file.open("rb") as content:
         return ZoneInfo.from_file(content, key="localtime")
 

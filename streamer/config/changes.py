@@ -93,19 +93,26 @@ class SavedChanges:
         self._path = state / FILE
 
     def load(self) -> list[Change]:
-        """Return the saved changes; set a damaged file aside. Raises ConfigError if the file cannot be read."""
+        """Return the saved changes, none if there is no usable file. An unusable file is set aside with a warning."""
         try:
             return _CHANGES.validate_json(self._path.read_bytes())
         except FileNotFoundError:
             return []
         except ValidationError as error:
-            problem = error.errors(include_url=False)[0]["msg"]
-            damaged = self._path.with_name(f"{FILE}.damaged")
-            self._path.replace(damaged)
-            log.warning("%s damaged (%s): moved to %s, saved task changes not applied", self._path, problem, damaged)
-            return []
+            self._set_aside(f"damaged ({error.errors(include_url=False)[0]['msg']})")
         except OSError as error:
-            raise ConfigError(f"{self._path}: {error.strerror}: make it readable, or remove it") from None
+            self._set_aside(f"unreadable ({error.strerror})")
+        return []
+
+    def _set_aside(self, problem: str) -> None:
+        """Rename the file, so that the next saved change does not replace it."""
+        aside = self._path.with_name(f"{FILE}.damaged")
+        result = f"moved to {aside}"
+        try:
+            self._path.replace(aside)
+        except OSError as error:
+            result = f"cannot be moved to {aside} ({error.strerror})"
+        log.warning("%s %s: %s, saved task changes not applied", self._path, problem, result)
 
     def add(self, change: Change) -> None:
         """Save one more change and remove those that it cancels. Raises OSError if the file cannot be written."""

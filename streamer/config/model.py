@@ -41,6 +41,32 @@ WebField = Annotated[Web, BeforeValidator(lambda value: {} if value is None else
 """`web:` without a value is a page with all defaults."""
 
 
+class _StreamSettings(Settings):
+    """The keys of a stream that do not depend on the pipeline."""
+
+    source: SourceField
+    """Source of the frames: a text or a mapping with `kind`."""
+    zones: dict[Name, PolygonField] = Field({})
+    """Parts of the frame by name: corners [x, y], 0 to 1."""
+    motion: MotionSettings = MotionSettings()
+    """Motion detection for tasks with `when`."""
+
+
+class _ConfigSettings(Settings):
+    """The keys of a config that do not depend on the pipeline."""
+
+    agent: Name
+    """Name of this agent in events. Default: the file's name."""
+    timezone: ZoneName | None = None
+    """Time zone of `at` and `between`. Default: this computer's."""
+    sinks: list[SinkField] = Field([{"kind": "stdout"}], validate_default=True)
+    """Receivers of the events."""
+    ledger: Retention = Retention()
+    """Retention of accepted events."""
+    outputs: list[OutputField] = Field([])
+    """Receivers of annotated video."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stream:
     source: SourceSettings
@@ -88,35 +114,18 @@ def schema_model() -> type[BaseModel]:
     pipeline = find_pipeline()
     task: Any = reduce(or_, map(_task_model, pipeline.tasks().values()))
     entries: Any = list[Annotated[task, Field(discriminator="task")]]
-    stream = create_model(
+    stream: Any = create_model(
         "Stream",
-        __base__=Settings,
+        __base__=_StreamSettings,
         __doc__="A camera or file and its tasks.",
-        source=(SourceField, Field(description="Source of the frames: a text or a mapping with `kind`.")),
-        zones=(
-            dict[Name, PolygonField],
-            Field({}, description="Parts of the frame by name: corners [x, y], 0 to 1."),
-        ),
-        motion=(MotionSettings, Field(MotionSettings(), description="Motion detection for tasks with `when`.")),
         tasks=(entries, Field(min_length=1, description="Tasks that run on the frames.")),
     )
     return create_model(
         "Config",
-        __base__=Settings,
+        __base__=_ConfigSettings,
         __doc__="A streamer config.",
-        agent=(Name, Field(description="Name of this agent in events. Default: the file's name.")),
-        timezone=(
-            ZoneName | None,
-            Field(None, description="Time zone of `at` and `between`. Default: this computer's."),
-        ),
         model=(pipeline.settings, Field(default_factory=pipeline.settings, description="The model.")),
         streams=(dict[Name, stream], Field(min_length=1, description="The streams by name.")),
-        sinks=(
-            list[SinkField],
-            Field([{"kind": "stdout"}], validate_default=True, description="Receivers of the events."),
-        ),
-        ledger=(Retention, Field(Retention(), description="Retention of accepted events.")),
-        outputs=(list[OutputField], Field([], description="Receivers of annotated video.")),
         web=(WebField, Field(None, description="The web page; without this key there is none.")),
     )
 

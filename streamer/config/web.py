@@ -28,8 +28,6 @@ class Bind(NamedTuple):
 
 
 def _parse(value: object) -> Bind:
-    if isinstance(value, Bind):
-        return value
     host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
     if not colon or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
         raise ValueError("must be an address and a port such as 127.0.0.1:8080")

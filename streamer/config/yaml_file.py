@@ -105,12 +105,13 @@ class YamlFile:
             raise self.error(node, "a value that contains itself")
         return count
 
-    def _build(self, node: Node, path: Where) -> Any:
+    def _build(self, node: Node, path: Where, key: Node | None = None) -> Any:
+        self._lines.setdefault(path, (key or node).start_mark.line + 1)
         kind = str(node.tag).removeprefix(_TAG)
         if isinstance(node, MappingNode) and kind == "map":
             return self._mapping(node, path)
         if isinstance(node, SequenceNode) and kind == "seq":
-            return [self._item(child, (*path, index)) for index, child in enumerate(node.value)]
+            return [self._build(child, (*path, index)) for index, child in enumerate(node.value)]
         if isinstance(node, ScalarNode):
             if kind in _TEXT_TAGS:
                 return self._substitute(node)
@@ -127,10 +128,6 @@ class YamlFile:
             raise self.error(node, "this number is too large")
         return value
 
-    def _item(self, node: Node, path: Where) -> Any:
-        self._lines[path] = node.start_mark.line + 1
-        return self._build(node, path)
-
     def _mapping(self, node: MappingNode, path: Where) -> dict[str, Any]:
         data: dict[str, Any] = {}
         for key, value in node.value:
@@ -139,8 +136,7 @@ class YamlFile:
             name = self._characters(key, key.value)
             if name in data:
                 raise self.error(key, f"{dotted((*path, name))}: written twice")
-            self._lines[*path, name] = key.start_mark.line + 1
-            data[name] = self._build(value, (*path, name))
+            data[name] = self._build(value, (*path, name), key)
         return data
 
     def _substitute(self, node: ScalarNode) -> str:

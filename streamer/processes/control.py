@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import zmq
 
-from streamer.bus.commands import Ask, ChangeTask, ListTasks, SetTasks, parse_control
+from streamer.bus.commands import MAX_ASK_S, Ask, ChangeTask, ListTasks, SetTasks, parse_control
 from streamer.bus.rpc import Request, RpcClient, RpcServer, control_socket, infer_socket
 from streamer.config.changes import DONE, Change, SavedChanges, raw_stream, with_tasks
 from streamer.config.model import Config
@@ -25,8 +25,6 @@ from streamer.events.schema import StatusEvent
 
 log = logging.getLogger(__name__)
 
-MAX_ASK_S = 600.0
-"""Longest wait for the answer to a question."""
 _ASK = "ask"
 """Task name of a question while it is checked."""
 
@@ -94,12 +92,13 @@ class Control:
         return {"agent": self.config.name, "ledger": str(self._folders.state / LEDGER_FILE), "streams": streams}
 
     def _ask(self, request: Request, ask: Ask) -> None:
+        if not 0 < ask.seconds <= MAX_ASK_S:
+            raise ConfigError(f"cannot wait {ask.seconds:g} s for an answer: give 0.1 to {MAX_ASK_S:g} s")
         task = {**ask.task, "name": _ASK}
         raw_stream(self.config, ask.stream)
         with_tasks(self.config, ask.stream, [task])  # reports a bad question to the caller
-        seconds = min(MAX_ASK_S, ask.seconds)
-        request_id = self._infer.send(**Ask(stream=ask.stream, task=task, seconds=seconds).message())
-        self._pending[request_id] = _Pending(request, time.monotonic() + seconds)
+        request_id = self._infer.send(**ask.model_copy(update={"task": task}).message())
+        self._pending[request_id] = _Pending(request, time.monotonic() + ask.seconds)
 
     def _change(self, change: Change, save: bool) -> str:
         before, after = self.config, change.apply(self.config)

@@ -35,40 +35,34 @@ class Heartbeat:
     """One child's heartbeat. The child writes it, the parent reads it. Without a path it is private to the process."""
 
     def __init__(self, path: Path | None = None) -> None:
+        # Aligned words, written one at a time: the parent never reads half of an old and half of a new value.
         if path is None:
-            self._memory = mmap.mmap(-1, _SIZE)
+            self._words = memoryview(mmap.mmap(-1, _SIZE)).cast("Q")
             return
         path.parent.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             os.ftruncate(descriptor, _SIZE)
-            self._memory = mmap.mmap(descriptor, _SIZE)
+            self._words = memoryview(mmap.mmap(descriptor, _SIZE)).cast("Q")
         finally:
             os.close(descriptor)
 
     def beat(self, state: State = "idle", within: float = IDLE_S) -> None:
         """Report `state`, and that the next beat comes within so many seconds."""
-        self._write(0, int((time.monotonic() + within) * 1e9) << 2 | _STATES.index(state))
+        self._words[0] = int((time.monotonic() + within) * 1e9) << 2 | _STATES.index(state)
 
     def mark_commit(self, at: float) -> None:
         """Record that emit committed events at monotonic second `at`."""
-        self._write(1, int(at * 1e9))
+        self._words[1] = int(at * 1e9)
 
     def read(self) -> HeartbeatState:
-        word = self._read(0)
+        word = self._words[0]
         return HeartbeatState(_STATES[word & 3], (word >> 2) / 1e9)
 
     @property
     def committed_at(self) -> float:
         """Monotonic second of the last commit; -inf before the first."""
-        return self._read(1) / 1e9 or -math.inf
-
-    # One aligned word at a time: the parent never reads half of an old and half of a new value.
-    def _write(self, place: int, word: int) -> None:
-        memoryview(self._memory).cast("Q")[place] = word
-
-    def _read(self, place: int) -> int:
-        return memoryview(self._memory).cast("Q")[place]
+        return self._words[1] / 1e9 or -math.inf
 
 
 def heartbeat_file(runtime: Path, name: str) -> Path:

@@ -10,7 +10,6 @@ import faulthandler
 import importlib
 import logging
 import os
-import select
 import signal
 import sys
 import threading
@@ -81,13 +80,9 @@ def _dump_stacks_to(path: Path) -> None:
 
 
 def _read_assignment() -> Assignment:
-    line = b""
-    while not line.endswith(b"\n"):
-        select.select([0], [], [])
-        chunk = os.read(0, 1 << 16)
-        if not chunk:
-            raise SystemExit(0)
-        line += chunk
+    line = sys.stdin.buffer.readline()
+    if not line.endswith(b"\n"):  # the parent is dead
+        raise SystemExit(0)
     return Assignment.model_validate_json(line)
 
 

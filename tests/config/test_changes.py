@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,30 @@ def test_damaged_file_is_set_aside_with_a_warning(
     assert "changes.json damaged" in caplog.text
     SavedChanges(tmp_path).add(PAUSE)
     assert SavedChanges(tmp_path).load() == [PAUSE]
+
+
+def test_unreadable_file_is_set_aside_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "changes.json").mkdir()
+    assert SavedChanges(tmp_path).apply(CONFIG) == CONFIG
+    assert (tmp_path / "changes.json.damaged").is_dir()
+    assert "changes.json unreadable (Is a directory): moved to" in caplog.text
+    SavedChanges(tmp_path).add(PAUSE)
+    assert SavedChanges(tmp_path).load() == [PAUSE]
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_agent_starts_if_a_bad_file_cannot_be_moved(
+    tmp_path: Path, damaged: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def read_only(self: Path, target: Path) -> Path:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    monkeypatch.setattr(Path, "replace", read_only)
+    file = tmp_path / "changes.json"
+    if damaged:
+        file.write_text("[")
+    else:
+        file.mkdir()
+    assert SavedChanges(tmp_path).apply(CONFIG) == CONFIG
+    assert file.exists()
+    assert "(Read-only file system), saved task changes not applied" in caplog.text

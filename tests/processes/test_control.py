@@ -90,6 +90,10 @@ def test_commands_ask_and_change_a_running_agent(tmp_path: Path, monkeypatch: py
         for garbage in ({"op": "ask"}, {"op": "ask", "task": {}, "seconds": "soon"}, {"op": "add", "task": 7}):
             rogue.send(stream="gate", name="x", **garbage)
             assert until(rogue.receive, 10, "an error reply")[0]["error"].startswith("malformed request (")
+        for seconds in (0, -1, 601, float("nan")):
+            rogue.send(op="ask", stream="gate", task={"task": "caption"}, seconds=seconds)
+            (reply,) = until(rogue.receive, 10, "an error reply")
+            assert reply["error"] == f"cannot wait {seconds:g} s for an answer: give 0.1 to 600 s"
         rogue.close()
 
         added = home.command(
