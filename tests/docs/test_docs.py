@@ -123,18 +123,18 @@ def measured_rows() -> list[tuple[str, str]]:
         ("of one frame", f"{work['three tasks on one frame']['ratio']:.1f} times"),
         ("decoding per answer", f"{work['decoding per answer, many cameras']['ratio']:.1f} times"),
         (f"{exact['jobs']:,} prompts", f"all; {percent(exact['tokens_on_our_pixels'], 1)}"),
-        ("frame age", f"{live['agent']['agent_p99_ms']:.0f} ms; {live['queue']['queue_p99_ms'] / 1000:.1f} s"),
+        ("frame age", f"{live['agent']['agent_p99_ms']:.0f} ms ({live['queue']['queue_p99_ms'] / 1000:.1f} s"),
         ("`streamer ask`", f"{ask['ask_p50_ms'] / 1000:.1f} s median, {ask['ask_max_ms'] / 1000:.1f} s at most"),
         ("capture of one", f"{percent(core['gates_off_core_share'])} of a core"),
         ("capture of one", f"{percent(core['key_frames_core_share'])} while only key frames"),
-        ("annotated video", f"IoU {drawn['as_drawn']:.2f}, held still {drawn['hold_last']:.2f}"),
+        ("annotated video", f"IoU {drawn['as_drawn']:.2f} with moved boxes, {drawn['hold_last']:.2f} if boxes stay"),
         ("annotated video", f"{percent(view_ms / 1000)} of a core"),
         ("events committed", f"{ledger['events_per_s'] // 1000},000 a second; {ledger['commit_p99_ms']:.0f} ms"),
         ("object detection", f"recall {boxes['recall']:.2f}, mean IoU {boxes['mean_iou']:.2f}"),
         ("outlines", f"recall {phrase['recall']:.2f} to {region['recall']:.2f}"),
         ("outlines", f"mean IoU {phrase['mean_iou']:.2f} to {region['mean_iou']:.2f}"),
-        ("reading", f"{tasks['ocr, seen']['recall']:.2f} of the trained words"),
-        ("reading", f"{tasks['ocr, held out']['recall']:.2f} of others"),
+        ("reading", f"{percent(tasks['ocr, seen']['recall'])} of the trained words"),
+        ("reading", f"{percent(tasks['ocr, held out']['recall'])} of others"),
     ]
 
 
