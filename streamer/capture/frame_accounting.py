@@ -64,18 +64,18 @@ class FrameCount:
             self._dropped[outcome] += 1
         return True
 
-    def reclaim(self, owner: str) -> list[FrameId]:
-        """Make a dead owner's frames lendable again; they stay in flight. Return them, oldest first."""
-        frames = self._owned_by(owner)
-        self._owners.update(dict.fromkeys(frames, None))
-        return frames
+    def reclaim(self, owner: str) -> None:
+        """Make a dead owner's frames lendable again; they stay in flight."""
+        self._owners.update(dict.fromkeys(self._owned_by(owner)))
 
-    def drop_owner(self, owner: str) -> list[FrameId]:
-        """Drop a dead owner's frames. Return them, oldest first."""
-        frames = self._owned_by(owner)
-        for frame in frames:
+    def reclaimed(self) -> list[FrameId]:
+        """Return the frames in flight that have no owner, oldest first."""
+        return self._owned_by(None)
+
+    def drop_owner(self, owner: str) -> None:
+        """Drop a dead owner's frames."""
+        for frame in self._owned_by(owner):
             self.drop(frame)
-        return frames
 
     def drop(self, frame: FrameId) -> None:
         """Drop a frame in flight whose owner is dead."""
@@ -97,5 +97,5 @@ class FrameCount:
             in_flight=self.in_flight,
         )
 
-    def _owned_by(self, owner: str) -> list[FrameId]:
+    def _owned_by(self, owner: str | None) -> list[FrameId]:
         return sorted(frame for frame, current in self._owners.items() if current == owner)

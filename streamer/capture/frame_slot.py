@@ -183,7 +183,6 @@ class BlockingFrameSlot(FrameSlot):
         self._held: DecodedFrame | None = None
         self._request: FrameRequest | None = None
         self._lent: dict[FrameId, DecodedFrame] = {}
-        self._reclaimed: list[DecodedFrame] = []
 
     def _store(self, frame: DecodedFrame) -> None:
         if self._request is not None and not self._matches(frame, self._request):
@@ -198,10 +197,11 @@ class BlockingFrameSlot(FrameSlot):
         """Return the first frame that matches. Frames before it are skipped for good."""
         with self._changed:
             self._request = request
-            while self._reclaimed and not self._matches(self._reclaimed[0], request):
-                self._drop(self._reclaimed.pop(0))
-            if self._reclaimed:
-                return self._reclaimed[0]
+            for frame_id in self._count.reclaimed():
+                if self._matches(self._lent[frame_id], request):
+                    return self._lent[frame_id]
+                del self._lent[frame_id]
+                self._count.drop(frame_id)
             if self._held is not None and not self._matches(self._held, request):
                 self._release_held()
             return self._held if self._count.in_flight < MAX_IN_FLIGHT else None
@@ -215,9 +215,7 @@ class BlockingFrameSlot(FrameSlot):
             super().lend(frame, owner)
             self._request = None
             self._lent[frame.id] = frame
-            if self._reclaimed and self._reclaimed[0] is frame:
-                self._reclaimed.pop(0)
-            elif self._held is frame:
+            if self._held is frame:
                 self._release_held()
 
     def settle(self, frame: FrameId, owner: str, outcome: FrameOutcome) -> bool:
@@ -231,13 +229,7 @@ class BlockingFrameSlot(FrameSlot):
         """Make the owner's frames available again, oldest first."""
         with self._changed:
             self._request = None
-            frames = {frame.id: frame for frame in self._reclaimed}
-            frames.update({frame: self._lent[frame] for frame in self._count.reclaim(owner)})
-            self._reclaimed = [frames[frame] for frame in sorted(frames)]
-
-    def _drop(self, frame: DecodedFrame) -> None:
-        self._lent.pop(frame.id, None)
-        self._count.drop(frame.id)
+            self._count.reclaim(owner)
 
     def _release_held(self) -> None:
         self._held = None

@@ -44,7 +44,11 @@ class AgentPaths:
                 runtime = Path(temporary)
             state = state_folder(agent) if keep_state else runtime / "state"
             for folder in (runtime, state):
-                _create(folder)
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    folder.chmod(0o700)
+                except OSError as error:
+                    raise ConfigError(f"cannot create the folder {folder}: {error.strerror}") from None
             _lock(stack, state, runtime, agent)
             shutil.rmtree(runtime / "buffers", ignore_errors=True)
             longest = max((f"{runtime}/{name}" for name in sockets), key=len)
@@ -81,14 +85,6 @@ def state_home() -> Path:
 def memory_folder() -> str | None:
     """Return a writable tmpfs for temporary folders, or None."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-
-
-def _create(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
-    except OSError as error:
-        raise ConfigError(f"cannot create the folder {folder}: {error.strerror}") from None
 
 
 def find_running(agent: str | None) -> tuple[str, Path]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
@@ -117,16 +118,16 @@ def _hide_weak_values(word: re.Match[str]) -> str:
     return _WEAK_VALUE.sub(r"\1=***", word[0]) if any(mark in word[0] for mark in "/?&") else word[0]
 
 
+@dataclass(frozen=True, slots=True, repr=False)
 class Url:
     """A URL that may hold credentials. `str()` redacts them; only `reveal()` returns the whole."""
 
-    __slots__ = ("_text",)
+    _text: str
 
-    def __init__(self, text: str) -> None:
-        remember_url(text)
-        if problem := _problem_of(text):
+    def __post_init__(self) -> None:
+        remember_url(self._text)
+        if problem := _problem_of(self._text):
             raise ValueError(problem)
-        self._text = text
 
     @property
     def scheme(self) -> str:
@@ -141,12 +142,6 @@ class Url:
 
     def __repr__(self) -> str:
         return f"Url({str(self)!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Url) and other._text == self._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from types import TracebackType
 
 import cv2
 import zmq
@@ -86,9 +85,7 @@ class Capture:
     def __enter__(self) -> Capture:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._slot.set_epoch(None)
         self._events.close()
         self._server.close()

@@ -12,7 +12,7 @@ from streamer.events.ledger.query import LedgerQuery
 from streamer.processes.assignment import ReportKind
 from streamer.processes.worker import Worker
 from streamer.web.app import make_app
-from streamer.web.handlers import WebState
+from streamer.web.handlers import Handlers
 from streamer.web.mjpeg import JpegHub
 from streamer.web.monitor.capture_poller import CapturePoller
 from streamer.web.monitor.event_follower import EventFollower
@@ -34,7 +34,7 @@ def run(worker: Worker) -> None:
 async def _serve(worker: Worker, listener: socket.socket, capture: CapturePoller) -> None:
     query = LedgerQuery(worker.state / LEDGER_FILE)
     events, jpegs, tasks = EventFollower(query), JpegHub(worker.runtime), TaskLists(worker.runtime, worker.config)
-    server = Server(make_app(WebState(worker.config, worker.runtime, capture, events, jpegs, tasks)))
+    server = Server(make_app(Handlers(worker.config, worker.runtime, capture, events, jpegs, tasks)))
     loop = asyncio.get_running_loop()
 
     def stop() -> None:

@@ -10,17 +10,17 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from streamer.web.auth import AuthMiddleware
-from streamer.web.handlers import Handlers, WebState
+from streamer.web.handlers import Handlers
 
 STATIC = Path(__file__).with_name("static")
 
 
-def make_app(state: WebState) -> FastAPI:
+def make_app(handlers: Handlers) -> FastAPI:
     """Build the application with access control in front of every URL."""
-    assert state.config.web is not None
+    config = handlers.config
+    assert config.web is not None
     app = FastAPI(title="streamer", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(AuthMiddleware, web=state.config.web, agent=state.config.name)
-    handlers = Handlers(state)
+    app.add_middleware(AuthMiddleware, web=config.web, agent=config.name)
     for path, handler in (
         ("/api/streams", handlers.streams),
         ("/api/events", handlers.events),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -15,14 +15,15 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from streamer.config.model import Config
 from streamer.events.ledger.query import Entry, Filter
+from streamer.video.outputs import ViewId
 from streamer.video.outputs.hls import hls_folder
-from streamer.web.metrics import MetricsCollector, exposition
+from streamer.web.metrics import exposition
 from streamer.web.mjpeg import JpegHub, multipart_response
 from streamer.web.monitor import status
 from streamer.web.monitor.capture_poller import CapturePoller
 from streamer.web.monitor.event_follower import EventFollower
 from streamer.web.monitor.task_list import TaskLists
-from streamer.web.video_urls import ServedView, served_views
+from streamer.web.video_urls import served_views
 
 MAX_EVENTS = 1000
 """Largest page of events."""
@@ -42,58 +43,32 @@ Position = Annotated[int | None, Query(ge=0, lt=1 << 53)]
 
 
 @dataclass(frozen=True, slots=True)
-class WebState:
-    """Everything the handlers read."""
+class Handlers:
+    """One method per URL, see the table in `make_app`. The fields are everything that they read."""
 
     config: Config
     runtime: Path
     capture: CapturePoller
-    events: EventFollower
+    follower: EventFollower
     jpegs: JpegHub
     tasks: TaskLists
-    views: Mapping[str, ServedView] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "views", served_views(self.config))
-
-    def check_stream(self, name: str) -> str:
-        """Return the stream name if the config has it, so that no unchecked name from a URL is used; else 404."""
-        if name not in self.config.streams:
-            raise HTTPException(404, f"unknown stream {name!r}; there are: {', '.join(self.config.streams)}")
-        return name
-
-    def view(self, name: str, kind: str) -> ServedView:
-        """Return the view of this name if it has an output of this kind; else 404."""
-        view = self.views.get(name)
-        if view is None or kind not in view.kinds:
-            raise HTTPException(404, f"{name!r} has no {kind} output")
-        return view
-
-
-class Handlers:
-    """One method per URL, see the table in `make_app`."""
-
-    def __init__(self, state: WebState) -> None:
-        self._state = state
-        self._metrics = MetricsCollector(state.config.name, state.capture, state.events, state.jpegs)
 
     async def streams(self) -> JSONResponse:
         """State of every stream and its tasks."""
-        state = self._state
-        return JSONResponse(
-            status.streams(state.config, state.views, state.capture, state.events, state.tasks.by_stream)
-        )
+        views = served_views(self.config)
+        return JSONResponse(status.streams(self.config, views, self.capture, self.follower, self.tasks.by_stream))
 
     async def health(self) -> JSONResponse:
-        healthy, body = status.health(self._state.capture, self._state.events)
+        healthy, body = status.health(self.capture, self.follower)
         return JSONResponse(body, 200 if healthy else 503)
 
     async def ready(self) -> JSONResponse:
-        is_ready, body = status.readiness(self._state.events)
+        is_ready, body = status.readiness(self.follower)
         return JSONResponse(body, 200 if is_ready else 503)
 
     async def metrics(self) -> Response:
-        return Response(exposition(self._metrics), media_type=CONTENT_TYPE_LATEST)
+        text = exposition(self.config.name, self.capture, self.follower, self.jpegs)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     def events(
         self,
@@ -104,7 +79,7 @@ class Handlers:
         limit: Annotated[int, Query(ge=1, le=MAX_EVENTS)] = 100,
     ) -> Response:
         """The newest events, or the first ones after a position; oldest first."""
-        matching, query = self._filter(stream, task, text), self._state.events.query
+        matching, query = self._filter(stream, task, text), self.follower.query
         page = query.newest(limit, matching) if after is None else query.after(after, limit, matching)
         entries = b",".join(b'{"position":%d,"event":%b}' % entry for entry in page.entries)
         body = b'{"position":%d,"events":[%b]}' % (page.position, entries)
@@ -120,30 +95,30 @@ class Handlers:
     ) -> StreamingResponse:
         """Events as the ledger accepts them: server-sent events whose id is the position."""
         matching = self._filter(stream, task, text)
-        start = int(last_event_id) if last_event_id else self._state.events.position if after is None else after
-        entries = self._state.events.follow(start, matching, KEEP_ALIVE_S)
+        start = int(last_event_id) if last_event_id else self.follower.position if after is None else after
+        entries = self.follower.follow(start, matching, KEEP_ALIVE_S)
         return StreamingResponse(_server_sent(entries), media_type="text/event-stream")
 
     async def snapshot(
         self, stream: str, width: Annotated[int | None, Query(ge=16, le=7680)] = None, annotated: bool = False
     ) -> Response:
         """The newest frame of the camera, or of a view with its annotations."""
-        state, name = self._state, self._state.check_stream(stream)
-        views = (view.id for view in state.views.values() if view.id.stream == name and "mjpeg" in view.kinds)
-        view = next(views, None) if annotated else None
+        name = self._check_stream(stream)
+        views = served_views(self.config).values() if annotated else ()
+        view = next((view.id for view in views if view.id.stream == name and "mjpeg" in view.kinds), None)
         if view is not None:
-            jpeg = await state.jpegs.next_jpeg(view, JPEG_TIMEOUT_S)
+            jpeg = await self.jpegs.next_jpeg(view, JPEG_TIMEOUT_S)
         else:
-            jpeg = await state.capture.snapshot(name, width)
+            jpeg = await self.capture.snapshot(name, width)
         if jpeg is None:
             raise HTTPException(503, f"stream {name} has no frame now: its camera or capture process is down")
         return Response(jpeg, media_type="image/jpeg")
 
     async def mjpeg(self, view: str) -> StreamingResponse:
-        return multipart_response(self._state.jpegs.watch(self._state.view(view, "mjpeg").id))
+        return multipart_response(self.jpegs.watch(self._view_id(view, "mjpeg")))
 
     def hls(self, view: str, file: str) -> Response:
-        folder = hls_folder(self._state.runtime, self._state.view(view, "hls").id)
+        folder = hls_folder(self.runtime, self._view_id(view, "hls"))
         kind = next((kind for pattern, kind in HLS_TYPES.items() if re.fullmatch(pattern, file, re.ASCII)), None)
         content = _read(folder / file) if kind is not None else None
         if content is None:
@@ -151,7 +126,20 @@ class Handlers:
         return Response(content, media_type=kind)
 
     def _filter(self, stream: str | None, task: str | None, text: str | None) -> Filter:
-        return Filter(self._state.check_stream(stream) if stream else None, task or None, text or None)
+        return Filter(self._check_stream(stream) if stream else None, task or None, text or None)
+
+    def _check_stream(self, name: str) -> str:
+        """Return the stream name if the config has it, so that no unchecked name from a URL is used; else 404."""
+        if name not in self.config.streams:
+            raise HTTPException(404, f"unknown stream {name!r}; there are: {', '.join(self.config.streams)}")
+        return name
+
+    def _view_id(self, name: str, kind: str) -> ViewId:
+        """Return the view of this name if it has an output of this kind; else 404."""
+        view = served_views(self.config).get(name)
+        if view is None or kind not in view.kinds:
+            raise HTTPException(404, f"{name!r} has no {kind} output")
+        return view.id
 
 
 async def _server_sent(entries: AsyncIterator[Entry | None]) -> AsyncIterator[bytes]:

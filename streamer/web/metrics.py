@@ -27,7 +27,7 @@ DRAFTS = {
 }
 
 
-class MetricsCollector(Collector):
+class _MetricsCollector(Collector):
     """The agent's metrics. Frame counters restart with each capture process, result counters with each web process."""
 
     def __init__(self, agent: str, capture: CapturePoller, events: EventFollower, jpegs: JpegHub) -> None:
@@ -84,21 +84,19 @@ class MetricsCollector(Collector):
         return stretch
 
     def _results(self) -> Iterator[Metric]:
-        results = CounterMetricFamily("streamer_results", "Results, by outcome.", labels=["stream", "task", "outcome"])
+        labels = ["stream", "task"]
+        results = CounterMetricFamily("streamer_results", "Results, by outcome.", labels=[*labels, "outcome"])
         for key, count in self._events.counts.items():
             results.add_metric([*key], count)
         delay = GaugeMetricFamily(
-            "streamer_result_age_seconds",
-            "Time from capture to publication of the newest result.",
-            labels=["stream", "task"],
+            "streamer_result_age_seconds", "Time from capture to publication of the newest result.", labels=labels
         )
         inference = GaugeMetricFamily(
-            "streamer_inference_seconds", "Time in the model of the newest result.", labels=["stream", "task"]
+            "streamer_inference_seconds", "Time in the model of the newest result.", labels=labels
         )
         when = GaugeMetricFamily(
-            "streamer_result_captured_timestamp_seconds", "Capture time of the newest result's frame.",
-            labels=["stream", "task"],
-        )  # fmt: skip
+            "streamer_result_captured_timestamp_seconds", "Capture time of the newest result's frame.", labels=labels
+        )
         for task, event in self._events.results.items():
             timing = event["data"]["timing"]
             when.add_metric(task, datetime.fromisoformat(event["time"]).timestamp())
@@ -107,8 +105,7 @@ class MetricsCollector(Collector):
                 delay.add_metric(task, timing["age_ms"] / 1000)
         yield from (results, delay, inference, when)
         checked, right = (
-            CounterMetricFamily(f"streamer_draft_tokens_{key}", text, labels=["stream", "task"])
-            for key, text in DRAFTS.items()
+            CounterMetricFamily(f"streamer_draft_tokens_{key}", text, labels=labels) for key, text in DRAFTS.items()
         )
         for task, counts in self._events.drafts.items():
             checked.add_metric(task, counts["checked"])
@@ -116,8 +113,8 @@ class MetricsCollector(Collector):
         yield from (checked, right)
 
 
-def exposition(collector: MetricsCollector) -> bytes:
+def exposition(agent: str, capture: CapturePoller, events: EventFollower, jpegs: JpegHub) -> bytes:
     """Return the metrics in the Prometheus text format."""
     registry = CollectorRegistry()
-    registry.register(collector)
+    registry.register(_MetricsCollector(agent, capture, events, jpegs))
     return generate_latest(registry)

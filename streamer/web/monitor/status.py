@@ -29,22 +29,30 @@ def streams(
     tasks: Mapping[str, Sequence[TaskJson]],
 ) -> dict[str, Any]:
     """Return everything the page shows except events. `tasks` are the current ones, by stream."""
-    return {
-        "agent": config.name,
-        "started": round(events.started, 3),
-        "position": events.position,
-        "streams": [
-            _stream(
-                name,
-                stream,
-                capture.states[name],
-                events,
-                [view for view in views.values() if view.id.stream == name],
-                tasks[name],
-            )
-            for name, stream in config.streams.items()
-        ],
-    }
+    now = time.monotonic()
+    listed = []
+    for name, stream in config.streams.items():
+        process, status = capture.states[name], events.states.get(name)
+        source: Any = stream.source
+        state = stream_state(process, status, now)
+        down = status if state == "down" else None
+        listed.append(
+            {
+                "name": name,
+                "kind": source.kind,
+                "pace": source.pace,
+                "state": state,
+                "reason": down["data"]["reason"] if down else None,
+                "state_age_s": _age(down),
+                "frame_age_s": _rounded(process.frame_age(now)),
+                "stalled": state == "live" and process.is_stalled(now),
+                "fps": _rounded(process.fps, 1),
+                "frames": None if process.counts is None else process.counts.model_dump(),
+                "live": [live for view in views.values() if view.id.stream == name for live in view.live()],
+                "tasks": [_task(task, events.results.get((name, task["name"]))) for task in tasks[name]],
+            }
+        )
+    return {"agent": config.name, "started": round(events.started, 3), "position": events.position, "streams": listed}
 
 
 def health(capture: CapturePoller, events: EventFollower) -> tuple[bool, dict[str, Any]]:
@@ -80,40 +88,14 @@ def stream_state(state: CaptureState, status: Event | None, now: float) -> str:
     return "starting" if state.replied is None and now - state.since < STARTING_S else "silent"
 
 
-def _stream(
-    name: str,
-    stream: Any,
-    capture: CaptureState,
-    events: EventFollower,
-    views: list[ServedView],
-    tasks: Sequence[TaskJson],
-) -> dict[str, Any]:
-    now = time.monotonic()
-    status = events.states.get(name)
-    state = stream_state(capture, status, now)
-    down = status if state == "down" else None
-    return {
-        "name": name,
-        "kind": stream.source.kind,
-        "pace": stream.source.pace,
-        "state": state,
-        "reason": down["data"]["reason"] if down else None,
-        "state_age_s": _age(down) if down else None,
-        "frame_age_s": _rounded(capture.frame_age(now)),
-        "stalled": state == "live" and capture.is_stalled(now),
-        "fps": _rounded(capture.fps, 1),
-        "frames": None if capture.counts is None else capture.counts.model_dump(),
-        "live": [live for view in views for live in view.live()],
-        "tasks": [_task(task, events.results.get((name, task["name"]))) for task in tasks],
-    }
-
-
 def _task(task: TaskJson, latest: Event | None) -> dict[str, Any]:
-    return {**task, "latest": latest, "latest_age_s": None if latest is None else _age(latest)}
+    return {**task, "latest": latest, "latest_age_s": _age(latest)}
 
 
-def _age(event: Event) -> float:
+def _age(event: Event | None) -> float | None:
     """Return the seconds since an event's time."""
+    if event is None:
+        return None
     return round((datetime.now(UTC) - datetime.fromisoformat(event["time"])).total_seconds(), 3)
 
 
