@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from functools import cache
+from typing import cast
 
 import av
 import av.error
@@ -123,16 +124,17 @@ class AvSource:
                 options=dict(options),
                 timeout=(open_limit, read_limit),
                 hwaccel=hardware,
+                metadata_errors="replace",
             )
         except _FAILURES as error:
             if open_limit is not None and time.monotonic() - started >= open_limit:
                 raise SourceLost(f"no answer within {open_limit:g} s") from None
             raise _lost(error) from None  # not chained: the text of the cause holds the URL
-        stream = _choose_stream(self._container)
-        if stream is None:
+        try:
+            self._stream = _choose_stream(self._container)
+        except SourceLost:
             self.close()
-            raise SourceLost("has no video")
-        self._stream = stream
+            raise
         # Frame threads delay the output by one frame per thread, so live sources use slice threads.
         self._stream.thread_type = "AUTO" if read_limit is None else "SLICE"
         self._stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
@@ -212,10 +214,16 @@ class AvSource:
             frames = list(packet.decode())
             if self._keyframes_only and packet.size:  # the packet at the end has flushed the decoder itself
                 frames += _flush(self._stream.codec_context)
-            return frames
         except _FAILURES as error:
             self._undecodable.add(_describe(error))
             return []
+        return [frame for frame in frames if self._can_convert(frame)]
+
+    def _can_convert(self, frame: av.VideoFrame) -> bool:
+        if self._stream.codec_context.is_hwaccel or _is_convertible(frame.format.name):
+            return True
+        self._undecodable.add(f"pixel format {frame.format.name} cannot be converted")
+        return False
 
     def _time_of(self, frame: av.VideoFrame, number: int) -> float | None:
         """Return the frame's time in seconds. A file's frame without timestamp is timed by the frame rate.
@@ -247,11 +255,27 @@ class _KeyframeInterval:
         return len(self._gaps) > 0 and interval > max(self._gaps)
 
 
-def _choose_stream(container: av.container.InputContainer) -> VideoStream | None:
-    """Return the video stream that FFmpeg prefers, None without one. An attached picture is cover art, not video."""
-    streams = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
+def _choose_stream(container: av.container.InputContainer) -> VideoStream:
+    """Return the video stream that FFmpeg prefers. An attached picture is cover art, not video. Raises SourceLost."""
+    videos = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
+    # PyAV's types do not say so: a stream has no codec context if there is no decoder for it.
+    decodable = [one for one in videos if cast(VideoCodecContext | None, one.codec_context) is not None]
+    if not decodable:
+        raise SourceLost("has video of an unknown codec only" if videos else "has no video")
     best = container.streams.best("video")
-    return best if isinstance(best, VideoStream) and best in streams else next(iter(streams), None)
+    return best if isinstance(best, VideoStream) and best in decodable else decodable[0]
+
+
+@cache
+def _is_convertible(pixel_format: str) -> bool:
+    """Return True if libswscale can convert pictures of this format in memory."""
+    if pixel_format.startswith("yaf32"):
+        return False  # libswscale aborts the process
+    try:
+        av.VideoFrame(16, 16, pixel_format).reformat(format="bgr24")
+    except _FAILURES:
+        return False
+    return True
 
 
 def to_seconds(timestamp: int, time_base: Fraction | None) -> float | None:

@@ -182,6 +182,38 @@ def test_file_that_is_no_video_is_a_config_error(tmp_path: Path, content: bytes)
         read(File(path=path), 1)
 
 
+def test_unknown_codec_is_a_config_error(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", 2)
+    clip = path.read_bytes()
+    codec = clip.rindex(b"avc1")
+    path.write_bytes(clip[:codec] + b"zzzz" + clip[codec + 4 :])
+    with pytest.raises(ConfigError, match=r"cannot read .*clip\.mp4 as a video: has video of an unknown codec only"):
+        read(File(path=path), 1)
+
+
+def test_pixel_format_without_conversion_is_no_frame(tmp_path: Path) -> None:
+    path = tmp_path / "clip.nut"
+    with av.open(str(path), "w") as clip:
+        stream = clip.add_stream("rawvideo", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "bgr4"
+        clip.mux(stream.encode(av.VideoFrame(64, 48, "bgr4")))
+    with pytest.raises(ConfigError, match="holds no frame that can be decoded"):
+        read(File(path=path), 1)
+
+
+def test_title_that_is_not_utf_8_is_no_error(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as clip:
+        clip.metadata["title"] = "caf_ latin"
+        stream = clip.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 256, 144, "yuv420p"
+        clip.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(5, 256, 144), format="bgr24")))
+        clip.mux(stream.encode(None))
+    assert b"caf_ latin" in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(b"caf_ latin", b"caf\xe9 latin"))
+    assert [number_of(image) for image in read(File(path=path), 10)] == [5]
+
+
 def test_damaged_file_ends_early(tmp_path: Path) -> None:
     whole = write_clip(tmp_path / "whole.mp4", pictures=40).read_bytes()
     header = whole.index(b"mdat")
