@@ -110,8 +110,7 @@ def base(dtype: torch.dtype = torch.bfloat16) -> Checkpoint:
         images=ImageSettings.read("base", raw),
         generation=generation,
         banned_phrases=frozenset(),
-        encoder_limit=1024,
-        decoder_limit=1024,
+        max_positions=1024,
     )
 
 
@@ -216,8 +215,7 @@ class Benchmark:
         for image in self.images:
             job = Job(DueTask("", Task("", "object_detection", params), 0.0), Frame("", 0, 0, 0.0, 0.0, 0.0, image))
             image_tokens = self.engine.image_cache([job.frame])[0]
-            assert isinstance(image_tokens, torch.Tensor)
-            states.append(self.engine.encoder([image_tokens], [self.engine.processor.encode(job).ids[IMAGE_TOKENS:]]))
+            states.append(self.engine.encoder([image_tokens], [self.engine.processor.encode(job)[0]]))
         self.engine.image_cache.clear()
         mask = torch.ones(states[0].shape[:2], dtype=torch.long)
 

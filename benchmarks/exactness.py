@@ -103,7 +103,8 @@ class Comparison:
         for job in jobs:
             prompt = FLORENCE_TASKS[job.due.task.task].token + self._input(job)
             inputs = self.processor(text=prompt, images=image[..., ::-1].copy(), return_tensors="pt")
-            tally.equal["ids"] += self.engine.processor.encode(job).ids == inputs["input_ids"][0].tolist()
+            ids, _ = self.engine.processor.encode(job)
+            tally.equal["ids"] += ids == inputs["input_ids"][0, -len(ids) :].tolist()
             pixels = inputs["pixel_values"][0]
             theirs.append(self._generate_theirs(inputs, quality, job.due.task.params.max_tokens))
         preprocess = self.engine.image_cache.preprocess

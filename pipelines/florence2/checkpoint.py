@@ -38,10 +38,8 @@ class Checkpoint:
     images: ImageSettings
     generation: GenerationConfig
     banned_phrases: frozenset[str]
-    encoder_limit: int
-    """Maximum prompt length in tokens, the image's included."""
-    decoder_limit: int
-    """Maximum answer length in tokens."""
+    max_positions: int
+    """Maximum length in tokens of a prompt, the image's included, and of an answer."""
 
 
 def load(files: CheckpointFiles, device: str, dtype: str) -> Checkpoint:
@@ -65,8 +63,7 @@ def load(files: CheckpointFiles, device: str, dtype: str) -> Checkpoint:
         images=files.images,
         generation=_generation(files, text),
         banned_phrases=files.banned_phrases,
-        encoder_limit=text.max_position_embeddings,
-        decoder_limit=text.max_position_embeddings,
+        max_positions=text.max_position_embeddings,
     )
 
 

@@ -44,7 +44,7 @@ class CheckpointFiles:
     weights: tuple[Path, ...]
 
     @property
-    def encoder_limit(self) -> int:
+    def max_positions(self) -> int:
         """Maximum prompt length in tokens, the image's included."""
         return int(self.config["text_config"].get("max_position_embeddings", _DEFAULT_POSITIONS))
 

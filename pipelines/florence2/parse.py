@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple
@@ -106,56 +106,17 @@ def _polygons_of(phrase: _Phrase, label: str) -> Iterator[Polygon]:
             yield Polygon(tuple(points), label, phrase.score(run[: 2 * len(points)]))
 
 
-def _text(pieces: Sequence[Piece], banned: frozenset[str]) -> Answer:
+def _quads_of(phrase: _Phrase) -> Iterator[Quad]:
+    corners = phrase.runs[0][:8]
+    points = _points(corners)
+    if points and len(corners) == 8:
+        yield Quad((points[0], points[1], points[2], points[3]), phrase.words, phrase.score(corners))
+
+
+def _text(pieces: Sequence[Piece]) -> Answer:
     kept = [piece for piece in pieces if not _FRAMING.fullmatch(piece.text)]
     text = _FRAMING.sub("", "".join(piece.text for piece in kept)).strip()
     return Answer(text=text, score=text_score([value for piece in kept for value in piece.uncertainty]))
-
-
-def _boxes(pieces: Sequence[Piece], banned: frozenset[str]) -> Answer:
-    return Answer(boxes=tuple(box for part in _phrases(pieces) if part.words for box in _boxes_of(part, part.words)))
-
-
-def _regions(pieces: Sequence[Piece], banned: frozenset[str]) -> Answer:
-    return Answer(boxes=tuple(box for part in _phrases(pieces) for box in _boxes_of(part, "")))
-
-
-def _grounded(pieces: Sequence[Piece], banned: frozenset[str]) -> Answer:
-    parts = (part for part in _phrases(pieces) if part.words and part.words not in banned)
-    return Answer(boxes=tuple(box for part in parts for box in _boxes_of(part, part.words)))
-
-
-def _polygons(pieces: Sequence[Piece], banned: frozenset[str]) -> Answer:
-    return Answer(polygons=tuple(polygon for part in _phrases(pieces) for polygon in _polygons_of(part, "")))
-
-
-def _boxes_or_polygons(pieces: Sequence[Piece], banned: frozenset[str]) -> Answer:
-    parts = [part for part in _phrases(pieces) if part.words]
-    return Answer(
-        boxes=tuple(box for part in parts if not part.marked for box in _boxes_of(part, part.words)),
-        polygons=tuple(polygon for part in parts if part.marked for polygon in _polygons_of(part, part.words)),
-    )
-
-
-def _quads(pieces: Sequence[Piece], banned: frozenset[str]) -> Answer:
-    quads = []
-    for part in _phrases(pieces):
-        corners = part.runs[0][:8]
-        points = _points(corners)
-        if part.words and points and len(corners) == 8:
-            quads.append(Quad((points[0], points[1], points[2], points[3]), part.words, part.score(corners)))
-    return Answer(quads=tuple(quads))
-
-
-_PARSERS: dict[Form, Callable[[Sequence[Piece], frozenset[str]], Answer]] = {
-    "text": _text,
-    "boxes": _boxes,
-    "regions": _regions,
-    "phrases": _grounded,
-    "polygons": _polygons,
-    "boxes_or_polygons": _boxes_or_polygons,
-    "quads": _quads,
-}
 
 
 def parse(form: Form, answer: str | Sequence[Piece], banned: frozenset[str] = frozenset()) -> Answer:
@@ -164,4 +125,25 @@ def parse(form: Form, answer: str | Sequence[Piece], banned: frozenset[str] = fr
     Boxes without a label, with swapped or missing corners, and polygons of fewer than three points are left out.
     Phrases in `banned` are not grounded. Scores are None unless the pieces carry `uncertainty`.
     """
-    return _PARSERS[form]([Piece(answer)] if isinstance(answer, str) else answer, banned)
+    pieces = [Piece(answer)] if isinstance(answer, str) else answer
+    if form == "text":
+        return _text(pieces)
+    phrases = list(_phrases(pieces))
+    labelled = [phrase for phrase in phrases if phrase.words]
+    match form:
+        case "boxes":
+            return Answer(boxes=tuple(box for one in labelled for box in _boxes_of(one, one.words)))
+        case "regions":
+            return Answer(boxes=tuple(box for one in phrases for box in _boxes_of(one, "")))
+        case "phrases":
+            grounded = [one for one in labelled if one.words not in banned]
+            return Answer(boxes=tuple(box for one in grounded for box in _boxes_of(one, one.words)))
+        case "polygons":
+            return Answer(polygons=tuple(polygon for one in phrases for polygon in _polygons_of(one, "")))
+        case "boxes_or_polygons":
+            return Answer(
+                boxes=tuple(box for one in labelled if not one.marked for box in _boxes_of(one, one.words)),
+                polygons=tuple(shape for one in labelled if one.marked for shape in _polygons_of(one, one.words)),
+            )
+        case "quads":
+            return Answer(quads=tuple(quad for one in labelled for quad in _quads_of(one)))

@@ -9,18 +9,14 @@ import torch
 from torch.nn import functional
 
 from pipelines.florence2.image_settings import ImageSettings
-from streamer.core.errors import PipelineError
 from streamer.types import Image
 
 
 def resize(image: Image, size: tuple[int, int], mode: str = "bicubic") -> torch.Tensor:
-    """Resize a BGR image to `size` (height, width); return RGB, uint8 (3, height, width).
+    """Resize a BGR image, uint8 (height, width, 3), to `size` (height, width); return RGB, uint8 (3, height, width).
 
-    Antialiased. Values are within one level of PIL's, a few of them within two when the image is enlarged. Raises
-    PipelineError when `image` is not uint8 (height, width, 3).
+    Antialiased. Values are within one level of PIL's, a few of them within two when the image is enlarged.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise PipelineError(f"the frame is not a BGR picture: {image.dtype} of shape {image.shape}")
     with warnings.catch_warnings():
         # Frames are read-only and torch has no read-only tensors; nothing here writes to it.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -48,5 +44,5 @@ class Preprocessor:
         self._offset = (-mean / std).view(3, 1, 1)
 
     def __call__(self, image: Image) -> torch.Tensor:
-        """Return normalised RGB, float32 (3, height, width). Raises PipelineError as `resize` does."""
+        """Return normalised RGB, float32 (3, height, width)."""
         return resize(image, self._size, self._mode).float() * self._gain + self._offset

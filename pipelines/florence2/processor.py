@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from pipelines.florence2.checkpoint import Checkpoint
 from pipelines.florence2.parse import Piece, parse
-from pipelines.florence2.prompts import PromptEncoder, prompt_text
+from pipelines.florence2.prompts import prompt_text, too_long
 from pipelines.florence2.scores import at_least
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
 from streamer.core.errors import PipelineError
@@ -20,16 +19,6 @@ from streamer.types import MAX_PIXELS, Answer, DueTask, Frame, Image, Job, Outco
 
 MIN_SIDE = 8
 """Pixels; a frame with a shorter side shows nothing that a model could recognise."""
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedPrompt:
-    """The encoder's input for one job, without the image."""
-
-    ids: list[int]
-    """Token ids, the image placeholders first."""
-    max_tokens: int
-    """Maximum length of the answer in tokens, its end included."""
 
 
 class Generation(NamedTuple):
@@ -49,20 +38,26 @@ class Processor:
         self._marks = {id: text for text, id in checkpoint.tokenizer.get_added_vocab().items()}
         """Texts of the special tokens, each of which is a piece of its own."""
         self._banned = checkpoint.banned_phrases
-        self._max_tokens = checkpoint.decoder_limit - 1
-        self._prompts = PromptEncoder(
-            checkpoint.tokenizer,
-            checkpoint.model.config.image_token_id,
-            checkpoint.images.tokens,
-            checkpoint.encoder_limit,
-        )
+        self._max_tokens = checkpoint.max_positions - 1
+        self._room = checkpoint.max_positions - checkpoint.images.tokens
 
-    def encode(self, job: Job) -> EncodedPrompt:
-        """Encode the job's prompt. Raises PipelineError when its frame or prompt cannot be used."""
+    def encode(self, job: Job) -> tuple[list[int], int]:
+        """Return the token ids of the job's prompt, and the maximum length of its answer, the end included.
+
+        Raises PipelineError when the job's frame or prompt cannot be used.
+        """
         check_frame(job.frame.image)
         params = job.due.task.params
-        ids = self._prompts.encode(prompt_text(job.due.task.task, params))
-        return EncodedPrompt(ids, min(params.max_tokens, self._max_tokens))
+        ids = self.prompt_ids(prompt_text(job.due.task.task, params))
+        return ids, min(params.max_tokens, self._max_tokens)
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Return `<s>`, the prompt, `</s>`. Raises PipelineError when the encoder takes fewer tokens."""
+        framed = f"{self._tokenizer.bos_token}{text}{self._tokenizer.eos_token}"
+        ids: list[int] = self._tokenizer(framed, add_special_tokens=False).input_ids
+        if len(ids) > self._room:
+            raise PipelineError(too_long(len(ids), self._room))
+        return ids
 
     def decode(self, job: Job, max_tokens: int, generation: Generation) -> Answer | str:
         """Return the parsed answer, or an error message when it did not end within `max_tokens`."""

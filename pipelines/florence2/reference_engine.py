@@ -85,8 +85,9 @@ class ReferenceEngine:
 
     def prepare(self, job: Job) -> Row:
         """Return the model's input. Raises PipelineError when the job's frame or prompt cannot be used."""
-        prompt = self._processor.encode(job)
-        return Row(prompt.ids, self._preprocess(job.frame.image), prompt.max_tokens)
+        ids, max_tokens = self._processor.encode(job)
+        image = [self._checkpoint.model.config.image_token_id] * self._checkpoint.images.tokens
+        return Row(image + ids, self._preprocess(job.frame.image), max_tokens)
 
     def generate(self, rows: Sequence[Row], quality: Quality) -> list[Generation]:
         """Generate an answer for each row, padded at the end to the longest one."""

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast, get_args
 
 from pydantic import AfterValidator, Field, create_model, model_validator
 
@@ -24,15 +24,12 @@ Form = Literal["text", "boxes", "regions", "phrases", "polygons", "boxes_or_poly
 
 Quality = Literal["fast", "official"]
 
-_RESULTS: dict[Form, ResultKind] = {
-    "text": "text",
-    "boxes": "boxes",
+_RESULTS: dict[str, ResultKind] = {
+    **{kind: kind for kind in get_args(ResultKind)},
     "regions": "boxes",
     "phrases": "boxes",
-    "polygons": "polygons",
-    "boxes_or_polygons": "boxes_or_polygons",
-    "quads": "quads",
 }
+"""Kind of result by format."""
 _MODEL_TOKEN = re.compile(r"</?\w+>")
 
 
@@ -65,11 +62,6 @@ class Parameters(Settings):
     """An answer longer than this many tokens is an error."""
 
     @property
-    def prompt_input(self) -> str:
-        """The text that replaces `{input}` in the task's prompt."""
-        return ""
-
-    @property
     def prompt_text(self) -> str | None:
         return None
 
@@ -98,10 +90,6 @@ class TextParameters(Parameters):
     """Text to search for, without model tokens."""
 
     @property
-    def prompt_input(self) -> str:
-        return self.text
-
-    @property
     def prompt_text(self) -> str:
         return self.text
 
@@ -113,10 +101,6 @@ class RegionParameters(Parameters):
 
     region: RegionField
     """Rectangle x0,y0,x1,y1, as fractions of the frame."""
-
-    @property
-    def prompt_input(self) -> str:
-        return location_tokens(self.region)
 
     @property
     def prompt_region(self) -> Region:

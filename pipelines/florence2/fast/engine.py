@@ -19,7 +19,7 @@ from pipelines.florence2.fast.decode_batch import DecodeBatch
 from pipelines.florence2.fast.decoder import Decoder
 from pipelines.florence2.fast.encoder import Encoder
 from pipelines.florence2.fast.greedy_search import GreedySearch
-from pipelines.florence2.fast.image_cache import ImageCache
+from pipelines.florence2.fast.image_cache import CACHED_FRAMES, ImageCache
 from pipelines.florence2.fast.logits import LogitsProcessor, effective
 from pipelines.florence2.fast.memory_budget import fit, forecast, is_shortage
 from pipelines.florence2.fast.scheduler import EngineJob, Scheduler
@@ -31,8 +31,6 @@ from streamer.types import Job, Result
 
 log = logging.getLogger(__name__)
 
-CACHED_FRAMES = 8
-"""Frames whose image tokens are kept for further jobs."""
 FRAMES_PER_STEP = 8
 """Frames that start together on a GPU; 1 on a CPU, where a batch is slower than its frames one by one."""
 TOKENS_PER_STEP = 4
@@ -62,10 +60,10 @@ class FastEngine:
         self.processor = Processor(checkpoint)
         self.logits_processor = LogitsProcessor(self._generation, checkpoint.first_location, device)
         beams = max(1, self._generation.num_beams or 1)
-        needs = forecast(self.decoder, vision, model.config, checkpoint.decoder_limit, beams, frames, CACHED_FRAMES)
+        needs = forecast(self.decoder, vision, model.config, checkpoint.max_positions, beams, frames, CACHED_FRAMES)
         capacity = fit(max_batch, self.model, needs, device)
-        batch = DecodeBatch(self.decoder, self.logits_processor, capacity, self._image_tokens, checkpoint.decoder_limit)
-        self.image_cache = ImageCache(vision, Preprocessor(images), device, dtype, CACHED_FRAMES)
+        batch = DecodeBatch(self.decoder, self.logits_processor, capacity, self._image_tokens, checkpoint.max_positions)
+        self.image_cache = ImageCache(vision, Preprocessor(images), device, dtype)
         self.scheduler = Scheduler(capacity, frames)
         self.greedy = GreedySearch(batch, len(self.logits_processor.start), tokens, drafts)
         self._beam_searches: dict[EngineJob, BeamSearch] = {}
@@ -104,32 +102,24 @@ class FastEngine:
         encoded = []
         for job in jobs:
             try:
-                prompt = self.processor.encode(job.job)
+                job.prompt, job.max_tokens = self.processor.encode(job.job)
             except PipelineError as error:
                 self.scheduler.finish(job, str(error))
-                continue
-            job.prompt, job.max_tokens = prompt.ids[self._image_tokens :], prompt.max_tokens
-            encoded.append(job)
+            else:
+                encoded.append(job)
         return encoded
 
     def _encode_images(self, jobs: Sequence[EngineJob]) -> list[tuple[EngineJob, Tensor]]:
-        """Return each job with its frame's image tokens; finish a job whose image cannot be prepared as an error."""
+        """Return each job with its frame's image tokens."""
         frames = {id(job.job.frame.image): job.job.frame for job in jobs}
-        tokens: dict[int, Tensor | PipelineError] = {}
+        tokens: dict[int, Tensor] = {}
 
         def run() -> None:
             tokens.update(zip(frames, self.image_cache(list(frames.values())), strict=True))
 
         if not self._attempt(jobs, run):
             return []
-        encoded: list[tuple[EngineJob, Tensor]] = []
-        for job in jobs:
-            found = tokens[id(job.job.frame.image)]
-            if isinstance(found, PipelineError):
-                self.scheduler.finish(job, str(found))
-            else:
-                encoded.append((job, found))
-        return encoded
+        return [(job, tokens[id(job.job.frame.image)]) for job in jobs]
 
     def _start(self, rows: Sequence[tuple[EngineJob, Tensor]]) -> None:
         """Encode jobs with their image tokens, and start their answers."""

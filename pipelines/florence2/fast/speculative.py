@@ -38,20 +38,12 @@ class _PreviousAnswer:
     pause: int = 0
     """Answers that still go without a draft."""
 
-
-@dataclass(slots=True)
-class DraftStats:
-    """Counts since the start."""
-
-    checked: int = 0
-    accepted: int = 0
-    answers: int = 0
-    """Answers that had a draft."""
-
-    @property
-    def acceptance(self) -> float:
-        """Accepted share of the checked tokens."""
-        return self.accepted / self.checked if self.checked else 0.0
+    def evaluate(self, draft: Draft) -> None:
+        """Update the statistics from a draft of which at least one token was checked."""
+        self.run = draft.run
+        self.acceptance += 0.5 * (draft.accepted / draft.checked - self.acceptance)
+        if self.acceptance < MIN_ACCEPTANCE:
+            self.pause, self.acceptance, self.run = PAUSE, 1.0, 1.0
 
 
 class Draft:
@@ -94,7 +86,6 @@ class DraftStore:
     """Previous answers by stream and task name."""
 
     def __init__(self) -> None:
-        self.stats = DraftStats()
         self._previous: OrderedDict[Key, _PreviousAnswer] = OrderedDict()
 
     def __len__(self) -> int:
@@ -113,16 +104,7 @@ class DraftStore:
         previous.tokens = list(tokens)
         previous.pause = max(0, previous.pause - 1)
         if draft is not None and draft.checked:
-            self._evaluate(previous, draft)
+            previous.evaluate(draft)
         self._previous[key] = previous
         if len(self._previous) > MAX_STORED:
             self._previous.popitem(last=False)
-
-    def _evaluate(self, previous: _PreviousAnswer, draft: Draft) -> None:
-        self.stats.checked += draft.checked
-        self.stats.accepted += draft.accepted
-        self.stats.answers += 1
-        previous.run = draft.run
-        previous.acceptance += 0.5 * (draft.accepted / draft.checked - previous.acceptance)
-        if previous.acceptance < MIN_ACCEPTANCE:
-            previous.pause, previous.acceptance, previous.run = PAUSE, 1.0, 1.0

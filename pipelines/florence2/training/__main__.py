@@ -36,6 +36,8 @@ WARM_UP = 100
 """Steps in which the learning rate rises."""
 SAVE_EVERY = 250
 """Steps between two saved states."""
+STATEFUL_PARTS = ("model", "heads", "optimizer")
+"""Attributes of the trainer that are part of a saved state."""
 LOSS_WEIGHTS = {"answers": 2.0, "dense": 0.3, "referenced": 0.5}
 
 
@@ -122,18 +124,12 @@ class Trainer:
         return losses
 
     def state(self) -> dict[str, Any]:
-        return {
-            "number": self.number,
-            "model": self.model.state_dict(),
-            "heads": self.heads.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
+        return {"number": self.number, **{part: getattr(self, part).state_dict() for part in STATEFUL_PARTS}}
 
     def resume(self, state: dict[str, Any]) -> None:
         self.number = state["number"]
-        self.model.load_state_dict(state["model"])
-        self.heads.load_state_dict(state["heads"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for part in STATEFUL_PARTS:
+            getattr(self, part).load_state_dict(state[part])
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -105,10 +106,7 @@ class TrainingBatches(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         torch.set_num_threads(1)
-        number = self.start
-        while True:
-            yield self.make(number)
-            number += 1
+        yield from map(self.make, itertools.count(self.start))
 
     def make(self, number: int) -> Batch:
         rng = np.random.default_rng([number, 1])

@@ -39,7 +39,6 @@ READING = frozenset({"ocr", "ocr_with_region", "region_to_ocr"})
 """Tasks about the words on signs."""
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five")
-_MAX_RELATIONS = 2
 
 Box = tuple[float, float, float, float]
 
@@ -120,14 +119,6 @@ def _detailed(scene: Scene, relations: int) -> str:
     return head + body + "." + "".join(f" The {_phrase(a)} is {_relation(a, b)} the {_phrase(b)}." for a, b in pairs)
 
 
-def detailed_caption(scene: Scene) -> str:
-    return _detailed(scene, 1)
-
-
-def more_detailed_caption(scene: Scene) -> str:
-    return _detailed(scene, 3)
-
-
 def _drawn_region(rng: np.random.Generator, box: Box) -> str:
     """Return the location tokens of a box with noise, like a region that a user drew."""
     return locations(np.clip(np.array(box) + rng.normal(0, 0.006, size=4), 0, 0.999).tolist())
@@ -192,9 +183,9 @@ def make_example(task: str, scene: Scene, rng: np.random.Generator) -> Example:
         case "caption":
             answer = caption(scene)
         case "detailed_caption":
-            answer = detailed_caption(scene)
+            answer = _detailed(scene, 1)
         case "more_detailed_caption":
-            answer = more_detailed_caption(scene)
+            answer = _detailed(scene, 3)
         case "object_detection":
             answer = "".join(thing.kind + locations(thing.box) for thing in things)
         case "dense_region_caption":

@@ -11,6 +11,7 @@ from PIL import Image as Pil
 
 from pipelines.florence2.image_settings import ImageSettings
 from pipelines.florence2.preprocess import Preprocessor, resize
+from pipelines.florence2.processor import check_frame
 from streamer.core.errors import ConfigError, PipelineError
 from streamer.types import Image
 
@@ -102,9 +103,9 @@ def test_pixels_equal_transformers(processor: Any, shape: tuple[int, int]) -> No
         np.zeros((0, 4, 3), np.uint8),
     ],
 )
-def test_resize_refuses_arrays_that_are_no_image(image: Any) -> None:
+def test_array_that_is_no_image_is_refused(image: Any) -> None:
     with pytest.raises(PipelineError, match="the frame is not a BGR picture"):
-        resize(image, (8, 8))
+        check_frame(image)
 
 
 def test_missing_image_settings_default_to_florence() -> None:

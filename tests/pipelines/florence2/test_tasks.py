@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ from pydantic import ValidationError
 from pipelines.florence2.checkpoint import load
 from pipelines.florence2.checkpoint_files import open_folder
 from pipelines.florence2.pipeline import Florence2Settings, pipeline
-from pipelines.florence2.prompts import PromptEncoder, prompt_text
+from pipelines.florence2.processor import Processor
+from pipelines.florence2.prompts import prompt_text
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS, location_tokens
 from streamer.config import model
 from streamer.core.errors import ConfigError, PipelineError
@@ -90,15 +92,15 @@ def test_prompt_ids_equal_transformers(task: str, processor: Any, engine: Any) -
     given_input = location_tokens(parse_region(params.region)) if task in _REGION else INPUTS[task].get("text", "")
     theirs = processor(text=row.token + given_input, images=make_image(), return_tensors="pt").input_ids[0].tolist()
     model, checkpoint = engine._checkpoint.model, engine._checkpoint
-    ours = PromptEncoder(checkpoint.tokenizer, model.config.image_token_id, checkpoint.images.tokens, 128)
-    assert ours.encode(prompt_text(task, params)) == theirs
+    image = [model.config.image_token_id] * checkpoint.images.tokens
+    assert image + Processor(checkpoint).prompt_ids(prompt_text(task, params)) == theirs
 
 
 def test_prompt_longer_than_encoder_is_refused(engine: Any) -> None:
     checkpoint = engine._checkpoint
-    encoder = PromptEncoder(checkpoint.tokenizer, 0, image_tokens=10, limit=20)
+    processor = Processor(dataclasses.replace(checkpoint, max_positions=checkpoint.images.tokens + 10))
     with pytest.raises(PipelineError, match=r"the prompt is too long: \d+ tokens, the checkpoint takes 10"):
-        encoder.encode("a great many words " * 10)
+        processor.prompt_ids("a great many words " * 10)
 
 
 @pytest.mark.parametrize("words", [5, 50, 60, 500])
@@ -112,9 +114,8 @@ def test_config_refuses_prompt_that_engine_would_refuse(checkpoint: Path, tmp_pa
     )
     folder = open_folder(str(checkpoint))
     loaded = load(folder, "cpu", "float32")
-    encoder = PromptEncoder(loaded.tokenizer, 0, loaded.images.tokens, loaded.encoder_limit)
     try:
-        encoder.encode(prompt_text("phrase_grounding", _check("phrase_grounding", text=text)))
+        Processor(loaded).prompt_ids(prompt_text("phrase_grounding", _check("phrase_grounding", text=text)))
         refusal = ""
     except PipelineError as error:
         refusal = f"{file}:7: streams.gate.tasks[1]: {error}"

@@ -17,7 +17,8 @@ import torch
 from pipelines.florence2.checkpoint import Checkpoint, load
 from pipelines.florence2.checkpoint_files import SHIPPED, open_folder
 from pipelines.florence2.fast import memory_budget
-from pipelines.florence2.fast.engine import CACHED_FRAMES, FastEngine
+from pipelines.florence2.fast.engine import FastEngine
+from pipelines.florence2.fast.image_cache import CACHED_FRAMES
 from pipelines.florence2.fast.logits import effective
 from pipelines.florence2.fast.scheduler import RECOVERY
 from pipelines.florence2.pipeline import Florence2Settings, pipeline
@@ -253,14 +254,12 @@ def test_drafts_change_no_answer(checkpoint: Path, truth: list[Result], share: f
     for job, tokens in list(answers_of(fast, jobs)):
         spoiled = [token if rng.random() < share else rng.randrange(4, 900) for token in tokens]
         fast.greedy.drafts.store((job.due.stream, job.due.task.name), spoiled, None)
-    assert fast.greedy.drafts.stats.answers == 0
     answered = run_in_flight(fast, jobs, at_once)
     assert_same(answered, truth)
-    assert fast.greedy.drafts.stats.answers > 5
+    drafts = [result.draft for result in answered if result.draft and result.draft[0]]
+    assert len(drafts) > 5
     if share == 1.0:
-        assert fast.greedy.drafts.stats.acceptance == 1.0
-        assert {result.draft[1] / result.draft[0] for result in answered if result.draft and result.draft[0]} == {1.0}
-    assert sum(result.draft[0] for result in answered if result.draft) == fast.greedy.drafts.stats.checked
+        assert {accepted / checked for checked, accepted in drafts} == {1.0}
     assert_same(run_in_flight(fast, jobs, at_once), truth)
 
 
