@@ -24,6 +24,7 @@ from typing import Literal
 import zmq
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from streamer.core.closing import Closing
 from streamer.core.errors import WireError
 from streamer.core.ipc import decode_json, drain, send_or_drop
 from streamer.core.logs import RareLog
@@ -73,7 +74,7 @@ class _Unacked:
     sent_mono: float | None = None
 
 
-class EventClient:
+class EventClient(Closing):
     """Sends events of one process (capture, infer, view, push, parent). Not thread-safe; a context manager.
 
     At most `window` events are on the wire; more wait here. The inference process makes no results while
@@ -97,12 +98,6 @@ class EventClient:
         # Keeps ZeroMQ from queueing events while emit is absent: `_unacked` has them all.
         self.socket.set(zmq.IMMEDIATE, 1)
         self.socket.connect(events_endpoint(runtime))
-
-    def __enter__(self) -> EventClient:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         self.socket.close()
@@ -188,7 +183,7 @@ class Delivery:
     captured_mono: float | None
 
 
-class EventServer:
+class EventServer(Closing):
     """Receives events in the emit process. Not thread-safe; a context manager."""
 
     def __init__(self, runtime: Path) -> None:
@@ -200,12 +195,6 @@ class EventServer:
         self.socket.set(zmq.ROUTER_HANDOVER, 1)
         self.socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         self.socket.bind(events_endpoint(runtime))
-
-    def __enter__(self) -> EventServer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         self.socket.close()

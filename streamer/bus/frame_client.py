@@ -33,6 +33,7 @@ from streamer.bus.frame_protocol import (
     decode_response,
     encode,
 )
+from streamer.core.closing import Closing
 from streamer.core.ipc import check_endpoint, receive_valid, send_or_drop
 from streamer.core.logs import RareLog
 from streamer.events.schema import FrameCounts
@@ -103,7 +104,7 @@ class _Link:
     ping_gap: float = _OVERDUE_S
 
 
-class FrameClient:
+class FrameClient(Closing):
     """Requests frames of any number of streams; one per consumer process. Not thread-safe; a context manager."""
 
     def __init__(self, runtime: Path, role: Role, buffers: int) -> None:
@@ -117,12 +118,6 @@ class FrameClient:
         """Buffer and capture process of each fetched frame that is not settled, by stream and frame."""
         self._last_id = 0
         self._invalid_messages = RareLog(log, "invalid frame response %d dropped, stream %s: %s")
-
-    def __enter__(self) -> FrameClient:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Wait at most 0.5 s until the capture processes have received all messages, then remove the buffers."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from streamer.core.backoff import Backoff
+from streamer.core.closing import Closing
 from streamer.core.errors import SinkError
 from streamer.events.build import sink_event
 from streamer.events.ledger import BROKEN, Ledger, SinkCursor
@@ -31,7 +32,7 @@ REFUSED_EVERY_S = 60.0
 """Minimum seconds between two `sink.refused` events of a sink: such an event may be refused too."""
 
 
-class SinkThreads:
+class SinkThreads(Closing):
     """The running sinks of an agent; a context manager that lets them deliver for `DRAIN_S` at its end."""
 
     def __init__(self, ledger: Ledger, sinks: Sequence[SinkSettings], context: SinkContext) -> None:
@@ -45,10 +46,7 @@ class SinkThreads:
         for thread in self._threads:
             thread.start()
 
-    def __enter__(self) -> SinkThreads:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         deadline = time.monotonic() + DRAIN_S
         for thread in self._threads:
             thread.finish()

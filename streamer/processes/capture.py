@@ -21,6 +21,7 @@ from streamer.capture.motion_gate import MotionDetector
 from streamer.capture.silence_timeout import SilenceTimeout
 from streamer.capture.stream_lock import StreamLock
 from streamer.core.backoff import ReconnectBackoff
+from streamer.core.closing import Closing
 from streamer.core.errors import SourceEnded, SourceLost, SourceRefused
 from streamer.events.build import status_event
 from streamer.processes.assignment import ReportKind
@@ -55,7 +56,7 @@ def run(worker: Worker) -> None:
         capture.serve()
 
 
-class Capture:
+class Capture(Closing):
     """Captures one stream: `serve` is the main loop. A context manager."""
 
     def __init__(self, worker: Worker, silence_timeout: SilenceTimeout | None = None) -> None:
@@ -82,10 +83,7 @@ class Capture:
         for readable in (self._server.socket, self._events.socket, self._wake_fd, worker.stop_fd):
             self._poller.register(readable, zmq.POLLIN)
 
-    def __enter__(self) -> Capture:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._slot.set_epoch(None)
         self._events.close()
         self._server.close()
@@ -219,4 +217,4 @@ class Capture:
         level = logging.WARNING if state == "down" else logging.INFO
         log.log(level, "stream %s %s: %s, frames: %s", self._stream, state, reason or "no problem", counts)
         agent = self._worker.config.name
-        self._events.send(status_event(agent, self._stream, state, reason, retry_in, counts, epoch=self._epoch), None)
+        self._events.send(status_event(agent, self._stream, state, reason, retry_in, counts, self._epoch), None)

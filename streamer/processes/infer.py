@@ -16,6 +16,7 @@ from streamer.bus.frame_client import FrameClient
 from streamer.bus.result_feed import ResultPublisher
 from streamer.config.model import find_pipeline
 from streamer.config.task import DEFAULT_EVERY_S
+from streamer.core.closing import Closing
 from streamer.inference.canary import Canary
 from streamer.inference.fetcher import FrameFetcher
 from streamer.inference.in_flight import InFlight, JobState
@@ -55,7 +56,7 @@ def _now() -> Now:
     return Now(time.monotonic(), time.time())
 
 
-class Inference:
+class Inference(Closing):
     """One engine and the streams it serves."""
 
     def __init__(self, worker: Worker, engine: Engine) -> None:
@@ -83,10 +84,7 @@ class Inference:
         for socket in (*self.frames.sockets(), self.events.socket, self.requests.socket, self.feed.socket):
             self.poller.register(socket, zmq.POLLIN)
 
-    def __enter__(self) -> Inference:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         for connection in (self.frames, self.events, self.feed, self.requests):
             connection.close()
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import zmq
 
@@ -17,6 +16,7 @@ from streamer.bus.event_channel import EventClient
 from streamer.bus.result_feed import ResultSubscriber, TaskList
 from streamer.config.changes import with_tasks
 from streamer.config.task import DEFAULT_EVERY_S, ScheduledTask
+from streamer.core.closing import Closing
 from streamer.events.schema import ResultEvent
 from streamer.inference.triggers import UNCHANGED_S
 from streamer.processes.assignment import ReportKind
@@ -40,7 +40,7 @@ def run(worker: Worker) -> None:
             view.poll_once()
 
 
-class View:
+class View(Closing):
     """One view; a context manager."""
 
     def __init__(self, worker: Worker, view_id: ViewId) -> None:
@@ -62,10 +62,7 @@ class View:
         for socket in (*self.intake.sockets(), self.results.socket, self.fan_out.socket, self.events.socket):
             self.poller.register(socket, zmq.POLLIN)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def close(self) -> None:
         for part in (self.fan_out, self.events, self.intake, self.results):
             part.close()
 
