@@ -15,7 +15,6 @@ from streamer.core.redact import redact
 from streamer.events.schema import (
     EventBox,
     EventPoints,
-    FrameCounts,
     FrameInfo,
     Lost,
     ResultBody,
@@ -79,22 +78,16 @@ def result_id(agent: str, stream: str, epoch: int, seq: int, name: str) -> str:
 
 def status_event(
     agent: str,
-    stream: str | None,
+    stream: str,
     state: str,
     reason: str | None = None,
     retry_in_s: float | None = None,
-    frames: Mapping[str, Any] | FrameCounts | None = None,
-    *,
+    frames: Mapping[str, Any] | None = None,
     epoch: int | None = None,
 ) -> StatusEvent:
-    """Return a stream's change of state (subject `stream.<state>`), or without a stream the agent's (`agent.<state>`).
-
-    `frames` holds the keys of FrameCounts.
-    """
-    source = f"/agents/{agent}/streams/{stream}" if stream else f"/agents/{agent}"
-    counts = None if frames is None else FrameCounts.model_validate(frames)
-    kind = "stream" if stream else "agent"
-    return _status(source, kind, state, reason, retry_in_s, stream=stream, epoch=epoch, frames=counts)
+    """Return a stream's change of state (subject `stream.<state>`). `frames` holds the keys of FrameCounts."""
+    source = f"/agents/{agent}/streams/{stream}"
+    return _status(source, "stream", state, reason, retry_in_s, stream=stream, epoch=epoch, frames=frames)
 
 
 def worker_event(

@@ -94,7 +94,6 @@ def test_worker_and_sink_events_name_their_subject() -> None:
 
     assert (worker.source, worker.subject, worker.data.worker) == ("/agents/home", "worker.restarted", "capture:gate")
     assert (sink.source, sink.subject, sink.data.sink) == ("/agents/home/sinks/a", "sink.up", "a")
-    assert status_event("home", None, "stopped").source == "/agents/home"
 
 
 def test_id_depends_on_the_question_not_the_answer() -> None:

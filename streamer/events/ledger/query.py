@@ -57,7 +57,6 @@ class LedgerQuery:
         self._lock = threading.Lock()
         self._db: apsw.Connection | None = None
         self._file: tuple[int, int] | None = None
-        self._filter = Filter()
 
     def close(self) -> None:
         with self._lock:
@@ -81,7 +80,6 @@ class LedgerQuery:
                 db = self._open()
                 if db is None:
                     return Page([], 0)
-                self._filter = filter
                 ((head,),) = db.execute("SELECT ifnull(max(pos), 0) FROM events").fetchall()
                 assert isinstance(head, int)
                 after = 0 if after > head else after
@@ -103,7 +101,7 @@ class LedgerQuery:
         if self._db is None or self._file != (status.st_dev, status.st_ino):
             self._close()
             self._db = connect_readonly(self._path)
-            self._db.create_scalar_function("contains_text", self._contains_text, 1)
+            self._db.create_scalar_function("contains_text", _contains_text, 2)
             self._file = status.st_dev, status.st_ino
         return self._db
 
@@ -111,9 +109,6 @@ class LedgerQuery:
         if self._db is not None:
             self._db.close()
         self._db = self._file = None
-
-    def _contains_text(self, *values: Any) -> bool:
-        return _contains_text(values[0], self._filter.text or "")
 
 
 def check_readable(path: Path) -> None:
@@ -137,7 +132,8 @@ def _query(after: int, head: int, limit: int, filter: Filter, newest: bool) -> t
             terms.append("instr(body, ?)")
             values.append(f'"{key}":{json.dumps(value)}'.encode())
     if filter.text:
-        terms.append("contains_text(body)")
+        terms.append("contains_text(body, ?)")
+        values.append(filter.text)
     if filter.search is not None:
         terms.append("pos IN (SELECT rowid FROM words WHERE words MATCH ?)")
         values.append(_fts_query(filter.search))
@@ -157,8 +153,9 @@ def _fts_query(text: str) -> str:
     return " ".join(quoted) or '""'
 
 
-def _contains_text(body: bytes, text: str) -> bool:
-    """Return whether a text value of the event contains `text`; its keys and numbers do not count."""
+def _contains_text(*values: Any) -> bool:
+    """Return whether a text value of the event, given as JSON, contains a text; its keys and numbers do not count."""
+    body, text = values
     needle = text.casefold()
     if json.dumps(needle, ensure_ascii=False)[1:-1] not in body.decode().casefold():
         return False  # quick: most events are not parsed

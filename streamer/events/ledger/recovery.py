@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import apsw
 
+from streamer.core.atomic_file import sync_to_disk
 from streamer.core.errors import WireError
 from streamer.events.ledger.schema import (
     BROKEN,
-    INSERT_EVENT,
-    INSERT_SEARCH_TEXT,
     VERSION,
     checksum,
     connect,
     create,
-    search_text,
+    insert,
     transaction,
 )
 from streamer.events.schema import Event, decode
@@ -67,7 +65,7 @@ def recover(path: Path, error: Exception) -> Recovery:
     with transaction(target):
         copied = _copy(path, target)
     target.close()
-    _sync(new)
+    sync_to_disk(new)
     kept = path.with_name(f"{path.name}.broken-{time.time_ns()}")
     for end in ("", "-wal"):  # the file itself first: once it is gone, the new one takes its place
         with suppress(FileNotFoundError):
@@ -88,19 +86,11 @@ def finish_recovery(path: Path) -> None:
         for end in ("-wal", "-shm"):  # of the old file; SQLite would apply them to the new one
             path.with_name(path.name + end).unlink(missing_ok=True)
         _new(path).rename(path)
-        _sync(path.parent)
+        sync_to_disk(path.parent)
 
 
 def _new(path: Path) -> Path:
     return path.with_name(path.name + ".new")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _delete_old_damaged(path: Path) -> None:
@@ -120,10 +110,8 @@ def _copy(path: Path, target: apsw.Connection) -> _Copied:
         current = old.pragma("user_version") == VERSION
     except _UNREADABLE:
         return _Copied(0, 0, has_cursors=False)
-    try:
+    with closing(old):
         return _copy_tables(old, target, current)
-    finally:
-        old.close()
 
 
 def _copy_tables(old: apsw.Connection, target: apsw.Connection, current: bool) -> _Copied:
@@ -140,11 +128,9 @@ def _copy_tables(old: apsw.Connection, target: apsw.Connection, current: bool) -
     for row, event in _events(old, max(0, min(cursors.values(), default=0) - HISTORY), current):
         with suppress(apsw.ConstraintError):
             pos, _, source, sequence, *_ = row
-            target.execute(INSERT_EVENT, row)
+            insert(target, row, event)
             copied.append(pos)
             read[source] = sequence
-            if text := search_text(event):
-                target.execute(INSERT_SEARCH_TEXT, (pos, text))
     # Sequences are without holes, so they show how many unreadable events followed the last readable one.
     newest = max([*cursors.values(), *copied[-1:]], default=0)
     newest += sum(max(0, last - read[source]) for source, last in sequences.items() if source in read)

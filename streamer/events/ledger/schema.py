@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import apsw
@@ -39,8 +40,6 @@ CREATE TABLE lost (sink TEXT NOT NULL, source TEXT NOT NULL, events INTEGER NOT 
 CREATE VIRTUAL TABLE words USING fts5
     (text, content='', contentless_delete=1, tokenize='porter unicode61 remove_diacritics 2');
 """
-INSERT_EVENT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?)"
-INSERT_SEARCH_TEXT = "INSERT INTO words (rowid, text) VALUES (?, ?)"
 
 
 def connect(path: Path, synchronous: str) -> apsw.Connection:
@@ -89,7 +88,14 @@ def checked(pos: object, crc: object, body: object) -> tuple[int, bytes]:
     return pos, body
 
 
-def search_text(event: Event) -> str:
+def insert(db: apsw.Connection, row: tuple[Any, ...], event: Event) -> None:
+    """Insert an event: its row for the table `events`, and its text for searches."""
+    db.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    if text := _search_text(event):
+        db.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (row[0], text))
+
+
+def _search_text(event: Event) -> str:
     """Return the text by which a search finds an event: captions, labels, recognized text."""
     if not isinstance(event, ResultEvent) or event.data.result is None:
         return ""

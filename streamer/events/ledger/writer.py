@@ -7,25 +7,24 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import apsw
 
+from streamer.core.closing import Closing
 from streamer.events.build import ledger_event, sink_event
 from streamer.events.ledger.cursor import SinkCursor
 from streamer.events.ledger.recovery import finish_recovery, recover
 from streamer.events.ledger.retention import Retention
 from streamer.events.ledger.schema import (
     BROKEN,
-    INSERT_EVENT,
-    INSERT_SEARCH_TEXT,
     PAGE,
     VERSION,
     checksum,
     connect,
     create,
+    insert,
     number,
-    search_text,
     transaction,
 )
 from streamer.events.schema import Event, Lost, StatusEvent, encode, numbered
@@ -40,17 +39,7 @@ LOST_EVERY_S = 60.0
 """Minimum seconds between two reports of losses."""
 
 
-class _Deletion(NamedTuple):
-    """Result of deleting the oldest events."""
-
-    oldest: int
-    """Position of the oldest event that is left."""
-    oldest_created: float
-    losses: bool
-    """A sink had not delivered all of the deleted events."""
-
-
-class Ledger:
+class Ledger(Closing):
     """The only writer of events; a context manager.
 
     Raises apsw.FullError while the disk is full: try again later. After any other apsw.Error close the ledger. A file
@@ -81,9 +70,6 @@ class Ledger:
             self._first_position = None if recovered.has_cursors else self._oldest - 1
             self.commit([ledger_event(agent, "salvaged", recovered.reason)])
 
-    def __enter__(self) -> Ledger:
-        return self
-
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.close()
         if isinstance(error, BROKEN):
@@ -113,21 +99,19 @@ class Ledger:
                 sequence = sequences[event.source] = sequences.get(event.source, 0) + 1
                 body = encode(numbered(event, sequence))
                 row = (newest, event.id, event.source, sequence, now, checksum(newest, body), body)
-                self._db.execute(INSERT_EVENT, row)
+                insert(self._db, row, event)
                 self._db.execute("INSERT OR REPLACE INTO source VALUES (?, ?)", (event.source, sequence))
-                if text := search_text(event):
-                    self._db.execute(INSERT_SEARCH_TEXT, (newest, text))
             if newest == self._newest:
                 self._db.pragma("user_version", VERSION)
-            deletion = self._delete_oldest(newest, now)
+            new_losses = self._delete_oldest(newest, now)
         added = newest - self._newest
         if self._oldest > self._newest:  # it was empty
             self._oldest_created = now
         self._newest, self._sequences = newest, sequences
         if losses:
             self._has_losses, self._losses_reported_at = False, time.monotonic()
-        if deletion is not None:
-            self._oldest, self._oldest_created, new_losses = deletion
+        if new_losses is not None:
+            self._oldest, self._oldest_created = self._find_oldest(newest)
             self._has_losses = self._has_losses or new_losses
         return added
 
@@ -172,8 +156,11 @@ class Ledger:
 
     # -- retention
 
-    def _delete_oldest(self, newest: int, now: float) -> _Deletion | None:
-        """Delete the oldest events by age or size, at most `DELETE_BATCH`; None when nothing is deleted."""
+    def _delete_oldest(self, newest: int, now: float) -> bool | None:
+        """Delete the oldest events by age or size, at most `DELETE_BATCH`.
+
+        Return whether a sink had not delivered all of them; None when nothing is deleted.
+        """
         last = min(self._oldest + DELETE_BATCH - 1, newest - 1)
         if not self._is_too_large():
             if self._oldest_created >= now - self._retention.keep:
@@ -185,7 +172,7 @@ class Ledger:
         losses = self._record_losses(last)
         self._db.execute("DELETE FROM events WHERE pos <= ?", (last,))
         self._db.execute("DELETE FROM words WHERE rowid BETWEEN ? AND ?", (self._oldest, last))
-        return _Deletion(*self._find_oldest(newest), losses)
+        return losses
 
     def _is_too_large(self) -> bool:
         """Return True if the limit is exceeded or the disk nearly full: then old events make room inside the file."""

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from streamer.core.atomic_file import sync_to_disk
 from streamer.core.errors import ConfigError, SinkError
 from streamer.core.settings import Name
 from streamer.events.sinks._base import SinkContext, SinkProgress, SinkSettings
@@ -51,16 +52,14 @@ class Jsonl(SinkSettings):
 
     def open(self, context: SinkContext, progress: SinkProgress) -> Sink:
         self.check()
-        return _JsonlSink(self.path.absolute(), self.max_bytes, self.keep, progress.find)
+        return _JsonlSink(self, progress.find)
 
 
 class _JsonlSink:
     """Opens its file at the first write and again after every failure."""
 
-    def __init__(self, path: Path, max_bytes: int, keep: int, find: Callable[[str], int | None]) -> None:
-        self._path = path
-        self._max_bytes = max_bytes
-        self._keep = keep
+    def __init__(self, settings: Jsonl, find: Callable[[str], int | None]) -> None:
+        self._path, self._max_bytes, self._keep = settings.path.absolute(), settings.max_bytes, settings.keep
         self._find = find
         self._fd = -1
         self._size = 0  # bytes that are synced to the disk
@@ -94,7 +93,7 @@ class _JsonlSink:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             size = _cut_torn_line(fd, self._path)
-            self._sync_folder()
+            sync_to_disk(self._path.parent)
             written = self._last_position(fd, size)
         except BlockingIOError:
             os.close(fd)
@@ -149,13 +148,6 @@ class _JsonlSink:
 
     def _old(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}")
-
-    def _sync_folder(self) -> None:
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     def _roll_back(self) -> None:
         """Cut what may be half written and close: after a failed sync, the page cache may differ from the disk."""

@@ -82,14 +82,6 @@ class Webhook(SinkSettings):
         return _WebhookSink(self, progress)
 
 
-class _DeliveryError(Exception):
-    """The endpoint did not accept an event now; `wait_s` is the delay that it requests."""
-
-    def __init__(self, reason: str, wait_s: float = 0.0) -> None:
-        super().__init__(reason)
-        self.wait_s = wait_s
-
-
 class _WebhookSink:
     """Runs an event loop during `write`, so that a slow request can be cancelled at any moment."""
 
@@ -135,17 +127,17 @@ class _WebhookSink:
                 waiting = deque(sorted(waiting))
             size = self._settings.in_flight
 
-    async def _deliver(self, position: int, body: bytes) -> _DeliveryError | None:
+    async def _deliver(self, position: int, body: bytes) -> SinkError | None:
         """Deliver or dead-letter one event; return the error if it is to be repeated."""
         try:
             if refusal := await self._post(body):
                 self._progress.dead_letter(position, refusal)
-        except _DeliveryError as error:
+        except SinkError as error:
             return error
         self._settled.add(position)
         return None
 
-    def _count_failures(self, failed: dict[int, _DeliveryError]) -> None:
+    def _count_failures(self, failed: dict[int, SinkError]) -> None:
         """Count failures while the endpoint accepts others; remove and dead-letter events at `MAX_ATTEMPTS`."""
         self._failures.update(failed.keys())
         for position in [one for one in failed if self._failures[one] >= MAX_ATTEMPTS]:
@@ -159,13 +151,13 @@ class _WebhookSink:
         if settled:
             self._progress.advance(settled[-1])
 
-    def _error(self, failed: list[_DeliveryError]) -> SinkError:
+    def _error(self, failed: list[SinkError]) -> SinkError:
         delay = exponential(FIRST_WAIT_S, MAX_WAIT_S, self._failed_rounds) * random.uniform(0.5, 1.0)
-        requested = min(MAX_RETRY_AFTER_S, max(one.wait_s for one in failed))
+        requested = min(MAX_RETRY_AFTER_S, max(one.wait_s or 0.0 for one in failed))
         return SinkError(f"{self._host}: {failed[0]}", max(delay, requested))
 
     async def _post(self, body: bytes) -> str | None:
-        """Send one event; return None if it was accepted, else why it never will be. Raises _DeliveryError."""
+        """Send one event; return None if it was accepted, else why it never will be. Raises SinkError."""
         limit = self._settings.timeout
         try:
             async with (
@@ -176,9 +168,9 @@ class _WebhookSink:
             ):
                 await _read_to_end(response)
         except TimeoutError:
-            raise _DeliveryError(f"no response within {limit:g} s") from None
+            raise SinkError(f"no response within {limit:g} s") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
-            raise _DeliveryError(_describe(error)) from None
+            raise SinkError(_describe(error)) from None
         return _refusal(response)
 
     def _http(self) -> httpx2.AsyncClient:
@@ -230,17 +222,17 @@ async def _read_to_end(response: httpx2.Response) -> None:
 
 
 def _refusal(response: httpx2.Response) -> str | None:
-    """Return None for an accepted event, the reason for a refused one. Raises _DeliveryError for any other status."""
+    """Return None for an accepted event, the reason for a refused one. Raises SinkError for any other status."""
     status = response.status_code
     if response.is_success:
         return None
     if status in REFUSED:
         return f"HTTP {status}"
     if response.is_redirect:
-        raise _DeliveryError(f"HTTP {status}: the endpoint has moved, and redirects are not followed: change `url`")
+        raise SinkError(f"HTTP {status}: the endpoint has moved, and redirects are not followed: change `url`")
     if status == 410:
-        raise _DeliveryError("HTTP 410: the endpoint is gone for good: remove the sink or change `url`", MAX_WAIT_S)
-    raise _DeliveryError(f"HTTP {status}", _retry_after_s(response.headers.get("retry-after", "")))
+        raise SinkError("HTTP 410: the endpoint is gone for good: remove the sink or change `url`", MAX_WAIT_S)
+    raise SinkError(f"HTTP {status}", _retry_after_s(response.headers.get("retry-after", "")))
 
 
 def _retry_after_s(text: str) -> float:
