@@ -15,6 +15,7 @@ from streamer.core.redact import redact
 from streamer.events.schema import (
     EventBox,
     EventPoints,
+    FrameCounts,
     FrameInfo,
     Lost,
     ResultBody,
@@ -82,7 +83,7 @@ def status_event(
     state: str,
     reason: str | None = None,
     retry_in_s: float | None = None,
-    frames: Mapping[str, Any] | None = None,
+    frames: Mapping[str, Any] | FrameCounts | None = None,
     epoch: int | None = None,
 ) -> StatusEvent:
     """Return a stream's change of state (subject `stream.<state>`). `frames` holds the keys of FrameCounts."""
