@@ -10,7 +10,7 @@ from math import ceil, floor
 import cv2
 import numpy as np
 
-from streamer.types import Answer, Box, Frame, Image, Point, Polygon, Quad, Zone
+from streamer.types import Answer, Box, Frame, Image, Point, Quad, Zone
 
 _SUBPIXELS = 4
 """Fractional bits of the corner coordinates that OpenCV gets."""
@@ -65,12 +65,9 @@ def to_full_frame(answer: Answer, zone: Zone, frame: Frame) -> Answer:
         first, second, third, fourth = points(old.points)
         return replace(old, points=(first, second, third, fourth))
 
-    def polygon(old: Polygon) -> Polygon:
-        return replace(old, points=points(old.points))
-
     return replace(
         answer,
         boxes=tuple(map(box, answer.boxes)),
-        polygons=tuple(map(polygon, answer.polygons)),
+        polygons=tuple(replace(old, points=points(old.points)) for old in answer.polygons),
         quads=tuple(map(quad, answer.quads)),
     )

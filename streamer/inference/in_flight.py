@@ -14,9 +14,8 @@ from typing import NamedTuple
 
 from streamer.config.model import Stream
 from streamer.inference import journal
-from streamer.inference.canary import NO_EPOCH
 from streamer.inference.crop import crop_to_zone, to_full_frame
-from streamer.inference.journal import CrashRecovery, JobRow
+from streamer.inference.journal import NO_EPOCH, JobRow
 from streamer.inference.quarantine import Quarantine
 from streamer.types import Frame, FrameId, FrameOutcome, Job, Outcome, Result, Zone
 
@@ -77,22 +76,31 @@ class InFlight:
     """Not thread-safe."""
 
     def __init__(
-        self, runtime: Path, streams: Mapping[str, Stream], settle: Callable[[Frame, FrameOutcome], object]
+        self,
+        runtime: Path,
+        streams: Mapping[str, Stream],
+        settle: Callable[[Frame, FrameOutcome], object],
+        was_killed: bool = False,
     ) -> None:
-        """Read the journal of the previous process in `runtime`; call `load` next.
+        """Recover from the journal of the previous process in `runtime`.
 
         `settle` is called for each frame of a camera or a recording once its jobs have all left the table.
+        `was_killed`: the previous process was ended from outside, so no job is suspected.
         """
         self._path = runtime / journal.FILE
-        self._streams, self._settle = streams, settle
-        self._previous = journal.read(self._path)
+        self._settle = settle
+        previous = journal.read(self._path)
         recordings = {name for name, stream in streams.items() if stream.source.pace == "file"}
-        self.quarantine = Quarantine(recordings, self._previous.quarantine)
+        self.quarantine = Quarantine(recordings, previous.quarantine)
+        self.recovery = journal.recover(previous, streams, self.quarantine, was_killed)
+        """What the previous process left. Its lost jobs are publishing."""
         self._jobs: dict[JobId, _InFlightJob] = {}
         self._frames: dict[tuple[str, FrameId | None], _OpenFrame] = {}
         self._events: dict[str, JobId] = {}
         """Job of each event that is not acked."""
-        self._changed = False
+        self._changed = True
+        for result in self.recovery.lost:
+            self._set(result.job, JobState.PUBLISHING)
 
     # -- questions
 
@@ -181,18 +189,6 @@ class InFlight:
         return replace(result, job=Job(result.job.due, frame), answer=to_full_frame(result.answer, zone, frame))
 
     # -- journal
-
-    def load(self, was_killed: bool = False) -> CrashRecovery:
-        """Recover what the previous process left: call this once. Its lost jobs are publishing from now on.
-
-        `was_killed`: the process was ended from outside, so no job is suspected.
-        """
-        recovery = journal.recover(self._previous, self._streams, self.quarantine, was_killed)
-        self._previous = journal.State()
-        for result in recovery.lost:
-            self._set(result.job, JobState.PUBLISHING)
-        self._changed = True
-        return recovery
 
     def save(self) -> None:
         """Write the journal if anything changed. A kill at any moment leaves the old file or the new one."""

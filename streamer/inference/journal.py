@@ -17,7 +17,6 @@ import numpy as np
 
 from streamer.config.model import Stream
 from streamer.core import atomic_file
-from streamer.inference.canary import NO_EPOCH
 from streamer.inference.quarantine import Quarantine, Verdict
 from streamer.types import DueTask, Frame, Job, Result
 
@@ -25,6 +24,8 @@ log = logging.getLogger(__name__)
 
 VERSION = 2
 FILE = "infer.journal"
+NO_EPOCH = 0
+"""The epoch of a picture that no camera made."""
 LOST = "the inference process died while it had this job"
 
 

@@ -89,17 +89,14 @@ class Overload:
             self._capacity = served if self._capacity is None else min(served, self._capacity)
             self._overload_busy = max(busy, 0.01)
         elif not overloaded and self._capacity is not None:
-            self._capacity = self._raised(self._capacity, served, busy / self._overload_busy)
+            busy /= self._overload_busy
+            if busy < CALM:
+                possible = min(served / max(busy, 0.01), MAX_GROWTH * self._capacity)
+                self._capacity = max(self._capacity, possible)
             if self._capacity * MARGIN >= sum(demand.cost for demand in demands.values()):
                 self._capacity = None
         self._was_overloaded = overloaded
         return self._apply(demands)
-
-    @staticmethod
-    def _raised(capacity: float, served: float, busy: float) -> float:
-        """Return the capacity, raised if the device is less `busy`, relative to the overload, than it was."""
-        possible = served / max(busy, 0.01) if busy < CALM else 0.0
-        return max(capacity, min(possible, MAX_GROWTH * capacity))
 
     def _apply(self, demands: Mapping[Priority, Demand]) -> bool:
         factors = dict.fromkeys(PRIORITIES, 1.0) if self._capacity is None else shares(self._capacity, demands)

@@ -44,8 +44,10 @@ class OutcomePublisher:
                 return
             case "request":
                 self.requests.reply(result, self.model)
+            case "canary" if result.outcome in ("ok", "empty"):
+                self.events.send(canary_event(self.agent, result.inference_s), None)
             case "canary":
-                self._publish_canary(result)
+                log.error("canary failed, the model gives no answers: %s", result.error)
         self.in_flight.finish(result.job, result.outcome)
 
     def publish_recovery(self, recovery: CrashRecovery) -> None:
@@ -75,9 +77,3 @@ class OutcomePublisher:
         if live:
             self.feed.publish(event)
         self.events.send(event, result.job.frame.captured_mono)
-
-    def _publish_canary(self, result: Result) -> None:
-        if result.outcome in ("ok", "empty"):
-            self.events.send(canary_event(self.agent, result.inference_s), None)
-        else:
-            log.error("canary failed, the model gives no answers: %s", result.error)

@@ -82,9 +82,8 @@ class Schedule:
     def mark_requested(self, request: FrameRequest, now: Now) -> None:
         """The request was sent to capture."""
         self._age_limited = request.max_age is not None
-        gated = {gate.task for gate in request.motion_gates}
         for trigger in self.triggers:
-            if isinstance(trigger, MotionTrigger) and trigger.name in gated:
+            if isinstance(trigger, MotionTrigger) and trigger.gate in request.motion_gates:
                 trigger.mark_requested(now)
 
     def skip_stale(self, newest: FrameId | None) -> None:

@@ -213,16 +213,13 @@ class CronTrigger(Trigger):
     """A cron line, by the wall clock. Any number of missed runs is made up for by one."""
 
     on_clock = True
+    frame_interval = CLOCK_CHECK_S
 
     def __init__(self, task: ScheduledTask, cron: Cron, now: Now) -> None:
         super().__init__(task)
         self._cron = cron
         self._clock_offset = now.unix_time - now.mono
         self._next = cron.after(now.unix_time)
-
-    @property
-    def frame_interval(self) -> float:
-        return CLOCK_CHECK_S
 
     def advance(self, now: Now) -> None:
         offset = now.unix_time - now.mono

@@ -67,12 +67,12 @@ class Inference(Closing):
         self.policy = Policy(schedules, now)
         self.step_timeout = StepTimeout()
         self.frames = FrameClient(worker.runtime, "infer", max(MIN_BUFFERS, 2 * len(streams), 2 * engine.free()))
-        self.in_flight = InFlight(worker.runtime, streams, self.frames.settle)
+        self.in_flight = InFlight(worker.runtime, streams, self.frames.settle, worker.assignment.was_killed)
         self.fetcher = FrameFetcher(self.frames, schedules, self.policy, self.in_flight)
         self.events = EventClient(worker.runtime, "infer")
         self.feed = ResultPublisher(worker.runtime, {name: config.raw["streams"][name]["tasks"] for name in streams})
         self.requests = RequestHandler(worker.runtime, config, schedules, self.policy, self.feed)
-        self.canary = Canary(lambda: self.requests.streams)
+        self.canary = Canary(self.requests, self.in_flight)
         # `every_n_frames` has no seconds: the tracker takes the default interval for it.
         tasks = [(name, task) for name, stream in streams.items() for task in stream.tasks]
         tracker = ObjectTracker({(name, task.name): task.every or DEFAULT_EVERY_S for name, task in tasks})
@@ -103,7 +103,7 @@ class Inference(Closing):
             if self.policy.adapt(_now()):
                 self.publisher.publish_stretch(self.policy.stretches())
         if not self.in_flight.count(JobState.FETCHING, JobState.WAITING, JobState.RUNNING):
-            self.add_canary()
+            self.canary.add_if_due()
         self.in_flight.save()
 
     def room(self) -> int:
@@ -167,18 +167,10 @@ class Inference(Closing):
                 self.policy.record_job(result.job.due, result.inference_s / result.batch)
         return results
 
-    def add_canary(self) -> None:
-        """If no answer has come out for a while, add a test job that the next batch runs."""
-        quarantine = self.in_flight.quarantine
-        job = self.canary.due_job(lambda job: quarantine.is_clear(quarantine.suspect(job), time.monotonic()))
-        if job is not None:
-            self.in_flight.open_frame(job.frame, [job])
-
     def report_crash(self) -> None:
         """Publish the outcomes of the jobs that the previous process left; return once emit has them."""
-        recovery = self.in_flight.load(self.worker.assignment.was_killed)
         self.in_flight.save()
-        self.publisher.publish_recovery(recovery)
+        self.publisher.publish_recovery(self.in_flight.recovery)
         while self.events.unacked and not self.worker.stopping:
             self.await_acks()
         self.in_flight.save()

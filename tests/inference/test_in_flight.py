@@ -100,7 +100,7 @@ def test_journal_has_the_jobs_before_the_engine_gets_them(tmp_path: Path) -> Non
     state = journal.read(tmp_path / journal.FILE)
     assert [(row.name, row.running) for row in state.jobs] == [("caption", False), ("ocr", True)]
     next_process = table(tmp_path)
-    assert {result.job.due.task.name for result in next_process.load().lost} == set(NAMES)
+    assert {result.job.due.task.name for result in next_process.recovery.lost} == set(NAMES)
     assert next_process.quarantine.admit([Suspect("gate", "caption", None), Suspect("gate", "ocr", None)], []) == [
         False,
         True,
@@ -110,7 +110,7 @@ def test_journal_has_the_jobs_before_the_engine_gets_them(tmp_path: Path) -> Non
 def test_unreadable_journal_is_reported_and_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / journal.FILE
     path.write_text("{")
-    assert not table(tmp_path).load().lost
+    assert not table(tmp_path).recovery.lost
     assert "unreadable" in caplog.text
     path.write_text(json.dumps({"v": journal.VERSION + 1}))
-    assert not table(tmp_path).load().lost
+    assert not table(tmp_path).recovery.lost

@@ -133,7 +133,7 @@ def test_lost_jobs_stay_in_journal_until_acked(tmp_path: Path) -> None:
     dead.start([job])
     for _ in range(3):  # killed before emit has acked the events
         in_flight = InFlight(tmp_path, streams, settle)
-        recovery = in_flight.load()
+        recovery = in_flight.recovery
         in_flight.save()
         assert [(result.outcome, id_of(result.job)) for result in recovery.lost] == [("dropped", id_of(job))]
         assert recovery.verdict is None, "the job has not run again"
@@ -141,7 +141,7 @@ def test_lost_jobs_stay_in_journal_until_acked(tmp_path: Path) -> None:
     in_flight.on_acked(["event"])
     assert settled == [], "the frame belonged to the dead process"
     in_flight.save()
-    assert not InFlight(tmp_path, streams, settle).load().lost
+    assert not InFlight(tmp_path, streams, settle).recovery.lost
 
 
 def run_faulty(folder: Path, streams: dict[str, Any], **model: Any) -> RunningAgent:
