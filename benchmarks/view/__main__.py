@@ -34,7 +34,7 @@ from benchmarks.view.truth import truth
 from streamer.config.model import from_mapping
 from streamer.processes.view import View
 from streamer.processes.worker import Worker
-from streamer.video.outputs import ViewId
+from streamer.video.outputs.base import ViewId
 from streamer.video.pacing import PacedFrame
 from tests.support.viewing import PerfectInference, Role, StatusCollector, ffprobe, view_config
 

@@ -23,7 +23,7 @@ from streamer.processes.worker import Worker
 from streamer.toyworld.world import World
 from streamer.types import Box, FrameId
 from streamer.video.box_motion import BoxMotion
-from streamer.video.outputs import ViewId
+from streamer.video.outputs.base import ViewId
 from streamer.video.pacing import PacedFrame
 from tests.support.viewing import PerfectInference, Role, StatusCollector, view_config
 

@@ -32,7 +32,8 @@ from streamer.core.settings import Name, Settings
 from streamer.events.ledger.retention import Retention
 from streamer.events.sinks import SinkField
 from streamer.types import Pipeline, Point, SourceSettings, TaskSpec
-from streamer.video.outputs import H264Settings, OutputField, outputs_by_view
+from streamer.video.outputs import OutputField
+from streamer.video.outputs.base import H264Settings, outputs_by_view
 
 PIPELINES = "streamer.pipelines"
 """Entry point group in which a pipeline is registered."""

@@ -26,7 +26,8 @@ from streamer.processes.control import Control
 from streamer.processes.process_table import Exit, ProcessTable
 from streamer.processes.stop_signals import StopSignals
 from streamer.processes.systemd import ServiceStatus
-from streamer.video.outputs import RtspPush, outputs_by_view
+from streamer.video.outputs.base import outputs_by_view
+from streamer.video.outputs.rtsp_push import RtspPush
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from streamer.processes.assignment import ReportKind
 from streamer.processes.worker import Worker
 from streamer.video.fan_out import FanOut
 from streamer.video.frame_intake import FrameIntake
-from streamer.video.outputs import OutputContext, ViewId, outputs_by_view
+from streamer.video.outputs.base import ViewId, outputs_by_view
 from streamer.video.pacing import SYNC_START_S, FramePacer, PacedFrame
 from streamer.video.renderer import Renderer
 
@@ -54,7 +54,7 @@ class View(Closing):
         self.set_tasks(worker.config.streams[view_id.stream].active, now)
         self.events = EventClient(worker.runtime, f"view-{view_id}")
         outputs = outputs_by_view(worker.config.outputs)[view_id]
-        self.fan_out = FanOut(worker.config.name, outputs, OutputContext(worker.runtime, view_id), self.events)
+        self.fan_out = FanOut(worker.config.name, outputs, worker.runtime, self.events)
         self.has_viewers = True
         self.finished = False
         self.poller = zmq.Poller()

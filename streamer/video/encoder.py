@@ -6,17 +6,16 @@ import os
 from fractions import Fraction
 
 import av
+from av.codec.context import Flags
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 from streamer.core.errors import ConfigError
 from streamer.types import Image
-from streamer.video.outputs import CLOCK_HZ, EncodedFrame
+from streamer.video.outputs.base import CLOCK_HZ, EncodedFrame
 
 KEY_INTERVAL_S = 1.0
 """Interval of key frames. It limits the wait of a new viewer and the loss when a writer is killed."""
-_GLOBAL_HEADER = 1 << 22
-"""FFmpeg's AV_CODEC_FLAG_GLOBAL_HEADER: codec parameters in the header, not in each key frame."""
 ENCODER_OPTIONS = {
     "libx264": {
         "preset": "veryfast",
@@ -37,14 +36,13 @@ class Encoder:
         """`width`, `height`: even. `fps`: approximate frame rate. Raises ConfigError when it cannot be opened."""
         # A container without a file: only a container can create the stream that is the template for the real ones.
         self._container = av.open(os.devnull, "w", format="null")
-        nominal = Fraction(max(1, round(fps)))
         try:
-            stream = self._container.add_stream(codec, rate=nominal, options=ENCODER_OPTIONS.get(codec, {}))
+            stream = self._container.add_stream(codec, max(1, round(fps)), ENCODER_OPTIONS.get(codec, {}))
             assert isinstance(stream, VideoStream)
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             stream.codec_context.time_base = stream.time_base = Fraction(1, CLOCK_HZ)
             stream.codec_context.max_b_frames = 0
-            stream.codec_context.flags |= _GLOBAL_HEADER
+            stream.codec_context.flags |= Flags.global_header  # codec parameters in the header, not in each key frame
             self._container.start_encoding()
         except (av.FFmpegError, OSError, ValueError) as error:
             raise ConfigError(f"cannot open encoder `{codec}`: {error}") from None
@@ -62,15 +60,8 @@ class Encoder:
         if at >= self._key_at:
             frame.pict_type = PictureType.I
             self._key_at = max(self._key_at, at - KEY_INTERVAL_S) + KEY_INTERVAL_S
-        return [
-            EncodedFrame(
-                bytes(packet),
-                packet.pts or 0,
-                packet.dts if packet.dts is not None else packet.pts or 0,
-                packet.is_keyframe,
-            )
-            for packet in self.template.encode(frame)
-        ]
+        packets = self.template.encode(frame)
+        return [EncodedFrame(bytes(packet), packet.pts or 0, packet.is_keyframe) for packet in packets]
 
     def close(self) -> None:
         self._container.close()

@@ -6,19 +6,18 @@ A failing output is reported, closed, and opened again after a delay. The other 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterable
+from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import zmq
 
 from streamer.bus.event_channel import EventClient
-from streamer.core.backoff import ReconnectBackoff
 from streamer.core.ipc import drain
-from streamer.events.build import output_event
 from streamer.types import Image
 from streamer.video.encoder import Encoder
-from streamer.video.outputs import EncodedFrame, H264Settings, OutputContext, OutputSettings, Writer
+from streamer.video.output_state import OutputState
+from streamer.video.outputs.base import EncodedFrame, H264Settings, OutputSettings, ViewId, Writer
 from streamer.video.outputs.mjpeg import jpeg_endpoint
 
 log = logging.getLogger(__name__)
@@ -31,19 +30,17 @@ MAX_QUEUED_JPEGS = 4
 class FanOut:
     """All outputs of one view."""
 
-    def __init__(
-        self, agent: str, outputs: Iterable[OutputSettings], context: OutputContext, events: EventClient
-    ) -> None:
-        """`outputs`: the outputs of this view."""
+    def __init__(self, agent: str, outputs: Sequence[OutputSettings], runtime: Path, events: EventClient) -> None:
+        """`outputs`: the outputs of this view, at least one."""
         encoded = [output for output in outputs if isinstance(output, H264Settings)]
         self._codec = encoded[0].encoder if encoded else H264Settings.DEFAULT_ENCODER
         self._encoder: Encoder | None = None
         self._outputs = [
-            _Output(agent, output.label, writer, events)
+            _Output(output.label, writer, OutputState(agent, output.label, events, is_up=True))
             for output in encoded
-            if (writer := output.writer(context)) is not None
+            if (writer := output.writer(runtime)) is not None
         ]
-        self._jpegs = JpegPublisher(context)
+        self._jpegs = JpegPublisher(runtime, outputs[0].view)
         self.socket = self._jpegs.socket
         """To poll for reading; then call `has_viewers`."""
 
@@ -80,28 +77,26 @@ class FanOut:
 
 
 class _Output:
-    """One H.264 output and its state."""
+    """One H.264 output."""
 
-    def __init__(self, agent: str, label: str, writer: Writer, events: EventClient) -> None:
-        self._agent, self._label, self._writer, self._events = agent, label, writer, events
-        self._backoff = ReconnectBackoff()
+    def __init__(self, label: str, writer: Writer, state: OutputState) -> None:
+        self._label, self._writer, self._state = label, writer, state
         self._encoder: Encoder | None = None
         """The encoder that the writer was opened for; None while it is closed."""
-        self._is_down = False
-        self._retry_at = 0.0
 
     def write(self, encoded: EncodedFrame, encoder: Encoder) -> None:
         try:
             if self._encoder is not encoder:
-                if not encoded.key or time.monotonic() < self._retry_at:
+                if not encoded.key or not self._state.may_open:
                     return
                 self._writer.open(encoder.template)
                 self._encoder = encoder
             self._writer.write(encoded)
         except OSError as error:  # PyAV's disk errors are OSErrors too
-            self._on_failure(error)
+            self.close()
+            self._state.on_failure(error)
         else:
-            self._on_success()
+            self._state.on_success()
 
     def close(self) -> None:
         self._encoder = None
@@ -110,34 +105,17 @@ class _Output:
         except OSError as error:
             log.warning("output %s: close failed: %s", self._label, error)
 
-    def _on_failure(self, error: OSError) -> None:
-        self.close()
-        delay = self._backoff.next_delay(time.monotonic())
-        self._retry_at = time.monotonic() + delay
-        if not self._is_down:
-            reason = error.strerror or str(error)
-            log.error("output %s down: %s", self._label, reason)
-            self._events.send(output_event(self._agent, self._label, "down", reason, delay), None)
-        self._is_down = True
-
-    def _on_success(self) -> None:
-        if self._is_down:
-            log.info("output %s up", self._label)
-            self._events.send(output_event(self._agent, self._label, "up"), None)
-            self._backoff.reset()
-        self._is_down = False
-
 
 class JpegPublisher:
     """Publishes JPEG images while there are subscribers. A slow subscriber misses images."""
 
-    def __init__(self, context: OutputContext) -> None:
+    def __init__(self, runtime: Path, view: ViewId) -> None:
         self.has_subscribers = False
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.XPUB)
         """To poll for reading; then call `receive`."""
         self.socket.set(zmq.LINGER, 0)
         self.socket.set(zmq.SNDHWM, MAX_QUEUED_JPEGS)
-        self.socket.bind(jpeg_endpoint(context.runtime, context.view))
+        self.socket.bind(jpeg_endpoint(runtime, view))
 
     def receive(self) -> None:
         """Update `has_subscribers`: XPUB reports the first subscription and the end of the last one."""

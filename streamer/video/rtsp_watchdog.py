@@ -7,6 +7,7 @@ server answers. A receiver that never answered them is judged by the first sign 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -15,8 +16,6 @@ import socket
 import stat
 import struct
 import termios
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 PROBE_TIMEOUT_S = 3.0
@@ -68,7 +67,7 @@ class ReceiverWatchdog:
         if now < self._request_at:
             return
         self._request_at = now + REQUEST_INTERVAL_S
-        with _tcp_connection() as connection:
+        with _tcp_connection() or contextlib.nullcontext() as connection:
             if connection is None or not select.select([], [connection], [], 0)[1]:
                 return  # the send buffer is full: unacknowledged data is sign enough
             received = _tcp_counters(connection).received
@@ -85,7 +84,7 @@ class ReceiverWatchdog:
 
     def stuck_reason(self, now: float) -> str | None:
         """Return why the receiver counts as stuck, or None. To be called several times a second."""
-        with _tcp_connection() as connection:
+        with _tcp_connection() or contextlib.nullcontext() as connection:
             if connection is None:
                 return None
             counters = _tcp_counters(connection)
@@ -111,27 +110,15 @@ def _options_request(cseq: int) -> bytes:
     return f"OPTIONS * RTSP/1.0\r\nCSeq: {cseq}\r\n\r\n".encode()
 
 
-@contextmanager
-def _tcp_connection() -> Iterator[socket.socket | None]:
-    """Yield a duplicate of the process' TCP socket, or None. Closed at once: kept, it would keep the connection."""
-    found = _find_tcp_socket()
-    try:
-        yield found
-    finally:
-        if found is not None:
-            found.close()
-
-
-def _find_tcp_socket() -> socket.socket | None:
+def _tcp_connection() -> socket.socket | None:
+    """Return a duplicate of the process' TCP socket, or None. To be closed at once: it keeps the connection."""
     for name in os.listdir("/proc/self/fd"):
-        try:
+        with contextlib.suppress(OSError):  # closed since it was listed
             if stat.S_ISSOCK(os.stat(int(name)).st_mode):
                 connection = socket.socket(fileno=os.dup(int(name)))
                 if connection.family in (socket.AF_INET, socket.AF_INET6):
                     return connection
                 connection.close()
-        except OSError:
-            continue  # closed since it was listed
     return None
 
 

@@ -15,7 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from streamer.config.model import Config
 from streamer.events.ledger.query import Entry, Filter
-from streamer.video.outputs import ViewId
+from streamer.video.outputs.base import ViewId
 from streamer.video.outputs.hls import hls_folder
 from streamer.web.metrics import exposition
 from streamer.web.mjpeg import JpegHub, multipart_response

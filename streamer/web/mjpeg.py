@@ -17,7 +17,7 @@ import zmq
 import zmq.asyncio
 from fastapi.responses import StreamingResponse
 
-from streamer.video.outputs import ViewId
+from streamer.video.outputs.base import ViewId
 from streamer.video.outputs.mjpeg import jpeg_endpoint
 
 TOPIC = b"jpeg"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from streamer.config.model import Config
-from streamer.video.outputs import ViewId, outputs_by_view
+from streamer.video.outputs.base import ViewId, outputs_by_view
 
 URLS = {"mjpeg": "/live/{}.mjpeg", "hls": "/hls/{}/index.m3u8"}
 """URL by kind of output, the preferred one first."""

@@ -58,7 +58,7 @@ class Still(Settings):
 """
 OUTPUT = """
 from typing import Literal
-from streamer.video.outputs._base import H264Settings
+from streamer.video.outputs.base import H264Settings
 
 
 class Tape(H264Settings):

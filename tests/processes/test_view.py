@@ -19,7 +19,7 @@ from streamer.processes.view import View
 from streamer.processes.worker import Worker
 from streamer.toyworld.world import World
 from streamer.types import Box, FrameId, Image
-from streamer.video.outputs import ViewId
+from streamer.video.outputs.base import ViewId
 from streamer.video.pacing import PacedFrame
 from streamer.video.renderer import CARD_SIZE
 from tests.support.agents import until

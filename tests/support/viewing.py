@@ -23,7 +23,7 @@ from streamer.inference.tracking import ObjectTracker
 from streamer.processes.assignment import Assignment
 from streamer.toyworld.world import World
 from streamer.types import Answer, Box, DueTask, Job, Result, Task
-from streamer.video.outputs import ViewId
+from streamer.video.outputs.base import ViewId
 from streamer.video.outputs.mjpeg import jpeg_endpoint
 from tests.support.agents import until
 from tests.support.capturing import STREAM, Consumer

@@ -26,7 +26,7 @@ from streamer.events.schema import Event, ResultEvent
 from streamer.processes.assignment import Assignment
 from streamer.toyworld.world import World
 from streamer.types import Answer, Box
-from streamer.video.outputs import ViewId
+from streamer.video.outputs.base import ViewId
 from streamer.video.outputs.mjpeg import jpeg_endpoint
 from tests.support.capturing import STREAM, CaptureProcess
 from tests.support.sample_events import result

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from streamer.video.outputs._base import EncodedFrame, H264Settings, OutputContext, ViewId, Writer
+from streamer.video.outputs.base import H264Settings, ViewId, Writer
+from streamer.video.outputs.muxer import Muxer
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
-
-    from streamer.video.outputs.muxer import Muxer
 
 SEGMENTS = 6
 """Segments in the playlist, one second each."""
@@ -23,8 +22,8 @@ class Hls(H264Settings):
 
     kind: Literal["hls"] = "hls"
 
-    def writer(self, context: OutputContext) -> Writer:
-        return HlsWriter(hls_folder(context.runtime, context.view))
+    def writer(self, runtime: Path) -> Writer:
+        return HlsWriter(hls_folder(runtime, self.view))
 
 
 def hls_folder(runtime: Path, view: ViewId) -> Path:
@@ -32,16 +31,14 @@ def hls_folder(runtime: Path, view: ViewId) -> Path:
     return runtime / "hls" / str(view)
 
 
-class HlsWriter:
+class HlsWriter(Muxer):
     """Writes one view's playlist and segments."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self._folder = folder
-        self._muxer: Muxer | None = None
 
     def open(self, template: VideoStream) -> None:
-        from streamer.video.outputs.muxer import Muxer
-
         self.close()
         self._folder.mkdir(parents=True, exist_ok=True)
         index, init = self._folder / "index.m3u8", f"init_{template.width}x{template.height}.mp4"
@@ -58,16 +55,7 @@ class HlsWriter:
             "hls_segment_filename": str(self._folder / "seg_%05d.m4s"),
             "start_number": str(first),
         }
-        self._muxer = Muxer(str(index), "hls", options, template)
-
-    def write(self, encoded: EncodedFrame) -> None:
-        assert self._muxer is not None
-        self._muxer.mux(encoded)
-
-    def close(self) -> None:
-        if self._muxer is not None:
-            muxer, self._muxer = self._muxer, None
-            muxer.close()
+        self.start(str(index), "hls", options, template)
 
     def _end_list(self, index: Path) -> int:
         """Remove the playlist and return the first segment number of the next one.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from streamer.core.ipc import check_endpoint
-from streamer.video.outputs._base import OutputSettings, ViewId
+from streamer.video.outputs.base import OutputSettings, ViewId
 
 
 class Mjpeg(OutputSettings):

@@ -19,8 +19,9 @@ from streamer.config.model import from_mapping, load
 from streamer.core.errors import ConfigError
 from streamer.events.schema import ResultEvent
 from streamer.video.encoder import Encoder
-from streamer.video.outputs import CLOCK_HZ, EncodedFrame, Mp4, OutputContext, RtspPush, ViewId, outputs_by_view
-from streamer.video.outputs.rtsp_push import PacketPublisher, PacketSubscriber
+from streamer.video.outputs.base import CLOCK_HZ, EncodedFrame, ViewId, outputs_by_view
+from streamer.video.outputs.mp4 import Mp4
+from streamer.video.outputs.rtsp_push import PacketPublisher, PacketSubscriber, RtspPush
 from tests.support import faulty
 from tests.support.agents import RunningAgent, until
 from tests.support.rtsp import RtspReceiver
@@ -42,7 +43,7 @@ def encode(seconds: float, fps: float = 25) -> Iterator[tuple[Encoder, EncodedFr
 
 
 def write(settings: Mp4, seconds: float, close: bool = True) -> Any:
-    writer = settings.writer(OutputContext(Path(), ViewId("gate")))
+    writer = settings.writer(Path())
     for number, (encoder, one) in enumerate(encode(seconds)):
         if number == 0:
             writer.open(encoder.template)
@@ -204,13 +205,15 @@ def test_old_files_of_the_view_only_are_deleted(tmp_path: Path) -> None:
     other = tmp_path / "yard-20200101T000000.000Z.mp4"
     mine = tmp_path / "gate-20200101T000000.000Z.mp4"
     note = tmp_path / "gate-notes.mp4"
-    for file in (other, mine, note):
+    longer = tmp_path / "gate-yard-20200101T000000.000Z.mp4"
+    for file in (other, mine, note, longer):
         file.write_bytes(b"x")
         os.utime(file, (1, 1))
     write(Mp4(stream="gate", path=tmp_path, keep=3600.0), 0.4)
     assert not mine.exists()
     assert other.exists()
     assert note.exists()
+    assert longer.exists()
 
 
 def test_oldest_files_over_max_bytes_are_deleted(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -41,9 +42,7 @@ class EncodedFrame:
 
     data: bytes
     pts: int
-    """Presentation time in ticks of 1/`CLOCK_HZ` s of the view's own clock. Strictly increasing."""
-    dts: int
-    """Decoding time in the same ticks."""
+    """Time in ticks of 1/`CLOCK_HZ` s of the view's own clock. Strictly increasing: no frame refers to a later one."""
     key: bool
 
 
@@ -60,14 +59,6 @@ class Writer(Protocol):
 
     def close(self) -> None:
         """Finish the output. Does nothing when it is not open."""
-
-
-@dataclass(frozen=True, slots=True)
-class OutputContext:
-    """Process data that a writer may need."""
-
-    runtime: Path
-    view: ViewId
 
 
 class OutputSettings(Settings):
@@ -97,8 +88,11 @@ class OutputSettings(Settings):
     def check(self) -> None:
         """Raise ConfigError when the output cannot work. Called before anything starts; changes nothing."""
 
-    def writer(self, context: OutputContext) -> Writer | None:
-        """Return the writer for the view's H.264 frames, or None when the output needs none."""
+    def writer(self, runtime: Path) -> Writer | None:
+        """Return the writer for the view's H.264 frames, or None when the output needs none.
+
+        `runtime`: the agent's folder of sockets and temporary files.
+        """
         return None
 
 
@@ -118,3 +112,11 @@ class H264Settings(OutputSettings):
             raise ConfigError(f"output {self.label}: this FFmpeg has no encoder `{self.encoder}`") from None
         if found.canonical_name != "h264":
             raise ConfigError(f"output {self.label}: `{self.encoder}` is not an H.264 encoder")
+
+
+def outputs_by_view(outputs: Iterable[OutputSettings]) -> dict[ViewId, list[OutputSettings]]:
+    """Group outputs by the view whose frames they take."""
+    views: dict[ViewId, list[OutputSettings]] = {}
+    for output in outputs:
+        views.setdefault(output.view, []).append(output)
+    return views

@@ -1,0 +1,54 @@
+"""The state of one H.264 output: reports its changes, and delays the next attempt after a failure."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import av
+
+from streamer.bus.event_channel import EventClient
+from streamer.core.backoff import ReconnectBackoff
+from streamer.events.build import output_event
+
+log = logging.getLogger(__name__)
+
+STABLE_S = 10.0
+"""An output that worked this long resets the backoff."""
+
+
+class OutputState:
+    """Up, down, or not known yet."""
+
+    def __init__(self, agent: str, label: str, events: EventClient, is_up: bool | None) -> None:
+        """`is_up`: the state that is not reported because it is assumed; None reports the first state."""
+        self._agent, self._label, self._events, self._is_up = agent, label, events, is_up
+        self._backoff = ReconnectBackoff()
+        self._retry_at = self._up_at = 0.0
+
+    @property
+    def may_open(self) -> bool:
+        """Whether the delay after the last failure is over."""
+        return time.monotonic() >= self._retry_at
+
+    def on_success(self) -> None:
+        """A frame was written."""
+        now = time.monotonic()
+        if not self._is_up:
+            self._is_up, self._up_at = True, now
+            log.info("output %s up", self._label)
+            self._events.send(output_event(self._agent, self._label, "up"), None)
+        elif now - self._up_at > STABLE_S:
+            self._backoff.reset()
+
+    def on_failure(self, error: Exception) -> None:
+        """The output could not be opened or written and was closed."""
+        now = time.monotonic()
+        delay = self._backoff.next_delay(now, isinstance(error, av.HTTPUnauthorizedError))
+        self._retry_at = now + delay
+        if self._is_up is not False:
+            # Not str(error), which contains the URL of a push.
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            log.error("output %s down: %s", self._label, reason)
+            self._events.send(output_event(self._agent, self._label, "down", reason, delay), None)
+        self._is_up = False
