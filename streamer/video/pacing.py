@@ -20,7 +20,7 @@ LOST_INTERVALS = 5.0
 """The camera counts as lost after `LOST_INTERVALS` of its intervals, at least and at most so many seconds."""
 MAX_INTERVAL_S, MIN_INTERVAL_S = 1.0, 1 / 120
 """Limits of the interval at which a lost camera's frame is repeated."""
-MEASURE_S, MEASUREMENTS = 1.0, 5
+MEASURE_S, MEASUREMENTS = 0.5, 9
 """The camera's interval is the median of its means over this many periods of this many seconds, so that neither a late
 frame nor frames that arrive in bursts change it."""
 FIRST_REPEAT_S = 1.0
@@ -54,7 +54,8 @@ class FramePacer:
         """Seconds between two frames of the output: the camera's interval within the limits."""
         self._camera_interval = 0.04
         """Seconds between two frames of the camera, measured."""
-        self._means: deque[float] = deque(maxlen=MEASUREMENTS)
+        self._means = deque([0.04], maxlen=MEASUREMENTS)
+        """Means of the last periods, after an assumed one: a slow first period counts only until the second."""
         self._measured_from: tuple[FrameId, float] | None = None
         """First frame of the current period, and its monotonic time."""
         self._queue: deque[Frame] = deque()
@@ -117,7 +118,7 @@ class FramePacer:
         self._measured_from = frame, now
         if start.epoch == frame.epoch:
             self._means.append((now - started) / max(1, frame.seq - start.seq))
-            self._camera_interval = statistics.median(self._means)
+            self._camera_interval = statistics.median_high(self._means)
             self.interval = min(MAX_INTERVAL_S, max(MIN_INTERVAL_S, self._camera_interval))
 
     def _next_repeat(self) -> float:

@@ -74,6 +74,21 @@ def test_late_frame_before_an_outage_keeps_the_rate(late_s: float) -> None:
     assert len(found) == pytest.approx(250, abs=10)
 
 
+def test_stall_after_the_first_frame_keeps_the_rate() -> None:
+    pacer = FramePacer(0.0)
+    pacer.put(frame(0, -1.0))
+    for seq in range(1, 30):
+        pacer.put(frame(seq, seq / 25))
+    assert pacer.interval == pytest.approx(0.04, rel=0.01)
+
+
+def test_burst_at_the_start_keeps_the_rate() -> None:
+    pacer = FramePacer(0.0)
+    for seq in range(60):
+        pacer.put(frame(seq, max(0, seq - 24) / 25))
+        assert pacer.interval == pytest.approx(0.04, rel=0.01)
+
+
 def test_bursts_of_frames_keep_the_rate() -> None:
     pacer = FramePacer(0.0)
     for seq in range(250):
