@@ -7,7 +7,7 @@ exists yet, it is asked to report the next one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from streamer.bus.frame_client import FrameClient, NoBuffer, Reply
@@ -36,13 +36,11 @@ class _Stream:
 class FrameFetcher:
     """Not thread-safe."""
 
-    def __init__(
-        self, frames: FrameClient, schedules: Mapping[str, Schedule], policy: Policy, in_flight: InFlight
-    ) -> None:
+    def __init__(self, frames: FrameClient, policy: Policy, in_flight: InFlight) -> None:
         self._frames, self._policy, self._in_flight = frames, policy, in_flight
-        self._streams = {name: _Stream(schedule) for name, schedule in schedules.items()}
+        self._streams = {name: _Stream(schedule) for name, schedule in policy.schedules.items()}
         self._batch_deadline = -math.inf
-        for name in schedules:
+        for name in self._streams:
             frames.connect(name)
 
     def fetch(self, room: int, now: Now) -> None:

@@ -1,7 +1,7 @@
 """The table of all jobs in flight and of the frames they need.
 
 A job moves through the states fetching, waiting, running, publishing and then leaves the table. `save` writes the
-table to the crash journal, `load` recovers it in the next process: no job is lost when the process dies.
+table to the crash journal, the table of the next process recovers it: no job is lost when the process dies.
 """
 
 from __future__ import annotations
@@ -56,14 +56,13 @@ class _OpenFrame:
 
     frame: Frame
     unfinished: set[JobId]
-    outcomes: set[Outcome] = field(default_factory=set)
-    stopped: bool = False
-    """A job of the frame was discarded because the process stops."""
+    outcomes: set[Outcome | FrameOutcome] = field(default_factory=set)
+    """`stopped` if a job of the frame was discarded because the process stops."""
     crops: dict[Zone, Frame] = field(default_factory=dict)
 
     @property
     def outcome(self) -> FrameOutcome:
-        if self.stopped:
+        if "stopped" in self.outcomes:
             return "stopped"
         if self.outcomes == {"stale"}:
             return "stale"
@@ -166,7 +165,7 @@ class InFlight:
     def discard_waiting(self) -> None:
         """Remove all waiting jobs, because the process stops."""
         for job in self.jobs(JobState.WAITING):
-            self._frames[job.due.stream, job.frame.id].stopped = True
+            self._frames[job.due.stream, job.frame.id].outcomes.add("stopped")
             self._remove(id_of(job))
 
     # -- pictures

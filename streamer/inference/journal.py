@@ -85,8 +85,6 @@ def read(path: Path) -> State:
 
 def recover(previous: State, streams: Mapping[str, Stream], quarantine: Quarantine, was_killed: bool) -> CrashRecovery:
     """Return the outcomes of the jobs that a dead process left, and update the quarantine."""
-    if not previous.jobs:
-        return CrashRecovery()
     running = [] if was_killed else [row for row in previous.jobs if row.running]
     suspects = [quarantine.suspect_of(row.frame.stream, row.name, row.frame.id) for row in running]
     verdict = quarantine.on_crash(suspects, time.monotonic())

@@ -7,7 +7,7 @@ stream's due tasks the one with the earliest deadline runs first. Only streams w
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -32,7 +32,7 @@ class _Class:
 
     queue: OrderedDict[str, None] = field(default_factory=OrderedDict)
     """Streams in the order of their turns."""
-    deficit: dict[str, float] = field(default_factory=dict)
+    deficit: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Device seconds that a stream may still use. Kept while the stream awaits a frame, not while nothing is due."""
 
     def add(self, stream: str, urgent: bool = False) -> None:
@@ -71,8 +71,7 @@ class Policy:
             return
         for trigger in self.schedules[stream].triggers:
             if trigger.name in unserved:
-                deficit = self._classes[_priority(trigger)].deficit
-                deficit[stream] = deficit.get(stream, 0.0) + self.cost(trigger.task.task)
+                self._classes[_priority(trigger)].deficit[stream] += self.cost(trigger.task.task)
         self._refresh_stream(stream, now)
 
     def on_tasks_changed(self, stream: str, now: Now) -> None:
@@ -112,12 +111,11 @@ class Policy:
 
     def stretches(self) -> dict[str, dict[Priority, float]]:
         """Return the factors over 1 by stream and priority, of live streams."""
-        factors = {key: round(value, 2) for key, value in self.overload.factors.items() if value > 1}
         found = {}
         for stream, schedule in self.schedules.items():
-            has = {trigger.task.priority for trigger in schedule.triggers if trigger.stretch > 1}
-            if has:
-                found[stream] = {priority: factor for priority, factor in factors.items() if priority in has}
+            stretched = [trigger for trigger in schedule.triggers if trigger.stretch > 1]
+            if stretched:
+                found[stream] = {trigger.task.priority: round(trigger.stretch, 2) for trigger in stretched}
         return found
 
     def _awaits_frame(self, stream: str) -> bool:

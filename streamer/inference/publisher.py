@@ -15,7 +15,6 @@ from streamer.bus.result_feed import ResultPublisher
 from streamer.events.build import canary_event, result_event, schedule_event, task_event
 from streamer.inference.canary import Canary
 from streamer.inference.in_flight import InFlight
-from streamer.inference.journal import CrashRecovery
 from streamer.inference.requests import RequestHandler
 from streamer.inference.tracking import ObjectTracker
 from streamer.types import Priority, Result
@@ -50,11 +49,11 @@ class OutcomePublisher:
                 log.error("canary failed, the model gives no answers: %s", result.error)
         self.in_flight.finish(result.job, result.outcome)
 
-    def publish_recovery(self, recovery: CrashRecovery) -> None:
+    def publish_recovery(self) -> None:
         """Send the outcomes of the jobs that a dead process left, and what killed it."""
-        for result in recovery.lost:
+        for result in self.in_flight.recovery.lost:
             self._send_event(result, live=False)
-        if (verdict := recovery.verdict) is not None:
+        if (verdict := self.in_flight.recovery.verdict) is not None:
             stream, name, _ = verdict.suspect
             log.error("%s: %s", stream, verdict.describe())
             event = task_event(self.agent, stream, name, "quarantined", verdict.describe(), verdict.pause)

@@ -22,7 +22,6 @@ from streamer.core.errors import ConfigError
 from streamer.events.build import result_event
 from streamer.events.schema import encode
 from streamer.inference.policy import Policy
-from streamer.inference.schedule import Schedule
 from streamer.inference.triggers import Now
 from streamer.types import Result
 
@@ -37,11 +36,9 @@ class _Pending:
 class RequestHandler:
     """Receives the requests of the parent and replies to them."""
 
-    def __init__(
-        self, runtime: Path, config: Config, schedules: Mapping[str, Schedule], policy: Policy, feed: ResultPublisher
-    ) -> None:
+    def __init__(self, runtime: Path, config: Config, policy: Policy, feed: ResultPublisher) -> None:
         """`feed` carries changed task lists to the views and the web process."""
-        self._config, self._schedules, self._policy, self._feed = config, schedules, policy, feed
+        self._config, self._policy, self._feed = config, policy, feed
         self._server = RpcServer(infer_socket(runtime))
         self._pending: dict[str, _Pending] = {}
         """Keys: name of the one-shot task."""
@@ -70,7 +67,8 @@ class RequestHandler:
         for name, pending in list(self._pending.items()):
             if now.mono > pending.until:
                 del self._pending[name]
-                self._schedules[pending.stream].drop(name)
+                if (schedule := self._policy.schedules.get(pending.stream)) is not None:
+                    schedule.drop(name)
         return changed
 
     def reply(self, result: Result, model: str) -> None:
@@ -84,9 +82,9 @@ class RequestHandler:
     def _handle(self, request: Request, command: InferenceCommand, now: Now) -> None:
         """Raises ConfigError."""
         stream = command.stream
-        if stream not in self._policy.schedules:
+        schedule = self._policy.schedules.get(stream)
+        if schedule is None:
             raise ConfigError(f"the stream `{stream}` has ended")
-        schedule = self._schedules[stream]
         match command:
             case SetTasks(tasks=tasks):
                 self._config = with_tasks(self._config, stream, tasks)

@@ -65,10 +65,9 @@ class Schedule:
         max_age = None if self._skipped or names is None else _max_age(ready)
         after = self._skipped or self._last
         gates = tuple(trigger.gate for trigger in ready if isinstance(trigger, MotionTrigger))
-        if any(trigger.accepts_any_frame(now) for trigger in ready):
-            return FrameRequest(after=after, interval=interval, max_age=max_age, motion_gates=gates)
-        numbers = [trigger.tick for trigger in ready if isinstance(trigger, FrameCountTrigger)]
-        times = [trigger.tick for trigger in ready if isinstance(trigger, MediaTimeTrigger)]
+        any_frame = any(trigger.accepts_any_frame(now) for trigger in ready)
+        numbers = [trigger.tick for trigger in ready if isinstance(trigger, FrameCountTrigger) and not any_frame]
+        times = [trigger.tick for trigger in ready if isinstance(trigger, MediaTimeTrigger) and not any_frame]
         return FrameRequest(
             after=after,
             at_pts=min(times, default=None),
@@ -76,7 +75,7 @@ class Schedule:
             interval=interval,
             max_age=max_age,
             motion_gates=gates,
-            on_trigger=bool(gates),
+            on_trigger=bool(gates) and not any_frame,
         )
 
     def mark_requested(self, request: FrameRequest, now: Now) -> None:

@@ -121,8 +121,6 @@ class IntervalTrigger(Trigger):
         return max(self._last + self.every * self.stretch, self._not_before)
 
     def advance(self, now: Now) -> None:
-        if self.task.between is None:
-            return
         is_open = self.is_open(now)
         if is_open and not self._was_open:
             self._not_before = now.mono - now.unix_time % 60  # windows open on a whole minute
@@ -226,8 +224,7 @@ class CronTrigger(Trigger):
         if abs(offset - self._clock_offset) > CLOCK_SET_S:
             self._next = self._cron.after(now.unix_time)
         self._clock_offset = offset
-        between = self.task.between
-        while self._next <= now.unix_time and between is not None and not between.is_open(self._next):
+        while self._next <= now.unix_time and not self.is_open(now._replace(unix_time=self._next)):
             self._next = self._cron.after(self._next)
 
     def is_ready(self, now: Now) -> bool:

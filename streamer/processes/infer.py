@@ -68,10 +68,10 @@ class Inference(Closing):
         self.step_timeout = StepTimeout()
         self.frames = FrameClient(worker.runtime, "infer", max(MIN_BUFFERS, 2 * len(streams), 2 * engine.free()))
         self.in_flight = InFlight(worker.runtime, streams, self.frames.settle, worker.assignment.was_killed)
-        self.fetcher = FrameFetcher(self.frames, schedules, self.policy, self.in_flight)
+        self.fetcher = FrameFetcher(self.frames, self.policy, self.in_flight)
         self.events = EventClient(worker.runtime, "infer")
         self.feed = ResultPublisher(worker.runtime, {name: config.raw["streams"][name]["tasks"] for name in streams})
-        self.requests = RequestHandler(worker.runtime, config, schedules, self.policy, self.feed)
+        self.requests = RequestHandler(worker.runtime, config, self.policy, self.feed)
         self.canary = Canary(self.requests, self.in_flight)
         # `every_n_frames` has no seconds: the tracker takes the default interval for it.
         tasks = [(name, task) for name, stream in streams.items() for task in stream.tasks]
@@ -170,7 +170,7 @@ class Inference(Closing):
     def report_crash(self) -> None:
         """Publish the outcomes of the jobs that the previous process left; return once emit has them."""
         self.in_flight.save()
-        self.publisher.publish_recovery(self.in_flight.recovery)
+        self.publisher.publish_recovery()
         while self.events.unacked and not self.worker.stopping:
             self.await_acks()
         self.in_flight.save()
