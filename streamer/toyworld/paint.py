@@ -61,7 +61,7 @@ def _lettering(word: str) -> Lettering:
 
 
 @lru_cache(maxsize=16)
-def _background(seed: int, width: int, height: int) -> npt.NDArray[np.uint8]:
+def background(seed: int, width: int, height: int) -> npt.NDArray[np.uint8]:
     """Return a gradient, a texture, clutter or a plain colour, by `seed % 4`: uint8 (height, width, 3)."""
     rng = np.random.default_rng([seed, 7])
     tint = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0, 0.18), rng.uniform(0.35, 0.7))
@@ -103,7 +103,7 @@ def _noise(width: int, height: int, tile: int, strength: int) -> npt.NDArray[np.
     return rng.integers(0, strength + 1, size=(height, width, 3), dtype=np.uint8)
 
 
-def _draw_word(picture: Image, word: str, quad: Outline) -> None:
+def draw_word(picture: Image, word: str, quad: Outline) -> None:
     """Draw a word on its quad into `picture`, white on dark and black on light backgrounds."""
     height, width = picture.shape[:2]
     corners = quad * (width, height)
@@ -122,22 +122,15 @@ def _draw_word(picture: Image, word: str, quad: Outline) -> None:
     part[:] = (part * (1 - share) + shade * share).astype(np.uint8)
 
 
-def paint(
-    size: tuple[int, int],
-    seed: int,
-    time: float,
-    shapes: Sequence[tuple[Sequence[Outline], Colour]],
-    words: Sequence[tuple[str, Outline]],
-    noise: int,
-) -> Image:
-    """Return a scene's image: uint8 (height, width, 3), BGR. `size` is (width, height); later shapes are on top."""
-    width, height = size
-    picture = _background(seed, width, height).copy()
-    for contours, colour in shapes:
-        points = [np.round(contour * size * 16).astype(np.int32) for contour in contours]
-        cv2.fillPoly(picture, points, colour, lineType=cv2.LINE_AA, shift=4)
-    for word, quad in words:
-        _draw_word(picture, word, quad)
-    lit = _light(picture, seed, time)
+def draw_shape(picture: Image, contours: Sequence[Outline], colour: Colour) -> None:
+    """Fill a shape in `picture`; a second contour is a hole."""
+    size = picture.shape[1], picture.shape[0]
+    points = [np.round(contour * size * 16).astype(np.int32) for contour in contours]
+    cv2.fillPoly(picture, points, colour, lineType=cv2.LINE_AA, shift=4)
+
+
+def add_light_and_noise(picture: Image, seed: int, time: float, noise: int) -> Image:
+    """Return the image with light and with grain of `noise` grey levels from peak to peak."""
+    height, width = picture.shape[:2]
     grain = _noise(width, height, int(time * 1000) % _NOISE_TILES, noise)
-    return np.asarray(cv2.addWeighted(lit, 1.0, grain, 1.0, -noise / 2), np.uint8)
+    return np.asarray(cv2.addWeighted(_light(picture, seed, time), 1.0, grain, 1.0, -noise / 2), np.uint8)

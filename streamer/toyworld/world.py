@@ -15,7 +15,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from streamer.toyworld.paint import COLOURS, Outline, letterings, paint
+from streamer.toyworld import paint
+from streamer.toyworld.paint import COLOURS, Outline, letterings
 from streamer.toyworld.words import WORDS
 from streamer.types import Image
 
@@ -214,15 +215,12 @@ class Scene:
 
     def paint(self, width: int, height: int) -> Image:
         """Return the image with noise and slowly changing light: uint8 (height, width, 3), BGR."""
-        things = sorted(self.objects, key=lambda thing: thing.box[1] - thing.box[3])  # smaller ones last, on top
-        return paint(
-            (width, height),
-            self.seed,
-            self.time,
-            [(thing.contours, COLOURS[thing.colour]) for thing in things],
-            [(sign.text, sign.quad) for sign in self.signs],
-            self.noise,
-        )
+        picture = paint.background(self.seed, width, height).copy()
+        for thing in sorted(self.objects, key=lambda thing: thing.box[1] - thing.box[3]):  # smaller ones last, on top
+            paint.draw_shape(picture, thing.contours, COLOURS[thing.colour])
+        for sign in self.signs:
+            paint.draw_word(picture, sign.text, sign.quad)
+        return paint.add_light_and_noise(picture, self.seed, self.time, self.noise)
 
 
 class World:
