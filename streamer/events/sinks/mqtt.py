@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import paho.mqtt.client as paho
@@ -86,12 +86,8 @@ class Mqtt(SinkSettings):
         return _MqttSink(self, self.tls(), context, progress)
 
 
-class _Message(NamedTuple):
-    position: int
-    """Ledger position of its event."""
-    topic: str
-    body: bytes
-    retain: bool = False
+_Message = tuple[str, bytes, bool]
+"""Topic, body, and whether the broker retains it."""
 
 
 class _MqttSink:
@@ -113,23 +109,24 @@ class _MqttSink:
         link = self._link
         link.wait_until_connected()
         waiting = deque(events)
-        messages: deque[_Message] = deque()  # unsent messages of the newest event
+        messages: deque[_Message] = deque()  # unsent messages of the event at `newest`
+        newest = 0
         unacked: dict[int, int] = {}  # position by message id, the oldest first
         acked_at = time.monotonic()
         try:
             while waiting or messages or unacked:
                 while len(unacked) < link.window and (waiting or messages):
-                    if not messages:
-                        messages.extend(self._messages(link, *waiting.popleft()))
-                        continue
-                    message = messages.popleft()
-                    unacked[link.publish(message.topic, message.body, message.retain)] = message.position
+                    if messages:
+                        unacked[link.publish(*messages.popleft())] = newest
+                    else:
+                        newest, body = waiting.popleft()
+                        messages.extend(self._messages(link, newest, body))
                 if not unacked:  # the broker can take none of them
                     break
                 position = unacked.pop(link.next_ack(acked_at + ACK_TIMEOUT_S), None)
                 if position is not None:
                     acked_at = time.monotonic()
-                    unfinished = [*unacked.values(), *(message.position for message in messages)]
+                    unfinished = [*unacked.values(), newest] if messages else unacked.values()
                     self._progress.advance(min(unfinished, default=position + 1) - 1)
         except SinkError:
             self._link = self._new_link()  # the old client would repeat unacknowledged messages by itself
@@ -146,7 +143,6 @@ class _MqttSink:
             return []
         event = json.loads(body)
         prefix = self._settings.topic + event["source"].removeprefix("/agents")
-        messages = [_Message(position, f"{prefix}/{event['subject']}", body)]
         if event["subject"].startswith("stream."):
             retained = {f"{prefix}/status": event["data"]["state"].encode()}
         elif self._settings.home_assistant and event["subject"] in ("task.added", "task.removed"):
@@ -156,7 +152,8 @@ class _MqttSink:
         for topic, device in link.found_devices():
             retained |= self._discovery.replace_stale(topic, device)
         self._retained.update(retained)
-        return [*messages, *(_Message(position, topic, value, retain=True) for topic, value in retained.items())]
+        first = f"{prefix}/{event['subject']}", body, False
+        return [first, *((topic, value, True) for topic, value in retained.items())]
 
     def _new_link(self) -> _Link:
         return _Link(self._settings, self._tls, self._client_id, self._will_topic, self._retained)
@@ -205,7 +202,7 @@ class _Link:
         while not self._acks.empty():  # of an earlier write
             self._acks.get()
 
-    def publish(self, topic: str, body: bytes, retain: bool = False) -> int:
+    def publish(self, topic: str, body: bytes, retain: bool) -> int:
         """Send a message and return its id, which `next_ack` returns once the broker has acknowledged it."""
         info = self._send(topic, body, retain)
         if info.rc != paho.MQTT_ERR_SUCCESS:
