@@ -53,6 +53,7 @@ def load(files: CheckpointFiles, device: str, dtype: str) -> Checkpoint:
     started = time.monotonic()
     model = _model(files, tied, torch_dtype, torch_device)
     text = model.config.text_config
+    start = {"decoder_start_token_id": text.decoder_start_token_id}
     tokenizer, first_location = _tokenizer(files)
     log.info("loaded %s in %.1f s", files.name, time.monotonic() - started)
     return Checkpoint(
@@ -61,7 +62,7 @@ def load(files: CheckpointFiles, device: str, dtype: str) -> Checkpoint:
         tokenizer=tokenizer,
         first_location=first_location,
         images=files.images,
-        generation=_generation(files, text),
+        generation=GenerationConfig.from_dict(start | files.generation),
         banned_phrases=files.banned_phrases,
         max_positions=text.max_position_embeddings,
     )
@@ -137,8 +138,3 @@ def _tokenizer(files: CheckpointFiles) -> tuple[Any, int]:
     if ids[0] is None or ids != list(range(ids[0], ids[0] + BINS)):
         raise ConfigError(f"checkpoint {files.name} is not a Florence-2: its tokenizer lacks the location tokens")
     return tokenizer, ids[0]
-
-
-def _generation(files: CheckpointFiles, text: Any) -> GenerationConfig:
-    start = {"decoder_start_token_id": text.decoder_start_token_id}
-    return GenerationConfig.from_dict({**start, **files.generation})

@@ -61,7 +61,10 @@ class BeamSearch:
     def step(self) -> None:
         length = self._running.shape[1]
         token_scores = self._score_tokens(length)
-        scores, beam, tokens = self._candidates(token_scores)
+        # Enough continuations to go on when all the best of them end.
+        count = max(2, 1 + len(self._logits_processor.ends)) * self._beams
+        scores, index = token_scores.flatten().topk(count)
+        beam, tokens = index // token_scores.shape[1], index % token_scores.shape[1]
         sequences = torch.cat([self._running[beam], tokens[:, None]], 1)
         newest = self._logits_processor.uncertainty(token_scores[beam], tokens)
         uncertainty = torch.cat([self._uncertainty[beam], newest[:, None]], 1)
@@ -87,12 +90,6 @@ class BeamSearch:
         else:
             self._logits_processor.adapt(scores, self._running, torch.full_like(at, length))
         return scores[:, 0] + self._scores[:, None]
-
-    def _candidates(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the best continuations (score, beam, token), enough to go on when all the best of them end."""
-        count = max(2, 1 + len(self._logits_processor.ends)) * self._beams
-        best, index = scores.flatten().topk(count)
-        return best, index // scores.shape[1], index % scores.shape[1]
 
     def _finish(self, sequences: Tensor, uncertainty: Tensor, scores: Tensor, ends: Tensor) -> None:
         """Merge the candidates that ended into the finished answers, best first."""
