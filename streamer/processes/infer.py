@@ -23,6 +23,7 @@ from streamer.inference.in_flight import InFlight, JobState
 from streamer.inference.policy import Policy, most_urgent_first
 from streamer.inference.publisher import OutcomePublisher
 from streamer.inference.requests import RequestHandler
+from streamer.inference.result_check import check_numbers
 from streamer.inference.schedule import Schedule
 from streamer.inference.step_timeout import StepTimeout
 from streamer.inference.tracking import ObjectTracker
@@ -156,7 +157,7 @@ class Inference(Closing):
         self.worker.heartbeat.beat("batch", self.step_timeout.seconds(running))
         if jobs:
             self.engine.admit([self.in_flight.crop(job) for job in jobs])
-        results = [self.in_flight.uncrop(result) for result in self.engine.step()]
+        results = [self.in_flight.uncrop(check_numbers(result)) for result in self.engine.step()]
         took = time.monotonic() - started
         self.worker.heartbeat.beat()
         self.step_timeout.observe(running, [result.job for result in results], took)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +160,33 @@ def test_task_sees_only_its_zone(tmp_path: Path) -> None:
             else:
                 assert (event.data.zone, box.box) == ("right", (0.5, 0.25, 1, 0.75))
                 assert box.pixels == (160, 60, 320, 180)
+
+
+class BrokenDevice(Device):
+    """An engine that returns no valid numbers, except in each fourth result."""
+
+    def step(self) -> list[Result]:
+        return [self._damage(result, number) for number, result in enumerate(super().step(), len(self.ran))]
+
+    @staticmethod
+    def _damage(result: Result, number: int) -> Result:
+        if number % 4 == 0:
+            return result
+        if number % 4 == 1:
+            return replace(result, answer=Answer(boxes=(Box(0.1, 0.1, math.nan, 0.5, "all"),)))
+        if number % 4 == 2:
+            return replace(result, answer=Answer(boxes=(Box(-1e300, 0.1, 0.2, 0.5, "all"),)))
+        return replace(result, inference_s=math.inf, batch=0)
+
+
+def test_invalid_numbers_of_the_engine_are_errors(tmp_path: Path) -> None:
+    tasks = [{"task": "object_detection", "name": "boxes", "every": "50ms"}]
+    with running(tmp_path, BrokenDevice(), cam={"source": CAMERA, "tasks": tasks}) as agent:
+        agent.poll_until(lambda: {event.data.error for event in agent.results} == {
+            None, "the engine returned invalid coordinates", "the engine returned invalid times",
+        })  # fmt: skip
+        assert {event.data.outcome for event in agent.results} == {"ok", "error"}
+        agent.stop()
 
 
 def test_frame_older_than_max_age_is_stale_and_never_runs(tmp_path: Path) -> None:
