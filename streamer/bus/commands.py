@@ -67,21 +67,14 @@ class SetTasks(Command):
 
 ControlCommand = ListTasks | Ask | ChangeTask
 InferenceCommand = Ask | SetTasks
-_CONTROL: TypeAdapter[ControlCommand] = TypeAdapter(Annotated[ControlCommand, Field(discriminator="op")])
-_INFERENCE: TypeAdapter[InferenceCommand] = TypeAdapter(Annotated[InferenceCommand, Field(discriminator="op")])
+CONTROL: TypeAdapter[ControlCommand] = TypeAdapter(Annotated[ControlCommand, Field(discriminator="op")])
+"""Commands to the parent."""
+INFERENCE: TypeAdapter[InferenceCommand] = TypeAdapter(Annotated[InferenceCommand, Field(discriminator="op")])
+"""Commands to the inference process."""
 
 
-def parse_control(message: Mapping[str, Any]) -> ControlCommand:
-    """Return the command in a message to the parent. Raises ConfigError, with a text for the sender."""
-    return _parse(_CONTROL, message)
-
-
-def parse_inference(message: Mapping[str, Any]) -> InferenceCommand:
-    """Return the command in a message to the inference process. Raises ConfigError, with a text for the sender."""
-    return _parse(_INFERENCE, message)
-
-
-def _parse(adapter: TypeAdapter[T], message: Mapping[str, Any]) -> T:
+def parse(adapter: TypeAdapter[T], message: Mapping[str, Any]) -> T:
+    """Return the command in a message; `adapter`: `CONTROL` or `INFERENCE`. Raises ConfigError for the sender."""
     try:
         return adapter.validate_python(dict(message))
     except ValidationError as error:

@@ -8,13 +8,14 @@ occurs twice in autumn runs once.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, lru_cache
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, available_timezones
@@ -49,16 +50,11 @@ class TimeWindows:
 
     def open_spans(self, start: float, end: float) -> Iterator[tuple[float, float]]:
         """Yield start and end (unix seconds) of the open times between `start` and `end`."""
-        opened: float | None = None
-        for minute in range(int(start // 60), -int(-end // 60)):
-            unix_time = max(start, minute * 60.0)
-            if self.is_open(unix_time):
-                opened = unix_time if opened is None else opened
-            elif opened is not None:
-                yield opened, unix_time
-                opened = None
-        if opened is not None:
-            yield opened, end
+        minutes = range(int(start // 60), math.ceil(end / 60))
+        for is_open, run in groupby(minutes, lambda minute: _is_open(self, minute)):
+            if is_open:
+                open_minutes = list(run)
+                yield max(start, open_minutes[0] * 60.0), min(end, open_minutes[-1] * 60.0 + 60.0)
 
 
 @lru_cache(maxsize=8192)

@@ -170,16 +170,10 @@ def _config(raw: Any, file: YamlFile | None) -> Config:
     except ValidationError as error:
         problems = problems_of(error, raw, json_schema())
     else:
-        problems.extend(_repeated_names(config))
-        problems.extend(_bad_outputs(config))
-        problems.extend(_unknown_zones(config))
+        for check in (_repeated_names, _bad_outputs, _unknown_zones):
+            problems.extend(check(config))
         local = config.timezone or local_zone()
-        streams = {
-            name: Stream(
-                stream.source, _tasks(name, stream, config.model, local, problems), stream.zones, stream.motion
-            )
-            for name, stream in config.streams.items()
-        }
+        streams = {name: _stream(name, config, local, problems) for name in config.streams}
     if problems:
         raise _error(problems, file)
     sinks, outputs = tuple(config.sinks), tuple(config.outputs)
@@ -194,8 +188,9 @@ def _error(problems: list[Problem], file: YamlFile | None) -> ConfigError:
     return ConfigError(redact("\n".join(lines)))
 
 
-def _tasks(name: str, stream: Any, model: Any, local: ZoneInfo, problems: list[Problem]) -> tuple[ScheduledTask, ...]:
-    made, pipeline = [], find_pipeline()
+def _stream(name: str, config: Any, local: ZoneInfo, problems: list[Problem]) -> Stream:
+    """Return a stream without the tasks that have problems, which are appended to `problems`."""
+    tasks, stream, pipeline = [], config.streams[name], find_pipeline()
     for index, entry in enumerate(stream.tasks):
         parameters = pipeline.tasks()[entry.task].parameters
         given = {key: getattr(entry, key) for key in parameters.model_fields if key in entry.model_fields_set}
@@ -205,13 +200,13 @@ def _tasks(name: str, stream: Any, model: Any, local: ZoneInfo, problems: list[P
         except ValidationError as error:  # checks of the pipeline that need several keys
             found += problems_of(error, given, {})
         else:
-            refused = pipeline.refuse(model, entry.task, params)
+            refused = pipeline.refuse(config.model, entry.task, params)
             found += [((), refused)] if refused else []
         if found:
             problems.extend((("streams", name, "tasks", index, *where), what) for where, what in found)
         else:
-            made.append(build_task(entry, params, stream.zones, local))
-    return tuple(made)
+            tasks.append(build_task(entry, params, stream.zones, local))
+    return Stream(stream.source, tuple(tasks), stream.zones, stream.motion)
 
 
 def _repeated_names(config: Any) -> Iterator[Problem]:

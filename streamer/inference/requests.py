@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from streamer.bus.commands import Ask, InferenceCommand, SetTasks, parse_inference
+from streamer.bus.commands import INFERENCE, Ask, InferenceCommand, SetTasks, parse
 from streamer.bus.result_feed import ResultPublisher
 from streamer.bus.rpc import Request, RpcServer, infer_socket
 from streamer.config.changes import with_tasks
@@ -58,7 +58,7 @@ class RequestHandler:
         changed = set()
         for request in self._server.receive():
             try:
-                command = parse_inference(request.message)
+                command = parse(INFERENCE, request.message)
                 self._handle(request, command, now)
             except ConfigError as error:
                 self._server.reply_error(request, error)

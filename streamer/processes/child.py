@@ -171,14 +171,11 @@ class Child:
     def reap(self) -> str:
         """Release the ended process, log the stacks it left, and return why it ended."""
         code = self.process.returncode
-        self.was_killed = code == -signal.SIGKILL and not self._is_replacing and self._out_of_memory() == 0
+        no_oom_kill = self._oom_kills is not None and self._oom_kills == _oom_kills()
+        self.was_killed = code == -signal.SIGKILL and not self._is_replacing and no_oom_kill
         reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         self.release()
-        try:
-            stacks = self._dump.read_text(errors="replace").strip()
-        except FileNotFoundError:
-            stacks = ""
-        if stacks:
+        if self._dump.exists() and (stacks := self._dump.read_text(errors="replace").strip()):
             log.warning("%s left its stacks:\n%s", self.name, stacks)
         return self.failure_reason or reason
 
@@ -187,11 +184,6 @@ class Child:
         delay = self.restarts.failed(now, now - self.started)
         self.start_at = now + delay
         return delay
-
-    def _out_of_memory(self) -> int | None:
-        """Return how many processes the kernel has killed for lack of memory since the start."""
-        before, now = self._oom_kills, _oom_kills()
-        return None if before is None or now is None else now - before
 
     def release(self) -> None:
         """Close the descriptors of the ended process."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import zmq
 
-from streamer.bus.commands import MAX_ASK_S, Ask, ChangeTask, ListTasks, SetTasks, parse_control
+from streamer.bus.commands import CONTROL, MAX_ASK_S, Ask, ChangeTask, ListTasks, SetTasks, parse
 from streamer.bus.rpc import Request, RpcClient, RpcServer, control_socket, infer_socket
 from streamer.config.changes import DONE, Change, SavedChanges, raw_stream, with_tasks
 from streamer.config.model import Config
@@ -77,7 +77,7 @@ class Control:
         self._pending.clear()
 
     def _handle(self, request: Request) -> None:
-        match parse_control(request.message):
+        match parse(CONTROL, request.message):
             case ListTasks():
                 self._server.reply(request, **self._overview())
             case Ask() as ask:

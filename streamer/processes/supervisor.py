@@ -76,7 +76,7 @@ def run(
                 secrets=remembered(),
             )
             control = Control(config, folders, lambda event: events.send(event, None))
-            Supervisor(config, signals, events, control, assignment, seconds).run()
+            Supervisor(signals, events, control, assignment, seconds).run()
 
 
 def _sockets(config: Config) -> list[str]:
@@ -92,17 +92,11 @@ class Supervisor:
     """Decides what follows from the reports and exits of the children."""
 
     def __init__(
-        self,
-        config: Config,
-        signals: StopSignals,
-        events: EventClient,
-        control: Control,
-        assignment: Assignment,
-        seconds: float | None,
+        self, signals: StopSignals, events: EventClient, control: Control, assignment: Assignment, seconds: float | None
     ) -> None:
-        self.config, self.signals, self.events, self.control = config, signals, events, control
+        self.signals, self.events, self.control = signals, events, control
         self.assignment, self.seconds = assignment, seconds
-        self.table = ProcessTable(_children(config), (signals.wakeup_fd, *control.descriptors()))
+        self.table = ProcessTable(_children(control.config), (signals.wakeup_fd, *control.descriptors()))
         self.service = ServiceStatus()
         self.startup_pending = {ReportKind.FIRST_FRAME, ReportKind.READY}
         """Before `seconds` begin to count: the first frame of a stream, and readiness of the inference process."""
@@ -114,6 +108,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Run until it is time to stop. Raises ConfigError if a child reported one."""
+        (emit,) = self.table.of_role(Role.EMIT)
         try:
             while not self.is_over():
                 for child in self.table.to_start():
@@ -121,7 +116,7 @@ class Supervisor:
                 self.table.check_heartbeats()
                 self.report_recovered()
                 self.poll(POLL_S)
-                self.service.update(self.emit_committed_at(), self.describe())
+                self.service.update(emit.heartbeat.committed_at, self.describe())
                 self.control.poll_once()
                 self.events.receive()
                 self.events.resend()
@@ -168,9 +163,8 @@ class Supervisor:
                 child.replace(report.reason or "", time.monotonic())
             case ReportKind.FIRST_FRAME:
                 self.startup_done(report.kind)
-            case ReportKind.READY:
-                if child.role is Role.INFER:
-                    self.startup_done(report.kind)
+            case ReportKind.READY if child.role is Role.INFER:
+                self.startup_done(report.kind)
 
     def startup_done(self, kind: ReportKind) -> None:
         """Start the clock of `seconds` once the model is loaded and a stream has a frame."""
@@ -204,21 +198,15 @@ class Supervisor:
                 self.publish_status(child, "recovered")
 
     def publish_status(self, child: Child, state: str, reason: str | None = None, delay: float | None = None) -> None:
-        self.events.send(worker_event(self.config.name, child.name, state, reason, delay, child.stream), None)
-
-    def emit_committed_at(self) -> float:
-        """Return the monotonic second of emit's last commit."""
-        (emit,) = self.table.of_role(Role.EMIT)
-        return emit.heartbeat.committed_at
+        self.events.send(worker_event(self.control.config.name, child.name, state, reason, delay, child.stream), None)
 
     def describe(self) -> str:
         """Return the state of the agent in one line."""
-        missing = [child.name for child in self.table.children if not child.is_running and not child.finished]
-        if missing:
+        if missing := [child.name for child in self.table.children if not child.is_running and not child.finished]:
             return f"restarting {', '.join(missing)}"
         if ReportKind.READY in self.startup_pending:
             return "loading the model"
-        return f"running, {len(self.config.streams)} streams"
+        return f"running, {len(self.control.config.streams)} streams"
 
     def shut_down(self) -> None:
         """Stop all children in `STOP_ORDER`."""

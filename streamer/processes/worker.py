@@ -61,15 +61,11 @@ class Worker:
 
 def _watch_parent(worker: Worker) -> None:
     """Stop the worker when the parent is dead: when its end of our standard input is closed."""
-
-    def wait() -> None:
-        while os.read(0, 4096):
-            pass
-        worker.stop()
-        time.sleep(ORPHAN_S)
-        os._exit(1)
-
-    threading.Thread(target=wait, name="parent", daemon=True).start()
+    while os.read(0, 4096):
+        pass
+    worker.stop()
+    time.sleep(ORPHAN_S)
+    os._exit(1)
 
 
 def _dump_stacks_to(path: Path) -> None:
@@ -100,7 +96,7 @@ def main() -> NoReturn:
     worker = Worker(assignment, target, heartbeat)
     signal.signal(signal.SIGTERM, worker.stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _watch_parent(worker)
+    threading.Thread(target=_watch_parent, args=(worker,), name="parent", daemon=True).start()
     code = 0
     try:
         importlib.import_module(f"streamer.processes.{role}").run(worker)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
-from streamer.bus.commands import Ask, ChangeTask, ListTasks, SetTasks, parse_control, parse_inference
+from streamer.bus.commands import CONTROL, INFERENCE, Ask, ChangeTask, ListTasks, SetTasks, parse
 from streamer.core.errors import ConfigError
 
 
@@ -20,12 +21,12 @@ from streamer.core.errors import ConfigError
     ],
 )
 def test_control_command_survives_its_message(command: ListTasks | Ask | ChangeTask) -> None:
-    assert parse_control({**command.message(), "id": 1}) == command
+    assert parse(CONTROL, {**command.message(), "id": 1}) == command
 
 
 def test_inference_command_survives_its_message() -> None:
     command = SetTasks(stream="gate", tasks=[{"task": "ocr"}])
-    assert parse_inference({**command.message(), "id": 1}) == command
+    assert parse(INFERENCE, {**command.message(), "id": 1}) == command
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,7 @@ def test_inference_command_survives_its_message() -> None:
     ],
 )
 def test_malformed_request_names_the_remedy(message: dict[str, Any]) -> None:
-    for parse in (parse_control, parse_inference):
+    adapters: tuple[TypeAdapter[Any], ...] = (CONTROL, INFERENCE)
+    for adapter in adapters:
         with pytest.raises(ConfigError, match=r"^malformed request \(.+\): CLI and agent versions may differ$"):
-            parse(message)
+            parse(adapter, message)
