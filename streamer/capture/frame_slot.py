@@ -153,18 +153,17 @@ class LatestFrameSlot(FrameSlot):
 
     def next_frame(self, request: FrameRequest) -> DecodedFrame | None:
         with self._changed:
-            frame = self._current(request)
+            frame = self.peek(request)
             if frame is None or not self._count.may_lend(frame.id):
                 return None
             return frame if self._count.in_flight < MAX_IN_FLIGHT else None
 
     def peek(self, request: FrameRequest) -> DecodedFrame | None:
         with self._changed:
-            return self._current(request)
-
-    def _current(self, request: FrameRequest) -> DecodedFrame | None:
-        frame = self.newest
-        return frame if frame is not None and frame.id.epoch == self._epoch and self._matches(frame, request) else None
+            frame = self.newest
+            if frame is None or frame.id.epoch != self._epoch or not self._matches(frame, request):
+                return None
+            return frame
 
     def release_owner(self, owner: str) -> None:
         """Drop the owner's frames: they are too old for its successor."""

@@ -24,10 +24,14 @@ class StreamLock:
         path = runtime / f"frames-{stream}.lock"
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         deadline = time.monotonic() + _TIMEOUT_S
-        while not self._try_lock():
-            if time.monotonic() > deadline:
-                os.close(self._descriptor)
-                raise RuntimeError(f"another process captures {stream}: it holds {path}")
+        while True:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    os.close(self._descriptor)
+                    raise RuntimeError(f"another process captures {stream}: it holds {path}") from None
             time.sleep(_RETRY_S)
         stored = os.pread(self._descriptor, 32, 0)
         self._epoch = int(stored) if stored.isdigit() else 0
@@ -40,10 +44,3 @@ class StreamLock:
 
     def close(self) -> None:
         os.close(self._descriptor)
-
-    def _try_lock(self) -> bool:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True

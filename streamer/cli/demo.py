@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streamer.cli.demo_score import Score, match
-from streamer.core import logs
+from streamer.cli.run import supervise
 from streamer.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,22 +44,15 @@ def demo(
     Prints each answer beside the truth, and serves the page.
     """
     from streamer.config.model import from_mapping
-    from streamer.processes import supervisor
 
-    logs.setup("streamer", "warning")
     address = _free_address()
     print("A synthetic camera with coloured shapes, and the included model. Press Ctrl-C to stop.")
     print("Starting camera, model (takes some seconds), ledger and page ...")
     print(f"Page: http://{address}", flush=True)
     printer = EventPrinter()
     try:
-        supervisor.run(
-            from_mapping({**CONFIG, "web": {"bind": address}}),
-            seconds=seconds,
-            keep_state=False,
-            log_level="warning",
-            on_ready=printer.start,
-        )
+        config = from_mapping({**CONFIG, "web": {"bind": address}})
+        supervise(config, "warning", seconds=seconds, keep_state=False, on_ready=printer.start)
     finally:
         printer.stop()
     print(printer.score.summary(), flush=True)

@@ -253,8 +253,8 @@ def _model(config: Config, _file: Path) -> Iterator[Finding]:
         engine = find_pipeline().open(config.model)
     except ConfigError as error:
         yield Finding("fail", "model", f"does not run: {error}", "see `model:` in configs/full.yaml")
-        return
-    yield Finding("ok", "model", f"{engine.model} loads and answers, {time.monotonic() - started:.1f} s")
+    else:
+        yield Finding("ok", "model", f"{engine.model} loads and answers, {time.monotonic() - started:.1f} s")
 
 
 def _load(config: Config, _file: Path) -> Iterator[Finding]:

@@ -114,8 +114,8 @@ def _task(stream: str, task: Mapping[str, Any], events: EventFollower) -> Iterat
     yield Text(outcome, _STYLES.get(outcome, DIM if newest is None else BAD))
     yield Text(rate(answers, time.time()))
     yield Text(_seconds(time.time() - answers[-1] if answers else None))
-    yield Text(_seconds(_of_ms(timing["age_ms"])))
-    yield Text(_seconds(_of_ms(timing["inference_ms"])))
+    for milliseconds in (timing["age_ms"], timing["inference_ms"]):
+        yield Text(_seconds(None if milliseconds is None else milliseconds / 1000))
     yield Text(f"{stretch:.1f}x", BAD) if stretch > 1 else Text()
     yield _counts({name: count for name, count in outcomes.items() if name not in _STYLES})
     yield Text(task["often"], DIM)
@@ -139,7 +139,3 @@ def _seconds(seconds: float | None) -> str:
     if seconds is None:
         return ""
     return f"{seconds:.2f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-
-
-def _of_ms(milliseconds: float | None) -> float | None:
-    return None if milliseconds is None else milliseconds / 1000

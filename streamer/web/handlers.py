@@ -55,8 +55,7 @@ class Handlers:
 
     async def streams(self) -> JSONResponse:
         """State of every stream and its tasks."""
-        views = served_views(self.config)
-        return JSONResponse(status.streams(self.config, views, self.capture, self.follower, self.tasks.by_stream))
+        return JSONResponse(status.streams(self.config, self.capture, self.follower, self.tasks))
 
     async def health(self) -> JSONResponse:
         healthy, body = status.health(self.capture, self.follower)

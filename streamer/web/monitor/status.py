@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from streamer.config.model import Config
 from streamer.web.monitor.capture_poller import CapturePoller, CaptureState
 from streamer.web.monitor.event_follower import Event, EventFollower
-from streamer.web.monitor.task_list import TaskJson
-from streamer.web.video_urls import ServedView
+from streamer.web.monitor.task_list import TaskJson, TaskLists
+from streamer.web.video_urls import served_views
 
 FRESH_S = 3.0
 """A camera with a younger frame is live, whatever its last status event says."""
@@ -21,15 +20,9 @@ STARTING_S = 20.0
 """Time for a capture process to reply for the first time."""
 
 
-def streams(
-    config: Config,
-    views: Mapping[str, ServedView],
-    capture: CapturePoller,
-    events: EventFollower,
-    tasks: Mapping[str, Sequence[TaskJson]],
-) -> dict[str, Any]:
-    """Return everything the page shows except events. `tasks` are the current ones, by stream."""
-    now = time.monotonic()
+def streams(config: Config, capture: CapturePoller, events: EventFollower, tasks: TaskLists) -> dict[str, Any]:
+    """Return everything the page shows except events."""
+    now, views = time.monotonic(), served_views(config)
     listed = []
     for name, stream in config.streams.items():
         process, status = capture.states[name], events.states.get(name)
@@ -49,7 +42,7 @@ def streams(
                 "fps": _rounded(process.fps, 1),
                 "frames": None if process.counts is None else process.counts.model_dump(),
                 "live": [live for view in views.values() if view.id.stream == name for live in view.live()],
-                "tasks": [_task(task, events.results.get((name, task["name"]))) for task in tasks[name]],
+                "tasks": [_task(task, events.results.get((name, task["name"]))) for task in tasks.by_stream[name]],
             }
         )
     return {"agent": config.name, "started": round(events.started, 3), "position": events.position, "streams": listed}
