@@ -40,6 +40,9 @@ _STRONG_VALUE = re.compile(rf"(?<![a-zA-Z0-9])({_STRONG_KEY}){_VALUE}", re.IGNOR
 """Hidden in every text."""
 _WEAK_VALUE = re.compile(rf"(?<![a-zA-Z0-9])({_WEAK_KEY}){_VALUE}", re.IGNORECASE)
 """Hidden only in a word with `/`, `?` or `&`: `key=value` is also ordinary text."""
+_USER_KEY = re.compile(r"(?:user|username|usr|login|loginuse)$", re.IGNORECASE)
+"""Keys of which the value is a name, hidden in addresses but not in other texts."""
+_MAX_ENDS = 8
 _WORD = re.compile(r"\S+")
 _HEADER = re.compile(r"(authorization\W{1,8}(?:basic|bearer|digest) +)[^\s'\"]+", re.IGNORECASE)
 
@@ -53,7 +56,7 @@ def remember(secret: str) -> None:
     if len(secret) < MIN_SECRET or secret in _remembered:
         return
     _remembered.add(secret)
-    _forms[:] = sorted({form for known in _remembered for form in _forms_of(known)}, key=len, reverse=True)
+    _forms[:] = sorted({*_forms, *_forms_of(secret)}, key=len, reverse=True)
 
 
 def remembered() -> tuple[str, ...]:
@@ -64,21 +67,27 @@ def remembered() -> tuple[str, ...]:
 def remember_url(text: str) -> None:
     """Remember the passwords and tokens of a URL, whether it is valid or not. User names are not remembered."""
     rest = re.sub(rf"^{_SCHEME}:/+", "", text)
-    user, colon, password = rest.partition(":")
-    if colon and "@" not in user:
-        ends = [match.start() for match in re.finditer("@", password)]
-        for end in (*ends[:8], *ends[-1:]):  # any of them may be the end
+    userinfo, _, address = rest.rpartition("@")
+    user, colon, password = userinfo.partition(":")
+    if colon:
+        ends = [match.start() for match in re.finditer("@", password)][-_MAX_ENDS:]
+        for end in (*ends, len(password)):  # each may be the end of the password
             remember(password[:end])
             pair = f"{unquote(user)}:{unquote(password[:end])}".encode(errors="replace")
             remember(base64.b64encode(pair).decode())  # as HTTP Basic sends it
-    elif "@" in rest:
-        _remember_if_long(rest.partition("@")[0])
-    for match in _STRONG_VALUE.finditer(text):
-        remember(match[2])
-    for match in _WEAK_VALUE.finditer(text):
-        if not re.search("us(?:e|er|r|ername)$", match[1], re.IGNORECASE):
-            remember(match[2])
-    for item in re.split("[&#?]", text)[1:]:
+    else:
+        _remember_if_long(userinfo)
+    _remember_values(address)
+
+
+def _remember_values(address: str) -> None:
+    """Remember the values in path, query and fragment that are secrets by their keys or by their length."""
+    for pattern in (_STRONG_VALUE, _WEAK_VALUE):
+        for match in pattern.finditer(address):
+            if not _USER_KEY.search(match[1]):
+                remember(match[2])
+                remember(re.split("[/?#,;]", match[2])[0])  # the rest may belong to the address
+    for item in re.split("[&#?]", address)[1:]:
         key, equals, value = item.partition("=")
         _remember_if_long(value if equals else key)
 
@@ -128,6 +137,7 @@ class Url:
         remember_url(self._text)
         if problem := _problem_of(self._text):
             raise ValueError(problem)
+        _remember_values(re.sub(rf"^{_SCHEME}://[^/?#]*", "", self._text))
 
     @property
     def scheme(self) -> str:
@@ -180,7 +190,8 @@ def _problem_of(text: str) -> str | None:
             return f"is not a URL with a scheme and a host: {redact(text)}"
         return _must_encode(match[2])
     user, at, host = match[1].rpartition("@")
-    if "@" in text[match.end() :] and (at or re.search(r":[^\]]*$", host)):
+    before, late, _ = text[match.end() :].rpartition("@")
+    if late and (at or ":" in before or re.search(r":[^\]]*$", host)):
         return f"{_must_encode(match[2])}; `@` after the host with %40"
     try:
         parts = urlsplit(text)
