@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import json
 import random
+import re
 from collections import Counter, deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -42,14 +43,14 @@ MAX_ATTEMPTS = 8
 """Failures of one event, each while others were accepted, after which it becomes a dead letter."""
 REFUSED = frozenset({400, 413, 415, 422})
 """Status codes that say that the event itself will never be accepted."""
-_LONG_PART = 16
+_LONG_PART, _LONG_PART_WITH_DIGIT = 16, 8
 """Characters from which a part of the URL's path counts as a secret: many services put their token there."""
 
 
 def _remember_long_parts(url: Url) -> Url:
     parts = urlsplit(url.reveal())
     for part in parts.path.split("/"):
-        if len(part) >= _LONG_PART:
+        if len(part) >= (_LONG_PART_WITH_DIGIT if re.search(r"\d", part) else _LONG_PART):
             remember(part)
     for item in parts.query.split("&"):
         remember(item.partition("=")[2])
