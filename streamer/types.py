@@ -1,7 +1,7 @@
 """The values that travel through the program and the interfaces between its parts. Read this file first.
 
-    Source --Frame--> capture <--request / frame--> infer: DueTask -> Job -> Engine.admit/step -> Result
-                                                    Result -> Event --acked--> emit: ledger -> sinks
+    Source --Picture--> capture <--request / Frame--> infer: DueTask -> Job -> Engine.admit/step -> Result
+                                                      Result -> Event --acked--> emit: ledger -> sinks
 
 All values are frozen. Coordinates are fractions (0..1) of the full frame, x to the right, y down. Times named `*_mono`
 are seconds of CLOCK_MONOTONIC on this host; times named `*_at` are unix seconds.
@@ -23,10 +23,10 @@ Luma = npt.NDArray[np.uint8]
 """uint8, shape (height, width): brightness."""
 
 MAX_PIXELS = 7680 * 4320
-"""Largest picture, 8K, in pixels. Sources lose the connection over a larger one, pipelines refuse it."""
+"""Largest picture, 8K, in pixels. A source drops the connection if a picture is larger; pipelines refuse it."""
 
 MAX_SIDE = 65_500
-"""Largest width and height of a picture in pixels: the limit of JPEG. Sources lose the connection over a larger one."""
+"""Largest width and height of a picture in pixels, the limit of JPEG. A source drops the connection above it."""
 
 Point = tuple[float, float]
 Pace = Literal["live", "file"]
@@ -41,7 +41,7 @@ PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
 """Highest first."""
 
 When = Literal["always", "motion", "change"]
-"""Condition for a tick to run: none, motion since the last answer, or a picture that differs from that answer's."""
+"""Condition for a planned run: none, motion since the last answer, or a picture that differs from that answer's."""
 
 Origin = Literal["schedule", "request", "canary"]
 """Why a task runs: it is due, a caller asked once, or the agent tests whether the model still answers."""

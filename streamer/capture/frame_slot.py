@@ -188,6 +188,7 @@ class BlockingFrameSlot(FrameSlot):
             return
         self._held = frame
         self._wake()
+        # Releases the lock until the frame is fetched or skipped, or its epoch has ended.
         self._changed.wait_for(lambda: self._held is not frame or self._epoch != frame.id.epoch)
         if self._held is frame:
             self._held = None

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import random
 
-STABLE_S = 60.0
-"""For this long after the first failure, or after a response, the reconnect delay stays at `SHORT_DELAY_S` or less."""
-SHORT_DELAY_S = 2.0
-MAX_DELAY_S = 30.0
+FIRST_DELAY_S, MAX_SHORT_DELAY_S, MAX_DELAY_S = 0.5, 2.0, 30.0
+"""Reconnect delay: the first, the longest in the short phase, the longest afterwards."""
+SHORT_PHASE_S = 60.0
+"""Length of the short phase, from the first failure or from the last response."""
 REFUSED_DELAY_S = (30.0, 60.0)
 """Range of the delay after a refused login: many cameras lock an account after a few attempts."""
 
@@ -43,8 +43,8 @@ class ReconnectBackoff:
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self._rng = rng or random.Random()
-        self._short = Backoff(0.5, SHORT_DELAY_S, self._rng)
-        self._long = Backoff(2 * SHORT_DELAY_S, MAX_DELAY_S, self._rng)
+        self._short = Backoff(FIRST_DELAY_S, MAX_SHORT_DELAY_S, self._rng)
+        self._long = Backoff(2 * MAX_SHORT_DELAY_S, MAX_DELAY_S, self._rng)
         self._since: float | None = None
 
     def next_delay(self, now: float, refused: bool = False) -> float:
@@ -53,7 +53,7 @@ class ReconnectBackoff:
             self._since = now
         if refused:
             return self._rng.uniform(*REFUSED_DELAY_S)
-        return (self._short if now - self._since < STABLE_S else self._long).next_delay()
+        return (self._short if now - self._since < SHORT_PHASE_S else self._long).next_delay()
 
     def on_response(self, now: float) -> None:
         """The other side answered, then failed: keep delays short for another minute."""

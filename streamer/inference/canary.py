@@ -47,6 +47,6 @@ class Canary:
         for name, task in [(name, task) for name, stream in self._requests.streams.items() for task in stream.tasks]:
             frame = Frame(name, NO_EPOCH, 0, time.time(), time.monotonic(), 0.0, picture)
             job = Job(DueTask(name, replace(task, max_age=None), -math.inf, origin="canary"), frame)
-            if quarantine.is_clear(quarantine.suspect(job), time.monotonic()):
+            if quarantine.is_clear(quarantine.as_suspect(job), time.monotonic()):
                 self._in_flight.open_frame(frame, [job])
                 return

@@ -62,6 +62,7 @@ class _OpenFrame:
 
     @property
     def outcome(self) -> FrameOutcome:
+        """`done` if a job was answered, else the common outcome of all jobs, else `error`."""
         if "stopped" in self.outcomes:
             return "stopped"
         if self.outcomes == {"stale"}:
@@ -72,7 +73,7 @@ class _OpenFrame:
 
 
 class InFlight:
-    """Not thread-safe."""
+    """The jobs in flight, and the frames whose buffers they use. Not thread-safe."""
 
     def __init__(
         self,
@@ -92,7 +93,7 @@ class InFlight:
         recordings = {name for name, stream in streams.items() if stream.source.pace == "file"}
         self.quarantine = Quarantine(recordings, previous.quarantine)
         self.recovery = journal.recover(previous, streams, self.quarantine, was_killed)
-        """What the previous process left. Its lost jobs are publishing."""
+        """What the previous process left. Its unfinished jobs are in state PUBLISHING."""
         self._jobs: dict[JobId, _InFlightJob] = {}
         self._frames: dict[tuple[str, FrameId | None], _OpenFrame] = {}
         self._events: dict[str, JobId] = {}
@@ -116,12 +117,12 @@ class InFlight:
     # -- transitions
 
     def start_fetch(self, stream: str, names: Iterable[str]) -> None:
-        """A frame was requested for these tasks."""
+        """Add jobs in state FETCHING: a frame was requested for these tasks."""
         for name in names:
             self._jobs[JobId(stream, name, None)] = _InFlightJob(JobState.FETCHING)
 
     def end_fetch(self, stream: str) -> set[str]:
-        """Capture has replied: return the names of the tasks for which the frame was requested."""
+        """Remove the fetching jobs of a stream; return the names of their tasks."""
         fetched = [job_id for job_id in self._jobs if job_id.stream == stream and job_id.frame is None]
         for job_id in fetched:
             del self._jobs[job_id]
@@ -134,18 +135,18 @@ class InFlight:
             self._set(job, JobState.WAITING)
 
     def start(self, jobs: Iterable[Job]) -> None:
-        """The engine gets these jobs next. They are in the journal before this returns."""
+        """Move jobs to RUNNING, and save the journal before the engine gets them."""
         for job in jobs:
             self._set(job, JobState.RUNNING)
         self.save()
 
     def finish_run(self, job: Job) -> None:
-        """The engine has returned the result of a running job, which is published next."""
-        self.quarantine.on_finished(self.quarantine.suspect(job))
+        """Move a job to PUBLISHING: the engine has returned its result."""
+        self.quarantine.on_finished(self.quarantine.as_suspect(job))
         self._set(job, JobState.PUBLISHING)
 
     def add_event(self, job: Job, outcome: Outcome, event: str) -> None:
-        """The outcome was sent as the event with the id `event`: the job stays until that is acked."""
+        """Record that the outcome was sent as the event with the id `event`; the job stays until that is acked."""
         self._set(job, JobState.PUBLISHING)
         self._events[event] = id_of(job)
         if open_frame := self._frames.get((job.due.stream, job.frame.id)):

@@ -42,7 +42,7 @@ class Verdict(NamedTuple):
 
     def describe(self) -> str:
         where = f" in frame {self.suspect.frame.seq}" if self.suspect.frame else ""
-        blocked = f"the task is paused for {self.pause:g} s" if self.pause else "this frame is skipped"
+        blocked = f"the task is blocked for {self.pause:g} s" if self.pause else "this frame is skipped"
         return f"task {self.suspect.name}{where} ended the inference process {self.deaths} times: {blocked}"
 
 
@@ -62,7 +62,7 @@ class Quarantine:
         """Return everything as JSON data, for `__init__` of the next process."""
         return [list(table.items()) for table in (self._suspects, self._until, self._verdicts)]
 
-    def suspect(self, job: Job) -> Suspect:
+    def as_suspect(self, job: Job) -> Suspect:
         return self.suspect_of(job.due.stream, job.due.task.name, job.frame.id)
 
     def suspect_of(self, stream: str, name: str, frame: FrameId) -> Suspect:
@@ -89,7 +89,7 @@ class Quarantine:
         """Return whether it is neither blocked nor suspected."""
         return suspect not in self._suspects and not self.is_blocked(suspect, now)
 
-    def admit(self, waiting: Sequence[Suspect], running: Collection[Suspect]) -> list[bool]:
+    def may_run(self, waiting: Sequence[Suspect], running: Collection[Suspect]) -> list[bool]:
         """Return which of `waiting` may run beside `running`: one suspect alone, or all where none is suspected."""
         if not self._suspects.keys().isdisjoint(running):
             return [False] * len(waiting)

@@ -1,7 +1,7 @@
 """The inference process: chooses due tasks, fetches frames for them, runs batches over all streams, publishes results.
 
-Tasks are chosen early and frames fetched late: only when the engine is about to have room. A frame is settled, and its
-buffer free again, once emit has acked the events of all its jobs.
+When the engine has room, the due tasks are chosen and their frames fetched at once; nothing is fetched in advance. A
+frame is settled, and its buffer free again, once emit has acked the events of all its jobs.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from streamer.processes.worker import Worker
 from streamer.types import Engine, Job, Result
 
 MAX_SLEEP_S = 0.25
-"""Longest sleep of the main loop: unacked events are sent again at this interval."""
+"""Longest sleep of the main loop, so that overdue acks are noticed."""
 DRAIN_S = 3.0
 """Longest time for finishing the jobs in flight when the process stops."""
 MIN_BUFFERS = 16
-"""Frame buffers: frames in the engine or waiting for acks, at least."""
+"""Minimum number of frame buffers."""
 
 
 def run(worker: Worker) -> None:
@@ -99,7 +99,7 @@ class Inference(Closing):
         self.publisher.receive_acks()
         self.feed.greet_subscribers()
         if not self.fetcher.batch_wait(_now()):
-            for result in self.step(self.admit()):
+            for result in self.step(self.select_jobs()):
                 self.publisher.publish(result)
             if self.policy.adapt(_now()):
                 self.publisher.publish_stretch(self.policy.stretches())
@@ -121,7 +121,7 @@ class Inference(Closing):
             return 0.0
         return min(MAX_SLEEP_S, self.policy.wait(now))
 
-    def admit(self) -> list[Job]:
+    def select_jobs(self) -> list[Job]:
         """Return the most urgent waiting jobs that the engine has room for; publish the outcome of jobs that never run.
 
         Suspects of the quarantine run alone.
@@ -132,8 +132,8 @@ class Inference(Closing):
                 self.publisher.publish(outcome)
             else:
                 runnable.append(job)
-        running = [quarantine.suspect(job) for job in self.in_flight.jobs(JobState.RUNNING)]
-        admitted = quarantine.admit([quarantine.suspect(job) for job in runnable], running)
+        running = [quarantine.as_suspect(job) for job in self.in_flight.jobs(JobState.RUNNING)]
+        admitted = quarantine.may_run([quarantine.as_suspect(job) for job in runnable], running)
         return [job for job, may_run in zip(runnable, admitted, strict=True) if may_run][: self.engine.free()]
 
     def outcome_without_run(self, job: Job, now: float) -> Result | None:
@@ -143,7 +143,7 @@ class Inference(Closing):
         age, max_age = now - job.frame.captured_mono, job.due.task.max_age
         if max_age is not None and age > max_age:
             return Result(job, "stale", error=f"the frame was {age:.2f} s old, `max_age` is {max_age:g} s")
-        if self.in_flight.quarantine.is_blocked(self.in_flight.quarantine.suspect(job), now):
+        if self.in_flight.quarantine.is_blocked(self.in_flight.quarantine.as_suspect(job), now):
             return Result(job, "error", error="quarantined: the task has ended the inference process before")
         return None
 

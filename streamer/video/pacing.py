@@ -14,15 +14,15 @@ from streamer.types import Frame, FrameId
 
 MIN_GAP_S = 0.2
 GAP_INTERVALS = 3.0
-"""The last frame is repeated after this many seconds and this many camera intervals without a frame."""
+"""The last frame is repeated after `MIN_GAP_S` or `GAP_INTERVALS` output intervals without a frame, the longer one."""
 MIN_LOST_S, MAX_LOST_S = 2.0, 60.0
 LOST_INTERVALS = 5.0
-"""The camera counts as lost after `LOST_INTERVALS` of its intervals, at least and at most so many seconds."""
+"""The camera counts as lost after `LOST_INTERVALS` of its intervals, within `MIN_LOST_S` and `MAX_LOST_S`."""
 MAX_INTERVAL_S, MIN_INTERVAL_S = 1.0, 1 / 120
-"""Limits of the interval at which a lost camera's frame is repeated."""
+"""Limits of `FramePacer.interval`, at which frames are repeated."""
 MEASURE_S, MEASUREMENTS = 0.5, 9
-"""The camera's interval is the median of its means over this many periods of this many seconds, so that neither a late
-frame nor frames that arrive in bursts change it."""
+"""The camera's interval is the median of its last `MEASUREMENTS` means, each over `MEASURE_S`. Neither a late frame nor
+a burst of frames changes it."""
 FIRST_REPEAT_S = 1.0
 """Seconds from the start to the first output while no frame has ever arrived."""
 MAX_BYTES = 512 << 20
@@ -110,14 +110,14 @@ class FramePacer:
     def is_empty(self) -> bool:
         return not self._queue
 
-    def _measure(self, frame: FrameId, now: float) -> None:
-        start, started = self._measured_from or (frame, now)
-        if start.epoch == frame.epoch and now - started < MEASURE_S:
+    def _measure(self, frame: FrameId, captured_mono: float) -> None:
+        start, started = self._measured_from or (frame, captured_mono)
+        if start.epoch == frame.epoch and captured_mono - started < MEASURE_S:
             self._measured_from = start, started
             return
-        self._measured_from = frame, now
+        self._measured_from = frame, captured_mono
         if start.epoch == frame.epoch:
-            self._means.append((now - started) / max(1, frame.seq - start.seq))
+            self._means.append((captured_mono - started) / max(1, frame.seq - start.seq))
             self._camera_interval = statistics.median_high(self._means)
             self.interval = min(MAX_INTERVAL_S, max(MIN_INTERVAL_S, self._camera_interval))
 

@@ -101,7 +101,7 @@ def test_journal_has_the_jobs_before_the_engine_gets_them(tmp_path: Path) -> Non
     assert [(row.name, row.running) for row in state.jobs] == [("caption", False), ("ocr", True)]
     next_process = table(tmp_path)
     assert {result.job.due.task.name for result in next_process.recovery.lost} == set(NAMES)
-    assert next_process.quarantine.admit([Suspect("gate", "caption", None), Suspect("gate", "ocr", None)], []) == [
+    assert next_process.quarantine.may_run([Suspect("gate", "caption", None), Suspect("gate", "ocr", None)], []) == [
         False,
         True,
     ], "the task that was running is a suspect"

@@ -42,7 +42,7 @@ def deaths_until_found(guilty: set[Suspect], batch: list[Suspect]) -> tuple[int,
     while waiting:
         quarantine = Quarantine(set(), state)
         waiting = [suspect for suspect in waiting if not quarantine.is_blocked(suspect, 0.0)]
-        chosen = [one for one, may in zip(waiting, quarantine.admit(waiting, []), strict=True) if may]
+        chosen = [one for one, may in zip(waiting, quarantine.may_run(waiting, []), strict=True) if may]
         if not chosen:
             break
         if guilty & set(chosen):
@@ -80,7 +80,7 @@ def test_suspects_that_finish_between_deaths_are_cleared() -> None:
         assert quarantine.on_crash(batch, 0.0) is None
         waiting = chance.sample(batch, 8)
         while waiting:
-            chosen = [one for one, may in zip(waiting, quarantine.admit(waiting, []), strict=True) if may]
+            chosen = [one for one, may in zip(waiting, quarantine.may_run(waiting, []), strict=True) if may]
             assert chosen
             for suspect in chosen:
                 quarantine.on_finished(suspect)
@@ -91,10 +91,10 @@ def test_a_suspect_runs_alone() -> None:
     quarantine = Quarantine(set())
     a, b, c, d, other = (live(name) for name in ("a", "b", "c", "d", "other"))
     quarantine.on_crash([a, b, c, d], 0.0)
-    assert quarantine.admit([other], []) == [True]
-    assert quarantine.admit([other, a, b, c], []) == [False, True, False, False]
-    assert quarantine.admit([other, b], [a]) == [False, False], "until the suspect has finished"
-    assert quarantine.admit([b, other], [other]) == [False, False], "until the other one has finished"
+    assert quarantine.may_run([other], []) == [True]
+    assert quarantine.may_run([other, a, b, c], []) == [False, True, False, False]
+    assert quarantine.may_run([other, b], [a]) == [False, False], "until the suspect has finished"
+    assert quarantine.may_run([b, other], [other]) == [False, False], "until the other one has finished"
 
 
 def test_guilty_task_is_paused_guilty_frame_blocked_for_good() -> None:

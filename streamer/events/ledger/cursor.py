@@ -11,7 +11,7 @@ from typing import cast
 import apsw
 
 from streamer.core.redact import redact
-from streamer.events.ledger.schema import checked, connect, number
+from streamer.events.ledger.schema import checked, connect, select_int
 
 MAX_DEAD_LETTERS = 10_000
 """Dead letters kept for each sink; beyond, the oldest are deleted."""
@@ -26,7 +26,7 @@ class SinkCursor:
     def __init__(self, path: Path, sink: str) -> None:
         self._sink = sink
         self._db = connect(path, "NORMAL")
-        self.position = number(self._db, "SELECT pos FROM cursor WHERE sink = ?", sink)
+        self.position = select_int(self._db, "SELECT pos FROM cursor WHERE sink = ?", sink)
         """Position of the newest event that is delivered with all before it."""
         self.refused = 0
         """Dead letters since the last `sink.refused` event."""

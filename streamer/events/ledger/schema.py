@@ -68,7 +68,7 @@ def create(db: apsw.Connection) -> None:
         db.pragma("user_version", VERSION)
 
 
-def number(db: apsw.Connection, query: str, *values: str | int) -> int:
+def select_int(db: apsw.Connection, query: str, *values: str | int) -> int:
     """Return the single number that a query selects."""
     (found,) = db.execute(query, values).fetchall()[0]
     if not isinstance(found, int):

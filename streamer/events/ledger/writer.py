@@ -24,7 +24,7 @@ from streamer.events.ledger.schema import (
     connect,
     create,
     insert,
-    number,
+    select_int,
     transaction,
 )
 from streamer.events.schema import Event, Lost, StatusEvent, encode, numbered
@@ -32,7 +32,7 @@ from streamer.events.schema import Event, Lost, StatusEvent, encode, numbered
 log = logging.getLogger(__name__)
 
 DELETE_BATCH = 512
-"""Events deleted in one commit at most: more than one commit adds, and few enough to be quick."""
+"""Most events deleted in one commit: more than a commit adds, so that deletion keeps up; few enough to be fast."""
 SPARE_PAGES = 256
 """Free pages that are made inside the file when the disk is nearly full."""
 LOST_EVERY_S = 60.0
@@ -42,12 +42,12 @@ LOST_EVERY_S = 60.0
 class Ledger(Closing):
     """The only writer of events; a context manager.
 
-    Raises apsw.FullError while the disk is full: try again later. After any other apsw.Error close the ledger. A file
-    that proves damaged while it is used is replaced when it is opened the next time, with what is readable.
+    Raises apsw.FullError while the disk is full: try again later. After any other apsw.Error close the ledger. If
+    the file turns out to be damaged, the next open recovers the readable events into a new file.
     """
 
     def __init__(self, path: Path, agent: str = "agent", retention: Retention | None = None) -> None:
-        """Raises apsw.Error when the file cannot be opened for another reason than damage."""
+        """Raises apsw.Error if the file cannot be opened. A damaged file is recovered instead."""
         self._path, self._agent, self._retention = path, agent, retention or Retention()
         self._damage_mark = path.with_name(path.name + ".suspect")
         self._db: apsw.Connection
@@ -101,7 +101,7 @@ class Ledger(Closing):
                 row = (newest, event.id, event.source, sequence, now, checksum(newest, body), body)
                 insert(self._db, row, event)
                 self._db.execute("INSERT OR REPLACE INTO source VALUES (?, ?)", (event.source, sequence))
-            if newest == self._newest:
+            if newest == self._newest:  # nothing was inserted: write anyway, so that a failing disk is noticed
                 self._db.pragma("user_version", VERSION)
             new_losses = self._delete_oldest(newest, now)
         added = newest - self._newest
@@ -132,16 +132,16 @@ class Ledger(Closing):
         self._db = connect(self._path, "FULL")
         try:
             self._db.pragma("journal_mode", "wal")
-            if not number(self._db, "SELECT count(*) FROM sqlite_master"):
+            if not select_int(self._db, "SELECT count(*) FROM sqlite_master"):
                 create(self._db)
             elif self._db.pragma("user_version") != VERSION:
                 raise apsw.FormatError("another version of the program wrote it")
             newest = "SELECT max(ifnull((SELECT max(pos) FROM events), 0), ifnull((SELECT max(pos) FROM cursor), 0))"
-            self._newest = number(self._db, newest)
+            self._newest = select_int(self._db, newest)
             self._oldest, self._oldest_created = self._find_oldest(self._newest)
             rows = self._db.execute("SELECT source, sequence FROM source")
             self._sequences = {cast(str, source): cast(int, sequence) for source, sequence in rows}
-            self._has_losses = bool(number(self._db, "SELECT count(*) FROM lost"))
+            self._has_losses = bool(select_int(self._db, "SELECT count(*) FROM lost"))
         except Exception:
             self._db.close()
             raise
@@ -166,7 +166,7 @@ class Ledger(Closing):
             if self._oldest_created >= now - self._retention.keep:
                 return None
             query = "SELECT ifnull(max(pos), 0) FROM events WHERE pos <= ? AND created < ?"
-            last = number(self._db, query, last, int(now - self._retention.keep))
+            last = select_int(self._db, query, last, int(now - self._retention.keep))
         if last < self._oldest:
             return None
         losses = self._record_losses(last)
