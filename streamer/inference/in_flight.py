@@ -93,7 +93,7 @@ class InFlight:
         recordings = {name for name, stream in streams.items() if stream.source.pace == "file"}
         self.quarantine = Quarantine(recordings, previous.quarantine)
         self.recovery = journal.recover(previous, streams, self.quarantine, was_killed)
-        """What the previous process left. Its unfinished jobs are in state PUBLISHING."""
+        """The remains of the previous process. Its unfinished jobs are in state PUBLISHING."""
         self._jobs: dict[JobId, _InFlightJob] = {}
         self._frames: dict[tuple[str, FrameId | None], _OpenFrame] = {}
         self._events: dict[str, JobId] = {}

@@ -28,7 +28,7 @@ class OutputState:
 
     @property
     def may_open(self) -> bool:
-        """Whether the delay after the last failure is over."""
+        """True once the delay after the last failure is over."""
         return time.monotonic() >= self._retry_at
 
     def on_success(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import struct
 from pathlib import Path
@@ -9,12 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import zmq
 
-from streamer.core.ipc import check_endpoint, drain, send_or_drop
+from streamer.core.errors import WireError
+from streamer.core.ipc import check_endpoint, receive_valid, send_or_drop
+from streamer.core.logs import RareLog
 from streamer.core.redact import Url, require_scheme
 from streamer.video.outputs.base import EncodedFrame, H264Settings, Writer
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
+
+log = logging.getLogger(__name__)
 
 MAX_QUEUED_FRAMES = 256
 """Frames that wait for a push process. Further ones are dropped; it then continues at the next key frame."""
@@ -80,11 +85,11 @@ class PacketSubscriber:
         self.encoder_run: int | None = None
         """Id of the encoder run that the last frame belongs to. Each run has its own clock and codec parameters."""
         self._expected: tuple[int, int] | None = None
+        self._invalid_messages = RareLog(log, "invalid video message %d dropped: %s")
 
     def receive(self) -> EncodedFrame | None:
         """Return the next frame that is decodable after the previous ones, or None."""
-        for header, data in drain(self.socket):
-            run, number, pts, key = _HEADER.unpack(header)
+        for run, number, pts, key, data in receive_valid(self.socket, _decode, self._invalid_messages):
             if (run, number) == self._expected or key:
                 self.encoder_run, self._expected = run, (run, number + 1)
                 return EncodedFrame(data, pts, key)
@@ -93,3 +98,11 @@ class PacketSubscriber:
 
     def close(self) -> None:
         self.socket.close()
+
+
+def _decode(parts: list[bytes]) -> tuple[int, int, int, bool, bytes]:
+    """Return encoder run, number, time, whether it is a key frame, and the data. Raises WireError."""
+    if len(parts) != 2 or len(parts[0]) != _HEADER.size:
+        raise WireError("not a header and a frame")
+    run, number, pts, key = _HEADER.unpack(parts[0])
+    return run, number, pts, key, parts[1]

@@ -13,6 +13,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import zmq
 
 from streamer.bus.result_feed import ResultPublisher, ResultSubscriber
 from streamer.config.model import from_mapping, load
@@ -21,7 +22,7 @@ from streamer.events.schema import ResultEvent
 from streamer.video.encoder import Encoder
 from streamer.video.outputs.base import CLOCK_HZ, EncodedFrame, ViewId, outputs_by_view
 from streamer.video.outputs.mp4 import Mp4
-from streamer.video.outputs.rtsp_push import PacketPublisher, PacketSubscriber, RtspPush
+from streamer.video.outputs.rtsp_push import PacketPublisher, PacketSubscriber, RtspPush, packets_endpoint
 from tests.support import faulty
 from tests.support.agents import RunningAgent, until
 from tests.support.rtsp import RtspReceiver
@@ -287,6 +288,21 @@ def test_push_process_receives_from_a_key_frame_on(tmp_path: Path) -> None:
     assert len(received) >= 10
     subscriber.close()
     publisher.close()
+
+
+def test_push_process_drops_invalid_messages(tmp_path: Path) -> None:
+    subscriber = PacketSubscriber(tmp_path, "gate")
+    with zmq.Context() as context, context.socket(zmq.PUB) as rogue:
+        rogue.bind(packets_endpoint(tmp_path, "gate"))
+
+        def sent() -> bool:
+            for message in ([b"x"], [b"x", b"y"], [b"", b"y", b"z"]):
+                rogue.send_multipart(message)
+            return bool(subscriber.socket.poll(20))
+
+        until(sent, 10, "a message arrives")
+        assert subscriber.receive() is None
+    subscriber.close()
 
 
 def test_view_receives_results_of_its_stream_only(tmp_path: Path) -> None:
