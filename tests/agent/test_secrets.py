@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import pytest
+
 from streamer.processes.assignment import Assignment
 from tests.support.agents import RunningAgent, until
 
@@ -91,7 +93,8 @@ def _config(folder: Path, ports: dict[str, int]) -> dict[str, object]:
     }
 
 
-def test_running_agent_shows_no_secret_anywhere(tmp_path: Path) -> None:
+def test_running_agent_shows_no_secret_anywhere(tmp_path_factory: pytest.TempPathFactory) -> None:
+    tmp_path = tmp_path_factory.mktemp("s")  # a short path: a socket path has at most 107 bytes
     shown: dict[str, bytes] = {}
     with ExitStack() as stack:
         ports = {name: stack.enter_context(reflecting(answer)) for name, answer in ANSWERS.items()}
