@@ -32,7 +32,9 @@ def config(*outputs: dict[str, Any], stream: str = STREAM) -> Config:
 
 def worker(config: Config, runtime: Path, name: str) -> Worker:
     devnull = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    return Worker(Assignment(config=config.raw, runtime=runtime, state=runtime, report_fd=devnull), name)
+    made = Worker(Assignment(config=config.raw, runtime=runtime, state=runtime, report_fd=devnull), name)
+    made.config = config  # it may hold a camera that plain data cannot describe
+    return made
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> None:
