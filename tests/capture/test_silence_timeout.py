@@ -1,4 +1,4 @@
-"""How long a source may be silent, from the gaps between its frames."""
+"""The silence timeout of a source, from the gaps between its frames."""
 
 from __future__ import annotations
 

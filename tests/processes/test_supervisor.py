@@ -200,7 +200,7 @@ sys.stdin.read()
 
 
 def test_repeated_stop_signals_do_not_deadlock_a_worker() -> None:
-    """When the parent dies, a signal and the end of a pipe call `stop` at once, so `stop` must take no lock."""
+    """A signal and the end of a pipe can call `stop` at the same time, so `stop` must take no lock."""
     with subprocess.Popen([sys.executable, "-c", BOMBARDED], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""What a sink gets from emit, for tests without an emit process."""
+"""The context of a sink, for tests without an emit process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the web process derives from the pings of capture processes."""
+"""The state of cameras that the web process derives from pings to capture."""
 
 from __future__ import annotations
 
