@@ -60,7 +60,7 @@ def test_watchdog_is_fed_while_events_can_be_committed(tmp_path: Path) -> None:
         locked.execute("BEGIN IMMEDIATE")  # now nobody else can commit
         until(systemd.has("STATUS=events cannot be stored, see the log"), 12, "the status reports it")
         moment = time.monotonic()
-        time.sleep(1.5)
+        time.sleep(1.5)  # absence: the watchdog is not fed while nothing can be stored
         assert not systemd.fed_since(moment)
         locked.execute("ROLLBACK")
         locked.close()
