@@ -16,7 +16,7 @@ import pytest
 from streamer.bus.frame_client import FrameRequest
 from streamer.capture.silence_timeout import SilenceTimeout
 from streamer.capture.sources import Synthetic
-from streamer.capture.sources._av import AvPicture
+from streamer.capture.sources._picture import AvPicture
 from streamer.core.errors import ConfigError
 from streamer.core.settings import Settings
 from streamer.types import Image, Pace, Picture, Source

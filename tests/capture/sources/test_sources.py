@@ -23,7 +23,8 @@ from av.stream import Disposition
 from pydantic import TypeAdapter, ValidationError
 
 from streamer.capture.sources import File, Http, Rtsp, SourceField, Synthetic, Webcam
-from streamer.capture.sources._av import AvPicture, AvSource
+from streamer.capture.sources._av import AvSource
+from streamer.capture.sources._picture import AvPicture
 from streamer.core.errors import ConfigError, SourceLost, SourceRefused
 from streamer.core.redact import redact
 from streamer.toyworld.world import World
