@@ -1,0 +1,71 @@
+"""TLS of the connections that this program opens: the certificates it trusts, and the one it shows."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Self
+
+from pydantic import model_validator
+
+from streamer.core.errors import ConfigError
+from streamer.core.settings import Settings
+
+
+class ClientTls(Settings):
+    """The TLS keys of a connection that always checks the certificate of the other side."""
+
+    ca: Path | None = None
+    """PEM file of certificates to trust instead of the system's."""
+    cert: Path | None = None
+    """PEM file of the certificate that this program shows to the other side."""
+    key: Path | None = None
+    """PEM file of the private key of `cert`, not encrypted. Default: the file of `cert`."""
+
+    @model_validator(mode="after")
+    def _key_belongs_to_cert(self) -> Self:
+        if self.key is not None and self.cert is None:
+            raise ValueError("`key` belongs to a client certificate: give `cert` too")
+        return self
+
+    def tls_context(self) -> ssl.SSLContext:
+        """Return the context, read from the files as they are now. Raises ConfigError when one cannot be used."""
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+        except OSError as error:
+            raise ConfigError(f"cannot use the certificates in {self.ca}: {_cause(error, 'no certificate')}") from None
+        if self.cert is not None:
+            try:
+                context.load_cert_chain(self.cert, self.key, password=lambda: "")  # else it asks on the terminal
+            except OSError as error:
+                key = f" with the key in {self.key}" if self.key else ""
+                cause = _cause(error, "no certificate with its key, or the key is encrypted")
+                raise ConfigError(f"cannot use the client certificate in {self.cert}{key}: {cause}") from None
+        return context
+
+
+class Tls(ClientTls):
+    """The TLS keys of a connection to a device, which often has a certificate that nobody can check."""
+
+    verify: bool = True
+    """Check the certificate of the other side. With `false` anyone in between can read and change what is sent."""
+
+    @model_validator(mode="after")
+    def _ca_is_used(self) -> Self:
+        if self.ca is not None and not self.verify:
+            raise ValueError("`ca` has no effect with `verify: false`")
+        return self
+
+    def tls_context(self) -> ssl.SSLContext:
+        context = super().tls_context()
+        if not self.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+def _cause(error: OSError, otherwise: str) -> str:
+    """Return the cause in words: an `ssl.SSLError` means that the file does not hold what it should."""
+    if isinstance(error, ssl.SSLError) or not error.strerror:
+        return f"it holds {otherwise} in PEM format"
+    return error.strerror
