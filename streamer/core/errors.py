@@ -27,6 +27,10 @@ class SourceEnded(StreamerError):
     """A source delivered its last frame. Finish."""
 
 
+class AddressError(StreamerError):
+    """A host has no address, or none that may be used. Try again later: names can get other addresses."""
+
+
 class WireError(StreamerError):
     """A message violates its protocol. Count and drop it."""
 

@@ -190,6 +190,8 @@ def _problem_of(text: str) -> str | None:
             return f"is not a URL with a scheme and a host: {redact(text)}"
         return _must_encode(match[2])
     user, at, host = match[1].rpartition("@")
+    if re.search("%(?:[01][0-9a-fA-F]|7[fF])", user):
+        return "holds a control character (%00 to %1F, %7F) in user or password"
     before, late, _ = text[match.end() :].rpartition("@")
     if late and (at or ":" in before or re.search(r":[^\]]*$", host)):
         return f"{_must_encode(match[2])}; `@` after the host with %40"

@@ -11,6 +11,23 @@ from pydantic import model_validator
 from streamer.core.errors import ConfigError
 from streamer.core.settings import Settings
 
+_SELF_SIGNED = "its certificate is self-signed: give that certificate as `tls: {ca: FILE}`"
+_UNKNOWN_ISSUER = "its certificate is not from a known authority: give that of its authority as `tls: {ca: FILE}`"
+_OTHER_NAME = "its certificate is for another name: use that name in the URL"
+_CERTIFICATE_FAULTS = {
+    9: "its certificate is not valid yet: check the clock of this computer",
+    10: "its certificate has expired: renew it",
+    18: _SELF_SIGNED,
+    19: _SELF_SIGNED,
+    20: _UNKNOWN_ISSUER,
+    21: _UNKNOWN_ISSUER,
+    62: _OTHER_NAME,
+    64: _OTHER_NAME,
+}
+"""Faults by OpenSSL's code of a failed verification (X509_V_ERR_...)."""
+_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
+"""OpenSSL's reasons for bytes that are no TLS record."""
+
 
 class ClientTls(Settings):
     """The TLS keys of a connection that always checks the certificate of the other side."""
@@ -61,7 +78,21 @@ class Tls(ClientTls):
         if not self.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
+            context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED  # old devices; nothing is secret here anyway
+            context.set_ciphers("DEFAULT:@SECLEVEL=0")
         return context
+
+
+def describe_tls_error(error: ssl.SSLError) -> str:
+    """Return why TLS failed. OpenSSL's own text is not shown: it may repeat bytes of the other side."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        fault = _CERTIFICATE_FAULTS.get(error.verify_code, "its certificate is not valid")
+        return f"TLS: {fault}, or set `tls: {{verify: false}}` to accept any"
+    if error.reason in _NOT_TLS:
+        return "TLS: the other side does not speak TLS on this port: check scheme and port of the URL"
+    if isinstance(error, ssl.SSLEOFError) or error.reason is None:
+        return "TLS: the connection broke off during the handshake"
+    return "TLS: no version or cipher in common; `tls: {verify: false}` also allows old ones"
 
 
 def _cause(error: OSError, otherwise: str) -> str:

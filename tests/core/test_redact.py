@@ -165,3 +165,9 @@ def test_no_way_out_shows_a_secret(
     assert "***" in shown
     assert "gar4den" not in shown
     assert "bob" not in shown
+
+
+@pytest.mark.parametrize("userinfo", ["bob%0d%0aX:word", "bob:wo%00rd", "bob:word%7F"])
+def test_control_character_in_password_is_refused(userinfo: str) -> None:
+    with pytest.raises(ValueError, match="holds a control character"):
+        Url(f"http://{userinfo}@127.0.0.1/cam")

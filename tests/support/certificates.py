@@ -23,14 +23,17 @@ class Authority:
             " -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign"
         )
 
-    def issue(self, name: str) -> Certificate:
-        """Return a certificate for servers on this host and for clients called `name`."""
+    def issue(self, name: str, hosts: str = "IP:127.0.0.1,DNS:localhost", days: int = 2) -> Certificate:
+        """Return a certificate for servers on this host and for clients called `name`.
+
+        With a negative number of `days` it has expired.
+        """
         cert, key, request = (self._folder / f"{name}.{suffix}" for suffix in ("pem", "key", "csr"))
         extensions = self._folder / f"{name}.ext"
-        extensions.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+        extensions.write_text(f"subjectAltName={hosts}\n")
         self._openssl(f"req {_NEW_KEY} -keyout {key} -out {request} -subj /CN={name}")
         self._openssl(
-            f"x509 -req -in {request} -CA {self.cert} -CAkey {self._key} -CAcreateserial -out {cert} -days 2"
+            f"x509 -req -in {request} -CA {self.cert} -CAkey {self._key} -CAcreateserial -out {cert} -days {days}"
             f" -extfile {extensions}"
         )
         return Certificate(cert, key)
