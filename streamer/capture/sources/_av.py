@@ -11,6 +11,7 @@ flushed out of the decoder, which would otherwise hold it until the next frame. 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -20,12 +21,14 @@ import av
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
+from streamer.capture.sources._allowed import MAX_THREADS, Allowed
 from streamer.capture.sources._failures import FAILURES, describe, lost
 from streamer.capture.sources._hwaccel import find_hardware
 from streamer.capture.sources._picture import AvPicture, is_convertible
 from streamer.capture.sources._stream_choice import choose_stream
 from streamer.core.errors import ConfigError, SourceLost
 from streamer.core.logs import RareLog
+from streamer.core.memory_limit import allow_pictures
 from streamer.types import MAX_PIXELS
 
 log = logging.getLogger(__name__)
@@ -47,6 +50,7 @@ class AvSource:
         *,
         read_limit: float | None,
         container_format: str | None = None,
+        allowed: Allowed,
         hwaccel: str = "none",
         may_skip_frames: bool = False,
     ) -> None:
@@ -67,7 +71,7 @@ class AvSource:
             self._container = av.open(
                 file,
                 format=container_format,
-                options=dict(options),
+                options={**allowed.options(), **options},
                 timeout=(open_limit, read_limit),
                 hwaccel=hardware,
                 metadata_errors="replace",
@@ -75,15 +79,18 @@ class AvSource:
         except FAILURES as error:
             if open_limit is not None and time.monotonic() - started >= open_limit:
                 raise SourceLost(f"no answer within {open_limit:g} s") from None
-            raise lost(error) from None  # not chained: the text of the cause holds the URL
+            raise lost(error, opening=container_format is None) from None  # unchained: the cause's text holds the URL
         try:
             self._stream = choose_stream(self._container)
+            allowed.check_codec(self._stream.codec_context.codec.canonical_name)
         except SourceLost:
             self.close()
             raise
         # Frame threads delay the output by one frame per thread, so live sources use slice threads.
         self._stream.thread_type = "AUTO" if read_limit is None else "SLICE"
+        self._stream.codec_context.thread_count = min(MAX_THREADS, os.cpu_count() or 1)
         self._stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        allow_pictures(min(MAX_PIXELS, self._stream.codec_context.width * self._stream.codec_context.height))
         if hardware is not None and not self._stream.codec_context.is_hwaccel:
             self.note = f"decodes in software: {hwaccel} cannot decode {self._stream.codec_context.name}"
 
@@ -160,6 +167,8 @@ class AvSource:
             frames = list(packet.decode())
             if self._keyframes_only and packet.size:  # the packet at the end has flushed the decoder itself
                 frames += _flush(self._stream.codec_context)
+        except MemoryError as error:
+            raise lost(error) from None
         except FAILURES as error:
             self._undecodable.add(describe(error))
             return []

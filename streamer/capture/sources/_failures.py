@@ -6,7 +6,9 @@ import errno
 
 import av.error
 
+from streamer.capture.sources._allowed import MAX_STREAMS
 from streamer.core.errors import SourceLost, SourceRefused
+from streamer.core.memory_limit import over_limit
 
 FAILURES = (av.error.FFmpegError, OSError)
 """Exceptions of libav. Their texts hold the address of the source, possibly with a password: use `describe`."""
@@ -17,8 +19,19 @@ def describe(error: Exception) -> str:
     return getattr(error, "strerror", None) or type(error).__name__
 
 
-def lost(error: Exception) -> SourceLost:
-    """Return the error to raise for a failure of libav: SourceRefused for a rejected login, SourceLost for others."""
+def lost(error: Exception, opening: bool = False) -> SourceLost:
+    """Return the error to raise for a failure of libav: SourceRefused for a rejected login, SourceLost for others.
+
+    `opening`: it was opening data of any container.
+    """
+    if isinstance(error, MemoryError):
+        streams = f", or has more than {MAX_STREAMS} streams" if opening else ""
+        return SourceLost(f"{over_limit()}{streams}")
+    if opening and getattr(error, "errno", None) == errno.EINVAL:
+        return SourceLost(
+            "its container is not allowed by default, or damaged: if you trust the source, set `allow: [NAME]` "
+            "with the name that `ffprobe` prints"
+        )
     if isinstance(error, (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)):
         return SourceRefused("refused the user or password")
     if isinstance(error, ConnectionRefusedError):

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StringConstraints
 
+from streamer.capture.sources._allowed import Allow, Allowed
+from streamer.core.landlock import Rules
 from streamer.core.redact import Url
 from streamer.core.settings import Settings
 from streamer.types import MAX_PIXELS, Pace, Source
@@ -34,6 +39,14 @@ Fps = Annotated[float, Field(gt=0, le=1000)]
 HwAccel = Literal["none", "auto", "cuda", "qsv", "vaapi", "drm"]
 """Hardware decoder: `none` (decode on the CPU), `auto` (the first that works), or a kind of device."""
 
+
+def hardware_devices(hwaccel: HwAccel) -> list[Path]:
+    """Return the devices and files that a hardware decoder uses."""
+    if hwaccel == "none":
+        return []
+    return [Path("/dev/dri"), *Path("/dev").glob("nvidia*")]
+
+
 Decode = Literal["auto", "all"]
 """`auto`: key frames only, while no task, motion gate or view needs more. `all`: every frame."""
 
@@ -48,6 +61,13 @@ class NetworkCamera(Settings):
     """`auto`: key frames only, while no task, motion gate or view needs more. `all`: every frame."""
     hwaccel: HwAccel = "none"
     """Hardware decoder: `none` (decode on the CPU), `auto` (the first that works), or a kind of device."""
+    allow: Allow = Field([])
+    """Codecs and containers to decode beyond the usual ones, by FFmpeg's names, such as `av1` over RTSP."""
+
+    allowed: ClassVar[Allowed]
+    """Codecs and containers that need no `allow`."""
+    default_ports: ClassVar[Mapping[str, int]]
+    """Port of each scheme."""
 
     @abstractmethod
     def options(self) -> dict[str, str]:
@@ -56,7 +76,16 @@ class NetworkCamera(Settings):
     def open(self, read_limit: float = 15.0) -> Source:
         from streamer.capture.sources._av import AvSource
 
-        skip = self.decode == "auto"
         return AvSource(
-            self.url.reveal(), self.options(), read_limit=read_limit, hwaccel=self.hwaccel, may_skip_frames=skip
+            self.url.reveal(),
+            self.options(),
+            read_limit=read_limit,
+            allowed=self.allowed.extended(self.allow),
+            hwaccel=self.hwaccel,
+            may_skip_frames=self.decode == "auto",
         )
+
+    def needs(self) -> Rules:
+        """Return what a confined process needs to reach the camera."""
+        parts = urlsplit(self.url.reveal())
+        return Rules(devices=hardware_devices(self.hwaccel), connect=[parts.port or self.default_ports[parts.scheme]])

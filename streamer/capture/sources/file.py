@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
-from streamer.capture.sources._fields import HwAccel
+from streamer.capture.sources._allowed import FILE, Allow
+from streamer.capture.sources._fields import HwAccel, hardware_devices
 from streamer.core.errors import ConfigError, SourceLost
+from streamer.core.landlock import Rules
 from streamer.core.settings import Settings
 from streamer.types import Pace, Source
 
@@ -30,12 +32,24 @@ class File(Settings):
     path: Annotated[Path, AfterValidator(_check_exists)]
     hwaccel: HwAccel = "none"
     """Hardware decoder: `none` (decode on the CPU), `auto` (the first that works), or a kind of device."""
+    allow: Allow = Field([])
+    """Codecs and containers to decode beyond the usual ones, by FFmpeg's names."""
 
     def open(self, read_limit: float = 15.0) -> Source:
         from streamer.capture.sources._av import AvSource
 
         try:
             # "file:" prevents libav from parsing a name with a colon as a protocol.
-            return AvSource(f"file:{self.path}", {"protocol_whitelist": "file"}, read_limit=None, hwaccel=self.hwaccel)
+            return AvSource(
+                f"file:{self.path}",
+                {"protocol_whitelist": "file"},
+                read_limit=None,
+                allowed=FILE.extended(self.allow),
+                hwaccel=self.hwaccel,
+            )
         except SourceLost as error:
             raise ConfigError(f"cannot read {self.path} as a video: {error}") from None
+
+    def needs(self) -> Rules:
+        """Return what a confined process needs to read the file."""
+        return Rules(read=[self.path], devices=hardware_devices(self.hwaccel))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
+from streamer.capture.sources._allowed import HTTP, Allowed
 from streamer.capture.sources._fields import NetworkCamera
 from streamer.core.redact import Url, require_scheme
 
@@ -14,6 +16,9 @@ class Http(NetworkCamera):
     kind: Literal["http"] = "http"
     url: Annotated[Url, require_scheme("http", "https")]
     """`http://` or `https://`, with user and password if needed. They never appear in logs or events."""
+
+    allowed: ClassVar[Allowed] = HTTP
+    default_ports: ClassVar[Mapping[str, int]] = {"http": 80, "https": 443}
 
     def options(self) -> dict[str, str]:
         return {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
+from streamer.capture.sources._allowed import RTSP, Allowed
 from streamer.capture.sources._fields import NetworkCamera
 from streamer.core.redact import Url, require_scheme
 
@@ -16,6 +18,9 @@ class Rtsp(NetworkCamera):
     """`rtsp://` or `rtsps://`, with user and password if needed. They never appear in logs or events."""
     transport: Literal["tcp", "udp"] = "tcp"
     """Transport of the video. `tcp` loses no packets; `udp` is for cameras without TCP."""
+
+    allowed: ClassVar[Allowed] = RTSP
+    default_ports: ClassVar[Mapping[str, int]] = {"rtsp": 554, "rtsps": 322}
 
     def options(self) -> dict[str, str]:
         return {

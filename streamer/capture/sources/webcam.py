@@ -7,8 +7,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import StringConstraints
 
+from streamer.capture.sources._allowed import WEBCAM
 from streamer.capture.sources._fields import Fps, Size
 from streamer.core.errors import SourceLost
+from streamer.core.landlock import Rules
 from streamer.core.settings import Settings
 from streamer.types import Pace, Source
 
@@ -44,9 +46,13 @@ class Webcam(Settings):
         from streamer.capture.sources._av import AvSource
 
         try:
-            return AvSource(self.device, self.options(), read_limit=read_limit, container_format="v4l2")
+            return AvSource(self.device, self.options(), read_limit=read_limit, container_format="v4l2", allowed=WEBCAM)
         except SourceLost as error:
             raise SourceLost(f"{self.device}: {_HINTS.get(str(error), error)}") from None
+
+    def needs(self) -> Rules:
+        """Return what a confined process needs to use the camera."""
+        return Rules(devices=[Path(self.device)])
 
 
 _HINTS = {

@@ -23,6 +23,7 @@ from av.stream import Disposition
 from pydantic import TypeAdapter, ValidationError
 
 from streamer.capture.sources import File, Http, Rtsp, SourceField, Synthetic, Webcam
+from streamer.capture.sources._allowed import FILE
 from streamer.capture.sources._av import AvSource
 from streamer.capture.sources._picture import AvPicture
 from streamer.core.errors import ConfigError, SourceLost, SourceRefused
@@ -151,7 +152,7 @@ def test_key_frames_are_flushed_from_delaying_decoder(tmp_path: Path) -> None:
         for number in range(50):
             clip.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(number, 256, 144), format="bgr24")))
         clip.mux(stream.encode(None))
-    source = AvSource(str(path), {}, read_limit=5.0, may_skip_frames=True)
+    source = AvSource(str(path), {}, read_limit=5.0, allowed=FILE, may_skip_frames=True)
     assert source.set_interval(0.0) is False
     shown: list[int | None] = []
     for picture in islice(dropwhile(lambda picture: picture is None, source), 50):

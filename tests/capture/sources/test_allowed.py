@@ -1,0 +1,113 @@
+"""FFmpeg opens only the usual containers and codecs, and decodes no video while it probes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import av
+import pytest
+from av.video.stream import VideoStream
+from pydantic import ValidationError
+
+from streamer.capture.sources import File, Rtsp, _allowed
+from streamer.core.errors import ConfigError, SourceLost
+from tests.support import bombs
+from tests.support.clips import numbered, write_clip
+
+MAX_MB = 300
+"""Memory that a refused input may take at most, with Python and the libraries."""
+
+
+def write_frames(path: Path, codec: str, pixel_format: str, streams: int = 1) -> Path:
+    with av.open(str(path), "w") as container:
+        tracks = [cast(VideoStream, container.add_stream(codec, rate=10)) for _ in range(streams)]
+        for track in tracks:
+            track.width, track.height, track.pix_fmt = 64, 48, pixel_format
+        for track in tracks:
+            frame = av.VideoFrame.from_ndarray(numbered(1, 64, 48), format="bgr24")
+            container.mux(track.encode(frame))
+            container.mux(track.encode(None))
+    return path
+
+
+def test_unusual_codec_needs_to_be_allowed(tmp_path: Path) -> None:
+    path = write_frames(tmp_path / "film.avi", "magicyuv", "gbrp")
+    with pytest.raises(ConfigError, match=r"codec magicyuv is not allowed by default.*`allow: \[magicyuv\]`"):
+        File(path=path).open()
+    source = File(path=path, allow=["magicyuv"]).open()
+    assert len(list(source)) == 1
+    source.close()
+
+
+def test_unusual_container_needs_to_be_allowed(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mp4", pictures=3)
+    path = tmp_path / "list.txt"
+    path.write_text("ffconcat version 1.0\nfile clip.mp4\n")
+    with pytest.raises(ConfigError, match=r"its container is not allowed by default, or damaged.*`allow: \[NAME\]`"):
+        File(path=path).open()
+    source = File(path=path, allow=["concat"]).open()
+    assert len(list(source)) == 3
+    source.close()
+
+
+def test_av1_over_rtsp_is_refused_by_default() -> None:
+    camera = Rtsp.model_validate({"url": "rtsp://camera/1"})
+    with pytest.raises(SourceLost, match=r"set `allow: \[av1\]`"):
+        camera.allowed.extended(camera.allow).check_codec("av1")
+    _allowed.HTTP.check_codec("av1")
+    _allowed.RTSP.extended(["av1"]).check_codec("av1")
+
+
+@pytest.mark.parametrize("names", [["h266x"], ["h264,concat"], [""], ["av1"] * 17])
+def test_unknown_name_to_allow_is_refused(tmp_path: Path, names: list[str]) -> None:
+    with pytest.raises(ValidationError, match=r"no codec or container|at most 16"):
+        File(path=write_clip(tmp_path / "clip.mp4", pictures=1), allow=names)
+
+
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "huge.png": bombs.png_bomb,
+    "huge.gif": bombs.gif_bomb,
+    "huge.jpg": lambda: bombs.jpeg(60_000, 16_000),
+    "huge.h264": bombs.h264_bomb,
+}
+
+READ = """
+import sys
+from pathlib import Path
+from streamer.capture.sources import File
+from streamer.core.errors import ConfigError, SourceLost
+
+for path in sys.argv[1:]:
+    try:
+        source = File(path=path).open()
+        print(path, sum(picture is not None for picture in source))
+    except (ConfigError, SourceLost) as error:
+        print(path, error)
+print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
+"""
+
+
+def read_in_process(paths: list[Path]) -> tuple[list[str], float]:
+    """Read files in a process of their own; return what was said about each, and the most memory it took, in MB."""
+    command = [sys.executable, "-c", READ, *map(str, paths)]
+    *said, memory = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return said, int(memory) / 1024
+
+
+def test_pictures_of_absurd_size_take_little_memory(tmp_path: Path) -> None:
+    for name, make in BOMBS.items():
+        (tmp_path / name).write_bytes(make())
+    said, memory = read_in_process([tmp_path / name for name in BOMBS])
+    assert [line.partition(" ")[2] for line in said] == ["holds no frame that can be decoded"] * len(BOMBS)
+    assert memory < MAX_MB
+
+
+@pytest.mark.parametrize(("name", "words"), [("many.mkv", "1"), ("many.mp4", "has more than 64 streams")])
+def test_streams_beyond_limit_take_little_memory(tmp_path: Path, name: str, words: Any) -> None:
+    (line,), memory = read_in_process([write_frames(tmp_path / name, "mjpeg", "yuvj420p", streams=300)])
+    assert line.endswith(words)
+    assert memory < MAX_MB
