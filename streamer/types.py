@@ -28,6 +28,9 @@ MAX_PIXELS = 7680 * 4320
 MAX_SIDE = 65_500
 """Largest width and height of a picture in pixels, the limit of JPEG. A source drops the connection above it."""
 
+HD_LINES = 720
+"""Lines of a picture from which on its colours are BT.709, where nothing says otherwise. Fewer: BT.601."""
+
 Point = tuple[float, float]
 Pace = Literal["live", "file"]
 """live: consumers get the newest frame, intervals run on the monotonic clock. file: the reader waits for its consumers,
@@ -287,10 +290,10 @@ class Picture(Protocol):
         """Media time in seconds, None where the source gives none."""
 
     def write_bgr(self, out: Image) -> None:
-        """Fill `out`, uint8 (height, width, 3)."""
+        """Fill `out`, uint8 (height, width, 3). Raises FrameError."""
 
     def luma(self) -> Luma:
-        """Return a small copy of the brightness, in the size of `capture.motion_gate.shrink`."""
+        """Return a small copy of the brightness, as `capture.motion_gate.shrink` makes it. Raises FrameError."""
 
 
 class Source(Protocol):

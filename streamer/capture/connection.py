@@ -12,9 +12,9 @@ from typing import Any
 
 from streamer.capture.frame_slot import DecodedFrame, FrameSlot
 from streamer.capture.media_clock import MediaClock
-from streamer.capture.motion_gate import INTERVAL_S, MotionDetector
+from streamer.capture.motion_gate import INTERVAL_S, MotionDetector, SceneState
 from streamer.capture.silence_timeout import SilenceTimeout
-from streamer.core.errors import SourceEnded, SourceLost
+from streamer.core.errors import FrameError, SourceEnded, SourceLost
 from streamer.types import MAX_PIXELS, MAX_SIDE, FrameId, Picture, Source, SourceSettings
 
 _INTERVAL_TOLERANCE_S = 0.02
@@ -65,7 +65,6 @@ class Connection(threading.Thread):
         clock = MediaClock(live=self._settings.pace == "live")
         analysed_at, scene = -math.inf, None
         seq = 0
-        self.note = source.note
         for picture in source:
             self._slot.keyframes_only = source.set_interval(self._slot.interval)
             if picture is None:
@@ -74,14 +73,14 @@ class Connection(threading.Thread):
                 frame = self._stamp(picture, clock, seq)
                 if self._slot.motion_needed:
                     if frame.captured_mono - analysed_at >= INTERVAL_S - _INTERVAL_TOLERANCE_S:
-                        analysed_at, scene = frame.captured_mono, self._detector.update(picture.luma(), seq)
+                        analysed_at, scene = frame.captured_mono, self._analyse(picture, seq) or scene
                     frame = replace(frame, scene=scene)
                 seq += 1
                 self._observe_gap(frame.captured_mono)
                 self.waiting_since = None
                 if not self._slot.put(frame):
                     return
-                self._on_frame(frame)
+                self._on_frame(frame, source.note)
             self.waiting_since = time.monotonic()
 
     def _stamp(self, picture: Picture, clock: MediaClock, seq: int) -> DecodedFrame:
@@ -89,14 +88,22 @@ class Connection(threading.Thread):
         mono = time.monotonic()
         return DecodedFrame(FrameId(self._epoch, seq), time.time(), mono, clock.stamp(picture.pts, mono), picture)
 
+    def _analyse(self, picture: Picture, seq: int) -> SceneState | None:
+        """Return the state of the scene, None for a picture that cannot be converted."""
+        try:
+            return self._detector.update(picture.luma(), seq)
+        except FrameError:
+            return None  # the frame server counts it when a consumer fetches it
+
     def _observe_gap(self, mono: float) -> None:
         if self.first_frame is None:
             self._silence_timeout.connected()
         elif self.waiting_since is not None:
             self._silence_timeout.observe_gap(mono - self.waiting_since)
 
-    def _on_frame(self, frame: DecodedFrame) -> None:
+    def _on_frame(self, frame: DecodedFrame, note: str | None) -> None:
         if self.first_frame is None:
+            self.note = note
             self.first_frame = frame.captured_mono
             self._notify()
 

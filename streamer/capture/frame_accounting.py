@@ -14,6 +14,8 @@ from streamer.types import FrameId, FrameOutcome
 
 WORKER_LOST = "worker_lost"
 """Cause of drop: the inference process died."""
+UNDECODABLE = "undecodable"
+"""Cause of drop: the frame could not be converted."""
 
 
 class FrameCount:
@@ -81,6 +83,17 @@ class FrameCount:
         """Drop a frame in flight whose owner is dead."""
         del self._owners[frame]
         self._dropped[WORKER_LOST] += 1
+
+    def drop_undecodable(self, frame: FrameId) -> None:
+        """Drop a frame that nobody holds, because it cannot be converted."""
+        if not self.may_lend(frame):
+            return  # it was lent before, and is counted by its settlement
+        if frame in self._owners:
+            del self._owners[frame]
+        else:
+            self._lent += 1
+            self._newest = frame
+        self._dropped[UNDECODABLE] += 1
 
     def drop_all(self) -> None:
         """Drop all frames in flight."""

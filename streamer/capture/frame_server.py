@@ -30,7 +30,7 @@ from streamer.bus.frame_protocol import (
 )
 from streamer.capture.decode_demand import DecodeDemand
 from streamer.capture.frame_slot import DecodedFrame, FrameSlot
-from streamer.core.errors import WireError
+from streamer.core.errors import FrameError, WireError
 from streamer.core.ipc import drain, send_or_drop
 from streamer.core.logs import RareLog
 
@@ -68,6 +68,7 @@ class FrameServer:
         self._waits: dict[str, _PendingWait] = {}
         self._buffers = MappedBuffers(runtime)
         self._invalid_messages = RareLog(log, "invalid frame request %d dropped: %s")
+        self._undecodable = RareLog(log, "undecodable frame %d dropped: %s")
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         """To poll for reading; then call `handle`."""
         self.socket.set(zmq.LINGER, 500)  # delivers the last responses, without waiting long for a dead consumer
@@ -186,7 +187,13 @@ class FrameServer:
             log.error("no memory for a frame in the runtime directory: %s", error.strerror)
             self._respond(peer, message)
             return
-        picture.write_bgr(image)
+        try:
+            picture.write_bgr(image)
+        except FrameError as error:
+            self._undecodable.add(error)
+            self._slot.drop_undecodable(frame)
+            self._respond_without_frame(peer, message)
+            return
         if message.role == "infer":
             self._slot.lend(frame, message.owner)
         descriptor = FrameDescriptor(

@@ -108,6 +108,16 @@ class FrameSlot(ABC):
                 while len(self._scenes) > MAX_IN_FLIGHT:
                     self._scenes.popitem(last=False)
 
+    def drop_undecodable(self, frame: DecodedFrame) -> None:
+        """Give the frame, which cannot be converted, to no consumer any more."""
+        with self._changed:
+            self._count.drop_undecodable(frame.id)
+            self._discard(frame)
+
+    @abstractmethod
+    def _discard(self, frame: DecodedFrame) -> None:
+        """Make the frame unavailable. Called with the lock held."""
+
     def triggered(self, frame: DecodedFrame, gates: Iterable[MotionGate]) -> frozenset[str]:
         """Return the names of the tasks whose gate is open. A gate that cannot be evaluated is open."""
         with self._changed:
@@ -147,6 +157,13 @@ class FrameSlot(ABC):
 class LatestFrameSlot(FrameSlot):
     """Live pace: keeps the newest frame only. `put` never blocks."""
 
+    def __init__(self, wake: Callable[[], None]) -> None:
+        super().__init__(wake)
+        self._discarded: FrameId | None = None
+
+    def _discard(self, frame: DecodedFrame) -> None:
+        self._discarded = frame.id
+
     def _store(self, frame: DecodedFrame) -> None:
         if any(self._matches(frame, request) for request in self.pending_requests):
             self._wake()
@@ -161,9 +178,9 @@ class LatestFrameSlot(FrameSlot):
     def peek(self, request: FrameRequest) -> DecodedFrame | None:
         with self._changed:
             frame = self.newest
-            if frame is None or frame.id.epoch != self._epoch or not self._matches(frame, request):
+            if frame is None or frame.id.epoch != self._epoch or frame.id == self._discarded:
                 return None
-            return frame
+            return frame if self._matches(frame, request) else None
 
     def release_owner(self, owner: str) -> None:
         """Drop the owner's frames: they are too old for its successor."""
@@ -224,6 +241,11 @@ class BlockingFrameSlot(FrameSlot):
             if settled:
                 del self._lent[frame]
             return settled
+
+    def _discard(self, frame: DecodedFrame) -> None:
+        self._lent.pop(frame.id, None)
+        if self._held is frame:
+            self._release_held()
 
     def release_owner(self, owner: str) -> None:
         """Make the owner's frames available again, oldest first."""

@@ -31,6 +31,10 @@ class AddressError(StreamerError):
     """A host has no address, or none that may be used. Try again later: names can get other addresses."""
 
 
+class FrameError(StreamerError):
+    """A frame cannot be converted. Count it and take the next one."""
+
+
 class WireError(StreamerError):
     """A message violates its protocol. Count and drop it."""
 

@@ -8,10 +8,11 @@ from fractions import Fraction
 import av
 from av.codec.context import Flags
 from av.video.frame import PictureType
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 from av.video.stream import VideoStream
 
 from streamer.core.errors import ConfigError
-from streamer.types import Image
+from streamer.types import HD_LINES, Image
 from streamer.video.outputs.base import CLOCK_HZ, EncodedFrame
 
 KEY_INTERVAL_S = 1.0
@@ -28,12 +29,17 @@ ENCODER_OPTIONS = {
 }
 """FFmpeg options by encoder: low delay, constant quality, key frames only where `encode` requests them."""
 
+_STATED_MATRIX = {Colorspace.ITU709: 1, Colorspace.ITU601: 6}
+"""Number of a colour matrix in H.264 (AVCOL_SPC_BT709, AVCOL_SPC_SMPTE170M); libswscale has numbers of its own."""
+
 
 class Encoder:
     """Encodes images of one size as H.264 without delay: no frame waits for a later one."""
 
     def __init__(self, codec: str, width: int, height: int, fps: float) -> None:
         """`width`, `height`: even. `fps`: approximate frame rate. Raises ConfigError when it cannot be opened."""
+        self._matrix = Colorspace.ITU709 if height >= HD_LINES else Colorspace.ITU601
+        self._to_yuv = VideoReformatter()
         # A container without a file: only a container can create the stream that is the template for the real ones.
         self._container = av.open(os.devnull, "w", format="null")
         try:
@@ -42,6 +48,7 @@ class Encoder:
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             stream.codec_context.time_base = stream.time_base = Fraction(1, CLOCK_HZ)
             stream.codec_context.max_b_frames = 0
+            self._state_colours(stream)
             stream.codec_context.flags |= Flags.global_header  # codec parameters in the header, not in each key frame
             self._container.start_encoding()
         except (av.FFmpegError, OSError, ValueError) as error:
@@ -52,9 +59,23 @@ class Encoder:
         self._last_pts = -1
         self._key_at = 0.0
 
+    def _state_colours(self, stream: VideoStream) -> None:
+        """Write into the video how its colours are coded. A player that does not read it assumes the same by size."""
+        codec = stream.codec_context
+        codec.colorspace = _STATED_MATRIX[self._matrix]
+        codec.color_range = ColorRange.MPEG
+        codec.color_primaries = ColorPrimaries.BT709
+        codec.color_trc = ColorTrc.BT709
+
     def encode(self, image: Image, at: float) -> list[EncodedFrame]:
         """Encode one image, uint8 (height, width, 3) BGR, shown at second `at` of the output's clock."""
-        frame = av.VideoFrame.from_ndarray(image, format="bgr24")
+        frame = self._to_yuv.reformat(
+            av.VideoFrame.from_ndarray(image, format="bgr24"),
+            format="yuv420p",
+            dst_colorspace=self._matrix,
+            dst_color_range=ColorRange.MPEG,
+            threads=self.template.codec_context.thread_count,
+        )
         frame.pts = self._last_pts = max(self._last_pts + 1, round(at * CLOCK_HZ))
         frame.time_base = Fraction(1, CLOCK_HZ)
         if at >= self._key_at:

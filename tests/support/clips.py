@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from streamer.types import Image
+from streamer.types import Image, Picture
 
 _BITS = 12
 _CELL = 16
@@ -26,6 +26,14 @@ def number_of(image: Image) -> int:
     """Return the number in a picture made by `numbered`, also after lossy encoding."""
     cells = (image[_CELL // 2, bit * _CELL + _CELL // 2].mean() > 128 for bit in range(_BITS))
     return sum(1 << bit for bit, white in enumerate(cells) if white)
+
+
+def bgr(picture: Picture | None) -> Image:
+    """Return the picture as a consumer gets it."""
+    assert picture is not None
+    image = np.zeros((picture.height, picture.width, 3), np.uint8)
+    picture.write_bgr(image)
+    return image
 
 
 def write_clip(

@@ -26,8 +26,9 @@ MAX_THREADS = 4
 _MAX_PROBE_PACKETS = 500
 """Packets that FFmpeg keeps while it finds out the codec of a stream."""
 
-_PICTURES = frozenset({"mjpeg", "png", "gif", "webp", "bmp", "tiff", "jpeg2000"})
-_CAMERA = _PICTURES | {"h264", "hevc", "vvc", "mpeg4", "mpeg1video", "mpeg2video", "h263", "vp8", "vp9"}
+PICTURES = frozenset({"mjpeg", "png", "gif", "webp", "bmp", "tiff", "jpeg2000"})
+"""Codecs of single pictures."""
+_CAMERA = PICTURES | {"h264", "hevc", "vvc", "mpeg4", "mpeg1video", "mpeg2video", "h263", "vp8", "vp9"}
 _RECORDINGS = _CAMERA | {
     "av1", "rawvideo", "dvvideo", "ffv1", "huffyuv", "ffvhuff", "utvideo", "prores", "dnxhd", "theora", "flv1", "vc1",
     "wmv1", "wmv2", "wmv3", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "h261", "h263p", "h263i", "vp6", "vp6f", "cinepak",
@@ -56,7 +57,7 @@ class Allowed:
         """Return the options of FFmpeg that hold while it opens and probes."""
         return {
             "format_whitelist": ",".join(sorted(self.formats)),
-            "codec_whitelist": ",".join(sorted(self.codecs & _PICTURES)),
+            "codec_whitelist": ",".join(sorted(self.codecs & PICTURES)),
             "max_pixels": str(MAX_PIXELS),
             "max_streams": str(MAX_STREAMS),
             "max_probe_packets": str(_MAX_PROBE_PACKETS),

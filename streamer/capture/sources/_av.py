@@ -24,7 +24,7 @@ from av.video.stream import VideoStream
 from streamer.capture.sources._allowed import MAX_THREADS, Allowed
 from streamer.capture.sources._failures import FAILURES, describe, lost
 from streamer.capture.sources._hwaccel import find_hardware
-from streamer.capture.sources._picture import AvPicture, is_convertible
+from streamer.capture.sources._picture import INTERLACED, AvPicture, PixelAspect, is_convertible
 from streamer.capture.sources._stream_choice import choose_stream
 from streamer.core.errors import ConfigError, SourceLost
 from streamer.core.logs import RareLog
@@ -53,18 +53,20 @@ class AvSource:
         allowed: Allowed,
         hwaccel: str = "none",
         may_skip_frames: bool = False,
+        stream: int | None = None,
     ) -> None:
         """Open the connection. Raises SourceLost.
 
         `read_limit`: seconds of silence after which a live source is lost; None for a file. `hwaccel`: an HwAccel.
-        `may_skip_frames`: decode key frames only while `set_interval` allows it.
+        `may_skip_frames`: decode key frames only while `set_interval` allows it. `stream`: index of the video stream;
+        None: the largest.
         """
         self._limit = read_limit
         self._undecodable = RareLog(log, "packets that cannot be decoded: %d, last error: %s")
         self._keyframes = _KeyframeInterval() if may_skip_frames else None
         self._interval = 0.0
         self._keyframes_only = False
-        hardware, self.note = find_hardware(hwaccel)
+        hardware, hardware_note = find_hardware(hwaccel)
         open_limit = None if read_limit is None else min(OPEN_S, read_limit)
         started = time.monotonic()
         try:
@@ -81,7 +83,7 @@ class AvSource:
                 raise SourceLost(f"no answer within {open_limit:g} s") from None
             raise lost(error, opening=container_format is None) from None  # unchained: the cause's text holds the URL
         try:
-            self._stream = choose_stream(self._container)
+            self._stream, choice_note = choose_stream(self._container, allowed, stream)
             allowed.check_codec(self._stream.codec_context.codec.canonical_name)
         except SourceLost:
             self.close()
@@ -92,7 +94,13 @@ class AvSource:
         self._stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         allow_pictures(min(MAX_PIXELS, self._stream.codec_context.width * self._stream.codec_context.height))
         if hardware is not None and not self._stream.codec_context.is_hwaccel:
-            self.note = f"decodes in software: {hwaccel} cannot decode {self._stream.codec_context.name}"
+            hardware_note = f"decodes in software: {hwaccel} cannot decode {self._stream.codec_context.name}"
+        self._notes = [note for note in (hardware_note, choice_note) if note is not None]
+        self._pixel_aspect = PixelAspect(self._stream)
+
+    @property
+    def note(self) -> str | None:
+        return "; ".join(self._notes) or None
 
     def set_interval(self, interval: float) -> bool:
         """Set the seconds between needed frames. Return True while only key frames are decoded."""
@@ -112,7 +120,9 @@ class AvSource:
                 last_frame = time.monotonic()
                 continue
             for frame in self._decode(packet):
-                yield AvPicture(frame, self._time_of(frame, count))
+                if frame.interlaced_frame and not count:
+                    self._notes.append(INTERLACED)
+                yield AvPicture(frame, self._time_of(frame, count), self._pixel_aspect.current())
                 count += 1
                 last_frame = time.monotonic()
             if self._limit is None:

@@ -47,6 +47,9 @@ def hardware_devices(hwaccel: HwAccel) -> list[Path]:
     return [Path("/dev/dri"), *Path("/dev").glob("nvidia*")]
 
 
+StreamIndex = Annotated[int, Field(ge=0, le=9999)]
+"""Index of a stream in its container."""
+
 Decode = Literal["auto", "all"]
 """`auto`: key frames only, while no task, motion gate or view needs more. `all`: every frame."""
 
@@ -61,6 +64,8 @@ class NetworkCamera(Settings):
     """`auto`: key frames only, while no task, motion gate or view needs more. `all`: every frame."""
     hwaccel: HwAccel = "none"
     """Hardware decoder: `none` (decode on the CPU), `auto` (the first that works), or a kind of device."""
+    stream: StreamIndex | None = None
+    """Index of the video stream to read, as `ffprobe` shows it. Default: the largest one."""
     allow: Allow = Field([])
     """Codecs and containers to decode beyond the usual ones, by FFmpeg's names, such as `av1` over RTSP."""
 
@@ -83,6 +88,7 @@ class NetworkCamera(Settings):
             allowed=self.allowed.extended(self.allow),
             hwaccel=self.hwaccel,
             may_skip_frames=self.decode == "auto",
+            stream=self.stream,
         )
 
     def needs(self) -> Rules:

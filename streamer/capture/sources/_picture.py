@@ -1,56 +1,145 @@
-"""A picture decoded by FFmpeg: its orientation, and its conversion to BGR and luma."""
+"""A picture decoded by FFmpeg, and its conversion to BGR and luma as a viewer must see it.
+
+The display matrix turns and mirrors it. Pixels that are not square are scaled to square ones, so that 16:9 looks like
+16:9. The colour matrix is the one that the picture states; without one it depends on the number of lines.
+"""
 
 from __future__ import annotations
 
-from functools import cache
+import struct
+from fractions import Fraction
+from functools import cache, lru_cache
+from typing import Any, cast
 
 import av
 import numpy as np
 import numpy.typing as npt
+from av.video.reformatter import Colorspace, Interpolation
+from av.video.stream import VideoStream
 
 from streamer.capture.motion_gate import shrink
-from streamer.capture.sources._failures import FAILURES
-from streamer.types import Image, Luma
+from streamer.capture.sources._failures import FAILURES, describe
+from streamer.core.errors import FrameError
+from streamer.types import HD_LINES, MAX_PIXELS, MAX_SIDE, Image, Luma
 
 _LUMA_FIRST = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "nv21", "gray"}
 """Pixel formats whose first plane is the luma, one byte per pixel."""
+_UNSPECIFIED = 2
+"""AVCOL_SPC_UNSPECIFIED: the picture does not state its colour matrix."""
+_MIN_ASPECT, _MAX_ASPECT = Fraction(1, 4), Fraction(4)
+"""Pixel aspect ratios outside are damaged data: the most extreme of real cameras is 32:11."""
+_ASPECT_TOLERANCE = Fraction(1, 100)
+"""A pixel aspect ratio this near to 1 comes from an encoder that rounds the size, such as 136:135 for 1080 lines."""
+
+
+INTERLACED = "interlaced video: moving objects have comb-like edges; set the camera to progressive if it can"
+"""Note for the user on pictures of two fields."""
+
+
+class PixelAspect:
+    """The pixel aspect ratio of a stream: its container's if that states one, else its decoder's, which can change."""
+
+    def __init__(self, stream: VideoStream) -> None:
+        """`stream`: just opened, nothing is decoded yet."""
+        self._decoder = stream.codec_context
+        stated = stream.sample_aspect_ratio
+        self._container = None if stated == self._decoder.sample_aspect_ratio else stated
+
+    def current(self) -> Fraction | None:
+        """Return width divided by height of a pixel of the frame decoded last, None if unknown."""
+        return self._container or self._decoder.sample_aspect_ratio
 
 
 class AvPicture:
-    """A decoded picture, rotated by its display matrix. Converted to BGR by `write_bgr` only."""
+    """A decoded picture. Converted to BGR by `write_bgr` only."""
 
-    __slots__ = ("_frame", "_turns", "pts")
+    __slots__ = ("_frame", "_mirrored", "_size", "_turns", "pts")
 
-    def __init__(self, frame: av.VideoFrame, pts: float | None) -> None:
+    def __init__(self, frame: av.VideoFrame, pts: float | None, pixel_aspect: Fraction | None = None) -> None:
+        """`pixel_aspect`: width of a pixel divided by its height; None: unknown, taken as 1."""
         self._frame = frame
-        self._turns = _quarter_turns(frame.rotation)
+        self._turns, self._mirrored = _orientation(frame)
+        self._size = _square_size(frame.width, frame.height, pixel_aspect)
         self.pts = pts
 
     @property
     def width(self) -> int:
-        return self._frame.height if self._turns % 2 else self._frame.width
+        return self._size[self._turns % 2]
 
     @property
     def height(self) -> int:
-        return self._frame.width if self._turns % 2 else self._frame.height
+        return self._size[1 - self._turns % 2]
 
     def write_bgr(self, out: Image) -> None:
-        """Fill `out`, uint8 (height, width, 3)."""
-        frame = self._frame.reformat(format="bgr24", threads=1)
-        image = _rows(frame)[:, : 3 * frame.width].reshape(frame.height, frame.width, 3)
-        out[:] = np.rot90(image, self._turns)
+        """Fill `out`, uint8 (height, width, 3). Raises FrameError."""
+        frame, (width, height) = self._frame, self._size
+        scaled = (width, height) != (frame.width, frame.height)
+        try:
+            converted = frame.reformat(
+                width,
+                height,
+                "bgr24",
+                src_colorspace=_untagged_matrix(frame),
+                interpolation=Interpolation.BICUBIC if scaled else None,
+                threads=1,
+            )
+        except FAILURES as error:
+            raise FrameError(f"cannot be converted: {describe(error)}") from None
+        out[:] = self._upright(_rows(converted)[:, : 3 * width].reshape(height, width, 3))
 
     def luma(self) -> Luma:
-        """Return a small luma image. For the usual formats this reads the first plane, without conversion."""
+        """Return a small luma image, in the aspect ratio of the stored picture. Raises FrameError.
+
+        For the usual formats this reads the first plane, without conversion.
+        """
         frame = self._frame
-        if frame.format.name not in _LUMA_FIRST:
-            frame = frame.reformat(format="gray", threads=1)
-        return np.ascontiguousarray(np.rot90(shrink(_rows(frame)[:, : frame.width]), self._turns))
+        try:
+            if frame.format.name not in _LUMA_FIRST:
+                frame = frame.reformat(format="gray", threads=1)
+        except FAILURES as error:
+            raise FrameError(f"cannot be converted: {describe(error)}") from None
+        return np.ascontiguousarray(self._upright(shrink(_rows(frame)[:, : frame.width])))
+
+    def _upright(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        return np.rot90(image[::-1] if self._mirrored else image, self._turns)
 
 
-def _quarter_turns(rotation: int) -> int:
-    """Return the rotation of a display matrix in quarter turns, 0 for a damaged matrix, whose angle is no number."""
-    return round(rotation / 90) % 4 if abs(rotation) <= 180 else 0
+def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
+    """Return the quarter turns of the display matrix, and whether the lines are mirrored from top to bottom first.
+
+    A damaged matrix, whose angle is no number, turns nothing.
+    """
+    turns = round(frame.rotation / 90) % 4 if abs(frame.rotation) <= 180 else 0
+    try:
+        a, b, _, c, d = struct.unpack_from("=5i", cast(Any, frame.side_data)["DISPLAYMATRIX"])
+    except (LookupError, ValueError):  # ValueError: there is side data of a kind that PyAV does not know
+        return turns, False
+    return turns, a * d < b * c
+
+
+@lru_cache(maxsize=8)
+def _square_size(width: int, height: int, pixel_aspect: Fraction | None) -> tuple[int, int]:
+    """Return the size with square pixels: one side is kept, the other one grows, so that no detail is lost."""
+    if pixel_aspect is None or not _MIN_ASPECT <= pixel_aspect <= _MAX_ASPECT:
+        return width, height
+    if abs(pixel_aspect - 1) <= _ASPECT_TOLERANCE:
+        return width, height
+    wide = (round(width * pixel_aspect), height) if pixel_aspect > 1 else (width, round(height / pixel_aspect))
+    return wide if max(wide) <= MAX_SIDE and wide[0] * wide[1] <= MAX_PIXELS else (width, height)
+
+
+def _untagged_matrix(frame: av.VideoFrame) -> Colorspace | None:
+    """Return BT.709 for an HD picture that does not state its colour matrix. None: as stated, or else BT.601."""
+    if frame.colorspace != _UNSPECIFIED or frame.height < HD_LINES or not _has_matrix(frame.format.name):
+        return None
+    return Colorspace.ITU709
+
+
+@cache
+def _has_matrix(pixel_format: str) -> bool:
+    """Return True if pictures of this format are YUV."""
+    description = av.VideoFormat(pixel_format)
+    return not (description.is_rgb or description.has_palette or description.is_bayer)
 
 
 def _rows(frame: av.VideoFrame) -> npt.NDArray[np.uint8]:

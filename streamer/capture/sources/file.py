@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from streamer.capture.sources._allowed import FILE, Allow
-from streamer.capture.sources._fields import HwAccel, hardware_devices
+from streamer.capture.sources._fields import HwAccel, StreamIndex, hardware_devices
 from streamer.core.errors import ConfigError, SourceLost
 from streamer.core.landlock import Rules
 from streamer.core.settings import Settings
@@ -32,6 +32,8 @@ class File(Settings):
     path: Annotated[Path, AfterValidator(_check_exists)]
     hwaccel: HwAccel = "none"
     """Hardware decoder: `none` (decode on the CPU), `auto` (the first that works), or a kind of device."""
+    stream: StreamIndex | None = None
+    """Index of the video stream to read, as `ffprobe` shows it. Default: the largest one."""
     allow: Allow = Field([])
     """Codecs and containers to decode beyond the usual ones, by FFmpeg's names."""
 
@@ -46,6 +48,7 @@ class File(Settings):
                 read_limit=None,
                 allowed=FILE.extended(self.allow),
                 hwaccel=self.hwaccel,
+                stream=self.stream,
             )
         except SourceLost as error:
             raise ConfigError(f"cannot read {self.path} as a video: {error}") from None

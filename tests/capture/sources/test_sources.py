@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import socket
-import struct
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import dropwhile, islice
 from pathlib import Path
@@ -19,18 +17,16 @@ import av.filter
 import cv2
 import numpy as np
 import pytest
-from av.stream import Disposition
 from pydantic import TypeAdapter, ValidationError
 
 from streamer.capture.sources import File, Http, Rtsp, SourceField, Synthetic, Webcam
 from streamer.capture.sources._allowed import FILE
 from streamer.capture.sources._av import AvSource
-from streamer.capture.sources._picture import AvPicture
 from streamer.core.errors import ConfigError, SourceLost, SourceRefused
 from streamer.core.redact import redact
 from streamer.toyworld.world import World
 from streamer.types import MAX_PIXELS, Image, Picture, SourceSettings
-from tests.support.clips import number_of, numbered, write_clip
+from tests.support.clips import bgr, number_of, numbered, write_clip
 from tests.support.rtsp import RtspServer, free_port
 
 PASSWORD = "gar4den%2Fgate"
@@ -39,13 +35,6 @@ _SOURCE: TypeAdapter[Any] = TypeAdapter(SourceField)
 
 def source(value: Any) -> Any:
     return _SOURCE.validate_python(value)
-
-
-def bgr(picture: Picture | None) -> Image:
-    assert picture is not None
-    image = np.zeros((picture.height, picture.width, 3), np.uint8)
-    picture.write_bgr(image)
-    return image
 
 
 def times(pictures: Iterable[Picture | None]) -> list[float | None]:
@@ -222,110 +211,6 @@ def test_damaged_file_ends_early(tmp_path: Path) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(whole[: header + 1000] + b"\xa5" * 400 + whole[header + 1400 :])
     assert 0 < len(read(File(path=broken), 100)) <= 40
-
-
-@pytest.mark.parametrize("full_range", [False, True])
-def test_colours_are_converted_correctly(full_range: bool) -> None:
-    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 128, 128)]
-    image = np.repeat(np.repeat(np.array([colours], np.uint8), 32, axis=1), 64, axis=0)
-    frame = av.VideoFrame.from_ndarray(image, format="bgr24").reformat(
-        format="yuvj444p" if full_range else "yuv444p", dst_color_range="JPEG" if full_range else "MPEG"
-    )
-    shown = bgr(AvPicture(frame, None))
-    assert np.abs(shown.astype(int) - image).max() <= 4
-
-
-def test_odd_widths_are_not_skewed() -> None:
-    image = np.random.default_rng(1).integers(0, 255, (50, 101, 3), np.uint8)
-    np.testing.assert_array_equal(bgr(AvPicture(av.VideoFrame.from_ndarray(image, format="bgr24"), None)), image)
-
-
-@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
-def test_rotated_clip_is_shown_upright(tmp_path: Path, degrees: int) -> None:
-    path = write_clip(tmp_path / "clip.mp4", 2, turn=degrees)
-    expected = np.rot90(numbered(0, 256, 144), degrees // 90)
-    image = read(File(path=path), 1)[0]
-    assert image.shape == expected.shape
-    assert np.abs(image.astype(int) - expected).mean() < 6
-
-
-def test_damaged_display_matrix_rotates_nothing(tmp_path: Path) -> None:
-    path = write_clip(tmp_path / "clip.mp4", 2, turn=90)
-    clip = path.read_bytes()
-    matrix = clip.index(b"tkhd") + 4 + 40  # of 36 bytes
-    path.write_bytes(clip[:matrix] + bytes(36) + clip[matrix + 36 :])
-    assert np.abs(read(File(path=path), 1)[0].astype(int) - numbered(0, 256, 144)).mean() < 6
-
-
-@pytest.mark.parametrize("pixel_format", ["bgr24", "yuv420p", "gray"])
-def test_bottom_up_rows_are_shown_upright(pixel_format: str) -> None:
-    image = np.zeros((60, 100, 3), np.uint8)
-    image[:20] = 200
-    flip = av.filter.Graph()
-    source = flip.add_buffer(
-        width=100, height=60, format=av.VideoFormat(pixel_format, 100, 60), time_base=Fraction(1, 25)
-    )
-    flip.link_nodes(source, flip.add("vflip"), flip.add("buffersink")).configure()
-    flip.push(av.VideoFrame.from_ndarray(image[::-1], format="bgr24").reformat(format=pixel_format))
-    frame = flip.pull()
-    assert isinstance(frame, av.VideoFrame)
-    assert frame.planes[0].line_size < 0
-    picture = AvPicture(frame, None)
-    for shown in (bgr(picture)[:, :, 0], picture.luma()):
-        assert shown.shape == (60, 100)
-        assert shown[:20].min() > 150
-        assert shown[20:].max() < 50
-
-
-def test_bottom_up_avi_is_shown_upright(tmp_path: Path) -> None:
-    """As capture programs for Windows write it: with a positive `biHeight`."""
-    path = tmp_path / "clip.avi"
-    with av.open(str(path), "w") as clip:
-        stream = clip.add_stream("rawvideo", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 256, 144, "bgr24"
-        clip.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(5, 256, 144)[::-1], format="bgr24")))
-    header = struct.pack("<Iii", 40, 256, -144)
-    assert path.read_bytes().count(header) == 1
-    path.write_bytes(path.read_bytes().replace(header, struct.pack("<Iii", 40, 256, 144)))
-    np.testing.assert_array_equal(read(File(path=path), 1)[0], numbered(5, 256, 144))
-
-
-def write_with_cover(path: Path, cover_disposition: int, clip: Path | None) -> Path:
-    """Write a file whose first stream is a large picture (cover art); the second one is the video of `clip`, if any."""
-    with av.open(str(path), "w") as file:
-        cover = file.add_stream("mjpeg", rate=25)
-        cover.width, cover.height, cover.pix_fmt = 640, 640, "yuvj420p"
-        cover.disposition = Disposition(cover_disposition)
-        picture = cover.encode(av.VideoFrame.from_ndarray(numbered(4000, 640, 640), format="bgr24"))
-        if clip is None:
-            sound = file.add_stream("aac", rate=8000)
-            file.mux(picture)
-            silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-            silence.sample_rate = 8000
-            file.mux([*sound.encode(silence), *sound.encode(None)])
-            return path
-        with av.open(str(clip)) as video:
-            copied = file.add_stream_from_template(video.streams.video[0])
-            file.mux(picture)
-            for packet in video.demux(video=0):
-                if packet.size:
-                    packet.stream = copied
-                    file.mux(packet)
-    return path
-
-
-@pytest.mark.parametrize(
-    ("name", "disposition"), [("a.mkv", 0), ("a.mkv", Disposition.attached_pic), ("a.mp4", Disposition.attached_pic)]
-)
-def test_cover_art_is_not_read_as_video(tmp_path: Path, name: str, disposition: int) -> None:
-    path = write_with_cover(tmp_path / name, disposition, write_clip(tmp_path / "clip.mp4", 12))
-    assert [number_of(image) for image in read(File(path=path), 100)] == list(range(12))
-
-
-def test_sound_with_cover_art_has_no_video(tmp_path: Path) -> None:
-    path = write_with_cover(tmp_path / "sound.mp4", Disposition.attached_pic, None)
-    with pytest.raises(ConfigError, match=r"cannot read .*sound\.mp4 as a video: has no video"):
-        read(File(path=path), 1)
 
 
 def test_frame_above_pixel_limit_is_rejected(tmp_path: Path) -> None:
