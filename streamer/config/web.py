@@ -1,8 +1,9 @@
-"""Settings of the web page: address and access token."""
+"""Settings of the web page: address, access token, reverse proxy."""
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Annotated, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
@@ -11,6 +12,8 @@ from streamer.core.redact import remember
 from streamer.core.settings import Settings
 
 MIN_TOKEN = 16
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Bind(NamedTuple):
@@ -38,6 +41,23 @@ def _parse(value: object) -> Bind:
         raise ValueError("must begin with an IP address of this computer (0.0.0.0 for all) or localhost") from None
 
 
+def _parse_network(value: object) -> Network:
+    try:
+        network = ipaddress.ip_network(value if isinstance(value, str) else "", strict=False)
+    except ValueError:
+        raise ValueError("must be the IP address or network of a proxy, such as 127.0.0.1 or 172.18.0.0/16") from None
+    if network.prefixlen == 0:
+        raise ValueError("would trust every computer: name the address or network of the proxy")
+    return network
+
+
+def _parse_base_path(value: object) -> str:
+    path = value.strip("/") if isinstance(value, str) else ""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*", path):
+        raise ValueError("must be a path such as /cams: letters, digits, `-`, `_`, `.` and `/`")
+    return f"/{path}"
+
+
 class Web(Settings):
     """The web page: live pictures, results, events, metrics."""
 
@@ -46,7 +66,11 @@ class Web(Settings):
     )
     """Address and port, by default 127.0.0.1:8080. Port 0: any free port, shown in the log."""
     token: SecretStr | None = None
-    """Access token. Required if other computers can reach the address."""
+    """Access token. Required if other computers can reach the address, also through a proxy."""
+    base_path: Annotated[str, BeforeValidator(_parse_base_path)] | None = None
+    """Path below which a reverse proxy serves the page, such as /cams. Default: none."""
+    trusted_proxies: list[Annotated[Network, BeforeValidator(_parse_network, json_schema_input_type=str)]] = Field([])
+    """Addresses of reverse proxies whose `X-Forwarded-For`, `-Proto` and `-Host` headers are true. Default: none."""
 
     @field_validator("token")
     @classmethod
@@ -63,4 +87,6 @@ class Web(Settings):
             raise ValueError(
                 f"others can reach {self.bind}, so a `token` is needed, for example token: ${{STREAMER_TOKEN}}"
             )
+        if self.token is None and self.trusted_proxies:
+            raise ValueError("others can reach the page through a proxy, so `trusted_proxies` needs a `token`")
         return self

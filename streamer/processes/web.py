@@ -12,7 +12,9 @@ from streamer.events.ledger.query import LedgerQuery
 from streamer.processes.assignment import ReportKind
 from streamer.processes.worker import Worker
 from streamer.web.app import make_app
+from streamer.web.connections import Connections
 from streamer.web.handlers import Handlers
+from streamer.web.ledger_reader import LedgerReader
 from streamer.web.mjpeg import JpegHub
 from streamer.web.monitor.capture_poller import CapturePoller
 from streamer.web.monitor.event_follower import EventFollower
@@ -32,9 +34,14 @@ def run(worker: Worker) -> None:
 
 
 async def _serve(worker: Worker, listener: socket.socket, capture: CapturePoller) -> None:
-    query = LedgerQuery(worker.state / LEDGER_FILE)
+    ledger = worker.state / LEDGER_FILE
+    query = LedgerQuery(ledger)
     events, jpegs, tasks = EventFollower(query), JpegHub(worker.runtime), TaskLists(worker.runtime, worker.config)
-    server = Server(make_app(Handlers(worker.config, worker.runtime, capture, events, jpegs, tasks)))
+    reader = LedgerReader(ledger, events)
+    assert worker.config.web is not None
+    connections = Connections(worker.config.web.trusted_proxies)
+    handlers = Handlers(worker.config, worker.runtime, capture, events, reader, jpegs, tasks, connections)
+    server = Server(make_app(handlers, connections), connections)
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -55,6 +62,7 @@ async def _serve(worker: Worker, listener: socket.socket, capture: CapturePoller
     for task in background:
         task.cancel()
     tasks.close()
+    reader.close()
     query.close()
 
 

@@ -1,26 +1,31 @@
-"""The web application: all URLs in one table. All of them only read."""
+"""The web application: all URLs in one table. All of them only read; HEAD is answered like GET."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from fastapi import FastAPI
-from fastapi.responses import Response
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from streamer.web.auth import AuthMiddleware
+from streamer.web.connections import Connections
+from streamer.web.forwarded import ForwardedMiddleware
 from streamer.web.handlers import Handlers
 
 STATIC = Path(__file__).with_name("static")
 
 
-def make_app(handlers: Handlers) -> FastAPI:
+def make_app(handlers: Handlers, connections: Connections) -> FastAPI:
     """Build the application with access control in front of every URL."""
     config = handlers.config
     assert config.web is not None
-    app = FastAPI(title="streamer", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(AuthMiddleware, web=config.web, agent=config.name)
+    app = FastAPI(title="streamer", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app.add_middleware(AuthMiddleware, web=config.web, agent=config.name, connections=connections)
+    app.add_middleware(ForwardedMiddleware, web=config.web)  # added last, so it is the first to see a request
+    app.add_exception_handler(RequestValidationError, _invalid_parameter)
     for path, handler in (
         ("/api/streams", handlers.streams),
         ("/api/events", handlers.events),
@@ -35,6 +40,13 @@ def make_app(handlers: Handlers) -> FastAPI:
         app.add_api_route(path, handler)
     app.mount("/", _Page(directory=STATIC, html=True))
     return app
+
+
+async def _invalid_parameter(_: Request, error: Exception) -> Response:
+    """Say which parameter of a URL is wrong, and what it must be."""
+    assert isinstance(error, RequestValidationError)
+    problems = [f"{one['loc'][-1]}: {one['msg'].replace('Input should', 'must', 1)}" for one in error.errors()]
+    return JSONResponse({"detail": "; ".join(problems)}, 422)
 
 
 class _Page(StaticFiles):

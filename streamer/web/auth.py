@@ -9,11 +9,11 @@ always refused.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import html
 import ipaddress
-from http.cookies import CookieError, SimpleCookie
+import logging
+import math
+import time
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -21,11 +21,19 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamer.config.web import Web
+from streamer.core.logs import RareLog
+from streamer.web.connections import CONNECTION, Connections, TooManyRequests
+from streamer.web.forwarded import client_key
+from streamer.web.session import LONGEST_S, Session, SessionKey, cookie_of, equal, renewed
+from streamer.web.throttle import TokenThrottle
+
+log = logging.getLogger(__name__)
 
 WRONG_TOKEN_S = 0.5
 """Delay of the answer to a wrong token, against guessing."""
 MAX_FORM_BYTES, FORM_TIMEOUT_S = 4096, 5.0
-COOKIE_S = 30 * 86400
+MAX_SHOWN = 200
+"""Characters of a header in an answer."""
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -41,61 +49,113 @@ HEADERS = {
 class AuthMiddleware:
     """ASGI middleware that answers a request itself unless it is allowed."""
 
-    def __init__(self, app: ASGIApp, web: Web, agent: str) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, web: Web, agent: str, connections: Connections) -> None:
+        self._app, self._connections = app, connections
         self._token = web.token.get_secret_value() if web.token is not None else None
+        self._sessions = SessionKey(self._token or "")
+        self._throttle = TokenThrottle(time.monotonic())
         self._cookie = f"streamer-{agent}"  # cookies are shared by all ports, and two agents may run on this computer
-        # Derived from the token, so that a stolen cookie does not reveal the token itself.
-        self._cookie_value = hmac.digest((self._token or "").encode(), b"streamer cookie", hashlib.sha256).hex()
+        self._cookie_path = f"{web.base_path or ''}/"
+        self._wrong_tokens = RareLog(log, "%d wrong tokens received, last client %s")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            respond = await self._authorize(scope, receive)
-            await respond(scope, receive, _with_headers(send))
+            await self._respond(scope, receive, send)
 
-    async def _authorize(self, scope: Scope, receive: Receive) -> ASGIApp:
-        """Return the application if the request is allowed, else the response to send instead."""
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
+        client = client_key(scope["client"][0] if scope["client"] else "")
+        session = self._session(headers)
+        respond = self._refusal(headers) or await self._authorize(scope, receive, headers, client, session)
+        if respond is not None:
+            await respond(scope, receive, _with_headers(send))
+            return
+        fresh = renewed(session, time.time()) if session is not None else None
+        send = _with_headers(send, None if fresh is None else self._set_cookie(fresh, scope))
+        if scope["method"] == "HEAD":
+            scope, send = {**scope, "method": "GET"}, _without_body(send)
+        try:
+            with self._connections.serving(scope["state"][CONNECTION], client):
+                await self._app(scope, receive, send)
+        except TooManyRequests:
+            busy = _refusal(503, "Too many requests are open: close other pages or players.", {"Retry-After": "5"})
+            await busy(scope, receive, send)
+
+    def _refusal(self, headers: Headers) -> Response | None:
+        """Return the response to a request that other host names or other sites sent, else None."""
         host = _host_name(headers.get("host", ""))
         if self._token is None and not _is_loopback(host):
-            return _refusal(403, "This page is served to this computer only: open it as localhost or 127.0.0.1.")
-        if _is_foreign(headers, host):
-            return _refusal(403, "Requests from other web sites are not allowed.")
+            return _refusal(
+                403,
+                "This page is served to this computer only: open it as localhost or 127.0.0.1. "
+                "To serve it to others, set web.token in the config.",
+            )
+        return _foreign(headers, host)
+
+    async def _authorize(
+        self, scope: Scope, receive: Receive, headers: Headers, client: str, session: Session | None
+    ) -> Response | None:
+        """Return None if the request is allowed, else the response to send instead."""
         if self._token is None:
-            return self._app
+            return None
         if scope["path"] == "/login":
-            return await self._log_in(scope, receive, self._token)
-        if self._is_authenticated(headers, self._token):
-            return self._app
+            return await self._log_in(scope, receive, self._token, client)
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and given.strip():
+            wait = await self._check(given.strip(), self._token, client)
+            if wait == 0:
+                return None
+            if wait is not None:
+                return _refusal(429, _too_many(wait), {"Retry-After": str(wait)})
+        elif session is not None:
+            return None
         if "text/html" in headers.get("accept", ""):
-            return _form(401, "This page needs a token.")
+            return _form(scope, 401, "This page needs a token.")
         return _refusal(
             401, "Token missing or wrong: send the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
         )
 
-    async def _log_in(self, scope: Scope, receive: Receive, token: str) -> Response:
+    async def _log_in(self, scope: Scope, receive: Receive, token: str, client: str) -> Response:
         """Set the cookie if the form has the token. POST only: a token in a URL would stay in histories and logs."""
         if scope["method"] != "POST":
-            return _form(401, "This page needs a token.")
+            return _form(scope, 401, "This page needs a token.")
         given = parse_qs((await _body(receive)).decode("latin-1")).get("token", [""])[0]
-        if not _equal(given, token):
-            await asyncio.sleep(WRONG_TOKEN_S)
-            return _form(403, "Wrong token.")
-        response = RedirectResponse("/", 303)
-        response.set_cookie(self._cookie, self._cookie_value, max_age=COOKIE_S, httponly=True, samesite="lax")
+        wait = await self._check(given, token, client)
+        if wait is None:
+            return _form(scope, 403, "Wrong token.")
+        if wait:
+            return _form(scope, 429, _too_many(wait), {"Retry-After": str(wait)})
+        now = int(time.time())
+        response = RedirectResponse("./", 303)  # relative, because a proxy may serve the page below a path
+        response.headers["Set-Cookie"] = self._set_cookie(Session(now, now), scope)
         return response
 
-    def _is_authenticated(self, headers: Headers, token: str) -> bool:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            return _equal(given.strip(), token)
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
-        except CookieError:
-            return False
-        return cookie is not None and _equal(cookie.value, self._cookie_value)
+    async def _check(self, given: str, token: str, client: str) -> int | None:
+        """Return 0 if a token is right, None if it is wrong, or the seconds until one may be checked again."""
+        if wait := self._throttle.wait(client, time.monotonic()):
+            self._connections.refused["token_not_checked"] += 1
+            return math.ceil(wait)
+        if equal(given, token):
+            self._throttle.right(client, time.monotonic())
+            return 0
+        self._throttle.wrong(client, time.monotonic())
+        self._wrong_tokens.add(client)
+        self._connections.refused["wrong_token"] += 1
+        await asyncio.sleep(WRONG_TOKEN_S)
+        return None
+
+    def _session(self, headers: Headers) -> Session | None:
+        value = cookie_of(headers.get("cookie", ""), self._cookie)
+        return self._sessions.read(value, time.time()) if value is not None and self._token is not None else None
+
+    def _set_cookie(self, session: Session, scope: Scope) -> str:
+        """Return the value of a Set-Cookie header."""
+        left = session.opened + LONGEST_S - session.seen
+        secure = "; Secure" if scope["scheme"] == "https" else ""
+        value = self._sessions.write(session)
+        return f"{self._cookie}={value}; Path={self._cookie_path}; Max-Age={left}; HttpOnly; SameSite=lax{secure}"
 
 
 async def _body(receive: Receive) -> bytes:
@@ -110,11 +170,6 @@ async def _body(receive: Receive) -> bytes:
     except TimeoutError:
         return b""
     return body[:MAX_FORM_BYTES]
-
-
-def _equal(given: str, expected: str) -> bool:
-    """Compare in constant time, so that the time does not reveal how much of `given` is right."""
-    return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), expected.encode())
 
 
 def _host_name(header: str) -> str:
@@ -134,34 +189,64 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _is_foreign(headers: Headers, host: str) -> bool:
-    """Return whether a page of another site sent the request: by a script, or as an embedded image or frame."""
-    origin = headers.get("origin")
+def _foreign(headers: Headers, host: str) -> Response | None:
+    """Return the response to a page of another site that sent a request by a script, an image or a frame; else None.
+
+    A browser's Sec-Fetch-Site is right whatever a proxy does with the host name. Browsers send it over TLS and to
+    loopback only; without it the Origin must name the host that the request is for.
+    """
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site == "same-origin":
+        return None
+    if site not in (None, "none") and (headers.get("sec-fetch-mode") != "navigate" or origin is not None):
+        return _refusal(403, "Requests from other web sites are not allowed.")
     if origin is not None and _host_name(origin.partition("://")[2]) != host:
-        return True
-    site, mode = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-mode")
-    return site not in ("none", "same-origin") and mode != "navigate"
+        return _refusal(
+            403,
+            f"The header Origin ({origin[:MAX_SHOWN]}) names another host than the header Host "
+            f"({headers.get('host', '')[:MAX_SHOWN]}). Requests from other web sites are not allowed. If a reverse "
+            "proxy is in between, it must pass the header Host on; in nginx: proxy_set_header Host $http_host;",
+        )
+    return None
 
 
 def _refusal(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
     return PlainTextResponse(f"{text}\n", status, headers)
 
 
-def _form(status: int, text: str) -> Response:
+def _too_many(wait: int) -> str:
+    return f"Too many wrong tokens: try again in {wait} s."
+
+
+def _form(scope: Scope, status: int, text: str, headers: dict[str, str] | None = None) -> Response:
+    up = "../" * (scope["raw_path"].count(b"/") - 1)  # relative, because a proxy may serve the page below a path
     page = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>streamer</title>
 <meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
-<h1>streamer</h1><p>{html.escape(text)}</p><form action="/login" method="post">
+<h1>streamer</h1><p>{html.escape(text)}</p><form action="{up}login" method="post">
 <label>Token <input name="token" type="password" autofocus required></label> <button>Open</button></form>
 """
-    return HTMLResponse(page, status, {"WWW-Authenticate": "Bearer"} if status == 401 else None)
+    return HTMLResponse(page, status, {"WWW-Authenticate": "Bearer"} if status == 401 else headers)
 
 
-def _with_headers(send: Send) -> Send:
+def _with_headers(send: Send, cookie: str | None = None) -> Send:
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
+            if cookie is not None:
+                headers.append("Set-Cookie", cookie)
         await send(message)
 
     return send_with_headers
+
+
+def _without_body(send: Send) -> Send:
+    """Return a `send` that ends the response after its headers, as HEAD asks for. An endless one is told to stop."""
+
+    async def send_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await send(message)
+            await send({"type": "http.response.body"})
+
+    return send_headers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import AsyncIterator
@@ -14,11 +15,13 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from streamer.config.model import Config
-from streamer.events.ledger.query import Entry, Filter
+from streamer.events.ledger.query import Entry, Filter, Page
 from streamer.video.outputs.base import ViewId
 from streamer.video.outputs.hls import hls_folder
+from streamer.web.connections import Connections
+from streamer.web.ledger_reader import SEARCH_S, LedgerReader, TooManySearches
 from streamer.web.metrics import exposition
-from streamer.web.mjpeg import JpegHub, multipart_response
+from streamer.web.mjpeg import UNBUFFERED, JpegHub, multipart_response
 from streamer.web.monitor import status
 from streamer.web.monitor.capture_poller import CapturePoller
 from streamer.web.monitor.event_follower import EventFollower
@@ -38,6 +41,8 @@ HLS_TYPES = {
 }
 """Media types of the files of an HLS folder, by pattern of the whole name. No other file is served."""
 
+BUSY = {"Retry-After": "5"}
+
 Text = Annotated[str | None, Query(max_length=200)]
 Position = Annotated[int | None, Query(ge=0, lt=1 << 53)]
 
@@ -50,8 +55,10 @@ class Handlers:
     runtime: Path
     capture: CapturePoller
     follower: EventFollower
+    reader: LedgerReader
     jpegs: JpegHub
     tasks: TaskLists
+    connections: Connections
 
     async def streams(self) -> JSONResponse:
         """State of every stream and its tasks."""
@@ -66,10 +73,10 @@ class Handlers:
         return JSONResponse(body, 200 if is_ready else 503)
 
     async def metrics(self) -> Response:
-        text = exposition(self.config.name, self.capture, self.follower, self.jpegs)
+        text = exposition(self.config.name, self.capture, self.follower, self.jpegs, self.connections)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
-    def events(
+    async def events(
         self,
         stream: Text = None,
         task: Text = None,
@@ -78,10 +85,13 @@ class Handlers:
         limit: Annotated[int, Query(ge=1, le=MAX_EVENTS)] = 100,
     ) -> Response:
         """The newest events, or the first ones after a position; oldest first."""
-        matching, query = self._filter(stream, task, text), self.follower.query
-        page = query.newest(limit, matching) if after is None else query.after(after, limit, matching)
+        try:
+            page = await self.reader.page(after, limit, self._filter(stream, task, text))
+        except TooManySearches:
+            raise HTTPException(503, "too many searches at once, try again in a few seconds", BUSY) from None
         entries = b",".join(b'{"position":%d,"event":%b}' % entry for entry in page.entries)
-        body = b'{"position":%d,"events":[%b]}' % (page.position, entries)
+        note = json.dumps(_note(page, after)).encode()
+        body = b'{"position":%d,"note":%b,"events":[%b]}' % (page.position, note, entries)
         return Response(body, media_type="application/json")
 
     async def live_events(
@@ -95,8 +105,8 @@ class Handlers:
         """Events as the ledger accepts them: server-sent events whose id is the position."""
         matching = self._filter(stream, task, text)
         start = int(last_event_id) if last_event_id else self.follower.position if after is None else after
-        entries = self.follower.follow(start, matching, KEEP_ALIVE_S)
-        return StreamingResponse(_server_sent(entries), media_type="text/event-stream")
+        entries = self.reader.follow(start, matching, KEEP_ALIVE_S)
+        return StreamingResponse(_server_sent(entries), media_type="text/event-stream", headers=UNBUFFERED)
 
     async def snapshot(
         self, stream: str, width: Annotated[int | None, Query(ge=16, le=7680)] = None, annotated: bool = False
@@ -141,10 +151,24 @@ class Handlers:
         return view.id
 
 
+def _note(page: Page, after: int | None) -> str | None:
+    """Return in words that a search was stopped before it had looked at all events, and how to continue; else None."""
+    if page.cut_at is None:
+        return None
+    how = f"events up to position {page.cut_at} were not searched" if after is None else f"continue after {page.cut_at}"
+    return f"search stopped after {SEARCH_S:g} s: {how}"
+
+
 async def _server_sent(entries: AsyncIterator[Entry | None]) -> AsyncIterator[bytes]:
     yield b"retry: 1000\n\n"
     async for entry in entries:
-        yield b": keep-alive\n\n" if entry is None else b"id: %d\ndata: %b\n\n" % entry
+        yield b": keep-alive\n\n" if entry is None else _server_sent_event(entry)
+
+
+def _server_sent_event(entry: Entry) -> bytes:
+    """Return the lines of an event. A line end in the body begins another data line, so it never begins a field."""
+    data = b"".join(b"data: %b\n" % line for line in entry.body.splitlines())
+    return b"id: %d\n%b\n" % (entry.position, data)
 
 
 def _read(path: Path) -> bytes | None:

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from streamer import __version__
 from streamer.types import PRIORITIES
+from streamer.web.connections import Connections
 from streamer.web.mjpeg import JpegHub
 from streamer.web.monitor.capture_poller import CapturePoller
 from streamer.web.monitor.event_follower import EventFollower
@@ -30,8 +31,11 @@ DRAFTS = {
 class _MetricsCollector(Collector):
     """The agent's metrics. Frame counters restart with each capture process, result counters with each web process."""
 
-    def __init__(self, agent: str, capture: CapturePoller, events: EventFollower, jpegs: JpegHub) -> None:
+    def __init__(
+        self, agent: str, capture: CapturePoller, events: EventFollower, jpegs: JpegHub, connections: Connections
+    ) -> None:
         self._agent, self._capture, self._events, self._jpegs = agent, capture, events, jpegs
+        self._connections = connections
 
     def collect(self) -> Iterator[Metric]:
         info = GaugeMetricFamily("streamer_info", "The agent.", labels=["agent", "version"])
@@ -47,6 +51,10 @@ class _MetricsCollector(Collector):
         for view, count in self._jpegs.watchers.items():
             watchers.add_metric([str(view)], count)
         yield watchers
+        refused = CounterMetricFamily("streamer_web_refused", "Refused by the page's limits.", labels=["cause"])
+        for cause, count in self._connections.refused.items():
+            refused.add_metric([cause], count)
+        yield refused
 
     def _frames(self) -> Iterator[Metric]:
         now = time.monotonic()
@@ -113,8 +121,10 @@ class _MetricsCollector(Collector):
         yield from (checked, right)
 
 
-def exposition(agent: str, capture: CapturePoller, events: EventFollower, jpegs: JpegHub) -> bytes:
+def exposition(
+    agent: str, capture: CapturePoller, events: EventFollower, jpegs: JpegHub, connections: Connections
+) -> bytes:
     """Return the metrics in the Prometheus text format."""
     registry = CollectorRegistry()
-    registry.register(_MetricsCollector(agent, capture, events, jpegs))
+    registry.register(_MetricsCollector(agent, capture, events, jpegs, connections))
     return generate_latest(registry)

@@ -26,6 +26,9 @@ MAX_MESSAGE_BYTES = 32 << 20
 QUEUE = 4
 """Receive high-water mark in JPEGs. The reader takes each one at once."""
 
+UNBUFFERED = {"X-Accel-Buffering": "no"}
+"""Header of endless responses: nginx passes each part on at once."""
+
 
 class JpegFeed:
     """The newest JPEG of one view. Belongs to the event loop."""
@@ -132,4 +135,4 @@ def multipart_response(jpegs: AsyncIterator[bytes]) -> StreamingResponse:
             # A browser shows a part once it has read the boundary after it, so the boundary is sent at once.
             yield head.encode() + jpeg + f"\r\n--{boundary}\r\n".encode()
 
-    return StreamingResponse(parts(), media_type=f"multipart/x-mixed-replace; boundary={boundary}")
+    return StreamingResponse(parts(), media_type=f"multipart/x-mixed-replace; boundary={boundary}", headers=UNBUFFERED)

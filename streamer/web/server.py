@@ -1,13 +1,16 @@
-"""The uvicorn server with timeouts for slow clients."""
+"""The uvicorn server with limits for slow clients and for floods."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import logging
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -15,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from streamer.config.web import Bind
 from streamer.core.errors import ConfigError
+from streamer.web.connections import CONNECTION, Connection, Connections
 
 WRITE_TIMEOUT_S = 5.0
 """Clients that read nothing for so many seconds are disconnected."""
@@ -22,21 +26,27 @@ REQUEST_TIMEOUT_S = 10.0
 """Longest time from a connection's start, or from a request's first byte, to the end of the request."""
 SEND_BUFFER_BYTES = 256 << 10
 """Socket send buffer. A larger one would only delay live video on slow connections."""
-MAX_CONNECTIONS = 256
+MAX_HEAD_BYTES = 16 << 10
+"""Longest request line and headers of a request together. Bodies are limited where one is read, see `auth.py`."""
 STOP_TIMEOUT_S = 1
 """Time for open responses to end when the server stops."""
 KEEP_ALIVE_S = 15
-BACKLOG = 128
+BACKLOG = 64
+"""Connections that the event loop accepts in one turn. Above the limits they are closed in the next one."""
+MAX_MESSAGES = 1000
+"""Different log messages that are counted."""
 
 
 class Server(uvicorn.Server):
     """A uvicorn server that leaves signals to the process."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, connections: Connections) -> None:
+        for name in ("uvicorn.error", "asyncio"):
+            logging.getLogger(name).addFilter(_RareRecords())
         super().__init__(
             uvicorn.Config(
                 app,
-                http=_Connection,
+                http=cast(Any, functools.partial(_Protocol, connections)),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -44,7 +54,8 @@ class Server(uvicorn.Server):
                 access_log=False,  # URLs may contain a token
                 server_header=False,
                 proxy_headers=False,
-                limit_concurrency=MAX_CONNECTIONS,
+                backlog=BACKLOG,
+                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=STOP_TIMEOUT_S,
             )
@@ -71,13 +82,38 @@ def listen(bind: Bind) -> socket.socket:
     return listener
 
 
-class _Connection(H11Protocol):
+class _RareRecords(logging.Filter):
+    """Lets the 1st, 2nd, 4th, 8th … record of each message pass: a client can cause them without limit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counts: Counter[str] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = str(record.msg).partition("\n")[0]
+        if len(self._counts) >= MAX_MESSAGES:
+            self._counts.clear()
+        self._counts[message] += 1
+        count = self._counts[message]
+        if count > 1:
+            record.msg = f"{record.msg} ({count} times so far)"
+        return count.bit_count() == 1
+
+
+class _Protocol(H11Protocol):
     """An HTTP connection that is aborted if a request or a write takes too long."""
 
     _timeout: asyncio.TimerHandle | None = None
 
+    def __init__(self, connections: Connections, **options: Any) -> None:
+        super().__init__(**options)
+        self._open_connections = connections
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._connection = Connection(transport, self.client[0] if self.client else "")
+        self._open_connections.opened(self._connection)
+        self.app_state = {**self.app_state, CONNECTION: self._connection}
         self._abort_after(REQUEST_TIMEOUT_S)
 
     def data_received(self, data: bytes) -> None:
@@ -99,6 +135,7 @@ class _Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_timeout()
+        self._open_connections.closed(self._connection)
         super().connection_lost(exc)
 
     def _abort_after(self, seconds: float) -> None:

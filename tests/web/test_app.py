@@ -412,9 +412,9 @@ PATHS = ["/", "/app.js", "/api/streams", "/api/events", "/api/events/live", "/he
 )
 def test_requests_without_the_token_are_refused(with_token: WebProcess, headers: dict[str, str]) -> None:
     encoded = {name: value.encode("utf-8").decode("latin-1") for name, value in headers.items()}
-    for path in PATHS:
+    for path in PATHS[:: 1 if "Authorization" not in headers else 4]:  # each wrong token takes half a second
         answer = with_token.get(path, encoded)
-        assert answer.status in (400, 401), path
+        assert answer.status in (400, 401, 429), path
         assert b"gate" not in answer.body
 
 
@@ -431,7 +431,7 @@ def test_token_grants_access_by_header_and_cookie(with_token: WebProcess) -> Non
     assert with_token.get("/login", {"Origin": "http://evil.example"}, "POST", form).status == 403
     answer = with_token.get("/login", method="POST", body=form)
     cookie = answer.headers["set-cookie"]
-    assert (answer.status, answer.headers["location"]) == (303, "/")
+    assert (answer.status, answer.headers["location"]) == (303, "./")
     assert "HttpOnly" in cookie
     assert "SameSite=lax" in cookie
     assert TOKEN not in cookie

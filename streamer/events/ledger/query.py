@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
+import stat
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import apsw
+from pydantic_core import from_json
 
 from streamer.core.errors import ConfigError
-from streamer.events.ledger.schema import connect_readonly
+from streamer.core.logs import RareLog
+from streamer.events.ledger.schema import checked, connect_readonly
+
+log = logging.getLogger(__name__)
+
+SPAN = 5000
+"""Events that one read of a search looks at, so that it holds the connection for a few hundredths of a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +42,14 @@ class Filter:
     since: float | None = None
     """Accepted at this unix second or later."""
 
+    @property
+    def scans(self) -> bool:
+        """Return whether a search looks into each event, without an index."""
+        return self.search is None and any(value is not None for value in (self.stream, self.task, self.text))
+
+
+_Value = int | float | str | bytes
+
 
 class Entry(NamedTuple):
     position: int
@@ -43,13 +62,15 @@ class Page(NamedTuple):
     """Oldest first."""
     position: int
     """Position at which to continue reading."""
+    cut_at: int | None = None
+    """Position at which the time for a search was over; None if all events were looked at or enough were found."""
 
 
 class LedgerQuery:
     """Reads the ledger of a running agent. Thread-safe.
 
     A ledger that does not exist yet or cannot be read has no events. If the file was replaced, a position beyond the
-    end of the new file counts as its beginning.
+    end of the new file counts as its beginning. Damaged events are passed over and counted in the log.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,6 +78,7 @@ class LedgerQuery:
         self._lock = threading.Lock()
         self._db: apsw.Connection | None = None
         self._file: tuple[int, int] | None = None
+        self._damaged = RareLog(log, "damaged event %d passed over, position %s: check the disk of the ledger")
 
     def close(self) -> None:
         with self._lock:
@@ -64,51 +86,109 @@ class LedgerQuery:
 
     def head(self) -> int:
         """Return the position of the newest event, 0 when there is none."""
-        return self.newest(0).position
+        try:
+            return self._bounds()[1]
+        except apsw.Error:
+            return 0
 
-    def after(self, position: int, limit: int, filter: Filter | None = None) -> Page:
-        """Return the oldest events after `position`, at most `limit`."""
-        return self._read(position, limit, filter or Filter(), newest=False)
+    def after(self, position: int, limit: int, filter: Filter | None = None, seconds: float = math.inf) -> Page:
+        """Return the oldest events after `position`, at most `limit`. A search ends after `seconds`."""
+        try:
+            first, head = self._bounds()
+            start = max(0 if position > head else position, first - 1)
+            found, cut_at = self._search(_spans(start, head, filter), limit, filter, seconds, newest=False)
+        except apsw.Error:
+            return Page([], position)
+        if cut_at is not None:
+            return Page(found, cut_at, cut_at)
+        return Page(found, found[-1].position if found and len(found) == limit else head)
 
-    def newest(self, limit: int, filter: Filter | None = None) -> Page:
-        """Return the newest events, at most `limit`."""
-        return self._read(0, limit, filter or Filter(), newest=True)
+    def newest(self, limit: int, filter: Filter | None = None, seconds: float = math.inf) -> Page:
+        """Return the newest events, at most `limit`. A search ends after `seconds`."""
+        try:
+            first, head = self._bounds()
+            spans = [(high, low) for low, high in _spans(first - 1, head, filter)][::-1]
+            found, cut_at = self._search(spans, limit, filter, seconds, newest=True)
+        except apsw.Error:
+            return Page([], 0)
+        return Page(found[::-1], head, cut_at)
 
-    def _read(self, after: int, limit: int, filter: Filter, newest: bool) -> Page:
+    def _search(
+        self, spans: Iterable[tuple[int, int]], limit: int, filter: Filter | None, seconds: float, newest: bool
+    ) -> tuple[list[Entry], int | None]:
+        """Return what was found in spans (from, to) of the ledger, and where the time was over."""
+        found: list[Entry] = []
+        until, cut_at = time.monotonic() + seconds, None
+        for start, end in spans:
+            if time.monotonic() >= until and cut_at is not None:
+                return found, cut_at
+            low, high = min(start, end), max(start, end)
+            found += self._read(low, high, limit - len(found), filter or Filter(), newest)
+            if len(found) >= limit:
+                break
+            cut_at = end
+        return found, None
+
+    def _bounds(self) -> tuple[int, int]:
+        """Return the positions of the oldest and the newest event; (1, 0) if there is none."""
+        query = "SELECT (SELECT min(pos) FROM events), (SELECT max(pos) FROM events)"
+        for first, head in self._execute(query, ()):
+            if isinstance(first, int) and isinstance(head, int):
+                return first, head
+        return 1, 0
+
+    def _read(self, after: int, head: int, limit: int, filter: Filter, newest: bool) -> list[Entry]:
+        query, values = _query(after, head, limit, filter, newest)
+        return [Entry(cast(int, pos), cast(bytes, body)) for pos, body in self._execute(query, values)]
+
+    def _execute(self, query: str, values: Iterable[_Value]) -> list[tuple[Any, ...]]:
+        """Return the rows of a query; none if there is no ledger. Raises apsw.Error if it cannot be read."""
         with self._lock:
             try:
                 db = self._open()
-                if db is None:
-                    return Page([], 0)
-                ((head,),) = db.execute("SELECT ifnull(max(pos), 0) FROM events").fetchall()
-                assert isinstance(head, int)
-                after = 0 if after > head else after
-                query, values = _query(after, head, limit, filter, newest)
-                entries = [Entry(cast(int, pos), cast(bytes, body)) for pos, body in db.execute(query, values)]
+                return [] if db is None else db.execute(query, tuple(values)).fetchall()
             except apsw.Error:
                 self._close()
-                return Page([], after)
-        if newest:
-            return Page(entries[::-1], head)
-        return Page(entries, entries[-1].position if len(entries) == limit else head)
+                raise
 
     def _open(self) -> apsw.Connection | None:
         try:
             status = os.stat(self._path)
-        except FileNotFoundError:
+        except OSError:
+            status = None
+        if status is None or not stat.S_ISREG(status.st_mode):  # SQLite would wait for the writer of a pipe
             self._close()
             return None
         if self._db is None or self._file != (status.st_dev, status.st_ino):
             self._close()
             self._db = connect_readonly(self._path)
             self._db.create_scalar_function("contains_text", _contains_text, 2)
+            self._db.create_scalar_function("is_intact", self._is_intact, 3)
             self._file = status.st_dev, status.st_ino
         return self._db
+
+    def _is_intact(self, *row: Any) -> bool:
+        """Return whether the checksum of a row (position, checksum, body) is right and its body is a JSON object."""
+        try:
+            _, body = checked(*row)
+            if isinstance(from_json(body, allow_inf_nan=False), dict):
+                return True
+        except (apsw.CorruptError, ValueError):
+            pass
+        self._damaged.add(row[0])
+        return False
 
     def _close(self) -> None:
         if self._db is not None:
             self._db.close()
         self._db = self._file = None
+
+
+def _spans(after: int, head: int, filter: Filter | None) -> Iterator[tuple[int, int]]:
+    """Yield the bounds of consecutive reads: after the first position, up to the second one."""
+    step = SPAN if filter is not None and filter.scans else max(1, head - after)
+    for start in range(after, head, step):
+        yield start, min(head, start + step)
 
 
 def check_readable(path: Path) -> None:
@@ -118,9 +198,6 @@ def check_readable(path: Path) -> None:
             db.execute("SELECT source, sequence FROM source").fetchall()
     except apsw.Error as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
-
-
-_Value = int | float | str | bytes
 
 
 def _query(after: int, head: int, limit: int, filter: Filter, newest: bool) -> tuple[str, list[_Value]]:
@@ -140,6 +217,7 @@ def _query(after: int, head: int, limit: int, filter: Filter, newest: bool) -> t
     if filter.since is not None:
         terms.append("created >= ?")
         values.append(filter.since)
+    terms.append("is_intact(pos, crc, body)")
     order = "DESC" if newest else "ASC"
     return f"SELECT pos, body FROM events WHERE {' AND '.join(terms)} ORDER BY pos {order} LIMIT ?", [*values, limit]
 
@@ -157,10 +235,12 @@ def _contains_text(*values: Any) -> bool:
     """Return whether a text value of the event, given as JSON, contains a text; its keys and numbers do not count."""
     body, text = values
     needle = text.casefold()
-    if json.dumps(needle, ensure_ascii=False)[1:-1] not in body.decode().casefold():
+    if json.dumps(needle, ensure_ascii=False)[1:-1] not in body.decode(errors="replace").casefold():
         return False  # quick: most events are not parsed
-    event = json.loads(body)
-    return any(needle in word.casefold() for word in _texts(event))
+    try:
+        return any(needle in word.casefold() for word in _texts(from_json(body)))
+    except (ValueError, TypeError, LookupError, AttributeError):  # not an event as this version knows it
+        return False
 
 
 def _texts(event: dict[str, Any]) -> Iterator[str]:

@@ -1,17 +1,22 @@
-"""Follow the ledger: wake clients that wait for events, and keep the newest result and status of everything."""
+"""Follow the ledger: wake those who wait for events, and keep the newest result and status of everything."""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
-from streamer.events.ledger.query import Entry, Filter, LedgerQuery
+from streamer.core.errors import WireError
+from streamer.core.logs import RareLog
+from streamer.events.ledger.query import Entry, LedgerQuery
+from streamer.events.schema import ResultEvent, StatusEvent, decode
+from streamer.types import Priority
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.2
 BATCH = 500
@@ -20,6 +25,8 @@ LOOK_BACK = 5000
 """Events read at the start to find the newest of every task."""
 RATE_ANSWERS = 12
 """Answers of a task from which its rate is measured."""
+MAX_TOKENS = 1 << 30
+"""Draft tokens of one answer; an event that claims more is wrong and not counted."""
 
 Event = dict[str, Any]
 TaskId = tuple[str, str]
@@ -27,10 +34,15 @@ TaskId = tuple[str, str]
 
 
 class EventFollower:
-    """Reads the ledger in the event loop, in `run`."""
+    """Reads the ledger in `run`, in a thread and on a connection that no other reader uses.
+
+    An event that this version cannot read, or whose time is not a time, is passed over and counted in the log.
+    """
 
     def __init__(self, query: LedgerQuery) -> None:
-        self.query = query
+        self._query = query
+        self._thread = ThreadPoolExecutor(1, "ledger")
+        self._unreadable = RareLog(log, "unreadable event %d passed over, position %d: %s")
         self.started = time.time()
         """Unix second at which this process started."""
         self.results: dict[TaskId, Event] = {}
@@ -43,20 +55,22 @@ class EventFollower:
         """Number of draft tokens since this process started, `checked` and `right`, by task."""
         self.answer_times: defaultdict[TaskId, deque[float]] = defaultdict(lambda: deque(maxlen=RATE_ANSWERS))
         """Capture times (unix seconds) of the newest answers, by task."""
-        self.stretch: dict[str, dict[str, float]] = {}
+        self.stretch: dict[str, dict[Priority, float]] = {}
         """Factor by which overload control stretches intervals, by stream and priority; missing means 1."""
         self.answered: float | None = None
         """Monotonic second of the last answer, including the canary's; None: none since this process started."""
         self.position = 0
-        self._changed = asyncio.Event()
-        self._closed = False
+        self.changed = asyncio.Event()
+        """Set with the next event of any kind and by `close`, then replaced by a new one."""
+        self.closed = False
 
     async def run(self) -> None:
         """Read new events until `close`."""
-        head = await asyncio.to_thread(self.query.head)
+        loop = asyncio.get_running_loop()
+        head = await loop.run_in_executor(self._thread, self._query.head)
         self.position = max(0, head - LOOK_BACK)
-        while not self._closed:
-            page = await asyncio.to_thread(self.query.after, self.position, BATCH)
+        while not self.closed:
+            page = await loop.run_in_executor(self._thread, self._query.after, self.position, BATCH)
             for entry in page.entries:
                 self._record(entry, is_new=entry.position > head)
             self.position = page.position
@@ -66,59 +80,54 @@ class EventFollower:
                 await asyncio.sleep(POLL_S)
 
     def close(self) -> None:
-        """End `run` and every `follow`."""
-        self._closed = True
+        """End `run`, and wake those who wait for `changed`."""
+        self.closed = True
+        self._thread.shutdown(wait=False)
         self._notify()
 
-    async def follow(self, after: int, matching: Filter, keep_alive: float) -> AsyncIterator[Entry | None]:
-        """Yield matching events after a position until `close`, and None after `keep_alive` seconds without one."""
-        while not self._closed:
-            changed = self._changed
-            page = await asyncio.to_thread(self.query.after, after, BATCH, matching)
-            for entry in page.entries:
-                yield entry
-            after = page.position
-            if page.entries:
-                continue
-            try:
-                await asyncio.wait_for(changed.wait(), keep_alive)
-            except TimeoutError:
-                yield None
-
     def _notify(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self.changed.set()
+        self.changed = asyncio.Event()
 
     def _record(self, entry: Entry, is_new: bool) -> None:
-        with suppress(KeyError):  # an event of another version: it is served, but not evaluated
-            event = json.loads(entry.body)
-            data, subject = event["data"], event["subject"]
-            if event["type"] == "streamer.result.v1":
-                self._record_result(event, is_new)
-            elif subject == "agent.canary":
-                self._record_answer(is_new)
-            elif subject.startswith("schedule."):
-                self.stretch = data["stretch"]
-            elif subject.startswith("task."):
-                if data["state"] == "removed":
-                    self._forget(data["stream"], data["task"])
-            elif data.get("worker") == "infer":
-                self.stretch = {}  # a new inference process starts with the configured intervals
-            elif data["stream"] is not None and subject.startswith("stream."):
-                self.states[data["stream"]] = event
-                if data["state"] in ("stopped", "ended"):
-                    self.stretch.pop(data["stream"], None)
+        try:
+            event = decode(entry.body)
+            at = _unix_time(event.time)
+        except (WireError, ValueError, OverflowError) as error:
+            self._unreadable.add(entry.position, error)
+            return
+        if isinstance(event, ResultEvent):
+            self._record_result(event, at, is_new)
+        else:
+            self._record_status(event, is_new)
 
-    def _record_result(self, event: Event, is_new: bool) -> None:
-        data = event["data"]
-        task = (data["stream"], data["name"])
-        self.results[task] = event
-        if data["outcome"] in ("ok", "empty"):
+    def _record_status(self, event: StatusEvent, is_new: bool) -> None:
+        data, subject = event.data, event.subject
+        if subject == "agent.canary":
             self._record_answer(is_new)
-            self.answer_times[task].append(datetime.fromisoformat(event["time"]).timestamp())
-        self.counts[*task, data["outcome"]] += is_new
-        if is_new and (draft := data["timing"].get("draft")):
-            self.drafts[task].update(checked=draft[0], right=draft[1])
+        elif subject.startswith("schedule."):
+            self.stretch = dict(data.stretch or {})
+        elif subject.startswith("task."):
+            if data.state == "removed" and data.stream is not None and data.task is not None:
+                self._forget(data.stream, data.task)
+        elif data.worker == "infer":
+            self.stretch = {}  # a new inference process starts with the configured intervals
+        elif data.stream is not None and subject.startswith("stream."):
+            self.states[data.stream] = event.model_dump(mode="json")
+            if data.state in ("stopped", "ended"):
+                self.stretch.pop(data.stream, None)
+
+    def _record_result(self, event: ResultEvent, at: float, is_new: bool) -> None:
+        data = event.data
+        task = (data.stream, data.name)
+        self.results[task] = event.model_dump(mode="json")
+        if data.outcome in ("ok", "empty"):
+            self._record_answer(is_new)
+            self.answer_times[task].append(at)
+        self.counts[*task, data.outcome] += is_new
+        checked, right = data.timing.draft or (0, 0)
+        if is_new and 0 <= right <= checked <= MAX_TOKENS:
+            self.drafts[task].update(checked=checked, right=right)
 
     def _record_answer(self, is_new: bool) -> None:
         if is_new:
@@ -129,3 +138,11 @@ class EventFollower:
             by_task.pop((stream, task), None)
         for key in [key for key in self.counts if key[:2] == (stream, task)]:
             del self.counts[key]
+
+
+def _unix_time(text: str) -> float:
+    """Return the unix second of an event's time. Raises ValueError or OverflowError if it is none."""
+    parsed = datetime.fromisoformat(text)
+    if parsed.utcoffset() is None:
+        raise ValueError("its time has no offset from UTC")
+    return parsed.timestamp()

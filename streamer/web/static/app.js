@@ -21,7 +21,7 @@ function showConnection(text, tone) {
 async function poll() {
   clearTimeout(timer);
   try {
-    const response = await fetch("/api/streams", { signal: AbortSignal.timeout(5000) });
+    const response = await fetch("api/streams", { signal: AbortSignal.timeout(5000) });
     if (response.status === 401) return location.reload(); // the token has changed: show the login form
     if (!response.ok) throw new Error(response.statusText);
     const { agent, started, streams } = await response.json();

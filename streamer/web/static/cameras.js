@@ -48,7 +48,7 @@ export class Cameras {
   }
 
   arrange() {
-    const selected = decodeURIComponent(location.hash.slice(1));
+    const selected = location.hash.slice(1); // a stream name holds no character that a browser would encode
     const only = this.cards.size === 1 ? [...this.cards.keys()][0] : null;
     const large = this.cards.has(selected) ? selected : only;
     this.root.classList.toggle("one", large !== null);

@@ -17,11 +17,12 @@ export class Events {
     this.text = h("input", { name: "text", type: "search", placeholder: "Search", maxLength: 200, ariaLabel: "Text", autocomplete: "off",
       oninput: () => { clearTimeout(this.typing); this.typing = setTimeout(() => this.start(), TYPING_MS); } });
     this.list = h("ol", { className: "list" });
+    this.note = h("p", { className: "none soft", role: "status", hidden: true });
     this.empty = h("p", { className: "none soft", textContent: "No events yet." });
     root.append(
       h("header", {}, h("h2", { textContent: "Events" }),
         h("form", { className: "filter", onsubmit: (event) => event.preventDefault() }, this.stream, this.task, this.text)),
-      this.empty, this.list);
+      this.note, this.empty, this.list);
   }
 
   // Set the choices of the filter.
@@ -49,7 +50,7 @@ export class Events {
     for (const one of [this.stream, this.task, this.text]) if (one.value.trim()) query.set(one.name, one.value.trim());
     let page;
     try {
-      const response = await fetch(`/api/events?${query}&limit=${FIRST}`);
+      const response = await fetch(`api/events?${query}&limit=${FIRST}`);
       if (!response.ok) throw new Error(response.statusText);
       page = await response.json();
     } catch {
@@ -57,14 +58,16 @@ export class Events {
       return;
     }
     if (round !== this.round) return;
-    this.list.replaceChildren(...page.events.reverse().map(({ event }) => row(event)));
+    this.note.textContent = page.note ?? "";
+    this.note.hidden = !page.note;
+    this.list.replaceChildren(...page.events.reverse().map(({ event }) => rowOf(event)));
     this.showEmpty(query.size > 0);
-    this.source = new EventSource(`/api/events/live?${query}&after=${page.position}`);
+    this.source = new EventSource(`api/events/live?${query}&after=${page.position}`);
     this.source.onerror = () => {
       if (this.source?.readyState === EventSource.CLOSED) setTimeout(() => round === this.round && this.start(), 2000);
     };
     this.source.onmessage = (message) => {
-      this.list.prepend(row(JSON.parse(message.data), true));
+      this.list.prepend(rowOf(JSON.parse(message.data), true));
       while (this.list.children.length > SHOWN) this.list.lastElementChild.remove();
       this.showEmpty(query.size > 0);
     };
@@ -81,6 +84,15 @@ function fill(select, all, names) {
   select.replaceChildren(h("option", { value: "", textContent: all }), ...names.map((name) => h("option", { value: name, textContent: name })));
   select.value = names.includes(before) ? before : "";
   select.hidden = names.length < 2;
+}
+
+// Return the row of an event, also of one that this page cannot read.
+function rowOf(event, fresh = false) {
+  try {
+    return row(event, fresh);
+  } catch {
+    return h("li", { className: "event status" }, h("pre", { textContent: JSON.stringify(event, null, 2) }));
+  }
 }
 
 function row(event, fresh = false) {

@@ -26,8 +26,8 @@ export class Picture {
     this.mode = mode;
     if (mode === null) return;
     const live = stream.live[modesOf(stream).indexOf(mode)];
-    if (live?.kind === "mjpeg") this.motion(live.url);
-    else if (live?.kind === "hls") this.video(live.url);
+    if (live?.kind === "mjpeg") this.motion(`.${live.url}`);
+    else if (live?.kind === "hls") this.video(`.${live.url}`);
     else this.still(stream);
   }
 
@@ -87,7 +87,7 @@ export class Picture {
     const image = h("img", { alt: "" });
     const width = Math.min(1280, Math.ceil((this.element.clientWidth || 640) * Math.min(devicePixelRatio, 2)));
     const again = (delay) => (this.timer = setTimeout(next, delay));
-    const next = () => (image.src = `/api/snapshot/${stream.name}.jpg?width=${width}&annotated=true&at=${Date.now()}`);
+    const next = () => (image.src = `api/snapshot/${stream.name}.jpg?width=${width}&annotated=true&at=${Date.now()}`);
     image.onload = () => {
       this.appear(image, image.naturalWidth, image.naturalHeight);
       again(STILL_MS);

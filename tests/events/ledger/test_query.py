@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from streamer.events.ledger import Ledger
-from streamer.events.ledger.query import Filter, LedgerQuery
+from streamer.events.ledger.query import SPAN, Filter, LedgerQuery, Page
 from tests.support.sample_events import event
 
 
 def test_query_reads_a_new_ledger_from_its_start(tmp_path: Path) -> None:
     query = LedgerQuery(tmp_path / "ledger.db")
-    assert query.after(7, 10) == ([], 0)
+    assert query.after(7, 10) == Page([], 0)
     for count in (5, 2):
         with Ledger(tmp_path / "ledger.db") as ledger:
             ledger.commit([event(seq=seq) for seq in range(count)])
@@ -19,5 +19,20 @@ def test_query_reads_a_new_ledger_from_its_start(tmp_path: Path) -> None:
         assert [entry.position for entry in page.entries] == list(range(1, count + 1))
         for file in tmp_path.glob("ledger.db*"):
             file.unlink()
-    assert query.newest(3, Filter(text="x")) == ([], 0)
+    assert query.newest(3, Filter(text="x")) == Page([], 0)
+    query.close()
+
+
+def test_search_is_cut_and_continues(tmp_path: Path) -> None:
+    """A search without time left looks at one span and says where it stopped."""
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        ledger.commit([event(seq=seq) for seq in range(SPAN)])
+        ledger.commit([event(seq=seq, name="other") for seq in range(SPAN)])
+    query, rare = LedgerQuery(tmp_path / "ledger.db"), Filter(task="people", text="person")
+    assert query.newest(3, rare, seconds=0) == Page([], 2 * SPAN, SPAN)
+    assert [entry.position for entry in query.newest(3, rare).entries] == [SPAN - 2, SPAN - 1, SPAN]
+    nothing = Filter(text="nothing says this")
+    assert query.after(0, 3, nothing, seconds=0) == Page([], SPAN, SPAN)
+    assert query.after(SPAN, 3, nothing, seconds=0) == Page([], 2 * SPAN)
+    assert query.after(0, 3, nothing) == Page([], 2 * SPAN)
     query.close()
