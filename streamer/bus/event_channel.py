@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from streamer.core.closing import Closing
 from streamer.core.errors import WireError
-from streamer.core.ipc import decode_json, drain, send_or_drop
+from streamer.core.ipc import Listener, decode_json, drain, send_or_drop
 from streamer.core.logs import RareLog
 from streamer.events.schema import Event, StatusEvent, decode, encode
 
@@ -84,8 +84,9 @@ class EventClient(Closing):
     def __init__(self, runtime: Path, name: str, window: int = 256) -> None:
         self._window = window
         self._unacked: dict[str, _Unacked] = {}  # by event id, in the order of `send`
-        self.refused = 0
-        """Number of events that emit could not parse; they are lost."""
+        self.refused = RareLog(log, "%d events lost: emit cannot parse the event %s", logging.ERROR)
+        """Counts the events that emit could not parse."""
+        self._invalid_replies = RareLog(log, "invalid acknowledgement %d dropped: %s")
         self.dropped_statuses = RareLog(log, "status events dropped: %d, emit accepts none", logging.ERROR)
         """Counts the status events dropped because of `MAX_UNACKED`."""
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
@@ -166,11 +167,10 @@ class EventClient(Closing):
         try:
             reply = decode_json(_replies, parts[0])
         except WireError as error:
-            log.warning("invalid acknowledgement dropped: %s", error)
+            self._invalid_replies.add(error)
             return []
         for event_id in self._unacked.keys() & set(reply.refused):
-            self.refused += 1
-            log.error("event %s lost: emit cannot parse it", event_id)
+            self.refused.add(event_id)
         return [event_id for event_id in reply.acked + reply.refused if self._unacked.pop(event_id, None)]
 
 
@@ -194,14 +194,16 @@ class EventServer(Closing):
         self.socket.set(zmq.LINGER, 100)
         self.socket.set(zmq.ROUTER_HANDOVER, 1)
         self.socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-        self.socket.bind(events_endpoint(runtime))
+        self._listener = Listener(self.socket, events_endpoint(runtime))
 
     def close(self) -> None:
         self.socket.close()
+        self._listener.close()
         self._context.term()
 
     def receive(self, limit: int = 256) -> list[Delivery]:
-        """Return at most `limit` events that have arrived. Never blocks."""
+        """Return at most `limit` events that have arrived. Never blocks. Call at least once a second."""
+        self._listener.check()
         return [delivery for parts in drain(self.socket, limit) if (delivery := self._read(parts)) is not None]
 
     def ack(self, deliveries: Iterable[Delivery]) -> None:

@@ -6,6 +6,7 @@ never truncated. Capture maps the file that a request names and writes into it. 
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import re
@@ -21,7 +22,7 @@ from streamer.types import MAX_PIXELS, Image
 
 BUFFER_BYTES = 3 * MAX_PIXELS
 
-_NAME = re.compile(r"[a-z]+-(\d{1,10})-[0-9a-f]{8}-\d{1,4}\.buf")
+_NAME = re.compile(r"[a-z]+-(\d{1,10})-[0-9a-f]{8}-\d{1,9}\.buf")
 """Owner (role, process id, random part) and index."""
 _MAX_MAPPED = 64
 """Buffers that capture keeps mapped, for all consumers together."""
@@ -36,15 +37,23 @@ class NoBuffer(Exception):
     """Raised when all buffers hold frames or wait for one. Settle a frame, then fetch again."""
 
 
+class BufferLost(Exception):
+    """Raised when the file of a buffer was deleted or cut by another program. Its owner makes a new one."""
+
+
 class OwnBuffers:
     """A consumer's buffers. Not thread-safe."""
 
     def __init__(self, runtime: Path, owner: str, number: int) -> None:
         self._directory = buffers_directory(runtime)
+        self._owner = owner
+        self._made = 0
+        self._maps: dict[str, mmap.mmap] = {}
+        self._free: list[str] = []
         self._directory.mkdir(mode=0o700, exist_ok=True)
         _remove_orphans(self._directory)
-        self._maps = {name: self._create(name) for name in (f"{owner}-{index}.buf" for index in range(number))}
-        self._free = list(self._maps)
+        for _ in range(number):
+            self._add()
 
     def reserve(self) -> str:
         """Reserve a buffer and return its name. Raises NoBuffer."""
@@ -54,6 +63,13 @@ class OwnBuffers:
 
     def release(self, name: str) -> None:
         self._free.append(name)
+
+    def replace(self, name: str) -> None:
+        """Make a new buffer in place of a reserved one that is lost. Raises OSError."""
+        del self._maps[name]
+        (self._directory / name).unlink(missing_ok=True)
+        self._directory.mkdir(mode=0o700, exist_ok=True)
+        self._add()
 
     def view(self, name: str, width: int, height: int) -> Image:
         """Return the picture in a buffer, read-only, without copying."""
@@ -66,6 +82,13 @@ class OwnBuffers:
             (self._directory / name).unlink(missing_ok=True)
         self._maps.clear()
         self._free.clear()
+
+    def _add(self) -> None:
+        """Make a buffer with a new name: capture processes may still map the file of an earlier one."""
+        name = f"{self._owner}-{self._made}.buf"
+        self._made += 1
+        self._maps[name] = self._create(name)
+        self._free.append(name)
 
     def _create(self, name: str) -> mmap.mmap:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -88,20 +111,26 @@ def _remove_orphans(directory: Path) -> None:
 class _Mapped:
     """One buffer, mapped by capture."""
 
-    def __init__(self, directory: int, name: str) -> None:
+    def __init__(self, directory: Path, name: str) -> None:
+        """Raises BufferLost, or OSError when memory or descriptors are short."""
         with ExitStack() as undo:
-            self._descriptor = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            self._descriptor = _open_buffer(directory, name)
             undo.callback(os.close, self._descriptor)
             status = os.fstat(self._descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_uid != os.geteuid():
-                raise WireError("not a buffer file")
-            if status.st_size != BUFFER_BYTES:
-                raise WireError("not of a buffer's size")
+                raise BufferLost("not a buffer file")
+            self._check_size()
             self._map = mmap.mmap(self._descriptor, BUFFER_BYTES)
             undo.pop_all()
         self._reserved = 0
 
+    def _check_size(self) -> None:
+        """Raise BufferLost for a file that was cut: writing beyond its end would end the process (SIGBUS)."""
+        if os.fstat(self._descriptor).st_size != BUFFER_BYTES:
+            raise BufferLost("not of a buffer's size")
+
     def view(self, width: int, height: int) -> Image:
+        self._check_size()
         size = 3 * width * height
         if size > self._reserved:
             # Makes a full tmpfs an OSError here instead of a SIGBUS while writing.
@@ -113,33 +142,48 @@ class _Mapped:
         os.close(self._descriptor)  # the mapping is freed with its last view
 
 
+def _open_buffer(directory: Path, name: str) -> int:
+    """Return a descriptor of a buffer file. The folder is opened each time: it may have been deleted and made again."""
+    folder = -1
+    try:
+        folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
+        raise BufferLost(f"no such buffer: {error.strerror}") from None
+    finally:
+        if folder >= 0:
+            os.close(folder)
+
+
 class MappedBuffers:
     """Capture's mappings of the consumers' buffers, checked and mapped at first use. Not thread-safe."""
 
     def __init__(self, runtime: Path) -> None:
-        path = buffers_directory(runtime)
-        path.mkdir(mode=0o700, exist_ok=True)
-        self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._directory = buffers_directory(runtime)
         self._mapped: OrderedDict[str, _Mapped] = OrderedDict()
 
     def view(self, name: str, owner: str, width: int, height: int) -> Image:
         """Return the buffer as a writable picture.
 
-        Raises WireError when it is not a buffer of that owner, OSError when the tmpfs is full.
+        Raises WireError when it is not a buffer of that owner, BufferLost when its file is not as the owner made it,
+        OSError when memory, descriptors or the space of the tmpfs are short.
         """
         if _NAME.fullmatch(name) is None or not name.startswith(f"{owner}-"):
             raise WireError(f"{name!r} is not the name of a buffer of {owner}")
         if width * height > MAX_PIXELS:
             raise WireError("the picture is larger than a buffer")
         if name not in self._mapped:
-            try:
-                self._mapped[name] = _Mapped(self._directory, name)
-            except OSError as error:
-                raise WireError(f"no such buffer: {error.strerror}") from None
+            self._mapped[name] = _Mapped(self._directory, name)
         self._mapped.move_to_end(name)
         while len(self._mapped) > _MAX_MAPPED:
             self._mapped.popitem(last=False)[1].close()
-        return self._mapped[name].view(width, height)
+        try:
+            return self._mapped[name].view(width, height)
+        except BufferLost:
+            self._mapped.pop(name).close()
+            raise
 
     def unmap_owner(self, owner: str) -> None:
         """Unmap the buffers of a dead owner."""
@@ -149,4 +193,3 @@ class MappedBuffers:
     def close(self) -> None:
         while self._mapped:
             self._mapped.popitem()[1].close()
-        os.close(self._directory)

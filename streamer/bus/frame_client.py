@@ -118,6 +118,7 @@ class FrameClient(Closing):
         """Buffer and capture process of each fetched frame that is not settled, by stream and frame."""
         self._last_id = 0
         self._invalid_messages = RareLog(log, "invalid frame response %d dropped, stream %s: %s")
+        self._lost_buffers = RareLog(log, "%d frame buffers replaced: another program deleted or cut %s")
 
     def close(self) -> None:
         """Wait at most 0.5 s until the capture processes have received all messages, then remove the buffers."""
@@ -233,6 +234,9 @@ class FrameClient(Closing):
         frame = None
         if pending.buffer is not None and response.frame is not None:
             frame = self._hold(link, pending.buffer, response.generation, response.frame)
+        elif pending.buffer is not None and response.buffer_lost:
+            self._lost_buffers.add(pending.buffer)
+            self._buffers.replace(pending.buffer)
         elif pending.buffer is not None:
             self._buffers.release(pending.buffer)
         return Reply(

@@ -24,7 +24,7 @@ Role = Literal["infer", "view", "web"]
 """Kind of consumer. Only the frames of `infer` are counted, and only one `infer` process exists at a time."""
 Owner = Annotated[str, StringConstraints(pattern=r"^[a-z]+-\d{1,10}-[0-9a-f]{8}$", max_length=64)]
 """Unique id of a consumer process: role, process id and a random part. Never reused."""
-BufferName = Annotated[str, StringConstraints(pattern=r"^[a-z]+-\d{1,10}-[0-9a-f]{8}-\d{1,4}\.buf$", max_length=64)]
+BufferName = Annotated[str, StringConstraints(pattern=r"^[a-z]+-\d{1,10}-[0-9a-f]{8}-\d{1,9}\.buf$", max_length=64)]
 Area = Annotated[str, StringConstraints(max_length=64)]
 
 
@@ -163,6 +163,8 @@ class FrameResponse(_Message):
     """Seconds from the capture of `newest` to this message."""
     frame: FrameDescriptor | None = None
     """The frame in the buffer of a Fetch."""
+    buffer_lost: bool = False
+    """The buffer of a Fetch was deleted or cut. The consumer must make a new one."""
 
 
 _client_messages: TypeAdapter[ClientMessage] = TypeAdapter(Annotated[ClientMessage, Field(discriminator="op")])

@@ -16,7 +16,7 @@ from typing import Any
 import zmq
 
 from streamer.core.errors import WireError
-from streamer.core.ipc import check_endpoint, drain, receive_valid, send_or_drop
+from streamer.core.ipc import Listener, check_endpoint, drain, receive_valid, send_or_drop
 from streamer.core.logs import RareLog
 from streamer.events.schema import ResultEvent, decode, encode
 
@@ -51,7 +51,7 @@ class ResultPublisher:
         self.socket.set(zmq.LINGER, 0)
         self.socket.set(zmq.SNDHWM, 256)
         self.socket.set(zmq.XPUB_VERBOSE, 1)  # report a subscription even if another subscriber has the same one
-        self.socket.bind(results_endpoint(runtime))
+        self._listener = Listener(self.socket, results_endpoint(runtime))
 
     def publish(self, event: ResultEvent) -> None:
         """Send one result to the subscribers of its stream."""
@@ -63,7 +63,8 @@ class ResultPublisher:
         self._send_tasks(stream)
 
     def greet_subscribers(self) -> None:
-        """Send the task lists that new subscribers asked for."""
+        """Send the task lists that new subscribers asked for. Call at least once a second."""
+        self._listener.check()
         for (message,) in drain(self.socket):
             is_subscription, topic = message[:1] == b"\x01", message[1:]
             for stream in self._tasks if is_subscription else ():
@@ -75,6 +76,7 @@ class ResultPublisher:
 
     def close(self) -> None:
         self.socket.close()
+        self._listener.close()
 
 
 class ResultSubscriber:

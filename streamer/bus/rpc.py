@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import zmq
 
 from streamer.core.errors import WireError
-from streamer.core.ipc import check_endpoint, receive_valid, send_or_drop
+from streamer.core.ipc import Listener, check_endpoint, receive_valid, send_or_drop
 from streamer.core.logs import RareLog
 from streamer.core.redact import redact
 
@@ -52,14 +52,15 @@ class RpcServer:
         """To poll for reading; then call `receive`."""
         self.socket.set(zmq.LINGER, 500)
         self.socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-        self.socket.bind(check_endpoint(f"ipc://{path}"))
-        path.chmod(0o600)
+        self._listener = Listener(self.socket, f"ipc://{path}")
 
     def close(self) -> None:
         self.socket.close()
+        self._listener.close()
 
     def receive(self) -> list[Request]:
         """Return the requests that have arrived. Never blocks."""
+        self._listener.check()
         return list(receive_valid(self.socket, _decode_request, self._invalid_messages))
 
     def reply(self, request: Request, **response: Any) -> None:

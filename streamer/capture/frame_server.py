@@ -8,11 +8,11 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import zmq
 
-from streamer.bus.frame_buffers import MappedBuffers
+from streamer.bus.frame_buffers import BufferLost, MappedBuffers
 from streamer.bus.frame_client import frames_endpoint
 from streamer.bus.frame_protocol import (
     MAX_MESSAGE_BYTES,
@@ -30,8 +30,9 @@ from streamer.bus.frame_protocol import (
 )
 from streamer.capture.decode_demand import DecodeDemand
 from streamer.capture.frame_slot import DecodedFrame, FrameSlot
+from streamer.capture.room import Room
 from streamer.core.errors import FrameError, WireError
-from streamer.core.ipc import drain, send_or_drop
+from streamer.core.ipc import Listener, drain, send_or_drop
 from streamer.core.logs import RareLog
 
 log = logging.getLogger(__name__)
@@ -67,17 +68,25 @@ class FrameServer:
         self._demand = DecodeDemand()
         self._waits: dict[str, _PendingWait] = {}
         self._buffers = MappedBuffers(runtime)
+        self._rooms: dict[Role, Room] = {role: Room(runtime, role) for role in get_args(Role)}
+        self._lost_buffers = RareLog(log, "%d frame buffers cannot be used: %s %s")
         self._invalid_messages = RareLog(log, "invalid frame request %d dropped: %s")
         self._undecodable = RareLog(log, "undecodable frame %d dropped: %s")
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         """To poll for reading; then call `handle`."""
         self.socket.set(zmq.LINGER, 500)  # delivers the last responses, without waiting long for a dead consumer
         self.socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-        self.socket.bind(frames_endpoint(runtime, stream))
+        self._listener = Listener(self.socket, frames_endpoint(runtime, stream))
 
     def close(self) -> None:
         self.socket.close()
+        self._listener.close()
         self._buffers.close()
+
+    @property
+    def no_room(self) -> str | None:
+        """Reason why inference gets no frames, if the runtime folder is full."""
+        return self._rooms["infer"].problem
 
     @property
     def next_deadline(self) -> float | None:
@@ -86,6 +95,7 @@ class FrameServer:
 
     def handle(self) -> None:
         """Answer all messages that have arrived, and every wait whose frame exists or whose time is up."""
+        self._listener.check()
         for parts in drain(self.socket):
             try:
                 self._on_message(parts)
@@ -166,6 +176,8 @@ class FrameServer:
             del self._waits[owner]
 
     def _find(self, role: Role, request: FrameRequest) -> DecodedFrame | None:
+        if not self._rooms[role].may_store(time.monotonic()):
+            return None
         if role != "infer":
             return self._slot.peek(request)
         frame = self._slot.next_frame(request)
@@ -180,13 +192,18 @@ class FrameServer:
         if frame is None:
             self._respond_without_frame(peer, message)
             return
-        picture = frame.picture
+        picture, room = frame.picture, self._rooms[message.role]
         try:
             image = self._buffers.view(message.buffer, message.owner, picture.width, picture.height)
+        except BufferLost as error:
+            self._lost_buffers.add(message.buffer, error)
+            self._respond(peer, message, buffer_lost=True)
+            return
         except OSError as error:
-            log.error("no memory for a frame in the runtime directory: %s", error.strerror)
+            room.on_failure(time.monotonic(), error, picture.width, picture.height)
             self._respond(peer, message)
             return
+        room.on_success(time.monotonic())
         try:
             picture.write_bgr(image)
         except FrameError as error:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 _TIMEOUT_S = 2.0
 """A killed process releases its lock as soon as the kernel has cleaned it up, which takes far less."""
 _RETRY_S = 0.02
+MAX_EPOCH = 1 << 52
+"""A larger number in the file is not of this program."""
 
 
 class StreamLock:
@@ -34,12 +37,13 @@ class StreamLock:
                     raise RuntimeError(f"another process captures {stream}: it holds {path}") from None
             time.sleep(_RETRY_S)
         stored = os.pread(self._descriptor, 32, 0)
-        self._epoch = int(stored) if stored.isdigit() else 0
+        self._epoch = int(stored) if stored.isdigit() and int(stored) < MAX_EPOCH else 0
 
     def next_epoch(self) -> int:
         """Return the unix time in milliseconds, or the last epoch plus one when the clock says less."""
         self._epoch = max(self._epoch + 1, int(time.time() * 1000))
-        os.pwrite(self._descriptor, b"%d" % self._epoch, 0)
+        with suppress(OSError):  # no room: epochs could only decrease if the clock is set back and capture restarts
+            os.pwrite(self._descriptor, b"%d" % self._epoch, 0)
         return self._epoch
 
     def close(self) -> None:

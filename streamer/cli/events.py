@@ -85,9 +85,10 @@ def find_ledger(agent: str | None) -> Path:
     from streamer.events.ledger import LEDGER_FILE
     from streamer.events.ledger.query import check_readable
 
-    roots = (state_home(), Path("/var/lib/streamer"))
+    given = os.environ.get("STATE_DIRECTORY")
+    roots = (Path(given).parent if given else state_home(), Path("/var/lib/streamer"))
     found = [path for root in roots for path in sorted(root.glob(f"*/{LEDGER_FILE}"))]
-    if given := os.environ.get("STATE_DIRECTORY"):
+    if given:
         found = [path for path in [Path(given) / LEDGER_FILE] if path.exists()] or found
     names = [path.parent.name for path in found]
     if agent is not None:

@@ -21,6 +21,7 @@ from streamer.config.calendar import Cron
 from streamer.config.model import Config, find_pipeline
 from streamer.config.task import ScheduledTask
 from streamer.core import atomic_file
+from streamer.core.errors import ConfigError
 from streamer.core.paths import state_home
 from streamer.inference.overload import MARGIN, Demand, shares
 from streamer.types import PRIORITIES, Costs, Priority, SourceSettings
@@ -173,5 +174,5 @@ def costs_file() -> Path:
 def _read_costs() -> dict[str, Costs]:
     try:
         return _COSTS.validate_json(costs_file().read_bytes())
-    except (OSError, ValidationError):
-        return {}  # missing or damaged: the costs can be measured again
+    except (OSError, ValidationError, ConfigError):
+        return {}  # missing or damaged, or no home folder: the costs can be measured again

@@ -1,9 +1,31 @@
-"""Replace a file so that readers, a crash or a power loss see the old content or the new content, never a mixture."""
+"""Read and replace small files of the agent.
+
+Readers, a crash or a power loss see the old content or the new content, never a mixture. Another program may have put a
+pipe, a link or gigabytes in the place of a file: that is an OSError here.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+from contextlib import suppress
 from pathlib import Path
+
+MAX_BYTES = 64 << 20
+"""Largest file that is read."""
+
+
+def read(path: Path) -> bytes:
+    """Return the content of a regular file. Raises OSError for anything else; never blocks."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        if found.st_size > MAX_BYTES:
+            raise OSError(errno.EFBIG, f"larger than {MAX_BYTES >> 20} MiB")
+        return file.read(MAX_BYTES)
 
 
 def write(path: Path, text: str, sync: bool = True) -> None:
@@ -13,12 +35,18 @@ def write(path: Path, text: str, sync: bool = True) -> None:
     Without `sync` it outlives the process but not a power loss, in a tenth of the time on a tmpfs.
     """
     temporary = path.with_name(path.name + ".new")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        if sync:
-            os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary.unlink(missing_ok=True)  # of a killed process, or a link that would be followed
+    try:
+        with temporary.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()  # a half-written file needs space on a disk that is full
+        raise
     if sync:
         sync_to_disk(path.parent)
 

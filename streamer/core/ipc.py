@@ -1,9 +1,20 @@
-"""ZeroMQ helpers: endpoint check, JSON messages, non-blocking receive and send. Nothing else handles `zmq.Again`."""
+"""ZeroMQ helpers: endpoints, JSON messages, non-blocking receive and send. Nothing else handles `zmq.Again`.
+
+`Listener` is the only place that binds a socket.
+"""
 
 from __future__ import annotations
 
+import errno
+import logging
+import os
+import socket
+import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import count
+from pathlib import Path
 from typing import TypeVar
 
 import zmq
@@ -13,7 +24,14 @@ from streamer.core.errors import ConfigError, WireError
 from streamer.core.logs import RareLog
 from streamer.core.paths import MAX_SOCKET_PATH
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+CHECK_S = 1.0
+"""Seconds between two looks at a socket file."""
+_BACKLOG = 128
+"""Connections that may wait to be accepted."""
 
 LATEST_TOPIC = b"#/"
 """Topic on which a zmq sink publishes the newest sequence of each source; no stream's name begins so."""
@@ -38,6 +56,111 @@ def check_endpoint(text: str) -> str:
 def replay_endpoint(endpoint: str) -> str:
     """Return the endpoint that replays missed events of a zmq sink."""
     return check_endpoint(f"{endpoint}.replay")
+
+
+class Listener:
+    """The socket file at which a ZeroMQ socket is reached. It is made again when it was deleted.
+
+    ZeroMQ itself deletes whatever is at the path, before it binds and when it closes. Therefore the file is made here
+    and ZeroMQ gets its descriptor. Not thread-safe.
+    """
+
+    def __init__(self, zmq_socket: zmq.Socket[bytes], endpoint: str, private: bool = True) -> None:
+        """Bind. Raises OSError when that is not possible.
+
+        `private`: the path is in the locked runtime folder. A socket that still answers there is of a dying process of
+        this agent and is replaced; elsewhere it is of another program and is left alone.
+        """
+        self._socket, self._endpoint, self._private = zmq_socket, check_endpoint(endpoint), private
+        self._path = Path(endpoint.partition("://")[2])
+        self._losses = RareLog(log, "socket file lost %d times: %s %s")
+        self._bind(replace=private)
+        self._check_at = time.monotonic() + CHECK_S
+
+    def check(self) -> None:
+        """Bind again if the socket file is gone or dead. Call at every turn; it looks once a second."""
+        now = time.monotonic()
+        if now < self._check_at:
+            return
+        self._check_at = now + CHECK_S
+        if _identity(self._path) == self._file:
+            return
+        with suppress(zmq.ZMQError):  # not bound: an earlier attempt to bind again has failed
+            self._socket.unbind(self._endpoint)
+        try:
+            self._bind(replace=False)
+        except OSError as error:
+            self._losses.add(self._path, f"cannot be bound again: {error.strerror}")
+        else:
+            self._losses.add(self._path, "was deleted or replaced and is bound again")
+
+    def close(self) -> None:
+        """Remove the socket file. Close the ZeroMQ socket before."""
+        if _identity(self._path) == self._file:
+            self._path.unlink(missing_ok=True)
+
+    def _bind(self, replace: bool) -> None:
+        listener = listen(self._path, replace, 0o600 if self._private else None)
+        self._file = _identity(self._path)
+        descriptor = listener.detach()
+        try:
+            self._socket.set(zmq.USE_FD, descriptor)
+            self._socket.bind(self._endpoint)
+        except zmq.ZMQError as error:
+            os.close(descriptor)
+            raise OSError(error.errno, error.strerror) from error
+
+
+def listen(path: Path, replace: bool = False, mode: int | None = None) -> socket.socket:
+    """Return a socket that listens at `path`, in place of a dead socket only. Raises OSError for anything else there.
+
+    With `replace` also in place of a socket that still answers. `mode`: permissions of the file.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        remove_dead_socket(path, replace)
+        listener.bind(str(path))
+        if mode is not None:
+            path.chmod(mode)
+        listener.listen(_BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def remove_dead_socket(path: Path, replace: bool = False) -> None:
+    """Delete the socket file that an ended process has left. Raises OSError when something else is at the path."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise FileExistsError(errno.EEXIST, "a file is there that is no socket")
+    if not replace and _answers(path):
+        raise OSError(errno.EADDRINUSE, "another program uses it")
+    path.unlink(missing_ok=True)
+
+
+def _answers(path: Path) -> bool:
+    """Return whether a process listens at a socket file."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            pass  # its backlog is full, or it belongs to another user
+    return True
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells the file at a path from its successor, or None if there is none."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def drain(socket: zmq.Socket[bytes], limit: int | None = None) -> Iterator[list[bytes]]:

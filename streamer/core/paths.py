@@ -1,11 +1,17 @@
-"""Folders of an agent: the runtime folder for sockets and frame buffers, the state folder for the ledger."""
+"""Folders of an agent: the runtime folder for sockets and frame buffers, the state folder for the ledger.
+
+Both hold a lock file with the process id of the agent and the path of its runtime folder. The kernel releases the locks
+when the agent dies, so a folder whose lock is free is of no agent that runs.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,13 +19,20 @@ from pathlib import Path
 
 from streamer.core.errors import ConfigError
 
+log = logging.getLogger(__name__)
+
 MAX_SOCKET_PATH = 107
 """Longest path of a Unix socket, in bytes; a limit of Linux."""
+LOCK = "lock"
+"""Name of the lock file in both folders."""
+_TEMPORARY = "streamer-"
+"""First part of the name of a temporary runtime folder."""
+_USE_OTHER = "set $XDG_RUNTIME_DIR to a folder that only this user can write, on a tmpfs if possible"
 
 
 @dataclass(frozen=True, slots=True)
 class AgentPaths:
-    """The folders of this process's agent, locked against other agents of the same name."""
+    """The folders of this process's agent, locked against other agents."""
 
     runtime: Path
     """Sockets and frame buffers. Mode 0700, on a tmpfs where available."""
@@ -36,28 +49,105 @@ class AgentPaths:
         Without `keep_state` both are temporary. `sockets`: file names of the sockets in the runtime folder; their
         paths are checked for length.
         """
+        remove_leftovers()
         with contextlib.ExitStack() as stack:
-            runtime = runtime_folder(agent) if keep_state else None
-            if runtime is None:
-                temporary = tempfile.mkdtemp(prefix="streamer-", dir=memory_folder())
-                stack.callback(shutil.rmtree, temporary, ignore_errors=True)
-                runtime = Path(temporary)
+            named = runtime_folder(agent) if keep_state else None
+            runtime = named or _temporary_runtime(stack)
+            if named is not None:
+                _make_private(runtime)
             state = state_folder(agent) if keep_state else runtime / "state"
-            for folder in (runtime, state):
-                try:
-                    folder.mkdir(parents=True, exist_ok=True)
-                    folder.chmod(0o700)
-                except OSError as error:
-                    raise ConfigError(f"cannot create the folder {folder}: {error.strerror}") from None
-            _lock(stack, state, runtime, agent)
-            shutil.rmtree(runtime / "buffers", ignore_errors=True)
-            longest = max((f"{runtime}/{name}" for name in sockets), key=len)
-            if len(longest.encode()) > MAX_SOCKET_PATH:
-                raise ConfigError(
-                    f"the socket path {longest} is longer than {MAX_SOCKET_PATH} bytes: "
-                    "give the agent, the stream or the output a shorter name"
-                )
+            _make_state(state)
+            _lock(stack, state / LOCK, runtime, f"agent {agent} is already running", "stop it, or rename this agent")
+            if named is not None:
+                _lock(stack, runtime / LOCK, runtime, f"the runtime folder {runtime} is in use", _USE_OTHER)
+            _check_lengths(runtime, sockets)
+            _clear(runtime)
             yield cls(runtime, state)
+
+
+def _temporary_runtime(stack: contextlib.ExitStack) -> Path:
+    """Return a new locked folder that is deleted at the end."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=_temporary_parent()))
+    except OSError as error:
+        raise ConfigError(f"no folder for sockets and frame buffers ({error.strerror}): {_USE_OTHER}") from None
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    # Renamed when it is locked: `remove_leftovers` of another agent takes the folder of a free lock for a leftover.
+    _lock(stack, folder / "lock.new", folder, f"the runtime folder {folder} is in use", _USE_OTHER)
+    os.rename(folder / "lock.new", folder / LOCK)
+    return folder
+
+
+def remove_leftovers() -> None:
+    """Delete the temporary runtime folders of this user's killed agents: nothing else frees their memory."""
+    with contextlib.suppress(OSError):
+        for folder in Path(_temporary_parent()).glob(f"{_TEMPORARY}*"):
+            with contextlib.suppress(OSError):
+                found = folder.lstat()
+                if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
+                    _remove_if_unlocked(folder)
+
+
+def _remove_if_unlocked(folder: Path) -> None:
+    lock = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+        log.info("%s removed: a killed agent left it", folder)
+    finally:
+        os.close(lock)
+
+
+def _temporary_parent() -> str:
+    """Return the folder for temporary runtime folders. Raises OSError if there is none."""
+    return memory_folder() or tempfile.gettempdir()
+
+
+def _make_private(runtime: Path) -> None:
+    """Create the runtime folder with mode 0700. A link or a folder of another user is refused: files go through it."""
+    named_here = [runtime] if os.environ.get("RUNTIME_DIRECTORY") else [runtime, runtime.parent]
+    for folder in named_here:
+        if folder.is_symlink():
+            raise ConfigError(f"the runtime folder {folder} is a symbolic link: remove it, or {_USE_OTHER}")
+    try:
+        runtime.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(runtime, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            owner = os.fstat(descriptor).st_uid
+            if owner != os.geteuid():
+                raise ConfigError(f"the runtime folder {runtime} belongs to user {owner}: {_USE_OTHER}")
+            os.fchmod(descriptor, 0o700)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise ConfigError(f"cannot create the runtime folder {runtime}: {error.strerror}: {_USE_OTHER}") from None
+
+
+def _make_state(state: Path) -> None:
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        state.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot create the state folder {state}: {error.strerror}: set $XDG_STATE_HOME to a writable folder"
+        ) from None
+
+
+def _check_lengths(runtime: Path, sockets: Iterable[str]) -> None:
+    longest = max((f"{runtime}/{name}" for name in sockets), key=len)
+    if len(os.fsencode(longest)) > MAX_SOCKET_PATH:
+        raise ConfigError(
+            f"the socket path {longest} is longer than {MAX_SOCKET_PATH} bytes: set $XDG_RUNTIME_DIR to a folder with "
+            "a shorter path, or give the agent, the stream or the output a shorter name"
+        )
+
+
+def _clear(runtime: Path) -> None:
+    """Remove the frame buffers of killed processes, and links, which this program never makes."""
+    shutil.rmtree(runtime / "buffers", ignore_errors=True)
+    for entry in os.scandir(runtime):
+        if entry.is_symlink():
+            os.unlink(entry)
 
 
 def runtime_folder(agent: str) -> Path | None:
@@ -77,9 +167,19 @@ def state_folder(agent: str) -> Path:
 
 
 def state_home() -> Path:
-    """Return the folder that holds the state folders of this user's agents, and files shared by them."""
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(home) / "streamer"
+    """Return the folder that holds the state folders of this user's agents, and files shared by them.
+
+    Raises ConfigError for a user without a home.
+    """
+    if given := os.environ.get("XDG_STATE_HOME"):
+        return Path(given) / "streamer"
+    try:
+        return Path.home() / ".local" / "state" / "streamer"
+    except RuntimeError:
+        raise ConfigError(
+            "no home folder: $HOME is not set and the user has no entry in /etc/passwd; set $XDG_STATE_HOME to a "
+            "folder for the events"
+        ) from None
 
 
 def memory_folder() -> str | None:
@@ -110,24 +210,30 @@ def find_running(agent: str | None) -> tuple[str, Path]:
 def _locked_runtime(lock: Path) -> Path | None:
     """Return the runtime folder of the agent that holds this lock, or None when it is not held."""
     try:
-        with lock.open() as file:
+        with lock.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return Path(lock.read_text())
+        return Path(_read_lock(lock)[1])
     except OSError:
         pass  # no such agent, or of another user
     return None
 
 
-def _lock(stack: contextlib.ExitStack, state: Path, runtime: Path, agent: str) -> None:
-    """Lock the state folder and write the runtime folder into its lock file, for `find_running`."""
+def _read_lock(lock: Path) -> tuple[str, str]:
+    """Return process id and runtime folder of the agent that holds a lock."""
+    process, _, runtime = os.fsdecode(lock.read_bytes()).partition("\n")
+    return process, runtime
+
+
+def _lock(stack: contextlib.ExitStack, lock: Path, runtime: Path, in_use: str, remedy: str) -> None:
+    """Lock a file until the end, and write process id and runtime folder into it."""
     try:
-        lock = stack.enter_context((state / "lock").open("a"))
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        lock.truncate(0)
-        lock.write(str(runtime.absolute()))
-        lock.flush()
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        stack.callback(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode() + os.fsencode(runtime.absolute()), 0)
     except BlockingIOError:
-        raise ConfigError(f"agent {agent} is already running (it holds {state / 'lock'})") from None
+        raise ConfigError(f"{in_use}: process {_read_lock(lock)[0]} holds {lock}: {remedy}") from None
     except OSError as error:
-        raise ConfigError(f"cannot write in {state}: {error.strerror}") from None
+        raise ConfigError(f"cannot write {lock}: {error.strerror}: {remedy}") from None

@@ -6,6 +6,7 @@ table to the crash journal, the table of the next process recovers it: no job is
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -13,11 +14,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from streamer.config.model import Stream
+from streamer.core.logs import RareLog
 from streamer.inference import journal
 from streamer.inference.crop import crop_to_zone, to_full_frame
 from streamer.inference.journal import NO_EPOCH, JobRow
 from streamer.inference.quarantine import Quarantine
 from streamer.types import Frame, FrameId, FrameOutcome, Job, Outcome, Result, Zone
+
+log = logging.getLogger(__name__)
 
 
 class JobState(Enum):
@@ -88,6 +92,7 @@ class InFlight:
         `was_killed`: the previous process was ended from outside, so no job is suspected.
         """
         self._path = runtime / journal.FILE
+        self._failed_saves = RareLog(log, "journal not written, %d times: %s: %s")
         self._settle = settle
         previous = journal.read(self._path)
         recordings = {name for name, stream in streams.items() if stream.source.pace == "file"}
@@ -191,7 +196,10 @@ class InFlight:
     # -- journal
 
     def save(self) -> None:
-        """Write the journal if anything changed. A kill at any moment leaves the old file or the new one."""
+        """Write the journal if anything changed. A kill at any moment leaves the old file or the new one.
+
+        While it cannot be written, work goes on: after a crash, fewer outcomes would be known.
+        """
         if not self._changed:
             return
         rows = [
@@ -199,8 +207,12 @@ class InFlight:
             for job_id, entry in self._jobs.items()
             if entry.job is not None
         ]
-        journal.write(self._path, journal.State(rows, self.quarantine.state()))
-        self._changed = False
+        try:
+            journal.write(self._path, journal.State(rows, self.quarantine.state()))
+        except OSError as error:
+            self._failed_saves.add(self._path, error.strerror)
+        else:
+            self._changed = False
 
     def _set(self, job: Job, state: JobState) -> None:
         self._jobs[id_of(job)] = _InFlightJob(state, job)

@@ -11,9 +11,10 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from streamer.config.model import Stream
 from streamer.core import atomic_file
@@ -22,7 +23,7 @@ from streamer.types import DueTask, Frame, Job, Result
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION: Literal[2] = 2
 FILE = "infer.journal"
 NO_EPOCH = 0
 """The epoch of a picture that no camera made."""
@@ -44,6 +45,25 @@ class State(NamedTuple):
 
     jobs: Sequence[JobRow] = ()
     quarantine: Sequence[Any] | None = None
+
+
+_Whole = Annotated[int, Field(ge=0, lt=1 << 53)]
+_Time = Annotated[float, Field(ge=0, lt=1e11, allow_inf_nan=False)]
+"""A unix or monotonic second."""
+_MediaTime = Annotated[float, Field(allow_inf_nan=False)]
+_Side = Annotated[int, Field(gt=0, le=65_536)]
+_Row = tuple[str, bool, str, _Whole, _Whole, _Time, _Time, _MediaTime | None, tuple[_Side, _Side, Literal[3]]]
+_Suspect = tuple[str, str, tuple[_Whole, _Whole] | None]
+
+
+class _File(BaseModel):
+    """The file as `write` writes it. Another program may have changed it, and earlier versions wrote other shapes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    v: Literal[2]
+    jobs: list[_Row]
+    quarantine: tuple[list[tuple[_Suspect, _Whole]], list[tuple[_Suspect, float]], list[tuple[_Suspect, _Whole]]] | None
 
 
 class CrashRecovery(NamedTuple):
@@ -68,19 +88,24 @@ def write(path: Path, state: State) -> None:
 def read(path: Path) -> State:
     """Return the content of the file, an empty state where there is none, or none of this version."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content = _File.model_validate_json(atomic_file.read(path))
     except FileNotFoundError:
         return State()
-    except ValueError as error:
-        log.error("journal %s unreadable (%s): jobs of the previous process get no outcome", path, error)
-        return State()
-    if content.get("v") != VERSION:
-        return State()
+    except OSError as error:
+        return _unreadable(path, error.strerror)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        return _unreadable(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
     jobs = []
-    for name, running, *frame, shape in content["jobs"]:
-        frame.append(np.broadcast_to(np.uint8(0), shape))
-        jobs.append(JobRow(name, running, Frame(*frame)))
-    return State(jobs, content["quarantine"])
+    for name, running, stream, epoch, seq, captured_at, captured_mono, pts, shape in content.jobs:
+        black = np.broadcast_to(np.uint8(0), shape)
+        jobs.append(JobRow(name, running, Frame(stream, epoch, seq, captured_at, captured_mono, pts, black)))
+    return State(jobs, content.quarantine)
+
+
+def _unreadable(path: Path, reason: object) -> State:
+    log.error("journal %s unreadable (%s): jobs of the previous process get no outcome", path, reason)
+    return State()
 
 
 def recover(previous: State, streams: Mapping[str, Stream], quarantine: Quarantine, was_killed: bool) -> CrashRecovery:

@@ -44,6 +44,8 @@ class Assignment(BaseModel):
     """Folder of what outlives the processes, such as the ledger."""
     report_fd: int = -1
     """File descriptor that the child writes its reports to."""
+    heartbeat_fd: int = -1
+    """File descriptor of the memory of the child's heartbeat."""
     max_events: int | None = None
     """For emit: end the agent after this many results on standard output."""
     was_killed: bool = False

@@ -145,6 +145,8 @@ class Capture(Closing):
             return
         if connection.first_frame is not None:
             self._on_up(connection, connection.first_frame, now)
+        if self._server.no_room is not None and self._state != "down":
+            self._publish_state("down", self._server.no_room)
         if connection.outcome is not None:
             self._on_end(connection, connection.outcome)
             return
@@ -156,7 +158,7 @@ class Capture(Closing):
         if not self._first_frame_reported:
             self._worker.report(ReportKind.FIRST_FRAME)
             self._first_frame_reported = True
-        if self._state != "up":
+        if self._state != "up" and self._server.no_room is None:
             self._publish_state("up", connection.note)
         if now - first_frame > STABLE_S:
             self._backoff.reset()

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from streamer.core import atomic_file
 from streamer.core.backoff import Backoff
 from streamer.core.redact import remembered
 from streamer.processes.assignment import Assignment, Report, Role, child_name
-from streamer.processes.heartbeat import STARTING_S, Heartbeat, dump_file, heartbeat_file
+from streamer.processes.heartbeat import STARTING_S, Heartbeat, dump_file
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,12 @@ REPLACEMENT: tuple[tuple[float, signal.Signals], ...] = (
     (2.5, signal.SIGKILL),
 )
 """Signals to a stuck child, with the seconds after which each is sent."""
+
+
+PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+"""Lower case; libraries read them in upper case too."""
+PROXY_ROLES = (Role.INFER, Role.EMIT)
+"""Children that may use a proxy."""
 
 
 class Restarts:
@@ -106,29 +113,35 @@ class Child:
         return child_name(self.role, self.target)
 
     def start(self, assignment: Assignment) -> None:
-        """Spawn the process and write its assignment to its standard input.
+        """Spawn the process and write its assignment to its standard input. Raises OSError if that is not possible.
 
         The pipe stays open: the child stops when it reads the end of file, which means that the parent is dead.
         """
-        self.heartbeat = Heartbeat(heartbeat_file(assignment.runtime, self.name))
         self.heartbeat.beat("loading", STARTING_S)
         self.heartbeat.mark_commit(0.0)
         self._dump = dump_file(assignment.runtime, self.name)
         self.reports_fd, report_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        assignment = assignment.model_copy(update={"report_fd": report_fd, "was_killed": self.was_killed})
-        self.process = process = subprocess.Popen(
-            [sys.executable, "-m", "streamer.processes.worker", *filter(None, (self.role, self.target))],
-            stdin=subprocess.PIPE,
-            pass_fds=[report_fd],
-            env=_environment(),
-            process_group=0,  # a Ctrl-C in the terminal reaches the parent only, which stops the children in order
-        )
-        os.close(report_fd)
+        heartbeat_fd = self.heartbeat.descriptor
+        update = {"report_fd": report_fd, "heartbeat_fd": heartbeat_fd, "was_killed": self.was_killed}
+        assignment = assignment.model_copy(update=update)
+        try:
+            self.process = process = subprocess.Popen(
+                [sys.executable, "-m", "streamer.processes.worker", *filter(None, (self.role, self.target))],
+                stdin=subprocess.PIPE,
+                pass_fds=[report_fd, heartbeat_fd],
+                env=_environment(self.role),
+                process_group=0,  # a Ctrl-C in the terminal reaches the parent only, which stops the children in order
+            )
+            self.pidfd = os.pidfd_open(process.pid)
+        except OSError:
+            os.close(self.reports_fd)
+            raise
+        finally:
+            os.close(report_fd)
         assert process.stdin is not None
         with suppress(BrokenPipeError):  # it died at once; its exit is handled like any other
             process.stdin.write(assignment.model_dump_json().encode() + b"\n")
             process.stdin.flush()
-        self.pidfd = os.pidfd_open(process.pid)
         self.is_running, self.started, self.failure_reason = True, time.monotonic(), None
         self._signals_due.clear()
         self._is_replacing, self._oom_kills, self._unread = False, _oom_kills(), b""
@@ -175,8 +188,9 @@ class Child:
         self.was_killed = code == -signal.SIGKILL and not self._is_replacing and no_oom_kill
         reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         self.release()
-        if self._dump.exists() and (stacks := self._dump.read_text(errors="replace").strip()):
-            log.warning("%s left its stacks:\n%s", self.name, stacks)
+        with suppress(OSError):
+            if stacks := atomic_file.read(self._dump).decode(errors="replace").strip():
+                log.warning("%s left its stacks:\n%s", self.name, stacks)
         return self.failure_reason or reason
 
     def plan_restart(self, now: float) -> float:
@@ -194,10 +208,17 @@ class Child:
         self.is_running = False
 
 
-def _environment() -> dict[str, str]:
-    """Return the environment without the variables that hold a secret of the config: children get it as assignment."""
+def _environment(role: Role) -> dict[str, str]:
+    """Return the environment of a child.
+
+    Variables that hold a secret of the config are left out: children get it as assignment. A proxy is for the model's
+    download and for the receivers of events, not for cameras, which libraries would otherwise reach through it.
+    """
     secrets = set(remembered())
-    return {name: value for name, value in os.environ.items() if value not in secrets}
+    kept = {name: value for name, value in os.environ.items() if value not in secrets}
+    if role not in PROXY_ROLES:
+        kept = {name: value for name, value in kept.items() if name.lower() not in PROXY_VARIABLES}
+    return kept
 
 
 def _oom_kills() -> int | None:

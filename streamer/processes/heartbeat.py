@@ -1,11 +1,13 @@
 """A child's heartbeat in shared memory: the state of its main loop, and the time of its next beat at the latest.
 
-Each child has two 64-bit words in a file of the runtime folder. Only its main loop writes them, so they stop changing
-when the loop hangs, even inside a library call. The parent reads them without a message to the child.
+Each child has two 64-bit words in memory that the parent shares with it. Only its main loop writes them, so they stop
+changing when the loop hangs, even inside a library call. The parent reads them without a message to the child. The
+memory has no name in a folder and a fixed size: another program could otherwise cut it, which kills who reads it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import math
 import mmap
 import os
@@ -32,20 +34,13 @@ class HeartbeatState(NamedTuple):
 
 
 class Heartbeat:
-    """One child's heartbeat. The child writes it, the parent reads it. Without a path it is private to the process."""
+    """One child's heartbeat. The child writes it, the parent reads it."""
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, descriptor: int | None = None) -> None:
+        """`descriptor`: memory that the parent has made. None: make it."""
+        self.descriptor = _shared_memory() if descriptor is None else descriptor
         # Aligned words, written one at a time: the parent never reads half of an old and half of a new value.
-        if path is None:
-            self._words = memoryview(mmap.mmap(-1, _SIZE)).cast("Q")
-            return
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            os.ftruncate(descriptor, _SIZE)
-            self._words = memoryview(mmap.mmap(descriptor, _SIZE)).cast("Q")
-        finally:
-            os.close(descriptor)
+        self._words = memoryview(mmap.mmap(self.descriptor, _SIZE)).cast("Q")
 
     def beat(self, state: State = "idle", within: float = IDLE_S) -> None:
         """Report `state`, and that the next beat comes within so many seconds."""
@@ -65,11 +60,14 @@ class Heartbeat:
         return self._words[1] / 1e9 or -math.inf
 
 
-def heartbeat_file(runtime: Path, name: str) -> Path:
-    """Return the path of the heartbeat of the child `name`."""
-    return runtime / "heartbeats" / name
+def _shared_memory() -> int:
+    """Return the descriptor of new memory of a fixed size. Raises OSError when memory or descriptors are short."""
+    descriptor = os.memfd_create("heartbeat", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(descriptor, bytes(_SIZE))  # takes the memory now: a shortage is no OSError later
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return descriptor
 
 
 def dump_file(runtime: Path, name: str) -> Path:
     """Return the path to which the child `name` writes its stacks, on SIGUSR1 or a fatal signal."""
-    return runtime / "heartbeats" / f"{name}.stacks"
+    return runtime / "stacks" / name

@@ -80,8 +80,9 @@ def run(
 
 
 def _sockets(config: Config) -> list[str]:
-    """Return the names of the sockets that contain a name from the config."""
+    """Return the names of the sockets that contain a name from the config, and the longest fixed one."""
     return [
+        "bus.sock.replay",
         *(f"frames-{stream}.sock" for stream in config.streams),
         *(f"jpeg-{view}.sock" for view in outputs_by_view(config.outputs)),
         *(f"packets-{output.label}.sock" for output in config.outputs if isinstance(output, RtspPush)),
@@ -112,7 +113,7 @@ class Supervisor:
         try:
             while not self.is_over():
                 for child in self.table.to_start():
-                    self.table.start(child, self.assignment.model_copy(update={"config": self.control.config.raw}))
+                    self.start(child)
                 self.table.check_heartbeats()
                 self.report_recovered()
                 self.poll(POLL_S)
@@ -127,6 +128,13 @@ class Supervisor:
             self.control.close()
         if self.failure is not None:
             raise ConfigError(self.failure)
+
+    def start(self, child: Child) -> None:
+        """Start a child. While the system refuses, because of a limit or for lack of memory, try again later."""
+        try:
+            self.table.start(child, self.assignment.model_copy(update={"config": self.control.config.raw}))
+        except OSError as error:
+            self.plan_restart(child, f"cannot be started: {error.strerror}")
 
     def is_over(self) -> bool:
         """Return whether it is time to stop."""
@@ -182,13 +190,17 @@ class Supervisor:
         elif end.code == EXIT_CONFIG:
             self.failure = self.failure or f"{child.name} could not start"
         else:
-            was_degraded = child.restarts.degraded
-            delay = child.plan_restart(time.monotonic())
-            log.warning("%s ended (%s), restarting in %.1f s", child.name, end.reason, delay)
-            self.publish_status(child, "restarted", end.reason, delay)
-            if child.restarts.degraded and not was_degraded:
-                log.error("%s degraded: too many failures, restarting once a minute", child.name)
-                self.publish_status(child, "degraded", end.reason, delay)
+            self.plan_restart(child, end.reason)
+
+    def plan_restart(self, child: Child, reason: str) -> None:
+        """Start a child again after a delay, and report it."""
+        was_degraded = child.restarts.degraded
+        delay = child.plan_restart(time.monotonic())
+        log.warning("%s ended (%s), restarting in %.1f s", child.name, reason, delay)
+        self.publish_status(child, "restarted", reason, delay)
+        if child.restarts.degraded and not was_degraded:
+            log.error("%s degraded: too many failures, restarting once a minute", child.name)
+            self.publish_status(child, "degraded", reason, delay)
 
     def report_recovered(self) -> None:
         """Publish which degraded children have become healthy."""

@@ -22,7 +22,7 @@ from streamer.core import logs
 from streamer.core.errors import EXIT_CONFIG, ConfigError
 from streamer.core.redact import remember
 from streamer.processes.assignment import Assignment, Report, ReportKind, Role, child_name
-from streamer.processes.heartbeat import Heartbeat, dump_file, heartbeat_file
+from streamer.processes.heartbeat import Heartbeat, dump_file
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,13 @@ def _watch_parent(worker: Worker) -> None:
 
 def _dump_stacks_to(path: Path) -> None:
     """Write the stacks of all threads to `path` on SIGUSR1 and on fatal signals, even while a C library blocks."""
-    file = path.open("wb")
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        file = os.open(path, flags, 0o600)
+    except OSError as error:
+        log.warning("no file for stacks (%s): they are written to standard error", error.strerror)
+        file = sys.stderr.fileno()
     faulthandler.enable(file)
     faulthandler.register(signal.SIGUSR1, file, all_threads=True)
 
@@ -91,7 +97,7 @@ def main() -> NoReturn:
         remember(secret)
     logs.setup(name, assignment.log_level, assignment.log_format)
     logs.log_uncaught()
-    heartbeat = Heartbeat(heartbeat_file(assignment.runtime, name))  # creates the folder of the stacks file too
+    heartbeat = Heartbeat(assignment.heartbeat_fd if assignment.heartbeat_fd >= 0 else None)
     _dump_stacks_to(dump_file(assignment.runtime, name))
     worker = Worker(assignment, target, heartbeat)
     signal.signal(signal.SIGTERM, worker.stop)

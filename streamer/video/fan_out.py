@@ -13,7 +13,7 @@ import cv2
 import zmq
 
 from streamer.bus.event_channel import EventClient
-from streamer.core.ipc import drain
+from streamer.core.ipc import Listener, drain
 from streamer.types import Image
 from streamer.video.encoder import Encoder
 from streamer.video.output_state import OutputState
@@ -115,10 +115,11 @@ class JpegPublisher:
         """To poll for reading; then call `receive`."""
         self.socket.set(zmq.LINGER, 0)
         self.socket.set(zmq.SNDHWM, MAX_QUEUED_JPEGS)
-        self.socket.bind(jpeg_endpoint(runtime, view))
+        self._listener = Listener(self.socket, jpeg_endpoint(runtime, view))
 
     def receive(self) -> None:
         """Update `has_subscribers`: XPUB reports the first subscription and the end of the last one."""
+        self._listener.check()
         for parts in drain(self.socket):
             self.has_subscribers = parts[0][:1] == b"\x01"
 
@@ -129,3 +130,4 @@ class JpegPublisher:
 
     def close(self) -> None:
         self.socket.close()
+        self._listener.close()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from streamer.types import FrameId
 from tests.support.agents import assert_identity, until
 from tests.support.capturing import STREAM, CaptureProcess, CaptureThread, Consumer
 from tests.support.clips import number_of, write_clip
+from tests.support.small_disk import resize, small_disk
 
 LIVE = "synthetic?fps=50&size=160x120&seed=3"
 FILE = "synthetic?fps=10&size=160x120&pace=file&seconds=3s"
@@ -347,10 +349,52 @@ def test_only_buffers_of_the_sender_are_written(tmp_path: Path) -> None:
             )
             socket.send(encode(fetch))
             socket.send(encode(Ping(id=1000 + number, owner=OWNER, role="view")))
-            assert socket.poll(5000)
-            assert decode_response(socket.recv_multipart()).pong, f"answered a fetch into a {why}"
+            pong = False
+            while not pong:
+                assert socket.poll(5000)
+                response = decode_response(socket.recv_multipart())
+                assert response.frame is None, f"frame in a {why}"
+                pong = response.pong
         assert not any((tmp_path / "victim").read_bytes()[: 3 * 160 * 120])
         capture.stop()
+
+
+@pytest.mark.parametrize("loss", ["cut", "deleted before use", "folder deleted"])
+def test_lost_buffers_are_replaced(tmp_path: Path, loss: str) -> None:
+    with CaptureThread(tmp_path, LIVE), Consumer(tmp_path, buffers=2) as consumer:
+        if loss == "cut":
+            consumer.client.settle(consumer.next(), "done")
+        for path in buffers_directory(tmp_path).glob("*.buf"):
+            if loss == "cut":
+                os.truncate(path, 0)
+            else:
+                path.unlink()
+        if loss == "folder deleted":
+            buffers_directory(tmp_path).rmdir()
+        frames = [consumer.next(), consumer.next()]
+        assert all(frame.image.any() for frame in frames)
+        assert len(list(buffers_directory(tmp_path).glob("*.buf"))) == 2
+
+
+def test_full_runtime_folder_is_one_problem(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = "synthetic?fps=20&size=1920x1080"
+    with (
+        small_disk(tmp_path / "run", "4m") as runtime,
+        CaptureThread(runtime, source) as capture,
+        Consumer(runtime) as consumer,
+    ):
+        deadline = time.monotonic() + 3
+        attempts = 0
+        while time.monotonic() < deadline:  # as the inference process does
+            attempts += 1
+            assert consumer.fetch(FrameRequest()).frame is None
+            consumer.wait(FrameRequest(), 1.0)
+        assert attempts <= 10
+        down = capture.statuses.wait("down")
+        assert "6.2 MB needed for one of 1920x1080, 4.2 MB free" in down["reason"]
+        assert len([line for line in caplog.messages if "no room" in line]) == 2  # of the frame, of the stream
+        resize(runtime, "40m")
+        assert until(lambda: consumer.fetch(FrameRequest()).frame, 10, "frames come again") is not None
 
 
 def test_stopped_consumer_does_not_block_others(tmp_path: Path) -> None:

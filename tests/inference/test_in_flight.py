@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,47 @@ def test_unreadable_journal_is_reported_and_ignored(tmp_path: Path, caplog: pyte
     assert "unreadable" in caplog.text
     path.write_text(json.dumps({"v": journal.VERSION + 1}))
     assert not table(tmp_path).recovery.lost
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "garbage",
+        "[]",
+        "null",
+        '{"v": 1, "jobs": [[1]], "running": []}',
+        '{"v": 2, "jobs": [[1]], "quarantine": null}',
+        '{"v": 2, "jobs": [], "quarantine": {"x": 1}}',
+        '{"v": 2, "jobs": [], "quarantine": [[["gate"]], [], []]}',
+        '{"v": 2, "jobs": [["caption", true, "gate", 1, 1, 1.0, 1.0, 1.0, [-5, 10, 3]]], "quarantine": null}',
+        '{"v": 2, "jobs": [["caption", true, "gate", 1, 1, 1e300, 1.0, 1.0, [5, 10, 3]]], "quarantine": null}',
+        '{"v": 2, "jobs": [["caption", true, "gate", 1, 1, NaN, 1.0, 1.0, [5, 10, 3]]], "quarantine": null}',
+        '{"v": 2, "jobs": [["\\ud800", true, "gate", 1, 1, 1.0, 1.0, 1.0, [5, 10, 3]]], "quarantine": null}',
+        '{"v": 2, "jobs": [' + "9" * 5000 + '], "quarantine": null}',
+        '{"v": 2, "jobs": ' + "[" * 3000 + "]" * 3000 + "}",
+    ],
+    ids=lambda text: text[:40],
+)
+def test_journal_of_another_shape_counts_as_empty(
+    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / journal.FILE).write_text(content)
+    assert table(tmp_path).recovery.lost == []
+    (line,) = caplog.messages
+    assert "jobs of the previous process get no outcome" in line
+
+
+@pytest.mark.parametrize("other", ["pipe", "link", "folder"])
+def test_journal_that_is_no_file_is_passed_over(tmp_path: Path, other: str) -> None:
+    path = tmp_path / journal.FILE
+    (tmp_path / "victim").write_text("victim")
+    if other == "pipe":
+        os.mkfifo(path)
+    elif other == "link":
+        path.symlink_to(tmp_path / "victim")
+    else:
+        path.mkdir()
+    in_flight = table(tmp_path)
+    in_flight.open_frame(frame(), jobs_of(frame()))
+    in_flight.save()  # a folder cannot be replaced: work goes on without the journal
+    assert (tmp_path / "victim").read_text() == "victim"

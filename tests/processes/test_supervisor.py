@@ -128,7 +128,7 @@ def test_crash_reason_is_reported_and_restarts_go_on(agent: RunningAgent) -> Non
 
 
 def test_child_that_hangs_after_its_report_is_killed(tmp_path: Path) -> None:
-    child = Child(Role.INFER, failure_reason="RuntimeError: no device", heartbeat=Heartbeat(tmp_path / "infer"))
+    child = Child(Role.INFER, failure_reason="RuntimeError: no device", heartbeat=Heartbeat())
     child.heartbeat.beat("idle", 0.0)
     with subprocess.Popen(["sleep", "60"], process_group=0) as child.process:
         now = time.monotonic()
@@ -172,8 +172,11 @@ def test_step_timeout_is_five_times_the_longest_step() -> None:
     assert timeout.seconds([slow]) == 50.0
 
 
-def test_heartbeat_file_outlives_its_writer(tmp_path: Path) -> None:
-    writer, reader = Heartbeat(tmp_path / "heartbeats" / "infer"), Heartbeat(tmp_path / "heartbeats" / "infer")
+def test_heartbeat_outlives_its_writer_and_cannot_be_cut() -> None:
+    reader = Heartbeat()
+    writer = Heartbeat(reader.descriptor)
+    with pytest.raises(PermissionError):
+        os.ftruncate(reader.descriptor, 0)
     before = time.monotonic()
     writer.beat("batch", 12.0)
     writer.mark_commit(before)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import zmq
 
 from streamer.core.errors import WireError
-from streamer.core.ipc import check_endpoint, receive_valid, send_or_drop
+from streamer.core.ipc import Listener, check_endpoint, receive_valid, send_or_drop
 from streamer.core.logs import RareLog
 from streamer.core.redact import Url, require_scheme
 from streamer.video.outputs.base import EncodedFrame, H264Settings, Writer
@@ -55,7 +55,7 @@ class PacketPublisher:
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
         self._socket.set(zmq.LINGER, 0)
         self._socket.set(zmq.SNDHWM, MAX_QUEUED_FRAMES)
-        self._socket.bind(packets_endpoint(runtime, label))
+        self._listener = Listener(self._socket, packets_endpoint(runtime, label))
         self._number = 0
 
     def open(self, template: VideoStream) -> None:
@@ -63,12 +63,14 @@ class PacketPublisher:
         self._encoder_run = secrets.randbits(63)
 
     def write(self, encoded: EncodedFrame) -> None:
+        self._listener.check()
         header = _HEADER.pack(self._encoder_run, self._number, encoded.pts, encoded.key)
         self._number += 1
         send_or_drop(self._socket, [header, self._parameters + encoded.data if encoded.key else encoded.data])
 
     def close(self) -> None:
         self._socket.close()
+        self._listener.close()
 
 
 class PacketSubscriber:
