@@ -116,6 +116,10 @@ class TaskParams(Protocol):
     def prompt_region(self) -> Region | None:
         """Region of the prompt, if the task takes one."""
 
+    @property
+    def prompts(self) -> int:
+        """Number of prompts that one run of the task costs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Task:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -124,7 +126,31 @@ def _model(files: CheckpointFiles, tied: bool, dtype: torch.dtype, device: torch
     # transformers fills missing weights with random numbers.
     if missing := sorted(info["missing_keys"]):
         raise ConfigError(f"checkpoint {files.name} is not complete: {len(missing)} weights such as {missing[0]}")
+    if files.adapter is not None:
+        model = _merged(model, files.name, files.adapter)
     return model.eval().requires_grad_(False)
+
+
+def _merged(model: Any, name: str, adapter: Path) -> Any:
+    """Return the model with a LoRA adapter merged into its weights."""
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise ConfigError(
+            f"checkpoint {name} is a LoRA adapter, which needs peft: run `pip install 'florence-streamer[lora]'`"
+        ) from None
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            model = PeftModel.from_pretrained(model, str(adapter), local_files_only=True).merge_and_unload()
+    # The libraries raise any exception on damaged or foreign files.
+    except Exception as error:
+        log.debug("adapter %s", name, exc_info=True)
+        raise ConfigError(f"checkpoint {name}: its LoRA adapter does not fit its base or is damaged") from error
+    if missing := [str(warning.message) for warning in warned if "missing adapter keys" in str(warning.message)]:
+        log.debug("adapter %s: %s", name, missing[0])
+        raise ConfigError(f"checkpoint {name}: its LoRA adapter does not fit its base: weights are missing")
+    return model
 
 
 def _tokenizer(files: CheckpointFiles) -> tuple[Any, int]:

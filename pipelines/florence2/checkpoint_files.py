@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ _HUB_FILES = ("*.json", "*.safetensors", "merges.txt")
 _CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")
 _REMOTE_CODE = re.compile(r"microsoft/(florence-2-.+)", re.IGNORECASE)
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _DEFAULT_POSITIONS = 1024
 """Maximum positions of a checkpoint whose config does not name them."""
 _GENERATION_KEYS = (
@@ -42,6 +43,8 @@ class CheckpointFiles:
     images: ImageSettings
     banned_phrases: frozenset[str]
     weights: tuple[Path, ...]
+    adapter: Path | None = None
+    """Folder of the LoRA adapter that is merged into the weights when they are loaded."""
 
     @property
     def max_positions(self) -> int:
@@ -52,6 +55,8 @@ class CheckpointFiles:
 def open_folder(checkpoint: str | None, download: bool = True) -> CheckpointFiles:
     """Return the files of a checkpoint: a local folder, else a name on the hub; None is the shipped model.
 
+    A folder of a LoRA adapter stands for its base checkpoint, which its `adapter_config.json` names.
+
     A hub checkpoint is downloaded once and then read from the cache; with `download=False` only from the cache. Raises
     ConfigError when the checkpoint is missing, incomplete or not a Florence-2.
     """
@@ -60,6 +65,8 @@ def open_folder(checkpoint: str | None, download: bool = True) -> CheckpointFile
             raise ConfigError(f"the small model is missing from this installation ({SHIPPED}): name a checkpoint")
         return _read("tiny", SHIPPED)
     path = Path(checkpoint).expanduser()
+    if (path / _ADAPTER).is_file():
+        return _adapted(path, download)
     if path.is_dir():
         return _read(path.resolve().name, path)
     if path.exists():
@@ -67,6 +74,28 @@ def open_folder(checkpoint: str | None, download: bool = True) -> CheckpointFile
     if checkpoint.startswith((".", "/", "~")):
         raise ConfigError(f"no such checkpoint folder: {checkpoint}")
     return _read(checkpoint, _download(checkpoint, cached=not download))
+
+
+def _adapted(path: Path, download: bool) -> CheckpointFiles:
+    """Return the files of the base checkpoint of the adapter at `path`."""
+    name = path.resolve().name
+    settings = _load_json(path / _ADAPTER)
+    _check_code(name, settings)
+    base = settings.get("base_model_name_or_path")
+    if settings.get("peft_type") != "LORA" or not isinstance(base, str) or not base:
+        raise ConfigError(f"{path / _ADAPTER} does not describe a LoRA adapter: it needs peft_type LORA and its base")
+    if not (path / _ADAPTER_WEIGHTS).is_file():
+        raise _missing(name, path, _ADAPTER_WEIGHTS)
+    if (Path(base).expanduser() / _ADAPTER).is_file():
+        raise ConfigError(f"checkpoint {name} is an adapter of {base}, which is an adapter too: merge that one first")
+    try:
+        files = open_folder(base, download)
+    except ConfigError as error:
+        raise ConfigError(
+            f"checkpoint {name} is an adapter of {base}, which cannot be used: {error}. "
+            f"Write the folder of its base into {path / _ADAPTER} as base_model_name_or_path"
+        ) from None
+    return replace(files, name=name, adapter=path)
 
 
 def _download(name: str, cached: bool) -> Path:

@@ -11,14 +11,17 @@ from pydantic import Field, StringConstraints
 
 from pipelines.florence2.checkpoint_files import open_folder
 from pipelines.florence2.cost_table import shipped_costs
-from pipelines.florence2.prompts import length_error, prompt_text
+from pipelines.florence2.prompts import length_error, prompt_texts
 from pipelines.florence2.tasks import SPECS, Parameters
+from pipelines.florence2.text_lists import TextListEngine
 from streamer.core.errors import ConfigError
 from streamer.core.settings import Settings
 from streamer.types import Costs, Engine, TaskSpec
 
 if TYPE_CHECKING:
     from pipelines.florence2.checkpoint import Checkpoint
+    from pipelines.florence2.fast.engine import FastEngine
+    from pipelines.florence2.reference_engine import ReferenceEngine
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +55,7 @@ class Florence2:
         return SPECS
 
     def refuse(self, settings: Florence2Settings, task: str, params: Parameters) -> str | None:
-        prompt = prompt_text(task, params)
+        prompt = max(prompt_texts(task, params), key=len)
         if settings.checkpoint is not None and len(prompt) < SHORT_PROMPT:
             return None
         try:
@@ -64,24 +67,31 @@ class Florence2:
         return shipped_costs(settings.checkpoint)
 
     def open(self, settings: Florence2Settings) -> Engine:
-        """Load and warm up. Raises ConfigError when the checkpoint or device cannot be used."""
-        # Idle OpenMP threads must sleep: spinning next to other busy processes, they slow torch down many times.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        files = open_folder(settings.checkpoint)
-        from pipelines.florence2.checkpoint import load
+        return TextListEngine(open_engine(settings))
 
-        checkpoint = load(files, settings.device, settings.dtype)
-        engine: ReferenceEngine | FastEngine
-        if _needs_reference(checkpoint, settings):
-            from pipelines.florence2.reference_engine import ReferenceEngine
 
-            engine = ReferenceEngine(checkpoint, settings.max_batch)
-        else:
-            from pipelines.florence2.fast.engine import FastEngine
+def open_engine(settings: Florence2Settings) -> ReferenceEngine | FastEngine:
+    """Load and warm up an engine whose jobs have one prompt each.
 
-            engine = FastEngine(checkpoint, settings.max_batch, settings.drafts)
-        engine.warm_up()
-        return engine
+    Raises ConfigError when the checkpoint or device cannot be used.
+    """
+    # Idle OpenMP threads must sleep: spinning next to other busy processes, they slow torch down many times.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    files = open_folder(settings.checkpoint)
+    from pipelines.florence2.checkpoint import load
+
+    checkpoint = load(files, settings.device, settings.dtype)
+    engine: ReferenceEngine | FastEngine
+    if _needs_reference(checkpoint, settings):
+        from pipelines.florence2.reference_engine import ReferenceEngine
+
+        engine = ReferenceEngine(checkpoint, settings.max_batch)
+    else:
+        from pipelines.florence2.fast.engine import FastEngine
+
+        engine = FastEngine(checkpoint, settings.max_batch, settings.drafts)
+    engine.warm_up()
+    return engine
 
 
 def _needs_reference(checkpoint: Checkpoint, settings: Florence2Settings) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipelines.florence2.checkpoint import Checkpoint
 from pipelines.florence2.parse import Piece, parse
-from pipelines.florence2.prompts import prompt_text, too_long
+from pipelines.florence2.prompts import prompt_texts, too_long
 from pipelines.florence2.scores import at_least
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
 from streamer.core.errors import PipelineError
@@ -48,7 +48,8 @@ class Processor:
         """
         check_frame(job.frame.image)
         params = job.due.task.params
-        ids = self.prompt_ids(prompt_text(job.due.task.task, params))
+        (prompt,) = prompt_texts(job.due.task.task, params)
+        ids = self.prompt_ids(prompt)
         return ids, min(params.max_tokens, self._max_tokens)
 
     def prompt_ids(self, text: str) -> list[int]:

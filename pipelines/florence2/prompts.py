@@ -9,10 +9,10 @@ FRAMING_TOKENS = 2
 """`<s>` and `</s>` around a prompt."""
 
 
-def prompt_text(task: str, params: Parameters) -> str:
-    """Return the text that the model is prompted with."""
+def prompt_texts(task: str, params: Parameters) -> list[str]:
+    """Return the texts that the model is prompted with: one, or one per text of a list."""
     location = "" if params.prompt_region is None else location_tokens(params.prompt_region)
-    return FLORENCE_TASKS[task].prompt.format(input=params.prompt_text or location)
+    return [FLORENCE_TASKS[task].prompt.format(input=value) for value in params.texts or (location,)]
 
 
 def length_error(files: CheckpointFiles, text: str) -> str | None:

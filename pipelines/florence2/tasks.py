@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, cast, get_args
 
-from pydantic import AfterValidator, Field, create_model, model_validator
+from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from streamer.core.settings import RegionField, Settings
 from streamer.types import Region, ResultKind, TaskSpec
@@ -45,9 +45,30 @@ def _phrase(text: str) -> str:
     text = text.strip()
     if not text:
         raise ValueError("must not be empty")
+    if "<and>" in text:
+        listed = ", ".join(part.strip() for part in text.split("<and>"))
+        raise ValueError(f"must be plain words: write a list instead of <and>: [{listed}]")
     if token := _MODEL_TOKEN.search(text):
         raise ValueError(f"must be plain words, without model tokens such as {token[0]}")
     return text
+
+
+MAX_TEXTS = 32
+"""Maximum number of texts of one task. Each costs one answer per run."""
+
+
+def _texts(value: Any) -> str | tuple[str, ...]:
+    """Return a text or the texts of a list. Raises ValueError."""
+    if isinstance(value, str):
+        return _phrase(value)
+    if not isinstance(value, (list, tuple)) or not all(isinstance(text, str) for text in value):
+        raise ValueError("must be a text or a list of texts")
+    if not 1 <= len(value) <= MAX_TEXTS:
+        raise ValueError(f"must be a list of 1 to {MAX_TEXTS} texts")
+    texts = tuple(_phrase(text) for text in value)
+    if repeated := next((text for index, text in enumerate(texts) if text in texts[:index]), None):
+        raise ValueError(f"`{repeated}` is given twice")
+    return texts
 
 
 class Parameters(Settings):
@@ -62,12 +83,21 @@ class Parameters(Settings):
     """An answer longer than this many tokens is an error."""
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts, each of which is a prompt; empty if the task takes none."""
+        return ()
+
+    @property
     def prompt_text(self) -> str | None:
-        return None
+        return ", ".join(self.texts) or None
 
     @property
     def prompt_region(self) -> Region | None:
         return None
+
+    @property
+    def prompts(self) -> int:
+        return max(1, len(self.texts))
 
     @model_validator(mode="before")
     @classmethod
@@ -86,12 +116,12 @@ class TextParameters(Parameters):
 
     needs: ClassVar[str | None] = "text"
 
-    text: Annotated[str, AfterValidator(_phrase)]
-    """Text to search for, without model tokens."""
+    text: Annotated[str | tuple[str, ...], BeforeValidator(_texts, json_schema_input_type=str | list[str])]
+    """Text to search for, without model tokens. A list is searched one by one, and each shape has its text as label."""
 
     @property
-    def prompt_text(self) -> str:
-        return self.text
+    def texts(self) -> tuple[str, ...]:
+        return (self.text,) if isinstance(self.text, str) else self.text
 
 
 class RegionParameters(Parameters):

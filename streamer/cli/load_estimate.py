@@ -75,7 +75,7 @@ def estimate(config: Config) -> Load | None:
     for name, stream in config.streams.items():
         for task in stream.tasks:
             rate = max_runs_per_second(task, stream.source)
-            cost = rate * costs.seconds.get(task.task, max(costs.seconds.values()))
+            cost = rate * task.params.prompts * costs.seconds.get(task.task, max(costs.seconds.values()))
             by_task[name, task.name] = cost
             by_kind[task.task] += cost
             if task.at is None:

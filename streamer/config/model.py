@@ -24,7 +24,7 @@ from streamer.config.calendar import ZoneName, local_zone
 from streamer.config.task import ScheduledTask, TaskSettings, build_task, task_problems
 from streamer.config.validation import Problem, nearest, problems_of
 from streamer.config.web import Web
-from streamer.config.yaml_file import Where, YamlFile, dotted
+from streamer.config.yaml_file import EXTENSION, Where, YamlFile, dotted
 from streamer.config.zone import PolygonField
 from streamer.core.errors import ConfigError
 from streamer.core.redact import redact
@@ -142,6 +142,7 @@ def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a config file."""
     schema = schema_model().model_json_schema()
     schema["required"].remove("agent")  # filled in from the file's name
+    schema["patternProperties"] = {f"^{EXTENSION}": {}}  # ignored
     return schema
 
 

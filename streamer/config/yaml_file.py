@@ -1,6 +1,7 @@
 """Reads a YAML 1.2 file into plain data and stores the line of each key.
 
-The only substitution is `${NAME}` in a text value. Duplicate keys, tags, alias bombs and files over 1 MB are rejected.
+The only substitution is `${NAME}` in a text value. Merge keys (`<<`) are followed, and top-level keys that begin with
+`x-` are ignored: they hold parts that aliases use. Duplicate keys, tags, alias bombs and files over 1 MB are rejected.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_NAME = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|CRED|AUTH|SIGN", re.IGNORECASE)
 _TAG = "tag:yaml.org,2002:"
+_MERGE = _TAG + "merge"
+_UNKNOWN_ALIAS = re.compile(r"found undefined alias '[\w-]+'")
+EXTENSION = "x-"
+"""Start of the top-level keys that are ignored, as in other tools' files."""
+_UNQUOTED = re.compile(r"[:\[,-]\s*[*@%`].|^[*@%`].")
+"""A value that begins with a character that YAML reserves, such as the cron line `*/15 * * * *`."""
 _KINDS = {"bool": "true or false", "int": "a whole number of at most 19 digits", "float": "a number", "null": "null"}
 _TEXT_TAGS = {"str", "timestamp"}  # no key of a config is a date, so a date stays text
 
@@ -80,7 +87,10 @@ class YamlFile:
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             where = f":{mark.line + 1}" if mark else ""
-            raise ConfigError(f"{self.path}{where}: not valid YAML: {error.problem or error.context}") from None
+            problem = error.problem or error.context
+            if mark and _UNQUOTED.search(_line(text, mark.line)) and not _UNKNOWN_ALIAS.fullmatch(problem):
+                problem = 'a text that begins with *, @, % or ` needs quotes, as in "*/15 * * * *"'
+            raise ConfigError(f"{self.path}{where}: not valid YAML: {problem}") from None
         except YAMLError as error:
             raise ConfigError(f"{self.path}: not valid YAML: {str(error).splitlines()[0]}") from None
         except RecursionError:
@@ -130,13 +140,22 @@ class YamlFile:
 
     def _mapping(self, node: MappingNode, path: Where) -> dict[str, Any]:
         data: dict[str, Any] = {}
+        merged: list[Node] = []
         for key, value in node.value:
             if not isinstance(key, ScalarNode):
                 raise self.error(key, "a key must be plain text")
+            if key.tag == _MERGE:
+                merged += value.value if isinstance(value, SequenceNode) else [value]
+                continue
             name = self._characters(key, key.value)
             if name in data:
                 raise self.error(key, f"{dotted((*path, name))}: written twice")
-            data[name] = self._build(value, (*path, name), key)
+            if path or not name.startswith(EXTENSION):
+                data[name] = self._build(value, (*path, name), key)
+        for source in merged:
+            if not isinstance(source, MappingNode):
+                raise self.error(source, "`<<` takes a mapping, or a list of mappings")
+            data = self._mapping(source, path) | data  # keys that are written here, or merged first, win
         return data
 
     def _substitute(self, node: ScalarNode) -> str:
@@ -160,6 +179,11 @@ class YamlFile:
             raise self.error(
                 node, "this text holds half a character (a lone \\ud800 to \\udfff, or bytes that are not UTF-8)"
             ) from None
+
+
+def _line(text: str, number: int) -> str:
+    """Return a line of the text, counted from 0; an empty one behind the end."""
+    return next(iter(text.splitlines()[number : number + 1]), "")
 
 
 def dotted(path: Where) -> str:

@@ -42,6 +42,15 @@ def parse_seconds(value: Any) -> float:
 Seconds = Annotated[float, BeforeValidator(parse_seconds, json_schema_input_type=float | str)]
 """A duration longer than zero: a number of seconds, or text such as `500ms`, `1s`, `5m`, `12h`, `7d`."""
 
+
+def split_numbers(text: str) -> list[float]:
+    """Return the numbers of a text: separated by commas or spaces, with or without brackets, as numpy prints them.
+
+    Raises ValueError.
+    """
+    return [float(part) for part in re.split(r"[\s,]+", text.strip(" \t\n()[]")) if part]
+
+
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 """An id that is safe in topics, file names and URLs."""
 
@@ -50,11 +59,12 @@ def parse_region(value: Any) -> Region:
     """Return the Region of `x0,y0,x1,y1` or of four fractions in a list. Raises ValueError."""
     if isinstance(value, Region):
         return value
-    parts = value.split(",") if isinstance(value, str) else value
     try:
-        x0, y0, x1, y1 = (float(part) for part in parts)
+        x0, y0, x1, y1 = split_numbers(value) if isinstance(value, str) else map(float, value)
     except (TypeError, ValueError, OverflowError):
         raise ValueError("must be four numbers x0,y0,x1,y1 between 0 and 1") from None
+    if max(x0, y0, x1, y1) > 2:
+        raise ValueError("must be fractions of the frame, not pixels: divide x by its width and y by its height")
     if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
         raise ValueError("must be x0,y0,x1,y1 with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1")
     return Region(x0, y0, x1, y1)

@@ -19,6 +19,7 @@ class Params:
     quality = "fast"
     prompt_text: str | None = None
     prompt_region: Region | None = None
+    prompts = 1
 
 
 PARAMS = Params()

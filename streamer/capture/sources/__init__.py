@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import BeforeValidator, Field
 
@@ -27,10 +27,10 @@ _KINDS = {"rtsp": "rtsp", "rtsps": "rtsp", "http": "http", "https": "http"}
 def parse_source(value: Any) -> Any:
     """Return the settings mapping for a text form; return anything else unchanged. Raises ValueError.
 
-    Forms: `rtsp://…`, `rtsps://…`, `http://…`, `https://…`, `/dev/…`, `synthetic`, `synthetic?seed=1&fps=25`. Any
-    other text is the path of a file.
+    Forms: `rtsp://…`, `rtsps://…`, `http://…`, `https://…`, `file://…`, `/dev/…`, the number of a webcam,
+    `synthetic`, `synthetic?seed=1&fps=25`. Any other text is the path of a file.
     """
-    if not isinstance(value, (str, Path)):
+    if isinstance(value, bool) or not isinstance(value, (str, Path, int)):
         return value
     text = str(value)
     if not text.strip():
@@ -38,8 +38,12 @@ def parse_source(value: Any) -> Any:
     name, _, query = text.partition("?")
     if name == "synthetic":
         return _synthetic(query)
+    if text.isascii() and text.isdecimal():
+        return {"kind": "webcam", "device": f"/dev/video{int(text)}"}
     if text.startswith("/dev/"):
         return {"kind": "webcam", "device": text}
+    if text[:5].lower() == "file:":
+        return {"kind": "file", "path": _file_path(text)}
     match = _SCHEME.match(text)
     if match is None:
         if _NO_SCHEME.match(text) and not Path(text).exists():
@@ -51,6 +55,14 @@ def parse_source(value: Any) -> Any:
         remember_url(text)
         raise ValueError(f"unknown scheme `{scheme}` in {redact(text)}: use rtsp://, rtsps://, http:// or https://")
     return {"kind": _KINDS[scheme], "url": text}
+
+
+def _file_path(url: str) -> str:
+    """Return the path of a `file:` URL. Raises ValueError."""
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost"):
+        raise ValueError(f"`file://` takes a path on this computer, such as file:///videos/clip.mp4, not {redact(url)}")
+    return unquote(url.split(":", 1)[1].removeprefix("//localhost").removeprefix("//"))
 
 
 def _synthetic(query: str) -> dict[str, str]:
@@ -66,6 +78,7 @@ Kinds = Rtsp | Webcam | File | Http | Synthetic
 """The settings classes, one per kind."""
 
 SourceField = Annotated[
-    Annotated[Kinds, Field(discriminator="kind")], BeforeValidator(parse_source, json_schema_input_type=str | Kinds)
+    Annotated[Kinds, Field(discriminator="kind")],
+    BeforeValidator(parse_source, json_schema_input_type=str | int | Kinds),
 ]
-"""The settings of any source: a mapping with `kind`, or a text as `parse_source` takes it."""
+"""The settings of any source: a mapping with `kind`, or a text or number as `parse_source` takes it."""

@@ -37,6 +37,6 @@ def processor(checkpoint: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def engine(checkpoint: Path) -> Any:
-    from pipelines.florence2.pipeline import Florence2Settings, pipeline
+    from pipelines.florence2.pipeline import Florence2Settings, open_engine
 
-    return pipeline.open(Florence2Settings(checkpoint=str(checkpoint), device="cpu", max_batch=32, engine="plain"))
+    return open_engine(Florence2Settings(checkpoint=str(checkpoint), device="cpu", max_batch=32, engine="plain"))

@@ -246,3 +246,93 @@ def test_equal_output_head_is_tied(copy: Path) -> None:
     edit(copy / "config.json", tie_word_embeddings=False)
     model = load(open_folder(str(copy)), "cpu", "auto").model
     assert model.lm_head.weight is model.get_input_embeddings().weight
+
+
+# -- LoRA adapters; peft uses names that transformers will remove
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+TARGETS = ["q_proj", "v_proj", "out_proj", "fc1", "fc2"]
+
+
+def build_adapter(folder: Path, base: Path, **keys: Any) -> Path:
+    """Save a LoRA adapter of `base` with random weights."""
+    from peft import LoraConfig, get_peft_model
+
+    model = load(open_folder(str(base)), "cpu", "float32").model
+    settings = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": TARGETS, **keys})
+    adapted = get_peft_model(model, settings)
+    torch.manual_seed(0)
+    for name, weight in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    adapted.save_pretrained(str(folder))
+    edit(folder / "adapter_config.json", base_model_name_or_path=str(base))
+    return folder
+
+
+@pytest.mark.parametrize("keys", [{}, {"use_rslora": True}, {"use_dora": True}], ids=["plain", "rslora", "dora"])
+def test_adapter_is_merged_into_its_base(checkpoint: Path, tmp_path: Path, keys: dict[str, Any]) -> None:
+    from peft import PeftModel
+
+    folder = build_adapter(tmp_path / "gate", checkpoint, **keys)
+    base = load(open_folder(str(checkpoint)), "cpu", "float32").model
+    merged = load(open_folder(str(folder)), "cpu", "float32")
+    assert merged.name == "gate"
+    unmerged: Any = PeftModel.from_pretrained(base, str(folder)).eval()
+    inputs = {
+        "pixel_values": torch.rand(1, 3, 96, 96),
+        "input_ids": torch.tensor([[base.config.image_token_id] * 10 + [0, 7, 8, 2]]),
+        "decoder_input_ids": torch.tensor([[2, 0, 9]]),
+    }
+    with torch.inference_mode():
+        ours, theirs = merged.model(**inputs).logits, unmerged(**inputs).logits
+        with unmerged.disable_adapter():
+            without = unmerged(**inputs).logits
+    assert torch.allclose(ours, theirs, atol=1e-4)
+    assert not torch.allclose(ours, without, atol=1e-2)
+
+
+def test_adapter_answers_in_both_engines(checkpoint: Path, tmp_path: Path) -> None:
+    folder = build_adapter(tmp_path / "gate", checkpoint)
+    for kind in ("fast", "plain"):
+        settings = Florence2Settings.model_validate({"checkpoint": str(folder), "device": "cpu", "engine": kind})
+        assert pipeline.open(settings).model == "gate"
+
+
+def test_adapter_without_its_base_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    folder = build_adapter(tmp_path / "gate", checkpoint)
+    edit(folder / "adapter_config.json", base_model_name_or_path="/no/such/folder")
+    assert "is an adapter of /no/such/folder, which cannot be used: no such checkpoint folder" in refusal(folder)
+    edit(folder / "adapter_config.json", base_model_name_or_path="microsoft/Florence-2-base")
+    assert "brings code of its own" in refusal(folder)
+    edit(folder / "adapter_config.json", base_model_name_or_path=None)
+    assert "does not describe a LoRA adapter" in refusal(folder)
+
+
+def test_adapter_of_an_adapter_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    folder = build_adapter(tmp_path / "gate", checkpoint)
+    edit(folder / "adapter_config.json", base_model_name_or_path=str(folder))
+    assert "is an adapter too" in refusal(folder)
+
+
+def test_adapter_of_another_model_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    folder = build_adapter(tmp_path / "gate", checkpoint)
+    weights = load_file(folder / "adapter_model.safetensors")
+    renamed = {name.replace("decoder", "other"): value for name, value in weights.items()}
+    save_file(renamed, folder / "adapter_model.safetensors")
+    assert "does not fit its base" in refusal(folder)
+    wide = {name: torch.zeros(3, 3) for name in weights}
+    save_file(wide, folder / "adapter_model.safetensors")
+    assert "does not fit its base or is damaged" in refusal(folder)
+    (folder / "adapter_model.safetensors").write_bytes(b"x" * 100)
+    assert "does not fit its base or is damaged" in refusal(folder)
+    (folder / "adapter_model.safetensors").unlink()
+    assert "adapter_model.safetensors is missing" in refusal(folder)
+
+
+def test_adapter_without_peft_names_the_command(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = build_adapter(tmp_path / "gate", checkpoint)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    assert "run `pip install 'florence-streamer[lora]'`" in refusal(folder)

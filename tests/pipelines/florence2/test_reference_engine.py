@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image as Pil
 
-from pipelines.florence2.pipeline import Florence2Settings, pipeline
+from pipelines.florence2.pipeline import Florence2Settings, open_engine, pipeline
 from pipelines.florence2.reference_engine import ReferenceEngine, Row
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS, Quality, location_tokens
 from streamer.types import Engine, Job, Pipeline, Result
@@ -214,5 +214,5 @@ def test_lost_device_error_is_raised(engine: ReferenceEngine, monkeypatch: pytes
 def test_banned_phrases_come_from_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(checkpoint, tmp_path / "free"))
     (path / "processor_config.json").unlink()
-    opened: Any = pipeline.open(Florence2Settings(checkpoint=str(path), device="cpu", engine="plain"))
+    opened: Any = open_engine(Florence2Settings(checkpoint=str(path), device="cpu", engine="plain"))
     assert opened._checkpoint.banned_phrases == frozenset()

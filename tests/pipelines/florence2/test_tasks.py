@@ -17,7 +17,7 @@ from pipelines.florence2.checkpoint import load
 from pipelines.florence2.checkpoint_files import open_folder
 from pipelines.florence2.pipeline import Florence2Settings, pipeline
 from pipelines.florence2.processor import Processor
-from pipelines.florence2.prompts import prompt_text
+from pipelines.florence2.prompts import prompt_texts
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS, location_tokens
 from streamer.config import model
 from streamer.core.errors import ConfigError, PipelineError
@@ -93,7 +93,7 @@ def test_prompt_ids_equal_transformers(task: str, processor: Any, engine: Any) -
     theirs = processor(text=row.token + given_input, images=make_image(), return_tensors="pt").input_ids[0].tolist()
     model, checkpoint = engine._checkpoint.model, engine._checkpoint
     image = [model.config.image_token_id] * checkpoint.images.tokens
-    assert image + Processor(checkpoint).prompt_ids(prompt_text(task, params)) == theirs
+    assert image + Processor(checkpoint).prompt_ids(prompt_texts(task, params)[0]) == theirs
 
 
 def test_prompt_longer_than_encoder_is_refused(engine: Any) -> None:
@@ -115,7 +115,7 @@ def test_config_refuses_prompt_that_engine_would_refuse(checkpoint: Path, tmp_pa
     folder = open_folder(str(checkpoint))
     loaded = load(folder, "cpu", "float32")
     try:
-        Processor(loaded).prompt_ids(prompt_text("phrase_grounding", _check("phrase_grounding", text=text)))
+        Processor(loaded).prompt_ids(prompt_texts("phrase_grounding", _check("phrase_grounding", text=text))[0])
         refusal = ""
     except PipelineError as error:
         refusal = f"{file}:7: streams.gate.tasks[1]: {error}"

@@ -21,7 +21,7 @@ from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.fast.image_cache import CACHED_FRAMES
 from pipelines.florence2.fast.logits import effective
 from pipelines.florence2.fast.scheduler import RECOVERY
-from pipelines.florence2.pipeline import Florence2Settings, pipeline
+from pipelines.florence2.pipeline import Florence2Settings, open_engine
 from pipelines.florence2.reference_engine import ReferenceEngine
 from pipelines.florence2.tasks import SPECS, Quality
 from streamer.core.errors import ConfigError
@@ -291,7 +291,7 @@ def test_max_tokens_holds_with_draft(checkpoint: Path) -> None:
 
 
 def test_drafts_can_be_disabled(checkpoint: Path) -> None:
-    engine: Any = pipeline.open(Florence2Settings(checkpoint=str(checkpoint), device="cpu", drafts=False))
+    engine: Any = open_engine(Florence2Settings(checkpoint=str(checkpoint), device="cpu", drafts=False))
     run_in_flight(engine, all_tasks())
     assert len(engine.greedy.drafts) == 0
 
@@ -409,7 +409,7 @@ def test_free_memory_is_positive() -> None:
 
 def test_engine_setting_selects_engine(checkpoint: Path, tmp_path: Path) -> None:
     def kind(path: Path, **keys: Any) -> type:
-        return type(pipeline.open(Florence2Settings(checkpoint=str(path), device="cpu", **keys)))
+        return type(open_engine(Florence2Settings(checkpoint=str(path), device="cpu", **keys)))
 
     assert kind(checkpoint) is FastEngine
     assert kind(checkpoint, engine="plain") is ReferenceEngine
