@@ -6,7 +6,6 @@ import base64
 import contextlib
 import itertools
 import logging
-import socket
 import ssl
 import time
 from collections import deque
@@ -14,9 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from streamer.core.errors import ConfigError, SinkError, WireError
+from streamer.core.errors import AddressError, ConfigError, SinkError, StreamerError, WireError
+from streamer.core.network_failures import describe_os_error
 from streamer.core.redact import Url
-from streamer.core.tls import ClientTls
+from streamer.core.tls import ClientTls, describe_tls_error
 from streamer.events.sinks._mqtt_packets import (
     DISCONNECT_WITH_WILL,
     FAILURE,
@@ -87,23 +87,21 @@ class Broker:
             raise SinkError(f"{prefix} within {limit_s:g} s") from None
         except (StreamClosed, ConnectionResetError, BrokenPipeError) as error:
             raise ClosedWithoutReason(f"{prefix}: {_cause(error)}") from None
-        except (OSError, WireError, ConfigError, ValueError) as error:
+        except (OSError, AddressError, WireError, ConfigError, ValueError) as error:
             raise SinkError(f"{prefix}: {_cause(error)}") from None
 
 
 def _cause(error: Exception) -> str:
     match error:
-        case ssl.SSLCertVerificationError(verify_message=message):
-            return f"certificate verify failed: {message}: if the certificate is right, set `ca`"
-        case ssl.SSLError(reason=str(reason)):  # a fixed word of OpenSSL
-            return reason.lower().replace("_", " ")
-        case socket.gaierror() | OSError(strerror=str()):
+        case ssl.SSLError():
+            return describe_tls_error(error, always_verified=True)
+        case OSError(errno=0):
             return str(error.strerror)
-        case WireError() | ConfigError():
+        case OSError():
+            return describe_os_error(error)
+        case StreamerError():
             return str(error)
-        case ValueError():
-            return "the host name is not valid"
-    return "the connection broke off"
+    return "the host name is not valid"
 
 
 class Connection:

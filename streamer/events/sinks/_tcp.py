@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import select
 import socket
@@ -10,6 +11,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
+
+from streamer.core.addresses import connect, resolve
 
 T = TypeVar("T")
 
@@ -25,8 +28,10 @@ class TcpStream:
     """A connected socket. Methods raise TimeoutError at `deadline`, a monotonic second, and else OSError."""
 
     def __init__(self, host: str, port: int, deadline: float) -> None:
-        """Connect to the first address of `host` that answers."""
-        self._socket = _connect(host, port, deadline)
+        """Connect to the first address of `host`, a host in the config, that answers. Raises AddressError too."""
+        self._socket = connect(resolve(host, in_config=True), port, deadline - time.monotonic())
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.setblocking(False)
 
     def close(self) -> None:
         self._socket.close()
@@ -54,8 +59,13 @@ class TcpStream:
 
     def send(self, data: bytes, deadline: float) -> None:
         rest = memoryview(data)
-        while rest:
-            rest = rest[self._retry(partial(self._socket.send, rest), select.POLLOUT, deadline) :]
+        try:
+            while rest:
+                rest = rest[self._retry(partial(self._socket.send, rest), select.POLLOUT, deadline) :]
+        except (ssl.SSLEOFError, ConnectionError):
+            with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
+                self._socket.recv(1)  # raises the alert by which the other side said why
+            raise
 
     def receive(self, deadline: float) -> bytes:
         """Return the bytes that have arrived, at least one."""
@@ -80,23 +90,3 @@ class TcpStream:
             poller.register(self._socket, awaited)
             if left <= 0 or not poller.poll(math.ceil(left * 1000)):
                 raise TimeoutError
-
-
-def _connect(host: str, port: int, deadline: float) -> socket.socket:
-    failure: OSError = ConnectionError(0, "the host has no address")
-    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        connecting = socket.socket(family, kind, protocol)
-        try:
-            connecting.settimeout(left)
-            connecting.connect(address)
-            connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connecting.setblocking(False)
-        except OSError as error:
-            connecting.close()
-            failure = error
-        else:
-            return connecting
-    raise failure

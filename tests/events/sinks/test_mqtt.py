@@ -176,7 +176,7 @@ def test_passwords_and_tls(tmp_path: Path, progress: RecordedProgress) -> None:
             wrong.write(entries(4, 5))
         assert "another" not in str(caught.value)
         stranger = Mqtt(url=Url(url)).open(context(), progress)
-        with pytest.raises(SinkError, match=r"no TLS connection: certificate verify failed.*set `ca`"):
+        with pytest.raises(SinkError, match=r"no TLS connection: TLS: .* not from a known authority: .*`ca: FILE`"):
             stranger.write(entries(4, 5))
 
 
@@ -195,7 +195,7 @@ def test_client_certificate(tmp_path: Path, progress: RecordedProgress) -> None:
         assert progress.advanced[-1] == 3
         for keys in ({}, {"cert": foreign.cert, "key": foreign.key}):
             refused = Mqtt(url=url, ca=authority.cert, **keys).open(context(), progress)
-            with pytest.raises(SinkError, match=r"no (TLS connection|CONNACK): "):
+            with pytest.raises(SinkError, match="TLS: the other side requires a client certificate"):
                 refused.write(entries(4, 4))
 
 
