@@ -15,6 +15,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Literal
 
 from streamer.core.errors import AddressError
+from streamer.core.network_failures import describe_os_error
 
 Address = IPv4Address | IPv6Address
 Kind = Literal["public", "private", "reserved", "multicast", "unspecified", "link-local", "loopback", "metadata"]
@@ -127,9 +128,7 @@ def _look_up(host: str, shown: str) -> tuple[Address, ...]:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
-        if error.errno == socket.EAI_AGAIN:
-            raise AddressError(f"{shown}: DNS does not answer") from None
-        raise AddressError(f"{shown}: DNS knows no host of this name") from None
+        raise AddressError(f"{shown}: {describe_os_error(error)}") from None
     except (OSError, ValueError):  # it cannot be written in DNS
         raise AddressError(f"{shown}: not a valid name of a host") from None
     return tuple(dict.fromkeys(ip_address(str(entry[4][0])) for entry in found))

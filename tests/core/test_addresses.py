@@ -109,8 +109,8 @@ def test_special_addresses_of_a_name_are_left_out(dns: Callable[..., None]) -> N
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (socket.gaierror(socket.EAI_AGAIN, ""), "camera.test: DNS does not answer"),
-        (socket.gaierror(socket.EAI_NONAME, ""), "camera.test: DNS knows no host of this name"),
+        (socket.gaierror(socket.EAI_AGAIN, ""), "camera.test: host name lookup failed: no DNS server answers"),
+        (socket.gaierror(socket.EAI_NONAME, ""), "camera.test: host name unknown: check its spelling"),
         (UnicodeError("label too long"), "camera.test: not a valid name of a host"),
     ],
 )

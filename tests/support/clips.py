@@ -63,3 +63,10 @@ def write_clip(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def number_in(picture: Picture) -> int:
+    """Return the number in a decoded picture of `numbered`."""
+    image = np.zeros((picture.height, picture.width, 3), np.uint8)
+    picture.write_bgr(image)
+    return number_of(image)

@@ -10,13 +10,13 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from pydantic import BeforeValidator, Field
 
 from streamer.capture.sources.file import File
-from streamer.capture.sources.http import Http
+from streamer.capture.sources.http import Http, Snapshot
 from streamer.capture.sources.rtsp import Rtsp
 from streamer.capture.sources.synthetic import Synthetic
 from streamer.capture.sources.webcam import Webcam
 from streamer.core.redact import redact, remember_url
 
-__all__ = ["File", "Http", "Rtsp", "SourceField", "Synthetic", "Webcam", "parse_source"]
+__all__ = ["File", "Http", "Rtsp", "Snapshot", "SourceField", "Synthetic", "Webcam", "parse_source"]
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://|(rtsps?|https?):")
 _NO_SCHEME = re.compile(r"[^\s:/@]*:.*@.|[\w.-]+:\d+(/|$)|\d+\.\d+\.\d+\.\d+(/|$)")
@@ -74,7 +74,7 @@ def _synthetic(query: str) -> dict[str, str]:
     return {**settings, "kind": "synthetic"}
 
 
-Kinds = Rtsp | Webcam | File | Http | Synthetic
+Kinds = Rtsp | Webcam | File | Http | Snapshot | Synthetic
 """The settings classes, one per kind."""
 
 SourceField = Annotated[

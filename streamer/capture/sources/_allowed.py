@@ -73,7 +73,8 @@ class Allowed:
 
 RTSP = Allowed(frozenset({"rtsp", "sdp", "rtp", "mpegts"}), _CAMERA)
 """Without AV1: see `streamer/core/ffmpeg_faults.py`."""
-HTTP = Allowed(_STREAMED | {"hls"}, _CAMERA | {"av1"})
+HTTP = Allowed(_STREAMED, _CAMERA | {"av1"})
+"""Without HLS and MJPEG in parts: `_hls.py` and `_jpegs.py` read them."""
 FILE = Allowed(
     _STREAMED | {"dv", "mxf", "rm", "av1", "obu", "yuv4mpegpipe", "image2", "tiff_pipe", "apng", "h263", "h261", "wtv"},
     _RECORDINGS,

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from typing import Protocol
 
 import av
 from av.video.codeccontext import VideoCodecContext
@@ -40,12 +41,19 @@ FIRST_FRAME_S, FIRST_FRAME_PACKETS, MAX_FIRST_FRAME_S = 15.0, 300, 300.0
 is lost only after both 15 s and 300 packets without a frame, or after 300 s."""
 
 
+class FileObject(Protocol):
+    """A file in memory, or bytes that arrive."""
+
+    def read(self, size: int) -> bytes:
+        """Return at most `size` bytes, b"" at the end."""
+
+
 class AvSource:
     """Frames of one connection or file. `file` may hold credentials; error texts never hold `file`."""
 
     def __init__(
         self,
-        file: str,
+        file: str | FileObject,
         options: Mapping[str, str],
         *,
         read_limit: float | None,
@@ -72,6 +80,7 @@ class AvSource:
         try:
             self._container = av.open(
                 file,
+                "r",
                 format=container_format,
                 options={**allowed.options(), **options},
                 timeout=(open_limit, read_limit),

@@ -38,4 +38,6 @@ def lost(error: Exception, opening: bool = False) -> SourceLost:
         return SourceLost("connection refused: nothing listens there")
     if getattr(error, "errno", None) == errno.EIO:
         return SourceLost("the connection broke off")
+    if isinstance(error, av.error.InvalidDataError):
+        return SourceLost("damaged, or not in a format that streamer knows")
     return SourceLost(describe(error))

@@ -75,7 +75,7 @@ class NetworkCamera(Settings):
     """Port of each scheme."""
 
     @abstractmethod
-    def options(self) -> dict[str, str]:
+    def demuxer_options(self) -> dict[str, str]:
         """Return the options of FFmpeg's input."""
 
     def open(self, read_limit: float = 15.0) -> Source:
@@ -83,7 +83,7 @@ class NetworkCamera(Settings):
 
         return AvSource(
             self.url.reveal(),
-            self.options(),
+            self.demuxer_options(),
             read_limit=read_limit,
             allowed=self.allowed.extended(self.allow),
             hwaccel=self.hwaccel,

@@ -22,7 +22,7 @@ class Rtsp(NetworkCamera):
     allowed: ClassVar[Allowed] = RTSP
     default_ports: ClassVar[Mapping[str, int]] = {"rtsp": 554, "rtsps": 322}
 
-    def options(self) -> dict[str, str]:
+    def demuxer_options(self) -> dict[str, str]:
         return {
             "rtsp_transport": self.transport,
             "protocol_whitelist": "rtsp,rtp,udp,tcp,tls",

@@ -91,7 +91,10 @@ def test_text_form_equals_mapping_form(tmp_path: Path) -> None:
         ({"kind": "rtsp", "url": "rtsp://h/a", "transport": "tpc"}, "'tcp' or 'udp'"),
         ({"kind": "webcam", "device": "video0"}, "String should match pattern"),
         ({"kind": "webcam", "device": "/dev/video0", "size": "big"}, "String should match pattern"),
-        ({"kind": "camera"}, "does not match any of the expected tags: 'rtsp', 'webcam', 'file', 'http', 'synthetic'"),
+        (
+            {"kind": "camera"},
+            "does not match any of the expected tags: 'rtsp', 'webcam', 'file', 'http', 'snapshot', 'synthetic'",
+        ),
     ],
 )
 def test_invalid_source_is_refused(value: Any, message: str) -> None:

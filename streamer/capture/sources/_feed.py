@@ -1,0 +1,81 @@
+"""Bytes that this program reads itself, decoded by FFmpeg. FFmpeg then opens no connection and no file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from streamer.capture.sources._av import AvSource
+from streamer.capture.sources._deadline import Deadline
+from streamer.core.errors import SourceLost
+from streamer.types import Picture
+
+NO_PROTOCOL = {"protocol_whitelist": "none"}
+"""Option of FFmpeg: no container in the bytes can make it open anything else."""
+
+
+class Reader(Protocol):
+    def read(self, size: int) -> bytes:
+        """Return at most `size` bytes, b"" at the end. Raises SourceLost."""
+
+    def close(self) -> None: ...
+
+
+class Feed:
+    """A file object for PyAV. `read` never raises: PyAV would print the traceback of every error but the first."""
+
+    name = "feed"
+    """FFmpeg takes the type of a file from the suffix of its name; this one has none."""
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        """`read`: of a Reader."""
+        self.failure: BaseException | None = None
+        """Error that ended the bytes."""
+        self._read = read
+
+    def read(self, size: int) -> bytes:
+        if self.failure is None:
+            try:
+                return self._read(size)
+            except BaseException as error:  # raised again by `FedSource`: no error may be lost
+                self.failure = error
+        return b""
+
+
+class FedSource:
+    """Frames of a live stream whose bytes come from a Feed."""
+
+    def __init__(
+        self, reader: Reader, deadline: Deadline, read_limit: float, decode: Callable[[Feed], AvSource]
+    ) -> None:
+        """Open the stream with `decode`. Raises SourceLost.
+
+        `deadline`: of the reader; it is restarted at each frame.
+        """
+        self._reader, self._deadline, self._limit = reader, deadline, read_limit
+        self._feed = Feed(reader.read)
+        try:
+            self._source = decode(self._feed)
+        except BaseException as error:
+            reader.close()
+            raise self._feed.failure or error from None
+
+    @property
+    def note(self) -> str | None:
+        return self._source.note
+
+    def __iter__(self) -> Iterator[Picture | None]:
+        self._deadline.restart(self._limit)
+        try:
+            for picture in self._source:
+                yield picture
+                self._deadline.restart(self._limit)
+        except SourceLost as error:
+            raise self._feed.failure or error from None
+
+    def set_interval(self, every: float) -> bool:
+        return self._source.set_interval(every)
+
+    def close(self) -> None:
+        self._source.close()
+        self._reader.close()

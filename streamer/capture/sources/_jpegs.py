@@ -1,0 +1,93 @@
+"""Pictures of a camera that sends JPEGs over HTTP: a stream of them, or one for each request."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+
+import av
+from av.video.codeccontext import VideoCodecContext
+
+from streamer.capture.sources._av import OPEN_S
+from streamer.capture.sources._failures import FAILURES, describe
+from streamer.capture.sources._http_answer import READ_BYTES, Answer
+from streamer.capture.sources._http_client import HttpClient
+from streamer.capture.sources._jpeg_splitter import JpegSplitter
+from streamer.capture.sources._picture import AvPicture
+from streamer.core.errors import SourceLost
+from streamer.core.logs import RareLog
+from streamer.core.memory_limit import allow_pictures
+from streamer.core.network_failures import BROKEN_OFF
+from streamer.types import MAX_PIXELS
+
+log = logging.getLogger(__name__)
+
+MIN_POLL_S = 0.2
+"""Shortest time between two requests for a single picture."""
+_YIELD_S = 1.0
+"""Longest time without a yield between two requests: the reader learns that the source is alive."""
+
+
+class JpegSource:
+    """A camera that sends pictures. An answer with a single picture is asked for again at the tasks' interval.
+
+    The media time of a picture is the time of its arrival.
+    """
+
+    note: str | None = None
+
+    def __init__(self, client: HttpClient, answer: Answer, read_limit: float) -> None:
+        self._client, self._answer, self._limit = client, answer, read_limit
+        self._interval = 0.0
+        self._undecodable = RareLog(log, "pictures that cannot be decoded: %d, last error: %s")
+        self._decoder = av.CodecContext.create("mjpeg", "r")
+        assert isinstance(self._decoder, VideoCodecContext)
+        self._decoder.thread_count = 1
+        self._decoder.options = {"max_pixels": str(MAX_PIXELS)}
+
+    def set_interval(self, every: float) -> bool:
+        """Set the seconds between two requests. Return False: every picture that arrives is decoded."""
+        self._interval = every
+        return False
+
+    def close(self) -> None:
+        self._answer.close()
+
+    def __iter__(self) -> Iterator[AvPicture | None]:
+        deadline = self._client.deadline
+        while True:
+            asked_at, count = time.monotonic(), 0
+            deadline.restart(self._limit)
+            for jpeg in self._pictures():
+                count += 1
+                picture = self._decode(jpeg)
+                yield picture
+                if picture is not None:
+                    deadline.restart(self._limit)
+            self._answer.close()
+            if count != 1:
+                raise SourceLost(BROKEN_OFF if count else "the answer holds no JPEG picture")
+            while (left := asked_at + max(self._interval, MIN_POLL_S) - time.monotonic()) > 0:
+                time.sleep(min(left, _YIELD_S))
+                yield None
+            deadline.restart(min(OPEN_S, self._limit))
+            self._answer, _ = self._client.get(self._client.start)
+
+    def _pictures(self) -> Iterator[bytes]:
+        """Yield the pictures of the current answer."""
+        splitter = JpegSplitter()
+        while data := self._answer.read(READ_BYTES):
+            jpegs = splitter.feed(data)
+            allow_pictures(splitter.pixels)
+            yield from jpegs
+        if (last := splitter.finish()) is not None:
+            yield last
+
+    def _decode(self, jpeg: bytes) -> AvPicture | None:
+        try:
+            frames = self._decoder.decode(av.Packet(jpeg))
+        except FAILURES as error:
+            self._undecodable.add(describe(error))
+            return None
+        return AvPicture(frames[0], time.monotonic()) if frames else None
