@@ -15,6 +15,7 @@ from streamer.capture.media_clock import MediaClock
 from streamer.capture.motion_gate import INTERVAL_S, MotionDetector, SceneState
 from streamer.capture.silence_timeout import SilenceTimeout
 from streamer.core.errors import FrameError, SourceEnded, SourceLost
+from streamer.core.memory_limit import over_limit
 from streamer.types import MAX_PIXELS, MAX_SIDE, FrameId, Picture, Source, SourceSettings
 
 _INTERVAL_TOLERANCE_S = 0.02
@@ -57,6 +58,8 @@ class Connection(threading.Thread):
             self.outcome = SourceEnded()
         except SourceLost as error:
             self.outcome = type(error)(*error.args)  # a copy: the original's traceback keeps the decoder alive
+        except MemoryError:
+            self.outcome = SourceLost(over_limit())
         except BaseException as error:  # the main thread raises it again: no error may be lost
             self.outcome = error
         self._notify()

@@ -69,7 +69,21 @@ def doctor(config: ConfigFile) -> None:
 def examine(config: Config, file: Path) -> int:
     """Print all findings; return the exit code, 1 if one of them is a failure."""
     failed = False
-    for check in (_python, _config_file, _clock, _state, _runtime, _limits, _ports, _sources, _targets, _model, _load):
+    for check in (
+        _python,
+        _ffmpeg,
+        _confinement,
+        _config_file,
+        _clock,
+        _state,
+        _runtime,
+        _limits,
+        _ports,
+        _sources,
+        _targets,
+        _model,
+        _load,
+    ):
         for finding in _findings(check, config, file):
             failed = failed or finding.level == "fail"
             print(finding, flush=True)
@@ -86,6 +100,44 @@ def _findings(check: Callable[[Config, Path], Iterator[Finding]], config: Config
 
 def _python(_config: Config, _file: Path) -> Iterator[Finding]:
     yield Finding("ok", "Python", f"{sys.version.split()[0]}, {os.cpu_count()} processors")
+
+
+def _ffmpeg(config: Config, _file: Path) -> Iterator[Finding]:
+    from streamer.core.ffmpeg_faults import FAULTS, bundled_version, parse_version
+
+    text = bundled_version()
+    where, version = f"FFmpeg {text}", parse_version(text)
+    if version is None:
+        yield Finding("warn", where, "not a release: its known faults cannot be looked up", "install `av` from PyPI")
+        return
+    unused = []
+    for fault in FAULTS:
+        if not fault.affects(version):
+            continue
+        users = [name for name, stream in config.streams.items() if fault.is_reached_by(stream.source)]
+        if users:
+            fix = f"remove `{fault.name}` from `allow`, or update the package `av` when it is cured"
+            yield Finding("warn", where, f"{fault} can be reached by {', '.join(users)}", fix)
+        else:
+            unused.append(str(fault))
+    yield Finding(
+        "ok", where, f"no stream reaches its known faults: {', '.join(unused)}" if unused else "no known fault"
+    )
+
+
+def _confinement(_config: Config, _file: Path) -> Iterator[Finding]:
+    from streamer.core import landlock
+
+    supported = landlock.version()
+    where = "confinement"
+    if not supported:
+        fix = "use Linux 5.13 or later, with `landlock` in its list of security modules (`lsm=`)"
+        yield Finding("warn", where, "this kernel cannot confine the processes that decode", fix)
+    elif supported < landlock.NET_VERSION:
+        what = "processes that decode are confined to their files, but not to the ports of their cameras"
+        yield Finding("ok", where, f"{what}, which needs Linux 6.7")
+    else:
+        yield Finding("ok", where, "processes that decode are confined to the files and ports of their cameras")
 
 
 def _config_file(config: Config, file: Path) -> Iterator[Finding]:

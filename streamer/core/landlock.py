@@ -20,7 +20,7 @@ _PATH_BENEATH, _NET_PORT = 1, 2
 _CONNECT_TCP, _BIND_TCP = 1 << 1, 1 << 0
 _SCOPE_ABSTRACT_SOCKETS, _SCOPE_SIGNALS = 1 << 0, 1 << 1
 _PR_SET_NO_NEW_PRIVS = 38
-_NET_VERSION, _SCOPE_VERSION = 4, 6
+NET_VERSION, SCOPE_VERSION = 4, 6
 """First versions that restrict TCP, and abstract sockets and signals."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -69,6 +69,8 @@ class Rules:
     """Devices, and folders of devices, to read, write and control."""
     connect: Iterable[int] | None = ()
     """TCP ports to connect to, of any host. None: all ports."""
+    serve: Iterable[int] = ()
+    """TCP ports to listen on and to connect to. Not used if `connect` is None."""
 
 
 def version() -> int:
@@ -82,24 +84,26 @@ def version() -> int:
 def restrict(rules: Rules) -> None:
     """Restrict the calling thread, and the threads and processes that it starts later, for good.
 
-    It can run no program, listen on no TCP port, send signals to no process outside and gain no privilege. Does nothing
-    in a kernel without Landlock. Raises OSError.
+    It can run no program, send signals to no process outside and gain no privilege. Does nothing in a kernel without
+    Landlock. Raises OSError.
     """
     supported = version()
     if not supported:
         return
     files = _rights(supported)
-    ports = rules.connect if supported >= _NET_VERSION else None
+    ports = rules.connect if supported >= NET_VERSION else None
     net = 0 if ports is None else _CONNECT_TCP | _BIND_TCP
-    scopes = _SCOPE_ABSTRACT_SOCKETS | _SCOPE_SIGNALS if supported >= _SCOPE_VERSION else 0
+    scopes = _SCOPE_ABSTRACT_SOCKETS | _SCOPE_SIGNALS if supported >= SCOPE_VERSION else 0
     handled = struct.pack("=QQQ", files, net, scopes)
     ruleset = _call(_CREATE_RULESET, handled, len(handled), 0)
     try:
-        for paths, right in ((rules.read, READ), (rules.write, WRITE), (rules.devices, DEVICE)):
+        for paths, access in ((rules.read, READ), (rules.write, WRITE), (rules.devices, DEVICE)):
             for path in paths:
-                _allow(ruleset, path, right & files)
-        for port in ports or ():
-            _call(_ADD_RULE, ruleset, _NET_PORT, struct.pack("=QQ", _CONNECT_TCP, port), 0)
+                _allow(ruleset, path, access & files)
+        if ports is not None:
+            for right, numbers in ((_CONNECT_TCP, ports), (_CONNECT_TCP | _BIND_TCP, rules.serve)):
+                for port in numbers:
+                    _call(_ADD_RULE, ruleset, _NET_PORT, struct.pack("=QQ", right, port), 0)
         if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
             raise _last_error()
         _call(_RESTRICT_SELF, ruleset, 0)

@@ -33,7 +33,7 @@ def allow_pictures(pixels: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if resource.RLIM_INFINITY not in (soft, hard):
         base = hard - BYTES_PER_PIXEL * MAX_PIXELS
-        resource.setrlimit(resource.RLIMIT_DATA, (max(soft, base + BYTES_PER_PIXEL * pixels), hard))
+        resource.setrlimit(resource.RLIMIT_DATA, (max(soft, base + BYTES_PER_PIXEL * min(pixels, MAX_PIXELS)), hard))
 
 
 def over_limit() -> str:

@@ -26,7 +26,7 @@ MAX_SOCKET_PATH = 107
 LOCK = "lock"
 """Name of the lock file in both folders."""
 _TEMPORARY = "streamer-"
-"""First part of the name of a temporary runtime folder."""
+"""First part of the name of a temporary folder."""
 _USE_OTHER = "set $XDG_RUNTIME_DIR to a folder that only this user can write, on a tmpfs if possible"
 
 
@@ -52,12 +52,16 @@ class AgentPaths:
         remove_leftovers()
         with contextlib.ExitStack() as stack:
             named = runtime_folder(agent) if keep_state else None
-            runtime = named or _temporary_runtime(stack)
+            runtime = named or _temporary_folder(stack)
             if named is not None:
                 _make_private(runtime)
-            state = state_folder(agent) if keep_state else runtime / "state"
-            _make_state(state)
-            _lock(stack, state / LOCK, runtime, f"agent {agent} is already running", "stop it, or rename this agent")
+            # Never in the runtime folder, which the processes that decode can read.
+            state = state_folder(agent) if keep_state else _temporary_folder(stack)
+            if keep_state:
+                _make_state(state)
+                _lock(
+                    stack, state / LOCK, runtime, f"agent {agent} is already running", "stop it, or rename this agent"
+                )
             if named is not None:
                 _lock(stack, runtime / LOCK, runtime, f"the runtime folder {runtime} is in use", _USE_OTHER)
             _check_lengths(runtime, sockets)
@@ -65,7 +69,7 @@ class AgentPaths:
             yield cls(runtime, state)
 
 
-def _temporary_runtime(stack: contextlib.ExitStack) -> Path:
+def _temporary_folder(stack: contextlib.ExitStack) -> Path:
     """Return a new locked folder that is deleted at the end."""
     try:
         folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=_temporary_parent()))
@@ -79,7 +83,7 @@ def _temporary_runtime(stack: contextlib.ExitStack) -> Path:
 
 
 def remove_leftovers() -> None:
-    """Delete the temporary runtime folders of this user's killed agents: nothing else frees their memory."""
+    """Delete the temporary folders of this user's killed agents: nothing else frees their memory."""
     with contextlib.suppress(OSError):
         for folder in Path(_temporary_parent()).glob(f"{_TEMPORARY}*"):
             with contextlib.suppress(OSError):

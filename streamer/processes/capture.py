@@ -164,6 +164,8 @@ class Capture(Closing):
             self._backoff.reset()
 
     def _open(self) -> None:
+        if (confinement := self._worker.confinement) is not None and (path := confinement.replaced()) is not None:
+            raise RuntimeError(f"{path} was replaced: restarting to use it")
         self._epoch = self._lock.next_epoch()
         self._slot.set_epoch(self._epoch)
         stream = self._worker.config.streams[self._stream]

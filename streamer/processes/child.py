@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 HEALTHY_S = 60.0
 """A child that has run for this long counts as healthy: its earlier failures are forgotten."""
 FIRST_DELAY_S, MAX_DELAY_S, SLOW_DELAY_S = 0.1, 30.0, 60.0
+SINGLE_THREADED = {Role.CAPTURE: {"OPENBLAS_NUM_THREADS": "1"}}
+"""Variables that keep NumPy from starting threads: confinement covers only threads that are started after it."""
 MAX_FAILURES = 10
 """After more failures than this within `FAILURES_S` a child is degraded: it is restarted once a minute."""
 FAILURES_S = 600.0
@@ -129,7 +131,7 @@ class Child:
                 [sys.executable, "-m", "streamer.processes.worker", *filter(None, (self.role, self.target))],
                 stdin=subprocess.PIPE,
                 pass_fds=[report_fd, heartbeat_fd],
-                env=_environment(self.role),
+                env=_environment(self.role) | SINGLE_THREADED.get(self.role, {}),
                 process_group=0,  # a Ctrl-C in the terminal reaches the parent only, which stops the children in order
             )
             self.pidfd = os.pidfd_open(process.pid)

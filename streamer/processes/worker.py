@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from streamer.config.model import from_mapping
 from streamer.core import logs
@@ -23,6 +23,9 @@ from streamer.core.errors import EXIT_CONFIG, ConfigError
 from streamer.core.redact import remember
 from streamer.processes.assignment import Assignment, Report, ReportKind, Role, child_name
 from streamer.processes.heartbeat import Heartbeat, dump_file
+
+if TYPE_CHECKING:
+    from streamer.processes.confinement import Confinement
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +44,17 @@ class Worker:
         """For capture: its stream. For view: the view. For push: the label of the output."""
         self.heartbeat = heartbeat or Heartbeat()
         """Each turn of the role's main loop calls `beat`; the parent replaces a child that does not."""
+        self.confinement: Confinement | None = None
         self.stopping = False
         self.stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         """Readable once the process was asked to stop: put it into every poll."""
+
+    def confine(self) -> None:
+        """Restrict this process to what its camera needs. Raises OSError."""
+        from streamer.processes.confinement import Confinement
+
+        assert self.target is not None
+        self.confinement = Confinement(self.config.streams[self.target].source, self.runtime)
 
     def stop(self, *_: object) -> None:
         """Ask the role to finish. Safe as a signal handler: takes no lock."""
@@ -102,9 +113,11 @@ def main() -> NoReturn:
     worker = Worker(assignment, target, heartbeat)
     signal.signal(signal.SIGTERM, worker.stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_watch_parent, args=(worker,), name="parent", daemon=True).start()
     code = 0
     try:
+        if role is Role.CAPTURE:
+            worker.confine()
+        threading.Thread(target=_watch_parent, args=(worker,), name="parent", daemon=True).start()
         importlib.import_module(f"streamer.processes.{role}").run(worker)
         if not worker.stopping:
             worker.report(ReportKind.ENDED)

@@ -88,7 +88,8 @@ def test_doctor_reports_failures_with_remedy(
         port, dead = taken.getsockname()[1], free_port()
         config.write_text(
             f"streams:\n  gate: {{source: 'rtsp://eve:hunter22@127.0.0.1:{dead}/x', {tasks}}}\n"
-            f"  yard: {{source: 'rtsp://127.0.0.1:{port}/x', {tasks}}}\n  desk: {{source: /dev/video99, {tasks}}}\n"
+            f"  yard: {{source: {{kind: rtsp, url: 'rtsp://127.0.0.1:{port}/x', allow: [av1]}}, {tasks}}}\n"
+            f"  desk: {{source: /dev/video99, {tasks}}}\n"
             f"sinks: [{{kind: jsonl, path: {tmp_path}/nowhere/e.jsonl}},\n"
             f"  {{kind: webhook, url: 'http://127.0.0.1:{dead}/x'}}, {{kind: mqtt, url: 'mqtt://127.0.0.1:{port}'}}]\n"
             f"web: {{bind: '127.0.0.1:{port}'}}\n"
@@ -101,6 +102,7 @@ def test_doctor_reports_failures_with_remedy(
     for word in ("gate: 127.0.0.1", "/dev/video99", "web.bind", "sink jsonl", "sink webhook", "model: does not run"):
         assert word in failed
     assert all(" -> " in line for line in lines if not line.startswith("ok"))
+    assert any(re.match(r"warn  FFmpeg \S+: AV1 over RTP \(CVE.*can be reached by yard ->", line) for line in lines)
     for word in ("yard", "sink mqtt: 127.0.0.1"):
         assert any(line.startswith("ok") and word in line for line in lines)
     assert "hunter22" not in "\n".join(lines)
@@ -126,7 +128,10 @@ def test_doctor_passes_a_good_config(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     config = ROOT / "configs" / "demo.yaml"
     assert examine(load(config), config) == 0
-    assert "model: tiny loads and answers" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "model: tiny loads and answers" in out
+    assert re.search(r"^ok    FFmpeg \S+: no stream reaches its known faults: AV1 over RTP", out, re.MULTILINE)
+    assert re.search(r"^(ok|warn)  +confinement: ", out, re.MULTILINE)
 
 
 def test_readyz_is_503_until_the_canary_is_answered(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ class AvSource:
         self._stream.thread_type = "AUTO" if read_limit is None else "SLICE"
         self._stream.codec_context.thread_count = min(MAX_THREADS, os.cpu_count() or 1)
         self._stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-        allow_pictures(min(MAX_PIXELS, self._stream.codec_context.width * self._stream.codec_context.height))
+        allow_pictures(self._stream.codec_context.width * self._stream.codec_context.height)
         if hardware is not None and not self._stream.codec_context.is_hwaccel:
             hardware_note = f"decodes in software: {hwaccel} cannot decode {self._stream.codec_context.name}"
         self._notes = [note for note in (hardware_note, choice_note) if note is not None]

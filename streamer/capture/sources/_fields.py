@@ -94,4 +94,8 @@ class NetworkCamera(Settings):
     def needs(self) -> Rules:
         """Return what a confined process needs to reach the camera."""
         parts = urlsplit(self.url.reveal())
-        return Rules(devices=hardware_devices(self.hwaccel), connect=[parts.port or self.default_ports[parts.scheme]])
+        ports = {
+            parts.port or self.default_ports[parts.scheme],
+            *self.default_ports.values(),
+        }  # redirects may use those
+        return Rules(devices=hardware_devices(self.hwaccel), connect=None if self.kind == "rtsp" else ports)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from streamer.core.errors import ConfigError
-from streamer.events.ledger.schema import MAX_BODY, connect, connect_readonly, is_event, is_time
-
-log = logging.getLogger(__name__)
+from streamer.events.ledger.schema import connect, connect_readonly
 
 
 class DeadLetter(NamedTuple):
@@ -27,18 +24,10 @@ class DeadLetter(NamedTuple):
 
 
 def list_dead_letters(ledger: Path) -> list[DeadLetter]:
-    """Return the dead letters of all sinks, oldest first. Damaged ones are passed over and counted in the log."""
-    query = "SELECT created, sink, reason, resend, body FROM dead WHERE length(body) < ? ORDER BY created"
+    """Return the dead letters of all sinks, oldest first."""
     with closing(connect_readonly(ledger)) as db:
-        letters = [DeadLetter(*row) for row in db.execute(query, (MAX_BODY,)) if _is_valid(*row)]
-        ((stored,),) = db.execute("SELECT count(*) FROM dead").fetchall()
-    if isinstance(stored, int) and stored > len(letters):
-        log.warning("%d damaged dead letters in %s passed over", stored - len(letters), ledger)
-    return letters
-
-
-def _is_valid(created: object, sink: object, reason: object, resend: object, body: object) -> bool:
-    return isinstance(sink, str) and isinstance(reason, str) and is_time(created) and is_event(body)
+        rows = db.execute("SELECT created, sink, reason, resend, body FROM dead ORDER BY created").fetchall()
+    return [DeadLetter(*cast(tuple[float, str, str, int, bytes], row)) for row in rows]
 
 
 def request_resend(ledger: Path, sink: str) -> int:
