@@ -56,7 +56,7 @@ class Connection(threading.Thread):
             with closing(self._settings.open(self._silence_timeout.seconds())) as source:
                 self._read(source)
             self.outcome = SourceEnded()
-        except SourceLost as error:
+        except (SourceLost, SourceEnded) as error:
             self.outcome = type(error)(*error.args)  # a copy: the original's traceback keeps the decoder alive
         except MemoryError:
             self.outcome = SourceLost(over_limit())

@@ -24,7 +24,11 @@ class SourceRefused(SourceLost):
 
 
 class SourceEnded(StreamerError):
-    """A source delivered its last frame. Finish."""
+    """A source delivered its last frame. Finish. Its text, if any, says what was missing."""
+
+
+class SourceIncomplete(SourceEnded):
+    """A recording that must be whole ended early. Finish, and let the agent fail at its end."""
 
 
 class AddressError(StreamerError):

@@ -23,7 +23,7 @@ from streamer.capture.frame_server import FrameServer
 from streamer.capture.frame_slot import LatestFrameSlot
 from streamer.capture.motion_gate import WHOLE, MotionDetector
 from streamer.capture.silence_timeout import SilenceTimeout
-from streamer.capture.sources._av import to_seconds
+from streamer.capture.sources._recording import to_seconds
 from streamer.config.model import from_mapping
 from streamer.core.errors import SourceEnded, SourceLost
 from streamer.types import MAX_SIDE, Image, Luma, Pace, Picture, Source

@@ -15,10 +15,10 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from fractions import Fraction
 from typing import Protocol
 
 import av
+from av.container import InputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
@@ -26,8 +26,9 @@ from streamer.capture.sources._allowed import MAX_THREADS, Allowed
 from streamer.capture.sources._failures import FAILURES, describe, lost
 from streamer.capture.sources._hwaccel import find_hardware
 from streamer.capture.sources._picture import INTERLACED, AvPicture, PixelAspect, is_convertible
+from streamer.capture.sources._recording import Recording, to_seconds
 from streamer.capture.sources._stream_choice import choose_stream
-from streamer.core.errors import ConfigError, SourceLost
+from streamer.core.errors import ConfigError, SourceEnded, SourceIncomplete, SourceLost
 from streamer.core.logs import RareLog
 from streamer.core.memory_limit import allow_pictures
 from streamer.types import MAX_PIXELS
@@ -62,12 +63,13 @@ class AvSource:
         hwaccel: str = "none",
         may_skip_frames: bool = False,
         stream: int | None = None,
+        strict: bool = False,
     ) -> None:
         """Open the connection. Raises SourceLost.
 
         `read_limit`: seconds of silence after which a live source is lost; None for a file. `hwaccel`: an HwAccel.
         `may_skip_frames`: decode key frames only while `set_interval` allows it. `stream`: index of the video stream;
-        None: the largest.
+        None: the largest. `strict`: a file that ends early raises SourceIncomplete at its end.
         """
         self._limit = read_limit
         self._undecodable = RareLog(log, "packets that cannot be decoded: %d, last error: %s")
@@ -106,6 +108,8 @@ class AvSource:
             hardware_note = f"decodes in software: {hwaccel} cannot decode {self._stream.codec_context.name}"
         self._notes = [note for note in (hardware_note, choice_note) if note is not None]
         self._pixel_aspect = PixelAspect(self._stream)
+        self._recording = Recording.of(self._container, self._stream) if read_limit is None else None
+        self._strict = strict
 
     @property
     def note(self) -> str | None:
@@ -120,7 +124,10 @@ class AvSource:
         self._container.close()
 
     def __iter__(self) -> Iterator[AvPicture | None]:
-        """Yield frames, and None for data without one, until the end of a file. A live source ends with SourceLost."""
+        """Yield frames, and None for data without one, until the end of a file. A live source ends with SourceLost.
+
+        A file of which a part was missing or damaged ends with SourceEnded.
+        """
         last_frame = time.monotonic()
         count = 0
         for number, packet in enumerate(self._packets(), 1):
@@ -131,7 +138,7 @@ class AvSource:
             for frame in self._decode(packet):
                 if frame.interlaced_frame and not count:
                     self._notes.append(INTERLACED)
-                yield AvPicture(frame, self._time_of(frame, count), self._pixel_aspect.current())
+                yield AvPicture(frame, self._time_of(frame), self._pixel_aspect.current())
                 count += 1
                 last_frame = time.monotonic()
             if self._limit is None:
@@ -141,10 +148,17 @@ class AvSource:
             waited = time.monotonic() - last_frame
             if waited > (self._limit if count else self._first_frame_limit(number)):
                 raise SourceLost(f"sends data, but no frame for {waited:.0f} s")
-        if self._limit is not None:
+        if self._recording is None:
             raise SourceLost("the stream ended")
         if not count:
             raise ConfigError("holds no frame that can be decoded")
+        self._check_whole(self._recording)
+
+    def _check_whole(self, recording: Recording) -> None:
+        """Raise SourceEnded with a reason if a part of the file was missing or damaged."""
+        damaged = f"packets that could not be decoded: {self._undecodable.count}" if self._undecodable.count else None
+        if reason := "; ".join(filter(None, (recording.missing, damaged))):
+            raise SourceIncomplete(reason) if self._strict and recording.missing else SourceEnded(reason)
 
     def _first_frame_limit(self, packets: int) -> float:
         """Return the seconds allowed until the first frame after `packets` packets."""
@@ -152,22 +166,27 @@ class AvSource:
         return max(self._limit, FIRST_FRAME_S) if packets >= FIRST_FRAME_PACKETS else MAX_FIRST_FRAME_S
 
     def _packets(self) -> Iterator[av.Packet[VideoStream]]:
-        packets = self._container.demux(self._stream)
+        packets = _demux(self._container, self._stream)
+        if self._recording is not None:
+            return self._recording.read(packets)
+        assert self._limit is not None
+        return self._live_packets(packets, self._limit)
+
+    def _live_packets(
+        self, packets: Iterator[av.Packet[VideoStream]], limit: float
+    ) -> Iterator[av.Packet[VideoStream]]:
         while True:
             started = time.monotonic()
             try:
                 packet = next(packets, None)
             except FAILURES as error:
-                if self._limit is None:
-                    log.warning("file damaged, reading stopped: %s", describe(error))
-                    return
-                if time.monotonic() - started >= self._limit:
-                    raise SourceLost(f"silent for {self._limit:g} s") from None
+                if time.monotonic() - started >= limit:
+                    raise SourceLost(f"silent for {limit:g} s") from None
                 raise lost(error) from None
             if packet is None:
                 return
-            if self._limit is not None and time.monotonic() - started >= self._limit:
-                raise SourceLost(f"silent for {self._limit:g} s")  # a buffered packet after the timeout, see above
+            if time.monotonic() - started >= limit:
+                raise SourceLost(f"silent for {limit:g} s")  # a buffered packet after the timeout, see above
             yield packet
 
     def _is_skipped(self, packet: av.Packet[VideoStream]) -> bool:
@@ -199,15 +218,13 @@ class AvSource:
         self._undecodable.add(f"pixel format {frame.format.name} cannot be converted")
         return False
 
-    def _time_of(self, frame: av.VideoFrame, number: int) -> float | None:
-        """Return the frame's time in seconds. A file's frame without timestamp is timed by the frame rate.
+    def _time_of(self, frame: av.VideoFrame) -> float | None:
+        """Return the frame's time in seconds.
 
         The time base is the stream's: frames flushed out of the decoder have none of their own.
         """
-        if frame.pts is not None:
-            return to_seconds(frame.pts, self._stream.time_base)
-        rate = self._stream.guessed_rate  # `average_rate` is 25 for every file of bare H.264 or HEVC
-        return to_seconds(number, 1 / rate) if self._limit is None and rate else None
+        seconds = to_seconds(frame.pts, self._stream.time_base)
+        return seconds if self._recording is None else self._recording.time_of(seconds)
 
 
 class _KeyframeInterval:
@@ -229,9 +246,11 @@ class _KeyframeInterval:
         return len(self._gaps) > 0 and interval > max(self._gaps)
 
 
-def to_seconds(timestamp: int, time_base: Fraction | None) -> float | None:
-    """Return a timestamp in seconds, None without a valid time base."""
-    return float(timestamp * time_base) if time_base is not None and time_base > 0 else None
+def _demux(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet[VideoStream]]:
+    try:
+        yield from container.demux(stream)
+    except IndexError:
+        return  # raised by PyAV after the last packet if streams have appeared since the start, as in damaged MPEG-TS
 
 
 def _flush(decoder: VideoCodecContext) -> list[av.VideoFrame]:

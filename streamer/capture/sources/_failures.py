@@ -16,7 +16,7 @@ FAILURES = (av.error.FFmpegError, OSError)
 
 def describe(error: Exception) -> str:
     """Return libav's error text without the file name (a URL, possibly with a password) that `str` would add."""
-    return getattr(error, "strerror", None) or type(error).__name__
+    return getattr(error, "strerror", None) or "failure without a text"
 
 
 def lost(error: Exception, opening: bool = False) -> SourceLost:

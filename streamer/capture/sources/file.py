@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from os import SEEK_CUR
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -24,6 +26,29 @@ def _check_exists(path: Path) -> Path:
     return path
 
 
+_NO_INDEX = "an MP4 without its index (`moov`), which is written last: it was cut off, or is still being written"
+_MAX_BOXES = 10_000
+
+
+def _lacks_index(path: Path) -> bool:
+    """Return True for an MP4 file that has no box `moov`."""
+    with suppress(OSError), path.open("rb") as file:
+        for number in range(_MAX_BOXES):
+            head = file.read(16)
+            size, kind = int.from_bytes(head[:4]), head[4:8]
+            if number == 0 and kind != b"ftyp":
+                return False
+            if len(head) < 8 or size == 0:
+                return True
+            if kind == b"moov":
+                return False
+            size = int.from_bytes(head[8:]) if size == 1 else size
+            if size < 8:
+                return False
+            file.seek(size - len(head), SEEK_CUR)
+    return False
+
+
 class File(Settings):
     """A video file, read once, as fast as its tasks run. No frame that a task needs is skipped."""
 
@@ -34,6 +59,8 @@ class File(Settings):
     """Hardware decoder: `none` (decode on the CPU), `auto` (the first that works), or a kind of device."""
     stream: StreamIndex | None = None
     """Index of the video stream to read, as `ffprobe` shows it. Default: the largest one."""
+    strict: bool = False
+    """The agent exits with 1 if the file ends earlier than it states. In any case `stream.ended` says so."""
     allow: Allow = Field([])
     """Codecs and containers to decode beyond the usual ones, by FFmpeg's names."""
 
@@ -49,9 +76,11 @@ class File(Settings):
                 allowed=FILE.extended(self.allow),
                 hwaccel=self.hwaccel,
                 stream=self.stream,
+                strict=self.strict,
             )
         except SourceLost as error:
-            raise ConfigError(f"cannot read {self.path} as a video: {error}") from None
+            reason = _NO_INDEX if _lacks_index(self.path) else error
+            raise ConfigError(f"cannot read {self.path} as a video: {reason}") from None
 
     def needs(self) -> Rules:
         """Return what a confined process needs to read the file."""

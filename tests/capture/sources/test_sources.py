@@ -156,18 +156,6 @@ def test_key_frames_are_flushed_from_delaying_decoder(tmp_path: Path) -> None:
     assert shown[-10:] == list(range(40, 50)), "full decoding restarts at the next key frame"
 
 
-def test_file_without_timestamps_is_timed_by_its_rate(tmp_path: Path) -> None:
-    with av.open(str(write_clip(tmp_path / "clip.mp4", 5, fps=10))) as clip:
-        annex_b = av.bitstream.BitStreamFilterContext("h264_mp4toannexb", clip.streams.video[0])
-        packets = [unit for packet in clip.demux(video=0) for unit in (annex_b.filter(packet) if packet.size else ())]
-    bare = tmp_path / "clip.h264"
-    bare.write_bytes(b"".join(bytes(packet) for packet in packets))
-    connection = File(path=bare).open()
-    found = times(connection)
-    connection.close()
-    assert found == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
-
-
 @pytest.mark.parametrize("content", [b"", b"no video at all" * 100, b"\x00\x00\x00\x18ftypmp42"])
 def test_file_that_is_no_video_is_a_config_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "clip.mp4"
@@ -206,14 +194,6 @@ def test_title_that_is_not_utf_8_is_no_error(tmp_path: Path) -> None:
     assert b"caf_ latin" in path.read_bytes()
     path.write_bytes(path.read_bytes().replace(b"caf_ latin", b"caf\xe9 latin"))
     assert [number_of(image) for image in read(File(path=path), 10)] == [5]
-
-
-def test_damaged_file_ends_early(tmp_path: Path) -> None:
-    whole = write_clip(tmp_path / "whole.mp4", pictures=40).read_bytes()
-    header = whole.index(b"mdat")
-    broken = tmp_path / "broken.mp4"
-    broken.write_bytes(whole[: header + 1000] + b"\xa5" * 400 + whole[header + 1400 :])
-    assert 0 < len(read(File(path=broken), 100)) <= 40
 
 
 def test_frame_above_pixel_limit_is_rejected(tmp_path: Path) -> None:
