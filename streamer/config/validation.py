@@ -50,7 +50,12 @@ def _problem(details: ErrorDetails, raw: Any, schema: Schema) -> Problem:
             return where, "must not be empty"
         case "model_type" | "model_attributes_type" | "dict_type":
             return where, "must be a mapping of keys"
-    return where, re.sub(r"^(Input|String|List) should", "must", details["msg"].removeprefix("Value error, "))
+        case "value_error":
+            return where, details["msg"].removeprefix("Value error, ")
+        case "path_type":
+            return where, "must be the path of a file or folder"
+    words, count = re.subn(r"^[A-Z][a-z]+ should", "must", details["msg"])
+    return where, words if count else "has a value of the wrong kind"
 
 
 def _follow(location: Sequence[str | int], raw: Any) -> tuple[Where, list[Any]]:

@@ -73,6 +73,8 @@ class Listener:
         """
         self._socket, self._endpoint, self._private = zmq_socket, check_endpoint(endpoint), private
         self._path = Path(endpoint.partition("://")[2])
+        self.problem: str | None = None
+        """Reason why the socket cannot be reached, if that is so."""
         self._losses = RareLog(log, "socket file lost %d times: %s %s")
         self._bind(replace=private)
         self._check_at = time.monotonic() + CHECK_S
@@ -90,8 +92,10 @@ class Listener:
         try:
             self._bind(replace=False)
         except OSError as error:
-            self._losses.add(self._path, f"cannot be bound again: {error.strerror}")
+            self.problem = f"cannot be bound again: {error.strerror}"
+            self._losses.add(self._path, self.problem)
         else:
+            self.problem = None
             self._losses.add(self._path, "was deleted or replaced and is bound again")
 
     def close(self) -> None:

@@ -11,8 +11,8 @@ from pydantic import model_validator
 from streamer.core.errors import ConfigError
 from streamer.core.settings import Settings
 
-_SELF_SIGNED = "its certificate is self-signed: give that certificate as `tls: {ca: FILE}`"
-_UNKNOWN_ISSUER = "its certificate is not from a known authority: give that of its authority as `tls: {ca: FILE}`"
+_SELF_SIGNED = "its certificate is self-signed: give that certificate as `{ca}`"
+_UNKNOWN_ISSUER = "its certificate is not from a known authority: give that of its authority as `{ca}`"
 _OTHER_NAME = "its certificate is for another name: use that name in the URL"
 _CERTIFICATE_FAULTS = {
     9: "its certificate is not valid yet: check the clock of this computer",
@@ -27,6 +27,11 @@ _CERTIFICATE_FAULTS = {
 """Faults by OpenSSL's code of a failed verification (X509_V_ERR_...)."""
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
 """OpenSSL's reasons for bytes that are no TLS record."""
+
+_NEEDS_CERTIFICATE = frozenset(
+    {"TLSV13_ALERT_CERTIFICATE_REQUIRED", "TLSV1_ALERT_UNKNOWN_CA", "SSLV3_ALERT_BAD_CERTIFICATE"}
+)
+"""OpenSSL's reasons for a server that refuses the client's certificate, or misses one."""
 
 
 class ClientTls(Settings):
@@ -83,16 +88,24 @@ class Tls(ClientTls):
         return context
 
 
-def describe_tls_error(error: ssl.SSLError) -> str:
-    """Return why TLS failed. OpenSSL's own text is not shown: it may repeat bytes of the other side."""
+def describe_tls_error(error: ssl.SSLError, always_verified: bool = False) -> str:
+    """Return why TLS failed. OpenSSL's own text is not shown: it may repeat bytes of the other side.
+
+    `always_verified`: the config has the keys of `ClientTls`, not those of `Tls`.
+    """
     if isinstance(error, ssl.SSLCertVerificationError):
         fault = _CERTIFICATE_FAULTS.get(error.verify_code, "its certificate is not valid")
-        return f"TLS: {fault}, or set `tls: {{verify: false}}` to accept any"
+        if always_verified:
+            return f"TLS: {fault.format(ca='ca: FILE')}"
+        return f"TLS: {fault.format(ca='tls: {ca: FILE}')}, or set `tls: {{verify: false}}` to accept any"
+    if error.reason in _NEEDS_CERTIFICATE:
+        return "TLS: the other side requires a client certificate that it trusts: give `cert` and `key`"
     if error.reason in _NOT_TLS:
         return "TLS: the other side does not speak TLS on this port: check scheme and port of the URL"
     if isinstance(error, ssl.SSLEOFError) or error.reason is None:
         return "TLS: the connection broke off during the handshake"
-    return "TLS: no version or cipher in common; `tls: {verify: false}` also allows old ones"
+    common = "TLS: no version or cipher in common"
+    return common if always_verified else f"{common}; `tls: {{verify: false}}` also allows old ones"
 
 
 def _cause(error: OSError, otherwise: str) -> str:

@@ -9,13 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from streamer.core.backoff import Backoff
+from streamer.core.backoff import Backoff, exponential
 from streamer.core.closing import Closing
 from streamer.core.errors import SinkError
 from streamer.events.build import sink_event
 from streamer.events.ledger import BROKEN, Ledger, SinkCursor
 from streamer.events.schema import StatusEvent
-from streamer.events.sinks import SinkContext, SinkSettings
+from streamer.events.sinks import IdleSink, SinkContext, SinkSettings
 from streamer.types import Sink
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,11 @@ IDLE_S = 2.0
 """Seconds between two checks for dead letters to resend and refusals to report, when there are no new events."""
 FIRST_RETRY_S, MAX_RETRY_S = 0.1, 5.0
 """Delay before a failed sink is tried again: the first, and the longest."""
+FIRST_SETTLING_S, MAX_SETTLING_S = 2.0, 600.0
+"""Time that a sink which failed again must work before it counts as up: after the second failure, and the longest. It
+doubles, so that a sink which fails again and again cannot fill log and ledger."""
+CALM_S = 3600.0
+"""Time without a failure after which the next one counts as the first."""
 REFUSED_EVERY_S = 60.0
 """Minimum seconds between two `sink.refused` events of a sink: such an event may be refused too."""
 
@@ -100,6 +105,9 @@ class SinkThread(threading.Thread):
         self._new_events = threading.Event()
         self._finish = threading.Event()
         self._backoff = Backoff(FIRST_RETRY_S, MAX_RETRY_S)
+        self._is_down = False  # as reported
+        self._downs = 0  # reported, without a calm time between them
+        self._failed_at = -CALM_S
         self._refusals_reported_at = -REFUSED_EVERY_S
 
     def wake(self) -> None:
@@ -138,6 +146,8 @@ class SinkThread(threading.Thread):
         elif self._finish.is_set():
             return False
         else:
+            if isinstance(self._sink, IdleSink):
+                self._sink.idle()
             self._new_events.wait(IDLE_S)
         return True
 
@@ -148,9 +158,11 @@ class SinkThread(threading.Thread):
             raise SinkError(f"{type(error).__name__}: {error}") from error
 
     def _on_success(self) -> None:
-        if self._backoff.failures:
+        settling = exponential(FIRST_SETTLING_S, MAX_SETTLING_S, self._downs - 1) if self._downs > 1 else 0.0
+        if self._is_down and time.monotonic() - self._failed_at >= settling:
             log.info("sink %s works again", self._sink_name)
             self._report("up")
+            self._is_down = False
         self._backoff.reset()
         if self._cursor.refused and time.monotonic() - self._refusals_reported_at >= REFUSED_EVERY_S:
             self._report("refused", f"{self._cursor.refused} events were refused, the last one: {self._cursor.refusal}")
@@ -158,11 +170,12 @@ class SinkThread(threading.Thread):
 
     def _on_failure(self, error: Exception) -> float:
         """Return the seconds until the next attempt: those that the sink asks for, else 0.1 to 5 with jitter."""
-        is_first = self._backoff.failures == 0
         delay = self._backoff.next_delay()
         if isinstance(error, SinkError) and error.wait_s is not None:
             delay = error.wait_s
-        if is_first:
+        calm, self._failed_at = time.monotonic() - self._failed_at, time.monotonic()
+        if not self._is_down:
+            self._is_down, self._downs = True, 1 if calm > CALM_S else self._downs + 1
             reason = str(error) if isinstance(error, SinkError) else f"{type(error).__name__}: {error}"
             log.error("sink %s failed: %s", self._sink_name, reason, exc_info=not isinstance(error, SinkError))
             self._report("down", reason, delay)

@@ -31,8 +31,10 @@ MAX_HEAD_BYTES = 16 << 10
 STOP_TIMEOUT_S = 1
 """Time for open responses to end when the server stops."""
 KEEP_ALIVE_S = 15
-BACKLOG = 64
+ACCEPTED_AT_ONCE = 64
 """Connections that the event loop accepts in one turn. Above the limits they are closed in the next one."""
+BACKLOG = 1024
+"""Connections that the system keeps until they are accepted. Others would have to try again after a second."""
 MAX_MESSAGES = 1000
 """Different log messages that are counted."""
 
@@ -54,12 +56,17 @@ class Server(uvicorn.Server):
                 access_log=False,  # URLs may contain a token
                 server_header=False,
                 proxy_headers=False,
-                backlog=BACKLOG,
+                backlog=ACCEPTED_AT_ONCE,
                 h11_max_incomplete_event_size=MAX_HEAD_BYTES,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=STOP_TIMEOUT_S,
             )
         )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)  # asyncio has set it to the number that it accepts at once
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from streamer.core.errors import SinkError
 from streamer.events.ledger import LEDGER_FILE, Ledger
 from streamer.events.ledger.dead_letters import request_resend
 from streamer.events.schema import StatusEvent
@@ -121,3 +122,31 @@ def test_dead_letters_are_resent_together_with_new_events(tmp_path: Path) -> Non
         assert ledger.cursors(["a"])["a"].to_resend(10) == []
 
     assert sink.positions == [1, 2]
+
+
+def test_sink_that_fails_again_and_again_is_reported_ever_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.events.sink_threads.FIRST_RETRY_S", 0.001)
+    monkeypatch.setattr("streamer.events.sink_threads.IDLE_S", 0.001)
+    monkeypatch.setattr("streamer.events.sink_threads.FIRST_SETTLING_S", 0.1)
+
+    class Flapping(FaultySink):
+        def write(self, events: Sequence[tuple[int, bytes]]) -> None:
+            self.idle()
+
+        def idle(self) -> None:
+            self.calls += 1
+            if self.calls % 10 == 0:
+                raise SinkError("down")
+
+    statuses: list[StatusEvent] = []
+    sink = Flapping()
+    with Ledger(tmp_path / LEDGER_FILE) as ledger:
+        cursor = ledger.cursors(["a"])["a"]
+        thread = SinkThread("home", "a", sink, cursor, statuses.append, lambda error: None)
+        thread.start()
+        until(lambda: sink.calls > 500, 20, "it failed 50 times")
+        thread.finish()
+        thread.join(20)
+
+    assert [one.subject for one in statuses[:3]] == ["sink.down", "sink.up", "sink.down"]
+    assert len(statuses) <= 5

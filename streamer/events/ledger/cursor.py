@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,8 +11,11 @@ from typing import cast
 
 import apsw
 
+from streamer.core.logs import RareLog
 from streamer.core.redact import redact
-from streamer.events.ledger.schema import checked, connect, select_int
+from streamer.events.ledger.schema import MAX_BODY, checked, connect, is_event, select_int
+
+log = logging.getLogger(__name__)
 
 MAX_DEAD_LETTERS = 10_000
 """Dead letters kept for each sink; beyond, the oldest are deleted."""
@@ -26,6 +30,7 @@ class SinkCursor:
     def __init__(self, path: Path, sink: str) -> None:
         self._sink = sink
         self._db = connect(path, "NORMAL")
+        self._damaged = RareLog(log, "damaged dead letters found %d times: %d of sink %s are not sent again")
         self.position = select_int(self._db, "SELECT pos FROM cursor WHERE sink = ?", sink)
         """Position of the newest event that is delivered with all before it."""
         self.refused = 0
@@ -70,9 +75,15 @@ class SinkCursor:
 
     def to_resend(self, limit: int) -> list[tuple[int, bytes]]:
         """Return dead letters for which the user requested another attempt, each with its position."""
-        query = "SELECT pos, body FROM dead WHERE sink = ? AND resend ORDER BY pos LIMIT ?"
-        rows = self._db.execute(query, (self._sink, limit)).fetchall()
-        return [(cast(int, pos), cast(bytes, body)) for pos, body in rows]
+        query = "SELECT pos, body FROM dead WHERE sink = ? AND resend AND length(body) < ? ORDER BY pos LIMIT ?"
+        rows = self._db.execute(query, (self._sink, MAX_BODY, limit)).fetchall()
+        events = [(pos, body) for pos, body in rows if isinstance(pos, int) and isinstance(body, bytes)]
+        intact = [(pos, body) for pos, body in events if is_event(body)]
+        if len(intact) < len(rows):
+            self._damaged.add(len(rows) - len(intact), self._sink)
+            damaged = [(self._sink, pos) for pos, body in rows if (pos, body) not in intact]
+            self._db.executemany("UPDATE dead SET resend = 0 WHERE sink = ? AND pos = ?", damaged)
+        return intact
 
     def resent(self, events: Sequence[tuple[int, bytes]]) -> None:
         """Delete these dead letters, save those that were refused again."""

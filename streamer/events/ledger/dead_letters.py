@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from streamer.core.errors import ConfigError
-from streamer.events.ledger.schema import connect, connect_readonly
+from streamer.events.ledger.schema import MAX_BODY, connect, connect_readonly, is_event, is_time
+
+log = logging.getLogger(__name__)
 
 
 class DeadLetter(NamedTuple):
@@ -24,10 +27,18 @@ class DeadLetter(NamedTuple):
 
 
 def list_dead_letters(ledger: Path) -> list[DeadLetter]:
-    """Return the dead letters of all sinks, oldest first."""
+    """Return the dead letters of all sinks, oldest first. Damaged ones are passed over and counted in the log."""
+    query = "SELECT created, sink, reason, resend, body FROM dead WHERE length(body) < ? ORDER BY created"
     with closing(connect_readonly(ledger)) as db:
-        rows = db.execute("SELECT created, sink, reason, resend, body FROM dead ORDER BY created").fetchall()
-    return [DeadLetter(*cast(tuple[float, str, str, int, bytes], row)) for row in rows]
+        letters = [DeadLetter(*row) for row in db.execute(query, (MAX_BODY,)) if _is_valid(*row)]
+        ((stored,),) = db.execute("SELECT count(*) FROM dead").fetchall()
+    if isinstance(stored, int) and stored > len(letters):
+        log.warning("%d damaged dead letters in %s passed over", stored - len(letters), ledger)
+    return letters
+
+
+def _is_valid(created: object, sink: object, reason: object, resend: object, body: object) -> bool:
+    return isinstance(sink, str) and isinstance(reason, str) and is_time(created) and is_event(body)
 
 
 def request_resend(ledger: Path, sink: str) -> int:

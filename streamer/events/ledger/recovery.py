@@ -21,6 +21,8 @@ from streamer.events.ledger.schema import (
     connect,
     create,
     insert,
+    is_number,
+    is_time,
     transaction,
 )
 from streamer.events.schema import Event, decode
@@ -116,12 +118,12 @@ def _copy(path: Path, target: apsw.Connection) -> _Copied:
 
 def _copy_tables(old: apsw.Connection, target: apsw.Connection, current: bool) -> _Copied:
     """Copy what is readable. `current`: the file is of this version and has all tables."""
-    cursors = {sink: pos for sink, pos in _rows(old, "SELECT sink, pos FROM cursor") if isinstance(pos, int)}
+    cursors = {sink: pos for sink, pos in _rows(old, "SELECT sink, pos FROM cursor") if is_number(pos)}
     sequences: defaultdict[str, int] = defaultdict(int)
     sequences.update(
         (source, sequence)
         for source, sequence in _rows(old, "SELECT source, sequence FROM source")
-        if isinstance(source, str) and isinstance(sequence, int)
+        if isinstance(source, str) and is_number(sequence)
     )
     read: defaultdict[str, int] = defaultdict(int)  # newest sequence of a source among the readable events
     copied: list[int] = []
@@ -180,11 +182,14 @@ def _events(db: apsw.Connection, after: int, current: bool) -> Iterator[tuple[tu
 def _validated(row: tuple[Any, ...]) -> tuple[tuple[Any, ...], Event] | None:
     """Return the row with checksum and time, and its event; None when it is damaged."""
     pos, event_id, source, sequence, created, crc, body = row
-    if not isinstance(pos, int) or not isinstance(body, bytes) or crc not in (None, checksum(pos, body)):
+    if not (is_number(pos) and is_number(sequence) and isinstance(body, bytes)) or crc not in (
+        None,
+        checksum(pos, body),
+    ):
         return None
     with suppress(WireError):
         event = decode(body)
         if (event.id, event.source, event.sequence) == (event_id, source, f"{sequence:016d}"):
-            created = float(created) or time.time()
+            created = created if is_time(created) else time.time()
             return (pos, event_id, source, sequence, created, checksum(pos, body), body), event
     return None

@@ -9,6 +9,7 @@ from typing import Any
 from zlib import crc32
 
 import apsw
+from pydantic_core import from_json
 
 from streamer.events.schema import Event, ResultEvent
 
@@ -17,6 +18,12 @@ BUSY_MS = 5000
 """Longest wait of a connection for the write lock of another one."""
 PAGE = 4096
 """Bytes of a page, SQLite's default."""
+MAX_NUMBER = 1 << 53
+"""Positions and sequences are below this; a larger one is not of this program."""
+MAX_TIME = 1e11
+"""A later unix second is not of this program."""
+MAX_BODY = 16 << 20
+"""Largest body that is read, in bytes; twice the largest event that is accepted."""
 BROKEN = (
     apsw.CorruptError,
     apsw.NotADBError,
@@ -86,6 +93,29 @@ def checked(pos: object, crc: object, body: object) -> tuple[int, bytes]:
     if not isinstance(pos, int) or not isinstance(body, bytes) or checksum(pos, body) != crc:
         raise apsw.CorruptError(f"the event at {pos} is damaged")
     return pos, body
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value of the file is a position or sequence that this program can have written."""
+    return isinstance(value, int) and 0 <= value < MAX_NUMBER
+
+
+def is_time(value: object) -> bool:
+    """Return whether a value of the file is a unix second that this program can have written."""
+    return isinstance(value, float) and 0 < value < MAX_TIME
+
+
+def is_event(body: object) -> bool:
+    """Return whether a body without a checksum is a JSON object with the fields that every reader uses."""
+    try:
+        event = from_json(body) if isinstance(body, bytes) else None
+    except ValueError:
+        return False
+    return (
+        isinstance(event, dict)
+        and all(isinstance(event.get(key), str) for key in ("id", "type", "subject"))
+        and isinstance(event.get("data"), dict)
+    )
 
 
 def insert(db: apsw.Connection, row: tuple[Any, ...], event: Event) -> None:

@@ -24,6 +24,8 @@ from streamer.events.ledger.schema import (
     connect,
     create,
     insert,
+    is_number,
+    is_time,
     select_int,
     transaction,
 )
@@ -59,6 +61,8 @@ class Ledger(Closing):
         self._losses_reported_at = -LOST_EVERY_S
         self._first_position: int | None = None  # of new sinks, if not the newest event
         finish_recovery(path)
+        if path.exists() and not path.is_file():  # SQLite would use a pipe or a device
+            raise apsw.CantOpenError("not a regular file")
         try:
             if self._damage_mark.exists():
                 raise apsw.CorruptError("found damaged while it was used")
@@ -136,11 +140,15 @@ class Ledger(Closing):
                 create(self._db)
             elif self._db.pragma("user_version") != VERSION:
                 raise apsw.FormatError("another version of the program wrote it")
+            if select_int(self._db, "SELECT count(*) FROM sqlite_master WHERE type IN ('trigger', 'view')"):
+                raise apsw.FormatError("another program has changed its tables")
             newest = "SELECT max(ifnull((SELECT max(pos) FROM events), 0), ifnull((SELECT max(pos) FROM cursor), 0))"
             self._newest = select_int(self._db, newest)
             self._oldest, self._oldest_created = self._find_oldest(self._newest)
-            rows = self._db.execute("SELECT source, sequence FROM source")
+            rows = self._db.execute("SELECT source, sequence FROM source").fetchall()
             self._sequences = {cast(str, source): cast(int, sequence) for source, sequence in rows}
+            if not all(map(is_number, [self._newest, *self._sequences.values()])):
+                raise apsw.MismatchError("a position or sequence is no number of this program")
             self._has_losses = bool(select_int(self._db, "SELECT count(*) FROM lost"))
         except Exception:
             self._db.close()
@@ -149,7 +157,11 @@ class Ledger(Closing):
     def _find_oldest(self, newest: int) -> tuple[int, float]:
         """Return position and commit time of the oldest event."""
         row = self._db.execute("SELECT pos, created FROM events ORDER BY pos LIMIT 1").fetchone()
-        return (newest + 1, time.time()) if row is None else (cast(int, row[0]), cast(float, row[1]))
+        if row is None:
+            return newest + 1, time.time()
+        if not is_time(row[1]):
+            raise apsw.MismatchError("the commit time of an event is no time")
+        return cast(int, row[0]), cast(float, row[1])
 
     def _has(self, event_id: str) -> bool:
         return self._db.execute("SELECT 1 FROM events WHERE id = ?", (event_id,)).fetchone() is not None

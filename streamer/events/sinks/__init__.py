@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from streamer.events.sinks._base import SinkContext, SinkProgress, SinkSettings, TaskKinds
+from streamer.events.sinks._base import IdleSink, SinkContext, SinkProgress, SinkSettings, TaskKinds
 from streamer.events.sinks.jsonl import Jsonl
 from streamer.events.sinks.mqtt import Mqtt
 from streamer.events.sinks.stdout import Stdout
@@ -14,7 +14,7 @@ from streamer.events.sinks.webhook import Webhook
 from streamer.events.sinks.zmq import Zmq
 
 __all__ = [
-    "Jsonl", "Mqtt", "SinkContext", "SinkField", "SinkProgress", "SinkSettings", "Stdout", "TaskKinds",
+    "IdleSink", "Jsonl", "Mqtt", "SinkContext", "SinkField", "SinkProgress", "SinkSettings", "Stdout", "TaskKinds",
     "Webhook", "Zmq",
 ]  # fmt: skip
 

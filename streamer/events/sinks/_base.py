@@ -6,9 +6,13 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol, runtime_checkable
 
-from streamer.core.settings import Name, Settings
+from pydantic import StringConstraints
+
+from streamer.core.redact import Url, require_scheme
+from streamer.core.settings import Name, Seconds, Settings
+from streamer.core.tls import ClientTls
 from streamer.types import ResultKind, Sink
 
 
@@ -62,3 +66,24 @@ class SinkSettings(Settings):
     @abstractmethod
     def open(self, context: SinkContext, progress: SinkProgress) -> Sink:
         """Return the sink. Raises ConfigError when the user must change something."""
+
+
+class NetworkSinkSettings(SinkSettings, ClientTls):
+    """A sink whose receiver is on the network: the keys that all of them have."""
+
+    timeout: Seconds
+    """Maximum duration of one request, or of the wait for one acknowledgement."""
+    content_type: Annotated[str, StringConstraints(pattern=r"^[\w.+-]+/[\w.+-]+(; ?[\w.+-]+=[\w.+-]+)*$")] = (
+        "application/cloudevents+json"
+    )
+    """Media type of the events, for receivers that read for example `application/json` only. The body is the same."""
+    proxy: Annotated[Url, require_scheme("http")] | None = None
+    """HTTP proxy, `http://` with user and password if needed. Default: none; `http_proxy` and the like are not used."""
+
+
+@runtime_checkable
+class IdleSink(Sink, Protocol):
+    """A sink that also has something to do while there are no events."""
+
+    def idle(self) -> None:
+        """Called at least every few seconds while there are no events. Raises SinkError, as `write` does."""

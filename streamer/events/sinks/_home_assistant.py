@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from streamer.events.sinks._base import TaskKinds
+from streamer.events.sinks._mqtt_topics import STATUS, device_id, event_topic
 from streamer.types import ResultKind
 
 _KEEP = "{% set r = value_json.data.result %}{% if r is none %}{{ this.state }}{% else %}{{ VALUE }}{% endif %}"
@@ -16,6 +18,8 @@ _COUNT = _KEEP.replace("VALUE", "(r.boxes + r.polygons + r.quads) | length")
 
 DEVICES = "homeassistant/device/+/config"
 """Topics of all programs' discovery messages."""
+
+_NAME = re.compile(r"[a-z0-9_-]{1,63}")
 
 _SENSOR = {"platform": "sensor"}
 """Alone, it makes Home Assistant remove the sensor."""
@@ -29,6 +33,8 @@ class Discovery:
         self._base, self._agent, self._kinds = base, agent, tasks.by_task
         self._tasks: dict[str, dict[str, ResultKind | None]] = {name: {**one} for name, one in tasks.streams.items()}
         """Result kind by stream and task name; None: removed, which its message has to state."""
+        self._replaced: set[str] = set()
+        """Topics of which the message of an earlier run was handled; a broker has one at most."""
 
     def messages(self) -> dict[str, bytes]:
         """Return all retained messages by topic."""
@@ -50,32 +56,32 @@ class Discovery:
         """
         try:
             device = json.loads(body)
-            is_own = device["availability_topic"] == f"{self._base}/status"
+            is_own = device["availability_topic"] == f"{self._base}/{STATUS}"
             (identity,) = device["device"]["identifiers"]
             sensors = {
                 name for name, value in device["components"].items() if name.startswith("task.") and value != _SENSOR
             }
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return {}
-        stream = str(identity).removeprefix(f"streamer_{self._agent}_")
-        if not is_own or topic != self._topic(stream):
+        is_own = is_own and str(identity).startswith(f"streamer_{self._agent}_")
+        if not is_own or topic != _topic(str(identity)) or topic in self._replaced:
             return {}
-        tasks = self._tasks.get(stream)
-        if tasks is None:
+        self._replaced.add(topic)
+        stream = next((one for one in self._tasks if device_id(self._agent, one) == identity), None)
+        if stream is None:
             return {topic: b""}
+        tasks = self._tasks[stream]
         removed = {name.removeprefix("task.") for name in sensors} - tasks.keys()
-        tasks.update(dict.fromkeys(removed))
+        tasks.update(dict.fromkeys(filter(_NAME.fullmatch, removed)))
         return dict([self._message(stream)]) if removed else {}
 
-    def _topic(self, stream: str) -> str:
-        return DEVICES.replace("+", self._identity(stream))
-
-    def _identity(self, stream: str) -> str:
-        return f"streamer_{self._agent}_{stream}"
-
     def _message(self, stream: str) -> tuple[str, bytes]:
-        device = _device(self._base, self._identity(stream), stream, self._tasks[stream])
-        return self._topic(stream), json.dumps(device).encode()
+        identity = device_id(self._agent, stream)
+        return _topic(identity), json.dumps(_device(self._base, identity, stream, self._tasks[stream])).encode()
+
+
+def _topic(identity: str) -> str:
+    return DEVICES.replace("+", identity)
 
 
 def _device(base: str, identity: str, stream: str, tasks: Mapping[str, ResultKind | None]) -> dict[str, Any]:
@@ -84,7 +90,7 @@ def _device(base: str, identity: str, stream: str, tasks: Mapping[str, ResultKin
         "platform": "binary_sensor",
         "device_class": "connectivity",
         "unique_id": identity,
-        "state_topic": f"{prefix}/status",
+        "state_topic": f"{prefix}/{STATUS}",
         "value_template": "{{ 'ON' if value == 'up' else 'OFF' }}",
     }
     sensors = {
@@ -93,9 +99,9 @@ def _device(base: str, identity: str, stream: str, tasks: Mapping[str, ResultKin
             **_SENSOR,
             "name": task,
             "unique_id": f"{identity}.{task}",
-            "state_topic": f"{prefix}/{task}",
+            "state_topic": event_topic(prefix, task),
             "value_template": _TEXT if kind == "text" else _COUNT,
-            "json_attributes_topic": f"{prefix}/{task}",
+            "json_attributes_topic": event_topic(prefix, task),
             "json_attributes_template": "{{ value_json.data | tojson }}",
         }
         if kind is not None
@@ -105,6 +111,6 @@ def _device(base: str, identity: str, stream: str, tasks: Mapping[str, ResultKin
     return {
         "device": {"identifiers": [identity], "name": stream, "model": "streamer"},
         "origin": {"name": "streamer"},
-        "availability_topic": f"{base}/status",
+        "availability_topic": f"{base}/{STATUS}",
         "components": {"connection": connection, **sensors},
     }

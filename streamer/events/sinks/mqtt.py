@@ -6,44 +6,49 @@
 | `<topic>/<agent>/streams/<stream>/status` | `up`, `down`, `ended` or `stopped` | yes |
 | `<topic>/<agent>/<subject>`, `…/sinks/<sink>/<subject>`, `…/outputs/<output>/<subject>` | other events | no |
 | `<topic>/<agent>/status` | `online`; `offline` is the last will | yes |
+
+The subject of a task called `status` is `task.status`, which no other event has.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import queue
-import ssl
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import unquote, urlsplit
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from streamer.core.errors import ConfigError, SinkError
+from streamer.core.backoff import Backoff, exponential
+from streamer.core.errors import SinkError
 from streamer.core.redact import Url, require_scheme
-from streamer.core.settings import Name
-from streamer.events.sinks._base import SinkContext, SinkProgress, SinkSettings
+from streamer.core.settings import Name, Seconds
+from streamer.events.sinks._base import NetworkSinkSettings, SinkContext, SinkProgress
 from streamer.events.sinks._home_assistant import DEVICES, Discovery
+from streamer.events.sinks._mqtt_connection import Broker, ClosedWithoutReason, Connection, SessionTakenOver
+from streamer.events.sinks._mqtt_packets import FAILURE, Message, Puback, describe
+from streamer.events.sinks._mqtt_topics import STATUS, event_topic
+from streamer.events.sinks._settled import SettledEvents
 from streamer.types import Sink
 
 log = logging.getLogger(__name__)
 
-KEEPALIVE_S = 30
-CONNECT_S = 5.0
-ACK_TIMEOUT_S = 10.0
-"""Seconds without an acknowledgement after which the sink reconnects."""
-RECONNECT_S = (1, 10)
-"""Delay of paho before it reconnects: the first, and the longest."""
+FIRST_WAIT_S, MAX_WAIT_S = 0.5, 30.0
+"""Delay before a lost connection is replaced: the first, and the longest."""
+FIRST_TAKEN_S, MAX_TAKEN_S = 60.0, 600.0
+"""The same after another program took the session: two agents of one name must not push each other out all the time."""
+CLOSED_TIMES = 4
+"""Connections in a row that the broker closed without a reason, from which on another program is suspected."""
+STABLE_S = 60.0
+"""A connection that lived this long makes the next loss count as the first one."""
+REFUSED = frozenset({0x90, 0x95, 0x99})
+"""Reason codes that say that the message itself will never be accepted: its topic, size or format."""
+MAX_ATTEMPTS = 3
+"""Lost connections with one event unacknowledged, after which it is sent last; so many more make it a dead letter."""
 
 
 def _reject_path(url: Url) -> Url:
@@ -52,230 +57,250 @@ def _reject_path(url: Url) -> Url:
     return url
 
 
-class Mqtt(SinkSettings):
+class Mqtt(NetworkSinkSettings):
     """Events to an MQTT 5 broker, with QoS 1."""
 
     kind: Literal["mqtt"] = "mqtt"
     name: Name = "mqtt"
     url: Annotated[Url, require_scheme("mqtt", "mqtts"), AfterValidator(_reject_path)]
     """`mqtt://` or, with TLS, `mqtts://`, with user and password, which never appear in a log or event."""
-    ca: Path | None = None
-    """PEM file of certificates to trust instead of the system's."""
     topic: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$")] = "streamer"
     """Prefix of every topic."""
     in_flight: Annotated[int, Field(ge=1, le=1000)] = 20
     """Maximum number of unacknowledged events; so many may repeat after a lost connection."""
     home_assistant: bool = False
     """Publish MQTT discovery messages, by which Home Assistant adds the streams and tasks."""
+    timeout: Seconds = 10.0
+    """Maximum wait for one acknowledgement."""
+
+    @model_validator(mode="after")
+    def _tls_is_used(self) -> Self:
+        for key in ("ca", "cert"):
+            if self.url.scheme == "mqtt" and getattr(self, key) is not None:
+                raise ValueError(f"{key}: only allowed with mqtts://")
+        return self
 
     def check(self) -> None:
-        self.tls()
-
-    def tls(self) -> ssl.SSLContext | None:
-        """Return the TLS context, None without TLS. Raises ConfigError when `ca` cannot be used."""
-        if self.url.scheme == "mqtt":
-            if self.ca is not None:
-                raise ConfigError("ca: only allowed with mqtts://")
-            return None
-        try:
-            return ssl.create_default_context(cafile=self.ca)
-        except OSError as error:
-            raise ConfigError(f"cannot use the certificates in {self.ca}: {error}") from None
+        self.tls_context()
 
     def open(self, context: SinkContext, progress: SinkProgress) -> Sink:
-        return _MqttSink(self, self.tls(), context, progress)
-
-
-_Message = tuple[str, bytes, bool]
-"""Topic, body, and whether the broker retains it."""
+        self.check()
+        return _MqttSink(self, context, progress)
 
 
 class _MqttSink:
     """Stays connected also while there are no events, for the retained status and the last will."""
 
-    def __init__(
-        self, settings: Mqtt, tls: ssl.SSLContext | None, context: SinkContext, progress: SinkProgress
-    ) -> None:
-        self._settings, self._tls, self._progress = settings, tls, progress
+    def __init__(self, settings: Mqtt, context: SinkContext, progress: SinkProgress) -> None:
+        self._settings = settings
+        self._agent = context.agent
+        self._broker = Broker(
+            settings.url, settings if settings.url.scheme == "mqtts" else None, settings.proxy, settings.timeout
+        )
         self._client_id = f"streamer-{context.agent}-{settings.name}"
         base = f"{settings.topic}/{context.agent}"
-        self._will_topic = f"{base}/status"
+        self._will = Message(f"{base}/{STATUS}", b"offline", retain=True)
         self._discovery = Discovery(base, context.agent, context.tasks)
         devices = self._discovery.messages() if settings.home_assistant else {}
-        self._retained: dict[str, bytes] = {self._will_topic: b"online", **devices}
-        self._link = self._new_link()
+        self._retained: dict[str, bytes] = {self._will.topic: b"online", **devices}
+        self._found: dict[str, bytes] = {}  # messages that replace what the broker retained from an earlier run
+        self._connection: Connection | None = None
+        self._connected_at = 0.0
+        self._backoff = Backoff(FIRST_WAIT_S, MAX_WAIT_S)
+        self._takeovers = _Takeovers()
+        self._settled = SettledEvents(progress)
+        self._suspect = _Suspect()
 
     def write(self, events: Sequence[tuple[int, bytes]]) -> None:
-        link = self._link
-        link.wait_until_connected()
-        waiting = deque(events)
-        messages: deque[_Message] = deque()  # unsent messages of the event at `newest`
-        newest = 0
-        unacked: dict[int, int] = {}  # position by message id, the oldest first
-        acked_at = time.monotonic()
-        try:
-            while waiting or messages or unacked:
-                while len(unacked) < link.window and (waiting or messages):
-                    if messages:
-                        unacked[link.publish(*messages.popleft())] = newest
-                    else:
-                        newest, body = waiting.popleft()
-                        messages.extend(self._messages(link, newest, body))
-                if not unacked:  # the broker can take none of them
-                    break
-                position = unacked.pop(link.next_ack(acked_at + ACK_TIMEOUT_S), None)
-                if position is not None:
-                    acked_at = time.monotonic()
-                    unfinished = [*unacked.values(), newest] if messages else unacked.values()
-                    self._progress.advance(min(unfinished, default=position + 1) - 1)
-        except SinkError:
-            self._link = self._new_link()  # the old client would repeat unacknowledged messages by itself
-            link.abandon()
-            raise
+        with self._open_connection() as connection:
+            self._deliver(connection, events)
+            self._publish_found(connection)
+
+    def idle(self) -> None:
+        with self._open_connection() as connection:
+            connection.poll()
+            self._publish_found(connection)
 
     def close(self) -> None:
-        self._link.disconnect()
+        if self._connection is not None:
+            self._connection.close()
 
-    def _messages(self, link: _Link, position: int, body: bytes) -> list[_Message]:
-        """Return the messages of an event; none, and a dead letter, when it is too large for the broker."""
-        if len(body) + 1024 > link.max_bytes:
-            self._progress.dead_letter(position, f"larger than {link.max_bytes} bytes, the limit of the broker")
-            return []
+    @contextlib.contextmanager
+    def _open_connection(self) -> Iterator[Connection]:
+        """Yield the connection, a new one after an error. On any error it is closed."""
+        try:
+            if self._connection is None:
+                self._connection = Connection(self._broker, self._client_id, self._will, self._on_message)
+                self._connected_at = time.monotonic()
+                self._greet(self._connection)
+            yield self._connection
+        except SinkError as error:
+            raise self._lose(error) from None
+        except BaseException as error:
+            self._lose(error)
+            raise
+
+    def _lose(self, error: BaseException) -> SinkError:
+        """Close the connection; return the error with the delay before the next one."""
+        lived = 0.0
+        if self._connection is not None:
+            self._connection.abandon()
+            self._connection, lived = None, time.monotonic() - self._connected_at
+            # If one event is the oldest unacknowledged one each time, it is the cause.
+            taken_s = None if self._suspect.losses > 1 else self._takeovers.on_lost(error, lived)
+            if taken_s is not None:
+                return SinkError(
+                    f"{self._broker}: another program seems to use the client id {self._client_id}: "
+                    f"if a second agent is called {self._agent}, give it another name with `agent:`",
+                    taken_s,
+                )
+        if lived > STABLE_S:
+            self._backoff.reset()
+        return SinkError(str(error), self._backoff.next_delay())
+
+    def _greet(self, connection: Connection) -> None:
+        """Subscribe to discovery messages first, to receive the retained ones before they are replaced."""
+        if self._settings.home_assistant:
+            connection.subscribe(DEVICES)
+        self._publish_retained(connection, self._retained)
+
+    def _on_message(self, message: Message) -> None:
+        self._found |= self._discovery.replace_stale(message.topic, message.body)
+
+    def _publish_found(self, connection: Connection) -> None:
+        if self._found:
+            found, self._found = self._found, {}
+            self._retained |= found
+            self._publish_retained(connection, found)
+
+    def _publish_retained(self, connection: Connection, messages: dict[str, bytes]) -> None:
+        """Publish one message at a time, within any limit of the broker. One that it refuses is left out."""
+        for topic, body in messages.items():
+            encoded = connection.encode(Message(topic, body, retain=True), "text/plain")
+            if encoded is None:
+                log.warning("the retained message on %s is larger than the broker accepts", topic)
+                continue
+            message_id, packet = encoded
+            connection.send(packet)
+            sent_at = time.monotonic()
+            while (ack := connection.next_ack(sent_at)).message_id != message_id:
+                pass
+            if ack.reason >= FAILURE:
+                log.warning("the broker refuses the retained message on %s: %s", topic, describe(ack.reason))
+
+    def _deliver(self, connection: Connection, events: Sequence[tuple[int, bytes]]) -> None:
+        """Publish all events, at most `in_flight` unacknowledged messages at a time."""
+        waiting = deque(self._suspect.put_last(self._settled.start(events)))
+        window = 1 if self._suspect.losses else min(self._settings.in_flight, connection.window)
+        packets: deque[tuple[int, bytes]] = deque()  # of the event at `newest`, unsent
+        newest = 0
+        unacked: dict[int, int] = {}  # position by message id, the oldest first
+        progress_at = time.monotonic()
+        try:
+            while waiting or packets or unacked:
+                while len(unacked) < window and (waiting or packets):
+                    if packets:
+                        message_id, packet = packets.popleft()
+                        unacked[message_id] = newest
+                        connection.send(packet)
+                        progress_at = time.monotonic()
+                    else:
+                        newest, body = waiting.popleft()
+                        packets.extend(self._packets(connection, newest, body))
+                if not unacked:  # the broker can take none of them
+                    break
+                ack = connection.next_ack(progress_at)
+                if (position := unacked.get(ack.message_id)) is None:
+                    continue
+                self._check(ack, position)
+                del unacked[ack.message_id]
+                progress_at = time.monotonic()
+                if position not in unacked.values() and not (packets and position == newest):
+                    self._settled.add(position)
+                    self._settled.advance()
+                    self._suspect.on_accepted(position)
+        except SinkError as error:
+            oldest = next(iter(unacked.values()), None)
+            if oldest is not None and self._suspect.on_lost(oldest):
+                self._settled.refuse(oldest, f"{error}, {self._suspect.losses} times, while others were accepted")
+                self._suspect = _Suspect()
+            raise
+        self._settled.advance()
+
+    def _packets(self, connection: Connection, position: int, body: bytes) -> list[tuple[int, bytes]]:
+        """Return the packets of an event; none, and a dead letter, when it is too large for the broker."""
         event = json.loads(body)
         prefix = self._settings.topic + event["source"].removeprefix("/agents")
+        first = connection.encode(Message(event_topic(prefix, event["subject"]), body), self._settings.content_type)
+        if first is None:
+            self._settled.refuse(position, f"larger than {connection.max_bytes} bytes, the limit of the broker")
+            return []
         if event["subject"].startswith("stream."):
-            retained = {f"{prefix}/status": event["data"]["state"].encode()}
+            retained = {f"{prefix}/{STATUS}": event["data"]["state"].encode()}
         elif self._settings.home_assistant and event["subject"] in ("task.added", "task.removed"):
             retained = self._discovery.on_task_event(event)
         else:
             retained = {}
-        for topic, device in link.found_devices():
-            retained |= self._discovery.replace_stale(topic, device)
-        self._retained.update(retained)
-        first = f"{prefix}/{event['subject']}", body, False
-        return [first, *((topic, value, True) for topic, value in retained.items())]
+        self._retained |= retained
+        more = [
+            connection.encode(Message(topic, value, retain=True), "text/plain") for topic, value in retained.items()
+        ]
+        return [first, *(one for one in more if one is not None)]
 
-    def _new_link(self) -> _Link:
-        return _Link(self._settings, self._tls, self._client_id, self._will_topic, self._retained)
+    def _check(self, ack: Puback, position: int) -> None:
+        """Make an event a dead letter that will never be accepted. Raises SinkError for any other refusal."""
+        if ack.reason in REFUSED:
+            self._settled.refuse(position, f"the broker refuses it: {describe(ack.reason)}")
+        elif ack.reason >= FAILURE:
+            raise SinkError(f"{self._broker}: it refuses an event ({describe(ack.reason)})")
 
 
-class _Link:
-    """One paho client, whose thread connects and reconnects. After a failed `write` a new link replaces it."""
+class _Takeovers:
+    """Counts the connections that another program with the same client id took, as far as one can know."""
 
-    def __init__(
-        self, settings: Mqtt, tls: ssl.SSLContext | None, client_id: str, will_topic: str, retained: dict[str, bytes]
-    ) -> None:
-        """`retained`: messages by topic, published in their present state after every connect."""
-        self.window, self.max_bytes = settings.in_flight, sys.maxsize
-        self._in_flight, self._retained = settings.in_flight, retained
-        self._home_assistant = settings.home_assistant
-        self._acks: queue.SimpleQueue[int | str] = queue.SimpleQueue()  # acknowledged message ids, and error texts
-        self._retained_left: deque[tuple[str, bytes]] = deque()
-        self._found_devices: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
-        self._connected = False
-        self._reason = "no response"
-        url = urlsplit(settings.url.reveal())
-        port = url.port or (8883 if tls else 1883)
-        self._broker = f"{url.hostname}:{port}"
-        self._client = client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5)
-        client.connect_timeout = CONNECT_S
-        client.reconnect_delay_set(*RECONNECT_S)
-        client.max_inflight_messages_set(settings.in_flight)
-        client.will_set(will_topic, b"offline", qos=1, retain=True)
-        if tls is not None:
-            client.tls_set_context(tls)
-        if url.username is not None:
-            client.username_pw_set(unquote(url.username), None if url.password is None else unquote(url.password))
-        client.on_connect, client.on_connect_fail = self._on_connect, self._on_connect_fail
-        client.on_disconnect, client.on_publish = self._on_disconnect, self._on_publish
-        client.on_message = self._on_message
-        client.connect_async(url.hostname or "", port, KEEPALIVE_S)
-        client.loop_start()
+    def __init__(self) -> None:
+        self._closed = 0  # in a row without a reason
+        self._taken = 0
 
-    def wait_until_connected(self) -> None:
-        """Raises SinkError after `CONNECT_S`."""
-        deadline = time.monotonic() + CONNECT_S
-        while not self._connected:
-            if time.monotonic() > deadline:
-                raise SinkError(f"cannot reach the broker {self._broker}: {self._reason}")
-            time.sleep(0.02)
-        while not self._acks.empty():  # of an earlier write
-            self._acks.get()
+    def on_lost(self, error: BaseException, lived_s: float) -> float | None:
+        """Return the seconds to wait when a connection was taken after `lived_s`, None when it was lost otherwise."""
+        if lived_s > STABLE_S:
+            self._closed = 0
+        if lived_s > 2 * MAX_TAKEN_S:
+            self._taken = 0
+        self._closed += isinstance(error, ClosedWithoutReason)
+        if not isinstance(error, SessionTakenOver) and self._closed < CLOSED_TIMES:
+            return None
+        self._taken += 1
+        return exponential(FIRST_TAKEN_S, MAX_TAKEN_S, self._taken)
 
-    def publish(self, topic: str, body: bytes, retain: bool) -> int:
-        """Send a message and return its id, which `next_ack` returns once the broker has acknowledged it."""
-        info = self._send(topic, body, retain)
-        if info.rc != paho.MQTT_ERR_SUCCESS:
-            raise SinkError(f"the broker {self._broker}: {paho.error_string(info.rc)}")
-        return info.mid
 
-    def next_ack(self, deadline: float) -> int:
-        """Return the id of an acknowledged message. Raises SinkError on a lost connection, or at `deadline`."""
-        try:
-            ack = self._acks.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            raise SinkError(f"the broker {self._broker} acknowledges nothing") from None
-        if isinstance(ack, str):
-            raise SinkError(f"the broker {self._broker}: {ack}")
-        return ack
+class _Suspect:
+    """The event that was the oldest unacknowledged one in one lost connection after the other.
 
-    def found_devices(self) -> Iterator[tuple[str, bytes]]:
-        """Yield topic and body of the discovery messages that the broker retained before this connection, each once."""
-        while not self._found_devices.empty():
-            yield self._found_devices.get()
+    Then it is sent last, to see whether the broker accepts others.
+    """
 
-    def _send(self, topic: str, body: bytes, retain: bool) -> paho.MQTTMessageInfo:
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        properties.ContentType = "text/plain" if retain else "application/cloudevents+json"
-        return self._client.publish(topic, body, qos=1, retain=retain, properties=properties)
+    def __init__(self) -> None:
+        self.losses = 0
+        self._position: int | None = None
+        self._proofs = 0  # losses before which others were accepted
+        self._others_accepted = False
 
-    def disconnect(self) -> None:
-        """Disconnect and have the broker publish the last will."""
-        self._client.disconnect(ReasonCode(PacketTypes.DISCONNECT, "Disconnect with will message"))
-        if self._connected:
-            self._client.loop_stop()
+    def put_last(self, events: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        return sorted(events, key=lambda one: one[0] == self._position) if self.losses >= MAX_ATTEMPTS else events
 
-    def abandon(self) -> None:
-        """Disconnect without waiting; the thread ends with its socket."""
-        self._client.disconnect()
+    def on_accepted(self, position: int) -> None:
+        if position == self._position:
+            self._position, self.losses = None, 0
+        self._others_accepted = True
 
-    # -- called by paho's thread
-
-    def _on_connect(self, _: Any, __: Any, ___: Any, reason: ReasonCode, properties: Properties | None) -> None:
-        if reason.is_failure:
-            self._reason = str(reason)
-            return
-        self.window = min(self._in_flight, getattr(properties, "ReceiveMaximum", self._in_flight))
-        self.max_bytes = getattr(properties, "MaximumPacketSize", sys.maxsize)
-        if self._home_assistant:
-            self._client.subscribe(DEVICES)  # first, to receive the retained messages before they are replaced
-        self._retained_left = deque(self._retained.items())
-        self._send_next_retained()
-
-    def _on_connect_fail(self, _: Any, __: Any) -> None:
-        self._reason = str(sys.exc_info()[1] or "connection failed")  # paho calls this while it handles the error
-
-    def _on_disconnect(self, _: Any, __: Any, ___: Any, reason: ReasonCode, ____: Any) -> None:
-        if self._connected:  # else the reason is already known, in more detail
-            self._reason = str(reason)
-        self._connected = False
-        self._acks.put(f"the connection was lost ({reason})")
-
-    def _send_next_retained(self) -> None:
-        """Send one retained message at a time, within any limit of the broker; after the last one it is connected."""
-        if self._retained_left:
-            self._send(*self._retained_left.popleft(), retain=True)
+    def on_lost(self, position: int) -> bool:
+        """Count a lost connection, and return True when the event is to blame."""
+        if position != self._position:
+            self._position, self.losses, self._proofs = position, 0, 0
         else:
-            self._connected = True
-
-    def _on_message(self, _: Any, __: Any, message: paho.MQTTMessage) -> None:
-        if message.retain:  # else it was just published, by this or another program
-            self._found_devices.put((message.topic, bytes(message.payload)))
-
-    def _on_publish(self, _: Any, __: Any, message: int, reason: ReasonCode, ___: Any) -> None:
-        if not self._connected:
-            if reason.is_failure:
-                log.warning("the broker %s refuses a retained message: %s", self._broker, reason)
-            self._send_next_retained()
-            return
-        self._acks.put(f"refuses an event ({reason})" if reason.is_failure else message)
+            self._proofs += self._others_accepted
+        self.losses += 1
+        self._others_accepted = False
+        return self._proofs >= MAX_ATTEMPTS

@@ -25,7 +25,8 @@ import zmq
 from pydantic import AfterValidator
 
 from streamer.core.errors import ConfigError, SinkError
-from streamer.core.ipc import LATEST_TOPIC, check_endpoint, replay_endpoint, send_or_drop
+from streamer.core.ipc import LATEST_TOPIC, Listener, check_endpoint, replay_endpoint, send_or_drop
+from streamer.core.logs import RareLog
 from streamer.core.settings import Name
 from streamer.events.ledger import Replay
 from streamer.events.sinks._base import SinkContext, SinkProgress, SinkSettings
@@ -58,7 +59,7 @@ class Zmq(SinkSettings):
 
     def open(self, context: SinkContext, progress: SinkProgress) -> Sink:
         endpoint = self.endpoint or check_endpoint(f"ipc://{context.runtime}/bus.sock")
-        return _ZmqSink(endpoint, Replay(context.ledger))
+        return _ZmqSink(endpoint, Replay(context.ledger), is_private=self.endpoint is None)
 
 
 def topic(stream: str | None, subject: str) -> bytes:
@@ -69,8 +70,9 @@ def topic(stream: str | None, subject: str) -> bytes:
 class _ZmqSink:
     """Publishes in the sink's thread. A second thread serves replay requests and publishes the newest sequences."""
 
-    def __init__(self, endpoint: str, replay: Replay) -> None:
-        self._replay = replay
+    def __init__(self, endpoint: str, replay: Replay, is_private: bool) -> None:
+        """`is_private`: the endpoint is in the agent's own runtime folder. Raises ConfigError if it is in use."""
+        self._endpoint, self._replay = endpoint, replay
         self._context = zmq.Context()  # its own, so that `close` waits until the last events are sent
         self._lock = threading.Lock()  # of the publisher, which both threads use
         self._publisher: zmq.Socket[bytes] = self._context.socket(zmq.PUB)
@@ -81,15 +83,19 @@ class _ZmqSink:
         self._requests.set(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._serve_replay, name="replay", daemon=True)
+        self._listeners: list[Listener] = []
+        self._failures = RareLog(log, "replay failed %d times, retrying: %s")
         try:
-            self._publisher.bind(endpoint)
-            self._requests.bind(replay_endpoint(endpoint))
-        except zmq.ZMQError as error:
+            for socket, address in ((self._publisher, endpoint), (self._requests, replay_endpoint(endpoint))):
+                self._listeners.append(Listener(socket, address, is_private))
+        except OSError as error:
             self.close()
-            raise ConfigError(f"cannot bind {endpoint}: {error}") from error
+            raise ConfigError(f"cannot bind {endpoint}: {error.strerror}: choose another path") from error
         self._thread.start()
 
     def write(self, events: Sequence[tuple[int, bytes]]) -> None:
+        if self._listeners[0].problem is not None:
+            raise SinkError(f"{self._endpoint} {self._listeners[0].problem}")
         try:
             for _, body in events:
                 event = json.loads(body)
@@ -106,6 +112,8 @@ class _ZmqSink:
             self._thread.join()
         for socket in (self._publisher, self._requests):
             socket.close()
+        for listener in self._listeners:
+            listener.close()
         self._replay.close()
         self._context.term()
 
@@ -113,6 +121,9 @@ class _ZmqSink:
         published_at = 0.0
         while not self._closing.is_set():
             try:
+                with self._lock:
+                    for listener in self._listeners:
+                        listener.check()
                 if self._requests.poll(POLL_MS):
                     self._reply(self._requests.recv_multipart())
                 if time.monotonic() - published_at >= LATEST_EVERY_S:
@@ -121,7 +132,7 @@ class _ZmqSink:
                     with self._lock:
                         self._publisher.send_multipart([LATEST_TOPIC, latest], zmq.NOBLOCK)
             except (zmq.ZMQError, apsw.Error) as error:
-                log.warning("replay failed, retrying in %g s: %s", LATEST_EVERY_S, error)
+                self._failures.add(error)
                 self._closing.wait(LATEST_EVERY_S)
 
     def _reply(self, parts: Sequence[bytes]) -> None:

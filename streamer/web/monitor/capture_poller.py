@@ -33,6 +33,8 @@ INTERVAL_SAMPLES = 10
 MIN_STALLED_S, MAX_STALLED_S, STALLED_INTERVALS = 3.0, 60.0, 3.0
 """A camera has stalled after STALLED_INTERVALS frame intervals without a frame, limited to these seconds."""
 JPEG_QUALITY = 80
+MAX_JPEG_PIXELS = 65_500
+"""Longest side that libjpeg encodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +198,12 @@ def _interval(samples: Sequence[tuple[float, int]]) -> float | None:
     return (last_time - first_time) / (last - first) if last > first else None
 
 
-def encode_jpeg(image: Image, width: int | None) -> bytes:
-    """Encode an image as JPEG, scaled down to `width` if it is wider."""
+def encode_jpeg(image: Image, width: int | None) -> bytes | None:
+    """Encode an image as JPEG, scaled down to `width` if it is wider. Return None if it is too large for a JPEG."""
     if width is not None and width < image.shape[1]:
         height = max(1, round(image.shape[0] * width / image.shape[1]))
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    if max(image.shape) > MAX_JPEG_PIXELS:
+        return None
     encoded, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    assert encoded
-    return data.tobytes()
+    return data.tobytes() if encoded else None

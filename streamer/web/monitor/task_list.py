@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 from typing import Any
 
 from streamer.bus.result_feed import ResultSubscriber, TaskList
 from streamer.config.changes import with_tasks
 from streamer.config.model import Config
+from streamer.core.errors import ConfigError
+from streamer.core.logs import RareLog
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.2
 
@@ -25,6 +30,7 @@ class TaskLists:
             name: [task.to_json for task in stream.tasks] for name, stream in config.streams.items()
         }
         self._feed = ResultSubscriber(runtime, None)
+        self._invalid_lists = RareLog(log, "invalid task list %d dropped, stream %r: %s")
 
     def close(self) -> None:
         self._feed.close()
@@ -34,6 +40,13 @@ class TaskLists:
         while True:
             for item in self._feed.receive():
                 if isinstance(item, TaskList):
-                    stream = with_tasks(self._config, item.stream, item.tasks).streams[item.stream]
-                    self.by_stream[item.stream] = [task.to_json for task in stream.tasks]
+                    self._replace(item)
             await asyncio.sleep(POLL_S)
+
+    def _replace(self, item: TaskList) -> None:
+        try:
+            stream = with_tasks(self._config, item.stream, item.tasks).streams[item.stream]
+        except (ConfigError, KeyError, TypeError) as error:
+            self._invalid_lists.add(item.stream, error)
+        else:
+            self.by_stream[item.stream] = [task.to_json for task in stream.tasks]

@@ -18,7 +18,8 @@ from typing import Any, cast
 import apsw
 import pytest
 
-from streamer.events.ledger import BROKEN, Ledger, Retention, SinkCursor
+from streamer.events.ledger import BROKEN, Ledger, Replay, Retention, SinkCursor
+from streamer.events.ledger.dead_letters import list_dead_letters, request_resend
 from streamer.events.ledger.query import LedgerQuery
 from streamer.events.schema import decode, encode, numbered
 from tests.support.sample_events import event
@@ -302,6 +303,71 @@ with Ledger(Path(sys.argv[1])) as ledger:
         ledger.commit([event(seq=seq) for seq in range(start, start + 5)])
         print(start + 5, flush=True)
 """
+
+
+CHANGES = {
+    "trigger": "CREATE TRIGGER t AFTER INSERT ON events BEGIN DELETE FROM events; END",
+    "view": "DROP TABLE cursor; CREATE VIEW cursor AS SELECT 'a' AS sink, 0 AS pos",
+    "far position": "UPDATE cursor SET pos = 9223372036854775807",
+    "negative position": "UPDATE cursor SET pos = -5",
+    "text as sequence": "UPDATE source SET sequence = 'abc'; UPDATE events SET sequence = 'abc' WHERE pos = 1",
+    "text as time": "UPDATE events SET created = 'abc'",
+    "damaged body": "UPDATE events SET body = x'00' WHERE pos = 2",
+    "body of another kind": "UPDATE events SET body = 5 WHERE pos = 2",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_ledger_changed_by_another_program_is_used_or_salvaged(path: Path, change: str) -> None:
+    with Ledger(path) as ledger:
+        ledger.cursors(["a"])["a"].close()
+        ledger.commit([event(seq=seq) for seq in range(4)])
+    db = apsw.Connection(str(path))
+    db.execute(CHANGES[change])
+    db.close()
+    for _ in range(2):  # damage that a sink finds is repaired by the next process
+        try:
+            with Ledger(path) as ledger:
+                cursor = ledger.cursors(["a"])["a"]
+                ledger.commit([event(seq=9)])
+                found = bodies(cursor)
+                cursor.close()
+                break
+        except BROKEN:
+            pass
+    else:
+        raise AssertionError("it is still damaged")
+    seqs = [one["data"]["frame"]["seq"] for one in found if one["type"] == "streamer.result.v1"]
+    assert seqs == ([0, 2, 3, 9] if "body" in change else [1, 2, 3, 9] if "sequence" in change else [0, 1, 2, 3, 9])
+
+
+def test_pipe_in_the_place_of_the_ledger_is_refused(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(apsw.CantOpenError):
+        Ledger(path)
+
+
+def test_damaged_dead_letters_and_events_are_passed_over(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Ledger(path) as ledger:
+        cursor = ledger.cursors(["a"])["a"]
+        ledger.commit([event(seq=seq) for seq in range(3)])
+        for position in (1, 2, 3):
+            cursor.dead_letter(position, "HTTP 422")
+        db = apsw.Connection(str(path))
+        db.execute(
+            "UPDATE dead SET body = x'00' WHERE pos = 1; UPDATE dead SET body = zeroblob(50000000) WHERE pos = 2"
+        )
+        db.execute("UPDATE events SET body = x'00' WHERE pos = 2")
+        db.close()
+        assert [letter.reason for letter in list_dead_letters(path)] == ["HTTP 422"]
+        assert request_resend(path, "a") == 3
+        assert [position for position, _ in cursor.to_resend(10)] == [3]
+        assert [position for position, _ in cursor.to_resend(10)] == [3]
+        assert len([line for line in caplog.messages if "not sent again" in line]) == 1
+        replay = Replay(path)
+        assert len(replay.between("/agents/home/streams/gate", 0, 10, 10)) == 2
+        replay.close()
+        cursor.close()
 
 
 def test_kill_9_loses_no_committed_event(path: Path) -> None:

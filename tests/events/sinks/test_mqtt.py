@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -17,13 +18,17 @@ from streamer.bus.event_channel import EventClient
 from streamer.core.errors import ConfigError, SinkError
 from streamer.core.redact import Url
 from streamer.events.build import status_event
-from streamer.events.schema import encode
-from streamer.events.sinks import Mqtt, SinkContext, SinkField, TaskKinds
-from streamer.events.sinks.mqtt import _Link
+from streamer.events.schema import encode, numbered
+from streamer.events.sinks import IdleSink, Mqtt, SinkContext, SinkField, TaskKinds
+from streamer.events.sinks._mqtt_connection import Connection
+from streamer.events.sinks._mqtt_packets import Puback
 from streamer.types import ResultKind
 from tests.support.agents import until
 from tests.support.broker import Broker, Listener, publish
+from tests.support.certificates import Authority
 from tests.support.emit_process import EmitProcess, send_events
+from tests.support.proxy import Proxy
+from tests.support.sample_events import event
 from tests.support.sinks import RecordedProgress, entries, sink_context
 
 IN_FLIGHT = 20
@@ -44,6 +49,12 @@ def context(agent: str = "home", **streams: dict[str, ResultKind]) -> SinkContex
 @pytest.fixture
 def progress() -> RecordedProgress:
     return RecordedProgress()
+
+
+def opened(broker: Broker, progress: RecordedProgress, **keys: Any) -> IdleSink:
+    sink = Mqtt(url=Url(broker.url), **keys).open(context(), progress)
+    assert isinstance(sink, IdleSink)
+    return sink
 
 
 def test_broker_outage_and_killed_emit_lose_nothing(tmp_path: Path, client: EventClient) -> None:
@@ -82,18 +93,15 @@ def test_kill_9_publishes_the_last_will(tmp_path: Path) -> None:
         until(lambda: listener.retained("streamer/home/status") == "offline", 10, "offline")
 
 
-def test_position_advances_only_with_acknowledgements(
-    tmp_path: Path, progress: RecordedProgress, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("streamer.events.sinks.mqtt.ACK_TIMEOUT_S", 0.5)
+def test_position_advances_only_with_acknowledgements(tmp_path: Path, progress: RecordedProgress) -> None:
     with Broker(tmp_path) as broker:
-        sink = Mqtt(url=Url(broker.url)).open(context(), progress)
+        sink = opened(broker, progress, timeout="500ms")
         sink.write(entries(1, 100))
         assert progress.advanced[-1] == 100
         assert progress.advanced == sorted(progress.advanced)
         assert len(progress.advanced) > 5  # as they are acknowledged, not at the end
         broker.freeze(True)
-        with pytest.raises(SinkError, match="acknowledges nothing"):
+        with pytest.raises(SinkError, match=r"no acknowledgement within 0\.5 s"):
             sink.write(entries(101, 150))
         assert progress.advanced[-1] == 100
         broker.freeze(False)
@@ -107,7 +115,7 @@ def test_refused_event_does_not_advance_the_position(tmp_path: Path, progress: R
     rules.write_text("topic write streamer/home/status\n")
     with Broker(tmp_path, f"acl_file {rules}") as broker:
         sink = Mqtt(url=Url(broker.url)).open(context(), progress)
-        with pytest.raises(SinkError, match=r"refuses an event .Not authorized"):
+        with pytest.raises(SinkError, match=r"refuses an event .not authorized"):
             sink.write(entries(1, 1))
         sink.close()
 
@@ -118,61 +126,136 @@ def test_in_flight_and_size_limits_of_the_broker_are_kept(
     tmp_path: Path, progress: RecordedProgress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One message in flight, although a status event makes two messages, and none beyond the maximum size."""
-    unacked: list[int] = []
+    unacked = 0
     counts: list[int] = []
-    publish, next_ack = _Link.publish, _Link.next_ack
+    send, next_ack = Connection.send, Connection.next_ack
 
-    def counted(link: _Link, *message: Any) -> int:
-        unacked.append(publish(link, *message))
-        counts.append(len(unacked))
-        return unacked[-1]
+    def counted(connection: Connection, packet: bytes) -> None:
+        nonlocal unacked
+        unacked += 1
+        counts.append(unacked)
+        send(connection, packet)
 
-    def acknowledged(link: _Link, deadline: float) -> int:
-        message = next_ack(link, deadline)
-        unacked.remove(message)
-        return message
+    def acknowledged(connection: Connection, since: float) -> Puback:
+        nonlocal unacked
+        unacked -= 1
+        return next_ack(connection, since)
 
-    monkeypatch.setattr(_Link, "publish", counted)
-    monkeypatch.setattr(_Link, "next_ack", acknowledged)
     large = encode(status_event("home", "gate", "down", "x" * 9000))
     statuses = [(position, encode(status_event("home", "gate", "up"))) for position in (11, 13)]
     with Broker(tmp_path, "max_inflight_messages 1", "max_packet_size 8000") as broker:
-        sink = Mqtt(url=Url(broker.url)).open(context(), progress)
+        sink = opened(broker, progress)
+        sink.idle()
+        monkeypatch.setattr(Connection, "send", counted)
+        monkeypatch.setattr(Connection, "next_ack", acknowledged)
         sink.write([*entries(1, 10), statuses[0], (12, large), statuses[1]])
         sink.close()
 
     assert (len(counts), max(counts)) == (14, 1)
     assert list(progress.refused) == [12]
-    assert progress.advanced == [*range(1, 11), 10, 11, 12, 13]
+    assert progress.advanced[-1] == 13
+    assert progress.advanced == sorted(progress.advanced)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paho leaves the socket of a handshake
-def test_passwords_and_tls(tmp_path: Path, progress: RecordedProgress, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamer.events.sinks.mqtt.CONNECT_S", 2.0)
-    arguments = "req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=localhost"
-    name = ["-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run(["openssl", *arguments.split(), *name], cwd=tmp_path, check=True, capture_output=True)
+def test_passwords_and_tls(tmp_path: Path, progress: RecordedProgress) -> None:
+    authority = Authority(tmp_path)
+    mine = authority.issue("server")
     passwords = tmp_path / "passwords"
     subprocess.run(["mosquitto_passwd", "-c", "-b", str(passwords), "cam", "s3cret@word"], check=True)
     options = (
-        f"certfile {tmp_path}/cert.pem", f"keyfile {tmp_path}/key.pem", "allow_anonymous false",
-        f"password_file {passwords}",
+        f"certfile {mine.cert}", f"keyfile {mine.key}", "allow_anonymous false", f"password_file {passwords}",
     )  # fmt: skip
     with Broker(tmp_path, *options) as broker:
         url = f"mqtts://cam:s3cret%40word@127.0.0.1:{broker.port}"
-        sink = Mqtt(url=Url(url), ca=tmp_path / "cert.pem").open(context(), progress)
+        sink = Mqtt(url=Url(url), ca=authority.cert).open(context(), progress)
         sink.write(entries(1, 3))
         sink.close()
         assert progress.advanced[-1] == 3
-        wrong = Mqtt(url=Url(url.replace("s3cret", "another")), ca=tmp_path / "cert.pem").open(context(), progress)
-        with pytest.raises(SinkError, match="Not authorized") as caught:
+        wrong = Mqtt(url=Url(url.replace("s3cret", "another")), ca=authority.cert).open(context(), progress)
+        with pytest.raises(SinkError, match="not authorized") as caught:
             wrong.write(entries(4, 5))
-        wrong.close()
         assert "another" not in str(caught.value)
         stranger = Mqtt(url=Url(url)).open(context(), progress)
-        with pytest.raises(SinkError, match="certificate verify failed"):
+        with pytest.raises(SinkError, match=r"no TLS connection: TLS: .* not from a known authority: .*`ca: FILE`"):
             stranger.write(entries(4, 5))
-        stranger.close()
+
+
+def test_client_certificate(tmp_path: Path, progress: RecordedProgress) -> None:
+    authority = Authority(tmp_path)
+    server, mine, foreign = authority.issue("server"), authority.issue("agent"), Authority(tmp_path, "other").issue("x")
+    options = (
+        f"certfile {server.cert}", f"keyfile {server.key}", f"cafile {authority.cert}", "require_certificate true",
+        "use_identity_as_username true",
+    )  # fmt: skip
+    with Broker(tmp_path, *options) as broker:
+        url = Url(broker.url.replace("mqtt://", "mqtts://"))
+        sink = Mqtt(url=url, ca=authority.cert, cert=mine.cert, key=mine.key).open(context(), progress)
+        sink.write(entries(1, 3))
+        sink.close()
+        assert progress.advanced[-1] == 3
+        for keys in ({}, {"cert": foreign.cert, "key": foreign.key}):
+            refused = Mqtt(url=url, ca=authority.cert, **keys).open(context(), progress)
+            with pytest.raises(SinkError, match="TLS: the other side requires a client certificate"):
+                refused.write(entries(4, 4))
+
+
+def test_renewed_certificate_is_used_at_the_next_connection(tmp_path: Path, progress: RecordedProgress) -> None:
+    authority = Authority(tmp_path)
+    server = authority.issue("server")
+    trusted = tmp_path / "trusted.pem"
+    shutil.copy(authority.cert, trusted)
+    with Broker(tmp_path, f"certfile {server.cert}", f"keyfile {server.key}") as broker:
+        url = Url(broker.url.replace("mqtt://", "mqtts://"))
+        sink = Mqtt(url=url, ca=trusted).open(context(), progress)
+        trusted.unlink()
+        with pytest.raises(SinkError, match="cannot use the certificates in"):
+            sink.write(entries(1, 1))
+        shutil.copy(authority.cert, trusted)
+        sink.write(entries(1, 1))
+        sink.close()
+
+
+def test_proxy_carries_the_connection(tmp_path: Path, progress: RecordedProgress) -> None:
+    with Broker(tmp_path) as broker, Proxy("cam:pw") as proxy:
+        sink = opened(broker, progress, proxy=Url(proxy.url.replace("//", "//cam:pw@")))
+        sink.write(entries(1, 3))
+        sink.close()
+        assert progress.advanced[-1] == 3
+        assert proxy.targets == [f"127.0.0.1:{broker.port}"]
+        refused = opened(broker, progress, proxy=Url(proxy.url))
+        with pytest.raises(SinkError, match=r"no connection through the proxy: the proxy refuses it: HTTP 407"):
+            refused.write(entries(4, 4))
+
+
+def test_two_agents_of_one_name_do_not_push_each_other_out(tmp_path: Path, progress: RecordedProgress) -> None:
+    with Broker(tmp_path) as broker:
+        agents = opened(broker, progress), opened(broker, RecordedProgress())
+        failures = []
+        for turn in range(10):
+            try:
+                agents[turn % 2].idle()
+            except SinkError as error:
+                failures.append(error)
+                agents[turn % 2].idle()
+        agents[1].close()
+        agents[0].close()
+
+    assert "another program seems to use the client id streamer-home-mqtt" in str(failures[-1])
+    assert failures[-1].wait_s == 60
+
+
+def test_task_called_status_has_a_topic_of_its_own(tmp_path: Path, progress: RecordedProgress) -> None:
+    body = encode(numbered(event(name="status"), 1))
+    with Broker(tmp_path) as broker, Listener(broker.port) as listener:
+        streams: dict[str, dict[str, ResultKind]] = {"gate": {"status": "boxes"}}
+        sink = Mqtt(url=Url(broker.url), home_assistant=True).open(context("home", **streams), progress)
+        sink.write([(1, encode(status_event("home", "gate", "up"))), (2, body)])
+        until(lambda: listener.retained("streamer/home/streams/gate/task.status"), 10, "the answer")
+        sink.close()
+        device = json.loads(listener.retained("homeassistant/device/streamer_home_gate/config") or "")
+
+    assert [one.body for one in listener.messages if one.topic == "streamer/home/streams/gate/status"] == [b"up"]
+    assert device["components"]["task.status"]["state_topic"] == "streamer/home/streams/gate/task.status"
 
 
 def test_home_assistant_discovers_streams_and_tasks(tmp_path: Path, progress: RecordedProgress) -> None:
@@ -219,7 +302,7 @@ def test_home_assistant_drops_removed_streams_and_tasks(tmp_path: Path) -> None:
         for name, body in others.items():
             publish(broker.port, name, body)
         run(broker, agent="home_2", yard={"people": "boxes"})
-        neighbour = topic("streamer_home_2_yard")
+        neighbour = topic("streamer_home_2_S_yard")
         others[neighbour] = str(until(lambda: listener.retained(neighbour), 10, "another agent's stream")).encode()
         run(broker, gate={"people": "boxes", "scene": "text"}, yard={"people": "boxes"})
         until(lambda: listener.retained(topic("streamer_home_yard")), 10, "the stream")
@@ -247,6 +330,10 @@ def rendered(template: str, answer: Any) -> str:
         ({"url": "http://broker"}, "must begin with mqtt:// or mqtts://"),
         ({"url": "mqtt://broker/topic"}, "the key `topic`"),
         ({"url": "mqtt://broker", "topic": "a/#"}, "pattern"),
+        ({"url": "mqtt://broker", "ca": "ca.pem"}, "ca: only allowed with mqtts://"),
+        ({"url": "mqtts://broker", "key": "key.pem"}, "give `cert` too"),
+        ({"url": "mqtt://broker", "content_type": "a/b\r\nx: y"}, "pattern"),
+        ({"url": "mqtt://broker", "proxy": "socks5://proxy"}, "must begin with http://"),
     ],
 )
 def test_invalid_settings_are_rejected(raw: dict[str, Any], message: str) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import zmq
 
-from streamer.core.errors import ConfigError
+from streamer.core import ipc
+from streamer.core.errors import ConfigError, SinkError
 from streamer.events.build import sink_event, status_event
 from streamer.events.ledger import LEDGER_FILE, Ledger
 from streamer.events.schema import encode
@@ -67,3 +68,43 @@ def test_bind_failure_is_a_config_error(folder: Path) -> None:
         Zmq(endpoint=f"ipc://{folder}/missing/bus.sock").open(sink_context(folder), RecordedProgress())
     with pytest.raises(ConfigError, match="107 bytes"):
         Zmq().open(sink_context(folder / ("x" * 120)), RecordedProgress())
+
+
+def test_file_at_the_endpoint_is_refused_and_kept(folder: Path) -> None:
+    for name in ("precious.txt", "bus.sock.replay"):
+        (folder / name).write_text("precious")
+    for name in ("precious.txt", "bus.sock"):
+        with pytest.raises(ConfigError, match="a file is there that is no socket: choose another path"):
+            Zmq(endpoint=f"ipc://{folder}/{name}").open(sink_context(folder), RecordedProgress())
+    assert (folder / "precious.txt").read_text() == "precious"
+    assert (folder / "bus.sock.replay").read_text() == "precious"
+
+
+def test_endpoint_of_another_agent_is_refused(folder: Path) -> None:
+    zmq_sink = Zmq(endpoint=f"ipc://{folder}/shared.sock")
+    with opened(zmq_sink, folder) as sink, subscriber(f"ipc://{folder}/shared.sock", b"") as socket:
+        with pytest.raises(ConfigError, match="another program uses it"):
+            zmq_sink.open(sink_context(folder), RecordedProgress())
+        send_until_received(sink, socket, entries(1, 1))
+
+
+def test_stolen_endpoint_is_a_failure_until_it_is_bound_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ipc, "CHECK_S", 0.1)
+    path = folder / "shared.sock"
+    with opened(Zmq(endpoint=f"ipc://{path}"), folder) as sink:
+        path.unlink()
+        thief = ipc.listen(path)
+
+        def fails() -> bool:
+            try:
+                sink.write(entries(1, 1))
+            except SinkError as error:
+                return "another program uses it" in str(error)
+            return False
+
+        until(fails, 10, "the loss is reported")
+        thief.close()
+        path.unlink()
+        until(lambda: not fails(), 10, "it is bound again")
+        with subscriber(f"ipc://{path}", b"") as socket:
+            send_until_received(sink, socket, entries(1, 1))
