@@ -25,7 +25,7 @@ from av.video.stream import VideoStream
 from streamer.capture.sources._allowed import MAX_THREADS, Allowed
 from streamer.capture.sources._failures import FAILURES, describe, lost
 from streamer.capture.sources._hwaccel import find_hardware
-from streamer.capture.sources._picture import INTERLACED, AvPicture, PixelAspect, is_convertible
+from streamer.capture.sources._picture import INTERLACED, UNSPECIFIED, AvPicture, PixelAspect, is_convertible
 from streamer.capture.sources._recording import Recording, to_seconds
 from streamer.capture.sources._stream_choice import choose_stream
 from streamer.core.errors import ConfigError, SourceEnded, SourceIncomplete, SourceLost
@@ -64,12 +64,14 @@ class AvSource:
         may_skip_frames: bool = False,
         stream: int | None = None,
         strict: bool = False,
+        unstated_matrix: int = UNSPECIFIED,
     ) -> None:
         """Open the connection. Raises SourceLost.
 
         `read_limit`: seconds of silence after which a live source is lost; None for a file. `hwaccel`: an HwAccel.
         `may_skip_frames`: decode key frames only while `set_interval` allows it. `stream`: index of the video stream;
         None: the largest. `strict`: a file that ends early raises SourceIncomplete at its end.
+        `unstated_matrix`: colour matrix (AVColorSpace) of pictures that state none; default: by their size.
         """
         self._limit = read_limit
         self._undecodable = RareLog(log, "packets that cannot be decoded: %d, last error: %s")
@@ -110,6 +112,7 @@ class AvSource:
         self._pixel_aspect = PixelAspect(self._stream)
         self._recording = Recording.of(self._container, self._stream) if read_limit is None else None
         self._strict = strict
+        self._unstated_matrix = unstated_matrix
 
     @property
     def note(self) -> str | None:
@@ -136,6 +139,8 @@ class AvSource:
                 last_frame = time.monotonic()
                 continue
             for frame in self._decode(packet):
+                if frame.colorspace == UNSPECIFIED:
+                    frame.colorspace = self._unstated_matrix
                 if frame.interlaced_frame and not count:
                     self._notes.append(INTERLACED)
                 yield AvPicture(frame, self._time_of(frame), self._pixel_aspect.current())

@@ -38,11 +38,14 @@ RESTART_SEGMENTS = 10
 class HlsReader:
     """Reads the segments of a playlist as they appear: a live one from its last segment on."""
 
-    def __init__(self, client: HttpClient, answer: Answer, target: Target) -> None:
-        """`answer`: of the playlist, from `target`. Raises SourceLost."""
+    def __init__(self, client: HttpClient, answer: Answer, target: Target, variant: int | None = None) -> None:
+        """`answer`: of the playlist, from `target`. `variant`: as of `best_variant`. Raises SourceLost."""
         self._client = client
         text = _text(answer)
-        if (reference := best_variant(text)) is not None:
+        self.has_variants = False
+        """The playlist was a master playlist."""
+        if (reference := best_variant(text, variant)) is not None:
+            self.has_variants = True
             answer, target = client.get(client.follow(target, reference))
             text = _text(answer)
             if best_variant(text) is not None:

@@ -48,13 +48,15 @@ def open_stream(settings: Http, read_limit: float) -> Source:
             return JpegSource(client, answer, read_limit)
         reader: HlsReader | Answer = answer
         if settings.format is None and is_playlist(answer.peek(_HEAD_BYTES)):
-            reader = HlsReader(client, answer, target)
+            reader = HlsReader(client, answer, target, settings.stream)
         else:
             _check_is_video(answer)
     except BaseException:
         answer.close()
         raise
-    return FedSource(reader, client.deadline, read_limit, lambda feed: _decoder(settings, feed, read_limit))
+    # The key `stream` chooses the variant of a master playlist, or else the stream of a container.
+    stream = None if isinstance(reader, HlsReader) and reader.has_variants else settings.stream
+    return FedSource(reader, client.deadline, read_limit, lambda feed: _decoder(settings, feed, read_limit, stream))
 
 
 def open_snapshots(settings: Snapshot, read_limit: float) -> Source:
@@ -72,7 +74,7 @@ def _ask(settings: Http | Snapshot, read_limit: float) -> tuple[HttpClient, Answ
     return client, answer, target
 
 
-def _decoder(settings: Http, feed: Feed, read_limit: float) -> AvSource:
+def _decoder(settings: Http, feed: Feed, read_limit: float, stream: int | None) -> AvSource:
     return AvSource(
         feed,
         {**settings.demuxer_options(), **NO_PROTOCOL},
@@ -81,6 +83,7 @@ def _decoder(settings: Http, feed: Feed, read_limit: float) -> AvSource:
         allowed=settings.allowed.extended(settings.allow),
         hwaccel=settings.hwaccel,
         may_skip_frames=settings.decode == "auto",
+        stream=stream,
     )
 
 

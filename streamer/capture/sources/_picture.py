@@ -24,8 +24,10 @@ from streamer.types import HD_LINES, MAX_PIXELS, MAX_SIDE, Image, Luma
 
 _LUMA_FIRST = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "nv21", "gray"}
 """Pixel formats whose first plane is the luma, one byte per pixel."""
-_UNSPECIFIED = 2
+UNSPECIFIED = 2
 """AVCOL_SPC_UNSPECIFIED: the picture does not state its colour matrix."""
+BT601 = 6
+"""AVCOL_SPC_SMPTE170M."""
 _MIN_ASPECT, _MAX_ASPECT = Fraction(1, 4), Fraction(4)
 """Pixel aspect ratios outside are damaged data: the most extreme of real cameras is 32:11."""
 _ASPECT_TOLERANCE = Fraction(1, 100)
@@ -130,7 +132,7 @@ def _square_size(width: int, height: int, pixel_aspect: Fraction | None) -> tupl
 
 def _untagged_matrix(frame: av.VideoFrame) -> Colorspace | None:
     """Return BT.709 for an HD picture that does not state its colour matrix. None: as stated, or else BT.601."""
-    if frame.colorspace != _UNSPECIFIED or frame.height < HD_LINES or not _has_matrix(frame.format.name):
+    if frame.colorspace != UNSPECIFIED or frame.height < HD_LINES or not _has_matrix(frame.format.name):
         return None
     return Colorspace.ITU709
 

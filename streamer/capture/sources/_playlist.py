@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 
 from streamer.core.errors import SourceLost
 
@@ -63,19 +64,24 @@ def is_playlist(head: bytes) -> bool:
     return head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"#EXTM3U")
 
 
-def best_variant(text: str) -> str | None:
-    """Return the address of the variant with most pixels, then with the highest bit rate. None: no master playlist."""
-    best: tuple[tuple[int, int], str] | None = None
+def best_variant(text: str, index: int | None = None) -> str | None:
+    """Return the address of the variant with most pixels, then with the highest bit rate. None: no master playlist.
+
+    `index`: choose the variant with this number instead, counted from 0. Raises SourceLost.
+    """
+    variants: list[tuple[tuple[int, int], str]] = []
     attributes: Mapping[str, str] | None = None
     for line in _lines(text):
         if line.startswith("#EXT-X-STREAM-INF:"):
             attributes = _attributes(line)
         elif not line.startswith("#") and attributes is not None:
-            quality = _pixels(attributes), _number(attributes.get("BANDWIDTH", ""))
-            if best is None or quality > best[0]:
-                best = quality, line
+            variants.append(((_pixels(attributes), _number(attributes.get("BANDWIDTH", ""))), line))
             attributes = None
-    return None if best is None else best[1]
+    if not variants:
+        return None
+    if index is not None and index >= len(variants):
+        raise SourceLost(f"has no video stream {index}: its playlist has {len(variants)} variants, counted from 0")
+    return variants[index][1] if index is not None else max(variants, key=itemgetter(0))[1]
 
 
 def parse_playlist(text: str) -> Playlist:

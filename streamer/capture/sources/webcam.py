@@ -44,9 +44,17 @@ class Webcam(Settings):
         if not Path(self.device).is_char_device():
             raise SourceLost(f"{self.device} is not a device")
         from streamer.capture.sources._av import AvSource
+        from streamer.capture.sources._picture import BT601
 
         try:
-            return AvSource(self.device, self.options(), read_limit=read_limit, container_format="v4l2", allowed=WEBCAM)
+            return AvSource(
+                self.device,
+                self.options(),
+                read_limit=read_limit,
+                container_format="v4l2",
+                unstated_matrix=BT601,
+                allowed=WEBCAM,
+            )
         except SourceLost as error:
             raise SourceLost(f"{self.device}: {_HINTS.get(str(error), error)}") from None
 

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from streamer.capture.sources import File
-from streamer.capture.sources._picture import INTERLACED, AvPicture
+from streamer.capture.sources._allowed import FILE
+from streamer.capture.sources._av import AvSource
+from streamer.capture.sources._picture import BT601, INTERLACED, AvPicture
 from streamer.core.errors import FrameError
 from streamer.types import MAX_PIXELS
 from tests.support.clips import bgr, numbered, write_clip
@@ -234,6 +236,18 @@ def test_hd_clip_without_colour_tags_is_bt709(tmp_path: Path) -> None:
         clip.mux(stream.encode(frame))
         clip.mux(stream.encode(None))
     assert_colour(bgr(first(tmp_path / "clip.mp4")))
+
+
+def test_webcam_without_colour_tags_is_bt601(tmp_path: Path) -> None:
+    """As V4L2 defines it, for every size: tried on raw video of a file."""
+    path = tmp_path / "clip.nut"
+    with av.open(str(path), "w") as clip:
+        stream = clip.add_stream("rawvideo", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 720, "yuv422p"
+        clip.mux(stream.encode(yuv_frame(601, UNSTATED, 0, 720, "yuv422p")))
+    source = AvSource(str(path), {}, read_limit=None, allowed=FILE, unstated_matrix=BT601)
+    assert_colour(bgr(next(picture for picture in source if picture is not None)))
+    source.close()
 
 
 def test_hd_jpeg_is_bt601(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 from av.stream import Disposition
 
 from streamer.capture.sources import File
-from streamer.core.errors import ConfigError
+from streamer.capture.sources._playlist import best_variant
+from streamer.core.errors import ConfigError, SourceLost
 from streamer.types import Image
 from tests.support.clips import bgr, number_of, numbered, write_clip
 
@@ -60,6 +61,16 @@ def test_stream_key_chooses_another_one(three_streams: Path) -> None:
 def test_unknown_stream_is_named_with_the_choice(three_streams: Path) -> None:
     with pytest.raises(ConfigError, match=r"no video stream 3: choose 0 \(208x160\), 1 \(320x240\) or 2 \(256x144\)$"):
         File(path=three_streams, stream=3).open()
+
+
+def test_stream_key_chooses_a_variant_of_hls() -> None:
+    master = "#EXTM3U\n" + "".join(
+        f"#EXT-X-STREAM-INF:BANDWIDTH=1,RESOLUTION={size}\n{size}.m3u8\n" for size in ("64x48", "640x480", "320x240")
+    )
+    assert best_variant(master) == "640x480.m3u8"
+    assert best_variant(master, 2) == "320x240.m3u8"
+    with pytest.raises(SourceLost, match="has no video stream 3: its playlist has 3 variants, counted from 0"):
+        best_variant(master, 3)
 
 
 def write_with_cover(path: Path, cover_disposition: int, clip: Path | None) -> Path:
