@@ -6,9 +6,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --constraint constraints.txt
 
-# The tests use a real RTSP server (GStreamer, run by the system's Python), ffmpeg, a browser and an MQTT broker.
+# The tests use a real RTSP server (GStreamer, run by the system's Python), ffmpeg, a browser, an MQTT broker and reverse proxies.
 SYSTEM_PACKAGES := ffmpeg chromium mosquitto python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good \
-  gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav
+  gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav nginx caddy openssl
 
 .PHONY: demo test check chaos bench tiny-model pictures system-packages clean
 

@@ -153,12 +153,13 @@ class Publisher(threading.Thread):
 class Scene:
     """A web process with all its inputs; a context manager."""
 
-    def __init__(self, runtime: Path) -> None:
+    def __init__(self, runtime: Path, web: Mapping[str, Any] | None = None) -> None:
+        """`web`: further keys of `web` in the config."""
         self.runtime = runtime
         self.ledger = Ledger(runtime / "ledger.db")
         self.capture = CaptureProcess(runtime, SOURCE)
         self.publisher = Publisher(runtime)
-        self.web = WebProcess(runtime)
+        self.web = WebProcess(runtime, {**CONFIG, "web": {**CONFIG["web"], **(web or {})}})
         self.idle = socket.create_connection(("127.0.0.1", self.web.port))
         """A client that starts a request and never completes it."""
         self.idle.sendall(b"GET / HTTP/1.1\r\nHost:")
