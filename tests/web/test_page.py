@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import signal
 import subprocess
 import time
@@ -252,6 +254,48 @@ def test_model_output_is_never_html(browser: Browser, scene: Scene) -> None:
         page.locator("#events li summary").first.click()
         expect(page.locator("#events pre")).to_contain_text("onerror")
         assert page.title() == "test · streamer"
+
+
+HOSTILE = [
+    '<img src=x onerror="window.executed=1">', "<script>window.executed=2</script>", '"><svg onload=window.executed=3>',
+    "javascript:window.executed=4", "</textarea><iframe srcdoc='<script>parent.executed=5</script>'>",
+    "{{constructor.constructor('window.executed=6')()}}", "\u202eevil\u2066", "\u2028window.executed=7\u2029",
+    'a\n\nid: 999\nevent: other\ndata: {"x":1}\n\n', "x" * 5000, "__proto__", "constructor", "\U0001f600" * 50,
+]  # fmt: skip
+
+
+def test_hostile_texts_stay_texts_everywhere(browser: Browser, scene: Scene) -> None:
+    """Answers, labels and reasons that try to be markup, scripts, event lines or names of object properties."""
+    with opened(browser, scene.web) as page:
+        for words in HOSTILE:
+            scene.publish(scene.answer(text=words), scene.answer(label=words), scene.camera_down(words))
+        last = scene.answer(text="the last one")
+        scene.publish(last)
+        page.wait_for_selector(f"[id='event-{last.id}']")
+        assert page.locator("#events li").count() >= 3 * len(HOSTILE)
+        for fragment in ("#<img src=x onerror=window.executed=8>", "#%", f"#{STREAM}"):
+            page.evaluate("fragment => { location.hash = fragment }", fragment)
+            page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+            expect(page.locator("#connection")).to_contain_text("live")
+        expect(card(page)).to_contain_text("the last one")
+        assert page.evaluate("window.executed") is None
+        foreign = "#events :is(script, iframe, svg, img, object, embed), article svg, article iframe"
+        assert page.locator(foreign).count() == 0
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_page_shows_an_event_that_it_cannot_read(browser: Browser, scene: Scene) -> None:
+    with opened(browser, scene.web) as page:
+        odd = {"position": 1, "event": {"id": "odd", "subject": 5}}
+        body = json.dumps({"position": 1, "note": "search stopped", "events": [odd, odd]})
+        page.route(
+            re.compile(r"/api/events\?"), lambda route: route.fulfill(body=body, content_type="application/json")
+        )
+        page.route("**/api/events/live**", lambda route: route.abort())
+        page.get_by_role("searchbox").fill("x")
+        expect(page.locator("#events li")).to_have_count(2)
+        expect(page.locator("#events li").first).to_contain_text('"subject": 5')
+        expect(page.get_by_text("search stopped")).to_be_visible()
 
 
 def test_page_follows_the_color_scheme(browser: Browser, scene: Scene) -> None:
