@@ -80,5 +80,5 @@ def parse(adapter: TypeAdapter[T], message: Mapping[str, Any]) -> T:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
-        problem = f"{place}: {first['msg']}" if place else first["msg"]
+        problem = f"`{place}` is missing or wrong" if place else "unknown command"
         raise ConfigError(f"malformed request ({problem}): CLI and agent versions may differ") from None

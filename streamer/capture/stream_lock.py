@@ -8,6 +8,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from streamer.core.errors import ProcessBroken
+
 _TIMEOUT_S = 2.0
 """A killed process releases its lock as soon as the kernel has cleaned it up, which takes far less."""
 _RETRY_S = 0.02
@@ -23,7 +25,7 @@ class StreamLock:
     """
 
     def __init__(self, runtime: Path, stream: str) -> None:
-        """Raises RuntimeError when another process holds the lock for more than 2 s."""
+        """Raises ProcessBroken when another process holds the lock for more than 2 s."""
         path = runtime / f"frames-{stream}.lock"
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         deadline = time.monotonic() + _TIMEOUT_S
@@ -34,7 +36,7 @@ class StreamLock:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     os.close(self._descriptor)
-                    raise RuntimeError(f"another process captures {stream}: it holds {path}") from None
+                    raise ProcessBroken(f"another process captures {stream}: it holds {path}") from None
             time.sleep(_RETRY_S)
         stored = os.pread(self._descriptor, 32, 0)
         self._epoch = int(stored) if stored.isdigit() and int(stored) < MAX_EPOCH else 0

@@ -22,6 +22,7 @@ import typer
 from streamer.cli.options import ConfigFile
 from streamer.core.errors import ConfigError
 from streamer.core.paths import memory_folder, runtime_folder, state_folder
+from streamer.core.reasons import internal_error
 from streamer.core.redact import redact
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ def _findings(check: Callable[[Config, Path], Iterator[Finding]], config: Config
     try:
         yield from check(config, file)
     except Exception as error:
-        yield Finding("fail", check.__name__.strip("_"), f"{type(error).__name__}: {error}", "see the message")
+        where = check.__name__.strip("_")
+        yield Finding("fail", where, internal_error(error, f"doctor: {where}"), "report it with this stack")
 
 
 def _python(_config: Config, _file: Path) -> Iterator[Finding]:
@@ -279,7 +281,7 @@ def _host(where: str, url: str) -> Finding:
         socket.create_connection((parts.hostname, port), CONNECT_S).close()
     except OSError as error:
         fix = "check that it is switched on, its address, and firewalls; test cameras with `streamer check --probe`"
-        return Finding("fail", where, f"{host} does not answer ({error.strerror or error})", fix)
+        return Finding("fail", where, f"{host} does not answer ({error.strerror or 'timed out'})", fix)
     return Finding("ok", where, f"{host} answers")
 
 

@@ -5,9 +5,9 @@ Command modules import heavy packages only inside functions, so that `streamer -
 
 from __future__ import annotations
 
+import io
 import sys
-import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,8 +25,13 @@ from streamer.cli.task import app as task_app
 from streamer.cli.tasks import tasks
 from streamer.cli.top import top
 from streamer.cli.watch import watch
+from streamer.core import logs
 from streamer.core.errors import EXIT_CONFIG, ConfigError
+from streamer.core.reasons import internal_error
 from streamer.core.redact import redact
+
+_UsageError: Any = typer.BadParameter.__mro__[2]
+"""The base class of typer's errors for the user, which typer does not export."""
 
 app = typer.Typer(
     help="Run Florence-2 on live video and publish captions, boxes and text as CloudEvents.",
@@ -43,13 +48,24 @@ app.add_typer(task_app, name="task")
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 the user must change something, 130 interrupted."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except ConfigError as error:
-        print(f"streamer: {redact(str(error))}", file=sys.stderr)
-        sys.exit(EXIT_CONFIG)
-    except Exception:
-        print(redact(traceback.format_exc()), end="", file=sys.stderr)
-        sys.exit(1)
+        code = _fail(EXIT_CONFIG, f"streamer: {error}")
+    except _UsageError as error:
+        message = io.StringIO()
+        error.show(message)  # may repeat an argument, such as a URL with a password
+        code = _fail(error.exit_code, message.getvalue().rstrip())
+    except typer.Abort:
+        code = _fail(1, "streamer: aborted")
+    except Exception as error:
+        code = _fail(1, f"streamer: {internal_error(error, 'command')}")
+    sys.exit(code)
+
+
+def _fail(code: int, message: str) -> int:
+    """Print a message without secrets and return the exit code."""
+    print(redact(message), file=sys.stderr)
+    return code
 
 
 def _print_version(requested: bool) -> None:
@@ -63,5 +79,7 @@ def _common(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print the log, with the stack of an internal error.")] = False,
 ) -> None:
-    pass
+    if debug:
+        logs.setup("streamer", "debug")

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from streamer.bus.commands import Action
-from streamer.config.model import Config, from_mapping
+from streamer.config.model import Config, from_checked
 from streamer.config.validation import nearest
 from streamer.core import atomic_file
 from streamer.core.errors import ConfigError
@@ -70,7 +70,7 @@ def with_tasks(config: Config, stream: str, tasks: Iterable[Any]) -> Config:
     """Return the config with other tasks in one stream. Raises ConfigError whose message starts at the task."""
     streams = {**config.raw["streams"], stream: {**config.raw["streams"][stream], "tasks": list(tasks)}}
     try:
-        return from_mapping({**config.raw, "streams": streams})
+        return from_checked({**config.raw, "streams": streams}, config.is_part)
     except ConfigError as error:
         raise ConfigError(_about_task(str(error), stream)) from None
 
@@ -98,8 +98,8 @@ class SavedChanges:
             return _CHANGES.validate_json(self._path.read_bytes())
         except FileNotFoundError:
             return []
-        except ValidationError as error:
-            self._set_aside(f"damaged ({error.errors(include_url=False)[0]['msg']})")
+        except ValidationError:
+            self._set_aside("damaged")
         except OSError as error:
             self._set_aside(f"unreadable ({error.strerror})")
         return []

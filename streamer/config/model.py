@@ -93,11 +93,13 @@ class Config:
     web: Web | None
     """None if there is no page."""
     raw: dict[str, Any] = field(repr=False)
-    """Plain data from which `from_mapping` makes this config in another process. Contains secrets in clear text."""
+    """Plain data from which `from_checked` makes this config again. Contains secrets in clear text."""
     outputs: tuple[Any, ...] = ()
     """Settings of the annotated video."""
     ledger: Retention = field(default_factory=Retention)
     timezone: ZoneInfo = field(default_factory=local_zone)
+    is_part: bool = False
+    """This is the part of a config that a child process has: its sources may be summaries."""
 
 
 @cache
@@ -156,29 +158,48 @@ def load(path: Path) -> Config:
 
 
 def from_mapping(raw: Mapping[str, Any]) -> Config:
-    """Read plain data, such as `Config.raw`. Raises ConfigError with one `key: problem` per line."""
+    """Read plain data as a user gives it. Raises ConfigError with one `key: problem` per line."""
     return _config({"agent": "agent", **raw}, None)
+
+
+def from_checked(raw: Mapping[str, Any], is_part: bool = False) -> Config:
+    """Read plain data that was checked when the agent started: `Config.raw`, or the part of it that a child has.
+
+    Files are not looked at again: one that is gone meanwhile concerns only the process that uses it. Raises ConfigError
+    for changed keys. In a part nothing is compared with the parts of other processes.
+    """
+    return _config(raw, None, checked=True, is_part=is_part)
 
 
 def _name_from(path: Path) -> str:
     return re.sub(r"[^a-z0-9_-]+", "-", path.stem.lower()).strip("-_")[:63] or "agent"
 
 
-def _config(raw: Any, file: YamlFile | None) -> Config:
+def _config(raw: Any, file: YamlFile | None, *, checked: bool = False, is_part: bool = False) -> Config:
     problems: list[Problem] = []
     try:
-        config: Any = schema_model().model_validate(raw)
+        config: Any = schema_model().model_validate(raw, context={"checked": checked})
     except ValidationError as error:
         problems = problems_of(error, raw, json_schema())
     else:
-        for check in (_repeated_names, _bad_outputs, _unknown_zones):
+        for check in () if is_part else (_repeated_names, _bad_outputs, _unknown_zones):
             problems.extend(check(config))
         local = config.timezone or local_zone()
-        streams = {name: _stream(name, config, local, problems) for name in config.streams}
+        streams = {name: _stream(name, config, local, problems, is_part) for name in config.streams}
     if problems:
         raise _error(problems, file)
-    sinks, outputs = tuple(config.sinks), tuple(config.outputs)
-    return Config(config.agent, config.model, streams, sinks, config.web, raw, outputs, config.ledger, local)
+    return Config(
+        name=config.agent,
+        model=config.model,
+        streams=streams,
+        sinks=tuple(config.sinks),
+        web=config.web,
+        raw=raw,
+        outputs=tuple(config.outputs),
+        ledger=config.ledger,
+        timezone=local,
+        is_part=is_part,
+    )
 
 
 def _error(problems: list[Problem], file: YamlFile | None) -> ConfigError:
@@ -189,7 +210,7 @@ def _error(problems: list[Problem], file: YamlFile | None) -> ConfigError:
     return ConfigError(redact("\n".join(lines)))
 
 
-def _stream(name: str, config: Any, local: ZoneInfo, problems: list[Problem]) -> Stream:
+def _stream(name: str, config: Any, local: ZoneInfo, problems: list[Problem], is_part: bool) -> Stream:
     """Return a stream without the tasks that have problems, which are appended to `problems`."""
     tasks, stream, pipeline = [], config.streams[name], find_pipeline()
     for index, entry in enumerate(stream.tasks):
@@ -201,7 +222,7 @@ def _stream(name: str, config: Any, local: ZoneInfo, problems: list[Problem]) ->
         except ValidationError as error:  # checks of the pipeline that need several keys
             found += problems_of(error, given, {})
         else:
-            refused = pipeline.refuse(config.model, entry.task, params)
+            refused = None if is_part else pipeline.refuse(config.model, entry.task, params)
             found += [((), refused)] if refused else []
         if found:
             problems.extend((("streams", name, "tasks", index, *where), what) for where, what in found)

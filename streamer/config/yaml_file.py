@@ -87,10 +87,10 @@ class YamlFile:
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             where = f":{mark.line + 1}" if mark else ""
-            problem = error.problem or error.context
+            problem = str(error.problem or error.context)
             if mark and _UNQUOTED.search(_line(text, mark.line)) and not _UNKNOWN_ALIAS.fullmatch(problem):
                 problem = 'a text that begins with *, @, % or ` needs quotes, as in "*/15 * * * *"'
-            raise ConfigError(f"{self.path}{where}: not valid YAML: {problem}") from None
+            raise ConfigError(f"{self.path}{where}: not valid YAML: {_without_names(problem)}") from None
         except YAMLError as error:
             raise ConfigError(f"{self.path}: not valid YAML: {str(error).splitlines()[0]}") from None
         except RecursionError:
@@ -127,7 +127,8 @@ class YamlFile:
                 return self._substitute(node)
             if kind in {"null", "bool", "int", "float"}:
                 return self._plain_value(node, kind)
-        raise self.error(node, f"the tag {node.tag} is not supported")
+        # Not the tag itself: it may be a password that begins with `!`.
+        raise self.error(node, "a value that begins with ! is a tag, which is not supported: put a text in quotes")
 
     def _plain_value(self, node: ScalarNode, kind: str) -> bool | int | float | None:
         try:
@@ -184,6 +185,14 @@ class YamlFile:
 def _line(text: str, number: int) -> str:
     """Return a line of the text, counted from 0; an empty one behind the end."""
     return next(iter(text.splitlines()[number : number + 1]), "")
+
+
+def _without_names(problem: str) -> str:
+    """Return the parser's words without the name of an alias or anchor: it may be a password with `*` or `&`."""
+    for kind, sign in (("alias", "*"), ("anchor", "&")):
+        if f"{kind} '" in problem:
+            return f"{problem.partition(' ' + chr(39))[0]}: put a text that begins with {sign} in quotes"
+    return problem
 
 
 def dotted(path: Where) -> str:

@@ -11,7 +11,7 @@ class StreamerError(Exception):
 class ConfigError(StreamerError):
     """The user must change the config, a file, the checkpoint or the device.
 
-    The program exits with 2 and is not restarted.
+    At the first start the program exits with 2 and is not restarted. A process that was ready before is restarted.
     """
 
 
@@ -37,6 +37,14 @@ class AddressError(StreamerError):
 
 class FrameError(StreamerError):
     """A frame cannot be converted. Count it and take the next one."""
+
+
+class ProcessBroken(StreamerError):
+    """This process cannot continue. It ends, and the supervisor starts it again."""
+
+
+class OutputError(StreamerError):
+    """The encoder of an output cannot be used. Report the output as down and retry."""
 
 
 class WireError(StreamerError):

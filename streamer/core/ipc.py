@@ -193,12 +193,13 @@ def receive_valid(
 
 
 def decode_json(kind: TypeAdapter[T], body: bytes) -> T:
-    """Parse a JSON message. Raises WireError with the first problem."""
+    """Parse a JSON message. Raises WireError that names the first wrong field."""
     try:
         return kind.validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        raise WireError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        place = ".".join(map(str, first["loc"]))
+        raise WireError(f"`{place}` is missing or wrong" if place else "not JSON") from None
 
 
 def send_or_drop(socket: zmq.Socket[bytes], parts: Sequence[bytes]) -> bool:

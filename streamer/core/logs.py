@@ -9,6 +9,7 @@ import threading
 from datetime import UTC, datetime
 from typing import Literal
 
+from streamer.core.reasons import internal_error
 from streamer.core.redact import redact
 
 Format = Literal["text", "json"]
@@ -72,7 +73,8 @@ def log_uncaught() -> None:
     """Log exceptions that end a thread or the process: Python would print them without redaction."""
 
     def log(error: BaseException | None) -> None:
-        logging.getLogger(__name__).critical("uncaught error", exc_info=error)
+        if error is not None:
+            internal_error(error, threading.current_thread().name)
 
     sys.excepthook = lambda _, error, __: log(error)
     threading.excepthook = lambda uncaught: log(uncaught.exc_value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationInfo
 
 from streamer.types import Region
 
@@ -21,6 +21,11 @@ class Settings(BaseModel):
     """Base class: frozen, unknown keys are an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def was_checked(info: ValidationInfo) -> bool:
+    """Return whether the data was checked when the agent started: a file that it names may be gone since."""
+    return bool(info.context and info.context.get("checked"))
 
 
 def parse_seconds(value: Any) -> float:

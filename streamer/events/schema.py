@@ -193,7 +193,10 @@ def decode(body: bytes) -> Event:
     try:
         return _ADAPTER.validate_json(body)
     except ValidationError as error:
-        raise WireError(f"not an event: {error.errors(include_url=False, include_input=False)[0]['msg']}") from None
+        place = ".".join(
+            map(str, error.errors(include_url=False, include_input=False, include_context=False)[0]["loc"])
+        )
+        raise WireError(f"not an event: `{place}` is missing or wrong" if place else "not an event: not JSON") from None
 
 
 def accepted(event: Event, age_s: float | None) -> Event:

@@ -8,10 +8,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from streamer.core.backoff import Backoff, exponential
 from streamer.core.closing import Closing
 from streamer.core.errors import SinkError
+from streamer.core.reasons import reason_of
 from streamer.events.build import sink_event
 from streamer.events.ledger import BROKEN, Ledger, SinkCursor
 from streamer.events.schema import StatusEvent
@@ -40,14 +42,29 @@ REFUSED_EVERY_S = 60.0
 class SinkThreads(Closing):
     """The running sinks of an agent; a context manager that lets them deliver for `DRAIN_S` at its end."""
 
-    def __init__(self, ledger: Ledger, sinks: Sequence[SinkSettings], context: SinkContext) -> None:
-        """Raises ConfigError when a sink cannot be opened."""
+    def __init__(
+        self, ledger: Ledger, sinks: Sequence[SinkSettings], context: SinkContext, is_first_start: bool = True
+    ) -> None:
+        """`is_first_start`: raise ConfigError when a sink cannot be opened; else only this sink is down."""
         self.status_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         """Readable when `status_events` has something."""
         self._status_events: queue.SimpleQueue[StatusEvent] = queue.SimpleQueue()
         self._failure: Exception | None = None
         cursors = ledger.cursors(one.name for one in sinks)
-        self._threads = [self._open(one, cursors[one.name], context) for one in sinks]
+        self._threads = [
+            SinkThread(
+                context.agent,
+                one.name,
+                partial(one.open, context, cursors[one.name]),
+                cursors[one.name],
+                self._send_status,
+                self._fail,
+            )
+            for one in sinks
+        ]
+        if is_first_start:
+            for thread in self._threads:
+                thread.open()
         for thread in self._threads:
             thread.start()
 
@@ -73,10 +90,6 @@ class SinkThreads(Closing):
             return []
         return [self._status_events.get() for _ in range(self._status_events.qsize())]
 
-    def _open(self, settings: SinkSettings, cursor: SinkCursor, context: SinkContext) -> SinkThread:
-        sink = settings.open(context, cursor)
-        return SinkThread(context.agent, settings.name, sink, cursor, self._send_status, self._fail)
-
     def _send_status(self, event: StatusEvent) -> None:
         self._status_events.put(event)
         os.eventfd_write(self.status_fd, 1)
@@ -93,15 +106,18 @@ class SinkThread(threading.Thread):
         self,
         agent: str,
         name: str,
-        sink: Sink,
+        open_sink: Callable[[], Sink],
         cursor: SinkCursor,
         send_status: Callable[[StatusEvent], None],
         fail: Callable[[Exception], None],
     ) -> None:
-        """`fail` gets the error of a damaged ledger, which ends the thread."""
+        """`open_sink` may raise any exception: it is tried again. `fail` gets the error of a damaged ledger, which ends
+        the thread.
+        """
         super().__init__(name=f"sink {name}", daemon=True)  # a hanging sink must not keep the process alive
         self._agent, self._sink_name = agent, name
-        self._sink, self._cursor, self._send_status, self._fail = sink, cursor, send_status, fail
+        self._open_sink, self._cursor, self._send_status, self._fail = open_sink, cursor, send_status, fail
+        self._sink: Sink | None = None
         self._new_events = threading.Event()
         self._finish = threading.Event()
         self._backoff = Backoff(FIRST_RETRY_S, MAX_RETRY_S)
@@ -109,6 +125,12 @@ class SinkThread(threading.Thread):
         self._downs = 0  # reported, without a calm time between them
         self._failed_at = -CALM_S
         self._refusals_reported_at = -REFUSED_EVERY_S
+
+    def open(self) -> Sink:
+        """Return the sink, opened unless it is open."""
+        if self._sink is None:
+            self._sink = self._open_sink()
+        return self._sink
 
     def wake(self) -> None:
         self._new_events.set()
@@ -130,32 +152,34 @@ class SinkThread(threading.Thread):
             except Exception as error:  # a bug of a sink or its library harms this sink only: report and retry
                 if self._finish.wait(self._on_failure(error)):
                     break
-        self._sink.close()
+        if self._sink is not None:
+            self._sink.close()
         self._cursor.close()
 
     def _deliver(self) -> bool:
         """Deliver one batch, or wait for events; return False when it is time to end."""
         self._new_events.clear()
+        sink = self.open()
         # Dead letters go together with new events: alone, one that fails again would hold up all that is new.
         dead_letters, batch = self._cursor.to_resend(BATCH), self._cursor.read(BATCH)
         if dead_letters or batch:
-            self._write([*dead_letters, *batch])
+            self._write(sink, [*dead_letters, *batch])
             self._cursor.resent(dead_letters)
             if batch:
                 self._cursor.advance(batch[-1][0])
         elif self._finish.is_set():
             return False
         else:
-            if isinstance(self._sink, IdleSink):
-                self._sink.idle()
+            if isinstance(sink, IdleSink):
+                sink.idle()
             self._new_events.wait(IDLE_S)
         return True
 
-    def _write(self, events: Sequence[tuple[int, bytes]]) -> None:
+    def _write(self, sink: Sink, events: Sequence[tuple[int, bytes]]) -> None:
         try:
-            self._sink.write(events)
+            sink.write(events)
         except UnicodeDecodeError as error:  # from a response of the receiver; in BROKEN it means a damaged ledger
-            raise SinkError(f"{type(error).__name__}: {error}") from error
+            raise SinkError("the receiver answers with bytes that are no text") from error
 
     def _on_success(self) -> None:
         settling = exponential(FIRST_SETTLING_S, MAX_SETTLING_S, self._downs - 1) if self._downs > 1 else 0.0
@@ -176,8 +200,8 @@ class SinkThread(threading.Thread):
         calm, self._failed_at = time.monotonic() - self._failed_at, time.monotonic()
         if not self._is_down:
             self._is_down, self._downs = True, 1 if calm > CALM_S else self._downs + 1
-            reason = str(error) if isinstance(error, SinkError) else f"{type(error).__name__}: {error}"
-            log.error("sink %s failed: %s", self._sink_name, reason, exc_info=not isinstance(error, SinkError))
+            reason = reason_of(error, self.name)
+            log.error("sink %s failed: %s", self._sink_name, reason)
             self._report("down", reason, delay)
         return delay
 

@@ -37,11 +37,13 @@ class Assignment(BaseModel):
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
     config: dict[str, Any]
-    """Plain data of the config, secrets included."""
+    """The child's part of the config as plain data, secrets included; see `config_part.py`."""
     runtime: Path
     """Folder of sockets and frame buffers, mode 0700, on a tmpfs."""
     state: Path
     """Folder of what outlives the processes, such as the ledger."""
+    is_first_start: bool = True
+    """No process of this child has been ready yet: what cannot be opened is a config error, which stops the agent."""
     report_fd: int = -1
     """File descriptor that the child writes its reports to."""
     heartbeat_fd: int = -1
@@ -67,8 +69,10 @@ class ReportKind(StrEnum):
     """The limit `max_events` is reached: the agent should stop."""
     ENDED = "ended"
     """Its work is done, for example because its recording has ended. It is not started again."""
+    UNREADABLE = "unreadable"
+    """Its recording cannot be read. It tries again."""
     FAILED = "failed"
-    """It stops because of a config error: the agent stops with exit code 2."""
+    """It stops because of a config error. At the first start the agent stops with exit code 2."""
     CRASHED = "crashed"
     """It stops because of an unexpected error and is started again."""
     STUCK = "stuck"
@@ -82,6 +86,6 @@ class Report(BaseModel):
 
     kind: ReportKind
     reason: str | None = None
-    """Reason of `failed`, `crashed` and `stuck`."""
+    """Reason of `unreadable`, `failed`, `crashed` and `stuck`."""
     address: str | None = None
     """Address that web serves, in its `ready`."""

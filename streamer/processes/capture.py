@@ -22,7 +22,8 @@ from streamer.capture.silence_timeout import SilenceTimeout
 from streamer.capture.stream_lock import StreamLock
 from streamer.core.backoff import ReconnectBackoff
 from streamer.core.closing import Closing
-from streamer.core.errors import SourceEnded, SourceLost, SourceRefused
+from streamer.core.errors import ProcessBroken, SourceEnded, SourceLost, SourceRefused
+from streamer.core.reasons import reason_of
 from streamer.events.build import status_event
 from streamer.processes.assignment import ReportKind
 from streamer.processes.worker import Worker
@@ -50,7 +51,10 @@ MAX_HANGING = 8
 
 
 def run(worker: Worker) -> None:
-    """Capture one stream until it ends or a stop is requested. Raises ConfigError when its source cannot be used."""
+    """Capture one stream until it ends or a stop is requested.
+
+    Whatever its source does concerns the stream only: it is down and is opened again, and a recording that breaks ends.
+    """
     cv2.setNumThreads(1)  # motion detection works on small images, where threads only add waiting
     with Capture(worker) as capture:
         capture.serve()
@@ -78,6 +82,7 @@ class Capture(Closing):
         self._first_frame_reported = False
         self._retry_at = 0.0
         self._ended_at: float | None = None
+        self._end_reason: str | None = None
         self._stop_deadline: float | None = None
         self._poller = zmq.Poller()
         for readable in (self._server.socket, self._events.socket, self._wake_fd, worker.stop_fd):
@@ -103,7 +108,7 @@ class Capture(Closing):
             if not self._worker.stopping and self._ended_at is None:
                 self._check_connection()
         self._slot.drop_in_flight()
-        self._publish_state("stopped" if self._worker.stopping else "ended")
+        self._publish_state("stopped" if self._worker.stopping else "ended", self._end_reason)
         self._events.flush(FLUSH_S)
 
     def _wake(self) -> None:
@@ -186,33 +191,43 @@ class Capture(Closing):
     def _abandon(self, connection: Connection, timeout: float) -> None:
         self._hanging = [other for other in self._hanging if other.is_alive()] + [connection]
         if len(self._hanging) > MAX_HANGING:
-            raise RuntimeError(f"more than {MAX_HANGING} connections hang: restarting the process")
+            raise ProcessBroken(f"more than {MAX_HANGING} connections hang")
         self._on_end(connection, SourceLost(f"silent for {timeout:g} s"))
 
     def _on_end(self, connection: Connection, outcome: BaseException) -> None:
         self._connection = None
-        if isinstance(outcome, SourceLost):
-            self._on_lost(connection, outcome)
-        elif isinstance(outcome, SourceEnded):
-            self._ended_at = time.monotonic()
-            self._server.ended = True
-            if self._source.pace == "live":
-                self._slot.set_epoch(None)
-            self._server.handle()
-        else:
+        if not isinstance(outcome, Exception):
             raise outcome
+        is_file = self._source.pace == "file"
+        if isinstance(outcome, SourceEnded):
+            self._on_source_ended()
+        elif is_file and connection.first_frame is not None:  # read again, it would break at the same place
+            self._end_reason = reason_of(outcome, f"stream {self._stream}")
+            self._on_source_ended()
+        else:
+            reason = reason_of(outcome, f"stream {self._stream}")
+            if is_file:
+                self._worker.report(ReportKind.UNREADABLE, reason)
+            self._on_lost(connection, reason, isinstance(outcome, SourceRefused))
 
-    def _on_lost(self, connection: Connection, outcome: SourceLost) -> None:
+    def _on_source_ended(self) -> None:
+        self._ended_at = time.monotonic()
+        self._server.ended = True
+        if self._source.pace == "live":
+            self._slot.set_epoch(None)
+        self._server.handle()
+
+    def _on_lost(self, connection: Connection, reason: str, refused: bool) -> None:
         self._slot.set_epoch(None)
         now = time.monotonic()
         if connection.first_frame is not None:
             if connection.waiting_since is not None:
                 self._silence_timeout.observe_timeout(now - connection.waiting_since)
             self._backoff.on_response(now)
-        delay = self._backoff.next_delay(now, refused=isinstance(outcome, SourceRefused))
+        delay = self._backoff.next_delay(now, refused)
         self._retry_at = now + delay
         if self._state != "down":
-            self._publish_state("down", str(outcome), delay)
+            self._publish_state("down", reason, delay)
 
     def _publish_state(self, state: str, reason: str | None = None, retry_in: float | None = None) -> None:
         """Publish and log a new state, with the frame accounting."""

@@ -18,8 +18,8 @@ from pydantic import ValidationError
 
 from streamer.core import atomic_file
 from streamer.core.backoff import Backoff
-from streamer.core.redact import remembered
 from streamer.processes.assignment import Assignment, Report, Role, child_name
+from streamer.processes.config_part import environment
 from streamer.processes.heartbeat import STARTING_S, Heartbeat, dump_file
 
 log = logging.getLogger(__name__)
@@ -39,12 +39,6 @@ REPLACEMENT: tuple[tuple[float, signal.Signals], ...] = (
     (2.5, signal.SIGKILL),
 )
 """Signals to a stuck child, with the seconds after which each is sent."""
-
-
-PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
-"""Lower case; libraries read them in upper case too."""
-PROXY_ROLES = (Role.INFER, Role.EMIT)
-"""Children that may use a proxy."""
 
 
 class Restarts:
@@ -100,6 +94,12 @@ class Child:
     restarts: Restarts = field(default_factory=Restarts)
     finished: bool = False
     """Its work is done: it is not started again."""
+    was_ready: bool = False
+    """One of its processes has been ready: from then on a config error concerns this child only."""
+    had_frame: bool = False
+    """For capture: one of its processes has had a frame."""
+    unreadable: str | None = None
+    """For capture: why its recording cannot be read, while none of its frames ever could."""
     failure_reason: str | None = None
     """Why it is being replaced, or what it reported before it crashed."""
     was_killed: bool = False
@@ -124,14 +124,19 @@ class Child:
         self._dump = dump_file(assignment.runtime, self.name)
         self.reports_fd, report_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         heartbeat_fd = self.heartbeat.descriptor
-        update = {"report_fd": report_fd, "heartbeat_fd": heartbeat_fd, "was_killed": self.was_killed}
-        assignment = assignment.model_copy(update=update)
+        own = {
+            "report_fd": report_fd,
+            "heartbeat_fd": heartbeat_fd,
+            "was_killed": self.was_killed,
+            "is_first_start": not self.was_ready,
+        }
+        assignment = assignment.model_copy(update=own)
         try:
             self.process = process = subprocess.Popen(
                 [sys.executable, "-m", "streamer.processes.worker", *filter(None, (self.role, self.target))],
                 stdin=subprocess.PIPE,
                 pass_fds=[report_fd, heartbeat_fd],
-                env=_environment(self.role) | SINGLE_THREADED.get(self.role, {}),
+                env=environment(self.role) | SINGLE_THREADED.get(self.role, {}),
                 process_group=0,  # a Ctrl-C in the terminal reaches the parent only, which stops the children in order
             )
             self.pidfd = os.pidfd_open(process.pid)
@@ -160,8 +165,8 @@ class Child:
         for line in lines:
             try:
                 reports.append(Report.model_validate_json(line))
-            except ValidationError as error:
-                log.error("%s: not a report, ignored (%s): %r", self.name, error.errors()[0]["msg"], line[:80])
+            except ValidationError:
+                log.error("%s: not a report, ignored: %r", self.name, line[:80])
         return reports
 
     def check_heartbeat(self, now: float, grace: float) -> None:
@@ -208,19 +213,6 @@ class Child:
         if self.process.stdin is not None:
             self.process.stdin.close()
         self.is_running = False
-
-
-def _environment(role: Role) -> dict[str, str]:
-    """Return the environment of a child.
-
-    Variables that hold a secret of the config are left out: children get it as assignment. A proxy is for the model's
-    download and for the receivers of events, not for cameras, which libraries would otherwise reach through it.
-    """
-    secrets = set(remembered())
-    kept = {name: value for name, value in os.environ.items() if value not in secrets}
-    if role not in PROXY_ROLES:
-        kept = {name: value for name, value in kept.items() if name.lower() not in PROXY_VARIABLES}
-    return kept
 
 
 def _oom_kills() -> int | None:

@@ -7,6 +7,7 @@ ends and is restarted; accepted events stay in the ledger.
 
 from __future__ import annotations
 
+import os
 import time
 
 import apsw
@@ -29,7 +30,11 @@ QUIET_MS, LATE_EVENTS_S = 100, 0.5
 
 
 def run(worker: Worker) -> None:
-    """Serve until asked to stop. Raises ConfigError when the ledger or a sink cannot be opened."""
+    """Serve until asked to stop.
+
+    Raises ConfigError when the ledger cannot be opened. A sink that cannot be opened is an error at the first start;
+    later it is down and tried again.
+    """
     worker.heartbeat.beat("loading", COMMIT_S)
     with _open_ledger(worker) as ledger, EventServer(worker.runtime) as server, _open_sinks(worker, ledger) as sinks:
         receiver = EventReceiver(server, ledger, sinks, worker.heartbeat)
@@ -51,7 +56,13 @@ def _open_ledger(worker: Worker) -> Ledger:
     try:
         return Ledger(worker.state / LEDGER_FILE, worker.config.name, worker.config.ledger)
     except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as error:
-        raise ConfigError(f"cannot keep the ledger in {worker.state}: {error}") from error
+        if not worker.state.is_dir():
+            reason = "no such folder"
+        elif not os.access(worker.state, os.W_OK | os.X_OK):
+            reason = "no permission to write"
+        else:
+            reason = f"{LEDGER_FILE} cannot be opened for writing"
+        raise ConfigError(f"cannot keep the ledger in {worker.state}: {reason}") from error
 
 
 def _open_sinks(worker: Worker, ledger: Ledger) -> SinkThreads:
@@ -65,4 +76,4 @@ def _open_sinks(worker: Worker, ledger: Ledger) -> SinkThreads:
         max_results=worker.assignment.max_events,
         tasks=TaskKinds(kinds, {name: {task.name: kinds[task.task] for task in one.tasks} for name, one in streams}),
     )
-    return SinkThreads(ledger, worker.config.sinks, context)
+    return SinkThreads(ledger, worker.config.sinks, context, worker.assignment.is_first_start)

@@ -17,6 +17,7 @@ import av
 import zmq
 
 from streamer.bus.event_channel import EventClient
+from streamer.core.reasons import reason_of
 from streamer.processes.assignment import ReportKind
 from streamer.processes.worker import Worker
 from streamer.video.output_state import OutputState
@@ -114,5 +115,5 @@ class Push:
         try:
             self.muxer.close()
         except (av.FFmpegError, OSError) as error:
-            log.debug("session end failed: %s", type(error).__name__)
+            log.debug("session end failed: %s", reason_of(error, f"output {self.output.label}"))
         self.watchdog = None

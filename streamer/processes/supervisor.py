@@ -1,13 +1,14 @@
 """The parent process: starts the children that the config needs, restarts those that fail, stops them in order.
 
-The parent opens no camera and loads no model. A child that exits with code 2 had a config error: the whole agent stops
-with that error. A child that reports `ended` is finished. After any other exit the child is started again, with a
-growing delay. A child whose heartbeat is overdue is killed and started again.
+The parent opens no camera and loads no model. A child that exits with code 2 before it was ever ready had a config
+error: the whole agent stops with that error. A child that reports `ended` is finished. After any other exit the child
+is started again, with a growing delay. A child whose heartbeat is overdue is killed and started again.
 """
 
 from __future__ import annotations
 
 import logging
+import resource
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,10 +19,10 @@ from streamer.config.model import Config
 from streamer.core.errors import EXIT_CONFIG, ConfigError
 from streamer.core.logs import Format
 from streamer.core.paths import AgentPaths
-from streamer.core.redact import remembered
 from streamer.events.build import worker_event
 from streamer.processes.assignment import Assignment, Report, ReportKind, Role
 from streamer.processes.child import Child
+from streamer.processes.config_part import part_of, secrets_in
 from streamer.processes.control import Control
 from streamer.processes.process_table import Exit, ProcessTable
 from streamer.processes.stop_signals import StopSignals
@@ -59,6 +60,7 @@ def run(
     `seconds` counts from the first frame after the model is loaded. `max_events` counts results on standard output.
     Without `keep_state` nothing stays on the disk. `on_ready` gets the runtime folder, before the children start.
     """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file of this process or of a child would hold secrets
     for output in config.outputs:
         output.check()
     with AgentPaths.acquire(config.name, _sockets(config), keep_state) as folders:
@@ -67,13 +69,12 @@ def run(
             on_ready(folders.runtime)
         with StopSignals() as signals, EventClient(folders.runtime, "parent") as events:
             assignment = Assignment(
-                config=config.raw,
+                config={},
                 runtime=folders.runtime,
                 state=folders.state,
                 max_events=max_events,
                 log_level=log_level,
                 log_format=log_format,
-                secrets=remembered(),
             )
             control = Control(config, folders, lambda event: events.send(event, None))
             Supervisor(signals, events, control, assignment, seconds).run()
@@ -97,6 +98,7 @@ class Supervisor:
     ) -> None:
         self.signals, self.events, self.control = signals, events, control
         self.assignment, self.seconds = assignment, seconds
+        """`assignment`: what all children have in common, with an empty config."""
         self.table = ProcessTable(_children(control.config), (signals.wakeup_fd, *control.descriptors()))
         self.service = ServiceStatus()
         self.startup_pending = {ReportKind.FIRST_FRAME, ReportKind.READY}
@@ -130,9 +132,10 @@ class Supervisor:
             raise ConfigError(self.failure)
 
     def start(self, child: Child) -> None:
-        """Start a child. While the system refuses, because of a limit or for lack of memory, try again later."""
+        """Start a child with its part of the present config. While the system refuses, try again later."""
+        part = part_of(self.control.config, child.role, child.target)
         try:
-            self.table.start(child, self.assignment.model_copy(update={"config": self.control.config.raw}))
+            self.table.start(child, self.assignment.model_copy(update={"config": part, "secrets": secrets_in(part)}))
         except OSError as error:
             self.plan_restart(child, f"cannot be started: {error.strerror}")
 
@@ -142,7 +145,6 @@ class Supervisor:
             self.signals.received
             or self.failure is not None
             or (self.stop_at is not None and time.monotonic() >= self.stop_at)
-            or all(child.finished for child in self.table.of_role(Role.CAPTURE))
         )
 
     def poll(self, timeout: float) -> None:
@@ -159,20 +161,32 @@ class Supervisor:
 
     def on_report(self, child: Child, report: Report) -> None:
         match report.kind:
-            case ReportKind.FAILED:
-                self.failure = self.failure or report.reason
+            case ReportKind.FAILED | ReportKind.CRASHED:
+                child.failure_reason = child.failure_reason or report.reason
             case ReportKind.ENDED:
                 child.finished = True
+                self.stop_after_last_stream()
+            case ReportKind.UNREADABLE if not child.had_frame:
+                child.unreadable = report.reason
+                self.stop_after_last_stream()
             case ReportKind.FINISHED:
                 self.stop_at = 0.0
-            case ReportKind.CRASHED:
-                child.failure_reason = child.failure_reason or report.reason
             case ReportKind.STUCK:
                 child.replace(report.reason or "", time.monotonic())
             case ReportKind.FIRST_FRAME:
+                child.had_frame, child.unreadable = True, None
                 self.startup_done(report.kind)
-            case ReportKind.READY if child.role is Role.INFER:
-                self.startup_done(report.kind)
+            case ReportKind.READY:
+                child.was_ready = True
+                if child.role is Role.INFER:
+                    self.startup_done(report.kind)
+
+    def stop_after_last_stream(self) -> None:
+        """Stop the agent once no stream can give another frame. A recording that never was readable is its failure."""
+        captures = self.table.of_role(Role.CAPTURE)
+        if all(child.finished or child.unreadable for child in captures):
+            self.stop_at = 0.0
+            self.failure = self.failure or next((child.unreadable for child in captures if child.unreadable), None)
 
     def startup_done(self, kind: ReportKind) -> None:
         """Start the clock of `seconds` once the model is loaded and a stream has a frame."""
@@ -187,8 +201,8 @@ class Supervisor:
             self.control.on_infer_exit()
         if child.finished or self.stopping:
             log.debug("%s ended", child.name)
-        elif end.code == EXIT_CONFIG:
-            self.failure = self.failure or f"{child.name} could not start"
+        elif end.code == EXIT_CONFIG and not child.was_ready:
+            self.failure = self.failure or child.failure_reason or f"{child.name} could not start"
         else:
             self.plan_restart(child, end.reason)
 

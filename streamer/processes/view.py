@@ -32,7 +32,7 @@ TICK_S = 0.25
 
 
 def run(worker: Worker) -> None:
-    """Serve one view until its stream has ended or a stop was requested. Raises ConfigError when it cannot encode."""
+    """Serve one view until its stream has ended or a stop was requested."""
     assert worker.target is not None
     with View(worker, ViewId.parse(worker.target)) as view:
         worker.report(ReportKind.READY)

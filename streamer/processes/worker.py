@@ -14,12 +14,14 @@ import signal
 import sys
 import threading
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from streamer.config.model import from_mapping
+from streamer.config.model import Config, from_checked
 from streamer.core import logs
-from streamer.core.errors import EXIT_CONFIG, ConfigError
+from streamer.core.errors import EXIT_CONFIG, ConfigError, StreamerError
+from streamer.core.reasons import internal_error
 from streamer.core.redact import remember
 from streamer.processes.assignment import Assignment, Report, ReportKind, Role, child_name
 from streamer.processes.heartbeat import Heartbeat, dump_file
@@ -38,7 +40,6 @@ class Worker:
 
     def __init__(self, assignment: Assignment, target: str | None = None, heartbeat: Heartbeat | None = None) -> None:
         self.assignment = assignment
-        self.config = from_mapping(assignment.config)
         self.runtime, self.state = assignment.runtime, assignment.state
         self.target = target
         """For capture: its stream. For view: the view. For push: the label of the output."""
@@ -48,6 +49,11 @@ class Worker:
         self.stopping = False
         self.stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         """Readable once the process was asked to stop: put it into every poll."""
+
+    @cached_property
+    def config(self) -> Config:
+        """The role's part of the config. Raises ConfigError, which then ends the role like its other errors."""
+        return from_checked(self.assignment.config, is_part=True)
 
     def confine(self) -> None:
         """Restrict this process to what its camera needs. Raises OSError."""
@@ -125,8 +131,8 @@ def main() -> NoReturn:
         worker.report(ReportKind.FAILED, str(error))
         code = EXIT_CONFIG
     except Exception as error:
-        log.exception("%s crashed", role)
-        worker.report(ReportKind.CRASHED, f"{type(error).__name__}: {error}")
+        reason = str(error) if isinstance(error, StreamerError) else internal_error(error, name)
+        worker.report(ReportKind.CRASHED, reason)
         code = 1
     logging.shutdown()
     sys.stdout.flush()

@@ -112,6 +112,8 @@ class TemplateFollower:
         ratio = min(1.0, MAX_WIDTH_PX / width)
         size = max(1, round(width * ratio)), max(1, round(height * ratio))
         small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+        if self._images and self._images[-1].image.shape != small.shape:  # no template fits into another size
+            self.clear()
         self._images.append(_SmallImage(at, small))
         while at - self._images[0].at > HISTORY_S:
             self._images.popleft()

@@ -11,12 +11,14 @@ from av.video.frame import PictureType
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 from av.video.stream import VideoStream
 
-from streamer.core.errors import ConfigError
+from streamer.core.errors import OutputError
 from streamer.types import HD_LINES, Image
 from streamer.video.outputs.base import CLOCK_HZ, EncodedFrame
 
 KEY_INTERVAL_S = 1.0
 """Interval of key frames. It limits the wait of a new viewer and the loss when a writer is killed."""
+MAX_SIDE = 16_384
+"""Largest width and height that encoders of H.264 take."""
 ENCODER_OPTIONS = {
     "libx264": {
         "preset": "veryfast",
@@ -37,11 +39,14 @@ class Encoder:
     """Encodes images of one size as H.264 without delay: no frame waits for a later one."""
 
     def __init__(self, codec: str, width: int, height: int, fps: float) -> None:
-        """`width`, `height`: even. `fps`: approximate frame rate. Raises ConfigError when it cannot be opened."""
+        """`width`, `height`: even. `fps`: approximate frame rate. Raises OutputError when it cannot be opened."""
+        if max(width, height) > MAX_SIDE:
+            raise OutputError(f"pictures of {width}x{height} pixels: H.264 has at most {MAX_SIDE} pixels a side")
         self._matrix = Colorspace.ITU709 if height >= HD_LINES else Colorspace.ITU601
         self._to_yuv = VideoReformatter()
         # A container without a file: only a container can create the stream that is the template for the real ones.
         self._container = av.open(os.devnull, "w", format="null")
+        self.codec = codec
         try:
             stream = self._container.add_stream(codec, max(1, round(fps)), ENCODER_OPTIONS.get(codec, {}))
             assert isinstance(stream, VideoStream)
@@ -52,7 +57,10 @@ class Encoder:
             stream.codec_context.flags |= Flags.global_header  # codec parameters in the header, not in each key frame
             self._container.start_encoding()
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise ConfigError(f"cannot open encoder `{codec}`: {error}") from None
+            self._container.close()
+            raise OutputError(
+                f"encoder `{codec}` cannot be opened for pictures of {width}x{height} pixels{_cause(error)}"
+            ) from None
         self.template: VideoStream = stream
         """Codec parameters, for the containers."""
         self.size = width, height
@@ -68,7 +76,10 @@ class Encoder:
         codec.color_trc = ColorTrc.BT709
 
     def encode(self, image: Image, at: float) -> list[EncodedFrame]:
-        """Encode one image, uint8 (height, width, 3) BGR, shown at second `at` of the output's clock."""
+        """Encode one image, uint8 (height, width, 3) BGR, shown at second `at` of the output's clock.
+
+        Raises OutputError.
+        """
         frame = self._to_yuv.reformat(
             av.VideoFrame.from_ndarray(image, format="bgr24"),
             format="yuv420p",
@@ -81,8 +92,17 @@ class Encoder:
         if at >= self._key_at:
             frame.pict_type = PictureType.I
             self._key_at = max(self._key_at, at - KEY_INTERVAL_S) + KEY_INTERVAL_S
-        packets = self.template.encode(frame)
+        try:
+            packets = self.template.encode(frame)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise OutputError(f"encoder `{self.codec}` failed{_cause(error)}") from None
         return [EncodedFrame(bytes(packet), packet.pts or 0, packet.is_keyframe) for packet in packets]
 
     def close(self) -> None:
         self._container.close()
+
+
+def _cause(error: Exception) -> str:
+    """Return FFmpeg's words for the error number, to be appended to a message; empty if there are none."""
+    words = getattr(error, "strerror", None)
+    return f": {words.lower()}" if words else ""

@@ -1,6 +1,7 @@
 """Sends a view's images to its outputs: one H.264 encoder shared by all, and JPEG while a client is connected.
 
-A failing output is reported, closed, and opened again after a delay. The other outputs are not affected.
+A failing output is reported, closed, and opened again after a delay. The other outputs are not affected. An encoder
+that fails, for example because the picture is too large for it, is a failure of all H.264 outputs.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import av
 import cv2
 import zmq
 
 from streamer.bus.event_channel import EventClient
+from streamer.core.errors import OutputError
 from streamer.core.ipc import Listener, drain
+from streamer.core.reasons import reason_of
 from streamer.types import Image
 from streamer.video.encoder import Encoder
 from streamer.video.output_state import OutputState
@@ -50,10 +54,7 @@ class FanOut:
         return bool(self._outputs) or self._jpegs.has_subscribers
 
     def write(self, image: Image, at: float, fps: float) -> None:
-        """Send one image of any even size, shown at second `at`. A new size starts a new encoder and new outputs.
-
-        Raises ConfigError when the encoder cannot be opened.
-        """
+        """Send one image of any even size, shown at second `at`. A new size starts a new encoder and new outputs."""
         if self._outputs:
             self._write_h264(image, at, fps)
         self._jpegs.send(image)
@@ -61,19 +62,36 @@ class FanOut:
     def close(self) -> None:
         for output in self._outputs:
             output.close()
-        if self._encoder is not None:
-            self._encoder.close()
+        self._close_encoder()
         self._jpegs.close()
 
     def _write_h264(self, image: Image, at: float, fps: float) -> None:
+        if not any(output.takes_frames for output in self._outputs):
+            return
+        try:
+            encoder = self._encoder_for(image, fps)
+            frames = encoder.encode(image, at)
+        except OutputError as error:
+            self._close_encoder()
+            for output in self._outputs:
+                output.fail(error)
+            return
+        for encoded in frames:
+            for output in self._outputs:
+                output.write(encoded, encoder)
+
+    def _encoder_for(self, image: Image, fps: float) -> Encoder:
+        """Return the encoder of the image's size. Raises OutputError."""
         height, width = image.shape[:2]
         if self._encoder is None or self._encoder.size != (width, height):
-            if self._encoder is not None:
-                self._encoder.close()
+            self._close_encoder()
             self._encoder = Encoder(self._codec, width, height, fps)
-        for encoded in self._encoder.encode(image, at):
-            for output in self._outputs:
-                output.write(encoded, self._encoder)
+        return self._encoder
+
+    def _close_encoder(self) -> None:
+        if self._encoder is not None:
+            self._encoder.close()
+            self._encoder = None
 
 
 class _Output:
@@ -84,6 +102,11 @@ class _Output:
         self._encoder: Encoder | None = None
         """The encoder that the writer was opened for; None while it is closed."""
 
+    @property
+    def takes_frames(self) -> bool:
+        """True while it is open, or closed and may be opened."""
+        return self._encoder is not None or self._state.may_open
+
     def write(self, encoded: EncodedFrame, encoder: Encoder) -> None:
         try:
             if self._encoder is not encoder:
@@ -92,18 +115,22 @@ class _Output:
                 self._writer.open(encoder.template)
                 self._encoder = encoder
             self._writer.write(encoded)
-        except OSError as error:  # PyAV's disk errors are OSErrors too
-            self.close()
-            self._state.on_failure(error)
+        except (av.FFmpegError, OSError) as error:
+            self.fail(error)
         else:
             self._state.on_success()
+
+    def fail(self, error: Exception) -> None:
+        """Close it until its delay is over, and report it as down."""
+        self.close()
+        self._state.on_failure(error)
 
     def close(self) -> None:
         self._encoder = None
         try:
             self._writer.close()
-        except OSError as error:
-            log.warning("output %s: close failed: %s", self._label, error)
+        except (av.FFmpegError, OSError) as error:
+            log.warning("output %s: close failed: %s", self._label, reason_of(error, f"output {self._label}"))
 
 
 class JpegPublisher:

@@ -6,10 +6,11 @@ import contextlib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import zmq
 
 from streamer.bus.frame_client import FrameClient, FrameRequest, NoBuffer
-from streamer.types import Frame, FrameId
+from streamer.types import Frame, FrameId, Image
 
 WAIT_S = 1.0
 """Timeout of a wait for the next frame."""
@@ -63,7 +64,12 @@ class FrameIntake:
 
     def _copy(self, frame: Frame) -> Frame:
         self._newest = frame.id
-        height, width = frame.image.shape[:2]
-        image = frame.image[: height // 2 * 2, : width // 2 * 2].copy()  # H.264 needs even sizes
+        image = with_even_sides(frame.image)
         self._client.settle(frame, "done")
         return replace(frame, image=image)
+
+
+def with_even_sides(image: Image) -> Image:
+    """Return a copy of even size, which H.264 needs: the last row or column of an odd side stands there twice."""
+    height, width = image.shape[:2]
+    return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

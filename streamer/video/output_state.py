@@ -9,6 +9,7 @@ import av
 
 from streamer.bus.event_channel import EventClient
 from streamer.core.backoff import ReconnectBackoff
+from streamer.core.reasons import reason_of
 from streamer.events.build import output_event
 
 log = logging.getLogger(__name__)
@@ -47,8 +48,7 @@ class OutputState:
         delay = self._backoff.next_delay(now, isinstance(error, av.HTTPUnauthorizedError))
         self._retry_at = now + delay
         if self._is_up is not False:
-            # Not str(error), which contains the URL of a push.
-            reason = getattr(error, "strerror", None) or type(error).__name__
+            reason = reason_of(error, f"output {self._label}")  # not str(error), which contains the URL of a push
             log.error("output %s down: %s", self._label, reason)
             self._events.send(output_event(self._agent, self._label, "down", reason, delay), None)
         self._is_up = False

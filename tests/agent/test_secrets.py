@@ -157,7 +157,10 @@ def _get(url: str) -> bytes:
 
 def test_child_redacts_the_secrets_of_its_assignment(tmp_path: Path) -> None:
     """The secret is in no URL, so only the assignment tells; the error occurs before the role runs."""
-    config = {"streams": {"gate": {"source": "clips/from-env-71.mp4", "tasks": [{"task": "caption"}]}}}
+    config = {
+        "agent": "home",
+        "streams": {"gate": {"source": "clips/a.mp4", "tasks": [{"task": "from-env-71"}]}},
+    }
     read, write = os.pipe()
     assignment = Assignment(config=config, runtime=tmp_path, state=tmp_path, report_fd=write, secrets=("from-env-71",))
     result = subprocess.run(
@@ -169,5 +172,5 @@ def test_child_redacts_the_secrets_of_its_assignment(tmp_path: Path) -> None:
     with os.fdopen(read, "rb") as reports:
         output = result.stderr + result.stdout + reports.read()
     assert result.returncode != 0
-    assert b"no such file: clips/***.mp4" in output
+    assert b"unknown task `***`" in output
     assert b"from-env" not in output

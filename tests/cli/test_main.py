@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import signal
 import subprocess
 import sys
@@ -185,3 +187,57 @@ def test_schedule_prints_runs_and_rejects_bad_times(streamer: Run) -> None:
     code, _, errors = streamer("schedule", "home.yaml", "--from", "soon")
     assert code == 2
     assert "--from: `soon` is not an ISO 8601 time" in errors
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "rtsp://u:s3cretword@h/x"],
+        ["check", "home.yaml", "rtsp://u:s3cretword@h/x"],
+        ["run", "--log-level", "rtsp://u:s3cretword@h/x", "home.yaml"],
+        ["http://h/x?token=s3cretword"],
+    ],
+    ids=" ".join,
+)
+def test_usage_error_hides_secrets_of_its_arguments(streamer: Run, arguments: list[str]) -> None:
+    Path("home.yaml").write_text("streams: {gate: {source: synthetic, tasks: [{task: ocr}]}}")
+    code, output, errors = streamer(*arguments)
+    assert (code, output) == (2, "")
+    assert "***" in errors
+    assert "s3cretword" not in errors
+
+
+def test_internal_error_is_one_line_with_an_id(streamer: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug with rtsp://u:s3cretword@h/x")
+
+    Path("home.yaml").write_text("streams: {gate: {source: synthetic, tasks: [{task: ocr}]}}")
+    monkeypatch.setattr("streamer.config.model.load", broken)
+    root = logging.getLogger()
+    handlers = list(root.handlers)
+    try:
+        root.handlers.clear()  # those of pytest: the command has none
+        code, output, errors = streamer("check", "home.yaml")
+        assert (code, output) == (1, "")
+        name = re.fullmatch(
+            r"streamer: internal error ([0-9a-f]{6}): `streamer --debug \.\.\.` prints its stack\n", errors
+        )
+        assert name is not None
+        code, output, errors = streamer("--debug", "check", "home.yaml")
+        assert (code, output) == (1, "")
+        assert f"internal error {name[1]}" in errors
+        assert "ZeroDivisionError: a bug with rtsp://***@h/x" in errors
+        assert "s3cretword" not in errors
+    finally:
+        root.handlers[:] = handlers
+
+
+def test_watch_of_a_file_that_is_no_video_exits_with_2(tmp_path: Path) -> None:
+    (tmp_path / "notes.mp4").write_text("not a video")
+    done = subprocess.run(
+        [sys.executable, "-m", "streamer.cli", "watch", "notes.mp4", "--task", "ocr"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("streamer: cannot read notes.mp4 as a video: ")
+    assert "Traceback" not in done.stderr

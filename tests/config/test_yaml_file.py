@@ -23,7 +23,7 @@ REFUSED = {
     "tag float": ("!!float abc", "this value is not a number"),
     "tag float, nothing": ('!!float ""', "this value is not a number"),
     "tag bool": ("!!bool maybe", "this value is not true or false"),
-    "tag binary": ("!!binary aGVsbG8=", "the tag "),
+    "tag binary": ("!!binary aGVsbG8=", "a value that begins with ! is a tag"),
     "half a pair": ('"a \\ud800 b"', "this text holds half a character"),
     "other half": ('"a \\udc00 b"', "this text holds half a character"),
     "halves swapped": ('"\\ude00\\ud83d"', "this text holds half a character"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from streamer.bus.frame_client import FrameRequest
 from streamer.capture.silence_timeout import SilenceTimeout
 from streamer.capture.sources import Synthetic
 from streamer.capture.sources._picture import AvPicture
-from streamer.core.errors import ConfigError
+from streamer.core.errors import ConfigError, ProcessBroken
 from streamer.core.settings import Settings
 from streamer.types import Image, Pace, Picture, Source
 from tests.support.agents import until
@@ -65,7 +66,7 @@ def test_killed_camera_is_reconnected(tmp_path: Path, clip: Path) -> None:
         assert (last["frames"]["done"], last["frames"]["dropped"]) == (1, {"stale": 1})
         assert [status["state"] for status in capture.statuses.all] == ["down", "up", "down", "up", "stopped"]
         assert "gar4den" not in capture.errors.read_text() + str(capture.statuses.all)
-        assert capture.reports() == ["ready", "first_frame"]
+        assert [report["kind"] for report in capture.reports()] == ["ready", "first_frame"]
 
 
 @pytest.mark.parametrize("how", ["frozen", "no video"])
@@ -159,12 +160,20 @@ def test_restarted_capture_counts_from_zero(tmp_path: Path) -> None:
         assert last["frames"] == {"captured": 10, "not_asked": 0, "done": 10, "dropped": {}, "in_flight": 0}
 
 
-def test_file_that_is_no_video_exits_with_2(tmp_path: Path) -> None:
+def test_unreadable_recording_is_down_until_it_is_readable(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     path.write_text("not a video")
     with CaptureProcess(tmp_path, str(path)) as capture:
-        assert capture.process.wait(15) == 2
-        assert capture.reports() == ["ready", "failed"]
+        down = capture.statuses.wait("down", timeout=20)
+        assert down["reason"].startswith(f"cannot read {path} as a video: ")
+        path.unlink()
+        write_clip(tmp_path / "new.mp4", 10).rename(path)
+        with Consumer(tmp_path) as consumer:
+            assert len(list(consumer.rest())) == 10
+        assert capture.statuses.wait("ended")["reason"] is None
+        kinds = [report["kind"] for report in capture.reports()]
+        assert (kinds[0], kinds[-2:]) == ("ready", ["first_frame", "ended"])
+        assert set(kinds[1:-2]) == {"unreadable"}
 
 
 def test_stream_without_consumer_ends(tmp_path: Path) -> None:
@@ -246,20 +255,33 @@ def test_missing_hardware_decoder_falls_back_to_software(tmp_path: Path) -> None
 
 
 class FaultySource(Settings):
-    """A camera with a fault that no real one shows on demand: a hanging library call, a bug, a config error."""
+    """A source with a fault that no real one shows on demand: a hanging library call, a bug, a config error."""
 
-    fault: Literal["hang", "bug", "config"]
-
-    @property
-    def pace(self) -> Pace:
-        return "live"
+    fault: Literal["hang", "bug", "bug late", "config"]
+    pace: Pace = "live"
 
     def open(self, read_limit: float = 15.0) -> Source:
         if self.fault == "bug":
             raise ZeroDivisionError("a bug")
         if self.fault == "config":
-            raise ConfigError("cannot be")
-        return Hanging()
+            raise ConfigError("it is wrong")
+        return BrokenFile() if self.fault == "bug late" else Hanging()
+
+
+class BrokenFile:
+    """Yields 3 frames, then raises."""
+
+    note = None
+
+    def set_interval(self, interval: float) -> bool:
+        return False
+
+    def __iter__(self) -> Iterator[Picture | None]:
+        yield from islice(Synthetic(fps=50, size="64x48").open(), 3)
+        raise ZeroDivisionError("a bug")
+
+    def close(self) -> None:
+        pass
 
 
 class Hanging:
@@ -309,12 +331,22 @@ def test_too_many_hanging_connections_end_the_process(
     monkeypatch.setattr("streamer.processes.capture.MAX_HANGING", 1)
     with CaptureThread(tmp_path, FaultySource(fault="hang"), SilenceTimeout(start=0.1, floor=0.1, cap=1.0)) as capture:
         until(lambda: capture.statuses.receive() and not capture.thread.is_alive(), 15, "its end")
-        assert isinstance(capture.error, RuntimeError)
+        assert isinstance(capture.error, ProcessBroken)
 
 
-@pytest.mark.parametrize(("fault", "error"), [("bug", ZeroDivisionError), ("config", ConfigError)])
-def test_unexpected_error_ends_capture(tmp_path: Path, fault: Any, error: type[Exception]) -> None:
+@pytest.mark.parametrize(("fault", "reason"), [("bug", r"internal error [0-9a-f]{6}: .*"), ("config", "it is wrong")])
+def test_unexpected_error_of_a_source_is_retried(tmp_path: Path, fault: Any, reason: str) -> None:
     with CaptureThread(tmp_path, FaultySource(fault=fault)) as capture:
-        until(lambda: not capture.thread.is_alive(), 5, "its end")
-        assert isinstance(capture.error, error)
-        assert capture.statuses.receive() == []
+        assert re.fullmatch(reason, capture.statuses.wait("down")["reason"])
+        capture.stop()
+        assert capture.error is None
+
+
+def test_recording_that_breaks_ends_and_is_not_read_again(tmp_path: Path) -> None:
+    with (
+        CaptureThread(tmp_path, FaultySource(fault="bug late", pace="file")) as capture,
+        Consumer(tmp_path) as consumer,
+    ):
+        assert len(list(consumer.rest())) == 3
+        assert re.fullmatch(r"internal error [0-9a-f]{6}: .*", capture.statuses.wait("ended")["reason"])
+        assert [status["state"] for status in capture.statuses.all] == ["up", "ended"]

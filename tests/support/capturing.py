@@ -108,13 +108,13 @@ class CaptureProcess:
     def send_signal(self, number: int) -> None:
         os.kill(self.process.pid, number)
 
-    def reports(self) -> list[str]:
-        """Return the kinds of its reports to the parent, after its end."""
+    def reports(self) -> list[dict[str, Any]]:
+        """Return its reports to the parent, after its end."""
         self.process.wait(5)
         text = b""
         while chunk := os.read(self._reports, 1 << 16):
             text += chunk
-        return [json.loads(line)["kind"] for line in text.splitlines()]
+        return [json.loads(line) for line in text.splitlines()]
 
     def _end(self, number: signal.Signals) -> None:
         if self.process.poll() is None:

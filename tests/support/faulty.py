@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.florence2.pipeline import pipeline as florence2
+from streamer.core.errors import ConfigError
 from streamer.core.settings import Settings
 from streamer.types import Answer, Box, Costs, Job, Result, TaskSpec
 
@@ -35,6 +36,8 @@ class FaultySettings(Settings):
     """The process aborts in a step with a job that matches this regular expression: `stream/name/frame number`."""
     fails: str | None = None
     """While this file exists, loading raises."""
+    missing: str | None = None
+    """While this file exists, loading raises a ConfigError."""
     trace: str | None = None
     """File to which each step appends its jobs before they run, as a line of JSON."""
 
@@ -85,6 +88,8 @@ class FaultyPipeline:
         time.sleep(settings.loading)
         if settings.fails is not None and Path(settings.fails).exists():
             raise RuntimeError("no device")
+        if settings.missing is not None and Path(settings.missing).exists():
+            raise ConfigError("no such checkpoint")
         return FaultyEngine(settings)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
 
 from streamer.capture.sources.file import File
 from streamer.capture.sources.http import Http, Snapshot
@@ -15,8 +15,12 @@ from streamer.capture.sources.rtsp import Rtsp
 from streamer.capture.sources.synthetic import Synthetic
 from streamer.capture.sources.webcam import Webcam
 from streamer.core.redact import redact, remember_url
+from streamer.core.settings import Settings, was_checked
+from streamer.types import Pace, Source
 
-__all__ = ["File", "Http", "Rtsp", "Snapshot", "SourceField", "Synthetic", "Webcam", "parse_source"]
+__all__ = [
+    "File", "Http", "Rtsp", "Snapshot", "SourceField", "SourceSummary", "Synthetic", "Webcam", "parse_source",
+]  # fmt: skip
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://|(rtsps?|https?):")
 _NO_SCHEME = re.compile(r"[^\s:/@]*:.*@.|[\w.-]+:\d+(/|$)|\d+\.\d+\.\d+\.\d+(/|$)")
@@ -77,8 +81,24 @@ def _synthetic(query: str) -> dict[str, str]:
 Kinds = Rtsp | Webcam | File | Http | Snapshot | Synthetic
 """The settings classes, one per kind."""
 
+
+class SourceSummary(Settings):
+    """The facts about a source that other processes than its capture need. It holds no address and no secret."""
+
+    kind: str
+    pace: Pace
+
+    def open(self, read_limit: float = 15.0) -> Source:
+        raise NotImplementedError
+
+
+def _validate(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    if was_checked(info) and isinstance(value, dict) and value.keys() == {"kind", "pace"}:
+        return SourceSummary.model_validate(value)
+    return handler(parse_source(value))
+
+
 SourceField = Annotated[
-    Annotated[Kinds, Field(discriminator="kind")],
-    BeforeValidator(parse_source, json_schema_input_type=str | int | Kinds),
+    Annotated[Kinds, Field(discriminator="kind")], WrapValidator(_validate, json_schema_input_type=str | int | Kinds)
 ]
 """The settings of any source: a mapping with `kind`, or a text or number as `parse_source` takes it."""

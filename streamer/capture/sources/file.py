@@ -7,18 +7,20 @@ from os import SEEK_CUR
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo
 
 from streamer.capture.sources._allowed import FILE, Allow
 from streamer.capture.sources._fields import HwAccel, StreamIndex, hardware_devices
 from streamer.core.errors import ConfigError, SourceLost
 from streamer.core.landlock import Rules
-from streamer.core.settings import Settings
+from streamer.core.settings import Settings, was_checked
 from streamer.types import Pace, Source
 
 
-def _check_exists(path: Path) -> Path:
+def _check_exists(path: Path, info: ValidationInfo) -> Path:
     path = path.expanduser()
+    if was_checked(info):
+        return path
     if not path.exists():
         raise ValueError(f"no such file: {path}")
     if not path.is_file():

@@ -196,8 +196,9 @@ def check_readable(path: Path) -> None:
     try:
         with closing(connect_readonly(path)) as db:
             db.execute("SELECT source, sequence FROM source").fetchall()
-    except apsw.Error as error:
-        raise ConfigError(f"cannot read {path}: {error}") from None
+    except apsw.Error:
+        problem = "it is damaged, or no ledger" if path.exists() else "no such file"
+        raise ConfigError(f"cannot read {path}: {problem}") from None
 
 
 def _query(after: int, head: int, limit: int, filter: Filter, newest: bool) -> tuple[str, list[_Value]]:

@@ -74,11 +74,13 @@ def recover(path: Path, error: Exception) -> Recovery:
             path.with_name(path.name + end).rename(kept.with_name(kept.name + end))
     finish_recovery(path)
     _delete_old_damaged(path)
+    cause = "was written by another version" if isinstance(error, apsw.FormatError) else "was damaged"
     reason = (
-        f"the ledger could not be read ({error}): {copied.events} events were recovered, {copied.lost} undelivered "
-        f"events were lost, the old file is {kept.name}"
+        f"the ledger {cause}: {copied.events} events were recovered, {copied.lost} undelivered events were lost, "
+        f"the old file is {kept.name}"
     )
     log.error("%s: %s", path, reason)
+    log.info("%s: the damage was found by: %s", path, error)
     return Recovery(reason, copied.has_cursors)
 
 

@@ -27,7 +27,7 @@ from tests.support import faulty
 from tests.support.agents import RunningAgent, until
 from tests.support.rtsp import RtspReceiver
 from tests.support.sample_events import event
-from tests.support.viewing import Role, StatusCollector, ffprobe, files, view_config
+from tests.support.viewing import JpegReader, Role, StatusCollector, ffprobe, files, view_config
 
 START_S = 60.0
 NOBODY = 65_534
@@ -155,13 +155,20 @@ def test_unknown_encoder_is_refused(tmp_path: Path, encoder: str, words: str) ->
         Mp4(stream="gate", path=tmp_path, encoder=encoder).check()
 
 
-def test_encoder_without_its_hardware_is_a_config_error(tmp_path: Path) -> None:
-    """FFmpeg has h264_qsv but the machine lacks its hardware: the view ends with the exit code of a config error."""
-    config = view_config({"kind": "hls", "encoder": "h264_qsv"})
-    with StatusCollector(tmp_path), Role(tmp_path, config, "capture"), Role(tmp_path, config, "view") as view:
-        assert view.process.wait(30) == 2
-        (failed,) = [report for report in view.reports() if report["kind"] == "failed"]
-        assert "cannot open encoder `h264_qsv`" in failed["reason"]
+def test_encoder_without_its_hardware_is_an_output_that_is_down(tmp_path: Path) -> None:
+    """FFmpeg has h264_qsv but the machine lacks its hardware: Motion JPEG of the same view works."""
+    config = view_config({"kind": "hls", "encoder": "h264_qsv"}, {"kind": "mjpeg"})
+    with (
+        StatusCollector(tmp_path) as statuses,
+        Role(tmp_path, config, "capture"),
+        Role(tmp_path, config, "view") as view,
+        JpegReader(tmp_path) as reader,
+    ):
+        down = statuses.wait("output.down").data
+        assert down.output == "cam-hls"
+        assert str(down.reason).startswith("encoder `h264_qsv` cannot be opened for pictures of ")
+        reader.next()
+        assert view.end() == 0
 
 
 # Encoding and files
