@@ -114,7 +114,7 @@ def _dead_letter(folder: Path, patch: pytest.MonkeyPatch) -> object:
 
 
 def _command(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
+    def fail(**_: object) -> None:
         raise ConfigError(TEXT)
 
     patch.setattr(command_line, "app", fail)
