@@ -95,7 +95,7 @@ def test_unquoted_reserved_character_asks_for_quotes(value: str, tmp_path: Path)
 
 
 def test_unknown_alias_keeps_its_own_message(tmp_path: Path) -> None:
-    assert "found undefined alias 'oftn'" in refusal(MERGED.replace("<<: *often}", "<<: *oftn}"), tmp_path)
+    assert "found undefined alias: put a text" in refusal(MERGED.replace("<<: *often}", "<<: *oftn}"), tmp_path)
     assert "needs quotes" not in refusal("a: {b: c\n", tmp_path)
 
 

@@ -91,5 +91,10 @@ def test_too_large_picture_is_an_output_that_is_down(outputs: Outputs, size: tup
     assert {one.data.reason for one in down} == {
         f"pictures of {size[0]}x{size[1]} pixels: H.264 has at most {MAX_SIDE} pixels a side"
     }
-    until(lambda: outputs.show(GOOD) or len(outputs.events()) == 4, 10, "both are up again")
+
+    def is_up() -> bool:
+        outputs.show(GOOD)
+        return len(outputs.events()) == 4
+
+    until(is_up, 10, "both are up again")
     assert {one.subject for one in outputs.events()[2:]} == {"output.up"}
