@@ -141,7 +141,7 @@ def test_sink_that_fails_again_and_again_is_reported_ever_less(tmp_path: Path, m
     sink = Flapping()
     with Ledger(tmp_path / LEDGER_FILE) as ledger:
         cursor = ledger.cursors(["a"])["a"]
-        thread = SinkThread("home", "a", sink, cursor, statuses.append, lambda error: None)
+        thread = SinkThread("home", "a", lambda: sink, cursor, statuses.append, lambda error: None)
         thread.start()
         until(lambda: sink.calls > 500, 20, "it failed 50 times")
         thread.finish()
