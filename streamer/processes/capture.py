@@ -170,7 +170,7 @@ class Capture(Closing):
 
     def _open(self) -> None:
         if (confinement := self._worker.confinement) is not None and (path := confinement.replaced()) is not None:
-            raise RuntimeError(f"{path} was replaced: restarting to use it")
+            raise ProcessBroken(f"{path} was replaced: only a new process may use it")
         self._epoch = self._lock.next_epoch()
         self._slot.set_epoch(self._epoch)
         stream = self._worker.config.streams[self._stream]

@@ -166,8 +166,7 @@ def test_unreadable_recording_is_down_until_it_is_readable(tmp_path: Path) -> No
     with CaptureProcess(tmp_path, str(path)) as capture:
         down = capture.statuses.wait("down", timeout=20)
         assert down["reason"].startswith(f"cannot read {path} as a video: ")
-        path.unlink()
-        write_clip(tmp_path / "new.mp4", 10).rename(path)
+        path.write_bytes(write_clip(tmp_path / "new.mp4", 10).read_bytes())
         with Consumer(tmp_path) as consumer:
             assert len(list(consumer.rest())) == 10
         assert capture.statuses.wait("ended")["reason"] is None
