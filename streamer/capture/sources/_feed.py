@@ -27,16 +27,18 @@ class Feed:
     name = "feed"
     """FFmpeg takes the type of a file from the suffix of its name; this one has none."""
 
-    def __init__(self, read: Callable[[int], bytes]) -> None:
-        """`read`: of a Reader."""
+    def __init__(self, reader: Reader, deadline: Deadline) -> None:
+        """`deadline`: the reader's own."""
         self.failure: BaseException | None = None
         """Error that ended the bytes."""
-        self._read = read
+        self._reader, self._deadline = reader, deadline
 
     def read(self, size: int) -> bytes:
         if self.failure is None:
             try:
-                return self._read(size)
+                if data := self._reader.read(size):
+                    self._deadline.on_data()
+                return data
             except BaseException as error:  # raised again by `FedSource`: no error may be lost
                 self.failure = error
         return b""
@@ -53,7 +55,7 @@ class FedSource:
         `deadline`: of the reader; it is restarted at each frame.
         """
         self._reader, self._deadline, self._limit = reader, deadline, read_limit
-        self._feed = Feed(reader.read)
+        self._feed = Feed(reader, deadline)
         try:
             self._source = decode(self._feed)
         except BaseException as error:

@@ -127,13 +127,11 @@ class HlsReader:
         if target not in self._keys:
             answer, _ = self._client.get(target)
             self._keys = {target: answer.read_all(16, "the key of the playlist")}
-            answer.close()
         return self._keys[target]
 
 
 def _text(answer: Answer) -> str:
     body = answer.read_all(MAX_PLAYLIST_BYTES, "the playlist")
-    answer.close()
     if not is_playlist(body):
         raise SourceLost("the playlist does not begin with #EXTM3U")
     return body.decode("utf-8-sig", "replace")

@@ -78,9 +78,9 @@ def lost(error: Exception) -> SourceLost:
 class Answer:
     """The answer to a request. Its body is read with `read`, which raises SourceLost at the client's deadline."""
 
-    def __init__(self, wire: Wire, deadline: Deadline) -> None:
+    def __init__(self, wire: Wire) -> None:
         """Read the header. Raises SourceLost."""
-        self._wire, self._deadline = wire, deadline
+        self._wire = wire
         self._response = HTTPResponse(wire, method="GET")  # type: ignore[arg-type]  # only `makefile` is used
         with failures_in_words():
             self._response.begin()
@@ -100,19 +100,19 @@ class Answer:
             taken, self._head = self._head[:size], self._head[size:]
             return taken
         with failures_in_words():
-            data = self._response.read1(size)
-        if data:
-            self._deadline.on_data()
-        return data
+            return self._response.read1(size)
 
     def read_all(self, limit: int, what: str) -> bytes:
-        """Return the whole body. Raises SourceLost if it is longer than `limit`; `what` it is."""
+        """Return the whole body and close. Raises SourceLost if it is longer than `limit`; `what` it is."""
         parts, size = [], 0
-        while data := self.read(READ_BYTES):
-            parts.append(data)
-            size += len(data)
-            if size > limit:
-                raise SourceLost(f"{what} is longer than {limit} bytes")
+        try:
+            while data := self.read(READ_BYTES):
+                parts.append(data)
+                size += len(data)
+                if size > limit:
+                    raise SourceLost(f"{what} is longer than {limit} bytes")
+        finally:
+            self.close()
         return b"".join(parts)
 
     def peek(self, size: int) -> bytes:

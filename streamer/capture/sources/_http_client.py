@@ -197,7 +197,7 @@ class HttpClient:
         try:
             with failures_in_words():
                 wire.send("\r\n".join((*lines, "", "")).encode())
-            return Answer(wire, self.deadline)
+            return Answer(wire)
         except BaseException:
             wire.close()
             raise

@@ -78,6 +78,7 @@ class JpegSource:
         """Yield the pictures of the current answer."""
         splitter = JpegSplitter()
         while data := self._answer.read(READ_BYTES):
+            self._client.deadline.on_data()
             jpegs = splitter.feed(data)
             allow_pictures(splitter.pixels)
             yield from jpegs
