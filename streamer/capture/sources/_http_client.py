@@ -57,7 +57,11 @@ class Target:
         path = quote(parts.path or "/", _SAFE) + (f"?{quote(parts.query, _SAFE)}" if parts.query else "")
         port = PORTS[parts.scheme] if parts.port is None else parts.port
         host = parts.hostname.rstrip(".")
-        return cls(parts.scheme, host if host.isascii() else host.encode("idna").decode(), port, path)
+        if not host.isascii():
+            host = host.encode("idna").decode()
+            if re.fullmatch(r"[\d.]+", host):
+                raise ValueError("an address in other than ASCII digits")
+        return cls(parts.scheme, host, port, path)
 
     @property
     def origin(self) -> tuple[str, str, int]:
