@@ -17,6 +17,7 @@ import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 from ruamel.yaml import YAML
 
+from streamer.web import connections, ledger_reader, server, session, throttle
 from tests.support.agents import until
 from tests.support.capturing import STREAM
 from tests.support.reverse_proxy import HOST, caddy, certificate, free_port, nginx
@@ -283,3 +284,20 @@ def test_traefik_example_serves_the_path_of_the_config() -> None:
     assert f"PathPrefix(`{settings()['base_path']}`)" in router["rule"]
     (server,) = routing["services"][router["service"]]["loadBalancer"]["servers"]
     assert server["url"] == "http://127.0.0.1:8080"
+
+
+def test_limits_in_operating_are_those_of_the_code() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
+    for limit in (
+        f"{connections.MAX_WAITING}, {connections.MAX_WAITING_OF_CLIENT} of one client",
+        f"{connections.MAX_SERVED}, {connections.MAX_SERVED_OF_CLIENT} of one client",
+        f"{throttle.CLIENT_BURST} of one client, then one in {throttle.CLIENT_EVERY_S:g} s",
+        f"{throttle.ALL_BURST} in all, then one in {throttle.ALL_EVERY_S:g} s",
+        f"the right token within {throttle.KNOWN_S / 3600:g} h",
+        f"until a request is complete | {server.REQUEST_TIMEOUT_S:g} s",
+        f"headers | {server.MAX_HEAD_BYTES >> 10} KB",
+        f"reads nothing | {server.WRITE_TIMEOUT_S:g} s",
+        f"ends {session.IDLE_S // 86400} days after its last request, {session.LONGEST_S // 86400} days after",
+        f"{ledger_reader.SEARCH_S:g} s; {ledger_reader.SEARCHES} at once, {ledger_reader.MAX_WAITING_SEARCHES} wait",
+    ):
+        assert limit in text
