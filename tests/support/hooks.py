@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -19,12 +22,13 @@ def ok(_: Endpoint, __: dict[str, Any]) -> int:
 class Endpoint:
     """A context manager. `behaviour` returns the status code for an event and may delay it."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.behaviour: Behaviour = ok
         self.headers: dict[str, str] = {}
         self.accepted: list[dict[str, Any]] = []
         """Events with a 2xx response, in the order they arrived."""
         self.requests: list[tuple[dict[str, str], bytes]] = []
+        self.paths: list[str] = []
         self.closing = threading.Event()
         endpoint = self
 
@@ -37,13 +41,21 @@ class Endpoint:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, *_: object) -> None:
+                pass  # a client that breaks off
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self._scheme = "http" if tls is None else "https"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}/hook"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}/hook"
 
     def __enter__(self) -> Endpoint:
         self._thread.start()
@@ -57,6 +69,7 @@ class Endpoint:
     def respond(self, request: BaseHTTPRequestHandler) -> None:
         body = request.rfile.read(int(request.headers["content-length"]))
         event = json.loads(body)
+        self.paths.append(request.path)
         self.requests.append(({name.lower(): value for name, value in request.headers.items()}, body))
         status = self.behaviour(self, event)
         if 200 <= status < 300:
@@ -86,3 +99,37 @@ def slow(seconds: float) -> Behaviour:
 def never(endpoint: Endpoint, _: dict[str, Any]) -> int:
     endpoint.closing.wait(60)
     return 500
+
+
+class RawEndpoint:
+    """A TCP server that answers each request with the bytes of `answer`, however bad; a context manager."""
+
+    def __init__(self, answer: Callable[[bytes], Iterable[bytes]]) -> None:
+        self._answer = answer
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}/hook"
+
+    def __enter__(self) -> RawEndpoint:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(5)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            client.settimeout(10)
+            for data in self._answer(client.recv(1 << 20)):
+                client.sendall(data)

@@ -88,7 +88,7 @@ class Broker:
         except (StreamClosed, ConnectionResetError, BrokenPipeError) as error:
             raise ClosedWithoutReason(f"{prefix}: {_cause(error)}") from None
         except (OSError, AddressError, WireError, ConfigError, ValueError) as error:
-            raise SinkError(f"{prefix}: {_cause(error)}") from None
+            raise SinkError(f"{prefix}: {_cause(error).removeprefix(f'{self.address[0]}: ')}") from None
 
 
 def _cause(error: Exception) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import itertools
 import json
 import random
 import re
@@ -18,31 +17,35 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-import httpx2
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 from standardwebhooks import Webhook as Signer
 
 from streamer.core.backoff import exponential
 from streamer.core.errors import SinkError
 from streamer.core.redact import Url, remember, require_scheme
 from streamer.core.settings import Name, Seconds
-from streamer.events.sinks._base import SinkContext, SinkProgress, SinkSettings
+from streamer.events.sinks._base import NetworkSinkSettings, SinkContext, SinkProgress
+from streamer.events.sinks._http_client import HttpClient, Response
+from streamer.events.sinks._settled import SettledEvents
 from streamer.types import Sink
 
-CONNECT_S = 3.0
 FIRST_WAIT_S, MAX_WAIT_S = 1.0, 300.0
 """Delay after a failed round: the first, and the longest."""
 MAX_RETRY_AFTER_S = 3600.0
 """Maximum delay that an endpoint's Retry-After can set."""
-MAX_RESPONSE_BYTES = 1 << 16
-"""Bytes read of a response, so that the connection can be reused; the rest of a larger response is not read."""
 MAX_ATTEMPTS = 8
 """Failures of one event, each while others were accepted, after which it becomes a dead letter."""
 REFUSED = frozenset({400, 413, 415, 422})
 """Status codes that say that the event itself will never be accepted."""
+_OWN_HEADERS = frozenset(
+    {
+        "connection", "content-length", "content-type", "host", "proxy-authorization", "te", "trailer",
+        "transfer-encoding", "upgrade", "webhook-id", "webhook-signature", "webhook-timestamp",
+    }
+)  # fmt: skip
 _LONG_PART, _LONG_PART_WITH_DIGIT = 16, 8
 """Characters from which a part of the URL's path counts as a secret: many services put their token there."""
 
@@ -65,13 +68,34 @@ def _secret(secret: SecretStr) -> SecretStr:
     raise ValueError("must be a Standard Webhooks secret: whsec_ and 24 to 64 bytes in base64")
 
 
-class Webhook(SinkSettings):
+def _headers(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+    lower: dict[str, SecretStr] = {}
+    for name, secret in headers.items():
+        value = secret.get_secret_value()
+        for text in (value, *value.split()):
+            if len(text) >= _LONG_PART_WITH_DIGIT:
+                remember(text)
+        if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII):
+            raise ValueError(f"`{name!a}` is not the name of a header")
+        if name.lower() in _OWN_HEADERS or name.lower() in lower:
+            raise ValueError(f"the header `{name}` is set by streamer, or given twice")
+        if not re.fullmatch(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?", value):
+            raise ValueError(
+                f"the value of `{name}` holds a control character, an outer space or no ASCII, or is empty"
+            )
+        lower[name.lower()] = secret
+    return lower
+
+
+class Webhook(NetworkSinkSettings):
     """Events by HTTP POST, one per request."""
 
     kind: Literal["webhook"] = "webhook"
     name: Name = "webhook"
     url: Annotated[Url, require_scheme("http", "https"), AfterValidator(_remember_long_parts)]
     """`http://` or `https://`; passwords, query values and long parts of the path never appear in a log or event."""
+    headers: Annotated[dict[str, SecretStr], AfterValidator(_headers)] = Field({})
+    """Further headers, such as `Authorization: Bearer …`. Their values never appear in a log or event."""
     secret: Annotated[SecretStr, AfterValidator(_secret)] | None = None
     """Standard Webhooks secret, `whsec_…`, that signs every request. Without it there is no signature."""
     in_flight: Annotated[int, Field(ge=1, le=100)] = 4
@@ -79,7 +103,20 @@ class Webhook(SinkSettings):
     timeout: Seconds = 15.0
     """Maximum duration of one request."""
 
+    @model_validator(mode="after")
+    def _keys_are_used(self) -> Self:
+        for key in ("ca", "cert"):
+            if self.url.scheme == "http" and getattr(self, key) is not None:
+                raise ValueError(f"{key}: only allowed with https://")
+        if "authorization" in self.headers and urlsplit(self.url.reveal()).username is not None:
+            raise ValueError("give either a user in `url` or the header `Authorization`, not both")
+        return self
+
+    def check(self) -> None:
+        self.tls_context()
+
     def open(self, context: SinkContext, progress: SinkProgress) -> Sink:
+        self.check()
         return _WebhookSink(self, progress)
 
 
@@ -87,27 +124,25 @@ class _WebhookSink:
     """Runs an event loop during `write`, so that a slow request can be cancelled at any moment."""
 
     def __init__(self, settings: Webhook, progress: SinkProgress) -> None:
-        self._settings, self._progress = settings, progress
+        self._settings = settings
         self._host = urlsplit(settings.url.reveal()).hostname
         self._signer = None if settings.secret is None else Signer(settings.secret.get_secret_value())
         self._runner = asyncio.Runner()
-        self._client: httpx2.AsyncClient | None = None
-        self._settled: set[int] = set()  # positions accepted or dead-lettered, behind an earlier one that is not
+        self._client = HttpClient(settings.url, settings, settings.proxy, settings.in_flight, settings.timeout)
+        self._settled = SettledEvents(progress)
         self._failures: Counter[int] = Counter()  # by position, while other events were accepted
         self._failed_rounds = 0  # in a row, in which nothing was accepted
 
     def write(self, events: Sequence[tuple[int, bytes]]) -> None:
-        self._settled &= {position for position, _ in events}
-        self._runner.run(self._round(events))
+        self._runner.run(self._round(self._settled.start(events)))
 
     def close(self) -> None:
-        if self._client is not None:
-            self._runner.run(self._client.aclose())
+        self._runner.run(self._client.close())
         self._runner.close()
 
     async def _round(self, events: Sequence[tuple[int, bytes]]) -> None:
         """Deliver all events, `in_flight` at a time. Raises SinkError at the first failure."""
-        waiting = deque(one for one in events if one[0] not in self._settled)
+        waiting = deque(events)
         size = self._settings.in_flight
         if self._failed_rounds and waiting:
             # One request, with a different event in each round: a bad event alone must not look like a bad endpoint.
@@ -120,9 +155,10 @@ class _WebhookSink:
             if len(failed) < len(group):
                 self._failed_rounds = 0
                 self._count_failures(failed)
-            self._advance(events)
+            self._settled.advance()
             if failed:
                 self._failed_rounds += len(failed) == len(group)
+                await self._client.close()  # the host may have another address now, or a renewed certificate
                 raise self._error(list(failed.values()))
             if size == 1:
                 waiting = deque(sorted(waiting))
@@ -131,11 +167,13 @@ class _WebhookSink:
     async def _deliver(self, position: int, body: bytes) -> SinkError | None:
         """Deliver or dead-letter one event; return the error if it is to be repeated."""
         try:
-            if refusal := await self._post(body):
-                self._progress.dead_letter(position, refusal)
+            refusal = await self._post(body)
         except SinkError as error:
             return error
-        self._settled.add(position)
+        if refusal is None:
+            self._settled.add(position)
+        else:
+            self._settled.refuse(position, refusal)
         return None
 
     def _count_failures(self, failed: dict[int, SinkError]) -> None:
@@ -143,14 +181,7 @@ class _WebhookSink:
         self._failures.update(failed.keys())
         for position in [one for one in failed if self._failures[one] >= MAX_ATTEMPTS]:
             error = failed.pop(position)
-            self._progress.dead_letter(position, f"{error}, {MAX_ATTEMPTS} times, while other events were accepted")
-            self._settled.add(position)
-
-    def _advance(self, events: Sequence[tuple[int, bytes]]) -> None:
-        """Advance to the last event before the first one that is not settled."""
-        settled = list(itertools.takewhile(lambda position: position in self._settled, (one for one, _ in events)))
-        if settled:
-            self._progress.advance(settled[-1])
+            self._settled.refuse(position, f"{error}, {MAX_ATTEMPTS} times, while other events were accepted")
 
     def _error(self, failed: list[SinkError]) -> SinkError:
         delay = exponential(FIRST_WAIT_S, MAX_WAIT_S, self._failed_rounds) * random.uniform(0.5, 1.0)
@@ -159,32 +190,14 @@ class _WebhookSink:
 
     async def _post(self, body: bytes) -> str | None:
         """Send one event; return None if it was accepted, else why it never will be. Raises SinkError."""
-        limit = self._settings.timeout
-        try:
-            async with (
-                asyncio.timeout(limit),
-                self._http().stream(
-                    "POST", self._settings.url.reveal(), content=body, headers=self._headers(body)
-                ) as response,
-            ):
-                await _read_to_end(response)
-        except TimeoutError:
-            raise SinkError(f"no response within {limit:g} s") from None
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
-            raise SinkError(_describe(error)) from None
-        return _refusal(response)
-
-    def _http(self) -> httpx2.AsyncClient:
-        if self._client is None:
-            limits = httpx2.Timeout(self._settings.timeout, connect=CONNECT_S)
-            self._client = httpx2.AsyncClient(timeout=limits, follow_redirects=False)
-        return self._client
+        return _refusal(await self._client.post(body, self._headers(body)))
 
     def _headers(self, body: bytes) -> dict[str, str]:
         event_id, now = json.loads(body)["id"], datetime.now(UTC)
         headers = {
-            "content-type": "application/cloudevents+json",
             "user-agent": "streamer",
+            **{name: value.get_secret_value() for name, value in self._settings.headers.items()},
+            "content-type": self._settings.content_type,
             "webhook-id": event_id,
             "webhook-timestamp": str(int(now.timestamp())),
         }
@@ -193,47 +206,18 @@ class _WebhookSink:
         return headers
 
 
-def _describe(error: Exception) -> str:
-    """Return the cause in words of this program: the texts of some errors repeat bytes of the endpoint or of `url`."""
-    match error:
-        case httpx2.ConnectTimeout():
-            return f"no connection within {CONNECT_S:g} s"
-        case httpx2.TimeoutException():
-            return "no response in time"
-        case httpx2.ConnectError() | OSError():  # texts of the system and of OpenSSL
-            return str(error) or "no connection"
-        case httpx2.RemoteProtocolError():
-            return "the response is not valid HTTP"
-        case httpx2.LocalProtocolError() | httpx2.InvalidURL() | httpx2.UnsupportedProtocol():
-            return "the request cannot be sent: check `url`"
-        case httpx2.ProxyError():
-            return "the proxy refuses the connection"
-    return "the connection broke off"
-
-
-async def _read_to_end(response: httpx2.Response) -> None:
-    """Read and discard a small response, so that the connection can be reused."""
-    size = 0
-    with contextlib.suppress(TimeoutError, httpx2.HTTPError):
-        async with asyncio.timeout(1.0):
-            async for chunk in response.aiter_raw():
-                size += len(chunk)
-                if size > MAX_RESPONSE_BYTES:
-                    return
-
-
-def _refusal(response: httpx2.Response) -> str | None:
+def _refusal(response: Response) -> str | None:
     """Return None for an accepted event, the reason for a refused one. Raises SinkError for any other status."""
-    status = response.status_code
-    if response.is_success:
+    status = response.status
+    if 200 <= status < 300:
         return None
     if status in REFUSED:
         return f"HTTP {status}"
-    if response.is_redirect:
-        raise SinkError(f"HTTP {status}: the endpoint has moved, and redirects are not followed: change `url`")
+    if 300 <= status < 400:
+        raise SinkError(f"HTTP {status}: it redirects to another address, and redirects are not followed: set `url`")
     if status == 410:
         raise SinkError("HTTP 410: the endpoint is gone for good: remove the sink or change `url`", MAX_WAIT_S)
-    raise SinkError(f"HTTP {status}", _retry_after_s(response.headers.get("retry-after", "")))
+    raise SinkError(f"HTTP {status}", _retry_after_s(response.retry_after))
 
 
 def _retry_after_s(text: str) -> float:
