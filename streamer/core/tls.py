@@ -18,7 +18,7 @@ _CERTIFICATE_FAULTS = {
     9: "its certificate is not valid yet: check the clock of this computer",
     10: "its certificate has expired: renew it",
     18: _SELF_SIGNED,
-    19: _SELF_SIGNED,
+    19: _UNKNOWN_ISSUER,
     20: _UNKNOWN_ISSUER,
     21: _UNKNOWN_ISSUER,
     62: _OTHER_NAME,
