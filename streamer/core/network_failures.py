@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
 
 from streamer.core.errors import SourceLost, SourceRefused
+from streamer.core.tls import describe_tls_error
 
 NEEDS_USER = "needs a user and password (401)"
 REFUSED_USER = "refused the user or password"
@@ -56,7 +58,9 @@ _STATUSES = {
 
 
 def describe_os_error(error: OSError) -> str:
-    """Return why a connection could not be made or has ended."""
+    """Return why a connection could not be made or has ended, also for errors of TLS and of the host name lookup."""
+    if isinstance(error, ssl.SSLError):
+        return describe_tls_error(error)
     if isinstance(error, socket.gaierror):
         return _NAME_ERRORS.get(error.errno or 0, f"host name lookup failed (error {error.errno})")
     if isinstance(error, TimeoutError) and error.errno is None:

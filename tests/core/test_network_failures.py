@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
 
 import pytest
 
@@ -21,6 +22,7 @@ CAUSES: list[tuple[OSError, str]] = [
     (OSError("secret.example"), "the connection failed (unknown error)"),
     (socket.gaierror(socket.EAI_NONAME, "x"), "host name unknown: check its spelling"),
     (socket.gaierror(socket.EAI_AGAIN, "x"), "host name lookup failed: no DNS server answers"),
+    (ssl.SSLZeroReturnError("secret"), "TLS: "),
     (socket.gaierror(-99, "x"), "host name lookup failed (error -99)"),
 ]
 

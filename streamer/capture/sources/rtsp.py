@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from streamer.capture.sources._allowed import RTSP, Allowed
 from streamer.capture.sources._fields import NetworkCamera
+from streamer.core.errors import SourceLost
+from streamer.core.landlock import Rules
 from streamer.core.redact import Url, require_scheme
+from streamer.core.tls import Tls
+from streamer.types import Picture, Source
+
+if TYPE_CHECKING:
+    from streamer.core.rtsp.gateway import Gateway
 
 
 class Rtsp(NetworkCamera):
@@ -17,17 +26,75 @@ class Rtsp(NetworkCamera):
     url: Annotated[Url, require_scheme("rtsp", "rtsps")]
     """`rtsp://` or `rtsps://`, with user and password if needed. They never appear in logs or events."""
     transport: Literal["tcp", "udp"] = "tcp"
-    """Transport of the video. `tcp` loses no packets; `udp` is for cameras without TCP."""
+    """Transport of the video. `tcp` loses no packets; `udp` is for cameras without TCP. `rtsps://` always uses TCP."""
+    tls: Tls = Tls()
+    """How the certificate of an `rtsps://` camera is verified."""
 
     allowed: ClassVar[Allowed] = RTSP
     default_ports: ClassVar[Mapping[str, int]] = {"rtsp": 554, "rtsps": 322}
 
     def demuxer_options(self) -> dict[str, str]:
         return {
-            "rtsp_transport": self.transport,
-            "protocol_whitelist": "rtsp,rtp,udp,tcp,tls",
+            "rtsp_transport": "tcp" if self.url.scheme == "rtsps" else self.transport,
+            "protocol_whitelist": "rtsp,rtp,udp,tcp",
             "allowed_media_types": "video",
             # The decoder finds parameters and frame rate. Probing for them would delay the first frame by 1 s.
             "probesize": "32",
             "fpsprobesize": "0",
         }
+
+    def open(self, read_limit: float = 15.0) -> Source:
+        from streamer.capture.sources._av import OPEN_S, AvSource
+        from streamer.core.rtsp.gateway import Gateway
+        from streamer.core.rtsp.session import open_session
+
+        gateway = Gateway(open_session(self.url.reveal(), self.tls, min(OPEN_S, read_limit)))
+        try:
+            source = AvSource(
+                gateway.url,
+                self.options(),
+                read_limit=read_limit,
+                container_format="rtsp",
+                allowed=self.allowed.extended(self.allow),
+                hwaccel=self.hwaccel,
+                may_skip_frames=self.decode == "auto",
+            )
+        except BaseException as error:
+            gateway.close()
+            if isinstance(error, SourceLost) and gateway.failure is not None:
+                raise gateway.failure from None
+            raise
+        return _RtspSource(source, gateway)
+
+    def needs(self) -> Rules:
+        from streamer.core.rtsp.local_listener import LOOPBACK, local_listener
+
+        rules, ports = super().needs(), []
+        for family in LOOPBACK:
+            with suppress(OSError):
+                ports.append(local_listener(family).port)
+        return replace(rules, connect=[*(rules.connect or ()), *ports])
+
+
+class _RtspSource:
+    """Frames that FFmpeg decodes from a session of the gateway, which knows why the session ended."""
+
+    def __init__(self, source: Source, gateway: Gateway) -> None:
+        self._source, self._gateway = source, gateway
+
+    @property
+    def note(self) -> str | None:
+        return self._source.note
+
+    def __iter__(self) -> Iterator[Picture | None]:
+        try:
+            yield from self._source
+        except SourceLost as error:
+            raise self._gateway.failure or error from None
+
+    def set_interval(self, every: float) -> bool:
+        return self._source.set_interval(every)
+
+    def close(self) -> None:
+        self._source.close()
+        self._gateway.close()
