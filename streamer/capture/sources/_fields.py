@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -14,7 +13,7 @@ from streamer.capture.sources._allowed import Allow, Allowed
 from streamer.core.landlock import Rules
 from streamer.core.redact import Url
 from streamer.core.settings import Settings
-from streamer.types import MAX_PIXELS, Pace, Source
+from streamer.types import MAX_PIXELS, Pace
 
 
 def width_and_height(size: str) -> tuple[int, int]:
@@ -74,28 +73,8 @@ class NetworkCamera(Settings):
     default_ports: ClassVar[Mapping[str, int]]
     """Port of each scheme."""
 
-    @abstractmethod
-    def demuxer_options(self) -> dict[str, str]:
-        """Return the options of FFmpeg's input."""
-
-    def open(self, read_limit: float = 15.0) -> Source:
-        from streamer.capture.sources._av import AvSource
-
-        return AvSource(
-            self.url.reveal(),
-            self.demuxer_options(),
-            read_limit=read_limit,
-            allowed=self.allowed.extended(self.allow),
-            hwaccel=self.hwaccel,
-            may_skip_frames=self.decode == "auto",
-            stream=self.stream,
-        )
-
     def needs(self) -> Rules:
         """Return what a confined process needs to reach the camera."""
         parts = urlsplit(self.url.reveal())
-        ports = {
-            parts.port or self.default_ports[parts.scheme],
-            *self.default_ports.values(),
-        }  # redirects may use those
-        return Rules(devices=hardware_devices(self.hwaccel), connect=None if self.kind == "rtsp" else ports)
+        ports = {parts.port or self.default_ports[parts.scheme], *self.default_ports.values()}  # redirects may use those
+        return Rules(devices=hardware_devices(self.hwaccel), connect=ports)

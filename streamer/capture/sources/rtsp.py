@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+
+from pydantic import model_validator
 
 from streamer.capture.sources._allowed import RTSP, Allowed
 from streamer.capture.sources._fields import NetworkCamera
@@ -28,10 +30,16 @@ class Rtsp(NetworkCamera):
     transport: Literal["tcp", "udp"] = "tcp"
     """Transport of the video. `tcp` loses no packets; `udp` is for cameras without TCP. `rtsps://` always uses TCP."""
     tls: Tls = Tls()
-    """How the certificate of an `rtsps://` camera is verified."""
+    """Checks of the certificate of an `rtsps://` camera."""
 
     allowed: ClassVar[Allowed] = RTSP
     default_ports: ClassVar[Mapping[str, int]] = {"rtsp": 554, "rtsps": 322}
+
+    @model_validator(mode="after")
+    def _tls_is_used(self) -> Self:
+        if self.tls != Tls() and self.url.scheme != "rtsps":
+            raise ValueError("`tls` has no effect with rtsp://: use rtsps://")
+        return self
 
     def demuxer_options(self) -> dict[str, str]:
         return {
@@ -52,12 +60,13 @@ class Rtsp(NetworkCamera):
         try:
             source = AvSource(
                 gateway.url,
-                self.options(),
+                self.demuxer_options(),
                 read_limit=read_limit,
                 container_format="rtsp",
                 allowed=self.allowed.extended(self.allow),
                 hwaccel=self.hwaccel,
                 may_skip_frames=self.decode == "auto",
+                stream=self.stream,
             )
         except BaseException as error:
             gateway.close()
@@ -71,9 +80,10 @@ class Rtsp(NetworkCamera):
 
         rules, ports = super().needs(), []
         for family in LOOPBACK:
-            with suppress(OSError):
+            with suppress(OSError):  # this computer has no address of the family
                 ports.append(local_listener(family).port)
-        return replace(rules, connect=[*(rules.connect or ()), *ports])
+        files = [file for file in (self.tls.ca, self.tls.cert, self.tls.key) if file is not None]
+        return replace(rules, read=[*rules.read, *files], connect=[*(rules.connect or ()), *ports])
 
 
 class _RtspSource:
