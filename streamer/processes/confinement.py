@@ -22,8 +22,8 @@ from streamer.types import SourceSettings
 
 MAX_DESCRIPTORS = 256
 """Open files of a capture process. A camera needs about 20, a playlist with several connections 40."""
-GATEWAYS = 16
-"""Ports to serve this process itself: the RTSP gateways of the connection and of up to eight that hang."""
+GATEWAY_PORTS = 4
+"""Ports to serve this process itself. The RTSP gateways need one for each family of addresses."""
 _DNS_PORT = 53
 """Long answers of a name server come over TCP."""
 _LIBRARIES = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/sys/devices/system")
@@ -49,7 +49,7 @@ class Confinement:
             write=[runtime],
             devices=[*map(Path, _COMMON_DEVICES), *devices],
             connect=[*needs.connect, _DNS_PORT] if needs.connect else needs.connect,
-            serve=loopback.reserve(GATEWAYS) if needs.connect else (),
+            serve=loopback.reserve(GATEWAY_PORTS) if needs.connect else (),
         )
         _limit(resource.RLIMIT_CORE, 0)  # a core file would hold the password of the camera
         _limit(resource.RLIMIT_NOFILE, MAX_DESCRIPTORS)

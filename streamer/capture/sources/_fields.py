@@ -76,5 +76,8 @@ class NetworkCamera(Settings):
     def needs(self) -> Rules:
         """Return what a confined process needs to reach the camera."""
         parts = urlsplit(self.url.reveal())
-        ports = {parts.port or self.default_ports[parts.scheme], *self.default_ports.values()}  # redirects may use those
+        ports = {
+            parts.port or self.default_ports[parts.scheme],
+            *self.default_ports.values(),
+        }  # redirects may use those
         return Rules(devices=hardware_devices(self.hwaccel), connect=ports)

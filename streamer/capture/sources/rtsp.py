@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
@@ -76,14 +75,8 @@ class Rtsp(NetworkCamera):
         return _RtspSource(source, gateway)
 
     def needs(self) -> Rules:
-        from streamer.core.rtsp.local_listener import LOOPBACK, local_listener
-
-        rules, ports = super().needs(), []
-        for family in LOOPBACK:
-            with suppress(OSError):  # this computer has no address of the family
-                ports.append(local_listener(family).port)
-        files = [file for file in (self.tls.ca, self.tls.cert, self.tls.key) if file is not None]
-        return replace(rules, read=[*rules.read, *files], connect=[*(rules.connect or ()), *ports])
+        rules = super().needs()
+        return replace(rules, read=[file for file in (self.tls.ca, self.tls.cert, self.tls.key) if file is not None])
 
 
 class _RtspSource:

@@ -1,7 +1,4 @@
-"""The loopback port of this process on which FFmpeg reaches the gateways.
-
-It is bound once per process: a confined process may bind no port later, and may connect only to ports known before.
-"""
+"""The loopback port of this process on which FFmpeg reaches the gateways, one for all of them."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 
+from streamer.core import loopback
 from streamer.core.errors import WireError
 from streamer.core.rtsp.message import Message, Splitter
 
@@ -35,7 +33,7 @@ class LocalListener:
     def __init__(self, family: socket.AddressFamily) -> None:
         """Raises OSError if this computer has no loopback address of the family."""
         self.host = LOOPBACK[family]
-        self._socket = socket.create_server((self.host, 0), family=family, backlog=8)
+        self._socket = loopback.listen(self.host, backlog=8)
         self.port: int = self._socket.getsockname()[1]
         self._waiting: dict[str, queue.SimpleQueue[LocalConnection | None]] = {}
         threading.Thread(target=self._serve, name="rtsp-listener", daemon=True).start()
