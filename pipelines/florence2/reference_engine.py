@@ -18,9 +18,11 @@ from pipelines.florence2.processor import Generation, Processor, result, warm_up
 from pipelines.florence2.tasks import Quality
 from pipelines.florence2.uncertainty import uncertainty
 from streamer.core.errors import ConfigError, PipelineError
+from streamer.core.logs import RareLog
 from streamer.types import Answer, Job, Result
 
 log = logging.getLogger(__name__)
+_failures = RareLog(log, "batches failed: %d, the last one with %d jobs: %s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,7 @@ class ReferenceEngine:
             raise  # The device is in an unknown state; only a new process helps.
         # The model can raise anything on a bad row, and the other rows must survive it.
         except Exception as error:
-            log.warning("a batch of %d jobs failed: %s", len(rows), error)
+            _failures.add(len(rows), error)
             if len(rows) == 1:
                 return [f"the model failed: {error}"]
         return [self._generate_or_fail([row], quality)[0] for row in rows]

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
 from streamer.core.errors import ConfigError
 
@@ -16,6 +16,8 @@ T = TypeVar("T")
 Action = Literal["add", "remove", "pause", "resume"]
 MAX_ASK_S = 600.0
 """Longest wait for the answer to an `Ask`."""
+GivenName = Annotated[str, StringConstraints(max_length=64)]
+"""Name of a stream or task as the caller gives it, perhaps of none that exists."""
 
 
 class Command(BaseModel):
@@ -38,7 +40,7 @@ class Ask(Command):
     """Run a task once on the next frame and return its event."""
 
     op: Literal["ask"] = "ask"
-    stream: str
+    stream: GivenName
     task: dict[str, Any]
     """Keys of the task, as in a config."""
     seconds: float
@@ -49,12 +51,19 @@ class ChangeTask(Command):
     """Change a task of a stream."""
 
     op: Action
-    stream: str
-    name: str
+    stream: GivenName
+    name: GivenName
     task: dict[str, Any] | None = None
     """For `add`: keys of the task, as in a config."""
     save: bool = False
     """Apply the change again at each start of the agent."""
+
+    @model_validator(mode="after")
+    def _is_about_its_task(self) -> Self:
+        task = self.task or {}
+        if self.op == "add" and (task.get("name") or task.get("task")) != self.name:
+            raise ValueError("`name` is not that of the task")
+        return self
 
 
 class SetTasks(Command):

@@ -67,9 +67,9 @@ class RpcServer:
         """Answer a request. Dropped when the client has disconnected or reads nothing."""
         send_or_drop(self.socket, [request.peer, json.dumps({**response, "id": request.message["id"]}).encode()])
 
-    def reply_error(self, request: Request, error: Exception) -> None:
-        """Answer with the error's text, redacted here because the client does not know the agent's secrets."""
-        self.reply(request, error=redact(str(error)))
+    def reply_error(self, request: Request, reason: str) -> None:
+        """Answer with the reason of a refusal, redacted here because the client does not know the agent's secrets."""
+        self.reply(request, error=redact(reason))
 
 
 class RpcClient:

@@ -13,6 +13,7 @@ import typer
 
 from streamer.cli.options import ConfigFile
 from streamer.core.errors import ConfigError, SourceEnded, SourceLost
+from streamer.core.proxies import forget_proxies
 from streamer.core.redact import redact
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def _keys(settings: Any) -> str:
 
 def probe_all(config: Config) -> bool:
     """Print frame size and rate of each source; return whether every one sent a frame within PROBE_S."""
+    forget_proxies()
     probes = {name: _Probe(stream.source) for name, stream in config.streams.items()}
     deadline = time.monotonic() + PROBE_S
     for name, probe in probes.items():

@@ -2,59 +2,30 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import resource
-import shutil
 import socket
 import stat
-import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import typer
 
+from streamer.cli.doctor_host import clock, runtime, state, system_limits, time_zone
+from streamer.cli.finding import Finding
 from streamer.cli.options import ConfigFile
 from streamer.core.errors import ConfigError
-from streamer.core.paths import memory_folder, runtime_folder, state_folder
 from streamer.core.reasons import internal_error
-from streamer.core.redact import redact
 
 if TYPE_CHECKING:
     from streamer.config.model import Config
 
-Level = Literal["ok", "warn", "fail"]
-GIB = 1 << 30
-MIN_FREE, GOOD_FREE = GIB // 4, 2 * GIB
-"""Free bytes of the state folder's disk: less is a failure, a warning."""
-SLOW_SYNC_S = 0.05
-"""Longest fsync without a warning: the ledger commits every 20 ms at most and waits for the disk each time."""
-SYNCS = 9
-"""Number of fsyncs of which the median counts."""
 CONNECT_S = 3.0
 """Timeout of a TCP connection to a camera, broker or server."""
 PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "mqtt": 1883, "mqtts": 8883}
-DESCRIPTORS = 64
-"""Open files of a process, besides 4 for each stream."""
-MIN_UNIX_TIME = 1_760_000_000
-"""A clock before this second (October 2025) is wrong: this program is newer."""
-_STATUS_AT, _UNSYNCHRONISED = 40, 0x40
-"""Offset of `status` in `struct timex`, and its bit STA_UNSYNC, see adjtimex(2)."""
-
-
-class Finding(NamedTuple):
-    level: Level
-    where: str
-    what: str
-    fix: str = ""
-
-    def __str__(self) -> str:
-        return redact(f"{self.level:<4}  {self.where}: {self.what}{f' -> {self.fix}' if self.fix else ''}")
 
 
 def doctor(config: ConfigFile) -> None:
@@ -75,10 +46,11 @@ def examine(config: Config, file: Path) -> int:
         _ffmpeg,
         _confinement,
         _config_file,
-        _clock,
-        _state,
-        _runtime,
-        _limits,
+        clock,
+        state,
+        runtime,
+        system_limits,
+        time_zone,
         _ports,
         _sources,
         _targets,
@@ -147,98 +119,6 @@ def _config_file(config: Config, file: Path) -> Iterator[Finding]:
     mode = file.stat().st_mode
     if mode & stat.S_IROTH and "@" in file.read_text():
         yield Finding("warn", str(file), "every user can read it", f"if it holds passwords: chmod 640 {file}")
-
-
-def _clock(_config: Config, _file: Path) -> Iterator[Finding]:
-    if time.time() < MIN_UNIX_TIME:
-        yield Finding("fail", "clock", f"wrong time, {time.ctime()}", "set it: timedatectl set-ntp true")
-        return
-    libc = ctypes.CDLL(None, use_errno=True)
-    timex = ctypes.create_string_buffer(256)  # struct timex with modes 0: read only
-    if libc.adjtimex(timex) < 0:
-        yield Finding("warn", "clock", "cannot read whether it is synchronised", "see the output of timedatectl")
-        return
-    status = ctypes.c_int.from_buffer(timex, _STATUS_AT).value
-    if status & _UNSYNCHRONISED:
-        yield Finding("warn", "clock", "not synchronised, event times will drift", "timedatectl set-ntp true")
-    else:
-        yield Finding("ok", "clock", "synchronised")
-
-
-def _state(config: Config, _file: Path) -> Iterator[Finding]:
-    folder = state_folder(config.name)
-    where = f"state folder {folder}"
-    existing = _existing(folder)
-    if not os.access(existing, os.W_OK | os.X_OK):
-        yield _not_writable(where, existing)
-        return
-    free = shutil.disk_usage(existing).free
-    space = f"{free / GIB:.1f} GiB free"
-    if free < MIN_FREE:
-        yield Finding("fail", where, space, "free some disk space: events cannot be stored on a full disk")
-    elif free < GOOD_FREE:
-        yield Finding("warn", where, space, "free some disk space: the ledger may take 1 GiB, logs and videos more")
-    else:
-        yield Finding("ok", where, space)
-    seconds = _sync_time(existing)
-    latency = f"fsync takes {seconds * 1000:.1f} ms"
-    if seconds > SLOW_SYNC_S:
-        yield Finding("warn", where, latency, "use a faster disk ($XDG_STATE_HOME): each batch of events waits for it")
-    else:
-        yield Finding("ok", where, latency)
-
-
-def _existing(folder: Path) -> Path:
-    """Return the folder, or its nearest parent that exists."""
-    return next(parent for parent in (folder, *folder.parents) if parent.exists())
-
-
-def _not_writable(where: str, existing: Path) -> Finding:
-    return Finding("fail", where, "not writable", f"give {existing} to the user that runs the agent")
-
-
-def _sync_time(folder: Path) -> float:
-    """Return the median seconds of an fsync after a write of 4 KiB."""
-    times = []
-    with tempfile.TemporaryFile(dir=folder) as file:
-        for _ in range(SYNCS):
-            started = time.perf_counter()
-            file.write(b"x" * 4096)
-            file.flush()
-            os.fsync(file.fileno())
-            times.append(time.perf_counter() - started)
-    return statistics.median(times)
-
-
-def _runtime(config: Config, _file: Path) -> Iterator[Finding]:
-    folder = runtime_folder(config.name) or Path(memory_folder() or tempfile.gettempdir())
-    where = f"runtime folder {folder}"
-    existing = _existing(folder)
-    if not os.access(existing, os.W_OK | os.X_OK):
-        yield _not_writable(where, existing)
-    elif _file_system(existing) not in ("tmpfs", "ramfs"):
-        yield Finding("warn", where, "not in memory", "set $XDG_RUNTIME_DIR to a folder on a tmpfs such as /dev/shm")
-    else:
-        yield Finding("ok", where, f"in memory, {shutil.disk_usage(existing).free / GIB:.1f} GiB free")
-
-
-def _file_system(folder: Path) -> str:
-    """Return the type of the file system that holds a folder."""
-    best, kind = "", ""
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, mount, found, *_ = line.split()
-        if folder.resolve().is_relative_to(mount) and len(mount) >= len(best):
-            best, kind = mount, found
-    return kind
-
-
-def _limits(config: Config, _file: Path) -> Iterator[Finding]:
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = DESCRIPTORS + 4 * len(config.streams)
-    if allowed < needed:
-        yield Finding("fail", "open files", f"limit is {allowed}, {needed} are needed", f"ulimit -n {2 * needed}")
-    else:
-        yield Finding("ok", "open files", f"limit is {allowed}")
 
 
 def _ports(config: Config, _file: Path) -> Iterator[Finding]:

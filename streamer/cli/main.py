@@ -47,6 +47,9 @@ app.add_typer(task_app, name="task")
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 the user must change something, 130 interrupted."""
+    for output in (sys.stdout, sys.stderr):
+        if isinstance(output, io.TextIOWrapper):  # events are UTF-8 in every locale, file names may be anything
+            output.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
     except ConfigError as error:

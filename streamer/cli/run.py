@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from streamer.cli.options import ConfigFile
-from streamer.core import logs
+from streamer.core import limits, logs
 
 if TYPE_CHECKING:
     from streamer.config.model import Config
@@ -40,4 +40,5 @@ def supervise(config: Config, log_level: str = "info", log_format: LogFormat = "
     from streamer.processes import supervisor
 
     logs.setup("streamer", log_level, log_format)
+    limits.prepare(len(config.streams))
     supervisor.run(config, log_level=log_level, log_format=log_format, **options)

@@ -8,9 +8,11 @@ occurs twice in autumn runs once.
 from __future__ import annotations
 
 import difflib
+import io
 import math
 import os
 import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,11 +25,15 @@ from zoneinfo import ZoneInfo, available_timezones
 from cronsim import CronSim, CronSimError
 from pydantic import BeforeValidator
 
+from streamer.core import atomic_file
+
 DAY, WEEK = 24 * 60, 7 * 24 * 60
 _UTC = ZoneInfo("UTC")
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _WINDOW = re.compile(r"(?:([a-z,-]+)\s+)?(\d{1,2}):(\d\d)\s*-\s*(\d{1,2}):(\d\d)")
 _WINDOW_ERROR = "must be a window such as 22:00-06:00 or mon-fri 07:00-18:00"
+_DEFAULT_RULE = ",M3.2.0,M11.1.0"
+"""Rule of summer time that the C library takes where `TZ` gives none."""
 _MAX_DAYS = 400
 """Number of runs, one per day, that are examined to find the weekdays of a cron line."""
 
@@ -158,15 +164,45 @@ def _zone_names() -> frozenset[str]:
 
 @cache
 def local_zone() -> ZoneInfo:
-    """Return the zone of this computer: `TZ`, else /etc/localtime, else UTC."""
-    file = Path("/etc/localtime")
-    for name in (os.environ.get("TZ", "").removeprefix(":"), str(file.resolve()).partition("zoneinfo/")[2]):
+    """Return the zone of this computer: `TZ`, else /etc/localtime, else UTC. As in the C library, a bad `TZ` is UTC."""
+    if (text := os.environ.get("TZ")) is not None:
+        return zone_of_variable(text) or _UTC
+    return _zone_of_file(Path("/etc/localtime"), "localtime") or _UTC
+
+
+def zone_of_variable(text: str) -> ZoneInfo | None:
+    """Return the zone of a value of `TZ`, or None if the C library does not understand it either.
+
+    A name or the path of a zone file, also after a colon, or a POSIX rule such as `CET-1CEST,M3.5.0,M10.5.0/3`.
+    """
+    text = text.removeprefix(":")
+    if not text:
+        return _UTC
+    if text in _zone_names():
+        return ZoneInfo(text)
+    found = _zone_of_file(Path("/usr/share/zoneinfo", text), text)
+    return found or _zone_of_rule(text) or _zone_of_rule(text + _DEFAULT_RULE)
+
+
+def _zone_of_file(path: Path, key: str) -> ZoneInfo | None:
+    try:
+        name = str(path.resolve(strict=True)).partition("zoneinfo/")[2]
         if name in _zone_names():
             return ZoneInfo(name)
-    if not file.exists():
-        return _UTC
-    with file.open("rb") as content:
-        return ZoneInfo.from_file(content, key="localtime")
+        return ZoneInfo.from_file(io.BytesIO(atomic_file.read(path.resolve())), key=key)
+    except (OSError, ValueError):
+        return None
+
+
+def _zone_of_rule(rule: str) -> ZoneInfo | None:
+    """Return the zone of a POSIX rule, by way of a zone file without transitions that ends in the rule."""
+    header = struct.pack(">5s15x6l", b"TZif2", 0, 0, 0, 0, 1, 4)
+    block = header + struct.pack(">lBB4s", 0, 0, 0, b"UTC\0")
+    try:
+        content = block + block + f"\n{rule}\n".encode("ascii")
+        return ZoneInfo.from_file(io.BytesIO(content), key=rule)
+    except ValueError:
+        return None
 
 
 TimeWindowsField = Annotated[TimeWindows, BeforeValidator(parse_windows, json_schema_input_type=str | list[str])]

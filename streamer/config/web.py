@@ -11,7 +11,8 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_v
 from streamer.core.redact import remember
 from streamer.core.settings import Settings
 
-MIN_TOKEN = 16
+MIN_TOKEN, MIN_DIFFERENT = 16, 6
+"""Least characters of a token, and least different ones: a random token of 16 hexadecimal digits has about ten."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -74,11 +75,16 @@ class Web(Settings):
 
     @field_validator("token")
     @classmethod
-    def _long_enough(cls, token: SecretStr | None) -> SecretStr | None:
+    def _hard_to_guess(cls, token: SecretStr | None) -> SecretStr | None:
         if token is not None:
-            remember(token.get_secret_value())
-            if len(token.get_secret_value()) < MIN_TOKEN:
+            text = token.get_secret_value()
+            remember(text)
+            if not re.fullmatch(r"[!-~]*", text):
+                raise ValueError("must have letters, digits and punctuation of ASCII only, no spaces or line ends")
+            if len(text) < MIN_TOKEN:
                 raise ValueError(f"must have at least {MIN_TOKEN} characters")
+            if len(set(text)) < MIN_DIFFERENT:
+                raise ValueError(f"must have at least {MIN_DIFFERENT} different characters")
         return token
 
     @model_validator(mode="after")

@@ -11,6 +11,15 @@ FIRST_DELAY_S, MAX_SHORT_DELAY_S, MAX_DELAY_S = 0.5, 2.0, 30.0
 """Reconnect delay: the first, the longest in the short phase, the longest afterwards."""
 SHORT_PHASE_S = 60.0
 """Length of the short phase, from the first failure or from the last response."""
+MAX_RENEWALS = 60
+"""Responses after which the short phase is no longer prolonged, unless a connection was stable: a camera that answers
+and fails for hours is asked less often."""
+FREE_DOWNS = 3
+"""Reports of a failure after which a success is still reported at once."""
+FIRST_SETTLING_S, MAX_SETTLING_S = 2.0, 60.0
+"""Time for which something that failed more often must work before that is reported: the first, and the longest."""
+CALM_S = 600.0
+"""Time without a failure after which earlier ones are forgotten."""
 REFUSED_DELAY_S = (30.0, 60.0)
 """Range of the delay after a refused login: many cameras lock an account after a few attempts."""
 
@@ -46,6 +55,7 @@ class ReconnectBackoff:
         self._short = Backoff(FIRST_DELAY_S, MAX_SHORT_DELAY_S, self._rng)
         self._long = Backoff(2 * MAX_SHORT_DELAY_S, MAX_DELAY_S, self._rng)
         self._since: float | None = None
+        self._renewals = 0
 
     def next_delay(self, now: float, refused: bool = False) -> float:
         """Count a failure at monotonic second `now` and return the seconds to wait."""
@@ -57,11 +67,36 @@ class ReconnectBackoff:
 
     def on_response(self, now: float) -> None:
         """The other side answered, then failed: keep delays short for another minute."""
-        if self._since is not None:
+        if self._since is not None and self._renewals < MAX_RENEWALS:
             self._since = now
+            self._renewals += 1
 
     def reset(self) -> None:
         """The connection is stable: the next failure counts as the first one."""
         self._since = None
+        self._renewals = 0
         self._short.reset()
         self._long.reset()
+
+
+class Settling:
+    """Decides when something that fails again and again is reported as up, so that such reports become rarer.
+
+    Pure: the clock is passed in. While it is reported as down, further failures are not reported.
+    """
+
+    def __init__(self) -> None:
+        self._downs = 0
+        self._failed_at = -CALM_S
+
+    def on_failure(self, now: float, is_reported: bool) -> None:
+        """It failed at monotonic second `now`. `is_reported`: that is a change of the reported state."""
+        if is_reported:
+            self._downs = 1 if now - self._failed_at > CALM_S else self._downs + 1
+        self._failed_at = now
+
+    def is_over(self, now: float) -> bool:
+        """Return whether it has worked for long enough since the last failure."""
+        if self._downs <= FREE_DOWNS:
+            return True
+        return now - self._failed_at >= exponential(FIRST_SETTLING_S, MAX_SETTLING_S, self._downs - FREE_DOWNS)

@@ -13,9 +13,12 @@ import zmq
 
 from streamer.core.errors import WireError
 from streamer.core.ipc import LATEST_TOPIC, check_endpoint, replay_endpoint
+from streamer.core.logs import RareLog
 from streamer.events.schema import Event, decode
 
 log = logging.getLogger(__name__)
+_invalid_messages = RareLog(log, "invalid message %d dropped: %s")
+_losses = RareLog(log, "events lost %d times, the last time events %d to %d of %s")
 
 _SEEN_IDS = 10_000
 """Ids kept to drop repeated events; emit repeats far fewer after a restart."""
@@ -130,7 +133,7 @@ class _Gaps:
         try:
             latest = {source: _sequence(number) for source, number in json.loads(body)["heads"].items()}
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-            log.warning("invalid message with the newest sequences dropped")
+            _invalid_messages.add("not the newest sequences")
             return []
         missing: list[Event] = []
         # The previous message counts: events of the present one may still be in transit.
@@ -156,7 +159,7 @@ class _Gaps:
             events += page
             after = int(page[-1].sequence)
         if after + 1 < before:
-            log.warning("events %d to %d of %s are lost", after + 1, before - 1, source)
+            _losses.add(after + 1, before - 1, source)
         return events
 
     def _request(self, source: str, after: int, before: int) -> list[Event]:
@@ -198,5 +201,5 @@ def _read(body: bytes) -> Event | None:
     try:
         return decode(body)
     except WireError as error:
-        log.warning("invalid message dropped: %s", error)
+        _invalid_messages.add(error)
         return None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from streamer.bus.event_channel import EventClient
 from streamer.bus.result_feed import ResultPublisher
+from streamer.core.logs import RareLog
 from streamer.events.build import canary_event, result_event, schedule_event, task_event
 from streamer.inference.canary import Canary
 from streamer.inference.in_flight import InFlight
@@ -20,6 +21,7 @@ from streamer.inference.tracking import ObjectTracker
 from streamer.types import Priority, Result
 
 log = logging.getLogger(__name__)
+_failed_canaries = RareLog(log, "canary failed %d times, the model gives no answers: %s", logging.ERROR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class OutcomePublisher:
             case "canary" if result.outcome in ("ok", "empty"):
                 self.events.send(canary_event(self.agent, result.inference_s), None)
             case "canary":
-                log.error("canary failed, the model gives no answers: %s", result.error)
+                _failed_canaries.add(result.error)
         self.in_flight.finish(result.job, result.outcome)
 
     def publish_recovery(self) -> None:

@@ -19,6 +19,7 @@ from streamer.bus.rpc import Request, RpcServer, infer_socket
 from streamer.config.changes import with_tasks
 from streamer.config.model import Config, Stream
 from streamer.core.errors import ConfigError
+from streamer.core.reasons import reason_of
 from streamer.events.build import result_event
 from streamer.events.schema import encode
 from streamer.inference.policy import Policy
@@ -60,8 +61,8 @@ class RequestHandler:
             try:
                 command = parse(INFERENCE, request.message)
                 self._handle(request, command, now)
-            except ConfigError as error:
-                self._server.reply_error(request, error)
+            except Exception as error:  # whatever a caller sends, inference runs on and the caller gets an answer
+                self._server.reply_error(request, reason_of(error, "request"))
             else:
                 changed.add(command.stream)
         for name, pending in list(self._pending.items()):

@@ -20,7 +20,7 @@ from streamer.capture.frame_slot import BlockingFrameSlot, LatestFrameSlot
 from streamer.capture.motion_gate import MotionDetector
 from streamer.capture.silence_timeout import SilenceTimeout
 from streamer.capture.stream_lock import StreamLock
-from streamer.core.backoff import ReconnectBackoff
+from streamer.core.backoff import ReconnectBackoff, Settling
 from streamer.core.closing import Closing
 from streamer.core.errors import ProcessBroken, SourceEnded, SourceLost, SourceRefused
 from streamer.core.reasons import reason_of
@@ -70,6 +70,7 @@ class Capture(Closing):
         self._source = worker.config.streams[worker.target].source
         self._silence_timeout = silence_timeout or SilenceTimeout()
         self._backoff = ReconnectBackoff()
+        self._settling = Settling()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._lock = StreamLock(worker.runtime, self._stream)
         self._slot = LatestFrameSlot(self._wake) if self._source.pace == "live" else BlockingFrameSlot(self._wake)
@@ -151,6 +152,7 @@ class Capture(Closing):
         if connection.first_frame is not None:
             self._on_up(connection, connection.first_frame, now)
         if self._server.no_room is not None and self._state != "down":
+            self._settling.on_failure(now, is_reported=True)
             self._publish_state("down", self._server.no_room)
         if connection.outcome is not None:
             self._on_end(connection, connection.outcome)
@@ -163,7 +165,7 @@ class Capture(Closing):
         if not self._first_frame_reported:
             self._worker.report(ReportKind.FIRST_FRAME)
             self._first_frame_reported = True
-        if self._state != "up" and self._server.no_room is None:
+        if self._state != "up" and self._server.no_room is None and self._settling.is_over(now):
             self._publish_state("up", connection.note)
         if now - first_frame > STABLE_S:
             self._backoff.reset()
@@ -226,6 +228,7 @@ class Capture(Closing):
             self._backoff.on_response(now)
         delay = self._backoff.next_delay(now, refused)
         self._retry_at = now + delay
+        self._settling.on_failure(now, is_reported=self._state != "down")
         if self._state != "down":
             self._publish_state("down", reason, delay)
 

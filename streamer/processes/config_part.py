@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from streamer.config.model import Config
+from streamer.core import proxies
 from streamer.core.redact import redact, remembered
 from streamer.processes.assignment import Role
 from streamer.video.outputs.base import OutputSettings, ViewId
@@ -22,8 +23,6 @@ ELSEWHERE = "rtsp://elsewhere.invalid"
 _SECRET_NAME = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|CRED|AUTH|SIGN", re.IGNORECASE)
 _HUB_NAME = re.compile(r"HF_|HUGGING_FACE_")
 """Variables of the library that downloads checkpoints, one of which is an access token."""
-PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
-"""Lower case; libraries read them in upper case too."""
 PROXY_ROLES = (Role.INFER, Role.EMIT)
 """Children that may use a proxy."""
 
@@ -65,7 +64,7 @@ def environment(role: Role) -> dict[str, str]:
     secrets = set(remembered())
     kept = {}
     for name, value in os.environ.items():
-        if name.lower() in PROXY_VARIABLES:
+        if name.lower() in proxies.VARIABLES:
             is_kept = role in PROXY_ROLES
         elif _HUB_NAME.match(name):
             is_kept = role is Role.INFER

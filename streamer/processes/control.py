@@ -19,12 +19,15 @@ from streamer.config.changes import DONE, Change, SavedChanges, raw_stream, with
 from streamer.config.model import Config
 from streamer.core.errors import ConfigError
 from streamer.core.paths import AgentPaths
+from streamer.core.reasons import reason_of
 from streamer.events.build import task_event
 from streamer.events.ledger import LEDGER_FILE
 from streamer.events.schema import StatusEvent
 
 log = logging.getLogger(__name__)
 
+MAX_PENDING = 64
+"""Questions that may wait for an answer; a further one is refused."""
 _ASK = "ask"
 """Task name of a question while it is checked."""
 
@@ -61,8 +64,8 @@ class Control:
         for request in self._server.receive():
             try:
                 self._handle(request)
-            except ConfigError as error:
-                self._server.reply_error(request, error)
+            except Exception as error:  # whatever a caller sends, the agent runs on and the caller gets an answer
+                self._server.reply_error(request, reason_of(error, "control"))
         for answer in self._infer.receive():
             if pending := self._pending.pop(answer["id"], None):
                 self._server.reply(pending.request, **answer)
@@ -94,6 +97,8 @@ class Control:
     def _ask(self, request: Request, ask: Ask) -> None:
         if not 0 < ask.seconds <= MAX_ASK_S:
             raise ConfigError(f"cannot wait {ask.seconds:g} s for an answer: give 0.1 to {MAX_ASK_S:g} s")
+        if len(self._pending) >= MAX_PENDING:
+            raise ConfigError(f"{MAX_PENDING} questions wait for an answer already: ask again later")
         task = {**ask.task, "name": _ASK}
         raw_stream(self.config, ask.stream)
         with_tasks(self.config, ask.stream, [task])  # reports a bad question to the caller

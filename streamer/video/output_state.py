@@ -8,7 +8,7 @@ import time
 import av
 
 from streamer.bus.event_channel import EventClient
-from streamer.core.backoff import ReconnectBackoff
+from streamer.core.backoff import ReconnectBackoff, Settling
 from streamer.core.reasons import reason_of
 from streamer.events.build import output_event
 
@@ -25,6 +25,7 @@ class OutputState:
         """`is_up`: the state that is not reported because it is assumed; None reports the first state."""
         self._agent, self._label, self._events, self._is_up = agent, label, events, is_up
         self._backoff = ReconnectBackoff()
+        self._settling = Settling()
         self._retry_at = self._up_at = 0.0
 
     @property
@@ -35,11 +36,11 @@ class OutputState:
     def on_success(self) -> None:
         """A frame was written."""
         now = time.monotonic()
-        if not self._is_up:
+        if not self._is_up and self._settling.is_over(now):
             self._is_up, self._up_at = True, now
             log.info("output %s up", self._label)
             self._events.send(output_event(self._agent, self._label, "up"), None)
-        elif now - self._up_at > STABLE_S:
+        elif self._is_up and now - self._up_at > STABLE_S:
             self._backoff.reset()
 
     def on_failure(self, error: Exception) -> None:
@@ -47,6 +48,7 @@ class OutputState:
         now = time.monotonic()
         delay = self._backoff.next_delay(now, isinstance(error, av.HTTPUnauthorizedError))
         self._retry_at = now + delay
+        self._settling.on_failure(now, is_reported=self._is_up is not False)
         if self._is_up is not False:
             reason = reason_of(error, f"output {self._label}")  # not str(error), which contains the URL of a push
             log.error("output %s down: %s", self._label, reason)

@@ -15,11 +15,13 @@ from pathlib import Path
 import pytest
 
 from streamer.cli.doctor import examine
+from streamer.cli.doctor_host import time_zone
 from streamer.config.model import load
 from streamer.core import logs
 from tests.support import faulty
 from tests.support.agents import RunningAgent, until
 from tests.support.rtsp import free_port
+from tests.support.small_disk import small_disk
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "systemd" / "streamer@.service"
@@ -134,6 +136,29 @@ def test_doctor_passes_a_good_config(
     assert "model: tiny loads and answers" in out
     assert re.search(r"^ok    FFmpeg \S+: no stream reaches its known faults: AV1 over RTP", out, re.MULTILINE)
     assert re.search(r"^(ok|warn)  +confinement: ", out, re.MULTILINE)
+
+
+def test_doctor_fails_for_a_runtime_folder_that_is_too_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr("streamer.cli.doctor._model", lambda *_: iter(()))
+    config = tmp_path / "home.yaml"
+    config.write_text("streams: {gate: {source: 'synthetic?size=1920x1080', tasks: [{task: caption}]}}")
+    with small_disk(tmp_path / "run", "10m") as small:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(small))
+        assert examine(load(config), config) == 1
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if "runtime folder" in line]
+    assert re.match(r"fail .*: 10\.5 MB free, 12\.4 MB are needed for the frames .* -> enlarge its file system", line)
+
+
+@pytest.mark.parametrize(("value", "level"), [("UTC0", "ok"), ("Nowhere/At_All", "warn")])
+def test_doctor_looks_at_the_time_zone(monkeypatch: pytest.MonkeyPatch, value: str, level: str) -> None:
+    monkeypatch.setenv("TZ", value)
+    config = ROOT / "configs" / "demo.yaml"
+    (finding,) = time_zone(load(config), config)
+    assert finding.level == level
 
 
 def test_readyz_is_503_until_the_canary_is_answered(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from streamer.core.errors import ConfigError
     [
         ListTasks(),
         Ask(stream="gate", task={"task": "ocr"}, seconds=2.0),
-        ChangeTask(op="add", stream="gate", name="x", task={"task": "ocr"}, save=True),
+        ChangeTask(op="add", stream="gate", name="ocr", task={"task": "ocr"}, save=True),
         ChangeTask(op="pause", stream="gate", name="x"),
     ],
 )
@@ -37,6 +37,10 @@ def test_inference_command_survives_its_message() -> None:
         {"op": ["ask"]},
         {"op": "ask", "stream": "gate", "task": "ocr", "seconds": 1},
         {"op": "ask", "stream": "gate", "task": {}, "seconds": "soon"},
+        {"op": "ask", "stream": "g" * 65, "task": {}, "seconds": 1},
+        {"op": "ask", "stream": "gate", "task": {}, "seconds": 10**400},
+        {"op": "add", "stream": "gate", "name": "x", "task": {"task": "ocr", "name": "y"}},
+        {"op": "add", "stream": "gate", "name": "x"},
     ],
 )
 def test_malformed_request_names_the_remedy(message: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from streamer.core.backoff import ReconnectBackoff
+from streamer.core.backoff import ReconnectBackoff, Settling
 
 
 def test_reconnect_delay_is_short_for_a_minute_then_grows() -> None:
@@ -33,3 +33,30 @@ def test_reconnect_delay_stays_short_while_camera_responds() -> None:
 def test_refused_login_is_retried_after_30_to_60_s() -> None:
     backoff = ReconnectBackoff(random.Random(1))
     assert all(30 <= backoff.next_delay(float(now), refused=True) <= 60 for now in range(100))
+
+
+def test_camera_that_answers_and_fails_for_hours_is_asked_less_often() -> None:
+    backoff, now = ReconnectBackoff(random.Random(1)), 0.0
+    delays: list[float] = []
+    for _ in range(200):
+        backoff.on_response(now)
+        delays.append(backoff.next_delay(now))
+        now += delays[-1] + 1
+    assert max(delays[:50]) <= 2
+    assert min(delays[-50:]) >= 15
+
+
+def test_flapping_is_reported_at_a_falling_rate() -> None:
+    """It works for three seconds of every four, for an hour."""
+    settling, is_up, reports = Settling(), True, list[float]()
+    for second in range(3600):
+        if second % 4 == 0:
+            settling.on_failure(float(second), is_reported=is_up)
+            reports += [second] * is_up
+            is_up = False
+        elif not is_up and settling.is_over(float(second)):
+            reports.append(second)
+            is_up = True
+    assert len([second for second in reports if second < 16]) >= 6, "the first ones are reported at once"
+    assert len(reports) <= 12
+    assert settling.is_over(3660.0)

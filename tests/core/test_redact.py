@@ -14,7 +14,8 @@ from streamer.bus.rpc import RpcClient, RpcServer
 from streamer.capture.sources import Rtsp
 from streamer.cli import main as command_line
 from streamer.cli.check import _keys, probe_all
-from streamer.cli.doctor import Finding, examine
+from streamer.cli.doctor import examine
+from streamer.cli.finding import Finding
 from streamer.config.model import Config, from_mapping
 from streamer.core import logs
 from streamer.core.errors import ConfigError, SourceLost
@@ -97,7 +98,7 @@ def _rpc_error(folder: Path, patch: pytest.MonkeyPatch) -> str:
     server, client = RpcServer(folder / "rpc.sock"), RpcClient(folder / "rpc.sock")
     try:
         client.send(op="add")
-        server.reply_error(until(server.receive, 5, "request")[0], ConfigError(TEXT))
+        server.reply_error(until(server.receive, 5, "request")[0], TEXT)
         return json.dumps(until(client.receive, 5, "response"))
     finally:
         client.close()

@@ -183,7 +183,7 @@ def test_rpc_error_shows_no_url_secret(tmp_path: Path) -> None:
     server, client = RpcServer(tmp_path / "rpc.sock"), RpcClient(tmp_path / "rpc.sock")
     try:
         client.send(op="add")
-        server.reply_error(until(server.receive, 5, "request")[0], ConfigError("\n".join(TEXTS)))
+        server.reply_error(until(server.receive, 5, "request")[0], "\n".join(TEXTS))
         assert not shown(json.dumps(until(client.receive, 5, "response")), URLS)
     finally:
         client.close()

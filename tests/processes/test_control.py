@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.bus.rpc import RpcClient, control_socket
+from streamer.bus.rpc import Message, RpcClient, control_socket
 from streamer.cli.main import app
 from streamer.config.changes import Change, SavedChanges
 from streamer.config.model import from_mapping
@@ -94,6 +94,24 @@ def test_commands_ask_and_change_a_running_agent(tmp_path: Path, monkeypatch: py
             rogue.send(op="ask", stream="gate", task={"task": "caption"}, seconds=seconds)
             (reply,) = until(rogue.receive, 10, "an error reply")
             assert reply["error"] == f"cannot wait {seconds:g} s for an answer: give 0.1 to 600 s"
+        for order, reason in (
+            ({"op": "add", "name": "x", "task": {"task": "caption", "name": "y"}}, "malformed request ("),
+            ({"op": "add", "name": "x" * 65, "task": {"task": "caption"}}, "malformed request ("),
+            ({"op": "pause", "name": "caption", "task": [[]]}, "malformed request ("),
+            ({"op": "ask", "task": {"task": "caption", "zone": {"x": "[" * 900}}, "seconds": 1e300}, "cannot wait"),
+        ):
+            rogue.send(stream="gate", **order)
+            assert until(rogue.receive, 10, "an error reply")[0]["error"].startswith(reason)
+        for _ in range(70):
+            rogue.send(op="ask", stream="gate", task={"task": "caption"}, seconds=5)
+        answers = list[Message]()
+
+        def all_are_answered() -> bool:
+            answers.extend(rogue.receive())
+            return len(answers) >= 70
+
+        until(all_are_answered, 30, "all are answered")
+        assert any("64 questions wait for an answer already" in answer.get("error", "") for answer in answers)
         rogue.close()
 
         added = home.command(

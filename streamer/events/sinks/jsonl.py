@@ -44,6 +44,8 @@ class Jsonl(SinkSettings):
         folder = self.path.absolute().parent
         if not folder.is_dir():
             raise ConfigError(f"cannot write {self.path}: no such directory: {folder}")
+        if self.path.is_symlink():
+            raise ConfigError(f"cannot write {self.path}: it is a symbolic link: give the path that it points to")
         if self.path.exists() and not self.path.is_file():
             raise ConfigError(f"cannot write {self.path}: not a regular file")
         for path in (folder, self.path) if self.path.exists() else (folder,):
@@ -89,7 +91,8 @@ class _JsonlSink:
         return False
 
     def _open(self) -> None:
-        fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(self._path, flags, 0o640)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             size = _cut_torn_line(fd, self._path)
@@ -107,7 +110,7 @@ class _JsonlSink:
         """Return the ledger position of the newest event in the file, 0 when the ledger does not hold it."""
         line = _last_line(fd, size)
         if not line:  # killed right after a rotation
-            with contextlib.suppress(FileNotFoundError), open(self._old(1), "rb") as old:
+            with contextlib.suppress(FileNotFoundError), open(self._old(1), "rb", opener=_no_link) as old:
                 line = _last_line(old.fileno(), os.fstat(old.fileno()).st_size)
         try:
             event_id = json.loads(line)["id"]
@@ -155,6 +158,10 @@ class _JsonlSink:
             if self._fd >= 0:
                 os.ftruncate(self._fd, self._size)
         self.close()
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _cut_torn_line(fd: int, path: Path) -> int:
