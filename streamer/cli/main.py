@@ -26,7 +26,7 @@ from streamer.cli.tasks import tasks
 from streamer.cli.top import top
 from streamer.cli.watch import watch
 from streamer.core import logs
-from streamer.core.errors import EXIT_CONFIG, ConfigError
+from streamer.core.errors import EXIT_CONFIG, ConfigError, StreamerError
 from streamer.core.reasons import internal_error
 from streamer.core.redact import redact
 
@@ -60,6 +60,8 @@ def main() -> None:
         code = _fail(error.exit_code, message.getvalue().rstrip())
     except typer.Abort:
         code = _fail(1, "streamer: aborted")
+    except StreamerError as error:
+        code = _fail(1, f"streamer: {error}")
     except Exception as error:
         code = _fail(1, f"streamer: {internal_error(error, 'command')}")
     sys.exit(code)

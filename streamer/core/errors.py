@@ -28,7 +28,7 @@ class SourceEnded(StreamerError):
 
 
 class SourceIncomplete(SourceEnded):
-    """A recording that must be whole ended early. Finish, and let the agent fail at its end."""
+    """A recording ended earlier than it states. Finish; with `strict: true` the agent fails at its end."""
 
 
 class AddressError(StreamerError):

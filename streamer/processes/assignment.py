@@ -71,6 +71,8 @@ class ReportKind(StrEnum):
     """Its work is done, for example because its recording has ended. It is not started again."""
     UNREADABLE = "unreadable"
     """Its recording cannot be read. It tries again."""
+    INCOMPLETE = "incomplete"
+    """Its recording ended early, and must be whole: the agent fails at its end."""
     FAILED = "failed"
     """It stops because of a config error. At the first start the agent stops with exit code 2."""
     CRASHED = "crashed"
@@ -86,6 +88,6 @@ class Report(BaseModel):
 
     kind: ReportKind
     reason: str | None = None
-    """Reason of `unreadable`, `failed`, `crashed` and `stuck`."""
+    """Reason of `unreadable`, `incomplete`, `failed`, `crashed` and `stuck`."""
     address: str | None = None
     """Address that web serves, in its `ready`."""

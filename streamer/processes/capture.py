@@ -19,10 +19,11 @@ from streamer.capture.frame_server import FrameServer
 from streamer.capture.frame_slot import BlockingFrameSlot, LatestFrameSlot
 from streamer.capture.motion_gate import MotionDetector
 from streamer.capture.silence_timeout import SilenceTimeout
-from streamer.capture.stream_lock import StreamLock
+from streamer.capture.sources import File
+from streamer.capture.stream_lock import MAX_DEATHS, StreamLock
 from streamer.core.backoff import ReconnectBackoff, Settling
 from streamer.core.closing import Closing
-from streamer.core.errors import ProcessBroken, SourceEnded, SourceLost, SourceRefused
+from streamer.core.errors import ProcessBroken, SourceEnded, SourceIncomplete, SourceLost, SourceRefused
 from streamer.core.reasons import reason_of
 from streamer.events.build import status_event
 from streamer.processes.assignment import ReportKind
@@ -73,6 +74,8 @@ class Capture(Closing):
         self._settling = Settling()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._lock = StreamLock(worker.runtime, self._stream)
+        if worker.assignment.was_killed:
+            self._lock.set_reading(False)  # from outside: not the recording's fault
         self._slot = LatestFrameSlot(self._wake) if self._source.pace == "live" else BlockingFrameSlot(self._wake)
         self._server = FrameServer(worker.runtime, self._stream, self._slot)
         self._events = EventClient(worker.runtime, f"capture-{self._stream}")
@@ -173,7 +176,11 @@ class Capture(Closing):
     def _open(self) -> None:
         if (confinement := self._worker.confinement) is not None and (path := confinement.replaced()) is not None:
             raise ProcessBroken(f"{path} was replaced: only a new process may use it")
+        if self._lock.deaths >= MAX_DEATHS:
+            self._on_source_ended(f"{self._lock.deaths} processes died reading it: it is not read again", early=True)
+            return
         self._epoch = self._lock.next_epoch()
+        self._lock.set_reading(self._source.pace == "file")
         self._slot.set_epoch(self._epoch)
         stream = self._worker.config.streams[self._stream]
         detector = MotionDetector(stream.motion, stream.zones)
@@ -201,18 +208,23 @@ class Capture(Closing):
         if not isinstance(outcome, Exception):
             raise outcome
         is_file = self._source.pace == "file"
+        if is_file:
+            self._lock.set_reading(False)
         if isinstance(outcome, SourceEnded):
-            self._on_source_ended()
+            self._on_source_ended(str(outcome) or None, early=isinstance(outcome, SourceIncomplete))
         elif is_file and connection.first_frame is not None:  # read again, it would break at the same place
-            self._end_reason = reason_of(outcome, f"stream {self._stream}")
-            self._on_source_ended()
+            self._on_source_ended(reason_of(outcome, f"stream {self._stream}"), early=True)
         else:
             reason = reason_of(outcome, f"stream {self._stream}")
             if is_file:
                 self._worker.report(ReportKind.UNREADABLE, reason)
             self._on_lost(connection, reason, isinstance(outcome, SourceRefused))
 
-    def _on_source_ended(self) -> None:
+    def _on_source_ended(self, reason: str | None, early: bool) -> None:
+        """Serve what is left, then end. `early`: a recording ended before the end that it states."""
+        self._end_reason = reason
+        if early and isinstance(self._source, File) and self._source.strict:
+            self._worker.report(ReportKind.INCOMPLETE, reason)
         self._ended_at = time.monotonic()
         self._server.ended = True
         if self._source.pace == "live":

@@ -16,7 +16,7 @@ from pathlib import Path
 from streamer.bus.event_channel import EventClient
 from streamer.config.changes import SavedChanges
 from streamer.config.model import Config
-from streamer.core.errors import EXIT_CONFIG, ConfigError
+from streamer.core.errors import EXIT_CONFIG, ConfigError, SourceIncomplete
 from streamer.core.logs import Format
 from streamer.core.paths import AgentPaths
 from streamer.events.build import worker_event
@@ -55,7 +55,9 @@ def run(
     log_format: Format = "text",
     on_ready: Callable[[Path], None] | None = None,
 ) -> None:
-    """Run an agent until all streams have ended, a limit is reached, or SIGTERM or SIGINT comes. Raises ConfigError.
+    """Run an agent until all streams have ended, a limit is reached, or SIGTERM or SIGINT comes.
+
+    Raises ConfigError, and SourceIncomplete for a recording with `strict: true` that ended early.
 
     `seconds` counts from the first frame after the model is loaded. `max_events` counts results on standard output.
     Without `keep_state` nothing stays on the disk. `on_ready` gets the runtime folder, before the children start.
@@ -108,9 +110,11 @@ class Supervisor:
         self.stopping = False
         self.failure: str | None = None
         """The config error that stops the agent."""
+        self.incomplete: str | None = None
+        """The recording that ended early and must be whole: the agent fails at its end."""
 
     def run(self) -> None:
-        """Run until it is time to stop. Raises ConfigError if a child reported one."""
+        """Run until it is time to stop. Raises ConfigError if a child reported one, or SourceIncomplete."""
         (emit,) = self.table.of_role(Role.EMIT)
         try:
             while not self.is_over():
@@ -130,6 +134,8 @@ class Supervisor:
             self.control.close()
         if self.failure is not None:
             raise ConfigError(self.failure)
+        if self.incomplete is not None:
+            raise SourceIncomplete(self.incomplete)
 
     def start(self, child: Child) -> None:
         """Start a child with its part of the present config. While the system refuses, try again later."""
@@ -169,6 +175,8 @@ class Supervisor:
             case ReportKind.UNREADABLE if not child.had_frame:
                 child.unreadable = report.reason
                 self.stop_after_last_stream()
+            case ReportKind.INCOMPLETE:
+                self.incomplete = self.incomplete or f"stream {child.stream} {report.reason}"
             case ReportKind.FINISHED:
                 self.stop_at = 0.0
             case ReportKind.STUCK:

@@ -23,7 +23,7 @@ from streamer.core.settings import Settings
 from streamer.types import Image, Pace, Picture, Source
 from tests.support.agents import until
 from tests.support.capturing import CaptureProcess, CaptureThread, Consumer
-from tests.support.clips import number_of, write_clip
+from tests.support.clips import cut, number_of, write_clip, write_recording
 from tests.support.rtsp import RtspServer
 
 PASSWORD = "gar4den%2Fgate"
@@ -173,6 +173,30 @@ def test_unreadable_recording_is_down_until_it_is_readable(tmp_path: Path) -> No
         kinds = [report["kind"] for report in capture.reports()]
         assert (kinds[0], kinds[-2:]) == ("ready", ["first_frame", "ended"])
         assert set(kinds[1:-2]) == {"unreadable"}
+
+
+def test_cut_off_recording_ends_once_and_says_where(tmp_path: Path) -> None:
+    clip = cut(write_recording(tmp_path / "clip.mp4", movflags="+faststart"))
+    source = {"kind": "file", "path": str(clip), "strict": True}
+    with CaptureProcess(tmp_path, source) as capture, Consumer(tmp_path) as consumer:
+        numbers = [number_of(frame.image) for frame in consumer.rest()]
+        assert numbers[:20] == list(range(20))
+        ended = capture.statuses.wait("ended")
+        assert re.fullmatch(r"ends early: [23]\.\d s of 6\.0 s", ended["reason"])
+        assert [status["state"] for status in capture.statuses.all] == ["up", "ended"]
+        kinds = [report["kind"] for report in capture.reports()]
+        assert kinds == ["ready", "first_frame", "incomplete", "ended"]
+
+
+def test_recording_that_kills_its_reader_twice_is_not_read_again(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", 10)
+    with CaptureProcess(tmp_path, str(clip)) as capture, Consumer(tmp_path) as consumer:
+        for _ in range(2):
+            consumer.client.settle(consumer.next(), "done")
+            capture.kill()
+            capture.restart()
+        assert capture.statuses.wait("ended")["reason"] == "2 processes died reading it: it is not read again"
+        assert [report["kind"] for report in capture.reports()] == ["ready", "ended"]
 
 
 def test_stream_without_consumer_ends(tmp_path: Path) -> None:

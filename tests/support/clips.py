@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 
 from streamer.types import Image, Picture
 
@@ -70,3 +72,28 @@ def number_in(picture: Picture) -> int:
     image = np.zeros((picture.height, picture.width, 3), np.uint8)
     picture.write_bgr(image)
     return number_of(image)
+
+
+def write_recording(path: Path, pictures: int = 60, codec: str = "libx264", movflags: str = "") -> Path:
+    """Write numbered frames, ten a second. They are much larger than the index of the file.
+
+    `movflags`: of an MP4; with `+faststart` its index is at the front.
+    """
+    noise, fps = np.random.default_rng(1), 10
+    with av.open(str(path), "w", options={"movflags": movflags} if movflags else {}) as clip:
+        stream = cast(VideoStream, clip.add_stream(codec, rate=fps, options={"g": "10"}))
+        stream.width, stream.height, stream.pix_fmt = 256, 144, "yuv420p"
+        for number in range(pictures):
+            image = numbered(number, 256, 144)
+            image[64:] = noise.integers(0, 255, (80, 256, 3))
+            frame = av.VideoFrame.from_ndarray(image, format="bgr24")
+            frame.pts, frame.time_base = number, Fraction(1, fps)
+            clip.mux(stream.encode(frame))
+        clip.mux(stream.encode(None))
+    return path
+
+
+def cut(path: Path) -> Path:
+    """Cut the second half of a file off."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path

@@ -28,7 +28,7 @@ from streamer.capture.sources._hwaccel import find_hardware
 from streamer.capture.sources._picture import INTERLACED, UNSPECIFIED, AvPicture, PixelAspect, is_convertible
 from streamer.capture.sources._recording import Recording, to_seconds
 from streamer.capture.sources._stream_choice import choose_stream
-from streamer.core.errors import ConfigError, SourceEnded, SourceIncomplete, SourceLost
+from streamer.core.errors import SourceEnded, SourceIncomplete, SourceLost
 from streamer.core.logs import RareLog
 from streamer.core.memory_limit import allow_pictures
 from streamer.types import MAX_PIXELS
@@ -63,14 +63,13 @@ class AvSource:
         hwaccel: str = "none",
         may_skip_frames: bool = False,
         stream: int | None = None,
-        strict: bool = False,
         unstated_matrix: int = UNSPECIFIED,
     ) -> None:
         """Open the connection. Raises SourceLost.
 
         `read_limit`: seconds of silence after which a live source is lost; None for a file. `hwaccel`: an HwAccel.
         `may_skip_frames`: decode key frames only while `set_interval` allows it. `stream`: index of the video stream;
-        None: the largest. `strict`: a file that ends early raises SourceIncomplete at its end.
+        None: the largest.
         `unstated_matrix`: colour matrix (AVColorSpace) of pictures that state none; default: by their size.
         """
         self._limit = read_limit
@@ -111,7 +110,6 @@ class AvSource:
         self._notes = [note for note in (hardware_note, choice_note) if note is not None]
         self._pixel_aspect = PixelAspect(self._stream)
         self._recording = Recording.of(self._container, self._stream) if read_limit is None else None
-        self._strict = strict
         self._unstated_matrix = unstated_matrix
 
     @property
@@ -156,14 +154,14 @@ class AvSource:
         if self._recording is None:
             raise SourceLost("the stream ended")
         if not count:
-            raise ConfigError("holds no frame that can be decoded")
+            raise SourceLost("holds no frame that can be decoded")
         self._check_whole(self._recording)
 
     def _check_whole(self, recording: Recording) -> None:
-        """Raise SourceEnded with a reason if a part of the file was missing or damaged."""
+        """Raise SourceIncomplete if the file ended early, SourceEnded if some of its packets were damaged."""
         damaged = f"packets that could not be decoded: {self._undecodable.count}" if self._undecodable.count else None
         if reason := "; ".join(filter(None, (recording.missing, damaged))):
-            raise SourceIncomplete(reason) if self._strict and recording.missing else SourceEnded(reason)
+            raise SourceIncomplete(reason) if recording.missing else SourceEnded(reason)
 
     def _first_frame_limit(self, packets: int) -> float:
         """Return the seconds allowed until the first frame after `packets` packets."""

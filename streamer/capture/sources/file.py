@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, ValidationInfo
 
 from streamer.capture.sources._allowed import FILE, Allow
 from streamer.capture.sources._fields import HwAccel, StreamIndex, hardware_devices
-from streamer.core.errors import ConfigError, SourceLost
+from streamer.core.errors import SourceLost
 from streamer.core.landlock import Rules
 from streamer.core.settings import Settings, was_checked
 from streamer.types import Pace, Source
@@ -62,7 +62,7 @@ class File(Settings):
     stream: StreamIndex | None = None
     """Index of the video stream to read, as `ffprobe` shows it. Default: the largest one."""
     strict: bool = False
-    """The agent exits with 1 if the file ends earlier than it states. In any case `stream.ended` says so."""
+    """The agent exits with 1 at its end if this file ended earlier than it states. `stream.ended` says so anyway."""
     allow: Allow = Field([])
     """Codecs and containers to decode beyond the usual ones, by FFmpeg's names."""
 
@@ -78,11 +78,10 @@ class File(Settings):
                 allowed=FILE.extended(self.allow),
                 hwaccel=self.hwaccel,
                 stream=self.stream,
-                strict=self.strict,
             )
         except SourceLost as error:
             reason = _NO_INDEX if _lacks_index(self.path) else error
-            raise ConfigError(f"cannot read {self.path} as a video: {reason}") from None
+            raise SourceLost(f"cannot read {self.path} as a video: {reason}") from None
 
     def needs(self) -> Rules:
         """Return what a confined process needs to read the file."""

@@ -14,7 +14,7 @@ from av.video.stream import VideoStream
 from pydantic import ValidationError
 
 from streamer.capture.sources import File, Rtsp, _allowed
-from streamer.core.errors import ConfigError, SourceLost
+from streamer.core.errors import SourceLost
 from tests.support import bombs
 from tests.support.clips import numbered, write_clip
 
@@ -36,7 +36,7 @@ def write_frames(path: Path, codec: str, pixel_format: str, streams: int = 1) ->
 
 def test_unusual_codec_needs_to_be_allowed(tmp_path: Path) -> None:
     path = write_frames(tmp_path / "film.avi", "magicyuv", "gbrp")
-    with pytest.raises(ConfigError, match=r"codec magicyuv is not allowed by default.*`allow: \[magicyuv\]`"):
+    with pytest.raises(SourceLost, match=r"codec magicyuv is not allowed by default.*`allow: \[magicyuv\]`"):
         File(path=path).open()
     source = File(path=path, allow=["magicyuv"]).open()
     assert len(list(source)) == 1
@@ -47,7 +47,7 @@ def test_unusual_container_needs_to_be_allowed(tmp_path: Path) -> None:
     write_clip(tmp_path / "clip.mp4", pictures=3)
     path = tmp_path / "list.txt"
     path.write_text("ffconcat version 1.0\nfile clip.mp4\n")
-    with pytest.raises(ConfigError, match=r"its container is not allowed by default, or damaged.*`allow: \[NAME\]`"):
+    with pytest.raises(SourceLost, match=r"its container is not allowed by default, or damaged.*`allow: \[NAME\]`"):
         File(path=path).open()
     source = File(path=path, allow=["concat"]).open()
     assert len(list(source)) == 3
@@ -79,13 +79,13 @@ READ = """
 import sys
 from pathlib import Path
 from streamer.capture.sources import File
-from streamer.core.errors import ConfigError, SourceLost
+from streamer.core.errors import SourceLost
 
 for path in sys.argv[1:]:
     try:
         source = File(path=path).open()
         print(path, sum(picture is not None for picture in source))
-    except (ConfigError, SourceLost) as error:
+    except SourceLost as error:
         print(path, error)
 print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
 """

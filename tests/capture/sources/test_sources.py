@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from streamer.capture.sources import File, Http, Rtsp, SourceField, Synthetic, Webcam
 from streamer.capture.sources._allowed import FILE
 from streamer.capture.sources._av import AvSource
-from streamer.core.errors import ConfigError, SourceLost, SourceRefused
+from streamer.core.errors import SourceLost, SourceRefused
 from streamer.core.redact import redact
 from streamer.toyworld.world import World
 from streamer.types import MAX_PIXELS, Image, Picture, SourceSettings
@@ -157,19 +157,19 @@ def test_key_frames_are_flushed_from_delaying_decoder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no video at all" * 100, b"\x00\x00\x00\x18ftypmp42"])
-def test_file_that_is_no_video_is_a_config_error(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_no_video_is_a_lost_source(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "clip.mp4"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"cannot read .*clip\.mp4 as a video: |holds no frame"):
+    with pytest.raises(SourceLost, match=r"cannot read .*clip\.mp4 as a video: |holds no frame"):
         read(File(path=path), 1)
 
 
-def test_unknown_codec_is_a_config_error(tmp_path: Path) -> None:
+def test_unknown_codec_is_a_lost_source(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mp4", 2)
     clip = path.read_bytes()
     codec = clip.rindex(b"avc1")
     path.write_bytes(clip[:codec] + b"zzzz" + clip[codec + 4 :])
-    with pytest.raises(ConfigError, match=r"cannot read .*clip\.mp4 as a video: has video of an unknown codec only"):
+    with pytest.raises(SourceLost, match=r"cannot read .*clip\.mp4 as a video: has video of an unknown codec only"):
         read(File(path=path), 1)
 
 
@@ -179,7 +179,7 @@ def test_pixel_format_without_conversion_is_no_frame(tmp_path: Path) -> None:
         stream = clip.add_stream("rawvideo", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "bgr4"
         clip.mux(stream.encode(av.VideoFrame(64, 48, "bgr4")))
-    with pytest.raises(ConfigError, match="holds no frame that can be decoded"):
+    with pytest.raises(SourceLost, match="holds no frame that can be decoded"):
         read(File(path=path), 1)
 
 
@@ -199,7 +199,7 @@ def test_title_that_is_not_utf_8_is_no_error(tmp_path: Path) -> None:
 def test_frame_above_pixel_limit_is_rejected(tmp_path: Path) -> None:
     width = 16384
     clip = write_clip(tmp_path / "huge.mp4", 1, size=(width, MAX_PIXELS // width // 2 * 2 + 16))
-    with pytest.raises(ConfigError, match=r"cannot|holds no frame"):
+    with pytest.raises(SourceLost, match=r"cannot|holds no frame"):
         read(File(path=clip), 1)
 
 

@@ -12,7 +12,7 @@ from av.stream import Disposition
 
 from streamer.capture.sources import File
 from streamer.capture.sources._playlist import best_variant
-from streamer.core.errors import ConfigError, SourceLost
+from streamer.core.errors import SourceLost
 from streamer.types import Image
 from tests.support.clips import bgr, number_of, numbered, write_clip
 
@@ -59,7 +59,7 @@ def test_stream_key_chooses_another_one(three_streams: Path) -> None:
 
 
 def test_unknown_stream_is_named_with_the_choice(three_streams: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no video stream 3: choose 0 \(208x160\), 1 \(320x240\) or 2 \(256x144\)$"):
+    with pytest.raises(SourceLost, match=r"no video stream 3: choose 0 \(208x160\), 1 \(320x240\) or 2 \(256x144\)$"):
         File(path=three_streams, stream=3).open()
 
 
@@ -107,5 +107,5 @@ def test_cover_art_is_not_read_as_video(tmp_path: Path, name: str, disposition: 
 
 def test_sound_with_cover_art_has_no_video(tmp_path: Path) -> None:
     path = write_with_cover(tmp_path / "sound.mp4", Disposition.attached_pic, None)
-    with pytest.raises(ConfigError, match=r"cannot read .*sound\.mp4 as a video: has no video"):
+    with pytest.raises(SourceLost, match=r"cannot read .*sound\.mp4 as a video: has no video"):
         read(File(path=path))
