@@ -24,6 +24,8 @@ _SEEN_IDS = 10_000
 """Ids kept to drop repeated events; emit repeats far fewer after a restart."""
 _REPLAY_TIMEOUT_S = 2.0
 """Maximum seconds to wait for a reply with missed events."""
+_MAX_MESSAGE_BYTES = 8 << 20
+"""Bytes per message part, as emit accepts them. ZeroMQ disconnects a peer that sends a larger one."""
 _MAX_SEQUENCE = 10**16 - 1
 """Largest sequence of an event: 16 digits."""
 
@@ -48,6 +50,7 @@ def subscribe(
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
     socket.set(zmq.LINGER, 0)
     socket.set(zmq.RCVHWM, 10_000)
+    socket.set(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
     socket.set(zmq.RECONNECT_IVL_MAX, 1000)
     socket.set(zmq.SUBSCRIBE, b"" if stream is None else f"{stream}/".encode())
     socket.set(zmq.SUBSCRIBE, LATEST_TOPIC)
@@ -167,6 +170,7 @@ class _Gaps:
         if self._socket is None:
             self._socket = zmq.Context.instance().socket(zmq.DEALER)
             self._socket.set(zmq.LINGER, 0)
+            self._socket.set(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
             self._socket.set(zmq.RECONNECT_IVL_MAX, 1000)
             self._socket.connect(self._endpoint)
         self._request_id += 1

@@ -85,9 +85,10 @@ class Publisher:
         self._replay.close(linger=0)
 
     def await_subscriber(self) -> None:
-        for _ in range(2):  # the topics of events and of the newest sequences
+        subscriptions = 0
+        while subscriptions < 2:  # the topics of events and of the newest sequences
             assert self.socket.poll(10_000)
-            self.socket.recv()
+            subscriptions += self.socket.recv().startswith(b"\x01")
 
     def send(self, sequence: int) -> None:
         self.socket.send_multipart([b"gate/people/", encode(numbered(event(seq=sequence), sequence))])
@@ -104,6 +105,19 @@ class Publisher:
             if self._header is not None:
                 self._replay.send_multipart([peer, self._header, *bodies])
             self._replay.send_multipart([peer, json.dumps({"id": request["id"]}).encode(), *bodies])
+
+
+def test_message_beyond_the_limit_is_not_received(endpoint: str) -> None:
+    events = streamer.subscribe(endpoint, timeout=10)
+    with Publisher(endpoint) as publisher:
+        publisher.await_subscriber()
+        publisher.send(1)
+        publisher.socket.send_multipart([b"gate/people/", b"[" + b" " * (9 << 20) + b"]"])
+        publisher.await_subscriber()  # ZeroMQ has connected again
+        publisher.send(2)
+        found = [next(events) for _ in range(2)]
+
+    assert [int(one.sequence) for one in found] == [1, 2]
 
 
 def publish(sink: Sink, *events: Event) -> None:

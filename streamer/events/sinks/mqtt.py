@@ -31,7 +31,7 @@ from streamer.events.sinks._base import NetworkSinkSettings, SinkContext, SinkPr
 from streamer.events.sinks._home_assistant import DEVICES, Discovery
 from streamer.events.sinks._mqtt_connection import Broker, ClosedWithoutReason, Connection, SessionTakenOver
 from streamer.events.sinks._mqtt_packets import FAILURE, Message, Puback, describe
-from streamer.events.sinks._mqtt_topics import STATUS, event_topic
+from streamer.events.sinks._mqtt_topics import STATUS, client_id, event_topic, source_topic
 from streamer.events.sinks._settled import SettledEvents
 from streamer.types import Sink
 
@@ -97,7 +97,7 @@ class _MqttSink:
         self._broker = Broker(
             settings.url, settings if settings.url.scheme == "mqtts" else None, settings.proxy, settings.timeout
         )
-        self._client_id = f"streamer-{context.agent}-{settings.name}"
+        self._client_id = client_id(context.agent, settings.name)
         base = f"{settings.topic}/{context.agent}"
         self._will = Message(f"{base}/{STATUS}", b"offline", retain=True)
         self._discovery = Discovery(base, context.agent, context.tasks)
@@ -230,13 +230,13 @@ class _MqttSink:
     def _packets(self, connection: Connection, position: int, body: bytes) -> list[tuple[int, bytes]]:
         """Return the packets of an event; none, and a dead letter, when it is too large for the broker."""
         event = json.loads(body)
-        prefix = self._settings.topic + event["source"].removeprefix("/agents")
-        first = connection.encode(Message(event_topic(prefix, event["subject"]), body), self._settings.content_type)
+        base = source_topic(self._settings.topic, event["source"])
+        first = connection.encode(Message(event_topic(base, event["subject"]), body), self._settings.content_type)
         if first is None:
             self._settled.refuse(position, f"larger than {connection.max_bytes} bytes, the limit of the broker")
             return []
         if event["subject"].startswith("stream."):
-            retained = {f"{prefix}/{STATUS}": event["data"]["state"].encode()}
+            retained = {f"{base}/{STATUS}": event["data"]["state"].encode()}
         elif self._settings.home_assistant and event["subject"] in ("task.added", "task.removed"):
             retained = self._discovery.on_task_event(event)
         else:

@@ -94,8 +94,7 @@ class _ZmqSink:
         self._thread.start()
 
     def write(self, events: Sequence[tuple[int, bytes]]) -> None:
-        if self._listeners[0].problem is not None:
-            raise SinkError(f"{self._endpoint} {self._listeners[0].problem}")
+        self.idle()
         try:
             for _, body in events:
                 event = json.loads(body)
@@ -105,6 +104,11 @@ class _ZmqSink:
                     )
         except zmq.ZMQError as error:
             raise SinkError(str(error)) from error
+
+    def idle(self) -> None:
+        """Raise SinkError while no subscriber can connect."""
+        if self._listeners[0].problem is not None:
+            raise SinkError(f"{self._endpoint} {self._listeners[0].problem}")
 
     def close(self) -> None:
         self._closing.set()
