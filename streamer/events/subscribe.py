@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -25,7 +27,9 @@ _SEEN_IDS = 10_000
 _REPLAY_TIMEOUT_S = 2.0
 """Maximum seconds to wait for a reply with missed events."""
 _MAX_MESSAGE_BYTES = 8 << 20
-"""Bytes per message part, as emit accepts them. ZeroMQ disconnects a peer that sends a larger one."""
+"""Bytes per message part, as emit accepts them. ZeroMQ ends the connection to a peer that sends a larger one."""
+_SILENCE_S = 5.0
+"""Seconds without a message, of which the agent sends one each second, after which the socket connects again."""
 _MAX_SEQUENCE = 10**16 - 1
 """Largest sequence of an event: 16 digits."""
 
@@ -55,13 +59,15 @@ def subscribe(
     socket.set(zmq.SUBSCRIBE, b"" if stream is None else f"{stream}/".encode())
     socket.set(zmq.SUBSCRIBE, LATEST_TOPIC)
     socket.connect(endpoint)
-    return _Subscription(socket, _Gaps(replay, stream, after or {}), task, timeout)
+    return _Subscription(socket, endpoint, _Gaps(replay, stream, after or {}), task, timeout)
 
 
 class _Subscription(Iterator[Event]):
     # Not a generator: a generator that was never started would not close its socket.
-    def __init__(self, socket: zmq.Socket[bytes], gaps: _Gaps, task: str | None, timeout: float | None) -> None:
-        self._socket = socket
+    def __init__(
+        self, socket: zmq.Socket[bytes], endpoint: str, gaps: _Gaps, task: str | None, timeout: float | None
+    ) -> None:
+        self._socket, self._endpoint = socket, endpoint
         self._gaps = gaps
         self._task = task
         self._timeout = timeout
@@ -74,15 +80,24 @@ class _Subscription(Iterator[Event]):
             while self._ready:
                 if self._is_new(event := self._ready.popleft()):
                     return event
-            left_ms = None if deadline is None else max(0, round((deadline - time.monotonic()) * 1000))
-            if not self._socket.poll(left_ms):
-                raise TimeoutError(f"no event for {self._timeout} s")
+            left = _SILENCE_S if deadline is None else min(_SILENCE_S, deadline - time.monotonic())
+            if not self._socket.poll(max(0, math.ceil(left * 1000))):
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise TimeoutError(f"no event for {self._timeout} s")
+                self._connect_again()
+                continue
             parts = self._socket.recv_multipart()
             if parts[0] == LATEST_TOPIC:
                 self._ready.extend(self._gaps.on_latest(parts[-1]))
             elif (received := _read(parts[-1])) is not None and not self._gaps.is_of_earlier_run(received):
                 self._ready.extend(self._gaps.missed_before(received))
                 self._ready.append(received)
+
+    def _connect_again(self) -> None:
+        """ZeroMQ does it by itself, except after a message that was too large."""
+        with contextlib.suppress(zmq.ZMQError):
+            self._socket.disconnect(self._endpoint)
+        self._socket.connect(self._endpoint)
 
     def __del__(self) -> None:
         self._socket.close()
@@ -182,6 +197,7 @@ class _Gaps:
             if _request_id(header) == self._request_id:
                 events = [event for body in bodies if (event := _read(body)) is not None and event.source == source]
                 return [event for event in events if event.sequence and after < int(event.sequence) < before]
+        self.close()  # the next request connects again
         return []
 
 
