@@ -10,6 +10,7 @@ those of single pictures, whose size stands nowhere else. FFmpeg knows their str
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Annotated
@@ -42,6 +43,13 @@ _STREAMED = frozenset({
 """Audio containers are those of the sound of HLS."""
 
 
+_RTP_CODECS = {
+    "av1": "av1", "x-asf-pf": "asf", "x-qt": "mov", "x-quicktime": "mov", "x-sv3v-es": "svq3", "theora": "theora",
+    "dv": "dvvideo", "vc2": "dirac", "raw": "rawvideo",
+}  # fmt: skip
+"""Names in an SDP whose packets FFmpeg can read, other than those of the codecs in `_CAMERA`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Allowed:
     """Names of containers and codecs as FFmpeg writes them."""
@@ -62,6 +70,15 @@ class Allowed:
             "max_streams": str(MAX_STREAMS),
             "max_probe_packets": str(_MAX_PROBE_PACKETS),
         }
+
+    def check_description(self, description: bytes) -> None:
+        """Raise SourceLost if an RTSP server's description (SDP) names a codec that may not be decoded.
+
+        FFmpeg reads the packets of each codec itself, before anything is decoded.
+        """
+        for name in re.findall(rb"(?m)^a=rtpmap:\s*\d+\s+([^/\s]+)", description):
+            if (codec := _RTP_CODECS.get(name.decode("latin-1").lower())) is not None:
+                self.check_codec(codec)
 
     def check_codec(self, name: str) -> None:
         """Raise SourceLost unless streams of this codec may be decoded."""

@@ -14,6 +14,7 @@ from typing import Any, cast
 import av
 import numpy as np
 import numpy.typing as npt
+from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import Colorspace, Interpolation
 from av.video.stream import VideoStream
 
@@ -113,7 +114,8 @@ def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
     """
     turns = round(frame.rotation / 90) % 4 if abs(frame.rotation) <= 180 else 0
     try:
-        a, b, _, c, d = struct.unpack_from("=5i", cast(Any, frame.side_data)["DISPLAYMATRIX"])
+        # Not `frame.side_data`: the frame would refer to itself, and keep its memory until the garbage collector runs.
+        a, b, _, c, d = struct.unpack_from("=5i", cast(Any, SideDataContainer)(frame)["DISPLAYMATRIX"])
     except (LookupError, ValueError):  # ValueError: there is side data of a kind that PyAV does not know
         return turns, False
     return turns, a * d < b * c

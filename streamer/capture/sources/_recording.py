@@ -96,7 +96,7 @@ class Recording:
             log.warning("file damaged, reading stopped: %s", describe(error))
             self._is_broken = True
             if stream is not None:
-                last = cast(av.Packet[VideoStream], av.Packet())
+                last = cast("av.Packet[VideoStream]", av.Packet())  # its class cannot be subscripted at run time
                 last.stream = stream
                 yield last
 

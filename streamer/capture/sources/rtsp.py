@@ -55,14 +55,21 @@ class Rtsp(NetworkCamera):
         from streamer.core.rtsp.gateway import Gateway
         from streamer.core.rtsp.session import open_session
 
-        gateway = Gateway(open_session(self.url.reveal(), self.tls, min(OPEN_S, read_limit)))
+        allowed = self.allowed.extended(self.allow)
+        session = open_session(self.url.reveal(), self.tls, min(OPEN_S, read_limit))
+        try:
+            allowed.check_description(session.responses["DESCRIBE"].body)
+        except SourceLost:
+            session.client.close()
+            raise
+        gateway = Gateway(session)
         try:
             source = AvSource(
                 gateway.url,
                 self.demuxer_options(),
                 read_limit=read_limit,
                 container_format="rtsp",
-                allowed=self.allowed.extended(self.allow),
+                allowed=allowed,
                 hwaccel=self.hwaccel,
                 may_skip_frames=self.decode == "auto",
                 stream=self.stream,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from streamer.capture.sources import File, Rtsp, _allowed
 from streamer.core.errors import SourceLost
 from tests.support import bombs
 from tests.support.clips import numbered, write_clip
+from tests.support.fuzzing import SDP, TalkServer, read_head
 
 MAX_MB = 300
 """Memory that a refused input may take at most, with Python and the libraries."""
@@ -54,12 +57,34 @@ def test_unusual_container_needs_to_be_allowed(tmp_path: Path) -> None:
     source.close()
 
 
-def test_av1_over_rtsp_is_refused_by_default() -> None:
-    camera = Rtsp.model_validate({"url": "rtsp://camera/1"})
-    with pytest.raises(SourceLost, match=r"set `allow: \[av1\]`"):
-        camera.allowed.extended(camera.allow).check_codec("av1")
+@pytest.mark.parametrize("codec", ["AV1/90000", "av1/90000", "x-asf-pf/1000", "raw/90000"])
+def test_rtsp_description_with_unusual_codec_is_refused(codec: str) -> None:
+    """Before FFmpeg gets a packet: its reader of AV1 packets has known faults."""
+    described = SDP.encode() + f"m=video 0 RTP/AVP 96\r\na=rtpmap:96 {codec}\r\na=control:1\r\n".encode()
+    answers = {b"DESCRIBE": b"Content-Type: application/sdp\r\nContent-Length: %d\r\n\r\n" % len(described) + described}
+
+    def talk(connection: socket.socket) -> None:
+        while head := read_head(connection):
+            method = head.split(b" ", 1)[0]
+            asked.append(method)
+            sequence = re.search(rb"CSeq: *(\d+)", head, re.IGNORECASE)
+            assert sequence is not None
+            start = b"RTSP/1.0 200 OK\r\nCSeq: %s\r\n" % sequence[1]
+            connection.sendall(start + answers.get(method, b"Public: DESCRIBE, SETUP, PLAY\r\n\r\n"))
+
+    asked: list[bytes] = []
+    with TalkServer(lambda _: talk) as server:
+        with pytest.raises(SourceLost, match=r"not allowed by default.*set `allow: \[\w+\]`"):
+            Rtsp.model_validate({"url": f"rtsp://127.0.0.1:{server.port}/1"}).open(5.0)
+        assert b"SETUP" not in asked
+
+
+def test_allowed_av1_passes_the_description() -> None:
+    described = b"m=video 0 RTP/AVP 96\r\na=rtpmap:96 AV1/90000\r\n"
+    _allowed.RTSP.extended(["av1"]).check_description(described)
     _allowed.HTTP.check_codec("av1")
-    _allowed.RTSP.extended(["av1"]).check_codec("av1")
+    with pytest.raises(SourceLost, match="av1"):
+        _allowed.RTSP.check_description(described)
 
 
 @pytest.mark.parametrize("names", [["h266x"], ["h264,concat"], [""], ["av1"] * 17])

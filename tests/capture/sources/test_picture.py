@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -286,3 +287,16 @@ def test_frame_that_cannot_be_converted_is_a_frame_error() -> None:
         bgr(picture)
     with pytest.raises(FrameError, match="cannot be converted"):
         picture.luma()
+
+
+def test_frames_are_freed_without_garbage_collection(tmp_path: Path) -> None:
+    """Hundreds of frames of a large camera would otherwise stay in memory until the collector runs."""
+    source = File(path=write_clip(tmp_path / "clip.mp4", pictures=30)).open()
+    gc.collect()
+    gc.disable()
+    try:
+        assert len(list(source)) == 30
+        assert gc.collect() < 30
+    finally:
+        gc.enable()
+        source.close()
