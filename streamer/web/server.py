@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import functools
 import logging
 import os
 import socket
+import struct
+import termios
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +24,8 @@ from streamer.config.web import Bind
 from streamer.core.errors import ConfigError
 from streamer.web.connections import CONNECTION, Connection, Connections
 
-WRITE_TIMEOUT_S = 5.0
-"""Clients that read nothing for so many seconds are disconnected."""
+WRITE_TIMEOUT_S, MIN_READ_BYTES = 5.0, 16 << 10
+"""Clients that read less than so many bytes in so many seconds are disconnected while a response waits for them."""
 REQUEST_TIMEOUT_S = 10.0
 """Longest time from a connection's start, or from a request's first byte, to the end of the request."""
 SEND_BUFFER_BYTES = 256 << 10
@@ -134,7 +138,7 @@ class _Protocol(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._abort_after(WRITE_TIMEOUT_S)
+        self._await_reading()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -145,9 +149,30 @@ class _Protocol(H11Protocol):
         self._open_connections.closed(self._connection)
         super().connection_lost(exc)
 
+    def _await_reading(self, before: int | None = None) -> None:
+        """Abort if the client has read too little since `before` bytes were left to send; else look again later."""
+        left = self._bytes_left()
+        self._cancel_timeout()
+        if before is not None and before - left < MIN_READ_BYTES:
+            self._abort()
+        else:
+            self._timeout = asyncio.get_running_loop().call_later(WRITE_TIMEOUT_S, self._await_reading, left)
+
+    def _bytes_left(self) -> int:
+        """Return the bytes that are not sent, or sent but not received, yet."""
+        in_system = array("i", [0])
+        fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, in_system)
+        return self.transport.get_write_buffer_size() + in_system[0]
+
     def _abort_after(self, seconds: float) -> None:
         self._cancel_timeout()
         self._timeout = asyncio.get_running_loop().call_later(seconds, self.transport.abort)
+
+    def _abort(self) -> None:
+        """Close the connection at once, and drop what the system has not sent yet."""
+        connection = self.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
 
     def _cancel_timeout(self) -> None:
         if self._timeout is not None:

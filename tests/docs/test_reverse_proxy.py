@@ -296,7 +296,7 @@ def test_limits_in_operating_are_those_of_the_code() -> None:
         f"the right token within {throttle.KNOWN_S / 3600:g} h",
         f"until a request is complete | {server.REQUEST_TIMEOUT_S:g} s",
         f"headers | {server.MAX_HEAD_BYTES >> 10} KB",
-        f"reads nothing | {server.WRITE_TIMEOUT_S:g} s",
+        f"less than {server.MIN_READ_BYTES >> 10} KB of a response that waits for it | {server.WRITE_TIMEOUT_S:g} s",
         f"ends {session.IDLE_S // 86400} days after its last request, {session.LONGEST_S // 86400} days after",
         f"{ledger_reader.SEARCH_S:g} s; {ledger_reader.SEARCHES} at once, {ledger_reader.MAX_WAITING_SEARCHES} wait",
     ):

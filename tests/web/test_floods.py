@@ -14,11 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from streamer.events.build import result_event
+from streamer.events.ledger import Ledger
+from streamer.types import Answer
 from streamer.web.connections import MAX_SERVED_OF_CLIENT, MAX_WAITING
-from streamer.web.server import MAX_HEAD_BYTES
+from streamer.web.server import MAX_HEAD_BYTES, WRITE_TIMEOUT_S
 from streamer.web.throttle import CLIENT_BURST
 from tests.support.agents import until
 from tests.support.capturing import STREAM
+from tests.support.sample_events import result
 from tests.support.web_process import CONFIG, Publisher, Response, WebProcess
 
 TOKEN = "a-token-of-good-length"
@@ -161,3 +165,34 @@ def test_endless_body_is_not_kept(web: WebProcess) -> None:
     memory = Path(f"/proc/{web.process.pid}/status").read_text()
     peak_kb = int(next(line for line in memory.splitlines() if line.startswith("VmHWM")).split()[1])
     assert peak_kb < 400 << 10
+
+
+def test_slow_reader_is_served_but_no_drip(tmp_path: Path) -> None:
+    """Two readers of a large page of events take 16 KB and 1.6 KB a second."""
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        long = Answer(text="x" * 8000)
+        ledger.commit([result_event("test", result(seq=seq, answer=long), "tiny") for seq in range(500)])
+    with WebProcess(tmp_path) as web, contextlib.ExitStack() as stack:
+        readers = {stack.enter_context(socket.socket()): piece for piece in (4096, 400)}
+        for one in readers:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            one.settimeout(10)
+            one.connect(("127.0.0.1", web.port))
+            one.sendall(b"GET /api/events?limit=500 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        slow, drip = readers
+        began = time.monotonic()
+        assert first_reset(readers) is drip
+        assert time.monotonic() - began > WRITE_TIMEOUT_S
+        assert slow.recv(4096)
+
+
+def first_reset(readers: dict[socket.socket, int]) -> socket.socket | None:
+    """Read a piece from each connection every quarter of a second, until one of them is reset; return that one."""
+    for _ in range(80):
+        for one, piece in readers.items():
+            try:
+                assert one.recv(piece)
+            except ConnectionResetError:
+                return one
+        time.sleep(0.25)
+    return None
