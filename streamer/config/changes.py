@@ -95,7 +95,7 @@ class SavedChanges:
     def load(self) -> list[Change]:
         """Return the saved changes, none if there is no usable file. An unusable file is set aside with a warning."""
         try:
-            return _CHANGES.validate_json(self._path.read_bytes())
+            return _CHANGES.validate_json(atomic_file.read(self._path))
         except FileNotFoundError:
             return []
         except ValidationError:

@@ -55,6 +55,10 @@ class PipelineError(StreamerError):
     """The model failed on a batch. Its jobs end with the outcome `error`."""
 
 
+class LedgerError(StreamerError):
+    """The disk of the ledger fails or is full. The process ends and is started again, less and less often."""
+
+
 class SinkError(StreamerError):
     """A sink could not deliver. Keep the events and retry, after `wait_s` seconds if set."""
 

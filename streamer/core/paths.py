@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from streamer.core import atomic_file
 from streamer.core.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -214,10 +215,13 @@ def find_running(agent: str | None) -> tuple[str, Path]:
 def _locked_runtime(lock: Path) -> Path | None:
     """Return the runtime folder of the agent that holds this lock, or None when it is not held."""
     try:
-        with lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return Path(_read_lock(lock)[1])
+        descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return Path(_read_lock(lock)[1])
+        finally:
+            os.close(descriptor)
     except OSError:
         pass  # no such agent, or of another user
     return None
@@ -225,7 +229,7 @@ def _locked_runtime(lock: Path) -> Path | None:
 
 def _read_lock(lock: Path) -> tuple[str, str]:
     """Return process id and runtime folder of the agent that holds a lock."""
-    process, _, runtime = os.fsdecode(lock.read_bytes()).partition("\n")
+    process, _, runtime = os.fsdecode(atomic_file.read(lock)).partition("\n")
     return process, runtime
 
 

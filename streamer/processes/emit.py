@@ -8,14 +8,18 @@ ends and is restarted; accepted events stay in the ledger.
 from __future__ import annotations
 
 import os
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import apsw
 import zmq
 
 from streamer.bus.event_channel import EventServer
 from streamer.config.model import find_pipeline
-from streamer.core.errors import ConfigError
+from streamer.core.errors import ConfigError, LedgerError
 from streamer.events.ledger import LEDGER_FILE, Ledger
 from streamer.events.sink_threads import SinkThreads
 from streamer.events.sinks import SinkContext, TaskKinds
@@ -36,7 +40,12 @@ def run(worker: Worker) -> None:
     later it is down and tried again.
     """
     worker.heartbeat.beat("loading", COMMIT_S)
-    with _open_ledger(worker) as ledger, EventServer(worker.runtime) as server, _open_sinks(worker, ledger) as sinks:
+    with (
+        _disk_failures(worker.state),
+        _open_ledger(worker) as ledger,
+        EventServer(worker.runtime) as server,
+        _open_sinks(worker, ledger) as sinks,
+    ):
         receiver = EventReceiver(server, ledger, sinks, worker.heartbeat)
         poller = zmq.Poller()
         for readable in (server.socket, sinks.status_fd, worker.stop_fd):
@@ -50,6 +59,18 @@ def run(worker: Worker) -> None:
         while server.socket.poll(QUIET_MS) and time.monotonic() < deadline:
             receiver.commit_pending()
         worker.heartbeat.beat("batch", COMMIT_S)
+
+
+@contextmanager
+def _disk_failures(state: Path) -> Iterator[None]:
+    """Raise LedgerError for what SQLite reports about the disk."""
+    try:
+        yield
+    except (apsw.IOError, apsw.FullError, apsw.NoMemError) as error:
+        with suppress(OSError):
+            free = f", {shutil.disk_usage(state).free / 1e6:.1f} MB free"
+            raise LedgerError(f"the disk of the ledger fails or is full: {state}{free}") from error
+        raise LedgerError(f"the disk of the ledger fails: {state}") from error
 
 
 def _open_ledger(worker: Worker) -> Ledger:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import resource
-import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from streamer.events.ledger.query import LedgerQuery
 from tests.support.agents import until
 from tests.support.emit_process import EmitProcess, lines, send_events
 from tests.support.sample_events import event
+from tests.support.small_disk import resize, small_disk
 
 Json = dict[str, Any]
 
@@ -271,19 +272,20 @@ def test_full_disk_pauses_acceptance_and_recovers(tmp_path: Path, client: EventC
     assert len(results(lines(path))) == 250
 
 
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[None]:
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("a tmpfs cannot be mounted here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
-
-
 def fill(path: Path) -> None:
     """Use all space of a disk."""
     with suppress(OSError), path.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
+
+
+def test_ledger_without_room_is_a_reason_in_words_until_there_is_room(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "state", "32k") as disk, EmitProcess(tmp_path, []) as emit:
+        reason = emit.wait_for("crashed")["reason"]
+        assert re.fullmatch(rf"the disk of the ledger fails or is full: {disk}, 0\.0 MB free", reason)
+        emit.kill()
+        assert "Traceback" not in emit.log()
+        resize(disk, "40m")
+        emit.start()
+        emit.wait_for("ready")
+        emit.stop()

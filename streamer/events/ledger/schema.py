@@ -63,6 +63,8 @@ def connect(path: Path, synchronous: str) -> apsw.Connection:
 
 def connect_readonly(path: Path) -> apsw.Connection:
     """Open an existing ledger for reading. Raises apsw.Error when that fails."""
+    if not path.is_file():  # SQLite would wait for the writer of a pipe
+        raise apsw.CantOpenError("not a regular file")
     db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     db.set_busy_timeout(BUSY_MS)
     return db

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -77,7 +78,8 @@ class Ledger(Closing):
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.close()
         if isinstance(error, BROKEN):
-            self._damage_mark.touch()
+            with suppress(OSError):  # on a full disk the next process finds the damage again
+                self._damage_mark.touch()
 
     def close(self) -> None:
         self._db.close()
