@@ -91,4 +91,4 @@ class JpegSource:
         except FAILURES as error:
             self._undecodable.add(describe(error))
             return None
-        return AvPicture(frames[0], time.monotonic()) if frames else None
+        return AvPicture(frames[0], time.monotonic(), self._decoder.sample_aspect_ratio) if frames else None

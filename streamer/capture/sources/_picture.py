@@ -29,6 +29,10 @@ UNSPECIFIED = 2
 """AVCOL_SPC_UNSPECIFIED: the picture does not state its colour matrix."""
 BT601 = 6
 """AVCOL_SPC_SMPTE170M."""
+_MATRICES = frozenset({0, 1, 4, 5, BT601, 7, 9})
+"""Colour matrices (AVColorSpace) that libswscale converts. It refuses pictures that state any other."""
+_BT2020_CL = 10
+"""AVCOL_SPC_BT2020_CL, shown as BT.2020 with non-constant luminance, which differs little."""
 _MIN_ASPECT, _MAX_ASPECT = Fraction(1, 4), Fraction(4)
 """Pixel aspect ratios outside are damaged data: the most extreme of real cameras is 32:11."""
 _ASPECT_TOLERANCE = Fraction(1, 100)
@@ -75,20 +79,9 @@ class AvPicture:
 
     def write_bgr(self, out: Image) -> None:
         """Fill `out`, uint8 (height, width, 3). Raises FrameError."""
-        frame, (width, height) = self._frame, self._size
-        scaled = (width, height) != (frame.width, frame.height)
-        try:
-            converted = frame.reformat(
-                width,
-                height,
-                "bgr24",
-                src_colorspace=_untagged_matrix(frame),
-                interpolation=Interpolation.BICUBIC if scaled else None,
-                threads=1,
-            )
-        except FAILURES as error:
-            raise FrameError(f"cannot be converted: {describe(error)}") from None
-        out[:] = self._upright(_rows(converted)[:, : 3 * width].reshape(height, width, 3))
+        width, height = self._size
+        image = _rows(self._converted("bgr24", width, height))[:, : 3 * width]
+        out[:] = self._upright(image.reshape(height, width, 3))
 
     def luma(self) -> Luma:
         """Return a small luma image, in the aspect ratio of the stored picture. Raises FrameError.
@@ -96,12 +89,25 @@ class AvPicture:
         For the usual formats this reads the first plane, without conversion.
         """
         frame = self._frame
+        if frame.format.name not in _LUMA_FIRST:
+            frame = self._converted("gray", frame.width, frame.height)
+        return np.ascontiguousarray(self._upright(shrink(_rows(frame)[:, : frame.width])))
+
+    def _converted(self, pixel_format: str, width: int, height: int) -> av.VideoFrame:
+        frame, matrix = self._frame, _assumed_matrix(self._frame)
+        scaled = (width, height) != (frame.width, frame.height)
         try:
-            if frame.format.name not in _LUMA_FIRST:
-                frame = frame.reformat(format="gray", threads=1)
+            return frame.reformat(
+                width,
+                height,
+                pixel_format,
+                src_colorspace=matrix,
+                dst_colorspace=matrix,
+                interpolation=Interpolation.BICUBIC if scaled else None,
+                threads=1,
+            )
         except FAILURES as error:
             raise FrameError(f"cannot be converted: {describe(error)}") from None
-        return np.ascontiguousarray(self._upright(shrink(_rows(frame)[:, : frame.width])))
 
     def _upright(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         return np.rot90(image[::-1] if self._mirrored else image, self._turns)
@@ -132,11 +138,13 @@ def _square_size(width: int, height: int, pixel_aspect: Fraction | None) -> tupl
     return wide if max(wide) <= MAX_SIDE and wide[0] * wide[1] <= MAX_PIXELS else (width, height)
 
 
-def _untagged_matrix(frame: av.VideoFrame) -> Colorspace | None:
-    """Return BT.709 for an HD picture that does not state its colour matrix. None: as stated, or else BT.601."""
-    if frame.colorspace != UNSPECIFIED or frame.height < HD_LINES or not _has_matrix(frame.format.name):
+def _assumed_matrix(frame: av.VideoFrame) -> Colorspace | None:
+    """Return the colour matrix of a picture that does not state one that libswscale has. None: the stated one."""
+    if frame.colorspace in _MATRICES or not _has_matrix(frame.format.name):
         return None
-    return Colorspace.ITU709
+    if frame.colorspace == _BT2020_CL:
+        return Colorspace.BT2020
+    return Colorspace.ITU709 if frame.height >= HD_LINES else Colorspace.ITU601
 
 
 @cache

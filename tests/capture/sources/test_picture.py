@@ -22,7 +22,9 @@ from streamer.types import MAX_PIXELS
 from tests.support.clips import bgr, numbered, write_clip
 
 RGB = (200, 50, 20)
-UNSTATED, BT709, BT470BG, SMPTE170M, BT2020_NCL = 2, 1, 5, 6, 9  # AVColorSpace
+UNSTATED, BT709, BT470BG, SMPTE170M, BT2020_NCL, BT2020_CL = 2, 1, 5, 6, 9, 10  # AVColorSpace
+KNOWN = {0, BT709, 4, BT470BG, SMPTE170M, 7, BT2020_NCL}
+"""Stated matrices that are converted as such."""
 LIMITED, FULL = 1, 2  # AVColorRange
 WEIGHTS = {601: (0.299, 0.114), 709: (0.2126, 0.0722), 2020: (0.2627, 0.0593)}
 """Weights of red and blue in the luma, by the number of the ITU-R recommendation."""
@@ -226,6 +228,20 @@ def test_colours_follow_the_stated_matrix_or_the_size(
     matrix: int, stated: int, lines: int, colour_range: int, pixel_format: str
 ) -> None:
     assert_colour(bgr(AvPicture(yuv_frame(matrix, stated, colour_range, lines, pixel_format), None)))
+
+
+@pytest.mark.parametrize("lines", [480, 720])
+@pytest.mark.parametrize("stated", range(20))
+def test_no_stated_matrix_makes_a_picture_unusable(stated: int, lines: int) -> None:
+    """A camera can state reserved numbers, and matrices that libswscale refuses to convert."""
+    assumed = 2020 if stated == BT2020_CL else 709 if lines == 720 else 601
+    for pixel_format in ("yuv420p", "yuv420p10le", "gbrp", "gray", "bgr24"):
+        picture = AvPicture(av.VideoFrame(64, lines, pixel_format), None)
+        picture._frame.colorspace = stated
+        assert bgr(picture).shape == (lines, 64, 3)
+        assert picture.luma().shape == (lines, 64)
+    if stated not in KNOWN:
+        assert_colour(bgr(AvPicture(yuv_frame(assumed, stated, LIMITED, lines, "yuv420p"), None)))
 
 
 def test_hd_clip_without_colour_tags_is_bt709(tmp_path: Path) -> None:
