@@ -8,6 +8,8 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -17,14 +19,19 @@ import typer
 from streamer.cli.doctor_host import clock, runtime, state, system_limits, time_zone
 from streamer.cli.finding import Finding
 from streamer.cli.options import ConfigFile
-from streamer.core.errors import ConfigError
+from streamer.core.errors import ConfigError, SourceEnded, SourceLost
 from streamer.core.reasons import internal_error
 
 if TYPE_CHECKING:
     from streamer.config.model import Config
+    from streamer.types import SourceSettings
 
 CONNECT_S = 3.0
-"""Timeout of a TCP connection to a camera, broker or server."""
+"""Timeout of a TCP connection to a broker or server."""
+CAMERA_S = 10.0
+"""Longest wait for a camera's answer, and then for its first picture."""
+MAX_PROBES = 16
+"""Cameras that are opened at the same time."""
 PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "mqtt": 1883, "mqtts": 8883}
 
 
@@ -136,8 +143,8 @@ def _ports(config: Config, _file: Path) -> Iterator[Finding]:
 
 
 def _sources(config: Config, _file: Path) -> Iterator[Finding]:
-    for name, stream in config.streams.items():
-        yield _source(f"stream {name}", stream.source)
+    with ThreadPoolExecutor(MAX_PROBES) as pool:
+        yield from pool.map(lambda item: _source(f"stream {item[0]}", item[1].source), config.streams.items())
 
 
 def _source(where: str, source: Any) -> Finding:
@@ -148,8 +155,25 @@ def _source(where: str, source: Any) -> Finding:
             return Finding("fail", where, f"no permission to open {device}", "add the user to the group `video`")
         return Finding("ok", where, f"{device} can be opened")
     if (url := getattr(source, "url", None)) is not None:
-        return _host(where, url.reveal())
+        return _camera(where, url.reveal(), source)
     return Finding("ok", where, source.kind)
+
+
+def _camera(where: str, url: str, source: SourceSettings) -> Finding:
+    """Return whether a network camera sends pictures, with the reason that its `stream.down` event would have."""
+    parts = urlsplit(url)
+    host = f"{parts.hostname}:{parts.port or PORTS[parts.scheme]}"
+    until = time.monotonic() + CAMERA_S
+    try:
+        with closing(source.open(CAMERA_S)) as camera:
+            for picture in camera:
+                if picture is not None:
+                    return Finding("ok", where, f"{host} sends {picture.width}x{picture.height} pictures")
+                if time.monotonic() > until:
+                    break
+    except (SourceLost, SourceEnded, ConfigError) as error:
+        return Finding("fail", where, f"{host}: {error}", "change the URL, the camera's settings or the network")
+    return Finding("warn", where, f"{host} sends no picture in {CAMERA_S:g} s", "look at it: streamer check --probe")
 
 
 def _host(where: str, url: str) -> Finding:

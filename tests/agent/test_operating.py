@@ -20,6 +20,7 @@ from streamer.config.model import load
 from streamer.core import logs
 from tests.support import faulty
 from tests.support.agents import RunningAgent, until
+from tests.support.http_camera import HttpCamera, answer, jpeg, reply
 from tests.support.rtsp import free_port
 from tests.support.small_disk import small_disk
 
@@ -84,13 +85,14 @@ def test_doctor_reports_failures_with_remedy(
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/dev/shm")
     config = tmp_path / "home.yaml"
     tasks = "tasks: [{task: caption}]"
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+    routes = {"picture.jpg": reply(answer(jpeg(1), "image/jpeg")), "page": reply(answer(b"<html>", "text/html"))}
+    with socket.create_server(("127.0.0.1", 0)) as taken, HttpCamera(routes) as camera:
         port, dead = taken.getsockname()[1], free_port()
         config.write_text(
             f"streams:\n  gate: {{source: 'rtsp://eve:hunter22@127.0.0.1:{dead}/x', {tasks}}}\n"
-            f"  yard: {{source: {{kind: rtsp, url: 'rtsp://127.0.0.1:{port}/x', allow: [av1]}}, {tasks}}}\n"
+            f"  yard: {{source: {{kind: rtsp, url: 'rtsp://127.0.0.1:{dead}/x', allow: [av1]}}, {tasks}}}\n"
+            f"  door: {{source: '{camera.url('/picture.jpg')}', {tasks}}}\n"
+            f"  shed: {{source: '{camera.url('/page')}', {tasks}}}\n"
             f"  desk: {{source: /dev/video99, {tasks}}}\n"
             f"sinks: [{{kind: jsonl, path: {tmp_path}/nowhere/e.jsonl}},\n"
             f"  {{kind: webhook, url: 'http://127.0.0.1:{dead}/x'}}, {{kind: mqtt, url: 'mqtt://127.0.0.1:{port}'}}]\n"
@@ -105,7 +107,9 @@ def test_doctor_reports_failures_with_remedy(
         assert word in failed
     assert all(" -> " in line for line in lines if not line.startswith("ok"))
     assert any(re.match(r"warn  FFmpeg \S+: AV1 over RTP \(CVE.*can be reached by yard ->", line) for line in lines)
-    for word in ("yard", "sink mqtt: 127.0.0.1"):
+    assert re.search(r"stream gate: 127\.0\.0\.1:\d+: connection refused: nothing listens there ->", failed)
+    assert re.search(r"stream shed: 127\.0\.0\.1:\d+: answers with a web page \(text/html\), not video ->", failed)
+    for word in ("stream door: 127.0.0.1", "sends 256x144 pictures", "sink mqtt: 127.0.0.1"):
         assert any(line.startswith("ok") and word in line for line in lines)
     assert "hunter22" not in "\n".join(lines)
 

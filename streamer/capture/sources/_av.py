@@ -152,7 +152,7 @@ class AvSource:
             if waited > (self._limit if count else self._first_frame_limit(number)):
                 raise SourceLost(f"sends data, but no frame for {waited:.0f} s")
         if self._recording is None:
-            raise SourceLost("the stream ended")
+            raise SourceLost("the stream ended" if count else "the stream ended without a picture that can be decoded")
         if not count:
             raise SourceLost("holds no frame that can be decoded")
         self._check_whole(self._recording)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from streamer.capture.sources._av import AvSource
 from streamer.capture.sources._deadline import Deadline
@@ -19,6 +20,12 @@ class Reader(Protocol):
         """Return at most `size` bytes, b"" at the end. Raises SourceLost."""
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class SeekableReader(Reader, Protocol):
+    def seek(self, offset: int, whence: int) -> int:
+        """Go to a byte, as files do; return its number."""
 
 
 class Feed:
@@ -42,6 +49,16 @@ class Feed:
             except BaseException as error:  # raised again by `FedSource`: no error may be lost
                 self.failure = error
         return b""
+
+    def seekable(self) -> bool:
+        return isinstance(self._reader, SeekableReader)
+
+    def seek(self, offset: int, whence: int) -> int:
+        assert isinstance(self._reader, SeekableReader)
+        return self._reader.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.seek(0, os.SEEK_CUR)
 
 
 class FedSource:

@@ -54,6 +54,7 @@ class HlsReader:
         self._answer: Answer | None = None
         self._keys: dict[Target, bytes] = {}
         self._header: Part | None = None
+        self._has_read = False
         self._chunks = self._stream()
         self._left = b""
 
@@ -80,10 +81,10 @@ class HlsReader:
                 following = segment.number + 1
                 try:
                     yield from self._segment(segment)
-                    missing = 0
+                    missing, self._has_read = 0, True
                 except Gone:
                     missing += 1
-                    if missing > MAX_MISSING:
+                    if missing > MAX_MISSING or not self._has_read:
                         raise
             if playlist.ended:
                 return

@@ -90,6 +90,8 @@ class Answer:
         if self.content_type.startswith("multipart/"):
             self._response.length = None  # some cameras give the length of the first picture
         self._head = b""
+        self.size = self._response.length
+        """Bytes of the body, None if unknown."""
 
     def headers(self, name: str) -> list[str]:
         return [str(value) for value in self._response.headers.get_all(name, [])]

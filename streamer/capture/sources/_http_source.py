@@ -13,6 +13,7 @@ from streamer.capture.sources._http_answer import Answer
 from streamer.capture.sources._http_client import HttpClient, Target
 from streamer.capture.sources._jpegs import JpegSource
 from streamer.capture.sources._playlist import is_playlist
+from streamer.capture.sources._ranges import RangeReader
 from streamer.core.errors import SourceLost
 from streamer.types import Source
 
@@ -46,11 +47,13 @@ def open_stream(settings: Http, read_limit: float) -> Source:
     try:
         if settings.format is None and _holds_pictures(answer):
             return JpegSource(client, answer, read_limit)
-        reader: HlsReader | Answer = answer
+        reader: HlsReader | RangeReader | Answer = answer
         if settings.format is None and is_playlist(answer.peek(_HEAD_BYTES)):
             reader = HlsReader(client, answer, target, settings.stream)
         else:
             _check_is_video(answer)
+            if _is_mp4(answer) and answer.size is not None:
+                reader = RangeReader(client, answer, target, answer.size)
     except BaseException:
         answer.close()
         raise
@@ -95,6 +98,10 @@ def _holds_pictures(answer: Answer) -> bool:
     if answer.content_type in _PICTURE_TYPES:
         return not _WEB_PAGE.match(head)
     return head.startswith(b"\xff\xd8\xff") or head.lstrip().startswith(b"--")
+
+
+def _is_mp4(answer: Answer) -> bool:
+    return answer.peek(_HEAD_BYTES)[4:8] == b"ftyp"
 
 
 def _check_is_video(answer: Answer) -> None:

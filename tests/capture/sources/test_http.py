@@ -23,7 +23,7 @@ from streamer.capture.sources import Http, Snapshot
 from streamer.core.errors import SourceLost, SourceRefused
 from streamer.core.redact import redact
 from tests.support.certificates import Authority
-from tests.support.clips import number_in
+from tests.support.clips import number_in, write_clip
 from tests.support.http_camera import HttpCamera, Request, Route, Send, answer, head, jpeg, reply
 from tests.support.ts_camera import mpeg_ts
 
@@ -522,3 +522,27 @@ def test_receivers_bytes_and_passwords_stay_out_of_reasons() -> None:
                 assert word not in reason
                 assert word.lower() not in reason
                 assert redact(reason) == reason
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_mp4_with_its_index_at_the_end_is_read(tmp_path: Path, ranges: bool) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", 30).read_bytes()
+    index = clip.index(b"moov") - 4
+    assert index > clip.index(b"mdat")
+    padding = 1 << 20  # so that FFmpeg jumps instead of reading on
+    clip = clip[:index] + padding.to_bytes(4) + b"free" + bytes(padding - 8) + clip[index:]
+
+    def send_file(request: Request, send: Send) -> None:
+        match = re.fullmatch(r"bytes=(\d+)-", request.headers.get("range", ""))
+        if ranges and match is not None:
+            send(answer(clip[int(match[1]) :], "video/mp4", "206 Partial Content"))
+        else:
+            send(answer(clip, "video/mp4"))
+
+    with HttpCamera({"clip.mp4": send_file}) as camera:
+        settings = http(camera.url("/clip.mp4"))
+        if ranges:
+            assert read(settings, 30) == list(range(30))
+            assert len(camera.requests) < 10
+        else:
+            assert failure(settings) == "the server cannot send a file from its middle on"
