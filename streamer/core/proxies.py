@@ -1,4 +1,4 @@
-"""Environment variables of proxies. Libraries would reach cameras through them; only downloads and receivers may be."""
+"""Environment variables of proxies. They are for downloads only; libraries would also reach cameras through them."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from streamer.core.backoff import Backoff, exponential
+from streamer.core.backoff import Backoff, Settling
 from streamer.core.closing import Closing
 from streamer.core.errors import SinkError
 from streamer.core.reasons import reason_of
@@ -30,11 +30,6 @@ IDLE_S = 2.0
 """Seconds between two checks for dead letters to resend and refusals to report, when there are no new events."""
 FIRST_RETRY_S, MAX_RETRY_S = 0.1, 5.0
 """Delay before a failed sink is tried again: the first, and the longest."""
-FIRST_SETTLING_S, MAX_SETTLING_S = 2.0, 600.0
-"""Time that a sink which failed again must work before it counts as up: after the second failure, and the longest. It
-doubles, so that a sink which fails again and again cannot fill log and ledger."""
-CALM_S = 3600.0
-"""Time without a failure after which the next one counts as the first."""
 REFUSED_EVERY_S = 60.0
 """Minimum seconds between two `sink.refused` events of a sink: such an event may be refused too."""
 
@@ -121,9 +116,8 @@ class SinkThread(threading.Thread):
         self._new_events = threading.Event()
         self._finish = threading.Event()
         self._backoff = Backoff(FIRST_RETRY_S, MAX_RETRY_S)
+        self._settling = Settling()
         self._is_down = False  # as reported
-        self._downs = 0  # reported, without a calm time between them
-        self._failed_at = -CALM_S
         self._refusals_reported_at = -REFUSED_EVERY_S
 
     def open(self) -> Sink:
@@ -182,8 +176,7 @@ class SinkThread(threading.Thread):
             raise SinkError("the receiver answers with bytes that are no text") from error
 
     def _on_success(self) -> None:
-        settling = exponential(FIRST_SETTLING_S, MAX_SETTLING_S, self._downs - 1) if self._downs > 1 else 0.0
-        if self._is_down and time.monotonic() - self._failed_at >= settling:
+        if self._is_down and self._settling.is_over(time.monotonic()):
             log.info("sink %s works again", self._sink_name)
             self._report("up")
             self._is_down = False
@@ -197,9 +190,9 @@ class SinkThread(threading.Thread):
         delay = self._backoff.next_delay()
         if isinstance(error, SinkError) and error.wait_s is not None:
             delay = error.wait_s
-        calm, self._failed_at = time.monotonic() - self._failed_at, time.monotonic()
+        self._settling.on_failure(time.monotonic(), is_reported=not self._is_down)
         if not self._is_down:
-            self._is_down, self._downs = True, 1 if calm > CALM_S else self._downs + 1
+            self._is_down = True
             reason = reason_of(error, self.name)
             log.error("sink %s failed: %s", self._sink_name, reason)
             self._report("down", reason, delay)

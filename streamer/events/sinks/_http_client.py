@@ -22,6 +22,7 @@ import httpcore2
 from streamer.core.addresses import resolve
 from streamer.core.errors import AddressError, ConfigError, SinkError
 from streamer.core.network_failures import describe_os_error
+from streamer.core.proxies import VARIABLES
 from streamer.core.redact import Url
 from streamer.core.tls import ClientTls, describe_tls_error
 
@@ -120,8 +121,7 @@ class HttpClient:
         return _root_cause(error)
 
     def _proxy_hint(self) -> str:
-        names = {"http_proxy", "https_proxy", "all_proxy"}
-        if self._proxy is not None or not names.intersection(name.lower() for name in os.environ):
+        if self._proxy is not None or not any(name.lower() in VARIABLES for name in os.environ):
             return ""
         return " (the environment names a proxy, but only the key `proxy` is used)"
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from streamer.bus.event_channel import EventClient
 from streamer.core.errors import SinkError
 from streamer.core.redact import Url
 from streamer.events.sinks import IdleSink, Mqtt
 from streamer.events.sinks.mqtt import MAX_ATTEMPTS
 from tests.support.agents import until
+from tests.support.emit_process import EmitProcess, lines, send_events
 from tests.support.scripted_broker import CONNACK, Client, Script, ScriptedBroker, puback, well
 from tests.support.sinks import RecordedProgress, entries, sink_context
 
@@ -228,3 +231,25 @@ def test_no_event_is_given_up_while_none_is_accepted(progress: RecordedProgress)
                 sink.write(entries(1, 3))
 
     assert progress.refused == {}
+
+
+def test_emit_reports_a_bad_broker_and_its_return(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    beside = tmp_path / "beside.jsonl"
+    faults = ["topic that is not UTF-8", "greeting never acknowledged", "DISCONNECT"]
+    with (
+        ScriptedBroker(*(FIRST_FAILS[name][0] for name in faults), well) as broker,
+        EventClient(tmp_path / "run", "infer") as client,
+        EmitProcess(
+            tmp_path,
+            [{"kind": "mqtt", "url": broker.url, "timeout": "500ms"}, {"kind": "jsonl", "path": str(beside)}],
+        ) as emit,
+    ):
+        send_events(client, range(20))
+        until(lambda: len([one for one in broker.published if b"sequence" in one]) >= 20, 20, "all arrive")
+        until(lambda: "sink.up" in [one["subject"] for one in lines(beside)], 20, "sink.up")
+        assert emit.stop() == 0
+
+    statuses = [one for one in lines(beside) if one["subject"].startswith("sink.")]
+    assert [one["subject"] for one in statuses] == ["sink.down", "sink.up"]
+    assert statuses[0]["data"]["reason"].startswith("the broker 127.0.0.1:")
