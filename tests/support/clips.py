@@ -74,20 +74,22 @@ def number_in(picture: Picture) -> int:
     return number_of(image)
 
 
-def write_recording(path: Path, pictures: int = 60, codec: str = "libx264", movflags: str = "") -> Path:
-    """Write numbered frames, ten a second. They are much larger than the index of the file.
+def write_recording(
+    path: Path, pictures: int = 60, codec: str = "libx264", movflags: str = "", rate: Fraction = Fraction(10)
+) -> Path:
+    """Write numbered frames. They are much larger than the index of the file.
 
     `movflags`: of an MP4; with `+faststart` its index is at the front.
     """
-    noise, fps = np.random.default_rng(1), 10
+    noise = np.random.default_rng(1)
     with av.open(str(path), "w", options={"movflags": movflags} if movflags else {}) as clip:
-        stream = cast(VideoStream, clip.add_stream(codec, rate=fps, options={"g": "10"}))
+        stream = cast(VideoStream, clip.add_stream(codec, rate=rate, options={"g": "10"}))
         stream.width, stream.height, stream.pix_fmt = 256, 144, "yuv420p"
         for number in range(pictures):
             image = numbered(number, 256, 144)
             image[64:] = noise.integers(0, 255, (80, 256, 3))
             frame = av.VideoFrame.from_ndarray(image, format="bgr24")
-            frame.pts, frame.time_base = number, Fraction(1, fps)
+            frame.pts, frame.time_base = number, 1 / rate
             clip.mux(stream.encode(frame))
         clip.mux(stream.encode(None))
     return path

@@ -23,6 +23,8 @@ MAX_LEAP_S = 30 * 3600.0
 """Timestamps that leap further ahead are damaged. `ffmpeg` has the same limit."""
 MAX_BROADCAST_LEAP_S = 10.0
 """The same for formats whose clock may be set anew within a file, such as MPEG-TS. `ffmpeg` has the same limit."""
+MIN_FPS, MAX_FPS = 1 / 3600, 1000
+"""Range of valid frame rates. Any other one is damaged."""
 _MAX_STEP_S = 1.0
 """Longest step of media time over such a leap, and over a jump back."""
 _END_TOLERANCE_S = 1.0
@@ -41,7 +43,7 @@ class Recording:
         self._duration = duration
         self._max_leap = max_leap
         self._offset = 0.0
-        self._step = frame_s or 0.0
+        self._step = min(frame_s or 0.0, _MAX_STEP_S)
         self._pts: float | None = None
         self._time: float | None = None
         self._begin, self._end = math.inf, -math.inf
@@ -49,10 +51,12 @@ class Recording:
     @classmethod
     def of(cls, container: InputContainer, stream: VideoStream) -> Recording:
         """Return the recording of an opened file."""
-        rate = stream.guessed_rate  # `average_rate` is 25 for every file of bare H.264 or HEVC
-        may_leap = container.format.flags & cast(int, Flags.ts_discont.value)
-        leap = MAX_BROADCAST_LEAP_S if may_leap else MAX_LEAP_S
-        return cls(float(1 / rate) if rate else None, _stated_duration(container, stream), leap)
+        rate = stream.guessed_rate
+        if _has_flag(container, Flags.no_timestamps):  # FFmpeg's guess is then often 25
+            rate = stream.codec_context.framerate or rate
+        frame_s = float(1 / rate) if rate is not None and MIN_FPS <= rate <= MAX_FPS else None
+        leap = MAX_BROADCAST_LEAP_S if _has_flag(container, Flags.ts_discont) else MAX_LEAP_S
+        return cls(frame_s, _stated_duration(container, stream), leap)
 
     def time_of(self, pts: float | None) -> float | None:
         """Return the time of the next frame. One without a valid timestamp is timed by the frame rate, if known.
@@ -116,6 +120,10 @@ class Recording:
         if self._duration - read <= _END_TOLERANCE_S:
             return None
         return f"ends early: {read:.1f} s of {self._duration:.1f} s"
+
+
+def _has_flag(container: InputContainer, flag: Flags) -> bool:
+    return bool(container.format.flags & cast(int, flag.value))
 
 
 def to_seconds(timestamp: int | None, time_base: Fraction | None) -> float | None:

@@ -13,13 +13,14 @@ import cv2
 import numpy as np
 import pytest
 
-from streamer.capture.sources import File
+from streamer.capture.sources import File, Rtsp
 from streamer.capture.sources._allowed import FILE
 from streamer.capture.sources._av import AvSource
 from streamer.capture.sources._picture import BT601, INTERLACED, AvPicture
 from streamer.core.errors import FrameError
 from streamer.types import MAX_PIXELS
 from tests.support.clips import bgr, numbered, write_clip
+from tests.support.rtsp import RtspServer
 
 RGB = (200, 50, 20)
 UNSTATED, BT709, BT470BG, SMPTE170M, BT2020_NCL, BT2020_CL = 2, 1, 5, 6, 9, 10  # AVColorSpace
@@ -136,14 +137,15 @@ def test_mirrored_clip_is_shown_upright(tmp_path: Path, degrees: int, hflip: boo
 # -- pixel aspect ratio
 
 
-def write_wide(path: Path, size: tuple[int, int], aspect: Fraction, turn: int = 0) -> Path:
+def write_wide(path: Path, size: tuple[int, int], aspect: Fraction, turn: int = 0, pictures: int = 1) -> Path:
     with av.open(str(path), "w") as clip:
-        stream = clip.add_stream("libx264", rate=25)
+        stream = clip.add_stream("libx264", rate=25, options={"tune": "zerolatency", "g": "10"})
         stream.width, stream.height = size
         stream.pix_fmt, stream.codec_context.sample_aspect_ratio = "yuv420p", aspect
         if turn:
             stream.set_display_rotation(turn)
-        clip.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(5, *size), format="bgr24")))
+        for _ in range(pictures):
+            clip.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(5, *size), format="bgr24")))
         clip.mux(stream.encode(None))
     return path
 
@@ -169,6 +171,15 @@ def test_turned_clip_has_square_pixels(tmp_path: Path) -> None:
     picture = first(write_wide(tmp_path / "clip.mp4", (320, 240), Fraction(4, 3), turn=90))
     assert (picture.width, picture.height) == (240, 427)
     assert is_upright(bgr(picture), np.rot90(cv2.resize(numbered(5, 320, 240), (427, 240))))
+
+
+def test_rtsp_camera_has_square_pixels(tmp_path: Path) -> None:
+    clip = write_wide(tmp_path / "clip.mp4", (720, 576), Fraction(64, 45), pictures=20)
+    with RtspServer(clip) as server:
+        source = Rtsp.model_validate({"url": server.url}).open(5.0)
+        shown = bgr(next(picture for picture in source if picture is not None))
+        source.close()
+    assert is_upright(shown, cv2.resize(numbered(5, 720, 576), (1024, 576)))
 
 
 @pytest.mark.parametrize("aspect", [None, Fraction(1), Fraction(136, 135), Fraction(1, 5), Fraction(1000)])

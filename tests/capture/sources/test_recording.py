@@ -74,18 +74,21 @@ def test_joined_broadcasts_have_one_rising_time(tmp_path: Path) -> None:
     assert times == pytest.approx([times[0] + number / 10 for number in range(60)])
 
 
+@pytest.mark.parametrize("rate", [Fraction(10), Fraction(25, 2), Fraction(30_000, 1001), Fraction(50)])
 @pytest.mark.parametrize(("codec", "name", "filter"), [
     ("libx264", "clip.h264", "h264_mp4toannexb"), ("libx265", "clip.hevc", "hevc_mp4toannexb"),
 ])  # fmt: skip
-def test_bare_stream_is_timed_by_its_own_rate(tmp_path: Path, codec: str, name: str, filter: str) -> None:
-    clip, bare = write_recording(tmp_path / "clip.mp4", 20, codec), tmp_path / name
+def test_bare_stream_is_timed_by_its_own_rate(
+    tmp_path: Path, codec: str, name: str, filter: str, rate: Fraction
+) -> None:
+    clip, bare = write_recording(tmp_path / "clip.mp4", 20, codec, rate=rate), tmp_path / name
     with av.open(str(clip)) as file:
         annex_b = av.bitstream.BitStreamFilterContext(filter, file.streams.video[0])
         packets = [unit for packet in file.demux(video=0) for unit in (annex_b.filter(packet) if packet.size else ())]
     bare.write_bytes(b"".join(bytes(packet) for packet in packets))
     numbers, times, _ = play(File(path=bare))
     assert numbers == list(range(20))
-    assert times == pytest.approx([number / 10 for number in range(20)])
+    assert times == pytest.approx([float(number / rate) for number in range(20)])
 
 
 # -- ends
