@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from streamer.core.backoff import Backoff, Settling
@@ -59,7 +60,8 @@ class SinkThreads(Closing):
         ]
         if is_first_start:
             for thread in self._threads:
-                thread.open()
+                with suppress(SinkError):  # it is reported, and tried again, by the thread
+                    thread.open()
         for thread in self._threads:
             thread.start()
 

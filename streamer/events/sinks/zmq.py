@@ -13,6 +13,7 @@ no event follows. Missed events are requested at the same endpoint plus `.replay
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import threading
@@ -71,7 +72,10 @@ class _ZmqSink:
     """Publishes in the sink's thread. A second thread serves replay requests and publishes the newest sequences."""
 
     def __init__(self, endpoint: str, replay: Replay, is_private: bool) -> None:
-        """`is_private`: the endpoint is in the agent's own runtime folder. Raises ConfigError if it is in use."""
+        """`is_private`: the endpoint is in the agent's own runtime folder.
+
+        Raises SinkError while another program uses it, ConfigError if it cannot be bound.
+        """
         self._endpoint, self._replay = endpoint, replay
         self._context = zmq.Context()  # its own, so that `close` waits until the last events are sent
         self._lock = threading.Lock()  # of the publisher, which both threads use
@@ -90,6 +94,8 @@ class _ZmqSink:
                 self._listeners.append(Listener(socket, address, is_private))
         except OSError as error:
             self.close()
+            if error.errno == errno.EADDRINUSE:  # perhaps by a killed agent's last process, so it is tried again
+                raise SinkError(f"cannot bind {endpoint}: {error.strerror}") from error
             raise ConfigError(f"cannot bind {endpoint}: {error.strerror}: choose another path") from error
         self._thread.start()
 

@@ -17,6 +17,7 @@ from streamer.events.schema import encode
 from streamer.events.sinks import Zmq
 from streamer.types import Sink
 from tests.support.agents import until
+from tests.support.emit_process import EmitProcess, lines
 from tests.support.sinks import RecordedProgress, entries, opened, sink_context
 
 
@@ -83,9 +84,23 @@ def test_file_at_the_endpoint_is_refused_and_kept(folder: Path) -> None:
 def test_endpoint_of_another_agent_is_refused(folder: Path) -> None:
     zmq_sink = Zmq(endpoint=f"ipc://{folder}/shared.sock")
     with opened(zmq_sink, folder) as sink, subscriber(f"ipc://{folder}/shared.sock", b"") as socket:
-        with pytest.raises(ConfigError, match="another program uses it"):
+        with pytest.raises(SinkError, match="another program uses it"):
             zmq_sink.open(sink_context(folder), RecordedProgress())
         send_until_received(sink, socket, entries(1, 1))
+
+
+def test_endpoint_that_becomes_free_is_bound_later(tmp_path: Path) -> None:
+    """As after a kill of the whole agent, whose emit process lives for some seconds longer."""
+    path, events = tmp_path / "bus.sock", tmp_path / "events.jsonl"
+    holder = ipc.listen(path)
+    sinks = [{"kind": "zmq", "endpoint": f"ipc://{path}"}, {"kind": "jsonl", "path": str(events)}]
+    with EmitProcess(tmp_path, sinks) as emit:
+        emit.wait_for("ready")
+        down = until(lambda: [one for one in lines(events) if one["subject"] == "sink.down"], 10, "it is reported")
+        assert down[0]["data"]["reason"] == f"cannot bind ipc://{path}: another program uses it"
+        holder.close()
+        until(lambda: [one for one in lines(events) if one["subject"] == "sink.up"], 20, "it is bound")
+        emit.stop()
 
 
 def test_stolen_endpoint_is_a_failure_until_it_is_bound_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
