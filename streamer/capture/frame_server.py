@@ -31,12 +31,14 @@ from streamer.bus.frame_protocol import (
 from streamer.capture.decode_demand import DecodeDemand
 from streamer.capture.frame_slot import DecodedFrame, FrameSlot
 from streamer.capture.room import Room
-from streamer.core.errors import FrameError, WireError
+from streamer.core.errors import FrameError, SocketLost, WireError
 from streamer.core.ipc import Listener, drain, send_or_drop
 from streamer.core.logs import RareLog
 
 log = logging.getLogger(__name__)
 
+MAX_LOST_S = 5.0
+"""Seconds without a socket after which the process is replaced: the present one may only write in a deleted folder."""
 _MAX_PENDING_WAITS = 64
 _MAX_KEYFRAME_AGE_S = 0.07
 """While only key frames are decoded, inference gets no older one and waits for the next. The newest frame of a 25 fps
@@ -96,6 +98,8 @@ class FrameServer:
     def handle(self) -> None:
         """Answer all messages that have arrived, and every wait whose frame exists or whose time is up."""
         self._listener.check()
+        if self._listener.lost_for() > MAX_LOST_S:
+            raise SocketLost(f"the socket for frames {self._listener.problem}")
         for parts in drain(self.socket):
             try:
                 self._on_message(parts)

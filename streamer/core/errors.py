@@ -59,6 +59,10 @@ class LedgerError(StreamerError):
     """The disk of the ledger fails or is full. The process ends and is started again, less and less often."""
 
 
+class SocketLost(StreamerError):
+    """The process cannot be reached any more. It ends and is started again."""
+
+
 class SinkError(StreamerError):
     """A sink could not deliver. Keep the events and retry, after `wait_s` seconds if set."""
 

@@ -76,6 +76,7 @@ class Listener:
         self.problem: str | None = None
         """Reason why the socket cannot be reached, if that is so."""
         self._losses = RareLog(log, "socket file lost %d times: %s %s")
+        self._lost_at: float | None = None
         self._bind(replace=private)
         self._check_at = time.monotonic() + CHECK_S
 
@@ -87,16 +88,19 @@ class Listener:
         self._check_at = now + CHECK_S
         if _identity(self._path) == self._file:
             return
-        with suppress(zmq.ZMQError):  # not bound: an earlier attempt to bind again has failed
-            self._socket.unbind(self._endpoint)
         try:
             self._bind(replace=False)
         except OSError as error:
             self.problem = f"cannot be bound again: {error.strerror}"
+            self._lost_at = self._lost_at or now
             self._losses.add(self._path, self.problem)
         else:
-            self.problem = None
+            self.problem = self._lost_at = None
             self._losses.add(self._path, "was deleted or replaced and is bound again")
+
+    def lost_for(self) -> float:
+        """Return the seconds for which the socket could not be bound again; 0 while it is bound."""
+        return 0.0 if self._lost_at is None else time.monotonic() - self._lost_at
 
     def close(self) -> None:
         """Remove the socket file. Close the ZeroMQ socket before."""
@@ -104,9 +108,13 @@ class Listener:
             self._path.unlink(missing_ok=True)
 
     def _bind(self, replace: bool) -> None:
-        listener = listen(self._path, replace, 0o600 if self._private else None)
+        if self._private:
+            with suppress(OSError):  # the folder is deleted when a user logs out
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = listen(self._path, replace, 0o600 if self._private else None).detach()
         self._file = _identity(self._path)
-        descriptor = listener.detach()
+        with suppress(zmq.ZMQError):  # not bound yet
+            self._socket.unbind(self._endpoint)  # now, not earlier: it ends the connections that still work
         try:
             self._socket.set(zmq.USE_FD, descriptor)
             self._socket.bind(self._endpoint)
