@@ -12,6 +12,7 @@ import typer
 from streamer.cli.client import REPLY_TIMEOUT_S, call
 from streamer.cli.options import RegionText, RunningAgent, StreamName, ZoneName, given
 from streamer.core.errors import ConfigError
+from streamer.core.printable import printable
 
 PHRASE_TASK = "open_vocabulary_detection"
 """Task of a question that gives a text only."""
@@ -63,10 +64,10 @@ def describe(event: dict[str, Any]) -> Iterator[str]:
     if result is None:
         return
     if result["text"]:
-        yield result["text"]
+        yield printable(result["text"])
     for shape in (*result["boxes"], *result["polygons"], *result["quads"]):
         score = "" if shape["score"] is None else f"{shape['score']:.2f}  "
         coordinates = shape["box"] if "box" in shape else [value for point in shape["points"] for value in point]
-        yield f"{shape['label']}  {score}{' '.join(f'{value:.2f}' for value in coordinates)}"
+        yield f"{printable(shape['label'])}  {score}{' '.join(f'{value:.2f}' for value in coordinates)}"
     if event["data"]["outcome"] == "empty":
         yield "nothing"

@@ -18,6 +18,7 @@ import typer
 
 from streamer.core.errors import ConfigError
 from streamer.core.paths import state_home
+from streamer.core.printable import printable
 
 if TYPE_CHECKING:
     from streamer.events.ledger.query import Entry, Filter, LedgerQuery
@@ -112,7 +113,10 @@ def print_events(ledger: Path, filter: Filter, follow: bool, export: Export | No
     from_start = export is not None or filter.since is not None
     with contextlib.suppress(BrokenPipeError), contextlib.closing(LedgerQuery(ledger)) as query:
         for entry in _entries(query, filter, from_start, follow):
-            _print(_format(entry.body, export))
+            try:
+                _print(_format(entry.body, export))
+            except (ValueError, TypeError, LookupError, AttributeError, OverflowError):  # not an event of this version
+                print(f"streamer: event at position {entry.position} skipped: it cannot be read", file=sys.stderr)
 
 
 def print_dead_letters(ledger: Path) -> None:
@@ -123,7 +127,7 @@ def print_dead_letters(ledger: Path) -> None:
         when = datetime.fromtimestamp(one.created).astimezone().strftime(_TIME)
         event = json.loads(one.body)
         resend = " (will be sent again)" if one.resend else ""
-        _print(f"{when}  {one.sink}  {event['subject']} {event['id']}: {one.reason}{resend}")
+        _print(printable(f"{when}  {one.sink}  {event['subject']} {event['id']}: {one.reason}{resend}"))
 
 
 def _entries(query: LedgerQuery, filter: Filter, from_start: bool, follow: bool) -> Iterator[Entry]:
@@ -156,7 +160,8 @@ def _format(body: bytes, export: Export | None) -> str:
         return _csv(_no_formula(str(fields.get(name) or "")) for name in COLUMNS)
     when = datetime.fromisoformat(event["time"]).astimezone().strftime(_TIME)
     values = [fields[name] for name in ("outcome", "text", "labels", "reason") if fields.get(name)]
-    return "  ".join([when, fields["stream"] or "-", event["subject"], *values]).replace("\n", " ")
+    texts = "  ".join([fields["stream"] or "-", event["subject"], *values])
+    return f"{when}  {printable(texts.replace(chr(10), ' '))}"
 
 
 def _fields(event: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from rich.text import Text
 from streamer.bus.commands import ListTasks
 from streamer.cli.client import REPLY_TIMEOUT_S, call
 from streamer.core.paths import find_running
+from streamer.core.printable import printable
 from streamer.events.ledger.query import LedgerQuery
 from streamer.web.monitor.capture_poller import CapturePoller
 from streamer.web.monitor.event_follower import EventFollower
@@ -99,7 +100,7 @@ def _stream(name: str, state: str, capture: CapturePoller, events: EventFollower
     yield Text(_seconds(status.frame_age(now)))
     yield from (Text(), Text(), Text())
     yield _counts({} if status.counts is None else status.counts.dropped)
-    yield Text(reason, BAD)
+    yield Text(printable(reason), BAD)
 
 
 def _task(stream: str, task: Mapping[str, Any], events: EventFollower) -> Iterator[Text]:

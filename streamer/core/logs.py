@@ -9,6 +9,7 @@ import threading
 from datetime import UTC, datetime
 from typing import Literal
 
+from streamer.core.printable import printable
 from streamer.core.reasons import internal_error
 from streamer.core.redact import redact
 
@@ -23,7 +24,9 @@ class _TextFormatter(logging.Formatter):
         super().__init__(f"%(asctime)s %(levelname)-7s {process}: %(message)s", "%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+        first, *others = redact(super().format(record)).split("\n")
+        # The others are indented, so that a text with line ends cannot pass for a record.
+        return "\n".join([printable(first), *(f"  {printable(line)}" for line in others)])
 
 
 class _JsonFormatter(logging.Formatter):

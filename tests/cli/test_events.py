@@ -129,3 +129,14 @@ def test_ledger_is_found_by_agent(tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "streamer" / "shop" / "ledger.db").write_bytes(whole)
     (tmp_path / "streamer" / "home" / "ledger.db").unlink()
     assert run(capsys, "--agent", "shop") == []
+
+
+def test_texts_steer_no_terminal_and_odd_events_are_skipped(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = answer_event(11, text="later").model_copy(update={"time": "not a time"})
+    ledger.commit([answer_event(10, text="\x1b[2J\u202eevil"), odd, answer_event(12, text="last")])
+    app(["events"], standalone_mode=False)
+    shown = capsys.readouterr()
+    assert r"\u202eevil" in shown.out
+    assert shown.out.splitlines()[-1].endswith("last")
+    assert "\x1b" not in shown.out
+    assert shown.err == "streamer: event at position 8 skipped: it cannot be read\n"
