@@ -30,7 +30,7 @@ from streamer.capture.sources._recording import Recording, to_seconds
 from streamer.capture.sources._stream_choice import choose_stream
 from streamer.core.errors import SourceEnded, SourceIncomplete, SourceLost
 from streamer.core.logs import RareLog
-from streamer.core.memory_limit import allow_pictures
+from streamer.core.memory_limit import allow_pictures, over_limit
 from streamer.types import MAX_PIXELS
 
 log = logging.getLogger(__name__)
@@ -208,8 +208,8 @@ class AvSource:
             frames = list(packet.decode())
             if self._keyframes_only and packet.size:  # the packet at the end has flushed the decoder itself
                 frames += _flush(self._stream.codec_context)
-        except MemoryError as error:
-            raise lost(error) from None
+        except (MemoryError, BlockingIOError):  # no memory, or none for a thread of the decoder
+            raise SourceLost(over_limit()) from None
         except FAILURES as error:
             self._undecodable.add(describe(error))
             return []
