@@ -19,6 +19,7 @@ from pipelines.florence2.checkpoint_files import CheckpointFiles
 from pipelines.florence2.image_settings import ImageSettings
 from pipelines.florence2.tasks import BINS
 from streamer.core.errors import ConfigError
+from streamer.core.reasons import reason_of
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +97,8 @@ def _weights(files: CheckpointFiles) -> tuple[int, bool]:
                     size += math.prod(file.get_slice(key).get_shape())
                     if key in (_HEAD, _EMBEDDING):
                         found[key] = file.get_tensor(key)
-        except (SafetensorError, OSError) as error:
-            raise ConfigError(f"checkpoint {files.name}: {path.name} is damaged: {error}") from None
+        except (SafetensorError, OSError):
+            raise ConfigError(f"checkpoint {files.name}: {path.name} is damaged") from None
     head, embedding = found.get(_HEAD), found.get(_EMBEDDING)
     tied = head is None or embedding is None or torch.equal(head, embedding)
     if not tied:
@@ -122,7 +123,7 @@ def _model(files: CheckpointFiles, tied: bool, dtype: torch.dtype, device: torch
         raise ConfigError(f"checkpoint {files.name} does not fit into the memory of {device}") from None
     # The libraries raise any exception on damaged or foreign files.
     except Exception as error:
-        raise ConfigError(f"checkpoint {files.name} cannot be loaded: {error}") from error
+        raise ConfigError(f"checkpoint {files.name} cannot be loaded: {reason_of(error, 'model')}") from error
     # transformers fills missing weights with random numbers.
     if missing := sorted(info["missing_keys"]):
         raise ConfigError(f"checkpoint {files.name} is not complete: {len(missing)} weights such as {missing[0]}")
@@ -158,7 +159,9 @@ def _tokenizer(files: CheckpointFiles) -> tuple[Any, int]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(files.path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # as in `_model`
-        raise ConfigError(f"checkpoint {files.name}: its tokenizer cannot be loaded: {error}") from error
+        raise ConfigError(
+            f"checkpoint {files.name}: its tokenizer cannot be loaded: {reason_of(error, 'model')}"
+        ) from error
     known = tokenizer.get_vocab()
     ids = [known.get(f"<loc_{index}>") for index in range(BINS)]
     if ids[0] is None or ids != list(range(ids[0], ids[0] + BINS)):

@@ -219,8 +219,10 @@ def _optional_json(path: Path) -> dict[str, Any]:
 def _load_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise ConfigError(f"{path} cannot be read: it is not JSON") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path} cannot be read: it does not hold a JSON object")
     return content

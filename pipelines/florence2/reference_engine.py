@@ -19,6 +19,7 @@ from pipelines.florence2.tasks import Quality
 from pipelines.florence2.uncertainty import uncertainty
 from streamer.core.errors import ConfigError, PipelineError
 from streamer.core.logs import RareLog
+from streamer.core.reasons import reason_of
 from streamer.types import Answer, Job, Result
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class ReferenceEngine:
         try:
             self.generate([self.prepare(warm_up_job())], "fast")
         except (PipelineError, ValueError, RuntimeError, IndexError) as error:
-            raise ConfigError(f"checkpoint {self.model} does not run: {error}") from error
+            raise ConfigError(f"checkpoint {self.model} does not run: {reason_of(error, 'model')}") from error
 
     def prepare(self, job: Job) -> Row:
         """Return the model's input. Raises PipelineError when the job's frame or prompt cannot be used."""
@@ -143,7 +144,7 @@ class ReferenceEngine:
             try:
                 rows[index] = self.prepare(job)
             except (PipelineError, ValueError, RuntimeError) as error:
-                answers[index] = str(error)
+                answers[index] = reason_of(error, "model")
         for index, generation in zip(rows, self._generate_or_fail(list(rows.values()), quality), strict=True):
             if isinstance(generation, str):
                 answers[index] = generation
@@ -162,7 +163,8 @@ class ReferenceEngine:
             raise  # The device is in an unknown state; only a new process helps.
         # The model can raise anything on a bad row, and the other rows must survive it.
         except Exception as error:
-            _failures.add(len(rows), error)
+            reason = reason_of(error, "model")
+            _failures.add(len(rows), reason)
             if len(rows) == 1:
-                return [f"the model failed: {error}"]
+                return [f"the model failed: {reason}"]
         return [self._generate_or_fail([row], quality)[0] for row in rows]

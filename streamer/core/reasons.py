@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections import Counter
 from pathlib import Path
 from zlib import crc32
 
@@ -11,8 +12,8 @@ from streamer.core.errors import StreamerError
 
 log = logging.getLogger(__name__)
 
-_logged: set[str] = set()
-"""Ids whose stack this process has logged: a repeated error logs one line."""
+_counts: Counter[str] = Counter()
+"""Occurrences by id. The first is logged with its stack, then the 2nd, 4th, 8th … without."""
 
 
 def reason_of(error: BaseException, where: str) -> str:
@@ -37,16 +38,19 @@ def internal_error(error: BaseException, where: str) -> str:
     cause = f" ({words})" if words else ""
     if not logging.getLogger().hasHandlers():
         return f"internal error {name}{cause}: `streamer --debug ...` prints its stack"
-    stack = None if name in _logged else error
-    _logged.add(name)
-    log.error("%s: internal error %s%s", where, name, cause, exc_info=stack)
+    _counts[name] += 1
+    count = _counts[name]
+    if count == 1:
+        log.error("%s: internal error %s%s", where, name, cause, exc_info=error)
+    elif count.bit_count() == 1:
+        log.error("%s: internal error %s%s, %d times so far", where, name, cause, count)
     return f"internal error {name}{cause}: the log has the details"
 
 
 def error_id(error: BaseException) -> str:
     """Return six hexadecimal digits made of the kind of error and the places in the code that it passed."""
     places = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
-    return f"{crc32(' '.join([type(error).__name__, *places]).encode()) & 0xFFFFFF:06x}"
+    return f"{crc32(' '.join([type(error).__name__, *dict.fromkeys(places)]).encode()) & 0xFFFFFF:06x}"
 
 
 def _strerror(error: BaseException) -> str | None:

@@ -95,7 +95,7 @@ def read(path: Path) -> State:
         return _unreadable(path, error.strerror)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        return _unreadable(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+        return _unreadable(path, f"`{'.'.join(map(str, first['loc']))}` is missing or wrong")
     jobs = []
     for name, running, stream, epoch, seq, captured_at, captured_mono, pts, shape in content.jobs:
         black = np.broadcast_to(np.uint8(0), shape)

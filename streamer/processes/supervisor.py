@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from streamer.config.model import Config
 from streamer.core.errors import EXIT_CONFIG, ConfigError, SourceIncomplete
 from streamer.core.logs import Format
 from streamer.core.paths import AgentPaths
-from streamer.events.build import worker_event
+from streamer.events.build import status_event, worker_event
 from streamer.processes.assignment import Assignment, Report, ReportKind, Role
 from streamer.processes.child import Child
 from streamer.processes.config_part import part_of, secrets_in
@@ -41,6 +42,8 @@ STOP_ORDER: Mapping[tuple[Role, ...], float] = {
 }
 """Roles in the order they are stopped, with the seconds until they are killed; under 10 s in all. Inference stops
 before the cameras, so that every frame is settled, and emit last, so that it gets the events of all others."""
+FAULT_SIGNALS = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSYS}
+"""Signals with which the kernel or a library ends a process that has done something wrong."""
 FLUSH_S = 0.5
 """Longest wait for acks of the parent's own events before emit is stopped."""
 
@@ -207,12 +210,30 @@ class Supervisor:
         """Plan the restart of a child, unless it is finished or the agent stops."""
         if child.role is Role.INFER:
             self.control.on_infer_exit()
+        if self.has_broken_capture(child, end.code):
+            self.on_broken_recording(child, end.reason)
         if child.finished or self.stopping:
             log.debug("%s ended", child.name)
         elif end.code == EXIT_CONFIG and not child.was_ready:
             self.failure = self.failure or child.failure_reason or f"{child.name} could not start"
         else:
             self.plan_restart(child, end.reason)
+
+    def has_broken_capture(self, child: Child, code: int) -> bool:
+        """Return whether a fault of a library, such as a wild pointer, has ended the capture of a recording."""
+        if child.role is not Role.CAPTURE or child.finished or self.stopping:
+            return False
+        return -code in FAULT_SIGNALS and self.control.config.streams[child.target or ""].source.pace == "file"
+
+    def on_broken_recording(self, child: Child, reason: str) -> None:
+        """End a recording whose frames have ended its process: a new one would read it from the start again."""
+        if child.had_frame:
+            log.error("%s ended (%s), its recording is not read again", child.name, reason)
+            child.finished = True
+            self.events.send(status_event(self.control.config.name, child.target or "", "ended", reason), None)
+        else:
+            child.unreadable = reason
+        self.stop_after_last_stream()
 
     def plan_restart(self, child: Child, reason: str) -> None:
         """Start a child again after a delay, and report it."""

@@ -7,6 +7,7 @@ that fails, for example because the picture is too large for it, is a failure of
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,8 +16,10 @@ import cv2
 import zmq
 
 from streamer.bus.event_channel import EventClient
+from streamer.core.backoff import Backoff
 from streamer.core.errors import OutputError
 from streamer.core.ipc import Listener, drain
+from streamer.core.logs import RareLog
 from streamer.core.reasons import reason_of
 from streamer.types import Image
 from streamer.video.encoder import Encoder
@@ -27,6 +30,10 @@ from streamer.video.outputs.mjpeg import jpeg_endpoint
 log = logging.getLogger(__name__)
 
 JPEG_OPTIONS = [cv2.IMWRITE_JPEG_QUALITY, 80]
+SIZE_CHANGE_S = 1.0, 30.0
+"""Seconds between two changes of the picture size, at first and at most: each change starts a new file or playlist."""
+STABLE_S = 10.0
+"""A size that lasts this long resets the seconds between two changes."""
 MAX_QUEUED_JPEGS = 4
 """Images that wait for a slow subscriber; further ones are dropped."""
 
@@ -39,6 +46,9 @@ class FanOut:
         encoded = [output for output in outputs if isinstance(output, H264Settings)]
         self._codec = encoded[0].encoder if encoded else H264Settings.DEFAULT_ENCODER
         self._encoder: Encoder | None = None
+        self._size_backoff = Backoff(*SIZE_CHANGE_S)
+        self._size_changed_at = self._may_change_size_at = 0.0
+        self._left_out = RareLog(log, "pictures left out because their size changes too often: %d")
         self._outputs = [
             _Output(output.label, writer, OutputState(agent, output.label, events, is_up=True))
             for output in encoded
@@ -68,6 +78,9 @@ class FanOut:
     def _write_h264(self, image: Image, at: float, fps: float) -> None:
         if not any(output.takes_frames for output in self._outputs):
             return
+        if not self._takes_size(image):
+            self._left_out.add()
+            return
         try:
             encoder = self._encoder_for(image, fps)
             frames = encoder.encode(image, at)
@@ -79,6 +92,19 @@ class FanOut:
         for encoded in frames:
             for output in self._outputs:
                 output.write(encoded, encoder)
+
+    def _takes_size(self, image: Image) -> bool:
+        """Return whether an image of this size may be encoded now. Each change makes the next one wait longer."""
+        height, width = image.shape[:2]
+        if self._encoder is None or self._encoder.size == (width, height):
+            return True
+        now = time.monotonic()
+        if now < self._may_change_size_at:
+            return False
+        if now - self._size_changed_at > STABLE_S:
+            self._size_backoff.reset()
+        self._size_changed_at, self._may_change_size_at = now, now + self._size_backoff.next_delay()
+        return True
 
     def _encoder_for(self, image: Image, fps: float) -> Encoder:
         """Return the encoder of the image's size. Raises OutputError."""

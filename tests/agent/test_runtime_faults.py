@@ -31,6 +31,10 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
     streams = {
         "gate": {"source": "synthetic?fps=25&size=160x120", "tasks": TASKS},
         "rec": {"source": str(folder / "rec.mp4"), "tasks": [{"task": "caption"}]},
+        "film": {
+            "source": str(write_clip(folder / "film.mp4", 3000)),
+            "tasks": [{"task": "ocr", "every_n_frames": 1, "priority": "low"}],
+        },
         "yard": {"source": f"rtsp://user:{PASSWORD}@127.0.0.1:9/x", "tasks": TASKS},
     }
     sinks: list[dict[str, Any]] = [
@@ -38,7 +42,8 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
         {"kind": "jsonl", "path": str(folder / "volume" / "events.jsonl")},
         {"kind": "mqtt", "url": "mqtts://127.0.0.1:9", "ca": str(folder / "ca.pem")},
     ]
-    file = faulty.config(folder, streams, {"missing": str(folder / "missing")}, sinks=sinks)
+    model = {"missing": str(folder / "missing"), "max_batch": 1, "step": 0.02}  # slow, so that the film lasts
+    file = faulty.config(folder, streams, model, sinks=sinks)
     environment = {**faulty.install(folder / "installed"), "CAMERA_PASSWORD": "unusedS3cret"}
     with RunningAgent(folder, ["run", str(file)], None, environment) as agent:
         agent.wait_for_results(5, START_S, "gate")
@@ -60,6 +65,16 @@ def replace(agent: RunningAgent, child: str) -> None:
 
 def reasons(agent: RunningAgent, subject: str) -> list[str]:
     return [event["data"]["reason"] for event in agent.statuses(subject)]
+
+
+def test_recording_that_ends_its_process_ends_once(agent: RunningAgent) -> None:
+    agent.wait_for_results(1, 30, "film")
+    agent.kill("capture:film", signal.SIGSEGV)
+    until(lambda: agent.statuses("stream.ended", "film"), 20, f"it ends; {agent.log()}")
+    assert agent.statuses("stream.ended", "film")[0]["data"]["reason"] == "killed by SIGSEGV"
+    goes_on(agent)
+    assert "capture:film" not in agent.children()
+    assert len({event["data"]["epoch"] for event in agent.results("film")}) == 1
 
 
 def test_unreadable_recording_is_down_and_the_rest_runs(agent: RunningAgent) -> None:

@@ -56,10 +56,17 @@ class Outputs:
         lost = self._renderer.render(PacedFrame(frame, now, is_repeat=True, lost_s=5.0), now)
         assert lost is not None
 
+    def shows_size(self, size: tuple[int, int]) -> bool:
+        """Show pictures of this size; return whether they were encoded. A second change of the size has to wait."""
+        self.show(size, count=1)
+        encoder = self.fan_out._encoder
+        return encoder is not None and encoder.size == size
+
     def events(self) -> list[StatusEvent]:
         self._events.flush(0.01)
         self._events.resend()
-        return [one for one in self._statuses.receive() if one.subject.startswith("output.")]
+        received = {one.id: one for one in self._statuses.receive()}  # an event may be delivered twice
+        return [one for one in received.values() if one.subject.startswith("output.")]
 
 
 @pytest.fixture
@@ -74,11 +81,19 @@ def outputs(tmp_path: Path) -> Iterator[Outputs]:
 def test_every_size_of_the_encoder_is_shown(outputs: Outputs, tmp_path: Path, size: tuple[int, int]) -> None:
     outputs.show(GOOD)
     outputs.show(size)
-    outputs.show(GOOD)
+    until(lambda: outputs.shows_size(GOOD), 5, "the first size again")
     assert outputs.events() == []
     outputs.fan_out.close()
     found = [(probe["width"], probe["height"]) for probe in map(ffprobe, files(tmp_path / "video"))]
     assert found == [GOOD, (size[0] + size[0] % 2, size[1] + size[1] % 2), GOOD]
+
+
+def test_size_that_changes_each_frame_starts_few_files(outputs: Outputs, tmp_path: Path) -> None:
+    for number in range(60):
+        outputs.show((64 + 16 * (number % 5), 48), count=1)
+        time.sleep(0.02)
+    assert len(files(tmp_path / "video")) <= 5  # in 1.2 s and the time of the encoder
+    assert outputs.events() == []
 
 
 @pytest.mark.parametrize("size", [(60_000, 100), (100, 60_000), (MAX_SIDE + 2, 2)], ids=str)

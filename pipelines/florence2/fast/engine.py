@@ -28,6 +28,7 @@ from pipelines.florence2.preprocess import Preprocessor
 from pipelines.florence2.processor import Processor, warm_up_job
 from streamer.core.errors import ConfigError, PipelineError
 from streamer.core.logs import RareLog
+from streamer.core.reasons import reason_of
 from streamer.types import Job, Result
 
 log = logging.getLogger(__name__)
@@ -182,12 +183,13 @@ class FastEngine:
 
     def _recover(self, jobs: Sequence[EngineJob], error: Exception) -> None:
         """Queue failed jobs again with a smaller batch limit; a job that failed alone ends as an error."""
-        _failures.add(len(jobs), error)
+        reason = "not enough memory" if is_shortage(error) else reason_of(error, "model")
+        _failures.add(len(jobs), reason)
         self.image_cache.clear()
         self.scheduler.record_failure()
         others = sum(job not in jobs for job in (*self.greedy.jobs, *self._beam_searches))
         if len(jobs) == 1 and not (others and is_shortage(error)):
-            self.scheduler.finish(jobs[0], f"the model failed: {error}")
+            self.scheduler.finish(jobs[0], f"the model failed: {reason}")
         elif is_shortage(error):
             self.scheduler.retry(jobs, others + len(jobs) // 2)
         else:

@@ -109,7 +109,7 @@ class _ZmqSink:
                         [topic(event["data"]["stream"], event["subject"]), body], zmq.NOBLOCK
                     )
         except zmq.ZMQError as error:
-            raise SinkError(str(error)) from error
+            raise SinkError(f"cannot publish on {self._endpoint}: {(error.strerror or 'no socket').lower()}") from error
 
     def idle(self) -> None:
         """Raise SinkError while no subscriber can connect."""
