@@ -103,6 +103,9 @@ class Capture(Closing):
     def serve(self) -> None:
         """Run until the source has ended or a stop is requested, and all fetched frames are settled."""
         self._worker.report(ReportKind.READY)
+        if (reason := self._worker.assignment.broken) is not None:
+            self._end_reason = reason
+            self._on_source_ended()
         while not self._is_over():
             self._worker.heartbeat.beat()
             self._sleep()
@@ -131,9 +134,12 @@ class Capture(Closing):
             return self._has_stopped()
         if self._ended_at is None or self._slot.in_flight:
             return False
-        if self._server.end_acknowledged or self._server.infer_seen is None:
+        if self._server.end_acknowledged:
             return True
-        return time.monotonic() > max(self._server.infer_seen, self._ended_at) + END_S
+        seen = self._server.infer_seen
+        if seen is None and self._worker.assignment.broken is None:
+            return True
+        return time.monotonic() > max(seen or 0.0, self._ended_at) + END_S
 
     def _has_stopped(self) -> bool:
         """Return True when all frames are settled and the connection is closed, or after `STOP_S`."""

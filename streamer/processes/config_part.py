@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from streamer.config.model import Config
@@ -27,14 +27,17 @@ PROXY_ROLES = (Role.INFER, Role.EMIT)
 """Children that may use a proxy."""
 
 
-def part_of(config: Config, role: Role, target: str | None) -> dict[str, Any]:
-    """Return plain data for `from_checked(data, is_part=True)`. `target`: as of `Child.target`."""
+def part_of(config: Config, role: Role, target: str | None, ended: Collection[str] = ()) -> dict[str, Any]:
+    """Return plain data for `from_checked(data, is_part=True)`. `target`: as of `Child.target`.
+
+    `ended`: streams that have no capture any more. Inference would wait for their frames in vain.
+    """
     raw, name = config.raw, target or ""
     match role:
         case Role.CAPTURE:
             return {**_keys(raw, "agent", "timezone"), "streams": {name: raw["streams"][name]}}
         case Role.INFER:
-            return _about_streams(config, config.streams, "model")
+            return _about_streams(config, [name for name in config.streams if name not in ended], "model")
         case Role.EMIT:
             return _about_streams(config, config.streams, "sinks", "ledger")
         case Role.WEB:

@@ -20,7 +20,7 @@ from streamer.config.model import Config
 from streamer.core.errors import EXIT_CONFIG, ConfigError, SourceIncomplete
 from streamer.core.logs import Format
 from streamer.core.paths import AgentPaths
-from streamer.events.build import status_event, worker_event
+from streamer.events.build import worker_event
 from streamer.processes.assignment import Assignment, Report, ReportKind, Role
 from streamer.processes.child import Child
 from streamer.processes.config_part import part_of, secrets_in
@@ -142,7 +142,8 @@ class Supervisor:
 
     def start(self, child: Child) -> None:
         """Start a child with its part of the present config. While the system refuses, try again later."""
-        part = part_of(self.control.config, child.role, child.target)
+        ended = {capture.target or "" for capture in self.table.of_role(Role.CAPTURE) if capture.finished}
+        part = part_of(self.control.config, child.role, child.target, ended)
         try:
             self.table.start(child, self.assignment.model_copy(update={"config": part, "secrets": secrets_in(part)}))
         except OSError as error:
@@ -211,7 +212,11 @@ class Supervisor:
         if child.role is Role.INFER:
             self.control.on_infer_exit()
         if self.has_broken_capture(child, end.code):
-            self.on_broken_recording(child, end.reason)
+            if child.had_frame:
+                child.broken = end.reason
+            else:
+                child.unreadable = end.reason
+                self.stop_after_last_stream()
         if child.finished or self.stopping:
             log.debug("%s ended", child.name)
         elif end.code == EXIT_CONFIG and not child.was_ready:
@@ -224,16 +229,6 @@ class Supervisor:
         if child.role is not Role.CAPTURE or child.finished or self.stopping:
             return False
         return -code in FAULT_SIGNALS and self.control.config.streams[child.target or ""].source.pace == "file"
-
-    def on_broken_recording(self, child: Child, reason: str) -> None:
-        """End a recording whose frames have ended its process: a new one would read it from the start again."""
-        if child.had_frame:
-            log.error("%s ended (%s), its recording is not read again", child.name, reason)
-            child.finished = True
-            self.events.send(status_event(self.control.config.name, child.target or "", "ended", reason), None)
-        else:
-            child.unreadable = reason
-        self.stop_after_last_stream()
 
     def plan_restart(self, child: Child, reason: str) -> None:
         """Start a child again after a delay, and report it."""
