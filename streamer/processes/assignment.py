@@ -44,8 +44,6 @@ class Assignment(BaseModel):
     """Folder of what outlives the processes, such as the ledger."""
     is_first_start: bool = True
     """No process of this child has been ready yet: what cannot be opened is a config error, which stops the agent."""
-    broken: str | None = None
-    """For capture: how its recording has ended the previous process. It is not read again, only its end is reported."""
     report_fd: int = -1
     """File descriptor that the child writes its reports to."""
     heartbeat_fd: int = -1

@@ -103,9 +103,6 @@ class Capture(Closing):
     def serve(self) -> None:
         """Run until the source has ended or a stop is requested, and all fetched frames are settled."""
         self._worker.report(ReportKind.READY)
-        if (reason := self._worker.assignment.broken) is not None:
-            self._end_reason = reason
-            self._on_source_ended()
         while not self._is_over():
             self._worker.heartbeat.beat()
             self._sleep()
@@ -137,7 +134,7 @@ class Capture(Closing):
         if self._server.end_acknowledged:
             return True
         seen = self._server.infer_seen
-        if seen is None and self._worker.assignment.broken is None:
+        if seen is None and self._epoch is not None:  # else inference may still wait for the process before this one
             return True
         return time.monotonic() > max(seen or 0.0, self._ended_at) + END_S
 

@@ -98,8 +98,6 @@ class Child:
     """One of its processes has been ready: from then on a config error concerns this child only."""
     had_frame: bool = False
     """For capture: one of its processes has had a frame."""
-    broken: str | None = None
-    """For capture: how its recording has ended a process."""
     unreadable: str | None = None
     """For capture: why its recording cannot be read, while none of its frames ever could."""
     failure_reason: str | None = None
@@ -131,7 +129,6 @@ class Child:
             "heartbeat_fd": heartbeat_fd,
             "was_killed": self.was_killed,
             "is_first_start": not self.was_ready,
-            "broken": self.broken,
         }
         assignment = assignment.model_copy(update=own)
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import resource
-import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,8 +41,6 @@ STOP_ORDER: Mapping[tuple[Role, ...], float] = {
 }
 """Roles in the order they are stopped, with the seconds until they are killed; under 10 s in all. Inference stops
 before the cameras, so that every frame is settled, and emit last, so that it gets the events of all others."""
-FAULT_SIGNALS = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSYS}
-"""Signals with which the kernel or a library ends a process that has done something wrong."""
 FLUSH_S = 0.5
 """Longest wait for acks of the parent's own events before emit is stopped."""
 
@@ -211,24 +208,12 @@ class Supervisor:
         """Plan the restart of a child, unless it is finished or the agent stops."""
         if child.role is Role.INFER:
             self.control.on_infer_exit()
-        if self.has_broken_capture(child, end.code):
-            if child.had_frame:
-                child.broken = end.reason
-            else:
-                child.unreadable = end.reason
-                self.stop_after_last_stream()
         if child.finished or self.stopping:
             log.debug("%s ended", child.name)
         elif end.code == EXIT_CONFIG and not child.was_ready:
             self.failure = self.failure or child.failure_reason or f"{child.name} could not start"
         else:
             self.plan_restart(child, end.reason)
-
-    def has_broken_capture(self, child: Child, code: int) -> bool:
-        """Return whether a fault of a library, such as a wild pointer, has ended the capture of a recording."""
-        if child.role is not Role.CAPTURE or child.finished or self.stopping:
-            return False
-        return -code in FAULT_SIGNALS and self.control.config.streams[child.target or ""].source.pace == "file"
 
     def plan_restart(self, child: Child, reason: str) -> None:
         """Start a child again after a delay, and report it."""

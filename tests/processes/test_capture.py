@@ -195,6 +195,7 @@ def test_recording_that_kills_its_reader_twice_is_not_read_again(tmp_path: Path)
             consumer.client.settle(consumer.next(), "done")
             capture.kill()
             capture.restart()
+        assert list(consumer.rest()) == []
         assert capture.statuses.wait("ended")["reason"] == "2 processes died reading it: it is not read again"
         assert [report["kind"] for report in capture.reports()] == ["ready", "ended"]
 
