@@ -130,13 +130,14 @@ class AvSource:
         A file of which a part was missing or damaged ends with SourceEnded.
         """
         last_frame = time.monotonic()
-        count = 0
+        count = damaged = 0
         for number, packet in enumerate(self._packets(), 1):
             if self._is_skipped(packet):
                 yield None
                 last_frame = time.monotonic()
                 continue
             for frame in self._decode(packet):
+                damaged += frame.is_corrupt
                 if frame.colorspace == UNSPECIFIED:
                     frame.colorspace = self._unstated_matrix
                 if frame.interlaced_frame and not count:
@@ -155,13 +156,17 @@ class AvSource:
             raise SourceLost("the stream ended" if count else "the stream ended without a picture that can be decoded")
         if not count:
             raise SourceLost("holds no frame that can be decoded")
-        self._check_whole(self._recording)
+        self._check_whole(self._recording.missing, damaged)
 
-    def _check_whole(self, recording: Recording) -> None:
-        """Raise SourceIncomplete if the file ended early, SourceEnded if some of its packets were damaged."""
-        damaged = f"packets that could not be decoded: {self._undecodable.count}" if self._undecodable.count else None
-        if reason := "; ".join(filter(None, (recording.missing, damaged))):
-            raise SourceIncomplete(reason) if recording.missing else SourceEnded(reason)
+    def _check_whole(self, missing: str | None, damaged_frames: int) -> None:
+        """Raise SourceIncomplete if the file ended early, SourceEnded if a part of it was damaged."""
+        reasons = [missing] if missing else []
+        if self._undecodable.count:
+            reasons.append(f"packets that could not be decoded: {self._undecodable.count}")
+        if damaged_frames:
+            reasons.append(f"damaged frames: {damaged_frames}")
+        if reasons:
+            raise (SourceIncomplete if missing else SourceEnded)("; ".join(reasons))
 
     def _first_frame_limit(self, packets: int) -> float:
         """Return the seconds allowed until the first frame after `packets` packets."""

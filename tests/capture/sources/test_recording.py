@@ -165,6 +165,19 @@ def test_damaged_packets_are_counted_at_the_end(tmp_path: Path) -> None:
     assert not isinstance(end, SourceIncomplete)
 
 
+@pytest.mark.parametrize(("name", "codec"), [("a.ts", "libx264"), ("a.avi", "mpeg4")])
+def test_damaged_frames_are_counted_at_the_end(tmp_path: Path, name: str, codec: str) -> None:
+    path = write_recording(tmp_path / name, 30, codec)
+    whole = bytearray(path.read_bytes())
+    middle = len(whole) // 2
+    whole[middle : middle + 300] = bytes(300)
+    path.write_bytes(whole)
+    numbers, _, end = play(File(path=path))
+    assert len(numbers) == 30
+    assert str(end) == "damaged frames: 1"
+    assert not isinstance(end, SourceIncomplete)
+
+
 def test_mp4_without_its_index_is_explained(tmp_path: Path) -> None:
     path = cut(write_recording(tmp_path / "a.mp4"))
     with pytest.raises(SourceLost, match=r"a\.mp4 as a video: an MP4 without its index \(`moov`\), which is written"):
