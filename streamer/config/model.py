@@ -182,7 +182,7 @@ def _config(raw: Any, file: YamlFile | None, *, checked: bool = False, is_part: 
     except ValidationError as error:
         problems = problems_of(error, raw, json_schema())
     else:
-        for check in () if is_part else (_repeated_names, _bad_outputs, _unknown_zones):
+        for check in () if is_part else (_repeated_names, _shared_files, _bad_outputs, _unknown_zones):
             problems.extend(check(config))
         local = config.timezone or local_zone()
         streams = {name: _stream(name, config, local, problems, is_part) for name in config.streams}
@@ -236,6 +236,24 @@ def _repeated_names(config: Any) -> Iterator[Problem]:
         tasks = [task.name or task.task for task in stream.tasks]
         yield from _repeated(("streams", name, "tasks"), tasks, "task")
     yield from _repeated(("sinks",), [sink.name for sink in config.sinks], "sink")
+
+
+def _shared_files(config: Any) -> Iterator[Problem]:
+    """Yield the sinks and outputs that would write a file of another one, also one that it has rotated away."""
+    owners: set[Path] = set()
+    for key in ("sinks", "outputs"):
+        for index, entry in enumerate(getattr(config, key)):
+            path = getattr(entry, "path", None)
+            if path is None:
+                continue
+            rotated = range(1, entry.keep + 1) if key == "sinks" else ()
+            files = {path.absolute(), *(path.absolute().with_name(f"{path.name}.{number}") for number in rotated)}
+            if owners & files:
+                yield (
+                    (key, index, "path"),
+                    f"`{path}` or a rotated file of it is also a file of another sink or output",
+                )
+            owners |= files
 
 
 def _unknown_zones(config: Any) -> Iterator[Problem]:

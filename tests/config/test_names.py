@@ -182,3 +182,14 @@ def test_two_things_of_one_name_are_refused() -> None:
         model.from_mapping({"streams": streams, "sinks": sinks})
     with pytest.raises(ConfigError, match="second output with the name `a-mp4`"):
         model.from_mapping({"streams": streams, "outputs": [video, {**video, "stream": "a-b", "name": "a-mp4"}]})
+
+
+@pytest.mark.parametrize("path", ["events.jsonl", "events.jsonl.3", "./events.jsonl"])
+def test_two_sinks_never_write_one_file(path: str) -> None:
+    streams = {"gate": {"source": "synthetic", "tasks": [{"task": "caption"}]}}
+    first = {"kind": "jsonl", "path": "events.jsonl"}
+    video = {"kind": "mp4", "stream": "gate", "path": path}
+    with pytest.raises(ConfigError, match=r"sinks\[1\]\.path: .* is also a file of another sink"):
+        model.from_mapping({"streams": streams, "sinks": [first, {**first, "name": "b", "path": path}]})
+    with pytest.raises(ConfigError, match=r"outputs\[0\]\.path: .* is also a file of another sink"):
+        model.from_mapping({"streams": streams, "sinks": [first], "outputs": [video]})

@@ -16,20 +16,21 @@ import contextlib
 import json
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from streamer.core.backoff import Backoff, exponential
+from streamer.core.backoff import Backoff
 from streamer.core.errors import SinkError
 from streamer.core.redact import Url, require_scheme
 from streamer.core.settings import Name, Seconds
 from streamer.events.sinks._base import NetworkSinkSettings, SinkContext, SinkProgress
 from streamer.events.sinks._home_assistant import DEVICES, Discovery
-from streamer.events.sinks._mqtt_connection import Broker, ClosedWithoutReason, Connection, SessionTakenOver
+from streamer.events.sinks._mqtt_connection import Broker, Connection
+from streamer.events.sinks._mqtt_faults import MAX_ATTEMPTS, STABLE_S, Suspect, Takeovers
 from streamer.events.sinks._mqtt_packets import FAILURE, Message, Puback, describe
 from streamer.events.sinks._mqtt_topics import STATUS, client_id, event_topic, source_topic
 from streamer.events.sinks._settled import SettledEvents
@@ -39,16 +40,8 @@ log = logging.getLogger(__name__)
 
 FIRST_WAIT_S, MAX_WAIT_S = 0.5, 30.0
 """Delay before a lost connection is replaced: the first, and the longest."""
-FIRST_TAKEN_S, MAX_TAKEN_S = 60.0, 600.0
-"""The same after another program took the session: two agents of one name must not push each other out all the time."""
-CLOSED_TIMES = 4
-"""Connections in a row that the broker closed without a reason, from which on another program is suspected."""
-STABLE_S = 60.0
-"""A connection that lived this long makes the next loss count as the first one."""
 REFUSED = frozenset({0x90, 0x95, 0x99})
 """Reason codes that say that the message itself will never be accepted: its topic, size or format."""
-MAX_ATTEMPTS = 3
-"""Lost connections with one event unacknowledged, after which it is sent last; so many more make it a dead letter."""
 
 
 def _reject_path(url: Url) -> Url:
@@ -107,9 +100,11 @@ class _MqttSink:
         self._connection: Connection | None = None
         self._connected_at = 0.0
         self._backoff = Backoff(FIRST_WAIT_S, MAX_WAIT_S)
-        self._takeovers = _Takeovers()
+        self._takeovers = Takeovers()
         self._settled = SettledEvents(progress)
-        self._suspect = _Suspect()
+        self._suspect = Suspect()
+        self._state_failures: Counter[str] = Counter()  # by topic, connections lost in a row
+        self._left_out: set[str] = set()  # topics of retained messages that the broker refuses: some then disconnect
 
     def write(self, events: Sequence[tuple[int, bytes]]) -> None:
         with self._open_connection() as connection:
@@ -146,8 +141,9 @@ class _MqttSink:
         if self._connection is not None:
             self._connection.abandon()
             self._connection, lived = None, time.monotonic() - self._connected_at
-            # If one event is the oldest unacknowledged one each time, it is the cause.
-            taken_s = None if self._suspect.losses > 1 else self._takeovers.on_lost(error, lived)
+            # If one message is the oldest unacknowledged one each time, it is the cause.
+            is_message = max(self._suspect.losses, 0, *self._state_failures.values()) > 1
+            taken_s = self._takeovers.on_lost(error, lived, is_message)
             if taken_s is not None:
                 return SinkError(
                     f"{self._broker}: another program seems to use the client id {self._client_id}: "
@@ -162,7 +158,10 @@ class _MqttSink:
         """Subscribe to discovery messages first, to receive the retained ones before they are replaced."""
         if self._settings.home_assistant:
             connection.subscribe(DEVICES)
-        self._publish_retained(connection, self._retained)
+        # A message on which the broker ends the connection must not keep all events from it.
+        late = {topic for topic, failures in self._state_failures.items() if failures >= MAX_ATTEMPTS}
+        self._publish_states(connection, {topic: body for topic, body in self._retained.items() if topic not in late})
+        self._found = {topic: self._retained[topic] for topic in late if topic in self._retained} | self._found
 
     def _on_message(self, message: Message) -> None:
         self._found |= self._discovery.replace_stale(message.topic, message.body)
@@ -171,22 +170,33 @@ class _MqttSink:
         if self._found:
             found, self._found = self._found, {}
             self._retained |= found
-            self._publish_retained(connection, found)
+            self._publish_states(connection, found)
 
-    def _publish_retained(self, connection: Connection, messages: dict[str, bytes]) -> None:
-        """Publish one message at a time, within any limit of the broker. One that it refuses is left out."""
+    def _publish_states(self, connection: Connection, messages: dict[str, bytes]) -> None:
+        """Publish one retained message at a time, within any limit of the broker. One that it refuses is left out."""
         for topic, body in messages.items():
+            if topic in self._left_out:
+                continue
             encoded = connection.encode(Message(topic, body, retain=True), "text/plain")
             if encoded is None:
-                log.warning("the retained message on %s is larger than the broker accepts", topic)
+                self._leave_out(topic, "larger than the broker accepts")
                 continue
             message_id, packet = encoded
+            self._state_failures[topic] += 1
             connection.send(packet)
             sent_at = time.monotonic()
             while (ack := connection.next_ack(sent_at)).message_id != message_id:
                 pass
+            del self._state_failures[topic]
             if ack.reason >= FAILURE:
-                log.warning("the broker refuses the retained message on %s: %s", topic, describe(ack.reason))
+                self._leave_out(topic, describe(ack.reason))
+
+    def _leave_out(self, topic: str, reason: str) -> None:
+        """Never publish this retained message again."""
+        log.warning(
+            "%s refuses the retained message on %s: %s: left out until the next start", self._broker, topic, reason
+        )
+        self._left_out.add(topic)
 
     def _deliver(self, connection: Connection, events: Sequence[tuple[int, bytes]]) -> None:
         """Publish all events, at most `in_flight` unacknowledged messages at a time."""
@@ -195,6 +205,7 @@ class _MqttSink:
         packets: deque[tuple[int, bytes]] = deque()  # of the event at `newest`, unsent
         newest = 0
         unacked: dict[int, int] = {}  # position by message id, the oldest first
+        states: dict[int, str] = {}  # topic by message id, of retained messages
         progress_at = time.monotonic()
         try:
             while waiting or packets or unacked:
@@ -206,13 +217,17 @@ class _MqttSink:
                         progress_at = time.monotonic()
                     else:
                         newest, body = waiting.popleft()
-                        packets.extend(self._packets(connection, newest, body))
+                        packets.extend(self._packets(connection, newest, body, states))
                 if not unacked:  # the broker can take none of them
                     break
                 ack = connection.next_ack(progress_at)
                 if (position := unacked.get(ack.message_id)) is None:
                     continue
-                self._check(ack, position)
+                if topic := states.pop(ack.message_id, None):
+                    if ack.reason >= FAILURE:
+                        self._leave_out(topic, describe(ack.reason))
+                else:
+                    self._check(ack, position)
                 del unacked[ack.message_id]
                 progress_at = time.monotonic()
                 if position not in unacked.values() and not (packets and position == newest):
@@ -223,18 +238,24 @@ class _MqttSink:
             oldest = next(iter(unacked.values()), None)
             if oldest is not None and self._suspect.on_lost(oldest):
                 self._settled.refuse(oldest, f"{error}, {self._suspect.losses} times, while others were accepted")
-                self._suspect = _Suspect()
+                self._suspect = Suspect()
             raise
         self._settled.advance()
 
-    def _packets(self, connection: Connection, position: int, body: bytes) -> list[tuple[int, bytes]]:
-        """Return the packets of an event; none, and a dead letter, when it is too large for the broker."""
+    def _packets(
+        self, connection: Connection, position: int, body: bytes, states: dict[int, str]
+    ) -> Iterator[tuple[int, bytes]]:
+        """Yield the packets of an event; none, and a dead letter, when it is too large for the broker.
+
+        The topics of retained messages are added to `states` by message id.
+        """
         event = json.loads(body)
         base = source_topic(self._settings.topic, event["source"])
-        first = connection.encode(Message(event_topic(base, event["subject"]), body), self._settings.content_type)
-        if first is None:
+        encoded = connection.encode(Message(event_topic(base, event["subject"]), body), self._settings.content_type)
+        if encoded is None:
             self._settled.refuse(position, f"larger than {connection.max_bytes} bytes, the limit of the broker")
-            return []
+            return
+        yield encoded
         if event["subject"].startswith("stream."):
             retained = {f"{base}/{STATUS}": event["data"]["state"].encode()}
         elif self._settings.home_assistant and event["subject"] in ("task.added", "task.removed"):
@@ -242,10 +263,10 @@ class _MqttSink:
         else:
             retained = {}
         self._retained |= retained
-        more = [
-            connection.encode(Message(topic, value, retain=True), "text/plain") for topic, value in retained.items()
-        ]
-        return [first, *(one for one in more if one is not None)]
+        for topic in retained.keys() - self._left_out:
+            if (encoded := connection.encode(Message(topic, retained[topic], retain=True), "text/plain")) is not None:
+                states[encoded[0]] = topic
+                yield encoded
 
     def _check(self, ack: Puback, position: int) -> None:
         """Make an event a dead letter that will never be accepted. Raises SinkError for any other refusal."""
@@ -253,54 +274,3 @@ class _MqttSink:
             self._settled.refuse(position, f"the broker refuses it: {describe(ack.reason)}")
         elif ack.reason >= FAILURE:
             raise SinkError(f"{self._broker}: it refuses an event ({describe(ack.reason)})")
-
-
-class _Takeovers:
-    """Counts the connections that another program with the same client id took, as far as one can know."""
-
-    def __init__(self) -> None:
-        self._closed = 0  # in a row without a reason
-        self._taken = 0
-
-    def on_lost(self, error: BaseException, lived_s: float) -> float | None:
-        """Return the seconds to wait when a connection was taken after `lived_s`, None when it was lost otherwise."""
-        if lived_s > STABLE_S:
-            self._closed = 0
-        if lived_s > 2 * MAX_TAKEN_S:
-            self._taken = 0
-        self._closed += isinstance(error, ClosedWithoutReason)
-        if not isinstance(error, SessionTakenOver) and self._closed < CLOSED_TIMES:
-            return None
-        self._taken += 1
-        return exponential(FIRST_TAKEN_S, MAX_TAKEN_S, self._taken)
-
-
-class _Suspect:
-    """The event that was the oldest unacknowledged one in one lost connection after the other.
-
-    Then it is sent last, to see whether the broker accepts others.
-    """
-
-    def __init__(self) -> None:
-        self.losses = 0
-        self._position: int | None = None
-        self._proofs = 0  # losses before which others were accepted
-        self._others_accepted = False
-
-    def put_last(self, events: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-        return sorted(events, key=lambda one: one[0] == self._position) if self.losses >= MAX_ATTEMPTS else events
-
-    def on_accepted(self, position: int) -> None:
-        if position == self._position:
-            self._position, self.losses = None, 0
-        self._others_accepted = True
-
-    def on_lost(self, position: int) -> bool:
-        """Count a lost connection, and return True when the event is to blame."""
-        if position != self._position:
-            self._position, self.losses, self._proofs = position, 0, 0
-        else:
-            self._proofs += self._others_accepted
-        self.losses += 1
-        self._others_accepted = False
-        return self._proofs >= MAX_ATTEMPTS

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import socket
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -322,6 +324,34 @@ def rendered(template: str, answer: Any) -> str:
     """As Home Assistant does it."""
     text: str = jinja2.Template(template).render(value_json=answer, this={"state": "as before"})
     return text
+
+
+def test_refused_states_do_not_hold_up_events(tmp_path: Path, progress: RecordedProgress) -> None:
+    rules = tmp_path / "acl"
+    rules.write_text(
+        "topic write streamer/home/streams/gate/people\ntopic write streamer/home/streams/gate/stream.up\n"
+    )
+    with Broker(tmp_path, f"acl_file {rules}") as broker:
+        sink = opened(broker, progress)
+        events = [(1, encode(status_event("home", "gate", "up"))), *entries(2, 3)]
+        for _ in range(3):  # this broker ends the connection when it has refused a message
+            with contextlib.suppress(SinkError):
+                sink.write(events[progress.position :])
+        sink.close()
+
+    assert progress.position == 3
+    assert progress.refused == {}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "169.254.169.254", "::ffff:127.0.0.1", "64:ff9b::a9fe:a9fe"])
+def test_name_does_not_lead_to_this_computer(
+    monkeypatch: pytest.MonkeyPatch, progress: RecordedProgress, address: str
+) -> None:
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    sink = Mqtt(url=Url("mqtt://broker.example")).open(context(), progress)
+    with pytest.raises(SinkError, match=r"^the broker broker\.example:1883: no TCP connection: refused to connect to"):
+        sink.write(entries(1, 1))
 
 
 @pytest.mark.parametrize(

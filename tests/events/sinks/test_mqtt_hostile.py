@@ -12,7 +12,7 @@ from streamer.bus.event_channel import EventClient
 from streamer.core.errors import SinkError
 from streamer.core.redact import Url
 from streamer.events.sinks import IdleSink, Mqtt
-from streamer.events.sinks.mqtt import MAX_ATTEMPTS
+from streamer.events.sinks._mqtt_faults import MAX_ATTEMPTS
 from tests.support.agents import until
 from tests.support.emit_process import EmitProcess, lines, send_events
 from tests.support.scripted_broker import CONNACK, Client, Script, ScriptedBroker, puback, well
@@ -221,6 +221,23 @@ def test_event_that_breaks_the_connection_blocks_no_other(progress: RecordedProg
     assert failures <= 3 * MAX_ATTEMPTS
     accepted = [int(body.split(b'"sequence":"')[1][:16]) for body in broker.published if b'"sequence"' in body]
     assert set(accepted) == set(range(1, 21))
+
+
+def test_state_that_breaks_the_connection_blocks_no_event(progress: RecordedProgress) -> None:
+    def breaks_at_online(body: bytes, number: int) -> bytes | None:
+        return None if body.endswith(b"online") else puback(number)
+
+    with ScriptedBroker(acks(breaks_at_online)) as broker:
+        sink = opened(broker, progress)
+        failures: list[SinkError] = []
+        while progress.position < 3 and len(failures) < 20:
+            with pytest.raises(SinkError) as failure:
+                sink.write(entries(progress.position + 1, 3))
+            failures.append(failure.value)
+
+    assert progress.position == 3
+    assert len(failures) == MAX_ATTEMPTS + 1
+    assert "another program" not in str(failures[-1])
 
 
 def test_no_event_is_given_up_while_none_is_accepted(progress: RecordedProgress) -> None:
