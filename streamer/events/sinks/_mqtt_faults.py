@@ -1,4 +1,4 @@
-"""What repeated losses of a connection to an MQTT broker mean: a second client, or an event that breaks it."""
+"""Judges why a connection to an MQTT broker is lost repeatedly: a second client, or an event that breaks it."""
 
 from __future__ import annotations
 
