@@ -32,6 +32,8 @@ _NETWORK = (
     "/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/etc/crypto-policies", "/run/systemd/resolve",
 )  # fmt: skip
 """Settings of name resolution and TLS."""
+_GRAPHICS = ("/sys", "/proc", "/etc/OpenCL", "/etc/vulkan", "/etc/drirc", "/run/nvidia-persistenced")
+"""Files that drivers of graphics cards read. They also map gigabytes, so that memory is not limited."""
 _CLOCK = ("/etc/localtime", "/etc/timezone")
 _COMMON_DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 
@@ -42,10 +44,11 @@ class Confinement:
     def __init__(self, source: SourceSettings, runtime: Path) -> None:
         """Restrict this process. Call it before threads are started: only later ones are restricted. Raises OSError."""
         needs = source.needs() if hasattr(source, "needs") else landlock.Rules()
+        decodes_on_card = getattr(source, "hwaccel", "none") != "none"
         files, devices = [*map(Path, (*_NETWORK, *_CLOCK)), *needs.read], list(needs.devices)
         self._known = KnownFiles([*files, *devices])
         rules = landlock.Rules(
-            read=[*map(Path, _LIBRARIES), *_program(), *files],
+            read=[*map(Path, (*_LIBRARIES, *(_GRAPHICS if decodes_on_card else ()))), *_program(), *files],
             write=[runtime],
             devices=[*map(Path, _COMMON_DEVICES), *devices],
             connect=[*needs.connect, _DNS_PORT] if needs.connect else needs.connect,
@@ -53,7 +56,8 @@ class Confinement:
         )
         _limit(resource.RLIMIT_CORE, 0)  # a core file would hold the password of the camera
         _limit(resource.RLIMIT_NOFILE, MAX_DESCRIPTORS)
-        limit_memory()
+        if not decodes_on_card:
+            limit_memory()
         landlock.restrict(rules)
 
     def replaced(self) -> Path | None:

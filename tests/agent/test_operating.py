@@ -17,7 +17,7 @@ import pytest
 from streamer.cli.doctor import examine
 from streamer.cli.doctor_host import time_zone
 from streamer.config.model import load
-from streamer.core import logs
+from streamer.core import landlock, logs
 from tests.support import faulty
 from tests.support.agents import RunningAgent, until
 from tests.support.http_camera import HttpCamera, answer, jpeg, reply
@@ -56,6 +56,15 @@ def test_unit_command_runs_under_its_system_call_filter(tmp_path: Path) -> None:
         lines = [json.loads(line) for line in agent.errors.read_text().splitlines()]
         assert {"streamer", "infer", "emit"} & {line["process"] for line in lines}
         assert not [line for line in lines if line["level"] in ("error", "critical")]
+
+
+@needs_systemd
+@pytest.mark.skipif(not landlock.version(), reason="this kernel has no Landlock")
+def test_unit_lets_processes_confine_themselves() -> None:
+    sandbox = [sys.executable, str(ROOT / "tests" / "support" / "sandbox.py"), str(UNIT)]
+    code = "from streamer.core import landlock\nlandlock.restrict(landlock.Rules())\nopen('/etc/passwd')"
+    done = subprocess.run([*sandbox, sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.endswith("PermissionError: [Errno 13] Permission denied: '/etc/passwd'\n"), done.stderr
 
 
 def test_json_log_has_one_object_per_line_without_secrets(capfd: pytest.CaptureFixture[str]) -> None:
