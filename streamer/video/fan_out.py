@@ -141,7 +141,7 @@ class _Output:
                 self._writer.open(encoder.template)
                 self._encoder = encoder
             self._writer.write(encoded)
-        except (av.FFmpegError, OSError) as error:
+        except (av.FFmpegError, OSError, ValueError) as error:
             self.fail(error)
         else:
             self._state.on_success()

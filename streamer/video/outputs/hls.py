@@ -44,7 +44,7 @@ class HlsWriter(Muxer):
         index, init = self._folder / "index.m3u8", f"init_{template.width}x{template.height}.mp4"
         # Same frame size as before: append to the playlist after a discontinuity mark, so that players continue.
         flags, first = "append_list", 0
-        if index.exists() and f'"{init}"' not in index.read_text():
+        if index.exists() and f'"{init}"' not in index.read_text(errors="replace"):
             flags, first = "discont_start", self._end_list(index)
         options = {
             "hls_segment_type": "fmp4",
@@ -63,7 +63,7 @@ class HlsWriter(Muxer):
         FFmpeg writes one init file per playlist, so another frame size needs a new playlist.
         """
         index.unlink()
-        segments = sorted(self._folder.glob("seg_*.m4s"))
+        segments = sorted(file for file in self._folder.glob("seg_*.m4s") if file.stem[4:].isdecimal())
         for old in (*segments[:-SEGMENTS], *self._folder.glob("init_*.mp4")):
             old.unlink()
         return 1 + max((int(segment.stem[4:]) for segment in segments), default=-1)
