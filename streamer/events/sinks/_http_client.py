@@ -50,8 +50,8 @@ class HttpClient:
         """`timeout`: seconds of one request. Raises ConfigError for a host that no request can name."""
         self._tls, self._proxy, self._connections, self._timeout = tls, proxy, connections, timeout
         parts = urlsplit(url.reveal())
-        self._is_tls, self._host = parts.scheme.lower() == "https", parts.hostname or ""
-        host = _ascii(self._host)
+        self._is_tls, self.host = parts.scheme.lower() == "https", parts.hostname or ""
+        host = _ascii(self.host)
         self._url = httpcore2.URL(
             scheme=parts.scheme.lower().encode(), host=host, port=parts.port, target=_target(parts)
         )
@@ -86,7 +86,7 @@ class HttpClient:
         except TimeoutError:
             raise SinkError(f"no response within {self._timeout:g} s") from None
         except (AddressError, ConfigError) as error:
-            raise SinkError(str(error).removeprefix(f"{self._host}: ")) from None
+            raise SinkError(str(error).removeprefix(f"{self.host}: ")) from None
         except (*_ERRORS, OSError) as error:
             raise SinkError(self._describe(error)) from None
         found = dict((name.lower(), value) for name, value in response.headers)

@@ -74,7 +74,8 @@ class Mqtt(NetworkSinkSettings):
         return self
 
     def check(self) -> None:
-        self.tls_context()
+        if self.url.scheme == "mqtts":
+            self.tls_context()
 
     def open(self, context: SinkContext, progress: SinkProgress) -> Sink:
         self.check()

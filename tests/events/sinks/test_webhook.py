@@ -17,7 +17,7 @@ from streamer.bus.event_channel import EventClient
 from streamer.core.errors import SinkError
 from streamer.core.redact import Url
 from streamer.events.sinks import SinkField, Webhook
-from streamer.events.sinks.webhook import _retry_after_s
+from streamer.events.sinks._webhook_delivery import _retry_after_s
 from streamer.types import Sink
 from tests.support import hooks
 from tests.support.agents import until
