@@ -5,10 +5,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from streamer.core.errors import ConfigError
 
@@ -18,6 +28,20 @@ MAX_ASK_S = 600.0
 """Longest wait for the answer to an `Ask`."""
 GivenName = Annotated[str, StringConstraints(max_length=64)]
 """Name of a stream or task as the caller gives it, perhaps of none that exists."""
+
+
+MAX_TASK_BYTES = 16_384
+"""Largest task of a request, as JSON: the check of a longer text would hold up the parent for seconds."""
+
+
+def _bounded(task: dict[str, Any]) -> dict[str, Any]:
+    if len(json.dumps(task)) > MAX_TASK_BYTES:
+        raise ValueError(f"larger than {MAX_TASK_BYTES} bytes")
+    return task
+
+
+TaskKeys = Annotated[dict[str, Any], AfterValidator(_bounded)]
+"""Keys of a task, as in a config."""
 
 
 class Command(BaseModel):
@@ -41,8 +65,7 @@ class Ask(Command):
 
     op: Literal["ask"] = "ask"
     stream: GivenName
-    task: dict[str, Any]
-    """Keys of the task, as in a config."""
+    task: TaskKeys
     seconds: float
     """Time to wait for the answer, at most `MAX_ASK_S`."""
 
@@ -53,8 +76,8 @@ class ChangeTask(Command):
     op: Action
     stream: GivenName
     name: GivenName
-    task: dict[str, Any] | None = None
-    """For `add`: keys of the task, as in a config."""
+    task: TaskKeys | None = None
+    """For `add`."""
     save: bool = False
     """Apply the change again at each start of the agent."""
 

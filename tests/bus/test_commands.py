@@ -41,6 +41,7 @@ def test_inference_command_survives_its_message() -> None:
         {"op": "ask", "stream": "gate", "task": {}, "seconds": 10**400},
         {"op": "add", "stream": "gate", "name": "x", "task": {"task": "ocr", "name": "y"}},
         {"op": "add", "stream": "gate", "name": "x"},
+        {"op": "ask", "stream": "gate", "task": {"task": "ocr", "text": "x" * 20_000}, "seconds": 1},
     ],
 )
 def test_malformed_request_names_the_remedy(message: dict[str, Any]) -> None:
