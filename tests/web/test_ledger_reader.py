@@ -57,7 +57,7 @@ def run(path: Path, use: Callable[[LedgerReader], Awaitable[T]]) -> T:
 
 
 def test_long_search_is_cut_and_delays_nobody(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_reader, "SEARCH_S", 0.2)
+    monkeypatch.setattr(ledger_reader, "SEARCH_S", 0.5)
 
     async def search(reader: LedgerReader) -> None:
         searches = [asyncio.create_task(reader.page(None, 10, RARE)) for _ in range(SEARCHES)]
