@@ -18,6 +18,8 @@ FREE_DOWNS = 3
 """Reports of a failure after which a success is still reported at once."""
 FIRST_SETTLING_S, MAX_SETTLING_S = 2.0, 60.0
 """Time for which something that failed more often must work before that is reported: the first, and the longest."""
+MAX_REPORT_GAP_S = 300.0
+"""Longest time between two reports of a state that keeps changing."""
 CALM_S = 600.0
 """Time without a failure after which earlier ones are forgotten."""
 REFUSED_DELAY_S = (30.0, 60.0)
@@ -100,3 +102,33 @@ class Settling:
         if self._downs <= FREE_DOWNS:
             return True
         return now - self._failed_at >= exponential(FIRST_SETTLING_S, MAX_SETTLING_S, self._downs - FREE_DOWNS)
+
+
+class ReportRate:
+    """Decides when a state that keeps changing is reported: the first changes at once, later ones at a falling rate.
+
+    Pure: the clock is passed in.
+    """
+
+    def __init__(self) -> None:
+        self._is_changed = False
+        self._reports = 0
+        self._reported_at = -CALM_S
+
+    def on_change(self) -> None:
+        """The state has changed since the last report."""
+        self._is_changed = True
+
+    def take(self, now: float) -> bool:
+        """Return whether the state is to be reported at monotonic second `now`; then it counts as reported."""
+        if not self._is_changed:
+            return False
+        since = now - self._reported_at
+        if since > CALM_S:
+            self._reports = 0
+        later = self._reports - FREE_DOWNS + 1
+        if later > 0 and since < exponential(FIRST_SETTLING_S, MAX_REPORT_GAP_S, later):
+            return False
+        self._is_changed, self._reported_at = False, now
+        self._reports += 1
+        return True

@@ -16,6 +16,7 @@ from streamer.bus.frame_client import FrameClient
 from streamer.bus.result_feed import ResultPublisher
 from streamer.config.model import find_pipeline
 from streamer.config.task import DEFAULT_EVERY_S
+from streamer.core.backoff import ReportRate
 from streamer.core.closing import Closing
 from streamer.inference.canary import Canary
 from streamer.inference.fetcher import FrameFetcher
@@ -66,6 +67,7 @@ class Inference(Closing):
         streams = config.streams
         schedules = {name: Schedule(name, stream.active, stream.source.pace, now) for name, stream in streams.items()}
         self.policy = Policy(schedules, now)
+        self.stretch_reports = ReportRate()
         self.step_timeout = StepTimeout()
         self.frames = FrameClient(worker.runtime, "infer", max(MIN_BUFFERS, 2 * len(streams), 2 * engine.free()))
         self.in_flight = InFlight(worker.runtime, streams, self.frames.settle, worker.assignment.was_killed)
@@ -102,6 +104,8 @@ class Inference(Closing):
             for result in self.step(self.select_jobs()):
                 self.publisher.publish(result)
             if self.policy.adapt(_now()):
+                self.stretch_reports.on_change()
+            if self.stretch_reports.take(time.monotonic()):
                 self.publisher.publish_stretch(self.policy.stretches())
         if not self.in_flight.count(JobState.FETCHING, JobState.WAITING, JobState.RUNNING):
             self.canary.add_if_due()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from streamer.core.backoff import ReconnectBackoff, Settling
+from streamer.core.backoff import ReconnectBackoff, ReportRate, Settling
 
 
 def test_reconnect_delay_is_short_for_a_minute_then_grows() -> None:
@@ -60,3 +60,16 @@ def test_flapping_is_reported_at_a_falling_rate() -> None:
     assert len([second for second in reports if second < 16]) >= 6, "the first ones are reported at once"
     assert len(reports) <= 12
     assert settling.is_over(3660.0)
+
+
+def test_state_that_keeps_changing_is_reported_at_a_falling_rate() -> None:
+    rate, reported = ReportRate(), list[float]()
+    for second in range(0, 7200, 5):  # as often as overload control may change the intervals
+        rate.on_change()
+        if rate.take(float(second)):
+            reported.append(second)
+    assert reported[:3] == [0, 5, 10]
+    assert len(reported) <= 35
+    assert not rate.take(7201.0)
+    assert rate.take(7600.0), "the last change is reported in any case"
+    assert not rate.take(7700.0)
