@@ -10,7 +10,6 @@ flushed out of the decoder, which would otherwise hold it until the next frame. 
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections import deque
@@ -23,17 +22,14 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from streamer.capture.sources._allowed import MAX_THREADS, Allowed
-from streamer.capture.sources._failures import FAILURES, describe, lost
+from streamer.capture.sources._failures import FAILURES, UNDECODABLE, describe, lost
 from streamer.capture.sources._hwaccel import find_hardware
 from streamer.capture.sources._picture import INTERLACED, UNSPECIFIED, AvPicture, PixelAspect, is_convertible
 from streamer.capture.sources._recording import Recording, to_seconds
 from streamer.capture.sources._stream_choice import choose_stream
 from streamer.core.errors import SourceEnded, SourceIncomplete, SourceLost
-from streamer.core.logs import RareLog
 from streamer.core.memory_limit import allow_pictures, over_limit
 from streamer.types import MAX_PIXELS
-
-log = logging.getLogger(__name__)
 
 OPEN_S = 10.0
 """Longest time for opening a live source."""
@@ -73,7 +69,7 @@ class AvSource:
         `unstated_matrix`: colour matrix (AVColorSpace) of pictures that state none; default: by their size.
         """
         self._limit = read_limit
-        self._undecodable = RareLog(log, "packets that cannot be decoded: %d, last error: %s")
+        self._undecodable = 0
         self._keyframes = _KeyframeInterval() if may_skip_frames else None
         self._interval = 0.0
         self._keyframes_only = False
@@ -161,8 +157,8 @@ class AvSource:
     def _check_whole(self, missing: str | None, damaged_frames: int) -> None:
         """Raise SourceIncomplete if the file ended early, SourceEnded if a part of it was damaged."""
         reasons = [missing] if missing else []
-        if self._undecodable.count:
-            reasons.append(f"packets that could not be decoded: {self._undecodable.count}")
+        if self._undecodable:
+            reasons.append(f"packets that could not be decoded: {self._undecodable}")
         if damaged_frames:
             reasons.append(f"damaged frames: {damaged_frames}")
         if reasons:
@@ -216,14 +212,16 @@ class AvSource:
         except (MemoryError, BlockingIOError):  # no memory, or none for a thread of the decoder
             raise SourceLost(over_limit()) from None
         except FAILURES as error:
-            self._undecodable.add(describe(error))
+            self._undecodable += 1
+            UNDECODABLE.add(describe(error))
             return []
         return [frame for frame in frames if self._can_convert(frame)]
 
     def _can_convert(self, frame: av.VideoFrame) -> bool:
         if self._stream.codec_context.is_hwaccel or is_convertible(frame.format.name):
             return True
-        self._undecodable.add(f"pixel format {frame.format.name} cannot be converted")
+        self._undecodable += 1
+        UNDECODABLE.add(f"pixel format {frame.format.name} cannot be converted")
         return False
 
     def _time_of(self, frame: av.VideoFrame) -> float | None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import errno
+import logging
 
 import av.error
 
 from streamer.capture.sources._allowed import MAX_STREAMS
 from streamer.core.errors import SourceLost, SourceRefused
+from streamer.core.logs import RareLog
 from streamer.core.memory_limit import over_limit
 
 FAILURES = (av.error.FFmpegError, OSError)
 """Exceptions of libav. Their texts hold the address of the source, possibly with a password: use `describe`."""
+
+
+UNDECODABLE = RareLog(logging.getLogger(__name__), "packets or pictures that cannot be decoded: %d, last error: %s")
+"""Counts over all connections of this process: a camera that sends damaged data each time is logged ever less."""
 
 
 def describe(error: Exception) -> str:

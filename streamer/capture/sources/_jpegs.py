@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 
@@ -10,18 +9,15 @@ import av
 from av.video.codeccontext import VideoCodecContext
 
 from streamer.capture.sources._av import OPEN_S
-from streamer.capture.sources._failures import FAILURES, describe
+from streamer.capture.sources._failures import FAILURES, UNDECODABLE, describe
 from streamer.capture.sources._http_answer import READ_BYTES, Answer
 from streamer.capture.sources._http_client import HttpClient
 from streamer.capture.sources._jpeg_splitter import JpegSplitter
 from streamer.capture.sources._picture import AvPicture
 from streamer.core.errors import SourceLost
-from streamer.core.logs import RareLog
 from streamer.core.memory_limit import allow_pictures
 from streamer.core.network_failures import BROKEN_OFF
 from streamer.types import MAX_PIXELS
-
-log = logging.getLogger(__name__)
 
 MIN_POLL_S = 0.2
 """Shortest time between two requests for a single picture."""
@@ -40,7 +36,6 @@ class JpegSource:
     def __init__(self, client: HttpClient, answer: Answer, read_limit: float) -> None:
         self._client, self._answer, self._limit = client, answer, read_limit
         self._interval = 0.0
-        self._undecodable = RareLog(log, "pictures that cannot be decoded: %d, last error: %s")
         self._decoder = av.CodecContext.create("mjpeg", "r")
         assert isinstance(self._decoder, VideoCodecContext)
         self._decoder.thread_count = 1
@@ -89,6 +84,6 @@ class JpegSource:
         try:
             frames = self._decoder.decode(av.Packet(jpeg))
         except FAILURES as error:
-            self._undecodable.add(describe(error))
+            UNDECODABLE.add(describe(error))
             return None
         return AvPicture(frames[0], time.monotonic(), self._decoder.sample_aspect_ratio) if frames else None

@@ -19,5 +19,13 @@ def test_damaged_file_ends_without_internal_error(path: Path) -> None:
         assert all(picture is None or picture.width > 0 for picture in source)
 
 
+def test_damage_at_each_connection_is_logged_rarely(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(32):
+        with suppress(ConfigError, SourceEnded, SourceLost), closing(File(path=CASES[0]).open()) as source:
+            list(source)
+    lines = [record for record in caplog.records if "cannot be decoded" in record.getMessage()]
+    assert len(lines) <= 8
+
+
 def test_there_are_cases() -> None:
     assert CASES
