@@ -119,7 +119,8 @@ class Painter:
                 x += wide + 2 * self._pad
 
     def _darken(self, part: Image) -> None:
-        part[:] = cv2.convertScaleAbs(part, alpha=0.4)
+        if part.size:  # a text may lie outside of a small picture
+            part[:] = cv2.convertScaleAbs(part, alpha=0.4)
 
 
 def wrap(text: str, width: int, scale: float, thick: int = 1) -> list[str]:

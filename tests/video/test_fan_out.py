@@ -53,6 +53,8 @@ class Outputs:
             assert drawn is not None
             assert drawn.shape == (height + height % 2, width + width % 2, 3)
             self.fan_out.write(drawn, self._number / 25, 25)
+        late = self._renderer.render(PacedFrame(frame, now, is_repeat=True), now + 3600)  # writes the age of the answer
+        assert late is not None
         lost = self._renderer.render(PacedFrame(frame, now, is_repeat=True, lost_s=5.0), now)
         assert lost is not None
 
