@@ -77,8 +77,6 @@ class ReportKind(StrEnum):
     """It stops because of a config error. At the first start the agent stops with exit code 2."""
     CRASHED = "crashed"
     """It stops because of an unexpected error and is started again."""
-    STUCK = "stuck"
-    """A library call does not return: the parent must replace the process."""
 
 
 class Report(BaseModel):
@@ -88,6 +86,6 @@ class Report(BaseModel):
 
     kind: ReportKind
     reason: str | None = None
-    """Reason of `unreadable`, `incomplete`, `failed`, `crashed` and `stuck`."""
+    """Reason of `unreadable`, `incomplete`, `failed` and `crashed`."""
     address: str | None = None
     """Address that web serves, in its `ready`."""

@@ -180,8 +180,6 @@ class Supervisor:
                 self.incomplete = self.incomplete or f"stream {child.stream} {report.reason}"
             case ReportKind.FINISHED:
                 self.stop_at = 0.0
-            case ReportKind.STUCK:
-                child.replace(report.reason or "", time.monotonic())
             case ReportKind.FIRST_FRAME:
                 child.had_frame, child.unreadable = True, None
                 self.startup_done(report.kind)

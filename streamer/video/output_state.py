@@ -9,6 +9,7 @@ import av
 
 from streamer.bus.event_channel import EventClient
 from streamer.core.backoff import ReconnectBackoff, Settling
+from streamer.core.errors import SourceRefused
 from streamer.core.reasons import reason_of
 from streamer.events.build import output_event
 
@@ -46,7 +47,7 @@ class OutputState:
     def on_failure(self, error: Exception) -> None:
         """The output could not be opened or written and was closed."""
         now = time.monotonic()
-        delay = self._backoff.next_delay(now, isinstance(error, av.HTTPUnauthorizedError))
+        delay = self._backoff.next_delay(now, isinstance(error, (av.HTTPUnauthorizedError, SourceRefused)))
         self._retry_at = now + delay
         self._settling.on_failure(now, is_reported=self._is_up is not False)
         if self._is_up is not False:

@@ -25,6 +25,7 @@ class Request:
     uri: str
     headers: dict[str, str]
     """By lower-case name."""
+    body: bytes = b""
 
     @property
     def authorization(self) -> dict[str, str]:
@@ -81,6 +82,7 @@ class ScriptedServer:
     answer: Callable[[Request], Answer] = camera
     tls: ssl.SSLContext | None = None
     requests: list[Request] = field(default_factory=list)
+    packets: list[bytes] = field(default_factory=list)
     connections: int = 0
 
     def __enter__(self) -> Self:
@@ -112,7 +114,7 @@ class ScriptedServer:
             if self.tls is not None:
                 connection = self.tls.wrap_socket(connection, server_side=True)
             with connection, connection.makefile("rb") as lines:
-                while (request := _read(lines)) is not None:
+                while (request := self._read(lines)) is not None:
                     self.requests.append(request)
                     answer = self.answer(request)
                     if answer is None:
@@ -120,18 +122,15 @@ class ScriptedServer:
                     for part in (answer,) if isinstance(answer, bytes) else answer:
                         connection.sendall(part.replace(b"CSEQ", request.headers.get("cseq", "").encode()))
 
-
-def _read(lines: BufferedReader) -> Request | None:
-    """Return the next request; media packets before it are dropped."""
-    read, readline = lines.read, lines.readline
-    while (first := read(1)) == b"$":
-        read(int.from_bytes(read(3)[1:], "big"))
-    start = (first + readline()).decode("latin-1").split()
-    headers: dict[str, str] = {}
-    while line := readline().decode("latin-1").strip():
-        name, _, value = line.partition(":")
-        headers[name.lower()] = value.strip()
-    if len(start) < 2:
-        return None
-    read(int(headers.get("content-length", 0)))
-    return Request(start[0], start[1], headers)
+    def _read(self, lines: BufferedReader) -> Request | None:
+        """Return the next request; store the media packets before it."""
+        while (first := lines.read(1)) == b"$":
+            self.packets.append(lines.read(int.from_bytes(lines.read(3)[1:], "big")))
+        start = (first + lines.readline()).decode("latin-1").split()
+        headers: dict[str, str] = {}
+        while line := lines.readline().decode("latin-1").strip():
+            name, _, value = line.partition(":")
+            headers[name.lower()] = value.strip()
+        if len(start) < 2:
+            return None
+        return Request(start[0], start[1], headers, lines.read(int(headers.get("content-length", 0))))

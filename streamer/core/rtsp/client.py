@@ -24,8 +24,8 @@ PORTS = {"rtsp": 554, "rtsps": 322}
 """Default port of each scheme."""
 RECEIVE_BYTES = 64 << 10
 USER_AGENT = "streamer"
-SEND_S = 5.0
-"""Longest wait until the server takes data, after the connection is set up."""
+SEND_S = 4.0
+"""Longest wait until the server takes media packets, or a request between them."""
 CLOSED = "closed the connection without an answer"
 MAX_PENDING = 32
 """Requests whose responses are awaited; the oldest one is forgotten."""
@@ -86,6 +86,7 @@ class _Pending:
     request: Message
     tag: str
     tries: int = 0
+    sent_at: float = 0.0
 
 
 class RtspClient(Closing):
@@ -100,22 +101,23 @@ class RtspClient(Closing):
         self._splitter = Splitter()
         self._pending: dict[int, _Pending] = {}
         self._cseq = 0
-        with _failures(deadline):
+        self._timeout_reason = self._no_answer = f"no answer within {deadline.seconds:g} s"
+        with _failures(self._timeout_reason):
             self.socket = _connect(server, tls, deadline)
 
     def close(self) -> None:
         self.socket.close()
 
-    def request(self, method: str, uri: str, *headers: tuple[str, str]) -> Message:
+    def request(self, method: str, uri: str, *headers: tuple[str, str], body: bytes = b"") -> Message:
         """Send a request and return its response."""
-        with _failures(self._deadline):
+        with _failures(self._timeout_reason):
             self.socket.settimeout(self._deadline.remaining())
-        self.send(Message(f"{method} {uri} RTSP/1.0", headers))
+        self.send(Message(f"{method} {uri} RTSP/1.0", headers, body))
         while (items := self.receive()) is not None:
             for item in items:
                 if isinstance(item, Answer):
                     return item.response
-            with _failures(self._deadline):
+            with _failures(self._timeout_reason):
                 self.socket.settimeout(self._deadline.remaining())
         raise SourceLost(CLOSED)
 
@@ -123,20 +125,21 @@ class RtspClient(Closing):
         """Accept media packets from now on, with a few bytes between them that are neither packet nor message."""
         self._splitter.skips_unknown = True
         self.socket.settimeout(SEND_S)
+        self._timeout_reason = f"takes no data for {SEND_S:g} s"
 
     def send(self, request: Message, tag: str = "") -> None:
         """Send a request; its response is received later."""
-        with _failures(self._deadline):
+        with _failures(self._timeout_reason):
             self._transmit(_Pending(request, tag))
 
     def send_packets(self, packets: bytes) -> None:
         """Send media packets."""
-        with _failures(self._deadline):
+        with _failures(self._timeout_reason):
             self.socket.sendall(packets)
 
     def receive(self) -> list[bytes | Answer] | None:
         """Wait for data and return the responses and media packets in it, None at the end of the connection."""
-        with _failures(self._deadline):
+        with _failures(self._timeout_reason):
             data = self.socket.recv(RECEIVE_BYTES)
             while isinstance(self.socket, ssl.SSLSocket) and (size := self.socket.pending()):
                 data += self.socket.recv(size)
@@ -151,6 +154,12 @@ class RtspClient(Closing):
     def awaits(self, *methods: str) -> bool:
         """Return True while a request with one of the methods is not answered."""
         return any(pending.request.method in methods for pending in self._pending.values())
+
+    def check_answers(self, *methods: str) -> None:
+        """Raise SourceLost if a request with one of the methods is not answered within the seconds of the deadline."""
+        latest = time.monotonic() - self._deadline.seconds
+        if any(pending.request.method in methods and pending.sent_at < latest for pending in self._pending.values()):
+            raise SourceLost(self._no_answer)
 
     def _take(self, item: bytes | Message) -> bytes | Answer | None:
         if isinstance(item, bytes):
@@ -176,6 +185,7 @@ class RtspClient(Closing):
     def _transmit(self, pending: _Pending) -> None:
         self._cseq += 1
         pending.tries += 1
+        pending.sent_at = time.monotonic()
         request = pending.request
         added = [("CSeq", str(self._cseq)), ("User-Agent", USER_AGENT)]
         login = self._login
@@ -195,12 +205,12 @@ class RtspClient(Closing):
 
 
 @contextmanager
-def _failures(deadline: Deadline) -> Iterator[None]:
+def _failures(timeout_reason: str) -> Iterator[None]:
     """Turn the errors of a connection into SourceLost."""
     try:
         yield
     except TimeoutError:
-        raise SourceLost(f"no answer within {deadline.seconds:g} s") from None
+        raise SourceLost(timeout_reason) from None
     except AuthenticationUnsupportedError as error:
         raise SourceRefused(str(error)) from None
     except OSError as error:

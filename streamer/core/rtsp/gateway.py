@@ -28,7 +28,9 @@ ACCEPT_S = 10.0
 """Longest wait for FFmpeg's connection."""
 CLOSE_S = 1.0
 """Longest wait for the end of the session when the gateway is closed."""
-_ESSENTIAL = ("SETUP", "PLAY", "ANNOUNCE", "RECORD")
+TICK_MS = 250
+"""Longest sleep while an answer is awaited."""
+_ESSENTIAL = ("SETUP", "PLAY")
 """Requests that must succeed."""
 
 
@@ -93,7 +95,7 @@ class Gateway(Closing):
                 elif not item.is_response:
                     self._on_request(item, ffmpeg)
             requests = []
-            for descriptor, _ in poller.poll():
+            for descriptor, _ in poller.poll(TICK_MS if self._client.awaits(*_ESSENTIAL) else None):
                 if descriptor == ffmpeg.fileno():
                     if not (data := ffmpeg.recv(RECEIVE_BYTES)):
                         return
@@ -105,13 +107,14 @@ class Gateway(Closing):
                         return
                     for received in items:
                         ffmpeg.sendall(self._on_answer(received).encode() if isinstance(received, Answer) else received)
+            self._client.check_answers(*_ESSENTIAL)
 
     def _on_request(self, request: Message, ffmpeg: socket.socket) -> None:
         """Pass a request to the server, unless its response is known already."""
         if (response := self._responses.pop(request.method, None)) is not None:
             ffmpeg.sendall(self._reply(response, request.value("CSeq")).encode())
             return
-        if request.method in ("PLAY", "RECORD"):
+        if request.method == "PLAY":
             self._client.begin_media()
         start = request.start.replace(self._local, self._remote)
         self._client.send(replace(request, start=start), request.value("CSeq"))

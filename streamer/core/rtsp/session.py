@@ -27,10 +27,11 @@ class Session(NamedTuple):
     """Responses to the requests that were sent, by method."""
 
 
-def open_session(url: str, tls: Tls, seconds: float) -> Session:
-    """Connect and request the description, all within `seconds`. Raises SourceLost.
+def open_session(url: str, tls: Tls, seconds: float, *, describe: bool = True) -> Session:
+    """Connect, request the options and the description, all within `seconds`. Raises SourceLost.
 
-    Redirects are followed on the host of the URL only: another one would get the user and password.
+    `describe`: False for a receiver of media, which are described to it. Redirects are followed on the host of the URL
+    only: another one would get the user and password.
     """
     server, login = parse_url(url)
     deadline = Deadline(seconds)
@@ -38,7 +39,9 @@ def open_session(url: str, tls: Tls, seconds: float) -> Session:
         client = RtspClient(server, login, tls, deadline)
         try:
             answer = options = client.request("OPTIONS", server.uri)
-            if options.status != 401 and not is_redirect(options):  # other errors: some cameras know no OPTIONS
+            if (
+                describe and options.status != 401 and not is_redirect(options)
+            ):  # other errors: some cameras know no OPTIONS
                 try:
                     answer = client.request("DESCRIBE", server.uri, ("Accept", "application/sdp"))
                 except SourceLost as lost:
@@ -46,6 +49,8 @@ def open_session(url: str, tls: Tls, seconds: float) -> Session:
             if not is_redirect(answer):
                 if (failure := client.failure(answer)) is not None:
                     raise failure
+                if not describe:
+                    return Session(client, server, {"OPTIONS": options})
                 check_media(answer.body)
                 if client.failure(options) is not None:
                     options = Message("RTSP/1.0 200 OK", (("Public", "DESCRIBE, SETUP, PLAY, TEARDOWN"),))

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from streamer.video.outputs.base import CLOCK_HZ, EncodedFrame
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.video.stream import VideoStream
+
+
+class Writable(Protocol):
+    """A target that is no file."""
+
+    def write(self, data: bytes, /) -> int: ...
 
 
 class Muxer:
@@ -25,7 +31,12 @@ class Muxer:
         return self._container is not None
 
     def start(
-        self, file: str, container_format: str, options: Mapping[str, str], template: VideoStream, start_pts: int = 0
+        self,
+        file: str | Writable,
+        container_format: str,
+        options: Mapping[str, str],
+        template: VideoStream,
+        start_pts: int = 0,
     ) -> None:
         """Close the container and open another one. `start_pts`: frame time that becomes its time 0."""
         import av  # here, because every command imports the settings of the outputs

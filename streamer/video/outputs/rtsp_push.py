@@ -6,14 +6,16 @@ import logging
 import secrets
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import zmq
+from pydantic import model_validator
 
 from streamer.core.errors import WireError
 from streamer.core.ipc import Listener, check_endpoint, receive_valid, send_or_drop
 from streamer.core.logs import RareLog
 from streamer.core.redact import Url, require_scheme
+from streamer.core.tls import Tls
 from streamer.video.outputs.base import EncodedFrame, H264Settings, Writer
 
 if TYPE_CHECKING:
@@ -35,6 +37,18 @@ class RtspPush(H264Settings):
     kind: Literal["rtsp_push"] = "rtsp_push"
     url: Annotated[Url, require_scheme("rtsp", "rtsps")]
     """`rtsp://` or `rtsps://`, with user and password if needed; these never appear in logs or events."""
+    tls: Tls = Tls()
+    """Checks of the certificate of an `rtsps://` server."""
+
+    @model_validator(mode="after")
+    def _tls_is_used(self) -> Self:
+        if self.tls != Tls() and self.url.scheme != "rtsps":
+            raise ValueError("`tls` has no effect with rtsp://: use rtsps://")
+        return self
+
+    def check(self) -> None:
+        super().check()
+        self.tls.tls_context()
 
     def writer(self, runtime: Path) -> Writer:
         return PacketPublisher(runtime, self.label)
