@@ -63,7 +63,7 @@ class Recording:
 
         Where the timestamps jump back or leap ahead, time continues by the step before.
         """
-        if pts is None or abs(pts) > MAX_TIMESTAMP_S:
+        if pts is None or not abs(pts) <= MAX_TIMESTAMP_S:  # `not <=`: true for NaN
             if self._frame_s is None:
                 return None
             pts = 0.0 if self._pts is None else self._pts + self._frame_s

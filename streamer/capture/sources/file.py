@@ -29,6 +29,8 @@ def _check_exists(path: Path, info: ValidationInfo) -> Path:
 
 
 _NO_INDEX = "an MP4 without its index (`moov`), which is written last: it was cut off, or is still being written"
+_FIRST_BOXES = (b"ftyp", b"wide", b"mdat", b"free")
+"""Boxes that begin an MP4 or QuickTime file whose index is at the end."""
 _MAX_BOXES = 10_000
 
 
@@ -38,7 +40,7 @@ def _lacks_index(path: Path) -> bool:
         for number in range(_MAX_BOXES):
             head = file.read(16)
             size, kind = int.from_bytes(head[:4]), head[4:8]
-            if number == 0 and kind != b"ftyp":
+            if number == 0 and kind not in _FIRST_BOXES:
                 return False
             if len(head) < 8 or size == 0:
                 return True

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
 import av
 import av.bitstream
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from streamer.capture.sources import File
 from streamer.capture.sources._av import _demux
@@ -59,6 +63,28 @@ def test_time_continues_over_jumps_and_gaps(pts: list[float | None], expected: l
 def test_pause_in_a_recording_with_one_clock_is_kept() -> None:
     recording = Recording(0.1, None)
     assert [recording.time_of(pts) for pts in (0.0, 7200.0, 7200 + 2 * MAX_LEAP_S)] == pytest.approx([0, 7200, 7201])
+
+
+@given(
+    st.lists(st.none() | st.floats() | st.integers(0, 200).map(lambda number: number / 10), max_size=30),
+    st.sampled_from([MAX_BROADCAST_LEAP_S, MAX_LEAP_S]),
+)
+def test_time_never_goes_back_whatever_the_timestamps(pts: list[float | None], max_leap: float) -> None:
+    recording = Recording(0.1, None, max_leap)
+    times = [recording.time_of(one) for one in pts]
+    known = [time for time in times if time is not None]
+    assert len(known) == len(pts)
+    assert all(0 <= later - earlier <= max_leap for earlier, later in pairwise(known))
+
+
+@pytest.mark.parametrize("first", [b"ftyp", b"wide"])
+def test_mp4_without_index_is_told_from_other_files(tmp_path: Path, first: bytes) -> None:
+    boxes = struct.pack(">I4s8x", 16, first) + struct.pack(">I4s", 5000, b"mdat") + bytes(100)
+    path = tmp_path / "clip.mov"
+    for content, cause in ((boxes, "an MP4 without its index"), (b"0123" + boxes, "damaged, or not in a format")):
+        path.write_bytes(content)
+        with pytest.raises(SourceLost, match=cause):
+            File(path=path).open()
 
 
 def test_frames_without_time_and_rate_have_no_time() -> None:
