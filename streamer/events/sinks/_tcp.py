@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import math
+import queue
 import select
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from streamer.core.addresses import connect, resolve
+from streamer.core.addresses import Address, connect, resolve
 
 T = TypeVar("T")
 
@@ -29,7 +31,8 @@ class TcpStream:
 
     def __init__(self, host: str, port: int, deadline: float) -> None:
         """Connect to the first address of `host`, a host in the config, that answers. Raises AddressError too."""
-        self._socket = connect(resolve(host, in_config=True), port, deadline - time.monotonic())
+        addresses = _look_up(host, deadline)
+        self._socket = connect(addresses, port, deadline - time.monotonic())
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.setblocking(False)
 
@@ -90,3 +93,23 @@ class TcpStream:
             poller.register(self._socket, awaited)
             if left <= 0 or not poller.poll(math.ceil(left * 1000)):
                 raise TimeoutError
+
+
+def _look_up(host: str, deadline: float) -> tuple[Address, ...]:
+    """Return the addresses of a host in the config. The system's resolver has no deadline, so a thread calls it."""
+    found: queue.SimpleQueue[tuple[Address, ...] | Exception] = queue.SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            found.put(resolve(host, in_config=True))
+        except Exception as error:
+            found.put(error)
+
+    threading.Thread(target=look_up, name=f"look up {host}", daemon=True).start()
+    try:
+        result = found.get(timeout=max(0.0, deadline - time.monotonic()))
+    except queue.Empty:
+        raise TimeoutError from None
+    if isinstance(result, Exception):
+        raise result
+    return result

@@ -301,10 +301,13 @@ def test_home_assistant_drops_removed_streams_and_tasks(tmp_path: Path) -> None:
     others = {topic("lamp"): json.dumps(by_hand).encode()}
     others |= {topic(f"garbage{number}"): body for number, body in enumerate(garbage)}
     with Broker(tmp_path) as broker, Listener(broker.port) as listener:
+        old = {"device": {"identifiers": ["streamer_home_2_yard"]}, "availability_topic": "streamer/home_2/status"}
+        publish(broker.port, topic("streamer_home_2_yard"), json.dumps({**old, "components": {}}).encode())
         for name, body in others.items():
             publish(broker.port, name, body)
         run(broker, agent="home_2", yard={"people": "boxes"})
         neighbour = topic("streamer_home_2_S_yard")
+        until(lambda: listener.retained(topic("streamer_home_2_yard")) == "", 10, "no device of an earlier version")
         others[neighbour] = str(until(lambda: listener.retained(neighbour), 10, "another agent's stream")).encode()
         run(broker, gate={"people": "boxes", "scene": "text"}, yard={"people": "boxes"})
         until(lambda: listener.retained(topic("streamer_home_yard")), 10, "the stream")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,6 +121,15 @@ def test_any_fault_is_followed_by_a_new_connection(progress: RecordedProgress, f
 
     assert broker.connections == 2
     assert progress.position == 3
+
+
+def test_name_server_that_is_silent_has_a_deadline(progress: RecordedProgress, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    monkeypatch.setattr("streamer.events.sinks._tcp.resolve", lambda *_, **__: over.wait(20))
+    sink = Mqtt(url=Url("mqtt://broker.example")).open(sink_context(), progress)
+    with pytest.raises(SinkError, match=r"no TCP connection within 0\.5 s"):
+        sink.write(entries(1, 1))
+    over.set()
 
 
 @pytest.mark.parametrize("fault", ["topic that is not UTF-8", "DISCONNECT", "closes at the first message"])
