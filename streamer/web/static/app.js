@@ -20,9 +20,11 @@ function showConnection(text, tone) {
 
 async function poll() {
   clearTimeout(timer);
+  let problem = "no connection to the agent";
   try {
     const response = await fetch("api/streams", { signal: AbortSignal.timeout(5000) });
     if (response.status === 401) return location.reload(); // the token has changed: show the login form
+    if (response.status === 503) problem = "too many pages or players are open";
     if (!response.ok) throw new Error(response.statusText);
     const { agent, started, streams } = await response.json();
     document.title = `${agent} · streamer`;
@@ -34,7 +36,7 @@ async function poll() {
     const live = streams.filter((stream) => state(stream).tone === "good").length;
     showConnection(`${live} of ${streams.length} live`, streams.some((stream) => state(stream).tone === "bad") ? "bad" : "good");
   } catch {
-    showConnection("no connection to the agent", "bad");
+    showConnection(problem, "bad");
   }
   timer = setTimeout(poll, POLL_MS);
 }

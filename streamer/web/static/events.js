@@ -51,6 +51,7 @@ export class Events {
     let page;
     try {
       const response = await fetch(`api/events?${query}&limit=${FIRST}`);
+      if (response.status === 503) this.say("too many searches at once, trying again");
       if (!response.ok) throw new Error(response.statusText);
       page = await response.json();
     } catch {
@@ -58,8 +59,7 @@ export class Events {
       return;
     }
     if (round !== this.round) return;
-    this.note.textContent = page.note ?? "";
-    this.note.hidden = !page.note;
+    this.say(page.note);
     this.list.replaceChildren(...page.events.reverse().map(({ event }) => rowOf(event)));
     this.showEmpty(query.size > 0);
     this.source = new EventSource(`api/events/live?${query}&after=${page.position}`);
@@ -71,6 +71,12 @@ export class Events {
       while (this.list.children.length > SHOWN) this.list.lastElementChild.remove();
       this.showEmpty(query.size > 0);
     };
+  }
+
+  // Show a note on the list, or none.
+  say(note) {
+    this.note.textContent = note ?? "";
+    this.note.hidden = !note;
   }
 
   showEmpty(filtered) {
