@@ -42,12 +42,13 @@ class JpegSplitter:
         self._data += data
         pictures = []
         while (picture := self._next()) is not None:
-            pictures.append(picture)
+            if self._scans:  # FFmpeg returns a picture without a scan, with whatever the memory held before
+                pictures.append(picture)
         return pictures
 
     def finish(self) -> bytes | None:
         """Return the last picture if its end is missing, at the end of the data."""
-        return None if self._position is None else self._take(len(self._data)) + _END
+        return self._take(len(self._data)) + _END if self._position is not None and self._scans else None
 
     def _next(self) -> bytes | None:
         if self._position is None and not self._find_start():

@@ -9,6 +9,7 @@ import av
 from av.video.codeccontext import VideoCodecContext
 
 from streamer.capture.sources._av import OPEN_S
+from streamer.capture.sources._content import check_is_video, holds_pictures
 from streamer.capture.sources._failures import FAILURES, UNDECODABLE, describe
 from streamer.capture.sources._http_answer import READ_BYTES, Answer
 from streamer.capture.sources._http_client import HttpClient
@@ -21,6 +22,8 @@ from streamer.types import MAX_PIXELS
 
 MIN_POLL_S = 0.2
 """Shortest time between two requests for a single picture."""
+MAX_DAMAGED = 3
+"""Requests in a row with a picture that cannot be decoded, after which the source is lost."""
 _YIELD_S = 1.0
 """Longest time without a yield between two requests: the reader learns that the source is alive."""
 
@@ -50,7 +53,7 @@ class JpegSource:
         self._answer.close()
 
     def __iter__(self) -> Iterator[AvPicture | None]:
-        deadline = self._client.deadline
+        deadline, damaged = self._client.deadline, 0
         while True:
             asked_at, count = time.monotonic(), 0
             deadline.restart(self._limit)
@@ -58,16 +61,21 @@ class JpegSource:
                 count += 1
                 picture = self._decode(jpeg)
                 yield picture
+                damaged = damaged + 1 if picture is None else 0
                 if picture is not None:
                     deadline.restart(self._limit)
             self._answer.close()
             if count != 1:
                 raise SourceLost(BROKEN_OFF if count else "the answer holds no JPEG picture")
+            if damaged >= MAX_DAMAGED:
+                raise SourceLost("sends pictures that cannot be decoded")
             while (left := asked_at + max(self._interval, MIN_POLL_S) - time.monotonic()) > 0:
                 time.sleep(min(left, _YIELD_S))
                 yield None
             deadline.restart(min(OPEN_S, self._limit))
             self._answer, _ = self._client.get(self._client.start)
+            if not holds_pictures(self._answer):
+                check_is_video(self._answer)
 
     def _pictures(self) -> Iterator[bytes]:
         """Yield the pictures of the current answer."""

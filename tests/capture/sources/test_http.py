@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import random
 import re
 import socket
 import ssl
 import time
 from collections.abc import Callable
-from itertools import islice, pairwise
+from contextlib import suppress
+from itertools import chain, islice, pairwise, repeat
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from tests.support.ts_camera import mpeg_ts
 JPEGS = [jpeg(number) for number in range(4)]
 MULTIPART = "multipart/x-mixed-replace; boundary=frame"
 TS = b"".join(mpeg_ts(12, 12))
+PAGE = b"<!DOCTYPE html><html><body>Please log in</body></html>"
 
 
 def read(settings: Any, count: int, read_limit: float = 5.0) -> list[int]:
@@ -195,10 +198,26 @@ def test_reader_hears_of_a_snapshot_camera_between_pictures() -> None:
         source.close()
 
 
+def test_snapshot_address_that_becomes_a_web_page_is_named() -> None:
+    answers = chain([answer(JPEGS[1], "image/jpeg")], repeat(answer(PAGE, "text/html")))
+    with HttpCamera({"picture": lambda _request, send: send(next(answers))}) as camera:
+        for kind in (Http, Snapshot):
+            settings = kind.model_validate({"url": camera.url("/picture")})
+            assert failure(settings) == "answers with a web page (text/html), not video"
+
+
+def test_snapshots_that_cannot_be_decoded_are_lost() -> None:
+    frame = JPEGS[0].index(b"\xff\xc0")
+    broken = JPEGS[0][: frame + 9] + b"\x07" + JPEGS[0][frame + 10 :]  # number of colours
+    with HttpCamera({"picture": reply(answer(broken, "image/jpeg"))}) as camera:
+        assert failure(http(camera.url("/picture"))) == "sends pictures that cannot be decoded"
+        assert len(camera.requests) == 3
+
+
 def test_snapshot_address_with_video_is_lost() -> None:
     with HttpCamera({"video": reply(answer(TS, "video/mp2t"))}) as camera:
         settings = Snapshot.model_validate({"url": camera.url("/video")})
-        assert failure(settings) == "answers with something else than a JPEG picture"
+        assert failure(settings) == "answers with video, not with a JPEG picture: use `kind: http`"
 
 
 # -- containers
@@ -240,9 +259,6 @@ def test_unsafe_keys_are_refused(keys: dict[str, Any], message: str) -> None:
 
 
 # -- the true cause
-
-
-PAGE = b"<!DOCTYPE html><html><body>Please log in</body></html>"
 
 
 @pytest.mark.parametrize(
@@ -546,3 +562,26 @@ def test_mp4_with_its_index_at_the_end_is_read(tmp_path: Path, ranges: bool) -> 
             assert len(camera.requests) < 10
         else:
             assert failure(settings) == "the server cannot send a file from its middle on"
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_damage_to_an_answer_is_survived(seed: int) -> None:
+    """Damaged bytes are read as far as they go, or the source is lost. No other error may leave it."""
+    rng = random.Random(seed)
+    playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n/ts\n#EXT-X-ENDLIST\n"
+    body = rng.choice((TS, playlist, b"".join(b"--frame\r\n\r\n" + picture for picture in JPEGS), JPEGS[0]))
+    kind = rng.choice((MULTIPART, "image/jpeg", "video/mp2t", ""))
+    data = bytearray(
+        answer(body, kind, "200 OK", "Transfer-Encoding: chunked") if seed % 4 == 0 else answer(body, kind)
+    )
+    for _ in range(rng.randint(1, 30)):
+        at = rng.randrange(len(data) if rng.random() < 0.5 else min(len(data), 200))
+        match rng.randrange(3):
+            case 0:
+                data[at] = rng.randrange(256)
+            case 1:
+                del data[at : at + rng.randint(1, 50)]
+            case _:
+                data[at:at] = rng.choice((b"\r\n", b"\xff", b"\0", b"9" * 5000, rng.randbytes(9), b":"))
+    with HttpCamera({"video": reply(bytes(data)), "ts": reply(answer(TS))}) as camera, suppress(SourceLost):
+        read(http(camera.url("/video")), 3, 1.0)

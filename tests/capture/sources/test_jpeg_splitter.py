@@ -42,6 +42,11 @@ def test_picture_without_end_ends_at_the_next_one() -> None:
     assert split(cut) == [PICTURES[0]]
 
 
+def test_picture_without_content_is_left_out() -> None:
+    empty = PICTURES[0][: PICTURES[0].index(b"\xff\xda")] + b"\xff\xd9"
+    assert split(empty + PICTURES[1] + empty[:-2]) == [PICTURES[1]]
+
+
 def test_bytes_between_pictures_are_limited() -> None:
     assert split(b"\0" * MAX_GAP_BYTES + PICTURES[0]) == [PICTURES[0]]
     with pytest.raises(SourceLost, match="sends no JPEG picture in 1 MiB of data"):
