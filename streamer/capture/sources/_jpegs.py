@@ -16,7 +16,7 @@ from streamer.capture.sources._http_client import HttpClient
 from streamer.capture.sources._jpeg_splitter import JpegSplitter
 from streamer.capture.sources._picture import AvPicture
 from streamer.core.errors import SourceLost
-from streamer.core.memory_limit import allow_pictures
+from streamer.core.memory_limit import allow_pictures, over_limit
 from streamer.core.network_failures import BROKEN_OFF
 from streamer.types import MAX_PIXELS
 
@@ -91,6 +91,8 @@ class JpegSource:
     def _decode(self, jpeg: bytes) -> AvPicture | None:
         try:
             frames = self._decoder.decode(av.Packet(jpeg))
+        except MemoryError:  # also one of FFmpeg's errors
+            raise SourceLost(over_limit()) from None
         except FAILURES as error:
             UNDECODABLE.add(describe(error))
             return None

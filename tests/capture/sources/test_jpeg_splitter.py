@@ -74,4 +74,11 @@ def test_scans_of_a_picture_are_limited() -> None:
 @given(st.lists(st.one_of(st.binary(max_size=40), st.sampled_from([*PICTURES, b"\xff\xd8\xff", b"\xff", b"\xff\xd9"]))))
 def test_any_bytes_are_split_alike_in_any_pieces(parts: list[bytes]) -> None:
     data = b"".join(parts)
-    assert split(data, 3) == split(data)
+
+    def outcome(size: int) -> list[bytes] | None:
+        try:
+            return split(data, size)
+        except SourceLost:
+            return None
+
+    assert outcome(3) == outcome(1 << 16)
