@@ -29,6 +29,7 @@ from streamer.core import logs
 from streamer.core.errors import EXIT_CONFIG, ConfigError, StreamerError
 from streamer.core.reasons import internal_error
 from streamer.core.redact import redact
+from streamer.core.user import complete_environment
 
 _UsageError: Any = typer.BadParameter.__mro__[2]
 """The base class of typer's errors for the user, which typer does not export."""
@@ -47,6 +48,7 @@ app.add_typer(task_app, name="task")
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 the user must change something, 130 interrupted."""
+    complete_environment()
     for output in (sys.stdout, sys.stderr):
         if isinstance(output, io.TextIOWrapper):  # events are UTF-8 in every locale, file names may be anything
             output.reconfigure(encoding="utf-8", errors="backslashreplace")

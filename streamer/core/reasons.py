@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import traceback
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from zlib import crc32
 
@@ -45,6 +47,16 @@ def internal_error(error: BaseException, where: str) -> str:
     elif count.bit_count() == 1:
         log.error("%s: internal error %s%s, %d times so far", where, name, cause, count)
     return f"internal error {name}{cause}: the log has the details"
+
+
+def continue_counts(counts: Mapping[str, int]) -> None:
+    """Count on where an earlier process ended, by id: its stacks are in the log already."""
+    _counts.update(counts)
+
+
+def ids_in(reason: str | None) -> list[str]:
+    """Return the ids of internal errors in a reason."""
+    return re.findall(r"internal error ([0-9a-f]{6})\b", reason or "")
 
 
 def error_id(error: BaseException) -> str:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from streamer.core import atomic_file
 from streamer.core.backoff import Backoff
+from streamer.core.reasons import ids_in
 from streamer.processes.assignment import Assignment, Report, Role, child_name
 from streamer.processes.config_part import environment
 from streamer.processes.heartbeat import STARTING_S, Heartbeat, dump_file
@@ -104,6 +105,7 @@ class Child:
     """Why it is being replaced, or what it reported before it crashed."""
     was_killed: bool = False
     """The previous process was killed from outside, so none of its jobs is a suspect."""
+    _error_counts: Counter[str] = field(default_factory=Counter)
     _is_replacing: bool = False
     _oom_kills: int | None = None
     _dump: Path = field(init=False)
@@ -129,6 +131,7 @@ class Child:
             "heartbeat_fd": heartbeat_fd,
             "was_killed": self.was_killed,
             "is_first_start": not self.was_ready,
+            "error_counts": dict(self._error_counts),
         }
         assignment = assignment.model_copy(update=own)
         try:
@@ -194,6 +197,7 @@ class Child:
         no_oom_kill = self._oom_kills is not None and self._oom_kills == _oom_kills()
         self.was_killed = code == -signal.SIGKILL and not self._is_replacing and no_oom_kill
         reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        self._error_counts.update(ids_in(self.failure_reason))
         self.release()
         with suppress(OSError):
             if stacks := atomic_file.read(self._dump).decode(errors="replace").strip():

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 from streamer.config.model import Config, from_checked
 from streamer.core import logs
 from streamer.core.errors import EXIT_CONFIG, ConfigError, StreamerError
-from streamer.core.reasons import internal_error
+from streamer.core.reasons import continue_counts, internal_error
 from streamer.core.redact import remember
 from streamer.processes.assignment import Assignment, Report, ReportKind, Role, child_name
 from streamer.processes.heartbeat import Heartbeat, dump_file
@@ -114,6 +114,7 @@ def main() -> NoReturn:
         remember(secret)
     logs.setup(name, assignment.log_level, assignment.log_format)
     logs.log_uncaught()
+    continue_counts(assignment.error_counts)
     heartbeat = Heartbeat(assignment.heartbeat_fd if assignment.heartbeat_fd >= 0 else None)
     _dump_stacks_to(dump_file(assignment.runtime, name))
     worker = Worker(assignment, target, heartbeat)

@@ -49,6 +49,20 @@ has_user_namespaces = subprocess.run([*UNSHARE, "true"], capture_output=True).re
 
 
 @pytest.mark.skipif(not has_user_namespaces, reason="this user cannot take another user id")
+def test_user_name_and_temporary_folder_are_always_there() -> None:
+    """Also in a container with a read-only root. Libraries of the model ask for both."""
+    program = (
+        "import os, tempfile\n"
+        "tempfile._candidate_tempdir_list = lambda: ['/nowhere']\n"
+        "from streamer.core.user import complete_environment\n"
+        "complete_environment(); import getpass; print(getpass.getuser(), tempfile.gettempdir(), os.environ['TMPDIR'])"
+    )
+    command = [*UNSHARE, sys.executable, "-c", program]
+    done = subprocess.run(command, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "user-54321 /dev/shm /dev/shm\n", done.stderr
+
+
+@pytest.mark.skipif(not has_user_namespaces, reason="this user cannot take another user id")
 @pytest.mark.parametrize("command", ["check", "run", "events"])
 def test_user_without_passwd_entry_and_home_gets_one_line(tmp_path: Path, command: str) -> None:
     config = tmp_path / "home.yaml"
