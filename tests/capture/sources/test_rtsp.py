@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import ssl
 import threading
@@ -150,3 +151,44 @@ def test_confined_process_may_reach_the_camera(tmp_path: Path) -> None:
     needs = rtsp("rtsps://h:1234/a", tls={"ca": str(tmp_path / "ca.pem")}).needs()
     assert {554, 322, 1234} == set(needs.connect or ())
     assert [*needs.read] == [tmp_path / "ca.pem"]
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """Return a response with one to three faults."""
+    parts = [
+        b"\r\n",
+        b"\0",
+        b"9" * 400,
+        b"-1",
+        b"$",
+        b"RTSP/1.0 ",
+        b"Content-Length: 99\r\n",
+        b"\xff\xfe",
+        b": " * 50,
+        b"",
+    ]
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randrange(len(data) + 1)
+        data = data[:at] + rng.choice(parts) + data[at + rng.choice((0, 1, 5, 40)) :]
+    return data
+
+
+@pytest.mark.parametrize("method", ["OPTIONS", "DESCRIBE", "SETUP", "PLAY"])
+def test_damaged_conversations_lose_only_the_connection(method: str) -> None:
+    rng = random.Random(method)
+
+    def damaged(request: Request) -> Answer:
+        answer = camera(request)
+        assert isinstance(answer, bytes)
+        return mutated(answer, rng) if request.method == method else answer
+
+    with ScriptedServer(damaged) as server:
+        for _ in range(8):
+            with pytest.raises(SourceLost) as caught:
+                read_all(rtsp(server.url()), 0.3)
+            assert "\udcff" not in str(caught.value)
+
+
+def read_all(settings: Rtsp, seconds: float) -> None:
+    with closing(settings.open(seconds)) as source:
+        list(source)
