@@ -76,9 +76,17 @@ class AuthMiddleware:
         send = _with_headers(send, None if fresh is None else self._set_cookie(fresh, scope))
         if scope["method"] == "HEAD":
             scope, send = {**scope, "method": "GET"}, _without_body(send)
+        connection = scope["state"][CONNECTION]
+        seconds = None if session is None else (fresh or session).expires_in(time.time())
         try:
-            with self._connections.serving(scope["state"][CONNECTION], client):
-                await self._app(scope, receive, send)
+            with self._connections.serving(connection, client):
+                async with asyncio.timeout(seconds) as limit:
+                    await self._app(scope, receive, send)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            connection.transport.abort()  # a video or followed events; a browser with a new cookie connects again
+            await asyncio.sleep(0)  # until the server knows that the connection is closed
         except TooManyRequests:
             busy = _refusal(503, "Too many requests are open: close other pages or players.", {"Retry-After": "5"})
             await busy(scope, receive, send)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from streamer.web.session import IDLE_S, RENEW_S, Session, SessionKey
+from streamer.web.session import IDLE_S, LONGEST_S, RENEW_S, Session, SessionKey
 from tests.support.capturing import STREAM
 from tests.support.web_process import CONFIG, Publisher, WebProcess
 
@@ -35,6 +37,18 @@ def test_cookie_of_a_session_that_ended_is_refused(web: WebProcess) -> None:
     assert web.get("/api/streams", cookie(IDLE_S - 60)).status == 200
     assert web.get("/api/streams", cookie(IDLE_S + 60)).status == 401
     assert web.get("/api/streams", cookie(token="another-token-of-good-length")).status == 401
+
+
+@pytest.mark.parametrize("path", ["/api/events/live", f"/live/{STREAM}.mjpeg"])
+def test_endless_response_ends_with_its_session(web: WebProcess, path: str) -> None:
+    now = int(time.time())
+    value = SessionKey(TOKEN).write(Session(now - LONGEST_S + 2, now))
+    cut = contextlib.suppress(ConnectionError, http.client.IncompleteRead)
+    with web.stream(path, {"Cookie": f"streamer-test={value}"}) as response, cut:
+        while response.read(4096):
+            assert time.time() < now + 8
+    assert time.time() >= now + 1
+    assert "ASGI" not in web.errors.read_text()
 
 
 def test_cookie_is_renewed_while_it_is_used(web: WebProcess) -> None:
