@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streamer.cli.options import ConfigFile
-from streamer.core.errors import ConfigError, SourceEnded, SourceLost
 from streamer.core.proxies import forget_proxies
+from streamer.core.reasons import reason_of
 from streamer.core.redact import redact
 
 if TYPE_CHECKING:
@@ -99,10 +99,9 @@ class _Probe:
         try:
             with closing(settings.open()) as source:
                 self._read(source)
-        except (SourceLost, SourceEnded, ConfigError) as error:
-            self.problem = str(error)
-        else:
             self.problem = "ended without a frame"
+        except Exception as error:  # also an error of a library is the result of this probe
+            self.problem = reason_of(error, "probe") or "ended without a frame"
 
     def _read(self, source: Source) -> None:
         times: list[float] = []

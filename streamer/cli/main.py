@@ -52,6 +52,7 @@ def main() -> None:
     for output in (sys.stdout, sys.stderr):
         if isinstance(output, io.TextIOWrapper):  # events are UTF-8 in every locale, file names may be anything
             output.reconfigure(encoding="utf-8", errors="backslashreplace")
+    logs.log_uncaught()
     try:
         code = app(standalone_mode=False)
     except ConfigError as error:

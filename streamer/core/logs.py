@@ -73,11 +73,17 @@ def setup(process: str, level: str = "info", form: Format = "text") -> None:
 
 
 def log_uncaught() -> None:
-    """Log exceptions that end a thread or the process: Python would print them without redaction."""
+    """Log exceptions that end a thread or the process: Python would print them without redaction.
+
+    A command without a log prints one line.
+    """
 
     def log(error: BaseException | None) -> None:
-        if error is not None:
-            internal_error(error, threading.current_thread().name)
+        if error is None:
+            return
+        reason = internal_error(error, threading.current_thread().name)
+        if not logging.getLogger().hasHandlers():
+            print(f"streamer: {redact(reason)}", file=sys.stderr)
 
     sys.excepthook = lambda _, error, __: log(error)
     threading.excepthook = lambda uncaught: log(uncaught.exc_value)

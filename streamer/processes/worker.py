@@ -109,11 +109,11 @@ def main() -> NoReturn:
     """Run one role to its end. Exit codes: 0 done, 2 ConfigError, anything else a crash."""
     role, target = Role(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None
     name = child_name(role, target)
+    logs.log_uncaught()
     assignment = _read_assignment()
     for secret in assignment.secrets:
         remember(secret)
     logs.setup(name, assignment.log_level, assignment.log_format)
-    logs.log_uncaught()
     continue_counts(assignment.error_counts)
     heartbeat = Heartbeat(assignment.heartbeat_fd if assignment.heartbeat_fd >= 0 else None)
     _dump_stacks_to(dump_file(assignment.runtime, name))

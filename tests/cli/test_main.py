@@ -241,3 +241,14 @@ def test_watch_of_a_file_that_is_no_video_exits_with_2(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("streamer: cannot read notes.mp4 as a video: ")
     assert "Traceback" not in done.stderr
+
+
+def test_probe_reports_an_unexpected_error_in_one_line(streamer: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug with rtsp://u:s3cretword@h/x")
+
+    monkeypatch.setattr("streamer.capture.sources.Synthetic.open", broken)
+    Path("home.yaml").write_text("streams: {gate: {source: synthetic, tasks: [{task: ocr}]}}")
+    code, output, errors = streamer("check", "home.yaml", "--probe")
+    assert (code, errors) == (1, "")
+    assert re.fullmatch(r"gate: internal error [0-9a-f]{6}: the log has the details\n", output)
