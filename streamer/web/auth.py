@@ -68,7 +68,7 @@ class AuthMiddleware:
         headers = Headers(scope=scope)
         client = client_key(scope["client"][0] if scope["client"] else "")
         session = self._session(headers)
-        respond = self._refusal(headers) or await self._authorize(scope, receive, headers, client, session)
+        respond = self._refuse_site(headers) or await self._authorize(scope, receive, headers, client, session)
         if respond is not None:
             await respond(scope, receive, _with_headers(send))
             return
@@ -91,7 +91,7 @@ class AuthMiddleware:
             busy = _refusal(503, "Too many requests are open: close other pages or players.", {"Retry-After": "5"})
             await busy(scope, receive, send)
 
-    def _refusal(self, headers: Headers) -> Response | None:
+    def _refuse_site(self, headers: Headers) -> Response | None:
         """Return the response to a request that other host names or other sites sent, else None."""
         host = _host_name(headers.get("host", ""))
         if self._token is None and not _is_loopback(host):
