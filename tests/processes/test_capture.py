@@ -7,6 +7,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from threading import Event
@@ -22,7 +23,7 @@ from streamer.core.errors import ConfigError, ProcessBroken
 from streamer.core.settings import Settings
 from streamer.types import Image, Pace, Picture, Source
 from tests.support.agents import until
-from tests.support.capturing import CaptureProcess, CaptureThread, Consumer
+from tests.support.capturing import STREAM, CaptureProcess, CaptureThread, Consumer
 from tests.support.clips import cut, number_of, write_clip, write_recording
 from tests.support.rtsp import RtspServer
 
@@ -189,14 +190,18 @@ def test_cut_off_recording_ends_once_and_says_where(tmp_path: Path) -> None:
 
 
 def test_recording_that_kills_its_reader_twice_is_not_read_again(tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "clip.mp4", 10)
-    with CaptureProcess(tmp_path, str(clip)) as capture, Consumer(tmp_path) as consumer:
-        for _ in range(2):
-            consumer.client.settle(consumer.next(), "done")
+    clip, lock = write_clip(tmp_path / "clip.mp4", 10), tmp_path / f"frames-{STREAM}.lock"
+
+    def is_read(readers: int) -> bool:
+        return lock.exists() and lock.read_text().endswith(f" {readers}")
+
+    with CaptureProcess(tmp_path, str(clip)) as capture:
+        for readers in (1, 2):
+            until(partial(is_read, readers), 30, "it is being read")
             capture.kill()
             capture.restart()
-        assert list(consumer.rest()) == []
-        assert capture.statuses.wait("ended")["reason"] == "2 processes died reading it: it is not read again"
+        ended = capture.statuses.wait("ended", timeout=30)
+        assert ended["reason"] == "2 processes died reading it: it is not read again"
         assert [report["kind"] for report in capture.reports()] == ["ready", "ended"]
 
 
