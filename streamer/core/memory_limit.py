@@ -12,8 +12,9 @@ from pathlib import Path
 
 from streamer.types import MAX_PIXELS
 
-HEADROOM_BYTES = 256 << 20
-"""Memory beyond what the process has at its start, for libraries, packets, lists and headers. A camera takes 50 MB."""
+HEADROOM_BYTES = 192 << 20
+"""Memory beyond what the process has at its start, for libraries, stacks of threads, packets and lists. A camera takes
+about 100 MB of it, half of which are stacks that are never touched."""
 BYTES_PER_PIXEL = 80
 """Measured: up to 59 for H.264 with 16 reference pictures and four threads, HEVC with 10 bits, and one BGR copy."""
 

@@ -12,6 +12,7 @@ import resource
 import site
 import sys
 import sysconfig
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from streamer.types import SourceSettings
 
 MAX_DESCRIPTORS = 256
 """Open files of a capture process. A camera needs about 20, a playlist with several connections 40."""
+STACK_BYTES = 2 << 20
+"""Stack of a thread, instead of 8 MB: all of it counts towards the memory limit."""
 GATEWAY_PORTS = 4
 """Ports to serve this process itself. The RTSP gateways need one for each family of addresses."""
 _DNS_PORT = 53
@@ -56,6 +59,7 @@ class Confinement:
         )
         _limit(resource.RLIMIT_CORE, 0)  # a core file would hold the password of the camera
         _limit(resource.RLIMIT_NOFILE, MAX_DESCRIPTORS)
+        threading.stack_size(STACK_BYTES)
         if not decodes_on_card:
             limit_memory()
         landlock.restrict(rules)

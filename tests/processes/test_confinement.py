@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,8 +17,10 @@ import pytest
 
 from streamer.core import landlock
 from streamer.processes.confinement import KnownFiles
+from tests.support.agents import until
 from tests.support.capturing import CaptureProcess, Consumer
 from tests.support.clips import write_clip
+from tests.support.fuzzing import TalkServer, read_head, write_media
 from tests.support.rtsp import RtspServer
 from tests.support.ts_camera import mpeg_ts, ts_camera
 
@@ -117,7 +120,7 @@ def test_synthetic_source_reaches_no_network(tmp_path: Path) -> None:
 
 
 def test_memory_is_limited_by_size_of_pictures(tmp_path: Path) -> None:
-    attempts = [("allocate", 200), ("allocate", 400), ("decode", 3840 * 2160), ("allocate", 400), ("allocate", 2000)]
+    attempts = [("allocate", 150), ("allocate", 300), ("decode", 3840 * 2160), ("allocate", 400), ("allocate", 2000)]
     results = attempt("synthetic", tmp_path / "run", *attempts, ("decode", 1 << 40), ("allocate", 4000))
     assert results == ["done", "no memory", "done", "done", "no memory", "done", "no memory"]
 
@@ -143,6 +146,36 @@ def listening() -> Iterator[int]:
     """Listen on a port of this computer and yield it."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
+
+
+def huge_sample(folder: Path) -> bytes:
+    """Return an MP4 whose sixth frame has, as it says, 480 MB."""
+    path = folder / "clip.mp4"
+    write_media(path.parent)
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"stsz") + 4 + 12 + 5 * 4
+    data[entry : entry + 4] = struct.pack(">I", 480 << 20)
+    return bytes(data)
+
+
+def test_frame_of_absurd_size_takes_little_memory(tmp_path: Path) -> None:
+    zeros = bytes(1 << 20)
+
+    def talk(connection: socket.socket) -> None:
+        read_head(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\n\r\n" + sample)
+        while True:
+            connection.sendall(zeros)
+
+    sample = huge_sample(tmp_path / "media")
+    with (
+        TalkServer(lambda _: talk) as server,
+        CaptureProcess(tmp_path, f"http://127.0.0.1:{server.port}/x") as capture,
+    ):
+        capture.statuses.wait("down", timeout=60)
+        until(lambda: server.served > 1, 30, "it connects again")
+        status = Path(f"/proc/{capture.process.pid}/status").read_text()
+        assert int(status.partition("VmHWM:")[2].split()[0]) < 400 << 10
 
 
 def decodes(folder: Path, source: Any) -> bool:

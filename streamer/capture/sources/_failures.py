@@ -31,8 +31,7 @@ def lost(error: Exception, opening: bool = False) -> SourceLost:
     `opening`: it was opening data of any container.
     """
     if isinstance(error, MemoryError):
-        streams = f", or has more than {MAX_STREAMS} streams" if opening else ""
-        return SourceLost(f"{over_limit()}{streams}")
+        return SourceLost(f"{over_limit()}, or has more than {MAX_STREAMS} streams")  # FFmpeg does not tell them apart
     if opening and getattr(error, "errno", None) == errno.EINVAL:
         return SourceLost(
             "its container is not allowed by default, or damaged: if you trust the source, set `allow: [NAME]` "
