@@ -25,6 +25,7 @@ from streamer.video.renderer import CARD_SIZE
 from tests.support.agents import until
 from tests.support.capturing import STREAM
 from tests.support.clips import write_clip
+from tests.support.http_camera import HttpCamera, Request, Send, head
 from tests.support.rtsp import RtspReceiver, RtspServer
 from tests.support.viewing import (
     SEED,
@@ -213,6 +214,45 @@ def test_outputs_follow_the_cameras_frame_size(tmp_path: Path) -> None:
             assert view.end() == 0
         sizes = [(probe["width"], probe["height"]) for probe in map(ffprobe, files(folder))]
     assert sizes == [CARD_SIZE, (320, 180), (192, 256)]
+
+
+def test_camera_with_pictures_too_large_to_encode_stops_one_output(tmp_path: Path) -> None:
+    """The camera's pictures grow from usual ones to 60,000 columns and back. Motion JPEG shows them all."""
+    sizes = {
+        name: encoded_picture(*size)
+        for name, size in {"usual": (64, 48), "tiny": (1, 1), "wide": (60_000, 100)}.items()
+    }
+    present = ["usual"]
+
+    def play(_: Request, send: Send) -> None:
+        send(head("200 OK", "Content-Type: multipart/x-mixed-replace; boundary=b"))
+        while True:
+            data = sizes[present[0]]
+            send(b"--b\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data) + data + b"\r\n")
+            time.sleep(0.1)
+
+    with HttpCamera({"video": play}) as camera:
+        config = view_config({"kind": "hls"}, MJPEG, source=camera.url("/video"))
+        with (
+            StatusCollector(tmp_path) as statuses,
+            Role(tmp_path, config, "capture"),
+            Role(tmp_path, config, "view") as view,
+            JpegReader(tmp_path) as reader,
+        ):
+            until(lambda: picture(reader.next()).shape == (48, 64, 3), 30, "it plays")
+            present[0] = "wide"
+            down = statuses.wait("output.down").data
+            assert down.reason == "pictures of 60000x100 pixels: H.264 has at most 16384 pixels a side"
+            until(lambda: picture(reader.next()).shape == (100, 60_000, 3), 30, "Motion JPEG shows it")
+            present[0] = "tiny"
+            until(lambda: picture(reader.next()).shape == (2, 2, 3), 30, "Motion JPEG shows it")
+            present[0] = "usual"
+            statuses.wait("output.up")
+            assert view.end() == 0
+
+
+def encoded_picture(width: int, height: int) -> bytes:
+    return cv2.imencode(".jpg", np.full((height, width, 3), 99, np.uint8))[1].tobytes()
 
 
 def pushed_size(receiver: RtspReceiver) -> tuple[int, int]:
