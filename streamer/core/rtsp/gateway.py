@@ -20,6 +20,7 @@ from streamer.core.network_failures import describe_os_error
 from streamer.core.rtsp.client import CLOSED, RECEIVE_BYTES, Answer, Server
 from streamer.core.rtsp.local_listener import local_listener
 from streamer.core.rtsp.message import Message, Splitter
+from streamer.core.rtsp.picture_limit import PictureLimit
 from streamer.core.rtsp.session import Session
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Gateway(Closing):
         """Reason for which the session failed, set before FFmpeg's connection is closed."""
         self._client = session.client
         self._responses = dict(session.responses)
+        self._limit = PictureLimit()
         self._ffmpeg: socket.socket | None = None
         # With UDP, FFmpeg receives media on sockets of the family of this connection.
         try:
@@ -106,6 +108,8 @@ class Gateway(Closing):
                             raise SourceLost(CLOSED)
                         return
                     for received in items:
+                        if isinstance(received, bytes):
+                            self._limit.check(received)
                         ffmpeg.sendall(self._on_answer(received).encode() if isinstance(received, Answer) else received)
             self._client.check_answers(*_ESSENTIAL)
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from streamer.core.rtsp.gateway import Gateway
+from streamer.core.rtsp.picture_limit import PictureLimit
 from streamer.core.rtsp.session import open_session
 from streamer.core.tls import Tls
 from tests.support.agents import until
@@ -169,6 +170,30 @@ def test_flood_between_packets_ends_the_session(data: bytes, reason: str) -> Non
         ffmpeg.request("PLAY")
         until(lambda: gateway.failure, 5, "a failure")
         assert str(gateway.failure) == reason
+
+
+def endless_picture() -> Iterator[bytes]:
+    yield OK
+    packet = b"$\0" + (60_012).to_bytes(2, "big") + b"\x80\x60\0\1" + b"\0\0\0\1" + b"\0\0\0\1" + bytes(60_000)
+    while True:
+        yield packet * 10
+
+
+def test_endless_picture_ends_the_session() -> None:
+    with through(lambda r: endless_picture() if r.method == "PLAY" else camera(r)) as (_, gateway, ffmpeg):
+        ffmpeg.play()
+        ffmpeg.send("PLAY")
+        while ffmpeg.socket.recv(1 << 20):
+            pass
+        assert str(gateway.failure) == "sends a picture of more than 16 MiB"
+
+
+def test_long_stream_of_pictures_is_not_limited() -> None:
+    limit = PictureLimit()
+    for number in range(1000):
+        for kind, stamp in ((0x60, number), (0xE0, 7), (200, 7)):  # new timestamps, markers, RTCP
+            head = b"$\0" + (60_012).to_bytes(2, "big") + bytes([0x80, kind, 0, 1])
+            limit.check((head + stamp.to_bytes(4, "big") + bytes(60_004)) * 2)
 
 
 def test_udp_media_come_from_the_address_of_the_camera() -> None:
