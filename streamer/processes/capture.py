@@ -105,6 +105,8 @@ class Capture(Closing):
         self._worker.report(ReportKind.READY)
         while not self._is_over():
             self._worker.heartbeat.beat()
+            if (confinement := self._worker.confinement) is not None and confinement.is_runtime_replaced():
+                raise ProcessBroken("the runtime folder was made again: only a new process may use it")
             self._sleep()
             self._server.handle()
             self._events.receive()

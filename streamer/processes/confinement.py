@@ -49,6 +49,7 @@ class Confinement:
         needs = source.needs() if hasattr(source, "needs") else landlock.Rules()
         decodes_on_card = getattr(source, "hwaccel", "none") != "none"
         files, devices = [*map(Path, (*_NETWORK, *_CLOCK)), *needs.read], list(needs.devices)
+        self._runtime, self._known_runtime = runtime, _identity(runtime)
         self._known = KnownFiles([*files, *devices])
         rules = landlock.Rules(
             read=[*map(Path, (*_LIBRARIES, *(_GRAPHICS if decodes_on_card else ()))), *_program(), *files],
@@ -63,6 +64,10 @@ class Confinement:
         if not decodes_on_card:
             limit_memory()
         landlock.restrict(rules)
+
+    def is_runtime_replaced(self) -> bool:
+        """Return True if the runtime folder was deleted and made again: this process cannot use the new one."""
+        return _identity(self._runtime) not in (None, self._known_runtime)
 
     def replaced(self) -> Path | None:
         """Return a file or device that was replaced since the start, such as a camera that was plugged in again.

@@ -141,6 +141,17 @@ def test_replaced_file_is_noticed(tmp_path: Path) -> None:
     assert known.replaced() == settings
 
 
+def test_capture_ends_when_its_runtime_folder_is_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with CaptureProcess(folder, "synthetic?fps=25") as capture:
+        capture.statuses.wait("up")
+        folder.rename(tmp_path / "old")
+        folder.mkdir()
+        until(lambda: capture.process.poll() is not None, 10, "its end")
+        assert capture.reports()[-1]["reason"] == "the runtime folder was made again: only a new process may use it"
+
+
 @contextmanager
 def listening() -> Iterator[int]:
     """Listen on a port of this computer and yield it."""
