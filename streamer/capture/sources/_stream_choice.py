@@ -32,7 +32,9 @@ def choose_stream(
     # PyAV's types do not say so: a stream has no codec context if there is no decoder for it.
     decodable = [one for one in videos if cast(VideoCodecContext | None, one.codec_context) is not None]
     if not decodable:
-        raise SourceLost("has video of an unknown codec only" if videos else "has no video")
+        if videos:
+            raise SourceLost("has video of an unknown codec only")
+        raise SourceLost("has no video, only sound" if container.streams.audio else "has no video")
     if index is None:
         preferred = container.streams.best("video")
         chosen = max(

@@ -297,7 +297,7 @@ def test_sound_without_video_is_named() -> None:
             sound.mux(stream.encode(frame))
         sound.mux(stream.encode(None))
     with HttpCamera({"sound": reply(answer(out.getvalue(), "video/mp2t"))}) as camera:
-        assert failure(http(camera.url("/sound"))) == "has no video"
+        assert failure(http(camera.url("/sound"))) == "has no video, only sound"
 
 
 def test_host_without_name_or_route_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,5 +107,5 @@ def test_cover_art_is_not_read_as_video(tmp_path: Path, name: str, disposition: 
 
 def test_sound_with_cover_art_has_no_video(tmp_path: Path) -> None:
     path = write_with_cover(tmp_path / "sound.mp4", Disposition.attached_pic, None)
-    with pytest.raises(SourceLost, match=r"cannot read .*sound\.mp4 as a video: has no video"):
+    with pytest.raises(SourceLost, match=r"cannot read .*sound\.mp4 as a video: has no video, only sound"):
         read(File(path=path))
