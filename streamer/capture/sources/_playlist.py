@@ -17,6 +17,8 @@ _NUMBER = re.compile(r"\d{1,15}")
 _DECIMAL = re.compile(r"\d{1,6}(\.\d{1,9})?")
 _RANGE = re.compile(r"(\d{1,15})(?:@(\d{1,15}))?")
 _RESOLUTION = re.compile(r"(\d{1,5})x(\d{1,5})")
+_VIDEO_CODECS = ("avc", "hvc1", "hev1", "av01", "vp8", "vp9", "vp08", "vp09", "mp4v", "jpeg")
+"""Starts of the names of video codecs (RFC 6381) that cameras send and FFmpeg decodes."""
 _IV = re.compile(r"0[xX]([0-9a-fA-F]{1,32})")
 
 
@@ -67,15 +69,17 @@ def is_playlist(head: bytes) -> bool:
 def best_variant(text: str, index: int | None = None) -> str | None:
     """Return the address of the variant with most pixels, then with the highest bit rate. None: no master playlist.
 
+    A variant that states codecs, but no video codec that can be decoded, comes last.
     `index`: choose the variant with this number instead, counted from 0. Raises SourceLost.
     """
-    variants: list[tuple[tuple[int, int], str]] = []
+    variants: list[tuple[tuple[bool, int, int], str]] = []
     attributes: Mapping[str, str] | None = None
     for line in _lines(text):
         if line.startswith("#EXT-X-STREAM-INF:"):
             attributes = _attributes(line)
         elif not line.startswith("#") and attributes is not None:
-            variants.append(((_pixels(attributes), _number(attributes.get("BANDWIDTH", ""))), line))
+            bandwidth = _number(attributes.get("BANDWIDTH", ""))
+            variants.append(((_is_playable(attributes), _pixels(attributes), bandwidth), line))
             attributes = None
     if not variants:
         return None
@@ -142,6 +146,11 @@ def _key(attributes: Mapping[str, str]) -> Key | None:
         raise SourceLost("encrypted in a way that cannot be read: only AES-128 with a key by HTTP can")
     iv = _IV.fullmatch(attributes.get("IV", ""))
     return Key(attributes.get("URI", ""), None if iv is None else bytes.fromhex(iv[1].zfill(32)))
+
+
+def _is_playable(attributes: Mapping[str, str]) -> bool:
+    codecs = attributes.get("CODECS", "")
+    return not codecs or any(codec.strip().lower().startswith(_VIDEO_CODECS) for codec in codecs.split(","))
 
 
 def _pixels(attributes: Mapping[str, str]) -> int:
