@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streamer.cli.options import ConfigFile
+from streamer.core.errors import ConfigError
 from streamer.core.proxies import forget_proxies
 from streamer.core.reasons import reason_of
 from streamer.core.redact import redact
@@ -34,8 +35,12 @@ def check(
     from streamer.config.model import load
 
     loaded = load(config)
-    for target in (*loaded.sinks, *loaded.outputs):
-        target.check()
+    for kind, targets in (("sinks", loaded.sinks), ("outputs", loaded.outputs)):
+        for index, target in enumerate(targets):
+            try:
+                target.check()
+            except ConfigError as error:
+                raise ConfigError(f"{config}: {kind}[{index}]: {error}") from None
     if probe:
         raise typer.Exit(0 if probe_all(loaded) else 1)
     print(f"{config} is valid: agent {loaded.name}")

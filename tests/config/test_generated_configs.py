@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -35,17 +35,21 @@ VALUES = (
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Authority(tmp_path_factory.mktemp("authority")).cert
+def files(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """The certificates that the full config names."""
+    authority = Authority(tmp_path_factory.mktemp("authority"))
+    agent = authority.issue("agent")
+    return {"ca.pem": authority.cert, "agent.pem": agent.cert, "agent.key": agent.key}
 
 
 @pytest.fixture(autouse=True)
-def surroundings(authority: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def surroundings(files: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files and variables that the full config names."""
     for name, secret in SECRETS.items():
         monkeypatch.setenv(name, secret)
     (tmp_path / "clip.mp4").touch()
-    shutil.copy(authority, tmp_path / "ca.pem")
+    for name, file in files.items():
+        shutil.copy(file, tmp_path / name)
     monkeypatch.chdir(tmp_path)
 
 
