@@ -138,9 +138,20 @@ class RtspClient(Closing):
             self.socket.sendall(packets)
 
     def receive(self) -> list[bytes | Answer] | None:
-        """Wait for data and return the responses and media packets in it, None at the end of the connection."""
+        """Wait for data and return the responses and media packets in it, None at the end of the connection.
+
+        With media, call it when the socket is readable: it never waits, for example for the rest of a TLS record.
+        """
         with _failures(self._timeout_reason):
-            data = self.socket.recv(RECEIVE_BYTES)
+            if self._splitter.skips_unknown:
+                self.socket.settimeout(0)
+            try:
+                data = self.socket.recv(RECEIVE_BYTES)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                return []
+            finally:
+                if self._splitter.skips_unknown:
+                    self.socket.settimeout(SEND_S)
             while isinstance(self.socket, ssl.SSLSocket) and (size := self.socket.pending()):
                 data += self.socket.recv(size)
             items = [self._take(item) for item in self._splitter.feed(data)]

@@ -6,6 +6,7 @@ import queue
 import secrets
 import socket
 import threading
+import time
 from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from streamer.core.rtsp.message import Message, Splitter
 LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 FIRST_REQUEST_S = 1.0
 """Longest wait for the first request of a connection. FFmpeg sends it at once, another program may send none."""
+ACCEPT_RETRY_S = 0.25
+"""Wait after a connection that could not be accepted."""
 
 
 class LocalConnection(NamedTuple):
@@ -50,7 +53,11 @@ class LocalListener:
 
     def _serve(self) -> None:
         while True:
-            connection, _ = self._socket.accept()
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:  # no descriptors are left: the connection waits until there are
+                time.sleep(ACCEPT_RETRY_S)
+                continue
             with suppress(OSError, WireError):
                 connection.settimeout(FIRST_REQUEST_S)
                 splitter = Splitter()

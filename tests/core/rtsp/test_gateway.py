@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -9,7 +10,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from streamer.core import loopback
 from streamer.core.rtsp.gateway import Gateway
+from streamer.core.rtsp.local_listener import LocalListener
 from streamer.core.rtsp.picture_limit import PictureLimit
 from streamer.core.rtsp.session import open_session
 from streamer.core.tls import Tls
@@ -246,3 +249,30 @@ def test_closed_gateway_closes_the_connection_to_the_server() -> None:
 def test_unused_gateway_can_be_closed() -> None:
     with ScriptedServer() as server:
         Gateway(open_session(server.url(), Tls(), 5)).close()
+
+
+def test_shortage_of_descriptors_does_not_end_the_listener(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Short:
+        """A listening socket that cannot accept at first."""
+
+        def __init__(self, host: str) -> None:
+            self._socket, self._failures = socket.create_server((host, 0)), 2
+
+        def getsockname(self) -> tuple[str, int]:
+            address: tuple[str, int] = self._socket.getsockname()
+            return address
+
+        def accept(self) -> tuple[socket.socket, object]:
+            self._failures -= 1
+            if self._failures >= 0:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return self._socket.accept()
+
+    monkeypatch.setattr(loopback, "listen", lambda host, backlog: Short(host))
+    listener = LocalListener(socket.AF_INET)
+    path, arrivals = listener.expect()
+    with socket.create_connection((listener.host, listener.port), 5) as ffmpeg:
+        ffmpeg.sendall(f"OPTIONS rtsp://{listener.host}:{listener.port}{path} RTSP/1.0\r\nCSeq: 1\r\n\r\n".encode())
+        arrived = arrivals.get(timeout=5)
+        assert arrived is not None
+        arrived.socket.close()
