@@ -45,7 +45,8 @@ _STREAMED = frozenset({
 
 _RTP_CODECS = {
     "av1": "av1", "x-asf-pf": "asf", "x-qt": "mov", "x-quicktime": "mov", "x-sv3v-es": "svq3", "theora": "theora",
-    "dv": "dvvideo", "vc2": "dirac", "raw": "rawvideo",
+    "dv": "dvvideo", "vc2": "dirac", "raw": "rawvideo", "h261": "h261", "x-pn-realvideo": "rv40",
+    "x-pn-multirate-realvideo-live": "rv40",
 }  # fmt: skip
 """Names in an SDP whose packets FFmpeg can read, other than those of the codecs in `_CAMERA`."""
 
@@ -76,7 +77,7 @@ class Allowed:
 
         FFmpeg reads the packets of each codec itself, before anything is decoded.
         """
-        for name in re.findall(rb"(?m)^a=rtpmap:\s*\d+\s+([^/\s]+)", description):
+        for name in re.findall(rb"(?m)^[ \t\r]*a=rtpmap:\s*\S+\s+([^/\s]+)", description):
             if (codec := _RTP_CODECS.get(name.decode("latin-1").lower())) is not None:
                 self.check_codec(codec)
 

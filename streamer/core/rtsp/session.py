@@ -85,7 +85,7 @@ def redirected(server: Server, location: str) -> Server:
 
 def check_media(description: bytes) -> None:
     """Raise SourceLost unless an SDP has video and not too many media."""
-    media = re.findall(rb"(?m)^m=([a-z]*)", description)
+    media = re.findall(rb"(?m)^[ \t\r]*m=([a-z]*)", description)
     if len(media) > MAX_MEDIA:
         raise SourceLost(f"describes {len(media)} media: the limit is {MAX_MEDIA}")
     if b"video" not in media:

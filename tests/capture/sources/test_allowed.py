@@ -87,6 +87,21 @@ def test_allowed_av1_passes_the_description() -> None:
         _allowed.RTSP.check_description(described)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        " a=rtpmap:96 AV1/90000",
+        "\ta=rtpmap:96x AV1/90000",
+        "a=rtpmap:\t96/2  av1/90000",
+        "a=rtpmap:96 x-pn-realvideo/1",
+    ],
+)
+def test_loosely_written_codec_is_refused_too(line: str) -> None:
+    """FFmpeg reads these lines like the usual one."""
+    with pytest.raises(SourceLost, match="not allowed by default"):
+        _allowed.RTSP.check_description(f"m=video 0 RTP/AVP 96\r\n{line}\r\n".encode())
+
+
 @pytest.mark.parametrize("names", [["h266x"], ["h264,concat"], [""], ["av1"] * 17])
 def test_unknown_name_to_allow_is_refused(tmp_path: Path, names: list[str]) -> None:
     with pytest.raises(ValidationError, match=r"no codec or container|at most 16"):
