@@ -91,7 +91,9 @@ class HttpClient:
         self._tls, self._redirects = tls, redirects
         self._login = None
         if parts.username is not None:
-            self._login = Authenticator(unquote(parts.username), unquote(parts.password or ""))
+            self._login = Authenticator(
+                *(unquote(text or "", errors="surrogateescape") for text in (parts.username, parts.password))
+            )
         self._context: ssl.SSLContext | None = None
         self._addresses: dict[str, tuple[Address, ...]] = {}
         """Addresses by host, looked up once."""
@@ -169,7 +171,9 @@ class HttpClient:
         answer, tries = self._send(target, first_byte, login), 1
         try:
             while (
-                answer.status == 401 and login is not None and login.accept(answer.headers("www-authenticate"), tries)
+                answer.status == 401
+                and login is not None
+                and login.accept(_as_sent(answer.headers("www-authenticate")), tries)
             ):
                 answer.close()
                 answer, tries = self._send(target, first_byte, login), tries + 1
@@ -200,7 +204,7 @@ class HttpClient:
         wire = self._connect(target)
         try:
             with failures_in_words():
-                wire.send("\r\n".join((*lines, "", "")).encode())
+                wire.send("\r\n".join((*lines, "", "")).encode(errors="surrogateescape"))
             return Answer(wire)
         except BaseException:
             wire.close()
@@ -231,6 +235,11 @@ class HttpClient:
             except ConfigError as error:  # the file may be back at the next attempt
                 raise SourceLost(str(error)) from None
         return self._context
+
+
+def _as_sent(values: list[str]) -> list[str]:
+    """Return header values, decoded as Latin-1 by `http.client`, as `digest_auth` takes them."""
+    return [value.encode("latin-1", "replace").decode(errors="surrogateescape") for value in values]
 
 
 def _proxy_note(scheme: str) -> str:

@@ -364,6 +364,25 @@ def test_every_usual_way_to_log_in_works() -> None:
             assert read(http(camera.url(f"/{name}?a=b", "cam:s3cret%2Fword@")), 2) == [0, 1], name
 
 
+def test_users_and_realms_outside_of_ascii_log_in() -> None:
+    def has_latin_password(request: Request) -> bool:
+        return request.headers.get("authorization") == "Basic " + base64.b64encode(b"cam:caf\xe9").decode()
+
+    def has_digest(request: Request) -> bool:
+        given = dict(re.findall(r'(\w+)="?([^",]*)', request.headers.get("authorization", "")))
+        key = hashlib.md5("cam:Tür:word".encode()).hexdigest()
+        asked = hashlib.md5(b"GET:/realm").hexdigest()
+        return given.get("response") == hashlib.md5(f"{key}:n:{asked}".encode()).hexdigest()
+
+    routes = {
+        "latin": locked('Basic realm="door"', accept=has_latin_password),
+        "realm": locked('Digest realm="Tür", nonce="n"', accept=has_digest),
+    }
+    with HttpCamera(routes) as camera:
+        assert read(http(camera.url("/latin", "cam:caf%E9@")), 1) == [0]
+        assert read(http(camera.url("/realm", "cam:word@")), 1) == [0]
+
+
 def test_refusals_of_users_are_named() -> None:
     routes = {
         "video": locked('Basic realm="door"', accept=has_basic),
