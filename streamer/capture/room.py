@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 from contextlib import suppress
@@ -53,6 +54,8 @@ class Room:
             self.problem = None
 
     def _describe(self, error: OSError, width: int, height: int) -> str:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return f"frames cannot be stored ({error.strerror}): raise the limit of open files (`ulimit -n`)"
         free = 0.0
         with suppress(OSError):
             free = shutil.disk_usage(self._runtime).free / MEGABYTE

@@ -112,7 +112,7 @@ class Listener:
             with suppress(OSError):  # the folder is deleted when a user logs out
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = listen(self._path, replace, 0o600 if self._private else None).detach()
-        self._file = _identity(self._path)
+        file = _identity(self._path)
         with suppress(zmq.ZMQError):  # not bound yet
             self._socket.unbind(self._endpoint)  # now, not earlier: it ends the connections that still work
         try:
@@ -121,6 +121,7 @@ class Listener:
         except zmq.ZMQError as error:
             os.close(descriptor)
             raise OSError(error.errno, error.strerror) from error
+        self._file = file
 
 
 def listen(path: Path, replace: bool = False, mode: int | None = None) -> socket.socket:

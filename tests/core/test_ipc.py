@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from pathlib import Path
 
@@ -117,5 +118,26 @@ def test_stolen_endpoint_is_reported_and_taken_back(tmp_path: Path, caplog: pyte
         return is_reached(server, path)
 
     until(reached, 5, "bound again")
+    server.close()
+    bound.close()
+
+
+def test_failed_bind_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bus.sock"
+    server, bound = listener(path)
+    path.unlink()
+
+    def refuse(_: str) -> None:
+        raise zmq.ZMQError(errno.EMFILE)
+
+    def is_bound() -> bool:
+        bound.check()
+        return bound.problem is None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server, "bind", refuse)
+        until(lambda: not is_bound(), 5, "failure")
+    until(is_bound, 5, "bound again")
+    assert is_reached(server, path)
     server.close()
     bound.close()
