@@ -80,19 +80,19 @@ class Encoder:
 
         Raises OutputError.
         """
-        frame = self._to_yuv.reformat(
-            av.VideoFrame.from_ndarray(image, format="bgr24"),
-            format="yuv420p",
-            dst_colorspace=self._matrix,
-            dst_color_range=ColorRange.MPEG,
-            threads=self.template.codec_context.thread_count,
-        )
-        frame.pts = self._last_pts = max(self._last_pts + 1, round(at * CLOCK_HZ))
-        frame.time_base = Fraction(1, CLOCK_HZ)
-        if at >= self._key_at:
-            frame.pict_type = PictureType.I
-            self._key_at = max(self._key_at, at - KEY_INTERVAL_S) + KEY_INTERVAL_S
         try:
+            frame = self._to_yuv.reformat(
+                av.VideoFrame.from_ndarray(image, format="bgr24"),
+                format="yuv420p",
+                dst_colorspace=self._matrix,
+                dst_color_range=ColorRange.MPEG,
+                threads=self.template.codec_context.thread_count,
+            )
+            frame.pts = self._last_pts = max(self._last_pts + 1, round(at * CLOCK_HZ))
+            frame.time_base = Fraction(1, CLOCK_HZ)
+            if at >= self._key_at:
+                frame.pict_type = PictureType.I
+                self._key_at = max(self._key_at, at - KEY_INTERVAL_S) + KEY_INTERVAL_S
             packets = self.template.encode(frame)
         except (av.FFmpegError, OSError, ValueError) as error:
             raise OutputError(f"encoder `{self.codec}` failed{_cause(error)}") from None
