@@ -98,11 +98,12 @@ def describe_tls_error(error: ssl.SSLError, always_verified: bool = False) -> st
         if always_verified:
             return f"TLS: {fault.format(ca='ca: FILE')}"
         return f"TLS: {fault.format(ca='tls: {ca: FILE}')}, or set `tls: {{verify: false}}` to accept any"
-    if error.reason in _NEEDS_CERTIFICATE:
+    reason = getattr(error, "reason", None)  # Python sets none on errors of its own
+    if reason in _NEEDS_CERTIFICATE:
         return "TLS: the other side requires a client certificate that it trusts: give `cert` and `key`"
-    if error.reason in _NOT_TLS:
+    if reason in _NOT_TLS:
         return "TLS: the other side does not speak TLS on this port: check scheme and port of the URL"
-    if isinstance(error, ssl.SSLEOFError) or error.reason is None:
+    if isinstance(error, ssl.SSLEOFError) or reason is None:
         return "TLS: the connection broke off during the handshake"
     common = "TLS: no version or cipher in common"
     return common if always_verified else f"{common}; `tls: {{verify: false}}` also allows old ones"
