@@ -65,7 +65,8 @@ class Encoder:
         """Codec parameters, for the containers."""
         self.size = width, height
         self._last_pts = -1
-        self._key_at = 0.0
+        self._key_at: float | None = None
+        """Time of the next key frame; None before the first frame, from which the interval counts."""
 
     def _state_colours(self, stream: VideoStream) -> None:
         """Write into the video how its colours are coded. A player that does not read it assumes the same by size."""
@@ -90,9 +91,10 @@ class Encoder:
             )
             frame.pts = self._last_pts = max(self._last_pts + 1, round(at * CLOCK_HZ))
             frame.time_base = Fraction(1, CLOCK_HZ)
-            if at >= self._key_at:
+            if self._key_at is None or at >= self._key_at:
                 frame.pict_type = PictureType.I
-                self._key_at = max(self._key_at, at - KEY_INTERVAL_S) + KEY_INTERVAL_S
+                due = at if self._key_at is None else max(self._key_at, at - KEY_INTERVAL_S)
+                self._key_at = due + KEY_INTERVAL_S
             packets = self.template.encode(frame)
         except (av.FFmpegError, OSError, ValueError) as error:
             raise OutputError(f"encoder `{self.codec}` failed{_cause(error)}") from None
