@@ -50,6 +50,11 @@ class ClientTls(Settings):
             raise ValueError("`key` belongs to a client certificate: give `cert` too")
         return self
 
+    @property
+    def files(self) -> list[Path]:
+        """The files that the keys name."""
+        return [file for file in (self.ca, self.cert, self.key) if file is not None]
+
     def tls_context(self) -> ssl.SSLContext:
         """Return the context, read from the files as they are now. Raises ConfigError when one cannot be used."""
         try:

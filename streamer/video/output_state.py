@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import time
 
-import av
-
 from streamer.bus.event_channel import EventClient
 from streamer.core.backoff import ReconnectBackoff, Settling
 from streamer.core.errors import SourceRefused
@@ -47,7 +45,7 @@ class OutputState:
     def on_failure(self, error: Exception) -> None:
         """The output could not be opened or written and was closed."""
         now = time.monotonic()
-        delay = self._backoff.next_delay(now, isinstance(error, (av.HTTPUnauthorizedError, SourceRefused)))
+        delay = self._backoff.next_delay(now, isinstance(error, SourceRefused))
         self._retry_at = now + delay
         self._settling.on_failure(now, is_reported=self._is_up is not False)
         if self._is_up is not False:

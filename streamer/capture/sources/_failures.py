@@ -8,9 +8,10 @@ import logging
 import av.error
 
 from streamer.capture.sources._allowed import MAX_STREAMS
-from streamer.core.errors import SourceLost, SourceRefused
+from streamer.core.errors import SourceLost
 from streamer.core.logs import RareLog
 from streamer.core.memory_limit import over_limit
+from streamer.core.network_failures import BROKEN_OFF
 
 FAILURES = (av.error.FFmpegError, OSError)
 """Exceptions of libav. Their texts hold the address of the source, possibly with a password: use `describe`."""
@@ -26,7 +27,7 @@ def describe(error: Exception) -> str:
 
 
 def lost(error: Exception, opening: bool = False) -> SourceLost:
-    """Return the error to raise for a failure of libav: SourceRefused for a rejected login, SourceLost for others.
+    """Return the error to raise for a failure of libav.
 
     `opening`: it was opening data of any container.
     """
@@ -37,12 +38,8 @@ def lost(error: Exception, opening: bool = False) -> SourceLost:
             "its container is not allowed by default, or damaged: if you trust the source, set `allow: [NAME]` "
             "with the name that `ffprobe` prints"
         )
-    if isinstance(error, (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)):
-        return SourceRefused("refused the user or password")
-    if isinstance(error, ConnectionRefusedError):
-        return SourceLost("connection refused: nothing listens there")
     if getattr(error, "errno", None) == errno.EIO:
-        return SourceLost("the connection broke off")
+        return SourceLost(BROKEN_OFF)
     if isinstance(error, av.error.InvalidDataError):
         return SourceLost("damaged, or not in a format that streamer knows")
     return SourceLost(describe(error))

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from streamer.capture.sources._deadline import Deadline
 from streamer.capture.sources._http_answer import Answer, Wire, failures_in_words, lost
-from streamer.capture.sources.http import Redirects
+from streamer.capture.sources.http import PORTS, Redirects
 from streamer.core.addresses import Address, classify, connect, resolve
 from streamer.core.digest_auth import AuthenticationUnsupportedError, Authenticator
 from streamer.core.errors import AddressError, ConfigError, SourceLost, SourceRefused
@@ -22,7 +22,6 @@ from streamer.core.network_failures import describe_os_error, describe_status, s
 from streamer.core.redact import Url
 from streamer.core.tls import Tls
 
-PORTS = {"http": 80, "https": 443}
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({404, 410})

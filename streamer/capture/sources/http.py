@@ -16,7 +16,8 @@ from streamer.core.settings import Settings
 from streamer.core.tls import Tls
 from streamer.types import Pace, Source
 
-_PORTS = {"http": 80, "https": 443}
+PORTS = {"http": 80, "https": 443}
+"""Default port of each scheme."""
 _OPTIONS = frozenset({
     "analyzeduration", "correct_ts_overflow", "err_detect", "fflags", "flv_full_metadata", "fpsprobesize", "framerate",
     "ignore_editlist", "max_delay", "merge_pmt_versions", "pixel_format", "probesize", "raw_packet_size", "resync_size",
@@ -56,7 +57,7 @@ class Http(NetworkCamera):
     """Options of FFmpeg for the container, such as `framerate: 10` for bare H.264."""
 
     allowed: ClassVar[Allowed] = HTTP
-    default_ports: ClassVar[Mapping[str, int]] = _PORTS
+    default_ports: ClassVar[Mapping[str, int]] = PORTS
 
     def demuxer_options(self) -> dict[str, str]:
         return {"analyzeduration": "1000000", "fpsprobesize": "0", **self.options}
@@ -94,6 +95,5 @@ class Snapshot(Settings):
 
 
 def _needs_network(camera: Http | Snapshot) -> Rules:
-    files = [file for file in (camera.tls.ca, camera.tls.cert, camera.tls.key) if file is not None]
-    port = urlsplit(camera.url.reveal()).port or _PORTS[camera.url.scheme]
-    return Rules(read=files, connect=None if camera.allow_redirects == "any" else {port, *_PORTS.values()})
+    port = urlsplit(camera.url.reveal()).port or PORTS[camera.url.scheme]
+    return Rules(read=camera.tls.files, connect=None if camera.allow_redirects == "any" else {port, *PORTS.values()})

@@ -82,8 +82,7 @@ class Rtsp(NetworkCamera):
         return _RtspSource(source, gateway)
 
     def needs(self) -> Rules:
-        rules = super().needs()
-        return replace(rules, read=[file for file in (self.tls.ca, self.tls.cert, self.tls.key) if file is not None])
+        return replace(super().needs(), read=self.tls.files)
 
 
 class _RtspSource:

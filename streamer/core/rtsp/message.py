@@ -15,6 +15,8 @@ MAX_BODY_BYTES = 256 << 10
 """Longest body. An SDP of a camera has about 1 KiB."""
 MAX_SKIPPED_BYTES = 64 << 10
 """Bytes between two media packets that are skipped: some cameras send a few wrong ones."""
+RTCP_TYPES = range(192, 224)
+"""Second bytes of RTCP packets. Those of RTP packets differ, because they do not use the payload types 64 to 95."""
 
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 _START = re.compile(rb"RTSP/\d|[A-Z_]{3,20} \S")

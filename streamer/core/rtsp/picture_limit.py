@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from streamer.core.errors import SourceLost
+from streamer.core.rtsp.message import RTCP_TYPES
 
 MAX_PICTURE_BYTES = 16 << 20
 """Bytes of RTP packets of one picture. A key frame of an 8K camera has about 5 MB."""
-_RTCP_TYPES = range(192, 224)
-"""Second bytes of RTCP packets."""
 
 
 class PictureLimit:
@@ -23,7 +22,7 @@ class PictureLimit:
         while at < len(packets):
             channel, size = packets[at + 1], int.from_bytes(packets[at + 2 : at + 4], "big")
             kind = packets[at + 5] if size > 1 else 0
-            if kind not in _RTCP_TYPES:
+            if kind not in RTCP_TYPES:
                 timestamp, known = packets[at + 8 : at + 12], self._pictures.get(channel)
                 count = size + (known[1] if known is not None and known[0] == timestamp else 0)
                 if count > MAX_PICTURE_BYTES:

@@ -10,15 +10,13 @@ from contextlib import suppress
 from streamer.core.closing import Closing
 from streamer.core.errors import SourceLost
 from streamer.core.rtsp.client import RtspClient
-from streamer.core.rtsp.message import Message
+from streamer.core.rtsp.message import RTCP_TYPES, Message
 from streamer.core.rtsp.session import Session
 
 MAX_PACKET_BYTES = 1400
 """Longest RTP packet, the usual one for networks with 1,500 bytes a packet."""
 _START_CODE = re.compile(rb"\x00\x00\x00?\x01")
 _SPS, _PPS = 7, 8
-_RTCP_TYPES = range(192, 224)
-"""Second bytes of RTCP packets. Those of RTP packets with payload type 96 are 96 and 224."""
 
 
 class RtspPublisher(Closing):
@@ -46,7 +44,7 @@ class RtspPublisher(Closing):
     def write(self, packet: bytes) -> int:
         """Send one RTP or RTCP packet."""
         data = bytes(packet)
-        channel = 1 if data[1:2] and data[1] in _RTCP_TYPES else 0
+        channel = 1 if data[1:2] and data[1] in RTCP_TYPES else 0
         self.client.send_packets(b"$" + bytes([channel]) + len(data).to_bytes(2, "big") + data)
         return len(data)
 
