@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import stat
 import sys
 import time
@@ -19,8 +18,8 @@ import typer
 from streamer.cli.doctor_host import clock, runtime, state, system_limits, time_zone
 from streamer.cli.finding import Finding
 from streamer.cli.options import ConfigFile
-from streamer.core.errors import ConfigError, SourceEnded, SourceLost
-from streamer.core.reasons import internal_error
+from streamer.core.errors import AddressError, ConfigError
+from streamer.core.reasons import internal_error, reason_of
 
 if TYPE_CHECKING:
     from streamer.config.model import Config
@@ -171,21 +170,27 @@ def _camera(where: str, url: str, source: SourceSettings) -> Finding:
                     return Finding("ok", where, f"{host} sends {picture.width}x{picture.height} pictures")
                 if time.monotonic() > until:
                     break
-    except (SourceLost, SourceEnded, ConfigError) as error:
-        return Finding("fail", where, f"{host}: {error}", "change the URL, the camera's settings or the network")
+    except Exception as error:  # an error of a library concerns this camera only
+        reason = reason_of(error, f"doctor: {where}") or "ended without a picture"
+        return Finding("fail", where, f"{host}: {reason}", "change the URL, the camera's settings or the network")
     return Finding("warn", where, f"{host} sends no picture in {CAMERA_S:g} s", "look at it: streamer check --probe")
 
 
 def _host(where: str, url: str) -> Finding:
-    """Return whether the host of a URL accepts a TCP connection."""
+    """Return whether the host of a URL accepts a TCP connection. The URL may be that of a proxy."""
+    from streamer.core.addresses import connect, resolve
+    from streamer.core.network_failures import describe_os_error
+
     parts = urlsplit(url)
     port = parts.port or PORTS[parts.scheme]
     host = f"{parts.hostname}:{port}"
     try:
-        socket.create_connection((parts.hostname, port), CONNECT_S).close()
+        connect(resolve(parts.hostname or "", in_config=True), port, CONNECT_S).close()
+    except AddressError as error:
+        return Finding("fail", where, str(error), "check its name and the name servers of this computer")
     except OSError as error:
-        fix = "check that it is switched on, its address, and firewalls; test cameras with `streamer check --probe`"
-        return Finding("fail", where, f"{host} does not answer ({error.strerror or 'timed out'})", fix)
+        fix = "check that it is switched on, its address, and firewalls"
+        return Finding("fail", where, f"{host} does not answer ({describe_os_error(error)})", fix)
     return Finding("ok", where, f"{host} answers")
 
 
@@ -199,7 +204,7 @@ def _targets(config: Config, _file: Path) -> Iterator[Finding]:
                 yield Finding("fail", where, str(error), "see configs/full.yaml")
             else:
                 yield Finding("ok", where, "usable")
-                if (url := getattr(target, "url", None)) is not None:
+                if (url := getattr(target, "proxy", None) or getattr(target, "url", None)) is not None:
                     yield _host(where, url.reveal())
 
 

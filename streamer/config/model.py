@@ -246,7 +246,7 @@ def _shared_files(config: Any) -> Iterator[Problem]:
             path = getattr(entry, "path", None)
             if path is None:
                 continue
-            rotated = range(1, entry.keep + 1) if key == "sinks" else ()
+            rotated = range(1, getattr(entry, "keep", 0) + 1) if key == "sinks" else ()
             files = {path.absolute(), *(path.absolute().with_name(f"{path.name}.{number}") for number in rotated)}
             if owners & files:
                 yield (

@@ -54,8 +54,13 @@ def _problem(details: ErrorDetails, raw: Any, schema: Schema) -> Problem:
             return where, details["msg"].removeprefix("Value error, ")
         case "path_type":
             return where, "must be the path of a file or folder"
+    return where, in_words(details)
+
+
+def in_words(details: ErrorDetails) -> str:
+    """Return what a value must be, without the words of pydantic."""
     words, count = re.subn(r"^[A-Z][a-z]+ should", "must", details["msg"])
-    return where, words if count else "has a value of the wrong kind"
+    return words if count else "has a value of the wrong kind"
 
 
 def _follow(location: Sequence[str | int], raw: Any) -> tuple[Where, list[Any]]:

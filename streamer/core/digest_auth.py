@@ -103,6 +103,11 @@ def choose_challenge(challenges: Iterable[Challenge]) -> Challenge:
     raise AuthenticationUnsupportedError(f"needs {names} authentication, which streamer does not speak")
 
 
+def basic(user: str, password: str) -> str:
+    """Return the value of an `Authorization` or `Proxy-Authorization` header for Basic authentication."""
+    return "Basic " + base64.b64encode(_encode(f"{user}:{password}")).decode()
+
+
 def authorization(
     challenge: Challenge,
     user: str,
@@ -120,7 +125,7 @@ def authorization(
     by default.
     """
     if challenge.scheme == "basic":
-        return "Basic " + base64.b64encode(_encode(f"{user}:{password}")).decode()
+        return basic(user, password)
     parameters, qop = challenge.parameters, challenge.qop
     realm, nonce = parameters.get("realm", ""), parameters.get("nonce", "")
     cnonce = cnonce or secrets.token_hex(16)

@@ -192,7 +192,7 @@ class _Gaps:
         request = {"v": 1, "id": self._request_id, "source": source, "after": after, "before": before}
         self._socket.send(json.dumps(request).encode())
         deadline = time.monotonic() + _REPLAY_TIMEOUT_S
-        while self._socket.poll(max(0, round((deadline - time.monotonic()) * 1000))):
+        while (left := deadline - time.monotonic()) > 0 and self._socket.poll(math.ceil(left * 1000)):
             header, *bodies = self._socket.recv_multipart()
             if _request_id(header) == self._request_id:
                 events = [event for body in bodies if (event := _read(body)) is not None and event.source == source]

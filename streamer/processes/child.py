@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from streamer.core import atomic_file
 from streamer.core.backoff import Backoff
+from streamer.core.logs import RareLog
 from streamer.core.reasons import ids_in
 from streamer.processes.assignment import Assignment, Report, Role, child_name
 from streamer.processes.config_part import environment
@@ -30,6 +31,8 @@ HEALTHY_S = 60.0
 FIRST_DELAY_S, MAX_DELAY_S, SLOW_DELAY_S = 0.1, 30.0, 60.0
 SINGLE_THREADED = {Role.CAPTURE: {"OPENBLAS_NUM_THREADS": "1"}}
 """Variables that keep NumPy from starting threads: confinement covers only threads that are started after it."""
+MAX_REPORT_BYTES = 1 << 16
+"""Longest report. A child that was taken over could send a line without end."""
 MAX_FAILURES = 10
 """After more failures than this within `FAILURES_S` a child is degraded: it is restarted once a minute."""
 FAILURES_S = 600.0
@@ -111,6 +114,9 @@ class Child:
     _dump: Path = field(init=False)
     _signals_due: deque[tuple[float, signal.Signals]] = field(default_factory=deque)
     _unread: bytes = b""
+    _invalid_reports: RareLog = field(
+        default_factory=lambda: RareLog(log, "invalid report %d ignored, from %s: %r", logging.ERROR)
+    )
 
     @property
     def name(self) -> str:
@@ -164,12 +170,14 @@ class Child:
         except BlockingIOError:
             return []
         *lines, self._unread = self._unread.split(b"\n")
+        if len(self._unread) > MAX_REPORT_BYTES:
+            lines, self._unread = [*lines, self._unread], b""
         reports = []
         for line in lines:
             try:
                 reports.append(Report.model_validate_json(line))
             except ValidationError:
-                log.error("%s: not a report, ignored: %r", self.name, line[:80])
+                self._invalid_reports.add(self.name, line[:80])
         return reports
 
     def check_heartbeat(self, now: float, grace: float) -> None:

@@ -24,7 +24,7 @@ _SECRET_NAME = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|CRED|AUTH|SIGN", re.IGNORE
 _HUB_NAME = re.compile(r"HF_|HUGGING_FACE_")
 """Variables of the library that downloads checkpoints, one of which is an access token."""
 PROXY_ROLES = (Role.INFER, Role.EMIT)
-"""Children that may use a proxy."""
+"""Children that keep these variables: inference for the download of a checkpoint, emit to say that it ignores them."""
 
 
 def part_of(config: Config, role: Role, target: str | None, ended: Collection[str] = ()) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def environment(role: Role) -> dict[str, str]:
     """Return this process's environment for a child, without the variables that hold a secret by name or by value.
 
     The config's values of `${NAME}` are in the assignment. Inference keeps the variables of the hub. A proxy is for the
-    model's download and for the receivers of events, not for cameras, which libraries would reach through it.
+    model's download, not for cameras, which libraries would reach through it.
     """
     secrets = set(remembered())
     kept = {}

@@ -52,7 +52,8 @@ class Heartbeat:
 
     def read(self) -> HeartbeatState:
         word = self._words[0]
-        return HeartbeatState(_STATES[word & 3], (word >> 2) / 1e9)
+        state = min(word & 3, len(_STATES) - 1)  # a child that was taken over may write any number
+        return HeartbeatState(_STATES[state], (word >> 2) / 1e9)
 
     @property
     def committed_at(self) -> float:

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from streamer.config.validation import in_words
 from streamer.web.auth import AuthMiddleware
 from streamer.web.connections import Connections
 from streamer.web.forwarded import ForwardedMiddleware
@@ -45,7 +46,7 @@ def make_app(handlers: Handlers, connections: Connections) -> FastAPI:
 async def _invalid_parameter(_: Request, error: Exception) -> Response:
     """Say which parameter of a URL is wrong, and what it must be."""
     assert isinstance(error, RequestValidationError)
-    problems = [f"{one['loc'][-1]}: {one['msg'].replace('Input should', 'must', 1)}" for one in error.errors()]
+    problems = [f"{one['loc'][-1]}: {in_words(one)}" for one in error.errors()]
     return JSONResponse({"detail": "; ".join(problems)}, 422)
 
 

@@ -104,7 +104,8 @@ def test_doctor_reports_failures_with_remedy(
             f"  shed: {{source: '{camera.url('/page')}', {tasks}}}\n"
             f"  desk: {{source: /dev/video99, {tasks}}}\n"
             f"sinks: [{{kind: jsonl, path: {tmp_path}/nowhere/e.jsonl}},\n"
-            f"  {{kind: webhook, url: 'http://127.0.0.1:{dead}/x'}}, {{kind: mqtt, url: 'mqtt://127.0.0.1:{port}'}}]\n"
+            f"  {{kind: webhook, url: 'http://127.0.0.1:{dead}/x'}}, {{kind: mqtt, url: 'mqtt://127.0.0.1:{port}'}},\n"
+            f"  {{kind: mqtt, name: far, url: 'mqtt://far.invalid', proxy: 'http://127.0.0.1:{port}'}}]\n"
             f"web: {{bind: '127.0.0.1:{port}'}}\n"
             f"model: {{checkpoint: {tmp_path}/nowhere}}\n"
         )
@@ -117,8 +118,11 @@ def test_doctor_reports_failures_with_remedy(
     assert all(" -> " in line for line in lines if not line.startswith("ok"))
     assert any(re.match(r"warn  FFmpeg \S+: AV1 over RTP \(CVE.*can be reached by yard ->", line) for line in lines)
     assert re.search(r"stream gate: 127\.0\.0\.1:\d+: connection refused: nothing listens there ->", failed)
+    assert re.search(
+        r"sink webhook: 127\.0\.0\.1:\d+ does not answer \(connection refused: nothing listens there\)", failed
+    )
     assert re.search(r"stream shed: 127\.0\.0\.1:\d+: answers with a web page \(text/html\), not video ->", failed)
-    for word in ("stream door: 127.0.0.1", "sends 256x144 pictures", "sink mqtt: 127.0.0.1"):
+    for word in ("stream door: 127.0.0.1", "sends 256x144 pictures", "sink mqtt: 127.0.0.1", "sink far: 127.0.0.1"):
         assert any(line.startswith("ok") and word in line for line in lines)
     assert "hunter22" not in "\n".join(lines)
 
@@ -137,6 +141,24 @@ def test_doctor_continues_after_an_unexpected_error(
     output = capsys.readouterr().out
     assert re.search(r"^fail  model: internal error [0-9a-f]{6}\b", output, re.MULTILINE)
     assert "no driver" not in output
+
+
+def test_doctor_names_the_camera_that_a_library_fails_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no demuxer")
+
+    monkeypatch.setattr("streamer.capture.sources.rtsp.Rtsp.open", broken)
+    monkeypatch.setattr("streamer.cli.doctor._model", lambda *_: iter(()))
+    config = tmp_path / "home.yaml"
+    source = "source: 'rtsp://127.0.0.1/x', tasks: [{task: caption}]"
+    config.write_text(f"streams: {{gate: {{{source}}}, yard: {{source: synthetic, tasks: [{{task: caption}}]}}}}")
+    assert examine(load(config), config) == 1
+    output = capsys.readouterr().out
+    assert re.search(r"^fail  stream gate: 127\.0\.0\.1:554: internal error [0-9a-f]{6}\b", output, re.MULTILINE)
+    assert re.search(r"^ok    stream yard: ", output, re.MULTILINE)
+    assert "no demuxer" not in output
 
 
 def test_doctor_passes_a_good_config(

@@ -16,8 +16,16 @@ from pathlib import Path
 import pytest
 
 from streamer.inference.step_timeout import FIRST_S, MIN_S, StepTimeout
-from streamer.processes.assignment import Role
-from streamer.processes.child import FAILURES_S, HEALTHY_S, MAX_FAILURES, SLOW_DELAY_S, Child, Restarts
+from streamer.processes.assignment import ReportKind, Role
+from streamer.processes.child import (
+    FAILURES_S,
+    HEALTHY_S,
+    MAX_FAILURES,
+    MAX_REPORT_BYTES,
+    SLOW_DELAY_S,
+    Child,
+    Restarts,
+)
 from streamer.processes.heartbeat import Heartbeat
 from streamer.types import DueTask, Job, Task
 from tests.support import faulty
@@ -189,6 +197,28 @@ def test_heartbeat_outlives_its_writer_and_cannot_be_cut() -> None:
     assert state.state == "batch"
     assert before + 12.0 <= state.deadline <= time.monotonic() + 12.0
     assert reader.committed_at == pytest.approx(before, abs=1e-6)
+
+
+def test_invalid_state_in_a_heartbeat_is_no_error() -> None:
+    heartbeat = Heartbeat()
+    os.pwrite(heartbeat.descriptor, b"\xff" * 16, 0)
+    assert heartbeat.read().state == "batch"
+
+
+def test_endless_report_of_a_child_takes_no_memory(caplog: pytest.LogCaptureFixture) -> None:
+    child = Child(Role.CAPTURE, "gate")
+    child.reports_fd, endless = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        for _ in range(64):
+            os.write(endless, b"x" * (1 << 16))
+            assert child.read_reports() == []
+            assert len(child._unread) <= MAX_REPORT_BYTES
+        os.write(endless, b'\n{"kind": "ready"}\n')
+        assert [report.kind for report in child.read_reports()] == [ReportKind.READY]
+    finally:
+        os.close(child.reports_fd)
+        os.close(endless)
+    assert 1 <= len(caplog.records) <= 7, "32 times invalid, at a falling rate"
 
 
 BOMBARDED = """

@@ -15,6 +15,8 @@ from streamer.core.rtsp.session import Session
 
 MAX_PACKET_BYTES = 1400
 """Longest RTP packet, the usual one for networks with 1,500 bytes a packet."""
+_MAX_READS = 64
+"""Reads in one `receive`, so that a server that never stops sending cannot hold up the pictures."""
 _START_CODE = re.compile(rb"\x00\x00\x00?\x01")
 _SPS, _PPS = 7, 8
 
@@ -50,7 +52,9 @@ class RtspPublisher(Closing):
 
     def receive(self) -> None:
         """Take what the server has sent, without waiting. Nothing of it is needed."""
-        while select.select([self.client.socket], [], [], 0)[0]:
+        for _ in range(_MAX_READS):
+            if not select.select([self.client.socket], [], [], 0)[0]:
+                return
             if self.client.receive() is None:
                 raise SourceLost("the receiver closed the connection")
 

@@ -7,7 +7,6 @@ the time and size of every response. No error contains a byte that the endpoint 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import os
 import ssl
@@ -20,6 +19,7 @@ import anyio
 import httpcore2
 
 from streamer.core.addresses import resolve
+from streamer.core.digest_auth import basic
 from streamer.core.errors import AddressError, ConfigError, SinkError
 from streamer.core.network_failures import describe_os_error
 from streamer.core.proxies import VARIABLES
@@ -58,8 +58,8 @@ class HttpClient:
         port = b"" if parts.port is None else b":%d" % parts.port
         self._headers = {b"host": (b"[%b]" % host if b":" in host else host) + port}
         if parts.username is not None:
-            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-            self._headers[b"authorization"] = b"Basic " + base64.b64encode(pair)
+            login = basic(unquote(parts.username), unquote(parts.password or ""))
+            self._headers[b"authorization"] = login.encode()
         self._pool: httpcore2.AsyncConnectionPool | None = None
 
     async def close(self) -> None:

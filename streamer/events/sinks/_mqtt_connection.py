@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import itertools
 import logging
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
+from streamer.core.digest_auth import basic
 from streamer.core.errors import AddressError, ConfigError, SinkError, StreamerError, WireError
 from streamer.core.network_failures import describe_os_error
 from streamer.core.redact import Url
@@ -242,5 +242,4 @@ def _open_stream(broker: Broker) -> TcpStream:
 def _proxy_login(user: str | None, password: str | None) -> str:
     if user is None:
         return ""
-    pair = f"{unquote(user)}:{unquote(password or '')}".encode()
-    return f"Proxy-Authorization: Basic {base64.b64encode(pair).decode()}\r\n"
+    return f"Proxy-Authorization: {basic(unquote(user), unquote(password or ''))}\r\n"

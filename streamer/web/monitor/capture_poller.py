@@ -19,7 +19,7 @@ import zmq
 from streamer.bus.frame_client import FrameClient, FrameRequest, Reply
 from streamer.bus.frame_protocol import MAX_WAIT_S
 from streamer.events.schema import FrameCounts
-from streamer.types import Image
+from streamer.types import MAX_SIDE, Image
 
 PING_S = 0.5
 POLL_S = 0.25
@@ -33,8 +33,6 @@ INTERVAL_SAMPLES = 10
 MIN_STALLED_S, MAX_STALLED_S, STALLED_INTERVALS = 3.0, 60.0, 3.0
 """A camera has stalled after STALLED_INTERVALS frame intervals without a frame, limited to these seconds."""
 JPEG_QUALITY = 80
-MAX_JPEG_PIXELS = 65_500
-"""Longest side that libjpeg encodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +201,7 @@ def encode_jpeg(image: Image, width: int | None) -> bytes | None:
     if width is not None and width < image.shape[1]:
         height = max(1, round(image.shape[0] * width / image.shape[1]))
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    if max(image.shape) > MAX_JPEG_PIXELS:
+    if max(image.shape) > MAX_SIDE:
         return None
     encoded, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return data.tobytes() if encoded else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import socket
 import ssl
 import time
 from collections.abc import Iterator
@@ -128,3 +129,16 @@ def test_closed_receiver_is_noticed() -> None:
             server.__exit__(None, None, None)
             with pytest.raises(SourceLost, match=r"closed the connection|broke off"):
                 until(lambda: publisher.receive(), 5, "the end")
+
+
+def test_flood_of_a_receiver_does_not_hold_up_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    flood = b"$\1\0\4\0\0\0\0" * 1000
+    monkeypatch.setattr(rtsp_client, "RECEIVE_BYTES", 8)
+    with (
+        ScriptedServer(lambda r: [OK, flood] if r.method == "RECORD" else camera(r)) as server,
+        closing(publish(server)) as publisher,
+    ):
+        until(lambda: len(publisher.client.socket.recv(len(flood), socket.MSG_PEEK)) == len(flood), 5, "the flood")
+        publisher.receive()
+        left = publisher.client.socket.recv(len(flood), socket.MSG_PEEK)
+    assert 0 < len(left) < len(flood), "some of it was taken, the rest is for the next turns"
