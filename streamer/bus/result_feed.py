@@ -65,7 +65,7 @@ class ResultPublisher:
     def greet_subscribers(self) -> None:
         """Send the task lists that new subscribers asked for. Call at least once a second."""
         self._listener.check()
-        for (message,) in drain(self.socket):
+        for message, *_ in drain(self.socket):
             is_subscription, topic = message[:1] == b"\x01", message[1:]
             for stream in self._tasks if is_subscription else ():
                 if _tasks_topic(stream).startswith(topic):

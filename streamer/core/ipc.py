@@ -13,7 +13,6 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +29,8 @@ T = TypeVar("T")
 
 CHECK_S = 1.0
 """Seconds between two looks at a socket file."""
+MAX_DRAINED = 1000
+"""Messages that are received in one turn, so that a sender that never stops cannot hold up the main loop."""
 _BACKLOG = 128
 """Connections that may wait to be accepted."""
 
@@ -176,9 +177,9 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def drain(socket: zmq.Socket[bytes], limit: int | None = None) -> Iterator[list[bytes]]:
+def drain(socket: zmq.Socket[bytes], limit: int = MAX_DRAINED) -> Iterator[list[bytes]]:
     """Yield the multipart messages that have arrived, at most `limit` of them. Never blocks."""
-    for _ in count() if limit is None else range(limit):
+    for _ in range(limit):
         try:
             yield socket.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
@@ -188,7 +189,7 @@ def drain(socket: zmq.Socket[bytes], limit: int | None = None) -> Iterator[list[
 def receive_valid(
     socket: zmq.Socket[bytes], decode: Callable[[list[bytes]], T], invalid: RareLog, *context: object
 ) -> Iterator[T]:
-    """Yield the decoded messages that have arrived; log and drop those on which `decode` raises WireError.
+    """Yield the decoded messages of one turn; log and drop those on which `decode` raises WireError.
 
     The arguments of the log message are `context` and the error.
     """

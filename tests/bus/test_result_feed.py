@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from streamer.bus.result_feed import ResultPublisher, ResultSubscriber, TaskList
+import zmq
+
+from streamer.bus.result_feed import ResultPublisher, ResultSubscriber, TaskList, results_endpoint
 from streamer.events.schema import ResultEvent
 from tests.support import sample_events
 
@@ -74,3 +76,16 @@ def test_invalid_message_is_dropped(tmp_path: Path) -> None:
     assert [type(item) for item in receive(publisher, subscriber, 1)] == [ResultEvent]
     publisher.close()
     subscriber.close()
+
+
+def test_message_that_is_no_subscription_is_passed_over(tmp_path: Path) -> None:
+    publisher = ResultPublisher(tmp_path, {"gate": GATE})
+    hostile: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.XSUB)
+    hostile.set(zmq.LINGER, 0)
+    hostile.connect(results_endpoint(tmp_path))
+    hostile.send_multipart([b"\1gate", b"more", b""])
+    hostile.send(b"")
+    subscriber = ResultSubscriber(tmp_path, "gate")
+    assert newest(receive(publisher, subscriber, 1)) == {"gate": GATE}
+    for end in (publisher, hostile, subscriber):
+        end.close()

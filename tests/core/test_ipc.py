@@ -10,7 +10,7 @@ import pytest
 import zmq
 
 from streamer.core import ipc
-from streamer.core.ipc import Listener, drain
+from streamer.core.ipc import MAX_DRAINED, Listener, drain
 from tests.support.agents import until
 
 
@@ -141,3 +141,18 @@ def test_failed_bind_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert is_reached(server, path)
     server.close()
     bound.close()
+
+
+def test_flood_is_received_in_several_turns() -> None:
+    sender: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
+    receiver: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
+    for end in (sender, receiver):
+        end.set(zmq.SNDHWM, 0)
+        end.set(zmq.RCVHWM, 0)
+    receiver.bind("inproc://flood")
+    sender.connect("inproc://flood")
+    for _ in range(MAX_DRAINED + 1):
+        sender.send(b"x")
+    assert [len(list(drain(receiver))) for _ in range(3)] == [MAX_DRAINED, 1, 0]
+    sender.close()
+    receiver.close()

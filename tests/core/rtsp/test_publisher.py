@@ -135,7 +135,7 @@ def test_flood_of_a_receiver_does_not_hold_up_the_pictures(monkeypatch: pytest.M
     flood = b"$\1\0\4\0\0\0\0" * 1000
     monkeypatch.setattr(rtsp_client, "RECEIVE_BYTES", 8)
     with (
-        ScriptedServer(lambda r: [OK, flood] if r.method == "RECORD" else camera(r)) as server,
+        ScriptedServer(lambda r: iter([OK, flood]) if r.method == "RECORD" else camera(r)) as server,
         closing(publish(server)) as publisher,
     ):
         until(lambda: len(publisher.client.socket.recv(len(flood), socket.MSG_PEEK)) == len(flood), 5, "the flood")
