@@ -97,6 +97,8 @@ def _remove_if_unlocked(folder: Path) -> None:
     lock = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if Path(_read_lock(folder / LOCK)[1]) != folder.absolute():
+            return  # a folder of another program, which has such a name by chance
         shutil.rmtree(folder, ignore_errors=True)
         log.info("%s removed: a killed agent left it", folder)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -114,13 +115,14 @@ def test_next_start_removes_the_folder_of_a_killed_agent(tmp_path: Path) -> None
         assert (left / "buffers" / "big").exists()
         foreign = left.with_name(f"streamer-of-the-user-{os.getpid()}")
         foreign.mkdir()
+        (foreign / "lock").write_text("held by another program")
         try:
             with AgentPaths.acquire("next", SOCKETS, keep_state=False):
                 assert not left.exists()
                 assert alive.runtime.exists()
                 assert foreign.exists()
         finally:
-            foreign.rmdir()
+            shutil.rmtree(foreign)
     assert not alive.runtime.exists()
 
 
