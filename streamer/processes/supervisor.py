@@ -167,18 +167,19 @@ class Supervisor:
             self.on_report(child, item)
 
     def on_report(self, child: Child, report: Report) -> None:
+        """Act on a report. One that its role never makes is ignored: capture decodes bytes from outside."""
         match report.kind:
             case ReportKind.FAILED | ReportKind.CRASHED:
                 child.failure_reason = child.failure_reason or report.reason
             case ReportKind.ENDED:
                 child.finished = True
                 self.stop_after_last_stream()
-            case ReportKind.UNREADABLE if not child.had_frame:
+            case ReportKind.UNREADABLE if child.role is Role.CAPTURE and not child.had_frame:
                 child.unreadable = report.reason
                 self.stop_after_last_stream()
-            case ReportKind.INCOMPLETE:
+            case ReportKind.INCOMPLETE if child.role is Role.CAPTURE:
                 self.incomplete = self.incomplete or f"stream {child.stream} {report.reason}"
-            case ReportKind.FINISHED:
+            case ReportKind.FINISHED if child.role is Role.EMIT:
                 self.stop_at = 0.0
             case ReportKind.FIRST_FRAME:
                 child.had_frame, child.unreadable = True, None

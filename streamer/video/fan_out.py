@@ -174,7 +174,8 @@ class JpegPublisher:
         """Update `has_subscribers`: XPUB reports the first subscription and the end of the last one."""
         self._listener.check()
         for parts in drain(self.socket):
-            self.has_subscribers = parts[0][:1] == b"\x01"
+            if parts[0][:1] in (b"\0", b"\1"):  # other messages are not from a subscription
+                self.has_subscribers = parts[0][:1] == b"\1"
 
     def send(self, image: Image) -> None:
         if self.has_subscribers:

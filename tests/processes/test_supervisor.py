@@ -12,11 +12,12 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from streamer.inference.step_timeout import FIRST_S, MIN_S, StepTimeout
-from streamer.processes.assignment import ReportKind, Role
+from streamer.processes.assignment import Report, ReportKind, Role
 from streamer.processes.child import (
     FAILURES_S,
     HEALTHY_S,
@@ -27,6 +28,7 @@ from streamer.processes.child import (
     Restarts,
 )
 from streamer.processes.heartbeat import Heartbeat
+from streamer.processes.supervisor import Supervisor
 from streamer.types import DueTask, Job, Task
 from tests.support import faulty
 from tests.support.agents import (
@@ -148,6 +150,16 @@ def test_child_that_hangs_after_its_report_is_killed(tmp_path: Path) -> None:
             child.check_heartbeat(now + after, 0.0)
         assert child.process.wait(10) == -signal.SIGUSR1
     assert child.failure_reason == "no device"
+
+
+def test_reports_that_a_role_never_makes_are_ignored() -> None:
+    supervisor = SimpleNamespace(stop_at=None, incomplete=None)
+    for role, kind in ((Role.CAPTURE, "finished"), (Role.INFER, "incomplete"), (Role.VIEW, "unreadable")):
+        child = Child(role, "gate", stream="gate")
+        Supervisor.on_report(supervisor, child, Report(kind=ReportKind(kind)))  # type: ignore[arg-type]
+        assert (supervisor.stop_at, supervisor.incomplete, child.unreadable) == (None, None, None)
+    Supervisor.on_report(supervisor, Child(Role.EMIT), Report(kind=ReportKind.FINISHED))  # type: ignore[arg-type]
+    assert supervisor.stop_at == 0.0
 
 
 def test_restarts_slow_down_degrade_and_recover() -> None:
