@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 
 from streamer.bus.rpc import RpcClient, control_socket
+from streamer.core.errors import SinkError
 from streamer.core.redact import Url
 from streamer.events.build import task_event
 from streamer.events.schema import encode
@@ -114,15 +116,21 @@ def test_reconnect_publishes_current_discovery_again(tmp_path: Path) -> None:
     """Also to a broker that has lost its retained messages."""
     tasks = TaskKinds({"caption": "text", "ocr": "text"}, {"gate": {"caption": "text"}})
     with Broker(tmp_path) as broker:
-        sink = Mqtt(url=Url(broker.url), home_assistant=True).open(sink_context(tasks=tasks), RecordedProgress())
+        sink: Any = Mqtt(url=Url(broker.url), home_assistant=True).open(sink_context(tasks=tasks), RecordedProgress())
         added = task_event("home", "gate", "signs", "added", asks="ocr")
         removed = task_event("home", "gate", "caption", "removed", asks="caption")
         sink.write([(1, encode(added)), (2, encode(removed))])
         broker.stop()
         (tmp_path / "mosquitto" / "mosquitto.db").unlink()
         broker.start()
+
+        def discovered() -> dict[str, Any]:
+            with suppress(SinkError):
+                sink.idle()
+            return components(listener)
+
         with Listener(broker.port) as listener:
-            until(lambda: components(listener), 20, "discovery after a break")
+            until(discovered, 20, "discovery after a break")
             assert set(components(listener)) == {"connection", "task.caption", "task.signs"}
             assert components(listener)["task.caption"] == {"platform": "sensor"}
         sink.close()

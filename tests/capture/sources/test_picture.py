@@ -323,7 +323,8 @@ def test_frames_are_freed_without_garbage_collection(tmp_path: Path) -> None:
     gc.disable()
     try:
         assert len(list(source)) == 30
-        assert gc.collect() < 30
+        frames = [one for one in gc.get_objects() if type(one) in (AvPicture, av.VideoFrame)]
+        assert len(frames) < 3, "a decoder may keep its last frame"
     finally:
         gc.enable()
         source.close()

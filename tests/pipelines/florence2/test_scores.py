@@ -17,7 +17,7 @@ from pipelines.florence2.checkpoint import load
 from pipelines.florence2.checkpoint_files import open_folder
 from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.parse import Piece, parse
-from pipelines.florence2.pipeline import Florence2Settings, pipeline
+from pipelines.florence2.pipeline import Florence2Settings, open_engine, pipeline
 from pipelines.florence2.processor import Processor
 from pipelines.florence2.reference_engine import ReferenceEngine
 from pipelines.florence2.scores import shape_score, text_score
@@ -217,7 +217,7 @@ def test_text_task_refuses_min_score(tmp_path: Path) -> None:
 
 def test_engines_score_shipped_model_alike() -> None:
     """With greedy search and beams; test_engine compares all tasks on a random checkpoint."""
-    plain, fast = (pipeline.open(Florence2Settings.model_validate({"device": "cpu", "engine": engine}))
+    plain, fast = (open_engine(Florence2Settings.model_validate({"device": "cpu", "engine": engine}))
                    for engine in ("plain", "fast"))  # fmt: skip
     assert isinstance(fast, FastEngine)
     for quality in get_args(Quality):
