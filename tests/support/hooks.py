@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
 import ssl
@@ -11,6 +10,8 @@ import time
 from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.support.tcp_server import TcpServer
 
 Behaviour = Callable[["Endpoint", dict[str, Any]], int]
 
@@ -101,35 +102,18 @@ def never(endpoint: Endpoint, _: dict[str, Any]) -> int:
     return 500
 
 
-class RawEndpoint:
+class RawEndpoint(TcpServer):
     """A TCP server that answers each request with the bytes of `answer`, however bad; a context manager."""
 
     def __init__(self, answer: Callable[[bytes], Iterable[bytes]]) -> None:
+        super().__init__()
         self._answer = answer
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._thread = threading.Thread(target=self._accept, daemon=True)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}/hook"
+        return f"http://{self.address}/hook"
 
-    def __enter__(self) -> RawEndpoint:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(5)
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError):
-            client.settimeout(10)
-            for data in self._answer(client.recv(1 << 20)):
-                client.sendall(data)
+    def serve(self, client: socket.socket) -> None:
+        client.settimeout(10)
+        for data in self._answer(client.recv(1 << 20)):
+            client.sendall(data)

@@ -3,60 +3,43 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import select
 import socket
-import threading
 from urllib.parse import urlsplit
 
+from tests.support.tcp_server import TcpServer
 
-class Proxy:
+
+class Proxy(TcpServer):
     """A context manager. With `login`, `user:password`, it refuses requests without it."""
 
     def __init__(self, login: str | None = None) -> None:
+        super().__init__()
         self._login = None if login is None else b"Basic " + base64.b64encode(login.encode())
         self.targets: list[str] = []
         """Host and port of each accepted connection."""
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._thread = threading.Thread(target=self._accept, daemon=True)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        return f"http://{self.address}"
 
-    def __enter__(self) -> Proxy:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(5)
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError):
-            head = b""
-            while b"\r\n\r\n" not in head:
-                head += client.recv(65536)
-            if self._login is not None and self._login not in head:
-                client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
-                return
-            method, target, _ = head.split(b"\r\n")[0].decode().split(" ")
-            place = target if method == "CONNECT" else urlsplit(target).netloc
-            self.targets.append(place)
-            host, _, port = place.rpartition(":")
-            with socket.create_connection((host.strip("[]"), int(port)), 10) as server:
-                if method == "CONNECT":
-                    client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-                else:
-                    server.sendall(head)
-                _carry(client, server)
+    def serve(self, client: socket.socket) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += client.recv(65536)
+        if self._login is not None and self._login not in head:
+            client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+            return
+        method, target, _ = head.split(b"\r\n")[0].decode().split(" ")
+        place = target if method == "CONNECT" else urlsplit(target).netloc
+        self.targets.append(place)
+        host, _, port = place.rpartition(":")
+        with socket.create_connection((host.strip("[]"), int(port)), 10) as server:
+            if method == "CONNECT":
+                client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            else:
+                server.sendall(head)
+            _carry(client, server)
 
 
 def _carry(one: socket.socket, other: socket.socket) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable
+
+from tests.support.tcp_server import TcpServer
 
 CONNACK = b"\x20\x03\x00\x00\x00"
 
@@ -89,38 +90,21 @@ def puback(message_id: int, reason: int = 0) -> bytes:
     return b"\x40\x03" + struct.pack("!HB", message_id, reason)
 
 
-class ScriptedBroker:
+class ScriptedBroker(TcpServer):
     """Runs a script for each connection, the last one for all that follow; a context manager."""
 
     def __init__(self, *scripts: Script) -> None:
+        super().__init__()
         self._scripts = scripts
         self.connections = 0
         self.published: list[bytes] = []
         """Bodies of the PUBLISH packets."""
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._thread = threading.Thread(target=self._accept, daemon=True)
 
     @property
     def url(self) -> str:
-        return f"mqtt://127.0.0.1:{self._listener.getsockname()[1]}"
+        return f"mqtt://{self.address}"
 
-    def __enter__(self) -> ScriptedBroker:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(5)
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                script = self._scripts[min(self.connections, len(self._scripts) - 1)]
-                self.connections += 1
-                threading.Thread(target=self._run, args=(script, connection), daemon=True).start()
-
-    def _run(self, script: Script, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
-            script(Client(connection, self.published))
+    def serve(self, client: socket.socket) -> None:
+        script = self._scripts[min(self.connections, len(self._scripts) - 1)]
+        self.connections += 1
+        script(Client(client, self.published))

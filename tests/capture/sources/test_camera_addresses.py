@@ -1,4 +1,4 @@
-"""A camera over HTTP reaches only what its config names: as a camera, by a redirect, a playlist entry or a key."""
+"""A network camera reaches only what its config names: as a camera, by a redirect, a playlist entry or a key."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from streamer.capture.sources import Http, _http_client
+from streamer.capture.sources import Http, Rtsp, _http_client
 from streamer.core.addresses import Address, resolve
 from streamer.core.errors import SourceLost
 from tests.support.http_camera import HttpCamera, Request, Send, answer, reply
+from tests.support.tcp_server import TcpServer
 from tests.support.ts_camera import mpeg_ts
 
 VIDEO = b"".join(mpeg_ts(3, 10))
@@ -70,32 +71,38 @@ def elsewhere() -> Iterator[tuple[int, list[str]]]:
 
 def lost(url: str, **keys: Any) -> str:
     """Return why a camera is lost."""
+    kind = Rtsp if url.startswith("rtsp") else Http
     with pytest.raises(SourceLost) as caught:
-        for _ in Http.model_validate({"url": url, **keys}).open(2.0):
+        for _ in kind.model_validate({"url": url, **keys}).open(2.0):
             pass
     return str(caught.value)
 
 
-def test_listener_is_reached_when_the_config_names_it(elsewhere: tuple[int, list[str]]) -> None:
+@pytest.mark.parametrize("scheme", ["http", "rtsp"])
+def test_listener_is_reached_when_the_config_names_it(elsewhere: tuple[int, list[str]], scheme: str) -> None:
     port, reached = elsewhere
     for host in ("127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]"):
         reached.clear()
-        lost(f"http://{host}:{port}/")
+        lost(f"{scheme}://{host}:{port}/")
         assert len(reached) == 1, host
     reached.clear()
 
 
+@pytest.mark.parametrize("scheme", ["http", "rtsp"])
 @pytest.mark.parametrize("host", [*SPELLINGS, *NO_HOST])
-def test_other_spelling_in_the_config_is_refused(elsewhere: tuple[int, list[str]], host: str) -> None:
+def test_other_spelling_in_the_config_is_refused(elsewhere: tuple[int, list[str]], host: str, scheme: str) -> None:
     port, reached = elsewhere
-    reason = lost(f"http://{host}:{port}/")
-    assert re.search("unusual spelling|not the address of one host|host name unknown|URL is not valid", reason)
+    reason = lost(f"{scheme}://{host}:{port}/")
+    assert re.search(
+        "unusual spelling|not the address of one host|host name unknown|URL is not valid|refused to connect", reason
+    )
     assert not reached
 
 
+@pytest.mark.parametrize("scheme", ["http", "rtsp"])
 @pytest.mark.parametrize("address", [*LOOPBACK, *EMBEDDED, *NO_HOST, *SPECIAL, HOST])
 def test_name_does_not_lead_to_special_addresses(
-    elsewhere: tuple[int, list[str]], monkeypatch: pytest.MonkeyPatch, address: str
+    elsewhere: tuple[int, list[str]], monkeypatch: pytest.MonkeyPatch, address: str, scheme: str
 ) -> None:
     """Also when DNS changes its mind: each connection of a source looks the name up once, and checks it."""
     port, reached = elsewhere
@@ -106,7 +113,7 @@ def test_name_does_not_lead_to_special_addresses(
         return original(text if host == "camera.test" else host, *rest, **keys)
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    reason = lost(f"http://camera.test:{port}/")
+    reason = lost(f"{scheme}://camera.test:{port}/")
     assert "camera.test: refused to connect to" in reason or "not the address of one host" in reason
     assert not reached
 
@@ -117,6 +124,31 @@ def all_references(port: int) -> list[str]:
         *(f"http://{host}:{port}/" for host in ADDRESSES if "@" not in host),
         *(reference.format(port=port) for reference in REFERENCES),
     ]
+
+
+class _RedirectingCamera(TcpServer):
+    """An RTSP camera that redirects each request to the next of `locations`."""
+
+    def __init__(self, locations: list[str]) -> None:
+        super().__init__(HOST)
+        self.left = list(locations)
+
+    def serve(self, client: socket.socket) -> None:
+        while request := client.recv(65536):
+            number = re.search(rb"CSeq: *(\d+)", request)
+            location = self.left.pop(0) if request.startswith(b"DESCRIBE") and self.left else ""
+            status = f"302 Moved\r\nLocation: {location}" if location else "200 OK"
+            client.sendall(f"RTSP/1.0 {status}\r\nCSeq: {number[1].decode() if number else 1}\r\n\r\n".encode())
+
+
+def test_rtsp_redirect_leads_to_no_special_address(elsewhere: tuple[int, list[str]]) -> None:
+    port, reached = elsewhere
+    with _RedirectingCamera([one.replace("http", "rtsp", 1) for one in all_references(port)]) as camera:
+        while camera.left:
+            before = len(camera.left)
+            lost(f"rtsp://{camera.address}/")
+            assert len(camera.left) < before
+    assert not reached
 
 
 @pytest.mark.parametrize("redirects", ["same_host", "any"])
