@@ -77,7 +77,7 @@ class ChangeTask(Command):
     stream: GivenName
     name: GivenName
     task: TaskKeys | None = None
-    """For `add`."""
+    """Keys of the task that `add` adds."""
     save: bool = False
     """Apply the change again at each start of the agent."""
 

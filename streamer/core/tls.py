@@ -93,6 +93,12 @@ class Tls(ClientTls):
         return context
 
 
+def require_tls_scheme(tls: Tls, scheme: str) -> None:
+    """Raise ValueError for TLS keys beside an RTSP URL without TLS."""
+    if tls != Tls() and scheme != "rtsps":
+        raise ValueError("`tls` has no effect with rtsp://: use rtsps://")
+
+
 def describe_tls_error(error: ssl.SSLError, always_verified: bool = False) -> str:
     """Return why TLS failed. OpenSSL's own text is not shown: it may repeat bytes of the other side.
 

@@ -101,9 +101,9 @@ class Child:
     was_ready: bool = False
     """One of its processes has been ready: from then on a config error concerns this child only."""
     had_frame: bool = False
-    """For capture: one of its processes has had a frame."""
+    """One process of this capture has had a frame."""
     unreadable: str | None = None
-    """For capture: why its recording cannot be read, while none of its frames ever could."""
+    """Reason why the recording of a capture cannot be read, as long as it has given no frame."""
     failure_reason: str | None = None
     """Why it is being replaced, or what it reported before it crashed."""
     was_killed: bool = False

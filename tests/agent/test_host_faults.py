@@ -1,4 +1,4 @@
-"""What another program does to the files of a running agent, and what the agent does then."""
+"""Another program deletes, cuts or replaces the files of a running agent; the agent makes them anew."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ sinks:
 
 
 def test_reconnect_publishes_current_discovery_again(tmp_path: Path) -> None:
-    """Also to a broker that has lost its retained messages."""
+    """The broker has lost its retained messages meanwhile."""
     tasks = TaskKinds({"caption": "text", "ocr": "text"}, {"gate": {"caption": "text"}})
     with Broker(tmp_path) as broker:
         sink: Any = Mqtt(url=Url(broker.url), home_assistant=True).open(sink_context(tasks=tasks), RecordedProgress())

@@ -422,7 +422,7 @@ def test_missing_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def with_files(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the shipped configs refer to: a clip beside them, passwords in the environment."""
+    """The shipped configs refer to a clip beside them and to passwords in the environment."""
     (here / "clip.mp4").write_bytes(b"")
     monkeypatch.setenv("STREAMER_TOKEN", "s3cretword-of-good-length")
     monkeypatch.setenv("WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")

@@ -50,7 +50,7 @@ has_user_namespaces = subprocess.run([*UNSHARE, "true"], capture_output=True).re
 
 @pytest.mark.skipif(not has_user_namespaces, reason="this user cannot take another user id")
 def test_user_name_and_temporary_folder_are_always_there() -> None:
-    """Also in a container with a read-only root. Libraries of the model ask for both."""
+    """A container with a read-only root has neither. Libraries of the model ask for both."""
     program = (
         "import os, tempfile\n"
         "tempfile._candidate_tempdir_list = lambda: ['/nowhere']\n"

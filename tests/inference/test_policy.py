@@ -126,7 +126,7 @@ def test_streams_share_device_time_not_job_count() -> None:
 
 
 def test_turn_lasts_while_stream_awaits_a_frame() -> None:
-    """As in the inference process, the next choice is made before the previous frame has arrived."""
+    """The inference process makes the next choice before the previous frame has arrived."""
     streams = {name: [scheduled("x", every=0.01, task=task)] for name, task in
                (("long", "caption"), ("short", "ocr"), ("other", "ocr"))}  # fmt: skip
     device = Device(streams, {"caption": 0.2, "ocr": 0.05}, batch=1)

@@ -112,7 +112,7 @@ def test_stopped_processes_are_dumped_and_replaced(agent: RunningAgent) -> None:
 
 
 def test_suspended_agent_replaces_no_child(agent: RunningAgent) -> None:
-    """As after a suspended virtual machine: all processes stop and continue together."""
+    """All processes stop and continue together, as in a virtual machine that is suspended."""
     since, before = Since(agent), agent.children()
     everyone = [agent.process.pid, *before.values()]
     for pid in everyone:

@@ -24,7 +24,7 @@ class Request:
     method: str
     uri: str
     headers: dict[str, str]
-    """By lower-case name."""
+    """Values by lower-case name."""
     body: bytes = b""
 
     @property

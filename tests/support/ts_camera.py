@@ -80,7 +80,7 @@ def ts_camera(parts: list[bytes], fps: int) -> Iterator[str]:
                     return
 
         def log_message(self, *_: object) -> None:
-            """Not to the tests' output."""
+            """Keep the server's log lines out of the tests' output."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)

@@ -46,7 +46,6 @@ class Key:
 class Segment:
     number: int
     part: Part
-    seconds: float
     header: Part | None
     """Data for the decoder before the first segment, None in MPEG-TS."""
     key: Key | None
@@ -91,23 +90,21 @@ def best_variant(text: str, index: int | None = None) -> str | None:
 def parse_playlist(text: str) -> Playlist:
     """Return the contents of a media playlist. Raises SourceLost. Unknown tags are ignored."""
     segments: list[Segment] = []
-    number, target_s, seconds, ended = 0, 0.0, 0.0, False
+    number, target_s, ended = 0, 0.0, False
     header, key, byte_range = None, None, ""
     ends: dict[str, int] = {}  # first byte after the last range of a resource
     for line in _lines(text):
         tag, _, value = line.partition(":")
         if not line.startswith("#"):
             part = _part(line, byte_range, ends)
-            segments.append(Segment(number, part, seconds, header, key))
-            number, seconds, byte_range = number + 1, 0.0, ""
+            segments.append(Segment(number, part, header, key))
+            number, byte_range = number + 1, ""
             if len(segments) > MAX_SEGMENTS:
                 raise SourceLost(f"playlist of more than {MAX_SEGMENTS} segments refused")
         elif tag == "#EXT-X-MEDIA-SEQUENCE":
             number = _number(value)
         elif tag == "#EXT-X-TARGETDURATION":
             target_s = _decimal(value)
-        elif tag == "#EXTINF":
-            seconds = _decimal(value.partition(",")[0])
         elif tag == "#EXT-X-BYTERANGE":
             byte_range = value
         elif tag == "#EXT-X-MAP":

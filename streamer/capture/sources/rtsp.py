@@ -13,7 +13,7 @@ from streamer.capture.sources._fields import NetworkCamera
 from streamer.core.errors import SourceLost
 from streamer.core.landlock import Rules
 from streamer.core.redact import Url, require_scheme
-from streamer.core.tls import Tls
+from streamer.core.tls import Tls, require_tls_scheme
 from streamer.types import Picture, Source
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ class Rtsp(NetworkCamera):
 
     @model_validator(mode="after")
     def _tls_is_used(self) -> Self:
-        if self.tls != Tls() and self.url.scheme != "rtsps":
-            raise ValueError("`tls` has no effect with rtsp://: use rtsps://")
+        require_tls_scheme(self.tls, self.url.scheme)
         return self
 
     def demuxer_options(self) -> dict[str, str]:

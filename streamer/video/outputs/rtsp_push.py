@@ -15,7 +15,7 @@ from streamer.core.errors import WireError
 from streamer.core.ipc import Listener, check_endpoint, receive_valid, send_or_drop
 from streamer.core.logs import RareLog
 from streamer.core.redact import Url, require_scheme
-from streamer.core.tls import Tls
+from streamer.core.tls import Tls, require_tls_scheme
 from streamer.video.outputs.base import EncodedFrame, H264Settings, Writer
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ class RtspPush(H264Settings):
 
     @model_validator(mode="after")
     def _tls_is_used(self) -> Self:
-        if self.tls != Tls() and self.url.scheme != "rtsps":
-            raise ValueError("`tls` has no effect with rtsp://: use rtsps://")
+        require_tls_scheme(self.tls, self.url.scheme)
         return self
 
     def check(self) -> None:

@@ -24,7 +24,7 @@ SPELLINGS = [
     "127.1", "127.0.1", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "017700000001", "127%2e0%2e0%2e1",
     "127\u30020\u30020\u30021", "\u2460\u2461\u2466.0.0.1", "\uff11\uff12\uff17.0.0.1", "0300.0250.1.1",
 ]  # fmt: skip
-"""Of 127.0.0.1, the last one of 192.168.1.1."""
+"""Unusual spellings of 127.0.0.1; the last one is of 192.168.1.1."""
 EMBEDDED = [
     "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::127.0.0.1]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]",
     "[2001:0:7f00:1::]", "[::ffff:0:127.0.0.1]", "[::ffff:169.254.169.254]",
@@ -104,7 +104,7 @@ def test_other_spelling_in_the_config_is_refused(elsewhere: tuple[int, list[str]
 def test_name_does_not_lead_to_special_addresses(
     elsewhere: tuple[int, list[str]], monkeypatch: pytest.MonkeyPatch, address: str, scheme: str
 ) -> None:
-    """Also when DNS changes its mind: each connection of a source looks the name up once, and checks it."""
+    """Each connection of a source looks the name up once and checks the addresses, so DNS may change its answer."""
     port, reached = elsewhere
     original = socket.getaddrinfo
     text = address.strip("[]").replace("%25", "%")
@@ -179,7 +179,7 @@ def test_camera_leads_to_no_special_address(elsewhere: tuple[int, list[str]], wa
 
 
 def test_name_is_looked_up_once_for_all_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a name cannot lead elsewhere after it was checked."""
+    """A name cannot lead elsewhere after it was checked."""
     asked: list[str] = []
 
     def look_up(host: str, *, in_config: bool) -> tuple[Address, ...]:

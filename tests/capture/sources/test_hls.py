@@ -128,7 +128,7 @@ def fragmented_mp4() -> tuple[bytes, bytes]:
 
 @pytest.mark.parametrize("ranges", [True, False])
 def test_ranges_of_mp4_are_read(ranges: bool) -> None:
-    """Also from a server that ignores `Range`."""
+    """A server that ignores `Range` gives the same pictures."""
     header, fragments = fragmented_mp4()
     whole = b"junk" + header + b"more junk" + fragments
     at = whole.index(fragments)

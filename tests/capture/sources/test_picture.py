@@ -102,7 +102,7 @@ def test_bottom_up_rows_are_shown_upright(pixel_format: str) -> None:
 
 
 def test_bottom_up_avi_is_shown_upright(tmp_path: Path) -> None:
-    """As capture programs for Windows write it: with a positive `biHeight`."""
+    """Capture programs for Windows write such rows, with a positive `biHeight`."""
     path = tmp_path / "clip.avi"
     with av.open(str(path), "w") as clip:
         stream = clip.add_stream("rawvideo", rate=25)
@@ -267,7 +267,7 @@ def test_hd_clip_without_colour_tags_is_bt709(tmp_path: Path) -> None:
 
 
 def test_webcam_without_colour_tags_is_bt601(tmp_path: Path) -> None:
-    """As V4L2 defines it, for every size: tried on raw video of a file."""
+    """V4L2 defines BT.601 for every size. The test reads raw video of a file."""
     path = tmp_path / "clip.nut"
     with av.open(str(path), "w") as clip:
         stream = clip.add_stream("rawvideo", rate=25)

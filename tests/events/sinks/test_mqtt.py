@@ -324,7 +324,7 @@ def test_home_assistant_drops_removed_streams_and_tasks(tmp_path: Path) -> None:
 
 
 def rendered(template: str, answer: Any) -> str:
-    """As Home Assistant does it."""
+    """Return the text that Home Assistant makes of a template and an answer."""
     text: str = jinja2.Template(template).render(value_json=answer, this={"state": "as before"})
     return text
 

@@ -84,7 +84,7 @@ def test_certificate_file_that_is_gone_harms_only_this_sink(tmp_path: Path) -> N
 
 
 def test_headers_and_content_type_are_sent() -> None:
-    """As receivers need that read `application/json` only, and require a token."""
+    """Some receivers read `application/json` only, and require a token."""
     with Endpoint() as endpoint:
         headers = {"Authorization": "Bearer s3cret-token-1", "X-Site": "north"}
         sink = opened(endpoint.url, headers=headers, content_type="application/json")

@@ -90,7 +90,7 @@ def test_endpoint_of_another_agent_is_refused(folder: Path) -> None:
 
 
 def test_endpoint_that_becomes_free_is_bound_later(tmp_path: Path) -> None:
-    """As after a kill of the whole agent, whose emit process lives for some seconds longer."""
+    """After a kill of the whole agent, its emit process lives for some seconds longer."""
     path, events = tmp_path / "bus.sock", tmp_path / "events.jsonl"
     holder = ipc.listen(path)
     sinks = [{"kind": "zmq", "endpoint": f"ipc://{path}"}, {"kind": "jsonl", "path": str(events)}]

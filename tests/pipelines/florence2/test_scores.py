@@ -145,7 +145,7 @@ def test_scores_are_none_without_uncertainty() -> None:
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_pieces_join_to_decoded_text(engine: ReferenceEngine, data: st.DataObject) -> None:
-    """For any tokens: parts of a character, marks, tokens without meaning."""
+    """Tokens may be parts of a character, marks, or without meaning."""
     checkpoint: Any = engine._checkpoint
     tokens = data.draw(st.lists(st.integers(0, len(checkpoint.tokenizer) - 1) | st.integers(0, 300), max_size=30))
     pieces = list(Processor(checkpoint)._pieces(tokens, [float(n) for n in range(len(tokens))]))
