@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 import threading
@@ -115,5 +116,13 @@ class RawEndpoint(TcpServer):
 
     def serve(self, client: socket.socket) -> None:
         client.settimeout(10)
-        for data in self._answer(client.recv(1 << 20)):
+        for data in self._answer(_request(client)):
             client.sendall(data)
+
+
+def _request(client: socket.socket) -> bytes:
+    """Read a whole request. A connection that is closed before the end of its request is reset, not ended."""
+    with client.makefile("rb") as stream:
+        head = b"".join(iter(stream.readline, b"\r\n")) + b"\r\n"
+        length = re.search(rb"(?i)^content-length: (\d+)", head, re.MULTILINE)
+        return head + (stream.read(int(length[1])) if length else b"")
