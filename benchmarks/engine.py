@@ -111,6 +111,7 @@ def base(dtype: torch.dtype = torch.bfloat16) -> Checkpoint:
         generation=generation,
         banned_phrases=frozenset(),
         max_positions=1024,
+        runs_in=f"cpu, {str(dtype)[6:]}",
     )
 
 

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, Florence2Config, Florence2ForConditional
 from transformers.utils import logging as hf_logging
 
 from pipelines.florence2.checkpoint_files import CheckpointFiles
+from pipelines.florence2.dtype import choose
 from pipelines.florence2.image_settings import ImageSettings
 from pipelines.florence2.tasks import BINS
 from streamer.core.errors import ConfigError
@@ -24,8 +25,6 @@ from streamer.core.reasons import reason_of
 log = logging.getLogger(__name__)
 
 _HEAD, _EMBEDDING = "lm_head.weight", "model.language_model.shared.weight"
-_SMALL_MODEL = 50_000_000
-"""Parameters; a model with fewer runs in float32 on a CPU by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +42,8 @@ class Checkpoint:
     banned_phrases: frozenset[str]
     max_positions: int
     """Maximum length in tokens of a prompt, the image's included, and of an answer."""
+    runs_in: str
+    """Device and number type, with the reason for the type, for users."""
 
 
 def load(files: CheckpointFiles, device: str, dtype: str) -> Checkpoint:
@@ -51,10 +52,11 @@ def load(files: CheckpointFiles, device: str, dtype: str) -> Checkpoint:
     hf_logging.disable_progress_bar()
     torch_device = _device(device)
     size, tied = _weights(files)
-    torch_dtype = _dtype(dtype, torch_device, size)
-    log.info("loading %s (%.1f M parameters, %s on %s)", files.name, size / 1e6, str(torch_dtype)[6:], torch_device)
+    choice = choose(dtype, torch_device, size)
+    runs_in = f"{torch_device}, {str(choice.dtype)[6:]} ({choice.reason})"
+    log.info("loading %s (%.1f M parameters) on %s", files.name, size / 1e6, runs_in)
     started = time.monotonic()
-    model = _model(files, tied, torch_dtype, torch_device)
+    model = _model(files, tied, choice.dtype, torch_device)
     text = model.config.text_config
     start = {"decoder_start_token_id": text.decoder_start_token_id}
     tokenizer, first_location = _tokenizer(files)
@@ -68,6 +70,7 @@ def load(files: CheckpointFiles, device: str, dtype: str) -> Checkpoint:
         generation=GenerationConfig.from_dict(start | files.generation),
         banned_phrases=files.banned_phrases,
         max_positions=text.max_position_embeddings,
+        runs_in=runs_in,
     )
 
 
@@ -79,12 +82,6 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= count:
         raise ConfigError(f"no such device: {name} (this process sees {count} CUDA devices); try device: auto")
     return device
-
-
-def _dtype(name: str, device: torch.device, size: int) -> torch.dtype:
-    if name != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
-    return torch.float32 if device.type == "cpu" and size < _SMALL_MODEL else torch.bfloat16
 
 
 def _weights(files: CheckpointFiles) -> tuple[int, bool]:

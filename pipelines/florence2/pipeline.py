@@ -37,7 +37,7 @@ class Florence2Settings(Settings):
     device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: float32 for a small model on a CPU, else bfloat16."""
+    """auto: bfloat16 on a GPU; on a CPU float32 for a small model, else the faster of bfloat16 and float32."""
     max_batch: int = Field(default=8, ge=1, le=256)
     """Maximum number of jobs that run together."""
     engine: Literal["auto", "plain", "fast"] = "auto"
