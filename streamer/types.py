@@ -248,6 +248,10 @@ class Engine(Protocol):
     def model(self) -> str:
         """Name of the checkpoint, as published in events."""
 
+    @property
+    def description(self) -> str:
+        """The engine, device and number type that the model runs with, and why, for users."""
+
     def free(self) -> int:
         """Return the number of jobs it can take now."""
 

@@ -39,6 +39,7 @@ class Device:
     """An engine that needs `seconds` per batch and records each frame's age at the start of its batch."""
 
     model = "device"
+    description = "a stand-in"
 
     def __init__(self, seconds: float, batch: int) -> None:
         self.ages: list[float] = []

@@ -61,6 +61,10 @@ class ReferenceEngine:
     def model(self) -> str:
         return self._checkpoint.name
 
+    @property
+    def description(self) -> str:
+        return f"plain engine on {self._checkpoint.runs_in}"
+
     def free(self) -> int:
         return self._max_batch - len(self._waiting)
 

@@ -68,6 +68,10 @@ class TextListEngine:
     def model(self) -> str:
         return self._engine.model
 
+    @property
+    def description(self) -> str:
+        return self._engine.description
+
     def free(self) -> int:
         return max(0, self._engine.free() - len(self._waiting))
 

@@ -51,6 +51,7 @@ def bench(
     except ValueError as error:
         raise ConfigError(f"--every: {error}") from None
     engine = pipeline.open(pipeline.settings(checkpoint=model))
+    print(f"{engine.model}: {engine.description}")
     report(model, (measure(engine, specs[name], seconds) for name in task or specs), interval)
 
 

@@ -217,7 +217,8 @@ def _model(config: Config, _file: Path) -> Iterator[Finding]:
     except ConfigError as error:
         yield Finding("fail", "model", f"does not run: {error}", "see `model:` in configs/full.yaml")
     else:
-        yield Finding("ok", "model", f"{engine.model} loads and answers, {time.monotonic() - started:.1f} s")
+        took = time.monotonic() - started
+        yield Finding("ok", "model", f"{engine.model} loads and answers, {took:.1f} s: {engine.description}")
 
 
 def _load(config: Config, _file: Path) -> Iterator[Finding]:

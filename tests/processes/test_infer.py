@@ -34,6 +34,7 @@ class Device:
     """An engine that needs `seconds` per job and answers each with a box around its whole picture."""
 
     model = "device"
+    description = "a stand-in"
 
     def __init__(self, seconds: float = 0.0, batch: int = 4) -> None:
         self.seconds, self.batch = seconds, batch

@@ -44,6 +44,7 @@ class FaultySettings(Settings):
 
 class FaultyEngine:
     model = "faulty"
+    description = "a stand-in"
 
     def __init__(self, settings: FaultySettings) -> None:
         self._settings = settings

@@ -46,6 +46,7 @@ class FastEngine:
     def __init__(self, checkpoint: Checkpoint, max_batch: int, drafts: bool = True) -> None:
         """Raises ConfigError when the checkpoint does not fit into memory or its files contradict each other."""
         self.model = checkpoint.name
+        self.description = f"fast engine on {checkpoint.runs_in}"
         model, images = checkpoint.model, checkpoint.images
         device, dtype = model.device, model.dtype
         frames, tokens = (1, 1) if device.type == "cpu" else (FRAMES_PER_STEP, TOKENS_PER_STEP)

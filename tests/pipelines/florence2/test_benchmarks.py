@@ -10,7 +10,7 @@ import pytest
 from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.pipeline import Florence2Settings, pipeline
 from pipelines.florence2.tasks import SPECS
-from streamer.cli.bench import Rate, measure, report
+from streamer.cli.bench import Rate, bench, measure, report
 
 
 @pytest.mark.parametrize("kind", ["plain", "fast"])
@@ -23,6 +23,14 @@ def test_bench_measures_rate_of_engine(checkpoint: Any, kind: Any) -> None:
     assert engine.free() == 8
     if isinstance(engine, FastEngine):
         assert engine.image_cache.misses >= sum(rate.answers for rate in rates), "no frame was in the cache"
+
+
+def test_bench_shows_how_the_model_runs(
+    checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    bench(str(checkpoint), ["caption"], "1s", 0.1)
+    assert capsys.readouterr().out.startswith("small: fast engine on ")
 
 
 def test_bench_table_shows_cameras_at_interval(
