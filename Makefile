@@ -10,6 +10,11 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 SYSTEM_PACKAGES := ffmpeg chromium mosquitto python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good \
   gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav nginx caddy openssl
 
+# The tests of the engines run once more with AVX2 only, as most home computers have it, because torch then runs other
+# kernels. Left out: training, and files, prompts and parsing, which use no kernels.
+ENGINE_TESTS := $(addprefix tests/pipelines/florence2/,fast test_preprocess.py test_reference_engine.py test_scores.py test_shipped.py)
+AVX2_ONLY := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
+
 .PHONY: demo test check chaos bench tiny-model pictures system-packages clean
 
 demo: $(VENV)/.runtime
@@ -17,6 +22,10 @@ demo: $(VENV)/.runtime
 
 test: system-packages check
 	$(BIN)/python -m pytest $(ARGS)
+ifeq ($(ARGS),)
+	@echo "running the tests of the engines once more, limited to AVX2"
+	$(AVX2_ONLY) $(BIN)/python -m pytest $(ENGINE_TESTS)
+endif
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -194,7 +194,12 @@ def test_min_score_in_config_removes_boxes_from_event(shipped: Engine, tmp_path:
             event = result_event("home", ask(shipped, image, number, params), shipped.model)
             bodies.append(json.loads(encode(event))["data"]["result"])
         whole, part = bodies
-        assert part["boxes"] == [box for box in whole["boxes"] if box["score"] >= 0.6]
+        expected = [box for box in whole["boxes"] if box["score"] >= 0.6]
+        # A draft changes the last digit of a score on some processors.
+        assert [box.pop("score") for box in part["boxes"]] == pytest.approx(
+            [box.pop("score") for box in expected], abs=2e-4
+        )
+        assert part["boxes"] == expected
         assert whole["score"] is None
         kept, left = kept + len(part["boxes"]), left + len(whole["boxes"]) - len(part["boxes"])
     assert kept > 5
