@@ -14,7 +14,7 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import takewhile
 from typing import Any
@@ -43,7 +43,7 @@ from pipelines.florence2.preprocess import Preprocessor
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
 from pipelines.florence2.training.checkpoint_builder import IMAGE_MEAN, IMAGE_STD, POST_PROCESSOR, build_tokenizer
 from streamer.toyworld.world import World
-from streamer.types import DueTask, Frame, Image, Job, Task
+from streamer.types import DueTask, Engine, Frame, Image, Job, Task
 
 SIDE, IMAGE_TOKENS = 768, 577
 CAMERAS = 8
@@ -61,8 +61,8 @@ GOALS = {
 """Required and desired ratio by row."""
 
 
-def base(dtype: torch.dtype = torch.bfloat16) -> Checkpoint:
-    """Return Florence-2 base with random weights; its answers never end by themselves."""
+def base_model() -> tuple[Any, Any, GenerationConfig]:
+    """Return Florence-2 base with random weights and its tokenizer; its answers never end by themselves."""
     corpus = [row.prompt for row in FLORENCE_TASKS.values()]
     tokenizer: Any = build_tokenizer(corpus, 2000)
     config = Florence2Config(
@@ -90,7 +90,6 @@ def base(dtype: torch.dtype = torch.bfloat16) -> Checkpoint:
     )
     torch.manual_seed(1)
     model: Any = Florence2ForConditionalGeneration(config)
-    model = model.to(dtype).eval().requires_grad_(False)
     generation = GenerationConfig(
         bos_token_id=0,
         pad_token_id=1,
@@ -101,10 +100,16 @@ def base(dtype: torch.dtype = torch.bfloat16) -> Checkpoint:
         suppress_tokens=[2],
     )
     model.generation_config = generation
+    return model.eval().requires_grad_(False), tokenizer, generation
+
+
+def base(dtype: torch.dtype = torch.bfloat16) -> Checkpoint:
+    """Return the model as the engines take it."""
+    model, tokenizer, generation = base_model()
     raw = {"size": {"height": SIDE, "width": SIDE}, "image_mean": IMAGE_MEAN, "image_std": IMAGE_STD}
     return Checkpoint(
         name="base",
-        model=model,
+        model=model.to(dtype),
         tokenizer=tokenizer,
         first_location=tokenizer.convert_tokens_to_ids("<loc_0>"),
         images=ImageSettings.read("base", raw),
@@ -131,6 +136,43 @@ def processor_of(checkpoint: Checkpoint) -> Any:
     return Florence2Processor(images, checkpoint.tokenizer, post_processor_config=POST_PROCESSOR)
 
 
+def run_transformers(model: Any, processor: Any, task: str, image: Image, tokens: int) -> None:
+    """Run one task as programs around Florence-2 do."""
+    inputs = processor(text=FLORENCE_TASKS[task].token, images=image[..., ::-1].copy(), return_tensors="pt")
+    count = generate(
+        model,
+        tokens,
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        pixel_values=inputs["pixel_values"].to(model.dtype),
+    )
+    assert count == tokens
+
+
+def generate(model: Any, tokens: int, **inputs: Any) -> int:
+    """Return the number of tokens that `generate` of transformers made, at most `tokens`."""
+    settings = copy.deepcopy(model.generation_config)
+    settings.max_new_tokens = tokens
+    with torch.inference_mode():
+        output = model.generate(**inputs, generation_config=settings)
+    return int(output.shape[1]) - 1
+
+
+def run_ours(engine: Engine, tasks: Sequence[str], image: Image, tokens: Mapping[str, int]) -> None:
+    """Run all tasks on one frame that is not in the image cache."""
+    frame = Frame("camera", 0, 0, 0.0, 0.0, 0.0, image.copy())
+    jobs = []
+    for task in tasks:
+        params = SPECS[task].parameters(max_tokens=tokens[task])
+        jobs.append(Job(DueTask("camera", Task(task, task, params), 0.0), frame))
+    engine.admit(jobs)
+    done = 0
+    while done < len(jobs):
+        for result in engine.step():
+            assert result.error == f"the answer did not end within {tokens[result.job.due.task.task]} tokens"
+            done += 1
+
+
 class Benchmark:
     """Both engines and the measured rows."""
 
@@ -146,35 +188,13 @@ class Benchmark:
 
     def run_transformers(self, task: str, image: Image) -> None:
         """Run one task as programs around Florence-2 do."""
-        inputs = self.processor(text=FLORENCE_TASKS[task].token, images=image[..., ::-1].copy(), return_tensors="pt")
-        count = self.generate(
-            self.tokens[task],
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            pixel_values=inputs["pixel_values"].to(torch.bfloat16),
-        )
-        assert count == self.tokens[task]
+        run_transformers(self.checkpoint.model, self.processor, task, image, self.tokens[task])
 
     def generate(self, tokens: int, **inputs: Any) -> int:
-        settings = copy.deepcopy(self.checkpoint.generation)
-        settings.max_new_tokens = tokens
-        with torch.inference_mode():
-            output = self.checkpoint.model.generate(**inputs, generation_config=settings)
-        return int(output.shape[1]) - 1
+        return generate(self.checkpoint.model, tokens, **inputs)
 
     def run_ours(self, tasks: Sequence[str], image: Image) -> None:
-        """Run all tasks on one frame that is not in the image cache."""
-        frame = Frame("camera", 0, 0, 0.0, 0.0, 0.0, image.copy())
-        jobs = []
-        for task in tasks:
-            params = SPECS[task].parameters(max_tokens=self.tokens[task])
-            jobs.append(Job(DueTask("camera", Task(task, task, params), 0.0), frame))
-        self.engine.admit(jobs)
-        done = 0
-        while done < len(jobs):
-            for result in self.engine.step():
-                assert result.error == f"the answer did not end within {self.tokens[result.job.due.task.task]} tokens"
-                done += 1
+        run_ours(self.engine, tasks, image, self.tokens)
 
     # -- measurements
 
