@@ -31,30 +31,42 @@ class _Layer:
         return x
 
 
+class Embedding:
+    """Makes the input of the encoder layers."""
+
+    def __init__(self, encoder: Any) -> None:
+        self._tokens = encoder.embed_tokens.weight.detach()
+        self._scale = float(encoder.embed_tokens.embed_scale)
+        self._positions = encoder.embed_positions.weight.detach()[encoder.embed_positions.offset :]
+        self._norm = norm(encoder.layernorm_embedding)
+
+    def __call__(self, image: Tensor, prompt: Sequence[int]) -> Tensor:
+        """Return (positions, width): the image tokens (tokens, width), then the prompt."""
+        x = torch.cat([image, self._tokens[list(prompt)] * self._scale])
+        return self._norm(x + self._positions[: len(x)])
+
+
 class Encoder:
     """The encoder layers, with the embedding of the prompt."""
 
     def __init__(self, model: Any) -> None:
         encoder = model.model.language_model.encoder
-        self._embedding = encoder.embed_tokens.weight.detach()
-        self._scale = float(encoder.embed_tokens.embed_scale)
-        self._positions = encoder.embed_positions.weight.detach()[encoder.embed_positions.offset :]
-        self._norm = norm(encoder.layernorm_embedding)
+        self.embed = Embedding(encoder)
+        self.width = encoder.embed_tokens.weight.shape[1]
         self._layers = [_Layer(layer) for layer in encoder.layers]
 
     def __call__(self, images: Sequence[Tensor], prompts: Sequence[Sequence[int]]) -> Tensor:
         """Return (rows, positions, width): the image tokens (tokens, width), the prompt, then padding."""
-        rows = [
-            torch.cat([image, self._embedding[list(prompt)] * self._scale])
-            for image, prompt in zip(images, prompts, strict=True)
-        ]
+        rows = [self.embed(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
         longest = max(len(row) for row in rows)
         mask = None
         if any(len(row) < longest for row in rows):
-            lengths = torch.tensor([len(row) for row in rows], device=self._embedding.device)
+            lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
             mask = (torch.arange(longest, device=lengths.device) < lengths[:, None])[:, None, None]
-        x = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        x = self._norm(x + self._positions[:longest])
+        return self.run_layers(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), mask)
+
+    def run_layers(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the output of the layers, both (rows, positions, width)."""
         for layer in self._layers:
             x = layer(x, mask)
         return x

@@ -1,0 +1,1 @@
+"""The backend `openvino`: vision tower and text encoder run through OpenVINO, everything else stays in torch."""
