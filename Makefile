@@ -11,9 +11,10 @@ SYSTEM_PACKAGES := ffmpeg chromium mosquitto python3-gi gir1.2-gst-rtsp-server-1
   gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav nginx caddy openssl
 
 # The tests of the engines run once more with AVX2 only, as most home computers have it, because torch then runs other
-# kernels. Left out: training, and files, prompts and parsing, which use no kernels.
-ENGINE_TESTS := $(addprefix tests/pipelines/florence2/,fast test_preprocess.py test_reference_engine.py test_scores.py test_shipped.py)
+# kernels. Left out are tests that run no kernel, that start such limits themselves, or that repeat another one.
 AVX2_ONLY := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
+ENGINE_TESTS := tests/pipelines/florence2
+LEFT_OUT := training test_benchmarks.py test_checkpoint.py test_dtype.py test_exactness.py test_parse.py test_tasks.py
 
 .PHONY: demo test check chaos bench tiny-model pictures system-packages clean
 
@@ -24,7 +25,7 @@ test: system-packages check
 	$(BIN)/python -m pytest $(ARGS)
 ifeq ($(ARGS),)
 	@echo "running the tests of the engines once more, limited to AVX2"
-	$(AVX2_ONLY) $(BIN)/python -m pytest $(ENGINE_TESTS)
+	$(AVX2_ONLY) $(BIN)/python -m pytest $(ENGINE_TESTS) $(addprefix --ignore=$(ENGINE_TESTS)/,$(LEFT_OUT))
 endif
 
 check: $(VENV)/.dev

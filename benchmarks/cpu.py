@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -181,8 +182,8 @@ class Comparison:
 
 
 def how(engine: Engine) -> str:
-    """Return the engine's description without the reason for its number type."""
-    return engine.description.partition(" (")[0]
+    """Return the engine's description without reasons."""
+    return re.sub(r" \([^)]*\)", "", engine.description)
 
 
 def timed(action: Callable[[], object]) -> float:
