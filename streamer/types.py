@@ -9,7 +9,7 @@ are seconds of CLOCK_MONOTONIC on this host; times named `*_at` are unix seconds
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -284,6 +284,20 @@ class Pipeline(Protocol):
 
     def open(self, settings: Any) -> Engine:
         """Load and warm up the model. Raises ConfigError when the checkpoint or the device cannot be used."""
+
+    def quantize(
+        self,
+        settings: Any,
+        calibration: Sequence[Job],
+        held_out: Sequence[Job],
+        floor: float,
+        tell: Callable[[str], None],
+    ) -> bool:
+        """Make an int8 model with the calibration jobs; return whether it answers a task of the held-out jobs as well.
+
+        `floor` is the share of shapes, and of words, that must be equal for a task to use it. `tell` gets lines of
+        progress and the report. Raises ConfigError when the model of these settings cannot be quantized.
+        """
 
 
 class Picture(Protocol):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -16,7 +16,7 @@ from pipelines.florence2.tasks import SPECS, Parameters
 from pipelines.florence2.text_lists import TextListEngine
 from streamer.core.errors import ConfigError
 from streamer.core.settings import Settings
-from streamer.types import Costs, Engine, TaskSpec
+from streamer.types import Costs, Engine, Job, TaskSpec
 
 if TYPE_CHECKING:
     from pipelines.florence2.checkpoint import Checkpoint
@@ -44,6 +44,8 @@ class Florence2Settings(Settings):
     """auto: fast where it supports the checkpoint, else plain. plain: the reference, transformers' generate."""
     drafts: bool = True
     """Speculative decoding from a camera's previous answer in the fast engine; never changes an answer."""
+    int8: Literal["auto", "off"] = "auto"
+    """auto: tasks that passed `streamer model quantize` run in int8 on a CPU. off: none does."""
 
 
 class Florence2:
@@ -67,7 +69,29 @@ class Florence2:
         return shipped_costs(settings.checkpoint)
 
     def open(self, settings: Florence2Settings) -> Engine:
-        return TextListEngine(open_engine(settings))
+        engine: Engine = open_engine(settings)
+        if settings.int8 == "auto":
+            from pipelines.florence2.fast.engine import FastEngine
+            from pipelines.florence2.int8.engine import with_int8
+
+            if isinstance(engine, FastEngine):
+                engine = with_int8(engine, settings.checkpoint, lambda: open_engine(settings))
+        return TextListEngine(engine)
+
+    def quantize(
+        self,
+        settings: Florence2Settings,
+        calibration: Sequence[Job],
+        held_out: Sequence[Job],
+        floor: float,
+        tell: Callable[[str], None],
+    ) -> bool:
+        from pipelines.florence2.int8.quantize import quantize
+
+        def open_changed(changes: dict[str, Any]) -> ReferenceEngine | FastEngine:
+            return open_engine(settings.model_copy(update=changes))
+
+        return quantize(settings.checkpoint, open_changed, calibration, held_out, floor, tell)
 
 
 def open_engine(settings: Florence2Settings) -> ReferenceEngine | FastEngine:

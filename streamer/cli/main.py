@@ -18,6 +18,7 @@ from streamer.cli.check import check
 from streamer.cli.demo import demo
 from streamer.cli.doctor import doctor
 from streamer.cli.events import events
+from streamer.cli.model import app as model_app
 from streamer.cli.run import run
 from streamer.cli.schedule import schedule
 from streamer.cli.schema import schema
@@ -44,6 +45,7 @@ app = typer.Typer(
 for command in (run, doctor, watch, check, schedule, tasks, schema, events, ask, top, bench, demo):
     app.command()(command)
 app.add_typer(task_app, name="task")
+app.add_typer(model_app, name="model")
 
 
 def main() -> None:

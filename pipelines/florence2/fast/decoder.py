@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -41,6 +42,17 @@ class Decoder:
         self.vocabulary = len(model.lm_head.weight)
         self.dtype: torch.dtype = self._tokens.dtype
         self.device: torch.device = self._tokens.device
+
+    def replace_matrices(self, inner: Callable[[Linear], Linear], head: Callable[[Linear], Linear]) -> None:
+        """Replace the matrices that each step reads: those of the layers, and the output head."""
+        for layer in self._layers:
+            layer.qkv, layer.out = inner(layer.qkv), inner(layer.out)
+            layer.cross_query, layer.cross_out = inner(layer.cross_query), inner(layer.cross_out)
+            layer.feed_forward.up, layer.feed_forward.down = (
+                inner(layer.feed_forward.up),
+                inner(layer.feed_forward.down),
+            )
+        self._head = head(self._head)
 
     def cache(self, rows: int, positions: int) -> Tensor:
         """Return an empty cache for keys and values: (layers, 2, rows, heads, positions, width)."""

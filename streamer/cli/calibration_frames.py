@@ -1,0 +1,182 @@
+"""Frames for `streamer model quantize`: from the config's streams, a folder of pictures, a source, or the toy world.
+
+The frames that judge the int8 model are never among those that calibrate it, and a source's are later ones.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+
+from streamer.core.errors import ConfigError, SourceEnded, SourceLost, StreamerError
+from streamer.core.proxies import forget_proxies
+from streamer.core.redact import redact
+from streamer.types import Frame, Image
+
+if TYPE_CHECKING:
+    from streamer.config.model import Config
+    from streamer.types import Picture, SourceSettings
+
+MAX_WIDTH = 1280
+"""Pixels; wider pictures are reduced, so that all frames fit into memory. The model reduces them further."""
+WAIT_S = 30.0
+"""Longest wait for the next frame of a source."""
+PROGRESS = 16
+"""Frames between two lines of progress."""
+MIN_PICTURES = 3
+"""Pictures of a folder below which there is nothing to calibrate and to compare."""
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+"""Names of the pictures that are read from a folder."""
+FIRST_SEED = 800_000
+"""Number of the first toy world; the shipped model was not trained on worlds from here on."""
+
+
+class FrameSets(NamedTuple):
+    """Frames of the config's streams; those of a folder, another source and the toy world have the stream name ""."""
+
+    calibration: list[Frame]
+    held_out: list[Frame]
+
+
+def collect(
+    config: Config | None, source: str | None, every: float, counts: tuple[int, int], tell: Callable[[str], None]
+) -> FrameSets:
+    """Read frames for calibration and as held-out ones, in these `counts` over all streams.
+
+    `source`: the option `--from`. Raises ConfigError or StreamerError when it does not give enough frames.
+    """
+    total = sum(counts)
+    if source is None and config is None:
+        tell(f"painting {total} frames of a synthetic camera")
+        images = {"": _toy_images(total)}
+    elif source is not None and Path(source).expanduser().is_dir():
+        images = {"": _folder_images(Path(source).expanduser(), total, tell)}
+    else:
+        sources = _sources(config, source)
+        images = {
+            name: _source_images(name, one, -(-total // len(sources)), every, tell) for name, one in sources.items()
+        }
+    sets = FrameSets([], [])
+    for name, found in images.items():
+        cut = min(max(1, round(len(found) * counts[0] / total)), len(found) - 1)
+        frames = [Frame(name, 0, index, 0.0, 0.0, None, image) for index, image in enumerate(found)]
+        sets.calibration.extend(frames[:cut])
+        sets.held_out.extend(frames[cut:])
+    return sets
+
+
+def _sources(config: Config | None, source: str | None) -> Mapping[str, SourceSettings]:
+    """Return the sources to read. Raises ConfigError for a text that is none."""
+    streams = config.streams if config else {}
+    if source is None:
+        return {name: stream.source for name, stream in streams.items()}
+    if source in streams:
+        return {source: streams[source].source}
+    from pydantic import TypeAdapter, ValidationError
+
+    from streamer.capture.sources import SourceField
+
+    adapter: TypeAdapter[SourceSettings] = TypeAdapter(SourceField)
+    try:
+        return {"": adapter.validate_python(source)}
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        known = f"; streams of the config: {', '.join(streams)}" if streams else ""
+        raise ConfigError(redact(f"--from: {source} is no stream, folder or source: {reason}{known}")) from None
+
+
+def _source_images(
+    name: str, source: SourceSettings, count: int, every: float, tell: Callable[[str], None]
+) -> list[Image]:
+    where = f"stream {name}" if name else "source"
+    tell(f"{where}: reading {count} frames, one per {every:g} s")
+    images: list[Image] = []
+    environment = dict(os.environ)
+    forget_proxies()  # no camera is reached through a proxy; a checkpoint may be
+    try:
+        for image in islice(_spaced(source, every), count):
+            images.append(image)
+            if len(images) % PROGRESS == 0 or len(images) == count:
+                tell(f"{where}: {len(images)} of {count} frames")
+    except SourceEnded:
+        pass  # counted below
+    except StreamerError as error:
+        raise type(error)(redact(f"{where}: {error}")) from None
+    finally:
+        os.environ.update(environment)
+    if len(images) < count:
+        raise ConfigError(
+            f"{where}: it ended after {len(images)} frames, one per {every:g} s, and {count} are needed: "
+            "choose a smaller --every or --frames"
+        )
+    return images
+
+
+def _spaced(source: SourceSettings, every: float) -> Iterator[Image]:
+    """Yield a picture each `every` seconds: of the clock for a camera, of media time for a file."""
+    next_at, waiting_since = -math.inf, time.monotonic()
+    with closing(source.open()) as opened:
+        opened.set_interval(every)
+        for picture in opened:
+            now = time.monotonic()
+            if picture is not None:
+                at = now if source.pace == "live" or picture.pts is None else picture.pts
+                if at >= next_at:
+                    next_at, waiting_since = at + every, now
+                    yield _image(picture)
+            if now - waiting_since > WAIT_S + every:
+                raise SourceLost(f"no picture for {WAIT_S + every:g} s")
+
+
+def _image(picture: Picture) -> Image:
+    image = np.empty((picture.height, picture.width, 3), np.uint8)
+    picture.write_bgr(image)
+    return _ready(image)
+
+
+def _ready(image: Image) -> Image:
+    """Return the image at most MAX_WIDTH wide, read-only."""
+    height, width = image.shape[:2]
+    if width > MAX_WIDTH:
+        size = MAX_WIDTH, max(1, round(height * MAX_WIDTH / width))
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    image.flags.writeable = False
+    return image
+
+
+def _folder_images(folder: Path, count: int, tell: Callable[[str], None]) -> list[Image]:
+    """Return pictures of a folder in an order that mixes its cameras and times, the same at each call."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    random.Random(0).shuffle(paths)
+    tell(f"{folder}: reading {min(count, len(paths))} of {len(paths)} pictures")
+    images: list[Image] = []
+    for path in paths:
+        if len(images) == count:
+            break
+        # cv2 returns None for a file that is no picture.
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            tell(f"{path}: skipped, it is not a picture that can be read")
+        else:
+            images.append(_ready(np.asarray(image, np.uint8)))
+    if len(images) < MIN_PICTURES:
+        raise ConfigError(
+            f"--from: {folder} has {len(images)} pictures ({', '.join(SUFFIXES)}), and {MIN_PICTURES} are needed"
+        )
+    return images
+
+
+def _toy_images(count: int) -> list[Image]:
+    from streamer.toyworld.world import World
+
+    return [_ready(World(FIRST_SEED + number).scene(number % 7 / 2).paint(640, 480)) for number in range(count)]
