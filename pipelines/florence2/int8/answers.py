@@ -19,10 +19,10 @@ PROGRESS_S = 10.0
 
 
 class Answers(NamedTuple):
-    """What one engine answered."""
+    """All answers of one engine."""
 
     generated: list[Generated]
-    """In the order of the jobs."""
+    """Answers in the order of the jobs."""
     frame_s: float
     """Mean time of the vision tower for one frame, which is not part of the jobs' times."""
 

@@ -1,48 +1,16 @@
-"""Vision tower and text encoder as OpenVINO models: traced from the fast engine, run in its place."""
+"""The int8 vision tower and text encoder, with the interfaces of those of the fast engine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipelines.florence2.fast.davit import DaViT
 from pipelines.florence2.fast.encoder import Encoder
-from pipelines.florence2.int8.libraries import openvino, quiet
-
-NAMES = ("vision", "encoder")
-"""The two models, in the order of their use."""
-
-
-class _Traced(torch.nn.Module):
-    """A function as the module that OpenVINO traces."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self._function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._function(x)
-
-
-@torch.inference_mode()
-def trace_vision(vision: DaViT, pixels: Tensor) -> Any:
-    """Return the tower as an OpenVINO model for pictures of the example's size, one at a time."""
-    return _trace(vision, pixels, list(pixels.shape))
-
-
-@torch.inference_mode()
-def trace_encoder(encoder: Encoder, embedded: Tensor) -> Any:
-    """Return the layers behind the embedding as an OpenVINO model for any length, one prompt at a time."""
-    return _trace(encoder.run_layers, embedded, [1, -1, embedded.shape[2]])
-
-
-def _trace(function: Callable[[Tensor], Tensor], example: Tensor, shape: list[int]) -> Any:
-    with quiet():
-        return openvino().convert_model(_Traced(function), example_input=example, input=[shape])
+from pipelines.florence2.openvino.library import openvino
 
 
 class _Compiled:

@@ -7,7 +7,9 @@ import logging
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,9 @@ from pipelines.florence2.int8 import store
 from pipelines.florence2.int8.answers import Answers, answer
 from pipelines.florence2.int8.engine import build_engine
 from pipelines.florence2.int8.gate import Agreement
-from pipelines.florence2.int8.graphs import trace_encoder, trace_vision
-from pipelines.florence2.int8.libraries import nncf, openvino, quiet
 from pipelines.florence2.int8.report import lines
+from pipelines.florence2.openvino.graphs import trace_encoder, trace_vision
+from pipelines.florence2.openvino.library import load, openvino
 from pipelines.florence2.prompts import prompt_texts
 from streamer.core.errors import ConfigError
 from streamer.types import Image, Job
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 Tell = Callable[[str], None]
 OpenEngine = Callable[[dict[str, Any]], Any]
 """Opens an engine with some changed settings."""
+
+INSTALL = "pip install 'florence-streamer[quantize]'"
 
 NOT_QUANTIZED = ("GroupConvolution",)
 """Operations that stay in floating-point. Depthwise convolutions have one weight matrix per channel and few products,
@@ -56,7 +60,7 @@ def quantize(
     Nothing is stored before the comparison is done. Raises ConfigError when a package or frames are missing, or the
     checkpoint cannot be used.
     """
-    openvino(), nncf()
+    nncf = _nncf()
     calibration, held_out = _usable(calibration), _usable(held_out)
     if not calibration or not held_out:
         raise ConfigError("no task to compare: tasks with `quality: official` stay in float32")
@@ -70,7 +74,7 @@ def quantize(
     except OSError as error:
         raise ConfigError(f"cannot write the int8 model to {folder}: {error.strerror}") from None
     try:
-        models = _make_models(engine, calibration, work, tell)
+        models = _make_models(nncf, engine, calibration, work, tell)
         del engine
         gc.collect()  # one engine at a time is in memory
         candidate = build_engine(open_engine(CANDIDATE), models)
@@ -98,11 +102,27 @@ def quantize(
     return passed
 
 
+def _nncf() -> Any:
+    """Return the package. Raises ConfigError with the command that installs it."""
+    with _quiet():
+        package = load("nncf", "`streamer model quantize`", INSTALL)
+    package.set_log_level(logging.ERROR)
+    return package
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ignore warnings: those of tracing and of NNCF are for their own developers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _usable(jobs: Sequence[Job]) -> list[Job]:
     return [job for job in jobs if job.due.task.params.quality == "fast"]
 
 
-def _make_models(engine: FastEngine, jobs: Sequence[Job], folder: Path, tell: Tell) -> dict[str, Path]:
+def _make_models(nncf: Any, engine: FastEngine, jobs: Sequence[Job], folder: Path, tell: Tell) -> dict[str, Path]:
     """Return the int8 models as files in `folder`."""
     images = _images(jobs)
     vision, encoder = engine.image_cache.vision, engine.encoder
@@ -111,32 +131,34 @@ def _make_models(engine: FastEngine, jobs: Sequence[Job], folder: Path, tell: Te
         return engine.image_cache.preprocess(image)[None]
 
     prompts = list(_embedded(engine, jobs))
+    with _quiet():
+        height, width = pixels(images[0]).shape[2:]
+        graphs = trace_vision(vision, height, width), trace_encoder(encoder, vision.tokens)
     work: list[tuple[str, Any, Sequence[Any], Callable[[Any], Any]]] = [
-        ("vision", trace_vision(vision, pixels(images[0])), images, lambda image: pixels(image).numpy()),
-        ("encoder", trace_encoder(encoder, prompts[0]), prompts, lambda x: x.numpy()),
+        ("vision", graphs[0], images, lambda image: pixels(image).numpy()),
+        ("encoder", graphs[1], prompts, lambda x: x.numpy()),
     ]
     made = {}
     for name, traced, samples, transform in work:
         started = time.monotonic()
         tell(f"calibrating the {name} with {len(samples)} {'frames' if name == 'vision' else 'prompts'}")
         made[name] = folder / f"{name}.xml"
-        openvino().save_model(_calibrated(traced, samples, transform), str(made[name]), compress_to_fp16=False)
+        openvino().save_model(_calibrated(nncf, traced, samples, transform), str(made[name]), compress_to_fp16=False)
         tell(f"calibrated the {name} in {time.monotonic() - started:.0f} s")
     return made
 
 
-def _calibrated(model: Any, samples: Sequence[Any], transform: Callable[[Any], Any]) -> Any:
+def _calibrated(nncf: Any, model: Any, samples: Sequence[Any], transform: Callable[[Any], Any]) -> Any:
     """Return the model with int8 products; the scales are those of the samples."""
-    package = nncf()
-    with quiet():
-        return package.quantize(
+    with _quiet():
+        return nncf.quantize(
             model,
-            package.Dataset(samples, transform),
-            preset=package.QuantizationPreset.MIXED,
+            nncf.Dataset(samples, transform),
+            preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(samples),
             fast_bias_correction=True,
-            model_type=package.ModelType.TRANSFORMER,
-            ignored_scope=package.IgnoredScope(types=list(NOT_QUANTIZED), validate=False),
+            model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=nncf.IgnoredScope(types=list(NOT_QUANTIZED), validate=False),
         )
 
 
