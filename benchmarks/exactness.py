@@ -83,7 +83,7 @@ class Comparison:
 
     def __init__(self, checkpoint: Checkpoint, processor: Any, model: Any) -> None:
         self.processor, self.model = processor, model
-        self.engine = FastEngine(checkpoint, len(SPECS), drafts=False)
+        self.engine = FastEngine(checkpoint, len(SPECS), drafts="off")
         self._eos: int = checkpoint.tokenizer.eos_token_id
         self._std = torch.tensor(checkpoint.images.std).view(3, 1, 1)
         self._tokens: dict[int, list[int]] = {}

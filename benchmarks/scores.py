@@ -110,7 +110,7 @@ def main() -> int:
     parser.add_argument("--checkpoint", help="checkpoint folder [the shipped model]")
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/scores.json")
     args = parser.parse_args()
-    engine = pipeline.open(pipeline.settings(checkpoint=args.checkpoint, drafts=False))
+    engine = pipeline.open(pipeline.settings(checkpoint=args.checkpoint, drafts="off"))
     kept: dict[str, Any] = {"scenes": args.scenes}
     for task, scored in measure(engine, args.scenes).items():
         kept[task] = {"boxes": len(scored), "auc": auc(scored), "reliability": reliability(scored)}

@@ -84,7 +84,7 @@ def without_scores(result: Result) -> tuple[Any, ...]:
 def same(images: int, dtype: str) -> dict[str, Any]:
     """Return the share of equal answers, and the different ones by task: in labels or number, or only in locations."""
     plain = ReferenceEngine(load(open_folder(None), "cpu", dtype), 16)
-    fast = FastEngine(load(open_folder(None), "cpu", dtype), 16, drafts=False)
+    fast = FastEngine(load(open_folder(None), "cpu", dtype), 16, drafts="off")
     in_labels: Counter[str] = Counter()
     in_locations: Counter[str] = Counter()
     for number in range(images):
@@ -122,7 +122,7 @@ def drafts(noise: float, length: int) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for task in TASKS:
         with_drafts = FastEngine(load(open_folder(None), "cpu", "float32"), CAMERAS)
-        without_drafts = FastEngine(load(open_folder(None), "cpu", "float32"), CAMERAS, drafts=False)
+        without_drafts = FastEngine(load(open_folder(None), "cpu", "float32"), CAMERAS, drafts="off")
         changed = 0
         checked: list[tuple[int, int]] = []
         for frames in video(noise, length):

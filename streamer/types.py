@@ -214,6 +214,8 @@ class Result:
     """Number of jobs that were in the engine together."""
     draft: tuple[int, int] | None = None
     """Tokens of the previous answer that were tried as a draft, and the number of them that were accepted."""
+    near: int = 0
+    """Locations in the answer that were taken from the draft although a place next to them was more probable."""
 
 
 ResultKind = Literal["text", "boxes", "polygons", "quads", "boxes_or_polygons"]

@@ -7,10 +7,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from pipelines.florence2.checkpoint_files import open_folder
 from pipelines.florence2.cost_table import shipped_costs
+from pipelines.florence2.fast.speculative import DraftMode
 from pipelines.florence2.prompts import length_error, prompt_texts
 from pipelines.florence2.tasks import SPECS, Parameters
 from pipelines.florence2.text_lists import TextListEngine
@@ -24,6 +25,15 @@ if TYPE_CHECKING:
     from pipelines.florence2.reference_engine import ReferenceEngine
 
 log = logging.getLogger(__name__)
+
+DraftField = Annotated[
+    DraftMode,
+    BeforeValidator(
+        lambda value: {True: "exact", False: "off"}[value] if isinstance(value, bool) else value,
+        json_schema_input_type=DraftMode | bool,
+    ),
+]
+"""The name of a draft mode; a boolean, the key's type in earlier versions, is also accepted."""
 
 SHORT_PROMPT = 100
 """Characters; every published checkpoint takes a prompt of this length."""
@@ -42,8 +52,9 @@ class Florence2Settings(Settings):
     """Maximum number of jobs that run together."""
     engine: Literal["auto", "plain", "fast"] = "auto"
     """auto: fast where it supports the checkpoint, else plain. plain: the reference, transformers' generate."""
-    drafts: bool = True
-    """Speculative decoding from a camera's previous answer in the fast engine; never changes an answer."""
+    drafts: DraftField = "exact"
+    """Drafts from a camera's previous answer in the fast engine. exact: never changes an answer. near: also keeps a
+    location next to the best one, a thousandth of the picture away. off: no drafts."""
     int8: Literal["auto", "off"] = "auto"
     """auto: tasks that passed `streamer model quantize` run in int8 on a CPU. off: none does."""
 

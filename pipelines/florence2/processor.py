@@ -28,6 +28,8 @@ class Generation(NamedTuple):
     """Token ids, the start token first; tokens behind the end token have no meaning."""
     uncertainty: list[float]
     """One value per token but the start, see `uncertainty.uncertainty`."""
+    near: int = 0
+    """Locations that were taken from a draft although a bin beside them was more probable."""
 
 
 class Processor:
@@ -105,10 +107,16 @@ def check_frame(image: Image) -> None:
 
 
 def result(
-    job: Job, answer: Answer | str, started: float, seconds: float, batch: int, draft: tuple[int, int] | None = None
+    job: Job,
+    answer: Answer | str,
+    started: float,
+    seconds: float,
+    batch: int,
+    draft: tuple[int, int] | None = None,
+    near: int = 0,
 ) -> Result:
     """Return the outcome of one job; an answer of type str is an error message. Other arguments as in `Result`."""
     if isinstance(answer, str):
         return Result(job, "error", error=answer, started_mono=started, inference_s=seconds, batch=batch)
     outcome: Outcome = "empty" if answer.is_empty else "ok"
-    return Result(job, outcome, answer, started_mono=started, inference_s=seconds, batch=batch, draft=draft)
+    return Result(job, outcome, answer, started_mono=started, inference_s=seconds, batch=batch, draft=draft, near=near)

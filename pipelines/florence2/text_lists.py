@@ -37,11 +37,12 @@ class _List:
             started_mono=started,
             inference_s=ended - started,
             batch=max(part.batch for part in parts),
+            near=sum(part.near for part in parts),
             draft=(sum(draft[0] for draft in drafts), sum(draft[1] for draft in drafts)) if drafts else None,
         )
         for text, part in zip(texts, parts, strict=True):
             if part.outcome == "error":
-                return replace(result, outcome="error", error=f"text `{text}`: {part.error}", draft=None)
+                return replace(result, outcome="error", error=f"text `{text}`: {part.error}", draft=None, near=0)
         return replace(result, answer=_labelled(texts, [part.answer for part in parts]))
 
 

@@ -57,6 +57,7 @@ def result_event(agent: str, result: Result, model: str) -> ResultEvent:
             age_ms=None,
             draft=result.draft,
         ),
+        near=result.near if result.outcome == "ok" else 0,
         model=model,
         quality=params.quality,
         error=None if result.error is None else clean(redact(result.error)),

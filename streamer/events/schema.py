@@ -70,7 +70,7 @@ class Timing(_Part):
     age_ms: float | None
     """From capture until the event was accepted for publication; never recomputed. Null only before that."""
     draft: tuple[int, int] | None = Field(default=None, exclude_if=lambda value: value is None)
-    """Tokens of the previous answer that were tried as a draft, and how many were right; absent without a draft."""
+    """Tokens of the previous answer that were tried as a draft, and how many were accepted; absent without a draft."""
 
 
 class ResultData(_Part):
@@ -88,6 +88,9 @@ class ResultData(_Part):
     frame: FrameInfo
     result: ResultBody | None
     """Null when there is no answer."""
+    near: int = Field(default=0, exclude_if=lambda value: not value)
+    """Locations in the result that differ from the most probable place by a thousandth of the picture, because they
+    were taken from the previous answer (`drafts: near`); absent when there are none."""
     timing: Timing
     model: str
     quality: str

@@ -24,7 +24,8 @@ FRAMES = {
 }
 DRAFTS = {
     "checked": "Tokens of earlier answers that were used as a draft.",
-    "right": "Draft tokens that were right.",
+    "right": "Draft tokens that were accepted.",
+    "near": "Accepted draft tokens that are next to the most probable place (drafts: near).",
 }
 
 
@@ -112,13 +113,14 @@ class _MetricsCollector(Collector):
             if timing["age_ms"] is not None:
                 delay.add_metric(task, timing["age_ms"] / 1000)
         yield from (results, delay, inference, when)
-        checked, right = (
+        checked, right, near = (
             CounterMetricFamily(f"streamer_draft_tokens_{key}", text, labels=labels) for key, text in DRAFTS.items()
         )
         for task, counts in self._events.drafts.items():
             checked.add_metric(task, counts["checked"])
             right.add_metric(task, counts["right"])
-        yield from (checked, right)
+            near.add_metric(task, counts["near"])
+        yield from (checked, right, near)
 
 
 def exposition(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -128,6 +129,14 @@ def test_error_key_is_present_only_with_an_error() -> None:
 
     assert as_json(result_event("home", failed, "tiny"))["data"]["error"] == ("cannot read rtsp://***@cam/ with ***[0m")
     assert "error" not in as_json(sample_events.event())["data"]
+
+
+def test_near_key_is_present_only_with_near_locations() -> None:
+    result = sample_events.result()
+    assert "near" not in as_json(result_event("home", result, "tiny"))["data"]
+    event = as_json(result_event("home", replace(result, near=3), "tiny"))
+    assert event["data"]["near"] == 3
+    assert as_json(decode(json.dumps(event).encode())) == event
 
 
 def test_status_reason_hides_credentials() -> None:

@@ -185,7 +185,7 @@ class Scene:
         answer = Answer(text=text) if text else Answer(boxes=(Box(0.1, 0.2, 0.3, 0.6, label, 0.93),))
         one = result(stream, self._seq, "caption" if text else "people", answer=answer)
         frame = replace(one.job.frame, captured_at=time.time())
-        one = replace(one, job=replace(one.job, frame=frame), draft=(10, 7))
+        one = replace(one, job=replace(one.job, frame=frame), draft=(10, 7), near=2)
         return result_event(AGENT, one, "tiny")
 
     def camera_down(self, reason: str, stream: str = STREAM) -> Event:

@@ -169,8 +169,10 @@ def test_metrics_report_frames_results_and_drafts(scene: Scene) -> None:
 
     until(counted, 5, "the newest event counted")
     assert samples["streamer_results_total", "ok", STREAM, "people"] >= 1
-    right, checked = (samples[f"streamer_draft_tokens_{key}_total", STREAM, "people"] for key in ("right", "checked"))
-    assert right / checked == 0.7
+    right, checked, near = (
+        samples[f"streamer_draft_tokens_{key}_total", STREAM, "people"] for key in ("right", "checked", "near")
+    )
+    assert (right / checked, near / checked) == (0.7, 0.2)
     assert samples["streamer_info", "test", "0.1.0"] == 1
     assert samples["streamer_frames_captured_total", STREAM] > 0
     assert samples["streamer_capture_up", STREAM] == 1

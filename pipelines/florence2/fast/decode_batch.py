@@ -36,11 +36,20 @@ class DecodeBatch:
     """
 
     def __init__(
-        self, decoder: Decoder, logits_processor: LogitsProcessor, count: int, image_tokens: int, limit: int
+        self,
+        decoder: Decoder,
+        logits_processor: LogitsProcessor,
+        count: int,
+        image_tokens: int,
+        limit: int,
+        accepts_near: bool = False,
     ) -> None:
-        """`limit` is the longest answer that the checkpoint can generate."""
+        """`limit` is the longest answer that the checkpoint can generate.
+
+        `accepts_near`: a drafted location is also accepted if `LogitsProcessor.accept_near` chooses it.
+        """
         self.active = 0
-        self._limit = limit
+        self._limit, self._accepts_near = limit, accepts_near
         self._decoder, self._logits_processor = decoder, logits_processor
         self._start = torch.tensor(logits_processor.start, device=decoder.device)
         self._own = decoder.cache(count, FIRST_ROOM)
@@ -51,6 +60,8 @@ class DecodeBatch:
         self._length = torch.zeros(count, dtype=torch.long, device=decoder.device)
         self._max_tokens = torch.zeros_like(self._length)
         self._done = torch.zeros_like(self._length, dtype=torch.bool)
+        self._near = torch.zeros_like(self._length)
+        """Accepted locations of each row that were not the best ones."""
         self._uncertainty = torch.zeros(count, FIRST_ROOM, device=decoder.device)
         self._max_length = [0] * count
         """Upper bound of each row's length; exact after `read_states`."""
@@ -74,6 +85,7 @@ class DecodeBatch:
         self._length[first:last] = len(self._start)
         self._max_tokens[first:last] = torch.tensor(max_tokens, device=self._max_tokens.device)
         self._done[first:last] = False
+        self._near[first:last] = 0
         self._advance(first, last, len(self._start), drafts)
         self.active = last
 
@@ -92,7 +104,8 @@ class DecodeBatch:
     def generation(self, row: int) -> Generation:
         """Return all tokens of a row. Waits for the device; valid after `read_states`."""
         length = self._max_length[row]
-        return Generation(self._history[row, :length].tolist(), self._uncertainty[row, 1:length].tolist())
+        uncertainty = self._uncertainty[row, 1:length].tolist()
+        return Generation(self._history[row, :length].tolist(), uncertainty, int(self._near[row]))
 
     def remove(self, row: int) -> None:
         """Free a row; the last active row moves into its place."""
@@ -102,7 +115,9 @@ class DecodeBatch:
             length = self._max_length[last]
             self._own[:, :, row, :, :length] = self._own[:, :, last, :, :length]
             self._cross[:, :, row] = self._cross[:, :, last]
-            for tensor in (self._bias, self._history, self._uncertainty, self._length, self._max_tokens, self._done):
+            for tensor in (self._bias, self._history, self._uncertainty):
+                tensor[row] = tensor[last]
+            for tensor in (self._length, self._max_tokens, self._done, self._near):
                 tensor[row] = tensor[last]
             self._max_length[row] = self._max_length[last]
 
@@ -125,8 +140,15 @@ class DecodeBatch:
         ids = history.gather(1, at[:, None] + torch.arange(pending + width, device=device))
         caches = self._own[:, :, rows], self._cross[:, :, rows], self._bias[rows]
         logits = self._decoder(ids, at, seen, *caches, skip=pending - 1)
-        tokens, uncertainty = self._logits_processor(logits, history[:, :seen], length)
-        accepted = (tokens[:, :-1] == expected).long().cumprod(1).sum(1, keepdim=True)
+        scores = self._logits_processor.adapt(logits, history[:, :seen], length)
+        tokens = best = scores.argmax(-1)
+        if self._accepts_near and width:
+            chosen = self._logits_processor.accept_near(scores[:, :-1], best[:, :-1], expected)
+            tokens = torch.cat([chosen, best[:, -1:]], 1)
+        uncertainty = self._logits_processor.uncertainty(scores, tokens)
+        is_accepted = (tokens[:, :-1] == expected).long().cumprod(1)
+        accepted = is_accepted.sum(1, keepdim=True)
+        self._near[rows] += (is_accepted * (tokens != best)[:, :-1]).sum(1) * ~done
         history.scatter_(1, length[:, None] + accepted, tokens.gather(1, accepted))
         self._uncertainty[rows].scatter_(1, length[:, None] + torch.arange(width + 1, device=device), uncertainty)
         length += (accepted[:, 0] + 1) * ~done

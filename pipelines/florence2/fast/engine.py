@@ -23,7 +23,7 @@ from pipelines.florence2.fast.image_cache import CACHED_FRAMES, ImageCache
 from pipelines.florence2.fast.logits import LogitsProcessor, effective
 from pipelines.florence2.fast.memory_budget import fit, forecast, is_shortage
 from pipelines.florence2.fast.scheduler import EngineJob, Scheduler
-from pipelines.florence2.fast.speculative import DraftStore
+from pipelines.florence2.fast.speculative import DraftMode
 from pipelines.florence2.preprocess import Preprocessor
 from pipelines.florence2.processor import Processor, warm_up_job
 from streamer.core.errors import ConfigError, PipelineError
@@ -43,7 +43,7 @@ TOKENS_PER_STEP = 4
 class FastEngine:
     """Answers jobs with the same tokens as the reference engine. Keeps no reference to the checkpoint's own model."""
 
-    def __init__(self, checkpoint: Checkpoint, max_batch: int, drafts: bool = True) -> None:
+    def __init__(self, checkpoint: Checkpoint, max_batch: int, drafts: DraftMode = "exact") -> None:
         """Raises ConfigError when the checkpoint does not fit into memory or its files contradict each other."""
         self.model = checkpoint.name
         self.description = f"fast engine on {checkpoint.runs_in}"
@@ -66,10 +66,18 @@ class FastEngine:
         beams = max(1, self._generation.num_beams or 1)
         needs = forecast(self.decoder, vision, model.config, checkpoint.max_positions, beams, frames, CACHED_FRAMES)
         capacity = fit(max_batch, self.model, needs, device)
-        batch = DecodeBatch(self.decoder, self.logits_processor, capacity, self._image_tokens, checkpoint.max_positions)
+        batch = DecodeBatch(
+            self.decoder,
+            self.logits_processor,
+            capacity,
+            self._image_tokens,
+            checkpoint.max_positions,
+            drafts == "near",
+        )
         self.image_cache = ImageCache(vision, Preprocessor(images), device, dtype)
         self.scheduler = Scheduler(capacity, frames)
-        self.greedy = GreedySearch(batch, len(self.logits_processor.start), tokens, drafts)
+        locations = self.logits_processor.locations
+        self.greedy = GreedySearch(batch, len(self.logits_processor.start), tokens, locations, drafts != "off")
         self._beam_searches: dict[EngineJob, BeamSearch] = {}
 
     def free(self) -> int:
@@ -94,7 +102,7 @@ class FastEngine:
         results: list[Result] = []
         while not results:
             results = self.step()
-        self.greedy.drafts = DraftStore()
+        self.greedy.drafts.clear()
         # The job allows four tokens, so an answer without an end is expected.
         if (error := results[0].error) and "did not end" not in error:
             raise ConfigError(f"checkpoint {self.model} does not run: {error}")
@@ -158,7 +166,7 @@ class FastEngine:
             answer = self.processor.decode(job.job, job.max_tokens, generation)
             if not isinstance(answer, str):
                 self.greedy.store(job, generation, draft)
-            self.scheduler.finish(job, answer, (draft.checked, draft.accepted) if draft else None)
+            self.scheduler.finish(job, answer, (draft.checked, draft.accepted) if draft else None, generation.near)
 
     def _step_beams(self) -> None:
         for job, search in list(self._beam_searches.items()):

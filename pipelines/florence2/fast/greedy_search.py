@@ -45,10 +45,12 @@ class _Row:
 class GreedySearch:
     """Rows of a DecodeBatch with the jobs they answer."""
 
-    def __init__(self, batch: DecodeBatch, start: int, tokens_per_step: int, use_drafts: bool) -> None:
-        """`start` is the number of forced start tokens of an answer."""
+    def __init__(
+        self, batch: DecodeBatch, start: int, tokens_per_step: int, locations: range, use_drafts: bool
+    ) -> None:
+        """`start` is the number of forced start tokens of an answer, `locations` are the ids of location tokens."""
         self.batch = batch
-        self.drafts = DraftStore()
+        self.drafts = DraftStore(locations)
         self._start, self._tokens_per_step, self._use_drafts = start, tokens_per_step, use_drafts
         self._rows: list[_Row] = []
         """Entries in the order of the batch's rows."""

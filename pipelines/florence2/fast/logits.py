@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipelines.florence2.checkpoint import Checkpoint
+from pipelines.florence2.tasks import BINS
 from pipelines.florence2.uncertainty import uncertainty
+
+NEAR_RATIO = 0.8
+"""Minimum probability of a near location, relative to the best one's. Neighbours of the best location have about 0.9 of
+its probability in the shipped model; a lower minimum accepts hardly more."""
+NEAR_BINS = 1
+"""Maximum distance of a near location from the best one: a thousandth of the frame's width or height."""
 
 _SUPPORTED = {
     # Implemented by this engine.
@@ -53,27 +61,22 @@ class LogitsProcessor:
         self.start = ids_of(generation.decoder_start_token_id) + ids_of(generation.forced_bos_token_id)
         """Tokens at the start of every answer, forced by the settings."""
         self.ends = torch.tensor(ids_of(generation.eos_token_id), dtype=torch.long, device=device)
-        self._first_location = first_location
+        self.locations = range(first_location, first_location + BINS)
+        """Ids of the location tokens."""
         self._ngram = generation.no_repeat_ngram_size or 0
         self._decay: tuple[int, float] | None = generation.exponential_decay_length_penalty
         self._suppressed = torch.tensor(generation.suppress_tokens or [], dtype=torch.long, device=device)
 
-    def __call__(self, logits: Tensor, history: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the best token at each position and its uncertainty, both (rows, positions).
-
-        `logits` float32 (rows, positions, vocabulary) are changed in place. `history` (rows, tokens) holds the tokens
-        so far and the draft tokens that later positions assume; `length` (rows) counts those before the first
-        position.
-        """
-        tokens = self.adapt(logits, history, length).argmax(-1)
-        return tokens, self.uncertainty(logits, tokens)
-
     def uncertainty(self, scores: Tensor, tokens: Tensor) -> Tensor:
         """Return the uncertainty of `tokens` (...) under adapted `scores` (..., vocabulary)."""
-        return uncertainty(scores, tokens, self._first_location)
+        return uncertainty(scores, tokens, self.locations.start)
 
     def adapt(self, scores: Tensor, history: Tensor, length: Tensor) -> Tensor:
-        """Ban and favour tokens in `scores`, in place; shapes as in `__call__`."""
+        """Ban and favour tokens in the model's scores, float32 (rows, positions, vocabulary), in place; return them.
+
+        `history` (rows, tokens) holds the tokens so far and the draft tokens that later positions assume; `length`
+        (rows) counts those before the first position.
+        """
         lengths = length[:, None] + torch.arange(scores.shape[1], device=scores.device)
         if 0 < self._ngram <= history.shape[1]:
             self._ban_repeats(scores, history, lengths)
@@ -86,6 +89,20 @@ class LogitsProcessor:
             scores[..., self.ends] = torch.where(ends.isinf(), ends, ends + ends.abs() * growth)
         scores[..., self._suppressed] = float("-inf")
         return scores
+
+    def accept_near(self, scores: Tensor, tokens: Tensor, draft: Tensor) -> Tensor:
+        """Return `tokens`, the best ones under adapted `scores`, with the draft's location where that is near.
+
+        A drafted location is near if it is at most NEAR_BINS away from the best token and has at least NEAR_RATIO of
+        its probability. `draft` has the shape of `tokens`, (rows, positions); -1 stands for no token.
+        """
+        first, end = self.locations.start, self.locations.stop
+        best = scores.gather(-1, tokens[..., None])[..., 0]
+        drafted = scores.gather(-1, draft.clamp(min=0)[..., None])[..., 0]
+        near = (tokens - draft).abs() <= NEAR_BINS
+        near &= (tokens >= first) & (tokens < end) & (draft >= first) & (draft < end)
+        near &= drafted >= best + math.log(NEAR_RATIO)
+        return torch.where(near, draft, tokens)
 
     def is_end(self, tokens: Tensor) -> Tensor:
         return torch.isin(tokens, self.ends)

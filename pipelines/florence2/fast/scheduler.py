@@ -83,9 +83,10 @@ class Scheduler:
             job.started = job.started or time.monotonic()
         return chosen
 
-    def finish(self, job: EngineJob, answer: Answer | str, draft: tuple[int, int] | None = None) -> None:
-        """Set the job's result. An answer of type str is an error message; `draft` as in `Result`."""
-        job.result = result(job.job, answer, job.started, time.monotonic() - job.started, self._unfinished, draft)
+    def finish(self, job: EngineJob, answer: Answer | str, draft: tuple[int, int] | None = None, near: int = 0) -> None:
+        """Set the job's result. An answer of type str is an error message; `draft` and `near` as in `Result`."""
+        seconds = time.monotonic() - job.started
+        job.result = result(job.job, answer, job.started, seconds, self._unfinished, draft, near)
         self._unfinished -= 1
         if not isinstance(answer, str):
             self._since_failure += 1

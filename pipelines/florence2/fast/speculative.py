@@ -1,38 +1,71 @@
 """Speculative decoding with drafts: a camera's previous answer to a prompt is the guess for its next one.
 
-A draft never changes an answer. The decoder checks a piece of the draft in one pass, accepts it up to the first
-difference and adds its own token there; then the draft is aligned with the tokens that were generated. A draft that
-keeps failing is not used for some answers. This module is pure Python and knows no model.
+The decoder checks a piece of the draft in one pass, accepts it up to the first difference and adds its own token there;
+then the draft is aligned with the tokens that were generated. A draft that keeps failing is not used for some answers.
+This module is pure Python and knows no model.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
-INITIAL_RUN = 4.0
-"""Accepted tokens in a row that are expected of a key's first draft."""
-MAX_RUN = 1024.0
-ALIGN_BACK, ALIGN_AHEAD = 4, 12
-"""Window of draft tokens, around the current position, that is searched for the token after a difference."""
-MIN_ACCEPTANCE = 0.15
-"""Share of checked tokens that must be accepted; below it, checking costs more than the saved passes."""
-MIN_CHECKED = 32
-"""Checked tokens before a draft can be abandoned in the middle of an answer."""
+MIN_ACCEPTANCE = 0.2
+"""Acceptance below which checking a token costs more than the passes that it saves: a token more makes a pass 5 to 20 %
+longer, the most in float32 without AVX-512."""
+RATE_STEP = 0.1
+"""Weight of one checked token in the moving averages of `Rates`."""
+MIN_RATE = 0.3
+"""Rates with which an answer starts at least, so that a draft that failed is tried again."""
 PAUSE = 8
 """Answers without a draft after the acceptance fell below MIN_ACCEPTANCE."""
 MAX_STORED = 1024
 """Previous answers that are kept; the least recently stored one is dropped first."""
 
+WINDOW = 64
+"""Draft tokens before and behind the current position that are searched after a difference: about ten boxes."""
+CONTEXT = 6
+"""Newest tokens of an answer by which its place in the draft is found: a label of two words and four locations."""
+MAX_MOVE = 40
+"""Bins by which a location may have moved and still mark the same object."""
+OLDER = 0.5
+"""Weight of a token in the comparison, relative to the next newer one."""
+STEP_COST = 0.05
+"""Cost of one token of distance from the current position, relative to one different token."""
+
+DraftMode = Literal["exact", "near", "off"]
+"""exact: an accepted draft equals the best tokens. near: locations may be next to the best ones. off: no drafts."""
 Key = tuple[str, str]
 """Stream and task name."""
 
 
 @dataclass(slots=True)
+class Rates:
+    """Moving averages of the accepted share of checked tokens: a word repeats more often than a location."""
+
+    words: float = 0.8
+    locations: float = 0.7
+
+    def of(self, is_location: bool) -> float:
+        return self.locations if is_location else self.words
+
+    def at_least(self, rate: float) -> Rates:
+        return Rates(max(self.words, rate), max(self.locations, rate))
+
+    def update(self, is_location: bool, accepted: bool) -> None:
+        rate = self.of(is_location) + RATE_STEP * (accepted - self.of(is_location))
+        if is_location:
+            self.locations = rate
+        else:
+            self.words = rate
+
+
+@dataclass(slots=True)
 class _PreviousAnswer:
     tokens: list[int]
-    run: float = INITIAL_RUN
+    rates: Rates = field(default_factory=Rates)
     acceptance: float = 1.0
     """Moving average of the accepted share of recent drafts."""
     pause: int = 0
@@ -40,63 +73,97 @@ class _PreviousAnswer:
 
     def evaluate(self, draft: Draft) -> None:
         """Update the statistics from a draft of which at least one token was checked."""
-        self.run = draft.run
+        self.rates = draft.rates
         self.acceptance += 0.5 * (draft.accepted / draft.checked - self.acceptance)
         if self.acceptance < MIN_ACCEPTANCE:
-            self.pause, self.acceptance, self.run = PAUSE, 1.0, 1.0
+            self.pause, self.acceptance, self.rates = PAUSE, 1.0, Rates()
 
 
 class Draft:
     """The guess for one answer, and how much of it was accepted."""
 
-    def __init__(self, tokens: Sequence[int], run: float = INITIAL_RUN) -> None:
-        self.run = run
-        """Moving average of accepted tokens in a row; twice as many are proposed at once."""
+    def __init__(self, tokens: Sequence[int], locations: range, rates: Rates | None = None) -> None:
+        """`locations` are the ids of the location tokens."""
+        self.rates = rates or Rates()
         self.checked = self.accepted = 0
         self._tokens = tokens
+        self._locations = locations
         self._next = 0
+        self._newest: list[int] = []
+        """The newest tokens of the answer, at most CONTEXT."""
 
     def propose(self, limit: int) -> Sequence[int]:
-        """Return the next tokens to check, at most `limit`; none after too few were accepted."""
-        if self.checked >= MIN_CHECKED and self.accepted < MIN_ACCEPTANCE * self.checked:
-            return ()
-        width = min(max(2, round(2 * self.run)), limit)
-        return self._tokens[self._next : self._next + max(0, width)]
+        """Return the next tokens to check, at most `limit`.
+
+        A token is proposed while it and all before it are accepted together with a probability of MIN_ACCEPTANCE.
+        """
+        width, probability = 0, 1.0
+        for token in self._tokens[self._next : self._next + max(0, limit)]:
+            probability *= self.rates.of(token in self._locations)
+            if probability < MIN_ACCEPTANCE:
+                break
+            width += 1
+        return self._tokens[self._next : self._next + width]
 
     def record(self, proposed: int, accepted: int, token: int) -> None:
-        """Record that `accepted` of the `proposed` tokens were right and that `token` follows them in the answer."""
+        """Record that `accepted` of the `proposed` tokens were accepted and that `token` follows them in the answer."""
         self.checked += proposed
         self.accepted += accepted
-        self._next += accepted
-        if proposed:
-            # A fully accepted proposal was too short to show the length of the run.
-            run = accepted if accepted < proposed else 2 * proposed
-            self.run = min(MAX_RUN, (self.run + run) / 2)
-        self._align(token)
+        # Tokens behind the first rejected one were not judged on their own.
+        for index in range(min(proposed, accepted + 1)):
+            self.rates.update(self._tokens[self._next + index] in self._locations, index < accepted)
+        known = [*self._newest, *self._tokens[self._next : self._next + accepted], token]
+        self._newest = known[-CONTEXT:]
+        self._next = self._position(self._next + accepted) + 1
 
-    def _align(self, token: int) -> None:
-        """Continue behind the nearest copy of `token` in the window; without a copy, skip one draft token."""
-        low = max(0, self._next - ALIGN_BACK)
-        high = min(len(self._tokens), self._next + ALIGN_AHEAD)
-        copies = [index for index in range(low, high) if self._tokens[index] == token]
-        self._next = min(copies, key=lambda index: abs(index - self._next), default=self._next) + 1
+    def _position(self, expected: int) -> int:
+        """Return the position of the answer's newest token in the draft, which was expected at `expected`.
+
+        A moved location is still at its position. After an inserted or removed object, the position is the one with
+        the most similar tokens before it.
+        """
+        if expected < len(self._tokens) and self._difference(self._tokens[expected], self._newest[-1]) < 1:
+            return expected
+        low, high = max(0, expected - WINDOW), min(len(self._tokens), expected + WINDOW)
+        similar = [at for at in range(low, high) if self._difference(self._tokens[at], self._newest[-1]) < 1]
+        return min([expected, *similar], key=lambda at: self._cost(at) + STEP_COST * abs(at - expected))
+
+    def _cost(self, at: int) -> float:
+        """Return the weighted difference when the answer's newest token is at position `at` of the draft."""
+        cost, weight = 0.0, 1.0
+        for back, token in enumerate(reversed(self._newest)):
+            is_inside = 0 <= at - back < len(self._tokens)
+            cost += weight * (self._difference(self._tokens[at - back], token) if is_inside else 1.0)
+            weight *= OLDER
+        return cost
+
+    def _difference(self, a: int, b: int) -> float:
+        """Return 0 for the same token and 1 for another one; for locations, the distance as a part of MAX_MOVE."""
+        if a in self._locations and b in self._locations:
+            return min(abs(a - b) / MAX_MOVE, 1.0)
+        return float(a != b)
 
 
 class DraftStore:
     """Previous answers by stream and task name."""
 
-    def __init__(self) -> None:
+    def __init__(self, locations: range) -> None:
+        """`locations` are the ids of the location tokens."""
+        self._locations = locations
         self._previous: OrderedDict[Key, _PreviousAnswer] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._previous)
+
+    def clear(self) -> None:
+        self._previous.clear()
 
     def draft(self, key: Key) -> Draft | None:
         """Return a draft of the next answer; None without a previous answer or while drafts are paused."""
         previous = self._previous.get(key)
         if previous is None or previous.pause:
             return None
-        return Draft(previous.tokens, previous.run)
+        return Draft(previous.tokens, self._locations, previous.rates.at_least(MIN_RATE))
 
     def store(self, key: Key, tokens: Sequence[int], draft: Draft | None) -> None:
         """Store an answer's tokens, without start and end, and update the statistics from its draft."""

@@ -52,7 +52,7 @@ class EventFollower:
         self.counts: Counter[tuple[str, str, str]] = Counter()
         """Number of results since this process started, by stream, task name and outcome."""
         self.drafts: defaultdict[TaskId, Counter[str]] = defaultdict(Counter)
-        """Number of draft tokens since this process started, `checked` and `right`, by task."""
+        """Number of draft tokens since this process started, `checked`, `right` and `near`, by task."""
         self.answer_times: defaultdict[TaskId, deque[float]] = defaultdict(lambda: deque(maxlen=RATE_ANSWERS))
         """Capture times (unix seconds) of the newest answers, by task."""
         self.stretch: dict[str, dict[Priority, float]] = {}
@@ -126,8 +126,8 @@ class EventFollower:
             self.answer_times[task].append(at)
         self.counts[*task, data.outcome] += is_new
         checked, right = data.timing.draft or (0, 0)
-        if is_new and 0 <= right <= checked <= MAX_TOKENS:
-            self.drafts[task].update(checked=checked, right=right)
+        if is_new and 0 <= data.near <= right <= checked <= MAX_TOKENS:
+            self.drafts[task].update(checked=checked, right=right, near=data.near)
 
     def _record_answer(self, is_new: bool) -> None:
         if is_new:

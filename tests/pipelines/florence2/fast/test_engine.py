@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import random
 import re
 import shutil
@@ -14,13 +15,15 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from pipelines.florence2.checkpoint import Checkpoint, load
 from pipelines.florence2.checkpoint_files import SHIPPED, open_folder
+from pipelines.florence2.fast import logits as logits_module
 from pipelines.florence2.fast import memory_budget
 from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.fast.image_cache import CACHED_FRAMES
-from pipelines.florence2.fast.logits import effective
+from pipelines.florence2.fast.logits import NEAR_BINS, LogitsProcessor, effective
 from pipelines.florence2.fast.scheduler import RECOVERY
 from pipelines.florence2.pipeline import Florence2Settings, open_engine
 from pipelines.florence2.reference_engine import ReferenceEngine
@@ -242,6 +245,11 @@ def test_answer_without_end_is_error(tmp_path: Path, quality: Quality) -> None:
 def answers_of(engine: FastEngine, jobs: Sequence[Job]) -> Iterator[tuple[Job, list[int]]]:
     """Run jobs and yield each with the answer tokens that the draft store keeps."""
     run_in_flight(engine, jobs)
+    yield from stored_answers(engine, jobs)
+
+
+def stored_answers(engine: FastEngine, jobs: Sequence[Job]) -> Iterator[tuple[Job, list[int]]]:
+    """Yield answered jobs with the answer tokens that the draft store keeps."""
     for job in jobs:
         yield job, engine.greedy.drafts._previous[job.due.stream, job.due.task.name].tokens
 
@@ -291,10 +299,89 @@ def test_max_tokens_holds_with_draft(checkpoint: Path) -> None:
         assert run_in_flight(fast, [exact])[0].outcome in ("ok", "empty")
 
 
-def test_drafts_can_be_disabled(checkpoint: Path) -> None:
-    engine: Any = open_engine(Florence2Settings(checkpoint=str(checkpoint), device="cpu", drafts=False))
+@pytest.mark.parametrize("value", ["off", False])
+def test_drafts_can_be_disabled(checkpoint: Path, value: Any) -> None:
+    engine: Any = open_engine(Florence2Settings(checkpoint=str(checkpoint), device="cpu", drafts=value))
     run_in_flight(engine, all_tasks())
     assert len(engine.greedy.drafts) == 0
+
+
+def test_draft_setting_accepts_earlier_values() -> None:
+    for value, mode in {True: "exact", False: "off", "exact": "exact", "near": "near", "off": "off"}.items():
+        assert Florence2Settings.model_validate({"drafts": value}).drafts == mode
+    assert Florence2Settings().drafts == "exact"
+    with pytest.raises(ValidationError, match="'exact', 'near' or 'off'"):
+        Florence2Settings.model_validate({"drafts": "always"})
+
+
+PLACES = [name for name, spec in SPECS.items() if spec.result != "text"]
+"""Tasks with boxes, polygons or quads in their answers."""
+
+
+def near_locations(checkpoint: Checkpoint, job: Job, tokens: Sequence[int]) -> int:
+    """Return how many tokens of an answer are not the best ones behind the tokens before them, by transformers.
+
+    Asserts that each of those is a location next to the best one and nearly as probable.
+    """
+    processor = LogitsProcessor(effective(checkpoint), checkpoint.first_location, torch.device("cpu"))
+    row, start = ReferenceEngine(checkpoint, 1).prepare(job), len(processor.start)
+    answer = torch.tensor([[*processor.start, *tokens, int(processor.ends[0])]])
+    with torch.inference_mode():
+        logits = checkpoint.model(
+            input_ids=torch.tensor([row.ids]), pixel_values=row.pixels[None], decoder_input_ids=answer[:, :-1]
+        ).logits.float()
+        scores = processor.adapt(logits[:, start - 1 :], answer, torch.tensor([start]))[0]
+    chosen, best = answer[0, start:].tolist(), scores.argmax(-1).tolist()
+    others = [place for place, token in enumerate(chosen) if token != best[place]]
+    for place in others:
+        assert {chosen[place], best[place]} <= set(processor.locations)
+        assert abs(chosen[place] - best[place]) <= NEAR_BINS
+        assert scores[place, chosen[place]] >= scores[place, best[place]] + math.log(logits_module.NEAR_RATIO) - 1e-3
+    return len(others)
+
+
+def test_near_drafts_do_not_creep(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each draft is the last answer with all locations one bin further, and any probability is near enough."""
+    monkeypatch.setattr(logits_module, "NEAR_RATIO", 1e-30)
+    model = open_checkpoint(checkpoint)
+    fast, jobs = FastEngine(model, 16, "near"), [make_job(task, make_image(n)) for n, task in enumerate(PLACES)]
+    locations = fast.logits_processor.locations
+    results = run_in_flight(fast, jobs)
+    assert not any(result.near for result in results), "there was no draft"
+    total = 0
+    for _ in range(6):
+        for job in jobs:
+            key = job.due.stream, job.due.task.name
+            tokens = fast.greedy.drafts._previous[key].tokens
+            shifted = [token + 1 if token in locations and token + 1 in locations else token for token in tokens]
+            fast.greedy.drafts.store(key, shifted, None)
+        results = run_in_flight(fast, jobs)
+        for (job, tokens), result in zip(stored_answers(fast, jobs), results, strict=True):
+            assert near_locations(model, job, tokens) == result.near
+            total += result.near
+    assert total > 50
+
+
+@pytest.mark.skipif(not SHIPPED.is_dir(), reason="the small model is not there")
+def test_drafts_on_slowly_moving_scene() -> None:
+    """Exact drafts change no answer; near ones change locations only, and count them."""
+    model = open_checkpoint(None)
+    off, exact, near = FastEngine(model, 16, "off"), FastEngine(model, 16, "exact"), FastEngine(model, 16, "near")
+    world, tasks = World(700_003), [*PLACES, "caption"]
+    kept = drafted = 0
+    for number in range(5):
+        image = world.scene(1 + 0.02 * number).paint(320, 240)
+        jobs = [make_job(task, image) for task in tasks]
+        plain = run_in_flight(off, jobs)
+        same = run_in_flight(exact, jobs)
+        assert_same(same, plain)
+        drafted += sum(result.draft[1] for result in same if result.draft)
+        results = run_in_flight(near, jobs)
+        for (job, tokens), result in zip(stored_answers(near, jobs), results, strict=True):
+            assert near_locations(model, job, tokens) == result.near
+            kept += result.near
+    assert drafted > 60
+    assert kept > 0
 
 
 # -- memory and failures

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ from transformers.generation.logits_process import (
     SuppressTokensLogitsProcessor,
 )
 
-from pipelines.florence2.fast.logits import LogitsProcessor, unsupported
+from pipelines.florence2.fast.logits import NEAR_RATIO, LogitsProcessor, unsupported
 
 
 @given(
@@ -37,7 +39,7 @@ def test_logits_processor_equals_transformers(tokens: list[int], size: int, ahea
     scores = torch.randn(1, ahead + 1, 6, generator=torch.Generator().manual_seed(seed))
     scores = torch.nn.functional.pad(scores, (0, 1000), value=-100.0)  # locations
     history = torch.tensor([[*tokens, 3, 3]])
-    chosen, _ = processor(scores.clone(), history, torch.tensor([len(tokens) - ahead]))
+    chosen = processor.adapt(scores.clone(), history, torch.tensor([len(tokens) - ahead])).argmax(-1)
     for place in range(ahead + 1):
         ids: Any = history[:, : len(tokens) - ahead + place]
         theirs: Any = scores[:, place]
@@ -54,3 +56,39 @@ def test_unsupported_generation_settings_are_named() -> None:
     known = GenerationConfig(num_beams=3, no_repeat_ngram_size=3, forced_bos_token_id=0, max_length=20, eos_token_id=2)
     assert unsupported(known) == []
     assert unsupported(GenerationConfig(repetition_penalty=1.2, min_length=4)) == ["min_length", "repetition_penalty"]
+
+
+@pytest.mark.parametrize(
+    ("best", "draft", "ratio", "accepted"),
+    [
+        (500, 501, NEAR_RATIO + 0.01, True),
+        (500, 499, NEAR_RATIO + 0.01, True),
+        (500, 501, NEAR_RATIO - 0.01, False),
+        (500, 502, 0.99, False),
+        (500, 500, 1.0, True),
+        (6, 5, 0.99, False),
+        (5, 6, 0.99, False),
+        (1005, 1006, 0.99, False),
+        (4, 5, 0.99, False),
+        (500, -1, 0.99, False),
+    ],
+    ids=lambda value: str(value),
+)
+def test_near_draft_is_next_location_of_like_probability(best: int, draft: int, ratio: float, accepted: bool) -> None:
+    """The locations are the tokens 6 to 1005 of 1010."""
+    processor = LogitsProcessor(GenerationConfig(eos_token_id=2, decoder_start_token_id=2), 6, torch.device("cpu"))
+    scores = torch.full((1, 1, 1010), -9.0)
+    scores[0, 0, max(draft, 0)] = math.log(ratio)
+    scores[0, 0, best] = 0.0
+    chosen = processor.accept_near(scores, torch.tensor([[best]]), torch.tensor([[draft]]))
+    assert chosen.tolist() == [[draft if accepted else best]]
+
+
+def test_near_draft_obeys_ban_of_repeats() -> None:
+    generation = GenerationConfig(eos_token_id=2, decoder_start_token_id=2, no_repeat_ngram_size=2)
+    processor = LogitsProcessor(generation, 6, torch.device("cpu"))
+    scores = torch.full((1, 1, 1010), -9.0)
+    scores[0, 0, 500:502] = torch.tensor([0.0, -0.01])
+    history = torch.tensor([[400, 501, 400]])
+    adapted = processor.adapt(scores, history, torch.tensor([3]))
+    assert processor.accept_near(adapted, torch.tensor([[500]]), torch.tensor([[501]])).tolist() == [[500]]
