@@ -42,9 +42,9 @@ NOT_QUANTIZED = ("GroupConvolution",)
 so int8 costs accuracy and saves no time."""
 MAX_PROMPTS = 128
 """Prompts with which the text encoder is calibrated."""
-REFERENCE = {"device": "cpu", "dtype": "float32", "engine": "fast", "drafts": False, "max_batch": 1, "int8": "off"}
+REFERENCE = {"device": "cpu", "dtype": "float32", "engine": "fast", "drafts": "off", "max_batch": 1, "int8": "off"}
 """Settings of the engine with which the int8 model is compared."""
-CANDIDATE = {"device": "cpu", "engine": "fast", "drafts": False, "max_batch": 1, "int8": "off"}
+CANDIDATE = {"device": "cpu", "engine": "fast", "drafts": "off", "max_batch": 1, "int8": "off"}
 
 
 def quantize(
