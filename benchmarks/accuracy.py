@@ -187,12 +187,14 @@ def task_keys(example: Example) -> dict[str, object]:
     return {"text": example.input} if example.input else {}
 
 
-def jobs(task: str, scenes: int, difficulty: Difficulty = NORMAL) -> Iterator[tuple[Job, Scene, Example]]:
+def jobs(
+    task: str, scenes: int, difficulty: Difficulty = NORMAL, first_seed: int = FIRST_SEED
+) -> Iterator[tuple[Job, Scene, Example]]:
     """Yield a job with a random example of the task for each held-out scene that allows one."""
     spec = pipeline.tasks()[task]
     rng = np.random.default_rng(11)
     for index in range(scenes):
-        scene = World(FIRST_SEED + index, difficulty=difficulty).scene(rng.random() * SCENE_SECONDS)
+        scene = World(first_seed + index, difficulty=difficulty).scene(rng.random() * SCENE_SECONDS)
         if is_possible(task, scene):
             example = make_example(task, scene, rng)
             params = spec.parameters.model_validate(task_keys(example))

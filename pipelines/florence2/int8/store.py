@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 """Number of the graphs and the report in this version; another one is not used."""
+FOLDER = "int8.models"
+"""Name of the folder of all int8 models; with a dot, as no agent's name has one."""
 REPORT = "report.json"
 REPEAT = "run `streamer model quantize` again"
 
@@ -46,7 +48,7 @@ def folder_of(checkpoint: str | None) -> Path:
     home = Path(given) if given else state_home()
     local = Path(checkpoint).expanduser() if checkpoint else None
     name = str(local.resolve()) if local and local.is_dir() else checkpoint or ""
-    return home / "int8" / hashlib.sha256(name.encode()).hexdigest()[:16]
+    return home / FOLDER / hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def content_key(files: CheckpointFiles) -> str:
