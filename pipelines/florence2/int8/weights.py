@@ -17,6 +17,8 @@ _product: Any = getattr(torch.ops.aten, "_weight_int8pack_mm", None)
 
 MAX_ROWS = 16
 """Rows of a product up to which int8 weights are faster; both take the same time at about 24."""
+MIN_NUMBERS = 10_000_000
+"""Numbers in the head from which on its float32 weights exceed a processor's cache; a smaller one stays as it is."""
 EXACT = 32
 """Best outputs of the head that are computed again in float32."""
 
@@ -58,7 +60,8 @@ def use_int8_weights(decoder: Decoder) -> bool:
 
     It does in float32 on a CPU. With bfloat16 units, products of bfloat16 are as fast from two rows on.
     """
-    if _product is None or decoder.dtype != torch.float32 or decoder.device.type != "cpu":
+    is_small = decoder.vocabulary * decoder.heads * decoder.width < MIN_NUMBERS
+    if _product is None or is_small or decoder.dtype != torch.float32 or decoder.device.type != "cpu":
         return False
     decoder.replace_matrices(Int8Linear, Int8Head)
     return True

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.fast.layers import Linear
-from pipelines.florence2.int8.weights import EXACT, MAX_ROWS, Int8Head, Int8Linear
+from pipelines.florence2.int8 import weights
+from pipelines.florence2.int8.weights import EXACT, MAX_ROWS, Int8Head, Int8Linear, use_int8_weights
+from pipelines.florence2.pipeline import Florence2Settings, open_engine
 
 
 @pytest.fixture
@@ -47,3 +50,20 @@ def test_best_outputs_of_the_head_are_exact() -> None:
     best = exact(x).topk(EXACT // 2).indices
     torch.testing.assert_close(int8.gather(1, best), exact(x).gather(1, best))
     assert torch.equal(int8.argmax(1), exact(x).argmax(1))
+
+
+def test_small_decoder_keeps_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Florence2Settings(device="cpu", dtype="float32", engine="fast", int8="off")
+    engine = open_engine(settings)
+    assert isinstance(engine, FastEngine)
+    assert not use_int8_weights(engine.decoder)
+    monkeypatch.setattr(weights, "MIN_NUMBERS", 0)
+    assert use_int8_weights(engine.decoder)
+    engine.warm_up()
+
+
+def test_bfloat16_decoder_keeps_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "MIN_NUMBERS", 0)
+    engine = open_engine(Florence2Settings(device="cpu", dtype="bfloat16", engine="fast", int8="off"))
+    assert isinstance(engine, FastEngine)
+    assert not use_int8_weights(engine.decoder)
