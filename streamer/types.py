@@ -254,6 +254,10 @@ class Engine(Protocol):
     def description(self) -> str:
         """The engine, device and number type that the model runs with, and why, for users."""
 
+    @property
+    def warnings(self) -> Sequence[str]:
+        """Settings that could not be followed, and why, for users; known once the engine is open."""
+
     def free(self) -> int:
         """Return the number of jobs it can take now."""
 

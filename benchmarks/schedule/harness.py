@@ -40,6 +40,7 @@ class Device:
 
     model = "device"
     description = "a stand-in"
+    warnings = ()
 
     def __init__(self, seconds: float, batch: int) -> None:
         self.ages: list[float] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -50,6 +51,15 @@ class CheckpointFiles:
     def max_positions(self) -> int:
         """Maximum prompt length in tokens, the image's included."""
         return int(self.config["text_config"].get("max_position_embeddings", _DEFAULT_POSITIONS))
+
+    def digest(self) -> str:
+        """Return a hash of all that the model's numbers depend on: settings, weights and adapter. Reads every file."""
+        digest = hashlib.sha256(f"{self.config} {self.images}".encode())
+        adapter = sorted(path for path in self.adapter.iterdir() if path.is_file()) if self.adapter else []
+        for path in (*self.weights, *adapter):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
 
 
 def open_folder(checkpoint: str | None, download: bool = True) -> CheckpointFiles:

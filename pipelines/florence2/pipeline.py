@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from pipelines.florence2.checkpoint_files import open_folder
+from pipelines.florence2.checkpoint_files import CheckpointFiles, open_folder
 from pipelines.florence2.cost_table import shipped_costs
 from pipelines.florence2.fast.speculative import DraftMode
 from pipelines.florence2.prompts import length_error, prompt_texts
@@ -21,6 +21,8 @@ from streamer.types import Costs, Engine, Job, TaskSpec
 
 if TYPE_CHECKING:
     from pipelines.florence2.checkpoint import Checkpoint
+    from pipelines.florence2.fast.davit import DaViT
+    from pipelines.florence2.fast.encoder import Encoder
     from pipelines.florence2.fast.engine import FastEngine
     from pipelines.florence2.reference_engine import ReferenceEngine
 
@@ -44,8 +46,10 @@ class Florence2Settings(Settings):
 
     checkpoint: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] | None = None
     """A folder, or a hub name such as florence-community/Florence-2-base-ft; left out: the small shipped model."""
-    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    """auto (a GPU where there is one), cpu, cuda or cuda:N."""
+    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?|openvino:(GPU(\.\d+)?|NPU))$")] = "auto"
+    """auto (a CUDA GPU where there is one), cpu, cuda, cuda:N; openvino:GPU or openvino:NPU of an Intel processor."""
+    backend: Literal["auto", "torch", "openvino"] = "auto"
+    """openvino: OpenVINO runs the vision tower and text encoder (extra `openvino`). auto: torch, but on its devices."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 on a GPU; on a CPU float32 for a small model, else the faster of bfloat16 and float32."""
     max_batch: int = Field(default=8, ge=1, le=256)
@@ -57,6 +61,25 @@ class Florence2Settings(Settings):
     location next to the best one, a thousandth of the picture away. off: no drafts."""
     int8: Literal["auto", "off"] = "auto"
     """auto: tasks that passed `streamer model quantize` run in int8 on a CPU. off: none does."""
+
+    @model_validator(mode="after")
+    def _check_backend(self) -> Florence2Settings:
+        if self.openvino_device is None:
+            if self.device.startswith("openvino:"):
+                raise ValueError(f"device {self.device} needs `backend: openvino` or `auto`")
+            return self
+        if self.device.startswith("cuda"):
+            raise ValueError("OpenVINO does not run on CUDA devices: use `device: cpu`, or `backend: torch`")
+        if self.engine == "plain":
+            raise ValueError("the plain engine is pure torch: use `engine: fast` with OpenVINO, or `backend: torch`")
+        return self
+
+    @property
+    def openvino_device(self) -> str | None:
+        """Name of the device on which OpenVINO runs vision tower and text encoder; None: torch runs them."""
+        if self.backend != "torch" and self.device.startswith("openvino:"):
+            return self.device.removeprefix("openvino:")
+        return "CPU" if self.backend == "openvino" else None
 
 
 class Florence2:
@@ -81,7 +104,7 @@ class Florence2:
 
     def open(self, settings: Florence2Settings) -> Engine:
         engine: Engine = open_engine(settings)
-        if settings.int8 == "auto":
+        if settings.int8 == "auto" and settings.openvino_device in (None, "CPU"):
             from pipelines.florence2.fast.engine import FastEngine
             from pipelines.florence2.int8.engine import with_int8
 
@@ -112,10 +135,14 @@ def open_engine(settings: Florence2Settings) -> ReferenceEngine | FastEngine:
     """
     # Idle OpenMP threads must sleep: spinning next to other busy processes, they slow torch down many times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if openvino_device := settings.openvino_device:
+        from pipelines.florence2.openvino.library import openvino
+
+        openvino()  # reports a missing package before the checkpoint is downloaded
     files = open_folder(settings.checkpoint)
     from pipelines.florence2.checkpoint import load
 
-    checkpoint = load(files, settings.device, settings.dtype)
+    checkpoint = load(files, "cpu" if openvino_device else settings.device, settings.dtype)
     engine: ReferenceEngine | FastEngine
     if _needs_reference(checkpoint, settings):
         from pipelines.florence2.reference_engine import ReferenceEngine
@@ -125,8 +152,23 @@ def open_engine(settings: Florence2Settings) -> ReferenceEngine | FastEngine:
         from pipelines.florence2.fast.engine import FastEngine
 
         engine = FastEngine(checkpoint, settings.max_batch, settings.drafts)
+        del checkpoint  # the engine has copies of its weights
+        if openvino_device:
+            from pipelines.florence2.openvino.backend import use_openvino
+
+            use_openvino(engine, files, openvino_device, lambda: load_parts(files))
     engine.warm_up()
     return engine
+
+
+def load_parts(files: CheckpointFiles) -> tuple[DaViT, Encoder]:
+    """Load vision tower and text encoder of a checkpoint in float32, as backends convert them."""
+    from pipelines.florence2.checkpoint import load
+    from pipelines.florence2.fast.davit import DaViT
+    from pipelines.florence2.fast.encoder import Encoder
+
+    model = load(files, "cpu", "float32").model
+    return DaViT(model, files.images.height, files.images.width), Encoder(model)
 
 
 def _needs_reference(checkpoint: Checkpoint, settings: Florence2Settings) -> bool:
@@ -135,10 +177,10 @@ def _needs_reference(checkpoint: Checkpoint, settings: Florence2Settings) -> boo
     if settings.engine == "plain":
         return True
     unknown = unsupported(effective(checkpoint))
-    if unknown and settings.engine == "fast":
+    if unknown and (settings.engine == "fast" or settings.openvino_device):
         raise ConfigError(
             f"checkpoint {checkpoint.name} sets {', '.join(unknown)} in its generation settings, which the fast "
-            "engine does not support: use `engine: plain`"
+            "engine does not support: use `engine: plain` and `backend: torch`"
         )
     if unknown:
         log.warning("using the plain engine: the fast one does not support %s", ", ".join(unknown))

@@ -65,6 +65,10 @@ class ReferenceEngine:
     def description(self) -> str:
         return f"plain engine on {self._checkpoint.runs_in}"
 
+    @property
+    def warnings(self) -> Sequence[str]:
+        return ()
+
     def free(self) -> int:
         return self._max_batch - len(self._waiting)
 

@@ -73,6 +73,10 @@ class TextListEngine:
     def description(self) -> str:
         return self._engine.description
 
+    @property
+    def warnings(self) -> Sequence[str]:
+        return self._engine.warnings
+
     def free(self) -> int:
         return max(0, self._engine.free() - len(self._waiting))
 

@@ -219,6 +219,8 @@ def _model(config: Config, _file: Path) -> Iterator[Finding]:
     else:
         took = time.monotonic() - started
         yield Finding("ok", "model", f"{engine.model} loads and answers, {took:.1f} s: {engine.description}")
+        for warning in engine.warnings:
+            yield Finding("warn", "model", warning, "see `backend` in docs/usage.md")
 
 
 def _load(config: Config, _file: Path) -> Iterator[Finding]:

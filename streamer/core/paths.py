@@ -189,6 +189,22 @@ def state_home() -> Path:
         ) from None
 
 
+def cache_home() -> Path:
+    """Return the folder for files that are made again when they are missing.
+
+    $CACHE_DIRECTORY, else $XDG_CACHE_HOME/streamer, else ~/.cache/streamer. Raises ConfigError for a user without a
+    home.
+    """
+    if given := os.environ.get("CACHE_DIRECTORY"):
+        return Path(given)
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given) / "streamer"
+    try:
+        return Path.home() / ".cache" / "streamer"
+    except RuntimeError:
+        raise ConfigError("no home folder: set $XDG_CACHE_HOME to a folder for converted models") from None
+
+
 def memory_folder() -> str | None:
     """Return a writable tmpfs for temporary folders, or None."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

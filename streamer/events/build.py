@@ -109,6 +109,11 @@ def canary_event(agent: str, seconds: float) -> StatusEvent:
     return _status(f"/agents/{agent}", "agent", "canary", f"the model answers, in {seconds * 1000:.0f} ms")
 
 
+def degraded_event(agent: str, reason: str) -> StatusEvent:
+    """Return the report that the model runs otherwise than configured (`agent.degraded`)."""
+    return _status(f"/agents/{agent}", "agent", "degraded", reason)
+
+
 def task_event(
     agent: str, stream: str, task: str, state: str,
     reason: str | None = None, retry_in_s: float | None = None, asks: str | None = None,

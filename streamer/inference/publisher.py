@@ -7,13 +7,13 @@ to its caller only. A canary becomes a status event.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from streamer.bus.event_channel import EventClient
 from streamer.bus.result_feed import ResultPublisher
 from streamer.core.logs import RareLog
-from streamer.events.build import canary_event, result_event, schedule_event, task_event
+from streamer.events.build import canary_event, degraded_event, result_event, schedule_event, task_event
 from streamer.inference.canary import Canary
 from streamer.inference.in_flight import InFlight
 from streamer.inference.requests import RequestHandler
@@ -60,6 +60,11 @@ class OutcomePublisher:
             log.error("%s: %s", stream, verdict.describe())
             event = task_event(self.agent, stream, name, "quarantined", verdict.describe(), verdict.pause)
             self.events.send(event, None)
+
+    def publish_warnings(self, warnings: Iterable[str]) -> None:
+        """Report the settings that the engine could not follow; it has logged them."""
+        for warning in warnings:
+            self.events.send(degraded_event(self.agent, warning), None)
 
     def publish_stretch(self, stretch: Mapping[str, Mapping[Priority, float]]) -> None:
         """Report the factors by which overload stretches intervals, by stream and priority."""

@@ -47,6 +47,7 @@ def run(worker: Worker) -> None:
     worker.heartbeat.beat("loading", LOADING_S)
     engine = find_pipeline().open(worker.config.model)
     with Inference(worker, engine) as inference:
+        inference.publisher.publish_warnings(engine.warnings)
         inference.report_crash()
         worker.report(ReportKind.READY)
         while not worker.stopping:

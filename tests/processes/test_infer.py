@@ -35,6 +35,7 @@ class Device:
 
     model = "device"
     description = "a stand-in"
+    warnings = ()
 
     def __init__(self, seconds: float = 0.0, batch: int = 4) -> None:
         self.seconds, self.batch = seconds, batch

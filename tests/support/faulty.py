@@ -45,6 +45,7 @@ class FaultySettings(Settings):
 class FaultyEngine:
     model = "faulty"
     description = "a stand-in"
+    warnings = ()
 
     def __init__(self, settings: FaultySettings) -> None:
         self._settings = settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -51,8 +51,8 @@ class Encoder:
 
     def __init__(self, model: Any) -> None:
         encoder = model.model.language_model.encoder
-        self.embed = Embedding(encoder)
-        self.width = encoder.embed_tokens.weight.shape[1]
+        self.embed: Callable[[Tensor, Sequence[int]], Tensor] = Embedding(encoder)
+        self.width: int = encoder.embed_tokens.weight.shape[1]
         self._layers = [_Layer(layer) for layer in encoder.layers]
 
     def __call__(self, images: Sequence[Tensor], prompts: Sequence[Sequence[int]]) -> Tensor:

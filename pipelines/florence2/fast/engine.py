@@ -22,6 +22,7 @@ from pipelines.florence2.fast.greedy_search import GreedySearch
 from pipelines.florence2.fast.image_cache import CACHED_FRAMES, ImageCache
 from pipelines.florence2.fast.logits import LogitsProcessor, effective
 from pipelines.florence2.fast.memory_budget import fit, forecast, is_shortage
+from pipelines.florence2.fast.parts import TextEncoder
 from pipelines.florence2.fast.scheduler import EngineJob, Scheduler
 from pipelines.florence2.fast.speculative import DraftMode
 from pipelines.florence2.preprocess import Preprocessor
@@ -47,6 +48,7 @@ class FastEngine:
         """Raises ConfigError when the checkpoint does not fit into memory or its files contradict each other."""
         self.model = checkpoint.name
         self.description = f"fast engine on {checkpoint.runs_in}"
+        self.warnings: list[str] = []
         model, images = checkpoint.model, checkpoint.images
         device, dtype = model.device, model.dtype
         frames, tokens = (1, 1) if device.type == "cpu" else (FRAMES_PER_STEP, TOKENS_PER_STEP)
@@ -59,7 +61,8 @@ class FastEngine:
                 f"its processor settings say {images.tokens}"
             )
         self._image_tokens = vision.tokens
-        self.encoder, self.decoder = Encoder(model), Decoder(model)
+        self.encoder: TextEncoder = Encoder(model)
+        self.decoder = Decoder(model)
         self._generation = effective(checkpoint)
         self.processor = Processor(checkpoint)
         self.logits_processor = LogitsProcessor(self._generation, checkpoint.first_location, device)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pipelines.florence2.fast.davit import DaViT
+from pipelines.florence2.fast.parts import Vision
 from streamer.types import Frame, FrameId, Image
 
 CACHED_FRAMES = 8
@@ -22,7 +22,7 @@ class ImageCache:
     """Image tokens of the frames that were used most recently; an entry goes when its image is garbage-collected."""
 
     def __init__(
-        self, vision: DaViT, preprocess: Callable[[Image], Tensor], device: torch.device, dtype: torch.dtype
+        self, vision: Vision, preprocess: Callable[[Image], Tensor], device: torch.device, dtype: torch.dtype
     ) -> None:
         self.misses = 0
         """Images that went through the vision tower."""

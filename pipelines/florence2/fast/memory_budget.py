@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from pipelines.florence2.fast.davit import DaViT
 from pipelines.florence2.fast.decode_batch import FIRST_ROOM, PROMPT_ROOM
 from pipelines.florence2.fast.decoder import Decoder
+from pipelines.florence2.fast.parts import Vision
 from streamer.core.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Forecast:
 
 
 def forecast(
-    decoder: Decoder, vision: DaViT, config: Any, answer: int, beams: int, frames: int, cached: int
+    decoder: Decoder, vision: Vision, config: Any, answer: int, beams: int, frames: int, cached: int
 ) -> Forecast:
     """Estimate the memory when every answer uses beam search with `beams`, as the quality `official` may.
 

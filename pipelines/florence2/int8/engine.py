@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pipelines.florence2.checkpoint_files import open_folder
 from pipelines.florence2.fast.engine import FastEngine
-from pipelines.florence2.int8.graphs import Int8Encoder, Int8Vision
 from pipelines.florence2.int8.store import find
 from pipelines.florence2.int8.weights import use_int8_weights
+from pipelines.florence2.openvino.compiled import OpenVINOEncoder, OpenVINOVision
 from streamer.core.errors import ConfigError
 from streamer.types import Engine, Job, Result
 
@@ -25,8 +24,8 @@ def build_engine(engine: FastEngine, models: Mapping[str, Path]) -> FastEngine:
     """
     dtype, cache = engine.decoder.dtype, engine.image_cache
     try:
-        vision: Any = Int8Vision(models["vision"], cache.vision, dtype)
-        encoder: Any = Int8Encoder(models["encoder"], engine.encoder, dtype)
+        vision = OpenVINOVision(models["vision"], "CPU", cache.vision, dtype)
+        encoder = OpenVINOEncoder(models["encoder"], "CPU", engine.encoder, dtype)
     except (RuntimeError, KeyError) as error:  # OpenVINO's errors, and a report without the models
         log.debug("int8 model of %s", engine.model, exc_info=error)
         raise ConfigError(f"the int8 model of {engine.model} does not run in this version of OpenVINO") from None
@@ -71,6 +70,10 @@ class PassedTasksEngine:
     @property
     def description(self) -> str:
         return f"{self._int8.description}, for {', '.join(sorted(self._tasks))}"
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        return [warning for engine in self._engines() for warning in engine.warnings]
 
     def free(self) -> int:
         return min(engine.free() for engine in self._engines())

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from pipelines.florence2.checkpoint_files import open_folder
+from pipelines.florence2.fast.davit import DaViT
+from pipelines.florence2.fast.encoder import Encoder
 from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.int8 import store
 from pipelines.florence2.int8.answers import Answers, answer
@@ -42,9 +44,10 @@ NOT_QUANTIZED = ("GroupConvolution",)
 so int8 costs accuracy and saves no time."""
 MAX_PROMPTS = 128
 """Prompts with which the text encoder is calibrated."""
-REFERENCE = {"device": "cpu", "dtype": "float32", "engine": "fast", "drafts": "off", "max_batch": 1, "int8": "off"}
+_COMMON = {"device": "cpu", "backend": "torch", "engine": "fast", "drafts": "off", "max_batch": 1, "int8": "off"}
+REFERENCE = {**_COMMON, "dtype": "float32"}
 """Settings of the engine with which the int8 model is compared."""
-CANDIDATE = {"device": "cpu", "engine": "fast", "drafts": "off", "max_batch": 1, "int8": "off"}
+CANDIDATE = _COMMON
 
 
 def quantize(
@@ -126,6 +129,8 @@ def _make_models(nncf: Any, engine: FastEngine, jobs: Sequence[Job], folder: Pat
     """Return the int8 models as files in `folder`."""
     images = _images(jobs)
     vision, encoder = engine.image_cache.vision, engine.encoder
+    assert isinstance(vision, DaViT)  # REFERENCE names the backend torch
+    assert isinstance(encoder, Encoder)
 
     def pixels(image: Image) -> Tensor:
         return engine.image_cache.preprocess(image)[None]

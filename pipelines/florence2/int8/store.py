@@ -53,11 +53,7 @@ def folder_of(checkpoint: str | None) -> Path:
 
 def content_key(files: CheckpointFiles) -> str:
     """Return a hash of everything in a checkpoint that its answers depend on."""
-    digest = hashlib.sha256(f"{FORMAT} {files.config} {files.images}".encode())
-    adapter = sorted(files.adapter.glob("*.safetensors")) if files.adapter else []
-    for path in (*files.weights, *adapter):
-        digest.update(_hash(path).encode())
-    return digest.hexdigest()
+    return hashlib.sha256(f"{FORMAT} {files.digest()}".encode()).hexdigest()
 
 
 def write(folder: Path, models: Mapping[str, Path], report: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -24,21 +25,26 @@ class _Traced(torch.nn.Module):
         return self._function(x)
 
 
-@torch.inference_mode()
 def trace_vision(vision: DaViT, height: int, width: int) -> Any:
     """Return the tower as an `openvino.Model`: pixels (1, 3, height, width) to image tokens (1, tokens, width).
 
     The weights of `vision` must be float32.
     """
-    pixels = torch.zeros(1, 3, height, width)
-    return openvino().convert_model(_Traced(vision), example_input=pixels, input=[[1, 3, height, width]])
+    return _convert(vision, torch.zeros(1, 3, height, width), [1, 3, height, width])
 
 
-@torch.inference_mode()
 def trace_encoder(encoder: Encoder, image_tokens: int) -> Any:
     """Return the layers behind the embedding as an `openvino.Model`: (1, positions, width), any number of positions.
 
     The weights of `encoder` must be float32. `image_tokens` only sets the length of the example.
     """
-    embedded = torch.zeros(1, image_tokens + 8, encoder.width)
-    return openvino().convert_model(_Traced(encoder.run_layers), example_input=embedded, input=[[1, -1, encoder.width]])
+    return _convert(encoder.run_layers, torch.zeros(1, image_tokens + 8, encoder.width), [1, -1, encoder.width])
+
+
+@torch.inference_mode()
+def _convert(function: Callable[[Tensor], Tensor], example: Tensor, shape: list[int]) -> Any:
+    """Return the model of a function; -1 in the shape of its argument stands for any number."""
+    with warnings.catch_warnings():
+        # The tracer warns of every Python number in the graph (all of them are constant) and of its own old age.
+        warnings.simplefilter("ignore")
+        return openvino().convert_model(_Traced(function), example_input=example, input=[shape])

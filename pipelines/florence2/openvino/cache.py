@@ -1,0 +1,126 @@
+"""Keeps converted models on disk, so that only the first start with a checkpoint converts it.
+
+An entry is a folder with OpenVINO models and a list of their hashes. The list is written last and checked before use,
+so an entry is complete and undamaged, or it is made again. Its name is a hash of all that the models depend on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines.florence2.checkpoint_files import CheckpointFiles
+from pipelines.florence2.fast import davit, encoder, layers
+from pipelines.florence2.openvino import graphs
+from pipelines.florence2.openvino.library import openvino
+from streamer.core import atomic_file
+from streamer.core.errors import ConfigError
+from streamer.core.paths import cache_home
+
+log = logging.getLogger(__name__)
+
+MAX_ENTRIES = 3
+"""Entries kept, the ones used last. One takes as much room as the float32 weights of vision tower and encoder."""
+_HASHES = "hashes.json"
+_CODE = davit, encoder, layers, graphs
+"""Modules that a converted model depends on."""
+
+
+def converted(files: CheckpointFiles, convert: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the checkpoint's OpenVINO models by name: files of the cache, else models that `convert` returns.
+
+    The cache is only a saving of time: when it cannot be used, the reason is logged and the models are converted.
+    """
+    folder = _folder(files)
+    if folder is not None and (found := _read(folder)):
+        return found
+    log.info("OpenVINO: converting %s, which takes a minute or two for a large model", files.name)
+    started = time.monotonic()
+    models = dict(convert())
+    log.info("OpenVINO: converted %s in %.1f s", files.name, time.monotonic() - started)
+    if folder is None:
+        return models
+    try:
+        _write(folder, models)
+    except (OSError, RuntimeError) as error:  # OpenVINO reports a full disk as RuntimeError
+        reason = error.strerror if isinstance(error, OSError) else "OpenVINO cannot write its files, is the disk full?"
+        log.warning("OpenVINO: cache %s not written: %s; the next start converts again", folder.parent, reason)
+        return models
+    del models  # twice the weights would stay in memory
+    return _read(folder) or dict(convert())
+
+
+def _folder(files: CheckpointFiles) -> Path | None:
+    """Return the folder of the entry, or None when there is no place for a cache."""
+    try:
+        home = cache_home()
+    except ConfigError as error:
+        log.warning("OpenVINO: converted models are not kept: %s", error)
+        return None
+    key = hashlib.sha256(f"{files.digest()} {openvino().__version__} {torch.__version__}".encode())
+    for module in _CODE:
+        key.update(Path(str(module.__file__)).read_bytes())
+    return home / "openvino" / key.hexdigest()[:32]
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """Return the models of an entry by name, empty if there is none; a damaged one is deleted."""
+    try:
+        hashes: dict[str, str] = json.loads(atomic_file.read(folder / _HASHES))
+        is_whole = all(_hash(folder / Path(name).name) == found for name, found in hashes.items())
+        models = {Path(name).stem: folder / name for name in hashes if name.endswith(".xml")}
+    except FileNotFoundError:
+        is_whole, models = not folder.exists(), {}
+    except (OSError, ValueError, AttributeError, TypeError):
+        is_whole, models = False, {}
+    if not is_whole:
+        log.warning("OpenVINO: cache %s is damaged: it is made again", folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        return {}
+    with suppress(OSError):
+        os.utime(folder)  # used now
+    return models
+
+
+def _write(folder: Path, models: Mapping[str, Any]) -> None:
+    """Make an entry, and delete those that were not used for the longest time. Raises OSError or RuntimeError."""
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    new = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
+    try:
+        for name, model in models.items():
+            openvino().save_model(model, str(new / f"{name}.xml"), compress_to_fp16=False)
+        paths = sorted(new.iterdir())
+        for path in paths:
+            atomic_file.sync_to_disk(path)
+        atomic_file.write(new / _HASHES, json.dumps({path.name: _hash(path) for path in paths}, indent=1) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(new, folder)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    entries = sorted((entry for entry in folder.parent.iterdir() if entry.is_dir()), key=lambda entry: -_used(entry))
+    for entry in entries[MAX_ENTRIES:]:
+        log.info("OpenVINO: cache %s deleted: not used for the longest time", entry)
+        shutil.rmtree(entry, ignore_errors=True)
+
+
+def _used(entry: Path) -> float:
+    with suppress(OSError):
+        return entry.stat().st_mtime
+    return 0.0
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
