@@ -35,7 +35,8 @@ from transformers.utils import logging as hf_logging
 
 from benchmarks.engine import IMAGE_TOKENS, SIDE, TOKENS, base_model, run_ours, run_transformers
 from benchmarks.report import write
-from pipelines.florence2.pipeline import Florence2Settings, pipeline
+from benchmarks.shipped import job
+from pipelines.florence2.pipeline import Florence2Settings, open_engine, pipeline
 from pipelines.florence2.training.checkpoint_builder import save_checkpoint
 from streamer.core.errors import ConfigError
 from streamer.toyworld.world import World
@@ -53,11 +54,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
     "bfloat16": {"dtype": "bfloat16"},
     "openvino": {"backend": "openvino"},
-    "openvino int8": {"backend": "openvino", "dtype": "int8"},
 }
 """Keys of `model:` by name. Settings that this installation lacks, or that equal others, are left out."""
-OPTIONAL = "openvino int8"
-"""Settings that `auto` may leave alone though they are faster, as their answers differ."""
+INT8 = "int8"
+"""Name of the int8 model, which `auto` takes only where it passed a comparison of answers. It is made here without one:
+random weights give no answers to compare, and the calibration does not change the speed."""
 WORK = {
     "caption": ("caption",),
     "object detection": ("object_detection",),
@@ -69,7 +70,7 @@ GOALS: dict[tuple[str, str], dict[str, tuple[float, float]]] = {
         "object detection": (1.3, 1.3),
         "three tasks on one frame": (3.0, 3.0),
     },
-    ("AVX2-VNNI", "openvino int8"): {
+    ("AVX2-VNNI", INT8): {
         "caption": (2.5, 3.3),
         "object detection": (2.0, 3.0),
         "three tasks on one frame": (4.5, 6.0),
@@ -111,7 +112,43 @@ def save_base(folder: Path) -> None:
     save_checkpoint(folder, model.half(), tokenizer, SIDE, IMAGE_TOKENS, generation)
 
 
-def open_engine(settings: Mapping[str, Any], folder: Path) -> Engine | str:
+def make_int8(folder: Path) -> None:
+    """Make the int8 models beside the checkpoint, if this installation can."""
+    from pipelines.florence2.int8.quantize import REFERENCE, make_models, nncf_package
+
+    try:
+        nncf = nncf_package()
+    except ConfigError as error:
+        print(f"{INT8}: left out, {error}", flush=True)
+        return
+    engine: Any = open_engine(Florence2Settings.model_validate({"checkpoint": str(folder), **REFERENCE}))
+    jobs = [job("caption", "camera", number, World(number).scene(1.0).paint(640, 480)) for number in range(2)]
+    int8_folder(folder).mkdir()
+    make_models(nncf, engine, jobs, int8_folder(folder), lambda line: print(line, flush=True))
+
+
+def int8_folder(folder: Path) -> Path:
+    return folder.with_name("int8")
+
+
+def open_int8(folder: Path) -> Engine | str:
+    """Return the engine with the int8 models, or why there is none."""
+    from pipelines.florence2.int8.engine import build_engine
+    from pipelines.florence2.int8.quantize import CANDIDATE
+
+    models = {path.stem: path for path in int8_folder(folder).glob("*.xml")}
+    if not models:
+        return "no int8 models were made"
+    engine: Any = open_engine(
+        Florence2Settings.model_validate({"checkpoint": str(folder), **CANDIDATE, "max_batch": 8})
+    )
+    try:
+        return build_engine(engine, models)
+    except ConfigError as error:
+        return str(error)
+
+
+def open_settings(settings: Mapping[str, Any], folder: Path) -> Engine | str:
     """Return the engine, or why this installation has no such settings."""
     try:
         return pipeline.open(Florence2Settings.model_validate({"checkpoint": str(folder), "device": "cpu", **settings}))
@@ -129,8 +166,8 @@ class Comparison:
         self.image = World(0).scene(1.0).paint(1920, 1080)
         self.transformers = self._better_transformers(folder)
         self.engines: dict[str, Engine] = {}
-        for name, settings in SETTINGS.items():
-            engine = open_engine(settings, folder)
+        for name in (*SETTINGS, INT8):
+            engine = open_int8(folder) if name == INT8 else open_settings(SETTINGS[name], folder)
             if isinstance(engine, str):
                 print(f"  {name}: left out, {engine}", flush=True)
             elif how(engine) in map(how, self.engines.values()):
@@ -218,7 +255,7 @@ def print_rows(limit: str, work: str, medians: dict[str, float]) -> None:
         goals = [GOALS[limit, key][work] for key in names if (limit, key) in GOALS]
         wanted = ", ".join(f"{required:g}x / {goal:g}x" for required, goal in goals)
         print(f"  {work:26}{name:16}{library:11.0f}{took:9.0f}{library / took:8.2f}x   {wanted}", flush=True)
-    loss = medians["default"] / min(took for name, took in medians.items() if name != OPTIONAL)
+    loss = medians["default"] / min(took for name, took in medians.items() if name != INT8)
     print(f"  {work:26}default takes {loss:.2f} times as long as the fastest (at most {MAX_LOSS:g})", flush=True)
 
 
@@ -266,6 +303,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "base"
         in_process({}, save_base, checkpoint)
+        in_process({}, make_int8, checkpoint)
         limits = {
             limit: in_process(LIMITS[limit], compare, limit, checkpoint, rounds, tokens, args.threads)
             for limit in args.limit or LIMITS

@@ -63,7 +63,7 @@ def quantize(
     Nothing is stored before the comparison is done. Raises ConfigError when a package or frames are missing, or the
     checkpoint cannot be used.
     """
-    nncf = _nncf()
+    nncf = nncf_package()
     calibration, held_out = _usable(calibration), _usable(held_out)
     if not calibration or not held_out:
         raise ConfigError("no task to compare: tasks with `quality: official` stay in float32")
@@ -77,7 +77,7 @@ def quantize(
     except OSError as error:
         raise ConfigError(f"cannot write the int8 model to {folder}: {error.strerror}") from None
     try:
-        models = _make_models(nncf, engine, calibration, work, tell)
+        models = make_models(nncf, engine, calibration, work, tell)
         del engine
         gc.collect()  # one engine at a time is in memory
         candidate = build_engine(open_engine(CANDIDATE), models)
@@ -105,7 +105,7 @@ def quantize(
     return passed
 
 
-def _nncf() -> Any:
+def nncf_package() -> Any:
     """Return the package. Raises ConfigError with the command that installs it."""
     with _quiet():
         package = load("nncf", "`streamer model quantize`", INSTALL)
@@ -125,7 +125,7 @@ def _usable(jobs: Sequence[Job]) -> list[Job]:
     return [job for job in jobs if job.due.task.params.quality == "fast"]
 
 
-def _make_models(nncf: Any, engine: FastEngine, jobs: Sequence[Job], folder: Path, tell: Tell) -> dict[str, Path]:
+def make_models(nncf: Any, engine: FastEngine, jobs: Sequence[Job], folder: Path, tell: Tell) -> dict[str, Path]:
     """Return the int8 models as files in `folder`."""
     images = _images(jobs)
     vision, encoder = engine.image_cache.vision, engine.encoder
