@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -348,6 +348,9 @@ class Source(Protocol):
 
 class SourceSettings(Protocol):
     """Configuration of a source, and its factory."""
+
+    modules: ClassVar[tuple[str, ...]]
+    """Modules that `open` imports, which the capture processes of an agent share."""
 
     @property
     def pace(self) -> Pace: ...

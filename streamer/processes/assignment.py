@@ -46,6 +46,8 @@ class Assignment(BaseModel):
     """No process of this child has been ready yet: what cannot be opened is a config error, which stops the agent."""
     report_fd: int = -1
     """File descriptor that the child writes its reports to."""
+    environment: dict[str, str] = {}
+    """Variables of the role beside those that every child has."""
     error_counts: dict[str, int] = {}
     """Number of earlier processes of this child that ended with an internal error, by its id; the log has the stack."""
     heartbeat_fd: int = -1

@@ -6,8 +6,6 @@ import logging
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter, deque
 from contextlib import suppress
@@ -21,7 +19,9 @@ from streamer.core.backoff import Backoff
 from streamer.core.logs import RareLog
 from streamer.core.reasons import ids_in
 from streamer.processes.assignment import Assignment, Report, Role, child_name
-from streamer.processes.config_part import environment
+from streamer.processes.config_part import extra_environment
+from streamer.processes.fork_client import ChildProcess, ForkServer
+from streamer.processes.fork_server import HEARTBEAT_FD, REPORT_FD
 from streamer.processes.heartbeat import STARTING_S, Heartbeat, dump_file
 
 log = logging.getLogger(__name__)
@@ -29,8 +29,6 @@ log = logging.getLogger(__name__)
 HEALTHY_S = 60.0
 """A child that has run for this long counts as healthy: its earlier failures are forgotten."""
 FIRST_DELAY_S, MAX_DELAY_S, SLOW_DELAY_S = 0.1, 30.0, 60.0
-SINGLE_THREADED = {Role.CAPTURE: {"OPENBLAS_NUM_THREADS": "1"}}
-"""Variables that keep NumPy from starting threads: confinement covers only threads that are started after it."""
 MAX_REPORT_BYTES = 1 << 16
 """Longest report. A child that was taken over could send a line without end."""
 MAX_FAILURES = 10
@@ -86,7 +84,7 @@ class Child:
     stream: str | None = None
     """The stream that the child works for alone; stands in its status events."""
     is_running: bool = False
-    process: subprocess.Popen[bytes] = field(init=False)
+    process: ChildProcess = field(init=False)
     """The current or last process; unset before the first start, as are the descriptors and `_dump`."""
     pidfd: int = field(init=False)
     reports_fd: int = field(init=False)
@@ -122,8 +120,8 @@ class Child:
     def name(self) -> str:
         return child_name(self.role, self.target)
 
-    def start(self, assignment: Assignment) -> None:
-        """Spawn the process and write its assignment to its standard input. Raises OSError if that is not possible.
+    def start(self, server: ForkServer, assignment: Assignment) -> None:
+        """Fork the process and write its assignment to its standard input. Raises OSError if that is not possible.
 
         The pipe stays open: the child stops when it reads the end of file, which means that the parent is dead.
         """
@@ -131,30 +129,28 @@ class Child:
         self.heartbeat.mark_commit(0.0)
         self._dump = dump_file(assignment.runtime, self.name)
         self.reports_fd, report_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        heartbeat_fd = self.heartbeat.descriptor
         own = {
-            "report_fd": report_fd,
-            "heartbeat_fd": heartbeat_fd,
+            "report_fd": REPORT_FD,
+            "heartbeat_fd": HEARTBEAT_FD,
+            "environment": extra_environment(self.role),
             "was_killed": self.was_killed,
             "is_first_start": not self.was_ready,
             "error_counts": dict(self._error_counts),
         }
         assignment = assignment.model_copy(update=own)
         try:
-            self.process = process = subprocess.Popen(
-                [sys.executable, "-m", "streamer.processes.worker", *filter(None, (self.role, self.target))],
-                stdin=subprocess.PIPE,
-                pass_fds=[report_fd, heartbeat_fd],
-                env=environment(self.role) | SINGLE_THREADED.get(self.role, {}),
-                process_group=0,  # a Ctrl-C in the terminal reaches the parent only, which stops the children in order
-            )
-            self.pidfd = os.pidfd_open(process.pid)
+            arguments = [*filter(None, (self.role, self.target))]
+            self.process = process = server.fork(arguments, [report_fd, self.heartbeat.descriptor])
+            try:
+                self.pidfd = os.pidfd_open(process.pid)
+            except OSError:
+                process.stdin.close()  # the child reads the end of file, and ends
+                raise
         except OSError:
             os.close(self.reports_fd)
             raise
         finally:
             os.close(report_fd)
-        assert process.stdin is not None
         with suppress(BrokenPipeError):  # it died at once; its exit is handled like any other
             process.stdin.write(assignment.model_dump_json().encode() + b"\n")
             process.stdin.flush()
@@ -201,7 +197,7 @@ class Child:
 
     def reap(self) -> str:
         """Release the ended process, log the stacks it left, and return why it ended."""
-        code = self.process.returncode
+        code = self.process.wait()
         no_oom_kill = self._oom_kills is not None and self._oom_kills == _oom_kills()
         self.was_killed = code == -signal.SIGKILL and not self._is_replacing and no_oom_kill
         reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
@@ -222,8 +218,7 @@ class Child:
         """Close the descriptors of the ended process."""
         for descriptor in (self.reports_fd, self.pidfd):
             os.close(descriptor)
-        if self.process.stdin is not None:
-            self.process.stdin.close()
+        self.process.stdin.close()
         self.is_running = False
 
 

@@ -79,6 +79,12 @@ def environment(role: Role) -> dict[str, str]:
     return kept
 
 
+def extra_environment(role: Role) -> dict[str, str]:
+    """Return the variables that this role has beside those of every child, which are those of capture."""
+    common = environment(Role.CAPTURE)
+    return {name: value for name, value in environment(role).items() if name not in common}
+
+
 def _about_streams(config: Config, streams: Iterable[str], *keys: str) -> dict[str, Any]:
     """Return these streams with kind and pace in place of their sources, and these keys of the config."""
     part = _keys(config.raw, "agent", "timezone", *keys)

@@ -10,12 +10,16 @@ from typing import NamedTuple
 
 from streamer.processes.assignment import Assignment, Report, Role
 from streamer.processes.child import Child
+from streamer.processes.fork_client import ForkServer
 from streamer.processes.heartbeat import IDLE_S
 
 log = logging.getLogger(__name__)
 
 MAX_LOOP_GAP_S = 2.0
 """If the parent's own loop was suspended for longer, the children get `IDLE_S` more before they count as stuck."""
+
+SERVER_POLL_S = 0.25
+"""Longest wait for the fork server in one turn of the parent's loop."""
 
 
 class Exit(NamedTuple):
@@ -29,9 +33,10 @@ class Exit(NamedTuple):
 class ProcessTable:
     """All children of an agent. `poll` returns reports and exits; deciding what follows is the supervisor's."""
 
-    def __init__(self, children: Sequence[Child], wakeups: Iterable[int]) -> None:
+    def __init__(self, children: Sequence[Child], wakeups: Iterable[int], server: ForkServer) -> None:
         """`wakeups`: non-blocking file descriptors that end a `poll` early when they become readable."""
         self.children = children
+        self._server = server
         self._checked_at = time.monotonic()
         self._grace_until = 0.0
         self._selector = selectors.DefaultSelector()
@@ -42,6 +47,7 @@ class ProcessTable:
         """Kill what still runs."""
         for child in self.running():
             self._kill(child)
+        self._server.close()
         self._selector.close()
 
     def of_role(self, role: Role) -> list[Child]:
@@ -52,15 +58,15 @@ class ProcessTable:
         return [child for child in self.children if child.is_running and (not roles or child.role in roles)]
 
     def to_start(self) -> list[Child]:
-        """Return the children that should run, do not, and whose restart delay has passed."""
+        """Return the children that should run, do not, and whose restart delay has passed, once they can start."""
         now = time.monotonic()
-        return [
-            child for child in self.children if not child.is_running and not child.finished and now >= child.start_at
-        ]
+        waiting = (child for child in self.children if not child.is_running and not child.finished)
+        due = [child for child in waiting if now >= child.start_at]
+        return due if self._server.wait_ready(SERVER_POLL_S if due else 0.0) else []
 
     def start(self, child: Child, assignment: Assignment) -> None:
         """Start the child's process."""
-        child.start(assignment)
+        child.start(self._server, assignment)
         self._selector.register(child.reports_fd, selectors.EVENT_READ)
         self._selector.register(child.pidfd, selectors.EVENT_READ)
 
@@ -79,12 +85,13 @@ class ProcessTable:
         timeout = max(0.0, min([timeout, *(delay for delay in delays if delay > 0)]))
         self._selector.select(timeout)
         for child in self.running():
-            has_ended = child.process.poll() is not None  # looked at first: all its reports are in the pipe then
+            code = child.process.poll()  # looked at first: all its reports are in the pipe then
             for report in child.read_reports():
                 yield child, report
-            if has_ended:
+            if code is not None:
                 self._unregister(child)
-                yield child, Exit(child.process.returncode, child.reap())
+                yield child, Exit(code, child.reap())
+        self._server.reap_orphans(child.process.pid for child in self.running())
 
     def stop(self, roles: Sequence[Role], timeout: float) -> Iterator[tuple[Child, Report | Exit]]:
         """Send SIGTERM to the children of these roles, kill what still runs after `timeout` seconds."""

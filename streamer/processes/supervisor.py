@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from streamer.bus.event_channel import EventClient
@@ -24,6 +24,7 @@ from streamer.processes.assignment import Assignment, Report, ReportKind, Role
 from streamer.processes.child import Child
 from streamer.processes.config_part import part_of, secrets_in
 from streamer.processes.control import Control
+from streamer.processes.fork_client import ForkServer
 from streamer.processes.process_table import Exit, ProcessTable
 from streamer.processes.stop_signals import StopSignals
 from streamer.processes.systemd import ServiceStatus
@@ -101,7 +102,8 @@ class Supervisor:
         self.signals, self.events, self.control = signals, events, control
         self.assignment, self.seconds = assignment, seconds
         """`assignment`: what all children have in common, with an empty config."""
-        self.table = ProcessTable(_children(control.config), (signals.wakeup_fd, *control.descriptors()))
+        children, wakeups = _children(control.config), (signals.wakeup_fd, *control.descriptors())
+        self.table = ProcessTable(children, wakeups, ForkServer(_modules(control.config, children)))
         self.service = ServiceStatus()
         self.startup_pending = {ReportKind.FIRST_FRAME, ReportKind.READY}
         """Before `seconds` begin to count: the first frame of a stream, and readiness of the inference process."""
@@ -256,10 +258,17 @@ class Supervisor:
 def _children(config: Config) -> list[Child]:
     """Return the children that a config needs, in the order they are started."""
     return [
+        Child(Role.INFER),  # first: it takes longest to be ready
         Child(Role.EMIT),
         *(Child(Role.CAPTURE, name, stream=name) for name in config.streams),
-        Child(Role.INFER),
         *(Child(Role.VIEW, str(view), stream=view.stream) for view in outputs_by_view(config.outputs)),
         *(Child(Role.PUSH, output.label) for output in config.outputs if isinstance(output, RtspPush)),
         *([Child(Role.WEB)] if config.web else []),
     ]
+
+
+def _modules(config: Config, children: Iterable[Child]) -> Iterator[str]:
+    """Yield the modules that the processes of the children import, as far as they should share them."""
+    yield from (f"streamer.processes.{child.role}" for child in children)
+    for stream in config.streams.values():
+        yield from stream.source.modules

@@ -1,7 +1,7 @@
 """The child's end of the supervisor: reads the assignment, runs the role, reports to the parent, stops when asked to.
 
-The parent starts `python -m streamer.processes.worker ROLE [TARGET]`, writes the assignment to its standard input and
-keeps that pipe open: its end of file means that the parent is dead. See `assignment.py` for the messages.
+The parent has the fork server start `main` with ROLE [TARGET], writes the assignment to its standard input and keeps
+that pipe open: its end of file means that the parent is dead. See `assignment.py` for the messages.
 """
 
 from __future__ import annotations
@@ -111,6 +111,7 @@ def main() -> NoReturn:
     name = child_name(role, target)
     logs.log_uncaught()
     assignment = _read_assignment()
+    os.environ.update(assignment.environment)
     for secret in assignment.secrets:
         remember(secret)
     logs.setup(name, assignment.log_level, assignment.log_format)

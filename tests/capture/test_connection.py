@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from streamer.capture.connection import Connection
 from streamer.capture.frame_slot import LatestFrameSlot
@@ -16,6 +17,7 @@ from streamer.types import Pace, Source
 class HungrySource:
     """A source for which there is not enough memory."""
 
+    modules: ClassVar[tuple[str, ...]] = ()
     pace: Pace = "live"
 
     def open(self, read_limit: float = 15.0) -> Source:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -53,6 +53,7 @@ class HostilePicture:
 class HostileSource:
     """Yields the pictures. Before each next one, `on_picture` is called, in the connection's thread."""
 
+    modules: ClassVar[tuple[str, ...]] = ()
     note = None
 
     def __init__(self, pictures: list[HostilePicture], pace: Pace, on_picture: Any) -> None:

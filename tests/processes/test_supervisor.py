@@ -27,6 +27,7 @@ from streamer.processes.child import (
     Child,
     Restarts,
 )
+from streamer.processes.fork_client import ChildProcess
 from streamer.processes.heartbeat import Heartbeat
 from streamer.processes.supervisor import Supervisor
 from streamer.types import DueTask, Job, Task
@@ -144,11 +145,13 @@ def test_crash_reason_is_reported_and_restarts_go_on(agent: RunningAgent) -> Non
 def test_child_that_hangs_after_its_report_is_killed(tmp_path: Path) -> None:
     child = Child(Role.INFER, failure_reason="no device", heartbeat=Heartbeat())
     child.heartbeat.beat("idle", 0.0)
-    with subprocess.Popen(["sleep", "60"], process_group=0) as child.process:
+    with subprocess.Popen(["sleep", "60"], process_group=0) as process:
+        child.process = ChildProcess(process.pid, os.dup(0))
         now = time.monotonic()
         for after in (0.0, 1.0, 3.0):
             child.check_heartbeat(now + after, 0.0)
-        assert child.process.wait(10) == -signal.SIGUSR1
+        assert child.process.wait() == -signal.SIGUSR1
+        child.process.stdin.close()
     assert child.failure_reason == "no device"
 
 

@@ -57,6 +57,7 @@ class File(Settings):
     """A video file, read once, as fast as its tasks run. No frame that a task needs is skipped."""
 
     pace: ClassVar[Pace] = "file"
+    modules: ClassVar[tuple[str, ...]] = ("streamer.capture.sources._av",)
     kind: Literal["file"] = "file"
     path: Annotated[Path, AfterValidator(_check_exists)]
     hwaccel: HwAccel = "none"

@@ -56,6 +56,7 @@ class Http(NetworkCamera):
     options: Annotated[dict[str, Option], AfterValidator(_check_options)] = Field({})
     """Options of FFmpeg for the container, such as `framerate: 10` for bare H.264."""
 
+    modules: ClassVar[tuple[str, ...]] = ("streamer.capture.sources._http_source",)
     allowed: ClassVar[Allowed] = HTTP
     default_ports: ClassVar[Mapping[str, int]] = PORTS
 
@@ -76,6 +77,7 @@ class Snapshot(Settings):
     """A camera that sends one JPEG picture for each request. It is asked at the shortest interval of the tasks."""
 
     pace: ClassVar[Pace] = "live"
+    modules: ClassVar[tuple[str, ...]] = ("streamer.capture.sources._http_source",)
     kind: Literal["snapshot"] = "snapshot"
     url: HttpUrl
     """`http://` or `https://`, with user and password if needed. They never appear in logs or events."""

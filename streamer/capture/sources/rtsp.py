@@ -31,6 +31,9 @@ class Rtsp(NetworkCamera):
     tls: Tls = Tls()
     """Checks of the certificate of an `rtsps://` camera."""
 
+    modules: ClassVar[tuple[str, ...]] = (
+        "streamer.capture.sources._av", "streamer.core.rtsp.gateway", "streamer.core.rtsp.session",
+    )  # fmt: skip
     allowed: ClassVar[Allowed] = RTSP
     default_ports: ClassVar[Mapping[str, int]] = {"rtsp": 554, "rtsps": 322}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import field_validator
@@ -38,6 +38,8 @@ class Synthetic(Settings):
         if abs(seed) >= 1 << 63:  # painting converts it to a float
             raise ValueError("must have at most 18 digits")
         return seed
+
+    modules: ClassVar[tuple[str, ...]] = ("streamer.toyworld.world", "numpy.random")
 
     def open(self, read_limit: float = 15.0) -> Source:
         return _ToyCamera(self)

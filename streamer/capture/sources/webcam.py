@@ -19,6 +19,7 @@ class Webcam(Settings):
     """A camera connected to this computer (Video4Linux). It is reopened after being unplugged."""
 
     pace: ClassVar[Pace] = "live"
+    modules: ClassVar[tuple[str, ...]] = ("streamer.capture.sources._av",)
     kind: Literal["webcam"] = "webcam"
     device: Annotated[str, StringConstraints(pattern=r"^/dev/.+$")]
     """For example `/dev/video0`, or a persistent name in `/dev/v4l/by-id/`."""
