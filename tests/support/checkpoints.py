@@ -27,7 +27,9 @@ INPUTS: dict[str, dict[str, Any]] = {
 """Required config keys of each task."""
 
 
-def build_checkpoint(folder: Path, *, tied: bool = True, positions: int = 128, **generation: Any) -> Path:
+def build_checkpoint(
+    folder: Path, *, tied: bool = True, positions: int = 128, seed: int = 1, **generation: Any
+) -> Path:
     """Save a checkpoint with random weights into `folder`; `generation` overrides its generation settings."""
     import torch
     from transformers import Florence2Config, Florence2ForConditionalGeneration, GenerationConfig
@@ -60,7 +62,7 @@ def build_checkpoint(folder: Path, *, tied: bool = True, positions: int = 128, *
         image_token_id=tokenizer.image_token_id,
         tie_word_embeddings=tied,
     )
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     model = Florence2ForConditionalGeneration(config)
     with torch.no_grad():
         for weights in model.parameters():
