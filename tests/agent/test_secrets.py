@@ -8,17 +8,17 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from streamer.processes.assignment import Assignment
 from tests.support.agents import RunningAgent, until
+from tests.support.tcp_server import TcpServer
 
 TOKEN = "S3cret20-token-token"
 ENVIRONMENT = {"CAM_PASSWORD": "ENVSECRET31", "CAM_CREDENTIAL": "ENVSECRET32", "HOOK_TOKEN": "ENVSECRET33"}
@@ -29,28 +29,18 @@ Answer = Callable[[bytes, bytes], bytes]
 """Returns a response for the first line of a request and its Authorization header."""
 
 
-@contextmanager
-def reflecting(answer: Answer) -> Iterator[int]:
-    """Serve on a free port until the end of the block; yield the port."""
-    server = socket.create_server(("127.0.0.1", 0))
+class Reflecting(TcpServer):
+    """A server of any protocol that sends back what it received; a context manager."""
 
-    def serve(client: socket.socket) -> None:
-        with client, suppress(OSError):
-            client.settimeout(5)
-            lines = client.recv(65536).split(b"\r\n")
-            secrets = [line for line in lines if line.lower().startswith(b"authorization")]
-            client.sendall(answer(lines[0], b" ".join(secrets)))
+    def __init__(self, answer: Answer) -> None:
+        super().__init__()
+        self._answer = answer
 
-    def accept() -> None:
-        with suppress(OSError):
-            while True:
-                threading.Thread(target=serve, args=server.accept()[:1], daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
-    try:
-        yield server.getsockname()[1]
-    finally:
-        server.close()
+    def serve(self, client: socket.socket) -> None:
+        client.settimeout(5)
+        lines = client.recv(65536).split(b"\r\n")
+        secrets = [line for line in lines if line.lower().startswith(b"authorization")]
+        client.sendall(self._answer(lines[0], b" ".join(secrets)))
 
 
 END = b"\r\nContent-Length: 0\r\n\r\n"
@@ -63,8 +53,8 @@ ANSWERS: dict[str, Answer] = {
 }  # fmt: skip
 
 
-def _config(folder: Path, ports: dict[str, int]) -> dict[str, object]:
-    at = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
+def _config(folder: Path, at: dict[str, str]) -> dict[str, object]:
+    """`at`: address of each server by the name of its answer."""
     sources = {
         "a1": f"rtsp://user:S3%40cret-S3cret01@{at['RTSP']}/x?tok=abc-S3cret02",
         "a2": f"http://user:S3cret04@{at['realm']}/x?token=abc+S3cret05/==",
@@ -97,9 +87,9 @@ def test_running_agent_shows_no_secret_anywhere(tmp_path_factory: pytest.TempPat
     tmp_path = tmp_path_factory.mktemp("s")  # a short path: a socket path has at most 107 bytes
     shown: dict[str, bytes] = {}
     with ExitStack() as stack:
-        ports = {name: stack.enter_context(reflecting(answer)) for name, answer in ANSWERS.items()}
+        servers = {name: stack.enter_context(Reflecting(answer)) for name, answer in ANSWERS.items()}
         path = tmp_path / "home.yaml"
-        path.write_text(json.dumps(_config(tmp_path, ports)))
+        path.write_text(json.dumps(_config(tmp_path, {name: server.address for name, server in servers.items()})))
         command = ["run", "--log-level", "debug", str(path)]
         agent = stack.enter_context(
             RunningAgent(tmp_path / "agent", command, tmp_path / "events.jsonl", {**ENVIRONMENT, "COLUMNS": "250"})

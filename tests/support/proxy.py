@@ -26,7 +26,10 @@ class Proxy(TcpServer):
     def serve(self, client: socket.socket) -> None:
         head = b""
         while b"\r\n\r\n" not in head:
-            head += client.recv(65536)
+            received = client.recv(65536)
+            if not received:
+                return
+            head += received
         if self._login is not None and self._login not in head:
             client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
             return

@@ -43,3 +43,12 @@ class TcpServer:
     def _serve(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError):
             self.serve(client)
+            _end(client)
+
+
+def _end(client: socket.socket) -> None:
+    """End a connection. Closing it with unread data would reset it, and the client might lose the last answer."""
+    client.settimeout(5)
+    client.shutdown(socket.SHUT_WR)
+    while client.recv(1 << 16):
+        pass
