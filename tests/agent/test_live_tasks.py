@@ -19,7 +19,7 @@ from streamer.events.schema import encode
 from streamer.events.sinks import Mqtt, TaskKinds
 from tests.support.agents import RunningAgent, until
 from tests.support.broker import Broker, Listener
-from tests.support.rtsp import free_port
+from tests.support.ports import free_port
 from tests.support.sinks import RecordedProgress, sink_context
 from tests.support.viewing import JpegReader
 

@@ -21,7 +21,7 @@ from streamer.core import landlock, logs
 from tests.support import faulty
 from tests.support.agents import RunningAgent, until
 from tests.support.http_camera import HttpCamera, answer, jpeg, reply
-from tests.support.rtsp import free_port
+from tests.support.ports import free_port
 from tests.support.small_disk import small_disk
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ from streamer.events.ledger.query import LedgerQuery
 from streamer.web.monitor.capture_poller import CapturePoller
 from streamer.web.monitor.event_follower import EventFollower
 from tests.support.agents import RunningAgent
-from tests.support.rtsp import free_port
+from tests.support.ports import free_port
 
 COMMAND = (sys.executable, "-m", "streamer.cli", "top")
 

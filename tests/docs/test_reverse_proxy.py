@@ -20,7 +20,8 @@ from ruamel.yaml import YAML
 from streamer.web import connections, ledger_reader, server, session, throttle
 from tests.support.agents import until
 from tests.support.capturing import STREAM
-from tests.support.reverse_proxy import HOST, caddy, certificate, free_port, nginx
+from tests.support.ports import free_port
+from tests.support.reverse_proxy import HOST, caddy, certificate, nginx
 from tests.support.web_process import Response, Scene
 
 TEXT = (Path(__file__).parents[2] / "docs" / "reverse-proxy.md").read_text()

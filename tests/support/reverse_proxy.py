@@ -11,14 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.agents import until
+from tests.support.ports import free_port
 
 HOST = "cameras.example"
 """Host name of the examples in the documents."""
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @contextmanager

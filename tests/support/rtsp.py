@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import struct
 import subprocess
 from collections.abc import Sequence
@@ -12,17 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.ports import free_port
+
 PYTHON = "/usr/bin/python3"
 """System Python, which has `gi` (Debian packages python3-gi and gir1.2-gst-rtsp-server-1.0)."""
 _HERE = Path(__file__).parent
-
-
-def free_port() -> int:
-    """Return an unused TCP port of the loopback interface."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class _Program:

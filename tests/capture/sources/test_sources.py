@@ -27,7 +27,8 @@ from streamer.core.redact import redact
 from streamer.toyworld.world import World
 from streamer.types import MAX_PIXELS, Image, Picture, SourceSettings
 from tests.support.clips import bgr, number_of, numbered, write_clip
-from tests.support.rtsp import RtspServer, free_port
+from tests.support.ports import free_port
+from tests.support.rtsp import RtspServer
 
 PASSWORD = "gar4den%2Fgate"
 _SOURCE: TypeAdapter[Any] = TypeAdapter(SourceField)
