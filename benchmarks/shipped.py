@@ -1,7 +1,6 @@
-"""Equality, drafts and memory of the fast engine on the shipped model: `python -m benchmarks.shipped`.
+"""Equality and memory of the fast engine on the shipped model: `python -m benchmarks.shipped`.
 
 - same: share of answers equal to the reference engine's, over all tasks, in float32 and bfloat16.
-- drafts: accepted share of draft tokens on toy videos with and without noise, and changed answers (must be 0).
 - memory: memory of the process after a tenth of many frames and at the end.
 """
 
@@ -10,13 +9,12 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import numpy as np
 import torch
 
 from benchmarks.report import write
@@ -30,11 +28,6 @@ from streamer.types import Box, DueTask, Engine, Frame, Image, Job, Polygon, Qua
 
 FIRST_SEED = 700_000
 SIZE = (480, 360)
-NOISE = 6.0
-"""Standard deviation of the noise, in levels of 0 to 255."""
-CAMERAS = 4
-INTERVAL = 0.5
-"""Seconds between two frames of a camera."""
 TASKS = ("caption", "object_detection", "dense_region_caption")
 
 
@@ -104,42 +97,6 @@ def same(images: int, dtype: str) -> dict[str, Any]:
     }
 
 
-def video(noise: float, length: int) -> Iterator[list[Frame]]:
-    """Yield the frames of all cameras at each time."""
-    rng = np.random.default_rng(5)
-    worlds = [World(FIRST_SEED + camera) for camera in range(CAMERAS)]
-    for number in range(length):
-        frames = []
-        for camera, world in enumerate(worlds):
-            clean = world.scene(number * INTERVAL).paint(*SIZE)
-            image = (clean + rng.normal(0, noise, clean.shape)).clip(0, 255).astype(np.uint8)
-            frames.append(Frame(f"camera{camera}", 0, number, 0.0, 0.0, 0.0, image))
-        yield frames
-
-
-def drafts(noise: float, length: int) -> dict[str, Any]:
-    """Return the acceptance by task, and the number of answers that drafts changed."""
-    table: dict[str, Any] = {}
-    for task in TASKS:
-        with_drafts = FastEngine(load(open_folder(None), "cpu", "float32"), CAMERAS)
-        without_drafts = FastEngine(load(open_folder(None), "cpu", "float32"), CAMERAS, drafts="off")
-        changed = 0
-        checked: list[tuple[int, int]] = []
-        for frames in video(noise, length):
-            jobs = [job(task, frame.stream, frame.seq, frame.image) for frame in frames]
-            pairs = list(zip(run(with_drafts, jobs), run(without_drafts, jobs), strict=True))
-            changed += sum(without_scores(a) != without_scores(b) for a, b in pairs)
-            checked += [result.draft for result, _ in pairs if result.draft and result.draft[0]]
-        tokens = sum(count for count, _ in checked)
-        table[task] = {
-            "acceptance": round(sum(accepted for _, accepted in checked) / max(1, tokens), 4),
-            "answers_with_draft": len(checked),
-            "answers": CAMERAS * length,
-            "changed": changed,
-        }
-    return table
-
-
 def memory(frames: int) -> dict[str, Any]:
     """Return resident megabytes after a tenth of the frames and at the end, and what the engine still holds."""
     engine = FastEngine(load(open_folder(None), "cpu", "float32"), 8)
@@ -162,7 +119,6 @@ def resident() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=200, help="images with all tasks [200]")
-    parser.add_argument("--video", type=int, default=40, help="frames per camera of the draft videos [40]")
     parser.add_argument("--frames", type=int, default=10_000, help="frames for the memory measurement [10000]")
     parser.add_argument("--threads", type=int, default=2, help="torch threads [2]")
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/shipped.json")
@@ -172,9 +128,6 @@ def main() -> None:
     for dtype in ("float32", "bfloat16"):
         results[f"same_{dtype}"] = same(args.images, dtype)
         print(dtype, results[f"same_{dtype}"], flush=True)
-    for noise in (0.0, NOISE):
-        results[f"drafts_noise_{noise:g}"] = drafts(noise, args.video)
-        print(f"drafts, noise {noise:g}", results[f"drafts_noise_{noise:g}"], flush=True)
     results["memory"] = memory(args.frames)
     print("memory", results["memory"])
     if args.write:

@@ -72,6 +72,8 @@ class GreedySearch:
 
     def step(self) -> None:
         """Generate tokens in every row: `tokens_per_step`, or one pass with drafts. Waits for the device."""
+        if all(row.done for row in self._rows):
+            return  # with a right draft, the first pass was the whole answer
         if any(row.draft for row in self._rows):
             self.batch.step([row.propose(len(self._rows)) for row in self._rows])
         else:

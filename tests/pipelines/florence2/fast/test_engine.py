@@ -289,6 +289,17 @@ def test_right_drafts_save_steps(checkpoint: Path) -> None:
     assert steps() <= 16 < first, "one step for each frame's start, and no more"
 
 
+def test_unchanged_answer_takes_one_pass(checkpoint: Path) -> None:
+    fast, job = FastEngine(open_checkpoint(checkpoint), 4), make_job("object_detection")
+    counted = LimitedDecoder(fast.decoder, 4, ValueError())
+    fast.greedy.batch._decoder = counted  # type: ignore[assignment]
+    answers = [run_in_flight(fast, [job])[0] for _ in range(4)]
+    assert_same(answers[1:], answers[:1] * 3)
+    before = counted.calls
+    run_in_flight(fast, [job])
+    assert counted.calls == before + 1
+
+
 def test_max_tokens_holds_with_draft(checkpoint: Path) -> None:
     fast = FastEngine(open_checkpoint(checkpoint), 16)
     for job, tokens in list(answers_of(fast, all_tasks())):
@@ -392,11 +403,13 @@ class LimitedDecoder:
 
     def __init__(self, decoder: Any, rows: int, error: Exception) -> None:
         self._decoder, self._rows, self._error = decoder, rows, error
+        self.calls = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._decoder, name)
 
     def __call__(self, ids: torch.Tensor, *args: Any, **keys: Any) -> Any:
+        self.calls += 1
         if len(ids) > self._rows:
             raise self._error
         return self._decoder(ids, *args, **keys)
