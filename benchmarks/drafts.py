@@ -114,7 +114,7 @@ class BaseDecoder:
     """The decoder of Florence-2 base, which repeats the passes of other answers."""
 
     def __init__(self) -> None:
-        self._engine = FastEngine(base(), 1, "off")
+        self._engine = FastEngine(base().checkpoint, 1, "off")
         frame = job("object_detection", "base", 0, World(FIRST_SEED).scene(START).paint(*SIZE))
         tokens = self._engine.image_cache([frame.frame])[0]
         self._states = self._engine.encoder([tokens], [self._engine.processor.encode(frame)[0]])

@@ -17,7 +17,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import takewhile
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 # As in the pipeline, before torch is imported: idle OpenMP threads sleep.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -34,14 +35,19 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from benchmarks.report import write
+from pipelines.florence2.architecture import Architecture
 from pipelines.florence2.checkpoint import Checkpoint
+from pipelines.florence2.checkpoint_files import CheckpointFiles
 from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.fast.greedy_search import DRAFT_TOKENS
 from pipelines.florence2.fast.speculative import Draft, Rates
+from pipelines.florence2.generation_settings import GenerationSettings
 from pipelines.florence2.image_settings import ImageSettings
 from pipelines.florence2.preprocess import Preprocessor
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
+from pipelines.florence2.tokenizer import Tokenizer
 from pipelines.florence2.training.checkpoint_builder import IMAGE_MEAN, IMAGE_STD, POST_PROCESSOR, build_tokenizer
+from pipelines.florence2.weights import Weights
 from streamer.toyworld.world import World
 from streamer.types import DueTask, Engine, Frame, Image, Job, Task
 
@@ -59,6 +65,17 @@ GOALS = {
     "preprocessing a 1080p frame": (5.0, 15.0),
 }
 """Required and desired ratio by row."""
+
+
+class Base(NamedTuple):
+    """Florence-2 base with random weights."""
+
+    checkpoint: Checkpoint
+    """For our engine."""
+    network: Any
+    """The model of transformers."""
+    tokenizer: Any
+    """The tokenizer of transformers."""
 
 
 def base_model() -> tuple[Any, Any, GenerationConfig]:
@@ -103,21 +120,36 @@ def base_model() -> tuple[Any, Any, GenerationConfig]:
     return model.eval().requires_grad_(False), tokenizer, generation
 
 
-def base(dtype: torch.dtype = torch.bfloat16) -> Checkpoint:
-    """Return the model as the engines take it."""
+def base(dtype: torch.dtype = torch.bfloat16, clear_margins: bool = False) -> Base:
+    """Return the model as both engines take it; `clear_margins` as in `set_clear_margins`."""
     model, tokenizer, generation = base_model()
+    model = model.to(dtype)
+    if clear_margins:
+        set_clear_margins(model)
     raw = {"size": {"height": SIDE, "width": SIDE}, "image_mean": IMAGE_MEAN, "image_std": IMAGE_STD}
-    return Checkpoint(
+    files = CheckpointFiles(
         name="base",
-        model=model.to(dtype),
-        tokenizer=tokenizer,
-        first_location=tokenizer.convert_tokens_to_ids("<loc_0>"),
+        path=Path(),
+        config=model.config.to_dict(),
+        generation=generation.to_diff_dict(),
         images=ImageSettings.read("base", raw),
-        generation=generation,
         banned_phrases=frozenset(),
+        weights=(),
+    )
+    checkpoint = Checkpoint(
+        name=files.name,
+        files=files,
+        architecture=Architecture.read(files.name, files.config),
+        weights=Weights(files.name, model.state_dict(), dtype, torch.device("cpu")),
+        tokenizer=Tokenizer(tokenizer.backend_tokenizer),
+        first_location=tokenizer.convert_tokens_to_ids("<loc_0>"),
+        images=files.images,
+        generation=GenerationSettings.read(files.name, files.generation),
+        banned_phrases=files.banned_phrases,
         max_positions=1024,
         runs_in=f"cpu, {str(dtype)[6:]}",
     )
+    return Base(checkpoint, model, tokenizer)
 
 
 def set_clear_margins(model: Any) -> None:
@@ -133,8 +165,8 @@ def set_clear_margins(model: Any) -> None:
     model.lm_head.weight = torch.nn.Parameter(head, requires_grad=False)
 
 
-def processor_of(checkpoint: Checkpoint) -> Any:
-    """Return the processor of transformers with the published settings."""
+def processor_of(tokenizer: Any) -> Any:
+    """Return the processor of transformers with the published settings, for its own tokenizer."""
     images: Any = CLIPImageProcessorPil(
         do_resize=True,
         size={"height": SIDE, "width": SIDE},
@@ -146,7 +178,7 @@ def processor_of(checkpoint: Checkpoint) -> Any:
         image_std=list(IMAGE_STD),
     )
     images.image_seq_length = IMAGE_TOKENS
-    return Florence2Processor(images, checkpoint.tokenizer, post_processor_config=POST_PROCESSOR)
+    return Florence2Processor(images, tokenizer, post_processor_config=POST_PROCESSOR)
 
 
 def run_transformers(model: Any, processor: Any, task: str, image: Image, tokens: int) -> None:
@@ -191,9 +223,9 @@ class Benchmark:
 
     def __init__(self, rounds: int, cameras: int, tokens: dict[str, int]) -> None:
         self.rounds, self.cameras, self.tokens = rounds, cameras, tokens
-        self.checkpoint = base()
-        set_clear_margins(self.checkpoint.model)
-        self.processor = processor_of(self.checkpoint)
+        made = base(clear_margins=True)
+        self.checkpoint, self.network = made.checkpoint, made.network
+        self.processor = processor_of(made.tokenizer)
         self.engine = FastEngine(self.checkpoint, max(cameras, len(tokens)), drafts="off")
         self.images = [World(number).scene(1.0).paint(1920, 1080) for number in range(cameras)]
         self.rows: dict[str, dict[str, Any]] = {}
@@ -202,10 +234,10 @@ class Benchmark:
 
     def run_transformers(self, task: str, image: Image) -> None:
         """Run one task as programs around Florence-2 do."""
-        run_transformers(self.checkpoint.model, self.processor, task, image, self.tokens[task])
+        run_transformers(self.network, self.processor, task, image, self.tokens[task])
 
     def generate(self, tokens: int, **inputs: Any) -> int:
-        return generate(self.checkpoint.model, tokens, **inputs)
+        return generate(self.network, tokens, **inputs)
 
     def run_ours(self, tasks: Sequence[str], image: Image) -> None:
         run_ours(self.engine, tasks, image, self.tokens)

@@ -9,7 +9,7 @@ Exits with 1 when a share is below its minimum.
 from __future__ import annotations
 
 import argparse
-import copy
+import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -159,7 +159,9 @@ class Comparison:
 def shipped() -> Comparison:
     """Compare the shipped model, with the same number of beams on both sides."""
     checkpoint = load(open_folder(None), "cpu", "float32")
-    checkpoint.generation.num_beams = BEAMS
+    checkpoint = dataclasses.replace(
+        checkpoint, generation=checkpoint.generation.model_copy(update={"num_beams": BEAMS})
+    )
     model: Any = Florence2ForConditionalGeneration.from_pretrained(
         SHIPPED, local_files_only=True, dtype=torch.float32, attn_implementation="sdpa"
     )
@@ -168,8 +170,8 @@ def shipped() -> Comparison:
 
 def random_base() -> Comparison:
     """Compare Florence-2 base with random weights; its answers never end."""
-    checkpoint = base(torch.float32)
-    return Comparison(checkpoint, processor_of(checkpoint), copy.deepcopy(checkpoint.model))
+    made = base(torch.float32)
+    return Comparison(made.checkpoint, processor_of(made.tokenizer), made.network)
 
 
 def jobs(number: int, quality: Quality, max_tokens: int, tasks: Sequence[str] = tuple(SPECS)) -> list[Job]:

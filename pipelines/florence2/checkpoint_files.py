@@ -29,7 +29,13 @@ _DEFAULT_POSITIONS = 1024
 _GENERATION_KEYS = (
     *("num_beams", "no_repeat_ngram_size", "early_stopping", "length_penalty"),
     *("forced_bos_token_id", "forced_eos_token_id", "bos_token_id", "eos_token_id", "pad_token_id"),
+    "decoder_start_token_id",
 )
+_BART_TOKENS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2} | {
+    "decoder_start_token_id": 2,
+    "forced_eos_token_id": 2,
+}
+"""Token ids of a text config that does not name them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,11 +217,16 @@ def _weight_files(name: str, path: Path) -> tuple[Path, ...]:
 
 
 def _generation(path: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Return the generation settings. Old checkpoints have them in config.json, where transformers drops them."""
+    """Return the generation settings, with the start token from the text config, as in transformers.
+
+    Old checkpoints have all of them in config.json, where transformers drops all but token ids.
+    """
+    text = config["text_config"]
     if found := _optional_json(path / "generation_config.json"):
-        return found
-    sections = (config["text_config"], config)
-    return {key: section[key] for section in sections for key in _GENERATION_KEYS if section.get(key) is not None}
+        return {"decoder_start_token_id": text.get("decoder_start_token_id", 2)} | found
+    sections = (text, config)
+    own = {key: section[key] for section in sections for key in _GENERATION_KEYS if section.get(key) is not None}
+    return _BART_TOKENS | own
 
 
 def _missing(name: str, path: Path, file: str) -> ConfigError:

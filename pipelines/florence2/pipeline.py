@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 from pipelines.florence2.checkpoint_files import CheckpointFiles, open_folder
 from pipelines.florence2.cost_table import shipped_costs
 from pipelines.florence2.fast.speculative import DraftMode
+from pipelines.florence2.generation_settings import unsupported
 from pipelines.florence2.prompts import length_error, prompt_texts
 from pipelines.florence2.tasks import SPECS, Parameters
 from pipelines.florence2.text_lists import TextListEngine
@@ -142,6 +144,7 @@ def open_engine(settings: Florence2Settings) -> ReferenceEngine | FastEngine:
     files = open_folder(settings.checkpoint)
     from pipelines.florence2.checkpoint import load
 
+    started = time.monotonic()
     checkpoint = load(files, "cpu" if openvino_device else settings.device, settings.dtype)
     engine: ReferenceEngine | FastEngine
     if _needs_reference(checkpoint, settings):
@@ -158,6 +161,7 @@ def open_engine(settings: Florence2Settings) -> ReferenceEngine | FastEngine:
 
             use_openvino(engine, files, openvino_device, lambda: load_parts(files))
     engine.warm_up()
+    log.info("loaded %s in %.1f s", files.name, time.monotonic() - started)
     return engine
 
 
@@ -167,20 +171,24 @@ def load_parts(files: CheckpointFiles) -> tuple[DaViT, Encoder]:
     from pipelines.florence2.fast.davit import DaViT
     from pipelines.florence2.fast.encoder import Encoder
 
-    model = load(files, "cpu", "float32").model
-    return DaViT(model, files.images.height, files.images.width), Encoder(model)
+    opened = load(files, "cpu", "float32")
+    weights, architecture, images = opened.weights, opened.architecture, opened.images
+    return DaViT(weights, architecture.vision, images.height, images.width), Encoder(weights, architecture.text)
 
 
 def _needs_reference(checkpoint: Checkpoint, settings: Florence2Settings) -> bool:
-    from pipelines.florence2.fast.logits import effective, unsupported
-
     if settings.engine == "plain":
         return True
-    unknown = unsupported(effective(checkpoint))
+    from pipelines.florence2.fast.layers import ACTIVATIONS
+
+    architecture = checkpoint.architecture
+    unknown = unsupported(checkpoint.files.generation)
+    if not {architecture.text.activation_function, architecture.vision.activation_function} <= ACTIVATIONS.keys():
+        unknown.append("activation_function")
     if unknown and (settings.engine == "fast" or settings.openvino_device):
         raise ConfigError(
-            f"checkpoint {checkpoint.name} sets {', '.join(unknown)} in its generation settings, which the fast "
-            "engine does not support: use `engine: plain` and `backend: torch`"
+            f"checkpoint {checkpoint.name} sets {', '.join(unknown)}, which the fast engine does not support: "
+            "use `engine: plain` and `backend: torch`"
         )
     if unknown:
         log.warning("using the plain engine: the fast one does not support %s", ", ".join(unknown))

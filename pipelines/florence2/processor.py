@@ -37,7 +37,7 @@ class Processor:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._tokenizer = checkpoint.tokenizer
-        self._marks = {id: text for text, id in checkpoint.tokenizer.get_added_vocab().items()}
+        self._marks = checkpoint.tokenizer.added_tokens
         """Texts of the special tokens, each of which is a piece of its own."""
         self._banned = checkpoint.banned_phrases
         self._max_tokens = checkpoint.max_positions - 1
@@ -57,7 +57,7 @@ class Processor:
     def prompt_ids(self, text: str) -> list[int]:
         """Return `<s>`, the prompt, `</s>`. Raises PipelineError when the encoder takes fewer tokens."""
         framed = f"{self._tokenizer.bos_token}{text}{self._tokenizer.eos_token}"
-        ids: list[int] = self._tokenizer(framed, add_special_tokens=False).input_ids
+        ids = self._tokenizer.encode(framed)
         if len(ids) > self._room:
             raise PipelineError(too_long(len(ids), self._room))
         return ids
@@ -79,7 +79,7 @@ class Processor:
         for mark, group in groupby(pairs, key=lambda pair: self._marks.get(pair[0])):
             ids, values = zip(*group, strict=True)
             if mark is None:
-                yield Piece(self._tokenizer.decode(ids, skip_special_tokens=False), values)
+                yield Piece(self._tokenizer.decode(ids), values)
             else:
                 yield from (Piece(mark, (value,)) for value in values)
 

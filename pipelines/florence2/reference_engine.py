@@ -16,6 +16,7 @@ from pipelines.florence2.checkpoint import Checkpoint
 from pipelines.florence2.preprocess import Preprocessor
 from pipelines.florence2.processor import Generation, Processor, result, warm_up_job
 from pipelines.florence2.tasks import Quality
+from pipelines.florence2.transformers_model import load_model
 from pipelines.florence2.uncertainty import uncertainty
 from streamer.core.errors import ConfigError, PipelineError
 from streamer.core.logs import RareLog
@@ -52,6 +53,12 @@ class ReferenceEngine:
 
     def __init__(self, checkpoint: Checkpoint, max_batch: int) -> None:
         self._checkpoint = checkpoint
+        weights = checkpoint.weights
+        self.network: Any = checkpoint.network
+        """Florence2ForConditionalGeneration, in evaluation mode on its device."""
+        if self.network is None:
+            self.network = load_model(checkpoint.files, weights.is_tied, weights.dtype, weights.device)
+        self._generation = GenerationConfig.from_dict(checkpoint.files.generation)
         self._max_batch = max_batch
         self._waiting: list[Job] = []
         self._preprocess = Preprocessor(checkpoint.images)
@@ -97,13 +104,13 @@ class ReferenceEngine:
     def prepare(self, job: Job) -> Row:
         """Return the model's input. Raises PipelineError when the job's frame or prompt cannot be used."""
         ids, max_tokens = self._processor.encode(job)
-        image = [self._checkpoint.model.config.image_token_id] * self._checkpoint.images.tokens
+        image = [self.network.config.image_token_id] * self._checkpoint.images.tokens
         return Row(image + ids, self._preprocess(job.frame.image), max_tokens)
 
     def generate(self, rows: Sequence[Row], quality: Quality) -> list[Generation]:
         """Generate an answer for each row, padded at the end to the longest one."""
         checkpoint = self._checkpoint
-        device = checkpoint.model.device
+        device = self.network.device
         length = max(len(row.ids) for row in rows)
         padding = checkpoint.tokenizer.pad_token_id
         ids = torch.tensor([row.ids + [padding] * (length - len(row.ids)) for row in rows])
@@ -111,10 +118,10 @@ class ReferenceEngine:
         pixels = torch.stack([row.pixels for row in rows])
         max_tokens = torch.tensor([row.max_tokens for row in rows], device=device)
         with torch.inference_mode():
-            output = checkpoint.model.generate(
+            output = self.network.generate(
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
-                pixel_values=pixels.to(device, checkpoint.model.dtype),
+                pixel_values=pixels.to(device, self.network.dtype),
                 generation_config=self._generation_config(quality, max(row.max_tokens for row in rows)),
                 # Beams are ranked over the length of the whole batch, so a row must not end them early.
                 stopping_criteria=[_MaxTokensPerRow(max_tokens)] if quality == "fast" else [],
@@ -136,7 +143,7 @@ class ReferenceEngine:
         return torch.stack([uncertainty(output.scores[n][index[:, n]], tokens[:, n], first) for n in steps], 1)
 
     def _generation_config(self, quality: Quality, max_tokens: int) -> GenerationConfig:
-        config = copy.deepcopy(self._checkpoint.generation)
+        config = copy.deepcopy(self._generation)
         # One more than the maximum: an end that is forced at the very last position is no real end.
         config.max_new_tokens, config.max_length = max_tokens + 1, None
         config.do_sample = False

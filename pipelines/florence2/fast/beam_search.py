@@ -5,14 +5,13 @@ The rules are those of beam search in transformers, so that the answers are the 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from pipelines.florence2.fast.decoder import Decoder
 from pipelines.florence2.fast.logits import LogitsProcessor, ids_of
+from pipelines.florence2.generation_settings import GenerationSettings
 from pipelines.florence2.processor import Generation
 
 _NEVER = -1e9
@@ -25,7 +24,12 @@ class BeamSearch:
     """The search for one answer. Each `step` adds one token to all beams; `generation` is valid once `done`."""
 
     def __init__(
-        self, decoder: Decoder, logits_processor: LogitsProcessor, generation: Any, states: Tensor, max_tokens: int
+        self,
+        decoder: Decoder,
+        logits_processor: LogitsProcessor,
+        generation: GenerationSettings,
+        states: Tensor,
+        max_tokens: int,
     ) -> None:
         """`states` (positions, width) is the encoder's output; `max_tokens` bounds the answer."""
         self.done = False

@@ -7,56 +7,62 @@ channels-last images. The image size is fixed at construction.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipelines.florence2.fast.layers import Linear, bare, linear, norm
+from pipelines.florence2.architecture import Vision
+from pipelines.florence2.fast.layers import ACTIVATIONS, BARE, Linear, linear, norm
+from pipelines.florence2.weights import Part, Weights
 
 
 class _Convolution:
-    def __init__(self, module: Any) -> None:
-        self.weight: Tensor = module.weight.detach().contiguous(memory_format=torch.channels_last)
-        self.bias: Tensor = module.bias.detach()
-        self.options = module.stride, module.padding, module.dilation, module.groups
+    def __init__(self, part: Part, stride: int, padding: int) -> None:
+        self.weight: Tensor = part.weight.contiguous(memory_format=torch.channels_last)
+        self.bias: Tensor = part["bias"]
+        self.stride, self.padding, self.groups = stride, padding, 1
 
     def __call__(self, x: Tensor, height: int, width: int) -> Tensor:
         """Convolve (frames, positions, channels) to (frames, height, width, channels)."""
         image = x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
-        out = functional.conv2d(image, self.weight, self.bias, *self.options)
+        out = functional.conv2d(image, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
         return out.permute(0, 2, 3, 1)
 
 
+class _Depthwise(_Convolution):
+    """A 3 x 3 convolution of each channel on its own that keeps the size."""
+
+    def __init__(self, part: Part) -> None:
+        super().__init__(part, 1, 1)
+        self.groups = len(self.weight)
+
+
 class _FeedForward:
-    def __init__(self, block: Any) -> None:
-        self.depthwise = _Convolution(block.conv2)
-        self.norm = bare(block.norm2)
-        self.up = linear(block.ffn.fc1, before=block.norm2)
-        self.down = linear(block.ffn.fc2)
-        self.activation = block.ffn.activation_fn
+    def __init__(self, block: Part, activation: str) -> None:
+        self.depthwise = _Depthwise(block.at("conv2"))
+        self.up = linear(block.at("ffn.fc1"), before=block.at("norm2"))
+        self.down = linear(block.at("ffn.fc2"))
+        self.activation = ACTIVATIONS[activation]
 
     def __call__(self, x: Tensor, height: int, width: int) -> Tensor:
         x = self.depthwise(x, height, width).flatten(1, 2).add_(x)
-        return self.down(self.activation(self.up(self.norm(x)))).add_(x)
+        return self.down(self.activation(self.up(BARE(x)))).add_(x)
 
 
 class _Windows:
     """Attention inside square windows of the feature map."""
 
-    def __init__(self, block: Any, height: int, width: int) -> None:
-        attention = block.window_attn
-        self.heads: int = attention.num_heads
-        self.side: int = attention.window_size
+    def __init__(self, block: Part, heads: int, side: int, height: int, width: int) -> None:
+        self.heads, self.side = heads, side
         self.right, self.bottom = -width % self.side, -height % self.side
         """Padding to whole windows, in positions. The model pads with zeros after the norm's weight and bias."""
         padded = bool(self.right or self.bottom)
-        self.depthwise = _Convolution(block.conv1)
+        self.depthwise = _Depthwise(block.at("conv1"))
         # With padding the zeros must stay zeros, so the norm cannot be folded into the matrix.
-        self.norm = norm(block.norm1) if padded else bare(block.norm1)
-        self.qkv = linear(attention.qkv, before=None if padded else block.norm1)
-        self.out = linear(attention.proj)
+        self.norm = norm(block.at("norm1")) if padded else BARE
+        self.qkv = linear(block.at("window_attn.qkv"), before=None if padded else block.at("norm1"))
+        self.out = linear(block.at("window_attn.proj"))
 
     def __call__(self, x: Tensor, height: int, width: int) -> Tensor:
         x = self.depthwise(x, height, width).flatten(1, 2).add_(x)
@@ -79,21 +85,19 @@ class _Windows:
 class _Channels:
     """Attention between channels, over all positions."""
 
-    def __init__(self, block: Any, positions: int) -> None:
-        attention = block.channel_attn
+    def __init__(self, block: Part, groups: int, channels: int, positions: int) -> None:
         # The attention scale applies to the queries, the first third of the outputs.
         gain = torch.ones(3)
         gain[0] = positions**-0.5
-        gain = gain.repeat_interleave(len(attention.qkv.weight) // 3)
-        self.depthwise = _Convolution(block.conv1)
-        self.norm = bare(block.norm1)
-        self.qkv = linear(attention.qkv, gains=(gain,), before=block.norm1)
-        self.out = linear(attention.proj)
-        self.groups: int = attention.groups
+        gain = gain.repeat_interleave(channels)
+        self.depthwise = _Depthwise(block.at("conv1"))
+        self.qkv = linear(block.at("channel_attn.qkv"), gains=(gain,), before=block.at("norm1"))
+        self.out = linear(block.at("channel_attn.proj"))
+        self.groups = groups
 
     def __call__(self, x: Tensor, height: int, width: int) -> Tensor:
         x = self.depthwise(x, height, width).flatten(1, 2).add_(x)
-        q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, self.groups, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = self.qkv(BARE(x)).unflatten(-1, (3, self.groups, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         mix = torch.softmax(torch.matmul(q.transpose(-1, -2), k).float(), -1).to(x.dtype)
         y = torch.matmul(v, mix.transpose(-1, -2)).transpose(1, 2).flatten(2)
         return self.out(y).add_(x)
@@ -102,21 +106,23 @@ class _Channels:
 class _Stage:
     """A patch embedding and its blocks, at one size of the feature map."""
 
-    def __init__(self, patches: Any, blocks: Any, input_size: tuple[int, int]) -> None:
+    def __init__(self, tower: Part, vision: Vision, stage: int, input_size: tuple[int, int]) -> None:
         """`input_size`: height and width of the stage's input."""
-        kernel, stride, padding = patches.patch_size, patches.stride, patches.padding
+        kernel, stride, padding = vision.patch_size[stage], vision.patch_stride[stage], vision.patch_padding[stage]
         height, width = ((side + 2 * padding - kernel) // stride + 1 for side in input_size)
-        self.norm, self.is_norm_first = norm(patches.norm), bool(patches.pre_norm)
-        self.patches = _Convolution(patches.conv)
+        patches = tower.at(f"convs.{stage}")
+        self.norm, self.is_norm_first = norm(patches.at("norm")), vision.patch_prenorm[stage]
+        self.patches = _Convolution(patches.at("conv"), stride, padding)
         self.input_size = input_size
         self.size: tuple[int, int] = height, width
         self.blocks: list[_Windows | _FeedForward | _Channels] = []
-        for block in blocks:
+        for depth in range(vision.depths[stage]):
+            spatial, channel = (tower.at(f"blocks.{stage}.{depth}.{kind}_block") for kind in ("spatial", "channel"))
             self.blocks += [
-                _Windows(block.spatial_block, height, width),
-                _FeedForward(block.spatial_block),
-                _Channels(block.channel_block, height * width),
-                _FeedForward(block.channel_block),
+                _Windows(spatial, vision.num_heads[stage], vision.window_size, height, width),
+                _FeedForward(spatial, vision.activation_function),
+                _Channels(channel, vision.num_groups[stage], vision.embed_dim[stage], height * width),
+                _FeedForward(channel, vision.activation_function),
             ]
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -133,16 +139,16 @@ class _Stage:
 class DaViT:
     """Image tokens from pixels; independent of the prompt."""
 
-    def __init__(self, model: Any, height: int, width: int) -> None:
-        tower, projector = model.model.vision_tower, model.model.multi_modal_projector
+    def __init__(self, weights: Weights, vision: Vision, height: int, width: int) -> None:
+        tower, projector = weights.at("model.vision_tower"), weights.at("model.multi_modal_projector")
         self._stages: list[_Stage] = []
         size = (height, width)
-        for patches, blocks in zip(tower.convs, tower.blocks, strict=True):
-            self._stages.append(_Stage(patches, blocks, size))
+        for stage in range(len(vision.depths)):
+            self._stages.append(_Stage(tower, vision, stage, size))
             size = self._stages[-1].size
         self._positions = _position_embedding(projector, size)
-        self._projection = Linear(projector.image_projection.weight.detach())
-        self._norm = norm(projector.image_proj_norm)
+        self._projection = Linear(projector["image_projection.weight"])
+        self._norm = norm(projector.at("image_proj_norm"))
 
     @property
     def tokens(self) -> int:
@@ -164,11 +170,11 @@ class DaViT:
         return self._norm(self._projection(x))
 
 
-def _position_embedding(projector: Any, size: tuple[int, int]) -> Tensor:
+def _position_embedding(projector: Part, size: tuple[int, int]) -> Tensor:
     """Return what the projector adds to each position of the last feature map: (positions, channels)."""
     height, width = size
-    embedding = projector.image_position_embed
-    rows: Tensor = embedding.row_embeddings.weight.detach()[:height, None].expand(-1, width, -1)
-    columns: Tensor = embedding.column_embeddings.weight.detach()[None, :width].expand(height, -1, -1)
-    time: Tensor = projector.visual_temporal_embed.pos_idx_to_embed[0].detach()
+    embedding = projector.at("image_position_embed")
+    rows = embedding["row_embeddings.weight"][:height, None].expand(-1, width, -1)
+    columns = embedding["column_embeddings.weight"][None, :width].expand(height, -1, -1)
+    time = projector["visual_temporal_embed.pos_idx_to_embed"][0]
     return torch.cat([columns, rows], -1).flatten(0, 1).add_(time)

@@ -3,45 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipelines.florence2.architecture import POSITION_OFFSET, Text
 from pipelines.florence2.fast.layers import FeedForward, Linear, attend, linear, norm
+from pipelines.florence2.weights import HEAD, Part, Weights
 
 
 class _Layer:
-    def __init__(self, layer: Any) -> None:
-        own, cross = layer.self_attn, layer.encoder_attn
-        self.qkv = linear(own.q_proj, own.k_proj, own.v_proj, gains=(own.scaling,))
-        self.out = linear(own.out_proj)
-        self.norm = norm(layer.self_attn_layer_norm)
-        self.cross_query = linear(cross.q_proj, gains=(cross.scaling,))
-        self.cross_key_value = linear(cross.k_proj, cross.v_proj)
-        self.cross_out = linear(cross.out_proj)
-        self.cross_norm = norm(layer.encoder_attn_layer_norm)
-        self.feed_forward = FeedForward(layer)
+    def __init__(self, layer: Part, width: int, activation: str) -> None:
+        """`width` is that of one attention head."""
+        own, cross = layer.at("self_attn"), layer.at("encoder_attn")
+        self.qkv = linear(*(own.at(f"{matrix}_proj") for matrix in "qkv"), gains=(width**-0.5,))
+        self.out = linear(own.at("out_proj"))
+        self.norm = norm(layer.at("self_attn_layer_norm"))
+        self.cross_query = linear(cross.at("q_proj"), gains=(width**-0.5,))
+        self.cross_key_value = linear(cross.at("k_proj"), cross.at("v_proj"))
+        self.cross_out = linear(cross.at("out_proj"))
+        self.cross_norm = norm(layer.at("encoder_attn_layer_norm"))
+        self.feed_forward = FeedForward(layer, activation)
 
 
 class Decoder:
     """The decoder layers and the output head."""
 
-    def __init__(self, model: Any) -> None:
-        decoder = model.model.language_model.decoder
-        self._tokens = decoder.embed_tokens.weight.detach()
-        self._scale = float(decoder.embed_tokens.embed_scale)
-        self._positions = decoder.embed_positions.weight.detach()[decoder.embed_positions.offset :]
-        self._norm = norm(decoder.layernorm_embedding)
-        self._layers = [_Layer(layer) for layer in decoder.layers]
-        self._head = Linear(model.lm_head.weight.detach())
-        self.heads: int = decoder.layers[0].self_attn.num_heads
-        self.width: int = decoder.layers[0].self_attn.head_dim
+    def __init__(self, weights: Weights, text: Text) -> None:
+        decoder = weights.at("model.language_model.decoder")
+        self._tokens = decoder["embed_tokens.weight"]
+        self._scale = text.scale
+        # Before the layers: the largest copy is made while little else is in memory.
+        self._head = Linear(weights[HEAD])
+        self._positions = decoder["embed_positions.weight"][POSITION_OFFSET:]
+        self._norm = norm(decoder.at("layernorm_embedding"))
+        self.heads = text.decoder_attention_heads
+        self.width = text.d_model // self.heads
+        self._layers = [
+            _Layer(decoder.at(f"layers.{index}"), self.width, text.activation_function)
+            for index in range(text.decoder_layers)
+        ]
         self.depth = len(self._layers)
-        self.vocabulary = len(model.lm_head.weight)
-        self.dtype: torch.dtype = self._tokens.dtype
-        self.device: torch.device = self._tokens.device
+        self.vocabulary = text.vocab_size
+        self.dtype, self.device = weights.dtype, weights.device
 
     def replace_matrices(self, inner: Callable[[Linear], Linear], head: Callable[[Linear], Linear]) -> None:
         """Replace the matrices that each step reads: those of the layers, and the output head."""

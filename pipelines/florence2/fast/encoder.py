@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipelines.florence2.architecture import POSITION_OFFSET, Text
 from pipelines.florence2.fast.layers import FeedForward, linear, norm
+from pipelines.florence2.weights import Part, Weights
 
 
 class _Layer:
-    def __init__(self, layer: Any) -> None:
-        attention = layer.self_attn
-        self.heads: int = attention.num_heads
-        self.qkv = linear(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.out = linear(attention.out_proj)
-        self.norm = norm(layer.self_attn_layer_norm)
-        self.feed_forward = FeedForward(layer)
+    def __init__(self, layer: Part, heads: int, activation: str) -> None:
+        attention = layer.at("self_attn")
+        self.heads = heads
+        self.qkv = linear(*(attention.at(f"{matrix}_proj") for matrix in "qkv"))
+        self.out = linear(attention.at("out_proj"))
+        self.norm = norm(layer.at("self_attn_layer_norm"))
+        self.feed_forward = FeedForward(layer, activation)
 
     def __call__(self, x: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
@@ -34,11 +35,11 @@ class _Layer:
 class Embedding:
     """Makes the input of the encoder layers."""
 
-    def __init__(self, encoder: Any) -> None:
-        self._tokens = encoder.embed_tokens.weight.detach()
-        self._scale = float(encoder.embed_tokens.embed_scale)
-        self._positions = encoder.embed_positions.weight.detach()[encoder.embed_positions.offset :]
-        self._norm = norm(encoder.layernorm_embedding)
+    def __init__(self, encoder: Part, scale: float) -> None:
+        self._tokens = encoder["embed_tokens.weight"]
+        self._scale = scale
+        self._positions = encoder["embed_positions.weight"][POSITION_OFFSET:]
+        self._norm = norm(encoder.at("layernorm_embedding"))
 
     def __call__(self, image: Tensor, prompt: Sequence[int]) -> Tensor:
         """Return (positions, width): the image tokens (tokens, width), then the prompt."""
@@ -49,11 +50,14 @@ class Embedding:
 class Encoder:
     """The encoder layers, with the embedding of the prompt."""
 
-    def __init__(self, model: Any) -> None:
-        encoder = model.model.language_model.encoder
-        self.embed: Callable[[Tensor, Sequence[int]], Tensor] = Embedding(encoder)
-        self.width: int = encoder.embed_tokens.weight.shape[1]
-        self._layers = [_Layer(layer) for layer in encoder.layers]
+    def __init__(self, weights: Weights, text: Text) -> None:
+        encoder = weights.at("model.language_model.encoder")
+        self.embed: Callable[[Tensor, Sequence[int]], Tensor] = Embedding(encoder, text.scale)
+        self.width = text.d_model
+        self._layers = [
+            _Layer(encoder.at(f"layers.{index}"), text.encoder_attention_heads, text.activation_function)
+            for index in range(text.encoder_layers)
+        ]
 
     def __call__(self, images: Sequence[Tensor], prompts: Sequence[Sequence[int]]) -> Tensor:
         """Return (rows, positions, width): the image tokens (tokens, width), the prompt, then padding."""

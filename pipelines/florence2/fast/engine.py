@@ -20,7 +20,7 @@ from pipelines.florence2.fast.decoder import Decoder
 from pipelines.florence2.fast.encoder import Encoder
 from pipelines.florence2.fast.greedy_search import GreedySearch
 from pipelines.florence2.fast.image_cache import CACHED_FRAMES, ImageCache
-from pipelines.florence2.fast.logits import LogitsProcessor, effective
+from pipelines.florence2.fast.logits import LogitsProcessor
 from pipelines.florence2.fast.memory_budget import fit, forecast, is_shortage
 from pipelines.florence2.fast.parts import TextEncoder
 from pipelines.florence2.fast.scheduler import EngineJob, Scheduler
@@ -42,32 +42,37 @@ TOKENS_PER_STEP = 4
 
 
 class FastEngine:
-    """Answers jobs with the same tokens as the reference engine. Keeps no reference to the checkpoint's own model."""
+    """Answers jobs with the same tokens as the reference engine. Keeps no reference to the checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint, max_batch: int, drafts: DraftMode = "exact") -> None:
         """Raises ConfigError when the checkpoint does not fit into memory or its files contradict each other."""
         self.model = checkpoint.name
         self.description = f"fast engine on {checkpoint.runs_in}"
         self.warnings: list[str] = []
-        model, images = checkpoint.model, checkpoint.images
-        device, dtype = model.device, model.dtype
+        weights, text, images = checkpoint.weights, checkpoint.architecture.text, checkpoint.images
+        device = weights.device
         frames, tokens = (1, 1) if device.type == "cpu" else (FRAMES_PER_STEP, TOKENS_PER_STEP)
         self._one_by_one = device.type == "cpu"
         """Encode prompts one by one: on a CPU, padding shorter prompts costs more than the batch saves."""
-        vision = DaViT(model, images.height, images.width)
+        try:
+            self.decoder = Decoder(weights, text)
+            self.encoder: TextEncoder = Encoder(weights, text)
+            vision = DaViT(weights, checkpoint.architecture.vision, images.height, images.width)
+        except (RuntimeError, MemoryError) as error:
+            if not is_shortage(error):
+                raise
+            raise ConfigError(f"checkpoint {self.model} does not fit into the memory of {device}") from None
         if vision.tokens != images.tokens:
             raise ConfigError(
                 f"checkpoint {self.model} does not run: its vision tower makes {vision.tokens} tokens per image, "
                 f"its processor settings say {images.tokens}"
             )
         self._image_tokens = vision.tokens
-        self.encoder: TextEncoder = Encoder(model)
-        self.decoder = Decoder(model)
-        self._generation = effective(checkpoint)
+        self._generation = checkpoint.generation
         self.processor = Processor(checkpoint)
         self.logits_processor = LogitsProcessor(self._generation, checkpoint.first_location, device)
         beams = max(1, self._generation.num_beams or 1)
-        needs = forecast(self.decoder, vision, model.config, checkpoint.max_positions, beams, frames, CACHED_FRAMES)
+        needs = forecast(self.decoder, vision, text, checkpoint.max_positions, beams, frames, CACHED_FRAMES)
         capacity = fit(max_batch, self.model, needs, device)
         batch = DecodeBatch(
             self.decoder,
@@ -77,7 +82,7 @@ class FastEngine:
             checkpoint.max_positions,
             drafts == "near",
         )
-        self.image_cache = ImageCache(vision, Preprocessor(images), device, dtype)
+        self.image_cache = ImageCache(vision, Preprocessor(images), device, weights.dtype)
         self.scheduler = Scheduler(capacity, frames)
         locations = self.logits_processor.locations
         self.greedy = GreedySearch(batch, len(self.logits_processor.start), tokens, locations, drafts != "off")

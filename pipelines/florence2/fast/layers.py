@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from pipelines.florence2.weights import Part
+
+EPS = 1e-5
+"""Added to the variance in every layer norm of the model."""
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_new": partial(functional.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(functional.gelu, approximate="tanh"),
+    "relu": functional.relu,
+    "silu": functional.silu,
+    "swish": functional.silu,
+}
+"""Activation functions by their names in a config."""
 
 # torch.compile uses these two operators for bfloat16 on a CPU. With the matrix reordered once, a product of few rows
 # takes half the time. They are not public, so plain products are the fallback.
@@ -34,57 +51,61 @@ class Linear:
 class Norm(NamedTuple):
     """A layer norm; weight and bias are None where they are folded into the next matrix."""
 
-    weight: Tensor | None
-    bias: Tensor | None
-    eps: float
+    weight: Tensor | None = None
+    bias: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        return functional.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+        return functional.layer_norm(x, x.shape[-1:], self.weight, self.bias, EPS)
 
 
-def norm(module: Any) -> Norm:
-    return Norm(module.weight.detach(), module.bias.detach(), module.eps)
+BARE = Norm()
+"""The norm without weight and bias, for use with a matrix that `linear(before=...)` made."""
 
 
-def bare(module: Any) -> Norm:
-    """Return the norm without weight and bias, for use with a matrix that `linear(before=module)` made."""
-    return Norm(None, None, module.eps)
+def norm(part: Part) -> Norm:
+    return Norm(part.weight, part.bias)
 
 
-def linear(*modules: Any, gains: tuple[float | Tensor, ...] = (), before: Any = None) -> Linear:
-    """Return one matrix for several modules side by side, computed in float32.
+def linear(*parts: Part, gains: tuple[float | Tensor, ...] = (), before: Part | None = None) -> Linear:
+    """Return one matrix for several parts side by side.
 
-    `gains` scales the outputs of each module (an attention scale), by one number or one per output. The weight and
-    bias of the layer norm `before` are folded in; `bare(before)` then precedes the matrix.
+    `gains` scales the outputs of each part (an attention scale), by one number or one per output. The weight and bias
+    of the layer norm `before` are folded in; `BARE` then precedes the matrix.
     """
-    dtype = modules[0].weight.dtype
-    weights = [module.weight.detach().float() for module in modules]
-    biases = [_bias(module) for module in modules]
-    for index, gain in enumerate(gains):
-        gain = torch.as_tensor(gain, device=biases[index].device)
-        weights[index], biases[index] = weights[index] * gain[..., None], biases[index] * gain
-    weight, bias = torch.cat(weights), torch.cat(biases)
+    folded = [_folded(part, gain, before) for part, gain in zip_longest(parts, gains)]
+    if len(folded) == 1:
+        return Linear(*folded[0])
+    return Linear(torch.cat([weight for weight, _ in folded]), torch.cat([bias for _, bias in folded]))
+
+
+def _folded(part: Part, gain: float | Tensor | None, before: Part | None) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a part, computed in float32."""
+    weight, bias = part.weight, part.bias
+    dtype = weight.dtype
+    if bias is None:
+        bias = torch.zeros(len(weight), dtype=dtype, device=weight.device)
+    if gain is None and before is None:
+        return weight, bias
+    weight, bias = weight.float(), bias.float()
+    if gain is not None:
+        gain = torch.as_tensor(gain, device=bias.device)
+        weight, bias = weight * gain[..., None], bias * gain
     if before is not None:
-        bias = bias + weight @ before.bias.detach().float()
-        weight = weight * before.weight.detach().float()
-    return Linear(weight.to(dtype), bias.to(dtype))
+        shift = before.bias
+        bias = bias if shift is None else bias + weight @ shift.float()
+        weight = weight * before.weight.float()
+    return weight.to(dtype), bias.to(dtype)
 
 
 class FeedForward:
     """The feed-forward part of an encoder or decoder layer, with the norm behind it."""
 
-    def __init__(self, layer: Any) -> None:
-        self.up, self.down = linear(layer.fc1), linear(layer.fc2)
-        self.norm, self.activation = norm(layer.final_layer_norm), layer.activation_fn
+    def __init__(self, layer: Part, activation: str) -> None:
+        self.up, self.down = linear(layer.at("fc1")), linear(layer.at("fc2"))
+        self.norm, self.activation = norm(layer.at("final_layer_norm")), ACTIVATIONS[activation]
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.norm(self.down(self.activation(self.up(x))).add_(x))
-
-
-def _bias(module: Any) -> Tensor:
-    if module.bias is None:
-        return torch.zeros(len(module.weight), device=module.weight.device)
-    return torch.as_tensor(module.bias.detach().float())
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:

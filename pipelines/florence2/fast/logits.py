@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipelines.florence2.checkpoint import Checkpoint
+from pipelines.florence2.generation_settings import GenerationSettings
 from pipelines.florence2.tasks import BINS
 from pipelines.florence2.uncertainty import uncertainty
 
@@ -18,35 +16,6 @@ NEAR_RATIO = 0.8
 its probability in the shipped model; a lower minimum accepts hardly more."""
 NEAR_BINS = 1
 """Maximum distance of a near location from the best one: a thousandth of the frame's width or height."""
-
-_SUPPORTED = {
-    # Implemented by this engine.
-    *("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id"),
-    *("forced_bos_token_id", "forced_eos_token_id", "no_repeat_ngram_size"),
-    *("exponential_decay_length_penalty", "suppress_tokens"),
-    *("num_beams", "early_stopping", "length_penalty"),
-    # Replaced by the task's max_tokens.
-    *("max_length", "max_new_tokens"),
-    # Only used by sampling, which this engine never does.
-    *("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),
-    # Do not change the answer.
-    *("transformers_version", "_from_model_config", "use_cache", "output_attentions", "output_hidden_states"),
-}
-
-
-def unsupported(generation: Any) -> list[str]:
-    """Return the names of generation settings that change answers and that this engine does not implement."""
-    changed: dict[str, Any] = generation.to_diff_dict()
-    return sorted(key for key, value in changed.items() if key not in _SUPPORTED and value is not None)
-
-
-def effective(checkpoint: Checkpoint) -> Any:
-    """Return the checkpoint's generation settings, with gaps filled from the model's own, as `generate` does."""
-    settings = copy.deepcopy(checkpoint.generation)
-    for key, value in checkpoint.model.generation_config.to_dict().items():
-        if getattr(settings, key, None) is None:
-            setattr(settings, key, value)
-    return settings
 
 
 def ids_of(value: int | list[int] | None) -> list[int]:
@@ -57,14 +26,14 @@ def ids_of(value: int | list[int] | None) -> list[int]:
 class LogitsProcessor:
     """Applies a checkpoint's generation settings to the model's scores."""
 
-    def __init__(self, generation: Any, first_location: int, device: torch.device) -> None:
+    def __init__(self, generation: GenerationSettings, first_location: int, device: torch.device) -> None:
         self.start = ids_of(generation.decoder_start_token_id) + ids_of(generation.forced_bos_token_id)
         """Tokens at the start of every answer, forced by the settings."""
         self.ends = torch.tensor(ids_of(generation.eos_token_id), dtype=torch.long, device=device)
         self.locations = range(first_location, first_location + BINS)
         """Ids of the location tokens."""
         self._ngram = generation.no_repeat_ngram_size or 0
-        self._decay: tuple[int, float] | None = generation.exponential_decay_length_penalty
+        self._decay = generation.exponential_decay_length_penalty
         self._suppressed = torch.tensor(generation.suppress_tokens or [], dtype=torch.long, device=device)
 
     def uncertainty(self, scores: Tensor, tokens: Tensor) -> Tensor:

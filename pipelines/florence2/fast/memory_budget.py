@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from pipelines.florence2.architecture import Text
 from pipelines.florence2.fast.decode_batch import FIRST_ROOM, PROMPT_ROOM
 from pipelines.florence2.fast.decoder import Decoder
 from pipelines.florence2.fast.parts import Vision
@@ -39,14 +39,13 @@ class Forecast:
 
 
 def forecast(
-    decoder: Decoder, vision: Vision, config: Any, answer: int, beams: int, frames: int, cached: int
+    decoder: Decoder, vision: Vision, text: Text, answer: int, beams: int, frames: int, cached: int
 ) -> Forecast:
     """Estimate the memory when every answer uses beam search with `beams`, as the quality `official` may.
 
     `answer` is the longest answer in tokens, `frames` run through the vision tower together, `cached` stay cached.
     """
     size = decoder.dtype.itemsize
-    text = config.text_config
     position = 2 * decoder.depth * decoder.heads * decoder.width * size
     source = vision.tokens + PROMPT_ROOM
     # A cache that grows exists twice until it is copied. All beams of an answer share one cross cache.

@@ -16,9 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipelines.florence2 import checkpoint_files
-from pipelines.florence2.checkpoint import load
+from pipelines.florence2.checkpoint import Checkpoint, load
 from pipelines.florence2.checkpoint_files import open_folder
-from pipelines.florence2.pipeline import Florence2Settings, pipeline
+from pipelines.florence2.pipeline import Florence2Settings, open_engine, pipeline
+from pipelines.florence2.reference_engine import ReferenceEngine
+from pipelines.florence2.weights import HEAD, SHARED
 from streamer.core.errors import ConfigError
 from tests.support.checkpoints import build_checkpoint
 
@@ -30,6 +32,11 @@ def copy(checkpoint: Path, tmp_path: Path) -> Path:
 
 def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def network(checkpoint: Checkpoint) -> Any:
+    """Return the checkpoint in transformers."""
+    return ReferenceEngine(checkpoint, 1).network
 
 
 def refusal(checkpoint: Path | str, **keys: Any) -> str:
@@ -45,8 +52,9 @@ def test_checkpoint_folder_loads(checkpoint: Path, caplog: pytest.LogCaptureFixt
     assert loaded.images.tokens == 10
     assert loaded.generation.no_repeat_ngram_size == 3
     assert "it" in loaded.banned_phrases
-    assert loaded.model.lm_head.weight is loaded.model.get_input_embeddings().weight
+    assert loaded.weights[HEAD] is loaded.weights[SHARED]
     assert "loading small (0.2 M parameters) on cpu, float32 (small model)" in caplog.text
+    open_engine(Florence2Settings(checkpoint=str(checkpoint)))
     assert "loaded small in" in caplog.text
 
 
@@ -213,22 +221,26 @@ def test_untied_output_head_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFix
     path = build_checkpoint(tmp_path / "untied", tied=False)
     # Published fine-tunes have an untied head and a config that says "tied".
     edit(path / "config.json", tie_word_embeddings=True)
-    saved = load_file(path / "model.safetensors")["lm_head.weight"]
-    model = load(open_folder(str(path)), "cpu", "auto").model
+    saved = load_file(path / "model.safetensors")[HEAD]
+    loaded = load(open_folder(str(path)), "cpu", "auto")
+    assert torch.equal(loaded.weights[HEAD], saved)
+    assert not torch.equal(loaded.weights[SHARED], saved)
+    assert loaded.weights["model.language_model.encoder.embed_tokens.weight"] is loaded.weights[SHARED]
+    assert loaded.weights["model.language_model.decoder.embed_tokens.weight"] is loaded.weights[SHARED]
+    assert "kept untied" in caplog.text
+    model = network(loaded)
     assert torch.equal(model.lm_head.weight, saved)
     assert not torch.equal(model.get_input_embeddings().weight, saved)
-    shared = model.model.language_model.shared.weight
-    assert model.model.language_model.encoder.embed_tokens.weight is shared
-    assert model.model.language_model.decoder.embed_tokens.weight is shared
-    assert "kept untied" in caplog.text
 
 
 def test_equal_output_head_is_tied(copy: Path) -> None:
     weights = load_file(copy / "model.safetensors")
-    weights["lm_head.weight"] = weights["model.language_model.shared.weight"].clone()
+    weights[HEAD] = weights[SHARED].clone()
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     edit(copy / "config.json", tie_word_embeddings=False)
-    model = load(open_folder(str(copy)), "cpu", "auto").model
+    loaded = load(open_folder(str(copy)), "cpu", "auto")
+    assert loaded.weights[HEAD] is loaded.weights[SHARED]
+    model = network(loaded)
     assert model.lm_head.weight is model.get_input_embeddings().weight
 
 
@@ -242,7 +254,7 @@ def build_adapter(folder: Path, base: Path, **keys: Any) -> Path:
     """Save a LoRA adapter of `base` with random weights."""
     from peft import LoraConfig, get_peft_model
 
-    model = load(open_folder(str(base)), "cpu", "float32").model
+    model = network(load(open_folder(str(base)), "cpu", "float32"))
     settings = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": TARGETS, **keys})
     adapted = get_peft_model(model, settings)
     torch.manual_seed(0)
@@ -259,7 +271,7 @@ def test_adapter_is_merged_into_its_base(checkpoint: Path, tmp_path: Path, keys:
     from peft import PeftModel
 
     folder = build_adapter(tmp_path / "gate", checkpoint, **keys)
-    base = load(open_folder(str(checkpoint)), "cpu", "float32").model
+    base = network(load(open_folder(str(checkpoint)), "cpu", "float32"))
     merged = load(open_folder(str(folder)), "cpu", "float32")
     assert merged.name == "gate"
     unmerged: Any = PeftModel.from_pretrained(base, str(folder)).eval()
@@ -269,7 +281,7 @@ def test_adapter_is_merged_into_its_base(checkpoint: Path, tmp_path: Path, keys:
         "decoder_input_ids": torch.tensor([[2, 0, 9]]),
     }
     with torch.inference_mode():
-        ours, theirs = merged.model(**inputs).logits, unmerged(**inputs).logits
+        ours, theirs = merged.network(**inputs).logits, unmerged(**inputs).logits
         with unmerged.disable_adapter():
             without = unmerged(**inputs).logits
     assert torch.allclose(ours, theirs, atol=1e-4)

@@ -86,7 +86,7 @@ def test_tokens_equal_transformers(engine: ReferenceEngine, processor: Any, qual
     images = [Pil.fromarray(job.frame.image[..., ::-1].copy()) for job in jobs]
     inputs = processor(text=[library_prompt(job) for job in jobs], images=images, padding=True, return_tensors="pt")
     greedy = {"num_beams": 1, "early_stopping": False} if quality == "fast" else {}
-    theirs = engine._checkpoint.model.generate(**inputs, **greedy, max_new_tokens=100)
+    theirs = engine.network.generate(**inputs, **greedy, max_new_tokens=100)
     rows = [
         dataclasses.replace(engine.prepare(job), pixels=pixels)
         for job, pixels in zip(jobs, inputs.pixel_values, strict=True)

@@ -69,12 +69,12 @@ def test_word_uncertainty_equals_transition_scores(quality: Quality) -> None:
     ours = engine.generate([row], quality)[0]
     asked = {"input_ids": torch.tensor([row.ids]), "pixel_values": row.pixels[None]}
     how = {"num_beams": 1, "early_stopping": False} if quality == "fast" else {}
-    made = checkpoint.model.generate(
+    made = engine.network.generate(
         **asked, **how, max_new_tokens=128, max_length=None, return_dict_in_generate=True, output_scores=True
     )
     assert made.sequences[0].tolist() == ours.tokens
     beams = getattr(made, "beam_indices", None)
-    theirs = checkpoint.model.compute_transition_scores(made.sequences, made.scores, beams, normalize_logits=True)[0]
+    theirs = engine.network.compute_transition_scores(made.sequences, made.scores, beams, normalize_logits=True)[0]
     assert len(theirs) > 5
     assert ours.uncertainty == pytest.approx((-theirs).tolist(), abs=1e-4)
 
@@ -149,7 +149,7 @@ def test_pieces_join_to_decoded_text(engine: ReferenceEngine, data: st.DataObjec
     checkpoint: Any = engine._checkpoint
     tokens = data.draw(st.lists(st.integers(0, len(checkpoint.tokenizer) - 1) | st.integers(0, 300), max_size=30))
     pieces = list(Processor(checkpoint)._pieces(tokens, [float(n) for n in range(len(tokens))]))
-    assert "".join(piece.text for piece in pieces) == checkpoint.tokenizer.decode(tokens, skip_special_tokens=False)
+    assert "".join(piece.text for piece in pieces) == checkpoint.tokenizer.decode(tokens)
     assert [uncertainty for piece in pieces for uncertainty in piece.uncertainty] == list(range(len(tokens)))
 
 

@@ -91,8 +91,8 @@ def test_prompt_ids_equal_transformers(task: str, processor: Any, engine: Any) -
     row, params = FLORENCE_TASKS[task], _check(task, **INPUTS[task])
     given_input = location_tokens(parse_region(params.region)) if task in _REGION else INPUTS[task].get("text", "")
     theirs = processor(text=row.token + given_input, images=make_image(), return_tensors="pt").input_ids[0].tolist()
-    model, checkpoint = engine._checkpoint.model, engine._checkpoint
-    image = [model.config.image_token_id] * checkpoint.images.tokens
+    checkpoint = engine._checkpoint
+    image = [engine.network.config.image_token_id] * checkpoint.images.tokens
     assert image + Processor(checkpoint).prompt_ids(prompt_texts(task, params)[0]) == theirs
 
 

@@ -23,7 +23,7 @@ from pipelines.florence2.fast import logits as logits_module
 from pipelines.florence2.fast import memory_budget
 from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.fast.image_cache import CACHED_FRAMES
-from pipelines.florence2.fast.logits import NEAR_BINS, LogitsProcessor, effective
+from pipelines.florence2.fast.logits import NEAR_BINS, LogitsProcessor
 from pipelines.florence2.fast.scheduler import RECOVERY
 from pipelines.florence2.pipeline import Florence2Settings, open_engine
 from pipelines.florence2.reference_engine import ReferenceEngine
@@ -334,11 +334,12 @@ def near_locations(checkpoint: Checkpoint, job: Job, tokens: Sequence[int]) -> i
 
     Asserts that each of those is a location next to the best one and nearly as probable.
     """
-    processor = LogitsProcessor(effective(checkpoint), checkpoint.first_location, torch.device("cpu"))
-    row, start = ReferenceEngine(checkpoint, 1).prepare(job), len(processor.start)
+    processor = LogitsProcessor(checkpoint.generation, checkpoint.first_location, torch.device("cpu"))
+    engine = ReferenceEngine(checkpoint, 1)
+    row, start = engine.prepare(job), len(processor.start)
     answer = torch.tensor([[*processor.start, *tokens, int(processor.ends[0])]])
     with torch.inference_mode():
-        logits = checkpoint.model(
+        logits = engine.network(
             input_ids=torch.tensor([row.ids]), pixel_values=row.pixels[None], decoder_input_ids=answer[:, :-1]
         ).logits.float()
         scores = processor.adapt(logits[:, start - 1 :], answer, torch.tensor([start]))[0]
@@ -488,10 +489,11 @@ def test_lost_device_error_is_raised(checkpoint: Path) -> None:
 
 def test_capacity_is_bounded_by_free_memory(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = open_checkpoint(checkpoint)
-    fast, beams = FastEngine(taken, 1), effective(taken).num_beams
+    fast, beams = FastEngine(taken, 1), taken.generation.num_beams
+    assert beams
     assert beams > 1
     needs = memory_budget.forecast(
-        fast.decoder, fast.image_cache.vision, taken.model.config, 128, beams, 1, CACHED_FRAMES
+        fast.decoder, fast.image_cache.vision, taken.architecture.text, 128, beams, 1, CACHED_FRAMES
     )
     monkeypatch.setattr(
         memory_budget, "available", lambda device: int(needs.total(3) / memory_budget.MARGIN) + needs.row // 2

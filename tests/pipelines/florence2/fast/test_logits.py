@@ -9,14 +9,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import GenerationConfig
 from transformers.generation.logits_process import (
     ExponentialDecayLengthPenalty,
     NoRepeatNGramLogitsProcessor,
     SuppressTokensLogitsProcessor,
 )
 
-from pipelines.florence2.fast.logits import NEAR_RATIO, LogitsProcessor, unsupported
+from pipelines.florence2.fast.logits import NEAR_RATIO, LogitsProcessor
+from pipelines.florence2.generation_settings import GenerationSettings
 
 
 @given(
@@ -28,7 +28,7 @@ from pipelines.florence2.fast.logits import NEAR_RATIO, LogitsProcessor, unsuppo
 def test_logits_processor_equals_transformers(tokens: list[int], size: int, ahead: int, seed: int) -> None:
     """Few different tokens, so that n-grams repeat; positions behind a draft take the draft into account."""
     ahead = min(ahead, len(tokens) - 1)
-    generation = GenerationConfig(
+    generation = GenerationSettings(
         no_repeat_ngram_size=size,
         eos_token_id=2,
         decoder_start_token_id=2,
@@ -52,12 +52,6 @@ def test_logits_processor_equals_transformers(tokens: list[int], size: int, ahea
         assert int(chosen[0, place]) == int(theirs.argmax())
 
 
-def test_unsupported_generation_settings_are_named() -> None:
-    known = GenerationConfig(num_beams=3, no_repeat_ngram_size=3, forced_bos_token_id=0, max_length=20, eos_token_id=2)
-    assert unsupported(known) == []
-    assert unsupported(GenerationConfig(repetition_penalty=1.2, min_length=4)) == ["min_length", "repetition_penalty"]
-
-
 @pytest.mark.parametrize(
     ("best", "draft", "ratio", "accepted"),
     [
@@ -76,7 +70,7 @@ def test_unsupported_generation_settings_are_named() -> None:
 )
 def test_near_draft_is_next_location_of_like_probability(best: int, draft: int, ratio: float, accepted: bool) -> None:
     """The locations are the tokens 6 to 1005 of 1010."""
-    processor = LogitsProcessor(GenerationConfig(eos_token_id=2, decoder_start_token_id=2), 6, torch.device("cpu"))
+    processor = LogitsProcessor(GenerationSettings(eos_token_id=2, decoder_start_token_id=2), 6, torch.device("cpu"))
     scores = torch.full((1, 1, 1010), -9.0)
     scores[0, 0, max(draft, 0)] = math.log(ratio)
     scores[0, 0, best] = 0.0
@@ -85,7 +79,7 @@ def test_near_draft_is_next_location_of_like_probability(best: int, draft: int, 
 
 
 def test_near_draft_obeys_ban_of_repeats() -> None:
-    generation = GenerationConfig(eos_token_id=2, decoder_start_token_id=2, no_repeat_ngram_size=2)
+    generation = GenerationSettings(eos_token_id=2, decoder_start_token_id=2, no_repeat_ngram_size=2)
     processor = LogitsProcessor(generation, 6, torch.device("cpu"))
     scores = torch.full((1, 1, 1010), -9.0)
     scores[0, 0, 500:502] = torch.tensor([0.0, -0.01])

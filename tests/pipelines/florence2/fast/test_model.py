@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.florence2.checkpoint import load
+from pipelines.florence2.checkpoint import Checkpoint, load
 from pipelines.florence2.checkpoint_files import open_folder
 from pipelines.florence2.fast.davit import DaViT
 from pipelines.florence2.fast.decoder import Decoder
 from pipelines.florence2.fast.encoder import Encoder
+from pipelines.florence2.reference_engine import ReferenceEngine
 
 PROMPTS = [[0, 5, 6, 7, 2], [0, 9, 2]]
 
@@ -22,8 +23,14 @@ def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 
 
 @pytest.fixture(scope="module")
-def model(checkpoint: Path) -> Any:
-    return load(open_folder(str(checkpoint)), "cpu", "float32").model
+def opened(checkpoint: Path) -> Checkpoint:
+    return load(open_folder(str(checkpoint)), "cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def model(opened: Checkpoint) -> Any:
+    """The checkpoint in transformers."""
+    return ReferenceEngine(opened, 1).network
 
 
 @pytest.fixture(autouse=True)
@@ -33,19 +40,21 @@ def _inference() -> Any:
 
 
 @pytest.mark.parametrize("size", [(96, 96), (144, 144), (100, 130), (72, 200), (7, 9)])
-def test_vision_tower_equals_transformers(model: Any, size: tuple[int, int]) -> None:
+def test_vision_tower_equals_transformers(opened: Checkpoint, model: Any, size: tuple[int, int]) -> None:
     """Most of these sizes need padding to windows of 4 in some stage."""
     pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
-    vision = DaViT(model, *size)
+    vision = DaViT(opened.weights, opened.architecture.vision, *size)
     theirs = model.model.get_image_features(pixels).pooler_output
     assert_close(vision(pixels), theirs)
     assert vision.tokens == theirs.shape[1]
 
 
-def test_encoder_and_decoder_equal_transformers(model: Any) -> None:
+def test_encoder_and_decoder_equal_transformers(opened: Checkpoint, model: Any) -> None:
     """Rows of different length, several tokens per pass, rows at different positions in one pass."""
     pixels = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
-    states = Encoder(model)(list(DaViT(model, 96, 96)(pixels)), PROMPTS)
+    weights, text = opened.weights, opened.architecture.text
+    vision = DaViT(weights, opened.architecture.vision, 96, 96)
+    states = Encoder(weights, text)(list(vision(pixels)), PROMPTS)
     image = [model.config.image_token_id] * 10
     written = torch.tensor([[2, 0, 10, 11, 12], [2, 0, 20, 21, 22]])
     theirs = model(
@@ -57,7 +66,7 @@ def test_encoder_and_decoder_equal_transformers(model: Any) -> None:
     assert_close(states[0], theirs.encoder_last_hidden_state[0])
     assert_close(states[1, :13], theirs.encoder_last_hidden_state[1, :13])
 
-    decoder = Decoder(model)
+    decoder = Decoder(weights, text)
     own, cross = decoder.cache(2, 20), decoder.cache(2, 20)
     decoder.fill_cross_cache(states, cross)
     bias = torch.zeros(2, 1, 1, 20)
