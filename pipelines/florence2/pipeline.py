@@ -143,6 +143,7 @@ def open_engine(settings: Florence2Settings) -> ReferenceEngine | FastEngine:
         openvino()  # reports a missing package before the checkpoint is downloaded
     files = open_folder(settings.checkpoint)
     from pipelines.florence2.checkpoint import load
+    from pipelines.florence2.fast.memory_budget import release_unused
 
     started = time.monotonic()
     checkpoint = load(files, "cpu" if openvino_device else settings.device, settings.dtype)
@@ -161,6 +162,7 @@ def open_engine(settings: Florence2Settings) -> ReferenceEngine | FastEngine:
 
             use_openvino(engine, files, openvino_device, lambda: load_parts(files))
     engine.warm_up()
+    release_unused()
     log.info("loaded %s in %.1f s", files.name, time.monotonic() - started)
     return engine
 
