@@ -67,6 +67,14 @@ class CheckpointFiles:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
 
+    def with_image_size(self, side: int | None) -> CheckpointFiles:
+        """Return the files with pictures of `side` pixels; None: the checkpoint's own size. Raises ConfigError."""
+        if side is None:
+            return self
+        return replace(
+            self, images=self.images.resized(self.name, side, self.config["vision_config"], self.max_positions)
+        )
+
 
 def open_folder(checkpoint: str | None, download: bool = True) -> CheckpointFiles:
     """Return the files of a checkpoint: a local folder, else a name on the hub; None is the shipped model.

@@ -27,11 +27,13 @@ _TINY = {
 """Seconds per answer of the shipped model, from `benchmarks/results/accuracy.json`."""
 _BASE = {"caption": 1.82, "object_detection": 2.98}
 """Seconds per answer of Florence-2 base with one camera, from `benchmarks/results/engine.json`."""
+_TINY_SIDE, _BASE_SIDE = 192, 768
+"""Image sizes of the measurements, in pixels."""
 
 
-def shipped_costs(checkpoint: str | None) -> Costs:
-    """Return the measured costs of the checkpoint's size; none were measured for the large model."""
+def shipped_costs(checkpoint: str | None, image_size: int | None) -> Costs:
+    """Return the measured costs of the model; none were measured for the large model or for another image size."""
     if checkpoint is None:
-        return Costs(_MACHINE, _TINY)
+        return Costs(_MACHINE, _TINY if image_size in (None, _TINY_SIDE) else {})
     is_base = re.search(r"florence-2-base(-ft)?$", checkpoint, re.IGNORECASE)
-    return Costs(_MACHINE, _BASE if is_base else {})
+    return Costs(_MACHINE, _BASE if is_base and image_size in (None, _BASE_SIDE) else {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -13,6 +13,12 @@ from streamer.core.errors import ConfigError
 _MODES = {2: "bilinear", 3: "bicubic"}
 _STRIDES = (4, 2, 2, 2)
 """Patch strides of the published checkpoints, for a config that has none."""
+_MAP_SIDE = 50
+"""Rows and columns of the position table, for a config that does not say."""
+SIZES = (384, 512, 640, 768)
+"""Sides in pixels that a config can choose beside the checkpoint's own."""
+PROMPT_ROOM = 102
+"""Positions that an image size must leave for the prompt: 100 characters, `<s>` and `</s>`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,34 @@ class ImageSettings:
             std=tuple(raw.get("image_std") or (0.229, 0.224, 0.225)),
             tokens=raw.get("image_seq_length") or _tokens(height, width, vision.get("patch_stride") or _STRIDES),
         )
+
+    def resized(self, name: str, side: int, vision: Mapping[str, Any], max_positions: int) -> ImageSettings:
+        """Return the settings for square pictures of `side` pixels.
+
+        `max_positions`: length of a prompt in tokens, the image's included. Raises ConfigError when the checkpoint
+        cannot take this size.
+        """
+        if (side, side) == (self.height, self.width):
+            return self
+        own = f"leave it out for the size of checkpoint {name}, {self.width}x{self.height}"
+        if side not in SIZES:
+            raise ConfigError(f"model.image_size: {side} is none of {', '.join(map(str, SIZES))}; choose one, or {own}")
+        strides = vision.get("patch_stride") or _STRIDES
+        if side % (total := math.prod(strides)):
+            raise ConfigError(f"model.image_size: {side} is not a multiple of {total}, the stride of its model; {own}")
+        table = vision.get("max_position_embeddings") or _MAP_SIDE
+        if side // total > table:
+            raise ConfigError(
+                f"model.image_size: {side} gives {side // total} rows of image tokens, and the model has positions for "
+                f"{table}; {own}"
+            )
+        tokens = _tokens(side, side, strides)
+        if max_positions - tokens < PROMPT_ROOM:
+            raise ConfigError(
+                f"model.image_size: {side} gives {tokens} image tokens, and the model takes {max_positions} tokens, "
+                f"of which the prompt needs {PROMPT_ROOM}; {own}"
+            )
+        return replace(self, height=side, width=side, tokens=tokens)
 
 
 def _tokens(rows: int, columns: int, strides: Sequence[int]) -> int:

@@ -54,6 +54,9 @@ class Florence2Settings(Settings):
     """openvino: OpenVINO runs the vision tower and text encoder (extra `openvino`). auto: torch, but on its devices."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 on a GPU; on a CPU float32 for a small model, else the faster of bfloat16 and float32."""
+    image_size: int | None = Field(default=None, ge=1)
+    """Side in pixels of the square that the model sees: 384, 512, 640 or 768; left out: the checkpoint's own size. A
+    smaller size is faster and misses small objects."""
     max_batch: int = Field(default=8, ge=1, le=256)
     """Maximum number of jobs that run together."""
     engine: Literal["auto", "plain", "fast"] = "auto"
@@ -94,15 +97,19 @@ class Florence2:
 
     def refuse(self, settings: Florence2Settings, task: str, params: Parameters) -> str | None:
         prompt = max(prompt_texts(task, params), key=len)
-        if settings.checkpoint is not None and len(prompt) < SHORT_PROMPT:
+        if settings.checkpoint is not None and settings.image_size is None and len(prompt) < SHORT_PROMPT:
             return None
         try:
-            return length_error(open_folder(settings.checkpoint, download=False), prompt)
+            files = open_folder(settings.checkpoint, download=False)
         except ConfigError:
             return None  # `open` reports a checkpoint that is missing or damaged
+        try:
+            return length_error(files.with_image_size(settings.image_size), prompt)
+        except ConfigError as error:
+            return str(error)
 
     def costs(self, settings: Florence2Settings) -> Costs:
-        return shipped_costs(settings.checkpoint)
+        return shipped_costs(settings.checkpoint, settings.image_size)
 
     def open(self, settings: Florence2Settings) -> Engine:
         engine: Engine = open_engine(settings)
@@ -111,7 +118,7 @@ class Florence2:
             from pipelines.florence2.int8.engine import with_int8
 
             if isinstance(engine, FastEngine):
-                engine = with_int8(engine, settings.checkpoint, lambda: open_engine(settings))
+                engine = with_int8(engine, settings.checkpoint, _files(settings), lambda: open_engine(settings))
         return TextListEngine(engine)
 
     def quantize(
@@ -127,7 +134,7 @@ class Florence2:
         def open_changed(changes: dict[str, Any]) -> ReferenceEngine | FastEngine:
             return open_engine(settings.model_copy(update=changes))
 
-        return quantize(settings.checkpoint, open_changed, calibration, held_out, floor, tell)
+        return quantize(settings.checkpoint, _files(settings), open_changed, calibration, held_out, floor, tell)
 
 
 def open_engine(settings: Florence2Settings) -> ReferenceEngine | FastEngine:
@@ -141,7 +148,7 @@ def open_engine(settings: Florence2Settings) -> ReferenceEngine | FastEngine:
         from pipelines.florence2.openvino.library import openvino
 
         openvino()  # reports a missing package before the checkpoint is downloaded
-    files = open_folder(settings.checkpoint)
+    files = _files(settings)
     from pipelines.florence2.checkpoint import load
     from pipelines.florence2.fast.memory_budget import release_unused
 
@@ -176,6 +183,10 @@ def load_parts(files: CheckpointFiles) -> tuple[DaViT, Encoder]:
     opened = load(files, "cpu", "float32")
     weights, architecture, images = opened.weights, opened.architecture, opened.images
     return DaViT(weights, architecture.vision, images.height, images.width), Encoder(weights, architecture.text)
+
+
+def _files(settings: Florence2Settings) -> CheckpointFiles:
+    return open_folder(settings.checkpoint).with_image_size(settings.image_size)
 
 
 def _needs_reference(checkpoint: Checkpoint, settings: Florence2Settings) -> bool:

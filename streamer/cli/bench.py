@@ -31,6 +31,10 @@ def bench(
     ] = None,
     every: Annotated[str, typer.Option(metavar="T", help="Interval of a camera's task, for the camera count.")] = "1s",
     seconds: Annotated[float, typer.Option(min=0.1, metavar="S", help="Time to measure each task.")] = 5.0,
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="PIXELS", help="As `model.image_size` in a config. [default: the model's]"),
+    ] = None,
 ) -> None:
     """Measure how many cameras this computer can serve.
 
@@ -50,9 +54,10 @@ def bench(
         interval = parse_seconds(every)
     except ValueError as error:
         raise ConfigError(f"--every: {error}") from None
-    engine = pipeline.open(pipeline.settings(checkpoint=model))
+    size = {} if image_size is None else {"image_size": image_size}
+    engine = pipeline.open(pipeline.settings.model_validate({"checkpoint": model, **size}))
     print(f"{engine.model}: {engine.description}")
-    report(model, (measure(engine, specs[name], seconds) for name in task or specs), interval)
+    report(model, image_size, (measure(engine, specs[name], seconds) for name in task or specs), interval)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,7 @@ class Rate:
         return math.floor(self.per_second * interval)
 
 
-def report(checkpoint: str | None, rates: Iterable[Rate], interval: float) -> None:
+def report(checkpoint: str | None, image_size: int | None, rates: Iterable[Rate], interval: float) -> None:
     """Print the rates as a table, each as soon as it is measured, and store the costs of tasks with answers."""
     from streamer.cli.load_estimate import costs_file, store_cost
 
@@ -82,7 +87,7 @@ def report(checkpoint: str | None, rates: Iterable[Rate], interval: float) -> No
     for rate in rates:
         print(f"{rate.task:28}{rate.per_second:10.2f}{rate.cameras(interval):24}{rate.errors:8}", flush=True)
         if rate.errors < rate.answers:
-            store_cost(checkpoint, rate.task, 1 / rate.per_second)
+            store_cost(checkpoint, rate.task, 1 / rate.per_second, image_size)
     print(f"stored in {costs_file()}; `streamer check` uses it to estimate the load of a config")
 
 

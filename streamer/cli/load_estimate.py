@@ -34,7 +34,7 @@ COSTS_FILE = "costs.json"
 """Seconds per answer on this computer, which `streamer bench` stores and `streamer check` reads."""
 _COSTS = TypeAdapter(dict[str, Costs])
 _INCLUDED = ""
-"""Key of the included model, which has no checkpoint name in a config."""
+"""Name of the included model, which has no checkpoint name in a config."""
 _RUNS = 50
 """Runs of a cron line that are searched for its shortest interval."""
 
@@ -64,7 +64,7 @@ class Load:
 
 def estimate(config: Config) -> Load | None:
     """Return the load of a config, or None if the costs of its model are unknown."""
-    own = _read_costs().get(getattr(config.model, "checkpoint", None) or _INCLUDED)
+    own = _read_costs().get(_key(*_model(config)))
     costs = own or find_pipeline().costs(config.model)
     if not costs.seconds:
         return None
@@ -104,7 +104,8 @@ def max_runs_per_second(task: ScheduledTask, source: SourceSettings) -> float:
 
 def describe(config: Config, load: Load | None) -> Iterator[str]:
     """Return the load as lines of text; above 100 %, with a warning and the intervals that would fit."""
-    bench = "streamer bench" + (f" --model {name}" if (name := getattr(config.model, "checkpoint", None)) else "")
+    name, side = _model(config)
+    bench = "streamer bench" + (f" --model {name}" if name else "") + (f" --image-size {side}" if side else "")
     if load is None:
         yield f"load: unknown, no costs for this model: measure them with `{bench}`"
         return
@@ -153,17 +154,26 @@ def _shortest_gap(cron: Cron) -> float:
     return min((after - before for before, after in pairwise(runs[1:])), default=math.inf)
 
 
-def store_cost(checkpoint: str | None, task: str, seconds: float) -> None:
+def store_cost(checkpoint: str | None, task: str, seconds: float, image_size: int | None = None) -> None:
     """Store a task's seconds per answer, for all agents of this user. Raises OSError if that is not possible.
 
-    `checkpoint`: None for the included model.
+    `checkpoint`: None for the included model. `image_size`: None for the checkpoint's own.
     """
-    path, costs = costs_file(), _read_costs()
-    before = costs.get(checkpoint or _INCLUDED)
+    path, costs, key = costs_file(), _read_costs(), _key(checkpoint, image_size)
+    before = costs.get(key)
     by_task = {**(before.seconds if before else {}), task: float(f"{seconds:.4g}")}
-    costs[checkpoint or _INCLUDED] = Costs(f"here by `streamer bench`, {date.today()}", by_task)
+    costs[key] = Costs(f"here by `streamer bench`, {date.today()}", by_task)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_file.write(path, _COSTS.dump_json(costs, indent=1).decode() + "\n")
+
+
+def _model(config: Config) -> tuple[str | None, int | None]:
+    """Return the checkpoint and the image size of a config, None where it names none."""
+    return getattr(config.model, "checkpoint", None), getattr(config.model, "image_size", None)
+
+
+def _key(checkpoint: str | None, image_size: int | None) -> str:
+    return (checkpoint or _INCLUDED) + (f" at {image_size}" if image_size else "")
 
 
 def costs_file() -> Path:

@@ -54,7 +54,7 @@ def test_measured_costs_replace_shipped_ones(home: Path) -> None:
     every = {"every": "1s"}
     load = estimate(agent(every))
     assert load is not None
-    assert (load.total, load.is_measured) == (shipped_costs(None).seconds["caption"], False)
+    assert (load.total, load.is_measured) == (shipped_costs(None, None).seconds["caption"], False)
     assert "not on this computer: measure them with `streamer bench`" in "\n".join(describe(agent(every), load))
     load_estimate.store_cost(None, "caption", 0.25)
     load_estimate.store_cost(None, "ocr", 0.5)
@@ -74,7 +74,7 @@ def test_measured_costs_replace_shipped_ones(home: Path) -> None:
 
 
 def test_included_model_has_a_cost_for_every_task() -> None:
-    assert shipped_costs(None).seconds.keys() == find_pipeline().tasks().keys()
+    assert shipped_costs(None, None).seconds.keys() == find_pipeline().tasks().keys()
 
 
 def test_overload_warning_names_costs_and_fitting_intervals() -> None:
@@ -96,3 +96,21 @@ def test_unknown_model_and_recording_have_no_estimate(tmp_path: Path) -> None:
     clip = agent({"every": "1s"}, source=str(write_clip(tmp_path / "clip.mp4")))
     (line,) = describe(clip, estimate(clip))
     assert "recordings use the whole device" in line
+
+
+def test_each_image_size_has_costs_of_its_own() -> None:
+    load_estimate.store_cost("a/b", "caption", 9.0)
+    small = agent({"every": "1s"}, model={"checkpoint": "a/b", "image_size": 384})
+    (line,) = describe(small, estimate(small))
+    assert line.endswith("measure them with `streamer bench --model a/b --image-size 384`")
+    load_estimate.store_cost("a/b", "caption", 0.5, 384)
+    load = estimate(small)
+    assert load is not None
+    assert load.total == 0.5
+
+
+@pytest.mark.parametrize(("name", "own"), [(None, 192), ("florence-community/Florence-2-base-ft", 768)])
+def test_shipped_costs_hold_for_the_measured_size_only(name: str | None, own: int) -> None:
+    assert shipped_costs(name, own) == shipped_costs(name, None)
+    assert shipped_costs(name, own).seconds
+    assert not shipped_costs(name, 512).seconds

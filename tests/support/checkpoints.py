@@ -28,7 +28,7 @@ INPUTS: dict[str, dict[str, Any]] = {
 
 
 def build_checkpoint(
-    folder: Path, *, tied: bool = True, positions: int = 128, seed: int = 1, **generation: Any
+    folder: Path, *, tied: bool = True, positions: int = 128, seed: int = 1, window: int = 4, **generation: Any
 ) -> Path:
     """Save a checkpoint with random weights into `folder`; `generation` overrides its generation settings."""
     import torch
@@ -56,7 +56,7 @@ def build_checkpoint(
             "depths": [1, 1, 1, 1],
             "num_heads": [1, 2, 2, 4],
             "num_groups": [1, 2, 2, 4],
-            "window_size": 4,
+            "window_size": window,
             "projection_dim": 32,
         },
         image_token_id=tokenizer.image_token_id,

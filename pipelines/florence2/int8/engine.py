@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from pipelines.florence2.checkpoint_files import open_folder
+from pipelines.florence2.checkpoint_files import CheckpointFiles
 from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.int8.store import find
 from pipelines.florence2.int8.weights import use_int8_weights
@@ -46,12 +46,14 @@ def build_engine(engine: FastEngine, models: Mapping[str, Path], tolerance: floa
     return engine
 
 
-def with_int8(engine: FastEngine, checkpoint: str | None, open_other: Callable[[], Engine]) -> Engine:
+def with_int8(
+    engine: FastEngine, checkpoint: str | None, files: CheckpointFiles, open_other: Callable[[], Engine]
+) -> Engine:
     """Return the engine; if the checkpoint has an int8 model that fits, with the tasks that passed in int8.
 
     `open_other` opens the same engine again, for the tasks that did not pass.
     """
-    found = find(checkpoint, open_folder(checkpoint))
+    found = find(checkpoint, files)
     if found is None or engine.decoder.device.type != "cpu":
         return engine
     dtype = str(engine.decoder.dtype)[6:]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.florence2.checkpoint_files import open_folder
+from pipelines.florence2.checkpoint_files import CheckpointFiles
 from pipelines.florence2.fast.davit import DaViT
 from pipelines.florence2.fast.encoder import Encoder
 from pipelines.florence2.fast.engine import FastEngine
@@ -52,6 +52,7 @@ CANDIDATE = _COMMON
 
 def quantize(
     checkpoint: str | None,
+    files: CheckpointFiles,
     open_engine: OpenEngine,
     calibration: Sequence[Job],
     held_out: Sequence[Job],
@@ -67,7 +68,7 @@ def quantize(
     calibration, held_out = _usable(calibration), _usable(held_out)
     if not calibration or not held_out:
         raise ConfigError("no task to compare: tasks with `quality: official` stay in float32")
-    files, folder = open_folder(checkpoint), store.folder_of(checkpoint)
+    folder = store.folder_of(checkpoint)
     engine: FastEngine = open_engine(REFERENCE)
     tell(f"float32: {engine.model} answers {len(held_out)} jobs on held-out frames")
     reference = answer(engine, held_out, "float32", tell)

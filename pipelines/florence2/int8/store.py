@@ -91,7 +91,7 @@ def find(checkpoint: str | None, files: CheckpointFiles) -> Int8Model | None:
         return None
     try:
         if report["format"] != FORMAT or report["key"] != content_key(files):
-            _warn(files.name, "the checkpoint or the program has changed since it was made")
+            _warn(files.name, "the checkpoint, its image size or the program has changed since it was made")
             return None
         tasks = frozenset(name for name, row in report["tasks"].items() if row["passed"] is True)
         hashes = {folder / part: found for parts in report["files"].values() for part, found in parts.items()}

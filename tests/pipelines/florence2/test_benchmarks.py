@@ -40,7 +40,7 @@ def test_bench_table_shows_cameras_at_interval(
     assert rate.per_second == 2.5
     assert [rate.cameras(every) for every in (0.1, 1.0, 10.0)] == [0, 2, 25]
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    report(None, [rate], 10.0)
+    report(None, None, [rate], 10.0)
     shown = capsys.readouterr().out.splitlines()
     assert "cameras every 10 s" in shown[0]
     assert shown[1].split() == ["caption", "2.50", "25", "1"]

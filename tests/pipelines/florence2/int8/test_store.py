@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -58,6 +59,12 @@ def test_passed_tasks_are_found(files: CheckpointFiles, folder: Path) -> None:
     assert found.files["encoder"].with_suffix(".bin").parent == folder
 
 
+def test_model_of_another_image_size_is_not_used(files: CheckpointFiles, folder: Path) -> None:
+    save(files, folder, caption=True)
+    images = dataclasses.replace(files.images, height=384, width=384, tokens=577)
+    assert find(dataclasses.replace(files, images=images)) is None
+
+
 def test_model_without_a_passed_task_is_not_used(files: CheckpointFiles, folder: Path) -> None:
     save(files, folder, caption=False)
     assert find(files) is None
@@ -88,7 +95,7 @@ def test_changed_checkpoint_is_noticed(files: CheckpointFiles, folder: Path, cap
         weights.write(bytes([last[0] ^ 1]))
     with caplog.at_level(logging.WARNING):
         assert find(files) is None
-    assert "the checkpoint or the program has changed" in caplog.text
+    assert "the checkpoint, its image size or the program has changed" in caplog.text
     assert "streamer model quantize" in caplog.text
 
 
