@@ -49,7 +49,7 @@ def test_input_and_tokens_equal_transformers(folder: Path, side: int) -> None:
         if (width, height) != (side, side):
             continue  # pixels that were resized differ by a level, which can turn tokens of random weights
         config = engine._generation_config("fast", 40)
-        theirs = engine._checkpoint.model.generate(**inputs, generation_config=config)[0].tolist()
+        theirs = engine.network.generate(**inputs, generation_config=config)[0].tolist()
         assert engine.generate([row], "fast")[0].tokens == theirs
 
 
@@ -77,7 +77,7 @@ def test_vision_tower_runs_at_the_size(folder: Path) -> None:
     with torch.inference_mode():
         ours = engine.image_cache.vision(pixels)
         plain: Any = open_engine(settings(folder, 640))
-        theirs = plain._checkpoint.model.model.get_image_features(pixels).pooler_output
+        theirs = plain.network.model.get_image_features(pixels).pooler_output
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     assert ours.shape[1] == 401
 
