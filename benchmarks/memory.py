@@ -1,5 +1,8 @@
 """Memory and start of an agent: `python -m benchmarks.memory`.
 
+- `loading`: peak memory (RSS) of opening Florence-2 base, relative to its weights in the number type that it runs in.
+  Memory of the imported libraries does not count. `built`: weights read, caches of one or eight answers at a time
+  allocated; `answered`: also the first answer.
 - `cameras`: proportional set size (PSS) of each process of an agent with 16 streams. A page that several processes
   share counts once in all. The cost of a camera is the PSS of all capture processes, and of the process that forks
   them, by the number of cameras.
@@ -30,6 +33,7 @@ from typing import Any
 import av
 import numpy as np
 
+from benchmarks.cpu import in_process, save_base
 from benchmarks.cpu_time import process_cpu
 from benchmarks.report import merge
 from tests.support.rtsp import RtspServer
@@ -177,17 +181,62 @@ def start(checkout: Path) -> dict[str, float]:
             return {"first result s": first_s, "CPU s": cpu_s, "result after kill -9 s": time.monotonic() - killed}
 
 
+def loading(folder: Path) -> dict[str, Any]:
+    """Measure the peak of opening the checkpoint in `folder`, each number type and batch in a process of its own."""
+    rows = {}
+    for dtype in ("float32", "bfloat16"):
+        for max_batch in (1, 8):
+            rows[f"{dtype}, {max_batch} at a time"] = in_process({}, _peaks, folder, dtype, max_batch)
+    return rows
+
+
+def _peaks(folder: Path, dtype: str, max_batch: int) -> dict[str, float]:
+    from pipelines.florence2.fast.engine import FastEngine
+    from pipelines.florence2.pipeline import Florence2Settings, open_engine
+
+    settings = {"device": "cpu", "engine": "fast", "int8": "off"}
+    open_engine(Florence2Settings.model_validate(settings))  # loads the libraries, with the small model
+    (Path("/proc/self") / "clear_refs").write_text("5")  # the peak starts again at the present size
+    before, built = status("VmRSS"), 0
+    warm_up = FastEngine.warm_up
+
+    def noted(engine: FastEngine) -> None:
+        nonlocal built
+        built = status("VmHWM")
+        warm_up(engine)
+
+    FastEngine.warm_up = noted  # type: ignore[method-assign]
+    more = {"checkpoint": str(folder), "dtype": dtype, "max_batch": max_batch}
+    engine = open_engine(Florence2Settings.model_validate(settings | more))
+    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 2 * (4 if dtype == "float32" else 2)
+    assert engine.free() == max_batch
+    peaks = {"built": built, "answered": status("VmHWM"), "afterwards": status("VmRSS")}
+    return {name: round((value - before) / weights, 2) for name, value in peaks.items()}
+
+
+def status(key: str) -> int:
+    """Return a size of this process from `/proc/self/status`, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Memory and start of an agent.")
-    parser.add_argument("--only", choices=("cameras", "start"))
-    parser.add_argument("--checkout", type=Path, default=ROOT, help="folder of the agent that is measured")
+    parser.add_argument("--only", choices=("loading", "cameras", "start"))
+    parser.add_argument(
+        "--checkout", type=Path, default=ROOT, help="folder of the agent whose cameras or start are measured"
+    )
     parser.add_argument("--times", type=int, default=5, help="starts that are measured")
     parser.add_argument("--write", action="store_true", help="store the results in results/memory.json")
     options = parser.parse_args()
     results: dict[str, dict[str, Any]] = {}
-    if options.only != "start":
+    if options.only in (None, "loading"):
+        with tempfile.TemporaryDirectory() as name:
+            in_process({}, save_base, Path(name))
+            results["loading"] = loading(Path(name))
+    if options.only in (None, "cameras"):
         results["cameras"] = {source: cameras(options.checkout, source) for source in ("synthetic", "rtsp")}
-    if options.only != "cameras":
+    if options.only in (None, "start"):
         rows = [start(options.checkout) for _ in range(options.times)]
         results["start"] = {key: round(statistics.median(row[key] for row in rows), 2) for key in rows[0]}
     print(json.dumps(results, indent=2))

@@ -144,33 +144,39 @@ def open_engine(settings: Florence2Settings) -> ReferenceEngine | FastEngine:
     """
     # Idle OpenMP threads must sleep: spinning next to other busy processes, they slow torch down many times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if openvino_device := settings.openvino_device:
+    if settings.openvino_device:
         from pipelines.florence2.openvino.library import openvino
 
         openvino()  # reports a missing package before the checkpoint is downloaded
     files = _files(settings)
-    from pipelines.florence2.checkpoint import load
-    from pipelines.florence2.fast.memory_budget import release_unused
+    from pipelines.florence2.malloc import large_blocks_freed_at_once, release_unused
 
     started = time.monotonic()
-    checkpoint = load(files, "cpu" if openvino_device else settings.device, settings.dtype)
-    engine: ReferenceEngine | FastEngine
-    if _needs_reference(checkpoint, settings):
-        from pipelines.florence2.reference_engine import ReferenceEngine
-
-        engine = ReferenceEngine(checkpoint, settings.max_batch)
-    else:
-        from pipelines.florence2.fast.engine import FastEngine
-
-        engine = FastEngine(checkpoint, settings.max_batch, settings.drafts)
-        del checkpoint  # the engine has copies of its weights
-        if openvino_device:
-            from pipelines.florence2.openvino.backend import use_openvino
-
-            use_openvino(engine, files, openvino_device, lambda: load_parts(files))
+    with large_blocks_freed_at_once():
+        engine = _build(settings, files)
     engine.warm_up()
     release_unused()
     log.info("loaded %s in %.1f s", files.name, time.monotonic() - started)
+    return engine
+
+
+def _build(settings: Florence2Settings, files: CheckpointFiles) -> ReferenceEngine | FastEngine:
+    from pipelines.florence2.checkpoint import load
+
+    device = settings.openvino_device
+    checkpoint = load(files, "cpu" if device else settings.device, settings.dtype)
+    if _needs_reference(checkpoint, settings):
+        from pipelines.florence2.reference_engine import ReferenceEngine
+
+        return ReferenceEngine(checkpoint, settings.max_batch)
+    from pipelines.florence2.fast.engine import FastEngine
+
+    engine = FastEngine(checkpoint, settings.max_batch, settings.drafts)
+    if device:
+        from pipelines.florence2.openvino.backend import use_openvino
+
+        del checkpoint  # the engine has copies of its weights
+        use_openvino(engine, files, device, lambda: load_parts(files))
     return engine
 
 

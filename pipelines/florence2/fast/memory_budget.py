@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,12 +83,6 @@ def available(device: torch.device) -> int:
         return free if limit == "max" else min(free, int(limit) - int(used))
     except OSError:  # no control group of its own
         return free
-
-
-def release_unused() -> None:
-    """Give memory that the C library keeps for later back to the system, where it is glibc."""
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
 
 
 def is_shortage(error: BaseException) -> bool:
