@@ -167,7 +167,7 @@ def start(checkout: Path) -> dict[str, float]:
         def results() -> int:
             return (folder / "events").read_bytes().count(b'"streamer.result.v1"')
 
-        with running(["watch", "synthetic", "--task", "caption", "--every", "0.1"], checkout, folder) as agent:
+        with running(["watch", "synthetic", "--task", "caption", "--every", "100ms"], checkout, folder) as agent:
             until(results, folder)
             first_s = time.monotonic() - began
             cpu_s = sum(process_cpu(pid) for pid in (agent.pid, *children(agent.pid)))
