@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import statistics
@@ -186,13 +187,16 @@ def loading(folder: Path) -> dict[str, Any]:
     rows = {}
     for dtype in ("float32", "bfloat16"):
         for max_batch in (1, 8):
-            rows[f"{dtype}, {max_batch} at a time"] = in_process({}, _peaks, folder, dtype, max_batch)
+            rows[f"{dtype}, {max_batch} at a time"] = in_process({}, peak_memory, folder, dtype, max_batch)
     return rows
 
 
-def _peaks(folder: Path, dtype: str, max_batch: int) -> dict[str, float]:
+def peak_memory(folder: Path, dtype: str, max_batch: int) -> dict[str, float]:
+    """Open a checkpoint in this process; return memory relative to its weights in the given number type."""
+    from pipelines.florence2.checkpoint_files import open_folder
     from pipelines.florence2.fast.engine import FastEngine
     from pipelines.florence2.pipeline import Florence2Settings, open_engine
+    from pipelines.florence2.weights import find_weights
 
     settings = {"device": "cpu", "engine": "fast", "int8": "off"}
     open_engine(Florence2Settings.model_validate(settings))  # loads the libraries, with the small model
@@ -205,10 +209,11 @@ def _peaks(folder: Path, dtype: str, max_batch: int) -> dict[str, float]:
         built = status("VmHWM")
         warm_up(engine)
 
-    FastEngine.warm_up = noted  # type: ignore[method-assign]
+    FastEngine.warm_up = noted  # type: ignore[method-assign, assignment]
     more = {"checkpoint": str(folder), "dtype": dtype, "max_batch": max_batch}
     engine = open_engine(Florence2Settings.model_validate(settings | more))
-    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 2 * (4 if dtype == "float32" else 2)
+    stored = find_weights(folder.name, open_folder(str(folder)).weights)
+    weights = sum(math.prod(weight.shape) for weight in stored.values()) * {"float32": 4, "bfloat16": 2}[dtype]
     assert engine.free() == max_batch
     peaks = {"built": built, "answered": status("VmHWM"), "afterwards": status("VmRSS")}
     return {name: round((value - before) / weights, 2) for name, value in peaks.items()}

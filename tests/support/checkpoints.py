@@ -28,9 +28,19 @@ INPUTS: dict[str, dict[str, Any]] = {
 
 
 def build_checkpoint(
-    folder: Path, *, tied: bool = True, positions: int = 128, seed: int = 1, window: int = 4, **generation: Any
+    folder: Path,
+    *,
+    tied: bool = True,
+    positions: int = 128,
+    seed: int = 1,
+    window: int = 4,
+    scale: int = 1,
+    **generation: Any,
 ) -> Path:
-    """Save a checkpoint with random weights into `folder`; `generation` overrides its generation settings."""
+    """Save a checkpoint with random weights into `folder`; `generation` overrides its generation settings.
+
+    `scale` multiplies all widths: with 24 the weights take 0.2 GB in float32.
+    """
     import torch
     from transformers import Florence2Config, Florence2ForConditionalGeneration, GenerationConfig
 
@@ -42,22 +52,22 @@ def build_checkpoint(
         text_config={
             "model_type": "bart",
             "vocab_size": len(tokenizer),
-            "d_model": 32,
+            "d_model": 32 * scale,
             "encoder_layers": 2,
             "decoder_layers": 2,
             "encoder_attention_heads": 2,
             "decoder_attention_heads": 2,
-            "encoder_ffn_dim": 64,
-            "decoder_ffn_dim": 64,
+            "encoder_ffn_dim": 64 * scale,
+            "decoder_ffn_dim": 64 * scale,
             "max_position_embeddings": positions,
         },
         vision_config={
-            "embed_dim": [8, 16, 16, 32],
+            "embed_dim": [width * scale for width in (8, 16, 16, 32)],
             "depths": [1, 1, 1, 1],
             "num_heads": [1, 2, 2, 4],
             "num_groups": [1, 2, 2, 4],
             "window_size": window,
-            "projection_dim": 32,
+            "projection_dim": 32 * scale,
         },
         image_token_id=tokenizer.image_token_id,
         tie_word_embeddings=tied,

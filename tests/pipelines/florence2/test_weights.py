@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.cpu import in_process
+from benchmarks.memory import peak_memory
 from pipelines.florence2.architecture import Architecture
 from pipelines.florence2.checkpoint import load
 from pipelines.florence2.checkpoint_files import open_folder
@@ -19,6 +21,7 @@ from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.reference_engine import ReferenceEngine
 from pipelines.florence2.weights import HEAD, SHARED, find_weights
 from streamer.core.errors import ConfigError
+from tests.support.checkpoints import build_checkpoint
 
 ENCODER = "model.language_model.encoder.embed_tokens.weight"
 
@@ -115,3 +118,10 @@ def test_cut_file_is_damaged(copy: Path, keep: int) -> None:
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(ConfigError, match=r"model\.safetensors is damaged"):
         find_weights("mine", [file])
+
+
+def test_reading_a_model_takes_little_more_than_its_weights(tmp_path: Path) -> None:
+    folder = build_checkpoint(tmp_path / "larger", scale=24)
+    assert (folder / "model.safetensors").stat().st_size > 150e6
+    peaks = in_process({}, peak_memory, folder, "float32", 1)
+    assert 0.9 < peaks["built"] < 1.3
