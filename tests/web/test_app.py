@@ -282,6 +282,8 @@ def test_client_that_does_not_read_is_disconnected_alone(tmp_path: Path) -> None
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.connect(("127.0.0.1", web.port))
         slow.sendall(f"GET /live/{STREAM}.mjpeg HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        slow.settimeout(20)
+        assert slow.recv(15) == b"HTTP/1.1 200 OK"  # the response has begun, so it is counted
         with web.stream(f"/live/{STREAM}.mjpeg") as response:
             seen, began = pictures(response), time.monotonic()
             numbers = []
