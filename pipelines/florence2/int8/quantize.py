@@ -110,7 +110,7 @@ def nncf_package() -> Any:
     """Return the package. Raises ConfigError with the command that installs it."""
     with _quiet():
         package = load("nncf", "`streamer model quantize`", INSTALL)
-    package.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     return package
 
 
