@@ -78,7 +78,8 @@ def test_exit_of_a_killed_child_is_its_signal(server: ForkServer) -> None:
 def test_children_outlive_the_server(server: ForkServer) -> None:
     child, before = fork(server), server_of(os.getpid())
     os.kill(before, signal.SIGKILL)
-    until(lambda: server.wait_ready(0.25) and server_of(os.getpid()) not in (0, before), START_S, "another server")
+    until(lambda: not is_alive(before), START_S, "the end of the server")
+    until(lambda: server.wait_ready(0.25), START_S, "another server")
     assert child.poll() is None
     other = fork(server)
     for process in (child, other):
