@@ -63,8 +63,7 @@ class CheckpointFiles:
         digest = hashlib.sha256(f"{self.config} {self.images}".encode())
         adapter = sorted(path for path in self.adapter.iterdir() if path.is_file()) if self.adapter else []
         for path in (*self.weights, *adapter):
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(bytes.fromhex(sha256_of(path)))
         return digest.hexdigest()
 
     def with_image_size(self, side: int | None) -> CheckpointFiles:
@@ -74,6 +73,12 @@ class CheckpointFiles:
         return replace(
             self, images=self.images.resized(self.name, side, self.config["vision_config"], self.max_positions)
         )
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_folder(checkpoint: str | None, download: bool = True) -> CheckpointFiles:

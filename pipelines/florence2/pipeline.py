@@ -14,6 +14,7 @@ from pipelines.florence2.checkpoint_files import CheckpointFiles, open_folder
 from pipelines.florence2.cost_table import shipped_costs
 from pipelines.florence2.fast.speculative import DraftMode
 from pipelines.florence2.generation_settings import unsupported
+from pipelines.florence2.malloc import large_blocks_freed_at_once, release_unused
 from pipelines.florence2.prompts import length_error, prompt_texts
 from pipelines.florence2.tasks import SPECS, Parameters
 from pipelines.florence2.text_lists import TextListEngine
@@ -149,8 +150,6 @@ def open_engine(settings: Florence2Settings) -> ReferenceEngine | FastEngine:
 
         openvino()  # reports a missing package before the checkpoint is downloaded
     files = _files(settings)
-    from pipelines.florence2.malloc import large_blocks_freed_at_once, release_unused
-
     started = time.monotonic()
     with large_blocks_freed_at_once():
         engine = _build(settings, files)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.florence2.checkpoint_files import CheckpointFiles
+from pipelines.florence2.checkpoint_files import CheckpointFiles, sha256_of
 from streamer.core import atomic_file
 from streamer.core.errors import ConfigError
 from streamer.core.paths import state_home
@@ -61,7 +61,7 @@ def write(folder: Path, models: Mapping[str, Path], report: dict[str, Any]) -> N
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     names: dict[str, dict[str, str]] = {}
     for name, file in models.items():
-        hashes = {part: _hash(part) for part in (file, file.with_suffix(".bin"))}
+        hashes = {part: sha256_of(part) for part in (file, file.with_suffix(".bin"))}
         unique = hashlib.sha256("".join(hashes.values()).encode()).hexdigest()[:16]
         names[name] = {f"{name}-{unique}{part.suffix}": found for part, found in hashes.items()}
         for part, target in zip(hashes, names[name], strict=True):
@@ -95,7 +95,7 @@ def find(checkpoint: str | None, files: CheckpointFiles) -> Int8Model | None:
             return None
         tasks = frozenset(name for name, row in report["tasks"].items() if row["passed"] is True)
         hashes = {folder / part: found for parts in report["files"].values() for part, found in parts.items()}
-        if any(_hash(part) != found for part, found in hashes.items()):
+        if any(sha256_of(part) != found for part, found in hashes.items()):
             raise ValueError("a file has another hash")
         models = {
             name: next(folder / part for part in parts if part.endswith(".xml"))
@@ -109,8 +109,3 @@ def find(checkpoint: str | None, files: CheckpointFiles) -> Int8Model | None:
 
 def _warn(name: str, reason: str) -> None:
     log.warning("int8 model of %s not used: %s; %s", name, reason, REPEAT)
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from pipelines.florence2.checkpoint_files import CheckpointFiles
+from pipelines.florence2.checkpoint_files import CheckpointFiles, sha256_of
 from pipelines.florence2.fast import davit, encoder, layers
 from pipelines.florence2.openvino import graphs
 from pipelines.florence2.openvino.library import openvino
@@ -78,7 +78,7 @@ def _read(folder: Path) -> dict[str, Any]:
     """Return the models of an entry by name, empty if there is none; a damaged one is deleted."""
     try:
         hashes: dict[str, str] = json.loads(atomic_file.read(folder / _HASHES))
-        is_whole = all(_hash(folder / Path(name).name) == found for name, found in hashes.items())
+        is_whole = all(sha256_of(folder / Path(name).name) == found for name, found in hashes.items())
         models = {Path(name).stem: folder / name for name in hashes if name.endswith(".xml")}
     except FileNotFoundError:
         is_whole, models = not folder.exists(), {}
@@ -103,7 +103,7 @@ def _write(folder: Path, models: Mapping[str, Any]) -> None:
         paths = sorted(new.iterdir())
         for path in paths:
             atomic_file.sync_to_disk(path)
-        atomic_file.write(new / _HASHES, json.dumps({path.name: _hash(path) for path in paths}, indent=1) + "\n")
+        atomic_file.write(new / _HASHES, json.dumps({path.name: sha256_of(path) for path in paths}, indent=1) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(new, folder)
     except BaseException:
@@ -119,8 +119,3 @@ def _used(entry: Path) -> float:
     with suppress(OSError):
         return entry.stat().st_mtime
     return 0.0
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,7 +19,7 @@ from streamer.core.errors import ConfigError
 from streamer.toyworld.world import World
 from streamer.types import DueTask, Engine, Frame, Image, Job, Result, Task
 
-pytestmark = pytest.mark.skipif(find_spec("nncf") is None, reason="needs the extra openvino")
+pytestmark = pytest.mark.skipif(find_spec("nncf") is None, reason="needs the extra quantize")
 
 SETTINGS = Florence2Settings(device="cpu")
 
