@@ -1,0 +1,84 @@
+"""Runs functions over preallocated tensors, as they are or recorded as CUDA graphs; copies Python data to a device.
+
+A recorded function is launched as a whole, so the host's time per operation no longer limits a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+WARM_UP_RUNS = 3
+"""Runs before a recording, in which libraries choose kernels and allocate their work space."""
+
+Program = Callable[[], None]
+"""A function whose inputs and outputs are preallocated tensors. It reads nothing back to the host, and the shapes of
+its tensors do not depend on their values."""
+
+
+class CaptureError(RuntimeError):
+    """A program cannot be recorded as a graph. The caller can run it as it is, with an EagerRunner."""
+
+
+class Runner(Protocol):
+    """Prepares programs. Programs of one runner never run at the same time."""
+
+    def prepare(self, name: str, program: Program, /) -> Program:
+        """Return a callable that runs `program`; `name` is for error messages. May run `program` several times.
+
+        Raises CaptureError, and torch.OutOfMemoryError when memory is short.
+        """
+
+
+class EagerRunner:
+    """Runs programs as they are."""
+
+    def prepare(self, _: str, program: Program, /) -> Program:
+        return program
+
+
+class CudaGraphRunner:
+    """Records programs as CUDA graphs that share one memory pool; use one runner per stream."""
+
+    def __init__(self, device: torch.device, compiles: bool = False) -> None:
+        """`compiles`: programs go through torch.compile before they are recorded."""
+        self._device, self._compiles = device, compiles
+        self._pool: Any = None
+
+    def prepare(self, name: str, program: Program, /) -> Program:
+        try:
+            return self._record(program)
+        except torch.OutOfMemoryError:
+            raise
+        # Neither CUDA nor torch.compile has an error class for what they cannot record.
+        except Exception as error:
+            raise CaptureError(f"{name} cannot be recorded as a CUDA graph on {self._device}") from error
+
+    def _record(self, program: Program) -> Program:
+        if self._compiles:
+            # Without graphs of its own: they would be nested in ours.
+            program = torch.compile(program, mode="max-autotune-no-cudagraphs", fullgraph=True, dynamic=False)
+        with torch.cuda.device(self._device):
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP_RUNS):
+                    program()
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, stream=stream):
+                program()
+        replay: Program = graph.replay
+        return replay
+
+
+def device_tensor(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a tensor of Python data on `device`. Does not wait for a GPU: the copy is from pinned memory."""
+    made = torch.tensor(values, dtype=dtype)
+    if device.type == "cpu":
+        return made
+    return torch.empty_like(made, pin_memory=True).copy_(made).to(device, non_blocking=True)
