@@ -47,4 +47,7 @@ def _convert(function: Callable[[Tensor], Tensor], example: Tensor, shape: list[
     with warnings.catch_warnings():
         # The tracer warns of every Python number in the graph (all of them are constant) and of its own old age.
         warnings.simplefilter("ignore")
-        return openvino().convert_model(_Traced(function), example_input=example, input=[shape])
+        # The check of a trace runs the graph several times more, most of the time of a conversion. The self-check
+        # compares the results of the whole backend instead.
+        traced = torch.jit.trace(_Traced(function), example, check_trace=False)
+        return openvino().convert_model(traced, example_input=example, input=[shape])

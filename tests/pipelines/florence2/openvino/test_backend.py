@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from pipelines.florence2.tasks import SPECS
 from streamer.core.errors import ConfigError
 from streamer.toyworld.world import World
 from streamer.types import Job, Result
-from tests.support.checkpoints import assert_same, make_job
+from tests.support.checkpoints import assert_same, build_checkpoint, make_job
+
+pytestmark = pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra openvino")
 
 PROGRAM = """
 import sys
@@ -54,6 +57,12 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.delenv("CACHE_DIRECTORY", raising=False)
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder / "streamer" / "openvino"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small checkpoint with widths that OpenVINO survives with ONEDNN_MAX_CPU_ISA=AVX2."""
+    return build_checkpoint(tmp_path_factory.mktemp("florence") / "small", scale=2)
 
 
 @pytest.fixture(scope="module")
