@@ -33,11 +33,11 @@ from pydantic import ValidationError
 from transformers import AutoProcessor, Florence2ForConditionalGeneration
 from transformers.utils import logging as hf_logging
 
-from benchmarks.engine import IMAGE_TOKENS, SIDE, TOKENS, base_model, run_ours, run_transformers
+from benchmarks.engine import TOKENS, run_ours, run_transformers
 from benchmarks.report import write
 from benchmarks.shipped import job
 from pipelines.florence2.pipeline import Florence2Settings, open_engine, pipeline
-from pipelines.florence2.training.checkpoint_builder import save_checkpoint
+from pipelines.florence2.speed.random_checkpoint import save_random
 from streamer.core.errors import ConfigError
 from streamer.toyworld.world import World
 from streamer.types import Engine
@@ -104,12 +104,6 @@ engine = pipeline.open(Florence2Settings(**json.loads(sys.argv[1])))
 print(json.dumps([time.monotonic(), imports, megabytes("VmHWM")]))
 """
 """Program that opens the engine and prints the monotonic second, the MB of memory before, and the peak."""
-
-
-def save_base(folder: Path) -> None:
-    """Save the checkpoint as published ones are: in float16."""
-    model, tokenizer, generation = base_model()
-    save_checkpoint(folder, model.half(), tokenizer, SIDE, IMAGE_TOKENS, generation)
 
 
 def make_int8(folder: Path) -> None:
@@ -302,7 +296,7 @@ def main() -> None:
     tokens = {task: count // 5 for task, count in TOKENS.items()} if args.quick else TOKENS
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "base"
-        in_process({}, save_base, checkpoint)
+        in_process({}, save_random, "base", checkpoint)
         in_process({}, make_int8, checkpoint)
         limits = {
             limit: in_process(LIMITS[limit], compare, limit, checkpoint, rounds, tokens, args.threads)

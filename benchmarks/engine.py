@@ -25,13 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
-from transformers import (
-    CLIPImageProcessorPil,
-    Florence2Config,
-    Florence2ForConditionalGeneration,
-    Florence2Processor,
-    GenerationConfig,
-)
+from transformers import CLIPImageProcessorPil, Florence2Processor
 from transformers.modeling_outputs import BaseModelOutput
 
 from benchmarks.report import write
@@ -44,14 +38,14 @@ from pipelines.florence2.fast.speculative import Draft, Rates
 from pipelines.florence2.generation_settings import GenerationSettings
 from pipelines.florence2.image_settings import ImageSettings
 from pipelines.florence2.preprocess import Preprocessor
+from pipelines.florence2.speed.random_checkpoint import IMAGE_TOKENS, SIDE, random_model
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
 from pipelines.florence2.tokenizer import Tokenizer
-from pipelines.florence2.training.checkpoint_builder import IMAGE_MEAN, IMAGE_STD, POST_PROCESSOR, build_tokenizer
+from pipelines.florence2.training.checkpoint_builder import IMAGE_MEAN, IMAGE_STD, POST_PROCESSOR
 from pipelines.florence2.weights import Weights
 from streamer.toyworld.world import World
 from streamer.types import DueTask, Engine, Frame, Image, Job, Task
 
-SIDE, IMAGE_TOKENS = 768, 577
 CAMERAS = 8
 TOKENS = {"caption": 15, "object_detection": 80, "dense_region_caption": 40}
 GOALS = {
@@ -78,51 +72,9 @@ class Base(NamedTuple):
     """The tokenizer of transformers."""
 
 
-def base_model() -> tuple[Any, Any, GenerationConfig]:
-    """Return Florence-2 base with random weights and its tokenizer; its answers never end by themselves."""
-    corpus = [row.prompt for row in FLORENCE_TASKS.values()]
-    tokenizer: Any = build_tokenizer(corpus, 2000)
-    config = Florence2Config(
-        text_config={
-            "model_type": "bart",
-            "vocab_size": 51328,
-            "d_model": 768,
-            "encoder_layers": 6,
-            "decoder_layers": 6,
-            "encoder_attention_heads": 12,
-            "decoder_attention_heads": 12,
-            "encoder_ffn_dim": 3072,
-            "decoder_ffn_dim": 3072,
-            "max_position_embeddings": 1024,
-        },
-        vision_config={
-            "embed_dim": [128, 256, 512, 1024],
-            "depths": [1, 1, 9, 1],
-            "num_heads": [4, 8, 16, 32],
-            "num_groups": [4, 8, 16, 32],
-            "window_size": 12,
-            "projection_dim": 768,
-        },
-        image_token_id=tokenizer.image_token_id,
-    )
-    torch.manual_seed(1)
-    model: Any = Florence2ForConditionalGeneration(config)
-    generation = GenerationConfig(
-        bos_token_id=0,
-        pad_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=2,
-        forced_bos_token_id=0,
-        no_repeat_ngram_size=3,
-        suppress_tokens=[2],
-    )
-    model.generation_config = generation
-    return model.eval().requires_grad_(False), tokenizer, generation
-
-
 def base(dtype: torch.dtype = torch.bfloat16, clear_margins: bool = False) -> Base:
     """Return the model as both engines take it; `clear_margins` as in `set_clear_margins`."""
-    model, tokenizer, generation = base_model()
+    model, tokenizer, generation = random_model()
     model = model.to(dtype)
     if clear_margins:
         set_clear_margins(model)

@@ -34,9 +34,10 @@ from typing import Any
 import av
 import numpy as np
 
-from benchmarks.cpu import in_process, save_base
+from benchmarks.cpu import in_process
 from benchmarks.cpu_time import process_cpu
 from benchmarks.report import merge
+from pipelines.florence2.speed.random_checkpoint import save_random
 from tests.support.rtsp import RtspServer
 
 ROOT = Path(__file__).parent.parent
@@ -237,7 +238,7 @@ def main() -> None:
     results: dict[str, dict[str, Any]] = {}
     if options.only in (None, "loading"):
         with tempfile.TemporaryDirectory() as name:
-            in_process({}, save_base, Path(name))
+            in_process({}, save_random, "base", Path(name))
             results["loading"] = loading(Path(name))
     if options.only in (None, "cameras"):
         results["cameras"] = {source: cameras(options.checkout, source) for source in ("synthetic", "rtsp")}

@@ -305,6 +305,12 @@ class Pipeline(Protocol):
         progress and the report. Raises ConfigError when the model of these settings cannot be quantized.
         """
 
+    def compare(self, settings: Any, seconds: float, tell: Callable[[str], None]) -> Mapping[str, Any]:
+        """Measure the model beside another implementation of it, each row for `seconds`; return values for JSON.
+
+        `tell` gets the table line by line. Raises ConfigError as `open` does.
+        """
+
 
 class Picture(Protocol):
     """A decoded picture before its conversion to BGR."""

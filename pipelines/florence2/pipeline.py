@@ -137,10 +137,16 @@ class Florence2:
 
         return quantize(settings.checkpoint, _files(settings), open_changed, calibration, held_out, floor, tell)
 
+    def compare(self, settings: Florence2Settings, seconds: float, tell: Callable[[str], None]) -> Mapping[str, Any]:
+        from pipelines.florence2.speed.table import compare
 
-def open_engine(settings: Florence2Settings) -> ReferenceEngine | FastEngine:
+        return compare(settings, seconds, tell)
+
+
+def open_engine(settings: Florence2Settings, files: CheckpointFiles | None = None) -> ReferenceEngine | FastEngine:
     """Load and warm up an engine whose jobs have one prompt each.
 
+    `files` are those of the checkpoint where the caller changed them.
     Raises ConfigError when the checkpoint or device cannot be used.
     """
     # Idle OpenMP threads must sleep: spinning next to other busy processes, they slow torch down many times.
@@ -149,7 +155,7 @@ def open_engine(settings: Florence2Settings) -> ReferenceEngine | FastEngine:
         from pipelines.florence2.openvino.library import openvino
 
         openvino()  # reports a missing package before the checkpoint is downloaded
-    files = _files(settings)
+    files = files or _files(settings)
     started = time.monotonic()
     with large_blocks_freed_at_once():
         engine = _build(settings, files)

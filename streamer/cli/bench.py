@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
+from pydantic import ValidationError
 
 from streamer.cli.options import Checkpoint
 from streamer.core import logs
 from streamer.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from streamer.types import Engine, Job, TaskSpec
+    from streamer.cli.load_estimate import ModelId
+    from streamer.types import Engine, Job, Pipeline, TaskSpec
 
 SIZE = (1280, 720)
 """Width and height of the frames."""
@@ -34,6 +40,16 @@ def bench(
     image_size: Annotated[
         int | None,
         typer.Option(min=1, metavar="PIXELS", help="As `model.image_size` in a config. [default: the model's]"),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="As `model.device` in a config; also measures the speed beside transformers and the limits of the "
+            "device: of --model, else of Florence-2 base and large with random weights. [default: auto]"
+        ),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all figures to FILE, with --device.")
     ] = None,
 ) -> None:
     """Measure how many cameras this computer can serve.
@@ -54,10 +70,45 @@ def bench(
         interval = parse_seconds(every)
     except ValueError as error:
         raise ConfigError(f"--every: {error}") from None
-    size = {} if image_size is None else {"image_size": image_size}
-    engine = pipeline.open(pipeline.settings.model_validate({"checkpoint": model, **size}))
-    print(f"{engine.model}: {engine.description}")
-    report(model, image_size, (measure(engine, specs[name], seconds) for name in task or specs), interval)
+    if json_file is not None and device is None:
+        raise ConfigError("--json: needs --device")
+    settings = _settings(pipeline, checkpoint=model, image_size=image_size, device=device)
+    with nullcontext() if json_file is None else _json_output(json_file) as output:
+        engine = pipeline.open(settings)
+        print(f"{engine.model}: {engine.description}")
+        for warning in engine.warnings:
+            print(f"warning: {warning}")
+        found: dict[str, Any] = {"engine": engine.description, "warnings": list(engine.warnings)}
+        rates = report(
+            (model, image_size, device), (measure(engine, specs[name], seconds) for name in task or specs), interval
+        )
+        if device is not None:
+            del engine  # its memory is free for the comparison
+            found["rates"] = [asdict(rate) for rate in rates]
+            found["compared"] = pipeline.compare(settings, seconds, partial(print, flush=True))
+        if output is not None:
+            output.write(json.dumps(found, indent=2) + "\n")
+            print(f"wrote {json_file}")
+
+
+def _settings(pipeline: Pipeline, **options: str | int | None) -> Any:
+    """Return the model's settings from the options that have a value. Raises ConfigError naming the option."""
+    try:
+        return pipeline.settings.model_validate({key: value for key, value in options.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        option = "device" if "device" in options else "model"
+        if first["loc"]:
+            option = str(first["loc"][0]).replace("_", "-").replace("checkpoint", "model")
+        raise ConfigError(f"--{option}: {first['msg']}") from None
+
+
+def _json_output(file: Path) -> TextIO:
+    """Open the file before the measurement, which takes minutes. Raises ConfigError."""
+    try:
+        return file.open("w")
+    except OSError as error:
+        raise ConfigError(f"--json: cannot write {file}: {error.strerror}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +130,19 @@ class Rate:
         return math.floor(self.per_second * interval)
 
 
-def report(checkpoint: str | None, image_size: int | None, rates: Iterable[Rate], interval: float) -> None:
+def report(model: ModelId, rates: Iterable[Rate], interval: float) -> list[Rate]:
     """Print the rates as a table, each as soon as it is measured, and store the costs of tasks with answers."""
     from streamer.cli.load_estimate import costs_file, store_cost
 
+    measured = []
     print(f"{'task':28}{'answers/s':>10}{f'cameras every {interval:g} s':>24}{'errors':>8}", flush=True)
     for rate in rates:
         print(f"{rate.task:28}{rate.per_second:10.2f}{rate.cameras(interval):24}{rate.errors:8}", flush=True)
         if rate.errors < rate.answers:
-            store_cost(checkpoint, rate.task, 1 / rate.per_second, image_size)
+            store_cost(model, rate.task, 1 / rate.per_second)
+        measured.append(rate)
     print(f"stored in {costs_file()}; `streamer check` uses it to estimate the load of a config")
+    return measured
 
 
 def measure(engine: Engine, task: TaskSpec, seconds: float) -> Rate:

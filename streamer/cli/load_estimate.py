@@ -39,6 +39,8 @@ _RUNS = 50
 """Runs of a cron line that are searched for its shortest interval."""
 
 TaskId = tuple[str, str]
+ModelId = tuple[str | None, int | None, str | None]
+"""Checkpoint, image size and device; None: the included model, the checkpoint's own size, the device `auto`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,9 @@ class Load:
 
 def estimate(config: Config) -> Load | None:
     """Return the load of a config, or None if the costs of its model are unknown."""
-    own = _read_costs().get(_key(*_model(config)))
+    model, stored = _model(config), _read_costs()
+    # Most computers have one device to choose, which a measurement without a device has chosen too.
+    own = stored.get(_key(model)) or stored.get(_key((*model[:2], None)))
     costs = own or find_pipeline().costs(config.model)
     if not costs.seconds:
         return None
@@ -104,7 +108,7 @@ def max_runs_per_second(task: ScheduledTask, source: SourceSettings) -> float:
 
 def describe(config: Config, load: Load | None) -> Iterator[str]:
     """Return the load as lines of text; above 100 %, with a warning and the intervals that would fit."""
-    name, side = _model(config)
+    name, side, _ = _model(config)
     bench = "streamer bench" + (f" --model {name}" if name else "") + (f" --image-size {side}" if side else "")
     if load is None:
         yield f"load: unknown, no costs for this model: measure them with `{bench}`"
@@ -154,12 +158,9 @@ def _shortest_gap(cron: Cron) -> float:
     return min((after - before for before, after in pairwise(runs[1:])), default=math.inf)
 
 
-def store_cost(checkpoint: str | None, task: str, seconds: float, image_size: int | None = None) -> None:
-    """Store a task's seconds per answer, for all agents of this user. Raises OSError if that is not possible.
-
-    `checkpoint`: None for the included model. `image_size`: None for the checkpoint's own.
-    """
-    path, costs, key = costs_file(), _read_costs(), _key(checkpoint, image_size)
+def store_cost(model: ModelId, task: str, seconds: float) -> None:
+    """Store a task's seconds per answer, for all agents of this user. Raises OSError if that is not possible."""
+    path, costs, key = costs_file(), _read_costs(), _key(model)
     before = costs.get(key)
     by_task = {**(before.seconds if before else {}), task: float(f"{seconds:.4g}")}
     costs[key] = Costs(f"here by `streamer bench`, {date.today()}", by_task)
@@ -167,13 +168,16 @@ def store_cost(checkpoint: str | None, task: str, seconds: float, image_size: in
     atomic_file.write(path, _COSTS.dump_json(costs, indent=1).decode() + "\n")
 
 
-def _model(config: Config) -> tuple[str | None, int | None]:
-    """Return the checkpoint and the image size of a config, None where it names none."""
-    return getattr(config.model, "checkpoint", None), getattr(config.model, "image_size", None)
+def _model(config: Config) -> ModelId:
+    """Return the model of a config."""
+    device = getattr(config.model, "device", None)
+    sizes = getattr(config.model, "checkpoint", None), getattr(config.model, "image_size", None)
+    return *sizes, None if device == "auto" else device
 
 
-def _key(checkpoint: str | None, image_size: int | None) -> str:
-    return (checkpoint or _INCLUDED) + (f" at {image_size}" if image_size else "")
+def _key(model: ModelId) -> str:
+    checkpoint, image_size, device = model
+    return (checkpoint or _INCLUDED) + (f" at {image_size}" if image_size else "") + (f" on {device}" if device else "")
 
 
 def costs_file() -> Path:

@@ -9,11 +9,13 @@ import pytest
 
 from pipelines.florence2.cost_table import shipped_costs
 from streamer.cli import load_estimate
-from streamer.cli.load_estimate import FPS, describe, estimate
+from streamer.cli.load_estimate import FPS, ModelId, describe, estimate
 from streamer.config.model import Config, find_pipeline, from_mapping
 from tests.support.clips import write_clip
 
 CAMERA = "rtsp://10.0.0.1/cam"
+INCLUDED: ModelId = None, None, None
+"""The included model on the device `auto`."""
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +46,7 @@ def agent(*tasks: dict[str, Any], source: Any = CAMERA, model: dict[str, Any] | 
     ],
 )
 def test_load_follows_the_run_rate(task: dict[str, Any], source: str, runs: Any) -> None:
-    load_estimate.store_cost(None, "caption", 0.1)
+    load_estimate.store_cost(INCLUDED, "caption", 0.1)
     load = estimate(agent(task, source=source))
     assert load is not None
     assert load.by_task["gate", "t0"] / 0.1 == pytest.approx(runs, abs=1e-9)
@@ -56,9 +58,9 @@ def test_measured_costs_replace_shipped_ones(home: Path) -> None:
     assert load is not None
     assert (load.total, load.is_measured) == (shipped_costs(None, None).seconds["caption"], False)
     assert "not on this computer: measure them with `streamer bench`" in "\n".join(describe(agent(every), load))
-    load_estimate.store_cost(None, "caption", 0.25)
-    load_estimate.store_cost(None, "ocr", 0.5)
-    load_estimate.store_cost("else/where", "caption", 9.0)
+    load_estimate.store_cost(INCLUDED, "caption", 0.25)
+    load_estimate.store_cost(INCLUDED, "ocr", 0.5)
+    load_estimate.store_cost(("else/where", None, None), "caption", 9.0)
     load = estimate(agent(every, {"every": "1s", "task": "ocr"}))
     assert load is not None
     assert (load.total, load.is_measured, load.assumptions) == (0.75, True, ())
@@ -78,7 +80,7 @@ def test_included_model_has_a_cost_for_every_task() -> None:
 
 
 def test_overload_warning_names_costs_and_fitting_intervals() -> None:
-    load_estimate.store_cost(None, "caption", 0.1)
+    load_estimate.store_cost(INCLUDED, "caption", 0.1)
     fits = agent({"every": "200ms"})
     assert "warning" not in "".join(describe(fits, estimate(fits)))
     busy = agent({"every": "100ms", "priority": "high"}, {"every": "200ms", "priority": "low"}, {"every": "10s"})
@@ -99,14 +101,25 @@ def test_unknown_model_and_recording_have_no_estimate(tmp_path: Path) -> None:
 
 
 def test_each_image_size_has_costs_of_its_own() -> None:
-    load_estimate.store_cost("a/b", "caption", 9.0)
+    load_estimate.store_cost(("a/b", None, None), "caption", 9.0)
     small = agent({"every": "1s"}, model={"checkpoint": "a/b", "image_size": 384})
     (line,) = describe(small, estimate(small))
     assert line.endswith("measure them with `streamer bench --model a/b --image-size 384`")
-    load_estimate.store_cost("a/b", "caption", 0.5, 384)
+    load_estimate.store_cost(("a/b", 384, None), "caption", 0.5)
     load = estimate(small)
     assert load is not None
     assert load.total == 0.5
+
+
+def test_costs_of_named_device_go_before_those_of_auto() -> None:
+    second = agent({"every": "1s"}, model={"device": "cuda:1"})
+    load_estimate.store_cost(INCLUDED, "caption", 0.5)
+    load = estimate(second)
+    assert load is not None
+    assert load.total == 0.5
+    load_estimate.store_cost((None, None, "cuda:1"), "caption", 0.25)
+    totals = [load.total for config in (second, agent({"every": "1s"})) if (load := estimate(config))]
+    assert totals == [0.25, 0.5]
 
 
 @pytest.mark.parametrize(("name", "own"), [(None, 192), ("florence-community/Florence-2-base-ft", 768)])
