@@ -76,10 +76,11 @@ class _Windows:
         q, k, v = self.qkv(y).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         y = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         y = self.out(y).view(frames, rows, columns, self.side, self.side, channels).transpose(2, 3)
-        y = y.reshape(frames, rows * self.side, columns * self.side, channels)
         if self.right or self.bottom:
-            y = y[:, :height, :width]
-        return y.flatten(1, 2).add_(x)
+            y = y.reshape(frames, rows * self.side, columns * self.side, channels)[:, :height, :width]
+            return torch.add(x.unflatten(1, (height, width)), y).flatten(1, 2)
+        # The sum reads the windows where they are: no copy back to rows of the feature map.
+        return torch.add(x.view(y.shape), y).view(x.shape)
 
 
 class _Channels:
@@ -97,9 +98,12 @@ class _Channels:
 
     def __call__(self, x: Tensor, height: int, width: int) -> Tensor:
         x = self.depthwise(x, height, width).flatten(1, 2).add_(x)
-        q, k, v = self.qkv(BARE(x)).unflatten(-1, (3, self.groups, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        mix = torch.softmax(torch.matmul(q.transpose(-1, -2), k).float(), -1).to(x.dtype)
-        y = torch.matmul(v, mix.transpose(-1, -2)).transpose(1, 2).flatten(2)
+        qkv = self.qkv(BARE(x)).unflatten(-1, (3, self.groups, -1)).permute(2, 0, 3, 1, 4)
+        # A batch of products has one stride, so several frames need this copy; without it each product makes its own.
+        q, k, v = qkv.flatten(1, 2).unbind(0)
+        # torch computes the softmax of a bfloat16 tensor in float32, on CPUs and GPUs.
+        mix = torch.softmax(torch.bmm(q.mT, k), -1)
+        y = torch.bmm(v, mix.mT).unflatten(0, (len(x), -1)).transpose(1, 2).flatten(2)
         return self.out(y).add_(x)
 
 

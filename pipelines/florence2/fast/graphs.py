@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 WARM_UP_RUNS = 3
@@ -76,7 +77,7 @@ class CudaGraphRunner:
         return replay
 
 
-def device_tensor(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
+def device_tensor(values: Sequence[Any] | NDArray[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return a tensor of Python data on `device`. Does not wait for a GPU: the copy is from pinned memory."""
     made = torch.tensor(values, dtype=dtype)
     if device.type == "cpu":

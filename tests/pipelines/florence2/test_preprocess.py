@@ -10,10 +10,13 @@ import torch
 from PIL import Image as Pil
 
 from pipelines.florence2.image_settings import ImageSettings
-from pipelines.florence2.preprocess import Preprocessor, resize
+from pipelines.florence2.preprocess import DeviceResize, Preprocessor, resize
 from pipelines.florence2.processor import check_frame
+from pipelines.florence2.resample import CACHED_AXES
 from streamer.core.errors import ConfigError, PipelineError
+from streamer.toyworld.world import World
 from streamer.types import Image
+from tests.support.fake_cuda import DEVICE, fake_cuda
 
 RAW = {"size": {"height": 768, "width": 768}, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
@@ -51,6 +54,13 @@ def edges(height: int, width: int) -> Image:
     return np.repeat(cells[..., None], 3, axis=2).astype(np.uint8)
 
 
+def lines(height: int, width: int) -> Image:
+    """Return white lines of one pixel on black."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[::9], image[:, ::13] = 255, 255
+    return image
+
+
 def pil(image: Image, side: int) -> Any:
     return np.asarray(Pil.fromarray(image[..., ::-1].copy()).resize((side, side), Pil.Resampling.BICUBIC)).astype(int)
 
@@ -77,6 +87,53 @@ def test_resize_keeps_orientation_and_colours() -> None:
     assert rgb[:, 2, 2].tolist() == [0, 0, 255]
     assert rgb[:, 17, 2].tolist() == [255, 0, 0]
     assert rgb[:, 17, 38].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "mode"),
+    [
+        *((shape, (768, 768), "bicubic") for shape in [*SIZES, (32, 32), (768, 300)]),
+        *((shape, (96, 130), "bilinear") for shape in SIZES),
+        ((2160, 3840), (384, 384), "bicubic"),
+    ],
+)
+def test_resize_on_device_is_within_one_level(shape: tuple[int, int], size: tuple[int, int], mode: str) -> None:
+    """The operations of the device run on CPU tensors."""
+    on_device = DeviceResize(size, mode, torch.device("cpu"))
+    for paint in (noise, lines, edges):
+        image = paint(*shape)
+        off = (on_device(image).int() - resize(image, size, mode).int()).abs()
+        assert off.max() <= 1
+        if paint is not edges:  # whose cells give many sums of exactly half a level
+            assert (off > 0).float().mean() < 5e-4
+
+
+def test_scene_on_device_is_within_one_level() -> None:
+    image = World(5).scene(1.0).paint(1920, 1080)
+    for side in (384, 768):
+        on_device = DeviceResize((side, side), "bicubic", torch.device("cpu"))
+        assert (on_device(image).int() - resize(image, (side, side)).int()).abs().max() <= 1
+
+
+def test_device_keeps_coefficients_of_few_sizes() -> None:
+    on_device = DeviceResize((96, 96), "bicubic", torch.device("cpu"))
+    for side in range(100, 200):
+        on_device(np.zeros((side, side, 3), np.uint8))
+    assert on_device._resample._axis.cache_info().currsize == CACHED_AXES
+
+
+def test_crop_is_resized_on_device() -> None:
+    """A crop is a view of the frame, with gaps between its rows."""
+    crop = noise(300, 400)[20:220, 30:330]
+    crop.flags.writeable = False
+    assert torch.equal(DeviceResize((96, 96), "bicubic", torch.device("cpu"))(crop), resize(crop, (96, 96)))
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (768, 768), (1080, 1920), (2160, 3840), (8000, 9)])
+def test_pixels_stay_on_the_device(shape: tuple[int, int]) -> None:
+    with fake_cuda():
+        pixels = Preprocessor(ImageSettings.read("x", RAW), DEVICE)(np.zeros((*shape, 3), np.uint8))
+    assert (pixels.device, pixels.dtype, pixels.shape) == (DEVICE, torch.float32, (3, 768, 768))
 
 
 @pytest.mark.parametrize("shape", [(96, 96), (480, 640), (31, 50)])
