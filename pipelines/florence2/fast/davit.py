@@ -101,9 +101,9 @@ class _Channels:
         qkv = self.qkv(BARE(x)).unflatten(-1, (3, self.groups, -1)).permute(2, 0, 3, 1, 4)
         # A batch of products has one stride, so several frames need this copy; without it each product makes its own.
         q, k, v = qkv.flatten(1, 2).unbind(0)
-        # torch computes the softmax of a bfloat16 tensor in float32, on CPUs and GPUs.
-        mix = torch.softmax(torch.bmm(q.mT, k), -1)
-        y = torch.bmm(v, mix.mT).unflatten(0, (len(x), -1)).transpose(1, 2).flatten(2)
+        # torch computes the softmax of a bfloat16 tensor in float32, on CPUs and GPUs. OpenVINO does not convert `mT`.
+        mix = torch.softmax(torch.bmm(q.transpose(1, 2), k), -1)
+        y = torch.bmm(v, mix.transpose(1, 2)).unflatten(0, (len(x), -1)).transpose(1, 2).flatten(2)
         return self.out(y).add_(x)
 
 
