@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from pipelines.florence2.architecture import Architecture
+from pipelines.florence2.card import card_of
 from pipelines.florence2.checkpoint_files import CheckpointFiles
 from pipelines.florence2.dtype import choose
 from pipelines.florence2.generation_settings import GenerationSettings
@@ -52,7 +53,8 @@ def load(files: CheckpointFiles, device: str, dtype: str) -> Checkpoint:
     stored = find_weights(files.name, files.weights)
     size = sum(math.prod(weight.shape) for weight in stored.values())
     choice = choose(dtype, torch_device, size)
-    runs_in = f"{torch_device}, {str(choice.dtype)[6:]} ({choice.reason})"
+    card = card_of(torch_device)
+    runs_in = f"{torch_device}{f' ({card})' if card else ''}, {str(choice.dtype)[6:]} ({choice.reason})"
     log.info("loading %s (%.1f M parameters) on %s", files.name, size / 1e6, runs_in)
     weights, network = Weights(files.name, stored, choice.dtype, torch_device), None
     if not weights.is_tied:
@@ -84,9 +86,11 @@ def load(files: CheckpointFiles, device: str, dtype: str) -> Checkpoint:
 
 def _device(name: str) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        return torch.device("cuda" if count else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= count:
+    device = torch.device(("cuda" if count else "cpu") if name == "auto" else name)
+    if device.type != "cuda":
+        return device
+    # Some functions of torch need the index.
+    index = device.index or 0
+    if index >= count:
         raise ConfigError(f"no such device: {name} (this process sees {count} CUDA devices); try device: auto")
-    return device
+    return torch.device("cuda", index)

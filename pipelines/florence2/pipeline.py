@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
@@ -23,11 +24,16 @@ from streamer.core.settings import Settings
 from streamer.types import Costs, Engine, Job, TaskSpec
 
 if TYPE_CHECKING:
+    import torch
+
     from pipelines.florence2.checkpoint import Checkpoint
     from pipelines.florence2.fast.davit import DaViT
     from pipelines.florence2.fast.encoder import Encoder
     from pipelines.florence2.fast.engine import FastEngine
+    from pipelines.florence2.fast.graphs import Runner
     from pipelines.florence2.reference_engine import ReferenceEngine
+
+    Graphs = Callable[[torch.device], Runner]
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +66,8 @@ class Florence2Settings(Settings):
     smaller size is faster and misses small objects."""
     max_batch: int = Field(default=8, ge=1, le=256)
     """Maximum number of jobs that run together."""
+    gpu_memory: float = Field(default=0.9, gt=0, le=1)
+    """Share of the memory of a graphics card that the engine may use in total; no effect without a card."""
     engine: Literal["auto", "plain", "fast"] = "auto"
     """auto: fast where it supports the checkpoint, else plain. plain: the reference, transformers' generate."""
     drafts: DraftField = "exact"
@@ -93,6 +101,10 @@ class Florence2:
 
     settings: type[Florence2Settings] = Florence2Settings
 
+    def __init__(self, graphs: Graphs | None = None) -> None:
+        """`graphs` returns the runner that records programs for a device; None: CUDA graphs, on a card only."""
+        self._graphs = graphs
+
     def tasks(self) -> Mapping[str, TaskSpec]:
         return SPECS
 
@@ -113,7 +125,7 @@ class Florence2:
         return shipped_costs(settings.checkpoint, settings.image_size)
 
     def open(self, settings: Florence2Settings) -> Engine:
-        engine: Engine = open_engine(settings)
+        engine: Engine = open_engine(settings, graphs=self._graphs)
         if settings.int8 == "auto" and settings.openvino_device in (None, "CPU"):
             from pipelines.florence2.fast.engine import FastEngine
             from pipelines.florence2.int8.engine import with_int8
@@ -143,10 +155,12 @@ class Florence2:
         return compare(settings, seconds, tell)
 
 
-def open_engine(settings: Florence2Settings, files: CheckpointFiles | None = None) -> ReferenceEngine | FastEngine:
+def open_engine(
+    settings: Florence2Settings, files: CheckpointFiles | None = None, graphs: Graphs | None = None
+) -> ReferenceEngine | FastEngine:
     """Load and warm up an engine whose jobs have one prompt each.
 
-    `files` are those of the checkpoint where the caller changed them.
+    `files` are those of the checkpoint where the caller changed them, `graphs` is as in `Florence2`.
     Raises ConfigError when the checkpoint or device cannot be used.
     """
     # Idle OpenMP threads must sleep: spinning next to other busy processes, they slow torch down many times.
@@ -160,6 +174,7 @@ def open_engine(settings: Florence2Settings, files: CheckpointFiles | None = Non
     with large_blocks_freed_at_once():
         engine = _build(settings, files)
     engine.warm_up()
+    _prove(engine, files, graphs)
     release_unused()
     log.info("loaded %s in %.1f s", files.name, time.monotonic() - started)
     return engine
@@ -167,22 +182,43 @@ def open_engine(settings: Florence2Settings, files: CheckpointFiles | None = Non
 
 def _build(settings: Florence2Settings, files: CheckpointFiles) -> ReferenceEngine | FastEngine:
     from pipelines.florence2.checkpoint import load
+    from pipelines.florence2.fast.memory_budget import limit
 
     device = settings.openvino_device
     checkpoint = load(files, "cpu" if device else settings.device, settings.dtype)
+    limit(checkpoint.weights.device, settings.gpu_memory)
     if _needs_reference(checkpoint, settings):
         from pipelines.florence2.reference_engine import ReferenceEngine
 
         return ReferenceEngine(checkpoint, settings.max_batch)
+    from pipelines.florence2.card import unused_card
     from pipelines.florence2.fast.engine import FastEngine
 
-    engine = FastEngine(checkpoint, settings.max_batch, settings.drafts)
+    engine = FastEngine(checkpoint, settings.max_batch, settings.drafts, settings.gpu_memory)
+    if settings.device == "auto" and (reason := unused_card()):
+        engine.degrade(f"the model runs on the CPU: {reason}")
     if device:
         from pipelines.florence2.openvino.backend import use_openvino
 
         del checkpoint  # the engine has copies of its weights
         use_openvino(engine, files, device, lambda: load_parts(files))
     return engine
+
+
+def _prove(engine: ReferenceEngine | FastEngine, files: CheckpointFiles, graphs: Graphs | None) -> None:
+    """Let a fast engine on a card prove that it works there, and use graphs."""
+    from pipelines.florence2.fast.engine import FastEngine
+
+    if not isinstance(engine, FastEngine):
+        return
+    device = engine.decoder.device
+    is_card = device.type == "cuda"
+    if graphs is None and is_card:
+        from pipelines.florence2.fast.graphs import CudaGraphRunner as graphs
+    if graphs is not None:
+        from pipelines.florence2.fast.self_proof import prove
+
+        prove(engine, partial(graphs, device), (lambda: load_parts(files)) if is_card else None)
 
 
 def load_parts(files: CheckpointFiles) -> tuple[DaViT, Encoder]:

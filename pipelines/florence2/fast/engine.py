@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,10 +19,12 @@ from pipelines.florence2.fast.davit import DaViT
 from pipelines.florence2.fast.decode_batch import DecodeBatch
 from pipelines.florence2.fast.decoder import Decoder
 from pipelines.florence2.fast.encoder import Encoder
+from pipelines.florence2.fast.graph_guard import ReplayError
+from pipelines.florence2.fast.graphs import EagerRunner, Runner
 from pipelines.florence2.fast.greedy_search import GreedySearch
 from pipelines.florence2.fast.image_cache import CACHED_FRAMES, ImageCache
 from pipelines.florence2.fast.logits import LogitsProcessor
-from pipelines.florence2.fast.memory_budget import fit, forecast, is_shortage
+from pipelines.florence2.fast.memory_budget import Room, fit, forecast, is_shortage
 from pipelines.florence2.fast.parts import TextEncoder
 from pipelines.florence2.fast.scheduler import EngineJob, Scheduler
 from pipelines.florence2.fast.speculative import DraftMode
@@ -44,49 +47,65 @@ TOKENS_PER_STEP = 4
 class FastEngine:
     """Answers jobs with the same tokens as the reference engine. Keeps no reference to the checkpoint."""
 
-    def __init__(self, checkpoint: Checkpoint, max_batch: int, drafts: DraftMode = "exact") -> None:
-        """Raises ConfigError when the checkpoint does not fit into memory or its files contradict each other."""
+    def __init__(
+        self, checkpoint: Checkpoint, max_batch: int, drafts: DraftMode = "exact", gpu_memory: float = 1.0
+    ) -> None:
+        """`gpu_memory` is the share of a card's memory that the engine may use.
+
+        Raises ConfigError when the checkpoint does not fit into memory or its files contradict each other.
+        """
         self.model = checkpoint.name
         self.description = f"fast engine on {checkpoint.runs_in}"
         self.warnings: list[str] = []
-        weights, text, images = checkpoint.weights, checkpoint.architecture.text, checkpoint.images
-        device = weights.device
-        frames, tokens = (1, 1) if device.type == "cpu" else (FRAMES_PER_STEP, TOKENS_PER_STEP)
+        device = checkpoint.weights.device
+        self._drafts, self._max_positions = drafts, checkpoint.max_positions
+        frames, self._tokens = (1, 1) if device.type == "cpu" else (FRAMES_PER_STEP, TOKENS_PER_STEP)
         self._one_by_one = device.type == "cpu"
         """Encode prompts one by one: on a CPU, padding shorter prompts costs more than the batch saves."""
-        try:
-            self.decoder = Decoder(weights, text)
-            self.encoder: TextEncoder = Encoder(weights, text)
-            vision = DaViT(weights, checkpoint.architecture.vision, images.height, images.width)
-        except (RuntimeError, MemoryError) as error:
-            if not is_shortage(error):
-                raise
-            raise ConfigError(f"checkpoint {self.model} does not fit into the memory of {device}") from None
-        if vision.tokens != images.tokens:
-            raise ConfigError(
-                f"checkpoint {self.model} does not run: its vision tower makes {vision.tokens} tokens per image, "
-                f"its processor settings say {images.tokens}"
-            )
+        self.decoder, self.encoder, vision = _load(checkpoint)
         self._image_tokens = vision.tokens
         self._generation = checkpoint.generation
         self.processor = Processor(checkpoint)
         self.logits_processor = LogitsProcessor(self._generation, checkpoint.first_location, device)
         beams = max(1, self._generation.num_beams or 1)
-        needs = forecast(self.decoder, vision, text, checkpoint.max_positions, beams, frames, CACHED_FRAMES)
-        capacity = fit(max_batch, self.model, needs, device)
-        batch = DecodeBatch(
-            self.decoder,
-            self.logits_processor,
-            capacity,
-            self._image_tokens,
-            checkpoint.max_positions,
-            drafts == "near",
-        )
-        self.image_cache = ImageCache(vision, Preprocessor(images), device, weights.dtype)
-        self.scheduler = Scheduler(capacity, frames)
-        locations = self.logits_processor.locations
-        self.greedy = GreedySearch(batch, len(self.logits_processor.start), tokens, locations, drafts != "off")
+        text, positions = checkpoint.architecture.text, checkpoint.max_positions
+        needs = partial(forecast, self.decoder, vision, text, positions, beams, CACHED_FRAMES)
+        self.image_cache = ImageCache(vision, Preprocessor(checkpoint.images), device, checkpoint.weights.dtype)
+        wanted = Room(max_batch, frames)
+        room = fit(wanted, self.model, needs, device, gpu_memory)
+        if room != wanted:
+            self.degrade(f"memory on {device} is short: {room} at a time instead of {wanted}")
+        self.allocate(room, EagerRunner())
+
+    def allocate(self, room: Room, runner: Runner) -> None:
+        """Allocate what the steps read and write, with `runner` to run them. Forgets all jobs and drafts.
+
+        While memory is short, allocates for half as much. Raises ConfigError when not even one row fits.
+        """
+        self.room, self.runner = room, runner
+        self.__dict__.pop("greedy", None)  # its memory is needed for the next one
+        self.image_cache.clear()
+        is_near = self._drafts == "near"
+        limits = room.rows, self._image_tokens, self._max_positions
+        try:
+            batch = DecodeBatch(self.decoder, self.logits_processor, *limits, is_near)
+        except (RuntimeError, MemoryError) as error:
+            if not is_shortage(error):
+                raise
+            self.allocate(self.smaller(room), runner)
+            return
+        self.scheduler = Scheduler(room.rows, room.frames)
+        start, locations = len(self.logits_processor.start), self.logits_processor.locations
+        self.greedy = GreedySearch(batch, start, self._tokens, locations, self._drafts != "off")
         self._beam_searches: dict[EngineJob, BeamSearch] = {}
+
+    def smaller(self, room: Room) -> Room:
+        """Return half of `room`, and report it. Raises ConfigError when there is no half."""
+        device = self.decoder.device
+        if room.half is None:
+            raise ConfigError(f"checkpoint {self.model} does not fit into the memory of {device}")
+        self.degrade(f"memory on {device} is short: {room.half} at a time instead of {room}")
+        return room.half
 
     def free(self) -> int:
         return self.scheduler.free()
@@ -186,12 +205,21 @@ class FastEngine:
 
     # -- failures
 
+    def degrade(self, warning: str) -> None:
+        """Report that the engine runs otherwise than it should."""
+        log.warning("%s", warning)
+        self.warnings.append(warning)
+
     def _attempt(self, jobs: Sequence[EngineJob], action: Callable[[], None]) -> bool:
         """Run `action`; return False after an exception, with the jobs queued again or finished as errors."""
         try:
             action()
         except torch.AcceleratorError:
             raise  # The device is in an unknown state; only a new process helps.
+        except ReplayError:
+            self.image_cache.clear()
+            self.scheduler.retry(jobs, self.scheduler.limit)
+            return False
         # The model can raise anything on a bad row, and the other rows must survive it.
         except Exception as error:
             self._recover(jobs, error)
@@ -211,3 +239,21 @@ class FastEngine:
             self.scheduler.retry(jobs, others + len(jobs) // 2)
         else:
             self.scheduler.retry(jobs, 1)  # one by one, so that the broken job fails alone
+
+
+def _load(checkpoint: Checkpoint) -> tuple[Decoder, TextEncoder, DaViT]:
+    """Load the parts of the model. Raises ConfigError."""
+    weights, architecture, images = checkpoint.weights, checkpoint.architecture, checkpoint.images
+    try:
+        decoder, encoder = Decoder(weights, architecture.text), Encoder(weights, architecture.text)
+        vision = DaViT(weights, architecture.vision, images.height, images.width)
+    except (RuntimeError, MemoryError) as error:
+        if not is_shortage(error):
+            raise
+        raise ConfigError(f"checkpoint {checkpoint.name} does not fit into the memory of {weights.device}") from None
+    if vision.tokens != images.tokens:
+        raise ConfigError(
+            f"checkpoint {checkpoint.name} does not run: its vision tower makes {vision.tokens} tokens per image, "
+            f"its processor settings say {images.tokens}"
+        )
+    return decoder, encoder, vision

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -17,7 +19,7 @@ from streamer.core.errors import ConfigError
 log = logging.getLogger(__name__)
 
 MARGIN = 0.9
-"""Maximum share of the free memory that the engine may use."""
+"""Maximum share of the free memory that the engine may use: the estimate is not exact."""
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -39,11 +41,11 @@ class Forecast:
 
 
 def forecast(
-    decoder: Decoder, vision: Vision, text: Text, answer: int, beams: int, frames: int, cached: int
+    decoder: Decoder, vision: Vision, text: Text, answer: int, beams: int, cached: int, frames: int
 ) -> Forecast:
     """Estimate the memory when every answer uses beam search with `beams`, as the quality `official` may.
 
-    `answer` is the longest answer in tokens, `frames` run through the vision tower together, `cached` stay cached.
+    `answer` is the longest answer in tokens. `cached` frames stay cached, `frames` go through the vision tower at once.
     """
     size = decoder.dtype.itemsize
     position = 2 * decoder.depth * decoder.heads * decoder.width * size
@@ -57,25 +59,54 @@ def forecast(
     return Forecast(row=own + source * position + logits, work=work)
 
 
-def fit(max_batch: int, name: str, needs: Forecast, device: torch.device) -> int:
-    """Return `max_batch` rows, or fewer when memory is short. Raises ConfigError when not even one fits."""
-    free = available(device)
-    rows = min(max_batch, needs.rows(free))
+class Room(NamedTuple):
+    """Sizes of the largest step, for which memory is allocated."""
+
+    rows: int
+    """Answers that are generated at a time."""
+    frames: int
+    """Frames that go through the vision tower together."""
+
+    @property
+    def half(self) -> Room | None:
+        """Return the next smaller sizes, None below one row."""
+        return Room(self.rows // 2, max(1, self.frames // 2)) if self.rows > 1 else None
+
+    def __str__(self) -> str:
+        return f"{self.rows} answers" + (f" and {self.frames} frames" if self.frames > 1 else "")
+
+
+def fit(wanted: Room, name: str, needs: Callable[[int], Forecast], device: torch.device, share: float) -> Room:
+    """Return the wanted sizes, or smaller ones when memory is short: fewer frames first, then fewer rows.
+
+    `needs` forecasts the memory for a number of frames, `share` is as in `available`. Raises ConfigError when not even
+    one row fits.
+    """
+    free, frames = available(device, share), wanted.frames
+    while frames > 1 and needs(frames).rows(free) < wanted.rows:
+        frames //= 2
+    estimate = needs(frames)
+    rows = min(wanted.rows, estimate.rows(free))
     if rows < 1:
         raise ConfigError(
-            f"checkpoint {name} needs {_gb(needs.total(1))} more memory for one answer at a time, "
+            f"checkpoint {name} needs {_gb(estimate.total(1))} more memory for one answer at a time, "
             f"but {device} has {_gb(free)} free: use a smaller checkpoint or free memory"
         )
-    if rows < max_batch:
-        log.warning("memory on %s is short: %d answers at a time instead of %d", device, rows, max_batch)
-    log.info("up to %d answers at a time, %s of %s free memory", rows, _gb(needs.total(rows)), _gb(free))
-    return rows
+    log.info("up to %s at a time, %s of %s free memory", Room(rows, frames), _gb(estimate.total(rows)), _gb(free))
+    return Room(rows, frames)
 
 
-def available(device: torch.device) -> int:
-    """Return the free bytes on `device`; on a CPU within the limit of the control group."""
+def limit(device: torch.device, share: float) -> None:
+    """Make allocations fail above `share` of a card's memory, so that other programs on the card keep the rest."""
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(share, device)
+
+
+def available(device: torch.device, share: float = 1.0) -> int:
+    """Return the free bytes on `device`: on a card within `share` of its memory, on a CPU within the control group."""
     if device.type != "cpu":
-        return int(torch.get_device_module(device).mem_get_info(device)[0])
+        free, total = torch.get_device_module(device).mem_get_info(device)
+        return int(min(free, share * total - torch.get_device_module(device).memory_reserved(device)))
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     try:

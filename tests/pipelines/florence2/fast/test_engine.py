@@ -493,13 +493,13 @@ def test_capacity_is_bounded_by_free_memory(checkpoint: Path, monkeypatch: pytes
     assert beams
     assert beams > 1
     needs = memory_budget.forecast(
-        fast.decoder, fast.image_cache.vision, taken.architecture.text, 128, beams, 1, CACHED_FRAMES
+        fast.decoder, fast.image_cache.vision, taken.architecture.text, 128, beams, CACHED_FRAMES, 1
     )
     monkeypatch.setattr(
-        memory_budget, "available", lambda device: int(needs.total(3) / memory_budget.MARGIN) + needs.row // 2
+        memory_budget, "available", lambda device, share: int(needs.total(3) / memory_budget.MARGIN) + needs.row // 2
     )
     assert FastEngine(taken, 8).free() == 3
-    monkeypatch.setattr(memory_budget, "available", lambda device: needs.work)
+    monkeypatch.setattr(memory_budget, "available", lambda device, share: needs.work)
     with pytest.raises(ConfigError, match=r"needs .* GB more memory for one answer at a time"):
         FastEngine(taken, 8)
 

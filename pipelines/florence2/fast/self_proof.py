@@ -1,0 +1,143 @@
+"""The proof at start that a graphics card gives right answers, and the fall-backs until it does.
+
+Trial pictures run through the engine as it is and then through graphs, on the same card. The engine falls back from
+graphs to plain programs, and from there to smaller batches. Each step is reported by `FastEngine.degrade`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from pipelines.florence2.fast.engine import FastEngine
+from pipelines.florence2.fast.graph_guard import GuardedRunner, ReplayError
+from pipelines.florence2.fast.graphs import EagerRunner, Runner
+from pipelines.florence2.fast.memory_budget import Room, is_shortage
+from pipelines.florence2.fast.parts import TextEncoder, Vision
+from pipelines.florence2.fast.scheduler import EngineJob
+from pipelines.florence2.tasks import SPECS
+from streamer.core.errors import ConfigError
+from streamer.toyworld.world import World
+from streamer.types import DueTask, Frame, Image, Job, Task
+
+log = logging.getLogger(__name__)
+
+TRIALS = (
+    ("caption", {"max_tokens": 16}, (640, 480)),
+    ("object_detection", {"max_tokens": 80}, (1280, 720)),
+    ("region_to_category", {"max_tokens": 12, "region": (0.2, 0.1, 0.7, 0.9)}, (352, 288)),
+)
+"""Tasks of the trial with their keys and the width and height of their pictures. 80 tokens need a longer cache than the
+first one."""
+TOLERANCE = {torch.float32: 0.02, torch.bfloat16: 0.08, torch.float16: 0.02}
+"""Largest relative difference (Euclidean norms) from float32 on the CPU, by number type. A card rounds products of
+float32 to 10 bits where that is allowed. bfloat16 differs by about 2 %; the limit leaves room for real weights, which
+amplify it. Wrong results differ by about 100 %."""
+
+Answers = list[list[int]]
+
+
+def prove(
+    engine: FastEngine, graphs: Callable[[], Runner], load_parts: Callable[[], tuple[Vision, TextEncoder]] | None
+) -> None:
+    """Make the engine run with the runner that `graphs` returns, as far as its answers stay right and memory lasts.
+
+    `load_parts` returns vision tower and encoder on the CPU in float32, the reference of the card; None: not compared.
+    Raises ConfigError when the card computes wrong results, or when memory is too short for one answer.
+    """
+    expected = _run(engine)
+    if load_parts is not None and (reason := difference(engine, *load_parts())):
+        device = engine.decoder.device
+        raise ConfigError(f"{device} computes wrong results: {reason}. Update its driver, or use `device: cpu`")
+    runner = GuardedRunner(graphs(), engine.degrade)
+    room = engine.room
+    engine.allocate(room, runner)
+    found = _run(engine)
+    if found != expected[: len(found)]:
+        wrong = sum(one != other for one, other in zip(found, expected, strict=False))
+        engine.degrade(f"graphs gave other tokens in {wrong} of {len(found)} trials: no graphs, which is slower")
+        runner.recorded.clear()
+    if runner.recorded:
+        engine.description += f"; CUDA graphs ({len(runner.recorded)})"
+        log.info("self-proof: %d trials with the same tokens, %d graphs", len(found), len(runner.recorded))
+    else:
+        engine.allocate(engine.room, EagerRunner())
+        engine.description += "; without CUDA graphs"
+
+
+def _run(engine: FastEngine) -> Answers:
+    """Return the tokens of the trials, from one job at a time up to a full engine.
+
+    Halves the engine's room while memory is short. A smaller engine runs fewer trials, the first ones of a larger one.
+    """
+    while True:
+        try:
+            return [tokens for jobs in _batches(engine.room) for tokens in generate(engine, jobs)]
+        except ReplayError:
+            engine.allocate(engine.room, engine.runner)
+        except (RuntimeError, MemoryError) as error:
+            if not is_shortage(error):
+                raise
+            engine.allocate(engine.smaller(engine.room), engine.runner)
+
+
+def _batches(room: Room) -> list[list[Job]]:
+    """Return the jobs of each trial: 1, 2, 4 and so on, up to as many as the engine takes."""
+    sizes = [1 << power for power in range(room.rows.bit_length())]
+    pictures = [World(seed).scene(1.0).paint(*size) for seed, (_, _, size) in enumerate(TRIALS)]
+    return [[_job(number, pictures) for number in range(size)] for size in dict.fromkeys([*sizes, room.rows])]
+
+
+def _job(number: int, pictures: Sequence[Image]) -> Job:
+    index = number % len(TRIALS)
+    task, keys, _ = TRIALS[index]
+    # A copy: every job has its own frame, as those of many cameras.
+    frame = Frame(f"trial{number}", 0, 0, 0.0, 0.0, 0.0, pictures[index].copy())
+    return Job(DueTask(f"trial{number}", Task(task, task, SPECS[task].parameters.model_validate(keys)), 0.0), frame)
+
+
+@torch.inference_mode()
+def generate(engine: FastEngine, jobs: Sequence[Job]) -> Answers:
+    """Return the tokens of each job. An engine answers jobs with errors where this raises exceptions."""
+    engine.greedy.clear()
+    engine.image_cache.clear()
+    answers: dict[EngineJob, list[int]] = {}
+    running = [EngineJob(job) for job in jobs]
+    for job in running:
+        job.prompt, job.max_tokens = engine.processor.encode(job.job)
+    images: list[Tensor] = []
+    for first in range(0, len(jobs), engine.room.frames):
+        images += engine.image_cache([job.frame for job in jobs[first : first + engine.room.frames]])
+    states = engine.encoder(images, [job.prompt for job in running])
+    engine.greedy.add(running, states, [len(images[0]) + len(job.prompt) for job in running])
+    # Each step makes a token at least; a graph that makes none must not run for ever.
+    for _ in range(max(job.max_tokens for job in running)):
+        engine.greedy.step()
+        answers.update((job, generation.tokens) for job, generation, _ in engine.greedy.pop_finished())
+        if not engine.greedy.jobs:
+            break
+    return [answers.get(job, []) for job in running]
+
+
+@torch.inference_mode()
+def difference(engine: FastEngine, vision: Vision, encoder: TextEncoder) -> str | None:
+    """Return how the engine's image tokens and encoder states differ from those of the CPU, None if hardly."""
+    (job,) = _batches(Room(1, 1))[0]
+    prompt, _ = engine.processor.encode(job)
+    pixels = engine.image_cache.preprocess(job.frame.image)[None]
+    dtype, device = engine.decoder.dtype, engine.decoder.device
+    found = engine.image_cache.vision(pixels.to(device, dtype))
+    # The CPU's encoder gets the card's image tokens, so that each part is judged alone.
+    states = encoder([found[0].float().cpu()], [prompt])
+    pairs = [
+        ("vision tower", found, vision(pixels.float().cpu())),
+        ("text encoder", engine.encoder([found[0]], [prompt]), states),
+    ]
+    for part, one, other in pairs:
+        error = float((one.float().cpu() - other).norm() / other.norm())
+        if not error <= TOLERANCE[dtype]:  # also when it is NaN
+            return f"its {part} differs from the CPU by {error:.2%} on a test picture, at most {TOLERANCE[dtype]:.0%}"
+    return None
