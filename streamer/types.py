@@ -256,7 +256,7 @@ class Engine(Protocol):
 
     @property
     def warnings(self) -> Sequence[str]:
-        """Settings that could not be followed, and why, for users; known once the engine is open."""
+        """Settings that could not be followed, and why, for users. A fault while it runs may add one."""
 
     def free(self) -> int:
         """Return the number of jobs it can take now."""

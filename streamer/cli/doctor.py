@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from streamer.cli.doctor_host import clock, runtime, state, system_limits, time_zone
+from streamer.cli.doctor_host import clock, graphics_cards, runtime, state, system_limits, time_zone
 from streamer.cli.finding import Finding
 from streamer.cli.options import ConfigFile
 from streamer.core.errors import AddressError, ConfigError
@@ -53,6 +53,7 @@ def examine(config: Config, file: Path) -> int:
         _confinement,
         _config_file,
         clock,
+        graphics_cards,
         state,
         runtime,
         system_limits,
@@ -220,7 +221,7 @@ def _model(config: Config, _file: Path) -> Iterator[Finding]:
         took = time.monotonic() - started
         yield Finding("ok", "model", f"{engine.model} loads and answers, {took:.1f} s: {engine.description}")
         for warning in engine.warnings:
-            yield Finding("warn", "model", warning, "see `backend` in docs/usage.md")
+            yield Finding("warn", "model", warning, "see GPU and OpenVINO in docs/usage.md")
 
 
 def _load(config: Config, _file: Path) -> Iterator[Finding]:

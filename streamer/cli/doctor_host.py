@@ -1,4 +1,4 @@
-"""Checks of `streamer doctor` about the computer: clock, disk, runtime folder, limits, time zone."""
+"""Checks of `streamer doctor` about the computer: clock, graphics cards, disk, runtime folder, limits, time zone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamer.cli.finding import Finding
-from streamer.core import limits
+from streamer.core import limits, nvidia
 from streamer.core.paths import memory_folder, runtime_folder, state_folder
 
 if TYPE_CHECKING:
@@ -52,6 +52,21 @@ def clock(_config: Config, _file: Path) -> Iterator[Finding]:
         yield Finding("warn", "clock", "not synchronised, event times will drift", "timedatectl set-ntp true")
     else:
         yield Finding("ok", "clock", "synchronised")
+
+
+def graphics_cards(_config: Config, _file: Path) -> Iterator[Finding]:
+    """Check the driver of NVIDIA cards; without one there is nothing to say."""
+    version = nvidia.driver_version()
+    if version is None:
+        return
+    where = f"NVIDIA driver {version}"
+    if not (cards := nvidia.cards()):
+        yield Finding("warn", where, "it finds no card", "check the card's seat and power; see dmesg")
+    elif closed := nvidia.closed_devices():
+        what = f"{', '.join(cards)}: this user cannot open {', '.join(map(str, closed))}"
+        yield Finding("warn", where, what, "give the user or the container access to these files")
+    else:
+        yield Finding("ok", where, ", ".join(cards))
 
 
 def state(config: Config, _file: Path) -> Iterator[Finding]:

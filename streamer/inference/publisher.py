@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from streamer.bus.event_channel import EventClient
 from streamer.bus.result_feed import ResultPublisher
@@ -35,6 +35,8 @@ class OutcomePublisher:
     requests: RequestHandler
     canary: Canary
     tracker: ObjectTracker
+    _warned: set[str] = field(default_factory=set)
+    """Warnings of the engine that were published."""
 
     def publish(self, result: Result) -> None:
         """Send an outcome to its receiver."""
@@ -62,8 +64,11 @@ class OutcomePublisher:
             self.events.send(event, None)
 
     def publish_warnings(self, warnings: Iterable[str]) -> None:
-        """Report the settings that the engine could not follow; it has logged them."""
+        """Report what the engine could not follow, each warning once; it has logged them."""
         for warning in warnings:
+            if warning in self._warned:
+                continue
+            self._warned.add(warning)
             self.events.send(degraded_event(self.agent, warning), None)
 
     def publish_stretch(self, stretch: Mapping[str, Mapping[Priority, float]]) -> None:

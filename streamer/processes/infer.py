@@ -104,6 +104,7 @@ class Inference(Closing):
         if not self.fetcher.batch_wait(_now()):
             for result in self.step(self.select_jobs()):
                 self.publisher.publish(result)
+            self.publisher.publish_warnings(self.engine.warnings)
             if self.policy.adapt(_now()):
                 self.stretch_reports.on_change()
             if self.stretch_reports.take(time.monotonic()):

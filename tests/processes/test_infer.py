@@ -35,7 +35,7 @@ class Device:
 
     model = "device"
     description = "a stand-in"
-    warnings = ()
+    warnings: Sequence[str] = ()
 
     def __init__(self, seconds: float = 0.0, batch: int = 4) -> None:
         self.seconds, self.batch = seconds, batch
@@ -380,3 +380,14 @@ def test_one_shot_task_has_another_name_in_the_next_process(tmp_path: Path) -> N
             caller.close()
     first, second = device.ran
     assert first != second, "a request inherits no suspicion from a request that a dead process had"
+
+
+def test_warning_while_running_is_published_once(tmp_path: Path) -> None:
+    device = Device()
+    with running(tmp_path, device, cam={"source": CAMERA, "tasks": [{"task": "caption", "every": "50ms"}]}) as agent:
+        for warnings in (["graphs are off"], ["memory is short", "graphs are off"]):
+            device.warnings = warnings
+            count = len(agent.results) + 2
+            agent.poll_until(lambda count=count: len(agent.results) >= count)  # type: ignore[misc]
+        degraded = [event.data.reason for event in agent.statuses if event.subject == "agent.degraded"]
+        assert degraded == ["graphs are off", "memory is short"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipelines.florence2.card import card_of, driver_version
+from pipelines.florence2.card import card_of
 from pipelines.florence2.checkpoint import load
 from pipelines.florence2.checkpoint_files import CheckpointFiles, open_folder
 from pipelines.florence2.pipeline import open_engine
@@ -22,6 +22,7 @@ from pipelines.florence2.processor import Processor, warm_up_job
 from pipelines.florence2.speed.comparison import HEADER, Limits, Row, forced, our_side, ratios, rows, transformers_side
 from pipelines.florence2.speed.floors import PEAKS, work
 from pipelines.florence2.speed.random_checkpoint import SIZES, save_random
+from streamer.core import nvidia
 
 if TYPE_CHECKING:
     from pipelines.florence2.pipeline import Florence2Settings
@@ -111,7 +112,7 @@ def describe_machine(device: torch.device) -> dict[str, str]:
     if card is None:
         found = {"device": f"{device}, {torch.get_num_threads()} threads", "processor": _processor()}
     else:
-        found = {"device": str(device), "card": str(card), "driver": driver_version() or "unknown"}
+        found = {"device": str(device), "card": str(card), "driver": nvidia.driver_version() or "unknown"}
         found["CUDA"] = str(torch.version.cuda)
     return {**found, "torch": torch.__version__, "transformers": version("transformers")}
 
