@@ -101,6 +101,10 @@ class Architecture(_Part):
         """Return the shape of each weight that the model needs, by name; a tied output head is the embedding."""
         return dict([*_vision_tower(self.vision), *_projector(self.vision), *_language_model(self.text)])
 
+    def parameters(self) -> int:
+        """Return the number of weights, a tied output head counted once."""
+        return sum(map(math.prod, self.shapes().values()))
+
 
 def _linear(name: str, outputs: int, inputs: int, bias: bool = True) -> Iterator[tuple[str, Shape]]:
     yield f"{name}.weight", (outputs, inputs)

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
@@ -58,7 +59,8 @@ class Florence2Settings(Settings):
     device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?|openvino:(GPU(\.\d+)?|NPU))$")] = "auto"
     """auto (a CUDA GPU where there is one), cpu, cuda, cuda:N; openvino:GPU or openvino:NPU of an Intel processor."""
     backend: Literal["auto", "torch", "openvino"] = "auto"
-    """openvino: OpenVINO runs the vision tower and text encoder (extra `openvino`). auto: torch, but on its devices."""
+    """openvino: OpenVINO runs the vision tower and text encoder (extra `openvino`). auto: also on a CPU, if it is
+    installed and the model is large; else torch."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 on a GPU; on a CPU float32 for a small model, else the faster of bfloat16 and float32."""
     image_size: int | None = Field(default=None, ge=1)
@@ -90,7 +92,7 @@ class Florence2Settings(Settings):
 
     @property
     def openvino_device(self) -> str | None:
-        """Name of the device on which OpenVINO runs vision tower and text encoder; None: torch runs them."""
+        """Name of the OpenVINO device that the settings ask for; None: none, or `auto` decides."""
         if self.backend != "torch" and self.device.startswith("openvino:"):
             return self.device.removeprefix("openvino:")
         return "CPU" if self.backend == "openvino" else None
@@ -184,8 +186,7 @@ def _build(settings: Florence2Settings, files: CheckpointFiles) -> ReferenceEngi
     from pipelines.florence2.checkpoint import load
     from pipelines.florence2.fast.memory_budget import limit
 
-    device = settings.openvino_device
-    checkpoint = load(files, "cpu" if device else settings.device, settings.dtype)
+    checkpoint = load(files, "cpu" if settings.openvino_device else settings.device, settings.dtype)
     limit(checkpoint.weights.device, settings.gpu_memory)
     if _needs_reference(checkpoint, settings):
         from pipelines.florence2.reference_engine import ReferenceEngine
@@ -194,14 +195,16 @@ def _build(settings: Florence2Settings, files: CheckpointFiles) -> ReferenceEngi
     from pipelines.florence2.card import unused_card
     from pipelines.florence2.fast.engine import FastEngine
 
+    if device := _openvino_device(settings, checkpoint):
+        from pipelines.florence2.openvino import backend
+
+        prepared = backend.prepare(checkpoint, device, settings.image_size)
     engine = FastEngine(checkpoint, settings.max_batch, settings.drafts, settings.gpu_memory)
     if settings.device == "auto" and (reason := unused_card()):
         engine.degrade(f"the model runs on the CPU: {reason}")
+    del checkpoint  # the engine has copies of its weights
     if device:
-        from pipelines.florence2.openvino.backend import use_openvino
-
-        del checkpoint  # the engine has copies of its weights
-        use_openvino(engine, files, device, lambda: load_parts(files))
+        backend.use_openvino(engine, device, prepared)
     return engine
 
 
@@ -219,6 +222,20 @@ def _prove(engine: ReferenceEngine | FastEngine, files: CheckpointFiles, graphs:
         from pipelines.florence2.fast.self_proof import prove
 
         prove(engine, partial(graphs, device), (lambda: load_parts(files)) if is_card else None)
+
+
+def _openvino_device(settings: Florence2Settings, checkpoint: Checkpoint) -> str | None:
+    """Return the device on which OpenVINO runs vision tower and text encoder; None: torch runs them.
+
+    A small model gains nothing: OpenVINO needs longer to start than torch.
+    """
+    if settings.backend != "auto" or settings.openvino_device:
+        return settings.openvino_device
+    from pipelines.florence2.dtype import SMALL_MODEL
+
+    is_large = checkpoint.architecture.parameters() >= SMALL_MODEL
+    is_installed = find_spec("openvino") is not None
+    return "CPU" if is_large and is_installed and checkpoint.weights.device.type == "cpu" else None
 
 
 def load_parts(files: CheckpointFiles) -> tuple[DaViT, Encoder]:

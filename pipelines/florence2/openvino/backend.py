@@ -3,61 +3,83 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
 
-from pipelines.florence2.checkpoint_files import CheckpointFiles
-from pipelines.florence2.fast.davit import DaViT
-from pipelines.florence2.fast.encoder import Encoder
+import torch
+
+from pipelines.florence2.checkpoint import Checkpoint
 from pipelines.florence2.fast.engine import FastEngine
-from pipelines.florence2.image_settings import ImageSettings
+from pipelines.florence2.fast.memory_budget import available
 from pipelines.florence2.openvino import cache
 from pipelines.florence2.openvino.compiled import OpenVINOEncoder, OpenVINOVision
-from pipelines.florence2.openvino.graphs import trace_encoder, trace_vision
 from pipelines.florence2.openvino.library import openvino
 from pipelines.florence2.openvino.self_check import difference
+from pipelines.florence2.openvino.trial import Trial
+from streamer.core.errors import ConfigError
 from streamer.core.reasons import reason_of
 
 log = logging.getLogger(__name__)
 
-
-def convert(vision: DaViT, encoder: Encoder, images: ImageSettings) -> dict[str, Any]:
-    """Return the `openvino.Model` of each part by name: `vision` and `encoder`. Both parts must be float32."""
-    models = {}
-    log.info("OpenVINO: converting the vision tower")
-    models["vision"] = trace_vision(vision, images.height, images.width)
-    log.info("OpenVINO: converting the text encoder")
-    models["encoder"] = trace_encoder(encoder, vision.tokens)
-    return models
+TRIAL_BASE, TRIAL_BYTES = 500_000_000, 6
+"""Memory of a trial: bytes in all, and bytes per parameter. Florence-2 base (231 M parameters) took 1.6 GB."""
+START_FACTOR = 1.5
+"""Memory that OpenVINO takes beside torch, relative to the files of the models. Base took 1.4 in float32, 0.8 in
+bfloat16."""
 
 
-def use_openvino(
-    engine: FastEngine, files: CheckpointFiles, device: str, load_parts: Callable[[], tuple[DaViT, Encoder]]
-) -> None:
+def prepare(checkpoint: Checkpoint, device: str, image_size: int | None) -> Mapping[str, Path] | str:
+    """Return the converted models of a checkpoint by name, or why OpenVINO does not run them.
+
+    What this computer has never run is converted and tried in another process first. Call it before the engine takes
+    memory. `image_size` is the config's. Raises ConfigError when OpenVINO is not installed.
+    """
+    version, name = openvino().__version__, checkpoint.name
+    try:
+        entry = cache.entry_of(checkpoint.files)
+    except ConfigError as error:
+        return f"its models cannot be kept: {error}"
+    dtype = str(checkpoint.weights.dtype)[6:]
+    trial = Trial(entry, device, dtype)
+    verdict = trial.verdict()
+    if verdict is not None and verdict.refusal is not None:
+        return f"{verdict.refusal}; delete {trial.file} to try again"
+    if verdict is not None and (models := cache.read(entry)):
+        return models
+    if shortage := _shortage("its trial", TRIAL_BASE + TRIAL_BYTES * checkpoint.architecture.parameters()):
+        return shortage
+    log.info("OpenVINO %s: converting and trying %s in %s, once, in a process of its own", version, name, dtype)
+    if refusal := trial.run(checkpoint.files, image_size):
+        return refusal
+    return cache.read(entry) or f"its models in {entry} are damaged"
+
+
+def use_openvino(engine: FastEngine, device: str, prepared: Mapping[str, Path] | str) -> None:
     """Run the engine's vision tower and encoder on an OpenVINO device (CPU, GPU, NPU) if their results are right there.
 
-    `load_parts` returns both parts of the checkpoint in float32; it is called only when they must be converted. If
-    OpenVINO cannot run them, or their results differ too much from those of torch, the engine stays as it is and its
-    `warnings` say why. Raises ConfigError when OpenVINO is not installed.
+    `prepared` is the result of `prepare`. If OpenVINO cannot run the models, or their results differ too much from
+    those of torch, the engine stays as it is and it reports why.
     """
     version = openvino().__version__.split("-")[0]
     reason: str | None
     try:
-        models = cache.converted(files, lambda: convert(*load_parts(), files.images))
-        reason = _replace(engine, models, device)
+        reason = prepared if isinstance(prepared, str) else _replace(engine, prepared, device)
     # OpenVINO raises various exceptions: for a missing device, an unknown operation, a number type it does not have.
     except Exception as error:
         reason = f"it does not run the model, {reason_of(error, 'OpenVINO')}"
     if reason:
-        engine.warnings.append(f"OpenVINO on {device} is not used: {reason}; torch runs the whole model")
-        log.warning("%s", engine.warnings[-1])
+        engine.degrade(f"OpenVINO on {device} is not used: {reason}; torch runs the whole model")
     else:
         engine.description += f"; vision tower and text encoder through OpenVINO {version} on {device}"
         log.info("OpenVINO %s on %s: results agree with torch", version, device)
 
 
-def _replace(engine: FastEngine, models: Mapping[str, Any], device: str) -> str | None:
+def _replace(engine: FastEngine, models: Mapping[str, Path], device: str) -> str | None:
     """Replace both parts of the engine; return why not, or None."""
+    if shortage := _shortage(
+        "it", START_FACTOR * sum(path.with_suffix(".bin").stat().st_size for path in models.values())
+    ):
+        return shortage
     dtype = engine.decoder.dtype
     vision = OpenVINOVision(models["vision"], device, engine.image_cache.vision, dtype)
     encoder = OpenVINOEncoder(models["encoder"], device, engine.encoder, dtype)
@@ -66,3 +88,9 @@ def _replace(engine: FastEngine, models: Mapping[str, Any], device: str) -> str 
     engine.image_cache.vision, engine.encoder = vision, encoder
     engine.image_cache.clear()
     return None
+
+
+def _shortage(what: str, needed: float) -> str | None:
+    """Return that `what` needs more memory than is free, or None."""
+    free = available(torch.device("cpu"))
+    return None if free >= needed else f"{what} needs {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"

@@ -12,8 +12,7 @@ import logging
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,44 +36,23 @@ _CODE = davit, encoder, layers, graphs
 """Modules that a converted model depends on."""
 
 
-def converted(files: CheckpointFiles, convert: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the checkpoint's OpenVINO models by name: files of the cache, else models that `convert` returns.
+def entry_of(files: CheckpointFiles) -> Path:
+    """Return the folder of a checkpoint's entry, which may not exist. Raises ConfigError when there is no place for it.
 
-    The cache is only a saving of time: when it cannot be used, the reason is logged and the models are converted.
+    Reads all files of the checkpoint.
     """
-    folder = _folder(files)
-    if folder is not None and (found := _read(folder)):
-        return found
-    log.info("OpenVINO: converting %s, which takes a minute or two for a large model", files.name)
-    started = time.monotonic()
-    models = dict(convert())
-    log.info("OpenVINO: converted %s in %.1f s", files.name, time.monotonic() - started)
-    if folder is None:
-        return models
+    home = cache_home() / "openvino"
     try:
-        _write(folder, models)
-    except (OSError, RuntimeError) as error:  # OpenVINO reports a full disk as RuntimeError
-        reason = error.strerror if isinstance(error, OSError) else "OpenVINO cannot write its files, is the disk full?"
-        log.warning("OpenVINO: cache %s not written: %s; the next start converts again", folder.parent, reason)
-        return models
-    del models  # twice the weights would stay in memory
-    return _read(folder) or dict(convert())
-
-
-def _folder(files: CheckpointFiles) -> Path | None:
-    """Return the folder of the entry, or None when there is no place for a cache."""
-    try:
-        home = cache_home()
-    except ConfigError as error:
-        log.warning("OpenVINO: converted models are not kept: %s", error)
-        return None
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise _unwritable(home, error) from None
     key = hashlib.sha256(f"{files.digest()} {openvino().__version__} {torch.__version__}".encode())
     for module in _CODE:
         key.update(Path(str(module.__file__)).read_bytes())
-    return home / "openvino" / key.hexdigest()[:32]
+    return home / key.hexdigest()[:32]
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def read(folder: Path) -> dict[str, Any]:
     """Return the models of an entry by name, empty if there is none; a damaged one is deleted."""
     try:
         hashes: dict[str, str] = json.loads(atomic_file.read(folder / _HASHES))
@@ -93,12 +71,27 @@ def _read(folder: Path) -> dict[str, Any]:
     return models
 
 
-def _write(folder: Path, models: Mapping[str, Any]) -> None:
-    """Make an entry, and delete those that were not used for the longest time. Raises OSError or RuntimeError."""
-    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+def write(folder: Path, models: Iterable[tuple[str, Any]]) -> None:
+    """Make an entry, and delete those that were not used for the longest time. Raises ConfigError if that fails.
+
+    `models` are an `openvino.Model` each, with its name. Each is written before the next one is asked for.
+    """
+    try:
+        _write(folder, models)
+    except OSError as error:
+        raise _unwritable(folder.parent, error) from None
+    entries = sorted((entry for entry in folder.parent.iterdir() if entry.is_dir()), key=lambda entry: -_used(entry))
+    for entry in entries[MAX_ENTRIES:]:
+        log.info("OpenVINO: cache %s deleted: not used for the longest time", entry)
+        shutil.rmtree(entry, ignore_errors=True)
+        for verdict in folder.parent.glob(f"{entry.name}-*.json"):  # see `trial.py`
+            verdict.unlink(missing_ok=True)
+
+
+def _write(folder: Path, models: Iterable[tuple[str, Any]]) -> None:
     new = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
     try:
-        for name, model in models.items():
+        for name, model in models:
             openvino().save_model(model, str(new / f"{name}.xml"), compress_to_fp16=False)
         paths = sorted(new.iterdir())
         for path in paths:
@@ -109,13 +102,13 @@ def _write(folder: Path, models: Mapping[str, Any]) -> None:
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
-    entries = sorted((entry for entry in folder.parent.iterdir() if entry.is_dir()), key=lambda entry: -_used(entry))
-    for entry in entries[MAX_ENTRIES:]:
-        log.info("OpenVINO: cache %s deleted: not used for the longest time", entry)
-        shutil.rmtree(entry, ignore_errors=True)
 
 
 def _used(entry: Path) -> float:
     with suppress(OSError):
         return entry.stat().st_mtime
     return 0.0
+
+
+def _unwritable(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"{folder} cannot be written: {error.strerror}")

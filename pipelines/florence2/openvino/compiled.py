@@ -12,7 +12,7 @@ from pipelines.florence2.fast.parts import TextEncoder, Vision
 from pipelines.florence2.openvino.library import openvino
 
 
-class _Compiled:
+class Compiled:
     """An OpenVINO model on a device, for one row at a time."""
 
     def __init__(self, model: Any, device: str, dtype: torch.dtype) -> None:
@@ -40,7 +40,7 @@ class OpenVINOVision:
     def __init__(self, model: Any, device: str, vision: Vision, dtype: torch.dtype) -> None:
         """`vision` is the tower that this one replaces."""
         self.tokens, self.peak = vision.tokens, vision.peak
-        self._run = _Compiled(model, device, dtype)
+        self._run = Compiled(model, device, dtype)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         return self._run(pixels)
@@ -52,7 +52,7 @@ class OpenVINOEncoder:
     def __init__(self, model: Any, device: str, encoder: TextEncoder, dtype: torch.dtype) -> None:
         """Keeps the embedding of `encoder`, not its layers."""
         self.embed = encoder.embed
-        self._run = _Compiled(model, device, dtype)
+        self._run = Compiled(model, device, dtype)
 
     def __call__(self, images: Sequence[Tensor], prompts: Sequence[Sequence[int]]) -> Tensor:
         rows = [self.embed(image, prompt) for image, prompt in zip(images, prompts, strict=True)]

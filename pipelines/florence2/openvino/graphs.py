@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipelines.florence2.fast.davit import DaViT
 from pipelines.florence2.fast.encoder import Encoder
+from pipelines.florence2.image_settings import ImageSettings
 from pipelines.florence2.openvino.library import openvino
 
 
@@ -23,6 +24,12 @@ class _Traced(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self._function(x)
+
+
+def convert(vision: DaViT, encoder: Encoder, images: ImageSettings) -> Iterator[tuple[str, Any]]:
+    """Yield name and `openvino.Model` of each part: `vision`, then `encoder`. Both parts must be float32."""
+    yield "vision", trace_vision(vision, images.height, images.width)
+    yield "encoder", trace_encoder(encoder, vision.tokens)
 
 
 def trace_vision(vision: DaViT, height: int, width: int) -> Any:

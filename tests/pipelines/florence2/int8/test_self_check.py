@@ -9,7 +9,7 @@ import pytest
 from pipelines.florence2.checkpoint_files import open_folder
 from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.int8.engine import TOLERANCE, build_engine
-from pipelines.florence2.openvino.backend import convert
+from pipelines.florence2.openvino.graphs import convert
 from pipelines.florence2.openvino.library import openvino
 from pipelines.florence2.pipeline import Florence2Settings, load_parts, open_engine
 from streamer.core.errors import ConfigError
@@ -19,7 +19,7 @@ from tests.support.checkpoints import build_checkpoint
 def test_int8_model_of_other_weights_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     other = open_folder(str(build_checkpoint(tmp_path / "other", seed=2)))
     models = {}
-    for name, model in convert(*load_parts(other), other.images).items():
+    for name, model in convert(*load_parts(other), other.images):
         models[name] = tmp_path / f"{name}.xml"
         openvino().save_model(model, str(models[name]), compress_to_fp16=False)
     engine = open_engine(Florence2Settings(checkpoint=str(checkpoint), device="cpu", engine="fast", int8="off"))

@@ -1,4 +1,4 @@
-"""The backend `openvino`: equal answers, the cache of converted models, the self-check, the missing package."""
+"""The backend `openvino`: equal answers, the choice of `auto`, the fall back to torch, the missing package."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,18 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from pipelines.florence2.checkpoint_files import CheckpointFiles, open_folder
+from pipelines.florence2 import dtype, pipeline
+from pipelines.florence2.checkpoint_files import open_folder
 from pipelines.florence2.fast.engine import FastEngine
-from pipelines.florence2.openvino import backend, cache
+from pipelines.florence2.openvino import backend, cache, trial
 from pipelines.florence2.openvino.compiled import OpenVINOEncoder, OpenVINOVision
 from pipelines.florence2.openvino.library import openvino
-from pipelines.florence2.pipeline import Florence2Settings, load_parts, open_engine
+from pipelines.florence2.pipeline import Florence2Settings, open_engine
 from pipelines.florence2.tasks import SPECS
 from streamer.core.errors import ConfigError
 from streamer.toyworld.world import World
 from streamer.types import Job, Result
-from tests.support.checkpoints import assert_same, build_checkpoint, make_job
+from tests.support.checkpoints import assert_same, make_job
 
 pytestmark = pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra openvino")
 
@@ -51,57 +51,15 @@ def run(engine: FastEngine, jobs: list[Job]) -> list[Result]:
 
 
 @pytest.fixture(scope="module")
-def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("CACHE_DIRECTORY", raising=False)
-        patch.setenv("XDG_CACHE_HOME", str(folder))
-        yield folder / "streamer" / "openvino"
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small checkpoint with widths that OpenVINO survives with ONEDNN_MAX_CPU_ISA=AVX2."""
-    return build_checkpoint(tmp_path_factory.mktemp("florence") / "small", scale=2)
-
-
-@pytest.fixture(scope="module")
 def shipped(cache_folder: Path) -> FastEngine:
     engine = open_engine(Florence2Settings(device="cpu", backend="openvino"))
     assert isinstance(engine, FastEngine)
     return engine
 
 
-@pytest.fixture(scope="module")
-def files(checkpoint: Path) -> CheckpointFiles:
-    return open_folder(str(checkpoint))
-
-
-@pytest.fixture(scope="module")
-def models(files: CheckpointFiles) -> Mapping[str, Any]:
-    return backend.convert(*load_parts(files), files.images)
-
-
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.delenv("CACHE_DIRECTORY", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path / "streamer" / "openvino"
-
-
-class Conversions:
-    """Counts conversions, each of which returns the same models."""
-
-    def __init__(self, models: Mapping[str, Any]) -> None:
-        self.models, self.count = models, 0
-
-    def __call__(self) -> Mapping[str, Any]:
-        self.count += 1
-        return self.models
-
-
 def open_small(checkpoint: Path, **changes: Any) -> FastEngine:
-    engine = open_engine(Florence2Settings(checkpoint=str(checkpoint), device="cpu", engine="fast", **changes))
+    settings = {"checkpoint": str(checkpoint), "device": "cpu", "engine": "fast", **changes}
+    engine = open_engine(Florence2Settings(**settings))
     assert isinstance(engine, FastEngine)
     return engine
 
@@ -121,82 +79,46 @@ def test_description_names_the_backend(shipped: FastEngine) -> None:
     assert shipped.warnings == []
 
 
-def test_second_start_reads_the_cache(shipped: FastEngine, cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "convert", None)
-    assert open_engine(Florence2Settings(device="cpu", backend="openvino")).warnings == shipped.warnings == []
-    assert cache_folder.stat().st_mode & 0o777 == 0o700
-
-
-@pytest.mark.parametrize("damage", ["truncated", "changed", "missing", "no list", "bad list"])
-def test_damaged_cache_is_made_again(
-    damage: str, files: CheckpointFiles, models: Mapping[str, Any], own_cache: Path, monkeypatch: pytest.MonkeyPatch
+def test_second_start_tries_and_converts_nothing(
+    shipped: FastEngine, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    logged: list[str] = []
-    monkeypatch.setattr(cache.log, "warning", lambda text, *values: logged.append(text % values))
-    convert = Conversions(models)
-    made = cache.converted(files, convert)
-    weights, hashes = made["vision"].with_suffix(".bin"), made["vision"].with_name("hashes.json")
-    whole = weights.read_bytes()
-    match damage:
-        case "truncated":
-            os.truncate(weights, len(whole) // 2)
-        case "changed":
-            weights.write_bytes(whole[:99] + bytes([whole[99] ^ 1]) + whole[100:])
-        case "missing":
-            weights.unlink()
-        case "no list":
-            hashes.unlink()
-        case "bad list":
-            hashes.write_text("[]")
-    assert cache.converted(files, convert) == made
-    assert convert.count == 2
-    assert weights.read_bytes() == whole
-    assert logged == [f"OpenVINO: cache {weights.parent} is damaged: it is made again"]
+    monkeypatch.setattr(trial, "COMMAND", ("false",))
+    assert open_engine(Florence2Settings(device="cpu", backend="openvino")).warnings == []
 
 
-def test_changed_checkpoint_is_converted_again(
-    checkpoint: Path, models: Mapping[str, Any], own_cache: Path, tmp_path: Path
+def test_auto_takes_openvino_for_a_large_model(
+    checkpoint: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy = shutil.copytree(checkpoint, tmp_path / "copy")
-    weights = copy / "model.safetensors"
-    convert = Conversions(models)
-    cache.converted(open_folder(str(copy)), convert)
-    before = weights.stat()
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
-    cache.converted(open_folder(str(copy)), convert)
-    assert convert.count == 2
+    assert not isinstance(open_small(checkpoint).encoder, OpenVINOEncoder)
+    monkeypatch.setattr(dtype, "SMALL_MODEL", 0)
+    assert not isinstance(open_small(checkpoint, backend="torch", dtype="float32").encoder, OpenVINOEncoder)
+    engine = open_small(checkpoint, dtype="float32")
+    assert isinstance(engine.encoder, OpenVINOEncoder), engine.warnings
+    monkeypatch.setattr(pipeline, "find_spec", lambda _: None)
+    engine = open_small(checkpoint, dtype="float32")
+    assert not isinstance(engine.encoder, OpenVINOEncoder)
+    assert engine.warnings == []
 
 
-def test_only_newest_cache_entries_stay(files: CheckpointFiles, models: Mapping[str, Any], own_cache: Path) -> None:
-    for index in range(cache.MAX_ENTRIES + 1):
-        (own_cache / f"old{index}").mkdir(parents=True)
-        os.utime(own_cache / f"old{index}", (index, index))
-    entry = cache.converted(files, Conversions(models))["vision"].parent
-    newest = {f"old{index}" for index in range(2, cache.MAX_ENTRIES + 1)}
-    assert {path.name for path in own_cache.iterdir()} == {entry.name, *newest}
-
-
-def test_unwritable_cache_is_no_failure(
-    files: CheckpointFiles, models: Mapping[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "file"))
-    assert cache.converted(files, Conversions(models)) == models
+def test_deleted_models_are_converted_again(checkpoint: Path, cache_folder: Path) -> None:
+    entry = cache.entry_of(open_folder(str(checkpoint)))
+    shutil.rmtree(entry, ignore_errors=True)
+    assert open_small(checkpoint, backend="openvino").warnings == []
+    assert cache.read(entry)
 
 
 def test_wrong_model_falls_back_to_torch(
-    checkpoint: Path, models: Mapping[str, Any], own_cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    wrong = models["encoder"].clone()
+    checkpoint: Path, cache_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert open_small(checkpoint, backend="openvino").warnings == []
+    models = cache.read(cache.entry_of(open_folder(str(checkpoint))))
+    wrong = openvino().Core().read_model(models["encoder"])
     constant = next(node for node in wrong.get_ops() if node.get_type_name() == "Constant" and node.data.size > 1000)
     replaced = openvino().op.Constant(np.zeros_like(constant.data))
     for target in constant.output(0).get_target_inputs():
         target.replace_source_output(replaced.output(0))
-    monkeypatch.setattr(backend, "convert", lambda *_: {**models, "encoder": wrong})
+    openvino().save_model(wrong, str(tmp_path / "encoder.xml"), compress_to_fp16=False)
+    monkeypatch.setattr(backend, "prepare", lambda *_: {**models, "encoder": tmp_path / "encoder.xml"})
     engine = open_small(checkpoint, backend="openvino")
     (warning,) = engine.warnings
     assert "its text encoder differs from torch" in warning
@@ -205,20 +127,46 @@ def test_wrong_model_falls_back_to_torch(
     assert_same(run(engine, jobs), run(open_small(checkpoint, backend="torch"), jobs))
 
 
-def test_missing_device_falls_back_to_torch(
-    checkpoint: Path, models: Mapping[str, Any], own_cache: Path, monkeypatch: pytest.MonkeyPatch
+def test_crash_in_the_trial_falls_back_for_good(
+    checkpoint: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend, "convert", lambda *_: models)
-    engine = open_engine(Florence2Settings(checkpoint=str(checkpoint), device="openvino:NPU", engine="fast"))
-    (warning,) = engine.warnings
-    assert warning.startswith("OpenVINO on NPU is not used: it does not run the model")
+    monkeypatch.setattr(trial, "COMMAND", (sys.executable, "-c", "import os; os.abort()"))
+    (first,) = open_small(checkpoint, backend="openvino").warnings
+    (verdict,) = own_cache.iterdir()
+    assert first == "OpenVINO on CPU is not used: its trial crashed (SIGABRT); torch runs the whole model"
+    monkeypatch.setattr(trial, "COMMAND", ("false",))
+    (second,) = open_small(checkpoint, backend="openvino").warnings
+    assert f"its trial crashed (SIGABRT); delete {verdict} to try again; torch runs" in second
+
+
+def test_shortage_of_memory_falls_back_in_words(
+    checkpoint: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert open_small(checkpoint, backend="openvino").warnings == []
+    monkeypatch.setattr(backend, "available", lambda _: 10_000)
+    (warning,) = open_small(checkpoint, backend="openvino").warnings
+    assert "not used: it needs 0.0 GB of memory, 0.0 GB are free" in warning
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_folder / "empty"))
+    (warning,) = open_small(checkpoint, backend="openvino").warnings
+    assert "not used: its trial needs 0.5 GB of memory, 0.0 GB are free" in warning
+
+
+def test_unwritable_cache_falls_back_to_torch(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "file"))
+    (warning,) = open_small(checkpoint, backend="openvino").warnings
+    assert f"its models cannot be kept: {tmp_path}/file/openvino cannot be written: Not a directory; torch" in warning
+
+
+def test_missing_device_falls_back_to_torch(checkpoint: Path, cache_folder: Path) -> None:
+    (warning,) = open_small(checkpoint, device="openvino:NPU").warnings
+    assert warning.startswith("OpenVINO on NPU is not used: its trial failed, internal error")
     assert warning.endswith("torch runs the whole model")
 
 
-def test_bfloat16_passes_the_self_check(
-    checkpoint: Path, models: Mapping[str, Any], own_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(backend, "convert", lambda *_: models)
+def test_bfloat16_passes_the_self_check(checkpoint: Path, cache_folder: Path) -> None:
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("the processor has no bfloat16")
     assert open_small(checkpoint, backend="openvino", dtype="bfloat16").warnings == []

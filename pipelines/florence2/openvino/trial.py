@@ -1,0 +1,111 @@
+"""The trial of OpenVINO in a process of its own, so that a crash or an endless loop in it ends no process of the agent.
+
+Each combination of checkpoint, versions, processor, device and number type is tried once. The verdict is a small file
+beside the converted models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from pipelines.florence2.checkpoint_files import CheckpointFiles
+from streamer.core import atomic_file
+
+log = logging.getLogger(__name__)
+
+LIMIT_S = 200.0
+"""Longest trial. Florence-2 base takes about 15 s on two cores. The parent of the inference process waits 300 s for it
+to load a model."""
+COMMAND = sys.executable, "-X", "faulthandler", "-m", "pipelines.florence2.openvino.trial_process"
+_FAULTS = (signal.SIGSEGV, signal.SIGILL, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS)
+"""Signals of a crash. Others come from outside: the service is stopped, or memory is short."""
+_ISA_LIMITS = "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"
+"""Environment variables that limit the instructions of oneDNN."""
+_PROCESSOR_KEYS = ("vendor_id", "cpu family", "model", "stepping", "model name", "flags", "CPU part", "Features")
+"""Lines of /proc/cpuinfo that tell processors apart, on x86 and ARM."""
+_LAST_OUTPUT = 3000
+"""Characters of a failed trial's output in the log."""
+
+
+class Verdict(NamedTuple):
+    """What a trial has shown."""
+
+    refusal: str | None
+    """Why OpenVINO must not be used; None: it ran."""
+
+
+class Trial:
+    """The trial of a converted checkpoint on a device in a number type, on this processor."""
+
+    def __init__(self, entry: Path, device: str, dtype: str) -> None:
+        """`entry`: folder of the converted models, whose name stands for the checkpoint and the versions."""
+        self._device, self._dtype = device, dtype
+        key = "\n".join([device, dtype, *(os.environ.get(name, "") for name in _ISA_LIMITS), _processor()])
+        self.file = entry.with_name(f"{entry.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json")
+
+    def verdict(self) -> Verdict | None:
+        """Return the verdict of an earlier trial, None if there is none."""
+        try:
+            return Verdict(json.loads(atomic_file.read(self.file))["refusal"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError):
+            log.warning("OpenVINO: %s is damaged: the model is tried again", self.file)
+            return None
+
+    def run(self, files: CheckpointFiles, image_size: int | None) -> str | None:
+        """Convert the checkpoint if necessary and run its models. Return why OpenVINO must not be used, or None.
+
+        The verdict is kept, unless the process could not do its work for a reason that may pass.
+        """
+        wanted = {
+            "checkpoint": str(files.adapter or files.path),
+            "image_size": image_size,
+            "device": self._device,
+            "dtype": self._dtype,
+        }
+        started = time.monotonic()
+        try:
+            done = subprocess.run(
+                COMMAND, input=json.dumps(wanted), capture_output=True, text=True, errors="replace", timeout=LIMIT_S
+            )
+        except subprocess.TimeoutExpired:
+            return self._keep(f"its trial did not end within {LIMIT_S:g} s")
+        except OSError as error:
+            return f"its trial cannot be started: {error.strerror}"
+        if done.returncode == 0:
+            log.info("OpenVINO: tried in %.1f s, later starts do without", time.monotonic() - started)
+            return self._keep(None)
+        log.warning("OpenVINO: output of the failed trial:\n%s", done.stderr[-_LAST_OUTPUT:].strip())
+        if done.returncode > 0:
+            words = done.stdout.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+            return f"its trial failed, {words[0]}"
+        number = signal.Signals(-done.returncode)
+        if number in _FAULTS:
+            return self._keep(f"its trial crashed ({number.name})")
+        return f"its trial was ended by {number.name}"
+
+    def _keep(self, refusal: str | None) -> str | None:
+        try:
+            atomic_file.write(self.file, json.dumps({"refusal": refusal}) + "\n")
+        except OSError as error:
+            log.warning("OpenVINO: %s not written, the next start tries again: %s", self.file, error.strerror)
+        return refusal
+
+
+def _processor() -> str:
+    """Return lines that are the same for equal processors."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    except OSError:
+        return ""
+    return "\n".join(line for line in first.splitlines() if line.partition("\t")[0].strip() in _PROCESSOR_KEYS)
