@@ -37,7 +37,7 @@ _LAST_OUTPUT = 3000
 
 
 class Verdict(NamedTuple):
-    """What a trial has shown."""
+    """The result of a trial."""
 
     refusal: str | None
     """Why OpenVINO must not be used; None: it ran."""
