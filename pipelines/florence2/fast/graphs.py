@@ -82,4 +82,5 @@ def device_tensor(values: Sequence[Any] | NDArray[Any], dtype: torch.dtype, devi
     made = torch.tensor(values, dtype=dtype)
     if device.type == "cpu":
         return made
-    return torch.empty_like(made, pin_memory=True).copy_(made).to(device, non_blocking=True)
+    pinned = torch.empty(made.shape, dtype=dtype, pin_memory=True)
+    return pinned.copy_(made).to(device, non_blocking=True)

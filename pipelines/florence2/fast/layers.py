@@ -88,8 +88,8 @@ def _folded(part: Part, gain: float | Tensor | None, before: Part | None) -> tup
         return weight, bias
     weight, bias = weight.float(), bias.float()
     if gain is not None:
-        gain = torch.as_tensor(gain, device=bias.device)
-        weight, bias = weight * gain[..., None], bias * gain
+        per_output = gain[:, None] if isinstance(gain, Tensor) else gain
+        weight, bias = weight * per_output, bias * gain
     if before is not None:
         shift = before.bias
         bias = bias if shift is None else bias + weight @ shift.float()

@@ -28,8 +28,8 @@ def test_failed_recording_names_the_program() -> None:
 def test_python_data_becomes_a_tensor_on_the_device() -> None:
     assert device_tensor([[1, 2], [3, 4]], torch.long, torch.device("cpu")).tolist() == [[1, 2], [3, 4]]
     with fake_cuda():
-        made = device_tensor([1, 2], torch.long, DEVICE)
-        assert (made.device, made.shape, made.dtype) == (DEVICE, (2,), torch.long)
+        made = device_tensor([1], torch.long, DEVICE)
+        assert (made.device, made.shape, made.dtype) == (DEVICE, (1,), torch.long)
 
 
 def test_fake_device_refuses_host_reads_and_mixed_devices() -> None:
