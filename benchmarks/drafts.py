@@ -127,9 +127,9 @@ class BaseDecoder:
             started = time.perf_counter()
             batch.add(self._states, [self._states.shape[1]], [1000], [[5] * (widths[0] - start)])
             for width in widths[1:]:
-                batch.read_states()
+                batch.snapshot().read()
                 batch.step([[5] * (width - 1)])
-            batch.read_states()
+            batch.snapshot().read()
             seconds.append(time.perf_counter() - started)
             batch.remove(0)
         return round(1000 * statistics.median(seconds), 1)

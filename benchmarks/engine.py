@@ -32,8 +32,8 @@ from benchmarks.report import write
 from pipelines.florence2.architecture import Architecture
 from pipelines.florence2.checkpoint import Checkpoint
 from pipelines.florence2.checkpoint_files import CheckpointFiles
+from pipelines.florence2.fast.buckets import DRAFT_TOKENS
 from pipelines.florence2.fast.engine import FastEngine
-from pipelines.florence2.fast.greedy_search import DRAFT_TOKENS
 from pipelines.florence2.fast.speculative import Draft, Rates
 from pipelines.florence2.generation_settings import GenerationSettings
 from pipelines.florence2.image_settings import ImageSettings
@@ -290,7 +290,8 @@ class Benchmark:
         batch.add(torch.cat(list(states)), [states[0].shape[1]] * rows, [count] * rows, pieces)
         length = start
         while True:
-            row_states = batch.read_states()
+            snapshot = batch.snapshot()
+            row_states = snapshot.read()
             if draft:
                 draft.record(len(pieces[0]), row_states[0].length - length - 1, row_states[0].last)
             length = row_states[0].length
@@ -298,7 +299,7 @@ class Benchmark:
                 break
             pieces = [list(propose(length)) for _ in range(rows)]
             batch.step(pieces)
-        tokens = batch.generation(0).tokens
+        tokens = snapshot.generation(0).tokens
         while batch.active:
             batch.remove(batch.active - 1)
         assert len(tokens) == count + 1

@@ -18,34 +18,17 @@ from benchmarks.report import merge
 from pipelines.florence2.architecture import Architecture
 from pipelines.florence2.fast.decode_batch import DecodeBatch
 from pipelines.florence2.fast.decoder import Decoder
+from pipelines.florence2.fast.graphs import EagerRunner
 from pipelines.florence2.fast.logits import LogitsProcessor
 from pipelines.florence2.generation_settings import GenerationSettings
+from pipelines.florence2.speed.random_checkpoint import IMAGE_TOKENS, SIZES
 from pipelines.florence2.weights import Weights
 from tests.support.fake_cuda import DEVICE, fake_cuda
 
-BASE = Architecture.model_validate(
-    {
-        "vision_config": {"projection_dim": 768},
-        "text_config": {
-            "vocab_size": 51328,
-            "d_model": 768,
-            **{f"{part}_layers": 6 for part in ("encoder", "decoder")},
-            **{f"{part}_attention_heads": 12 for part in ("encoder", "decoder")},
-            **{f"{part}_ffn_dim": 3072 for part in ("encoder", "decoder")},
-        },
-    }
-)
-LARGE = Architecture.model_validate(
-    {
-        "vision_config": {
-            "embed_dim": (256, 512, 1024, 2048),
-            "num_heads": (8, 16, 32, 64),
-            "num_groups": (8, 16, 32, 64),
-        },
-        "text_config": {"vocab_size": 51328, "max_position_embeddings": 4096},
-    }
-)
-MODELS = {"base": BASE, "large": LARGE}
+MODELS = {
+    name: Architecture.model_validate({**sizes, "text_config": {**sizes["text_config"], "vocab_size": 51328}})
+    for name, sizes in SIZES.items()
+}
 GENERATION = GenerationSettings(
     bos_token_id=0,
     pad_token_id=1,
@@ -56,7 +39,7 @@ GENERATION = GenerationSettings(
 )
 """The settings of the published checkpoints that greedy search uses."""
 FIRST_LOCATION = 50269
-IMAGE_TOKENS, PROMPT_TOKENS = 577, 12
+PROMPT_TOKENS = 12
 WIDTHS = {"without drafts": 0, "drafts of 15 tokens": 15}
 
 _FUSED = {"aten::scaled_dot_product_attention"}
@@ -77,7 +60,7 @@ class LaunchCounter(TorchDispatchMode):
     """Counts operations by name."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.launches: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -100,7 +83,8 @@ def count(function: Callable[[], object]) -> Counter[str]:
     """Return the operations of `function` by name."""
     with LaunchCounter() as counter:
         function()
-    return counter.launches
+    launches: Counter[str] = counter.launches
+    return launches
 
 
 def weights_of(architecture: Architecture, dtype: torch.dtype, device: torch.device) -> Weights:
@@ -109,17 +93,30 @@ def weights_of(architecture: Architecture, dtype: torch.dtype, device: torch.dev
     return Weights("launches", made, dtype, device)
 
 
+def batch_of(architecture: Architecture, device: torch.device, rows: int) -> DecodeBatch:
+    """Return a batch of at most `rows` answers, with near drafts."""
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    decoder = Decoder(weights_of(architecture, dtype, device), architecture.text)
+    logits_processor = LogitsProcessor(GENERATION, FIRST_LOCATION, device)
+    limit = architecture.text.max_position_embeddings
+    return DecodeBatch(decoder, logits_processor, rows, IMAGE_TOKENS, limit, False, EagerRunner())
+
+
+def states_of(architecture: Architecture, device: torch.device, rows: int, positions: int) -> torch.Tensor:
+    """Return the encoder's output, without meaning."""
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    return torch.empty(rows, positions, architecture.text.d_model, dtype=dtype, device=device)
+
+
 def step_launches(architecture: Architecture, device: torch.device, rows: int, drafted: int) -> Counter[str]:
     """Return the operations of one decode step of `rows` answers whose drafts have `drafted` tokens."""
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    positions = IMAGE_TOKENS + PROMPT_TOKENS
     with fake_cuda(), torch.inference_mode():
-        decoder = Decoder(weights_of(architecture, dtype, device), architecture.text)
-        logits_processor = LogitsProcessor(GENERATION, FIRST_LOCATION, device)
-        limit = architecture.text.max_position_embeddings
-        batch = DecodeBatch(decoder, logits_processor, rows, IMAGE_TOKENS, limit)
-        positions = IMAGE_TOKENS + PROMPT_TOKENS
-        states = torch.empty(rows, positions, architecture.text.d_model, dtype=dtype, device=device)
+        batch = batch_of(architecture, device, rows)
+        states = states_of(architecture, device, rows, positions)
         batch.add(states, [positions] * rows, [80] * rows, [()] * rows)
+        batch.step([[5] * drafted] * rows)
+        # Prepared by the first step. On a CPU each step has another size and prepares itself.
         return count(lambda: batch.step([[5] * drafted] * rows))
 
 

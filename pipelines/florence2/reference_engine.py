@@ -17,7 +17,7 @@ from pipelines.florence2.preprocess import Preprocessor
 from pipelines.florence2.processor import Generation, Processor, result, warm_up_job
 from pipelines.florence2.tasks import Quality
 from pipelines.florence2.transformers_model import load_model
-from pipelines.florence2.uncertainty import uncertainty
+from pipelines.florence2.uncertainty import Uncertainty
 from streamer.core.errors import ConfigError, PipelineError
 from streamer.core.logs import RareLog
 from streamer.core.reasons import reason_of
@@ -138,9 +138,9 @@ class ReferenceEngine:
         beams = getattr(output, "beam_indices", None)
         # Behind a row's end the beam index is -1; any beam will do there.
         index = rows if beams is None else beams[:, : tokens.shape[1]].clamp(min=0)
-        first = self._checkpoint.first_location
+        uncertainty = Uncertainty(self._checkpoint.first_location, tokens.device)
         steps = range(tokens.shape[1])
-        return torch.stack([uncertainty(output.scores[n][index[:, n]], tokens[:, n], first) for n in steps], 1)
+        return torch.stack([uncertainty(output.scores[n][index[:, n]].float(), tokens[:, n]) for n in steps], 1)
 
     def _generation_config(self, quality: Quality, max_tokens: int) -> GenerationConfig:
         config = copy.deepcopy(self._generation)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipelines.florence2.fast.decoder import Decoder
+from pipelines.florence2.fast.graphs import device_tensor
 from pipelines.florence2.fast.logits import LogitsProcessor, ids_of
 from pipelines.florence2.generation_settings import GenerationSettings
 from pipelines.florence2.processor import Generation
@@ -45,7 +46,7 @@ class BeamSearch:
         decoder.fill_cross_cache(states[None], self._cross)
         self._bias = torch.zeros(1, 1, 1, len(states), dtype=decoder.dtype, device=device)
         self._own = decoder.cache(beams, min(_ROOM, self._max_length))
-        self._running = torch.tensor(logits_processor.start, device=device).expand(beams, -1)
+        self._running = device_tensor(logits_processor.start, torch.long, device).expand(beams, -1)
         self._uncertainty = torch.zeros(beams, len(logits_processor.start), device=device)
         # All beams begin alike, so only the first one counts in the first step.
         self._scores = torch.full((beams,), _NEVER, device=device)
@@ -84,15 +85,18 @@ class BeamSearch:
         """Return the log-probability of each beam with each next token: (beams, vocabulary)."""
         if self._own.shape[4] < length:
             self._own = functional.pad(self._own, (0, 0, 0, min(self._own.shape[4], self._max_length - length)))
-        at = torch.full((self._beams,), self._cached, device=self._running.device)
         ids = self._running[:, self._cached :]
-        logits = self._decoder(ids, at, length, self._own, self._cross, self._bias, skip=ids.shape[1] - 1)
+        positions = torch.arange(self._cached, length, device=ids.device).expand(self._beams, -1)
+        visible = self._decoder.visible(positions, length)
+        caches = self._own, self._cross, self._bias
+        logits = self._decoder(ids, positions, visible, *caches, skip=ids.shape[1] - 1)
         self._cached = length
         scores = logits.log_softmax(-1)
         if self._forced_ends and length == self._max_length - 1:
             scores.fill_(float("-inf"))[..., self._forced_ends] = 0
         else:
-            self._logits_processor.adapt(scores, self._running, torch.full_like(at, length))
+            history = functional.pad(self._running, (self._logits_processor.lead, 0))
+            self._logits_processor.adapt(scores, history, positions[:, -1:], visible[:, -1:])
         return scores[:, 0] + self._scores[:, None]
 
     def _finish(self, sequences: Tensor, uncertainty: Tensor, scores: Tensor, ends: Tensor) -> None:

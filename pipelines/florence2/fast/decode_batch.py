@@ -1,39 +1,32 @@
-"""Answers that are generated together: one row each, over static key and value caches."""
+"""Answers that are generated together: one row each, over static key and value caches.
+
+A step is a program for a Runner: all that it reads and writes is allocated before, and it waits for nothing. Its sizes
+are those of a Bucket.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from pipelines.florence2.fast.buckets import DRAFT_TOKENS, Bucket, Buckets, ExactBuckets, RoundedBuckets
 from pipelines.florence2.fast.decoder import Decoder
+from pipelines.florence2.fast.graphs import Program, Runner, device_tensor
 from pipelines.florence2.fast.logits import LogitsProcessor
-from pipelines.florence2.processor import Generation
+from pipelines.florence2.fast.row_buffers import RowBuffers
+from pipelines.florence2.fast.snapshot import HostRow, Snapshot
 
 PROMPT_ROOM = 32
 """Prompt tokens for which the cross cache is allocated at first; it grows for longer prompts."""
-FIRST_ROOM = 64
-"""Answer tokens for which the caches are allocated at first; they are doubled when a row reaches the end."""
-
-
-class RowState(NamedTuple):
-    """Progress of one row."""
-
-    length: int
-    """Tokens of the answer, the forced start tokens included."""
-    done: bool
-    last: int
-    """Id of the newest token."""
+_PROGRAMS = 512
+"""Prepared steps that are kept: more than the rounded sizes of the largest batch."""
 
 
 class DecodeBatch:
-    """At most `count` rows. Rows in use are the first `active` ones, so a step costs what is in use.
-
-    Only `read_states` and `generation` wait for the device.
-    """
+    """At most `count` rows. Rows in use are the first `active` ones, so a step costs what is in use."""
 
     def __init__(
         self,
@@ -42,29 +35,27 @@ class DecodeBatch:
         count: int,
         image_tokens: int,
         limit: int,
-        accepts_near: bool = False,
+        accepts_near: bool,
+        runner: Runner,
     ) -> None:
         """`limit` is the longest answer that the checkpoint can generate.
 
         `accepts_near`: a drafted location is also accepted if `LogitsProcessor.accept_near` chooses it.
         """
         self.active = 0
-        self._limit, self._accepts_near = limit, accepts_near
-        self._decoder, self._logits_processor = decoder, logits_processor
-        self._start = torch.tensor(logits_processor.start, device=decoder.device)
-        self._own = decoder.cache(count, FIRST_ROOM)
-        self._cross = decoder.cache(count, image_tokens + PROMPT_ROOM)
-        shape = (count, 1, 1, image_tokens + PROMPT_ROOM)
-        self._bias = torch.full(shape, float("-inf"), dtype=decoder.dtype, device=decoder.device)
-        self._history = torch.zeros(count, FIRST_ROOM, dtype=torch.long, device=decoder.device)
-        self._length = torch.zeros(count, dtype=torch.long, device=decoder.device)
-        self._max_tokens = torch.zeros_like(self._length)
-        self._done = torch.zeros_like(self._length, dtype=torch.bool)
-        self._near = torch.zeros_like(self._length)
-        """Accepted locations of each row that were not the best ones."""
-        self._uncertainty = torch.zeros(count, FIRST_ROOM, device=decoder.device)
-        self._max_length = [0] * count
-        """Upper bound of each row's length; exact after `read_states`."""
+        self.buckets: Buckets = ExactBuckets()
+        self._decoder, self._logits_processor, self._accepts_near = decoder, logits_processor, accepts_near
+        self._runner = runner
+        self._program = lru_cache(_PROGRAMS)(self._prepare)
+        self._rows: list[HostRow] = []
+        self._start = device_tensor(logits_processor.start, torch.long, decoder.device)
+        self._offsets = torch.arange(1 - len(self._start), DRAFT_TOKENS + 1, device=decoder.device)
+        self._buffers = RowBuffers(decoder, count, limit, logits_processor.lead)
+        if decoder.device.type != "cpu":
+            # A graph holds the addresses of the caches, so they do not grow.
+            self.buckets = RoundedBuckets(count, decoder.positions)
+            self._buffers.reserve(count, decoder.positions)
+        self._buffers.reserve_cross(image_tokens + PROMPT_ROOM)
 
     def add(
         self, states: Tensor, lengths: Sequence[int], max_tokens: Sequence[int], drafts: Sequence[Sequence[int]]
@@ -75,102 +66,108 @@ class DecodeBatch:
         `max_tokens` bounds each answer. `drafts` are the expected tokens behind the forced start, possibly none.
         """
         first, last = self.active, self.active + len(states)
-        self._reserve_cross(states.shape[1])
-        self._decoder.fill_cross_cache(states, self._cross[:, :, first:last])
-        self._bias[first:last] = float("-inf")
-        for row, length in enumerate(lengths, first):
-            self._bias[row, ..., :length] = 0
-            self._max_length[row] = len(self._start)
-        self._history[first:last, : len(self._start)] = self._start
-        self._length[first:last] = len(self._start)
-        self._max_tokens[first:last] = torch.tensor(max_tokens, device=self._max_tokens.device)
-        self._done[first:last] = False
-        self._near[first:last] = 0
-        self._advance(first, last, len(self._start), drafts)
+        rows, start = slice(first, last), len(self._start)
+        bucket = self._fit(len(states), drafts, start)
+        self._buffers.reserve(last, bucket.seen + 1)
+        if self._buffers.reserve_cross(states.shape[1]):
+            # Graphs hold the addresses of the old cache.
+            self._program.cache_clear()
+        self._decoder.fill_cross_cache(states, self._buffers.cross[:, :, rows])
+        self._buffers.start(rows, lengths, self._start)
+        self._buffers.write_drafts(rows, drafts, bucket.drafted)
+        try:
+            # Not a prepared step: new rows are at another place each time.
+            self._advance(rows, start, bucket.drafted, bucket.seen)
+        except Exception:
+            self._buffers.stop(rows)
+            raise
+        self._rows += [HostRow(longest, start + bucket.drafted + 1) for longest in max_tokens]
         self.active = last
 
     def step(self, drafts: Sequence[Sequence[int]] = ()) -> None:
         """Generate one token in every row, or the accepted part of its draft and one token more."""
-        self._advance(0, self.active, 1, drafts or [()] * self.active)
+        bucket = self._fit(self.active, drafts, max(row.length for row in self._rows))
+        self._buffers.reserve(bucket.rows, bucket.seen + 1)
+        self._buffers.write_drafts(slice(0, self.active), drafts, bucket.drafted)
+        self._program(bucket)()
+        for row in self._rows:
+            row.length += bucket.drafted + 1
 
-    def read_states(self) -> list[RowState]:
-        """Return the progress of all active rows. Waits for the device."""
-        length = self._length[: self.active]
-        last = self._history[: self.active].gather(1, length[:, None] - 1)[:, 0]
-        rows = torch.stack([length, self._done[: self.active].long(), last], 1).tolist()
-        self._max_length[: self.active] = [length for length, _, _ in rows]
-        return [RowState(length, bool(done), last) for length, done, last in rows]
+    def prepare(self, bucket: Bucket) -> None:
+        """Prepare a step before it is needed. Changes no row."""
+        self._program(bucket)
 
-    def generation(self, row: int) -> Generation:
-        """Return all tokens of a row. Waits for the device; valid after `read_states`."""
-        length = self._max_length[row]
-        uncertainty = self._uncertainty[row, 1:length].tolist()
-        return Generation(self._history[row, :length].tolist(), uncertainty, int(self._near[row]))
+    def snapshot(self) -> Snapshot:
+        """Start to copy the progress of all active rows to the host."""
+        buffers, longest = self._buffers, max(row.length for row in self._rows)
+        rows = slice(0, self.active)
+        tokens, measured = buffers.history[rows, buffers.lead :][:, :longest], buffers.measured[rows, :longest]
+        return Snapshot((buffers.progress[:, rows], tokens, measured), self._rows, self._logits_processor.uncertainty)
 
     def remove(self, row: int) -> None:
         """Free a row; the last active row moves into its place."""
         self.active -= 1
-        last = self.active
-        if row != last:
-            length = self._max_length[last]
-            self._own[:, :, row, :, :length] = self._own[:, :, last, :, :length]
-            self._cross[:, :, row] = self._cross[:, :, last]
-            for tensor in (self._bias, self._history, self._uncertainty):
-                tensor[row] = tensor[last]
-            for tensor in (self._length, self._max_tokens, self._done, self._near):
-                tensor[row] = tensor[last]
-            self._max_length[row] = self._max_length[last]
+        last = self._rows.pop()
+        if row != self.active:
+            self._buffers.move(self.active, row, last.length)
+            self._rows[row] = last
+        self._buffers.stop(slice(self.active, self.active + 1))
 
-    def _advance(self, first: int, last: int, pending: int, drafts: Sequence[Sequence[int]]) -> None:
+    def clear(self) -> None:
+        """Remove all rows."""
+        self.active, self._rows = 0, []
+        self._buffers.stop(slice(None))
+
+    def _fit(self, rows: int, drafts: Sequence[Sequence[int]], length: int) -> Bucket:
+        drafted = self.buckets.drafted(max(map(len, drafts), default=0))
+        return self.buckets.fit(rows, drafted, length)
+
+    def _prepare(self, bucket: Bucket) -> Program:
+        program = partial(self._advance, slice(0, bucket.rows), 1, bucket.drafted, bucket.seen)
+        # A runner may run the program for a trial. A row that does not run keeps its length.
+        running = self._buffers.progress[1]
+        before = running.clone()
+        running.zero_()
+        try:
+            return self._runner.prepare(str(bucket), program)
+        finally:
+            running.copy_(before)
+
+    def _advance(self, rows: slice, pending: int, drafted: int, seen: int) -> None:
         """Run one pass over some rows: their `pending` newest tokens and the drafts behind them.
 
         Keys and values of a rejected draft stay in the cache behind the row's end. The next pass overwrites them
         before anything attends to them, so nothing is rolled back.
         """
-        rows = slice(first, last)
-        width = max(len(draft) for draft in drafts)
-        seen = max(self._max_length[rows]) + width
-        self._reserve(seen + 1)
-        history, length, done = self._history[rows], self._length[rows], self._done[rows]
-        device = length.device
-        expected = torch.tensor([[*draft, *[-1] * (width - len(draft))] for draft in drafts], device=device).long()
-        if width:
-            history.scatter_(1, length[:, None] + torch.arange(width, device=device), expected.clamp(min=0))
-        at = length - pending
-        ids = history.gather(1, at[:, None] + torch.arange(pending + width, device=device))
-        caches = self._own[:, :, rows], self._cross[:, :, rows], self._bias[rows]
-        logits = self._decoder(ids, at, seen, *caches, skip=pending - 1)
-        scores = self._logits_processor.adapt(logits, history[:, :seen], length)
+        buffers, processor = self._buffers, self._logits_processor
+        history, draft = buffers.history[rows], buffers.draft[rows, :drafted]
+        at, running, near = buffers.progress[:, rows]
+        written, behind = history[:, buffers.lead :], history[:, buffers.lead + 1 :]
+        positions = at[:, None]
+        if pending + drafted > 1:
+            first = len(self._start) - pending
+            positions = positions + self._offsets[first : first + pending + drafted]
+        places = positions[:, pending - 1 :]
+        if drafted:
+            behind.scatter_(1, places[:, :-1], draft.clamp(min=0))
+        visible = self._decoder.visible(positions, seen)
+        caches = buffers.own[:, :, rows], buffers.cross[:, :, rows], buffers.bias[rows]
+        logits = self._decoder(written.gather(1, positions), positions, visible, *caches, skip=pending - 1)
+        scores = processor.adapt(logits, history[:, : buffers.lead + seen], places, visible[:, pending - 1 :])
         tokens = best = scores.argmax(-1)
-        if self._accepts_near and width:
-            chosen = self._logits_processor.accept_near(scores[:, :-1], best[:, :-1], expected)
+        if drafted and self._accepts_near:
+            chosen = processor.accept_near(scores[:, :-1], best[:, :-1], draft)
             tokens = torch.cat([chosen, best[:, -1:]], 1)
-        uncertainty = self._logits_processor.uncertainty(scores, tokens)
-        is_accepted = (tokens[:, :-1] == expected).long().cumprod(1)
-        accepted = is_accepted.sum(1, keepdim=True)
-        self._near[rows] += (is_accepted * (tokens != best)[:, :-1]).sum(1) * ~done
-        history.scatter_(1, length[:, None] + accepted, tokens.gather(1, accepted))
-        self._uncertainty[rows].scatter_(1, length[:, None] + torch.arange(width + 1, device=device), uncertainty)
-        length += (accepted[:, 0] + 1) * ~done
-        is_end = self._logits_processor.is_end(tokens.gather(1, accepted)[:, 0])
-        done |= is_end | (length > self._max_tokens[rows])
-        for row in range(first, last):
-            self._max_length[row] += width + 1
-
-    def _reserve(self, positions: int) -> None:
-        room = self._own.shape[4]
-        if positions > room:
-            more = max(positions, min(2 * room, self._limit + FIRST_ROOM)) - room
-            # One assignment: when an allocation fails, all three keep their old size.
-            self._own, self._history, self._uncertainty = (
-                functional.pad(self._own, (0, 0, 0, more)),
-                functional.pad(self._history, (0, more)),
-                functional.pad(self._uncertainty, (0, more)),
-            )
-
-    def _reserve_cross(self, positions: int) -> None:
-        if (more := positions - self._cross.shape[4]) > 0:
-            self._cross, self._bias = (
-                functional.pad(self._cross, (0, 0, 0, more)),
-                functional.pad(self._bias, (0, more), value=float("-inf")),
-            )
+        measured = processor.uncertainty.measure(scores, tokens)
+        buffers.measured[rows, 1:].scatter_(1, places, measured)
+        newest, target = tokens, places
+        if drafted:
+            is_accepted = (tokens[:, :-1] == draft).long().cumprod(1)
+            accepted = is_accepted.sum(1, keepdim=True)
+            newest, target = tokens.gather(1, accepted), places[:, :1] + accepted
+            at += accepted[:, 0] * running
+            if self._accepts_near:
+                near += (is_accepted * (tokens != best)[:, :-1]).sum(1) * running
+        behind.scatter_(1, target, newest)
+        at += running
+        running.masked_fill_(processor.is_end(newest[:, 0]), 0)

@@ -9,22 +9,39 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipelines.florence2.architecture import POSITION_OFFSET, Text
-from pipelines.florence2.fast.layers import FeedForward, Linear, attend, linear, norm
+from pipelines.florence2.fast.layers import ACTIVATIONS, Linear, attend, linear, norm
 from pipelines.florence2.weights import HEAD, Part, Weights
+
+BEHIND = 256
+"""Positions behind the longest answer. Only rejected drafts and the padding of a step are there."""
 
 
 class _Layer:
-    def __init__(self, layer: Part, width: int, activation: str) -> None:
-        """`width` is that of one attention head."""
-        own, cross = layer.at("self_attn"), layer.at("encoder_attn")
-        self.qkv = linear(*(own.at(f"{matrix}_proj") for matrix in "qkv"), gains=(width**-0.5,))
-        self.out = linear(own.at("out_proj"))
-        self.norm = norm(layer.at("self_attn_layer_norm"))
-        self.cross_query = linear(cross.at("q_proj"), gains=(width**-0.5,))
+    """The matrices and norms of a layer.
+
+    The bias of each block's last matrix is part of the norm before the block: so the residual contains it, and one
+    operation computes product and sum.
+    """
+
+    def __init__(self, layer: Part, width: int, following: Part | None) -> None:
+        """`width` is that of one attention head, `following` is the next layer."""
+        own, cross, up, down = layer.at("self_attn"), layer.at("encoder_attn"), layer.at("fc1"), layer.at("fc2")
+        out, cross_out, gains = own.at("out_proj"), cross.at("out_proj"), (width**-0.5,)
+        self.qkv = linear(*(own.at(f"{matrix}_proj") for matrix in "qkv"), gains=gains, shift=out.bias)
+        self.out = Linear(out.weight)
+        self.norm = norm(layer.at("self_attn_layer_norm"), cross_out.bias)
+        self.cross_query = linear(cross.at("q_proj"), gains=gains, shift=cross_out.bias)
         self.cross_key_value = linear(cross.at("k_proj"), cross.at("v_proj"))
-        self.cross_out = linear(cross.at("out_proj"))
-        self.cross_norm = norm(layer.at("encoder_attn_layer_norm"))
-        self.feed_forward = FeedForward(layer, activation)
+        self.cross_out = Linear(cross_out.weight)
+        self.cross_norm = norm(layer.at("encoder_attn_layer_norm"), down.bias)
+        self.up = linear(up, shift=down.bias)
+        self.down = Linear(down.weight)
+        self.final_norm = norm(layer.at("final_layer_norm"), _entry(following))
+
+
+def _entry(layer: Part | None) -> Tensor | None:
+    """Return the bias that the norm before a layer takes over from the layer's first block."""
+    return layer.at("self_attn.out_proj").bias if layer else None
 
 
 class Decoder:
@@ -36,27 +53,35 @@ class Decoder:
         self._scale = text.scale
         # Before the layers: the largest copy is made while little else is in memory.
         self._head = Linear(weights[HEAD])
-        self._positions = decoder["embed_positions.weight"][POSITION_OFFSET:]
-        self._norm = norm(decoder.at("layernorm_embedding"))
         self.heads = text.decoder_attention_heads
         self.width = text.d_model // self.heads
-        self._layers = [
-            _Layer(decoder.at(f"layers.{index}"), self.width, text.activation_function)
-            for index in range(text.decoder_layers)
-        ]
-        self.depth = len(self._layers)
+        self.depth = text.decoder_layers
         self.vocabulary = text.vocab_size
         self.dtype, self.device = weights.dtype, weights.device
+        layers = [decoder.at(f"layers.{index}") for index in range(self.depth)]
+        positions = decoder["embed_positions.weight"][POSITION_OFFSET:]
+        self._positions = torch.cat([positions, positions[-1:].expand(BEHIND, -1)])
+        self._norm = norm(decoder.at("layernorm_embedding"), _entry(layers[0]))
+        self._activation = ACTIVATIONS[text.activation_function]
+        self._layers = [
+            _Layer(layer, self.width, following) for layer, following in zip(layers, [*layers[1:], None], strict=True)
+        ]
+        self._numbers = torch.arange(len(self._positions), device=self.device)
+        self._zero, self._never = (
+            torch.full((), value, dtype=self.dtype, device=self.device) for value in (0.0, float("-inf"))
+        )
+
+    @property
+    def positions(self) -> int:
+        """Positions that a token can have."""
+        return len(self._numbers)
 
     def replace_matrices(self, inner: Callable[[Linear], Linear], head: Callable[[Linear], Linear]) -> None:
         """Replace the matrices that each step reads: those of the layers, and the output head."""
         for layer in self._layers:
             layer.qkv, layer.out = inner(layer.qkv), inner(layer.out)
             layer.cross_query, layer.cross_out = inner(layer.cross_query), inner(layer.cross_out)
-            layer.feed_forward.up, layer.feed_forward.down = (
-                inner(layer.feed_forward.up),
-                inner(layer.feed_forward.down),
-            )
+            layer.up, layer.down = inner(layer.up), inner(layer.down)
         self._head = head(self._head)
 
     def cache(self, rows: int, positions: int) -> Tensor:
@@ -71,32 +96,37 @@ class Decoder:
             projected = layer.cross_key_value(states).unflatten(-1, (2, self.heads, self.width))
             cache[:, :, :, :positions] = projected.permute(2, 0, 3, 1, 4)
 
+    def visible(self, positions: Tensor, seen: int) -> Tensor:
+        """Return which of the first `seen` tokens those at `positions` (rows, tokens) see: (rows, tokens, seen)."""
+        return self._numbers[:seen] <= positions[:, :, None]
+
     def __call__(
-        self, ids: Tensor, at: Tensor, seen: int, own: Tensor, cross: Tensor, bias: Tensor, skip: int
+        self, ids: Tensor, positions: Tensor, visible: Tensor, own: Tensor, cross: Tensor, bias: Tensor, skip: int
     ) -> Tensor:
         """Return float32 logits behind each token but the first `skip`: (rows, tokens - skip, vocabulary).
 
-        `ids` (rows, tokens) are at the positions `at` (rows) and after; their keys and values are written to `own`.
-        `seen` is the largest position plus one. `cross` and `bias` (rows, 1, 1, positions) may have fewer rows than
-        `ids`: then consecutive rows, the beams of one answer, share a row of the cross cache.
+        The keys and values of `ids` (rows, tokens) at `positions` (rows, tokens) are written to `own`; `visible` is
+        from the method of this name. `cross` and `bias` (rows, 1, 1, positions) may have fewer rows than `ids`: then
+        consecutive rows, the beams of one answer, share a row of the cross cache.
         """
         rows, tokens = ids.shape
-        positions = at[:, None] + torch.arange(tokens, device=at.device)
-        # Positions of rejected drafts may be behind the table's end; nothing ever attends to them.
-        x = functional.embedding(ids, self._tokens) * self._scale
-        x = self._norm(x + functional.embedding(positions.clamp(max=len(self._positions) - 1), self._positions))
-        late = torch.arange(seen, device=at.device) > positions[:, None, :, None]
-        future = torch.zeros(late.shape, dtype=self.dtype, device=at.device).masked_fill_(late, float("-inf"))
-        index = torch.arange(rows, device=at.device)[:, None]
-        for layer, (keys, values), (cross_keys, cross_values) in zip(self._layers, own, cross, strict=True):
-            q, k, v = layer.qkv(x).unflatten(-1, (3, self.heads, self.width)).unbind(2)
-            keys[index, :, positions], values[index, :, positions] = k, v
-            y = attend(q.transpose(1, 2), keys[:, :, :seen], values[:, :, :seen], future)
-            x = layer.norm(layer.out(y.transpose(1, 2).flatten(2)).add_(x))
+        seen = visible.shape[2]
+        x = functional.embedding(ids, self._tokens)
+        if self._scale != 1:
+            x = x * self._scale
+        # Rows and tokens are one dimension, as torch's products need them.
+        x = self._norm(x + functional.embedding(positions, self._positions)).flatten(0, 1)
+        future = torch.where(visible[:, None], self._zero, self._never)
+        index = self._numbers[:rows, None]
+        for layer, cache, (cross_keys, cross_values) in zip(self._layers, own, cross, strict=True):
+            qkv = layer.qkv(x).view(rows, tokens, 3, self.heads, self.width)
+            cache[:, index, :, positions] = qkv[:, :, 1:]
+            y = attend(qkv[:, :, 0].transpose(1, 2), cache[0, :, :, :seen], cache[1, :, :, :seen], future)
+            x = layer.norm(layer.out.plus(y.transpose(1, 2).reshape(rows * tokens, -1), x))
             q = layer.cross_query(x).view(len(cross_keys), -1, self.heads, self.width).transpose(1, 2)
-            y = attend(q, cross_keys, cross_values, bias).transpose(1, 2).reshape(rows, tokens, -1)
-            x = layer.cross_norm(layer.cross_out(y).add_(x))
-            x = layer.feed_forward(x)
-        # Flat and contiguous: otherwise torch copies the head, the largest matrix of the model, for each product.
-        flat = x[:, skip:].reshape(-1, x.shape[2])
-        return self._head(flat).float().view(rows, tokens - skip, -1)
+            y = attend(q, cross_keys, cross_values, bias)
+            x = layer.cross_norm(layer.cross_out.plus(y.transpose(1, 2).reshape(rows * tokens, -1), x))
+            x = layer.final_norm(layer.down.plus(self._activation(layer.up(x)), x))
+        if skip:
+            x = x.view(rows, tokens, -1)[:, skip:].flatten(0, 1)
+        return self._head(x).float().view(rows, tokens - skip, -1)

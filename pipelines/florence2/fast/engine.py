@@ -88,7 +88,7 @@ class FastEngine:
         is_near = self._drafts == "near"
         limits = room.rows, self._image_tokens, self._max_positions
         try:
-            batch = DecodeBatch(self.decoder, self.logits_processor, *limits, is_near)
+            batch = DecodeBatch(self.decoder, self.logits_processor, *limits, is_near, runner)
         except (RuntimeError, MemoryError) as error:
             if not is_shortage(error):
                 raise

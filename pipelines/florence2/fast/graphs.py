@@ -84,3 +84,22 @@ def device_tensor(values: Sequence[Any] | NDArray[Any], dtype: torch.dtype, devi
         return made
     pinned = torch.empty(made.shape, dtype=dtype, pin_memory=True)
     return pinned.copy_(made).to(device, non_blocking=True)
+
+
+class HostCopy:
+    """Copies of tensors, on their way to the host. A GPU runs what follows meanwhile."""
+
+    def __init__(self, *tensors: Tensor) -> None:
+        device = tensors[0].device
+        is_cpu = device.type == "cpu"
+        self._copies = [
+            torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=not is_cpu).copy_(tensor, non_blocking=True)
+            for tensor in tensors
+        ]
+        self._copied = None if is_cpu else torch.cuda.current_stream(device).record_event()
+
+    def wait(self) -> list[Tensor]:
+        """Return the copies when they are complete."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._copies

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pipelines.florence2.fast.decode_batch import DecodeBatch, RowState
+from pipelines.florence2.fast.buckets import DRAFT_TOKENS
+from pipelines.florence2.fast.decode_batch import DecodeBatch
 from pipelines.florence2.fast.scheduler import EngineJob
+from pipelines.florence2.fast.snapshot import RowState, Snapshot
 from pipelines.florence2.fast.speculative import Draft, DraftStore
 from pipelines.florence2.processor import Generation
-
-DRAFT_TOKENS = 128
-"""Draft tokens that are checked in one pass, over all rows; a larger pass takes longer than it saves."""
 
 
 @dataclass(slots=True, eq=False)
@@ -26,7 +25,8 @@ class _Row:
     """Tokens of the answer so far, the forced start tokens included."""
     proposed: int = 0
     """Draft tokens in the current pass."""
-    done: bool = False
+    generation: Generation | None = None
+    """All tokens, once the answer has ended."""
 
     def propose(self, rows: int) -> Sequence[int]:
         """Return the draft tokens for the next pass over `rows` rows."""
@@ -39,7 +39,7 @@ class _Row:
     def update(self, state: RowState) -> None:
         if self.draft and state.length > self.length:
             self.draft.record(self.proposed, state.length - self.length - 1, state.last)
-        self.length, self.done = state.length, state.done
+        self.length = state.length
 
 
 class GreedySearch:
@@ -54,6 +54,8 @@ class GreedySearch:
         self._start, self._tokens_per_step, self._use_drafts = start, tokens_per_step, use_drafts
         self._rows: list[_Row] = []
         """Entries in the order of the batch's rows."""
+        self._unread: tuple[Snapshot, list[_Row]] | None = None
+        """A snapshot on its way to the host, and the rows in it."""
 
     @property
     def jobs(self) -> list[EngineJob]:
@@ -71,27 +73,35 @@ class GreedySearch:
             self._update()
 
     def step(self) -> None:
-        """Generate tokens in every row: `tokens_per_step`, or one pass with drafts. Waits for the device."""
-        if all(row.done for row in self._rows):
+        """Generate tokens in every row: `tokens_per_step`, or one pass with drafts.
+
+        Waits for the device when there are drafts or a step is one token. Otherwise an end is noticed one step later.
+        """
+        if all(row.generation for row in self._rows):
             return  # with a right draft, the first pass was the whole answer
         if any(row.draft for row in self._rows):
             self.batch.step([row.propose(len(self._rows)) for row in self._rows])
+            self._update()
+            return
+        for _ in range(self._tokens_per_step):
+            self.batch.step()
+        if self._tokens_per_step == 1:
+            self._update()
         else:
-            for _ in range(self._tokens_per_step):
-                self.batch.step()
-        self._update()
+            unread, self._unread = self._unread, (self.batch.snapshot(), list(self._rows))
+            if unread:
+                _read(*unread)
 
     def pop_finished(self) -> Iterator[tuple[EngineJob, Generation, Draft | None]]:
         """Remove finished rows and return their jobs, tokens and drafts."""
         # Backwards: `remove` moves the last row into the freed place, and that row was checked before.
         for index in reversed(range(len(self._rows))):
             row = self._rows[index]
-            if row.done:
-                generation = self.batch.generation(index)
+            if row.generation:
                 self.batch.remove(index)
                 self._rows[index] = self._rows[-1]
                 self._rows.pop()
-                yield row.job, generation, row.draft
+                yield row.job, row.generation, row.draft
 
     def store(self, job: EngineJob, generation: Generation, draft: Draft | None) -> None:
         """Keep a complete answer as the draft of the next one."""
@@ -100,8 +110,18 @@ class GreedySearch:
 
     def clear(self) -> None:
         """Remove all rows, after a failure."""
-        self._rows, self.batch.active = [], 0
+        self._rows, self._unread = [], None
+        self.batch.clear()
 
     def _update(self) -> None:
-        for row, state in zip(self._rows, self.batch.read_states(), strict=True):
+        # What is on its way is older.
+        self._unread = None
+        _read(self.batch.snapshot(), self._rows)
+
+
+def _read(snapshot: Snapshot, rows: Sequence[_Row]) -> None:
+    """Update the rows of a snapshot that were running before it."""
+    for index, (row, state) in enumerate(zip(rows, snapshot.read(), strict=True)):
+        if row.generation is None:
             row.update(state)
+            row.generation = snapshot.generation(index) if state.done else None

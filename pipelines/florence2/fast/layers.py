@@ -47,6 +47,12 @@ class Linear:
             return out
         return functional.linear(x, self.weight, self.bias)
 
+    def plus(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return y + product, all (rows, width), in one operation where there is one."""
+        if self.reordered or self.bias is not None:
+            return self(x).add_(y)
+        return torch.addmm(y, x, self.weight.t())
+
 
 class Norm(NamedTuple):
     """A layer norm; weight and bias are None where they are folded into the next matrix."""
@@ -62,37 +68,47 @@ BARE = Norm()
 """The norm without weight and bias, for use with a matrix that `linear(before=...)` made."""
 
 
-def norm(part: Part) -> Norm:
-    return Norm(part.weight, part.bias)
+def norm(part: Part, shift: Tensor | None = None) -> Norm:
+    """Return a layer norm whose output is shifted by `shift`."""
+    bias = part.bias
+    if shift is not None:
+        bias = shift if bias is None else (bias.float() + shift.float()).to(bias.dtype)
+    return Norm(part.weight, bias)
 
 
-def linear(*parts: Part, gains: tuple[float | Tensor, ...] = (), before: Part | None = None) -> Linear:
+def linear(
+    *parts: Part, gains: tuple[float | Tensor, ...] = (), before: Part | None = None, shift: Tensor | None = None
+) -> Linear:
     """Return one matrix for several parts side by side.
 
     `gains` scales the outputs of each part (an attention scale), by one number or one per output. The weight and bias
-    of the layer norm `before` are folded in; `BARE` then precedes the matrix.
+    of the layer norm `before` are folded in; `BARE` then precedes the matrix. `shift` is what `norm` added to the
+    matrix's input; the bias takes it out again.
     """
-    folded = [_folded(part, gain, before) for part, gain in zip_longest(parts, gains)]
+    folded = [_folded(part, gain, before, shift) for part, gain in zip_longest(parts, gains)]
     if len(folded) == 1:
         return Linear(*folded[0])
     return Linear(torch.cat([weight for weight, _ in folded]), torch.cat([bias for _, bias in folded]))
 
 
-def _folded(part: Part, gain: float | Tensor | None, before: Part | None) -> tuple[Tensor, Tensor]:
+def _folded(
+    part: Part, gain: float | Tensor | None, before: Part | None, shift: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Return weight and bias of a part, computed in float32."""
     weight, bias = part.weight, part.bias
     dtype = weight.dtype
     if bias is None:
         bias = torch.zeros(len(weight), dtype=dtype, device=weight.device)
-    if gain is None and before is None:
+    if gain is None and before is None and shift is None:
         return weight, bias
     weight, bias = weight.float(), bias.float()
+    if shift is not None:
+        bias = bias - weight @ shift.float()
     if gain is not None:
         per_output = gain[:, None] if isinstance(gain, Tensor) else gain
         weight, bias = weight * per_output, bias * gain
     if before is not None:
-        shift = before.bias
-        bias = bias if shift is None else bias + weight @ shift.float()
+        bias = bias if before.bias is None else bias + weight @ before.bias.float()
         weight = weight * before.weight.float()
     return weight.to(dtype), bias.to(dtype)
 
@@ -108,12 +124,12 @@ class FeedForward:
         return self.norm(self.down(self.activation(self.up(x))).add_(x))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """Return softmax(q k^T + bias) v for a q that is scaled already; all (rows, heads, positions, width).
 
     Two plain products are much faster than torch's fused attention for few queries on a CPU.
     """
-    scores = torch.matmul(q, k.transpose(-1, -2))
-    if bias is not None:
-        scores += bias
+    if q.device.type != "cpu":
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+    scores = torch.matmul(q, k.transpose(-1, -2)).add_(bias)
     return torch.matmul(torch.softmax(scores, -1), v)

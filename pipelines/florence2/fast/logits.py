@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from pipelines.florence2.fast.graphs import device_tensor
 from pipelines.florence2.generation_settings import GenerationSettings
 from pipelines.florence2.tasks import BINS
-from pipelines.florence2.uncertainty import uncertainty
+from pipelines.florence2.uncertainty import Uncertainty
 
 NEAR_RATIO = 0.8
 """Minimum probability of a near location, relative to the best one's. Neighbours of the best location have about 0.9 of
@@ -29,34 +30,37 @@ class LogitsProcessor:
     def __init__(self, generation: GenerationSettings, first_location: int, device: torch.device) -> None:
         self.start = ids_of(generation.decoder_start_token_id) + ids_of(generation.forced_bos_token_id)
         """Tokens at the start of every answer, forced by the settings."""
-        self.ends = torch.tensor(ids_of(generation.eos_token_id), dtype=torch.long, device=device)
+        self.ends = device_tensor(ids_of(generation.eos_token_id), torch.long, device)
         self.locations = range(first_location, first_location + BINS)
         """Ids of the location tokens."""
+        self.uncertainty = Uncertainty(first_location, device)
+        """Returns the uncertainty of tokens (...) under adapted scores (..., vocabulary)."""
         self._ngram = generation.no_repeat_ngram_size or 0
+        self.lead = max(0, self._ngram - 2)
+        """Columns before the first token of a history, so that a window of n - 1 tokens ends at each token."""
         self._decay = generation.exponential_decay_length_penalty
-        self._suppressed = torch.tensor(generation.suppress_tokens or [], dtype=torch.long, device=device)
+        suppressed = generation.suppress_tokens
+        self._suppressed = device_tensor(suppressed, torch.long, device) if suppressed else None
+        self._never, self._always = (torch.full((), value, device=device) for value in (-math.inf, math.inf))
 
-    def uncertainty(self, scores: Tensor, tokens: Tensor) -> Tensor:
-        """Return the uncertainty of `tokens` (...) under adapted `scores` (..., vocabulary)."""
-        return uncertainty(scores, tokens, self.locations.start)
+    def adapt(self, scores: Tensor, history: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
+        """Ban and favour tokens in the model's scores, float32 (rows, places, vocabulary), in place; return them.
 
-    def adapt(self, scores: Tensor, history: Tensor, length: Tensor) -> Tensor:
-        """Ban and favour tokens in the model's scores, float32 (rows, positions, vocabulary), in place; return them.
-
-        `history` (rows, tokens) holds the tokens so far and the draft tokens that later positions assume; `length`
-        (rows) counts those before the first position.
+        `positions` (rows, places) are those of the tokens that the scores follow. `history` (rows, lead + tokens) holds
+        the tokens so far and the draft tokens that later places assume; `visible` (rows, places, tokens) marks those
+        at the place's position and before it.
         """
-        lengths = length[:, None] + torch.arange(scores.shape[1], device=scores.device)
-        if 0 < self._ngram <= history.shape[1]:
-            self._ban_repeats(scores, history, lengths)
+        if 0 < self._ngram <= visible.shape[2]:
+            self._ban_repeats(scores, history, positions, visible)
         if self._decay is not None:
             first, factor = self._decay
-            over = (lengths - first - 1).clamp(min=0)
+            over = (positions - first).clamp(min=0)
             growth = (torch.pow(factor, over.double()) - 1).float()[..., None]
             ends = scores[..., self.ends]
             # A banned end stays banned: -inf plus inf would be NaN.
             scores[..., self.ends] = torch.where(ends.isinf(), ends, ends + ends.abs() * growth)
-        scores[..., self._suppressed] = float("-inf")
+        if self._suppressed is not None:
+            scores.index_fill_(-1, self._suppressed, -math.inf)
         return scores
 
     def accept_near(self, scores: Tensor, tokens: Tensor, draft: Tensor) -> Tensor:
@@ -74,18 +78,16 @@ class LogitsProcessor:
         return torch.where(near, draft, tokens)
 
     def is_end(self, tokens: Tensor) -> Tensor:
-        return torch.isin(tokens, self.ends)
+        found = tokens[..., None] == self.ends
+        return found[..., 0] if len(self.ends) == 1 else found.any(-1)
 
-    def _ban_repeats(self, scores: Tensor, history: Tensor, lengths: Tensor) -> None:
+    def _ban_repeats(self, scores: Tensor, history: Tensor, positions: Tensor, visible: Tensor) -> None:
         """Ban repeated n-grams: a token that followed an earlier copy of the last n - 1 tokens cannot follow again."""
         size = self._ngram
-        windows = history.unfold(1, size, 1)
-        back = torch.arange(1 - size, 0, device=history.device)
-        index = (lengths[..., None] + back).clamp(min=0)
-        last = history[:, None].expand(-1, lengths.shape[1], -1).gather(2, index)
-        same = (windows[:, None, :, :-1] == last[:, :, None]).all(-1)
-        same &= torch.arange(size, history.shape[1] + 1, device=history.device) <= lengths[..., None]
+        windows = history[:, self.lead :].unfold(1, size, 1)[:, None]
+        last = history.unfold(1, size - 1, 1).gather(1, positions[..., None].expand(-1, -1, size - 1))
+        same = (windows[..., :-1] == last[:, :, None]).all(-1)
+        same &= visible[..., size - 1 :]
         # amin with +inf leaves a score as it is, with -inf it bans the token.
-        limits = torch.where(same, float("-inf"), float("inf"))
-        tokens = windows[:, None, :, -1].expand_as(same)
-        scores.scatter_reduce_(2, tokens, limits, "amin")
+        limits = torch.where(same, self._never, self._always)
+        scores.scatter_reduce_(2, windows[..., -1].expand_as(same), limits, "amin")

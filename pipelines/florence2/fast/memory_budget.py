@@ -11,9 +11,10 @@ from typing import NamedTuple
 import torch
 
 from pipelines.florence2.architecture import Text
-from pipelines.florence2.fast.decode_batch import FIRST_ROOM, PROMPT_ROOM
+from pipelines.florence2.fast.decode_batch import PROMPT_ROOM
 from pipelines.florence2.fast.decoder import Decoder
 from pipelines.florence2.fast.parts import Vision
+from pipelines.florence2.fast.row_buffers import FIRST_ROOM
 from streamer.core.errors import ConfigError
 
 log = logging.getLogger(__name__)

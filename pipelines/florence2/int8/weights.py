@@ -43,6 +43,9 @@ class Int8Linear(Linear):
             out += self.bias
         return out.view(*x.shape[:-1], -1)
 
+    def plus(self, x: Tensor, y: Tensor) -> Tensor:
+        return self(x).add_(y)
+
 
 class Int8Head(Int8Linear):
     """The output head. Its best outputs are computed again in float32: between them a rounding would decide."""

@@ -22,7 +22,7 @@ from pipelines.florence2.processor import Processor
 from pipelines.florence2.reference_engine import ReferenceEngine
 from pipelines.florence2.scores import shape_score, text_score
 from pipelines.florence2.tasks import SPECS, Form, Quality
-from pipelines.florence2.uncertainty import MAX_ERROR, uncertainty
+from pipelines.florence2.uncertainty import MAX_ERROR, Uncertainty
 from streamer.config import model
 from streamer.core.errors import ConfigError
 from streamer.events.build import result_event
@@ -57,7 +57,7 @@ def logits(**probabilities: float) -> torch.Tensor:
     ],
 )
 def test_uncertainty_of_words_and_locations(scores: torch.Tensor, token: int, expected: float) -> None:
-    found = uncertainty(scores[None], torch.tensor([token]), FIRST)
+    found = Uncertainty(FIRST, scores.device)(scores[None], torch.tensor([token]))
     assert found.item() == pytest.approx(expected, abs=2e-3)
 
 

@@ -187,7 +187,7 @@ def test_rows_and_caches_are_released(checkpoint: Path) -> None:
         assert engine.step() == []
         assert len(engine.image_cache) <= CACHED_FRAMES
         assert engine.greedy.batch.active == 0
-    assert engine.greedy.batch._own.shape[4] <= 128 + 64
+    assert engine.greedy.batch._buffers.own.shape[4] <= 128 + 64
     assert len(engine.greedy.drafts) == 15
 
 
@@ -342,7 +342,10 @@ def near_locations(checkpoint: Checkpoint, job: Job, tokens: Sequence[int]) -> i
         logits = engine.network(
             input_ids=torch.tensor([row.ids]), pixel_values=row.pixels[None], decoder_input_ids=answer[:, :-1]
         ).logits.float()
-        scores = processor.adapt(logits[:, start - 1 :], answer, torch.tensor([start]))[0]
+        positions = torch.arange(start - 1, answer.shape[1] - 1)[None]
+        visible = torch.arange(answer.shape[1]) <= positions[..., None]
+        history = torch.nn.functional.pad(answer, (processor.lead, 0))
+        scores = processor.adapt(logits[:, start - 1 :], history, positions, visible)[0]
     chosen, best = answer[0, start:].tolist(), scores.argmax(-1).tolist()
     others = [place for place, token in enumerate(chosen) if token != best[place]]
     for place in others:

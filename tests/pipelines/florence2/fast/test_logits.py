@@ -19,6 +19,14 @@ from pipelines.florence2.fast.logits import NEAR_RATIO, LogitsProcessor
 from pipelines.florence2.generation_settings import GenerationSettings
 
 
+def adapt(processor: LogitsProcessor, scores: torch.Tensor, tokens: torch.Tensor, first: int) -> torch.Tensor:
+    """Return adapted scores that follow the tokens from `first` on."""
+    positions = torch.arange(first, first + scores.shape[1])[None]
+    history = torch.nn.functional.pad(tokens, (processor.lead, 0), value=3)
+    visible = torch.arange(tokens.shape[1]) <= positions[..., None]
+    return processor.adapt(scores, history, positions, visible)
+
+
 @given(
     tokens=st.lists(st.integers(0, 3), min_size=1, max_size=14),
     size=st.integers(0, 4),
@@ -39,7 +47,7 @@ def test_logits_processor_equals_transformers(tokens: list[int], size: int, ahea
     scores = torch.randn(1, ahead + 1, 6, generator=torch.Generator().manual_seed(seed))
     scores = torch.nn.functional.pad(scores, (0, 1000), value=-100.0)  # locations
     history = torch.tensor([[*tokens, 3, 3]])
-    chosen = processor.adapt(scores.clone(), history, torch.tensor([len(tokens) - ahead])).argmax(-1)
+    chosen = adapt(processor, scores.clone(), history, len(tokens) - ahead - 1).argmax(-1)
     for place in range(ahead + 1):
         ids: Any = history[:, : len(tokens) - ahead + place]
         theirs: Any = scores[:, place]
@@ -84,5 +92,5 @@ def test_near_draft_obeys_ban_of_repeats() -> None:
     scores = torch.full((1, 1, 1010), -9.0)
     scores[0, 0, 500:502] = torch.tensor([0.0, -0.01])
     history = torch.tensor([[400, 501, 400]])
-    adapted = processor.adapt(scores, history, torch.tensor([3]))
+    adapted = adapt(processor, scores, history, 2)
     assert processor.accept_near(adapted, torch.tensor([[500]]), torch.tensor([[501]])).tolist() == [[500]]

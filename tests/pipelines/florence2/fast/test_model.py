@@ -71,10 +71,16 @@ def test_encoder_and_decoder_equal_transformers(opened: Checkpoint, model: Any) 
     decoder.fill_cross_cache(states, cross)
     bias = torch.zeros(2, 1, 1, 20)
     bias[0, ..., 15:], bias[1, ..., 13:] = float("-inf"), float("-inf")
-    first = decoder(written[:, :2], torch.tensor([0, 0]), 2, own, cross, bias, skip=1)
+
+    def run(ids: torch.Tensor, places: list[list[int]], seen: int, rows: int, skip: int = 0) -> torch.Tensor:
+        positions = torch.tensor(places)
+        caches = own[:, :, :rows], cross[:, :, :rows], bias[:rows]
+        return decoder(ids, positions, decoder.visible(positions, seen), *caches, skip=skip)
+
+    first = run(written[:, :2], [[0, 1], [0, 1]], 2, rows=2, skip=1)
     assert_close(first[:, 0], theirs.logits[:, 1])
-    piece = decoder(written[:1, 2:4], torch.tensor([2]), 4, own[:, :, :1], cross[:, :, :1], bias[:1], skip=0)
+    piece = run(written[:1, 2:4], [[2, 3]], 4, rows=1)
     assert_close(piece[0], theirs.logits[0, 2:4])
     mixed = torch.stack([written[0, 4:5], written[1, 2:3]])
-    both = decoder(mixed, torch.tensor([4, 2]), 5, own, cross, bias, skip=0)
+    both = run(mixed, [[4], [2]], 5, rows=2)
     assert_close(both[:, 0], torch.stack([theirs.logits[0, 4], theirs.logits[1, 2]]))

@@ -1,0 +1,80 @@
+"""Sizes of a decode step: those in use, or on a GPU a few rounded ones, each of which is recorded as a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+DRAFT_TOKENS = 128
+"""Draft tokens that are checked in one pass, over all rows; a larger pass takes longer than it saves."""
+_SMALLEST = 64
+"""Positions of the shortest rounded cache."""
+
+
+class Bucket(NamedTuple):
+    """Sizes of a step. Rows and positions that are not in use change no token of the others."""
+
+    rows: int
+    drafted: int
+    """Draft tokens per row."""
+    seen: int
+    """Positions of the caches that are read."""
+
+    def __str__(self) -> str:
+        return f"step of {self.rows} rows with {self.drafted} draft tokens over {self.seen} positions"
+
+
+class Buckets(Protocol):
+    """The sizes of steps for what is in use."""
+
+    def drafted(self, tokens: int, /) -> int:
+        """Return the draft tokens per row of a step whose longest draft has `tokens`."""
+
+    def fit(self, rows: int, drafted: int, length: int, /) -> Bucket:
+        """Return the sizes of a step; `length` is that of the longest answer so far, `drafted` is rounded already."""
+
+
+class ExactBuckets:
+    """The sizes in use, for a CPU: there each row and position costs time."""
+
+    def drafted(self, tokens: int, /) -> int:
+        return tokens
+
+    def fit(self, rows: int, drafted: int, length: int, /) -> Bucket:
+        return Bucket(rows, drafted, length + drafted)
+
+
+class RoundedBuckets:
+    """Powers of two and the largest size, for a GPU: there a launch costs more than a row."""
+
+    def __init__(self, rows: int, positions: int) -> None:
+        """Give the largest sizes."""
+        self._rows = _powers(1, rows)
+        self._seen = _powers(_SMALLEST, positions)
+
+    def drafted(self, tokens: int, /) -> int:
+        return (1 << tokens.bit_length()) - 1
+
+    def fit(self, rows: int, drafted: int, length: int, /) -> Bucket:
+        return Bucket(_first(self._rows, rows), drafted, _first(self._seen, length + drafted))
+
+    def __iter__(self) -> Iterator[Bucket]:
+        """Yield all sizes, those of steps without drafts first."""
+        drafted = [(1 << power) - 1 for power in range(DRAFT_TOKENS.bit_length())]
+        for width in drafted:
+            for rows in self._rows:
+                fewest = rows // 2 + 1
+                if width == 0 or width <= self.drafted(DRAFT_TOKENS // fewest - 1):
+                    yield from (Bucket(rows, width, seen) for seen in self._seen if seen > width)
+
+
+def _powers(smallest: int, largest: int) -> list[int]:
+    """Return the sizes from `smallest` on, each twice the one before, up to `largest`."""
+    sizes = [smallest]
+    while sizes[-1] < largest:
+        sizes.append(2 * sizes[-1])
+    return [*sizes[:-1], largest]
+
+
+def _first(sizes: list[int], needed: int) -> int:
+    return next(size for size in sizes if size >= needed)
