@@ -25,33 +25,66 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """Activation functions by their names in a config."""
 
-# torch.compile uses these two operators for bfloat16 on a CPU. With the matrix reordered once, a product of few rows
-# takes half the time. They are not public, so plain products are the fallback.
+LARGE = 2**18
+"""Numbers in a float32 matrix from which the product depends on the rows. A smaller one stays in a processor's cache,
+where all products take about the same time."""
+FEW_ROWS = 4
+"""Rows up to which the transposed product is the faster one."""
+
+# torch.compile uses these two operators on a CPU. With the matrix reordered once, a bfloat16 product of few rows takes
+# half the time. They are not public, so plain products are the fallback.
 _reorder: Any = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
 _product: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 
 
 class Linear:
-    """A matrix and its bias; reordered for oneDNN's bfloat16 product where the CPU has one."""
+    """A matrix and its bias, with the fastest product that a CPU has for their type.
+
+    bfloat16 matrices are reordered for oneDNN. float32 matrices stay as they are.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        fits = weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
-        self.reordered = bool(fits and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _reorder and _product)
+        is_usable = weight.device.type == "cpu" and torch.backends.mkldnn.is_available() and _reorder and _product
+        is_bfloat16 = is_usable and weight.dtype == torch.bfloat16
+        self.reordered = bool(is_bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        # The choice between products was measured against MKL.
+        is_float32 = is_usable and weight.dtype == torch.float32 and torch.backends.mkl.is_available()
+        self.large = bool(is_float32 and weight.numel() >= LARGE)
         weight = weight.contiguous()
         self.weight: Tensor = _reorder(weight, None) if self.reordered else weight
         self.bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.reordered:
+        # A traced program holds public operators only.
+        is_large = self.large and not _is_tracing()
+        if is_large and x.numel() <= FEW_ROWS * x.shape[-1]:
+            return self._transposed(x)
+        if is_large or self.reordered:
             out: Tensor = _product(x, self.weight, self.bias, "none", [], "")
             return out
         return functional.linear(x, self.weight, self.bias)
 
     def plus(self, x: Tensor, y: Tensor) -> Tensor:
         """Return y + product, all (rows, width), in one operation where there is one."""
-        if self.reordered or self.bias is not None:
+        if self.reordered or self.large or self.bias is not None:
             return self(x).add_(y)
         return torch.addmm(y, x, self.weight.t())
+
+    def _transposed(self, x: Tensor) -> Tensor:
+        """Return the product of few rows as matrix times columns.
+
+        MKL reads the matrix once for all columns and on all threads. In the usual order it reads it once per row, and
+        on processors of AMD on one thread only. A single row goes through as two columns, because MKL's product with
+        one vector uses one thread too.
+        """
+        rows = x.reshape(-1, x.shape[-1])
+        columns = (torch.cat([rows, rows]) if len(rows) == 1 else rows).T
+        if self.bias is None:
+            out = torch.mm(self.weight, columns)
+        else:
+            out = torch.addmm(self.bias[:, None], self.weight, columns)
+        return out.T[: len(rows)].contiguous().view(*x.shape[:-1], len(self.weight))
 
 
 class Norm(NamedTuple):
