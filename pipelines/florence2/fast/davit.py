@@ -145,6 +145,8 @@ class DaViT:
 
     def __init__(self, weights: Weights, vision: Vision, height: int, width: int) -> None:
         tower, projector = weights.at("model.vision_tower"), weights.at("model.multi_modal_projector")
+        self.size, self.width = (height, width), vision.projection_dim
+        self.dtype, self.device = weights.dtype, weights.device
         self._stages: list[_Stage] = []
         size = (height, width)
         for stage in range(len(vision.depths)):

@@ -18,16 +18,18 @@ from pipelines.florence2.fast.beam_search import BeamSearch
 from pipelines.florence2.fast.davit import DaViT
 from pipelines.florence2.fast.decode_batch import DecodeBatch
 from pipelines.florence2.fast.decoder import Decoder
+from pipelines.florence2.fast.device_stream import DeviceStream
 from pipelines.florence2.fast.encoder import Encoder
 from pipelines.florence2.fast.graph_guard import ReplayError
 from pipelines.florence2.fast.graphs import EagerRunner, Runner
 from pipelines.florence2.fast.greedy_search import GreedySearch
 from pipelines.florence2.fast.image_cache import CACHED_FRAMES, ImageCache
 from pipelines.florence2.fast.logits import LogitsProcessor
-from pipelines.florence2.fast.memory_budget import Room, fit, forecast, is_shortage
+from pipelines.florence2.fast.memory_budget import Forecast, Room, fit, forecast, is_shortage
 from pipelines.florence2.fast.parts import TextEncoder
 from pipelines.florence2.fast.scheduler import EngineJob, Scheduler
 from pipelines.florence2.fast.speculative import DraftMode
+from pipelines.florence2.fast.static_parts import static_parts
 from pipelines.florence2.preprocess import Preprocessor
 from pipelines.florence2.processor import Processor, warm_up_job
 from streamer.core.errors import ConfigError, PipelineError
@@ -60,19 +62,18 @@ class FastEngine:
         device = checkpoint.weights.device
         self._drafts, self._max_positions = drafts, checkpoint.max_positions
         frames, self._tokens = (1, 1) if device.type == "cpu" else (FRAMES_PER_STEP, TOKENS_PER_STEP)
-        self._one_by_one = device.type == "cpu"
-        """Encode prompts one by one: on a CPU, padding shorter prompts costs more than the batch saves."""
-        self.decoder, self.encoder, vision = _load(checkpoint)
+        self._stream = DeviceStream(device, priority=-1)
+        """Runs encoder and decoder, whose many short operations would wait for the long ones of the vision tower."""
+        self.decoder, encoder, vision = _load(checkpoint)
+        self.encoder: TextEncoder = encoder
+        self._card_parts = (vision, encoder) if device.type == "cuda" else None
         self._image_tokens = vision.tokens
         self._generation = checkpoint.generation
         self.processor = Processor(checkpoint)
         self.logits_processor = LogitsProcessor(self._generation, checkpoint.first_location, device)
-        beams = max(1, self._generation.num_beams or 1)
-        text, positions = checkpoint.architecture.text, checkpoint.max_positions
-        needs = partial(forecast, self.decoder, vision, text, positions, beams, CACHED_FRAMES)
-        self.image_cache = ImageCache(vision, Preprocessor(checkpoint.images), device, checkpoint.weights.dtype)
-        wanted = Room(max_batch, frames)
-        room = fit(wanted, self.model, needs, device, gpu_memory)
+        self.image_cache = ImageCache(vision, Preprocessor(checkpoint.images, device), device, checkpoint.weights.dtype)
+        wanted = Room(max_batch, min(frames, max_batch))
+        room = fit(wanted, self.model, _needs(checkpoint, self.decoder, vision), device, gpu_memory)
         if room != wanted:
             self.degrade(f"memory on {device} is short: {room} at a time instead of {wanted}")
         self.allocate(room, EagerRunner())
@@ -86,8 +87,13 @@ class FastEngine:
         self.__dict__.pop("greedy", None)  # its memory is needed for the next one
         self.image_cache.clear()
         is_near = self._drafts == "near"
+        if self._card_parts:
+            self.image_cache.vision, self.encoder = self._card_parts  # frees the tensors of the ones before
         limits = room.rows, self._image_tokens, self._max_positions
         try:
+            if self._card_parts:
+                self.image_cache.vision, self.encoder = static_parts(*self._card_parts, room, runner)
+                self.image_cache.stream.fork()
             batch = DecodeBatch(self.decoder, self.logits_processor, *limits, is_near, runner)
         except (RuntimeError, MemoryError) as error:
             if not is_shortage(error):
@@ -118,9 +124,12 @@ class FastEngine:
     def step(self) -> list[Result]:
         """Start the next frame's jobs, generate the next tokens of every answer, return the jobs that finished."""
         jobs = self._encode_prompts(self.scheduler.next_jobs())
-        self._start(self._encode_images(jobs))
-        self._step_greedy()
-        self._step_beams()
+        with self._stream.in_order():
+            rows = self._encode_images(jobs)
+            parts: list[Callable[[], None]] = [partial(self._start, rows), self._step_greedy, self._step_beams]
+            # On a card, the running answers go on while the vision tower computes.
+            for part in parts[1:] + parts[:1] if self._stream.is_concurrent else parts:
+                part()
         return self.scheduler.pop_finished()
 
     def warm_up(self) -> None:
@@ -150,28 +159,25 @@ class FastEngine:
 
     def _encode_images(self, jobs: Sequence[EngineJob]) -> list[tuple[EngineJob, Tensor]]:
         """Return each job with its frame's image tokens."""
-        frames = {id(job.job.frame.image): job.job.frame for job in jobs}
-        tokens: dict[int, Tensor] = {}
-
-        def run() -> None:
-            tokens.update(zip(frames, self.image_cache(list(frames.values())), strict=True))
-
-        if not self._attempt(jobs, run):
-            return []
-        return [(job, tokens[id(job.job.frame.image)]) for job in jobs]
+        rows: list[tuple[EngineJob, Tensor]] = []
+        frames = [job.job.frame for job in jobs]
+        self._attempt(jobs, lambda: rows.extend(zip(jobs, self.image_cache.start(frames), strict=True)))
+        return rows
 
     def _start(self, rows: Sequence[tuple[EngineJob, Tensor]]) -> None:
         """Encode jobs with their image tokens, and start their answers."""
         if not rows:
             return
-        for group in [[row] for row in rows] if self._one_by_one else [rows]:
+        # On a CPU, padding shorter prompts costs more than the batch saves.
+        for group in [rows] if self._stream.is_concurrent else [[row] for row in rows]:
             self._attempt([job for job, _ in group], lambda group=group: self._start_group(group))  # type: ignore[misc]
         self.greedy.update_drafts()
 
     def _start_group(self, rows: Sequence[tuple[EngineJob, Tensor]]) -> None:
         """Run the text encoder once, then start a greedy row or a beam search for each job."""
-        jobs = [job for job, _ in rows]
-        states = self.encoder([tokens for _, tokens in rows], [job.prompt for job in jobs])
+        jobs, images = [job for job, _ in rows], [tokens for _, tokens in rows]
+        self.image_cache.stream.join(images)
+        states = self.encoder(images, [job.prompt for job in jobs])
         lengths = [self._image_tokens + len(job.prompt) for job in jobs]
         greedy = [row for row, job in enumerate(jobs) if job.job.due.task.params.quality == "fast"]
         beams = [row for row in range(len(jobs)) if row not in greedy]
@@ -241,7 +247,7 @@ class FastEngine:
             self.scheduler.retry(jobs, 1)  # one by one, so that the broken job fails alone
 
 
-def _load(checkpoint: Checkpoint) -> tuple[Decoder, TextEncoder, DaViT]:
+def _load(checkpoint: Checkpoint) -> tuple[Decoder, Encoder, DaViT]:
     """Load the parts of the model. Raises ConfigError."""
     weights, architecture, images = checkpoint.weights, checkpoint.architecture, checkpoint.images
     try:
@@ -257,3 +263,10 @@ def _load(checkpoint: Checkpoint) -> tuple[Decoder, TextEncoder, DaViT]:
             f"its processor settings say {images.tokens}"
         )
     return decoder, encoder, vision
+
+
+def _needs(checkpoint: Checkpoint, decoder: Decoder, vision: DaViT) -> Callable[[int], Forecast]:
+    """Return a function that estimates the memory for a number of frames per step."""
+    beams = max(1, checkpoint.generation.num_beams or 1)
+    text, positions = checkpoint.architecture.text, checkpoint.max_positions
+    return partial(forecast, decoder, vision, text, positions, beams, CACHED_FRAMES)

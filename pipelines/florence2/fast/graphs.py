@@ -25,7 +25,7 @@ class CaptureError(RuntimeError):
 
 
 class Runner(Protocol):
-    """Prepares programs. Programs of one runner never run at the same time."""
+    """Prepares programs. Programs prepared on one stream never run at the same time."""
 
     def prepare(self, name: str, program: Program, /) -> Program:
         """Return a callable that runs `program`; `name` is for error messages. May run `program` several times.
@@ -42,12 +42,13 @@ class EagerRunner:
 
 
 class CudaGraphRunner:
-    """Records programs as CUDA graphs that share one memory pool; use one runner per stream."""
+    """Records programs as CUDA graphs. Those prepared on one stream share a memory pool."""
 
     def __init__(self, device: torch.device, compiles: bool = False) -> None:
         """`compiles`: programs go through torch.compile before they are recorded."""
         self._device, self._compiles = device, compiles
-        self._pool: Any = None
+        self._pools: dict[int, Any] = {}
+        """Memory pools by stream."""
 
     def prepare(self, name: str, program: Program, /) -> Program:
         try:
@@ -63,15 +64,16 @@ class CudaGraphRunner:
             # Without graphs of its own: they would be nested in ours.
             program = torch.compile(program, mode="max-autotune-no-cudagraphs", fullgraph=True, dynamic=False)
         with torch.cuda.device(self._device):
-            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            current = torch.cuda.current_stream()
+            pool = self._pools.setdefault(current.cuda_stream, torch.cuda.graph_pool_handle())
             stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
+            stream.wait_stream(current)
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UP_RUNS):
                     program()
-            torch.cuda.current_stream().wait_stream(stream)
+            current.wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, stream=stream):
+            with torch.cuda.graph(graph, pool=pool, stream=stream):
                 program()
         replay: Program = graph.replay
         return replay

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from pipelines.florence2.fast.device_stream import DeviceStream
 from pipelines.florence2.fast.parts import Vision
 from streamer.types import Frame, FrameId, Image
 
@@ -27,6 +28,8 @@ class ImageCache:
         self.misses = 0
         """Images that went through the vision tower."""
         self.vision, self.preprocess = vision, preprocess
+        self.stream = DeviceStream(device)
+        """Runs preprocessing and vision tower."""
         self._device, self._dtype = device, dtype
         self._cache: OrderedDict[Key, tuple[weakref.ref[Image], Tensor]] = OrderedDict()
 
@@ -37,29 +40,37 @@ class ImageCache:
         self._cache.clear()
 
     def __call__(self, frames: Sequence[Frame]) -> list[Tensor]:
-        """Return each frame's image tokens (tokens, width).
+        """Return each frame's image tokens (tokens, width)."""
+        tokens = self.start(frames)
+        self.stream.join(tokens)
+        return tokens
+
+    def start(self, frames: Sequence[Frame]) -> list[Tensor]:
+        """Return each frame's image tokens, which are complete on other streams after `stream.join`.
 
         Frames that are not in the cache run through the vision tower as one batch.
         """
-        found: dict[int, Tensor] = {}
-        pixels: dict[int, Tensor] = {}
-        for index, frame in enumerate(frames):
-            if (entry := self._cache.get(_key(frame))) is not None:
-                self._cache.move_to_end(_key(frame))
-                found[index] = entry[1]
+        found: dict[Key, Tensor] = {}
+        missing: dict[Key, Frame] = {}
+        for frame in frames:
+            key = _key(frame)
+            if (entry := self._cache.get(key)) is not None:
+                self._cache.move_to_end(key)
+                found[key] = entry[1]
             else:
-                pixels[index] = self.preprocess(frame.image)
-        if pixels:
-            self.misses += len(pixels)
-            computed = self.vision(torch.stack(list(pixels.values())).to(self._device, self._dtype))
-            # A copy per frame: an entry that is a view would keep the whole batch in memory.
-            for index, tokens in zip(pixels, computed, strict=True):
-                found[index] = tokens.clone()
-                self._put(frames[index], found[index])
-        return [found[index] for index in range(len(frames))]
+                missing[key] = frame
+        if missing:
+            self.misses += len(missing)
+            with self.stream.active():
+                pixels = torch.stack([self.preprocess(frame.image) for frame in missing.values()])
+                computed = self.vision(pixels.to(self._device, self._dtype))
+                # A copy per frame: an entry that is a view would keep the whole batch in memory.
+                found |= zip(missing, (tokens.clone() for tokens in computed), strict=True)
+            for key, frame in missing.items():
+                self._put(key, frame, found[key])
+        return [found[_key(frame)] for frame in frames]
 
-    def _put(self, frame: Frame, tokens: Tensor) -> None:
-        key = _key(frame)
+    def _put(self, key: Key, frame: Frame, tokens: Tensor) -> None:
         # The callback removes the entry before another image can have the same id.
         self._cache[key] = weakref.ref(frame.image, lambda _: self._cache.pop(key, None)), tokens
         if len(self._cache) > CACHED_FRAMES:

@@ -26,8 +26,9 @@ class Vision(Protocol):
 class TextEncoder(Protocol):
     """The text encoder, as `Encoder`."""
 
-    embed: Callable[[Tensor, Sequence[int]], Tensor]
-    """Returns the input of the layers for one row: (positions, width)."""
+    @property
+    def embed(self) -> Callable[[Tensor, Sequence[int]], Tensor]:
+        """A function that returns the input of the layers for one row: (positions, width)."""
 
     def __call__(self, images: Sequence[Tensor], prompts: Sequence[Sequence[int]], /) -> Tensor:
         """Return (rows, positions, width): the image tokens (tokens, width), the prompt, then padding."""

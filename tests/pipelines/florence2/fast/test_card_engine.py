@@ -1,0 +1,67 @@
+"""The engine as on a card, with CPU tensors: parts of fixed sizes, and running answers before new ones in a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines.florence2.checkpoint import load
+from pipelines.florence2.checkpoint_files import open_folder
+from pipelines.florence2.fast.davit import DaViT
+from pipelines.florence2.fast.device_stream import DeviceStream
+from pipelines.florence2.fast.encoder import Encoder
+from pipelines.florence2.fast.engine import FastEngine
+from pipelines.florence2.fast.memory_budget import Room
+from pipelines.florence2.reference_engine import ReferenceEngine
+from pipelines.florence2.tasks import SPECS
+from streamer.types import Job, Result
+from tests.pipelines.florence2.fast.test_device_stream import Recorder
+from tests.pipelines.florence2.fast.test_static_parts import RecordingRunner
+from tests.support.checkpoints import assert_same, make_image, make_job
+from tests.support.fake_cuda import DEVICE
+
+
+class RecordedDeviceStream(DeviceStream):
+    """A stream whose results are in the memory of the CPU."""
+
+    def join(self, results: Iterable[torch.Tensor] = ()) -> None:
+        super().join()
+
+
+def as_on_a_card(engine: FastEngine, frames: int, runner: RecordingRunner) -> None:
+    recorder = Recorder()
+    vision, encoder = engine.image_cache.vision, engine.encoder
+    assert isinstance(vision, DaViT)
+    assert isinstance(encoder, Encoder)
+    engine._card_parts = vision, encoder
+    engine._stream = RecordedDeviceStream(DEVICE, cuda=recorder)
+    engine.image_cache.stream = RecordedDeviceStream(DEVICE, cuda=recorder)
+    engine.allocate(Room(engine.room.rows, frames), runner)
+
+
+def run(engine: FastEngine, jobs: list[Job], at_once: int) -> list[Result]:
+    waiting = list(jobs)
+    results: dict[int, Result] = {}
+    while len(results) < len(jobs):
+        count = min(at_once, engine.free(), len(waiting))
+        engine.admit(waiting[:count])
+        waiting = waiting[count:]
+        results |= {id(result.job): result for result in engine.step()}
+    return [results[id(job)] for job in jobs]
+
+
+@pytest.mark.parametrize("quality", ["fast", "official"])
+def test_answers_equal_reference_engine(checkpoint: Path, engine: ReferenceEngine, quality: Any) -> None:
+    fast = FastEngine(load(open_folder(str(checkpoint)), "cpu", "float32"), 7)
+    runner = RecordingRunner()
+    as_on_a_card(fast, 4, runner)
+    jobs = [make_job(task, make_image(seed), quality=quality) for seed, task in enumerate(list(SPECS) * 2)]
+    engine.admit(jobs[:30])
+    expected = {id(result.job): result for result in engine.step()}
+    assert_same(run(fast, jobs, at_once=3), [expected[id(job)] for job in jobs])
+    assert "vision of 4 frames" in runner.names, "for 3 frames"
+    assert any(name.startswith("encoder of 4 rows") for name in runner.names)

@@ -1,0 +1,157 @@
+"""Vision tower and encoder at fixed sizes: equal to those at the sizes in use, and clean on a CUDA device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines.florence2.architecture import Architecture
+from pipelines.florence2.checkpoint import Checkpoint, load
+from pipelines.florence2.checkpoint_files import open_folder
+from pipelines.florence2.fast.davit import DaViT
+from pipelines.florence2.fast.encoder import Encoder
+from pipelines.florence2.fast.graphs import EagerRunner, Program
+from pipelines.florence2.fast.static_parts import MAX_PROMPT, MAX_ROWS, StaticEncoder, StaticVision, bucket
+from pipelines.florence2.weights import Weights
+from tests.support.fake_cuda import DEVICE, fake_cuda
+
+SIDE = 96
+PROMPTS = [[0, 5, 6, 7, 2], [0, 9, 2], [0, *range(4, 40), 2]]
+
+
+class RecordingRunner:
+    """Runs programs as they are and keeps their names."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def prepare(self, name: str, program: Program, /) -> Program:
+        self.names.append(name)
+        return program
+
+
+@pytest.fixture(scope="module")
+def opened(checkpoint: Path) -> Checkpoint:
+    return load(open_folder(str(checkpoint)), "cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def tower(opened: Checkpoint) -> DaViT:
+    return DaViT(opened.weights, opened.architecture.vision, SIDE, SIDE)
+
+
+@pytest.fixture(scope="module")
+def encoder(opened: Checkpoint) -> Encoder:
+    return Encoder(opened.weights, opened.architecture.text)
+
+
+@pytest.fixture(autouse=True)
+def _inference() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+def pixels(frames: int) -> torch.Tensor:
+    return torch.randn(frames, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(frames))
+
+
+@pytest.mark.parametrize(("largest", "sizes"), [(8, [1, 2, 4, 4, 8, 8, 8, 8]), (5, [1, 2, 4, 4, 5]), (1, [1])])
+def test_sizes_are_powers_of_two(largest: int, sizes: list[int]) -> None:
+    assert [bucket(number, largest) for number in range(1, largest + 1)] == sizes
+
+
+def test_static_vision_equals_vision(tower: DaViT) -> None:
+    runner = RecordingRunner()
+    static = StaticVision(tower, 4, runner)
+    for frames in (3, 1, 4, 3, 2, 6):
+        torch.testing.assert_close(static(pixels(frames)), tower(pixels(frames)), rtol=1e-4, atol=1e-5)
+    assert runner.names == ["vision of 4 frames", "vision of 1 frames", "vision of 2 frames"], "each prepared once"
+    assert (static.tokens, static.peak) == (tower.tokens, tower.peak)
+
+
+def test_unused_frames_change_nothing(tower: DaViT) -> None:
+    static = StaticVision(tower, 4, EagerRunner())
+    before = static(pixels(3))
+    static(torch.full((4, 3, SIDE, SIDE), float("nan")))
+    after = static(pixels(3))
+    assert torch.equal(before, after)
+    static(pixels(4))
+    assert torch.equal(before, after), "the result is a copy"
+
+
+def test_static_encoder_equals_encoder(tower: DaViT, encoder: Encoder) -> None:
+    images = list(tower(pixels(3)))
+    runner = RecordingRunner()
+    static = StaticEncoder(encoder, tower.tokens, 2, runner)
+    for rows in ([0], [0, 1], [2], [2, 1, 0]):
+        chosen, prompts = [images[row] for row in rows], [PROMPTS[row] for row in rows]
+        states = static(chosen, prompts)
+        for row, (image, prompt) in enumerate(zip(chosen, prompts, strict=True)):
+            end = len(image) + len(prompt)
+            torch.testing.assert_close(states[row, :end], encoder([image], [prompt])[0], rtol=1e-4, atol=1e-5)
+    assert runner.names == [
+        "encoder of 1 rows with 32 positions",
+        "encoder of 2 rows with 32 positions",
+        "encoder of 1 rows with 64 positions",
+        "encoder of 2 rows with 64 positions",
+    ]
+
+
+def test_unused_rows_change_no_states(tower: DaViT, encoder: Encoder) -> None:
+    images = list(tower(pixels(3)))
+    static = StaticEncoder(encoder, tower.tokens, 4, EagerRunner())
+    before = static(images, PROMPTS)
+    static([torch.full_like(images[0], float("nan"))] * 4, [PROMPTS[2]] * 4)
+    assert torch.equal(static(images, PROMPTS), before)
+
+
+def test_encoder_of_long_prompt_runs_as_it_is(tower: DaViT, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.florence2.fast.static_parts.MAX_PROMPT", 4)
+    runner = RecordingRunner()
+    image = tower(pixels(1))[0]
+    states = StaticEncoder(encoder, tower.tokens, 2, runner)([image], [PROMPTS[0]])
+    assert torch.equal(states, encoder([image], [PROMPTS[0]]))
+    assert runner.names == []
+
+
+BASE = Architecture.model_validate(
+    {
+        "text_config": {"d_model": 768, "encoder_layers": 6, "encoder_attention_heads": 12, "encoder_ffn_dim": 3072},
+        "vision_config": {"projection_dim": 768},
+    }
+)
+"""Florence-2 base."""
+
+
+@pytest.fixture
+def base() -> Iterator[tuple[DaViT, Encoder]]:
+    """Vision tower and encoder of Florence-2 base on a CUDA device, without data. All tensors of the test are so."""
+    with fake_cuda():
+        stored: dict[str, Any] = {
+            name: torch.empty(shape, dtype=torch.bfloat16, device=DEVICE)
+            for name, shape in BASE.shapes().items()
+            if ".decoder." not in name
+        }
+        weights = Weights("base", stored, torch.bfloat16, DEVICE)
+        yield DaViT(weights, BASE.vision, 768, 768), Encoder(weights, BASE.text)
+
+
+def test_vision_of_all_sizes_stays_on_the_device(base: tuple[DaViT, Encoder]) -> None:
+    vision = StaticVision(base[0], MAX_ROWS, EagerRunner())
+    for frames in (1, 2, 4, 8, 16, 32):
+        tokens = vision(torch.empty(frames, 3, 768, 768, device=DEVICE))
+        assert (tokens.device, tokens.dtype, tokens.shape) == (DEVICE, torch.bfloat16, (frames, 577, 768))
+
+
+def test_encoder_of_all_sizes_stays_on_the_device(base: tuple[DaViT, Encoder]) -> None:
+    encoder = StaticEncoder(base[1], 577, MAX_ROWS, EagerRunner())
+    for prompt in (8, 40, 70, MAX_PROMPT, MAX_PROMPT + 1):
+        for rows in (1, 2, 4, 8, 16, 32):
+            images = [torch.empty(577, 768, dtype=torch.bfloat16, device=DEVICE)] * rows
+            states = encoder(images, [[2] * prompt, *[[2]] * (rows - 1)])
+            positions = 577 + prompt if prompt > MAX_PROMPT else -(-(577 + prompt) // 32) * 32
+            assert (states.device, states.dtype, states.shape) == (DEVICE, torch.bfloat16, (rows, positions, 768))
