@@ -87,11 +87,10 @@ class _Channels:
     """Attention between channels, over all positions."""
 
     def __init__(self, block: Part, groups: int, channels: int, positions: int) -> None:
-        # The attention scale applies to the queries, the first third of the outputs.
-        gain = torch.ones(3)
-        gain[0] = positions**-0.5
-        gain = gain.repeat_interleave(channels)
         self.depthwise = _Depthwise(block.at("conv1"))
+        # The attention scale applies to the queries, the first third of the outputs.
+        gain = torch.ones(3 * channels, device=self.depthwise.weight.device)
+        gain[:channels] = positions**-0.5
         self.qkv = linear(block.at("channel_attn.qkv"), gains=(gain,), before=block.at("norm1"))
         self.out = linear(block.at("channel_attn.proj"))
         self.groups = groups
