@@ -16,11 +16,11 @@ from pipelines.florence2.checkpoint_files import CheckpointFiles, open_folder
 from pipelines.florence2.cost_table import shipped_costs
 from pipelines.florence2.fast.speculative import DraftMode
 from pipelines.florence2.generation_settings import unsupported
-from pipelines.florence2.malloc import large_blocks_freed_at_once, release_unused
 from pipelines.florence2.prompts import length_error, prompt_texts
 from pipelines.florence2.tasks import SPECS, Parameters
 from pipelines.florence2.text_lists import TextListEngine
 from streamer.core.errors import ConfigError
+from streamer.core.malloc import large_blocks_freed_at_once, release_unused
 from streamer.core.settings import Settings
 from streamer.types import Costs, Engine, Job, TaskSpec
 

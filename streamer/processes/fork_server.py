@@ -30,7 +30,15 @@ READY = b"ready"
 """First message of the server: it has imported everything."""
 TITLE_BYTES = 512
 """Length of the padding in the server's arguments, which a child's own arguments replace."""
-EXAMPLE = {"agent": "agent", "streams": {"stream": {"source": "synthetic", "tasks": [{"task": "caption"}]}}}
+MODULES = ("streamer.processes.worker", "streamer.processes.confinement", "encodings.idna")
+"""What all servers import. `socket` would import the last one in each child that looks up a host name."""
+EXAMPLE = {
+    "agent": "agent",
+    "streams": {
+        name: {"source": source, "tasks": [{"task": "caption"}]}
+        for name, source in (("camera", "rtsp://camera.invalid"), ("toy", "synthetic"))
+    },
+}
 """A config that the server reads: the models that this builds take 0.3 s and 14 MB, which children share."""
 SINGLE_THREADED = {"OPENBLAS_NUM_THREADS": "1"}
 """Variables that keep NumPy from starting threads when it is imported: a process with threads must not fork, and
@@ -42,9 +50,11 @@ def main() -> NoReturn:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     # a duplicate above the descriptors of a child, so that those stay free
     channel = socket.socket(fileno=fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, HEARTBEAT_FD + 1))
+    gc.disable()  # a collection during imports finds next to nothing
     _import(sys.argv[1].split(","))
     gc.collect()
     gc.freeze()  # a collection in a child would otherwise copy each page that holds an object
+    gc.enable()
     try:
         channel.send(READY)
         while True:
@@ -60,14 +70,19 @@ def main() -> NoReturn:
 
 
 def _import(modules: Sequence[str]) -> None:
-    """Import modules, and read a config with nothing of the user in it, which builds the models of all configs."""
+    """Import modules, and do what each child would have to do again and none has to do differently.
+
+    That is to read a config with nothing of the user in it, which builds the models of all configs, and to look for the
+    folders of the program.
+    """
     before = {name: os.environ.get(name) for name in SINGLE_THREADED}
     os.environ.update(SINGLE_THREADED)
-    for module in ("streamer.processes.worker", *modules):
+    for module in (*MODULES, *modules):
         with suppress(Exception):  # the child imports it again and reports the error
             importlib.import_module(module)
     with suppress(Exception):
         importlib.import_module("streamer.config.model").from_checked(EXAMPLE, is_part=True)
+        importlib.import_module("streamer.processes.confinement").program()
     for name, value in before.items():  # PyTorch, which inference imports later, may have its threads
         if value is None:
             del os.environ[name]

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 from streamer.config.model import Config, from_checked
 from streamer.core import logs
 from streamer.core.errors import EXIT_CONFIG, ConfigError, StreamerError
+from streamer.core.malloc import keep_little
 from streamer.core.reasons import continue_counts, internal_error
 from streamer.core.redact import remember
 from streamer.processes.assignment import Assignment, Report, ReportKind, Role, child_name
@@ -124,6 +125,7 @@ def main() -> NoReturn:
     code = 0
     try:
         if role is Role.CAPTURE:
+            keep_little()
             worker.confine()
         threading.Thread(target=_watch_parent, args=(worker,), name="parent", daemon=True).start()
         importlib.import_module(f"streamer.processes.{role}").run(worker)

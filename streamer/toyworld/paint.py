@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from streamer.toyworld.words import WORDS
 from streamer.types import Image
 
 Outline = npt.NDArray[np.float64]
@@ -43,13 +42,9 @@ class Lettering:
         return float(self.mask.shape[1] / self.mask.shape[0])
 
 
-@lru_cache(maxsize=1)
-def letterings() -> Mapping[str, Lettering]:
-    """Return the lettering of each of WORDS."""
-    return {word: _lettering(word) for word in WORDS}
-
-
-def _lettering(word: str) -> Lettering:
+@cache
+def lettering(word: str) -> Lettering:
+    """Return the lettering of one of WORDS."""
     ends = [cv2.getTextSize(word[: count + 1], _FONT, _LETTER_SCALE, _STROKE)[0][0] for count in range(len(word))]
     canvas = np.zeros((90, ends[-1] + 40), np.uint8)
     cv2.putText(canvas, word, (20, 70), _FONT, _LETTER_SCALE, 255, _STROKE, cv2.LINE_AA)
@@ -109,7 +104,7 @@ def draw_word(picture: Image, word: str, quad: Outline) -> None:
     corners = quad * (width, height)
     left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int) - 1, 0)
     right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 1, (width, height))
-    mask = letterings()[word].mask
+    mask = lettering(word).mask
     up, across = np.linalg.norm(corners[3] - corners[0]), np.linalg.norm(corners[1] - corners[0])
     size = (min(mask.shape[1], max(2, round(1.5 * across))), min(mask.shape[0], max(2, round(1.5 * up))))
     ink = cv2.resize(mask, size, interpolation=cv2.INTER_AREA)

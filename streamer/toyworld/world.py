@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamer.toyworld import paint
-from streamer.toyworld.paint import COLOURS, Outline, letterings
+from streamer.toyworld.paint import COLOURS, Outline, lettering
 from streamer.toyworld.words import WORDS
 from streamer.types import Image
 
@@ -161,13 +161,13 @@ def _glider(rng: np.random.Generator, difficulty: Difficulty) -> _Glider:
 
 def _sign(rng: np.random.Generator, words: Sequence[str]) -> Sign:
     text = str(rng.choice(list(words)))
-    lettering = letterings()[text]
+    image = lettering(text)
     height = rng.uniform(0.08, 0.15)
-    half = np.array([lettering.aspect * height, height]) / 2
+    half = np.array([image.aspect * height, height]) / 2
     corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * half @ _turn(rng.uniform(-15, 15)) * _TO_FRACTIONS
     reach = np.minimum(np.abs(corners).max(axis=0), 0.49)
     centre = reach + (1 - 2 * reach) * rng.random(2)
-    return Sign(text, corners + centre, lettering.ends)
+    return Sign(text, corners + centre, image.ends)
 
 
 @lru_cache(maxsize=64)

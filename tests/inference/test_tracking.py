@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -135,3 +136,14 @@ def test_beyond_max_labels_the_least_recently_seen_is_dropped(monkeypatch: pytes
     assert car == 1
     assert cat is None, "the label cat was the least recently seen when dog came"
     assert dog is not None
+
+
+def test_first_answer_does_not_wait_for_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    imported = threading.Event()
+    monkeypatch.setattr(tracking, "_import_libraries", imported.wait)
+    object_tracker = tracker()
+    assert ids(object_tracker.assign_ids(result(0, [box(0.1)]))) == [None]
+    assert ids(object_tracker.assign_ids(result(0, [box(0.1)], "others"))) == [None]
+    imported.set()
+    assert ids(object_tracker.assign_ids(result(1, [box(0.1)]))) == [1]
+    assert ids(object_tracker.assign_ids(result(1, [box(0.1)], "others"))) == [2]

@@ -13,6 +13,7 @@ import pytest
 
 from streamer.processes.fork_client import ChildProcess, ForkServer
 from tests.support.agents import RunningAgent, is_alive, until
+from tests.support.process_memory import memory_of
 
 START_S = 60.0
 """Longest start of a process, on a machine with much other work."""
@@ -115,9 +116,9 @@ def test_agent_goes_on_when_server_and_captures_are_killed(tmp_path: Path) -> No
     with RunningAgent(tmp_path / "agent", ["run", str(path)], tmp_path / "agent" / "events.jsonl") as agent:
         until(lambda: len(agent.children()) == len(config["streams"]) + 2, START_S, "all children")
         before, server = agent.children(), server_of(agent.process.pid)
-        until(lambda: SECRET.encode() in _memory(before["capture:gate"]), START_S, "the camera's process has it")
-        assert SECRET.encode() not in _memory(server)
-        assert SECRET.encode() not in _memory(before["capture:yard"])
+        until(lambda: SECRET.encode() in memory_of(before["capture:gate"]), START_S, "the camera's process has it")
+        assert SECRET.encode() not in memory_of(server)
+        assert SECRET.encode() not in memory_of(before["capture:yard"])
         os.kill(server, signal.SIGKILL)
         until(lambda: server_of(agent.process.pid) not in (0, server), START_S, "another server")
         assert agent.children() == before
@@ -128,17 +129,3 @@ def test_agent_goes_on_when_server_and_captures_are_killed(tmp_path: Path) -> No
         everyone = [server_of(agent.process.pid), *now.values()]
         agent.process.kill()
         until(lambda: not any(map(is_alive, everyone)), 20, "all end with the parent")
-
-
-def _memory(pid: int) -> bytes:
-    """Return all writable memory of a process."""
-    parts = []
-    with Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
-        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-            place, rights, *_ = line.split()
-            start, end = (int(number, 16) for number in place.split("-"))
-            if "rw" in rights:
-                with suppress(OSError, ValueError, OverflowError):
-                    memory.seek(start)
-                    parts.append(memory.read(end - start))
-    return b"".join(parts)

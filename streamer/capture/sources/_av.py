@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import av
+import av.subtitles.stream  # by `av.open` otherwise, in each process
 from av.container import InputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 """Parameters of mallopt(3)."""
 _SMALL = 128 << 10
 _LARGEST = 32 << 20
 """Bytes; glibc raises its threshold from the first to the second by itself, as large blocks are freed."""
+_FRUGAL = 64 << 10
+"""Threshold in bytes of a process that keeps little. Parts of a decoded picture are larger."""
 
 
 @contextmanager
@@ -30,6 +32,19 @@ def large_blocks_freed_at_once() -> Iterator[None]:
         set_parameter(_MMAP_THRESHOLD, _LARGEST)
         set_parameter(_TRIM_THRESHOLD, 2 * _LARGEST)
         release_unused()
+
+
+def keep_little() -> None:
+    """Have this process keep little memory that it has freed. Call it before threads are started.
+
+    Each thread would have an arena with free blocks of its own, and each size of picture would leave blocks that the
+    next size does not fit into. Pictures, of which there are few in a second, are then mapped anew each time.
+    """
+    set_parameter = _function("mallopt")
+    set_parameter(_ARENA_MAX, 1)
+    set_parameter(_MMAP_THRESHOLD, _FRUGAL)
+    set_parameter(_TRIM_THRESHOLD, _FRUGAL)
+    set_parameter(_TOP_PAD, _FRUGAL)
 
 
 def release_unused() -> None:
