@@ -20,11 +20,11 @@ import torch
 from pipelines.florence2.checkpoint_files import open_folder
 from pipelines.florence2.fast.memory_budget import is_shortage
 from pipelines.florence2.image_settings import ImageSettings
-from pipelines.florence2.malloc import large_blocks_freed_at_once, release_unused
 from pipelines.florence2.openvino import cache
 from pipelines.florence2.openvino.compiled import Compiled
 from pipelines.florence2.openvino.graphs import convert
 from pipelines.florence2.pipeline import load_parts
+from streamer.core.malloc import large_blocks_freed_at_once, release_unused
 from streamer.core.reasons import reason_of
 
 log = logging.getLogger(__name__)
