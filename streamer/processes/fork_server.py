@@ -31,7 +31,7 @@ READY = b"ready"
 TITLE_BYTES = 512
 """Length of the padding in the server's arguments, which a child's own arguments replace."""
 MODULES = ("streamer.processes.worker", "streamer.processes.confinement", "encodings.idna")
-"""What all servers import. `socket` would import the last one in each child that looks up a host name."""
+"""Modules that every server imports. A child that looks up a host name would otherwise import the last one itself."""
 EXAMPLE = {
     "agent": "agent",
     "streams": {

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
 from streamer.capture.sources._av import AvSource
-from streamer.capture.sources._deadline import Deadline
+from streamer.capture.sources._deadline import SourceDeadline
 from streamer.core.errors import SourceLost
 from streamer.types import Picture
 
@@ -34,7 +34,7 @@ class Feed:
     name = "feed"
     """FFmpeg takes the type of a file from the suffix of its name; this one has none."""
 
-    def __init__(self, reader: Reader, deadline: Deadline) -> None:
+    def __init__(self, reader: Reader, deadline: SourceDeadline) -> None:
         """`deadline`: the reader's own."""
         self.failure: BaseException | None = None
         """Error that ended the bytes."""
@@ -65,7 +65,7 @@ class FedSource:
     """Frames of a live stream whose bytes come from a Feed."""
 
     def __init__(
-        self, reader: Reader, deadline: Deadline, read_limit: float, decode: Callable[[Feed], AvSource]
+        self, reader: Reader, deadline: SourceDeadline, read_limit: float, decode: Callable[[Feed], AvSource]
     ) -> None:
         """Open the stream with `decode`. Raises SourceLost.
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse, IncompleteRead, RemoteDisconnected
 from typing import Any
 
-from streamer.capture.sources._deadline import Deadline
+from streamer.capture.sources._deadline import SourceDeadline
 from streamer.core.errors import SourceLost
 from streamer.core.network_failures import BROKEN_OFF, describe_os_error
 from streamer.core.tls import describe_tls_error
@@ -25,7 +25,7 @@ PARTIAL_CONTENT = 206
 class Wire:
     """A socket as `http.client` needs it, whose reads and writes end at a deadline."""
 
-    def __init__(self, connection: socket.socket, deadline: Deadline) -> None:
+    def __init__(self, connection: socket.socket, deadline: SourceDeadline) -> None:
         self._socket, self._deadline = connection, deadline
 
     def send(self, data: bytes) -> None:
@@ -40,7 +40,7 @@ class Wire:
 
 
 class _Received(io.RawIOBase):
-    def __init__(self, connection: socket.socket, deadline: Deadline) -> None:
+    def __init__(self, connection: socket.socket, deadline: SourceDeadline) -> None:
         self._socket, self._deadline = connection, deadline
 
     def readable(self) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from streamer.capture.sources._deadline import Deadline
+from streamer.capture.sources._deadline import SourceDeadline
 from streamer.capture.sources._http_answer import Answer, Wire, failures_in_words, lost
 from streamer.capture.sources.http import PORTS, Redirects
 from streamer.core.addresses import Address, classify, connect, resolve
@@ -79,7 +79,7 @@ class Target:
 class HttpClient:
     """Sends the requests of one connection of a source."""
 
-    def __init__(self, url: Url, tls: Tls, redirects: Redirects, deadline: Deadline) -> None:
+    def __init__(self, url: Url, tls: Tls, redirects: Redirects, deadline: SourceDeadline) -> None:
         """Raises SourceLost if the URL cannot be used."""
         parts = urlsplit(url.reveal())
         try:

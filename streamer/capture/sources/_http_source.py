@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from streamer.capture.sources._av import OPEN_S, AvSource
 from streamer.capture.sources._content import HEAD_BYTES, check_is_video, holds_pictures, is_mp4
-from streamer.capture.sources._deadline import Deadline
+from streamer.capture.sources._deadline import SourceDeadline
 from streamer.capture.sources._feed import NO_PROTOCOL, FedSource, Feed
 from streamer.capture.sources._hls import HlsReader
 from streamer.capture.sources._http_answer import Answer
@@ -56,7 +56,7 @@ def open_snapshots(settings: Snapshot, read_limit: float) -> Source:
 
 
 def _ask(settings: Http | Snapshot, read_limit: float) -> tuple[HttpClient, Answer, Target]:
-    client = HttpClient(settings.url, settings.tls, settings.allow_redirects, Deadline(min(OPEN_S, read_limit)))
+    client = HttpClient(settings.url, settings.tls, settings.allow_redirects, SourceDeadline(min(OPEN_S, read_limit)))
     answer, target = client.get(client.start)
     return client, answer, target
 

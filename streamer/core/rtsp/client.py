@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from streamer.core.addresses import connect, resolve
 from streamer.core.closing import Closing
+from streamer.core.deadline import Deadline
 from streamer.core.digest_auth import AuthenticationUnsupportedError, Authenticator
 from streamer.core.errors import AddressError, ConfigError, SourceLost, SourceRefused, WireError
 from streamer.core.network_failures import describe_os_error, status_failure
@@ -56,20 +57,6 @@ def parse_url(url: str) -> tuple[Server, Authenticator | None]:
         return server, None
     user, password = (unquote(text or "", errors="surrogateescape") for text in (parts.username, parts.password))
     return server, Authenticator(user, password)
-
-
-class Deadline:
-    """The end of a time that several steps share."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._end = time.monotonic() + seconds
-
-    def remaining(self) -> float:
-        """Return the seconds that are left. Raises TimeoutError at the end."""
-        if (left := self._end - time.monotonic()) <= 0:
-            raise TimeoutError
-        return left
 
 
 class Answer(NamedTuple):

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from streamer.core.deadline import Deadline
 from streamer.core.errors import SourceLost
-from streamer.core.rtsp.client import Deadline, RtspClient, Server, parse_url
+from streamer.core.rtsp.client import RtspClient, Server, parse_url
 from streamer.core.rtsp.message import Message
 from streamer.core.tls import Tls
 

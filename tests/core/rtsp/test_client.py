@@ -8,7 +8,8 @@ import ssl
 import threading
 from pathlib import Path
 
-from streamer.core.rtsp.client import Answer, Deadline, RtspClient, Server
+from streamer.core.deadline import Deadline
+from streamer.core.rtsp.client import Answer, RtspClient, Server
 from streamer.core.tls import Tls
 from tests.support.certificates import Authority
 
