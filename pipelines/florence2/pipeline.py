@@ -198,7 +198,7 @@ def _build(settings: Florence2Settings, files: CheckpointFiles) -> ReferenceEngi
     if device := _openvino_device(settings, checkpoint):
         from pipelines.florence2.openvino import backend
 
-        prepared = backend.prepare(checkpoint, device, settings.image_size)
+        prepared = backend.prepare(checkpoint, device)
     engine = FastEngine(checkpoint, settings.max_batch, settings.drafts, settings.gpu_memory)
     if settings.device == "auto" and (reason := unused_card()):
         engine.degrade(f"the model runs on the CPU: {reason}")

@@ -28,30 +28,25 @@ START_FACTOR = 1.5
 bfloat16."""
 
 
-def prepare(checkpoint: Checkpoint, device: str, image_size: int | None) -> Mapping[str, Path] | str:
+def prepare(checkpoint: Checkpoint, device: str) -> Mapping[str, Path] | str:
     """Return the converted models of a checkpoint by name, or why OpenVINO does not run them.
 
     What this computer has never run is converted and tried in another process first. Call it before the engine takes
-    memory. `image_size` is the config's. Raises ConfigError when OpenVINO is not installed.
+    memory. Raises ConfigError when OpenVINO is not installed.
     """
-    version, name = openvino().__version__, checkpoint.name
+    openvino()
     try:
         entry = cache.entry_of(checkpoint.files)
     except ConfigError as error:
         return f"its models cannot be kept: {error}"
-    dtype = str(checkpoint.weights.dtype)[6:]
-    trial = Trial(entry, device, dtype)
-    verdict = trial.verdict()
-    if verdict is not None and verdict.refusal is not None:
-        return f"{verdict.refusal}; delete {trial.file} to try again"
-    if verdict is not None and (models := cache.read(entry)):
-        return models
-    if shortage := _shortage("its trial", TRIAL_BASE + TRIAL_BYTES * checkpoint.architecture.parameters()):
-        return shortage
-    log.info("OpenVINO %s: converting and trying %s in %s, once, in a process of its own", version, name, dtype)
-    if refusal := trial.run(checkpoint.files, image_size):
+    trial, models = Trial(entry, device, str(checkpoint.weights.dtype)[6:]), cache.read(entry)
+    if not models or trial.verdict() is None:
+        needed = TRIAL_BASE + TRIAL_BYTES * checkpoint.architecture.parameters()
+        if shortage := _shortage("its trial", needed):
+            return shortage
+    if refusal := trial.refusal(checkpoint.files, again=not models):
         return refusal
-    return cache.read(entry) or f"its models in {entry} are damaged"
+    return models or cache.read(entry) or f"its models in {entry} are damaged"
 
 
 def use_openvino(engine: FastEngine, device: str, prepared: Mapping[str, Path] | str) -> None:

@@ -14,10 +14,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from pipelines.florence2.checkpoint_files import CheckpointFiles
+from pipelines.florence2.openvino.library import openvino
 from streamer.core import atomic_file
 
 log = logging.getLogger(__name__)
@@ -44,13 +46,14 @@ class Verdict(NamedTuple):
 
 
 class Trial:
-    """The trial of a converted checkpoint on a device in a number type, on this processor."""
+    """The trial of a model on a device in a number type, on this processor."""
 
-    def __init__(self, entry: Path, device: str, dtype: str) -> None:
-        """`entry`: folder of the converted models, whose name stands for the checkpoint and the versions."""
+    def __init__(self, beside: Path, device: str, dtype: str) -> None:
+        """`beside`: a path whose name stands for the content of the model; the verdict is stored beside it."""
         self._device, self._dtype = device, dtype
-        key = "\n".join([device, dtype, *(os.environ.get(name, "") for name in _ISA_LIMITS), _processor()])
-        self.file = entry.with_name(f"{entry.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json")
+        limits = [os.environ.get(name, "") for name in _ISA_LIMITS]
+        key = "\n".join([openvino().__version__, device, dtype, *limits, _processor()])
+        self.file = beside.with_name(f"{beside.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json")
 
     def verdict(self) -> Verdict | None:
         """Return the verdict of an earlier trial, None if there is none."""
@@ -62,17 +65,29 @@ class Trial:
             log.warning("OpenVINO: %s is damaged: the model is tried again", self.file)
             return None
 
-    def run(self, files: CheckpointFiles, image_size: int | None) -> str | None:
-        """Convert the checkpoint if necessary and run its models. Return why OpenVINO must not be used, or None.
+    def refusal(
+        self, files: CheckpointFiles, models: Mapping[str, Path] | None = None, again: bool = False
+    ) -> str | None:
+        """Return why OpenVINO must not run a model, None if it may. Tries what was never tried.
 
-        The verdict is kept, unless the process could not do its work for a reason that may pass.
+        `models`: its files by name; None: the checkpoint's converted models, which the trial makes if necessary.
+        `again`: try also what passed. A refusal is kept, unless its reason may pass.
         """
+        known = self.verdict()
+        if known is not None and known.refusal is not None:
+            return f"{known.refusal}; delete {self.file} to try again"
+        return None if known is not None and not again else self._run(files, models)
+
+    def _run(self, files: CheckpointFiles, models: Mapping[str, Path] | None) -> str | None:
         wanted = {
             "checkpoint": str(files.adapter or files.path),
-            "image_size": image_size,
+            "height": files.images.height,
+            "models": {name: str(path) for name, path in (models or {}).items()},
             "device": self._device,
             "dtype": self._dtype,
         }
+        work = "trying" if models else "converting and trying"
+        log.info("OpenVINO: %s %s in %s, once, in a process of its own", work, files.name, self._dtype)
         started = time.monotonic()
         try:
             done = subprocess.run(

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from pipelines.florence2.checkpoint_files import open_folder
+from pipelines.florence2.checkpoint_files import CheckpointFiles, open_folder
 from pipelines.florence2.fast.memory_budget import is_shortage
 from pipelines.florence2.image_settings import ImageSettings
 from pipelines.florence2.openvino import cache
@@ -49,18 +49,25 @@ def main() -> int:
 
 
 def _try(wanted: Mapping[str, Any]) -> None:
-    files = open_folder(wanted["checkpoint"], download=False).with_image_size(wanted["image_size"])
-    entry = cache.entry_of(files)
-    models = cache.read(entry)
-    if not models:
-        with large_blocks_freed_at_once():
-            cache.write(entry, convert(*load_parts(files), files.images))
-        release_unused()
-        models = cache.read(entry)
+    files = open_folder(wanted["checkpoint"], download=False)
+    if files.images.height != wanted["height"]:
+        files = files.with_image_size(wanted["height"])
+    models = wanted["models"] or _converted(files)
     _run(models, wanted["device"], getattr(torch, wanted["dtype"]), files.images)
 
 
-def _run(models: Mapping[str, Path], device: str, dtype: torch.dtype, images: ImageSettings) -> None:
+def _converted(files: CheckpointFiles) -> Mapping[str, Path]:
+    """Return the checkpoint's models in the cache; put them there if necessary."""
+    entry = cache.entry_of(files)
+    if models := cache.read(entry):
+        return models
+    with large_blocks_freed_at_once():
+        cache.write(entry, convert(*load_parts(files), files.images))
+    release_unused()
+    return cache.read(entry)
+
+
+def _run(models: Mapping[str, Path | str], device: str, dtype: torch.dtype, images: ImageSettings) -> None:
     """Run both models on noise."""
     torch.manual_seed(1)
     states = Compiled(models["vision"], device, dtype)(torch.randn(1, 3, images.height, images.width))

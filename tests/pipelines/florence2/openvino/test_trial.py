@@ -55,7 +55,7 @@ def test_only_verdicts_on_openvino_are_kept(
         monkeypatch.setattr(trial, "LIMIT_S", 0.5)
     tried = Trial(cache.entry_of(files), "CPU", "float32")
     assert tried.verdict() is None
-    assert tried.run(files, None) == refusal
+    assert tried.refusal(files) == refusal
     assert tried.verdict() == (Verdict(refusal) if is_kept else None)
 
 
@@ -82,7 +82,7 @@ def test_unwritable_verdict_is_no_failure(
 ) -> None:
     (tmp_path / "file").touch()
     program(monkeypatch, "pass")
-    assert Trial(tmp_path / "file" / "entry", "CPU", "float32").run(files, None) is None
+    assert Trial(tmp_path / "file" / "entry", "CPU", "float32").refusal(files) is None
 
 
 def test_trial_ends_with_its_parent() -> None:
