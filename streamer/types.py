@@ -288,8 +288,11 @@ class Pipeline(Protocol):
     def costs(self, settings: Any) -> Costs:
         """Return the costs measured on a reference computer, for hosts without a measurement of their own."""
 
-    def open(self, settings: Any) -> Engine:
-        """Load and warm up the model. Raises ConfigError when the checkpoint or the device cannot be used."""
+    def open(self, settings: Any, alive: Callable[[], None] = ...) -> Engine:
+        """Load and warm up the model. Raises ConfigError when the checkpoint or the device cannot be used.
+
+        Calls `alive` after each part of a long warm-up, at least every few minutes.
+        """
 
     def quantize(
         self,

@@ -126,8 +126,8 @@ class Florence2:
     def costs(self, settings: Florence2Settings) -> Costs:
         return shipped_costs(settings.checkpoint, settings.image_size)
 
-    def open(self, settings: Florence2Settings) -> Engine:
-        engine: Engine = open_engine(settings, graphs=self._graphs)
+    def open(self, settings: Florence2Settings, alive: Callable[[], None] = lambda: None) -> Engine:
+        engine: Engine = open_engine(settings, graphs=self._graphs, alive=alive)
         if settings.int8 == "auto" and settings.openvino_device in (None, "CPU"):
             from pipelines.florence2.fast.engine import FastEngine
             from pipelines.florence2.int8.engine import with_int8
@@ -158,11 +158,15 @@ class Florence2:
 
 
 def open_engine(
-    settings: Florence2Settings, files: CheckpointFiles | None = None, graphs: Graphs | None = None
+    settings: Florence2Settings,
+    files: CheckpointFiles | None = None,
+    graphs: Graphs | None = None,
+    alive: Callable[[], None] = lambda: None,
 ) -> ReferenceEngine | FastEngine:
     """Load and warm up an engine whose jobs have one prompt each.
 
-    `files` are those of the checkpoint where the caller changed them, `graphs` is as in `Florence2`.
+    `files` are those of the checkpoint where the caller changed them, `graphs` is as in `Florence2`, `alive` as in
+    `streamer.types.Pipeline`.
     Raises ConfigError when the checkpoint or device cannot be used.
     """
     # Idle OpenMP threads must sleep: spinning next to other busy processes, they slow torch down many times.
@@ -176,7 +180,7 @@ def open_engine(
     with large_blocks_freed_at_once():
         engine = _build(settings, files)
     engine.warm_up()
-    _prove(engine, files, graphs)
+    _prove(engine, files, graphs, alive)
     release_unused()
     log.info("loaded %s in %.1f s", files.name, time.monotonic() - started)
     return engine
@@ -208,7 +212,9 @@ def _build(settings: Florence2Settings, files: CheckpointFiles) -> ReferenceEngi
     return engine
 
 
-def _prove(engine: ReferenceEngine | FastEngine, files: CheckpointFiles, graphs: Graphs | None) -> None:
+def _prove(
+    engine: ReferenceEngine | FastEngine, files: CheckpointFiles, graphs: Graphs | None, alive: Callable[[], None]
+) -> None:
     """Let a fast engine on a card prove that it works there, and use graphs."""
     from pipelines.florence2.fast.engine import FastEngine
 
@@ -221,7 +227,7 @@ def _prove(engine: ReferenceEngine | FastEngine, files: CheckpointFiles, graphs:
     if graphs is not None:
         from pipelines.florence2.fast.self_proof import prove
 
-        prove(engine, partial(graphs, device), (lambda: load_parts(files)) if is_card else None)
+        prove(engine, partial(graphs, device), (lambda: load_parts(files)) if is_card else None, alive)
 
 
 def _openvino_device(settings: Florence2Settings, checkpoint: Checkpoint) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import math
 import time
+from functools import partial
 
 import zmq
 
@@ -45,9 +46,10 @@ MIN_BUFFERS = 16
 
 def run(worker: Worker) -> None:
     """Serve all streams of the config until asked to stop."""
-    worker.heartbeat.beat("loading", LOADING_S)
+    alive = partial(worker.heartbeat.beat, "loading", LOADING_S)
+    alive()
     gc.disable()  # importing torch makes half a million objects, none of them garbage
-    engine = find_pipeline().open(worker.config.model)
+    engine = find_pipeline().open(worker.config.model, alive)
     gc.freeze()  # a full collection, which would look at them, takes 0.1 s
     gc.enable()
     with Inference(worker, engine) as inference:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ class FaultyPipeline:
     def costs(self, settings: FaultySettings) -> Costs:
         return Costs("nowhere", {})
 
-    def open(self, settings: FaultySettings) -> FaultyEngine:
+    def open(self, settings: FaultySettings, alive: Callable[[], None] = lambda: None) -> FaultyEngine:
         time.sleep(settings.loading)
         if settings.fails is not None and Path(settings.fails).exists():
             raise RuntimeError("no device")
@@ -98,12 +98,12 @@ class FaultyPipeline:
 pipeline = FaultyPipeline()
 
 
-def install(folder: Path) -> dict[str, str]:
-    """Write the package metadata; return the environment in which it is the installed pipeline."""
+def install(folder: Path, target: str = "tests.support.faulty:pipeline") -> dict[str, str]:
+    """Write the package metadata; return the environment in which `target` is the installed pipeline."""
     metadata = folder / "faulty-1.0.dist-info"
     metadata.mkdir(parents=True, exist_ok=True)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[streamer.pipelines]\nflorence2 = tests.support.faulty:pipeline\n")
+    (metadata / "entry_points.txt").write_text(f"[streamer.pipelines]\nflorence2 = {target}\n")
     return {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
 
 

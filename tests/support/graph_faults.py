@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipelines.florence2.fast.graphs import CaptureError, Program
+from pipelines.florence2.pipeline import Florence2
 
 
 class FakeGraphs:
@@ -89,3 +90,7 @@ def no_memory() -> Exception:
 
 def failed() -> Exception:
     return RuntimeError("CUDA error: invalid argument")
+
+
+wrong_tokens = Florence2(graphs=lambda _: WrongTokens())
+"""A pipeline whose graphs choose wrong tokens."""

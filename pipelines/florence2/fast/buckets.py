@@ -33,6 +33,9 @@ class Buckets(Protocol):
     def fit(self, rows: int, drafted: int, length: int, /) -> Bucket:
         """Return the sizes of a step; `length` is that of the longest answer so far, `drafted` is rounded already."""
 
+    def __iter__(self) -> Iterator[Bucket]:
+        """Yield all sizes, none where those in use are not known before."""
+
 
 class ExactBuckets:
     """The sizes in use, for a CPU: there each row and position costs time."""
@@ -42,6 +45,9 @@ class ExactBuckets:
 
     def fit(self, rows: int, drafted: int, length: int, /) -> Bucket:
         return Bucket(rows, drafted, length + drafted)
+
+    def __iter__(self) -> Iterator[Bucket]:
+        return iter(())
 
 
 class RoundedBuckets:

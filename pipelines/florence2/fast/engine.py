@@ -6,6 +6,7 @@ and finish at every step instead of batch by batch.
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -75,7 +76,7 @@ class FastEngine:
         wanted = Room(max_batch, min(frames, max_batch))
         room = fit(wanted, self.model, _needs(checkpoint, self.decoder, vision), device, gpu_memory)
         if room != wanted:
-            self.degrade(f"memory on {device} is short: {room} at a time instead of {wanted}")
+            self.degrade(f"memory on {device} is short: room for {room}, not for {wanted}")
         self.allocate(room, EagerRunner())
 
     def allocate(self, room: Room, runner: Runner) -> None:
@@ -84,7 +85,8 @@ class FastEngine:
         While memory is short, allocates for half as much. Raises ConfigError when not even one row fits.
         """
         self.room, self.runner = room, runner
-        self.__dict__.pop("greedy", None)  # its memory is needed for the next one
+        if self.__dict__.pop("greedy", None):
+            gc.collect()  # its memory is needed for the next one
         self.image_cache.clear()
         is_near = self._drafts == "near"
         if self._card_parts:
@@ -110,7 +112,7 @@ class FastEngine:
         device = self.decoder.device
         if room.half is None:
             raise ConfigError(f"checkpoint {self.model} does not fit into the memory of {device}")
-        self.degrade(f"memory on {device} is short: {room.half} at a time instead of {room}")
+        self.degrade(f"memory on {device} is short: room for {room.half}, not for {room}")
         return room.half
 
     def free(self) -> int:

@@ -32,9 +32,10 @@ class GuardedRunner:
         self._works = True
 
     def prepare(self, name: str, program: Program, /) -> Program:
+        self.recorded.discard(name)
         if not self._works:
             return program
-        log.info("recording %s as a graph", name)
+        log.debug("recording %s as a graph", name)
         try:
             graph = self._graphs.prepare(name, program)
         except (RuntimeError, MemoryError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -37,58 +38,92 @@ TOLERANCE = {torch.float32: 0.02, torch.bfloat16: 0.08, torch.float16: 0.02}
 float32 to 10 bits where that is allowed. bfloat16 differs by about 2 %; the limit leaves room for real weights, which
 amplify it. Wrong results differ by about 100 %."""
 
+REPORTED = 20
+"""Graphs between two lines of the log."""
+
 Answers = list[list[int]]
 
 
 def prove(
-    engine: FastEngine, graphs: Callable[[], Runner], load_parts: Callable[[], tuple[Vision, TextEncoder]] | None
+    engine: FastEngine,
+    graphs: Callable[[], Runner],
+    load_parts: Callable[[], tuple[Vision, TextEncoder]] | None,
+    alive: Callable[[], None],
 ) -> None:
     """Make the engine run with the runner that `graphs` returns, as far as its answers stay right and memory lasts.
 
     `load_parts` returns vision tower and encoder on the CPU in float32, the reference of the card; None: not compared.
-    Raises ConfigError when the card computes wrong results, or when memory is too short for one answer.
+    `alive` is called now and then. Raises ConfigError when the card computes wrong results, or when memory is too short
+    for one answer.
     """
-    expected = _run(engine)
+    expected = _run(engine, alive)
     if load_parts is not None and (reason := difference(engine, *load_parts())):
         device = engine.decoder.device
         raise ConfigError(f"{device} computes wrong results: {reason}. Update its driver, or use `device: cpu`")
+    alive()
     runner = GuardedRunner(graphs(), engine.degrade)
-    room = engine.room
-    engine.allocate(room, runner)
-    found = _run(engine)
-    if found != expected[: len(found)]:
-        wrong = sum(one != other for one, other in zip(found, expected, strict=False))
+    found: Answers = []
+    while len(found) != len(expected):  # fewer trials when memory was short with graphs only
+        if found:
+            engine.allocate(engine.room, EagerRunner())
+            expected = _run(engine, alive)
+        engine.allocate(engine.room, runner)
+        _prepare(engine, alive)
+        found = _run(engine, alive)
+    if wrong := sum(one != other for one, other in zip(found, expected, strict=True)):
         engine.degrade(f"graphs gave other tokens in {wrong} of {len(found)} trials: no graphs, which is slower")
         runner.recorded.clear()
     if runner.recorded:
-        engine.description += f"; CUDA graphs ({len(runner.recorded)})"
-        log.info("self-proof: %d trials with the same tokens, %d graphs", len(found), len(runner.recorded))
+        engine.description += f"; graphs, the same tokens as without in {len(found)} trials"
     else:
         engine.allocate(engine.room, EagerRunner())
-        engine.description += "; without CUDA graphs"
+        engine.description += "; without graphs"
 
 
-def _run(engine: FastEngine) -> Answers:
-    """Return the tokens of the trials, from one job at a time up to a full engine.
+@torch.inference_mode()
+def _prepare(engine: FastEngine, alive: Callable[[], None]) -> None:
+    """Prepare the steps of all sizes before the first answer needs them."""
+    batch = engine.greedy.batch
+    buckets = list(batch.buckets)
+    for number, bucket in enumerate(buckets, 1):
+        if number % REPORTED == 1 or number == len(buckets):
+            log.info("graphs: preparing %d of %d, %s", number, len(buckets), bucket)
+        alive()
+        batch.prepare(bucket)
 
-    Halves the engine's room while memory is short. A smaller engine runs fewer trials, the first ones of a larger one.
+
+def _run(engine: FastEngine, alive: Callable[[], None]) -> Answers:
+    """Return the tokens of the trials, from one job at a time up to a full engine, first without drafts, then with.
+
+    Halves the engine's room while memory is short. A smaller engine runs fewer trials.
     """
     while True:
+        answers: Answers = []
         try:
-            return [tokens for jobs in _batches(engine.room) for tokens in generate(engine, jobs)]
+            for jobs in _batches(engine.room):
+                engine.greedy.drafts.clear()
+                for _ in ("without drafts", "with drafts"):
+                    alive()
+                    answers += generate(engine, jobs)
         except ReplayError:
             engine.allocate(engine.room, engine.runner)
         except (RuntimeError, MemoryError) as error:
             if not is_shortage(error):
                 raise
             engine.allocate(engine.smaller(engine.room), engine.runner)
+        else:
+            engine.greedy.drafts.clear()
+            engine.image_cache.clear()
+            return answers
 
 
 def _batches(room: Room) -> list[list[Job]]:
-    """Return the jobs of each trial: 1, 2, 4 and so on, up to as many as the engine takes."""
-    sizes = [1 << power for power in range(room.rows.bit_length())]
+    """Return the jobs of each trial: 1, 2, 4 and so on, up to as many as the engine takes, each with all tasks."""
     pictures = [World(seed).scene(1.0).paint(*size) for seed, (_, _, size) in enumerate(TRIALS)]
-    return [[_job(number, pictures) for number in range(size)] for size in dict.fromkeys([*sizes, room.rows])]
+    powers = [1 << power for power in range(room.rows.bit_length())]
+    sizes = [size for size in dict.fromkeys([*powers, room.rows]) for _ in range(-(-len(TRIALS) // size))]
+    numbers = count()
+    return [[_job(next(numbers), pictures) for _ in range(size)] for size in sizes]
 
 
 def _job(number: int, pictures: Sequence[Image]) -> Job:
@@ -113,10 +148,13 @@ def generate(engine: FastEngine, jobs: Sequence[Job]) -> Answers:
         images += engine.image_cache([job.frame for job in jobs[first : first + engine.room.frames]])
     states = engine.encoder(images, [job.prompt for job in running])
     engine.greedy.add(running, states, [len(images[0]) + len(job.prompt) for job in running])
-    # Each step makes a token at least; a graph that makes none must not run for ever.
-    for _ in range(max(job.max_tokens for job in running)):
+    engine.greedy.update_drafts()
+    # Each step makes a token at least, and an end is noticed one step later; a graph that makes none must not go on.
+    for _ in range(max(job.max_tokens for job in running) + 2):
         engine.greedy.step()
-        answers.update((job, generation.tokens) for job, generation, _ in engine.greedy.pop_finished())
+        for job, generation, draft in engine.greedy.pop_finished():
+            answers[job] = generation.tokens
+            engine.greedy.store(job, generation, draft)
         if not engine.greedy.jobs:
             break
     return [answers.get(job, []) for job in running]
@@ -125,7 +163,7 @@ def generate(engine: FastEngine, jobs: Sequence[Job]) -> Answers:
 @torch.inference_mode()
 def difference(engine: FastEngine, vision: Vision, encoder: TextEncoder) -> str | None:
     """Return how the engine's image tokens and encoder states differ from those of the CPU, None if hardly."""
-    (job,) = _batches(Room(1, 1))[0]
+    ((job,), *_) = _batches(Room(1, 1))
     prompt, _ = engine.processor.encode(job)
     pixels = engine.image_cache.preprocess(job.frame.image)[None]
     dtype, device = engine.decoder.dtype, engine.decoder.device

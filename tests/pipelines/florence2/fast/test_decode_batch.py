@@ -72,7 +72,7 @@ def test_step_runs_on_a_card_for_all_sizes() -> None:
     runner = TrialRunner()
     with fake_cuda():
         batch = fake_batch(2, runner)
-        sizes = list(batch.buckets)  # type: ignore[call-overload]
+        sizes = list(batch.buckets)
         for size in sizes:
             batch.prepare(size)
         assert runner.names == [str(size) for size in sizes]
