@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -148,9 +148,10 @@ def corners(box: Box) -> Vector:
     return np.array((box.x0, box.y0, box.x1, box.y1))
 
 
-def moved(box: Box, shift: Vector) -> Box:
-    x0, y0, x1, y1 = (corners(box) + shift).tolist()
-    return replace(box, x0=x0, y0=y0, x1=x1, y1=y1)
+def moved(box: Box, shift: Iterable[float]) -> Box:
+    """Return the box with its x0, y0, x1 and y1 changed by `shift`."""
+    x0, y0, x1, y1 = map(float, shift)
+    return replace(box, x0=box.x0 + x0, y0=box.y0 + y0, x1=box.x1 + x1, y1=box.y1 + y1)
 
 
 def distance(a: Box, b: Box) -> float:
