@@ -131,7 +131,7 @@ def main() -> None:
             for width, tokens in WIDTHS.items():
                 found = step_launches(architecture, device, args.rows, tokens)
                 name = f"{model}, {device.type}, {width}"
-                counts[name] = {"all": found.total(), **dict(found.most_common())}
+                counts[name] = {"total": found.total(), **dict(found.most_common())}
                 print(f"{name}: {found.total()}\n    " + ", ".join(f"{kind} {n}" for kind, n in found.most_common()))
     if args.write:
         merge("launches", {args.write: counts})
