@@ -10,12 +10,11 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 SYSTEM_PACKAGES := ffmpeg chromium mosquitto python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good \
   gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav nginx caddy openssl
 
-# The tests of the engines run once more with AVX2 only, as most home computers have it, because torch then runs other
-# kernels. Left out are tests that run no kernel, that start such limits themselves, or that repeat another one; and
-# those of int8, because OpenVINO does not survive this limit on their narrow model: see docs/decisions/0021-openvino.md.
+# The tests of the engines run once more with AVX2 only, as most home computers have it, because torch and OpenVINO then
+# run other kernels. Left out are tests that run no kernel, that start such limits themselves, or that repeat another one.
 AVX2_ONLY := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 ENGINE_TESTS := tests/pipelines/florence2
-LEFT_OUT := int8 training test_benchmarks.py test_checkpoint.py test_dtype.py test_exactness.py test_parse.py test_tasks.py
+LEFT_OUT := training test_benchmarks.py test_checkpoint.py test_dtype.py test_exactness.py test_parse.py test_tasks.py
 
 .PHONY: demo test check chaos bench tiny-model pictures system-packages clean
 
