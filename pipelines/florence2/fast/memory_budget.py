@@ -112,7 +112,9 @@ def available(device: torch.device, share: float = 1.0) -> int:
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     try:
         limit, used = ((_CGROUP / file).read_text().strip() for file in ("memory.max", "memory.current"))
-        return free if limit == "max" else min(free, int(limit) - int(used))
+        files = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())["inactive_file"]
+        # Files that the kernel keeps in memory count as used; it drops them when memory is needed.
+        return free if limit == "max" else min(free, int(limit) - int(used) + int(files))
     except OSError:  # no control group of its own
         return free
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,3 +73,13 @@ def test_halves_end_at_one_row() -> None:
     assert Room(1, 1).half is None
     assert [str(Room(8, 4)), str(Room(3, 1))] == ["8 answers and 4 frames", "3 answers"]
     assert memory_budget.available(torch.device("cpu")) > 1e6
+
+
+def test_files_kept_in_memory_count_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_budget, "_CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("4000000\n")
+    (tmp_path / "memory.current").write_text("3900000\n")
+    (tmp_path / "memory.stat").write_text("anon 400000\ninactive_file 3000000\nactive_file 500000\n")
+    assert available(torch.device("cpu")) == 3_100_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available(torch.device("cpu")) > 4_000_000
