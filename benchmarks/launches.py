@@ -1,7 +1,8 @@
-"""Operations that a GPU launches for one decode step, by kind: `python -m benchmarks.launches`.
+"""Operations that a GPU launches, by kind: `python -m benchmarks.launches`.
 
-The step runs with Florence-2 base and large on tensors without data, as it would on `cuda` or on a CPU. Every operation
-counts once, except those that only make a view or allocate; fused attention is one operation.
+Preprocessing, vision tower, encoder and one decode step run with Florence-2 base and large on tensors without data, as
+they would on `cuda` or on a CPU. Every operation counts once, except those that only make a view or allocate; fused
+attention is one operation.
 """
 
 from __future__ import annotations
@@ -11,17 +12,25 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import Florence2Config, Florence2ForConditionalGeneration
 
 from benchmarks.report import merge
 from pipelines.florence2.architecture import Architecture
+from pipelines.florence2.fast.davit import DaViT
 from pipelines.florence2.fast.decode_batch import DecodeBatch
 from pipelines.florence2.fast.decoder import Decoder
+from pipelines.florence2.fast.encoder import Encoder
 from pipelines.florence2.fast.graphs import EagerRunner
 from pipelines.florence2.fast.logits import LogitsProcessor
+from pipelines.florence2.fast.memory_budget import Room
+from pipelines.florence2.fast.static_parts import static_parts
 from pipelines.florence2.generation_settings import GenerationSettings
-from pipelines.florence2.speed.random_checkpoint import IMAGE_TOKENS, SIZES
+from pipelines.florence2.image_settings import ImageSettings
+from pipelines.florence2.preprocess import Preprocessor
+from pipelines.florence2.speed.random_checkpoint import IMAGE_TOKENS, SIDE, SIZES
 from pipelines.florence2.weights import Weights
 from tests.support.fake_cuda import DEVICE, fake_cuda
 
@@ -40,7 +49,8 @@ GENERATION = GenerationSettings(
 """The settings of the published checkpoints that greedy search uses."""
 FIRST_LOCATION = 50269
 PROMPT_TOKENS = 12
-WIDTHS = {"without drafts": 0, "drafts of 15 tokens": 15}
+IMAGES = ImageSettings.read("published", {"size": {"height": SIDE, "width": SIDE}})
+WIDTHS = {"decode step without drafts": 0, "decode step, drafts of 15 tokens": 15}
 
 _FUSED = {"aten::scaled_dot_product_attention"}
 _FREE = {
@@ -74,6 +84,9 @@ class LaunchCounter(TorchDispatchMode):
             if result is not NotImplemented:
                 return result
         result = func(*args, **(kwargs or {}))
+        if name in _FUSED:
+            # The kernels of GPUs and CPUs write the heads of a position side by side, so that joining them is a view.
+            result = result.transpose(1, 2).contiguous().transpose(1, 2)
         if not func.is_view and name not in _FREE:
             self.launches[name.removeprefix("aten::")] += 1
         return result
@@ -120,6 +133,34 @@ def step_launches(architecture: Architecture, device: torch.device, rows: int, d
         return count(lambda: batch.step([[5] * drafted] * rows))
 
 
+def part_launches(architecture: Architecture, device: torch.device, rows: int) -> dict[str, Counter[str]]:
+    """Return the operations on `rows` frames of 1080p, with one prompt each, by part; on a CPU on one frame."""
+    is_cpu = device.type == "cpu"
+    dtype = torch.float32 if is_cpu else torch.bfloat16
+    rows = 1 if is_cpu else rows
+    with fake_cuda(), torch.inference_mode():
+        weights = weights_of(architecture, dtype, device)
+        tower, layers = DaViT(weights, architecture.vision, SIDE, SIDE), Encoder(weights, architecture.text)
+        vision, encoder = (tower, layers) if is_cpu else static_parts(tower, layers, Room(rows, rows), EagerRunner())
+        preprocess = Preprocessor(IMAGES, device)
+        frame = np.zeros((1080, 1920, 3), np.uint8)
+        pixels = torch.stack([preprocess(frame)] * rows)
+        images = [torch.empty(IMAGE_TOKENS, architecture.text.d_model, dtype=dtype, device=device)] * rows
+        return {
+            "preprocessing, one frame": count(lambda: preprocess(frame)),
+            f"vision tower, {rows} frames": count(lambda: vision(pixels.to(dtype))),
+            f"encoder, {rows} rows": count(lambda: encoder(images, [[5] * PROMPT_TOKENS] * rows)),
+        }
+
+
+def transformers_launches(model: str) -> Counter[str]:
+    """Return the operations of the vision tower of transformers on one frame."""
+    config: Any = Florence2Config
+    with torch.device("meta"), torch.inference_mode():
+        network: Any = Florence2ForConditionalGeneration(config(**SIZES[model])).eval()
+        return count(lambda: network.model.get_image_features(torch.empty(1, 3, SIDE, SIDE)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=8, help="answers that are generated together [8]")
@@ -128,9 +169,13 @@ def main() -> None:
     counts: dict[str, dict[str, Any]] = {}
     for model, architecture in MODELS.items():
         for device in (DEVICE, torch.device("cpu")):
+            parts = part_launches(architecture, device, args.rows)
             for width, tokens in WIDTHS.items():
-                found = step_launches(architecture, device, args.rows, tokens)
-                name = f"{model}, {device.type}, {width}"
+                parts[width] = step_launches(architecture, device, args.rows, tokens)
+            if device == DEVICE:
+                parts["vision tower of transformers, one frame"] = transformers_launches(model)
+            for part, found in parts.items():
+                name = f"{model}, {device.type}, {part}"
                 counts[name] = {"total": found.total(), **dict(found.most_common())}
                 print(f"{name}: {found.total()}\n    " + ", ".join(f"{kind} {n}" for kind, n in found.most_common()))
     if args.write:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from benchmarks.launches import MODELS, part_launches, weights_of
 from pipelines.florence2.architecture import Architecture
 from pipelines.florence2.checkpoint import Checkpoint, load
 from pipelines.florence2.checkpoint_files import open_folder
@@ -16,7 +16,6 @@ from pipelines.florence2.fast.davit import DaViT
 from pipelines.florence2.fast.encoder import Encoder
 from pipelines.florence2.fast.graphs import EagerRunner, Program
 from pipelines.florence2.fast.static_parts import MAX_PROMPT, MAX_ROWS, StaticEncoder, StaticVision, bucket
-from pipelines.florence2.weights import Weights
 from tests.support.fake_cuda import DEVICE, fake_cuda
 
 SIDE = 96
@@ -118,26 +117,21 @@ def test_encoder_of_long_prompt_runs_as_it_is(tower: DaViT, encoder: Encoder, mo
     assert runner.names == []
 
 
-BASE = Architecture.model_validate(
+SHALLOW = Architecture.model_validate(
     {
-        "text_config": {"d_model": 768, "encoder_layers": 6, "encoder_attention_heads": 12, "encoder_ffn_dim": 3072},
-        "vision_config": {"projection_dim": 768},
+        "text_config": {"d_model": 768, "encoder_layers": 1, "encoder_attention_heads": 12, "encoder_ffn_dim": 3072},
+        "vision_config": {"projection_dim": 768, "depths": [1, 1, 1, 1]},
     }
 )
-"""Florence-2 base."""
+"""Florence-2 base with fewer layers: those left out have the same shapes."""
 
 
 @pytest.fixture
 def base() -> Iterator[tuple[DaViT, Encoder]]:
     """Vision tower and encoder of Florence-2 base on a CUDA device, without data. All tensors of the test are so."""
     with fake_cuda():
-        stored: dict[str, Any] = {
-            name: torch.empty(shape, dtype=torch.bfloat16, device=DEVICE)
-            for name, shape in BASE.shapes().items()
-            if ".decoder." not in name
-        }
-        weights = Weights("base", stored, torch.bfloat16, DEVICE)
-        yield DaViT(weights, BASE.vision, 768, 768), Encoder(weights, BASE.text)
+        weights = weights_of(SHALLOW, torch.bfloat16, DEVICE)
+        yield DaViT(weights, SHALLOW.vision, 768, 768), Encoder(weights, SHALLOW.text)
 
 
 def test_vision_of_all_sizes_stays_on_the_device(base: tuple[DaViT, Encoder]) -> None:
@@ -149,9 +143,17 @@ def test_vision_of_all_sizes_stays_on_the_device(base: tuple[DaViT, Encoder]) ->
 
 def test_encoder_of_all_sizes_stays_on_the_device(base: tuple[DaViT, Encoder]) -> None:
     encoder = StaticEncoder(base[1], 577, MAX_ROWS, EagerRunner())
-    for prompt in (8, 40, 70, MAX_PROMPT, MAX_PROMPT + 1):
-        for rows in (1, 2, 4, 8, 16, 32):
-            images = [torch.empty(577, 768, dtype=torch.bfloat16, device=DEVICE)] * rows
-            states = encoder(images, [[2] * prompt, *[[2]] * (rows - 1)])
-            positions = 577 + prompt if prompt > MAX_PROMPT else -(-(577 + prompt) // 32) * 32
-            assert (states.device, states.dtype, states.shape) == (DEVICE, torch.bfloat16, (rows, positions, 768))
+    sizes = [(rows, prompt) for rows in (1, 2, 4, 8, 16, 32) for prompt in (8, 40, 70, MAX_PROMPT)]
+    for rows, prompt in [*sizes, (2, MAX_PROMPT + 1)]:
+        images = [torch.empty(577, 768, dtype=torch.bfloat16, device=DEVICE)] * rows
+        states = encoder(images, [[2] * prompt, *[[2]] * (rows - 1)])
+        positions = 577 + prompt if prompt > MAX_PROMPT else -(-(577 + prompt) // 32) * 32
+        assert (states.device, states.dtype, states.shape) == (DEVICE, torch.bfloat16, (rows, positions, 768))
+
+
+def test_launches_on_the_device_stay_few() -> None:
+    """Where no graph runs, a GPU launches each operation on its own. The vision tower of transformers has 407."""
+    counted = part_launches(MODELS["base"], DEVICE, 8)
+    limits = {"preprocessing, one frame": 20, "vision tower, 8 frames": 414, "encoder, 8 rows": 77}
+    assert all(counted[part].total() <= limit for part, limit in limits.items())
+    assert counted["vision tower, 8 frames"]["scaled_dot_product_attention"] == 12
