@@ -50,7 +50,8 @@ GENERATION = GenerationSettings(
 FIRST_LOCATION = 50269
 PROMPT_TOKENS = 12
 IMAGES = ImageSettings.read("published", {"size": {"height": SIDE, "width": SIDE}})
-WIDTHS = {"decode step without drafts": 0, "decode step, drafts of 15 tokens": 15}
+WIDTHS = {"without drafts": 0, "drafts of 15 tokens": 15}
+"""Draft tokens of each decode step by name."""
 
 _FUSED = {"aten::scaled_dot_product_attention"}
 _FREE = {

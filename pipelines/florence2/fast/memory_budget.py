@@ -56,8 +56,12 @@ def forecast(
     logits = 3 * 4 * beams * decoder.vocabulary
     vision_bytes = frames * vision.peak * size
     encoder_bytes = source * (4 * text.d_model + 2 * text.encoder_ffn_dim) * size
+    row = own + source * position + logits
     work = vision_bytes + encoder_bytes + cached * vision.tokens * text.d_model * size
-    return Forecast(row=own + source * position + logits, work=work)
+    if decoder.device.type != "cpu":
+        # All rows of a step go through the encoder at once, with preallocated inputs and outputs.
+        row += encoder_bytes + 2 * source * text.d_model * size
+    return Forecast(row=row, work=work)
 
 
 class Room(NamedTuple):

@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from pipelines.florence2.fast import memory_budget
+from pipelines.florence2.fast.decode_batch import PROMPT_ROOM
 from pipelines.florence2.fast.memory_budget import MARGIN, Forecast, Room, available, fit, limit
 from pipelines.florence2.pipeline import Florence2Settings
 from streamer.core.errors import ConfigError
@@ -46,6 +47,19 @@ def test_share_counts_what_the_engine_already_holds(card: dict[str, int]) -> Non
     assert available(CARD, 0.9) == 600
     card.update(free=100)  # another program has the rest
     assert available(CARD, 0.9) == 100
+
+
+def test_each_row_needs_the_encoder_on_a_card() -> None:
+    """On a CPU, rows go through the encoder one by one."""
+    text: Any = SimpleNamespace(d_model=10, encoder_ffn_dim=40)
+    vision: Any = SimpleNamespace(tokens=20, peak=1000)
+    sizes = {"depth": 2, "heads": 2, "width": 5, "vocabulary": 100, "dtype": torch.bfloat16}
+    on_cpu, on_card = (
+        memory_budget.forecast(SimpleNamespace(**sizes, device=device), vision, text, 50, 1, 8, 4)  # type: ignore[arg-type]
+        for device in (torch.device("cpu"), CARD)
+    )
+    assert on_card.row - on_cpu.row == 2 * (20 + PROMPT_ROOM) * (6 * 10 + 2 * 40)
+    assert on_card.work == on_cpu.work
 
 
 def test_short_memory_takes_frames_before_rows(card: dict[str, int]) -> None:
