@@ -68,12 +68,13 @@ def _converted(files: CheckpointFiles) -> Mapping[str, Path]:
 
 
 def _run(models: Mapping[str, Path | str], device: str, dtype: torch.dtype, images: ImageSettings) -> None:
-    """Run both models on noise."""
+    """Run the models on noise: `vision`, and `encoder` if there is one."""
     torch.manual_seed(1)
     states = Compiled(models["vision"], device, dtype)(torch.randn(1, 3, images.height, images.width))
-    encoder = Compiled(models["encoder"], device, dtype)
-    for length in PROMPT_LENGTHS:
-        encoder(torch.cat([states, states[:, :length]], 1))
+    if "encoder" in models:
+        encoder = Compiled(models["encoder"], device, dtype)
+        for length in PROMPT_LENGTHS:
+            encoder(torch.cat([states, states[:, :length]], 1))
 
 
 def _end_with_parent() -> None:

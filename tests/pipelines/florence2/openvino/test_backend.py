@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import shutil
 import subprocess
@@ -18,7 +20,7 @@ from pydantic import ValidationError
 from pipelines.florence2 import dtype, pipeline
 from pipelines.florence2.checkpoint_files import open_folder
 from pipelines.florence2.fast.engine import FastEngine
-from pipelines.florence2.openvino import backend, cache, trial
+from pipelines.florence2.openvino import backend, cache, trial, trial_process
 from pipelines.florence2.openvino.compiled import OpenVINOEncoder, OpenVINOVision
 from pipelines.florence2.openvino.library import openvino
 from pipelines.florence2.pipeline import Florence2Settings, open_engine
@@ -105,6 +107,20 @@ def test_deleted_models_are_converted_again(checkpoint: Path, cache_folder: Path
     shutil.rmtree(entry, ignore_errors=True)
     assert open_small(checkpoint, backend="openvino").warnings == []
     assert cache.read(entry)
+
+
+def test_vision_tower_alone_can_be_tried(
+    checkpoint: Path, cache_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = open_folder(str(checkpoint))
+    wanted = {"checkpoint": str(checkpoint), "height": files.images.height, "device": "CPU", "dtype": "float32"}
+    assert open_small(checkpoint, backend="openvino").warnings == []
+    vision = str(cache.read(cache.entry_of(files))["vision"])
+    monkeypatch.setattr(trial_process, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(trial_process, "_be_killed_first", lambda: None)
+    for models, code in (({"vision": vision}, 0), ({"vision": str(tmp_path / "missing.xml")}, 1)):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({**wanted, "models": models})))
+        assert trial_process.main() == code
 
 
 def test_wrong_model_falls_back_to_torch(
