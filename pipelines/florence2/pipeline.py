@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,8 +20,10 @@ from pipelines.florence2.generation_settings import unsupported
 from pipelines.florence2.prompts import length_error, prompt_texts
 from pipelines.florence2.tasks import SPECS, Parameters
 from pipelines.florence2.text_lists import TextListEngine
+from streamer.core import nvidia
 from streamer.core.errors import ConfigError
 from streamer.core.malloc import large_blocks_freed_at_once, release_unused
+from streamer.core.paths import cache_home
 from streamer.core.settings import Settings
 from streamer.types import Costs, Engine, Job, TaskSpec
 
@@ -225,9 +228,13 @@ def _prove(
     if graphs is None and is_card:
         from pipelines.florence2.fast.graphs import CudaGraphRunner as graphs
     if graphs is not None:
+        from pipelines.florence2.card import card_of
         from pipelines.florence2.fast.self_proof import prove
+        from pipelines.florence2.fast.unfinished_starts import UnfinishedStarts
 
-        prove(engine, partial(graphs, device), (lambda: load_parts(files)) if is_card else None, alive)
+        identity = f"{device} {card_of(device)}", str(nvidia.driver_version()), version("torch")
+        starts = UnfinishedStarts(cache_home() / "graphs", *identity)
+        prove(engine, partial(graphs, device), (lambda: load_parts(files)) if is_card else None, starts, alive)
 
 
 def _openvino_device(settings: Florence2Settings, checkpoint: Checkpoint) -> str | None:

@@ -14,6 +14,7 @@ STREAMS = {"gate": {"source": "synthetic?fps=25&size=320x240", "tasks": [{"task"
 
 def test_agent_with_wrong_graphs_runs_without_them(tmp_path: Path) -> None:
     environment = faulty.install(tmp_path / "installed", "tests.support.graph_faults:wrong_tokens")
+    environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
     file = faulty.config(tmp_path, STREAMS, {"device": "cpu", "max_batch": 1})
     with RunningAgent(tmp_path, ["run", str(file)], tmp_path / "events.jsonl", environment) as agent:
         agent.wait_for_results(3, START_S, "gate")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -43,6 +43,7 @@ _failures = RareLog(log, "batches failed: %d, the last one with %d jobs: %s")
 
 FRAMES_PER_STEP = 8
 """Frames that start together on a GPU; 1 on a CPU, where a batch is slower than its frames one by one."""
+SHORTAGE = "not enough memory"
 TOKENS_PER_STEP = 4
 """Tokens between two checks for finished answers on a GPU; 1 on a CPU, where the check costs nothing."""
 
@@ -125,7 +126,7 @@ class FastEngine:
     @torch.inference_mode()
     def step(self) -> list[Result]:
         """Start the next frame's jobs, generate the next tokens of every answer, return the jobs that finished."""
-        jobs = self._encode_prompts(self.scheduler.next_jobs())
+        jobs = _encode_prompts(self.processor, self.scheduler)
         with self._stream.in_order():
             rows = self._encode_images(jobs)
             parts: list[Callable[[], None]] = [partial(self._start, rows), self._step_greedy, self._step_beams]
@@ -135,29 +136,24 @@ class FastEngine:
         return self.scheduler.pop_finished()
 
     def warm_up(self) -> None:
-        """Generate one short answer. Raises ConfigError when the checkpoint does not work on its device."""
+        """Generate one short answer, with half the room while memory is short.
+
+        Raises ConfigError when the checkpoint does not work on its device.
+        """
         self.admit([warm_up_job()])
         results: list[Result] = []
         while not results:
             results = self.step()
         self.greedy.drafts.clear()
+        if results[0].error == f"the model failed: {SHORTAGE}":
+            self.allocate(self.smaller(self.room), self.runner)
+            self.warm_up()
+            return
         # The job allows four tokens, so an answer without an end is expected.
         if (error := results[0].error) and "did not end" not in error:
             raise ConfigError(f"checkpoint {self.model} does not run: {error}")
 
     # -- start of jobs
-
-    def _encode_prompts(self, jobs: Iterable[EngineJob]) -> list[EngineJob]:
-        """Set each job's prompt; return the jobs whose frame and prompt are usable, finish the others as errors."""
-        encoded = []
-        for job in jobs:
-            try:
-                job.prompt, job.max_tokens = self.processor.encode(job.job)
-            except PipelineError as error:
-                self.scheduler.finish(job, str(error))
-            else:
-                encoded.append(job)
-        return encoded
 
     def _encode_images(self, jobs: Sequence[EngineJob]) -> list[tuple[EngineJob, Tensor]]:
         """Return each job with its frame's image tokens."""
@@ -236,7 +232,7 @@ class FastEngine:
 
     def _recover(self, jobs: Sequence[EngineJob], error: Exception) -> None:
         """Queue failed jobs again with a smaller batch limit; a job that failed alone ends as an error."""
-        reason = "not enough memory" if is_shortage(error) else reason_of(error, "model")
+        reason = SHORTAGE if is_shortage(error) else reason_of(error, "model")
         _failures.add(len(jobs), reason)
         self.image_cache.clear()
         self.scheduler.record_failure()
@@ -247,6 +243,19 @@ class FastEngine:
             self.scheduler.retry(jobs, others + len(jobs) // 2)
         else:
             self.scheduler.retry(jobs, 1)  # one by one, so that the broken job fails alone
+
+
+def _encode_prompts(processor: Processor, scheduler: Scheduler) -> list[EngineJob]:
+    """Take jobs from the queue and set their prompts; finish those whose frame or prompt is unusable as errors."""
+    encoded = []
+    for job in scheduler.next_jobs():
+        try:
+            job.prompt, job.max_tokens = processor.encode(job.job)
+        except PipelineError as error:
+            scheduler.finish(job, str(error))
+        else:
+            encoded.append(job)
+    return encoded
 
 
 def _load(checkpoint: Checkpoint) -> tuple[Decoder, Encoder, DaViT]:

@@ -78,7 +78,8 @@ class Room(NamedTuple):
         return Room(self.rows // 2, max(1, self.frames // 2)) if self.rows > 1 else None
 
     def __str__(self) -> str:
-        return f"{self.rows} answers" + (f" and {self.frames} frames" if self.frames > 1 else "")
+        answers = f"{self.rows} answer{'s' if self.rows > 1 else ''}"
+        return f"{answers} and {self.frames} frames" if self.frames > 1 else answers
 
 
 def fit(wanted: Room, name: str, needs: Callable[[int], Forecast], device: torch.device, share: float) -> Room:

@@ -19,6 +19,7 @@ from pipelines.florence2.fast.graphs import EagerRunner, Runner
 from pipelines.florence2.fast.memory_budget import Room, is_shortage
 from pipelines.florence2.fast.parts import TextEncoder, Vision
 from pipelines.florence2.fast.scheduler import EngineJob
+from pipelines.florence2.fast.unfinished_starts import UnfinishedStarts
 from pipelines.florence2.tasks import SPECS
 from streamer.core.errors import ConfigError
 from streamer.toyworld.world import World
@@ -48,6 +49,7 @@ def prove(
     engine: FastEngine,
     graphs: Callable[[], Runner],
     load_parts: Callable[[], tuple[Vision, TextEncoder]] | None,
+    starts: UnfinishedStarts,
     alive: Callable[[], None],
 ) -> None:
     """Make the engine run with the runner that `graphs` returns, as far as its answers stay right and memory lasts.
@@ -61,7 +63,16 @@ def prove(
         device = engine.decoder.device
         raise ConfigError(f"{device} computes wrong results: {reason}. Update its driver, or use `device: cpu`")
     alive()
-    runner = GuardedRunner(graphs(), engine.degrade)
+    if refusal := starts.refusal:
+        engine.degrade(refusal)
+        engine.description += "; without graphs"
+        return
+    with starts.counted():
+        _use_graphs(engine, GuardedRunner(graphs(), engine.degrade), expected, alive)
+
+
+def _use_graphs(engine: FastEngine, runner: GuardedRunner, expected: Answers, alive: Callable[[], None]) -> None:
+    """Make the engine run with `runner` if its answers are the expected ones."""
     found: Answers = []
     while len(found) != len(expected):  # fewer trials when memory was short with graphs only
         if found:

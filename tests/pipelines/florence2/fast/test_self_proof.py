@@ -12,10 +12,13 @@ import pytest
 import torch
 
 from pipelines.florence2.checkpoint_files import open_folder
+from pipelines.florence2.fast import decode_batch
+from pipelines.florence2.fast.buckets import RoundedBuckets
 from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.fast.graphs import EagerRunner
 from pipelines.florence2.fast.memory_budget import Room
 from pipelines.florence2.fast.self_proof import difference, prove
+from pipelines.florence2.fast.unfinished_starts import UnfinishedStarts
 from pipelines.florence2.pipeline import Florence2, Florence2Settings, load_parts
 from streamer.cli.doctor import _model
 from streamer.core.errors import ConfigError
@@ -33,6 +36,13 @@ from tests.support.graph_faults import (
 )
 
 TASKS = ("caption", "object_detection", "ocr", "region_to_category")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which starts are counted."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "streamer" / "graphs"
 
 
 def open_with(checkpoint: Path, graphs: FakeGraphs) -> Any:
@@ -154,7 +164,7 @@ def test_long_start_reports_that_it_goes_on(checkpoint: Path) -> None:
     assert len(calls) >= 12, "once per trial"
 
 
-def test_card_is_compared_with_the_cpu(checkpoint: Path) -> None:
+def test_card_is_compared_with_the_cpu(checkpoint: Path, tmp_path: Path) -> None:
     engine = open_with(checkpoint, FakeGraphs())
     vision, encoder = load_parts(open_folder(str(checkpoint)))
     assert difference(engine, vision, encoder) is None
@@ -168,7 +178,7 @@ def test_card_is_compared_with_the_cpu(checkpoint: Path) -> None:
     assert "its vision tower differs from the CPU by" in str(difference(engine, cast(Any, wrong), encoder))
     assert "its text encoder differs" in str(difference(engine, vision, cast(Any, not_numbers)))
     with pytest.raises(ConfigError, match="cpu computes wrong results: its vision tower differs"):
-        prove(engine, FakeGraphs, lambda: cast(Any, (wrong, encoder)), lambda: None)
+        prove(engine, FakeGraphs, lambda: cast(Any, (wrong, encoder)), UnfinishedStarts(tmp_path), lambda: None)
 
 
 def test_engine_without_card_has_no_trials(checkpoint: Path) -> None:
@@ -185,3 +195,53 @@ def test_doctor_reports_that_graphs_are_not_used(
     found = [str(finding) for finding in _model(cast(Any, SimpleNamespace(model=model)), tmp_path)]
     assert re.match(r"ok    model: small loads and answers, .*; without graphs$", found[0])
     assert re.match(r"warn  model: graphs gave other tokens in \d+ of \d+ trials: no graphs", found[1])
+
+
+def test_start_that_crashes_while_recording_is_not_repeated_for_ever(checkpoint: Path, cache: Path) -> None:
+    def crash() -> Exception:
+        return torch.AcceleratorError("CUDA error: unspecified launch failure")
+
+    for count in ("1\n", "2\n"):
+        with pytest.raises(torch.AcceleratorError):
+            open_with(checkpoint, FailsToRun(crash, lambda *_: True))
+        (file,) = cache.iterdir()
+        assert file.read_text() == count
+    engine = open_with(checkpoint, graphs := FakeGraphs())
+    (warning,) = engine.warnings
+    assert warning.startswith("2 starts ended while graphs were recorded or tried: no graphs")
+    assert engine.description.endswith("; without graphs")
+    assert graphs.names == []
+    file.unlink()  # as the warning says
+    assert open_with(checkpoint, FakeGraphs()).warnings == []
+    assert list(cache.iterdir()) == []
+
+
+def test_all_rounded_sizes_are_recorded_at_the_start(
+    checkpoint: Path, truth: list[Result], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(decode_batch, "ExactBuckets", lambda: RoundedBuckets(4, 128))
+    engine = open_with(checkpoint, graphs := FakeGraphs())
+    sizes = [str(size) for size in RoundedBuckets(4, 128)]
+    assert graphs.names == sizes
+    assert f"graphs: preparing 1 of {len(sizes)}, {sizes[0]}" in caplog.text
+    assert f"graphs: preparing {len(sizes)} of {len(sizes)}, {sizes[-1]}" in caplog.text
+    assert_same(answers(engine, jobs()), truth)
+    assert graphs.names == sizes, "no graph is recorded while the engine runs"
+
+
+def test_warm_up_with_short_memory_halves_the_room(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    allocate = FastEngine.allocate
+
+    def short_above_one_row(engine: FastEngine, room: Room, runner: Any) -> None:
+        fails = FailsToRun(no_memory, lambda *_: room.rows > 1)
+        allocate(engine, room, fails)
+
+    monkeypatch.setattr(FastEngine, "allocate", short_above_one_row)
+    settings = Florence2Settings(checkpoint=str(checkpoint), device="cpu", max_batch=4)
+    engine = cast(Any, Florence2().open(settings))._engine
+    assert engine.room == Room(1, 1)
+    assert engine.warnings == [
+        "memory on cpu is short: room for 2 answers, not for 4 answers",
+        "memory on cpu is short: room for 1 answer, not for 2 answers",
+    ]
