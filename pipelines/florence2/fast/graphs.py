@@ -62,7 +62,7 @@ class CudaGraphRunner:
     def _record(self, program: Program) -> Program:
         if self._compiles:
             # Without graphs of its own: they would be nested in ours.
-            program = torch.compile(program, mode="max-autotune-no-cudagraphs", fullgraph=True, dynamic=False)
+            program = compile_whole(program, mode="max-autotune-no-cudagraphs")
         with torch.cuda.device(self._device):
             current = torch.cuda.current_stream()
             pool = self._pools.setdefault(current.cuda_stream, torch.cuda.graph_pool_handle())
@@ -77,6 +77,15 @@ class CudaGraphRunner:
                 program()
         replay: Program = graph.replay
         return replay
+
+
+def compile_whole(program: Program, **options: str) -> Program:
+    """Return `program` compiled as one function for its sizes; `options` are those of torch.compile.
+
+    Raises an exception at the first run if a part of it cannot be compiled.
+    """
+    # The sizes of a step share its code: counted together, they would exceed torch's limit of 8 versions.
+    return torch.compile(program, fullgraph=True, dynamic=False, isolate_recompiles=True, **options)  # type: ignore[call-overload,no-any-return]
 
 
 def device_tensor(values: Sequence[Any] | NDArray[Any], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -15,7 +15,7 @@ from pipelines.florence2.fast.buckets import DRAFT_TOKENS, Bucket, ExactBuckets,
 from pipelines.florence2.fast.decode_batch import PROMPT_ROOM, DecodeBatch
 from pipelines.florence2.fast.decoder import Decoder
 from pipelines.florence2.fast.engine import FastEngine
-from pipelines.florence2.fast.graphs import Program
+from pipelines.florence2.fast.graphs import Program, compile_whole
 from pipelines.florence2.fast.logits import LogitsProcessor
 from pipelines.florence2.fast.snapshot import Snapshot
 from pipelines.florence2.reference_engine import ReferenceEngine
@@ -135,6 +135,17 @@ def rounded_engine(path: Path, rows: int) -> FastEngine:
     return engine
 
 
+class CompilingRunner:
+    """Compiles programs to the operations that they have."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def prepare(self, name: str, program: Program, /) -> Program:
+        self.names.append(name)
+        return compile_whole(program, backend="eager")
+
+
 def run(engine: FastEngine | ReferenceEngine, jobs: list[Job]) -> list[Result]:
     """Admit at most two jobs per step, so that rows start and end at any time."""
     waiting = list(jobs)
@@ -158,6 +169,14 @@ def test_padding_and_late_reading_change_no_answer(checkpoint: Path, engine: Ref
     assert_same(run(fast, short), run(engine, short))
     fast.greedy.drafts.clear()
     assert_same(run(fast, short), run(engine, short))
+
+
+def test_compiled_step_gives_same_answer(checkpoint: Path, engine: ReferenceEngine) -> None:
+    """The whole step is one function for torch.compile. Code for its kernels is only made for a card."""
+    fast, jobs = rounded_engine(checkpoint, 1), [make_job("caption", max_tokens=30)]
+    fast.greedy.batch._runner = runner = CompilingRunner()
+    assert_same(run(fast, jobs), run(engine, jobs))
+    assert runner.names == [str(Bucket(1, 0, 64))]
 
 
 def test_snapshot_is_of_its_moment(checkpoint: Path) -> None:
