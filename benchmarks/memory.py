@@ -193,13 +193,13 @@ def loading(folder: Path) -> dict[str, Any]:
 
 
 def peak_memory(folder: Path, dtype: str, max_batch: int) -> dict[str, float]:
-    """Open a checkpoint in this process; return memory relative to its weights in the given number type."""
+    """Open a checkpoint with torch in this process; return memory relative to its weights in the given number type."""
     from pipelines.florence2.checkpoint_files import open_folder
     from pipelines.florence2.fast.engine import FastEngine
     from pipelines.florence2.pipeline import Florence2Settings, open_engine
     from pipelines.florence2.weights import find_weights
 
-    settings = {"device": "cpu", "engine": "fast", "int8": "off"}
+    settings = {"device": "cpu", "engine": "fast", "int8": "off", "backend": "torch"}
     open_engine(Florence2Settings.model_validate(settings))  # loads the libraries, with the small model
     (Path("/proc/self") / "clear_refs").write_text("5")  # the peak starts again at the present size
     before, built = status("VmRSS"), 0
