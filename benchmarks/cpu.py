@@ -36,6 +36,7 @@ from transformers.utils import logging as hf_logging
 from benchmarks.engine import TOKENS, run_ours, run_transformers
 from benchmarks.report import write
 from benchmarks.shipped import job
+from pipelines.florence2.checkpoint_files import open_folder
 from pipelines.florence2.pipeline import Florence2Settings, open_engine, pipeline
 from pipelines.florence2.speed.random_checkpoint import save_random
 from streamer.core.errors import ConfigError
@@ -118,7 +119,7 @@ def make_int8(folder: Path) -> None:
     engine: Any = open_engine(Florence2Settings.model_validate({"checkpoint": str(folder), **REFERENCE}))
     jobs = [job("caption", "camera", number, World(number).scene(1.0).paint(640, 480)) for number in range(2)]
     int8_folder(folder).mkdir()
-    make_models(nncf, engine, jobs, int8_folder(folder), lambda line: print(line, flush=True))
+    make_models(nncf, engine, open_folder(str(folder)), jobs, int8_folder(folder), lambda line: print(line, flush=True))
 
 
 def int8_folder(folder: Path) -> Path:
@@ -128,13 +129,13 @@ def int8_folder(folder: Path) -> Path:
 def open_int8(folder: Path) -> Engine | str:
     """Return the engine with the int8 models, or why there is none."""
     from pipelines.florence2.int8.engine import build_engine
-    from pipelines.florence2.int8.quantize import CANDIDATE
+    from pipelines.florence2.int8.quantize import USUAL
 
     models = {path.stem: path for path in int8_folder(folder).glob("*.xml")}
     if not models:
         return "no int8 models were made"
     engine: Any = open_engine(
-        Florence2Settings.model_validate({"checkpoint": str(folder), **CANDIDATE, "max_batch": 8})
+        Florence2Settings.model_validate({"checkpoint": str(folder), **USUAL, "backend": "torch", "max_batch": 8})
     )
     try:
         return build_engine(engine, models)

@@ -8,26 +8,28 @@ one point of recall and of precision. The decoder's weights are int8 too, as in 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import tempfile
 from itertools import chain, zip_longest
-from typing import Any
+from pathlib import Path
 
 from benchmarks.accuracy import JUDGES, jobs, measure
 from benchmarks.report import write
 from pipelines.florence2.checkpoint_files import open_folder
-from pipelines.florence2.int8 import store, weights
+from pipelines.florence2.fast.engine import FastEngine
+from pipelines.florence2.int8 import weights
+from pipelines.florence2.int8.answers import answers
 from pipelines.florence2.int8.engine import build_engine
 from pipelines.florence2.int8.gate import FLOOR
-from pipelines.florence2.pipeline import Florence2Settings, open_engine, pipeline
+from pipelines.florence2.int8.quantize import compare, make_models, nncf_package
+from pipelines.florence2.pipeline import Florence2Settings, open_engine
+from streamer.cli.model import HELD_OUT
 from streamer.types import Job
 
 CALIBRATION_SEED, GATE_SEED = 810_000, 820_000
 """Numbers of the first worlds for calibration and for the gate; `benchmarks.accuracy` begins at 500,000."""
 LOSS = 0.01
 """Recall and precision that an offered task may lose."""
-SETTINGS = Florence2Settings(device="cpu", dtype="float32", engine="fast")
+SETTINGS = Florence2Settings(device="cpu", dtype="float32", engine="fast", backend="torch")
 
 
 def examples(tasks: list[str], scenes: int, first_seed: int) -> list[Job]:
@@ -36,38 +38,36 @@ def examples(tasks: list[str], scenes: int, first_seed: int) -> list[Job]:
     return [job for job in chain.from_iterable(zip_longest(*by_task)) if job is not None]
 
 
-def offered(row: dict[str, Any]) -> bool:
-    """Return whether a task passes with the default floor; `row` is of a report with the floor 0."""
-    return bool(row["passed"]) and min(row[key] for key in ("shapes", "words") if row[key] is not None) >= FLOOR
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=int, default=200, help="scenes per task [200]")
-    parser.add_argument("--frames", type=int, default=32, help="frames per task for the gate; as many calibrate [32]")
+    parser.add_argument("--scenes", type=int, default=400, help="scenes per task [400]")
+    parser.add_argument(
+        "--frames", type=int, default=64, help="frames per task that calibrate; the gate gets twice [64]"
+    )
     parser.add_argument("--tasks", nargs="*", default=list(JUDGES), choices=list(JUDGES), help="tasks to run [all]")
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/int8.json")
     args = parser.parse_args()
     weights.MIN_NUMBERS = 0  # the small model's decoder would stay in float32
-    with tempfile.TemporaryDirectory() as state:
-        os.environ["STATE_DIRECTORY"] = state
-        calibration, judged = (examples(args.tasks, args.frames, seed) for seed in (CALIBRATION_SEED, GATE_SEED))
-        pipeline.quantize(SETTINGS, calibration, judged, 0.0, print)  # the floor 0 keeps the model of refused tasks too
-        gate = json.loads((store.folder_of(None) / store.REPORT).read_text())
-        found = store.find(None, open_folder(None))
-        assert found is not None
-        float32, int8 = open_engine(SETTINGS), build_engine(open_engine(SETTINGS), found.files)  # type: ignore[arg-type]
+    calibration = examples(args.tasks, args.frames, CALIBRATION_SEED)
+    judged = examples(args.tasks, HELD_OUT * args.frames, GATE_SEED)
+    float32 = open_engine(SETTINGS)
+    assert isinstance(float32, FastEngine)
+    with tempfile.TemporaryDirectory() as folder:
+        int8 = build_engine(float32, make_models(nncf_package(), float32, open_folder(None), calibration, Path(folder), print))
+    expected, answered = answers(float32, judged, "float32", print), answers(int8, judged, "int8", print)
+    gate = {task: agreement.row(FLOOR) for task, agreement in compare(judged, expected, answered).items()}
     rows, lost = {}, []
-    print(f"{'task':36}{'offered':>9}{'recall float32':>16}{'int8':>8}{'precision float32':>19}{'int8':>8}")
+    print(f"{'task':36}{'items':>7}{'offered':>9}{'recall float32':>16}{'int8':>8}{'precision float32':>19}{'int8':>8}")
     for task in args.tasks:
-        expected, answered = measure(float32, task, args.scenes), measure(int8, task, args.scenes)
-        for kind, score in expected.items():
+        scores = measure(float32, task, args.scenes), measure(int8, task, args.scenes)
+        for kind in scores[0]:
             name = f"{task}, {kind}" if kind else task
-            pair = score.row(), answered[kind].row()
-            is_offered = offered(gate["tasks"][task])
-            rows[name] = {"offered": is_offered, "float32": pair[0], "int8": pair[1], "gate": gate["tasks"][task]}
+            pair = [score[kind].row() for score in scores]
+            is_offered = bool(gate[task]["passed"])
+            rows[name] = {"offered": is_offered, "float32": pair[0], "int8": pair[1], "gate": gate[task]}
             cells = [float(row[key] or 0) for key in ("recall", "precision") for row in pair]
-            print(f"{name:36}{'yes' if is_offered else 'no':>9}{cells[0]:16.3f}{cells[1]:8.3f}", end="")
+            print(f"{name:36}{pair[0]['expected']:7}{'yes' if is_offered else 'no':>9}", end="")
+            print(f"{cells[0]:16.3f}{cells[1]:8.3f}", end="")
             print(f"{cells[2]:19.3f}{cells[3]:8.3f}", flush=True)
             if is_offered and max(cells[0] - cells[1], cells[2] - cells[3]) > LOSS + 1e-9:
                 lost.append(name)

@@ -297,15 +297,15 @@ class Pipeline(Protocol):
     def quantize(
         self,
         settings: Any,
-        calibration: Sequence[Job],
-        held_out: Sequence[Job],
+        collect: Callable[[], tuple[Sequence[Job], Sequence[Job]]],
         floor: float,
         tell: Callable[[str], None],
     ) -> bool:
-        """Make an int8 model with the calibration jobs; return whether it answers a task of the held-out jobs as well.
+        """Make an int8 model and compare it with the exact one; return whether it answers a task as well and faster.
 
-        `floor` is the share of shapes, and of words, that must be equal for a task to use it. `tell` gets lines of
-        progress and the report. Raises ConfigError when the model of these settings cannot be quantized.
+        `collect` returns the jobs for calibration and the held-out jobs that are compared; it is called when all else
+        that is needed was found. `floor` is the share of shapes, of words and of texts that must be equal. `tell` gets
+        lines of progress and the report. Raises ConfigError when the model of these settings cannot be quantized.
         """
 
     def compare(self, settings: Any, seconds: float, tell: Callable[[str], None]) -> Mapping[str, Any]:

@@ -136,14 +136,13 @@ class Florence2:
             from pipelines.florence2.int8.engine import with_int8
 
             if isinstance(engine, FastEngine):
-                engine = with_int8(engine, settings.checkpoint, _files(settings), lambda: open_engine(settings))
+                engine = with_int8(engine, settings.checkpoint, _files(settings))
         return TextListEngine(engine)
 
     def quantize(
         self,
         settings: Florence2Settings,
-        calibration: Sequence[Job],
-        held_out: Sequence[Job],
+        collect: Callable[[], tuple[Sequence[Job], Sequence[Job]]],
         floor: float,
         tell: Callable[[str], None],
     ) -> bool:
@@ -152,7 +151,7 @@ class Florence2:
         def open_changed(changes: dict[str, Any]) -> ReferenceEngine | FastEngine:
             return open_engine(settings.model_copy(update=changes))
 
-        return quantize(settings.checkpoint, _files(settings), open_changed, calibration, held_out, floor, tell)
+        return quantize(settings.checkpoint, _files(settings), open_changed, collect, floor, tell)
 
     def compare(self, settings: Florence2Settings, seconds: float, tell: Callable[[str], None]) -> Mapping[str, Any]:
         from pipelines.florence2.speed.table import compare

@@ -9,7 +9,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -34,7 +34,14 @@ WAIT_S = 30.0
 PROGRESS = 16
 """Frames between two lines of progress."""
 MIN_PICTURES = 3
-"""Pictures of a folder below which there is nothing to calibrate and to compare."""
+"""Pictures of a stream or folder below which there is nothing to calibrate and to compare."""
+MIN_CONTRAST = 4.0
+"""Standard deviation of the grey levels below which a picture shows nothing: a covered lens, no signal."""
+CHANGE = 6.0
+"""Grey levels by which a block must differ for a picture to be another one. Noise of a camera changes the mean of a
+block by less than one."""
+CHANGED_BLOCKS = 4
+"""Blocks that must differ, of 16 x 12; a clock in the picture changes fewer."""
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 """Names of the pictures that are read from a folder."""
 FIRST_SEED = 800_000
@@ -67,12 +74,47 @@ def collect(
             name: _source_images(name, one, -(-total // len(sources)), every, tell) for name, one in sources.items()
         }
     sets = FrameSets([], [])
-    for name, found in images.items():
+    for name, read in images.items():
+        found = _distinct(_where(name, source), read, tell)
         cut = min(max(1, round(len(found) * counts[0] / total)), len(found) - 1)
         frames = [Frame(name, 0, index, 0.0, 0.0, None, image) for index, image in enumerate(found)]
         sets.calibration.extend(frames[:cut])
         sets.held_out.extend(frames[cut:])
     return sets
+
+
+def _where(stream: str, source: str | None) -> str:
+    return f"stream {stream}" if stream else redact(f"--from: {source}") if source else "synthetic camera"
+
+
+def _distinct(where: str, images: Sequence[Image], tell: Callable[[str], None]) -> list[Image]:
+    """Return the images that show something, each of them once. Raises ConfigError if there are too few.
+
+    A repeated picture is no further evidence that int8 answers well, however often it is compared.
+    """
+    kept: list[Image] = []
+    blocks = np.empty((0, 16 * 12), np.float32)
+    empty = 0
+    for image in images:
+        grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+        if grey.std() < MIN_CONTRAST:
+            empty += 1
+            continue
+        small = cv2.resize(grey, (16, 12), interpolation=cv2.INTER_AREA).astype(np.float32).reshape(1, -1)
+        differ = (np.abs(blocks - small) > CHANGE).sum(1)
+        if (differ >= CHANGED_BLOCKS).all():
+            kept.append(image)
+            blocks = np.concatenate([blocks, small])
+    repeated = len(images) - empty - len(kept)
+    skipped = f"{where}: {empty} of {len(images)} frames show nothing (one colour), {repeated} repeat an earlier one"
+    if len(kept) < MIN_PICTURES:
+        raise ConfigError(
+            f"{skipped}; at least {MIN_PICTURES} different ones are needed: choose a time at which the camera sees "
+            "what it usually sees, or a larger --every"
+        )
+    if empty or repeated:
+        tell(f"{skipped}; skipped")
+    return kept
 
 
 def _sources(config: Config | None, source: str | None) -> Mapping[str, SourceSettings]:
@@ -171,7 +213,7 @@ def _folder_images(folder: Path, count: int, tell: Callable[[str], None]) -> lis
             images.append(_ready(np.asarray(image, np.uint8)))
     if len(images) < MIN_PICTURES:
         raise ConfigError(
-            f"--from: {folder} has {len(images)} pictures ({', '.join(SUFFIXES)}), and {MIN_PICTURES} are needed"
+            f"--from: {folder} has {len(images)} usable pictures ({', '.join(SUFFIXES)}), and {MIN_PICTURES} are needed"
         )
     return images
 

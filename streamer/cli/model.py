@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Prepare the model for this computer.", no_args_is_help=True)
 
 DEFAULT_FRAMES = 64
+HELD_OUT = 2
+"""Held-out frames per calibration frame. The scales need few frames, the comparison needs many."""
 FLOOR = 0.98
 
 
@@ -33,7 +35,7 @@ def quantize(
         Path | None, typer.Argument(metavar="[CONFIG]", help="Config with the model, the tasks and the cameras.")
     ] = None,
     frames: Annotated[
-        int, typer.Option(min=1, max=1024, metavar="N", help="Frames for calibration; half as many more are held out.")
+        int, typer.Option(min=1, max=1024, metavar="N", help="Frames for calibration; twice as many more are held out.")
     ] = DEFAULT_FRAMES,
     source: Annotated[
         str | None,
@@ -74,9 +76,13 @@ def quantize(
     loaded = load(config) if config else None
     settings = loaded.model if loaded else pipeline.settings(checkpoint=model)
     tasks = _tasks(pipeline, loaded, task or [])
-    found = collect(loaded, source, interval, (frames, max(1, frames // 2)), _tell)
-    calibration, held_out = ([job for frame in part for job in _jobs(frame, tasks)] for part in found)
-    raise typer.Exit(0 if pipeline.quantize(settings, calibration, held_out, floor, _tell) else 1)
+
+    def jobs() -> tuple[list[Job], list[Job]]:
+        sets = collect(loaded, source, interval, (frames, HELD_OUT * frames), _tell)
+        calibration, held_out = ([job for frame in part for job in _jobs(frame, tasks)] for part in sets)
+        return calibration, held_out
+
+    raise typer.Exit(0 if pipeline.quantize(settings, jobs, floor, _tell) else 1)
 
 
 def _tasks(pipeline: Pipeline, config: Config | None, wanted: Sequence[str]) -> Mapping[str, Sequence[Task]]:

@@ -29,10 +29,16 @@ def assert_disjoint(sets: FrameSets) -> None:
         assert not np.array_equal(calibration.image, held_out.image)
 
 
+def scenery(number: int, width: int = 40, height: int = 50) -> np.ndarray[Any, Any]:
+    """Return one of many different pictures."""
+    coarse = np.random.default_rng(number).integers(0, 256, (5, 4, 3), np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_NEAREST)
+
+
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     for number in range(8):
-        assert cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((50, 40, 3), number * 20, np.uint8))
+        assert cv2.imwrite(str(tmp_path / f"{number}.png"), scenery(number))
     (tmp_path / "notes.txt").write_text("no picture")
     return tmp_path
 
@@ -63,14 +69,39 @@ def test_damaged_picture_is_named_and_skipped(pictures: Path, capfd: pytest.Capt
 
 
 def test_folder_without_pictures_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="has 0 pictures"):
+    with pytest.raises(ConfigError, match="has 0 usable pictures"):
         read(str(tmp_path))
 
 
 def test_wide_pictures_are_reduced(tmp_path: Path) -> None:
     for number in range(3):
-        assert cv2.imwrite(str(tmp_path / f"{number}.jpg"), np.full((200, 2 * MAX_WIDTH, 3), number, np.uint8))
+        assert cv2.imwrite(str(tmp_path / f"{number}.jpg"), scenery(number, 2 * MAX_WIDTH, 200))
     assert {frame.image.shape for part in read(str(tmp_path)) for frame in part} == {(100, MAX_WIDTH, 3)}
+
+
+def test_black_pictures_are_an_error(tmp_path: Path) -> None:
+    for number in range(6):
+        assert cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((50, 40, 3), number, np.uint8))
+    with pytest.raises(ConfigError, match=r"6 of 6 frames show nothing.*at least 3 different ones.*larger --every"):
+        read(str(tmp_path))
+
+
+def test_one_picture_again_and_again_is_an_error(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    for number in range(6):
+        picture = scenery(1, 320, 240) // 2 + noise.integers(0, 12, (240, 320, 3), np.uint8)
+        picture[:12, :60] = number * 40  # a clock
+        assert cv2.imwrite(str(tmp_path / f"{number}.png"), picture)
+    with pytest.raises(ConfigError, match=r"0 of 6 frames show nothing.*5 repeat an earlier one"):
+        read(str(tmp_path))
+
+
+def test_repeated_pictures_are_skipped(pictures: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cv2.imwrite(str(pictures / "again.png"), scenery(3))
+    assert cv2.imwrite(str(pictures / "night.png"), np.zeros((50, 40, 3), np.uint8))
+    sets = read(str(pictures), (64, 32))
+    assert len(sets.calibration) + len(sets.held_out) == 8
+    assert "1 of 10 frames show nothing (one colour), 1 repeat an earlier one; skipped" in capfd.readouterr().out
 
 
 def test_all_streams_of_a_config_are_read() -> None:
@@ -94,9 +125,11 @@ def test_held_out_frames_are_later_ones() -> None:
     assert [frame.seq for frame in sets.held_out] == [4, 5]
 
 
-def test_live_camera_is_read_by_the_clock() -> None:
-    sets = read("synthetic?fps=50&size=64x48", every=0.1)
-    assert len(sets.calibration) == 4
+def test_live_camera_is_read_by_the_clock(capfd: pytest.CaptureFixture[str]) -> None:
+    sets = read("synthetic?fps=50&size=64x48", every=0.3)
+    assert "source: 6 of 6 frames" in capfd.readouterr().out
+    assert sets.calibration
+    assert_disjoint(sets)
 
 
 def test_short_recording_is_an_error() -> None:

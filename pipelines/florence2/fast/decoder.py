@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -38,10 +39,18 @@ class _Layer:
         self.down = Linear(down.weight)
         self.final_norm = norm(layer.at("final_layer_norm"), _entry(following))
 
+    def with_matrices(self, inner: Callable[[Linear], Linear]) -> _Layer:
+        other = copy(self)
+        other.qkv, other.out = inner(self.qkv), inner(self.out)
+        other.cross_query, other.cross_out = inner(self.cross_query), inner(self.cross_out)
+        other.up, other.down = inner(self.up), inner(self.down)
+        return other
+
 
 def _entry(layer: Part | None) -> Tensor | None:
     """Return the bias that the norm before a layer takes over from the layer's first block."""
     return layer.at("self_attn.out_proj").bias if layer else None
+
 
 
 class Decoder:
@@ -76,13 +85,12 @@ class Decoder:
         """Positions that a token can have."""
         return len(self._numbers)
 
-    def replace_matrices(self, inner: Callable[[Linear], Linear], head: Callable[[Linear], Linear]) -> None:
-        """Replace the matrices that each step reads: those of the layers, and the output head."""
-        for layer in self._layers:
-            layer.qkv, layer.out = inner(layer.qkv), inner(layer.out)
-            layer.cross_query, layer.cross_out = inner(layer.cross_query), inner(layer.cross_out)
-            layer.up, layer.down = inner(layer.up), inner(layer.down)
-        self._head = head(self._head)
+    def with_matrices(self, inner: Callable[[Linear], Linear], head: Callable[[Linear], Linear]) -> Decoder:
+        """Return a decoder with other matrices for what each step reads: those of the layers, and the output head."""
+        other = copy(self)
+        other._layers = [layer.with_matrices(inner) for layer in self._layers]
+        other._head = head(self._head)
+        return other
 
     def cache(self, rows: int, positions: int) -> Tensor:
         """Return an empty cache for keys and values: (layers, 2, rows, heads, positions, width)."""

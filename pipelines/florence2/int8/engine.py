@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipelines.florence2.checkpoint_files import CheckpointFiles
 from pipelines.florence2.fast.engine import FastEngine
-from pipelines.florence2.int8.store import find
-from pipelines.florence2.int8.weights import use_int8_weights
+from pipelines.florence2.fast.image_cache import ImageCache
+from pipelines.florence2.int8 import store
+from pipelines.florence2.int8.weights import with_int8_weights
 from pipelines.florence2.openvino.compiled import OpenVINOEncoder, OpenVINOVision
+from pipelines.florence2.openvino.library import INSTALL, load
 from pipelines.florence2.openvino.self_check import difference
+from pipelines.florence2.openvino.trial import Trial
 from streamer.core.errors import ConfigError
+from streamer.core.reasons import reason_of
 from streamer.types import Engine, Job, Result
 
 log = logging.getLogger(__name__)
@@ -24,55 +29,64 @@ TOLERANCE = 0.5
 by 100 %; whether the answers are good enough was decided by `streamer model quantize`."""
 
 
-def build_engine(engine: FastEngine, models: Mapping[str, Path], tolerance: float = math.inf) -> FastEngine:
-    """Return the engine with its vision tower, encoder and decoder replaced by int8 ones.
+def build_engine(usual: FastEngine, models: Mapping[str, Path], tolerance: float = math.inf) -> FastEngine:
+    """Return a second engine with int8 models (`vision`, and maybe `encoder`) and decoder. All else is shared.
 
-    Raises ConfigError when OpenVINO is missing, the models do not run, or they differ by more than `tolerance`.
+    Raises ConfigError when the models do not run, or they differ by more than `tolerance`.
     """
-    dtype, cache = engine.decoder.dtype, engine.image_cache
+    dtype, cache, encoder = usual.decoder.dtype, usual.image_cache, usual.encoder
     try:
         vision = OpenVINOVision(models["vision"], "CPU", cache.vision, dtype)
-        encoder = OpenVINOEncoder(models["encoder"], "CPU", engine.encoder, dtype)
-    except (RuntimeError, KeyError) as error:  # OpenVINO's errors, and a report without the models
-        log.debug("int8 model of %s", engine.model, exc_info=error)
-        raise ConfigError(f"the int8 model of {engine.model} does not run in this version of OpenVINO") from None
-    if reason := difference(engine, vision, encoder, tolerance):
-        raise ConfigError(f"the int8 model of {engine.model} does not work on this computer: {reason}")
-    cache.vision, engine.encoder = vision, encoder
-    cache.clear()
-    weights = "int8 weights" if use_int8_weights(engine.decoder) else f"decoder in {str(dtype)[6:]}"
-    engine.description = f"fast engine on cpu, int8 through OpenVINO, {weights}"
+        if "encoder" in models:
+            encoder = OpenVINOEncoder(models["encoder"], "CPU", usual.encoder, dtype)
+        reason = difference(usual, vision, encoder, tolerance)
+    # OpenVINO raises various exceptions, and a damaged model may have any shape.
+    except Exception as error:
+        raise ConfigError(f"OpenVINO does not run it, {reason_of(error, 'OpenVINO')}") from None
+    if reason:
+        raise ConfigError(f"it does not work on this computer: {reason}")
+    decoder = with_int8_weights(usual.decoder)
+    weights = "int8 weights" if decoder else f"decoder in {str(dtype)[6:]}"
+    engine = copy.copy(usual)
+    engine.description = f"fast engine on cpu, int8 {' and '.join(models)} through OpenVINO, {weights}"
+    engine.warnings = []
+    engine.decoder, engine.encoder = decoder or usual.decoder, encoder
+    engine.image_cache = ImageCache(vision, cache.preprocess, usual.decoder.device, dtype)
+    engine.allocate(usual.room, usual.runner)
     engine.warm_up()
     return engine
 
 
-def with_int8(
-    engine: FastEngine, checkpoint: str | None, files: CheckpointFiles, open_other: Callable[[], Engine]
-) -> Engine:
-    """Return the engine; if the checkpoint has an int8 model that fits, with the tasks that passed in int8.
+def with_int8(usual: FastEngine, checkpoint: str | None, files: CheckpointFiles) -> Engine:
+    """Return the engine, and if the checkpoint has an int8 model, with the tasks that passed in int8.
 
-    `open_other` opens the same engine again, for the tasks that did not pass.
+    A model that cannot be used is named in the `warnings` of the usual engine.
     """
-    found = find(checkpoint, files)
-    if found is None or engine.decoder.device.type != "cpu":
-        return engine
-    dtype = str(engine.decoder.dtype)[6:]
-    if found.dtype != dtype:
-        log.warning("int8 model of %s not used: it was compared with %s, not %s", engine.model, found.dtype, dtype)
-        return engine
+    if usual.decoder.device.type != "cpu":
+        return usual
     try:
-        return PassedTasksEngine(build_engine(engine, found.files, TOLERANCE), found.tasks, open_other)
+        found = store.find(checkpoint, files)
+        if found is None:
+            return usual
+        load("openvino", "the int8 model", INSTALL)
+        dtype = str(usual.decoder.dtype)[6:]
+        if found.dtype != dtype:
+            raise ConfigError(f"it was compared with {found.dtype}, the model runs in {dtype}; {store.REPEAT}")
+        if refusal := Trial(found.files["vision"], "CPU", dtype).refusal(files, found.files):
+            raise ConfigError(f"OpenVINO does not run it, {refusal}")
+        return PassedTasksEngine(build_engine(usual, found.files, TOLERANCE), found.tasks, usual)
     except ConfigError as error:
-        log.warning("int8 model of %s not used: %s", engine.model, error)
-        return open_other()
+        usual.degrade(f"int8 model of {usual.model} is not used: {error}")
+        return usual
 
 
 class PassedTasksEngine:
-    """Runs the tasks that passed in int8, and all others in an engine that is opened at the first of them."""
+    """Runs the tasks that passed in int8, and all others in the usual engine."""
 
-    def __init__(self, int8: Engine, tasks: frozenset[str], open_other: Callable[[], Engine]) -> None:
-        self._int8, self._tasks, self._open_other = int8, tasks, open_other
-        self._other: Engine | None = None
+    def __init__(self, int8: Engine, tasks: frozenset[str], usual: Engine) -> None:
+        self._int8, self._tasks, self._usual = int8, tasks, usual
+        self._told: set[str] = set()
+        """Tasks of which the log says that they run without int8."""
 
     @property
     def model(self) -> str:
@@ -80,14 +94,14 @@ class PassedTasksEngine:
 
     @property
     def description(self) -> str:
-        return f"{self._int8.description}, for {', '.join(sorted(self._tasks))}"
+        return f"{self._int8.description}, for {', '.join(sorted(self._tasks))}; else {self._usual.description}"
 
     @property
     def warnings(self) -> Sequence[str]:
-        return [warning for engine in self._engines() for warning in engine.warnings]
+        return [*self._int8.warnings, *self._usual.warnings]
 
     def free(self) -> int:
-        return min(engine.free() for engine in self._engines())
+        return min(self._int8.free(), self._usual.free())
 
     def admit(self, jobs: Sequence[Job]) -> None:
         """Queue jobs for the next steps. Raises ValueError when there are more than `free()`."""
@@ -96,16 +110,13 @@ class PassedTasksEngine:
 
     def step(self) -> list[Result]:
         """Make some progress in both engines; return the jobs that have finished."""
-        return [result for engine in self._engines() for result in engine.step()]
-
-    def _engines(self) -> list[Engine]:
-        return [self._int8] if self._other is None else [self._int8, self._other]
+        return [*self._int8.step(), *self._usual.step()]
 
     def _engine_of(self, job: Job) -> Engine:
         task = job.due.task
         if task.task in self._tasks and task.params.quality == "fast":
             return self._int8
-        if self._other is None:
-            log.warning("task %s runs without int8: it was not compared with float32, or did not pass", task.task)
-            self._other = self._open_other()
-        return self._other
+        if task.task not in self._told:
+            self._told.add(task.task)
+            log.info("task %s runs without int8: it was not compared, or did not pass", task.task)
+        return self._usual

@@ -8,22 +8,21 @@ from typing import Any
 
 _COLUMNS = (
     *(("tokens", "tokens"), ("shapes", "shapes"), ("IoU", "mean_iou"), ("labels", "labels"), ("words", "words")),
-    *(("float32 s", "float32_s"), ("int8 s", "int8_s")),
+    *(("statem.", "statements"), ("usual s", "usual_s"), ("int8 s", "int8_s")),
 )
 """Heads and keys of the rows."""
 
 
 def lines(report: dict[str, Any], file: Path) -> Iterator[str]:
-    """Yield the table of a report stored in `file`, the tasks that stay in float32, and what follows."""
+    """Yield the table of a report stored in `file`, the tasks that do not use int8, and what follows."""
     frames, floor = report["frames"], report["floor"]
-    yield f"int8 beside float32 on {frames['held_out']} held-out frames; share that is equal, seconds per answer"
-    yield f"{'task':28}" + "".join(f"{head:>11}" for head, _ in _COLUMNS)
+    yield f"int8 beside float32 on {frames['held_out']} held-out frames: share that is equal; seconds per answer"
+    yield f"{'task':28}" + "".join(f"{head:>9}" for head, _ in _COLUMNS)
     for name, row in report["tasks"].items():
-        cells = ("-" if row[key] is None else f"{row[key]:.3f}" for _, key in _COLUMNS)
-        yield f"{name:28}" + "".join(f"{cell:>11}" for cell in cells)
-    seconds = report["frame_s"]
-    yield f"each frame once more: {seconds['float32']:.3f} s in float32, {seconds['int8']:.3f} s in int8"
-    yield f"engine: {report['engine']}"
+        cells = ("-" if row.get(key) is None else f"{row[key]:.3f}" for _, key in _COLUMNS)
+        yield f"{name:28}" + "".join(f"{cell:>9}" for cell in cells)
+    yield f"usual engine: {report['usual']}"
+    yield f"int8 engine: {report['engine']}"
     passed = [name for name, row in report["tasks"].items() if row["passed"]]
     for name, row in report["tasks"].items():
         if not row["passed"]:

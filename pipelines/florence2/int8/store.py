@@ -1,4 +1,4 @@
-"""The stored int8 model of a checkpoint: two OpenVINO models and the report that admits tasks.
+"""The stored int8 model of a checkpoint: OpenVINO models and the report that admits tasks.
 
 The report is written last and names its files with their hashes, so a model is complete, or there is none.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,11 +17,10 @@ from typing import Any
 from pipelines.florence2.checkpoint_files import CheckpointFiles, sha256_of
 from streamer.core import atomic_file
 from streamer.core.errors import ConfigError
+from streamer.core.ownership import foreign
 from streamer.core.paths import state_home
 
-log = logging.getLogger(__name__)
-
-FORMAT = 1
+FORMAT = 2
 """Number of the graphs and the report in this version; another one is not used."""
 FOLDER = "int8.models"
 """Name of the folder of all int8 models; with a dot, as no agent's name has one."""
@@ -58,18 +56,21 @@ def content_key(files: CheckpointFiles) -> str:
 
 def write(folder: Path, models: Mapping[str, Path], report: dict[str, Any]) -> None:
     """Put the models (files by name) and the report in place of older ones. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
     names: dict[str, dict[str, str]] = {}
     for name, file in models.items():
         hashes = {part: sha256_of(part) for part in (file, file.with_suffix(".bin"))}
         unique = hashlib.sha256("".join(hashes.values()).encode()).hexdigest()[:16]
         names[name] = {f"{name}-{unique}{part.suffix}": found for part, found in hashes.items()}
         for part, target in zip(hashes, names[name], strict=True):
+            part.chmod(0o600)
             os.replace(part, folder / target)
     for path in folder.iterdir():
         if path.is_file():
             atomic_file.sync_to_disk(path)
     atomic_file.write(folder / REPORT, json.dumps({"format": FORMAT, "files": names, **report}, indent=1) + "\n")
+    (folder / REPORT).chmod(0o600)
     kept = {REPORT, *(part for parts in names.values() for part in parts)}
     for path in folder.iterdir():
         if path.name not in kept:
@@ -78,34 +79,44 @@ def write(folder: Path, models: Mapping[str, Path], report: dict[str, Any]) -> N
 
 
 def find(checkpoint: str | None, files: CheckpointFiles) -> Int8Model | None:
-    """Return the checkpoint's int8 model, or None: there is none, no task passed, or it does not fit (logged)."""
+    """Return the checkpoint's int8 model, or None if none was made. Raises ConfigError with why it must not be used."""
     try:
         folder = folder_of(checkpoint)
-        report = json.loads(atomic_file.read(folder / REPORT))
-    except FileNotFoundError:
-        return None
     except ConfigError:
         return None  # no home folder, so there is no model
-    except (OSError, ValueError):
-        _warn(files.name, "its report is damaged")
-        return None
     try:
-        if report["format"] != FORMAT or report["key"] != content_key(files):
-            _warn(files.name, "the checkpoint, its image size or the program has changed since it was made")
+        if not (folder / REPORT).exists():
             return None
-        tasks = frozenset(name for name, row in report["tasks"].items() if row["passed"] is True)
-        hashes = {folder / part: found for parts in report["files"].values() for part, found in parts.items()}
-        if any(sha256_of(part) != found for part, found in hashes.items()):
-            raise ValueError("a file has another hash")
-        models = {
-            name: next(folder / part for part in parts if part.endswith(".xml"))
-            for name, parts in report["files"].items()
-        }
-        return Int8Model(tasks, models, report["dtype"]) if tasks and models else None
-    except (OSError, KeyError, TypeError, AttributeError, ValueError, StopIteration):
-        _warn(files.name, "its files are damaged")
-        return None
+        _check_owner(folder, folder / REPORT)
+        return _read(folder, json.loads(atomic_file.read(folder / REPORT)), files)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be read: {error.strerror}; {REPEAT}") from None
+    # Anything can be in a damaged report: a wrong type, a missing key, brackets nested deeper than Python allows.
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError):
+        raise ConfigError(f"its report {folder / REPORT} is damaged; {REPEAT}") from None
 
 
-def _warn(name: str, reason: str) -> None:
-    log.warning("int8 model of %s not used: %s; %s", name, reason, REPEAT)
+def _read(folder: Path, report: dict[str, Any], files: CheckpointFiles) -> Int8Model:
+    """Return the model of a report. Raises OSError, ConfigError, and others for a damaged report."""
+    if report["format"] != FORMAT or report["key"] != content_key(files):
+        raise ConfigError(f"the checkpoint, its image size or the program has changed since it was made; {REPEAT}")
+    tasks = frozenset(name for name, row in report["tasks"].items() if row["passed"] is True)
+    if not tasks:
+        raise ConfigError(f"no task passed the comparison, see {folder / REPORT}; {REPEAT}, or set `int8: off`")
+    models = {}
+    for name, hashes in report["files"].items():
+        for part, found in hashes.items():
+            path = folder / Path(part).name
+            _check_owner(path)
+            if sha256_of(path) != found:
+                raise ConfigError(f"its file {path} is damaged; {REPEAT}")
+        models[name] = next(folder / Path(part).name for part in hashes if part.endswith(".xml"))
+    if "vision" not in models:
+        raise ValueError("no vision tower")
+    return Int8Model(tasks, models, str(report["dtype"]))
+
+
+def _check_owner(*paths: Path) -> None:
+    for path in paths:
+        if reason := foreign(path):
+            raise ConfigError(f"{reason}; {REPEAT}")

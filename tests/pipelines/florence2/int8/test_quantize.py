@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.florence2.int8 import store
+from pipelines.florence2.int8 import gate, store
+from pipelines.florence2.int8 import quantize as quantizing
+from pipelines.florence2.int8.speed import Speed
 from pipelines.florence2.pipeline import Florence2Settings, pipeline
 from pipelines.florence2.tasks import SPECS
+from pipelines.florence2.weights import StoredWeight
 from streamer.core.errors import ConfigError
 from streamer.toyworld.world import World
 from streamer.types import DueTask, Engine, Frame, Image, Job, Result, Task
@@ -51,31 +55,42 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+def quantize(calibration: list[Job], held_out: list[Job], floor: float, tell: Callable[[str], None] = print) -> bool:
+    return pipeline.quantize(SETTINGS, lambda: (calibration, held_out), floor, tell)
+
+
 @pytest.fixture(scope="module")
-def report(state: Path) -> dict[str, Any]:
+def report(state: Path) -> Iterator[dict[str, Any]]:
     """The report on a caption task with enough words, and a detection with too few boxes for a judgement."""
-    calibration = jobs(worlds(0, 6), "caption", "object_detection")
-    images = worlds(100, 4)
-    held_out = [*jobs(images, "caption"), *jobs(images[:1], "object_detection")]
-    said: list[str] = []
-    assert pipeline.quantize(SETTINGS, calibration, held_out, 0.7, said.append)
-    file = store.folder_of(None) / store.REPORT
-    assert said[-1] == f"report: {file}"
-    assert any(line.startswith("object_detection does not use int8: only ") for line in said)
-    found: dict[str, Any] = json.loads(file.read_text())
-    return found
+    with pytest.MonkeyPatch.context() as patch:
+        # The small model is not faster in int8, and the tests' computer is busy.
+        patch.setattr(quantizing, "compare_speed", lambda *_: Speed(usual_s=0.2, int8_s=0.1, ratio=0.5))
+        patch.setattr(gate, "MIN_ITEMS", 5)
+        calibration = jobs(worlds(0, 6), "caption", "object_detection")
+        images = worlds(100, 4)
+        held_out = [*jobs(images, "caption"), *jobs(images[:1], "object_detection")]
+        said: list[str] = []
+        assert quantize(calibration, held_out, 0.3, said.append)
+        file = store.folder_of(None) / store.REPORT
+        assert said[-1] == f"report: {file}"
+        assert any(line.startswith("object_detection does not use int8: ") for line in said)
+        yield json.loads(file.read_text())
 
 
 def test_report_compares_every_task(report: dict[str, Any]) -> None:
     assert report["frames"] == {"calibration": 6, "held_out": 4}
-    assert report["tasks"]["caption"]["passed"]
-    assert report["tasks"]["caption"]["words"] > 0.7
+    caption = report["tasks"]["caption"]
+    assert caption["passed"]
+    assert caption["words"] > 0.7
+    assert (caption["usual_s"], caption["int8_s"]) == (0.2, 0.1)
     assert not report["tasks"]["object_detection"]["passed"]
 
 
 def test_only_passed_tasks_run_in_int8(report: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     engine = pipeline.open(SETTINGS)
     assert "int8" in engine.description
+    assert not engine.warnings
     (caption,), (detection,) = jobs(worlds(200, 1), "caption"), jobs(worlds(200, 1), "object_detection")
     assert run(engine, caption).outcome == "ok"
     assert "without int8" not in caplog.text
@@ -84,10 +99,60 @@ def test_only_passed_tasks_run_in_int8(report: dict[str, Any], caplog: pytest.Lo
     assert "int8" not in pipeline.open(SETTINGS.model_copy(update={"int8": "off"})).description
 
 
-def test_int8_model_is_for_its_number_type_only(report: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_other_tasks_have_the_answers_of_the_usual_engine(report: dict[str, Any]) -> None:
+    (detection,) = jobs(worlds(300, 1), "object_detection")
+    expected = run(pipeline.open(SETTINGS.model_copy(update={"int8": "off"})), detection).answer
+    assert run(pipeline.open(SETTINGS), detection).answer == expected
+
+
+def test_no_file_is_read_for_another_task(report: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both engines are there from the start: opening one later would stop all streams."""
+    engine = pipeline.open(SETTINGS)
+    monkeypatch.setattr(StoredWeight, "read", None)
+    (detection,) = jobs(worlds(200, 1), "object_detection")
+    assert run(engine, detection).outcome == "ok"
+
+
+def test_refused_model_is_a_warning(report: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shutil.copytree(store.folder_of(None).parent, tmp_path / store.FOLDER)
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    next(store.folder_of(None).glob("vision-*.bin")).write_bytes(b"")
+    engine = pipeline.open(SETTINGS)
+    assert "int8" not in engine.description
+    (warning,) = engine.warnings
+    assert warning.startswith(f"int8 model of {engine.model} is not used: its file ")
+    assert "streamer model quantize" in warning
+
+
+def test_model_that_openvino_cannot_read_is_a_warning(
+    report: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    models = {}
+    for name in ("vision", "encoder"):
+        models[name] = tmp_path / f"{name}.xml"
+        models[name].write_text("<net>" + "9" * 1000)
+        models[name].with_suffix(".bin").write_bytes(b"")
+    store.write(store.folder_of(None), models, report)
+    (warning,) = pipeline.open(SETTINGS).warnings
+    assert "is not used: OpenVINO does not run it" in warning
+
+
+def test_without_openvino_the_install_command_is_named(report: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    (warning,) = pipeline.open(SETTINGS).warnings
+    assert "the int8 model needs the package openvino: run `pip install 'florence-streamer[openvino]'`" in warning
+
+
+def test_without_an_int8_model_there_is_no_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    assert not pipeline.open(SETTINGS).warnings
+
+
+def test_int8_model_is_for_its_number_type_only(report: dict[str, Any]) -> None:
     engine = pipeline.open(SETTINGS.model_copy(update={"dtype": "bfloat16"}))
     assert "int8" not in engine.description
-    assert "it was compared with float32, not bfloat16" in caplog.text
+    assert "it was compared with float32, the model runs in bfloat16" in engine.warnings[0]
 
 
 def test_bad_calibration_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,30 +160,24 @@ def test_bad_calibration_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
     black = [np.zeros((240, 320, 3), np.uint8) for _ in range(2)]
     said: list[str] = []
-    passed = pipeline.quantize(SETTINGS, jobs(black, "caption"), jobs(worlds(100, 4), "caption"), 0.98, said.append)
-    assert not passed
+    assert not quantize(jobs(black, "caption"), jobs(worlds(100, 4), "caption"), 0.98, said.append)
     assert "int8 is not used: no task passed" in said
-    assert store.find(None, pipeline_files()) is None
     assert [path.name for path in store.folder_of(None).iterdir()] == [store.REPORT]
-    assert "int8" not in pipeline.open(SETTINGS).description
-
-
-def pipeline_files() -> Any:
-    from pipelines.florence2.checkpoint_files import open_folder
-
-    return open_folder(None)
+    engine = pipeline.open(SETTINGS)
+    assert "int8" not in engine.description
+    assert "is not used: no task passed the comparison" in engine.warnings[0]
 
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(ConfigError, match=r"pip install 'florence-streamer\[quantize\]'"):
-        pipeline.quantize(SETTINGS, [], [], 0.98, print)
+        pipeline.quantize(SETTINGS, lambda: pytest.fail("frames were read"), 0.98, print)
 
 
 def test_official_quality_is_not_quantized() -> None:
     some = jobs(worlds(0, 1), "caption", quality="official")
     with pytest.raises(ConfigError, match="stay in float32"):
-        pipeline.quantize(SETTINGS, some, some, 0.98, print)
+        quantize(some, some, 0.98)
 
 
 def test_no_usage_data_is_sent(report: dict[str, Any]) -> None:
@@ -134,5 +193,5 @@ def test_interrupted_quantization_stores_nothing(tmp_path: Path, monkeypatch: py
 
     some = jobs(worlds(0, 1), "caption", max_tokens=4)
     with pytest.raises(KeyboardInterrupt):
-        pipeline.quantize(SETTINGS, some, some, 0.98, interrupt)
+        quantize(some, some, 0.98, interrupt)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -8,7 +8,7 @@ import torch
 from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.fast.layers import Linear
 from pipelines.florence2.int8 import weights
-from pipelines.florence2.int8.weights import EXACT, MAX_ROWS, Int8Head, Int8Linear, use_int8_weights
+from pipelines.florence2.int8.weights import EXACT, MAX_ROWS, Int8Head, Int8Linear, with_int8_weights
 from pipelines.florence2.pipeline import Florence2Settings, open_engine
 
 
@@ -56,14 +56,27 @@ def test_small_decoder_keeps_its_weights(monkeypatch: pytest.MonkeyPatch) -> Non
     settings = Florence2Settings(device="cpu", dtype="float32", engine="fast", int8="off")
     engine = open_engine(settings)
     assert isinstance(engine, FastEngine)
-    assert not use_int8_weights(engine.decoder)
+    assert not with_int8_weights(engine.decoder)
     monkeypatch.setattr(weights, "MIN_NUMBERS", 0)
-    assert use_int8_weights(engine.decoder)
-    engine.warm_up()
+    assert with_int8_weights(engine.decoder)
+
+
+def test_exact_decoder_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "MIN_NUMBERS", 0)
+    engine = open_engine(Florence2Settings(device="cpu", dtype="float32", engine="fast", int8="off"))
+    assert isinstance(engine, FastEngine)
+    rounded = with_int8_weights(engine.decoder)
+    assert rounded is not None
+    matrices, exact = (
+        [layer.qkv, layer.feed_forward.up, d._head] for d in (rounded, engine.decoder) for layer in d._layers[:1]
+    )
+    assert all(isinstance(matrix, Int8Linear) for matrix in matrices)
+    assert not any(isinstance(matrix, Int8Linear) for matrix in exact)
+    assert all(a.weight.data_ptr() == b.weight.data_ptr() for a, b in zip(matrices, exact, strict=True))
 
 
 def test_bfloat16_decoder_keeps_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "MIN_NUMBERS", 0)
     engine = open_engine(Florence2Settings(device="cpu", dtype="bfloat16", engine="fast", int8="off"))
     assert isinstance(engine, FastEngine)
-    assert not use_int8_weights(engine.decoder)
+    assert not with_int8_weights(engine.decoder)
