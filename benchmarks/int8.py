@@ -53,7 +53,9 @@ def main() -> None:
     float32 = open_engine(SETTINGS)
     assert isinstance(float32, FastEngine)
     with tempfile.TemporaryDirectory() as folder:
-        int8 = build_engine(float32, make_models(nncf_package(), float32, open_folder(None), calibration, Path(folder), print))
+        int8 = build_engine(
+            float32, make_models(nncf_package(), float32, open_folder(None), calibration, Path(folder), print)
+        )
     expected, answered = answers(float32, judged, "float32", print), answers(int8, judged, "int8", print)
     gate = {task: agreement.row(FLOOR) for task, agreement in compare(judged, expected, answered).items()}
     rows, lost = {}, []

@@ -304,8 +304,8 @@ class Pipeline(Protocol):
         """Make an int8 model and compare it with the exact one; return whether it answers a task as well and faster.
 
         `collect` returns the jobs for calibration and the held-out jobs that are compared; it is called when all else
-        that is needed was found. `floor` is the share of shapes, of words and of texts that must be equal. `tell` gets
-        lines of progress and the report. Raises ConfigError when the model of these settings cannot be quantized.
+        that is needed was found. `floor` is the share of shapes, of words and of statements that must be equal. `tell`
+        gets lines of progress and the report. Raises ConfigError when the model of these settings cannot be quantized.
         """
 
     def compare(self, settings: Any, seconds: float, tell: Callable[[str], None]) -> Mapping[str, Any]:

@@ -52,13 +52,17 @@ def quantize(
         typer.Option(help="Task to offer in int8; repeat it for several. [default: those of the config]"),
     ] = None,
     floor: Annotated[
-        float, typer.Option(min=0.0, max=1.0, metavar="F", help="Share of boxes, and of words, that must be equal.")
+        float,
+        typer.Option(
+            min=0.0, max=1.0, metavar="F", help="Share of boxes, of words and of statements that must be equal."
+        ),
     ] = FLOOR,
     model: Checkpoint = None,
 ) -> None:
     """Make an int8 model from frames, and compare it with float32.
 
-    A task runs in int8 only if its answers on held-out frames were equal enough. Exits with 1 if no task passed.
+    A task runs in int8 only if its answers on held-out frames were equal enough, and came sooner. Exits with 1 if no
+    task passed.
     """
     from streamer.cli.calibration_frames import collect
     from streamer.config.model import find_pipeline, load

@@ -52,7 +52,6 @@ def _entry(layer: Part | None) -> Tensor | None:
     return layer.at("self_attn.out_proj").bias if layer else None
 
 
-
 class Decoder:
     """The decoder layers and the output head."""
 

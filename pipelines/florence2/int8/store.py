@@ -69,7 +69,7 @@ def write(folder: Path, models: Mapping[str, Path], report: dict[str, Any]) -> N
     for path in folder.iterdir():
         if path.is_file():
             atomic_file.sync_to_disk(path)
-    atomic_file.write(folder / REPORT, json.dumps({"format": FORMAT, "files": names, **report}, indent=1) + "\n")
+    atomic_file.write(folder / REPORT, json.dumps({**report, "format": FORMAT, "files": names}, indent=1) + "\n")
     (folder / REPORT).chmod(0o600)
     kept = {REPORT, *(part for parts in names.values() for part in parts)}
     for path in folder.iterdir():

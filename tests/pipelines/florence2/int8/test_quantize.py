@@ -66,8 +66,8 @@ def report(state: Path) -> Iterator[dict[str, Any]]:
         # The small model is not faster in int8, and the tests' computer is busy.
         patch.setattr(quantizing, "compare_speed", lambda *_: Speed(usual_s=0.2, int8_s=0.1, ratio=0.5))
         patch.setattr(gate, "MIN_ITEMS", 5)
-        calibration = jobs(worlds(0, 6), "caption", "object_detection")
-        images = worlds(100, 4)
+        calibration = jobs(worlds(0, 3), "caption", "object_detection")
+        images = worlds(100, 3)
         held_out = [*jobs(images, "caption"), *jobs(images[:1], "object_detection")]
         said: list[str] = []
         assert quantize(calibration, held_out, 0.3, said.append)
@@ -78,7 +78,7 @@ def report(state: Path) -> Iterator[dict[str, Any]]:
 
 
 def test_report_compares_every_task(report: dict[str, Any]) -> None:
-    assert report["frames"] == {"calibration": 6, "held_out": 4}
+    assert report["frames"] == {"calibration": 3, "held_out": 3}
     caption = report["tasks"]["caption"]
     assert caption["passed"]
     assert caption["words"] > 0.7
@@ -158,9 +158,10 @@ def test_int8_model_is_for_its_number_type_only(report: dict[str, Any]) -> None:
 def test_bad_calibration_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scales from black frames are far too small for frames that show something."""
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(quantizing, "CANDIDATES", [("vision", "encoder")])
     black = [np.zeros((240, 320, 3), np.uint8) for _ in range(2)]
     said: list[str] = []
-    assert not quantize(jobs(black, "caption"), jobs(worlds(100, 4), "caption"), 0.98, said.append)
+    assert not quantize(jobs(black, "caption"), jobs(worlds(100, 2), "caption"), 0.98, said.append)
     assert "int8 is not used: no task passed" in said
     assert [path.name for path in store.folder_of(None).iterdir()] == [store.REPORT]
     engine = pipeline.open(SETTINGS)

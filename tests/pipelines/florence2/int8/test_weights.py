@@ -67,9 +67,7 @@ def test_exact_decoder_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(engine, FastEngine)
     rounded = with_int8_weights(engine.decoder)
     assert rounded is not None
-    matrices, exact = (
-        [layer.qkv, layer.feed_forward.up, d._head] for d in (rounded, engine.decoder) for layer in d._layers[:1]
-    )
+    matrices, exact = ([layer.qkv, layer.up, d._head] for d in (rounded, engine.decoder) for layer in d._layers[:1])
     assert all(isinstance(matrix, Int8Linear) for matrix in matrices)
     assert not any(isinstance(matrix, Int8Linear) for matrix in exact)
     assert all(a.weight.data_ptr() == b.weight.data_ptr() for a, b in zip(matrices, exact, strict=True))
