@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 """Parameters of mallopt(3)."""
 _SMALL = 128 << 10
 _LARGEST = 32 << 20
 """Bytes; glibc raises its threshold from the first to the second by itself, as large blocks are freed."""
-_FRUGAL = 64 << 10
-"""Threshold in bytes of a process that keeps little. Parts of a decoded picture are larger."""
+_PLANE = 512 << 10
+"""Bytes; more than most packets of a camera, less than the luma plane of a picture of 1280x720 pixels."""
 
 
 @contextmanager
@@ -23,14 +23,12 @@ def large_blocks_freed_at_once() -> Iterator[None]:
     glibc keeps freed blocks of up to 32 MB for later. While a model is read, whose matrices have many sizes, they add
     up to a good part of the model.
     """
-    set_parameter = _function("mallopt")
-    set_parameter(_MMAP_THRESHOLD, _SMALL)
+    _set_thresholds(_SMALL)
     try:
         yield
     finally:
         # Once set, a threshold no longer adapts by itself. These are the values that it would reach.
-        set_parameter(_MMAP_THRESHOLD, _LARGEST)
-        set_parameter(_TRIM_THRESHOLD, 2 * _LARGEST)
+        _set_thresholds(_LARGEST)
         release_unused()
 
 
@@ -38,18 +36,33 @@ def keep_little() -> None:
     """Have this process keep little memory that it has freed. Call it before threads are started.
 
     Each thread would have an arena with free blocks of its own, and each size of picture would leave blocks that the
-    next size does not fit into. Pictures, of which there are few in a second, are then mapped anew each time.
+    next size does not fit into.
     """
-    set_parameter = _function("mallopt")
-    set_parameter(_ARENA_MAX, 1)
-    set_parameter(_MMAP_THRESHOLD, _FRUGAL)
-    set_parameter(_TRIM_THRESHOLD, _FRUGAL)
-    set_parameter(_TOP_PAD, _FRUGAL)
+    _function("mallopt")(_ARENA_MAX, 1)
+    keep_pictures(False)
+
+
+def keep_pictures(are_kept: bool) -> None:
+    """Set whether the memory of a freed picture is kept for the next one.
+
+    Memory that the system gives anew makes the conversion of a picture five times slower, so keep it while pictures
+    are converted often.
+    """
+    _set_thresholds(_LARGEST if are_kept else _PLANE)
+    if not are_kept:
+        release_unused()
 
 
 def release_unused() -> None:
     """Give memory that the C library keeps for later back to the system."""
     _function("malloc_trim")(0)
+
+
+def _set_thresholds(size: int) -> None:
+    """Have blocks from `size` bytes on given back when they are freed, and free memory from twice that."""
+    set_parameter = _function("mallopt")
+    set_parameter(_MMAP_THRESHOLD, size)
+    set_parameter(_TRIM_THRESHOLD, 2 * size)
 
 
 def _function(name: str) -> Any:

@@ -18,6 +18,7 @@ from streamer.capture.connection import Connection
 from streamer.capture.frame_server import FrameServer
 from streamer.capture.frame_slot import BlockingFrameSlot, LatestFrameSlot
 from streamer.capture.motion_gate import MotionDetector
+from streamer.capture.picture_memory import PictureMemory
 from streamer.capture.silence_timeout import SilenceTimeout
 from streamer.capture.sources import File
 from streamer.capture.stream_lock import MAX_DEATHS, StreamLock
@@ -84,6 +85,7 @@ class Capture(Closing):
         self._epoch: int | None = None
         self._state: str | None = None
         self._first_frame_reported = False
+        self._memory = PictureMemory()
         self._retry_at = 0.0
         self._ended_at: float | None = None
         self._end_reason: str | None = None
@@ -109,6 +111,7 @@ class Capture(Closing):
                 raise ProcessBroken("the runtime folder was made again: only a new process may use it")
             self._sleep()
             self._server.handle()
+            self._memory.follow(self._slot.interval)
             self._events.receive()
             self._events.resend()
             if not self._worker.stopping and self._ended_at is None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 from streamer.core.malloc import keep_little
 
+PICTURE = 1280 * 720 * 3
+"""Bytes of a converted picture."""
 MEASURE = """
 import threading
 from streamer.core.malloc import keep_little
@@ -38,3 +41,33 @@ def test_freed_pictures_of_threads_are_given_back() -> None:
 
 def without_settings() -> str:
     return MEASURE.replace(f"{keep_little.__name__}()\nkept", "kept")
+
+
+def test_memory_of_a_picture_is_kept_while_pictures_are_frequent() -> None:
+    code = """
+from tests.core.test_malloc import kept_after_freeing
+from streamer.core.malloc import keep_little, keep_pictures
+
+keep_little()
+print(kept_after_freeing())
+keep_pictures(True)
+print(kept_after_freeing())
+keep_pictures(False)
+print(kept_after_freeing())
+"""
+    kept = [int(line) for line in subprocess.check_output([sys.executable, "-c", code]).split()]
+    assert max(kept[0], kept[2]) < PICTURE / 4
+    assert kept[1] > PICTURE / 2
+
+
+def kept_after_freeing() -> int:
+    """Fill and free the memory of a picture; return the bytes by which this process grew."""
+    before = resident()
+    ones = b"1" * PICTURE
+    del ones
+    return resident() - before
+
+
+def resident() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
