@@ -13,6 +13,8 @@ from torch.nn import functional
 
 SMALL_MODEL = 50_000_000
 """Parameters; a model with fewer runs in float32 on a CPU."""
+BFLOAT16_CARD = (8, 0)
+"""First generation of NVIDIA's cards (Ampere) that computes in bfloat16; older ones emulate it slowly."""
 ENOUGH_SPEED = 0.9
 """Lowest speed of bfloat16 relative to float32 at which it is chosen. Below 1, since it halves the bytes that the
 decoder reads per token. In the probe AVX-512 with bfloat16 reaches 1.6, and AVX-512 that emulates it 0.5."""
@@ -36,6 +38,8 @@ def choose(wanted: str, device: torch.device, parameters: int) -> Choice:
     if wanted != "auto":
         return Choice(getattr(torch, wanted), "set by `dtype`")
     if device.type != "cpu":
+        if not _card_supports_bfloat16(device):
+            return Choice(torch.float16, "the card has no bfloat16 instructions")
         return Choice(torch.bfloat16, "default on a GPU")
     if parameters < SMALL_MODEL:
         return Choice(torch.float32, "small model")
@@ -44,6 +48,10 @@ def choose(wanted: str, device: torch.device, parameters: int) -> Choice:
     speed = _bfloat16_speed()
     dtype = torch.bfloat16 if speed >= ENOUGH_SPEED else torch.float32
     return Choice(dtype, f"bfloat16 has {speed:.1f} times the speed of float32 on this processor")
+
+
+def _card_supports_bfloat16(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= BFLOAT16_CARD
 
 
 def _supports_bfloat16() -> bool:

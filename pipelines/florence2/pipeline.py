@@ -65,7 +65,8 @@ class Florence2Settings(Settings):
     """openvino: OpenVINO runs the vision tower and text encoder (extra `openvino`). auto: also on a CPU, if it is
     installed and the model is large; else torch."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: bfloat16 on a GPU; on a CPU float32 for a small model, else the faster of bfloat16 and float32."""
+    """auto: bfloat16 on a GPU (float16 before Ampere); on a CPU float32 for a small model, else the faster of
+    bfloat16 and float32."""
     image_size: int | None = Field(default=None, ge=1)
     """Side in pixels of the square that the model sees: 384, 512, 640 or 768; left out: the checkpoint's own size. A
     smaller size is faster and misses small objects."""

@@ -64,7 +64,7 @@ class FastEngine:
         device = checkpoint.weights.device
         self._drafts, self._max_positions = drafts, checkpoint.max_positions
         frames, self._tokens = (1, 1) if device.type == "cpu" else (FRAMES_PER_STEP, TOKENS_PER_STEP)
-        self._stream = DeviceStream(device, priority=-1)
+        self.stream = DeviceStream(device, priority=-1)
         """Runs encoder and decoder, whose many short operations would wait for the long ones of the vision tower."""
         self.decoder, encoder, vision = _load(checkpoint)
         self.encoder: TextEncoder = encoder
@@ -127,11 +127,11 @@ class FastEngine:
     def step(self) -> list[Result]:
         """Start the next frame's jobs, generate the next tokens of every answer, return the jobs that finished."""
         jobs = _encode_prompts(self.processor, self.scheduler)
-        with self._stream.in_order():
+        with self.stream.in_order():
             rows = self._encode_images(jobs)
             parts: list[Callable[[], None]] = [partial(self._start, rows), self._step_greedy, self._step_beams]
             # On a card, the running answers go on while the vision tower computes.
-            for part in parts[1:] + parts[:1] if self._stream.is_concurrent else parts:
+            for part in parts[1:] + parts[:1] if self.stream.is_concurrent else parts:
                 part()
         return self.scheduler.pop_finished()
 
@@ -167,7 +167,7 @@ class FastEngine:
         if not rows:
             return
         # On a CPU, padding shorter prompts costs more than the batch saves.
-        for group in [rows] if self._stream.is_concurrent else [[row] for row in rows]:
+        for group in [rows] if self.stream.is_concurrent else [[row] for row in rows]:
             self._attempt([job for job, _ in group], lambda group=group: self._start_group(group))  # type: ignore[misc]
         self.greedy.update_drafts()
 

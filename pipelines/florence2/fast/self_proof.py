@@ -100,7 +100,8 @@ def _prepare(engine: FastEngine, alive: Callable[[], None]) -> None:
         if number % REPORTED == 1 or number == len(buckets):
             log.info("graphs: preparing %d of %d, %s", number, len(buckets), bucket)
         alive()
-        batch.prepare(bucket)
+        with engine.stream.in_order():
+            batch.prepare(bucket)
 
 
 def _run(engine: FastEngine, alive: Callable[[], None]) -> Answers:
@@ -154,20 +155,21 @@ def generate(engine: FastEngine, jobs: Sequence[Job]) -> Answers:
     running = [EngineJob(job) for job in jobs]
     for job in running:
         job.prompt, job.max_tokens = engine.processor.encode(job.job)
-    images: list[Tensor] = []
-    for first in range(0, len(jobs), engine.room.frames):
-        images += engine.image_cache([job.frame for job in jobs[first : first + engine.room.frames]])
-    states = engine.encoder(images, [job.prompt for job in running])
-    engine.greedy.add(running, states, [len(images[0]) + len(job.prompt) for job in running])
-    engine.greedy.update_drafts()
-    # Each step makes a token at least, and an end is noticed one step later; a graph that makes none must not go on.
-    for _ in range(max(job.max_tokens for job in running) + 2):
-        engine.greedy.step()
-        for job, generation, draft in engine.greedy.pop_finished():
-            answers[job] = generation.tokens
-            engine.greedy.store(job, generation, draft)
-        if not engine.greedy.jobs:
-            break
+    with engine.stream.in_order():
+        images: list[Tensor] = []
+        for first in range(0, len(jobs), engine.room.frames):
+            images += engine.image_cache([job.frame for job in jobs[first : first + engine.room.frames]])
+        states = engine.encoder(images, [job.prompt for job in running])
+        engine.greedy.add(running, states, [len(images[0]) + len(job.prompt) for job in running])
+        engine.greedy.update_drafts()
+        # Each step makes a token at least, and an end is noticed one step later; a graph may make none.
+        for _ in range(max(job.max_tokens for job in running) + 2):
+            engine.greedy.step()
+            for job, generation, draft in engine.greedy.pop_finished():
+                answers[job] = generation.tokens
+                engine.greedy.store(job, generation, draft)
+            if not engine.greedy.jobs:
+                break
     return [answers.get(job, []) for job in running]
 
 

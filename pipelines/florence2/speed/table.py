@@ -17,6 +17,7 @@ import torch
 from pipelines.florence2.card import card_of
 from pipelines.florence2.checkpoint import load
 from pipelines.florence2.checkpoint_files import CheckpointFiles, open_folder
+from pipelines.florence2.fast.memory_budget import limit
 from pipelines.florence2.pipeline import open_engine
 from pipelines.florence2.processor import Processor, warm_up_job
 from pipelines.florence2.speed.comparison import HEADER, Limits, Row, forced, our_side, ratios, rows, transformers_side
@@ -67,6 +68,7 @@ def _model(
     files = replace(files.with_image_size(settings.image_size), generation=forced(files.generation))
     checkpoint = load(files, settings.device, settings.dtype)
     device = checkpoint.weights.device
+    limit(device, settings.gpu_memory)  # for both sides
     card, is_cpu = card_of(device), device.type == "cpu"
     prompt, _ = Processor(checkpoint).encode(warm_up_job())
     count = work(checkpoint.architecture, files.images.height, files.images.width, len(prompt), ANSWER)

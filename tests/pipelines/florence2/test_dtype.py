@@ -34,7 +34,13 @@ def test_choice_that_no_processor_decides(
 ) -> None:
     monkeypatch.delattr(dtype, "_supports_bfloat16")
     monkeypatch.delattr(dtype, "_bfloat16_speed")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     assert choose(wanted, torch.device(device), parameters).dtype == expected
+
+
+def test_card_without_bfloat16_computes_in_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert choose("auto", torch.device("cuda", 0), LARGE) == (torch.float16, "the card has no bfloat16 instructions")
 
 
 @pytest.mark.parametrize(

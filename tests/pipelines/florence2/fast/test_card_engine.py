@@ -38,7 +38,7 @@ def as_on_a_card(engine: FastEngine, frames: int, runner: RecordingRunner) -> No
     assert isinstance(vision, DaViT)
     assert isinstance(encoder, Encoder)
     engine._card_parts = vision, encoder
-    engine._stream = RecordedDeviceStream(DEVICE, cuda=recorder)
+    engine.stream = RecordedDeviceStream(DEVICE, cuda=recorder)
     engine.image_cache.stream = RecordedDeviceStream(DEVICE, cuda=recorder)
     engine.allocate(Room(engine.room.rows, frames), runner)
 
