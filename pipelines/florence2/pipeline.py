@@ -181,7 +181,7 @@ def open_engine(
     files = files or _files(settings)
     started = time.monotonic()
     with large_blocks_freed_at_once():
-        engine = _build(settings, files)
+        engine = _build(settings, files, alive)
     engine.warm_up()
     _prove(engine, files, graphs, alive)
     release_unused()
@@ -189,7 +189,9 @@ def open_engine(
     return engine
 
 
-def _build(settings: Florence2Settings, files: CheckpointFiles) -> ReferenceEngine | FastEngine:
+def _build(
+    settings: Florence2Settings, files: CheckpointFiles, alive: Callable[[], None]
+) -> ReferenceEngine | FastEngine:
     from pipelines.florence2.checkpoint import load
     from pipelines.florence2.fast.memory_budget import limit
 
@@ -205,7 +207,9 @@ def _build(settings: Florence2Settings, files: CheckpointFiles) -> ReferenceEngi
     if device := _openvino_device(settings, checkpoint):
         from pipelines.florence2.openvino import backend
 
+        alive()
         prepared = backend.prepare(checkpoint, device)
+        alive()
     engine = FastEngine(checkpoint, settings.max_batch, settings.drafts, settings.gpu_memory)
     if settings.device == "auto" and (reason := unused_card()):
         engine.degrade(f"the model runs on the CPU: {reason}")

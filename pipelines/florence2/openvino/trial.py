@@ -25,8 +25,8 @@ from streamer.core import atomic_file
 log = logging.getLogger(__name__)
 
 LIMIT_S = 200.0
-"""Longest trial. Florence-2 base takes about 15 s on two cores. The parent of the inference process waits 300 s for it
-to load a model."""
+"""Longest trial. Florence-2 base takes about 15 s on two cores. The parent of the inference process, which gets a
+heartbeat before and after, waits 300 s."""
 COMMAND = sys.executable, "-X", "faulthandler", "-m", "pipelines.florence2.openvino.trial_process"
 _FAULTS = (signal.SIGSEGV, signal.SIGILL, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS)
 """Signals of a crash. Others come from outside: the service is stopped, or memory is short."""

@@ -85,7 +85,10 @@ def test_second_start_tries_and_converts_nothing(
     shipped: FastEngine, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trial, "COMMAND", ("false",))
-    assert open_engine(Florence2Settings(device="cpu", backend="openvino")).warnings == []
+    beats: list[None] = []
+    settings = Florence2Settings(device="cpu", backend="openvino")
+    assert open_engine(settings, alive=lambda: beats.append(None)).warnings == []
+    assert len(beats) >= 2
 
 
 def test_auto_takes_openvino_for_a_large_model(
