@@ -29,7 +29,9 @@ LARGE = 2**18
 """Numbers in a float32 matrix from which the product depends on the rows. A smaller one stays in a processor's cache,
 where all products take about the same time."""
 FEW_ROWS = 4
-"""Rows up to which the transposed product is the faster one."""
+"""Rows up to which MKL's products are the faster ones, and oneDNN's from there on."""
+SLICES = 16
+"""Slices of a matrix that the threads share for one row."""
 
 # torch.compile uses these two operators on a CPU. With the matrix reordered once, a bfloat16 product of few rows takes
 # half the time. They are not public, so plain products are the fallback.
@@ -59,7 +61,9 @@ class Linear:
         # A traced program holds public operators only.
         is_large = self.large and not _is_tracing()
         if is_large and x.numel() <= FEW_ROWS * x.shape[-1]:
-            return self._transposed(x)
+            rows = x.reshape(-1, x.shape[-1])
+            few = self._one(rows) if len(rows) == 1 else self._few(rows)
+            return few.view(*x.shape[:-1], len(self.weight))
         if is_large or self.reordered:
             out: Tensor = _product(x, self.weight, self.bias, "none", [], "")
             return out
@@ -71,20 +75,30 @@ class Linear:
             return self(x).add_(y)
         return torch.addmm(y, x, self.weight.t())
 
-    def _transposed(self, x: Tensor) -> Tensor:
-        """Return the product of few rows as matrix times columns.
+    def _one(self, row: Tensor) -> Tensor:
+        """Return the product of one row (1, width) as a batch of products with slices of the matrix.
 
-        MKL reads the matrix once for all columns and on all threads. In the usual order it reads it once per row, and
-        on processors of AMD on one thread only. A single row goes through as two columns, because MKL's product with
-        one vector uses one thread too.
+        On processors of AMD, MKL computes the product of one row on one thread; it computes a batch on all threads.
         """
-        rows = x.reshape(-1, x.shape[-1])
-        columns = (torch.cat([rows, rows]) if len(rows) == 1 else rows).T
+        whole = len(self.weight) // SLICES * SLICES
+        slices = self.weight[:whole].view(SLICES, -1, row.shape[1])
+        # Transposed, since torch does without MKL when the column's second stride is not its length.
+        out = torch.bmm(slices, row.T.expand(SLICES, -1, -1)).view(1, -1)
+        if whole < len(self.weight):
+            out = torch.cat([out, functional.linear(row, self.weight[whole:])], 1)
+        return out if self.bias is None else out.add_(self.bias)
+
+    def _few(self, rows: Tensor) -> Tensor:
+        """Return the product of few rows (rows, width) as matrix times columns.
+
+        MKL then reads the matrix once for all columns. In the usual order it reads the matrix once per row.
+        """
+        columns = rows.T
         if self.bias is None:
             out = torch.mm(self.weight, columns)
         else:
             out = torch.addmm(self.bias[:, None], self.weight, columns)
-        return out.T[: len(rows)].contiguous().view(*x.shape[:-1], len(self.weight))
+        return out.T.contiguous()
 
 
 class Norm(NamedTuple):

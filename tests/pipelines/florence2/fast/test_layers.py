@@ -10,7 +10,7 @@ from pipelines.florence2.checkpoint import load
 from pipelines.florence2.checkpoint_files import SHIPPED, open_folder
 from pipelines.florence2.fast import layers
 from pipelines.florence2.fast.engine import FastEngine
-from pipelines.florence2.fast.layers import FEW_ROWS, LARGE, Linear
+from pipelines.florence2.fast.layers import FEW_ROWS, LARGE, SLICES, Linear
 from pipelines.florence2.tasks import SPECS
 from streamer.toyworld.world import World
 from streamer.types import Result
@@ -25,16 +25,18 @@ def random(*shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("bias", [None, random(LARGE // WIDTH)])
-def test_large_product_equals_plain_one(rows: int, bias: torch.Tensor | None) -> None:
-    weight = random(LARGE // WIDTH, WIDTH)
+@pytest.mark.parametrize("outputs", [LARGE // WIDTH, LARGE // WIDTH + SLICES - 1])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_large_product_equals_plain_one(rows: int, outputs: int, has_bias: bool) -> None:
+    weight, bias = random(outputs, WIDTH), random(outputs) if has_bias else None
     matrix = Linear(weight, bias)
     assert matrix.large
     for x in (random(rows, WIDTH), random(rows, 1, WIDTH), random(2 * rows, WIDTH)[::2], random(WIDTH, rows).T):
-        out = matrix(x)
-        torch.testing.assert_close(out, functional.linear(x, weight, bias), rtol=1e-5, atol=1e-4)
+        out, plain = matrix(x), functional.linear(x, weight, bias)
+        torch.testing.assert_close(out, plain, rtol=1e-5, atol=1e-4)
         assert out.is_contiguous()
-        assert len(out) == rows
+    y = random(rows, outputs)
+    torch.testing.assert_close(matrix.plus(x, y), plain + y, rtol=1e-5, atol=1e-4)
 
 
 def test_small_matrix_keeps_the_plain_product() -> None:
@@ -53,7 +55,7 @@ def test_traced_program_holds_public_operators(rows: int) -> None:
 
 def test_base_head_chooses_the_same_tokens() -> None:
     """The head of a base model, whose random outputs are close together."""
-    weight, states = random(51_328, 768), functional.layer_norm(random(24, 768), (768,))
+    weight, states = random(51_328, 768), functional.layer_norm(random(12, 768), (768,))
     head, best = Linear(weight), functional.linear(states, weight).argmax(-1)
     for rows in ROWS:
         assert torch.equal(torch.cat([head(part) for part in states.split(rows)]).argmax(-1), best)
