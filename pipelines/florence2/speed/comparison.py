@@ -118,7 +118,7 @@ def ratios(found: Sequence[Row]) -> dict[str, dict[str, float]]:
             result[name] = {
                 "one frame": ours[0].answers_per_s / theirs[0].answers_per_s,
                 "best batch": best / other,
-                "best batch over one frame of transformers": best / theirs[0].answers_per_s,
+                "our best batch to its one frame": best / theirs[0].answers_per_s,
             }
     return result
 

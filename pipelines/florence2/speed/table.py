@@ -98,7 +98,8 @@ def _model(
         tell(f"warning: {warning}")
     times = ratios(found)
     for tasks, values in times.items():
-        tell(f"{tasks}: " + ", ".join(f"{value:.2f} times {kind}" for kind, value in values.items()))
+        cells = ", ".join(f"{kind} {value:.2f}" for kind, value in values.items())
+        tell(f"{tasks}, answers per second relative to transformers: {cells}")
     return {
         "machine": machine,
         "engine": description,

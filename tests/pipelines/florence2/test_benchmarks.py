@@ -109,3 +109,23 @@ def test_bench_table_shows_cameras_at_interval(
     shown = capsys.readouterr().out.splitlines()
     assert "cameras every 10 s" in shown[0]
     assert shown[1].split() == ["caption", "2.50", "25", "1"]
+
+
+@pytest.mark.parametrize(("best", "expected"), [(4, [1, 2, 4, 8]), (64, [1, 2, 4, 8, 16]), (1, [1, 2])])
+def test_batch_is_doubled_while_it_is_worth_it(best: int, expected: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "WORKS", {"caption": {"caption": 15}})
+
+    def measure(tokens: object, batch: int, seconds: float) -> tuple[float, list[float]]:
+        if batch > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return max(1.0, batch / best), [0.1] * batch
+
+    config = {"text_config": SIZES["base"]["text_config"], "vision_config": SIZES["base"]["vision_config"]}
+    count = work(Architecture.read("base", config), 768, 768, 12, 15)
+    found = list(comparison.rows("streamer", measure, count, comparison.Limits(1.0, 128, PEAKS["NVIDIA L4"])))
+    assert [row.batch for row in found] == expected
+    assert max(row.answers_per_s for row in found) == pytest.approx(min(best, 16))
+    floors = [row.floor_answers_per_s or 0.0 for row in found]
+    assert floors == sorted(floors), "a larger batch reads the weights less often per answer"
+    assert 60 < floors[0] < 90, "121 TFLOP/s for 445 GFLOP, 300 GB/s for 15 steps"
+    assert "%" in str(found[0])
