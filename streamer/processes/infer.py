@@ -6,7 +6,6 @@ frame is settled, and its buffer free again, once emit has acked the events of a
 
 from __future__ import annotations
 
-import gc
 import math
 import time
 from functools import partial
@@ -48,10 +47,7 @@ def run(worker: Worker) -> None:
     """Serve all streams of the config until asked to stop."""
     alive = partial(worker.heartbeat.beat, "loading", LOADING_S)
     alive()
-    gc.disable()  # importing torch makes half a million objects, none of them garbage
     engine = find_pipeline().open(worker.config.model, alive)
-    gc.freeze()  # a full collection, which would look at them, takes 0.1 s
-    gc.enable()
     with Inference(worker, engine) as inference:
         inference.publisher.publish_warnings(engine.warnings)
         inference.report_crash()
