@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 DRAFT_TOKENS = 128
@@ -55,14 +55,14 @@ class RoundedBuckets:
 
     def __init__(self, rows: int, positions: int) -> None:
         """Give the largest sizes."""
-        self._rows = _powers(1, rows)
-        self._seen = _powers(_SMALLEST, positions)
+        self._rows = powers(1, rows)
+        self._seen = powers(_SMALLEST, positions)
 
     def drafted(self, tokens: int, /) -> int:
         return (1 << tokens.bit_length()) - 1
 
     def fit(self, rows: int, drafted: int, length: int, /) -> Bucket:
-        return Bucket(_first(self._rows, rows), drafted, _first(self._seen, length + drafted))
+        return Bucket(first_fitting(self._rows, rows), drafted, first_fitting(self._seen, length + drafted))
 
     def __iter__(self) -> Iterator[Bucket]:
         """Yield all sizes, those of steps without drafts first."""
@@ -74,7 +74,7 @@ class RoundedBuckets:
                     yield from (Bucket(rows, width, seen) for seen in self._seen if seen > width)
 
 
-def _powers(smallest: int, largest: int) -> list[int]:
+def powers(smallest: int, largest: int) -> list[int]:
     """Return the sizes from `smallest` on, each twice the one before, up to `largest`."""
     sizes = [smallest]
     while sizes[-1] < largest:
@@ -82,5 +82,6 @@ def _powers(smallest: int, largest: int) -> list[int]:
     return [*sizes[:-1], largest]
 
 
-def _first(sizes: list[int], needed: int) -> int:
+def first_fitting(sizes: Sequence[int], needed: int) -> int:
+    """Return the first of the ascending sizes that is not below `needed`."""
     return next(size for size in sizes if size >= needed)

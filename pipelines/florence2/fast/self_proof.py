@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 
 import torch
@@ -19,6 +20,7 @@ from pipelines.florence2.fast.graphs import EagerRunner, Runner
 from pipelines.florence2.fast.memory_budget import Room, is_shortage
 from pipelines.florence2.fast.parts import TextEncoder, Vision
 from pipelines.florence2.fast.scheduler import EngineJob
+from pipelines.florence2.fast.static_parts import StaticEncoder, StaticVision
 from pipelines.florence2.fast.unfinished_starts import UnfinishedStarts
 from pipelines.florence2.tasks import SPECS
 from streamer.core.errors import ConfigError
@@ -93,15 +95,24 @@ def _use_graphs(engine: FastEngine, runner: GuardedRunner, expected: Answers, al
 
 @torch.inference_mode()
 def _prepare(engine: FastEngine, alive: Callable[[], None]) -> None:
-    """Prepare the steps of all sizes before the first answer needs them."""
-    batch = engine.greedy.batch
-    buckets = list(batch.buckets)
-    for number, bucket in enumerate(buckets, 1):
-        if number % REPORTED == 1 or number == len(buckets):
-            log.info("graphs: preparing %d of %d, %s", number, len(buckets), bucket)
+    """Prepare the programs of all sizes before the first answer needs them."""
+    batch, vision, encoder = engine.greedy.batch, engine.image_cache.vision, engine.encoder
+    programs: dict[str, Callable[[], object]] = {str(size): partial(batch.prepare, size) for size in batch.buckets}
+    if isinstance(encoder, StaticEncoder):
+        programs |= {encoder.name(*size): partial(encoder.prepare, *size) for size in encoder.sizes}
+    if isinstance(vision, StaticVision):
+        programs |= {vision.name(size): partial(_prepare_vision, engine, vision, size) for size in vision.sizes}
+    for number, (name, prepare) in enumerate(programs.items(), 1):
+        if number % REPORTED == 1 or number == len(programs):
+            log.info("graphs: preparing %d of %d, %s", number, len(programs), name)
         alive()
         with engine.stream.in_order():
-            batch.prepare(bucket)
+            prepare()
+
+
+def _prepare_vision(engine: FastEngine, vision: StaticVision, frames: int) -> None:
+    with engine.image_cache.stream.active():  # where it will run
+        vision.prepare(frames)
 
 
 def _run(engine: FastEngine, alive: Callable[[], None]) -> Answers:

@@ -6,12 +6,13 @@ Rows and positions without data are computed too, and nothing reads them.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from pipelines.florence2.fast.buckets import first_fitting, powers
 from pipelines.florence2.fast.davit import DaViT
 from pipelines.florence2.fast.encoder import Encoder, padded
 from pipelines.florence2.fast.graphs import Program, Runner, device_tensor
@@ -39,6 +40,7 @@ class StaticVision:
         self.tokens, self.peak = vision.tokens, vision.peak
         self._vision, self._frames = vision, min(frames, MAX_ROWS)
         self._programs = _Programs(runner)
+        self.sizes = powers(1, self._frames)
         # In memory as the tower computes: (frames, positions, channels).
         pixels = torch.zeros(self._frames, *vision.size, 3, dtype=vision.dtype, device=vision.device)
         self._pixels = pixels.permute(0, 3, 1, 2)
@@ -50,10 +52,16 @@ class StaticVision:
 
     def _run(self, pixels: Tensor) -> Tensor:
         frames = len(pixels)
-        size = bucket(frames, self._frames)
         self._pixels[:frames].copy_(pixels)
-        self._programs.run(size, f"vision of {size} frames", partial(self._compute, size))
+        self.prepare(first_fitting(self.sizes, frames))()
         return self._tokens[:frames].clone()
+
+    def prepare(self, size: int) -> Program:
+        """Return the program for one of the sizes, which is prepared at the first call."""
+        return self._programs.prepare(self.name(size), partial(self._compute, size))
+
+    def name(self, size: int) -> str:
+        return f"vision of {size} frames"
 
     def _compute(self, size: int) -> None:
         self._tokens[:size].copy_(self._vision(self._pixels[:size]))
@@ -69,6 +77,9 @@ class StaticEncoder:
         self._programs = _Programs(runner)
         width, dtype, device = encoder.width, encoder.dtype, encoder.device
         longest = self._positions(MAX_PROMPT)
+        lengths = sorted({self._positions(prompt) for prompt in range(1, MAX_PROMPT + 1)})
+        self.sizes = [(size, length) for size in powers(1, self._rows) for length in lengths]
+        """Rows and positions."""
         self._images = torch.zeros(self._rows, image_tokens, width, dtype=dtype, device=device)
         self._prompts = torch.zeros(self._rows, 1 + longest - image_tokens, dtype=torch.long, device=device)
         """Positions with data in each row, then its prompt."""
@@ -90,16 +101,22 @@ class StaticEncoder:
 
     def _run(self, images: Sequence[Tensor], prompts: Sequence[Sequence[int]], positions: int) -> Tensor:
         rows, length = len(images), positions - self._image_tokens
-        size = bucket(rows, self._rows)
+        size = first_fitting([size for size, _ in self.sizes], rows)
         torch.stack(list(images), out=self._images[:rows])
         table = [
             [self._image_tokens + len(prompt), *ids]
             for prompt, ids in zip(prompts, padded(prompts, length), strict=True)
         ]
         self._prompts[:rows, : 1 + length].copy_(device_tensor(table, torch.long, self._encoder.device))
-        name = f"encoder of {size} rows with {positions} positions"
-        self._programs.run((size, positions), name, partial(self._compute, size, positions))
+        self.prepare(size, positions)()
         return self._output(size, positions)[:rows].clone()
+
+    def prepare(self, rows: int, positions: int) -> Program:
+        """Return the program for one of the sizes, which is prepared at the first call."""
+        return self._programs.prepare(self.name(rows, positions), partial(self._compute, rows, positions))
+
+    def name(self, rows: int, positions: int) -> str:
+        return f"encoder of {rows} rows with {positions} positions"
 
     def _compute(self, rows: int, positions: int) -> None:
         ends, ids = self._prompts[:rows, 0], self._prompts[:rows, 1 : 1 + positions - self._image_tokens]
@@ -112,19 +129,14 @@ class StaticEncoder:
         return self._states[: math.prod(shape)].view(shape)
 
 
-def bucket(number: int, largest: int) -> int:
-    """Return the smallest power of two that is not below `number`, at most `largest`."""
-    return min(1 << (number - 1).bit_length(), largest)
-
-
 class _Programs:
-    """Programs by size, each prepared at its first run."""
+    """Programs by name, each prepared once."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._prepared: dict[Hashable, Program] = {}
+        self._prepared: dict[str, Program] = {}
 
-    def run(self, size: Hashable, name: str, program: Program) -> None:
-        if size not in self._prepared:
-            self._prepared[size] = self._runner.prepare(name, program)
-        self._prepared[size]()
+    def prepare(self, name: str, program: Program) -> Program:
+        if name not in self._prepared:
+            self._prepared[name] = self._runner.prepare(name, program)
+        return self._prepared[name]

@@ -14,23 +14,13 @@ from pipelines.florence2.checkpoint import Checkpoint, load
 from pipelines.florence2.checkpoint_files import open_folder
 from pipelines.florence2.fast.davit import DaViT
 from pipelines.florence2.fast.encoder import Encoder
-from pipelines.florence2.fast.graphs import EagerRunner, Program
-from pipelines.florence2.fast.static_parts import MAX_PROMPT, MAX_ROWS, StaticEncoder, StaticVision, bucket
+from pipelines.florence2.fast.graphs import EagerRunner
+from pipelines.florence2.fast.static_parts import MAX_PROMPT, MAX_ROWS, StaticEncoder, StaticVision
 from tests.support.fake_cuda import DEVICE, fake_cuda
+from tests.support.graph_faults import FakeGraphs
 
 SIDE = 96
 PROMPTS = [[0, 5, 6, 7, 2], [0, 9, 2], [0, *range(4, 40), 2]]
-
-
-class RecordingRunner:
-    """Runs programs as they are and keeps their names."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-
-    def prepare(self, name: str, program: Program, /) -> Program:
-        self.names.append(name)
-        return program
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +48,8 @@ def pixels(frames: int) -> torch.Tensor:
     return torch.randn(frames, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(frames))
 
 
-@pytest.mark.parametrize(("largest", "sizes"), [(8, [1, 2, 4, 4, 8, 8, 8, 8]), (5, [1, 2, 4, 4, 5]), (1, [1])])
-def test_sizes_are_powers_of_two(largest: int, sizes: list[int]) -> None:
-    assert [bucket(number, largest) for number in range(1, largest + 1)] == sizes
-
-
 def test_static_vision_equals_vision(tower: DaViT) -> None:
-    runner = RecordingRunner()
+    runner = FakeGraphs()
     static = StaticVision(tower, 4, runner)
     for frames in (3, 1, 4, 3, 2, 6):
         torch.testing.assert_close(static(pixels(frames)), tower(pixels(frames)), rtol=1e-4, atol=1e-5)
@@ -84,7 +69,7 @@ def test_unused_frames_change_nothing(tower: DaViT) -> None:
 
 def test_static_encoder_equals_encoder(tower: DaViT, encoder: Encoder) -> None:
     images = list(tower(pixels(3)))
-    runner = RecordingRunner()
+    runner = FakeGraphs()
     static = StaticEncoder(encoder, tower.tokens, 2, runner)
     for rows in ([0], [0, 1], [2], [2, 1, 0]):
         chosen, prompts = [images[row] for row in rows], [PROMPTS[row] for row in rows]
@@ -110,7 +95,7 @@ def test_unused_rows_change_no_states(tower: DaViT, encoder: Encoder) -> None:
 
 def test_encoder_of_long_prompt_runs_as_it_is(tower: DaViT, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.florence2.fast.static_parts.MAX_PROMPT", 4)
-    runner = RecordingRunner()
+    runner = FakeGraphs()
     image = tower(pixels(1))[0]
     states = StaticEncoder(encoder, tower.tokens, 2, runner)([image], [PROMPTS[0]])
     assert torch.equal(states, encoder([image], [PROMPTS[0]]))
