@@ -243,6 +243,15 @@ class Costs(NamedTuple):
     """Device seconds of an answer by task. Some tasks may be missing."""
 
 
+class Device(NamedTuple):
+    """A device that an inference process of its own uses."""
+
+    name: str
+    """For users, such as `cuda:1`."""
+    settings: Any
+    """The pipeline's settings for this device alone."""
+
+
 class Engine(Protocol):
     """A loaded model in the inference process. Not thread-safe."""
 
@@ -283,6 +292,12 @@ class Pipeline(Protocol):
         """Return why the model of these settings can never run this task, or None.
 
         Must not load or download the model.
+        """
+
+    def devices(self, settings: Any) -> Sequence[Device]:
+        """Return the devices that these settings name, at least one. `open` and `costs` take the settings of any.
+
+        Must not import torch. Raises ConfigError.
         """
 
     def costs(self, settings: Any) -> Costs:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
+from pipelines.florence2.cards import count_cards
 from pipelines.florence2.checkpoint_files import CheckpointFiles, open_folder
 from pipelines.florence2.cost_table import shipped_costs
 from pipelines.florence2.fast.speculative import DraftMode
@@ -27,7 +28,7 @@ from streamer.core.errors import ConfigError
 from streamer.core.malloc import large_blocks_freed_at_once, release_unused
 from streamer.core.paths import cache_home
 from streamer.core.settings import Settings
-from streamer.types import Costs, Engine, Job, TaskSpec
+from streamer.types import Costs, Device, Engine, Job, TaskSpec
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +53,11 @@ DraftField = Annotated[
 ]
 """The name of a draft mode; a boolean, the key's type in earlier versions, is also accepted."""
 
+DeviceName = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?|openvino:(GPU(\.\d+)?|NPU))$")]
+ListedDevice = Annotated[str, StringConstraints(pattern=r"^(cpu|cuda:\d+|openvino:(GPU(\.\d+)?|NPU))$")]
+"""One of several devices: `auto` and `cuda` could be one that another entry names."""
+DeviceList = Annotated[tuple[ListedDevice, ...], Field(min_length=1, max_length=64)]
+
 SHORT_PROMPT = 100
 """Characters; every published checkpoint takes a prompt of this length."""
 
@@ -61,8 +67,9 @@ class Florence2Settings(Settings):
 
     checkpoint: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] | None = None
     """A folder, or a hub name such as florence-community/Florence-2-base-ft; left out: the small shipped model."""
-    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?|openvino:(GPU(\.\d+)?|NPU))$")] = "auto"
-    """auto (a CUDA GPU where there is one), cpu, cuda, cuda:N; openvino:GPU or openvino:NPU of an Intel processor."""
+    device: DeviceName | DeviceList = "auto"
+    """auto (all CUDA GPUs, the CPU where there is none), cpu, cuda, cuda:N; openvino:GPU or openvino:NPU of an Intel
+    processor. A list such as [cuda:0, cuda:1]: the streams are divided among these."""
     backend: Literal["auto", "torch", "openvino"] = "auto"
     """openvino: OpenVINO runs the vision tower and text encoder (extra `openvino`). auto: also on a CPU, if it is
     installed and the model is large; else torch."""
@@ -86,21 +93,39 @@ class Florence2Settings(Settings):
 
     @model_validator(mode="after")
     def _check_backend(self) -> Florence2Settings:
-        if self.openvino_device is None:
-            if self.device.startswith("openvino:"):
-                raise ValueError(f"device {self.device} needs `backend: openvino` or `auto`")
-            return self
-        if self.device.startswith("cuda"):
+        names = [self.device] if isinstance(self.device, str) else self.device
+        for name in names:
+            if name.startswith("cuda") and names.count(name) > 1:
+                raise ValueError(f"{name} is in the list twice: one process uses the whole card")
+        for name in names:
+            self._check_device(name)
+        return self
+
+    def _check_device(self, name: str) -> None:
+        one = self.for_device(name)
+        if one.openvino_device is None:
+            if name.startswith("openvino:"):
+                raise ValueError(f"device {name} needs `backend: openvino` or `auto`")
+            return
+        if name.startswith("cuda"):
             raise ValueError("OpenVINO does not run on CUDA devices: use `device: cpu`, or `backend: torch`")
         if self.engine == "plain":
             raise ValueError("the plain engine is pure torch: use `engine: fast` with OpenVINO, or `backend: torch`")
-        return self
+
+    def for_device(self, name: str) -> Florence2Settings:
+        """Return these settings with one device."""
+        return self.model_copy(update={"device": name})
+
+    @property
+    def one_device(self) -> str:
+        """The device; the first of a list, whose other devices have settings of their own: `Florence2.devices`."""
+        return self.device if isinstance(self.device, str) else self.device[0]
 
     @property
     def openvino_device(self) -> str | None:
         """Name of the OpenVINO device that the settings ask for; None: none, or `auto` decides."""
-        if self.backend != "torch" and self.device.startswith("openvino:"):
-            return self.device.removeprefix("openvino:")
+        if self.backend != "torch" and self.one_device.startswith("openvino:"):
+            return self.one_device.removeprefix("openvino:")
         return "CPU" if self.backend == "openvino" else None
 
 
@@ -128,6 +153,12 @@ class Florence2:
             return length_error(files.with_image_size(settings.image_size), prompt)
         except ConfigError as error:
             return str(error)
+
+    def devices(self, settings: Florence2Settings) -> Sequence[Device]:
+        names = [settings.device] if isinstance(settings.device, str) else list(settings.device)
+        if names == ["auto"] and settings.openvino_device is None and (cards := count_cards()) > 1:
+            names = [f"cuda:{number}" for number in range(cards)]
+        return [Device(name, settings.for_device(name)) for name in names]
 
     def costs(self, settings: Florence2Settings) -> Costs:
         return shipped_costs(settings.checkpoint, settings.image_size)
@@ -209,7 +240,7 @@ def _build(
     from pipelines.florence2.checkpoint import load
     from pipelines.florence2.fast.memory_budget import limit
 
-    checkpoint = load(files, "cpu" if settings.openvino_device else settings.device, settings.dtype)
+    checkpoint = load(files, "cpu" if settings.openvino_device else settings.one_device, settings.dtype)
     limit(checkpoint.weights.device, settings.gpu_memory)
     if _needs_reference(checkpoint, settings):
         from pipelines.florence2.reference_engine import ReferenceEngine
@@ -225,7 +256,7 @@ def _build(
         prepared = backend.prepare(checkpoint, device)
         alive()
     engine = FastEngine(checkpoint, settings.max_batch, settings.drafts, settings.gpu_memory)
-    if settings.device == "auto" and (reason := unused_card()):
+    if settings.one_device == "auto" and (reason := unused_card()):
         engine.degrade(f"the model runs on the CPU: {reason}")
     del checkpoint  # the engine has copies of its weights
     if device:

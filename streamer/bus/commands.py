@@ -97,8 +97,22 @@ class SetTasks(Command):
     tasks: list[dict[str, Any]]
 
 
+class ServeStream(Command):
+    """Serve a stream from now on. Answered with `served`. Only where there are several inference processes."""
+
+    op: Literal["serve"] = "serve"
+    stream: str
+
+
+class ReleaseStream(Command):
+    """Stop serving a stream. Answered with `released` once its frames are settled: true unless that was impossible."""
+
+    op: Literal["release"] = "release"
+    stream: str
+
+
 ControlCommand = ListTasks | Ask | ChangeTask
-InferenceCommand = Ask | SetTasks
+InferenceCommand = Ask | SetTasks | ServeStream | ReleaseStream
 CONTROL: TypeAdapter[ControlCommand] = TypeAdapter(Annotated[ControlCommand, Field(discriminator="op")])
 """Commands to the parent."""
 INFERENCE: TypeAdapter[InferenceCommand] = TypeAdapter(Annotated[InferenceCommand, Field(discriminator="op")])

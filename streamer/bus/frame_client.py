@@ -27,6 +27,7 @@ from streamer.bus.frame_protocol import (
     FrameRequest,
     FrameResponse,
     Ping,
+    Release,
     Role,
     Settle,
     Wait,
@@ -125,7 +126,7 @@ class FrameClient(Closing):
         deadline = time.monotonic() + _CLOSE_S
         for link in self._links.values():
             if link.generation is not None:
-                self._await_pong(link, deadline)
+                self._await_response(link, self.ping(link.stream), deadline)
             link.socket.close(linger=0)
         self._links.clear()
         self._buffers.close()
@@ -141,6 +142,19 @@ class FrameClient(Closing):
         socket.connect(frames_endpoint(self._runtime, stream))
         self._links[stream] = link = _Link(stream, socket)
         self._ping(link, time.monotonic())  # capture learns at once that an earlier `infer` process is dead
+
+    def disconnect(self, stream: str) -> bool:
+        """Give up a stream of which no frame is held. False if its capture process does not confirm that in 0.5 s.
+
+        Nothing is sent to it any more, so that another process can be the only one. After False the stream is kept.
+        """
+        link = self._links[stream]
+        message = Release(**self._head())
+        confirmed = self._await_response(link, self._request(link, message, 0.0), time.monotonic() + _CLOSE_S)
+        if confirmed:
+            link.socket.close(linger=0)
+            del self._links[stream]
+        return confirmed
 
     def fetch(self, stream: str, request: FrameRequest) -> int:
         """Request a matching frame now and return the request's id. Raises NoBuffer when all buffers are in use."""
@@ -182,19 +196,22 @@ class FrameClient(Closing):
         message = Settle(**self._head(), generation=generation, frame=frame.id, outcome=outcome)
         self._send(self._links[frame.stream], message)
 
-    def _await_pong(self, link: _Link, deadline: float) -> None:
+    def _await_response(self, link: _Link, request: int, deadline: float) -> bool:
+        """Return whether the request was answered in time. Other replies are dropped."""
         # The process may exit right afterwards, which ends ZeroMQ's lingering: only a response proves delivery.
-        ping = self.ping(link.stream)
         while link.socket.poll(max(0, int((deadline - time.monotonic()) * 1000))):
-            if any(reply.request == ping for reply in self._read(link)):
-                return
+            if any(reply.request == request for reply in self._read(link)):
+                return True
+        return False
 
     def _head(self) -> dict[str, Any]:
         """Return the fields that every message has, with a new id."""
         self._last_id += 1
         return {"id": self._last_id, "owner": self._owner, "role": self._role}
 
-    def _request(self, link: _Link, message: Fetch | Wait | Ping, timeout: float, buffer: str | None = None) -> int:
+    def _request(
+        self, link: _Link, message: Fetch | Wait | Ping | Release, timeout: float, buffer: str | None = None
+    ) -> int:
         overdue = time.monotonic() + timeout + _OVERDUE_S
         link.pending[message.id] = _PendingRequest(buffer, overdue, link.generation)
         self._send(link, message)

@@ -1,6 +1,7 @@
 """Messages between a capture process and its consumers (infer, view, web): one validated JSON object per message.
 
-consumer -> capture   ClientMessage: Ping, Fetch, Wait (each answered with one FrameResponse), Settle (not answered)
+consumer -> capture   ClientMessage: Ping, Fetch, Wait, Release (each answered with one FrameResponse), Settle (not
+                      answered)
 capture -> consumer   FrameResponse
 """
 
@@ -21,7 +22,7 @@ MAX_WAIT_S = 3600.0
 
 Number = Annotated[int, Field(ge=0, lt=1 << 53)]
 Role = Literal["infer", "view", "web"]
-"""Kind of consumer. Only the frames of `infer` are counted, and only one `infer` process exists at a time."""
+"""Kind of consumer. Only the frames of `infer` are counted, and only one `infer` process serves a stream at a time."""
 Owner = Annotated[str, StringConstraints(pattern=r"^[a-z]+-\d{1,10}-[0-9a-f]{8}$", max_length=64)]
 """Unique id of a consumer process: role, process id and a random part. Never reused."""
 BufferName = Annotated[str, StringConstraints(pattern=r"^[a-z]+-\d{1,10}-[0-9a-f]{8}-\d{1,9}\.buf$", max_length=64)]
@@ -126,7 +127,13 @@ class Settle(_ClientMessage):
     outcome: FrameOutcome
 
 
-ClientMessage = Ping | Fetch | Wait | Settle
+class Release(_ClientMessage):
+    """Give the stream up: the consumer holds no frame and sends no message after this one. Answered like a Ping."""
+
+    op: Literal["release"] = "release"
+
+
+ClientMessage = Ping | Fetch | Wait | Settle | Release
 """Any message that a consumer sends to capture; `op` tells the kind."""
 
 
@@ -145,7 +152,7 @@ class FrameDescriptor(_Strict):
 
 
 class FrameResponse(_Message):
-    """Capture's answer to a Ping, Fetch or Wait."""
+    """Capture's answer to a Ping, Fetch, Wait or Release."""
 
     generation: str
     """Random id of this capture process. A new value means that the one before died."""
@@ -154,7 +161,7 @@ class FrameResponse(_Message):
     ended: bool = False
     """The source ended; no frame will ever match the request."""
     pong: bool = False
-    """This answers a Ping."""
+    """This answers a Ping or Release."""
     counts: FrameCounts | None = None
     """Frame accounting of the stream; with a pong only."""
     newest: FrameId | None

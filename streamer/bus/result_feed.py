@@ -1,4 +1,4 @@
-"""Live results and task lists from the inference process to views and to the web process, over PUB/SUB.
+"""Live results and task lists from the inference processes to views and to the web process, over PUB/SUB.
 
 Subscribers that are slow or disconnected miss results; the ledger has them all. Task lists are never missed for long:
 a list is sent on each change and to each new subscriber. Topics end in `/`, so that `cam1/` does not match `cam10/`.
@@ -36,22 +36,27 @@ class TaskList:
     """Plain data, as in the config."""
 
 
-def results_endpoint(runtime: Path) -> str:
-    """Return the feed's address in the runtime folder. Raises ConfigError if the path is too long for a socket."""
-    return check_endpoint(f"ipc://{runtime}/results.sock")
+def results_endpoint(runtime: Path, target: str | None = None) -> str:
+    """Return the feed's address in the runtime folder. Raises ConfigError if the path is too long for a socket.
+
+    `target`: number of the inference process, None where there is only one.
+    """
+    return check_endpoint(f"ipc://{runtime}/results{f'-{target}' if target else ''}.sock")
 
 
 class ResultPublisher:
-    """The inference process's end. Never blocks. Poll `socket` for reading, then call `greet_subscribers`."""
+    """An inference process's end. Never blocks. Poll `socket` for reading, then call `greet_subscribers`."""
 
-    def __init__(self, runtime: Path, tasks: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        """`tasks`: the task list of each stream, plain data as in the config."""
+    def __init__(
+        self, runtime: Path, tasks: Mapping[str, Sequence[Mapping[str, Any]]], target: str | None = None
+    ) -> None:
+        """`tasks`: the task list of each stream that it serves, plain data as in the config."""
         self._tasks = dict(tasks)
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.XPUB)
         self.socket.set(zmq.LINGER, 0)
         self.socket.set(zmq.SNDHWM, 256)
         self.socket.set(zmq.XPUB_VERBOSE, 1)  # report a subscription even if another subscriber has the same one
-        self._listener = Listener(self.socket, results_endpoint(runtime))
+        self._listener = Listener(self.socket, results_endpoint(runtime, target))
 
     def publish(self, event: ResultEvent) -> None:
         """Send one result to the subscribers of its stream."""
@@ -61,6 +66,10 @@ class ResultPublisher:
         """Send a stream's new task list, now and to later subscribers."""
         self._tasks[stream] = tasks
         self._send_tasks(stream)
+
+    def forget(self, stream: str) -> None:
+        """Another process serves the stream now."""
+        self._tasks.pop(stream, None)
 
     def greet_subscribers(self) -> None:
         """Send the task lists that new subscribers asked for. Call at least once a second."""
@@ -80,10 +89,13 @@ class ResultPublisher:
 
 
 class ResultSubscriber:
-    """The consumer's end. Survives restarts of the inference process."""
+    """The consumer's end. Survives restarts of the inference processes."""
 
-    def __init__(self, runtime: Path, stream: str | None) -> None:
-        """`stream`: receive its results and its task list. None: receive the task lists of all streams, no results."""
+    def __init__(self, runtime: Path, stream: str | None, targets: Sequence[str | None] = (None,)) -> None:
+        """`stream`: receive its results and its task list. None: receive the task lists of all streams, no results.
+
+        `targets`: the inference processes, any of which may serve the stream.
+        """
         topics = [TASKS.encode()] if stream is None else [f"{stream}/".encode(), _tasks_topic(stream)]
         self._invalid_messages = RareLog(log, "invalid feed message %d dropped: %s")
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
@@ -93,7 +105,8 @@ class ResultSubscriber:
         self.socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         for topic in topics:
             self.socket.set(zmq.SUBSCRIBE, topic)
-        self.socket.connect(results_endpoint(runtime))
+        for target in targets:
+            self.socket.connect(results_endpoint(runtime, target))
 
     def receive(self) -> Iterator[ResultEvent | TaskList]:
         """Yield what has arrived. Never blocks."""

@@ -38,9 +38,9 @@ def control_socket(runtime: Path) -> Path:
     return runtime / "control.sock"
 
 
-def infer_socket(runtime: Path) -> Path:
-    """Return the path of the inference process's socket."""
-    return runtime / "infer.sock"
+def infer_socket(runtime: Path, target: str | None = None) -> Path:
+    """Return the path of an inference process's socket. `target`: its number, None where there is only one."""
+    return runtime / (f"infer-{target}.sock" if target else "infer.sock")
 
 
 class RpcServer:
@@ -80,12 +80,18 @@ class RpcClient:
         """To poll for reading; then call `receive`."""
         self.socket.set(zmq.LINGER, 0)
         self.socket.set(zmq.RECONNECT_IVL_MAX, 500)
-        self.socket.connect(check_endpoint(f"ipc://{path}"))
+        self._endpoint = check_endpoint(f"ipc://{path}")
+        self.socket.connect(self._endpoint)
         self._invalid_messages = RareLog(log, "invalid response %d dropped: %s")
         self._last_id = 0
 
     def close(self) -> None:
         self.socket.close()
+
+    def drop_unsent(self) -> None:
+        """Forget the requests that are queued because the server is absent."""
+        self.socket.disconnect(self._endpoint)
+        self.socket.connect(self._endpoint)
 
     def send(self, **message: Any) -> int:
         """Send a request and return its id. Without blocking: it is queued while the server is absent."""

@@ -22,6 +22,7 @@ from streamer.bus.frame_protocol import (
     FrameRequest,
     FrameResponse,
     Ping,
+    Release,
     Role,
     Settle,
     Wait,
@@ -121,6 +122,10 @@ class FrameServer:
             self._settle(message)
         elif isinstance(message, Ping):
             self._respond(peer, message, pong=True, counts=self._slot.counts())
+        elif isinstance(message, Release):
+            self._forget(message.owner)
+            self._infer = self._infer if message.role != "infer" else None
+            self._respond(peer, message, pong=True)
         else:
             self._replace_wait(message.owner)
             self._demand.add(message.owner, message.request, now)
@@ -134,7 +139,7 @@ class FrameServer:
     def _on_infer(self, owner: str, now: float) -> None:
         """Release everything that the inference process before `owner` held or waited for.
 
-        Only one exists at a time, so a message with a new id proves that the process before it died.
+        Only one serves the stream at a time: one that has not released it is dead when a message has a new id.
         """
         self.infer_seen = now
         dead, self._infer = self._infer, owner
@@ -142,11 +147,15 @@ class FrameServer:
             return
         log.info("inference process %s replaced by %s", dead, owner)
         self._dead_infer.append(dead)
+        self._forget(dead)
+
+    def _forget(self, owner: str) -> None:
+        """Release everything that an inference process held or waited for."""
         self.end_acknowledged = False
-        self._waits.pop(dead, None)
-        self._demand.remove(dead)
-        self._buffers.unmap_owner(dead)
-        self._slot.release_owner(dead)
+        self._waits.pop(owner, None)
+        self._demand.remove(owner)
+        self._buffers.unmap_owner(owner)
+        self._slot.release_owner(owner)
 
     def _settle(self, message: Settle) -> None:
         if message.generation != self._generation or message.role != "infer":

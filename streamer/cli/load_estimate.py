@@ -7,27 +7,22 @@ scenes of tasks with `when`. Recordings use the remaining capacity and count as 
 from __future__ import annotations
 
 import math
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
-from itertools import pairwise
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from streamer.config.calendar import Cron
 from streamer.config.model import Config, find_pipeline
-from streamer.config.task import ScheduledTask
 from streamer.core import atomic_file
 from streamer.core.errors import ConfigError
 from streamer.core.paths import state_home
 from streamer.inference.overload import MARGIN, Demand, shares
-from streamer.types import PRIORITIES, Costs, Priority, SourceSettings
+from streamer.inference.stream_load import FPS, known_fps, max_runs_per_second, task_load
+from streamer.types import PRIORITIES, Costs, Priority
 
-FPS = 25.0
-"""Assumed frames per second of a camera whose source does not give them."""
 NAMED_TASKS = 3
 """Number of tasks that a warning names."""
 COSTS_FILE = "costs.json"
@@ -35,8 +30,6 @@ COSTS_FILE = "costs.json"
 _COSTS = TypeAdapter(dict[str, Costs])
 _INCLUDED = ""
 """Name of the included model, which has no checkpoint name in a config."""
-_RUNS = 50
-"""Runs of a cron line that are searched for its shortest interval."""
 
 TaskId = tuple[str, str]
 ModelId = tuple[str | None, int | None, str | None]
@@ -79,7 +72,7 @@ def estimate(config: Config) -> Load | None:
     for name, stream in config.streams.items():
         for task in stream.tasks:
             rate = max_runs_per_second(task, stream.source)
-            cost = rate * task.params.prompts * costs.seconds.get(task.task, max(costs.seconds.values()))
+            cost = task_load(task, stream.source, costs.seconds)
             by_task[name, task.name] = cost
             by_kind[task.task] += cost
             if task.at is None:
@@ -89,21 +82,9 @@ def estimate(config: Config) -> Load | None:
                 assumptions.add(f"{task.task} is not measured and counts as the most expensive measured task")
             if rate and task.params.quality == "official":
                 assumptions.add("`quality: official` costs more than estimated")
-            if rate and task.every_n_frames and not _fps(stream.source):
+            if rate and task.every_n_frames and not known_fps(stream.source):
                 assumptions.add(f"cameras without a known rate count as {FPS:g} fps")
     return Load(costs, own is not None, by_task, by_kind, demands, tuple(sorted(assumptions)))
-
-
-def max_runs_per_second(task: ScheduledTask, source: SourceSettings) -> float:
-    """Return the highest run rate of a task; 0 if it is paused or reads a recording, which has no fixed rate."""
-    if task.paused or source.pace == "file":
-        return 0.0
-    if task.at is not None:
-        return 1 / _shortest_gap(task.at)
-    if task.every_n_frames is not None:
-        return (_fps(source) or FPS) / task.every_n_frames
-    assert task.every is not None
-    return 1 / task.every
 
 
 def describe(config: Config, load: Load | None) -> Iterator[str]:
@@ -143,19 +124,6 @@ def _warning(load: Load) -> Iterator[str]:
 def percent(load: float) -> str:
     """Format a share of the device's time, such as `12 %`."""
     return f"{100 * load:.0f} %" if load >= 0.1 or not load else f"{max(100 * load, 0.1):.1f} %"
-
-
-def _fps(source: SourceSettings) -> float | None:
-    return getattr(source, "fps", None)
-
-
-def _shortest_gap(cron: Cron) -> float:
-    """Return the shortest interval in seconds among the next runs of a cron line."""
-    now = time.time()
-    runs = [now]
-    while len(runs) < _RUNS and math.isfinite(runs[-1]):
-        runs.append(cron.after(runs[-1]))
-    return min((after - before for before, after in pairwise(runs[1:])), default=math.inf)
 
 
 def store_cost(model: ModelId, task: str, seconds: float) -> None:

@@ -85,20 +85,23 @@ def table(tasks: Mapping[str, Any], capture: CapturePoller, events: EventFollowe
     rows = Table(*COLUMNS, title=Text(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
     states = {name: stream_state(capture.states[name], events.states.get(name), now) for name in streams}
     for name in sorted(streams, key=lambda name: states[name] == "live"):
-        rows.add_row(*_stream(name, states[name], capture, events, now))
+        device = tasks["devices"].get(name, "")
+        rows.add_row(*_stream(name, states[name], capture, events, now, device))
         for task in streams[name]:
             rows.add_row(*_task(name, task, events))
     return rows
 
 
-def _stream(name: str, state: str, capture: CapturePoller, events: EventFollower, now: float) -> Iterator[Text]:
+def _stream(
+    name: str, state: str, capture: CapturePoller, events: EventFollower, now: float, device: str
+) -> Iterator[Text]:
     status = capture.states[name]
     reason = (events.states[name]["data"]["reason"] or "") if state == "down" else ""
     yield Text(name, "bold")
     yield Text(state, _STYLES.get(state, BAD))
     yield Text("" if status.fps is None else f"{status.fps:.1f}/s")
     yield Text(_seconds(status.frame_age(now)))
-    yield from (Text(), Text(), Text())
+    yield from (Text(), Text(device, DIM), Text())
     yield _counts({} if status.counts is None else status.counts.dropped)
     yield Text(printable(reason), BAD)
 

@@ -43,6 +43,19 @@ class FrameFetcher:
         for name in self._streams:
             frames.connect(name)
 
+    def add(self, name: str) -> None:
+        """Fetch frames of this stream too, which the policy has."""
+        self._streams[name] = _Stream(self._policy.schedules[name])
+        self._frames.connect(name)
+
+    def remove(self, name: str) -> bool:
+        """Give up a stream that the policy has no more and that has no jobs. False if capture does not confirm it."""
+        if self._frames.disconnect(name):
+            del self._streams[name]
+            return True
+        self._streams[name].request = None
+        return False
+
     def fetch(self, room: int, now: Now) -> None:
         """Request frames for the most urgent tasks, at most `room` of them."""
         for name, tasks in self._policy.choose(room, now).items():
@@ -92,7 +105,7 @@ class FrameFetcher:
         elif names:
             stream.schedule.skip_stale(reply.newest)
         stream.unserved |= names
-        if reply.ended:
+        if reply.ended or reply.stream not in self._policy.schedules:
             self._policy.remove(reply.stream)
         elif reply.ready or reply.frame is not None or not self._wait(reply.stream, now):
             self._policy.release(reply.stream, now, stream.unserved)

@@ -85,13 +85,14 @@ class InFlight:
         streams: Mapping[str, Stream],
         settle: Callable[[Frame, FrameOutcome], object],
         was_killed: bool = False,
+        process: str = "infer",
     ) -> None:
         """Recover from the journal of the previous process in `runtime`.
 
         `settle` is called for each frame of a camera or a recording once its jobs have all left the table.
-        `was_killed`: the previous process was ended from outside, so no job is suspected.
+        `was_killed`: the previous process was ended from outside, so no job is suspected. `process`: name of this one.
         """
-        self._path = runtime / journal.FILE
+        self._path = journal.journal_path(runtime, process)
         self._failed_saves = RareLog(log, "journal not written, %d times: %s: %s")
         self._settle = settle
         previous = journal.read(self._path)
@@ -115,6 +116,9 @@ class InFlight:
     def jobs(self, state: JobState) -> list[Job]:
         """Return the jobs in `state`, which is not FETCHING, in the order in which they were added."""
         return [entry.job for entry in self._jobs.values() if entry.state is state and entry.job is not None]
+
+    def has_jobs_of(self, stream: str) -> bool:
+        return any(job_id.stream == stream for job_id in self._jobs)
 
     def is_fetching(self, stream: str) -> bool:
         return any(job_id.stream == stream and job_id.frame is None for job_id in self._jobs)

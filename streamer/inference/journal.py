@@ -24,7 +24,6 @@ from streamer.types import DueTask, Frame, Job, Result
 log = logging.getLogger(__name__)
 
 VERSION: Literal[2] = 2
-FILE = "infer.journal"
 NO_EPOCH = 0
 """The epoch of a picture that no camera made."""
 LOST = "the inference process died while it had this job"
@@ -71,6 +70,11 @@ class CrashRecovery(NamedTuple):
     """The outcomes of the jobs that the dead process left."""
     verdict: Verdict | None = None
     """The task or frame that killed the process, once it is found."""
+
+
+def journal_path(runtime: Path, process: str) -> Path:
+    """Return the path of the journal of an inference process with this name."""
+    return runtime / f"{process}.journal"
 
 
 def write(path: Path, state: State) -> None:

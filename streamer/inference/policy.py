@@ -80,8 +80,13 @@ class Policy:
         if not self._awaits_frame(stream):
             self._refresh_stream(stream, now)
 
+    def add(self, stream: str, schedule: Schedule, now: Now) -> None:
+        """Choose tasks of this stream too."""
+        self.schedules[stream] = schedule
+        self.on_tasks_changed(stream, now)
+
     def remove(self, stream: str) -> None:
-        """The stream has ended."""
+        """The stream has ended, or another process serves it."""
         self._wakeups.pop(stream, None)
         self.schedules.pop(stream, None)
 

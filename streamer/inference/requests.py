@@ -1,4 +1,4 @@
-"""Requests of the parent to the inference process: one-shot questions and changed task lists.
+"""Requests of the parent to an inference process: one-shot questions, changed task lists, handovers of streams.
 
 A one-shot question is a task of its stream that runs once, on the next frame, before all other tasks. Its answer goes
 to the caller and is not published.
@@ -12,11 +12,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from streamer.bus.commands import INFERENCE, Ask, InferenceCommand, SetTasks, parse
+from streamer.bus.commands import INFERENCE, Ask, InferenceCommand, ReleaseStream, ServeStream, SetTasks, parse
 from streamer.bus.result_feed import ResultPublisher
 from streamer.bus.rpc import Request, RpcServer, infer_socket
-from streamer.config.changes import with_tasks
+from streamer.config.changes import raw_stream, with_tasks
 from streamer.config.model import Config, Stream
 from streamer.core.errors import ConfigError
 from streamer.core.reasons import reason_of
@@ -37,12 +38,15 @@ class _Pending:
 class RequestHandler:
     """Receives the requests of the parent and replies to them."""
 
-    def __init__(self, runtime: Path, config: Config, policy: Policy, feed: ResultPublisher) -> None:
-        """`feed` carries changed task lists to the views and the web process."""
+    def __init__(
+        self, runtime: Path, config: Config, policy: Policy, feed: ResultPublisher, target: str | None = None
+    ) -> None:
+        """`feed` carries changed task lists to the views and the web process. `target`: as of `infer_socket`."""
         self._config, self._policy, self._feed = config, policy, feed
-        self._server = RpcServer(infer_socket(runtime))
+        self._server = RpcServer(infer_socket(runtime, target))
         self._pending: dict[str, _Pending] = {}
         """Keys: name of the one-shot task."""
+        self._handovers: list[tuple[Request, ServeStream | ReleaseStream]] = []
         self.socket = self._server.socket
         """Poll it for reading, then call `receive`."""
 
@@ -55,7 +59,7 @@ class RequestHandler:
         self._server.close()
 
     def receive(self, now: Now) -> set[str]:
-        """Handle all requests that have arrived; return the streams whose tasks have changed."""
+        """Handle all requests that have arrived; return the served streams whose tasks have changed."""
         changed = set()
         for request in self._server.receive():
             try:
@@ -64,13 +68,31 @@ class RequestHandler:
             except Exception as error:  # whatever a caller sends, inference runs on and the caller gets an answer
                 self._server.reply_error(request, reason_of(error, "request"))
             else:
-                changed.add(command.stream)
+                changed.update({command.stream} & self._policy.schedules.keys())
         for name, pending in list(self._pending.items()):
             if now.mono > pending.until:
                 del self._pending[name]
                 if (schedule := self._policy.schedules.get(pending.stream)) is not None:
                     schedule.drop(name)
         return changed
+
+    def take_handovers(self) -> list[tuple[Request, ServeStream | ReleaseStream]]:
+        """Return the handovers that were requested since the last call. Each needs `reply_to`."""
+        taken, self._handovers = self._handovers, []
+        return taken
+
+    def reply_to(self, request: Request, **response: Any) -> None:
+        self._server.reply(request, **response)
+
+    def raw_tasks(self, stream: str) -> list[dict[str, Any]]:
+        """Return the present tasks of a stream as plain data."""
+        tasks: list[dict[str, Any]] = self._config.raw["streams"][stream]["tasks"]
+        return tasks
+
+    def fail_questions(self, stream: str) -> None:
+        """Reply to the questions about a stream that another process will serve."""
+        for name in [name for name, pending in self._pending.items() if pending.stream == stream]:
+            self._server.reply(self._pending.pop(name).request, failed="the stream moved to another device: ask again")
 
     def reply(self, result: Result, model: str) -> None:
         """Send the outcome of a one-shot task to its caller, unless that has timed out."""
@@ -84,14 +106,20 @@ class RequestHandler:
         """Raises ConfigError."""
         stream = command.stream
         schedule = self._policy.schedules.get(stream)
-        if schedule is None:
-            raise ConfigError(f"the stream `{stream}` has ended")
         match command:
+            case ServeStream() | ReleaseStream():
+                raw_stream(self._config, stream)
+                self._handovers.append((request, command))
+                return
             case SetTasks(tasks=tasks):
                 self._config = with_tasks(self._config, stream, tasks)
+                if schedule is None:  # another process serves it, or it has ended
+                    return
                 schedule.replace(self._config.streams[stream].active, now)
                 self._feed.publish_tasks(stream, tasks)
             case Ask():
+                if schedule is None:
+                    raise ConfigError(f"the stream `{stream}` has ended")
                 (task,) = with_tasks(self._config, stream, [command.task]).streams[stream].tasks
                 # Unlike any name in a config (these have no slash) and any that a dead process has left as a suspect.
                 name = f"ask/{secrets.token_hex(8)}"

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from streamer.core.logs import Format
 
@@ -42,6 +42,9 @@ class Assignment(BaseModel):
     """Folder of sockets and frame buffers, mode 0700, on a tmpfs."""
     state: Path
     """Folder of what outlives the processes, such as the ledger."""
+    inference: tuple[str | None, ...] = (None,)
+    """Targets of the inference processes, one for each device of the model. The only one serves all streams; of several
+    each serves those that the parent names."""
     is_first_start: bool = True
     """No process of this child has been ready yet: what cannot be opened is a config error, which stops the agent."""
     report_fd: int = -1
@@ -77,6 +80,8 @@ class ReportKind(StrEnum):
     """Its recording cannot be read. It tries again."""
     INCOMPLETE = "incomplete"
     """Its recording ended early, and must be whole: the agent fails at its end."""
+    SPEED = "speed"
+    """It has measured its device. Reported by one of several inference processes."""
     FAILED = "failed"
     """It stops because of a config error. At the first start the agent stops with exit code 2."""
     CRASHED = "crashed"
@@ -91,5 +96,7 @@ class Report(BaseModel):
     kind: ReportKind
     reason: str | None = None
     """Reason of `unreadable`, `incomplete`, `failed` and `crashed`."""
+    speed: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Speed of a device relative to the reference device, in `speed`."""
     address: str | None = None
     """Address that web serves, in its `ready`."""

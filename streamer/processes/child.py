@@ -132,7 +132,7 @@ class Child:
         own = {
             "report_fd": REPORT_FD,
             "heartbeat_fd": HEARTBEAT_FD,
-            "environment": extra_environment(self.role),
+            "environment": {**extra_environment(self.role), **assignment.environment},
             "was_killed": self.was_killed,
             "is_first_start": not self.was_ready,
             "error_counts": dict(self._error_counts),

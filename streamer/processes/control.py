@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import zmq
 
-from streamer.bus.commands import CONTROL, MAX_ASK_S, Ask, ChangeTask, ListTasks, SetTasks, parse
-from streamer.bus.rpc import Request, RpcClient, RpcServer, control_socket, infer_socket
+from streamer.bus.commands import CONTROL, MAX_ASK_S, Ask, ChangeTask, ListTasks, parse
+from streamer.bus.rpc import Request, RpcServer, control_socket
 from streamer.config.changes import DONE, Change, SavedChanges, raw_stream, with_tasks
 from streamer.config.model import Config
 from streamer.core.errors import ConfigError
@@ -23,6 +23,7 @@ from streamer.core.reasons import reason_of
 from streamer.events.build import task_event
 from streamer.events.ledger import LEDGER_FILE
 from streamer.events.schema import StatusEvent
+from streamer.processes.stream_router import Question, StreamRouter
 
 log = logging.getLogger(__name__)
 
@@ -41,23 +42,29 @@ class _Pending(NamedTuple):
 class Control:
     """Answers requests whenever `poll_once` is called. `config` is what children are started with."""
 
-    def __init__(self, config: Config, folders: AgentPaths, send_event: Callable[[StatusEvent], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        folders: AgentPaths,
+        router: StreamRouter,
+        send_event: Callable[[StatusEvent], None],
+    ) -> None:
         self.config = config
         self._folders = folders
         self._send_event = send_event
         self._saved = SavedChanges(folders.state)
         self._server = RpcServer(control_socket(folders.runtime))
-        self._infer = RpcClient(infer_socket(folders.runtime))
-        self._pending: dict[int, _Pending] = {}
-        """Questions by the id of the request to the inference process."""
+        self.router = router
+        self._pending: dict[Question, _Pending] = {}
 
     def close(self) -> None:
         self._server.close()
-        self._infer.close()
+        self.router.close()
 
     def descriptors(self) -> list[int]:
         """Return the file descriptors to poll. They are edge-triggered: call `poll_once` at intervals in any case."""
-        return [int(socket.get(zmq.FD)) for socket in (self._server.socket, self._infer.socket)]
+        sockets = [self._server.socket, *(client.socket for client in self.router.clients())]
+        return [int(socket.get(zmq.FD)) for socket in sockets]
 
     def poll_once(self) -> None:
         """Handle what has arrived, and fail the questions whose time is over."""
@@ -66,18 +73,20 @@ class Control:
                 self._handle(request)
             except Exception as error:  # whatever a caller sends, the agent runs on and the caller gets an answer
                 self._server.reply_error(request, reason_of(error, "control"))
-        for answer in self._infer.receive():
-            if pending := self._pending.pop(answer["id"], None):
+        for question, answer in self.router.receive():
+            if pending := self._pending.pop(question, None):
                 self._server.reply(pending.request, **answer)
+        self.router.balance()
         now = time.monotonic()
-        for request_id in [request_id for request_id, pending in self._pending.items() if now > pending.deadline]:
-            self._server.reply(self._pending.pop(request_id).request, failed="no answer in time")
+        for question in [question for question, pending in self._pending.items() if now > pending.deadline]:
+            self._server.reply(self._pending.pop(question).request, failed="no answer in time")
 
-    def on_infer_exit(self) -> None:
-        """Fail all pending questions."""
-        for pending in self._pending.values():
+    def on_infer_exit(self, process: str | None) -> None:
+        """Fail all questions that are pending there. `process`: its target."""
+        for question in [question for question in self._pending if question.process == process]:
+            pending = self._pending.pop(question)
             self._server.reply(pending.request, failed="the inference process died: ask again")
-        self._pending.clear()
+        self.router.on_exit(process)
 
     def _handle(self, request: Request) -> None:
         match parse(CONTROL, request.message):
@@ -90,9 +99,10 @@ class Control:
                 self._server.reply(request, done=self._change(change, command.save))
 
     def _overview(self) -> dict[str, Any]:
-        """Return the current tasks of each stream, and the path of the ledger."""
+        """Return the tasks of each stream, its device if there are several, and the path of the ledger."""
         streams = {name: [task.to_json for task in stream.tasks] for name, stream in self.config.streams.items()}
-        return {"agent": self.config.name, "ledger": str(self._folders.state / LEDGER_FILE), "streams": streams}
+        ledger, devices = str(self._folders.state / LEDGER_FILE), self.router.devices_by_stream()
+        return {"agent": self.config.name, "ledger": ledger, "streams": streams, "devices": devices}
 
     def _ask(self, request: Request, ask: Ask) -> None:
         if not 0 < ask.seconds <= MAX_ASK_S:
@@ -102,8 +112,8 @@ class Control:
         task = {**ask.task, "name": _ASK}
         raw_stream(self.config, ask.stream)
         with_tasks(self.config, ask.stream, [task])  # reports a bad question to the caller
-        request_id = self._infer.send(**ask.model_copy(update={"task": task}).message())
-        self._pending[request_id] = _Pending(request, time.monotonic() + ask.seconds)
+        question = self.router.ask(ask.stream, ask.model_copy(update={"task": task}))
+        self._pending[question] = _Pending(request, time.monotonic() + ask.seconds)
 
     def _change(self, change: Change, save: bool) -> str:
         before, after = self.config, change.apply(self.config)
@@ -113,8 +123,7 @@ class Control:
             except OSError as error:
                 raise ConfigError(f"change cannot be saved ({error.strerror}): check the state folder") from None
         self.config = after
-        tasks = after.raw["streams"][change.stream]["tasks"]
-        self._infer.send(**SetTasks(stream=change.stream, tasks=tasks).message())
+        self.router.set_tasks(after, change.stream)
         state, saved = DONE[change.what], "saved" if save else None
         kinds = {task.name: task.task for config in (before, after) for task in config.streams[change.stream].tasks}
         event = task_event(after.name, change.stream, change.name, state, saved, asks=kinds[change.name])

@@ -1,4 +1,4 @@
-"""The inference process: chooses due tasks, fetches frames for them, runs batches over all streams, publishes results.
+"""An inference process: chooses due tasks, fetches frames for them, runs batches over all streams, publishes results.
 
 When the engine has room, the due tasks are chosen and their frames fetched at once; nothing is fetched in advance. A
 frame is settled, and its buffer free again, once emit has acked the events of all its jobs.
@@ -21,16 +21,18 @@ from streamer.core.backoff import ReportRate
 from streamer.core.closing import Closing
 from streamer.inference.canary import Canary
 from streamer.inference.fetcher import FrameFetcher
+from streamer.inference.handover import Handover
 from streamer.inference.in_flight import InFlight, JobState
 from streamer.inference.policy import Policy, most_urgent_first
 from streamer.inference.publisher import OutcomePublisher
 from streamer.inference.requests import RequestHandler
 from streamer.inference.result_check import check_numbers
 from streamer.inference.schedule import Schedule
+from streamer.inference.speed import SpeedMeter
 from streamer.inference.step_timeout import StepTimeout
 from streamer.inference.tracking import ObjectTracker
 from streamer.inference.triggers import Now
-from streamer.processes.assignment import ReportKind
+from streamer.processes.assignment import ReportKind, Role, child_name
 from streamer.processes.heartbeat import LOADING_S
 from streamer.processes.worker import Worker
 from streamer.types import Engine, Job, Result
@@ -44,7 +46,7 @@ MIN_BUFFERS = 16
 
 
 def run(worker: Worker) -> None:
-    """Serve all streams of the config until asked to stop."""
+    """Serve streams of the config until asked to stop: all, or those that the parent names, if there are several."""
     alive = partial(worker.heartbeat.beat, "loading", LOADING_S)
     alive()
     engine = find_pipeline().open(worker.config.model, alive)
@@ -68,16 +70,21 @@ class Inference(Closing):
         self.worker, self.engine = worker, engine
         config, now = worker.config, _now()
         streams = config.streams
-        schedules = {name: Schedule(name, stream.active, stream.source.pace, now) for name, stream in streams.items()}
+        served = streams if len(worker.assignment.inference) == 1 else {}
+        process, target = child_name(Role.INFER, worker.target), worker.target
+        schedules = {name: Schedule(name, stream.active, stream.source.pace, now) for name, stream in served.items()}
         self.policy = Policy(schedules, now)
         self.stretch_reports = ReportRate()
         self.step_timeout = StepTimeout()
         self.frames = FrameClient(worker.runtime, "infer", max(MIN_BUFFERS, 2 * len(streams), 2 * engine.free()))
-        self.in_flight = InFlight(worker.runtime, streams, self.frames.settle, worker.assignment.was_killed)
+        self.in_flight = InFlight(worker.runtime, streams, self.frames.settle, worker.assignment.was_killed, process)
         self.fetcher = FrameFetcher(self.frames, self.policy, self.in_flight)
-        self.events = EventClient(worker.runtime, "infer")
-        self.feed = ResultPublisher(worker.runtime, {name: config.raw["streams"][name]["tasks"] for name in streams})
-        self.requests = RequestHandler(worker.runtime, config, self.policy, self.feed)
+        self.events = EventClient(worker.runtime, process)
+        self.feed = ResultPublisher(
+            worker.runtime, {name: config.raw["streams"][name]["tasks"] for name in served}, target
+        )
+        self.requests = RequestHandler(worker.runtime, config, self.policy, self.feed, target)
+        self.handover = Handover(self.requests, self.policy, self.fetcher, self.in_flight, self.feed)
         self.canary = Canary(self.requests, self.in_flight)
         # `every_n_frames` has no seconds: the tracker takes the default interval for it.
         tasks = [(name, task) for name, stream in streams.items() for task in stream.tasks]
@@ -85,19 +92,27 @@ class Inference(Closing):
         self.publisher = OutcomePublisher(
             config.name, engine.model, self.in_flight, self.events, self.feed, self.requests, self.canary, tracker
         )
-        self.poller = zmq.Poller()
-        self.poller.register(worker.stop_fd, zmq.POLLIN)
-        for socket in (*self.frames.sockets(), self.events.socket, self.requests.socket, self.feed.socket):
-            self.poller.register(socket, zmq.POLLIN)
+        self.speed = SpeedMeter(find_pipeline().costs(config.model).seconds, now.mono)
+        self.poller = self.make_poller()
 
     def close(self) -> None:
         for connection in (self.frames, self.events, self.feed, self.requests):
             connection.close()
 
+    def make_poller(self) -> zmq.Poller:
+        """Return a poller of all sockets; each served stream has one."""
+        poller = zmq.Poller()
+        poller.register(self.worker.stop_fd, zmq.POLLIN)
+        for socket in (*self.frames.sockets(), self.events.socket, self.requests.socket, self.feed.socket):
+            poller.register(socket, zmq.POLLIN)
+        return poller
+
     def poll_once(self) -> None:
         """Fetch frames for due tasks, admit waiting jobs, let the engine make one step, publish the results."""
         self.worker.heartbeat.beat()
         self.fetcher.refresh_wait(self.requests.receive(_now()), _now())
+        if self.handover.advance(_now()):
+            self.poller = self.make_poller()
         self.fetcher.fetch(self.room(), _now())
         self.poller.poll(math.ceil(self.sleep_time() * 1000))
         self.fetcher.receive(_now())
@@ -174,6 +189,11 @@ class Inference(Closing):
             self.in_flight.finish_run(result.job)
             if result.job.due.origin != "canary":
                 self.policy.record_job(result.job.due, result.inference_s / result.batch)
+            task = result.job.due.task
+            if result.outcome in ("ok", "empty"):
+                self.speed.record(task.task, task.params.prompts, result.inference_s / result.batch)
+        if self.worker.target and (speed := self.speed.take(time.monotonic())):
+            self.worker.report(ReportKind.SPEED, speed=speed)
         return results
 
     def report_crash(self) -> None:

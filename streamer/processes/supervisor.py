@@ -8,14 +8,16 @@ is started again, with a growing delay. A child whose heartbeat is overdue is ki
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from streamer.bus.event_channel import EventClient
 from streamer.config.changes import SavedChanges
-from streamer.config.model import Config
+from streamer.config.model import Config, find_pipeline
 from streamer.core.errors import EXIT_CONFIG, ConfigError, SourceIncomplete
 from streamer.core.logs import Format
 from streamer.core.paths import AgentPaths
@@ -27,7 +29,9 @@ from streamer.processes.control import Control
 from streamer.processes.fork_client import ForkServer
 from streamer.processes.process_table import Exit, ProcessTable
 from streamer.processes.stop_signals import StopSignals
+from streamer.processes.stream_router import StreamRouter
 from streamer.processes.systemd import ServiceStatus
+from streamer.types import Device
 from streamer.video.outputs.base import outputs_by_view
 from streamer.video.outputs.rtsp_push import RtspPush
 
@@ -42,6 +46,8 @@ STOP_ORDER: Mapping[tuple[Role, ...], float] = {
 }
 """Roles in the order they are stopped, with the seconds until they are killed; under 10 s in all. Inference stops
 before the cameras, so that every frame is settled, and emit last, so that it gets the events of all others."""
+THREADS = "OMP_NUM_THREADS"
+"""The number of threads of numerical libraries. Without it each process starts one for every core."""
 FLUSH_S = 0.5
 """Longest wait for acks of the parent's own events before emit is stopped."""
 
@@ -71,15 +77,18 @@ def run(
         if on_ready is not None:
             on_ready(folders.runtime)
         with StopSignals() as signals, EventClient(folders.runtime, "parent") as events:
+            devices = _devices(config)
             assignment = Assignment(
                 config={},
+                inference=tuple(devices),
                 runtime=folders.runtime,
                 state=folders.state,
                 max_events=max_events,
                 log_level=log_level,
                 log_format=log_format,
             )
-            control = Control(config, folders, lambda event: events.send(event, None))
+            router = StreamRouter(folders.runtime, config, devices)
+            control = Control(config, folders, router, lambda event: events.send(event, None))
             Supervisor(signals, events, control, assignment, seconds).run()
 
 
@@ -102,7 +111,7 @@ class Supervisor:
         self.signals, self.events, self.control = signals, events, control
         self.assignment, self.seconds = assignment, seconds
         """`assignment`: what all children have in common, with an empty config."""
-        children, wakeups = _children(control.config), (signals.wakeup_fd, *control.descriptors())
+        children, wakeups = _children(control.config, assignment.inference), (signals.wakeup_fd, *control.descriptors())
         self.table = ProcessTable(children, wakeups, ForkServer(_modules(control.config, children)))
         self.service = ServiceStatus()
         self.startup_pending = {ReportKind.FIRST_FRAME, ReportKind.READY}
@@ -143,8 +152,13 @@ class Supervisor:
         """Start a child with its part of the present config. While the system refuses, try again later."""
         ended = {capture.target or "" for capture in self.table.of_role(Role.CAPTURE) if capture.finished}
         part = part_of(self.control.config, child.role, child.target, ended)
+        own: dict[str, Any] = {}
+        if child.role is Role.INFER and len(self.assignment.inference) > 1:
+            part["model"] = self.control.router.devices[child.target].settings.model_dump(mode="json")
+            own["environment"] = _shared_cores(len(self.assignment.inference))
+        own |= {"config": part, "secrets": secrets_in(part)}
         try:
-            self.table.start(child, self.assignment.model_copy(update={"config": part, "secrets": secrets_in(part)}))
+            self.table.start(child, self.assignment.model_copy(update=own))
         except OSError as error:
             self.plan_restart(child, f"cannot be started: {error.strerror}")
 
@@ -175,6 +189,8 @@ class Supervisor:
                 child.failure_reason = child.failure_reason or report.reason
             case ReportKind.ENDED:
                 child.finished = True
+                if child.role is Role.CAPTURE:
+                    self.control.router.on_stream_end(child.target or "")
                 self.stop_after_last_stream()
             case ReportKind.UNREADABLE if child.role is Role.CAPTURE and not child.had_frame:
                 child.unreadable = report.reason
@@ -190,6 +206,9 @@ class Supervisor:
                 child.was_ready = True
                 if child.role is Role.INFER:
                     self.startup_done(report.kind)
+                    self.control.router.on_ready(child.target)
+            case ReportKind.SPEED if child.role is Role.INFER and report.speed is not None:
+                self.control.router.on_speed(child.target, report.speed)
 
     def stop_after_last_stream(self) -> None:
         """Stop the agent once no stream can give another frame. A recording that never was readable is its failure."""
@@ -207,8 +226,8 @@ class Supervisor:
 
     def on_exit(self, child: Child, end: Exit) -> None:
         """Plan the restart of a child, unless it is finished or the agent stops."""
-        if child.role is Role.INFER:
-            self.control.on_infer_exit()
+        if child.role is Role.INFER and not self.stopping:
+            self.control.on_infer_exit(child.target)
         if child.finished or self.stopping:
             log.debug("%s ended", child.name)
         elif end.code == EXIT_CONFIG and not child.was_ready:
@@ -255,10 +274,22 @@ class Supervisor:
                 self.handle(child, item)
 
 
-def _children(config: Config) -> list[Child]:
+def _devices(config: Config) -> dict[str | None, Device]:
+    """Return the devices of the model by the targets of their processes: None where there is one, else numbers."""
+    devices = find_pipeline().devices(config.model)
+    return {None: devices[0]} if len(devices) == 1 else {str(number): one for number, one in enumerate(devices)}
+
+
+def _shared_cores(processes: int) -> dict[str, str]:
+    """Return the variable with which each of several inference processes starts threads for its part of the cores."""
+    cores = len(os.sched_getaffinity(0))
+    return {THREADS: os.environ.get(THREADS) or str(max(1, cores // processes))}
+
+
+def _children(config: Config, inference: Iterable[str | None]) -> list[Child]:
     """Return the children that a config needs, in the order they are started."""
     return [
-        Child(Role.INFER),  # first: it takes longest to be ready
+        *(Child(Role.INFER, target) for target in inference),  # first: it takes longest to be ready
         Child(Role.EMIT),
         *(Child(Role.CAPTURE, name, stream=name) for name in config.streams),
         *(Child(Role.VIEW, str(view), stream=view.stream) for view in outputs_by_view(config.outputs)),

@@ -47,7 +47,7 @@ class View(Closing):
         self.worker, self.id = worker, view_id
         self.started = now = time.monotonic()
         self.intake = FrameIntake(worker.runtime, view_id.stream)
-        self.results = ResultSubscriber(worker.runtime, view_id.stream)
+        self.results = ResultSubscriber(worker.runtime, view_id.stream, worker.assignment.inference)
         self.tasks: list[dict[str, Any]] = worker.config.raw["streams"][view_id.stream]["tasks"]
         self.pacer = FramePacer(now, SYNC_START_S if view_id.sync else 0.0)
         self.renderer = Renderer(now)

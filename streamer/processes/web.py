@@ -36,7 +36,8 @@ def run(worker: Worker) -> None:
 async def _serve(worker: Worker, listener: socket.socket, capture: CapturePoller) -> None:
     ledger = worker.state / LEDGER_FILE
     query = LedgerQuery(ledger)
-    events, jpegs, tasks = EventFollower(query), JpegHub(worker.runtime), TaskLists(worker.runtime, worker.config)
+    events, jpegs = EventFollower(query), JpegHub(worker.runtime)
+    tasks = TaskLists(worker.runtime, worker.config, worker.assignment.inference)
     reader = LedgerReader(ledger, events)
     assert worker.config.web is not None
     connections = Connections(worker.config.web.trusted_proxies)

@@ -68,9 +68,11 @@ class Worker:
         self.stopping = True
         os.eventfd_write(self.stop_fd, 1)
 
-    def report(self, kind: ReportKind, reason: str | None = None, address: str | None = None) -> None:
+    def report(
+        self, kind: ReportKind, reason: str | None = None, address: str | None = None, speed: float | None = None
+    ) -> None:
         """Send a report to the parent. The arguments are those of `Report`."""
-        report = Report(kind=kind, reason=reason, address=address)
+        report = Report(kind=kind, reason=reason, address=address, speed=speed)
         try:
             os.write(self.assignment.report_fd, report.model_dump_json(exclude_none=True).encode() + b"\n")
         except BrokenPipeError:

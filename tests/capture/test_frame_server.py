@@ -15,7 +15,7 @@ from streamer.capture.sources import Synthetic
 from streamer.core.errors import FrameError
 from streamer.core.settings import Settings
 from streamer.types import Image, Luma, Pace, Picture, Source
-from tests.support.capturing import CaptureThread, Consumer
+from tests.support.capturing import STREAM, CaptureThread, Consumer
 
 PICTURES = 12
 
@@ -78,3 +78,21 @@ def test_undecodable_frames_are_counted_and_passed_over(tmp_path: Path, pace: Pa
     if pace == "file":
         assert seen == list(range(0, PICTURES, 2))
         assert counts["dropped"] == {"undecodable": PICTURES // 2}
+
+
+def test_released_stream_passes_between_live_consumers(tmp_path: Path) -> None:
+    source = Synthetic(fps=20, size="64x48")
+    with CaptureThread(tmp_path, source), Consumer(tmp_path) as first:
+        frame = first.next()
+        first.client.settle(frame, "done")
+        assert first.client.disconnect(STREAM)
+        with Consumer(tmp_path) as second:
+            later = second.next(FrameRequest(after=frame.id))
+            second.client.settle(later, "done")
+            assert second.client.disconnect(STREAM)
+            first.client.connect(STREAM)
+            again = first.next(FrameRequest(after=later.id))
+            first.client.settle(again, "done")
+            reply = first.reply(first.client.ping(STREAM))
+    assert reply.counts is not None
+    assert (reply.counts.done, reply.counts.dropped, reply.counts.in_flight) == (3, {}, 0)

@@ -9,8 +9,9 @@ import pytest
 
 from pipelines.florence2.cost_table import shipped_costs
 from streamer.cli import load_estimate
-from streamer.cli.load_estimate import FPS, ModelId, describe, estimate
+from streamer.cli.load_estimate import ModelId, describe, estimate
 from streamer.config.model import Config, find_pipeline, from_mapping
+from streamer.inference.stream_load import FPS
 from tests.support.clips import write_clip
 
 CAMERA = "rtsp://10.0.0.1/cam"

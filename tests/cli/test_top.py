@@ -106,7 +106,7 @@ def test_table_shows_stretch_and_drops(tmp_path: Path) -> None:
         {"name": name, "task": "caption", "often": "every 1 s", "priority": priority}
         for name, priority in (("sky", "low"), ("door", "high"))
     ]
-    drawn = table({"agent": "home", "streams": {"gate": tasks}}, capture, events)
+    drawn = table({"agent": "home", "streams": {"gate": tasks}, "devices": {"gate": "cuda:1"}}, capture, events)
     cells = [[str(cell) for cell in column.cells] for column in drawn.columns]
     assert cells[6] == ["", "2.5x", ""]
     assert cells[7] == ["", "stale 3", ""]

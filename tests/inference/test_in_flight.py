@@ -98,7 +98,7 @@ def test_journal_has_the_jobs_before_the_engine_gets_them(tmp_path: Path) -> Non
     in_flight, jobs = table(tmp_path), jobs_of(frame())
     in_flight.open_frame(jobs[0].frame, jobs)
     in_flight.start(jobs[1:])
-    state = journal.read(tmp_path / journal.FILE)
+    state = journal.read(journal.journal_path(tmp_path, "infer"))
     assert [(row.name, row.running) for row in state.jobs] == [("caption", False), ("ocr", True)]
     next_process = table(tmp_path)
     assert {result.job.due.task.name for result in next_process.recovery.lost} == set(NAMES)
@@ -109,7 +109,7 @@ def test_journal_has_the_jobs_before_the_engine_gets_them(tmp_path: Path) -> Non
 
 
 def test_unreadable_journal_is_reported_and_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = tmp_path / journal.FILE
+    path = journal.journal_path(tmp_path, "infer")
     path.write_text("{")
     assert not table(tmp_path).recovery.lost
     assert "unreadable" in caplog.text
@@ -139,7 +139,7 @@ def test_unreadable_journal_is_reported_and_ignored(tmp_path: Path, caplog: pyte
 def test_journal_of_another_shape_counts_as_empty(
     tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / journal.FILE).write_text(content)
+    (journal.journal_path(tmp_path, "infer")).write_text(content)
     assert table(tmp_path).recovery.lost == []
     (line,) = caplog.messages
     assert "jobs of the previous process get no outcome" in line
@@ -147,7 +147,7 @@ def test_journal_of_another_shape_counts_as_empty(
 
 @pytest.mark.parametrize("other", ["pipe", "link", "folder"])
 def test_journal_that_is_no_file_is_passed_over(tmp_path: Path, other: str) -> None:
-    path = tmp_path / journal.FILE
+    path = journal.journal_path(tmp_path, "infer")
     (tmp_path / "victim").write_text("victim")
     if other == "pipe":
         os.mkfifo(path)

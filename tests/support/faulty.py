@@ -17,7 +17,7 @@ from typing import Any
 from pipelines.florence2.pipeline import pipeline as florence2
 from streamer.core.errors import ConfigError
 from streamer.core.settings import Settings
-from streamer.types import Answer, Box, Costs, Job, Result, TaskSpec
+from streamer.types import Answer, Box, Costs, Device, Job, Result, TaskSpec
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,6 +26,7 @@ class FaultySettings(Settings):
     """The `model:` block of the config."""
 
     max_batch: int = 8
+    devices: int = 1
     loading: float = 0.0
     """Seconds that loading takes."""
     step: float = 0.01
@@ -82,6 +83,9 @@ class FaultyPipeline:
 
     def refuse(self, settings: FaultySettings, task: str, params: object) -> str | None:
         return None
+
+    def devices(self, settings: FaultySettings) -> Sequence[Device]:
+        return [Device(f"device {number}", settings) for number in range(settings.devices)]
 
     def costs(self, settings: FaultySettings) -> Costs:
         return Costs("nowhere", {})

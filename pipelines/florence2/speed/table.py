@@ -66,7 +66,7 @@ def _model(
 ) -> dict[str, Any]:
     """Measure one model: transformers first, so that both are never in memory together."""
     files = replace(files.with_image_size(settings.image_size), generation=forced(files.generation))
-    checkpoint = load(files, settings.device, settings.dtype)
+    checkpoint = load(files, settings.one_device, settings.dtype)
     device = checkpoint.weights.device
     limit(device, settings.gpu_memory)  # for both sides
     card, is_cpu = card_of(device), device.type == "cpu"

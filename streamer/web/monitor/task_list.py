@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ TaskJson = dict[str, Any]
 class TaskLists:
     """The tasks of each stream: those of the config until the feed has sent others."""
 
-    def __init__(self, runtime: Path, config: Config) -> None:
+    def __init__(self, runtime: Path, config: Config, inference: Sequence[str | None] = (None,)) -> None:
+        """`inference`: targets of the inference processes."""
         self._config = config
         self.by_stream: dict[str, list[TaskJson]] = {
             name: [task.to_json for task in stream.tasks] for name, stream in config.streams.items()
         }
-        self._feed = ResultSubscriber(runtime, None)
+        self._feed = ResultSubscriber(runtime, None, inference)
         self._invalid_lists = RareLog(log, "invalid task list %d dropped, stream %r: %s")
 
     def close(self) -> None:

@@ -1,0 +1,144 @@
+"""The parent's connections to the inference processes, and which of them serves each stream.
+
+`Placement` plans, this module carries out: a stream is released by one process before another one is told to serve it.
+A process that has ended serves nothing. With one process there is nothing to decide: it serves all streams from its
+start.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from streamer.bus.commands import Ask, ReleaseStream, ServeStream, SetTasks
+from streamer.bus.rpc import Message, RpcClient, infer_socket
+from streamer.config.model import Config, find_pipeline
+from streamer.core.errors import ConfigError
+from streamer.inference.placement import Placement
+from streamer.inference.stream_load import stream_load
+from streamer.processes.assignment import Role, child_name
+from streamer.types import Device
+
+log = logging.getLogger(__name__)
+
+
+class Question(NamedTuple):
+    """A question that was sent: the process that has it, and its number there."""
+
+    process: str | None
+    number: int
+
+
+class StreamRouter:
+    """Sends commands to the process of their stream, and hands streams over."""
+
+    def __init__(self, runtime: Path, config: Config, devices: Mapping[str | None, Device]) -> None:
+        """`devices`: by the targets of the inference processes, as of `Child.target`."""
+        self.devices = devices
+        self._costs = find_pipeline().costs(next(iter(devices.values())).settings).seconds
+        self._clients = {target: RpcClient(infer_socket(runtime, target)) for target in devices}
+        recordings = frozenset(name for name, stream in config.streams.items() if stream.source.pace == "file")
+        loads = {name: stream_load(stream, self._costs) for name, stream in config.streams.items()}
+        self._placement = Placement(tuple(devices), loads, recordings)
+        self._serving = dict(self._placement.process_of) if len(devices) == 1 else {}
+        """Processes by stream. A stream that moves, or whose process is lost, has none."""
+        self._leaving: dict[str, Question] = {}
+        """Requests to release a stream that are not answered."""
+
+    def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
+
+    def clients(self) -> list[RpcClient]:
+        return list(self._clients.values())
+
+    def ask(self, stream: str, ask: Ask) -> Question:
+        """Send a question. Raises ConfigError while no process serves the stream."""
+        if stream not in self._serving:
+            raise ConfigError(f"no device has the stream `{stream}` at the moment: ask again in a few seconds")
+        process = self._serving[stream]
+        return Question(process, self._clients[process].send(**ask.message()))
+
+    def set_tasks(self, config: Config, stream: str) -> None:
+        """Send the changed tasks of a stream: to all processes, because any may serve it later."""
+        command = SetTasks(stream=stream, tasks=config.raw["streams"][stream]["tasks"])
+        for client in self._clients.values():
+            client.send(**command.message())
+        self._placement.set_load(stream, stream_load(config.streams[stream], self._costs))
+
+    def receive(self) -> list[tuple[Question, Message]]:
+        """Return the answers that have arrived."""
+        answers = []
+        for process, client in self._clients.items():
+            answers += [(Question(process, answer["id"]), answer) for answer in client.receive()]
+        for stream, question in list(self._leaving.items()):
+            for asked, answer in answers:
+                if asked == question:
+                    self._on_released(stream, process=question.process, released=bool(answer.get("released")))
+        return answers
+
+    def on_ready(self, process: str | None) -> None:
+        """The process can serve streams."""
+        self._placement.up(process, time.monotonic())
+        self._carry_out()
+
+    def on_exit(self, process: str | None) -> None:
+        """The process has ended: others serve its streams. What it has not read is not for the next process."""
+        self._clients[process].drop_unsent()
+        if len(self._clients) == 1:
+            return
+        lost = [stream for stream, place in self._serving.items() if place == process]
+        for stream in lost:
+            del self._serving[stream]
+            self._leaving.pop(stream, None)
+        self._placement.lose(process)
+        if lost:
+            log.warning("%s lost, its %d streams go to other devices", child_name(Role.INFER, process), len(lost))
+        self._carry_out()
+
+    def on_stream_end(self, stream: str) -> None:
+        """The stream gives no more frames."""
+        self._placement.end(stream)
+
+    def on_speed(self, process: str | None, speed: float) -> None:
+        """The process has measured its device."""
+        self._placement.set_speed(process, speed)
+
+    def balance(self) -> None:
+        """Move one stream if the devices are loaded unequally."""
+        if self._leaving or len(self._clients) == 1:
+            return
+        if (stream := self._placement.balance(time.monotonic())) is not None:
+            name = self.devices[self._placement.process_of[stream]].name
+            log.info("stream %s moves to %s: the devices are loaded unequally", stream, name)
+            self._carry_out()
+
+    def devices_by_stream(self) -> dict[str, str]:
+        """Return the names of the devices whose processes serve a stream. Empty where there is one device."""
+        if len(self._clients) == 1:
+            return {}
+        return {stream: self.devices[process].name for stream, process in self._serving.items()}
+
+    def _carry_out(self) -> None:
+        """Request what the plan needs: that a stream is served, or released first."""
+        for stream, planned in self._placement.process_of.items():
+            if stream not in self._serving:
+                if self._placement.is_up(planned):
+                    self._clients[planned].send(**ServeStream(stream=stream).message())
+                    self._serving[stream] = planned
+            elif self._serving[stream] != planned and stream not in self._leaving:
+                process = self._serving[stream]
+                number = self._clients[process].send(**ReleaseStream(stream=stream).message())
+                self._leaving[stream] = Question(process, number)
+
+    def _on_released(self, stream: str, process: str | None, released: bool) -> None:
+        del self._leaving[stream]
+        if released:
+            del self._serving[stream]
+        else:
+            log.warning("stream %s stays on its device: its capture process did not answer", stream)
+            self._placement.keep(stream, process)
+        self._carry_out()

@@ -1,0 +1,95 @@
+"""One inference process per device, with all processes of an agent: streams are divided, and move when one dies."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from streamer.bus.commands import Ask, ListTasks
+from streamer.bus.rpc import Message, RpcClient, control_socket
+from streamer.inference.placement import SETTLE_S
+from tests.support import faulty
+from tests.support.agents import RunningAgent, assert_identity, assert_no_duplicates, until
+
+START_S = 60.0
+HANDOVER_S = 2.0
+"""Bound of the time without answers when a process dies: the next interval, after its exit was seen."""
+STREAMS = ("gate", "yard", "roof", "shed")
+
+
+def config(folder: Path) -> Path:
+    task = {"task": "caption", "every": "100ms"}
+    file = folder / "home.yaml"
+    file.write_text(
+        json.dumps(
+            {
+                "model": {"devices": 2, "trace": str(folder / "trace")},
+                "streams": {
+                    **{name: {"source": "synthetic?fps=20&size=64x48", "tasks": [task]} for name in STREAMS},
+                    "clip": {
+                        "source": {"kind": "synthetic", "fps": 20, "size": "64x48", "pace": "file", "seconds": 60},
+                        "tasks": [{"task": "caption", "every_n_frames": 1}],
+                    },
+                },
+                "sinks": [{"kind": "jsonl", "path": str(folder / "events.jsonl")}],
+            }
+        )
+    )
+    return file
+
+
+class Caller:
+    def __init__(self, agent: RunningAgent) -> None:
+        self._client = RpcClient(control_socket(agent.folder / "run" / "streamer" / "home"))
+
+    def call(self, message: Message) -> Message:
+        self._client.send(**message)
+        (answer,) = until(self._client.receive, 10, "an answer")
+        return answer
+
+    def devices(self) -> dict[str, str]:
+        found: dict[str, str] = self.call(ListTasks().message())["devices"]
+        return found
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def test_streams_of_a_killed_process_go_on_and_come_back(tmp_path: Path) -> None:
+    environment = faulty.install(tmp_path / "installed")
+    with RunningAgent(tmp_path, ["run", str(config(tmp_path))], tmp_path / "events.jsonl", environment) as agent:
+        agent.wait_for_results(1, START_S)
+        caller = Caller(agent)
+        until(lambda: len(caller.devices()) == 5, START_S, "all streams have a device")
+        before = caller.devices()
+        assert max(Counter(before.values()).values()) <= 4
+        for stream in STREAMS:
+            agent.wait_for_results(3, 10, stream)
+            ask = Ask(stream=stream, task={"task": "caption"}, seconds=5)
+            assert caller.call(ask.message())["event"]["data"]["stream"] == stream
+
+        agent.kill("infer:1")
+        moved = [stream for stream in STREAMS if before[stream] == "device 1"]
+        known = {stream: len(agent.results(stream)) for stream in moved}
+        for stream in moved:
+            agent.wait_for_results(known[stream] + 3, HANDOVER_S, stream)
+        assert set(caller.devices().values()) == {"device 0"}, "the other one answers"
+
+        until(lambda: "device 1" in caller.devices().values(), SETTLE_S + 10, f"streams come back; {agent.log()}")
+        back = [stream for stream, device in caller.devices().items() if device == "device 1"]
+        known = {stream: len(agent.results(stream)) for stream in back}
+        for stream in back:  # the process is new: its first answer makes it import libraries
+            agent.wait_for_results(known[stream] + 3, 15, stream)
+        caller.close()
+        agent.stop()
+        assert_no_duplicates(agent.events())
+        for stream in (*STREAMS, "clip"):
+            frames = agent.statuses("stream.stopped", stream)[-1]["data"]["frames"]
+            assert_identity(frames)
+            assert frames["in_flight"] == 0
+            if stream not in moved:
+                assert not frames["dropped"].get("worker_lost")
+        numbers = [event["data"]["frame"]["seq"] for event in agent.results("clip")]
+        assert set(numbers) == set(range(max(numbers) + 1)), "each frame of a recording is answered"
+        assert [event["data"]["worker"] for event in agent.statuses("worker.restarted")] == ["infer:1"]
