@@ -98,7 +98,7 @@ sinks: [{{kind: jsonl, path: {tmp_path}/events.jsonl}}]
         agent.stop()
 
 
-def test_table_shows_stretch_and_drops(tmp_path: Path) -> None:
+def test_table_shows_device_stretch_and_drops(tmp_path: Path) -> None:
     events, capture = EventFollower(LedgerQuery(tmp_path / "ledger.db")), CapturePoller(tmp_path, ["gate"])
     events.stretch = {"gate": {"low": 2.5}}
     events.counts["gate", "sky", "stale"] = 3
@@ -108,6 +108,7 @@ def test_table_shows_stretch_and_drops(tmp_path: Path) -> None:
     ]
     drawn = table({"agent": "home", "streams": {"gate": tasks}, "devices": {"gate": "cuda:1"}}, capture, events)
     cells = [[str(cell) for cell in column.cells] for column in drawn.columns]
+    assert cells[5] == ["cuda:1", "", ""], "the device of the stream"
     assert cells[6] == ["", "2.5x", ""]
     assert cells[7] == ["", "stale 3", ""]
 

@@ -27,6 +27,7 @@ class FaultySettings(Settings):
 
     max_batch: int = 8
     devices: int = 1
+    """Number of devices, each with a process of its own."""
     loading: float = 0.0
     """Seconds that loading takes."""
     step: float = 0.01
