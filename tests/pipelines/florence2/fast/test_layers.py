@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch.nn import functional
@@ -37,6 +40,24 @@ def test_large_product_equals_plain_one(rows: int, outputs: int, has_bias: bool)
         assert out.is_contiguous()
     y = random(rows, outputs)
     torch.testing.assert_close(matrix.plus(x, y), plain + y, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, FEW_ROWS])
+def test_product_of_few_rows_runs_in_mkl(rows: int) -> None:
+    """torch computes by itself, many times slower, where the strides of an operand do not suit MKL.
+
+    The processor time of one thread counts, which other processes hardly change.
+    """
+    weight, x = random(8192, 768), random(rows, 768)
+    matrix = Linear(weight)
+
+    def seconds(product: Callable[[], torch.Tensor]) -> float:
+        started = time.thread_time()
+        product()
+        return time.thread_time() - started
+
+    ours = min(seconds(lambda: matrix(x)) for _ in range(5))
+    assert ours < 3 * min(seconds(lambda: functional.linear(x, weight)) for _ in range(5))
 
 
 def test_small_matrix_keeps_the_plain_product() -> None:
