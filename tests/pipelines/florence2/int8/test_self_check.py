@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from pipelines.florence2.openvino.library import openvino
 from pipelines.florence2.pipeline import Florence2Settings, load_parts, open_engine
 from streamer.core.errors import ConfigError
 from tests.support.checkpoints import build_checkpoint
+
+pytestmark = pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra openvino")
 
 
 def test_int8_model_of_other_weights_is_refused(tmp_path: Path) -> None:
