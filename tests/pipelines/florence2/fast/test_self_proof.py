@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pipelines.florence2.checkpoint_files import open_folder
-from pipelines.florence2.fast import decode_batch
+from pipelines.florence2.fast import decode_batch, self_proof
 from pipelines.florence2.fast.buckets import RoundedBuckets
 from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.fast.graphs import EagerRunner
@@ -43,6 +43,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder in which starts are counted."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "streamer" / "graphs"
+
+
+@pytest.fixture(autouse=True)
+def _short_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small pictures and short answers: a start runs 44 trials."""
+    short = [(task, {**keys, "max_tokens": 12}, (160, 120)) for task, keys, _ in self_proof.TRIALS]
+    monkeypatch.setattr(self_proof, "TRIALS", short)
 
 
 def open_with(checkpoint: Path, graphs: FakeGraphs) -> Any:
