@@ -74,10 +74,12 @@ class Count:
         share = self.equal / self.items
         if share < floor:
             return f"{self.equal} of {self.items} {kind} are equal ({share:.3f}, floor {floor:g})"
-        if self.items < MIN_ITEMS or self.least < floor - MARGIN:
+        if self.items < MIN_ITEMS:
+            return f"only {self.items} {kind} to compare, at least {MIN_ITEMS} are needed: give more frames"
+        if self.least < floor - MARGIN:
             return (
-                f"{self.equal} of {self.items} {kind} are equal, too few to be sure: the share is at least "
-                f"{self.least:.3f}, and {floor - MARGIN:g} and {MIN_ITEMS} {kind} are needed; give more frames"
+                f"{self.equal} of {self.items} {kind} are equal, which only shows a share of {self.least:.3f}, and "
+                f"{floor - MARGIN:g} is needed: give more frames"
             )
         return None
 
