@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from pipelines.florence2.fast.graphs import HostCopy
@@ -43,16 +44,17 @@ class Snapshot:
 
     def read(self) -> list[RowState]:
         """Return the progress of each row. Waits for the device."""
-        (at, running, _), tokens, _ = self._copy.wait()
+        progress, tokens, _ = self._copy.wait()
+        places, running, _ = progress.tolist()
+        # A row runs on behind its maximum length until the host notices.
+        newest = [min(place, row.max_tokens) for place, (row, _) in zip(places, self._rows, strict=True)]
+        last = tokens.gather(1, torch.tensor(newest)[:, None])[:, 0].tolist()
         states = []
         for index, (row, bound) in enumerate(self._rows):
-            place = int(at[index])
-            row.length -= bound - place - 1
-            self._rows[index] = row, place + 1
-            # A row runs on behind its maximum length until the host notices.
-            newest = min(place, row.max_tokens)
-            is_done = not running[index] or newest == row.max_tokens
-            states.append(RowState(newest + 1, is_done, int(tokens[index, newest])))
+            row.length -= bound - places[index] - 1
+            self._rows[index] = row, places[index] + 1
+            is_done = not running[index] or newest[index] == row.max_tokens
+            states.append(RowState(newest[index] + 1, is_done, last[index]))
         return states
 
     def generation(self, row: int) -> Generation:
