@@ -228,6 +228,6 @@ def _load(config: Config, _file: Path) -> Iterator[Finding]:
     from streamer.cli.load_estimate import estimate, percent
 
     load = estimate(config)
-    if load is not None and load.total > 1:
+    if load is not None and load.total > len(load.devices):
         fix = "`streamer check` prints the tasks that cost most, and the intervals that would fit"
         yield Finding("warn", "load", f"the tasks need up to {percent(load.total)} of the device", fix)

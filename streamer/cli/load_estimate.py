@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -20,8 +21,9 @@ from streamer.core import atomic_file
 from streamer.core.errors import ConfigError
 from streamer.core.paths import state_home
 from streamer.inference.overload import MARGIN, Demand, shares
-from streamer.inference.stream_load import FPS, known_fps, max_runs_per_second, task_load
-from streamer.types import PRIORITIES, Costs, Priority
+from streamer.inference.placement import Placement
+from streamer.inference.stream_load import FPS, known_fps, max_runs_per_second, stream_load, task_load
+from streamer.types import PRIORITIES, Costs, Device, Priority
 
 NAMED_TASKS = 3
 """Number of tasks that a warning names."""
@@ -51,6 +53,8 @@ class Load:
     """Load of the tasks whose intervals overload control can stretch, by priority."""
     assumptions: tuple[str, ...]
     """Assumptions behind the estimate, as printed."""
+    devices: tuple[tuple[str, float, tuple[str, ...]], ...]
+    """Name, load and streams of each device, as they are divided at the start."""
 
     @property
     def total(self) -> float:
@@ -59,7 +63,8 @@ class Load:
 
 def estimate(config: Config) -> Load | None:
     """Return the load of a config, or None if the costs of its model are unknown."""
-    model, stored = _model(config), _read_costs()
+    devices = find_pipeline().devices(config.model)
+    model, stored = _model(devices[0].settings), _read_costs()
     # Most computers have one device to choose, which a measurement without a device has chosen too.
     own = stored.get(_key(model)) or stored.get(_key((*model[:2], None)))
     costs = own or find_pipeline().costs(config.model)
@@ -84,12 +89,13 @@ def estimate(config: Config) -> Load | None:
                 assumptions.add("`quality: official` costs more than estimated")
             if rate and task.every_n_frames and not known_fps(stream.source):
                 assumptions.add(f"cameras without a known rate count as {FPS:g} fps")
-    return Load(costs, own is not None, by_task, by_kind, demands, tuple(sorted(assumptions)))
+    divided = tuple(_divide(config, devices, costs))
+    return Load(costs, own is not None, by_task, by_kind, demands, tuple(sorted(assumptions)), divided)
 
 
 def describe(config: Config, load: Load | None) -> Iterator[str]:
     """Return the load as lines of text; above 100 %, with a warning and the intervals that would fit."""
-    name, side, _ = _model(config)
+    name, side, _ = _model(config.model)
     bench = "streamer bench" + (f" --model {name}" if name else "") + (f" --image-size {side}" if side else "")
     if load is None:
         yield f"load: unknown, no costs for this model: measure them with `{bench}`"
@@ -98,7 +104,10 @@ def describe(config: Config, load: Load | None) -> Iterator[str]:
         yield "load: no fixed load, recordings use the whole device"
         return
     kinds = sorted(load.by_kind.items(), key=lambda item: -item[1])
-    yield f"load: at most {percent(load.total)} of the device ({', '.join(f'{k} {percent(v)}' for k, v in kinds)})"
+    of = "the device" if len(load.devices) == 1 else f"one of {len(load.devices)} devices"
+    yield f"load: at most {percent(load.total)} of {of} ({', '.join(f'{k} {percent(v)}' for k, v in kinds)})"
+    for device, share, streams in load.devices if len(load.devices) > 1 else ():
+        yield f"  {device}: {percent(share)} ({', '.join(streams)})"
     if load.is_measured:
         yield f"  costs measured {load.costs.measured}"
     else:
@@ -106,17 +115,20 @@ def describe(config: Config, load: Load | None) -> Iterator[str]:
     for assumption in load.assumptions:
         yield f"  {assumption}"
     yield "  not subtracted: frames that tasks share, closed `between` windows, quiet scenes of `when`"
-    if load.total > 1:
+    if load.total > len(load.devices):
         yield from _warning(load)
 
 
 def _warning(load: Load) -> Iterator[str]:
     largest = sorted(load.by_task.items(), key=lambda item: -item[1])[:NAMED_TASKS]
     named = ", ".join(f"{stream}.{name} {percent(cost)}" for (stream, name), cost in largest)
-    yield f"warning: the tasks need more than the device can do. Most expensive: {named}"
-    factor = math.ceil(10 * load.total / MARGIN) / 10
+    devices = len(load.devices)
+    yield f"warning: the tasks need more than the device{'s' if devices > 1 else ''} can do. Most expensive: {named}"
+    factor = math.ceil(10 * load.total / devices / MARGIN) / 10
     yield f"  all tasks fit if every interval is {factor:g} times as long"
-    factors = [f"{key} {factor:.1f} times" for key, factor in shares(1.0, load.demands).items() if factor > 1]
+    factors = [
+        f"{key} {factor:.1f} times" for key, factor in shares(float(devices), load.demands).items() if factor > 1
+    ]
     if factors:
         yield f"  otherwise intervals are stretched under full load: {', '.join(factors)}"
 
@@ -136,10 +148,20 @@ def store_cost(model: ModelId, task: str, seconds: float) -> None:
     atomic_file.write(path, _COSTS.dump_json(costs, indent=1).decode() + "\n")
 
 
-def _model(config: Config) -> ModelId:
-    """Return the model of a config."""
-    device = getattr(config.model, "device", None)
-    sizes = getattr(config.model, "checkpoint", None), getattr(config.model, "image_size", None)
+def _divide(config: Config, devices: Sequence[Device], costs: Costs) -> Iterator[tuple[str, float, tuple[str, ...]]]:
+    """Yield the name, the load and the streams of each device."""
+    loads = {name: stream_load(stream, costs.seconds) for name, stream in config.streams.items()}
+    numbers = [str(number) for number in range(len(devices))]
+    placement = Placement(numbers, loads, frozenset())
+    for number, device in zip(numbers, devices, strict=True):
+        streams = tuple(name for name in loads if placement.process_of[name] == number)
+        yield device.name, sum(loads[name] for name in streams), streams
+
+
+def _model(settings: Any) -> ModelId:
+    """Return the model that these settings of a pipeline name."""
+    device = getattr(settings, "device", None)
+    sizes = getattr(settings, "checkpoint", None), getattr(settings, "image_size", None)
     return *sizes, None if device == "auto" else device
 
 

@@ -128,3 +128,14 @@ def test_shipped_costs_hold_for_the_measured_size_only(name: str | None, own: in
     assert shipped_costs(name, own) == shipped_costs(name, None)
     assert shipped_costs(name, own).seconds
     assert not shipped_costs(name, 512).seconds
+
+
+def test_streams_are_divided_among_devices(home: Path) -> None:
+    load_estimate.store_cost(INCLUDED, "caption", 0.5)
+    tasks = [{"task": "caption", "every": "1s"}]
+    streams = {name: {"source": CAMERA, "tasks": tasks} for name in ("gate", "yard", "roof")}
+    config = from_mapping({"model": {"device": ["cpu", "cpu"]}, "streams": streams})
+    lines = list(describe(config, estimate(config)))
+    assert lines[0] == "load: at most 150 % of one of 2 devices (caption 150 %)"
+    assert lines[1:3] == ["  cpu: 100 % (gate, yard)", "  cpu: 50 % (roof)"]
+    assert not any("warning" in line for line in lines)
