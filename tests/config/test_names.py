@@ -12,6 +12,7 @@ import pytest
 from streamer.bus.event_channel import events_endpoint
 from streamer.bus.frame_client import frames_endpoint
 from streamer.bus.result_feed import _tasks_topic, results_endpoint
+from streamer.bus.rpc import infer_socket
 from streamer.cli.load_estimate import COSTS_FILE
 from streamer.config import model
 from streamer.core.errors import ConfigError
@@ -21,6 +22,7 @@ from streamer.events.build import output_event, result_id, sink_event, status_ev
 from streamer.events.schema import StatusEvent
 from streamer.events.sinks._mqtt_topics import STATUS, client_id, device_id, event_topic, source_topic
 from streamer.events.sinks.zmq import topic as zmq_topic
+from streamer.inference.journal import journal_path
 from streamer.processes.assignment import Role, child_name
 from streamer.processes.heartbeat import dump_file
 from streamer.video.outputs.base import OutputSettings, ViewId
@@ -108,6 +110,10 @@ def files_and_urls() -> Iterator[tuple[Address, Owner]]:
         yield file(f"{RUNTIME}/{name}"), ("fixed", name)
     yield file(events_endpoint(RUNTIME)), ("events",)
     yield file(results_endpoint(RUNTIME)), ("results",)
+    for target in ("0", "1", "10"):
+        yield file(results_endpoint(RUNTIME, target)), ("results", target)
+        yield file(str(infer_socket(RUNTIME, target))), ("infer", target)
+        yield file(str(journal_path(RUNTIME, child_name(Role.INFER, target)))), ("journal", target)
     children = [child_name(role, None) for role in (Role.INFER, Role.EMIT, Role.WEB)]
     for stream in (name for name in NAMES if len(name) < 40):
         yield file(frames_endpoint(RUNTIME, stream)), ("frames", stream)
