@@ -9,7 +9,7 @@ are seconds of CLOCK_MONOTONIC on this host; times named `*_at` are unix seconds
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -46,8 +46,9 @@ PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
 When = Literal["always", "motion", "change"]
 """Condition for a planned run: none, motion since the last answer, or a picture that differs from that answer's."""
 
-Origin = Literal["schedule", "request", "canary"]
-"""Why a task runs: it is due, a caller asked once, or the agent tests whether the model still answers."""
+Origin = Literal["schedule", "request", "canary", "follow_up"]
+"""Why a task runs: it is due, a caller asked once, the agent tests whether the model still answers, or an answer had
+shapes or a text to ask about."""
 
 FrameOutcome = Literal["done", "stale", "unchanged", "error", "stopped"]
 """Outcome with which a consumer settles a fetched frame: `done`, or dropped with this cause."""
@@ -120,6 +121,10 @@ class TaskParams(Protocol):
     def prompts(self) -> int:
         """Number of prompts that one run of the task costs."""
 
+    @property
+    def labels(self) -> Collection[str] | None:
+        """All labels that the answer can have; None if they are not known."""
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -138,6 +143,20 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Parent:
+    """The answer, and the part of it, that a follow-up task is about."""
+
+    event: str
+    """Id of the answer's event."""
+    path: tuple[int, ...]
+    """Number of the shape in its answer, 0 for a text, after the numbers of the answers before."""
+    label: str | None = None
+    track: int | None = None
+    region: Region | None = None
+    """Bounding box of the shape. None: the follow-up is about the answer's text."""
+
+
+@dataclass(frozen=True, slots=True)
 class DueTask:
     """A task that is due. It is chosen before its frame is fetched."""
 
@@ -148,6 +167,13 @@ class DueTask:
     unchanged_since: float | None = None
     """Unix second of the frame whose answer still holds: the job needs no run, its outcome is `unchanged`."""
     origin: Origin = "schedule"
+    parent: Parent | None = None
+    """Set if the task is a follow-up."""
+
+    @property
+    def key(self) -> str:
+        """The task's name, with the part of its parent's answer: unique among the jobs of one frame."""
+        return self.task.name if self.parent is None else f"{self.task.name}#{'.'.join(map(str, self.parent.path))}"
 
 
 @dataclass(frozen=True, slots=True)

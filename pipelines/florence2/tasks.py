@@ -99,6 +99,11 @@ class Parameters(Settings):
     def prompts(self) -> int:
         return max(1, len(self.texts))
 
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        # The shapes of a list of texts are labelled by text, those of one text by whatever the model writes.
+        return self.texts if len(self.texts) > 1 else None
+
     @model_validator(mode="before")
     @classmethod
     def _check_inputs(cls, data: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, reduce
 from importlib.metadata import entry_points
 from operator import or_
@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, create_model
 
 from streamer.capture.motion_gate import MotionSettings
 from streamer.capture.sources import SourceField
 from streamer.config.calendar import ZoneName, local_zone
+from streamer.config.follow_up import MAX_DEPTH, FollowUpSettings, build_follow_ups, names_of
 from streamer.config.task import ScheduledTask, TaskSettings, build_task, task_problems
 from streamer.config.validation import Problem, nearest, problems_of
 from streamer.config.web import Web
@@ -115,7 +116,8 @@ def find_pipeline() -> Pipeline:
 def schema_model() -> type[BaseModel]:
     """Return the pydantic model of a whole config file, made for the installed pipeline."""
     pipeline = find_pipeline()
-    task: Any = reduce(or_, map(_task_model, pipeline.tasks().values()))
+    then = _then_field([spec for spec in pipeline.tasks().values() if spec.takes_region or spec.takes_text])
+    task: Any = reduce(or_, (_task_model(spec, then) for spec in pipeline.tasks().values()))
     entries: Any = list[Annotated[task, Field(discriminator="task")]]
     stream: Any = create_model(
         "Stream",
@@ -133,11 +135,39 @@ def schema_model() -> type[BaseModel]:
     )
 
 
-def _task_model(spec: TaskSpec) -> type[BaseModel]:
+def _task_model(spec: TaskSpec, then: Any) -> type[BaseModel]:
     """Return the model of a task, with the keys of streamer and those of the pipeline."""
     task: Any = Literal[spec.task]
     keys: dict[str, Any] = {key: (field.annotation, field) for key, field in spec.parameters.model_fields.items()}
-    return create_model(spec.task, __base__=TaskSettings, __doc__=spec.summary, task=(task, ...), **keys)
+    return create_model(spec.task, __base__=TaskSettings, __doc__=spec.summary, task=(task, ...), then=then, **keys)
+
+
+def _then_field(specs: Sequence[TaskSpec], depth: int = 1) -> Any:
+    """Return type and default of `then` in a task with `depth` - 1 tasks before it; `specs` can be follow-ups."""
+    if not specs or depth > MAX_DEPTH:
+        return Annotated[list[Any], AfterValidator(_too_deep)], Field([], description="Not possible here.")
+    deeper = _then_field(specs, depth + 1)
+    models: list[Any] = []
+    for spec in specs:
+        task: Any = Literal[spec.task]
+        # The answer before gives the region or the text.
+        fields = spec.parameters.model_fields.items()
+        keys: dict[str, Any] = {
+            key: (field.annotation, field) for key, field in fields if key not in ("region", "text")
+        }
+        name = f"{spec.task}_follow_up_{depth}"
+        models.append(
+            create_model(name, __base__=FollowUpSettings, __doc__=spec.summary, task=(task, ...), then=deeper, **keys)
+        )
+    entry: Any = reduce(or_, models)
+    entries: Any = list[Annotated[entry, Field(discriminator="task")]]
+    return entries, Field([], description="Tasks that run on the shapes, or the text, of this task's answers.")
+
+
+def _too_deep(value: list[Any]) -> list[Any]:
+    if value:
+        raise ValueError(f"at most {MAX_DEPTH} follow-ups in a chain")
+    return value
 
 
 def json_schema() -> dict[str, Any]:
@@ -227,7 +257,11 @@ def _stream(name: str, config: Any, local: ZoneInfo, problems: list[Problem], is
         if found:
             problems.extend((("streams", name, "tasks", index, *where), what) for where, what in found)
         else:
-            tasks.append(build_task(entry, params, stream.zones, local))
+            task = build_task(entry, params, stream.zones, local)
+            where = ("streams", name, "tasks", index)
+            then, wrong = build_follow_ups(entry.then, task, pipeline, config.model, where)
+            problems += wrong
+            tasks.append(replace(task, then=then))
     return Stream(stream.source, tuple(tasks), stream.zones, stream.motion)
 
 
@@ -235,6 +269,12 @@ def _repeated_names(config: Any) -> Iterator[Problem]:
     for name, stream in config.streams.items():
         tasks = [task.name or task.task for task in stream.tasks]
         yield from _repeated(("streams", name, "tasks"), tasks, "task")
+        for index, task in enumerate(stream.tasks):
+            for where, follow_up in names_of(task.then):
+                if follow_up in tasks:
+                    problem = f"a second task with the name `{follow_up}`: give it a `name` of its own"
+                    yield ("streams", name, "tasks", index, *where), problem
+                tasks.append(follow_up)
     yield from _repeated(("sinks",), [sink.name for sink in config.sinks], "sink")
 
 

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, model_validator
 
 from streamer.config.calendar import Cron, CronField, TimeWindows, TimeWindowsField, ZoneName
+from streamer.config.follow_up import FollowUp
 from streamer.config.validation import Problem, nearest
 from streamer.core.settings import Name, Seconds, Settings
 from streamer.types import Pace, Point, Priority, Task, When, Zone
@@ -33,6 +34,7 @@ class ScheduledTask(Task):
     refresh: float = REFRESH_S
     """Seconds after which a task with `when` runs even if nothing happened."""
     paused: bool = False
+    then: tuple[FollowUp, ...] = ()
 
     @property
     def describe_schedule(self) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 from streamer.core.redact import redact
 from streamer.events.schema import (
     EventBox,
+    EventFollowUps,
+    EventParent,
     EventPoints,
     FrameCounts,
     FrameInfo,
@@ -32,12 +34,13 @@ MAX_TEXT = 65_536
 _UNSAFE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control characters, lone surrogates, Unicode line ends
 
 
-def result_event(agent: str, result: Result, model: str) -> ResultEvent:
+def result_event(agent: str, result: Result, model: str, follow_ups: EventFollowUps | None = None) -> ResultEvent:
     """Return the event of one finished job. Emit sets its sequence and age."""
     due, frame = result.job.due, result.job.frame
     height, width = frame.image.shape[:2]
     params: TaskParams = due.task.params
     text, region = params.prompt_text, params.prompt_region
+    parent = due.parent
     data = ResultData(
         stream=due.stream,
         epoch=frame.epoch,
@@ -58,6 +61,8 @@ def result_event(agent: str, result: Result, model: str) -> ResultEvent:
             draft=result.draft,
         ),
         near=result.near if result.outcome == "ok" else 0,
+        parent=None if parent is None else EventParent(id=parent.event, label=parent.label, track=parent.track),
+        follow_ups=follow_ups,
         model=model,
         quality=params.quality,
         error=None if result.error is None else clean(redact(result.error)),
@@ -65,16 +70,19 @@ def result_event(agent: str, result: Result, model: str) -> ResultEvent:
     )
     return ResultEvent(
         source=f"/agents/{agent}/streams/{due.stream}",
-        id=result_id(agent, due.stream, frame.epoch, frame.seq, due.task.name),
+        id=result_id(agent, due.stream, frame.epoch, frame.seq, due.key),
         subject=due.task.name,
         time=_rfc3339(datetime.fromtimestamp(frame.captured_at, UTC)),
         data=data,
     )
 
 
-def result_id(agent: str, stream: str, epoch: int, seq: int, name: str) -> str:
-    """Return the event id, the same for the same frame and task, also after a crash and a second run."""
-    question = json.dumps([agent, stream, epoch, seq, name])
+def result_id(agent: str, stream: str, epoch: int, seq: int, key: str) -> str:
+    """Return the event id, the same for the same frame and task, also after a crash and a second run.
+
+    `key` is the task's name, or the key of a follow-up.
+    """
+    question = json.dumps([agent, stream, epoch, seq, key])
     return hashlib.sha256(question.encode()).hexdigest()[:32]
 
 
@@ -123,10 +131,16 @@ def task_event(
     return _status(source, "task", state, reason, retry_in_s, stream=stream, task=task, asks=asks)
 
 
-def schedule_event(agent: str, stretch: Mapping[str, Mapping[Priority, float]], reason: str | None) -> StatusEvent:
-    """Return the report that intervals are longer by these factors (`schedule.stretched`), or `schedule.normal`."""
+def schedule_event(
+    agent: str, stretch: Mapping[str, Mapping[Priority, float]], reason: str | None, follow_up_share: float = 1.0
+) -> StatusEvent:
+    """Return the report that intervals are longer by these factors (`schedule.stretched`), or `schedule.normal`.
+
+    `follow_up_share`: the part of the follow-ups that still runs; less than 1 also counts as stretched.
+    """
     factors = {stream: dict(of_priority) for stream, of_priority in stretch.items()}
-    return _status(f"/agents/{agent}", "schedule", "stretched" if stretch else "normal", reason, stretch=factors)
+    state, share = "stretched" if stretch or follow_up_share < 1 else "normal", round(follow_up_share, 3)
+    return _status(f"/agents/{agent}", "schedule", state, reason, stretch=factors, follow_up_share=share)
 
 
 def sink_event(

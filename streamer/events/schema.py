@@ -73,6 +73,30 @@ class Timing(_Part):
     """Tokens of the previous answer that were tried as a draft, and how many were accepted; absent without a draft."""
 
 
+class EventParent(_Part):
+    """The answer, and the shape in it, that a follow-up is about. The shape's box is `region`."""
+
+    id: str
+    """Id of the answer's event."""
+    label: str | None
+    """Label of the shape; null if the follow-up is about a text."""
+    track: int | None
+    """Number of the object, if the shape has one."""
+
+
+LeftOut = Literal["small", "most", "overload", "unusable"]
+"""Reason why a shape, or a text, of an answer gets no follow-up."""
+
+
+class EventFollowUps(_Part):
+    """Follow-ups of one answer; each gets an event of its own."""
+
+    asked: int
+    left_out: dict[LeftOut, int]
+    """Shapes without a follow-up by reason: a side under 8 pixels (`small`), more than `most`, too little device time
+    (`overload`), a text that the task cannot take (`unusable`)."""
+
+
 class ResultData(_Part):
     stream: str
     epoch: int
@@ -91,6 +115,10 @@ class ResultData(_Part):
     near: int = Field(default=0, exclude_if=lambda value: not value)
     """Locations in the result that differ from the most probable place by a thousandth of the picture, because they
     were taken from the previous answer (`drafts: near`); absent when there are none."""
+    parent: EventParent | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Set if the task is a follow-up (`then`)."""
+    follow_ups: EventFollowUps | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Set if the task has follow-ups and this is an answer."""
     timing: Timing
     model: str
     quality: str
@@ -133,6 +161,8 @@ class StatusData(_Part):
     stretch: dict[str, dict[Priority, float]] | None = Field(default=None, exclude_if=lambda value: value is None)
     """Factor by which intervals are longer than configured, by stream and priority; a priority that is absent runs as
     configured."""
+    follow_up_share: float = Field(default=1.0, exclude_if=lambda value: value == 1)
+    """Part of the follow-ups (`then`) that runs under overload; absent if all do."""
     output: str | None = Field(default=None, exclude_if=lambda value: value is None)
     """Name of the video output, in events about an output."""
     task: str | None = Field(default=None, exclude_if=lambda value: value is None)

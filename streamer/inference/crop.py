@@ -10,7 +10,7 @@ from math import ceil, floor
 import cv2
 import numpy as np
 
-from streamer.types import Answer, Box, Frame, Image, Point, Quad, Zone
+from streamer.types import Answer, Box, Frame, Image, Point, Quad, Region, Zone
 
 _SUBPIXELS = 4
 """Fractional bits of the corner coordinates that OpenCV gets."""
@@ -44,6 +44,15 @@ def _mask(zone: Zone, width: int, height: int) -> Image:
     mask: Image = np.zeros((bottom - top, right - left), np.uint8)
     cv2.fillPoly(mask, [np.rint(corners).astype(np.int32)], (255,), shift=_SUBPIXELS)
     return mask
+
+
+def to_crop(region: Region, zone: Zone, frame: Frame) -> Region:
+    """Return a region of the full frame as fractions of the crop, cut at its edges."""
+    height, width = frame.image.shape[:2]
+    left, top, right, bottom = box_of(zone, width, height)
+    xs = [min(max((x * width - left) / (right - left), 0.0), 1.0) for x in (region.x0, region.x1)]
+    ys = [min(max((y * height - top) / (bottom - top), 0.0), 1.0) for y in (region.y0, region.y1)]
+    return Region(xs[0], ys[0], xs[1], ys[1])
 
 
 def to_full_frame(answer: Answer, zone: Zone, frame: Frame) -> Answer:

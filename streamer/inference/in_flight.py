@@ -16,7 +16,8 @@ from typing import NamedTuple
 from streamer.config.model import Stream
 from streamer.core.logs import RareLog
 from streamer.inference import journal
-from streamer.inference.crop import crop_to_zone, to_full_frame
+from streamer.inference.crop import crop_to_zone, to_crop, to_full_frame
+from streamer.inference.follow_ups import with_region
 from streamer.inference.journal import NO_EPOCH, JobRow
 from streamer.inference.quarantine import Quarantine
 from streamer.types import Frame, FrameId, FrameOutcome, Job, Outcome, Result, Zone
@@ -38,13 +39,13 @@ class JobState(Enum):
 class JobId(NamedTuple):
     stream: str
     name: str
-    """Task name."""
+    """Task name, or the key of a follow-up."""
     frame: FrameId | None
     """None while the frame is being fetched."""
 
 
 def id_of(job: Job) -> JobId:
-    return JobId(job.due.stream, job.due.task.name, job.frame.id)
+    return JobId(job.due.stream, job.due.key, job.frame.id)
 
 
 @dataclass(slots=True)
@@ -143,6 +144,12 @@ class InFlight:
         for job in jobs:
             self._set(job, JobState.WAITING)
 
+    def add_follow_ups(self, jobs: Iterable[Job]) -> None:
+        """Add jobs about a frame that is open: its buffer stays in use until they have left the table."""
+        for job in jobs:
+            self._frames[job.due.stream, job.frame.id].unfinished.add(id_of(job))
+            self._set(job, JobState.WAITING)
+
     def start(self, jobs: Iterable[Job]) -> None:
         """Move jobs to RUNNING, and save the journal before the engine gets them."""
         for job in jobs:
@@ -187,15 +194,20 @@ class InFlight:
             return job
         if zone not in opened.crops:
             opened.crops[zone] = crop_to_zone(zone, opened.frame)
-        return Job(job.due, opened.crops[zone])
+        due, region = job.due, job.due.parent and job.due.parent.region
+        if region:
+            due = replace(due, task=with_region(due.task, to_crop(region, zone, opened.frame)))
+        return Job(due, opened.crops[zone])
 
     def uncrop(self, result: Result) -> Result:
         """Return the result of a cropped job with its places in the full frame."""
         zone = result.job.due.task.zone
         if zone is None:
             return result
-        frame = self._frames[result.job.due.stream, result.job.frame.id].frame
-        return replace(result, job=Job(result.job.due, frame), answer=to_full_frame(result.answer, zone, frame))
+        due, frame = result.job.due, self._frames[result.job.due.stream, result.job.frame.id].frame
+        if due.parent and due.parent.region:
+            due = replace(due, task=with_region(due.task, due.parent.region))
+        return replace(result, job=Job(due, frame), answer=to_full_frame(result.answer, zone, frame))
 
     # -- journal
 
@@ -207,7 +219,7 @@ class InFlight:
         if not self._changed:
             return
         rows = [
-            JobRow(job_id.name, entry.state is JobState.RUNNING, entry.job.frame)
+            JobRow(entry.job.due.task.name, entry.state is JobState.RUNNING, entry.job.frame, entry.job.due.parent)
             for job_id, entry in self._jobs.items()
             if entry.job is not None
         ]

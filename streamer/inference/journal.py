@@ -10,20 +10,23 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from streamer.config.follow_up import all_follow_ups
 from streamer.config.model import Stream
 from streamer.core import atomic_file
+from streamer.inference.follow_ups import follow_up_job
 from streamer.inference.quarantine import Quarantine, Verdict
-from streamer.types import DueTask, Frame, Job, Result
+from streamer.types import DueTask, Frame, Job, Parent, Region, Result
 
 log = logging.getLogger(__name__)
 
-VERSION: Literal[2] = 2
+VERSION: Literal[3] = 3
 NO_EPOCH = 0
 """The epoch of a picture that no camera made."""
 LOST = "the inference process died while it had this job"
@@ -37,6 +40,7 @@ class JobRow(NamedTuple):
     running: bool
     """The engine has the job."""
     frame: Frame
+    parent: Parent | None = None
 
 
 class State(NamedTuple):
@@ -51,7 +55,12 @@ _Time = Annotated[float, Field(ge=0, lt=1e11, allow_inf_nan=False)]
 """A unix or monotonic second."""
 _MediaTime = Annotated[float, Field(allow_inf_nan=False)]
 _Side = Annotated[int, Field(gt=0, le=65_536)]
-_Row = tuple[str, bool, str, _Whole, _Whole, _Time, _Time, _MediaTime | None, tuple[_Side, _Side, Literal[3]]]
+_Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+_Region = tuple[_Fraction, _Fraction, _Fraction, _Fraction]
+_Parent = tuple[str, tuple[_Whole, ...], str | None, _Whole | None, _Region | None]
+_Row = tuple[
+    str, bool, str, _Whole, _Whole, _Time, _Time, _MediaTime | None, tuple[_Side, _Side, Literal[3]], _Parent | None
+]
 _Suspect = tuple[str, str, tuple[_Whole, _Whole] | None]
 
 
@@ -60,7 +69,7 @@ class _File(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    v: Literal[2]
+    v: Literal[3]
     jobs: list[_Row]
     quarantine: tuple[list[tuple[_Suspect, _Whole]], list[tuple[_Suspect, float]], list[tuple[_Suspect, _Whole]]] | None
 
@@ -83,9 +92,10 @@ def write(path: Path, state: State) -> None:
     It is not synced: it must outlive the process only, and is written twice per engine step.
     """
     jobs = [
-        (name, running, one.stream, one.epoch, one.seq, one.captured_at, one.captured_mono, one.pts, one.image.shape)
-        for name, running, one in state.jobs
-    ]
+        (name, running, one.stream, one.epoch, one.seq, one.captured_at, one.captured_mono, one.pts, one.image.shape,
+         None if parent is None else astuple(parent))
+        for name, running, one, parent in state.jobs
+    ]  # fmt: skip
     atomic_file.write(path, json.dumps({"v": VERSION, "jobs": jobs, "quarantine": state.quarantine}), sync=False)
 
 
@@ -101,9 +111,10 @@ def read(path: Path) -> State:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         return _unreadable(path, f"`{'.'.join(map(str, first['loc']))}` is missing or wrong")
     jobs = []
-    for name, running, stream, epoch, seq, captured_at, captured_mono, pts, shape in content.jobs:
+    for name, running, stream, epoch, seq, captured_at, captured_mono, pts, shape, parent in content.jobs:
         black = np.broadcast_to(np.uint8(0), shape)
-        jobs.append(JobRow(name, running, Frame(stream, epoch, seq, captured_at, captured_mono, pts, black)))
+        lost = Frame(stream, epoch, seq, captured_at, captured_mono, pts, black)
+        jobs.append(JobRow(name, running, lost, parent and _parent(*parent)))
     return State(jobs, content.quarantine)
 
 
@@ -129,5 +140,12 @@ def _job(row: JobRow, streams: Mapping[str, Stream]) -> Job | None:
     stream = streams.get(row.frame.stream)
     if stream is None or stream.source.pace == "file" or row.frame.epoch == NO_EPOCH:
         return None
+    if row.parent is not None:
+        follow_ups = [one for task in stream.tasks for one in all_follow_ups(task) if one.name == row.name]
+        return follow_up_job(follow_ups[0], row.parent, row.frame, 0.0) if follow_ups else None
     task = next((task for task in stream.tasks if task.name == row.name), None)
     return None if task is None else Job(DueTask(row.frame.stream, task, 0.0), row.frame)
+
+
+def _parent(event: str, path: tuple[int, ...], label: str | None, track: int | None, region: Any) -> Parent:
+    return Parent(event, path, label, track, None if region is None else Region(*region))

@@ -31,6 +31,9 @@ MAX_GROWTH = 2.0
 MIN_CHANGE = 0.1
 """Smallest relative change of a factor that is applied."""
 
+MIN_FOLLOW_UP_SHARE = 1 / 8
+"""Smallest part of the follow-ups that runs under overload, before none does."""
+
 Factors = dict[Priority, float]
 
 
@@ -44,6 +47,8 @@ class Window:
     """Cost of the finished interval jobs."""
     busy: float = 0.0
     """Seconds for which the device worked."""
+    follow_ups: float = 0.0
+    """Seconds of that for follow-ups."""
 
 
 @dataclass(slots=True)
@@ -62,6 +67,8 @@ class Overload:
     def __init__(self, start: float) -> None:
         self.window = Window(start)
         self.factors: Factors = dict.fromkeys(PRIORITIES, 1.0)
+        self.follow_up_share = 1.0
+        """Part of the follow-ups that may run. It is reduced before any interval is stretched."""
         self._capacity: float | None = None
         """Device seconds of work per second that the device can do; None without an overload."""
         self._overload_busy = 1.0
@@ -74,6 +81,9 @@ class Overload:
     def record_busy(self, seconds: float) -> None:
         self.window.busy += seconds
 
+    def record_follow_up(self, seconds: float) -> None:
+        self.window.follow_ups += seconds
+
     def window_complete(self, now: float) -> bool:
         """Return whether `update` should be called."""
         age = now - self.window.start
@@ -85,6 +95,9 @@ class Overload:
         seconds = max(now - window.start, 1e-9)
         served, busy = window.served / seconds, window.busy / seconds
         overloaded = any(demand.overdue > MAX_OVERDUE_SHARE * demand.tasks for demand in demands.values())
+        if overloaded and window.follow_ups > 0:
+            self.follow_up_share = self.follow_up_share / 2 if self.follow_up_share > MIN_FOLLOW_UP_SHARE else 0.0
+            return True
         if overloaded and (self._capacity is not None or self._was_overloaded):
             self._capacity = served if self._capacity is None else min(served, self._capacity)
             self._overload_busy = max(busy, 0.01)
@@ -96,7 +109,10 @@ class Overload:
             if self._capacity * MARGIN >= sum(demand.cost for demand in demands.values()):
                 self._capacity = None
         self._was_overloaded = overloaded
-        return self._apply(demands)
+        grows = self.follow_up_share < 1 and self._capacity is None and not overloaded and busy < CALM
+        if grows:
+            self.follow_up_share = min(1.0, max(MIN_FOLLOW_UP_SHARE, 2 * self.follow_up_share))
+        return self._apply(demands) or grows
 
     def _apply(self, demands: Mapping[Priority, Demand]) -> bool:
         factors = dict.fromkeys(PRIORITIES, 1.0) if self._capacity is None else shares(self._capacity, demands)

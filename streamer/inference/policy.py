@@ -21,6 +21,8 @@ FIRST_COST_S = 0.05
 _NEWEST_WEIGHT = 0.1
 """Weight of the newest job in the moving average of its task's cost."""
 _MIN_WAIT_S = 0.001
+MAX_DEBT_S = 5.0
+"""Most device seconds of follow-ups for which a stream waits later."""
 
 Choice = dict[str, set[str]]
 """Names of tasks by stream."""
@@ -37,11 +39,20 @@ class _Class:
 
     def add(self, stream: str, urgent: bool = False) -> None:
         """The stream has something due; `urgent`: it gets the next turn."""
-        turn_not_over = stream in self.deficit and stream not in self.queue
+        turn_not_over = self.deficit.get(stream, -1.0) >= 0 and stream not in self.queue
         self.queue.setdefault(stream)
         self.deficit.setdefault(stream, 0.0)
         if urgent or turn_not_over:
             self.queue.move_to_end(stream, last=False)
+
+    def charge(self, stream: str, seconds: float) -> None:
+        """The stream has used device time for which it was not chosen: it waits so much longer for its next turns."""
+        self.deficit[stream] = max(self.deficit[stream] - seconds, -MAX_DEBT_S)
+
+    def end_turn(self, stream: str) -> None:
+        """Nothing of the stream is due: what it may still use is lost, a debt is kept."""
+        if self.deficit[stream] >= 0:
+            del self.deficit[stream]
 
 
 class Policy:
@@ -100,6 +111,9 @@ class Policy:
 
     def record_job(self, due: DueTask, seconds: float) -> None:
         """A job took `seconds` of the device: its share of a batch."""
+        if due.origin == "follow_up":
+            self.overload.record_follow_up(seconds)
+            self._classes[due.task.priority].charge(due.stream, seconds)
         known = self._costs.setdefault(due.task.task, seconds)
         self._costs[due.task.task] = max((1 - _NEWEST_WEIGHT) * known + _NEWEST_WEIGHT * seconds, 1e-6)
         triggers = self.schedules[due.stream].triggers if due.stream in self.schedules else ()
@@ -143,7 +157,7 @@ class Policy:
             if trigger is None:
                 del candidates.queue[stream]
                 if not self._awaits_frame(stream):
-                    del candidates.deficit[stream]
+                    candidates.end_turn(stream)
                 continue
             cost = self.cost(trigger.task.task)
             if candidates.deficit[stream] < cost and not trigger.is_urgent:
@@ -182,6 +196,14 @@ def _priority(trigger: Trigger) -> Priority:
 
 def most_urgent_first(jobs: list[Job]) -> list[Job]:
     """Return jobs in the order in which the engine should get them."""
-    return sorted(
-        jobs, key=lambda job: (job.due.deadline > -math.inf, PRIORITIES.index(job.due.task.priority), job.due.deadline)
-    )
+
+    def key(job: Job) -> tuple[bool, int, bool, float]:
+        due = job.due
+        return (
+            due.deadline > -math.inf,
+            PRIORITIES.index(due.task.priority),
+            due.origin == "follow_up",
+            due.deadline,
+        )
+
+    return sorted(jobs, key=key)

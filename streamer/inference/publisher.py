@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 from streamer.bus.event_channel import EventClient
 from streamer.bus.result_feed import ResultPublisher
 from streamer.core.logs import RareLog
-from streamer.events.build import canary_event, degraded_event, result_event, schedule_event, task_event
+from streamer.events.build import canary_event, degraded_event, result_event, result_id, schedule_event, task_event
+from streamer.events.schema import EventFollowUps
 from streamer.inference.canary import Canary
+from streamer.inference.follow_ups import FollowUps
 from streamer.inference.in_flight import InFlight
+from streamer.inference.overload import Overload
 from streamer.inference.requests import RequestHandler
 from streamer.inference.tracking import ObjectTracker
 from streamer.types import Priority, Result
@@ -35,15 +38,17 @@ class OutcomePublisher:
     requests: RequestHandler
     canary: Canary
     tracker: ObjectTracker
+    follow_ups: FollowUps
+    overload: Overload
     _warned: set[str] = field(default_factory=set)
     """Warnings of the engine that were published."""
 
     def publish(self, result: Result) -> None:
         """Send an outcome to its receiver."""
         match result.job.due.origin:
-            case "schedule":
+            case "schedule" | "follow_up":
                 self.canary.on_outcome(result.outcome)
-                self._send_event(self.tracker.assign_ids(result))
+                self._publish_scheduled(result)
                 return
             case "request":
                 self.requests.reply(result, self.model)
@@ -72,18 +77,35 @@ class OutcomePublisher:
             self.events.send(degraded_event(self.agent, warning), None)
 
     def publish_stretch(self, stretch: Mapping[str, Mapping[Priority, float]]) -> None:
-        """Report the factors by which overload stretches intervals, by stream and priority."""
-        log.info("overload: intervals stretched by %s", stretch or "nothing")
-        reason = "the model cannot do everything at the configured intervals" if stretch else None
-        self.events.send(schedule_event(self.agent, stretch, reason), None)
+        """Report the factors by which overload stretches intervals, by stream and priority, and of follow-ups."""
+        share = self.overload.follow_up_share
+        log.info("overload: intervals stretched by %s, %.0f %% of follow-ups", stretch or "nothing", 100 * share)
+        reason = None
+        if stretch:
+            reason = "the model cannot do everything at the configured intervals"
+        elif share < 1:
+            reason = "the model cannot do all follow-ups"
+        self.events.send(schedule_event(self.agent, stretch, reason, share), None)
 
     def receive_acks(self) -> None:
         """Remove the jobs whose events are acked, and send again what is not acked in time."""
         self.in_flight.on_acked(self.events.receive())
         self.events.resend()
 
-    def _send_event(self, result: Result, live: bool = True) -> None:
-        event = result_event(self.agent, result, self.model)
+    def _publish_scheduled(self, result: Result) -> None:
+        """Send the outcome of a scheduled task or a follow-up; add the follow-ups of its answer."""
+        if result.job.due.parent is None:
+            result = self.tracker.assign_ids(result)
+        else:
+            self.follow_ups.on_outcome(result)
+        due, frame = result.job.due, result.job.frame
+        event = result_id(self.agent, due.stream, frame.epoch, frame.seq, due.key)
+        jobs, counts = self.follow_ups.plan(result, event, self.overload.follow_up_share)
+        self.in_flight.add_follow_ups(jobs)
+        self._send_event(result, counts)
+
+    def _send_event(self, result: Result, follow_ups: EventFollowUps | None = None, live: bool = True) -> None:
+        event = result_event(self.agent, result, self.model, follow_ups)
         self.in_flight.add_event(result.job, result.outcome, event.id)
         if live:
             self.feed.publish(event)

@@ -121,6 +121,8 @@ class RequestHandler:
                 if schedule is None:
                     raise ConfigError(f"the stream `{stream}` has ended")
                 (task,) = with_tasks(self._config, stream, [command.task]).streams[stream].tasks
+                if task.then:
+                    raise ConfigError("`then` is for scheduled tasks: ask about a region with `--region`")
                 # Unlike any name in a config (these have no slash) and any that a dead process has left as a suspect.
                 name = f"ask/{secrets.token_hex(8)}"
                 self._pending[name] = _Pending(request, stream, now.mono + command.seconds)

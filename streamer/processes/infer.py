@@ -21,6 +21,7 @@ from streamer.core.backoff import ReportRate
 from streamer.core.closing import Closing
 from streamer.inference.canary import Canary
 from streamer.inference.fetcher import FrameFetcher
+from streamer.inference.follow_ups import FollowUps, follow_ups_of
 from streamer.inference.handover import Handover
 from streamer.inference.in_flight import InFlight, JobState
 from streamer.inference.policy import Policy, most_urgent_first
@@ -90,8 +91,9 @@ class Inference(Closing):
         tasks = [(name, task) for name, stream in streams.items() for task in stream.tasks]
         tracker = ObjectTracker({(name, task.name): task.every or DEFAULT_EVERY_S for name, task in tasks})
         self.publisher = OutcomePublisher(
-            config.name, engine.model, self.in_flight, self.events, self.feed, self.requests, self.canary, tracker
-        )
+            config.name, engine.model, self.in_flight, self.events, self.feed, self.requests, self.canary, tracker,
+            FollowUps(), self.policy.overload,
+        )  # fmt: skip
         self.speed = SpeedMeter(find_pipeline().costs(config.model).seconds, now.mono)
         self.poller = self.make_poller()
 
@@ -133,6 +135,8 @@ class Inference(Closing):
     def room(self) -> int:
         """Return how many jobs to fetch frames for: none while emit does not ack."""
         pending = self.in_flight.count(JobState.FETCHING, JobState.WAITING)
+        # Follow-ups take the room that is left.
+        pending -= follow_ups_of(self.in_flight.jobs(JobState.WAITING))
         return 0 if self.events.window_full else self.engine.free() - pending
 
     def sleep_time(self) -> float:
@@ -163,6 +167,8 @@ class Inference(Closing):
         """Return the outcome of a job that needs no run or must not run; None for all others."""
         if job.due.unchanged_since is not None:
             return Result(job, "unchanged")
+        if job.due.origin == "follow_up" and now > job.due.deadline:
+            return Result(job, "stale", error="the task before it was due again")
         age, max_age = now - job.frame.captured_mono, job.due.task.max_age
         if max_age is not None and age > max_age:
             return Result(job, "stale", error=f"the frame was {age:.2f} s old, `max_age` is {max_age:g} s")

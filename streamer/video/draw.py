@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 import cv2
@@ -45,10 +45,10 @@ class Painter:
             self._zone(image, name, corners)
         for layer in overlay.layers:
             if layer.strength >= 1:
-                self._layer(image, layer)
+                self._layer(image, layer, overlay.descriptions)
             else:
                 faded = image.copy()
-                self._layer(faded, layer)
+                self._layer(faded, layer, overlay.descriptions)
                 cv2.addWeighted(faded, layer.strength, image, 1 - layer.strength, 0, dst=image)
         self._captions(image, overlay.captions)
         self._header(image, at, overlay.note)
@@ -75,7 +75,7 @@ class Painter:
         place = x + self._pad // 2, y + high + self._pad // 2
         cv2.putText(image, name, place, FONT, scale, WHITE, self._thick, cv2.LINE_AA)
 
-    def _layer(self, image: Image, layer: Layer) -> None:
+    def _layer(self, image: Image, layer: Layer, descriptions: Mapping[int, str]) -> None:
         for outline in layer.outlines:
             corners = np.round(np.array(outline.points) * self.size).astype(np.int64)
             sv.draw_polygon(image, corners, COLOURS.by_idx(_colour(outline.label)), self._line)
@@ -83,7 +83,8 @@ class Painter:
             self._boxes.annotate(image, self._detections(layer.boxes))
         labelled = [*layer.boxes, *map(_bounding_box, layer.outlines)]
         if labelled:
-            self._labels.annotate(image, self._detections(labelled), [_label_text(box) for box in labelled])
+            texts = [_label_text(box, descriptions) for box in labelled]
+            self._labels.annotate(image, self._detections(labelled), texts)
 
     def _detections(self, boxes: Sequence[Box]) -> sv.Detections:
         corners = np.array([(box.x0, box.y0, box.x1, box.y1) for box in boxes])
@@ -144,9 +145,10 @@ def _text_width(text: str, scale: float, thick: int) -> int:
     return int(cv2.getTextSize(text, FONT, scale, thick)[0][0])
 
 
-def _label_text(box: Box) -> str:
+def _label_text(box: Box, descriptions: Mapping[int, str]) -> str:
     score = f" {box.score:.2f}" if box.score is not None else ""
-    return f"{box.label or '?'}{score}"[:80]
+    description = descriptions.get(box.track) if box.track is not None else None
+    return f"{box.label or '?'}{score}{f': {description}' if description else ''}"[:80]
 
 
 def _colour(label: str) -> int:

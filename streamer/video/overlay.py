@@ -16,6 +16,8 @@ ANSWERED = ("ok", "empty", "unchanged")
 OLD_S = 3.0
 OLD_INTERVALS = 2.5
 """The newest answer is old after this many seconds and this many intervals of the most frequent task."""
+MAX_DESCRIPTIONS = 256
+"""Objects whose descriptions are kept."""
 MIN_CAPTION_S = 5.0
 """Shortest display time of a caption, so that it can be read, whatever its task's interval."""
 
@@ -38,6 +40,8 @@ class Overlay:
     captions: tuple[str, ...] = ()
     note: str | None = None
     """Age of the newest answer, when it is old."""
+    descriptions: Mapping[int, str] = field(default_factory=dict)
+    """Newest answer of a follow-up about an object, by track id."""
 
 
 @dataclass(slots=True)
@@ -71,6 +75,8 @@ class Overlays:
     """Monotonic second of the newest answer."""
     _tasks: dict[str, _TaskState] = field(default_factory=dict)
     _follower: TemplateFollower = field(default_factory=TemplateFollower)
+    _descriptions: dict[int, str] = field(default_factory=dict)
+    """By track id, the oldest first."""
 
     def set_tasks(self, intervals: Mapping[str, float], shortest: float | None, now: float) -> None:
         """Replace the tasks at monotonic second `now`. Answers of removed tasks are no longer shown."""
@@ -85,6 +91,9 @@ class Overlays:
         self._set_epoch(data.epoch)
         self._answered_at = now
         if data.result is None:
+            return
+        if data.parent is not None and data.result.text is not None:
+            self._describe(data.parent.track, data.result.text)
             return
         task = self._tasks.setdefault(data.name, _TaskState(BoxMotion(self.intervals.get(data.name, 1.0))))
         captured_at = datetime.fromisoformat(event.time).timestamp()
@@ -110,12 +119,21 @@ class Overlays:
                 layers.append(Layer(tuple(boxes), outlines, strength))
             elif task.text and at - task.at <= max(MIN_CAPTION_S, GONE_INTERVALS * task.motion.interval):
                 captions.append(task.text if len(self.intervals) == 1 else f"{name}: {task.text}")
-        return Overlay(tuple(layers), tuple(captions), self.note(now))
+        return Overlay(tuple(layers), tuple(captions), self.note(now), self._descriptions)
 
     def _boxes(self, name: str, motion: BoxMotion, at: float) -> list[Box]:
         """Return the boxes where they were found in the image, or else where their velocity moves them."""
         before = motion.before(at)
         return [] if before is None else motion.at(at, self._follower.places(name, before))
+
+    def _describe(self, track: int | None, text: str) -> None:
+        """Keep the text about an object; one about a shape without track is not shown."""
+        if track is None:
+            return
+        self._descriptions.pop(track, None)
+        self._descriptions[track] = text
+        while len(self._descriptions) > MAX_DESCRIPTIONS:
+            del self._descriptions[next(iter(self._descriptions))]
 
     def note(self, now: float) -> str | None:
         """Return the age of the newest answer as text, when it is old."""
@@ -132,4 +150,5 @@ class Overlays:
         if epoch > self._epoch:
             self._epoch = epoch
             self._tasks.clear()
+            self._descriptions.clear()
             self._follower.clear()

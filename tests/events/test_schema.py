@@ -51,4 +51,4 @@ def test_json_schema_describes_both_event_types() -> None:
     required = whole["$defs"]["ResultEvent"]["required"]
     assert {"specversion", "type", "source", "id", "subject", "time", "sequence", "data"} <= set(required)
     data = whole["$defs"]["ResultData"]
-    assert set(data["properties"]) - set(data["required"]) == {"error", "near", "since"}
+    assert set(data["properties"]) - set(data["required"]) == {"error", "near", "since", "parent", "follow_ups"}

@@ -20,6 +20,7 @@ class Params:
     prompt_text: str | None = None
     prompt_region: Region | None = None
     prompts = 1
+    labels: tuple[str, ...] | None = None
 
 
 PARAMS = Params()
