@@ -15,7 +15,7 @@ from streamer.inference.overload import MARGIN, MIN_SHARE, Demand, shares
 from streamer.inference.policy import FIRST_COST_S, Policy, most_urgent_first
 from streamer.inference.schedule import Schedule
 from streamer.inference.triggers import Now
-from streamer.types import PRIORITIES, DueTask, Job, Priority, Task
+from streamer.types import PRIORITIES, DueTask, Job, Origin, Priority, Task
 from tests.support.tasks import PARAMS, at, frame, scheduled
 
 START = 100.0
@@ -300,3 +300,70 @@ def test_shares_divide_capacity_by_priority(capacity: float, costs: list[float])
 
 def test_task_that_never_ran_has_default_cost() -> None:
     assert policy(a=[scheduled("x", every=1.0)]).cost("caption") == FIRST_COST_S
+
+
+# -- follow-ups
+
+
+class DeviceWithFollowUps(Device):
+    """A device on which each job of the stream `a` has `asked` follow-ups, of which the policy's share runs."""
+
+    asked = 24
+    cost = 0.1
+
+    def step(self) -> None:
+        before = len(self.ran)
+        super().step()
+        for _, due in [job for job in self.ran[before:] if job[1].stream == "a"]:
+            follow_up = DueTask("a", Task("what", "region_to_category", PARAMS), due.deadline, origin="follow_up")
+            for _ in range(int(self.asked * self.policy.overload.follow_up_share)):
+                self.mono += self.cost
+                self.policy.record_job(follow_up, self.cost)
+                self.policy.overload.record_busy(self.cost)
+                self.ran.append((self.mono, follow_up))
+
+
+BUSY: dict[str, Sequence[ScheduledTask]] = {name: [scheduled("caption", every=1.0)] for name in "abcdef"}
+"""Six streams whose tasks need 0.6 of a device with 0.1 s per job. The follow-ups of `a` need another 2.4."""
+
+
+def test_streams_share_the_device_with_follow_ups() -> None:
+    device = DeviceWithFollowUps({name: [scheduled("caption", every=0.01)] for name in "ab"}, {"caption": 0.1}, batch=1)
+    device.policy.overload.window.start = float("inf")  # no overload control
+    device.run(120.0)
+    used: Counter[str] = Counter()
+    for _, due in device.ran:
+        used[due.stream] += 1
+    assert used["a"] == pytest.approx(used["b"], rel=0.1)
+
+
+def test_overload_reduces_follow_ups_before_intervals() -> None:
+    device = DeviceWithFollowUps(BUSY, {"caption": 0.1}, batch=1)
+    device.run(120.0)
+    assert device.policy.overload.follow_up_share < 0.5
+    assert all(set(factors.values()) == {1.0} for _, factors in device.stretched)
+
+
+def test_follow_ups_return_after_overload() -> None:
+    device = DeviceWithFollowUps(BUSY, {"caption": 0.1}, batch=1)
+    device.run(60.0)
+    assert device.policy.overload.follow_up_share < 1.0
+    device.cost = 0.001
+    device.run(200.0)
+    assert device.policy.overload.follow_up_share == 1.0
+
+
+def test_follow_up_runs_after_scheduled_tasks_of_its_priority() -> None:
+    picture = frame(0)
+
+    def job(name: str, priority: Priority, *, is_follow_up: bool) -> Job:
+        origin: Origin = "follow_up" if is_follow_up else "schedule"
+        return Job(DueTask("s", Task(name, "caption", PARAMS, priority), 1.0, origin=origin), picture)
+
+    jobs = [
+        job("a", "normal", is_follow_up=True),
+        job("b", "low", is_follow_up=False),
+        job("c", "normal", is_follow_up=False),
+        job("d", "high", is_follow_up=True),
+    ]
+    assert [one.due.task.name for one in most_urgent_first(jobs)] == ["d", "c", "a", "b"]
