@@ -22,15 +22,6 @@ Image = npt.NDArray[np.uint8]
 Luma = npt.NDArray[np.uint8]
 """uint8, shape (height, width): brightness."""
 
-MAX_PIXELS = 7680 * 4320
-"""Largest picture, 8K, in pixels. A source drops the connection if a picture is larger; pipelines refuse it."""
-
-MAX_SIDE = 65_500
-"""Largest width and height of a picture in pixels, the limit of JPEG. A source drops the connection above it."""
-
-HD_LINES = 720
-"""Lines of a picture from which on its colours are BT.709, where nothing says otherwise. Fewer: BT.601."""
-
 Point = tuple[float, float]
 Pace = Literal["live", "file"]
 """live: consumers get the newest frame, intervals run on the monotonic clock. file: the reader waits for its consumers,

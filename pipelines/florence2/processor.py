@@ -15,7 +15,8 @@ from pipelines.florence2.prompts import prompt_texts, too_long
 from pipelines.florence2.scores import at_least
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
 from streamer.core.errors import PipelineError
-from streamer.types import MAX_PIXELS, Answer, DueTask, Frame, Image, Job, Outcome, Result, Task
+from streamer.core.picture_limits import MAX_PIXELS
+from streamer.types import Answer, DueTask, Frame, Image, Job, Outcome, Result, Task
 
 MIN_SIDE = 8
 """Pixels; a frame with a shorter side shows nothing that a model could recognise."""

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from streamer.core.errors import WireError
-from streamer.types import MAX_PIXELS, Image
+from streamer.core.picture_limits import MAX_PIXELS
+from streamer.types import Image
 
 BUFFER_BYTES = 3 * MAX_PIXELS
 

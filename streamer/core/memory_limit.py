@@ -10,7 +10,7 @@ import os
 import resource
 from pathlib import Path
 
-from streamer.types import MAX_PIXELS
+from streamer.core.picture_limits import MAX_PIXELS
 
 HEADROOM_BYTES = 192 << 20
 """Memory beyond what the process has at its start, for libraries, stacks of threads, packets and lists. A camera takes

@@ -12,7 +12,8 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from av.video.stream import VideoStream
 
 from streamer.core.errors import OutputError
-from streamer.types import HD_LINES, Image
+from streamer.core.picture_limits import HD_LINES
+from streamer.types import Image
 from streamer.video.outputs.base import CLOCK_HZ, EncodedFrame
 
 KEY_INTERVAL_S = 1.0

@@ -26,7 +26,8 @@ from streamer.capture.silence_timeout import SilenceTimeout
 from streamer.capture.sources._recording import to_seconds
 from streamer.config.model import from_mapping
 from streamer.core.errors import SourceEnded, SourceLost
-from streamer.types import MAX_SIDE, Image, Luma, Pace, Picture, Source
+from streamer.core.picture_limits import MAX_SIDE
+from streamer.types import Image, Luma, Pace, Picture, Source
 from tests.support.agents import until
 from tests.support.capturing import STREAM, config_of
 

@@ -18,7 +18,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from streamer.core.errors import SourceLost
-from streamer.types import MAX_PIXELS
+from streamer.core.picture_limits import MAX_PIXELS
 
 MAX_STREAMS = 64
 """Streams of a container. A recorder sends at most one per channel."""

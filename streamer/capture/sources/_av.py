@@ -30,7 +30,7 @@ from streamer.capture.sources._recording import Recording, to_seconds
 from streamer.capture.sources._stream_choice import choose_stream
 from streamer.core.errors import SourceEnded, SourceIncomplete, SourceLost
 from streamer.core.memory_limit import allow_pictures, over_limit
-from streamer.types import MAX_PIXELS
+from streamer.core.picture_limits import MAX_PIXELS
 
 OPEN_S = 10.0
 """Longest time for opening a live source."""

@@ -11,9 +11,10 @@ from pydantic import AfterValidator, Field, StringConstraints
 
 from streamer.capture.sources._allowed import Allow, Allowed
 from streamer.core.landlock import Rules
+from streamer.core.picture_limits import MAX_PIXELS
 from streamer.core.redact import Url
 from streamer.core.settings import Settings
-from streamer.types import MAX_PIXELS, Pace
+from streamer.types import Pace
 
 
 def width_and_height(size: str) -> tuple[int, int]:

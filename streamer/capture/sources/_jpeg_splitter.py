@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from streamer.core.errors import SourceLost
-from streamer.types import MAX_PIXELS
+from streamer.core.picture_limits import MAX_PIXELS
 
 MAX_PICTURE_BYTES = 32 << 20
 """Largest picture. An 8K picture of the best quality has about 20 MiB."""

@@ -18,7 +18,7 @@ from streamer.capture.sources._picture import AvPicture
 from streamer.core.errors import SourceLost
 from streamer.core.memory_limit import allow_pictures, over_limit
 from streamer.core.network_failures import BROKEN_OFF
-from streamer.types import MAX_PIXELS
+from streamer.core.picture_limits import MAX_PIXELS
 
 MIN_POLL_S = 0.2
 """Shortest time between two requests for a single picture."""

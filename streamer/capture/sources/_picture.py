@@ -21,7 +21,8 @@ from av.video.stream import VideoStream
 from streamer.capture.motion_gate import shrink
 from streamer.capture.sources._failures import FAILURES, describe
 from streamer.core.errors import FrameError
-from streamer.types import HD_LINES, MAX_PIXELS, MAX_SIDE, Image, Luma
+from streamer.core.picture_limits import HD_LINES, MAX_PIXELS, MAX_SIDE
+from streamer.types import Image, Luma
 
 _LUMA_FIRST = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "nv21", "gray"}
 """Pixel formats whose first plane is the luma, one byte per pixel."""

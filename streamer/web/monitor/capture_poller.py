@@ -18,8 +18,9 @@ import zmq
 
 from streamer.bus.frame_client import FrameClient, FrameRequest, Reply
 from streamer.bus.frame_protocol import MAX_WAIT_S
+from streamer.core.picture_limits import MAX_SIDE
 from streamer.events.schema import FrameCounts
-from streamer.types import MAX_SIDE, Image
+from streamer.types import Image
 
 PING_S = 0.5
 POLL_S = 0.25

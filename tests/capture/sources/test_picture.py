@@ -18,7 +18,7 @@ from streamer.capture.sources._allowed import FILE
 from streamer.capture.sources._av import AvSource
 from streamer.capture.sources._picture import BT601, INTERLACED, AvPicture
 from streamer.core.errors import FrameError
-from streamer.types import MAX_PIXELS
+from streamer.core.picture_limits import MAX_PIXELS
 from tests.support.clips import bgr, numbered, write_clip
 from tests.support.rtsp import RtspServer
 

@@ -23,9 +23,10 @@ from streamer.capture.sources import File, Http, Rtsp, SourceField, Synthetic, W
 from streamer.capture.sources._allowed import FILE
 from streamer.capture.sources._av import AvSource
 from streamer.core.errors import SourceLost, SourceRefused
+from streamer.core.picture_limits import MAX_PIXELS
 from streamer.core.redact import redact
 from streamer.toyworld.world import World
-from streamer.types import MAX_PIXELS, Image, Picture, SourceSettings
+from streamer.types import Image, Picture, SourceSettings
 from tests.support.clips import bgr, number_of, numbered, write_clip
 from tests.support.ports import free_port
 from tests.support.rtsp import RtspServer
