@@ -9,9 +9,9 @@ are seconds of CLOCK_MONOTONIC on this host; times named `*_at` are unix seconds
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -344,62 +344,6 @@ class Pipeline(Protocol):
         """Measure the model beside another implementation of it, each row for `seconds`; return values for JSON.
 
         `tell` gets the table line by line. Raises ConfigError as `open` does.
-        """
-
-
-class Picture(Protocol):
-    """A decoded picture before its conversion to BGR."""
-
-    @property
-    def width(self) -> int: ...
-    @property
-    def height(self) -> int: ...
-    @property
-    def pts(self) -> float | None:
-        """Media time in seconds, None where the source gives none."""
-
-    def write_bgr(self, out: Image) -> None:
-        """Fill `out`, uint8 (height, width, 3). Raises FrameError."""
-
-    def luma(self) -> Luma:
-        """Return a small copy of the brightness, as `capture.motion_gate.shrink` makes it. Raises FrameError."""
-
-
-class Source(Protocol):
-    """One connection. Capture does retry, pacing and counting."""
-
-    @property
-    def note(self) -> str | None:
-        """A remark for the user on how the source runs, None if there is none."""
-
-    def __iter__(self) -> Iterator[Picture | None]:
-        """Yield pictures, or None where data has arrived without one (skipped by `set_interval`, or incomplete).
-
-        Raises SourceLost (connect again) or SourceEnded (do not).
-        """
-
-    def set_interval(self, every: float) -> bool:
-        """Set the shortest time in seconds between two needed pictures; 0: all are needed.
-
-        Return whether the source skips pictures because of it.
-        """
-
-    def close(self) -> None: ...
-
-
-class SourceSettings(Protocol):
-    """Configuration of a source, and its factory."""
-
-    modules: ClassVar[tuple[str, ...]]
-    """Modules that `open` imports, which the capture processes of an agent share."""
-
-    @property
-    def pace(self) -> Pace: ...
-
-    def open(self, read_limit: float = 15.0) -> Source:
-        """Connect. Later the source raises SourceLost after `read_limit` seconds of silence; files need not.
-
-        Raises SourceLost if another attempt may succeed, ConfigError if not.
         """
 
 

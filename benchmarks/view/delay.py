@@ -17,10 +17,11 @@ import cv2
 import numpy as np
 
 from benchmarks.view.parts import FPS, wait_for, worker
+from streamer.capture.interfaces import Source
 from streamer.config.model import from_mapping
 from streamer.core.settings import Settings
 from streamer.processes.capture import Capture
-from streamer.types import Image, Luma, Pace, Source
+from streamer.types import Image, Luma, Pace
 from tests.support.rtsp import RtspReceiver
 from tests.support.viewing import Role, StatusCollector, view_config
 from tests.support.web_process import WebProcess

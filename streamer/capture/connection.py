@@ -11,13 +11,14 @@ from dataclasses import replace
 from typing import Any
 
 from streamer.capture.frame_slot import DecodedFrame, FrameSlot
+from streamer.capture.interfaces import Picture, Source, SourceSettings
 from streamer.capture.media_clock import MediaClock
 from streamer.capture.motion_gate import INTERVAL_S, MotionDetector, SceneState
 from streamer.capture.silence_timeout import SilenceTimeout
 from streamer.core.errors import FrameError, SourceEnded, SourceLost
 from streamer.core.memory_limit import over_limit
 from streamer.core.picture_limits import MAX_PIXELS, MAX_SIDE
-from streamer.types import FrameId, Picture, Source, SourceSettings
+from streamer.types import FrameId
 
 _INTERVAL_TOLERANCE_S = 0.02
 """A frame this much earlier than `INTERVAL_S` is analysed nevertheless: the next one would be too late."""

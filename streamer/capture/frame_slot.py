@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 from streamer.bus.frame_protocol import MAX_WAIT_S, FrameRequest, MotionGate
 from streamer.capture.frame_accounting import FrameCount
+from streamer.capture.interfaces import Picture
 from streamer.capture.motion_gate import SceneState
 from streamer.events.schema import FrameCounts
-from streamer.types import FrameId, FrameOutcome, Picture
+from streamer.types import FrameId, FrameOutcome
 
 MAX_IN_FLIGHT = 64
 """Most frames lent at a time. More than any inference process has buffers."""

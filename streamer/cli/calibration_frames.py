@@ -24,8 +24,8 @@ from streamer.core.redact import redact
 from streamer.types import Frame, Image
 
 if TYPE_CHECKING:
+    from streamer.capture.interfaces import Picture, SourceSettings
     from streamer.config.model import Config
-    from streamer.types import Picture, SourceSettings
 
 MAX_WIDTH = 1280
 """Pixels; wider pictures are reduced, so that all frames fit into memory. The model reduces them further."""

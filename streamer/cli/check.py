@@ -18,8 +18,8 @@ from streamer.core.reasons import reason_of
 from streamer.core.redact import redact
 
 if TYPE_CHECKING:
+    from streamer.capture.interfaces import Source, SourceSettings
     from streamer.config.model import Config
-    from streamer.types import Source, SourceSettings
 
 PROBE_S = 30.0
 """Longest wait for a first frame. A camera with a frame every 10 s completes its first one when the second begins."""

@@ -22,8 +22,8 @@ from streamer.core.errors import AddressError, ConfigError
 from streamer.core.reasons import internal_error, reason_of
 
 if TYPE_CHECKING:
+    from streamer.capture.interfaces import SourceSettings
     from streamer.config.model import Config
-    from streamer.types import SourceSettings
 
 CONNECT_S = 3.0
 """Timeout of a TCP connection to a broker or server."""

@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, create_model
 
+from streamer.capture.interfaces import SourceSettings
 from streamer.capture.motion_gate import MotionSettings
 from streamer.capture.sources import SourceField
 from streamer.config.calendar import ZoneName, local_zone
@@ -32,7 +33,7 @@ from streamer.core.redact import redact
 from streamer.core.settings import Name, Settings
 from streamer.events.ledger.retention import Retention
 from streamer.events.sinks import SinkField
-from streamer.types import Pipeline, Point, SourceSettings, TaskSpec
+from streamer.types import Pipeline, Point, TaskSpec
 from streamer.video.outputs import OutputField
 from streamer.video.outputs.base import H264Settings, outputs_by_view
 

@@ -7,11 +7,11 @@ import time
 from collections.abc import Mapping
 from itertools import pairwise
 
+from streamer.capture.interfaces import SourceSettings
 from streamer.config.calendar import Cron
 from streamer.config.model import Stream
 from streamer.config.task import ScheduledTask
 from streamer.inference.placement import RECORDING_LOAD
-from streamer.types import SourceSettings
 
 FPS = 25.0
 """Assumed frames per second of a camera whose source does not give them."""

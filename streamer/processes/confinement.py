@@ -18,9 +18,9 @@ from functools import cache
 from pathlib import Path
 
 import streamer
+from streamer.capture.interfaces import SourceSettings
 from streamer.core import landlock, loopback
 from streamer.core.memory_limit import limit_memory
-from streamer.types import SourceSettings
 
 MAX_DESCRIPTORS = 256
 """Open files of a capture process. A camera needs about 20, a playlist with several connections 40."""

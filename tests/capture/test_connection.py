@@ -7,10 +7,11 @@ from typing import ClassVar
 
 from streamer.capture.connection import Connection
 from streamer.capture.frame_slot import LatestFrameSlot
+from streamer.capture.interfaces import Source
 from streamer.capture.motion_gate import MotionDetector, MotionSettings
 from streamer.capture.silence_timeout import SilenceTimeout
 from streamer.core.errors import SourceLost
-from streamer.types import Pace, Source
+from streamer.types import Pace
 
 
 @dataclass

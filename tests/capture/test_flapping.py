@@ -9,11 +9,12 @@ from typing import ClassVar
 
 import pytest
 
+from streamer.capture.interfaces import Picture, Source
 from streamer.capture.sources.synthetic import Synthetic
 from streamer.core import backoff
 from streamer.core.errors import SourceLost
 from streamer.core.settings import Settings
-from streamer.types import Pace, Picture, Source
+from streamer.types import Pace
 from tests.support.agents import until
 from tests.support.capturing import CaptureThread
 

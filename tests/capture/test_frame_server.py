@@ -10,11 +10,12 @@ import pytest
 
 from streamer.bus.frame_client import FrameRequest
 from streamer.bus.frame_protocol import MotionGate
+from streamer.capture.interfaces import Picture, Source
 from streamer.capture.motion_gate import WHOLE
 from streamer.capture.sources import Synthetic
 from streamer.core.errors import FrameError
 from streamer.core.settings import Settings
-from streamer.types import Image, Luma, Pace, Picture, Source
+from streamer.types import Image, Luma, Pace
 from tests.support.capturing import STREAM, CaptureThread, Consumer
 
 PICTURES = 12

@@ -21,13 +21,14 @@ from streamer.bus.frame_protocol import MotionGate
 from streamer.capture.connection import Connection
 from streamer.capture.frame_server import FrameServer
 from streamer.capture.frame_slot import LatestFrameSlot
+from streamer.capture.interfaces import Picture, Source
 from streamer.capture.motion_gate import WHOLE, MotionDetector
 from streamer.capture.silence_timeout import SilenceTimeout
 from streamer.capture.sources._recording import to_seconds
 from streamer.config.model import from_mapping
 from streamer.core.errors import SourceEnded, SourceLost
 from streamer.core.picture_limits import MAX_SIDE
-from streamer.types import Image, Luma, Pace, Picture, Source
+from streamer.types import Image, Luma, Pace
 from tests.support.agents import until
 from tests.support.capturing import STREAM, config_of
 

@@ -42,7 +42,8 @@ SOURCE = """
 from typing import Literal
 from streamer.core.errors import SourceEnded
 from streamer.core.settings import Settings
-from streamer.types import Pace, Source
+from streamer.capture.interfaces import Source
+from streamer.types import Pace
 
 
 class Still(Settings):

@@ -16,12 +16,13 @@ from typing import Any, Literal
 import pytest
 
 from streamer.bus.frame_client import FrameRequest
+from streamer.capture.interfaces import Picture, Source
 from streamer.capture.silence_timeout import SilenceTimeout
 from streamer.capture.sources import Synthetic
 from streamer.capture.sources._picture import AvPicture
 from streamer.core.errors import ConfigError, ProcessBroken
 from streamer.core.settings import Settings
-from streamer.types import Image, Pace, Picture, Source
+from streamer.types import Image, Pace
 from tests.support.agents import until
 from tests.support.capturing import STREAM, CaptureProcess, CaptureThread, Consumer
 from tests.support.clips import cut, number_of, write_clip, write_recording

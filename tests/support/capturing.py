@@ -18,6 +18,7 @@ import zmq
 from streamer.bus.event_channel import EventServer
 from streamer.bus.frame_client import FrameClient, FrameRequest, Reply
 from streamer.bus.frame_protocol import Role
+from streamer.capture.interfaces import SourceSettings
 from streamer.capture.silence_timeout import SilenceTimeout
 from streamer.config.model import Config, from_mapping
 from streamer.core.settings import Settings
@@ -25,7 +26,7 @@ from streamer.events.schema import StatusEvent
 from streamer.processes.assignment import Assignment
 from streamer.processes.capture import Capture
 from streamer.processes.worker import Worker
-from streamer.types import Frame, SourceSettings
+from streamer.types import Frame
 from tests.support.agents import assert_identity, until
 from tests.support.worker_process import start_worker
 

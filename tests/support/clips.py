@@ -10,7 +10,8 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
-from streamer.types import Image, Picture
+from streamer.capture.interfaces import Picture
+from streamer.types import Image
 
 _BITS = 12
 _CELL = 16

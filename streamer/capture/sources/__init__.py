@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
 
+from streamer.capture.interfaces import Source
 from streamer.capture.sources.file import File
 from streamer.capture.sources.http import Http, Snapshot
 from streamer.capture.sources.rtsp import Rtsp
@@ -16,7 +17,7 @@ from streamer.capture.sources.synthetic import Synthetic
 from streamer.capture.sources.webcam import Webcam
 from streamer.core.redact import redact, remember_url
 from streamer.core.settings import Settings, was_checked
-from streamer.types import Pace, Source
+from streamer.types import Pace
 
 __all__ = [
     "File", "Http", "Rtsp", "Snapshot", "SourceField", "SourceSummary", "Synthetic", "Webcam", "parse_source",

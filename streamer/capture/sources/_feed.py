@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
+from streamer.capture.interfaces import Picture
 from streamer.capture.sources._av import AvSource
 from streamer.capture.sources._deadline import SourceDeadline
 from streamer.core.errors import SourceLost
-from streamer.types import Picture
 
 NO_PROTOCOL = {"protocol_whitelist": "none"}
 """Option of FFmpeg: no container in the bytes can make it open anything else."""

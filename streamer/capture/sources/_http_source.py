@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from streamer.capture.interfaces import Source
 from streamer.capture.sources._av import OPEN_S, AvSource
 from streamer.capture.sources._content import HEAD_BYTES, check_is_video, holds_pictures, is_mp4
 from streamer.capture.sources._deadline import SourceDeadline
@@ -15,7 +16,6 @@ from streamer.capture.sources._jpegs import JpegSource
 from streamer.capture.sources._playlist import is_playlist
 from streamer.capture.sources._ranges import RangeReader
 from streamer.core.errors import SourceLost
-from streamer.types import Source
 
 if TYPE_CHECKING:
     from streamer.capture.sources.http import Http, Snapshot

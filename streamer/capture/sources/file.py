@@ -9,12 +9,13 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo
 
+from streamer.capture.interfaces import Source
 from streamer.capture.sources._allowed import FILE, Allow
 from streamer.capture.sources._fields import HwAccel, StreamIndex, hardware_devices
 from streamer.core.errors import SourceLost
 from streamer.core.landlock import Rules
 from streamer.core.settings import Settings, was_checked
-from streamer.types import Pace, Source
+from streamer.types import Pace
 
 
 def _check_exists(path: Path, info: ValidationInfo) -> Path:

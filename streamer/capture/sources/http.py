@@ -8,13 +8,14 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
+from streamer.capture.interfaces import Source
 from streamer.capture.sources._allowed import HTTP, Allowed
 from streamer.capture.sources._fields import NetworkCamera, hardware_devices
 from streamer.core.landlock import Rules
 from streamer.core.redact import Url, require_scheme
 from streamer.core.settings import Settings
 from streamer.core.tls import Tls
-from streamer.types import Pace, Source
+from streamer.types import Pace
 
 PORTS = {"http": 80, "https": 443}
 """Default port of each scheme."""

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
+from streamer.capture.interfaces import Picture, Source
 from streamer.capture.sources._allowed import RTSP, Allowed
 from streamer.capture.sources._fields import NetworkCamera
 from streamer.core.errors import SourceLost
 from streamer.core.landlock import Rules
 from streamer.core.redact import Url, require_scheme
 from streamer.core.tls import Tls, require_tls_scheme
-from streamer.types import Picture, Source
 
 if TYPE_CHECKING:
     from streamer.core.rtsp.gateway import Gateway

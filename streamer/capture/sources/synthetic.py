@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import field_validator
 
+from streamer.capture.interfaces import Source
 from streamer.capture.sources._fields import Fps, Size, width_and_height
 from streamer.core.settings import Seconds, Settings
-from streamer.types import Image, Luma, Pace, Source
+from streamer.types import Image, Luma, Pace
 
 if TYPE_CHECKING:
     from streamer.toyworld.world import Scene

@@ -7,12 +7,13 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import StringConstraints
 
+from streamer.capture.interfaces import Source
 from streamer.capture.sources._allowed import WEBCAM
 from streamer.capture.sources._fields import Fps, Size
 from streamer.core.errors import SourceLost
 from streamer.core.landlock import Rules
 from streamer.core.settings import Settings
-from streamer.types import Pace, Source
+from streamer.types import Pace
 
 
 class Webcam(Settings):

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from streamer.capture.interfaces import Picture, SourceSettings
 from streamer.capture.sources import File, Http, Rtsp, SourceField, Synthetic, Webcam
 from streamer.capture.sources._allowed import FILE
 from streamer.capture.sources._av import AvSource
@@ -26,7 +27,7 @@ from streamer.core.errors import SourceLost, SourceRefused
 from streamer.core.picture_limits import MAX_PIXELS
 from streamer.core.redact import redact
 from streamer.toyworld.world import World
-from streamer.types import Image, Picture, SourceSettings
+from streamer.types import Image
 from tests.support.clips import bgr, number_of, numbered, write_clip
 from tests.support.ports import free_port
 from tests.support.rtsp import RtspServer
