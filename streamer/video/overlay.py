@@ -76,7 +76,7 @@ class Overlays:
     _tasks: dict[str, _TaskState] = field(default_factory=dict)
     _follower: TemplateFollower = field(default_factory=TemplateFollower)
     _descriptions: dict[int, str] = field(default_factory=dict)
-    """By track id, the oldest first."""
+    """Descriptions by track id, the oldest first."""
 
     def set_tasks(self, intervals: Mapping[str, float], shortest: float | None, now: float) -> None:
         """Replace the tasks at monotonic second `now`. Answers of removed tasks are no longer shown."""
