@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from pipelines.florence2.cards import count_cards
+from pipelines.florence2.card_count import count_cards
 from pipelines.florence2.checkpoint_files import CheckpointFiles, open_folder
 from pipelines.florence2.cost_table import shipped_costs
 from pipelines.florence2.fast.speculative import DraftMode
@@ -83,6 +83,9 @@ class Florence2Settings(Settings):
     """Maximum number of jobs that run together."""
     gpu_memory: float = Field(default=0.9, gt=0, le=1)
     """Share of the memory of a graphics card that the engine may use in total; no effect without a card."""
+    graphs: Literal["auto", "compiled", "off"] = "auto"
+    """On a graphics card. auto: steps of the fast engine are recorded as CUDA graphs if they give the same tokens.
+    compiled: torch.compile makes their kernels first, which takes minutes at each start. off: no graphs."""
     engine: Literal["auto", "plain", "fast"] = "auto"
     """auto: fast where it supports the checkpoint, else plain. plain: the reference, transformers' generate."""
     drafts: DraftField = "exact"
@@ -217,7 +220,7 @@ def open_engine(
     with large_blocks_freed_at_once():
         engine = _build(settings, files, alive)
     engine.warm_up()
-    _prove(engine, files, graphs, alive)
+    _prove(engine, settings, files, graphs, alive)
     release_unused()
     log.info("loaded %s in %.1f s", files.name, time.monotonic() - started)
     return engine
@@ -265,7 +268,11 @@ def _build(
 
 
 def _prove(
-    engine: ReferenceEngine | FastEngine, files: CheckpointFiles, graphs: Graphs | None, alive: Callable[[], None]
+    engine: ReferenceEngine | FastEngine,
+    settings: Florence2Settings,
+    files: CheckpointFiles,
+    graphs: Graphs | None,
+    alive: Callable[[], None],
 ) -> None:
     """Let a fast engine on a card prove that it works there, and use graphs."""
     from pipelines.florence2.fast.engine import FastEngine
@@ -275,7 +282,9 @@ def _prove(
     device = engine.decoder.device
     is_card = device.type == "cuda"
     if graphs is None and is_card:
-        from pipelines.florence2.fast.graphs import CudaGraphRunner as graphs
+        from pipelines.florence2.fast.graphs import CudaGraphRunner
+
+        graphs = partial(CudaGraphRunner, compiles=settings.graphs == "compiled")
     if graphs is not None:
         from pipelines.florence2.card import card_of
         from pipelines.florence2.fast.self_proof import prove
@@ -283,7 +292,8 @@ def _prove(
 
         identity = f"{device} {card_of(device)}", str(nvidia.driver_version()), version("torch")
         starts = UnfinishedStarts(cache_home() / "graphs", *identity)
-        prove(engine, partial(graphs, device), (lambda: load_parts(files)) if is_card else None, starts, alive)
+        make_runner = None if settings.graphs == "off" else partial(graphs, device)
+        prove(engine, make_runner, (lambda: load_parts(files)) if is_card else None, starts, alive)
 
 
 def _openvino_device(settings: Florence2Settings, checkpoint: Checkpoint) -> str | None:

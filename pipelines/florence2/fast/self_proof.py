@@ -49,24 +49,26 @@ Answers = list[list[int]]
 
 def prove(
     engine: FastEngine,
-    graphs: Callable[[], Runner],
+    graphs: Callable[[], Runner] | None,
     load_parts: Callable[[], tuple[Vision, TextEncoder]] | None,
     starts: UnfinishedStarts,
     alive: Callable[[], None],
 ) -> None:
     """Make the engine run with the runner that `graphs` returns, as far as its answers stay right and memory lasts.
 
-    `load_parts` returns vision tower and encoder on the CPU in float32, the reference of the card; None: not compared.
-    `alive` is called now and then. Raises ConfigError when the card computes wrong results, or when memory is too short
-    for one answer.
+    Without `graphs`, only check the card and its memory. `load_parts` returns vision tower and encoder on the CPU in
+    float32, the reference of the card; None: not compared. `alive` is called now and then. Raises ConfigError when the
+    card computes wrong results, or when memory is too short for one answer.
     """
     expected = _run(engine, alive)
     if load_parts is not None and (reason := difference(engine, *load_parts())):
         device = engine.decoder.device
         raise ConfigError(f"{device} computes wrong results: {reason}. Update its driver, or use `device: cpu`")
     alive()
-    if refusal := starts.refusal:
+    refusal = starts.refusal if graphs is not None else None
+    if refusal:
         engine.degrade(refusal)
+    if refusal or graphs is None:
         engine.description += "; without graphs"
         return
     with starts.counted():

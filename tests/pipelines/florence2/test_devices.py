@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.florence2 import cards
+from pipelines.florence2 import card_count
 from pipelines.florence2 import pipeline as module
-from pipelines.florence2.cards import count_cards
+from pipelines.florence2.card_count import count_cards
 from pipelines.florence2.pipeline import Florence2Settings, pipeline
 from streamer.config.model import from_mapping
 from streamer.core.errors import ConfigError
@@ -64,7 +64,7 @@ def test_cards_are_counted_without_torch_in_this_process(tmp_path: Path, monkeyp
     assert count_cards(tmp_path) == 1
     (tmp_path / "nvidia1").touch()
     for printed, found in (("2", 2), ("", 0), ("x", 0)):
-        monkeypatch.setattr(cards, "_COUNT", f"print('{printed}')")
+        monkeypatch.setattr(card_count, "_COUNT", f"print('{printed}')")
         assert count_cards(tmp_path) == found
-    script = "import sys, pipelines.florence2.cards; sys.exit('torch' in sys.modules)"
+    script = "import sys, pipelines.florence2.card_count; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -91,6 +91,14 @@ def test_proven_graphs_answer_jobs(checkpoint: Path, truth: list[Result]) -> Non
     assert {rows_of(name) for name in graphs.names} >= {1, 2, 4}, "every size of a batch was tried"
 
 
+def test_no_graphs_are_recorded_when_they_are_off(checkpoint: Path) -> None:
+    settings = Florence2Settings(checkpoint=str(checkpoint), device="cpu", max_batch=2, graphs="off")
+    graphs = FakeGraphs()
+    engine = Florence2(graphs=lambda _: graphs).open(settings)
+    assert engine.description.endswith("; without graphs")
+    assert (engine.warnings, graphs.names) == ([], [])
+
+
 FAULTS: dict[str, tuple[Callable[[], FakeGraphs], str]] = {
     "capture fails": (lambda: FailsToRecord(cannot_record), "cannot be recorded as a CUDA graph"),
     "wrong tokens": (WrongTokens, r"graphs gave other tokens in \d+ of \d+ trials: no graphs"),
