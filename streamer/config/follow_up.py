@@ -80,6 +80,8 @@ def build_follow_ups(
     """
     built: list[FollowUp] = []
     problems: list[Problem] = []
+    if entries and len(chain) == MAX_DEPTH:
+        return (), [((*where, "then"), f"at most {MAX_DEPTH} follow-ups in a chain")]
     chain = (*chain, parent.task)
     for index, entry in enumerate(entries):
         place = (*where, "then", index)

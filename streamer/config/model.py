@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, create_model
+from typing_extensions import TypeAliasType
 
 from streamer.capture.interfaces import SourceSettings
 from streamer.capture.motion_gate import MotionSettings
 from streamer.capture.sources import SourceField
 from streamer.config.calendar import ZoneName, local_zone
-from streamer.config.follow_up import MAX_DEPTH, FollowUpSettings, build_follow_ups, names_of
+from streamer.config.follow_up import FollowUpSettings, build_follow_ups, names_of
 from streamer.config.task import ScheduledTask, TaskSettings, build_task, task_problems
 from streamer.config.validation import Problem, nearest, problems_of
 from streamer.config.web import Web
@@ -39,6 +40,8 @@ from streamer.video.outputs.base import H264Settings, outputs_by_view
 
 PIPELINES = "streamer.pipelines"
 """Entry point group in which a pipeline is registered."""
+
+_THEN: Any = Field([], description="Tasks that run on the shapes, or the text, of this task's answers.")
 
 WebField = Annotated[Web, BeforeValidator(lambda value: {} if value is None else value)]
 """`web:` without a value is a page with all defaults."""
@@ -143,32 +146,32 @@ def _task_model(spec: TaskSpec, then: Any) -> type[BaseModel]:
     return create_model(spec.task, __base__=TaskSettings, __doc__=spec.summary, task=(task, ...), then=then, **keys)
 
 
-def _then_field(specs: Sequence[TaskSpec], depth: int = 1) -> Any:
-    """Return type and default of `then` in a task with `depth` - 1 tasks before it; `specs` can be follow-ups."""
-    if not specs or depth > MAX_DEPTH:
-        return Annotated[list[Any], AfterValidator(_too_deep)], Field([], description="Not possible here.")
-    deeper = _then_field(specs, depth + 1)
+def _then_field(specs: Sequence[TaskSpec]) -> Any:
+    """Return type and default of `then`; `specs` are the tasks that can be follow-ups."""
     models: list[Any] = []
     for spec in specs:
         task: Any = Literal[spec.task]
         # The answer before gives the region or the text.
-        fields = spec.parameters.model_fields.items()
-        keys: dict[str, Any] = {
-            key: (field.annotation, field) for key, field in fields if key not in ("region", "text")
-        }
-        name = f"{spec.task}_follow_up_{depth}"
+        fields = {key: field for key, field in spec.parameters.model_fields.items() if key not in ("region", "text")}
+        keys: dict[str, Any] = {key: (field.annotation, field) for key, field in fields.items()}
+        then: Any = list["FollowUpEntry"]  # type: ignore[name-defined]  # noqa: F821
         models.append(
-            create_model(name, __base__=FollowUpSettings, __doc__=spec.summary, task=(task, ...), then=deeper, **keys)
+            create_model(
+                f"{spec.task}_follow_up",
+                __base__=FollowUpSettings,
+                __doc__=spec.summary,
+                task=(task, ...),
+                then=(then, _THEN),
+                **keys,
+            )
         )
-    entry: Any = reduce(or_, models)
-    entries: Any = list[Annotated[entry, Field(discriminator="task")]]
-    return entries, Field([], description="Tasks that run on the shapes, or the text, of this task's answers.")
-
-
-def _too_deep(value: list[Any]) -> list[Any]:
-    if value:
-        raise ValueError(f"at most {MAX_DEPTH} follow-ups in a chain")
-    return value
+    if not models:
+        return list[Any], Field([], max_length=0)
+    # A named type: pydantic builds its checks once, not once for each place in each chain.
+    entry = TypeAliasType("FollowUpEntry", Annotated[reduce(or_, models), Field(discriminator="task")])  # type: ignore[misc]
+    for made in models:
+        made.model_rebuild(_types_namespace={"FollowUpEntry": entry})
+    return list[entry], _THEN  # type: ignore[valid-type]
 
 
 def json_schema() -> dict[str, Any]:

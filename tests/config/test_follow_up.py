@@ -117,3 +117,9 @@ def test_refusal_names_file_and_line(tmp_path: Path) -> None:
 """)
     with pytest.raises(ConfigError, match=r"home.yaml:7: streams.gate.tasks\[0\].then\[0\].task: region_to_ocr needs"):
         model.load(path)
+
+
+def test_checks_of_follow_ups_are_built_once() -> None:
+    """They once stood in each place of each chain: 6,000 models, 200 MB in every process."""
+    schema = str(model.schema_model().__pydantic_core_schema__)
+    assert schema.count("'type': 'model'") <= 2 * len(model.json_schema()["$defs"])
