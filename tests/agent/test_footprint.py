@@ -1,4 +1,4 @@
-"""What the processes of a whole agent import, and the memory of a camera."""
+"""Imports of the processes of a whole agent, and the memory of a camera."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the memory allocator keeps of freed memory."""
+"""Freed memory that the allocator keeps or gives back."""
 
 from __future__ import annotations
 
