@@ -30,12 +30,12 @@ from pipelines.florence2.fast.static_parts import static_parts
 from pipelines.florence2.generation_settings import GenerationSettings
 from pipelines.florence2.image_settings import ImageSettings
 from pipelines.florence2.preprocess import Preprocessor
-from pipelines.florence2.speed.random_checkpoint import IMAGE_TOKENS, SIDE, SIZES
+from pipelines.florence2.speed.random_checkpoint import IMAGE_TOKENS, SIDE, SIZES, VOCABULARY
 from pipelines.florence2.weights import Weights
 from tests.support.fake_cuda import DEVICE, fake_cuda
 
 MODELS = {
-    name: Architecture.model_validate({**sizes, "text_config": {**sizes["text_config"], "vocab_size": 51328}})
+    name: Architecture.model_validate({**sizes, "text_config": {**sizes["text_config"], "vocab_size": VOCABULARY}})
     for name, sizes in SIZES.items()
 }
 GENERATION = GenerationSettings(

@@ -87,6 +87,8 @@ def estimate(config: Config) -> Load | None:
                 assumptions.add(f"{task.task} is not measured and counts as the most expensive measured task")
             if rate and task.params.quality == "official":
                 assumptions.add("`quality: official` costs more than estimated")
+            if rate and task.then:
+                assumptions.add("follow-ups (`then`) are not counted: they run in the time that is left")
             if rate and task.every_n_frames and not known_fps(stream.source):
                 assumptions.add(f"cameras without a known rate count as {FPS:g} fps")
     divided = tuple(_divide(config, devices, costs))

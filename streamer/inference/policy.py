@@ -113,7 +113,8 @@ class Policy:
         """A job took `seconds` of the device: its share of a batch."""
         if due.origin == "follow_up":
             self.overload.record_follow_up(seconds)
-            self._classes[due.task.priority].charge(due.stream, seconds)
+            if due.stream in self.schedules:
+                self._classes[due.task.priority].charge(due.stream, seconds)
         known = self._costs.setdefault(due.task.task, seconds)
         self._costs[due.task.task] = max((1 - _NEWEST_WEIGHT) * known + _NEWEST_WEIGHT * seconds, 1e-6)
         triggers = self.schedules[due.stream].triggers if due.stream in self.schedules else ()

@@ -101,7 +101,10 @@ class OutcomePublisher:
         due, frame = result.job.due, result.job.frame
         event = result_id(self.agent, due.stream, frame.epoch, frame.seq, due.key)
         jobs, counts = self.follow_ups.plan(result, event, self.overload.follow_up_share)
-        self.in_flight.add_follow_ups(jobs)
+        if jobs:
+            # The event promises them: after a crash each must get an outcome.
+            self.in_flight.add_follow_ups(jobs)
+            self.in_flight.save()
         self._send_event(result, counts)
 
     def _send_event(self, result: Result, follow_ups: EventFollowUps | None = None, live: bool = True) -> None:

@@ -13,7 +13,7 @@ from pipelines.florence2.training.checkpoint_builder import build_tokenizer, sav
 
 SIDE, IMAGE_TOKENS = 768, 577
 """Side of a picture in pixels, and its tokens in the encoder."""
-_VOCABULARY = 51328
+VOCABULARY = 51328
 _TOKENIZER = 2000
 """Entries of the tokenizer's text part. It only has to encode the prompts; the model has the published vocabulary."""
 
@@ -64,7 +64,7 @@ def random_model(size: str = "base") -> tuple[Any, Any, GenerationConfig]:
     tokenizer: Any = build_tokenizer(corpus, _TOKENIZER)
     text, vision = SIZES[size]["text_config"], SIZES[size]["vision_config"]
     config = Florence2Config(
-        text_config={"model_type": "bart", "vocab_size": _VOCABULARY, **text},
+        text_config={"model_type": "bart", "vocab_size": VOCABULARY, **text},
         vision_config={"depths": [1, 1, 9, 1], "window_size": 12, **vision},
         image_token_id=tokenizer.image_token_id,
     )

@@ -137,7 +137,7 @@ def test_encoder_of_all_sizes_stays_on_the_device(base: tuple[DaViT, Encoder]) -
 
 
 def test_launches_on_the_device_stay_few() -> None:
-    """Where no graph runs, a GPU launches each operation on its own. The vision tower of transformers has 407."""
+    """A GPU launches each operation on its own without a graph. The vision tower of transformers has 407."""
     counted = part_launches(MODELS["base"], DEVICE, 8)
     limits = {"preprocessing, one frame": 20, "vision tower, 8 frames": 414, "encoder, 8 rows": 77}
     assert all(counted[part].total() <= limit for part, limit in limits.items())
