@@ -96,7 +96,7 @@ sinks:
             sensor = components(listener)["task.things"]
             assert sensor["state_topic"] == "streamer/home/streams/gate/things"
             assert "length" in sensor["value_template"], "boxes are counted"
-            assert 'task="things"' in metrics()
+            until(lambda: 'task="things"' in metrics(), 10, "the metrics count it")
             assert in_top() == ["caption", "things"]
             until(lambda: has_zone(video.next()), 10, "the video shows the zone")
 
@@ -106,7 +106,7 @@ sinks:
             until(lambda: "things" not in on_the_page(), 10, "the page drops it")
             until(lambda: components(listener)["task.things"] == {"platform": "sensor"}, 10, "Home Assistant drops it")
             assert "task.caption" in components(listener)
-            assert 'task="things"' not in metrics()
+            until(lambda: 'task="things"' not in metrics(), 10, "the metrics drop it")
             assert in_top() == ["caption"]
             until(lambda: not has_zone(video.next()), 10, "the video shows the zone no more")
             agent.stop()
