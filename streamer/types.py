@@ -9,7 +9,7 @@ are seconds of CLOCK_MONOTONIC on this host; times named `*_at` are unix seconds
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -109,8 +109,8 @@ class TaskParams(Protocol):
         """Region of the prompt, if the task takes one."""
 
     @property
-    def prompts(self) -> int:
-        """Number of prompts that one run of the task costs."""
+    def prompts(self) -> Mapping[str, float]:
+        """Expected number of prompts of one run, by kind of task: a task of several stages asks as other kinds too."""
 
     @property
     def labels(self) -> Collection[str] | None:
@@ -131,6 +131,11 @@ class Task:
     max_age: float | None = None
     """Seconds. If the frame is older when the engine could take the job, the outcome is `stale`."""
     zone: Zone | None = None
+
+    @property
+    def work(self) -> Hashable:
+        """Equal for tasks whose runs cost about the same."""
+        return self.task, self.params.quality, *self.params.prompts.items()
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,10 +234,16 @@ class Result:
     """Seconds in the engine, from the start of the job's batch to its answer."""
     batch: int = 1
     """Number of jobs that were in the engine together."""
+    device_s: float | None = None
+    """Seconds of the device that the job took for itself; None: its share of the batch."""
     draft: tuple[int, int] | None = None
     """Tokens of the previous answer that were tried as a draft, and the number of them that were accepted."""
     near: int = 0
     """Locations in the answer that were taken from the draft although a place next to them was more probable."""
+
+    @property
+    def device_seconds(self) -> float:
+        return self.inference_s / self.batch if self.device_s is None else self.device_s
 
 
 ResultKind = Literal["text", "boxes", "polygons", "quads", "boxes_or_polygons"]

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from streamer.config.model import find_pipeline
 from streamer.config.task import ScheduledTask
 from streamer.inference.policy import Policy
 from streamer.inference.schedule import Schedule
@@ -39,7 +40,8 @@ def tasks_of(camera: int) -> list[ScheduledTask]:
         "ocr": "normal",
         "caption": "low",
     }
-    return [ScheduledTask(task, task, None, levels[task], every=EVERY[task]) for task in COSTS]
+    specs = find_pipeline().tasks()
+    return [ScheduledTask(task, task, specs[task].parameters(), levels[task], every=EVERY[task]) for task in COSTS]
 
 
 class Simulation:

@@ -21,8 +21,8 @@ from pipelines.florence2.cost_table import shipped_costs
 from pipelines.florence2.fast.speculative import DraftMode
 from pipelines.florence2.generation_settings import unsupported
 from pipelines.florence2.prompts import length_error, prompt_texts
+from pipelines.florence2.stages import with_stages
 from pipelines.florence2.tasks import SPECS, Parameters
-from pipelines.florence2.text_lists import TextListEngine
 from streamer.core import nvidia
 from streamer.core.errors import ConfigError
 from streamer.core.malloc import large_blocks_freed_at_once, release_unused
@@ -174,7 +174,7 @@ class Florence2:
 
             if isinstance(engine, FastEngine):
                 engine = with_int8(engine, settings.checkpoint, _files(settings))
-        return TextListEngine(engine)
+        return with_stages(engine)
 
     def quantize(
         self,

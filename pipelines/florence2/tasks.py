@@ -96,8 +96,8 @@ class Parameters(Settings):
         return None
 
     @property
-    def prompts(self) -> int:
-        return max(1, len(self.texts))
+    def prompts(self) -> Mapping[str, float]:
+        return {self.task: max(1, len(self.texts))}
 
     @property
     def labels(self) -> tuple[str, ...] | None:

@@ -83,8 +83,12 @@ def estimate(config: Config) -> Load | None:
             if task.at is None:
                 demand = demands[task.priority]
                 demands[task.priority] = Demand(demand.tasks + 1, 0, demand.cost + cost)
-            if rate and task.task not in costs.seconds:
-                assumptions.add(f"{task.task} is not measured and counts as the most expensive measured task")
+            for kind in task.params.prompts if rate else ():
+                if kind not in costs.seconds:
+                    assumptions.add(f"{kind} is not measured and counts as the most expensive measured task")
+            if rate and len(task.params.prompts) > 1:
+                asked = " and ".join(f"{count:g} {kind}" for kind, count in task.params.prompts.items())
+                assumptions.add(f"{name}.{task.name} has several stages and counts as {asked}")
             if rate and task.params.quality == "official":
                 assumptions.add("`quality: official` costs more than estimated")
             if rate and task.then:

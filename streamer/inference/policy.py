@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 
 from streamer.inference.overload import Demand, Overload
 from streamer.inference.schedule import Schedule
 from streamer.inference.triggers import Now, Trigger
-from streamer.types import PRIORITIES, DueTask, Job, Priority
+from streamer.types import PRIORITIES, DueTask, Job, Priority, Task
 
 FIRST_COST_S = 0.05
 """Assumed device seconds of a job of a task that has never run."""
@@ -62,7 +62,7 @@ class Policy:
         self.schedules = dict(schedules)
         self.overload = Overload(now.mono)
         self._classes: dict[Priority, _Class] = {priority: _Class() for priority in PRIORITIES}
-        self._costs: dict[str, float] = {}
+        self._costs: dict[Hashable, float] = {}
         self._wakeups = dict.fromkeys(self.schedules, now.mono)
         """Monotonic second at which more of a stream may be ready; infinity while the stream awaits a frame."""
 
@@ -82,7 +82,7 @@ class Policy:
             return
         for trigger in self.schedules[stream].triggers:
             if trigger.name in unserved:
-                self._classes[_priority(trigger)].deficit[stream] += self.cost(trigger.task.task)
+                self._classes[_priority(trigger)].deficit[stream] += self.cost(trigger.task)
         self._refresh_stream(stream, now)
 
     def on_tasks_changed(self, stream: str, now: Now) -> None:
@@ -105,9 +105,9 @@ class Policy:
         """Return the seconds until more may be due."""
         return max(0.0, min(self._wakeups.values(), default=math.inf) - now.mono)
 
-    def cost(self, task: str) -> float:
+    def cost(self, task: Task) -> float:
         """Return the device seconds of a job of that task, as far as they are known."""
-        return self._costs.get(task, FIRST_COST_S)
+        return self._costs.get(task.work, FIRST_COST_S)
 
     def record_job(self, due: DueTask, seconds: float) -> None:
         """A job took `seconds` of the device: its share of a batch."""
@@ -115,11 +115,12 @@ class Policy:
             self.overload.record_follow_up(seconds)
             if due.stream in self.schedules:
                 self._classes[due.task.priority].charge(due.stream, seconds)
-        known = self._costs.setdefault(due.task.task, seconds)
-        self._costs[due.task.task] = max((1 - _NEWEST_WEIGHT) * known + _NEWEST_WEIGHT * seconds, 1e-6)
+        work = due.task.work
+        known = self._costs.setdefault(work, seconds)
+        self._costs[work] = max((1 - _NEWEST_WEIGHT) * known + _NEWEST_WEIGHT * seconds, 1e-6)
         triggers = self.schedules[due.stream].triggers if due.stream in self.schedules else ()
         if any(trigger.name == due.task.name and trigger.rate for trigger in triggers):
-            self.overload.record_served(self._costs[due.task.task])
+            self.overload.record_served(self._costs[work])
 
     def adapt(self, now: Now) -> bool:
         """Stretch intervals, or shorten them again, once per window. True when that should be reported."""
@@ -160,7 +161,7 @@ class Policy:
                 if not self._awaits_frame(stream):
                     candidates.end_turn(stream)
                 continue
-            cost = self.cost(trigger.task.task)
+            cost = self.cost(trigger.task)
             if candidates.deficit[stream] < cost and not trigger.is_urgent:
                 candidates.deficit[stream] += quantum
                 candidates.queue.move_to_end(stream)
@@ -186,7 +187,7 @@ class Policy:
                 if trigger.rate and trigger.is_demand(now):
                     demand = demands[trigger.task.priority]
                     demand.tasks += 1
-                    demand.cost += trigger.rate * self.cost(trigger.task.task)
+                    demand.cost += trigger.rate * self.cost(trigger.task)
                     demand.overdue += waits_for_device and now.mono > trigger.deadline(now)
         return demands
 

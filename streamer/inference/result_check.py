@@ -16,13 +16,15 @@ _MAX_TIME_S = 1e10
 
 def check_numbers(result: Result) -> Result:
     """Return the result, with the outcome `error` when a coordinate or a time in it is not a valid number."""
-    times_valid = all(abs(time) <= _MAX_TIME_S for time in (result.inference_s, result.started_mono))
+    times_valid = all(
+        abs(time) <= _MAX_TIME_S for time in (result.inference_s, result.started_mono, result.device_s or 0.0)
+    )
     times_valid = times_valid and result.batch > 0
     if times_valid and all(_MIN_PLACE <= number <= _MAX_PLACE for number in _coordinates(result.answer)):
         return result
     invalid = "coordinates" if times_valid else "times"
     failed = replace(result, outcome="error", answer=Answer(), error=f"the engine returned invalid {invalid}")
-    return failed if times_valid else replace(failed, inference_s=0.0, started_mono=0.0, batch=1)
+    return failed if times_valid else replace(failed, inference_s=0.0, started_mono=0.0, batch=1, device_s=None)
 
 
 def _coordinates(answer: Answer) -> Iterator[float]:

@@ -20,11 +20,12 @@ class SpeedMeter:
         self._costs = costs
         self._restart(now)
 
-    def record(self, task: str, prompts: int, seconds: float) -> None:
-        """An answer of this kind of task took so many seconds of the device."""
-        if cost := self._costs.get(task):
+    def record(self, prompts: Mapping[str, float], seconds: float) -> None:
+        """An answer with these prompts, by kind of task, took so many seconds of the device."""
+        # The later prompts of a task of several stages share the picture with its first one, and their number varies.
+        if len(prompts) == 1 and all(kind in self._costs for kind in prompts):
             self._answers += 1
-            self._expected += prompts * cost
+            self._expected += sum(count * self._costs[kind] for kind, count in prompts.items())
             self._measured += seconds
 
     def take(self, now: float) -> float | None:

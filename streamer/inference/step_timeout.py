@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 from streamer.types import Job
 
@@ -14,29 +14,23 @@ FACTOR = 5.0
 _DECAY = 0.99
 """Factor per step by which the longest step is forgotten."""
 
-Kind = tuple[str, str]
-
 
 class StepTimeout:
     """Records the longest step of each kind of task, with a slow decay."""
 
     def __init__(self) -> None:
-        self._longest: dict[Kind, float] = {}
-        self._finished: set[Kind] = set()
+        self._longest: dict[Hashable, float] = {}
+        self._finished: set[Hashable] = set()
 
     def seconds(self, jobs: Iterable[Job]) -> float:
         """Return the timeout in seconds of a step with these jobs in the engine."""
-        kinds = {_kind(job) for job in jobs}
+        kinds = {job.due.task.work for job in jobs}
         if not kinds <= self._finished:
             return FIRST_S
         return max([MIN_S, *(FACTOR * self._longest[kind] for kind in kinds)])
 
     def observe(self, jobs: Iterable[Job], finished: Iterable[Job], seconds: float) -> None:
         """Record a step of `seconds` with `jobs` in the engine, of which `finished` finished."""
-        for kind in {_kind(job) for job in jobs}:
+        for kind in {job.due.task.work for job in jobs}:
             self._longest[kind] = max(seconds, self._longest.get(kind, 0.0) * _DECAY)
-        self._finished.update(_kind(job) for job in finished)
-
-
-def _kind(job: Job) -> Kind:
-    return job.due.task.task, job.due.task.params.quality
+        self._finished.update(job.due.task.work for job in finished)

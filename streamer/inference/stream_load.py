@@ -30,9 +30,10 @@ def stream_load(stream: Stream, costs: Mapping[str, float]) -> float:
 
 def task_load(task: ScheduledTask, source: SourceSettings, costs: Mapping[str, float]) -> float:
     """Return the load of a task. A kind of task without costs counts as the most expensive one that has them."""
-    cost = costs.get(task.task, max(costs.values(), default=UNKNOWN_COST_S))
-    prompts: int = task.params.prompts
-    return max_runs_per_second(task, source) * prompts * cost
+    unknown = max(costs.values(), default=UNKNOWN_COST_S)
+    prompts: Mapping[str, float] = task.params.prompts
+    cost = sum(count * costs.get(kind, unknown) for kind, count in prompts.items())
+    return max_runs_per_second(task, source) * cost
 
 
 def max_runs_per_second(task: ScheduledTask, source: SourceSettings) -> float:

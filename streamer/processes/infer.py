@@ -194,10 +194,10 @@ class Inference(Closing):
         for result in results:
             self.in_flight.finish_run(result.job)
             if result.job.due.origin != "canary":
-                self.policy.record_job(result.job.due, result.inference_s / result.batch)
+                self.policy.record_job(result.job.due, result.device_seconds)
             task = result.job.due.task
             if result.outcome in ("ok", "empty"):
-                self.speed.record(task.task, task.params.prompts, result.inference_s / result.batch)
+                self.speed.record(task.params.prompts, result.device_seconds)
         if self.worker.target and (speed := self.speed.take(time.monotonic())):
             self.worker.report(ReportKind.SPEED, speed=speed)
         return results

@@ -165,7 +165,7 @@ def test_list_of_texts_is_one_task(tmp_path: Path) -> None:
     (task,) = load(config_of("task: open_vocabulary_detection, text: [car, ' truck ']"), tmp_path).streams["gate"].tasks
     assert task.params.texts == ("car", "truck")
     assert task.params.prompt_text == "car, truck"
-    assert task.params.prompts == 2
+    assert task.params.prompts == {"open_vocabulary_detection": 2}
 
 
 @pytest.mark.parametrize(

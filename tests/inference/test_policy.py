@@ -299,7 +299,7 @@ def test_shares_divide_capacity_by_priority(capacity: float, costs: list[float])
 
 
 def test_task_that_never_ran_has_default_cost() -> None:
-    assert policy(a=[scheduled("x", every=1.0)]).cost("caption") == FIRST_COST_S
+    assert policy(a=[scheduled("x", every=1.0)]).cost(scheduled("x", every=1.0)) == FIRST_COST_S
 
 
 # -- follow-ups

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,7 +20,7 @@ class Params:
     quality = "fast"
     prompt_text: str | None = None
     prompt_region: Region | None = None
-    prompts = 1
+    prompts: ClassVar[Mapping[str, float]] = {"caption": 1}
     labels: tuple[str, ...] | None = None
 
 

@@ -158,8 +158,9 @@ class FastEngine:
     def _encode_images(self, jobs: Sequence[EngineJob]) -> list[tuple[EngineJob, Tensor]]:
         """Return each job with its frame's image tokens."""
         rows: list[tuple[EngineJob, Tensor]] = []
-        frames = [job.job.frame for job in jobs]
-        self._attempt(jobs, lambda: rows.extend(zip(jobs, self.image_cache.start(frames), strict=True)))
+        frames, in_use = [job.job.frame for job in jobs], self.scheduler.images_in_use()
+        # Tokens stay while a job about their frame runs: the next stage of a task needs them again.
+        self._attempt(jobs, lambda: rows.extend(zip(jobs, self.image_cache.start(frames, in_use), strict=True)))
         return rows
 
     def _start(self, rows: Sequence[tuple[EngineJob, Tensor]]) -> None:

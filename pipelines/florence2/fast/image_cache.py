@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from pipelines.florence2.fast.parts import Vision
 from streamer.types import Frame, FrameId, Image
 
 CACHED_FRAMES = 8
-"""Frames whose image tokens are kept for further jobs."""
+"""Frames whose image tokens are kept for further jobs, beside those in use."""
 
 Key = tuple[str, FrameId, int]
 
@@ -45,10 +45,11 @@ class ImageCache:
         self.stream.join(tokens)
         return tokens
 
-    def start(self, frames: Sequence[Frame]) -> list[Tensor]:
+    def start(self, frames: Sequence[Frame], in_use: Collection[int] = ()) -> list[Tensor]:
         """Return each frame's image tokens, which are complete on other streams after `stream.join`.
 
-        Frames that are not in the cache run through the vision tower as one batch.
+        Frames that are not in the cache run through the vision tower as one batch. `in_use`: ids of the images whose
+        tokens are kept, however many there are.
         """
         found: dict[Key, Tensor] = {}
         missing: dict[Key, Frame] = {}
@@ -67,14 +68,15 @@ class ImageCache:
                 # A copy per frame: an entry that is a view would keep the whole batch in memory.
                 found |= zip(missing, (tokens.clone() for tokens in computed), strict=True)
             for key, frame in missing.items():
-                self._put(key, frame, found[key])
+                self._put(key, frame, found[key], in_use)
         return [found[_key(frame)] for frame in frames]
 
-    def _put(self, key: Key, frame: Frame, tokens: Tensor) -> None:
+    def _put(self, key: Key, frame: Frame, tokens: Tensor, in_use: Collection[int]) -> None:
         # The callback removes the entry before another image can have the same id.
         self._cache[key] = weakref.ref(frame.image, lambda _: self._cache.pop(key, None)), tokens
         if len(self._cache) > CACHED_FRAMES:
-            self._cache.popitem(last=False)
+            oldest = next((key for key in self._cache if key[2] not in in_use), None)
+            self._cache.pop(oldest, None)  # type: ignore[arg-type]  # None is no key
 
 
 def _key(frame: Frame) -> Key:

@@ -46,7 +46,8 @@ def forecast(
 ) -> Forecast:
     """Estimate the memory when every answer uses beam search with `beams`, as the quality `official` may.
 
-    `answer` is the longest answer in tokens. `cached` frames stay cached, `frames` go through the vision tower at once.
+    `answer` is the longest answer in tokens. `cached` frames stay cached beside those of the rows, `frames` go through
+    the vision tower at once.
     """
     size = decoder.dtype.itemsize
     position = 2 * decoder.depth * decoder.heads * decoder.width * size
@@ -56,8 +57,9 @@ def forecast(
     logits = 3 * 4 * beams * decoder.vocabulary
     vision_bytes = frames * vision.peak * size
     encoder_bytes = source * (4 * text.d_model + 2 * text.encoder_ffn_dim) * size
-    row = own + source * position + logits
-    work = vision_bytes + encoder_bytes + cached * vision.tokens * text.d_model * size
+    image = vision.tokens * text.d_model * size
+    row = own + source * position + logits + image
+    work = vision_bytes + encoder_bytes + cached * image
     if decoder.device.type != "cpu":
         # All rows of a step go through the encoder at once, with preallocated inputs and outputs.
         row += encoder_bytes + 2 * source * text.d_model * size

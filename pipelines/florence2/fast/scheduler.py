@@ -65,6 +65,10 @@ class Scheduler:
             self._in_order.setdefault(added.key, deque()).append(added)
         self._unfinished += len(jobs)
 
+    def images_in_use(self) -> set[int]:
+        """Return the ids of the images of unfinished jobs."""
+        return {id(job.job.frame.image) for jobs in self._in_order.values() for job in jobs if job.result is None}
+
     def next_jobs(self) -> list[EngineJob]:
         """Take jobs from the queue: all about the next `frames_per_step` frames that fit into the batch limit."""
         room = self.limit - (self._unfinished - len(self._waiting))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.int8.gate import Generated
 from pipelines.florence2.processor import Generation
-from pipelines.florence2.text_lists import TextListEngine
+from pipelines.florence2.stages import with_stages
 from streamer.types import Answer, Engine, Job, Result
 
 PROGRESS_S = 10.0
@@ -30,7 +30,7 @@ class _Recorder:
 
 def answers(engine: FastEngine, jobs: Sequence[Job], name: str, tell: Callable[[str], None]) -> list[Generated]:
     """Return the answers to all jobs. Jobs about one frame should follow each other: they share its image tokens."""
-    whole = TextListEngine(engine)
+    whole = with_stages(engine)
     recorder = _Recorder(engine)
     processor, engine.processor = engine.processor, recorder  # type: ignore[assignment]
     generated: list[Generated] = []

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.int8.answers import run
-from pipelines.florence2.text_lists import TextListEngine
+from pipelines.florence2.stages import with_stages
 from streamer.types import Job
 
 TIMED = 7
@@ -47,5 +47,5 @@ def compare_speed(usual: FastEngine, int8: FastEngine, jobs: Sequence[Job]) -> S
 def _seconds(engine: FastEngine, job: Job) -> float:
     engine.image_cache.clear()
     started = time.monotonic()
-    run(TextListEngine(engine), job)
+    run(with_stages(engine), job)
     return time.monotonic() - started

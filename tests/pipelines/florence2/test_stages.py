@@ -1,4 +1,4 @@
-"""A task with a list of texts gives one result with the shapes of all of them."""
+"""Tasks with several prompts: a list of texts gives one result with the shapes of all of them."""
 
 from __future__ import annotations
 
