@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from streamer.bus.stream_state import NO_ROWS, QuarantineRows, ScheduleState
 from streamer.core.errors import ConfigError
 
 T = TypeVar("T")
@@ -102,13 +103,26 @@ class ServeStream(Command):
 
     op: Literal["serve"] = "serve"
     stream: str
+    schedule: ScheduleState | None = None
+    """Go on with this schedule. None: start the tasks afresh."""
+    quarantine: QuarantineRows = NO_ROWS
+    """Suspects and blocked tasks of the stream."""
 
 
 class ReleaseStream(Command):
-    """Stop serving a stream. Answered with `released` once its frames are settled: true unless that was impossible."""
+    """Stop serving a stream. Answered with a `Released` once its frames are settled."""
 
     op: Literal["release"] = "release"
     stream: str
+
+
+class Released(BaseModel):
+    """Answer to `ReleaseStream`."""
+
+    released: bool
+    """The stream is given up. False if its capture process did not confirm that."""
+    schedule: ScheduleState | None = None
+    quarantine: QuarantineRows = NO_ROWS
 
 
 ControlCommand = ListTasks | Ask | ChangeTask

@@ -132,15 +132,17 @@ def task_event(
 
 
 def schedule_event(
-    agent: str, stretch: Mapping[str, Mapping[Priority, float]], reason: str | None, follow_up_share: float = 1.0
-) -> StatusEvent:
+    agent: str, stretch: Mapping[str, Mapping[Priority, float]], reason: str | None, follow_up_share: float = 1.0,
+    worker: str | None = None,
+) -> StatusEvent:  # fmt: skip
     """Return the report that intervals are longer by these factors (`schedule.stretched`), or `schedule.normal`.
 
-    `follow_up_share`: the part of the follow-ups that still runs; less than 1 also counts as stretched.
+    `follow_up_share`: the part of the follow-ups that still runs; less than 1 also counts as stretched. `worker`: the
+    inference process that reports its streams, where there are several.
     """
     factors = {stream: dict(of_priority) for stream, of_priority in stretch.items()}
     state, share = "stretched" if stretch or follow_up_share < 1 else "normal", round(follow_up_share, 3)
-    return _status(f"/agents/{agent}", "schedule", state, reason, stretch=factors, follow_up_share=share)
+    return _status(f"/agents/{agent}", "schedule", state, reason, stretch=factors, follow_up_share=share, worker=worker)
 
 
 def sink_event(

@@ -37,14 +37,14 @@ class Canary:
             self._last = time.monotonic()
 
     def add_if_due(self) -> None:
-        """If due, add a job with a grey picture for the first task that is neither blocked nor suspected."""
+        """If due, add a job with a grey picture for the first task here that is neither blocked nor suspected."""
         if time.monotonic() - self._last < INTERVAL_S:
             return
         self._last = time.monotonic()
         quarantine = self._in_flight.quarantine
         picture = np.full((*SIZE, 3), 128, np.uint8)
         picture.flags.writeable = False
-        for name, task in [(name, task) for name, stream in self._requests.streams.items() for task in stream.tasks]:
+        for name, task in [(name, task) for name, stream in self._requests.served().items() for task in stream.tasks]:
             frame = Frame(name, NO_EPOCH, 0, time.time(), time.monotonic(), 0.0, picture)
             job = Job(DueTask(name, replace(task, max_age=None), -math.inf, origin="canary"), frame)
             if quarantine.is_clear(quarantine.as_suspect(job), time.monotonic()):

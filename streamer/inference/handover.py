@@ -1,15 +1,15 @@
 """Handover of streams between the inference processes of an agent, on request of the parent.
 
 A process that releases a stream chooses nothing of it any more, finishes its jobs, and tells capture that it is gone.
-Only then does the parent let another process serve the stream, so no frame has two owners. The next process starts the
-stream's triggers and tracks afresh, as after a restart.
+Only then does the parent let another process serve the stream, so no frame has two owners. Schedule and quarantine go
+with the stream. Tracks and drafts start afresh, as after a restart, and overload control is of the device.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from streamer.bus.commands import ReleaseStream, ServeStream
+from streamer.bus.commands import Released, ReleaseStream, ServeStream
 from streamer.bus.result_feed import ResultPublisher
 from streamer.bus.rpc import Request
 from streamer.inference.fetcher import FrameFetcher
@@ -19,11 +19,17 @@ from streamer.inference.requests import RequestHandler
 from streamer.inference.schedule import Schedule
 from streamer.inference.triggers import Now
 
+RELEASE_S = 2.0
+"""Seconds after which a stream stays here whose capture process has not answered a request for a frame."""
 
-@dataclass(frozen=True, slots=True)
-class _Leaving:
+
+class _Leaving(NamedTuple):
     request: Request
     schedule: Schedule
+    tasks: list[dict[str, Any]]
+    """The tasks of the schedule as in the config. They may change before the stream has left."""
+    until: float
+    """Monotonic second."""
 
 
 class Handover:
@@ -46,33 +52,58 @@ class Handover:
         requests = self._requests.take_handovers()
         for request, command in requests:
             match command:
-                case ServeStream(stream=stream):
-                    self._serve(stream, now)
+                case ServeStream():
+                    self._serve(command, now)
                     self._requests.reply_to(request, served=True)
                 case ReleaseStream(stream=stream) if stream in self._policy.schedules:
-                    self._leaving[stream] = _Leaving(request, self._policy.schedules[stream])
-                    self._policy.remove(stream)
-                    self._requests.fail_questions(stream)
-                case ReleaseStream():
-                    self._requests.reply_to(request, released=True)
+                    self._release(request, stream, now)
+                case ReleaseStream(stream=stream):  # it has ended
+                    self._reply(request, Released(released=True, quarantine=self._in_flight.give_stream(stream)))
         done = [stream for stream in self._leaving if not self._in_flight.has_jobs_of(stream)]
         for stream in done:
             self._finish(stream, now)
-        return bool(requests or done)
+        late = [stream for stream, leaving in self._leaving.items() if now.mono > leaving.until]
+        for stream in [stream for stream in late if self._in_flight.is_fetching(stream)]:
+            self._keep(stream, now)
+        return bool(requests or done or late)
 
-    def _serve(self, stream: str, now: Now) -> None:
+    def _serve(self, command: ServeStream, now: Now) -> None:
+        stream = command.stream
         if stream in self._policy.schedules or stream in self._leaving:
             return
-        settings = self._requests.streams[stream]
-        self._policy.add(stream, Schedule(stream, settings.active, settings.source.pace, now), now)
+        settings, tasks = self._requests.streams[stream], self._requests.raw_tasks(stream)
+        schedule = Schedule(stream, settings.active, settings.source.pace, now)
+        if command.schedule is not None and command.schedule.tasks == tasks:  # not changed meanwhile
+            schedule.restore(command.schedule)
+        self._in_flight.take_stream(command.quarantine)
+        self._policy.add(stream, schedule, now)
         self._fetcher.add(stream)
-        self._feed.publish_tasks(stream, self._requests.raw_tasks(stream))
+        self._feed.publish_tasks(stream, tasks)
+
+    def _release(self, request: Request, stream: str, now: Now) -> None:
+        schedule = self._policy.schedules[stream]
+        for question in self._requests.fail_questions(stream):
+            schedule.drop(question)
+        self._policy.remove(stream)
+        self._leaving[stream] = _Leaving(request, schedule, self._requests.raw_tasks(stream), now.mono + RELEASE_S)
 
     def _finish(self, stream: str, now: Now) -> None:
-        leaving = self._leaving.pop(stream)
-        released = self._fetcher.remove(stream)
-        if released:
-            self._feed.forget(stream)
-        else:
-            self._policy.add(stream, leaving.schedule, now)
-        self._requests.reply_to(leaving.request, released=released)
+        if not self._fetcher.remove(stream):
+            self._keep(stream, now)
+            return
+        self._feed.forget(stream)
+        leaving, quarantine = self._leaving.pop(stream), self._in_flight.give_stream(stream)
+        state = leaving.schedule.state(leaving.tasks)
+        self._reply(leaving.request, Released(released=True, schedule=state, quarantine=quarantine))
+
+    def _keep(self, stream: str, now: Now) -> None:
+        """Serve the stream again, with its present tasks: its capture process does not answer."""
+        leaving, tasks = self._leaving.pop(stream), self._requests.raw_tasks(stream)
+        if leaving.tasks != tasks:
+            leaving.schedule.replace(self._requests.streams[stream].active, now)
+            self._feed.publish_tasks(stream, tasks)
+        self._policy.add(stream, leaving.schedule, now, awaits_frame=self._in_flight.is_fetching(stream))
+        self._reply(leaving.request, Released(released=False))
+
+    def _reply(self, request: Request, answer: Released) -> None:
+        self._requests.reply_to(request, **answer.model_dump())

@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
+from streamer.bus.stream_state import NO_ROWS, QuarantineRows
 from streamer.config.model import Stream
 from streamer.core.logs import RareLog
 from streamer.inference import journal
@@ -85,28 +86,28 @@ class InFlight:
         runtime: Path,
         streams: Mapping[str, Stream],
         settle: Callable[[Frame, FrameOutcome], object],
-        was_killed: bool = False,
+        quarantine: QuarantineRows = NO_ROWS,
         process: str = "infer",
     ) -> None:
         """Recover from the journal of the previous process in `runtime`.
 
         `settle` is called for each frame of a camera or a recording once its jobs have all left the table.
-        `was_killed`: the previous process was ended from outside, so no job is suspected. `process`: name of this one.
+        `quarantine`: rows of the streams that this process serves from its start. `process`: its name.
         """
         self._path = journal.journal_path(runtime, process)
         self._failed_saves = RareLog(log, "journal not written, %d times: %s: %s")
         self._settle = settle
         previous = journal.read(self._path)
         recordings = {name for name, stream in streams.items() if stream.source.pace == "file"}
-        self.quarantine = Quarantine(recordings, previous.quarantine)
-        self.recovery = journal.recover(previous, streams, self.quarantine, was_killed)
-        """The remains of the previous process. Its unfinished jobs are in state PUBLISHING."""
+        self.quarantine = Quarantine(recordings, quarantine)
+        self.lost = journal.lost_jobs(previous, streams)
+        """Outcomes of the jobs that the previous process left. The jobs are in state PUBLISHING."""
         self._jobs: dict[JobId, _InFlightJob] = {}
         self._frames: dict[tuple[str, FrameId | None], _OpenFrame] = {}
         self._events: dict[str, JobId] = {}
         """Job of each event that is not acked."""
         self._changed = True
-        for result in self.recovery.lost:
+        for result in self.lost:
             self._set(result.job, JobState.PUBLISHING)
 
     # -- questions
@@ -185,6 +186,20 @@ class InFlight:
             self._frames[job.due.stream, job.frame.id].outcomes.add("stopped")
             self._remove(id_of(job))
 
+    # -- quarantine
+
+    def take_stream(self, rows: QuarantineRows) -> None:
+        """Serve a stream with this quarantine."""
+        self.quarantine.add(rows)
+        self._changed = True
+
+    def give_stream(self, stream: str) -> QuarantineRows:
+        """Return the quarantine of a stream, and forget it: another process will serve the stream."""
+        rows = self.quarantine.rows({stream})
+        self.quarantine.forget(stream)
+        self._changed = True
+        return rows
+
     # -- pictures
 
     def crop(self, job: Job) -> Job:
@@ -224,7 +239,7 @@ class InFlight:
             if entry.job is not None
         ]
         try:
-            journal.write(self._path, journal.State(rows, self.quarantine.state()))
+            journal.write(self._path, journal.State(rows, self.quarantine.rows()))
         except OSError as error:
             self._failed_saves.add(self._path, error.strerror)
         else:

@@ -1,27 +1,27 @@
 """The crash journal: the file format of the jobs in flight, and recovery from the file of a process that died.
 
 The file is written before the engine runs. Jobs of cameras that a dead process left get the outcome `dropped`. Frames
-of recordings are fetched again, so their jobs need no outcome here.
+of recordings are fetched again, so their jobs need no outcome here. The parent reads the quarantine in it before it
+starts the next process.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from streamer.bus.stream_state import NO_ROWS, QuarantineRows, Whole
 from streamer.config.follow_up import all_follow_ups
 from streamer.config.model import Stream
 from streamer.core import atomic_file
 from streamer.inference.follow_ups import follow_up_job
-from streamer.inference.quarantine import Quarantine, Verdict
 from streamer.types import DueTask, Frame, Job, Parent, Region, Result
 
 log = logging.getLogger(__name__)
@@ -47,21 +47,19 @@ class State(NamedTuple):
     """Content of the file."""
 
     jobs: Sequence[JobRow] = ()
-    quarantine: Sequence[Any] | None = None
+    quarantine: QuarantineRows = NO_ROWS
 
 
-_Whole = Annotated[int, Field(ge=0, lt=1 << 53)]
 _Time = Annotated[float, Field(ge=0, lt=1e11, allow_inf_nan=False)]
 """A unix or monotonic second."""
 _MediaTime = Annotated[float, Field(allow_inf_nan=False)]
 _Side = Annotated[int, Field(gt=0, le=65_536)]
 _Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Region = tuple[_Fraction, _Fraction, _Fraction, _Fraction]
-_Parent = tuple[str, tuple[_Whole, ...], str | None, _Whole | None, _Region | None]
+_Parent = tuple[str, tuple[Whole, ...], str | None, Whole | None, _Region | None]
 _Row = tuple[
-    str, bool, str, _Whole, _Whole, _Time, _Time, _MediaTime | None, tuple[_Side, _Side, Literal[3]], _Parent | None
+    str, bool, str, Whole, Whole, _Time, _Time, _MediaTime | None, tuple[_Side, _Side, Literal[3]], _Parent | None
 ]
-_Suspect = tuple[str, str, tuple[_Whole, _Whole] | None]
 
 
 class _File(BaseModel):
@@ -71,14 +69,7 @@ class _File(BaseModel):
 
     v: Literal[3]
     jobs: list[_Row]
-    quarantine: tuple[list[tuple[_Suspect, _Whole]], list[tuple[_Suspect, float]], list[tuple[_Suspect, _Whole]]] | None
-
-
-class CrashRecovery(NamedTuple):
-    lost: Sequence[Result] = ()
-    """The outcomes of the jobs that the dead process left."""
-    verdict: Verdict | None = None
-    """The task or frame that killed the process, once it is found."""
+    quarantine: QuarantineRows
 
 
 def journal_path(runtime: Path, process: str) -> Path:
@@ -123,13 +114,10 @@ def _unreadable(path: Path, reason: object) -> State:
     return State()
 
 
-def recover(previous: State, streams: Mapping[str, Stream], quarantine: Quarantine, was_killed: bool) -> CrashRecovery:
-    """Return the outcomes of the jobs that a dead process left, and update the quarantine."""
-    running = [] if was_killed else [row for row in previous.jobs if row.running]
-    suspects = [quarantine.suspect_of(row.frame.stream, row.name, row.frame.id) for row in running]
-    verdict = quarantine.on_crash(suspects, time.monotonic())
+def lost_jobs(previous: State, streams: Mapping[str, Stream]) -> list[Result]:
+    """Return the outcomes of the jobs that a dead process left."""
     jobs = [job for row in previous.jobs if (job := _job(row, streams)) is not None]
-    return CrashRecovery([Result(job, "dropped", error=LOST) for job in jobs], verdict)
+    return [Result(job, "dropped", error=LOST) for job in jobs]
 
 
 def _job(row: JobRow, streams: Mapping[str, Stream]) -> Job | None:
@@ -147,5 +135,5 @@ def _job(row: JobRow, streams: Mapping[str, Stream]) -> Job | None:
     return None if task is None else Job(DueTask(row.frame.stream, task, 0.0), row.frame)
 
 
-def _parent(event: str, path: tuple[int, ...], label: str | None, track: int | None, region: Any) -> Parent:
+def _parent(event: str, path: tuple[int, ...], label: str | None, track: int | None, region: _Region | None) -> Parent:
     return Parent(event, path, label, track, None if region is None else Region(*region))

@@ -91,9 +91,11 @@ class Policy:
         if not self._awaits_frame(stream):
             self._refresh_stream(stream, now)
 
-    def add(self, stream: str, schedule: Schedule, now: Now) -> None:
-        """Choose tasks of this stream too."""
+    def add(self, stream: str, schedule: Schedule, now: Now, awaits_frame: bool = False) -> None:
+        """Choose tasks of this stream too; if it awaits a frame, after its `release`."""
         self.schedules[stream] = schedule
+        if awaits_frame:
+            self._wakeups[stream] = math.inf
         self.on_tasks_changed(stream, now)
 
     def remove(self, stream: str) -> None:
@@ -129,6 +131,11 @@ class Policy:
         for stream in self.schedules:
             self.on_tasks_changed(stream, now)
         return True
+
+    @property
+    def stretched(self) -> bool:
+        """True while intervals are longer than configured."""
+        return max(self.overload.factors.values()) > 1
 
     def stretches(self) -> dict[str, dict[Priority, float]]:
         """Return the factors over 1 by stream and priority, of live streams."""

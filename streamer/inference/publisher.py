@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from streamer.bus.event_channel import EventClient
 from streamer.bus.result_feed import ResultPublisher
 from streamer.core.logs import RareLog
-from streamer.events.build import canary_event, degraded_event, result_event, result_id, schedule_event, task_event
+from streamer.events.build import canary_event, degraded_event, result_event, result_id, schedule_event
 from streamer.events.schema import EventFollowUps
 from streamer.inference.canary import Canary
 from streamer.inference.follow_ups import FollowUps
@@ -40,6 +40,8 @@ class OutcomePublisher:
     tracker: ObjectTracker
     follow_ups: FollowUps
     overload: Overload
+    worker: str | None
+    """Name of this process as it stands in events, where there are several."""
     _warned: set[str] = field(default_factory=set)
     """Warnings of the engine that were published."""
 
@@ -59,14 +61,9 @@ class OutcomePublisher:
         self.in_flight.finish(result.job, result.outcome)
 
     def publish_recovery(self) -> None:
-        """Send the outcomes of the jobs that a dead process left, and what killed it."""
-        for result in self.in_flight.recovery.lost:
+        """Send the outcomes of the jobs that a dead process left."""
+        for result in self.in_flight.lost:
             self._send_event(result, live=False)
-        if (verdict := self.in_flight.recovery.verdict) is not None:
-            stream, name, _ = verdict.suspect
-            log.error("%s: %s", stream, verdict.describe())
-            event = task_event(self.agent, stream, name, "quarantined", verdict.describe(), verdict.pause)
-            self.events.send(event, None)
 
     def publish_warnings(self, warnings: Iterable[str]) -> None:
         """Report what the engine could not follow, each warning once; it has logged them."""
@@ -85,7 +82,7 @@ class OutcomePublisher:
             reason = "the model cannot do everything at the configured intervals"
         elif share < 1:
             reason = "the model cannot do all follow-ups"
-        self.events.send(schedule_event(self.agent, stretch, reason, share), None)
+        self.events.send(schedule_event(self.agent, stretch, reason, share, self.worker), None)
 
     def receive_acks(self) -> None:
         """Remove the jobs whose events are acked, and send again what is not acked in time."""

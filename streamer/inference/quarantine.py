@@ -3,18 +3,24 @@
 All jobs that a dead process had in its engine are suspects. From then on suspects run one at a time with nothing
 beside them. A suspect whose run ends is cleared. A suspect that a second process dies with, alone, is guilty: its
 task is blocked for a while, and a frame of a recording for good. A process that was killed from outside has no
-suspects. So a guilty task costs two deaths, whatever the size of the first batch.
+suspects. So a guilty task costs two deaths, whatever the size of the first batch and the number of processes.
+
+The parent counts the deaths and keeps the quarantine of the agent. An inference process has the rows of the streams
+that it serves: they come and go with the stream.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
+from streamer.bus.stream_state import NO_ROWS, QuarantineRows, SuspectKey
 from streamer.core.backoff import exponential
 from streamer.types import FrameId, Job
+
+T = TypeVar("T")
 
 PAUSE_S, MAX_PAUSE_S = 60.0, 3600.0
 """Seconds for which a guilty task is blocked the first time, then twice as long each time, up to an hour."""
@@ -47,20 +53,38 @@ class Verdict(NamedTuple):
 
 
 class Quarantine:
-    def __init__(self, recordings: Collection[str], state: Sequence[Any] | None = None) -> None:
-        """`recordings`: names of the streams whose frames are fetched again. `state`: what `state` returned earlier."""
+    def __init__(self, recordings: Collection[str], rows: QuarantineRows = NO_ROWS) -> None:
+        """`recordings`: names of the streams whose frames are fetched again. `rows`: see `add`."""
         self._recordings = recordings
-        deaths, until, verdicts = ({_suspect(key): value for key, value in items} for items in state or ((), (), ()))
-        self._suspects = Counter[Suspect](deaths)
+        self._suspects = Counter[Suspect]()
         """Deaths of the process at which each of them was running."""
-        self._until: dict[Suspect, float] = until
+        self._until: dict[Suspect, float] = {}
         """Monotonic second at which a guilty task is tried again; infinity for a guilty frame of a recording."""
-        self._verdicts = Counter[Suspect](verdicts)
+        self._verdicts = Counter[Suspect]()
         """Verdicts by task."""
+        self.add(rows)
 
-    def state(self) -> Sequence[Any]:
-        """Return everything as JSON data, for `__init__` of the next process."""
-        return [list(table.items()) for table in (self._suspects, self._until, self._verdicts)]
+    def rows(self, streams: Collection[str] | None = None) -> QuarantineRows:
+        """Return what is known of these streams, or of all, as JSON data."""
+
+        def of(table: Mapping[Suspect, T]) -> list[tuple[SuspectKey, T]]:
+            return [(one, value) for one, value in table.items() if streams is None or one.stream in streams]
+
+        return of(self._suspects), of(self._until), of(self._verdicts)
+
+    def add(self, rows: QuarantineRows) -> None:
+        """Take over what `rows` of another process returned."""
+        suspects, until, verdicts = rows
+        self._suspects.update({_suspect(key): value for key, value in suspects})
+        self._until.update({_suspect(key): value for key, value in until})
+        self._verdicts.update({_suspect(key): value for key, value in verdicts})
+
+    def forget(self, stream: str) -> None:
+        """Remove all rows of a stream: another process has them."""
+        tables: tuple[dict[Suspect, Any], ...] = (self._suspects, self._until, self._verdicts)
+        for table in tables:
+            for suspect in [suspect for suspect in table if suspect.stream == stream]:
+                del table[suspect]
 
     def as_suspect(self, job: Job) -> Suspect:
         return self.suspect_of(job.due.stream, job.due.task.name, job.frame.id)
@@ -112,6 +136,6 @@ class Quarantine:
         return pause
 
 
-def _suspect(key: Any) -> Suspect:
+def _suspect(key: SuspectKey) -> Suspect:
     stream, name, frame = key
     return Suspect(stream, name, None if frame is None else FrameId(*frame))

@@ -55,6 +55,10 @@ class RequestHandler:
         """The streams with their present tasks."""
         return self._config.streams
 
+    def served(self) -> Mapping[str, Stream]:
+        """Return the streams that this process serves, with their present tasks."""
+        return {name: self._config.streams[name] for name in self._policy.schedules}
+
     def close(self) -> None:
         self._server.close()
 
@@ -89,10 +93,12 @@ class RequestHandler:
         tasks: list[dict[str, Any]] = self._config.raw["streams"][stream]["tasks"]
         return tasks
 
-    def fail_questions(self, stream: str) -> None:
-        """Reply to the questions about a stream that another process will serve."""
-        for name in [name for name, pending in self._pending.items() if pending.stream == stream]:
+    def fail_questions(self, stream: str) -> list[str]:
+        """Reply to the questions about a stream that another process will serve; return the names of their tasks."""
+        names = [name for name, pending in self._pending.items() if pending.stream == stream]
+        for name in names:
             self._server.reply(self._pending.pop(name).request, failed="the stream moved to another device: ask again")
+        return names
 
     def reply(self, result: Result, model: str) -> None:
         """Send the outcome of a one-shot task to its caller, unless that has timed out."""

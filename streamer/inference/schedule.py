@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from streamer.bus.frame_protocol import MAX_WAIT_S, FrameRequest
+from streamer.bus.stream_state import ScheduleState
 from streamer.config.task import ScheduledTask
 from streamer.inference.triggers import (
     CLOCK_CHECK_S,
@@ -126,6 +128,17 @@ class Schedule:
         """Multiply the intervals of a live stream by these factors, counted from the last tick."""
         for trigger in self.triggers if self.pace == "live" else ():
             trigger.stretch = factors.get(trigger.task.priority, 1.0)
+
+    def state(self, tasks: list[dict[str, Any]]) -> ScheduleState:
+        """Return what another process needs to go on. `tasks`: the present ones as in the config."""
+        triggers = {trigger.name: trigger.state() for trigger in self.triggers if not trigger.is_urgent}
+        return ScheduleState(tasks=tasks, last=self._last, triggers=triggers)
+
+    def restore(self, state: ScheduleState) -> None:
+        """Go on from the `state` of another process with the same tasks."""
+        self._last = None if state.last is None else FrameId(*state.last)
+        for trigger in self.triggers:
+            trigger.restore(state.triggers.get(trigger.name, {}))
 
     def _is_chosen(self, trigger: Trigger, names: Collection[str] | None) -> bool:
         return names is None or self.pace == "file" or trigger.name in names

@@ -7,7 +7,8 @@ nothing.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from streamer.bus.frame_protocol import MotionGate
 from streamer.capture.motion_gate import WHOLE
@@ -49,11 +50,23 @@ class Trigger:
     """It runs before all others, of whatever stream and priority."""
     unchanged_since: float | None = None
     """Unix second of its last answer's frame, if the tick just done only reports that this answer still holds."""
+    STATE: tuple[str, ...] = ()
+    """Attributes with which another process goes on. Without `stretch`: that is of the device."""
 
     def __init__(self, task: ScheduledTask) -> None:
         self.task = task
         self.name = task.name
         self.stretch = 1.0
+
+    def state(self) -> dict[str, Any]:
+        """Return the attributes of `STATE` as JSON data."""
+        return {name: getattr(self, name) for name in self.STATE}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from the `state` of a trigger of the same task in another process."""
+        for name in self.STATE if state.keys() == set(self.STATE) else ():
+            value = state[name]
+            setattr(self, name, FrameId(*value) if isinstance(value, tuple | list) else value)
 
     def advance(self, now: Now) -> None:
         """Bring the state up to `now`. Call it before `is_ready`, `wait` and the other questions about `now`."""
@@ -102,6 +115,7 @@ class Trigger:
 class IntervalTrigger(Trigger):
     """`every`, by the monotonic clock. A tick that falls outside the window waits until the window opens."""
 
+    STATE: tuple[str, ...] = ("_last", "_not_before", "_was_open")
     on_clock = True
 
     def __init__(self, task: ScheduledTask, every: float, now: Now) -> None:
@@ -147,6 +161,7 @@ class MotionTrigger(IntervalTrigger):
     Once in `UNCHANGED_S` it takes a frame only to report that the last answer still holds.
     """
 
+    STATE = (*IntervalTrigger.STATE, "_answered", "_answered_at", "_refresh_at", "_report_at", "_requested_at")
     frame_interval = 0.0
 
     def __init__(self, task: ScheduledTask, every: float, now: Now) -> None:
@@ -210,6 +225,7 @@ class OneShotTrigger(Trigger):
 class CronTrigger(Trigger):
     """A cron line, by the wall clock. Any number of missed runs is made up for by one."""
 
+    STATE = ("_clock_offset", "_next")
     on_clock = True
     frame_interval = CLOCK_CHECK_S
 
@@ -243,6 +259,8 @@ class CronTrigger(Trigger):
 class FrameCountTrigger(Trigger):
     """`every_n_frames`: numbers of frames."""
 
+    STATE = ("tick",)
+
     def __init__(self, task: ScheduledTask, count: int) -> None:
         super().__init__(task)
         self._count = count
@@ -261,6 +279,8 @@ class FrameCountTrigger(Trigger):
 
 class MediaTimeTrigger(Trigger):
     """`every`, by the media time of a file."""
+
+    STATE = ("tick",)
 
     def __init__(self, task: ScheduledTask, every: float) -> None:
         super().__init__(task)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from streamer.bus.stream_state import NO_ROWS, QuarantineRows
 from streamer.core.logs import Format
 
 
@@ -58,7 +59,9 @@ class Assignment(BaseModel):
     max_events: int | None = None
     """For emit: end the agent after this many results on standard output."""
     was_killed: bool = False
-    """The previous process was killed from outside, so none of its jobs is a suspect."""
+    """The previous process was killed from outside, so nothing that it did is suspected."""
+    quarantine: QuarantineRows = NO_ROWS
+    """For infer: suspects and blocked tasks of the streams that it serves from its start."""
     log_level: str = "info"
     log_format: Format = "text"
     secrets: tuple[str, ...] = ()

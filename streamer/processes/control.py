@@ -23,6 +23,7 @@ from streamer.core.reasons import reason_of
 from streamer.events.build import task_event
 from streamer.events.ledger import LEDGER_FILE
 from streamer.events.schema import StatusEvent
+from streamer.inference.quarantine import Verdict
 from streamer.processes.stream_router import Question, StreamRouter
 
 log = logging.getLogger(__name__)
@@ -77,16 +78,23 @@ class Control:
             if pending := self._pending.pop(question, None):
                 self._server.reply(pending.request, **answer)
         self.router.balance()
+        for verdict in self.router.quarantine.take_verdicts():
+            self._report(verdict)
         now = time.monotonic()
         for question in [question for question, pending in self._pending.items() if now > pending.deadline]:
             self._server.reply(self._pending.pop(question).request, failed="no answer in time")
 
-    def on_infer_exit(self, process: str | None) -> None:
-        """Fail all questions that are pending there. `process`: its target."""
+    def on_infer_exit(self, process: str | None, was_killed: bool) -> None:
+        """Fail all questions that are pending there. `process`: its target. `was_killed`: from outside."""
         for question in [question for question in self._pending if question.process == process]:
             pending = self._pending.pop(question)
             self._server.reply(pending.request, failed="the inference process died: ask again")
-        self.router.on_exit(process)
+        self.router.on_exit(process, was_killed)
+
+    def _report(self, verdict: Verdict) -> None:
+        (stream, name, _), reason = verdict.suspect, verdict.describe()
+        log.error("%s: %s", stream, reason)
+        self._send_event(task_event(self.config.name, stream, name, "quarantined", reason, verdict.pause))
 
     def _handle(self, request: Request) -> None:
         match parse(CONTROL, request.message):

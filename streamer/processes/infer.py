@@ -78,7 +78,7 @@ class Inference(Closing):
         self.stretch_reports = ReportRate()
         self.step_timeout = StepTimeout()
         self.frames = FrameClient(worker.runtime, "infer", max(MIN_BUFFERS, 2 * len(streams), 2 * engine.free()))
-        self.in_flight = InFlight(worker.runtime, streams, self.frames.settle, worker.assignment.was_killed, process)
+        self.in_flight = InFlight(worker.runtime, streams, self.frames.settle, worker.assignment.quarantine, process)
         self.fetcher = FrameFetcher(self.frames, self.policy, self.in_flight)
         self.events = EventClient(worker.runtime, process)
         self.feed = ResultPublisher(
@@ -92,7 +92,7 @@ class Inference(Closing):
         tracker = ObjectTracker({(name, task.name): task.every or DEFAULT_EVERY_S for name, task in tasks})
         self.publisher = OutcomePublisher(
             config.name, engine.model, self.in_flight, self.events, self.feed, self.requests, self.canary, tracker,
-            FollowUps(), self.policy.overload,
+            FollowUps(), self.policy.overload, process if target else None,
         )  # fmt: skip
         self.speed = SpeedMeter(find_pipeline().costs(config.model).seconds, now.mono)
         self.poller = self.make_poller()
@@ -115,6 +115,8 @@ class Inference(Closing):
         self.fetcher.refresh_wait(self.requests.receive(_now()), _now())
         if self.handover.advance(_now()):
             self.poller = self.make_poller()
+            if self.policy.stretched:
+                self.stretch_reports.on_change()
         self.fetcher.fetch(self.room(), _now())
         self.poller.poll(math.ceil(self.sleep_time() * 1000))
         self.fetcher.receive(_now())

@@ -153,6 +153,8 @@ class Supervisor:
         ended = {capture.target or "" for capture in self.table.of_role(Role.CAPTURE) if capture.finished}
         part = part_of(self.control.config, child.role, child.target, ended)
         own: dict[str, Any] = {}
+        if child.role is Role.INFER:
+            own["quarantine"] = self.control.router.rows_at_start()
         if child.role is Role.INFER and len(self.assignment.inference) > 1:
             part["model"] = self.control.router.devices[child.target].settings.model_dump(mode="json")
             own["environment"] = _shared_cores(len(self.assignment.inference))
@@ -227,7 +229,7 @@ class Supervisor:
     def on_exit(self, child: Child, end: Exit) -> None:
         """Plan the restart of a child, unless it is finished or the agent stops."""
         if child.role is Role.INFER and not self.stopping:
-            self.control.on_infer_exit(child.target)
+            self.control.on_infer_exit(child.target, child.was_killed)
         if child.finished or self.stopping:
             log.debug("%s ended", child.name)
         elif end.code == EXIT_CONFIG and not child.was_ready:

@@ -93,3 +93,31 @@ def test_streams_of_a_killed_process_go_on_and_come_back(tmp_path: Path) -> None
         numbers = [event["data"]["frame"]["seq"] for event in agent.results("clip")]
         assert set(numbers) == set(range(max(numbers) + 1)), "each frame of a recording is answered"
         assert [event["data"]["worker"] for event in agent.statuses("worker.restarted")] == ["infer:1"]
+
+
+def test_a_guilty_task_is_blocked_on_all_devices(tmp_path: Path) -> None:
+    environment, file = faulty.install(tmp_path / "installed"), config(tmp_path)
+    settings = json.loads(file.read_text())
+    settings["model"]["poison"] = "gate/ocr/.*"
+    del settings["streams"]["clip"]
+    settings["streams"]["gate"]["tasks"] += [{"task": "ocr", "every": "100ms"}]
+    file.write_text(json.dumps(settings))
+    with RunningAgent(tmp_path, ["run", str(file)], tmp_path / "events.jsonl", environment) as agent:
+        (event,) = until(lambda: agent.statuses("task.quarantined"), START_S, "the verdict")
+        assert (event["data"]["stream"], event["data"]["task"]) == ("gate", "ocr")
+
+        def blocked() -> int:
+            return sum(one["data"]["outcome"] == "error" for one in agent.results("gate"))
+
+        caller = Caller(agent)
+        until(lambda: set(caller.devices()) == set(STREAMS) and blocked() >= 3, START_S, "all go on")
+        device = caller.devices()["gate"]
+        agent.kill(f"infer:{device.removeprefix('device ')}")
+        until(lambda: caller.devices().get("gate", device) != device, 10, "the stream moves")
+        known = blocked()
+        until(lambda: blocked() >= known + 3, START_S, "it is blocked there too")
+        caller.close()
+        agent.stop()
+        assert len(agent.statuses("worker.restarted")) == 3, "two deaths of the task, one kill"
+        assert len(agent.statuses("task.quarantined")) == 1
+        assert_no_duplicates(agent.events())

@@ -100,7 +100,7 @@ sinks: [{{kind: jsonl, path: {tmp_path}/events.jsonl}}]
 
 def test_table_shows_device_stretch_and_drops(tmp_path: Path) -> None:
     events, capture = EventFollower(LedgerQuery(tmp_path / "ledger.db")), CapturePoller(tmp_path, ["gate"])
-    events.stretch = {"gate": {"low": 2.5}}
+    events._stretches[None] = {"gate": {"low": 2.5}}
     events.counts["gate", "sky", "stale"] = 3
     tasks = [
         {"name": name, "task": "caption", "often": "every 1 s", "priority": priority}

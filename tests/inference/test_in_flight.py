@@ -11,7 +11,6 @@ import pytest
 from streamer.config.model import from_mapping
 from streamer.inference import journal
 from streamer.inference.in_flight import InFlight, JobState
-from streamer.inference.quarantine import Suspect
 from streamer.types import DueTask, Frame, FrameOutcome, Job, Outcome, Task
 from tests.support.sample_events import frame
 from tests.support.tasks import PARAMS
@@ -100,21 +99,16 @@ def test_journal_has_the_jobs_before_the_engine_gets_them(tmp_path: Path) -> Non
     in_flight.start(jobs[1:])
     state = journal.read(journal.journal_path(tmp_path, "infer"))
     assert [(row.name, row.running) for row in state.jobs] == [("caption", False), ("ocr", True)]
-    next_process = table(tmp_path)
-    assert {result.job.due.task.name for result in next_process.recovery.lost} == set(NAMES)
-    assert next_process.quarantine.may_run([Suspect("gate", "caption", None), Suspect("gate", "ocr", None)], []) == [
-        False,
-        True,
-    ], "the task that was running is a suspect"
+    assert {result.job.due.task.name for result in table(tmp_path).lost} == set(NAMES)
 
 
 def test_unreadable_journal_is_reported_and_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = journal.journal_path(tmp_path, "infer")
     path.write_text("{")
-    assert not table(tmp_path).recovery.lost
+    assert not table(tmp_path).lost
     assert "unreadable" in caplog.text
     path.write_text(json.dumps({"v": journal.VERSION + 1}))
-    assert not table(tmp_path).recovery.lost
+    assert not table(tmp_path).lost
 
 
 @pytest.mark.parametrize(
@@ -140,7 +134,7 @@ def test_journal_of_another_shape_counts_as_empty(
     tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     (journal.journal_path(tmp_path, "infer")).write_text(content)
-    assert table(tmp_path).recovery.lost == []
+    assert table(tmp_path).lost == []
     (line,) = caplog.messages
     assert "jobs of the previous process get no outcome" in line
 

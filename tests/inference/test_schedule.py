@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.bus.frame_protocol import FrameRequest
+from streamer.bus.stream_state import ScheduleState
 from streamer.config.calendar import Cron, parse_windows
 from streamer.config.task import ScheduledTask
 from streamer.inference.schedule import Schedule
@@ -406,3 +407,66 @@ def test_quiet_motion_task_is_not_overdue_and_blocks_nothing() -> None:
     assert not request.on_trigger
     assert [due.task.name for due in plan.pop_due(triggered(9), at(110.0))] == ["y"]
     assert plan.next_request(at(110.1), {"x"}) is not None
+
+
+def handed_over(plan: Schedule, *tasks: ScheduledTask, pace: Pace = "live", now: float) -> Schedule:
+    """Return the schedule of the next process, which has got the state as JSON."""
+    following = schedule(*tasks, pace=pace, now=now)
+    following.restore(ScheduleState.model_validate_json(plan.state([]).model_dump_json()))
+    return following
+
+
+def test_next_process_goes_on_with_every_trigger() -> None:
+    tasks = (
+        scheduled("interval", every=10.0),
+        scheduled("frames", every_n_frames=30),
+        scheduled("moves", every=5.0, when="motion"),
+    )
+    plan = schedule(*tasks)
+    assert set(names(plan, frame(3), 100.0)) == {"interval", "frames", "moves"}
+    requested(plan, 106.0)
+    following = handed_over(plan, *tasks, now=107.0)
+    for now in (107.0, 109.0, 111.0, 170.0):
+        assert following.next_request(at(now)) == plan.next_request(at(now))
+        assert following.wait(at(now)) == plan.wait(at(now))
+        for old, new in zip(plan.triggers, following.triggers, strict=True):
+            assert (new.is_ready(at(now)), new.deadline(at(now))) == (old.is_ready(at(now)), old.deadline(at(now)))
+    assert names(following, frame(20), 108.0) == []
+    assert names(following, frame(30), 109.0) == ["frames"]
+    moved = replace(frame(4), triggered=frozenset({"moves"}))
+    assert names(handed_over(plan, *tasks, now=107.0), moved, 107.0) == ["moves"]
+
+
+def test_cron_run_during_the_move_is_made_up_for_once() -> None:
+    cron = scheduled("cron", at=Cron("* * * * *"))
+    start = 6000.0  # a whole minute
+    plan = schedule(cron, now=start + 1.0)
+    gone_by = start + 61.0
+    assert schedule(cron, now=gone_by).next_request(at(gone_by)) is None, "lost without the state"
+    following = handed_over(plan, cron, now=gone_by)
+    assert names(following, frame(0), gone_by) == ["cron"]
+    assert names(handed_over(following, cron, now=gone_by + 1), frame(1), gone_by + 1) == [], "not a second time"
+
+
+def test_media_time_goes_on_in_the_next_process() -> None:
+    task = scheduled("a", every=2.0)
+    plan = schedule(task, pace="file")
+    assert names(plan, frame(0, pts=0.0), 100.0) == ["a"]
+    following = handed_over(plan, task, pace="file", now=101.0)
+    assert requested(following, 101.0).at_pts == 2.0
+    assert names(following, frame(30, pts=1.0), 101.0) == []
+
+
+def test_overload_of_a_device_stays_with_it() -> None:
+    task = scheduled("a", every=1.0)
+    plan = schedule(task)
+    names(plan, frame(0), 100.0)
+    plan.stretch({"normal": 4.0})
+    assert plan.wait(at(100.0)) == pytest.approx(4.0)
+    assert handed_over(plan, task, now=100.5).wait(at(100.5)) == pytest.approx(0.5)
+
+
+def test_state_of_another_trigger_is_ignored() -> None:
+    plan = schedule(scheduled("a", every_n_frames=10))
+    names(plan, frame(0), 100.0)
+    assert names(handed_over(plan, scheduled("a", every=1.0), now=200.0), frame(1), 200.0) == ["a"]

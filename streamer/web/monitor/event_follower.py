@@ -55,14 +55,19 @@ class EventFollower:
         """Number of draft tokens since this process started, `checked`, `right` and `near`, by task."""
         self.answer_times: defaultdict[TaskId, deque[float]] = defaultdict(lambda: deque(maxlen=RATE_ANSWERS))
         """Capture times (unix seconds) of the newest answers, by task."""
-        self.stretch: dict[str, dict[Priority, float]] = {}
-        """Factor by which overload control stretches intervals, by stream and priority; missing means 1."""
+        self._stretches: dict[str | None, dict[str, dict[Priority, float]]] = {}
+        """`stretch` as each inference process has reported it; None: the only one."""
         self.answered: float | None = None
         """Monotonic second of the last answer, including the canary's; None: none since this process started."""
         self.position = 0
         self.changed = asyncio.Event()
         """Set with the next event of any kind and by `close`, then replaced by a new one."""
         self.closed = False
+
+    @property
+    def stretch(self) -> dict[str, dict[Priority, float]]:
+        """Factor by which overload control stretches intervals, by stream and priority; missing means 1."""
+        return {stream: factors for found in self._stretches.values() for stream, factors in found.items()}
 
     async def run(self) -> None:
         """Read new events until `close`."""
@@ -106,16 +111,18 @@ class EventFollower:
         if subject == "agent.canary":
             self._record_answer(is_new)
         elif subject.startswith("schedule."):
-            self.stretch = dict(data.stretch or {})
+            self._stretches[data.worker] = dict(data.stretch or {})
         elif subject.startswith("task."):
             if data.state == "removed" and data.stream is not None and data.task is not None:
                 self._forget(data.stream, data.task)
-        elif data.worker == "infer":
-            self.stretch = {}  # a new inference process starts with the configured intervals
+        elif data.worker is not None and data.worker.partition(":")[0] == "infer":
+            # A new inference process starts with the configured intervals.
+            self._stretches.pop(data.worker if ":" in data.worker else None, None)
         elif data.stream is not None and subject.startswith("stream."):
             self.states[data.stream] = event.model_dump(mode="json")
             if data.state in ("stopped", "ended"):
-                self.stretch.pop(data.stream, None)
+                for found in self._stretches.values():
+                    found.pop(data.stream, None)
 
     def _record_result(self, event: ResultEvent, at: float, is_new: bool) -> None:
         data = event.data
