@@ -207,6 +207,20 @@ class Quad:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """A phrase of an answer's text, and where the picture shows what it names."""
+
+    start: int
+    end: int
+    """The phrase is text[start:end]."""
+    boxes: tuple[Box, ...]
+    """Places that show it."""
+    score: float | None
+    is_supported: bool
+    """False: the picture does not show what the phrase names, or another number of it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """The parsed answer of the model. A task fills the fields of its result kind and leaves the others empty."""
 
@@ -215,6 +229,8 @@ class Answer:
     boxes: tuple[Box, ...] = ()
     polygons: tuple[Polygon, ...] = ()
     quads: tuple[Quad, ...] = ()
+    spans: tuple[Span, ...] = ()
+    """Phrases of `text` that were searched for in the picture, in their order."""
 
     @property
     def is_empty(self) -> bool:

@@ -20,6 +20,7 @@ from pipelines.florence2.checkpoint_files import CheckpointFiles, open_folder
 from pipelines.florence2.cost_table import shipped_costs
 from pipelines.florence2.fast.speculative import DraftMode
 from pipelines.florence2.generation_settings import unsupported
+from pipelines.florence2.grounded import GROUNDED_SPECS, caption_job
 from pipelines.florence2.prompts import length_error, prompt_texts
 from pipelines.florence2.stages import with_stages
 from pipelines.florence2.tasks import SPECS, Parameters
@@ -142,7 +143,7 @@ class Florence2:
         self._graphs = graphs
 
     def tasks(self) -> Mapping[str, TaskSpec]:
-        return SPECS
+        return SPECS | GROUNDED_SPECS
 
     def refuse(self, settings: Florence2Settings, task: str, params: Parameters) -> str | None:
         prompt = max(prompt_texts(task, params), key=len)
@@ -188,7 +189,12 @@ class Florence2:
         def open_changed(changes: dict[str, Any]) -> ReferenceEngine | FastEngine:
             return open_engine(settings.model_copy(update=changes))
 
-        return quantize(settings.checkpoint, _files(settings), open_changed, collect, floor, tell)
+        def collect_prompts() -> tuple[Sequence[Job], Sequence[Job]]:
+            # The stages of a job run as other tasks do, so these are compared.
+            calibration, held_out = collect()
+            return [caption_job(job) for job in calibration], [caption_job(job) for job in held_out]
+
+        return quantize(settings.checkpoint, _files(settings), open_changed, collect_prompts, floor, tell)
 
     def compare(self, settings: Florence2Settings, seconds: float, tell: Callable[[str], None]) -> Mapping[str, Any]:
         from pipelines.florence2.speed.table import compare

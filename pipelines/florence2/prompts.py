@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipelines.florence2.checkpoint_files import CheckpointFiles
+from pipelines.florence2.grounded import CAPTIONS
 from pipelines.florence2.tasks import FLORENCE_TASKS, Parameters, location_tokens
 
 FRAMING_TOKENS = 2
@@ -10,9 +11,13 @@ FRAMING_TOKENS = 2
 
 
 def prompt_texts(task: str, params: Parameters) -> list[str]:
-    """Return the texts that the model is prompted with: one, or one per text of a list."""
+    """Return the texts that the model is prompted with: one, or one per text of a list.
+
+    A grounded caption has the prompt of its caption; its later ones are short.
+    """
     location = "" if params.prompt_region is None else location_tokens(params.prompt_region)
-    return [FLORENCE_TASKS[task].prompt.format(input=value) for value in params.texts or (location,)]
+    row = FLORENCE_TASKS[CAPTIONS.get(task, task)]
+    return [row.prompt.format(input=value) for value in params.texts or (location,)]
 
 
 def length_error(files: CheckpointFiles, text: str) -> str | None:

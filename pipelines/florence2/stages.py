@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pipelines.florence2.composite import CompositeEngine, Question, Stages
+from pipelines.florence2.grounded import GROUNDED_SPECS, grounded_caption
 from streamer.types import Answer, Engine, Job
 
 
@@ -16,6 +17,8 @@ def with_stages(engine: Engine) -> CompositeEngine:
 
 def stages_of(job: Job) -> Stages | None:
     """Return the stages of a job; None if it has one prompt."""
+    if job.due.task.task in GROUNDED_SPECS:
+        return grounded_caption(job)
     if len(job.due.task.params.texts) > 1:
         return _each_text(job)
     return None

@@ -1,4 +1,4 @@
-"""Florence-2's fifteen tasks, one row each, and the config keys of each. Imports no torch."""
+"""Florence-2's own fifteen tasks, one row each, and the config keys of each. Imports no torch."""
 
 from __future__ import annotations
 

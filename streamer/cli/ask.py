@@ -13,6 +13,7 @@ from streamer.cli.client import REPLY_TIMEOUT_S, call
 from streamer.cli.options import RegionText, RunningAgent, StreamName, ZoneName, given
 from streamer.core.errors import ConfigError
 from streamer.core.printable import printable
+from streamer.events.marks import marked_text
 
 PHRASE_TASK = "open_vocabulary_detection"
 """Task of a question that gives a text only."""
@@ -63,8 +64,8 @@ def describe(event: dict[str, Any]) -> Iterator[str]:
     result = event["data"]["result"]
     if result is None:
         return
-    if result["text"]:
-        yield printable(result["text"])
+    if text := marked_text(result):
+        yield printable(text)
     for shape in (*result["boxes"], *result["polygons"], *result["quads"]):
         score = "" if shape["score"] is None else f"{shape['score']:.2f}  "
         coordinates = shape["box"] if "box" in shape else [value for point in shape["points"] for value in point]

@@ -114,7 +114,7 @@ class EventPrinter:
         if data.result is None:
             return [f"{head}{data.outcome}{f': {data.error}' if data.error else ''}"]
         if data.name != DETECTION:
-            return [f"{head}{data.result.text}"]
+            return [f"{head}{data.result.marked_text}"]
         truth = self._world.scene(data.frame.pts or 0.0).objects
         detected = [(box.label, box.box) for box in data.result.boxes]
         rows = match(detected, [(item.kind, item.box) for item in truth])

@@ -19,6 +19,7 @@ import typer
 from streamer.core.errors import ConfigError
 from streamer.core.paths import state_home
 from streamer.core.printable import printable
+from streamer.events.marks import marked_text
 
 if TYPE_CHECKING:
     from streamer.events.ledger.query import Entry, Filter, LedgerQuery
@@ -173,7 +174,7 @@ def _fields(event: dict[str, Any]) -> dict[str, Any]:
         **event,
         "stream": data["stream"],
         "outcome": data.get("outcome"),
-        "text": result.get("text"),
+        "text": marked_text(result),
         "labels": labels,
         "reason": data.get("reason") or data.get("error"),
     }

@@ -97,7 +97,9 @@ def _tasks(pipeline: Pipeline, config: Config | None, wanted: Sequence[str]) -> 
     if config is None:
         specs = pipeline.tasks()
         plain = [spec for spec in specs.values() if not spec.takes_text and not spec.takes_region]
-        tasks = {"": [Task(spec.task, spec.task, spec.parameters()) for spec in plain]}
+        made = [Task(spec.task, spec.task, spec.parameters()) for spec in plain]
+        # A task of several stages runs as other tasks.
+        tasks = {"": [task for task in made if list(task.params.prompts) == [task.task]]}
     else:
         tasks = {name: list(stream.tasks) for name, stream in config.streams.items()}
         tasks[""] = [task for stream in config.streams.values() for task in stream.tasks]

@@ -6,7 +6,7 @@ import hashlib
 import json
 import unicodedata
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from math import isfinite
 from typing import Any
@@ -17,6 +17,7 @@ from streamer.events.schema import (
     EventFollowUps,
     EventParent,
     EventPoints,
+    EventSpan,
     FrameCounts,
     FrameInfo,
     Lost,
@@ -27,7 +28,7 @@ from streamer.events.schema import (
     StatusEvent,
     Timing,
 )
-from streamer.types import Answer, Box, Polygon, Priority, Quad, Result, TaskParams
+from streamer.types import Answer, Box, Polygon, Priority, Quad, Result, Span, TaskParams
 
 MAX_TEXT = 65_536
 """Characters kept of one text from a model or a library."""
@@ -192,6 +193,27 @@ def _body(answer: Answer, width: int, height: int) -> ResultBody:
         polygons=_outlines(answer.polygons, width, height),
         quads=_outlines(answer.quads, width, height),
         boxes=tuple(_box(box, width, height) for box in answer.boxes),
+        spans=tuple(_spans(answer, width, height)),
+    )
+
+
+def _spans(answer: Answer, width: int, height: int) -> Iterator[EventSpan]:
+    """Yield the spans, with their places in the cleaned text."""
+    for span in answer.spans:
+        text = answer.text or ""
+        start, end = len(clean(text[: span.start])), len(clean(text[: span.end]))
+        if start < end:
+            yield _span(span, start, end, clean(text)[start:end], width, height)
+
+
+def _span(span: Span, start: int, end: int, phrase: str, width: int, height: int) -> EventSpan:
+    return EventSpan(
+        start=start,
+        end=end,
+        phrase=phrase,
+        score=_rounded(span.score, 4),
+        supported=span.is_supported,
+        boxes=tuple(_box(box, width, height) for box in span.boxes),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from streamer.core.errors import WireError
+from streamer.events.marks import mark_unsupported
 from streamer.types import Outcome, Point, Priority
 
 
@@ -52,6 +53,21 @@ class EventPoints(_Part):
     """The same in pixels of the full frame."""
 
 
+class EventSpan(_Part):
+    """A phrase of a grounded caption."""
+
+    start: int
+    end: int
+    """Its place in `text`, in characters (Unicode code points); `end` is the character after it."""
+    phrase: str
+    score: float | None
+    """Agreement of the picture with the phrase, 0 to 1."""
+    supported: bool
+    """False: the picture does not show what the phrase names, or another number of it."""
+    boxes: tuple[EventBox, ...]
+    """Places that show it."""
+
+
 class ResultBody(_Part):
     """The model's answer. A task fills the fields of its kind and leaves the others empty."""
 
@@ -60,6 +76,14 @@ class ResultBody(_Part):
     polygons: tuple[EventPoints, ...]
     quads: tuple[EventPoints, ...]
     boxes: tuple[EventBox, ...]
+    spans: tuple[EventSpan, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """Phrases of `text` that name things, in their order; absent unless the task is a grounded caption."""
+
+    @property
+    def marked_text(self) -> str | None:
+        """The text for people: ` (?)` follows each phrase that is not supported."""
+        ends = [span.end for span in self.spans if not span.supported]
+        return None if self.text is None else mark_unsupported(self.text, ends)
 
 
 class Timing(_Part):

@@ -79,4 +79,5 @@ def to_full_frame(answer: Answer, zone: Zone, frame: Frame) -> Answer:
         boxes=tuple(map(box, answer.boxes)),
         polygons=tuple(replace(old, points=points(old.points)) for old in answer.polygons),
         quads=tuple(map(quad, answer.quads)),
+        spans=tuple(replace(span, boxes=tuple(map(box, span.boxes))) for span in answer.spans),
     )

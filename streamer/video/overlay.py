@@ -100,7 +100,7 @@ class Overlays:
         task.at = media_time(data.epoch, data.frame.pts, captured_at)
         task.motion.add(task.at, [Box(*box.box, box.label, box.score, box.track) for box in data.result.boxes])
         task.outlines = (*data.result.polygons, *data.result.quads)
-        task.text = data.result.text
+        task.text = data.result.marked_text
 
     def add_image(self, frame: FrameId, at: float, image: Image) -> None:
         """Add a frame's image at media time `at`, so that boxes can be followed to it. Call before `at`."""

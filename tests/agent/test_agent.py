@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.florence2.tasks import SPECS
+from pipelines.florence2.pipeline import pipeline
 from tests.support import faulty
 from tests.support.agents import (
     Event,
@@ -223,6 +223,7 @@ def test_children_end_when_the_parent_is_killed(tmp_path: Path) -> None:
 TEXTS = {"phrase_grounding": "a red circle", "referring_segmentation": "the red circle",
          "open_vocabulary_detection": "red circle"}  # fmt: skip
 REGION = [0.1, 0.1, 0.6, 0.6]
+TASKS = pipeline.tasks()
 
 
 @pytest.fixture(scope="module")
@@ -232,27 +233,36 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Event]]:
         {"task": task, "every": "200ms"}
         | ({"text": TEXTS[task]} if spec.takes_text else {})
         | ({"region": REGION} if spec.takes_region else {})
-        for task, spec in SPECS.items()
+        for task, spec in TASKS.items()
     ]
     streams = {"gate": {"source": "synthetic?seed=3", "tasks": tasks}}
     with run_agent(tmp_path_factory.mktemp("tasks"), f"streams: {json.dumps(streams)}") as agent:  # JSON is YAML
 
         def two_of_each() -> bool:
             counts = Counter(event["data"]["task"] for event in agent.results())
-            return all(counts[task] >= 2 for task in SPECS)
+            return all(counts[task] >= 2 for task in TASKS)
 
         until(two_of_each, START_S, f"two of each; {agent.log()}")
         end(agent)
-        return {task: [event for event in agent.results() if event["data"]["task"] == task] for task in SPECS}
+        return {task: [event for event in agent.results() if event["data"]["task"] == task] for task in TASKS}
 
 
-@pytest.mark.parametrize("task", sorted(SPECS))
+@pytest.mark.parametrize("task", sorted(TASKS))
 def test_every_task_answers(answers: dict[str, list[Event]], task: str) -> None:
     assert len(answers[task]) >= 2
     for event in answers[task]:
         assert event["data"]["outcome"] in ("ok", "empty"), event["data"]
         kinds = {kind for kind in ("text", "boxes", "polygons", "quads") if event["data"]["result"][kind]}
-        assert kinds <= set(SPECS[task].result.split("_or_"))
+        assert kinds <= set(TASKS[task].result.split("_or_"))
+
+
+@pytest.mark.parametrize("task", [task for task in sorted(TASKS) if task.startswith("grounded")])
+def test_grounded_caption_says_what_the_picture_supports(answers: dict[str, list[Event]], task: str) -> None:
+    results = [event["data"]["result"] for event in answers[task]]
+    spans = [(one["text"], span) for one in results for span in one["spans"]]
+    assert all(text[span["start"] : span["end"]] == span["phrase"] for text, span in spans)
+    assert all(bool(span["boxes"]) is span["supported"] for _, span in spans)  # these captions seldom count
+    assert sum(span["supported"] for _, span in spans) >= 0.8 * len(spans) > 0
 
 
 def test_watch_stops_after_max_events(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from pipelines.florence2.cost_table import shipped_costs
+from pipelines.florence2.tasks import SPECS
 from streamer.cli import load_estimate
 from streamer.cli.load_estimate import ModelId, describe, estimate
-from streamer.config.model import Config, find_pipeline, from_mapping
+from streamer.config.model import Config, from_mapping
 from streamer.inference.stream_load import FPS
 from tests.support.clips import write_clip
 
@@ -77,7 +78,18 @@ def test_measured_costs_replace_shipped_ones(home: Path) -> None:
 
 
 def test_included_model_has_a_cost_for_every_task() -> None:
-    assert shipped_costs(None, None).seconds.keys() == find_pipeline().tasks().keys()
+    assert shipped_costs(None, None).seconds.keys() == SPECS.keys()
+
+
+def test_grounded_caption_counts_all_its_prompts() -> None:
+    for kind, cost in (("caption", 0.1), ("phrase_grounding", 0.01), ("region_to_description", 0.02)):
+        load_estimate.store_cost(INCLUDED, kind, cost)
+    config = agent({"every": "1s", "task": "grounded_caption"})
+    load = estimate(config)
+    assert load is not None
+    assert load.total == pytest.approx(0.1 + 3 * 0.01 + 3 * 0.02)
+    shown = "\n".join(describe(config, load))
+    assert "counts as 1 caption and 3 phrase_grounding and 3 region_to_description" in shown
 
 
 def test_overload_warning_names_costs_and_fitting_intervals() -> None:

@@ -479,6 +479,6 @@ def test_full_config_comments_every_line() -> None:
 def test_schema_names_every_task() -> None:
     schema = model.json_schema()
     tasks = model.find_pipeline().tasks()
-    assert len(tasks) == 15
+    assert len(tasks) == 18
     assert set(tasks) <= set(schema["$defs"])
     assert "agent" not in schema["required"]

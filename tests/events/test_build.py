@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from streamer.core.redact import remember
 from streamer.events.build import MAX_TEXT, clean, result_event, result_id, sink_event, status_event, worker_event
 from streamer.events.schema import accepted, decode, encode, numbered
-from streamer.types import Answer, Box, Polygon, Quad, Region
+from streamer.types import Answer, Box, Polygon, Quad, Region, Span
 from tests.support import sample_events
 
 
@@ -59,6 +59,30 @@ def test_result_event_json_matches_the_contract() -> None:
             "quality": "fast",
         },
     }
+
+
+def test_spans_have_their_places_in_the_cleaned_text() -> None:
+    text = "\x1b🙂 a red\x00 ring and a dog"
+    ring, dog = Box(0.1, 0.2, 0.3, 0.6, "a red ring", 0.9), (text.index("a dog"), len(text))
+    spans = (Span(3, text.index(" and"), (ring,), 0.83333, True), Span(*dog, (), math.nan, False))
+    event = result_event("home", sample_events.result(answer=Answer(text=text, spans=spans)), "tiny")
+    body = as_json(event)["data"]["result"]
+    assert body["text"] == "🙂 a red ring and a dog"
+    assert [body["text"][span["start"] : span["end"]] for span in body["spans"]] == ["a red ring", "a dog"]
+    assert body["spans"] == [
+        {"start": 2, "end": 12, "phrase": "a red ring", "score": 0.8333, "supported": True,
+         "boxes": [{"label": "a red ring", "score": 0.9, "box": [0.1, 0.2, 0.3, 0.6], "pixels": [192, 216, 576, 648]}]},
+        {"start": 17, "end": 22, "phrase": "a dog", "score": None, "supported": False, "boxes": []},
+    ]  # fmt: skip
+    assert event.data.result is not None
+    assert event.data.result.marked_text == "🙂 a red ring and a dog (?)"
+    assert decode(encode(event)) == event
+
+
+def test_span_behind_the_cut_of_a_long_text_is_left_out() -> None:
+    spans = (Span(0, 5, (), 0.1, False), Span(MAX_TEXT + 1, MAX_TEXT + 5, (), 0.1, False))
+    event = result_event("home", sample_events.result(answer=Answer(text="a" * 2 * MAX_TEXT, spans=spans)), "tiny")
+    assert [span["end"] for span in as_json(event)["data"]["result"]["spans"]] == [5]
 
 
 def test_status_event_json_matches_the_contract() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.inference.crop import box_of, crop_to_zone, to_full_frame
-from streamer.types import Answer, Box, Frame, Polygon, Quad, Zone
+from streamer.types import Answer, Box, Frame, Polygon, Quad, Span, Zone
 
 TRIANGLE = Zone("t", ((0.25, 0.5), (0.75, 0.5), (0.5, 1.0)))
 
@@ -58,11 +58,13 @@ def test_answer_is_mapped_to_full_frame() -> None:
         boxes=(Box(0, 0, 1, 1, "all", 0.9, 7), Box(0.5, 0, 1, 0.5, "part")),
         polygons=(Polygon(((0, 0), (1, 0), (0.5, 1)), "outline"),),
         quads=(Quad(((0, 0), (1, 0), (1, 1), (0, 1)), "EXIT"),),
+        spans=(Span(0, 6, (Box(0, 0, 1, 1, "a door", 0.9),), 0.8, True),),
     )
     put = to_full_frame(answer, TRIANGLE, frame())
     assert (put.text, put.score) == ("a door", 0.5)
     assert put.boxes == (Box(0.25, 0.5, 0.75, 1.0, "all", 0.9, 7), Box(0.5, 0.5, 0.75, 0.75, "part"))
     assert put.polygons[0].points == TRIANGLE.points
+    assert put.spans == (Span(0, 6, (Box(0.25, 0.5, 0.75, 1.0, "a door", 0.9),), 0.8, True),)
     assert put.quads[0].points == ((0.25, 0.5), (0.75, 0.5), (0.75, 1.0), (0.25, 1.0))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from streamer.events.build import result_event
 from streamer.events.schema import decode, encode
 from streamer.inference.result_check import check_numbers
-from streamer.types import Answer, Box, Polygon, Quad
+from streamer.types import Answer, Box, Polygon, Quad, Span
 from tests.support.sample_events import result
 
 NUMBERS = st.sampled_from((math.nan, math.inf, -math.inf, 1e308, -1e300, -0.0, 0.5, 1.0)) | st.floats()
@@ -50,6 +50,10 @@ def test_valid_result_is_unchanged(answer: Answer) -> None:
         ({"answer": Answer(boxes=(Box(0, 0, math.nan, 1, "a"),))}, "the engine returned invalid coordinates"),
         (
             {"answer": Answer(polygons=(Polygon(((0, 0), (1, 9), (1, 1)), "a"),))},
+            "the engine returned invalid coordinates",
+        ),
+        (
+            {"answer": Answer(text="a", spans=(Span(0, 1, (Box(0, 0, math.nan, 1, "a"),), 0.5, True),))},
             "the engine returned invalid coordinates",
         ),
         ({"inference_s": math.nan}, "the engine returned invalid times"),

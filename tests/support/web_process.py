@@ -25,7 +25,7 @@ from streamer.events.ledger import Ledger
 from streamer.events.schema import Event, ResultEvent
 from streamer.processes.assignment import Assignment
 from streamer.toyworld.world import World
-from streamer.types import Answer, Box
+from streamer.types import Answer, Box, Span
 from streamer.video.outputs.base import ViewId
 from streamer.video.outputs.mjpeg import jpeg_endpoint
 from tests.support.capturing import STREAM, CaptureProcess
@@ -179,10 +179,12 @@ class Scene:
     def publish(self, *events: Event) -> None:
         self.ledger.commit(events)
 
-    def answer(self, text: str | None = None, label: str = "person", stream: str = STREAM) -> ResultEvent:
-        """Return a new result: of the task `caption` if a text is given, else of `people`."""
+    def answer(
+        self, text: str | None = None, label: str = "person", stream: str = STREAM, spans: tuple[Span, ...] = ()
+    ) -> ResultEvent:
+        """Return a new result: of the task `caption` if a text is given, with its spans, else of `people`."""
         self._seq += 1
-        answer = Answer(text=text) if text else Answer(boxes=(Box(0.1, 0.2, 0.3, 0.6, label, 0.93),))
+        answer = Answer(text=text, spans=spans) if text else Answer(boxes=(Box(0.1, 0.2, 0.3, 0.6, label, 0.93),))
         one = result(stream, self._seq, "caption" if text else "people", answer=answer)
         frame = replace(one.job.frame, captured_at=time.time())
         one = replace(one, job=replace(one.job, frame=frame), draft=(10, 7), near=2)

@@ -10,7 +10,22 @@ import pytest
 
 from streamer.events.build import result_event
 from streamer.events.schema import EventPoints, ResultEvent
-from streamer.types import Answer, Box, DueTask, Frame, FrameId, Image, Job, Outcome, Polygon, Quad, Result, Task, Zone
+from streamer.types import (
+    Answer,
+    Box,
+    DueTask,
+    Frame,
+    FrameId,
+    Image,
+    Job,
+    Outcome,
+    Polygon,
+    Quad,
+    Result,
+    Span,
+    Task,
+    Zone,
+)
 from streamer.video.draw import Painter, wrap
 from streamer.video.overlay import OLD_S, Layer, Overlay, Overlays
 from tests.support.tasks import PARAMS
@@ -168,6 +183,13 @@ def test_removed_task_is_neither_shown_nor_awaited() -> None:
     assert made.note(40.0) is None
     made.set_tasks({}, None, 40.0)
     assert made.at(FrameId(EPOCH, 125), 5.0, 40.0) == Overlay()
+
+
+def test_caption_marks_unsupported_words() -> None:
+    spans = (Span(0, 10, CAR.boxes, 0.9, True), Span(15, 23, (), 0.1, False))
+    made = overlays(event(5.0, Answer(text="a red ring and two cars on a road", spans=spans), "words"))
+    overlay = made.at(FrameId(EPOCH, 125), 5.0, 5.0)
+    assert (overlay.captions, overlay.layers) == (("words: a red ring and two cars (?) on a road",), ())
 
 
 def test_polygons_and_quads_become_outlines() -> None:

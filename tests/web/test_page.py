@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from streamer.types import Span
 from streamer.video.outputs.base import ViewId
 from streamer.video.outputs.hls import hls_folder
 from tests.support.agents import until
@@ -222,6 +223,23 @@ def test_card_shows_answers_ages_and_drops(browser: Browser, scene: Scene) -> No
         expect(large).to_contain_text("41 ms in the model")
         large.get_by_text("all cameras").click()
         expect(card(page, "cam1")).to_be_visible()
+
+
+def test_unsupported_words_are_marked_by_a_sign(browser: Browser, scene: Scene) -> None:
+    text = "a 🙂 ring, a red dog and two stars"
+    places = [(0, 8, True), (10, 19, False), (24, 33, False)]
+    spans = tuple(Span(start, end, (), 0.1, supported) for start, end, supported in places)
+    scene.publish(scene.answer(text=text, spans=spans))
+    signed = "a 🙂 ring, a red dog (?) and two stars (?)"
+    with opened(browser, scene.web) as page:
+        expect(page.locator("#events li").first).to_contain_text(signed)
+        expect(card(page)).to_contain_text(signed)
+        card(page).locator("a.open").click()
+        expect(card(page).locator(".text")).to_have_text(signed)
+        marked = card(page).locator("mark.unsupported")
+        expect(marked).to_have_text(["a red dog (?)", "two stars (?)"])
+        assert marked.first.get_attribute("title") == "The picture does not show this."
+        expect(marked.first.get_by_role("img", name="(not supported)")).to_be_visible()
 
 
 def test_lost_camera_shows_its_reason(browser: Browser, scene: Scene) -> None:

@@ -1,5 +1,6 @@
 // The cameras: all as tiles, or one large with the answers of its tasks.
 
+import { caption } from "./caption.js";
 import { h, setText } from "./dom.js";
 import { Picture, modesOf } from "./picture.js";
 import { age, count, dropped, shapes, state, summary } from "./format.js";
@@ -153,7 +154,7 @@ function answer(task) {
     task.name === task.task ? null : h("span", { className: "soft", textContent: task.task.replaceAll("_", " ") }),
     h("span", { className: "age", textContent: task.latest ? `last answer ${age(task.latest_age_s)} ago` : "no answer yet" }));
   const body = [];
-  if (data?.result?.text) body.push(h("p", { className: "text", textContent: data.result.text }));
+  if (data?.result?.text) body.push(caption(data.result));
   if (found.length) body.push(h("ul", { className: "labels" }, ...found.map((shape) =>
     h("li", {}, shape.label || "something",
       shape.score === null ? null : h("span", { className: "soft", textContent: ` ${Math.round(shape.score * 100)} %` })))));

@@ -1,5 +1,7 @@
 // Format numbers, states and events as text.
 
+import { plainCaption } from "./caption.js";
+
 export function age(seconds) {
   if (seconds === null || seconds === undefined) return "–";
   if (seconds < 1) return `${Math.round(Math.max(0, seconds) * 1000)} ms`;
@@ -62,7 +64,7 @@ export function summary(event) {
   const labels = new Map();
   for (const { label } of shapes(data.result)) labels.set(label, (labels.get(label) ?? 0) + 1);
   const things = [...labels].map(([label, times]) => (label || "something") + (times > 1 ? ` × ${times}` : ""));
-  return [data.result.text, things.join(", ")].filter(Boolean).join(" · ");
+  return [plainCaption(data.result), things.join(", ")].filter(Boolean).join(" · ");
 }
 
 export function isBad(event) {

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from pipelines.florence2.checkpoint import load
 from pipelines.florence2.checkpoint_files import open_folder
+from pipelines.florence2.grounded import GROUNDED_SPECS
 from pipelines.florence2.pipeline import Florence2Settings, pipeline
 from pipelines.florence2.processor import Processor
 from pipelines.florence2.prompts import prompt_texts
@@ -33,8 +34,9 @@ def _check(task: str, **keys: Any) -> Any:
     return SPECS[task].parameters.model_validate(keys)
 
 
-def test_fifteen_tasks_declare_their_inputs() -> None:
-    assert len(pipeline.tasks()) == 15
+def test_tasks_declare_their_inputs() -> None:
+    assert len(SPECS) == 15
+    assert pipeline.tasks().keys() == SPECS.keys() | GROUNDED_SPECS.keys()
     assert {name for name, spec in SPECS.items() if spec.takes_text} == _TEXT
     assert {name for name, spec in SPECS.items() if spec.takes_region} == _REGION
     assert {spec.result for spec in SPECS.values()} == {"text", "boxes", "polygons", "quads", "boxes_or_polygons"}
