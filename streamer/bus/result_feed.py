@@ -1,7 +1,8 @@
 """Live results and task lists from the inference processes to views and to the web process, over PUB/SUB.
 
 Subscribers that are slow or disconnected miss results; the ledger has them all. Task lists are never missed for long:
-a list is sent on each change and to each new subscriber. Topics end in `/`, so that `cam1/` does not match `cam10/`.
+a list is sent on each change and to each new subscriber. One of several processes also reports to a new subscriber that
+it is up. Topics end in `/`, so that `cam1/` does not match `cam10/`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 8 << 20
 TASKS = "#tasks/"
 """Prefix of the topics of task lists; no stream name starts with `#`."""
+PROCESSES = "#process/"
+"""Prefix of the topics of processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,20 @@ class TaskList:
     stream: str
     tasks: list[dict[str, Any]]
     """Plain data, as in the config."""
+    process: str | None = None
+    """Target of the inference process that serves the stream, if there are several."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessUp:
+    """One of several inference processes is up."""
+
+    process: str
+    """Its target."""
+
+
+Item = ResultEvent | TaskList | ProcessUp
+"""A message of the feed."""
 
 
 def results_endpoint(runtime: Path, target: str | None = None) -> str:
@@ -51,7 +68,7 @@ class ResultPublisher:
         self, runtime: Path, tasks: Mapping[str, Sequence[Mapping[str, Any]]], target: str | None = None
     ) -> None:
         """`tasks`: the task list of each stream that it serves, plain data as in the config."""
-        self._tasks = dict(tasks)
+        self._tasks, self._target = dict(tasks), target
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.XPUB)
         self.socket.set(zmq.LINGER, 0)
         self.socket.set(zmq.SNDHWM, 256)
@@ -72,16 +89,19 @@ class ResultPublisher:
         self._tasks.pop(stream, None)
 
     def greet_subscribers(self) -> None:
-        """Send the task lists that new subscribers asked for. Call at least once a second."""
+        """Send what new subscribers asked for beside results. Call at least once a second."""
         self._listener.check()
         for message, *_ in drain(self.socket):
             is_subscription, topic = message[:1] == b"\x01", message[1:]
             for stream in self._tasks if is_subscription else ():
                 if _tasks_topic(stream).startswith(topic):
                     self._send_tasks(stream)
+            if is_subscription and topic == PROCESSES.encode() and self._target is not None:
+                send_or_drop(self.socket, [f"{PROCESSES}{self._target}/".encode(), b""])
 
     def _send_tasks(self, stream: str) -> None:
-        send_or_drop(self.socket, [_tasks_topic(stream), json.dumps(self._tasks[stream]).encode()])
+        body = {"process": self._target, "tasks": self._tasks[stream]}
+        send_or_drop(self.socket, [_tasks_topic(stream), json.dumps(body).encode()])
 
     def close(self) -> None:
         self.socket.close()
@@ -92,11 +112,12 @@ class ResultSubscriber:
     """The consumer's end. Survives restarts of the inference processes."""
 
     def __init__(self, runtime: Path, stream: str | None, targets: Sequence[str | None] = (None,)) -> None:
-        """`stream`: receive its results and its task list. None: receive the task lists of all streams, no results.
+        """`stream`: receive its results and its task list. None: receive all task lists and processes, no results.
 
         `targets`: the inference processes, any of which may serve the stream.
         """
-        topics = [TASKS.encode()] if stream is None else [f"{stream}/".encode(), _tasks_topic(stream)]
+        every, own = [TASKS.encode(), PROCESSES.encode()], [f"{stream}/".encode(), _tasks_topic(stream or "")]
+        topics = every if stream is None else own
         self._invalid_messages = RareLog(log, "invalid feed message %d dropped: %s")
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
         """Poll for reading, then call `receive`."""
@@ -108,7 +129,7 @@ class ResultSubscriber:
         for target in targets:
             self.socket.connect(results_endpoint(runtime, target))
 
-    def receive(self) -> Iterator[ResultEvent | TaskList]:
+    def receive(self) -> Iterator[Item]:
         """Yield what has arrived. Never blocks."""
         return receive_valid(self.socket, _decode, self._invalid_messages)
 
@@ -120,16 +141,19 @@ def _tasks_topic(stream: str) -> bytes:
     return f"{TASKS}{stream}/".encode()
 
 
-def _decode(message: list[bytes]) -> ResultEvent | TaskList:
+def _decode(message: list[bytes]) -> Item:
     if len(message) != 2:
         raise WireError(f"{len(message)} parts instead of 2")
     topic, body = message
+    if topic.startswith(PROCESSES.encode()):
+        return ProcessUp(topic[len(PROCESSES) : -1].decode(errors="replace"))
     if not topic.startswith(TASKS.encode()):
         event = decode(body)
         if not isinstance(event, ResultEvent):
             raise WireError("not a result")
         return event
     try:
-        return TaskList(topic[len(TASKS) : -1].decode(), json.loads(body))
-    except ValueError:
-        raise WireError("a task list that is not JSON") from None
+        found = json.loads(body)
+        return TaskList(topic[len(TASKS) : -1].decode(), found["tasks"], found["process"])
+    except (ValueError, TypeError, KeyError):
+        raise WireError("not a task list") from None

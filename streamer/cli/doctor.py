@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import stat
 import sys
@@ -212,16 +213,28 @@ def _targets(config: Config, _file: Path) -> Iterator[Finding]:
 def _model(config: Config, _file: Path) -> Iterator[Finding]:
     from streamer.config.model import find_pipeline
 
+    found = find_pipeline().devices(config.model)
+    for name, settings in {device.name: device.settings for device in found}.items():
+        yield from _device("model" if len(found) == 1 else f"model on {name}", settings)
+        gc.collect()  # parts of an engine refer to each other, and the next one needs the memory
+
+
+def _device(where: str, settings: Any) -> Iterator[Finding]:
+    """Yield whether the model runs with the settings of one device."""
+    from streamer.config.model import find_pipeline
+
     started = time.monotonic()
     try:
-        engine = find_pipeline().open(config.model)
+        engine = find_pipeline().open(settings)
     except ConfigError as error:
-        yield Finding("fail", "model", f"does not run: {error}", "see `model:` in configs/full.yaml")
+        yield Finding("fail", where, f"does not run: {error}", "see `model:` in configs/full.yaml")
+    except Exception as error:  # a fault of one device says nothing about the others
+        yield Finding("fail", where, internal_error(error, f"doctor: {where}"), "report it with this stack")
     else:
         took = time.monotonic() - started
-        yield Finding("ok", "model", f"{engine.model} loads and answers, {took:.1f} s: {engine.description}")
+        yield Finding("ok", where, f"{engine.model} loads and answers, {took:.1f} s: {engine.description}")
         for warning in engine.warnings:
-            yield Finding("warn", "model", warning, "see GPU and OpenVINO in docs/usage.md")
+            yield Finding("warn", where, warning, "see GPU and OpenVINO in docs/usage.md")
 
 
 def _load(config: Config, _file: Path) -> Iterator[Finding]:

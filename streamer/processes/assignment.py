@@ -46,6 +46,8 @@ class Assignment(BaseModel):
     inference: tuple[str | None, ...] = (None,)
     """Targets of the inference processes, one for each device of the model. The only one serves all streams; of several
     each serves those that the parent names."""
+    devices: dict[str, str] = {}
+    """For web: names of the devices by inference process, if there are several."""
     is_first_start: bool = True
     """No process of this child has been ready yet: what cannot be opened is a config error, which stops the agent."""
     report_fd: int = -1

@@ -158,6 +158,8 @@ class Supervisor:
         if child.role is Role.INFER and len(self.assignment.inference) > 1:
             part["model"] = self.control.router.devices[child.target].settings.model_dump(mode="json")
             own["environment"] = _shared_cores(len(self.assignment.inference))
+        if child.role is Role.WEB:
+            own["devices"] = {target: device.name for target, device in self.control.router.devices.items() if target}
         own |= {"config": part, "secrets": secrets_in(part)}
         try:
             self.table.start(child, self.assignment.model_copy(update=own))

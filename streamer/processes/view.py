@@ -75,7 +75,7 @@ class View(Closing):
         for item in self.results.receive():
             if isinstance(item, TaskList):
                 self.on_tasks(item, now)
-            else:
+            elif isinstance(item, ResultEvent):
                 self.on_result(item)
         for frame in self.intake.receive():
             self.pacer.put(frame)

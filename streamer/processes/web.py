@@ -37,7 +37,7 @@ async def _serve(worker: Worker, listener: socket.socket, capture: CapturePoller
     ledger = worker.state / LEDGER_FILE
     query = LedgerQuery(ledger)
     events, jpegs = EventFollower(query), JpegHub(worker.runtime)
-    tasks = TaskLists(worker.runtime, worker.config, worker.assignment.inference)
+    tasks = TaskLists(worker.runtime, worker.config, worker.assignment.inference, worker.assignment.devices)
     reader = LedgerReader(ledger, events)
     assert worker.config.web is not None
     connections = Connections(worker.config.web.trusted_proxies)

@@ -11,13 +11,18 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from pipelines.florence2.pipeline import Florence2
+from streamer.cli import doctor
 from streamer.cli.doctor import examine
 from streamer.cli.doctor_host import time_zone
 from streamer.config.model import load
 from streamer.core import landlock, logs
+from streamer.core.errors import ConfigError
 from tests.support import faulty
 from tests.support.agents import RunningAgent, until
 from tests.support.http_camera import HttpCamera, answer, jpeg, reply
@@ -171,6 +176,32 @@ def test_doctor_passes_a_good_config(
     assert re.search(r"model: tiny loads and answers, [\d.]+ s: fast engine on \S+, \w+ \(.+\)$", out, re.MULTILINE)
     assert re.search(r"^ok    FFmpeg \S+: no stream reaches its known faults: AV1 over RTP", out, re.MULTILINE)
     assert re.search(r"^(ok|warn)  +confinement: ", out, re.MULTILINE)
+
+
+def test_doctor_tests_every_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def opened(_: object, settings: Any) -> Any:
+        if settings.device == "cuda:1":
+            raise ConfigError("cuda:1 is not there")
+        if settings.device == "cuda:2":
+            raise ValueError("broken")
+        return SimpleNamespace(model="tiny", description=f"on {settings.device}", warnings=("slow",))
+
+    monkeypatch.setattr(Florence2, "open", opened)
+    config = tmp_path / "home.yaml"
+    tasks = "tasks: [{task: caption}]"
+    model = "{device: ['cuda:0', 'cuda:1', 'cuda:2', cpu, cpu]}"
+    config.write_text(f"streams: {{gate: {{source: synthetic, {tasks}}}}}\nmodel: {model}\n")
+    findings = [str(finding) for finding in doctor._model(load(config), config)]
+    assert [re.sub(r"[\d.]+ s|error \w+|  +", "", line).partition(" ->")[0] for line in findings] == [
+        "okmodel on cuda:0: tiny loads and answers, : on cuda:0",
+        "warnmodel on cuda:0: slow",
+        "failmodel on cuda:1: does not run: cuda:1 is not there",
+        "failmodel on cuda:2: internal : the log has the details",
+        "okmodel on cpu: tiny loads and answers, : on cpu",
+        "warnmodel on cpu: slow",
+    ]
 
 
 def test_doctor_fails_for_a_runtime_folder_that_is_too_small(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import zmq
 
-from streamer.bus.result_feed import ResultPublisher, ResultSubscriber, TaskList, results_endpoint
+from streamer.bus.result_feed import Item, ProcessUp, ResultPublisher, ResultSubscriber, TaskList, results_endpoint
 from streamer.events.schema import ResultEvent
 from tests.support import sample_events
 
@@ -15,9 +15,9 @@ GATE = [{"task": "caption"}]
 YARD = [{"task": "ocr", "every": "5s"}]
 
 
-def receive(publisher: ResultPublisher, subscriber: ResultSubscriber, count: int) -> list[ResultEvent | TaskList]:
+def receive(publisher: ResultPublisher, subscriber: ResultSubscriber, count: int) -> list[Item]:
     """Serve new subscribers until `count` messages have arrived, at most 5 s; then wait 0.2 s for more."""
-    received: list[ResultEvent | TaskList] = []
+    received: list[Item] = []
     deadline = time.monotonic() + 5
     while len(received) < count and time.monotonic() < deadline:
         publisher.greet_subscribers()
@@ -27,7 +27,7 @@ def receive(publisher: ResultPublisher, subscriber: ResultSubscriber, count: int
     return [*received, *subscriber.receive()]
 
 
-def newest(received: list[ResultEvent | TaskList]) -> dict[str, object]:
+def newest(received: list[Item]) -> dict[str, object]:
     """Return the last task list of each stream."""
     return {item.stream: item.tasks for item in received if isinstance(item, TaskList)}
 
@@ -88,4 +88,15 @@ def test_message_that_is_no_subscription_is_passed_over(tmp_path: Path) -> None:
     subscriber = ResultSubscriber(tmp_path, "gate")
     assert newest(receive(publisher, subscriber, 1)) == {"gate": GATE}
     for end in (publisher, hostile, subscriber):
+        end.close()
+
+
+def test_one_of_several_processes_names_itself(tmp_path: Path) -> None:
+    publisher = ResultPublisher(tmp_path, {}, "1")
+    every, gate = ResultSubscriber(tmp_path, None, ("0", "1")), ResultSubscriber(tmp_path, "gate", ("0", "1"))
+    assert receive(publisher, every, 1) == [ProcessUp("1")]
+    publisher.publish_tasks("gate", GATE)
+    assert receive(publisher, every, 1) == [TaskList("gate", GATE, "1")]
+    assert all(item == TaskList("gate", GATE, "1") for item in receive(publisher, gate, 1))
+    for end in (publisher, every, gate):
         end.close()

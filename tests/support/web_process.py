@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -48,10 +49,15 @@ CONFIG: dict[str, Any] = {
 class WebProcess:
     """`python -m streamer.processes.worker web`, as the supervisor starts it; a context manager."""
 
-    def __init__(self, runtime: Path, config: Mapping[str, Any] = CONFIG) -> None:
+    def __init__(
+        self, runtime: Path, config: Mapping[str, Any] = CONFIG, devices: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """`devices`: names by inference process, if there are several."""
         self.errors = runtime / "web.log"
         self.runtime, self.config = runtime, config
-        assignment = Assignment(config=dict(config), runtime=runtime, state=runtime)
+        assignment = Assignment(
+            config=dict(config), runtime=runtime, state=runtime, inference=(*devices,) or (None,), devices=dict(devices)
+        )
         self.process, reports = start_worker(["web"], assignment, self.errors)
         with os.fdopen(reports, "rb") as lines:
             assert select.select([lines], [], [], 20)[0], self.errors.read_text()

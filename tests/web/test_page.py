@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from streamer.bus.result_feed import ResultPublisher
+from streamer.events.build import worker_event
+from streamer.events.ledger import Ledger
 from streamer.types import Span
 from streamer.video.outputs.base import ViewId
 from streamer.video.outputs.hls import hls_folder
@@ -364,3 +367,22 @@ def test_page_reports_a_lost_connection(browser: Browser, scene: Scene) -> None:
         expect(page.get_by_text("too many searches at once, trying again")).to_be_visible()
         page.unroute("**/api/**")
         expect(page.locator("#connection")).to_have_text("1 of 2 live")
+
+
+def test_page_shows_several_devices(tmp_path: Path, browser: Browser) -> None:
+    names = {"0": "cuda:0", "1": "cuda:1"}
+    publisher = ResultPublisher(tmp_path, {STREAM: CONFIG["streams"][STREAM]["tasks"]}, "0")
+    with Ledger(tmp_path / "ledger.db") as ledger, WebProcess(tmp_path, devices=names) as web:
+
+        def is_up() -> bool:
+            publisher.greet_subscribers()
+            return bool(web.get("/api/streams").json()["devices"][0]["state"] == "up")
+
+        until(is_up, 10, "the process is seen")
+        ledger.commit([worker_event("test", "infer:1", "restarted", "killed by SIGKILL")])
+        with opened(browser, web) as page:
+            devices = page.locator("#devices")
+            expect(devices).to_have_text("cuda:0: 1 stream · cuda:1: restarting")
+            expect(devices).to_have_attribute("title", "killed by SIGKILL")
+            expect(card(page).locator(".facts")).to_contain_text("on cuda:0")
+    publisher.close()

@@ -149,14 +149,15 @@ class DecodeBatch:
             positions = positions + self._offsets[first : first + pending + drafted]
         places = positions[:, pending - 1 :]
         if drafted:
-            behind.scatter_(1, places[:, :-1], draft.clamp(min=0))
+            proposed = draft.clamp(min=0)
+            behind.scatter_(1, places[:, :-1], proposed)
         visible = self._decoder.visible(positions, seen)
         caches = buffers.own[:, :, rows], buffers.cross[:, :, rows], buffers.bias[rows]
         logits = self._decoder(written.gather(1, positions), positions, visible, *caches, skip=pending - 1)
         scores = processor.adapt(logits, history[:, : buffers.lead + seen], places, visible[:, pending - 1 :])
         tokens = best = scores.argmax(-1)
         if drafted and self._accepts_near:
-            chosen = processor.accept_near(scores[:, :-1], best[:, :-1], draft)
+            chosen = processor.accept_near(scores[:, :-1], best[:, :-1], proposed)
             tokens = torch.cat([chosen, best[:, -1:]], 1)
         measured = processor.uncertainty.measure(scores, tokens)
         buffers.measured[rows, 1:].scatter_(1, places, measured)
@@ -165,9 +166,9 @@ class DecodeBatch:
             is_accepted = (tokens[:, :-1] == draft).long().cumprod(1)
             accepted = is_accepted.sum(1, keepdim=True)
             newest, target = tokens.gather(1, accepted), places[:, :1] + accepted
-            at += accepted[:, 0] * running
+            at.addcmul_(accepted[:, 0], running)
             if self._accepts_near:
-                near += (is_accepted * (tokens != best)[:, :-1]).sum(1) * running
+                near.addcmul_((is_accepted * (tokens != best)[:, :-1]).sum(1), running)
         behind.scatter_(1, target, newest)
         at += running
         running.masked_fill_(processor.is_end(newest[:, 0]), 0)

@@ -67,13 +67,14 @@ class LogitsProcessor:
         """Return `tokens`, the best ones under adapted `scores`, with the draft's location where that is near.
 
         A drafted location is near if it is at most NEAR_BINS away from the best token and has at least NEAR_RATIO of
-        its probability. `draft` has the shape of `tokens`, (rows, positions); -1 stands for no token.
+        its probability. `draft` has the shape of `tokens`, (rows, positions); 0 stands for no token.
         """
         first, end = self.locations.start, self.locations.stop
         best = scores.gather(-1, tokens[..., None])[..., 0]
-        drafted = scores.gather(-1, draft.clamp(min=0)[..., None])[..., 0]
-        near = (tokens - draft).abs() <= NEAR_BINS
-        near &= (tokens >= first) & (tokens < end) & (draft >= first) & (draft < end)
+        drafted = scores.gather(-1, draft[..., None])[..., 0]
+        low, high = torch.minimum(tokens, draft), torch.maximum(tokens, draft)
+        near = high - low <= NEAR_BINS
+        near &= (low >= first) & (high < end)
         near &= drafted >= best + math.log(NEAR_RATIO)
         return torch.where(near, draft, tokens)
 

@@ -22,8 +22,10 @@ from pipelines.florence2.pipeline import open_engine
 from pipelines.florence2.processor import Processor, warm_up_job
 from pipelines.florence2.speed.comparison import HEADER, Limits, Row, forced, our_side, ratios, rows, transformers_side
 from pipelines.florence2.speed.floors import PEAKS, work
+from pipelines.florence2.speed.launches import describe
 from pipelines.florence2.speed.random_checkpoint import SIZES, save_random
 from streamer.core import nvidia
+from streamer.core.reasons import reason_of
 
 if TYPE_CHECKING:
     from pipelines.florence2.pipeline import Florence2Settings
@@ -78,6 +80,11 @@ def _model(
     tell(f"\n{name} on {', '.join(f'{key} {value}' for key, value in machine.items())}")
     if peak is None:
         tell("floors unknown: no peak figures for this device")
+    try:
+        launches = describe(checkpoint, tell)
+    except Exception as error:  # tensors without data depend on torch's version, and the measurement does not
+        launches = {}
+        tell(f"operations not counted: {reason_of(error, 'bench: operations')}")
     tell(HEADER)
     found: list[Row] = []
     with _released():
@@ -104,6 +111,7 @@ def _model(
         "machine": machine,
         "engine": description,
         "warnings": warnings,
+        "launches": launches,
         "rows": [asdict(row) for row in found],
         "ratios": times,
     }

@@ -49,6 +49,8 @@ class EventFollower:
         """Newest result by task."""
         self.states: dict[str, Event] = {}
         """Newest status event by stream."""
+        self.workers: dict[str, Event] = {}
+        """Newest status event by inference process."""
         self.counts: Counter[tuple[str, str, str]] = Counter()
         """Number of results since this process started, by stream, task name and outcome."""
         self.drafts: defaultdict[TaskId, Counter[str]] = defaultdict(Counter)
@@ -116,6 +118,7 @@ class EventFollower:
             if data.state == "removed" and data.stream is not None and data.task is not None:
                 self._forget(data.stream, data.task)
         elif data.worker is not None and data.worker.partition(":")[0] == "infer":
+            self.workers[data.worker] = event.model_dump(mode="json")
             # A new inference process starts with the configured intervals.
             self._stretches.pop(data.worker if ":" in data.worker else None, None)
         elif data.stream is not None and subject.startswith("stream."):

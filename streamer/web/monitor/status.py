@@ -42,10 +42,17 @@ def streams(config: Config, capture: CapturePoller, events: EventFollower, tasks
                 "fps": _rounded(process.fps, 1),
                 "frames": None if process.counts is None else process.counts.model_dump(),
                 "live": [live for view in views.values() if view.id.stream == name for live in view.live()],
+                "device": tasks.devices.of(name),
                 "tasks": [_task(task, events.results.get((name, task["name"]))) for task in tasks.by_stream[name]],
             }
         )
-    return {"agent": config.name, "started": round(events.started, 3), "position": events.position, "streams": listed}
+    return {
+        "agent": config.name,
+        "started": round(events.started, 3),
+        "position": events.position,
+        "devices": tasks.devices.states(events.workers),
+        "streams": listed,
+    }
 
 
 def health(capture: CapturePoller, events: EventFollower) -> tuple[bool, dict[str, Any]]:

@@ -18,6 +18,18 @@ function showConnection(text, tone) {
   connection.className = tone;
 }
 
+// Show the devices, of which the agent sends a list if it has several: the number of streams, or that one is not up.
+function showDevices(devices, streams) {
+  const element = document.getElementById("devices");
+  const texts = devices.map((device) => {
+    const number = streams.filter((stream) => stream.device === device.name).length;
+    return `${device.name}: ${device.state === "up" ? `${number} stream${number === 1 ? "" : "s"}` : device.state}`;
+  });
+  setText(element, texts.join(" · "));
+  element.title = devices.map((device) => device.reason).filter(Boolean).join("\n");
+  element.className = devices.some((device) => device.state === "restarting") ? "bad" : "";
+}
+
 async function poll() {
   clearTimeout(timer);
   let problem = "no connection to the agent";
@@ -26,13 +38,14 @@ async function poll() {
     if (response.status === 401) return location.reload(); // the token has changed: show the login form
     if (response.status === 503) problem = "too many pages or players are open";
     if (!response.ok) throw new Error(response.statusText);
-    const { agent, started, streams } = await response.json();
+    const { agent, started, devices, streams } = await response.json();
     document.title = `${agent} · streamer`;
     setText(document.getElementById("agent"), agent);
     if (started !== agentStarted) cameras.restart();
     agentStarted = started;
     cameras.update(streams);
     events.setChoices(streams);
+    showDevices(devices, streams);
     const live = streams.filter((stream) => state(stream).tone === "good").length;
     showConnection(`${live} of ${streams.length} live`, streams.some((stream) => state(stream).tone === "bad") ? "bad" : "good");
   } catch {

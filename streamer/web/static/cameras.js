@@ -132,6 +132,7 @@ function facts(stream, large) {
     parts.push(`${count(dropped(stream.frames))} dropped`);
     if (large) parts.push(...Object.entries(stream.frames.dropped).map(([cause, number]) => `${cause.replace("_", " ")}: ${count(number)}`));
   }
+  if (stream.device) parts.push(`on ${stream.device}`);
   return parts.join(" · ");
 }
 

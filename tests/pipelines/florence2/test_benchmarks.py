@@ -49,6 +49,9 @@ def test_bench_with_device_compares_with_transformers(
     bench(str(checkpoint), ["caption"], "1s", 0.05, None, "cpu", tmp_path / "bench.json")
     shown = capsys.readouterr().out
     found = json.loads((tmp_path / "bench.json").read_text())["compared"]["small"]
+    step = found["launches"].pop("decode step, 8 rows")
+    assert step.pop("total") == sum(step.values())
+    assert {"vision tower, 1 frames", "decode step, 8 rows, drafts"} < found["launches"].keys()
     assert found["machine"]["torch"] == torch.__version__
     sides = {row["side"] for row in found["rows"]}
     assert sides == {"transformers", "streamer"}

@@ -72,7 +72,7 @@ def test_logits_processor_equals_transformers(tokens: list[int], size: int, ahea
         (5, 6, 0.99, False),
         (1005, 1006, 0.99, False),
         (4, 5, 0.99, False),
-        (500, -1, 0.99, False),
+        (500, 0, 0.99, False),
     ],
     ids=lambda value: str(value),
 )
@@ -80,7 +80,7 @@ def test_near_draft_is_next_location_of_like_probability(best: int, draft: int, 
     """The locations are the tokens 6 to 1005 of 1010."""
     processor = LogitsProcessor(GenerationSettings(eos_token_id=2, decoder_start_token_id=2), 6, torch.device("cpu"))
     scores = torch.full((1, 1, 1010), -9.0)
-    scores[0, 0, max(draft, 0)] = math.log(ratio)
+    scores[0, 0, draft] = math.log(ratio)
     scores[0, 0, best] = 0.0
     chosen = processor.accept_near(scores, torch.tensor([[best]]), torch.tensor([[draft]]))
     assert chosen.tolist() == [[draft if accepted else best]]

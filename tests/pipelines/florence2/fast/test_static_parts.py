@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.launches import MODELS, part_launches, weights_of
+from benchmarks.launches import MODELS, part_launches
 from pipelines.florence2.architecture import Architecture
 from pipelines.florence2.checkpoint import Checkpoint, load
 from pipelines.florence2.checkpoint_files import open_folder
@@ -16,6 +16,7 @@ from pipelines.florence2.fast.davit import DaViT
 from pipelines.florence2.fast.encoder import Encoder
 from pipelines.florence2.fast.graphs import EagerRunner
 from pipelines.florence2.fast.static_parts import MAX_PROMPT, MAX_ROWS, StaticEncoder, StaticVision
+from pipelines.florence2.speed.launches import weights_of
 from tests.support.fake_cuda import DEVICE, fake_cuda
 from tests.support.graph_faults import FakeGraphs
 
