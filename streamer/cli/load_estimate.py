@@ -22,7 +22,7 @@ from streamer.core.errors import ConfigError
 from streamer.core.paths import state_home
 from streamer.inference.overload import MARGIN, Demand, shares
 from streamer.inference.placement import Placement
-from streamer.inference.stream_load import FPS, known_fps, max_runs_per_second, stream_load, task_load
+from streamer.inference.stream_load import FPS, known_fps, max_runs_per_second, prompts_of, stream_load, task_load
 from streamer.types import PRIORITIES, Costs, Device, Priority
 
 NAMED_TASKS = 3
@@ -83,11 +83,12 @@ def estimate(config: Config) -> Load | None:
             if task.at is None:
                 demand = demands[task.priority]
                 demands[task.priority] = Demand(demand.tasks + 1, 0, demand.cost + cost)
-            for kind in task.params.prompts if rate else ():
+            prompts = prompts_of(task, costs.seconds)
+            for kind in prompts if rate else ():
                 if kind not in costs.seconds:
                     assumptions.add(f"{kind} is not measured and counts as the most expensive measured task")
-            if rate and len(task.params.prompts) > 1:
-                asked = " and ".join(f"{count:g} {kind}" for kind, count in task.params.prompts.items())
+            if rate and len(prompts) > 1:
+                asked = " and ".join(f"{count:g} {kind}" for kind, count in prompts.items())
                 assumptions.add(f"{name}.{task.name} has several stages and counts as {asked}")
             if rate and task.params.quality == "official":
                 assumptions.add("`quality: official` costs more than estimated")

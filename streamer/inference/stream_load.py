@@ -31,9 +31,14 @@ def stream_load(stream: Stream, costs: Mapping[str, float]) -> float:
 def task_load(task: ScheduledTask, source: SourceSettings, costs: Mapping[str, float]) -> float:
     """Return the load of a task. A kind of task without costs counts as the most expensive one that has them."""
     unknown = max(costs.values(), default=UNKNOWN_COST_S)
-    prompts: Mapping[str, float] = task.params.prompts
-    cost = sum(count * costs.get(kind, unknown) for kind, count in prompts.items())
+    cost = sum(count * costs.get(kind, unknown) for kind, count in prompts_of(task, costs).items())
     return max_runs_per_second(task, source) * cost
+
+
+def prompts_of(task: ScheduledTask, costs: Mapping[str, float]) -> Mapping[str, float]:
+    """Return the expected prompts of a run by kind, or one run where its cost as a whole was measured."""
+    prompts: Mapping[str, float] = task.params.prompts
+    return {task.task: 1} if task.task in costs and task.task not in prompts else prompts
 
 
 def max_runs_per_second(task: ScheduledTask, source: SourceSettings) -> float:

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from streamer.cli import events
+from streamer.cli.ask import describe
 from streamer.cli.main import app
 from streamer.core.errors import ConfigError
 from streamer.events.build import result_event, status_event
 from streamer.events.ledger import Ledger
-from streamer.events.schema import ResultEvent
-from streamer.types import Answer, Quad
+from streamer.events.schema import ResultEvent, encode
+from streamer.types import Answer, Quad, Span
 from tests.support import sample_events
 
 
@@ -52,6 +53,13 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
     app(["events", *arguments], standalone_mode=False)
     return capsys.readouterr().out.splitlines()
+
+
+def test_unsupported_phrases_are_marked(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    event = answer_event(6, text="a dog and a red van", spans=(Span(0, 5, (), 0.1, False), Span(10, 19, (), 0.9, True)))
+    ledger.commit([event])
+    assert run(capsys)[-1].endswith("gate  scene  ok  a dog (?) and a red van")
+    assert list(describe(json.loads(encode(event)))) == ["a dog (?) and a red van"]
 
 
 @pytest.mark.usefixtures("ledger")

@@ -89,6 +89,11 @@ def test_grounded_caption_counts_all_its_prompts() -> None:
     assert load is not None
     assert load.total == pytest.approx(0.1 + 3 * 0.01 + 3 * 0.02)
     shown = "\n".join(describe(config, load))
+    load_estimate.store_cost(INCLUDED, "grounded_caption", 0.15)
+    measured = estimate(config)
+    assert measured is not None
+    assert measured.total == pytest.approx(0.15)
+    assert not measured.assumptions
     assert "counts as 1 caption and 3 phrase_grounding and 3 region_to_description" in shown
 
 

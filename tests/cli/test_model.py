@@ -96,6 +96,7 @@ def test_without_a_config_tasks_need_no_input(recorded: Recorded) -> None:
     found = {name for _, name in names(recorded.held_out)}
     assert "object_detection" in found
     assert "phrase_grounding" not in found
+    assert "grounded_caption" not in found  # its stages run as other tasks
     assert "region_to_ocr" not in found
 
 
