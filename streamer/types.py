@@ -34,6 +34,12 @@ Priority = Literal["high", "normal", "low"]
 PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
 """Highest first."""
 
+Crop = Literal["native"]
+"""Part of the frame that the model sees of a task with a region: native, the pixels around the region."""
+
+Pixels = tuple[int, int, int, int]
+"""left, top, right, bottom"""
+
 When = Literal["always", "motion", "change"]
 """Condition for a planned run: none, motion since the last answer, or a picture that differs from that answer's."""
 
@@ -131,6 +137,8 @@ class Task:
     max_age: float | None = None
     """Seconds. If the frame is older when the engine could take the job, the outcome is `stale`."""
     zone: Zone | None = None
+    crop: Crop | None = None
+    """None: a task with a region sees the whole frame, or its whole zone."""
 
     @property
     def work(self) -> Hashable:
@@ -256,6 +264,8 @@ class Result:
     """Tokens of the previous answer that were tried as a draft, and the number of them that were accepted."""
     near: int = 0
     """Locations in the answer that were taken from the draft although a place next to them was more probable."""
+    crop: Pixels | None = None
+    """Part of the frame that the model saw, if it is a crop around the task's region."""
 
     @property
     def device_seconds(self) -> float:

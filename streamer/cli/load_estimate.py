@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from streamer.config.follow_up import all_follow_ups
 from streamer.config.model import Config, find_pipeline
 from streamer.core import atomic_file
 from streamer.core.errors import ConfigError
@@ -94,6 +95,8 @@ def estimate(config: Config) -> Load | None:
                 assumptions.add("`quality: official` costs more than estimated")
             if rate and task.then:
                 assumptions.add("follow-ups (`then`) are not counted: they run in the time that is left")
+            if rate and any(follow_up.crop for follow_up in all_follow_ups(task)):
+                assumptions.add("a follow-up with `crop: native` costs a vision pass per shape: fewer run under load")
             if rate and task.every_n_frames and not known_fps(stream.source):
                 assumptions.add(f"cameras without a known rate count as {FPS:g} fps")
     divided = tuple(_divide(config, devices, costs))

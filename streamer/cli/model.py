@@ -113,12 +113,11 @@ def _tasks(pipeline: Pipeline, config: Config | None, wanted: Sequence[str]) -> 
 
 def _jobs(frame: Frame, tasks: Mapping[str, Sequence[Task]]) -> Iterator[Job]:
     """Yield a job for each task of the frame's stream."""
-    from streamer.inference.crop import crop_to_zone
+    from streamer.inference.crop import crop
     from streamer.types import DueTask, Job
 
     for task in tasks[frame.stream]:
-        seen = crop_to_zone(task.zone, frame) if task.zone else frame
-        yield Job(DueTask(frame.stream, task, math.inf), seen)
+        yield crop(Job(DueTask(frame.stream, task, math.inf), frame), {})
 
 
 def _tell(line: str) -> None:

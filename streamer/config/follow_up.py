@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from streamer.config.validation import Problem, nearest, problems_of
 from streamer.config.yaml_file import Where
 from streamer.core.settings import Name, Seconds, Settings
-from streamer.types import Pipeline, Priority, Region, Task, TaskSpec
+from streamer.types import Crop, Pipeline, Priority, Region, Task, TaskSpec
 
 MAX_DEPTH = 3
 """Most follow-ups in a chain, each about the answer of the one before."""
@@ -51,6 +51,9 @@ class FollowUpSettings(Settings):
     """With `on: new_tracks` and `on: changed`: run again after this time. Default: never."""
     most: Annotated[int, Field(ge=1, le=MAX_SHAPES)] = 8
     """Maximum number of shapes of one answer, those with the best score first."""
+    crop: Crop | None = None
+    """native: the model sees the pixels around each shape in full resolution, not the whole frame made small. Costs a
+    vision pass per shape. Default: the whole frame."""
     priority: Priority | None = None
     """Priority under overload. Default: that of the task before it."""
     max_age: Seconds | None = None
@@ -107,6 +110,7 @@ def build_follow_ups(
             entry.priority or parent.priority,
             entry.max_age,
             parent.zone,
+            entry.crop,
             labels=None if entry.labels is None else frozenset(entry.labels),
             on=entry.on,
             refresh=entry.refresh,
@@ -127,6 +131,8 @@ def _problems(entry: Any, spec: TaskSpec, parent: Task, before: TaskSpec, chain:
         yield ("task",), f"{spec.task} needs a text, and {before.task} gives shapes"
     if entry.task in chain:
         yield ("task",), f"{spec.task} is already in this chain of follow-ups: {' -> '.join(chain)}"
+    if entry.crop is not None and gives_text:
+        yield ("crop",), f"is for tasks about shapes, and {before.task} gives a text"
     if entry.labels is not None and gives_text:
         yield ("labels",), f"are for shapes, and {before.task} gives a text"
     known = parent.params.labels

@@ -13,11 +13,11 @@ from streamer.config.calendar import Cron, CronField, TimeWindows, TimeWindowsFi
 from streamer.config.follow_up import FollowUp
 from streamer.config.validation import Problem, nearest
 from streamer.core.settings import Name, Seconds, Settings
-from streamer.types import Pace, Point, Priority, Task, When, Zone
+from streamer.types import Crop, Pace, Point, Priority, Task, When, Zone
 
 DEFAULT_EVERY_S = 1.0
 REFRESH_S = 600.0
-_COPIED = ("task", "priority", "max_age", "every_n_frames", "when", "refresh", "paused")
+_COPIED = ("task", "priority", "max_age", "every_n_frames", "when", "refresh", "paused", "crop")
 """Keys of a config that a `ScheduledTask` takes as they are."""
 
 
@@ -79,6 +79,9 @@ class TaskSettings(Settings):
     """Maximum age of the frame; for an older one the outcome is `stale`. Default: no limit."""
     zone: Name | None = None
     """Zone of the stream that the model sees. Default: the whole frame."""
+    crop: Crop | None = None
+    """native: of a task with a region, the model sees the pixels around the region in full resolution, not the whole
+    frame made small; of a task with a zone it always sees the zone so. Costs a vision pass. Default: the whole frame."""
     when: When = "always"
     """`motion`: run only after something moved since the last answer, in the zone if there is one; `change`: run only
     when the frame differs from that of the last answer."""
@@ -126,6 +129,8 @@ def task_problems(entry: Any, zones: Mapping[str, Any], pace: Pace) -> Iterator[
         yield ("zone",), f"unknown zone `{entry.zone}`{known}"
     if entry.zone is not None and getattr(entry, "region", None) is not None:
         yield ("zone",), "give either `zone` or `region`: a region is a part of the whole frame"
+    if entry.crop is not None and entry.zone is None and getattr(entry, "region", None) is None:
+        yield ("crop",), "is for tasks with a `region` or a `zone`: there is nothing to crop the frame to"
     for key in ("at", "between", "max_age") if pace == "file" else ():
         if getattr(entry, key) is not None:
             yield (key,), "is for live streams: a recording skips no frame and has no time of day"

@@ -51,6 +51,7 @@ def result_event(agent: str, result: Result, model: str, follow_ups: EventFollow
         text=None if text is None else clean(text),
         region=None if region is None else (region.x0, region.y0, region.x1, region.y1),
         zone=None if due.task.zone is None else due.task.zone.name,
+        crop=result.crop,
         frame=FrameInfo(
             seq=frame.seq, pts=None if frame.pts is None else round(frame.pts, 6), width=width, height=height
         ),

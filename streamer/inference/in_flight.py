@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
@@ -17,11 +17,10 @@ from streamer.bus.stream_state import NO_ROWS, QuarantineRows
 from streamer.config.model import Stream
 from streamer.core.logs import RareLog
 from streamer.inference import journal
-from streamer.inference.crop import crop_to_zone, to_crop, to_full_frame
-from streamer.inference.follow_ups import with_region
+from streamer.inference.crop import View, crop, uncrop
 from streamer.inference.journal import NO_EPOCH, JobRow
 from streamer.inference.quarantine import Quarantine
-from streamer.types import Frame, FrameId, FrameOutcome, Job, Outcome, Result, Zone
+from streamer.types import Frame, FrameId, FrameOutcome, Job, Outcome, Result
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +63,8 @@ class _OpenFrame:
     unfinished: set[JobId]
     outcomes: set[Outcome | FrameOutcome] = field(default_factory=set)
     """`stopped` if a job of the frame was discarded because the process stops."""
-    crops: dict[Zone, Frame] = field(default_factory=dict)
+    pictures: dict[View, Frame] = field(default_factory=dict)
+    """Parts of the frame that tasks see."""
 
     @property
     def outcome(self) -> FrameOutcome:
@@ -203,26 +203,14 @@ class InFlight:
     # -- pictures
 
     def crop(self, job: Job) -> Job:
-        """Return the job with the part of its frame that its task sees; tasks of one zone share the crop."""
-        zone, opened = job.due.task.zone, self._frames[job.due.stream, job.frame.id]
-        if zone is None:
-            return job
-        if zone not in opened.crops:
-            opened.crops[zone] = crop_to_zone(zone, opened.frame)
-        due, region = job.due, job.due.parent and job.due.parent.region
-        if region:
-            due = replace(due, task=with_region(due.task, to_crop(region, zone, opened.frame)))
-        return Job(due, opened.crops[zone])
+        """Return the job with the part of its frame that its task sees."""
+        return crop(job, self._frames[job.due.stream, job.frame.id].pictures)
 
     def uncrop(self, result: Result) -> Result:
-        """Return the result of a cropped job with its places in the full frame."""
-        zone = result.job.due.task.zone
-        if zone is None:
-            return result
-        due, frame = result.job.due, self._frames[result.job.due.stream, result.job.frame.id].frame
-        if due.parent and due.parent.region:
-            due = replace(due, task=with_region(due.task, due.parent.region))
-        return replace(result, job=Job(due, frame), answer=to_full_frame(result.answer, zone, frame))
+        """Return the result of a cropped job as that of the job in the table, with its places in the full frame."""
+        job = self._jobs[id_of(result.job)].job
+        assert job is not None
+        return uncrop(result, job)
 
     # -- journal
 

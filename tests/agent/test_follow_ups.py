@@ -7,11 +7,12 @@ from typing import Any
 
 from tests.support.agents import RunningAgent, until
 
+SIZE = 640, 480
 CONFIG = """
 agent: home
 streams:
   gate:
-    source: synthetic?seed=3&fps=10
+    source: synthetic?seed=3&fps=10&size=640x480
     tasks:
       - task: object_detection
         name: objects
@@ -19,6 +20,7 @@ streams:
         then:
           - {task: region_to_category, name: what}
           - {task: region_to_description, name: who, on: new_tracks}
+          - {task: region_to_category, name: near, crop: native, most: 2}
 """
 
 
@@ -41,7 +43,7 @@ def test_follow_ups_name_their_parent_also_after_a_crash(tmp_path: Path) -> None
 
     parents = {key: event for key, event in events.items() if event["data"]["name"] == "objects"}
     asked = {key: 0 for key in parents}
-    categories = []
+    categories, crops = [], []
     for event in events.values():
         data = event["data"]
         if (parent := data.get("parent")) is None:
@@ -51,9 +53,15 @@ def test_follow_ups_name_their_parent_also_after_a_crash(tmp_path: Path) -> None
         boxes = [box for box in about["result"]["boxes"] if box["box"] == data["region"]]
         assert parent["label"] in [box["label"] for box in boxes]
         asked[parent["id"]] += 1
+        if "crop" in data:
+            left, top, right, bottom = data["crop"]
+            x0, y0, x1, y1 = (round(edge * side) for edge, side in zip(data["region"], SIZE * 2, strict=True))
+            crops.append(left <= x0 < x1 <= right and top <= y0 < y1 <= bottom and data["name"] == "near")
         if data["name"] == "what" and data["outcome"] == "ok":
             categories.append(data["result"]["text"] == parent["label"])
     assert sum(categories) >= 0.8 * len(categories)
+    assert crops
+    assert all(crops)
     complete = [key for key, event in parents.items() if event["data"]["outcome"] == "ok"]
     assert all(asked[key] == parents[key]["data"]["follow_ups"]["asked"] for key in complete)
     tracks = [event["data"]["parent"]["track"] for event in events.values() if event["data"]["name"] == "who"

@@ -46,6 +46,11 @@ def test_follow_up_takes_zone_and_priority_of_its_parent() -> None:
         ),
         ({**DETECT, "then": [{**CATEGORY, "every": "1s"}]}, "then[0].every: unknown key"),
         ({**DETECT, "then": [{**CATEGORY, "refresh": "1m"}]}, "then[0]: `refresh` is for `on: new_tracks`"),
+        ({**DETECT, "then": [{**CATEGORY, "crop": "nativ"}]}, "then[0].crop: "),
+        (
+            {"task": "caption", "then": [{"task": "phrase_grounding", "crop": "native"}]},
+            "then[0].crop: is for tasks about shapes, and caption gives a text",
+        ),
         ({**DETECT, "then": [{**CATEGORY, "labels": []}]}, "then[0].labels: must not be empty"),
         ({**DETECT, "then": [{**CATEGORY, "most": 0}]}, "then[0].most: "),
         ({**DETECT, "then": [{**CATEGORY, "quality": "best"}]}, "then[0].quality: "),

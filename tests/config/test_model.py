@@ -172,6 +172,7 @@ BAD_TASKS = {
     "task: ocr, every: 1m, when: motion, refresh: 5s": ": `refresh` must not be shorter than `every`",
     "task: ocr, when: never": ".when: must be 'always', 'motion' or 'change'",
     "task: ocr, zone: drive": ".zone: unknown zone `drive`: the stream has no `zones`",
+    "task: ocr, crop: native": ".crop: is for tasks with a `region` or a `zone`: there is nothing to crop the frame to",
     "task: region_to_ocr, region: [0, 0, 2, 1]": ".region: must be x0,y0,x1,y1 with",
     "task: region_to_ocr, region: left": ".region: must be four numbers x0,y0,x1,y1 between 0 and 1",
 }

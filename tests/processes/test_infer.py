@@ -164,6 +164,35 @@ def test_task_sees_only_its_zone(tmp_path: Path) -> None:
                 assert box.pixels == (160, 60, 320, 180)
 
 
+def test_follow_up_sees_native_crop_of_its_frame(tmp_path: Path) -> None:
+    """All crops of a frame are in one batch, and the answers are mapped back to the full frame."""
+
+    class Detector(Device):
+        def step(self) -> list[Result]:
+            small = Answer(boxes=(Box(0.5, 0.5, 0.53125, 0.5625, "a", 0.9), Box(0.25, 0.25, 0.28125, 0.3125, "b", 0.8)))
+            return [
+                replace(result, answer=small) if result.job.due.task.name == "find" else result
+                for result in super().step()
+            ]
+
+    device = Detector()
+    then = [{"task": "region_to_segmentation", "name": "close", "crop": "native"}]
+    tasks = [{"task": "object_detection", "name": "find", "every": "100ms", "then": then}]
+    with running(tmp_path, device, cam={"source": "synthetic?fps=25&size=1024x512", "tasks": tasks}) as agent:
+        agent.poll_until(lambda: sum(event.subject == "close" for event in agent.results) >= 4)
+        agent.stop()
+        assert device.sizes == {"find": {(512, 1024, 3)}, "close": {(192, 192, 3)}}
+        for event in agent.results:
+            if event.subject == "find":
+                assert event.data.crop is None
+                continue
+            assert event.data.crop in ((432, 176, 624, 368), (176, 48, 368, 240))
+            assert event.data.region in ((0.5, 0.5, 0.53125, 0.5625), (0.25, 0.25, 0.28125, 0.3125))
+            assert event.data.frame.width == 1024
+            assert event.data.result is not None
+            assert event.data.result.boxes[0].pixels == event.data.crop
+
+
 class BrokenDevice(Device):
     """An engine that returns no valid numbers, except in each fourth result."""
 
