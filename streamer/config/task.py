@@ -81,7 +81,7 @@ class TaskSettings(Settings):
     """Zone of the stream that the model sees. Default: the whole frame."""
     crop: Crop | None = None
     """native: of a task with a region, the model sees the pixels around the region in full resolution, not the whole
-    frame made small; of a task with a zone it always sees the zone so. Costs a vision pass. Default: the whole frame."""
+    frame made small. Costs a vision pass. A zone is always seen in full resolution. Default: the whole frame."""
     when: When = "always"
     """`motion`: run only after something moved since the last answer, in the zone if there is one; `change`: run only
     when the frame differs from that of the last answer."""

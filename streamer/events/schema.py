@@ -134,8 +134,8 @@ class ResultData(_Part):
     region: tuple[float, float, float, float] | None
     zone: str | None
     crop: tuple[int, int, int, int] | None = Field(default=None, exclude_if=lambda value: value is None)
-    """With `crop: native`, the part of the frame that the model saw: left, top, right, bottom in pixels. Absent if it saw
-    the whole frame or the whole zone."""
+    """With `crop: native`, the part of the frame that the model saw: left, top, right, bottom in pixels. Absent if that
+    was the whole frame or the whole zone."""
     frame: FrameInfo
     result: ResultBody | None
     """Null when there is no answer."""

@@ -12,7 +12,7 @@ CONFIG = """
 agent: home
 streams:
   gate:
-    source: synthetic?seed=3&fps=10&size=640x480
+    source: synthetic?seed=7&fps=10&size=640x480
     tasks:
       - task: object_detection
         name: objects
