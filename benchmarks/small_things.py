@@ -1,4 +1,4 @@
-"""Small words on toy pictures of 3840x2160, which the shipped model sees at 192x192: `python -m benchmarks.small_things`.
+"""Small words and objects in toy pictures of 3840x2160, which the model sees at 192x192: `benchmarks.small_things`.
 
 - text: share of words that `region_to_ocr` reads in given regions, by height of the text as a percentage of the frame's
   height, without and with `crop: native`.
