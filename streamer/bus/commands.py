@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from streamer.bus.stream_state import NO_ROWS, QuarantineRows, ScheduleState
+from streamer.bus.stream_state import NO_ROWS, Moment, QuarantineRows, ScheduleState
 from streamer.core.errors import ConfigError
 
 T = TypeVar("T")
@@ -105,6 +105,8 @@ class ServeStream(Command):
     stream: str
     schedule: ScheduleState | None = None
     """Go on with this schedule. None: start the tasks afresh."""
+    since: Moment | None = None
+    """End of the process before: runs of `at` that were due since then are made up for."""
     quarantine: QuarantineRows = NO_ROWS
     """Suspects and blocked tasks of the stream."""
 

@@ -22,6 +22,10 @@ QuarantineRows = tuple[list[tuple[SuspectKey, Whole]], list[tuple[SuspectKey, _N
 NO_ROWS: QuarantineRows = ([], [], [])
 
 
+Moment = tuple[float, float]
+"""Monotonic and unix second."""
+
+
 class ScheduleState(BaseModel):
     """Times and frames at which the tasks of a stream ran last."""
 

@@ -72,7 +72,8 @@ class Handover:
         if stream in self._policy.schedules or stream in self._leaving:
             return
         settings, tasks = self._requests.streams[stream], self._requests.raw_tasks(stream)
-        schedule = Schedule(stream, settings.active, settings.source.pace, now)
+        start = now if command.since is None else Now(*command.since)
+        schedule = Schedule(stream, settings.active, settings.source.pace, start)
         if command.schedule is not None and command.schedule.tasks == tasks:  # not changed meanwhile
             schedule.restore(command.schedule)
         self._in_flight.take_stream(command.quarantine)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from streamer.bus.stream_state import NO_ROWS, QuarantineRows
+from streamer.bus.stream_state import NO_ROWS, Moment, QuarantineRows
 from streamer.core.logs import Format
 
 
@@ -64,6 +64,8 @@ class Assignment(BaseModel):
     """The previous process was killed from outside, so nothing that it did is suspected."""
     quarantine: QuarantineRows = NO_ROWS
     """For infer: suspects and blocked tasks of the streams that it serves from its start."""
+    since: Moment | None = None
+    """For infer: end of the process before, which served these streams."""
     log_level: str = "info"
     log_format: Format = "text"
     secrets: tuple[str, ...] = ()

@@ -73,7 +73,8 @@ class Inference(Closing):
         streams = config.streams
         served = streams if len(worker.assignment.inference) == 1 else {}
         process, target = child_name(Role.INFER, worker.target), worker.target
-        schedules = {name: Schedule(name, stream.active, stream.source.pace, now) for name, stream in served.items()}
+        start = Now(*worker.assignment.since) if worker.assignment.since else now
+        schedules = {name: Schedule(name, stream.active, stream.source.pace, start) for name, stream in served.items()}
         self.policy = Policy(schedules, now)
         self.stretch_reports = ReportRate()
         self.step_timeout = StepTimeout()

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from streamer.bus.commands import Ask, Released, ReleaseStream, ServeStream, SetTasks
 from streamer.bus.rpc import Message, RpcClient, infer_socket
-from streamer.bus.stream_state import NO_ROWS, QuarantineRows, ScheduleState
+from streamer.bus.stream_state import NO_ROWS, Moment, QuarantineRows, ScheduleState
 from streamer.config.model import Config, find_pipeline
 from streamer.core.errors import ConfigError
 from streamer.inference.placement import Placement
@@ -56,6 +56,8 @@ class StreamRouter:
         """Requests to serve a stream that are not answered: the process may not know the stream yet."""
         self._schedules: dict[str, ScheduleState] = {}
         """Schedules of streams that were released and that no process serves yet."""
+        self._lost_at: dict[str, Moment] = {}
+        """Times at which the process that served a stream ended."""
 
     def close(self) -> None:
         for client in self._clients.values():
@@ -103,7 +105,9 @@ class StreamRouter:
         self._clients[process].drop_unsent()
         lost = [stream for stream, place in self._serving.items() if place == process]
         if self._placement.is_up(process):  # else it had no jobs yet, and its journal is the one that is known
-            self.quarantine.on_exit(process, set(lost) - self._offered.keys(), was_killed)
+            known = set(lost) - self._offered.keys()
+            self.quarantine.on_exit(process, known, was_killed)
+            self._lost_at.update(dict.fromkeys(known, (time.monotonic(), time.time())))
         self._placement.lose(process)
         if len(self._clients) == 1:
             return
@@ -132,9 +136,11 @@ class StreamRouter:
             log.info("stream %s moves to %s: the devices are loaded unequally", stream, name)
             self._carry_out()
 
-    def rows_at_start(self) -> QuarantineRows:
-        """Return the quarantine of the streams that a process serves from its start."""
-        return self.quarantine.rows() if len(self._clients) == 1 else NO_ROWS
+    def state_at_start(self) -> tuple[QuarantineRows, Moment | None]:
+        """Return the quarantine of the streams that a process serves from its start, and when the one before ended."""
+        if len(self._clients) > 1:
+            return NO_ROWS, None
+        return self.quarantine.rows(), max(self._lost_at.values(), default=None)
 
     def devices_by_stream(self) -> dict[str, str]:
         """Return the names of the devices whose processes serve a stream. Empty where there is one device."""
@@ -149,7 +155,8 @@ class StreamRouter:
             if stream not in self._serving:
                 if self._placement.is_up(planned):
                     schedule, rows = self._schedules.pop(stream, None), self.quarantine.rows({stream})
-                    command = ServeStream(stream=stream, schedule=schedule, quarantine=rows)
+                    since = self._lost_at.get(stream)
+                    command = ServeStream(stream=stream, schedule=schedule, since=since, quarantine=rows)
                     self._offered[stream] = Question(planned, self._clients[planned].send(**command.message()))
                     self._serving[stream] = planned
             elif self._serving[stream] != planned and stream not in self._leaving:
@@ -167,6 +174,7 @@ class StreamRouter:
         if answer.released:
             del self._serving[stream]
             self.quarantine.on_released(stream, answer.quarantine)
+            self._lost_at.pop(stream, None)
             if answer.schedule is not None:
                 self._schedules[stream] = answer.schedule
         else:

@@ -154,7 +154,7 @@ class Supervisor:
         part = part_of(self.control.config, child.role, child.target, ended)
         own: dict[str, Any] = {}
         if child.role is Role.INFER:
-            own["quarantine"] = self.control.router.rows_at_start()
+            own["quarantine"], own["since"] = self.control.router.state_at_start()
         if child.role is Role.INFER and len(self.assignment.inference) > 1:
             part["model"] = self.control.router.devices[child.target].settings.model_dump(mode="json")
             own["environment"] = _shared_cores(len(self.assignment.inference))

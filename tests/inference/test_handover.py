@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -209,3 +210,11 @@ def test_stream_stays_if_capture_does_not_confirm(agent: Agent) -> None:
 def test_released_stream_that_has_ended_is_given_up(agent: Agent) -> None:
     answer = agent.call(1, ReleaseStream(stream="gate"))
     assert (answer["released"], answer["schedule"]) == (True, None)
+
+
+def test_run_that_was_due_without_a_process_is_made_up_for(agent: Agent) -> None:
+    agent.thread.start()
+    agent.set_tasks({"task": "caption", "at": "* * * * *"}, {"task": "ocr", "at": "0 0 1 1 *"})
+    agent.serve(0, since=(time.monotonic() - 61, time.time() - 61))
+    agent.until(lambda: agent.count("caption") == 1, "the missed run")
+    assert agent.count("ocr") == 0

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 
 from streamer.bus.event_channel import EventServer
 from streamer.bus.rpc import RpcClient, infer_socket
+from streamer.bus.stream_state import Moment
 from streamer.config.model import Config, from_mapping
 from streamer.events.schema import ResultEvent, StatusEvent
 from streamer.inference import overload, triggers
@@ -64,13 +65,13 @@ class Device:
 class Agent:
     """Captures in threads, the server side of the event channel, and an Inference whose loop the test runs."""
 
-    def __init__(self, folder: Path, streams: dict[str, Any], device: Device) -> None:
+    def __init__(self, folder: Path, streams: dict[str, Any], device: Device, since: Moment | None = None) -> None:
         self.config: Config = from_mapping({"agent": "test", "streams": streams})
         self.server = EventServer(folder)
         self.results: list[ResultEvent] = []
         self.statuses: list[StatusEvent] = []
         self._null = os.open(os.devnull, os.O_WRONLY)
-        assignment = Assignment(config=self.config.raw, runtime=folder, state=folder, report_fd=self._null)
+        assignment = Assignment(config=self.config.raw, runtime=folder, state=folder, report_fd=self._null, since=since)
         self._captures = [Worker(assignment, name) for name in streams]
         self._threads = [threading.Thread(target=self._capture, args=(worker,)) for worker in self._captures]
         self.worker = Worker(assignment)
@@ -420,3 +421,11 @@ def test_warning_while_running_is_published_once(tmp_path: Path) -> None:
             agent.poll_until(lambda count=count: len(agent.results) >= count)  # type: ignore[misc]
         degraded = [event.data.reason for event in agent.statuses if event.subject == "agent.degraded"]
         assert degraded == ["graphs are off", "memory is short"]
+
+
+def test_run_that_was_due_during_a_restart_is_made_up_for(tmp_path: Path) -> None:
+    tasks = [{"task": "ocr", "at": "* * * * *"}, {"task": "caption", "at": "0 0 1 1 *"}]
+    died = time.monotonic() - 61, time.time() - 61
+    with closing(Agent(tmp_path, {"cam": {"source": CAMERA, "tasks": tasks}}, Device(), died)) as agent:
+        agent.poll_until(lambda: agent.results)
+        assert [event.subject for event in agent.results] == ["ocr"]

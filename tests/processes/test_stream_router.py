@@ -34,6 +34,9 @@ class Clock:
     def monotonic(self) -> float:
         return self.now
 
+    def time(self) -> float:
+        return self.now + 1e9
+
 
 class Agent:
     """The router of an agent with the streams `gate` and `yard`, and the sockets of its inference processes."""
@@ -126,6 +129,7 @@ def test_released_stream_takes_its_state_along(agent: Agent, clock: Clock) -> No
     agent.reply("1", request, released=True, schedule=SCHEDULE, quarantine=SUSPECT)
     command = agent.serve("0")
     assert (command["stream"], command["schedule"]) == ("gate", SCHEDULE)
+    assert "since" not in command, "no process has died with it since"
     assert command["quarantine"] == [[[["gate", "caption", None], 1]], [], []]
     assert agent.router.devices_by_stream() == {"gate": "device 0", "yard": "device 1"}
 
@@ -195,10 +199,11 @@ def test_only_process_gets_the_quarantine_at_its_start(tmp_path: Path, clock: Cl
     agent = Agent(tmp_path, None)
     agent.router.on_ready(None)
     for _ in range(2):
-        agent.die(None, "gate", rows=agent.router.rows_at_start())
+        agent.die(None, "gate", rows=agent.router.state_at_start()[0])
         agent.router.on_ready(None)
     assert [verdict.suspect.name for verdict in agent.router.quarantine.take_verdicts()] == ["caption"]
-    assert agent.router.rows_at_start()[1] == [(("gate", "caption", None), clock.now + PAUSE_S)]
+    rows, _ = agent.router.state_at_start()
+    assert rows[1] == [(("gate", "caption", None), clock.now + PAUSE_S)]
     assert agent.router.devices_by_stream() == {}
     agent.close()
 
@@ -208,5 +213,27 @@ def test_agent_goes_on_with_the_quarantine_of_the_one_before(tmp_path: Path, clo
     path = journal.journal_path(tmp_path, "infer")
     journal.write(path, journal.State([JobRow("caption", True, frame("gate"))], blocked))
     agent = Agent(tmp_path, None)
-    assert agent.router.rows_at_start() == ([(("gate", "caption", None), 1)], *blocked[1:])
+    assert agent.router.state_at_start() == (([(("gate", "caption", None), 1)], *blocked[1:]), None)
+    agent.close()
+
+
+def test_next_process_gets_the_time_of_the_death(agent: Agent, clock: Clock) -> None:
+    died = [clock.now, clock.time()]
+    agent.die("0")
+    assert agent.serve("1")["since"] == died
+    agent.die("1")
+    clock.now += 30
+    agent.die("0")  # it never came up again
+    agent.router.on_ready("0")
+    assert [request.message["since"] for request in agent.requests("0", 2)] == [died, died]
+
+
+def test_only_process_gets_the_time_of_the_death(tmp_path: Path, clock: Clock) -> None:
+    agent = Agent(tmp_path, None)
+    agent.router.on_ready(None)
+    died = (clock.now, clock.time())
+    agent.die(None)
+    clock.now += 30
+    agent.die(None)  # while it loads its model
+    assert agent.router.state_at_start()[1] == died
     agent.close()
