@@ -6,14 +6,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streamer.events.schema import Event, ResultEvent, StatusEvent
+    from streamer.events.schema import Event, IncidentEvent, ResultEvent, StatusEvent
     from streamer.events.subscribe import subscribe
 
-__all__ = ["Event", "ResultEvent", "StatusEvent", "__version__", "subscribe"]
+__all__ = ["Event", "IncidentEvent", "ResultEvent", "StatusEvent", "__version__", "subscribe"]
 __version__ = "0.1.0"
 
 _HOMES = {
     "Event": "streamer.events.schema",
+    "IncidentEvent": "streamer.events.schema",
     "ResultEvent": "streamer.events.schema",
     "StatusEvent": "streamer.events.schema",
     "subscribe": "streamer.events.subscribe",

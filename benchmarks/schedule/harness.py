@@ -97,7 +97,7 @@ class AgentUnderTest:
                 event = delivery.event
                 if isinstance(event, ResultEvent):
                     self.results.append(event)
-                else:
+                elif isinstance(event, StatusEvent):
                     self.statuses.append(event)
 
     def run_for(self, seconds: float) -> None:

@@ -19,6 +19,7 @@ from streamer.cli.demo import demo
 from streamer.cli.doctor import doctor
 from streamer.cli.events import events
 from streamer.cli.model import app as model_app
+from streamer.cli.rules import app as rules_app
 from streamer.cli.run import run
 from streamer.cli.schedule import schedule
 from streamer.cli.schema import schema
@@ -46,6 +47,7 @@ for command in (run, doctor, watch, check, schedule, tasks, schema, events, ask,
     app.command()(command)
 app.add_typer(task_app, name="task")
 app.add_typer(model_app, name="model")
+app.add_typer(rules_app, name="rules")
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from streamer.capture.motion_gate import MotionSettings
 from streamer.capture.sources import SourceField
 from streamer.config.calendar import ZoneName, local_zone
 from streamer.config.follow_up import FollowUpSettings, build_follow_ups, names_of
+from streamer.config.rule import Rule, rule_problems
 from streamer.config.task import ScheduledTask, TaskSettings, build_task, task_problems
 from streamer.config.validation import Problem, nearest, problems_of
 from streamer.config.web import Web
@@ -71,6 +72,8 @@ class _ConfigSettings(Settings):
     """Retention of accepted events."""
     outputs: list[OutputField] = Field([])
     """Receivers of annotated video."""
+    rules: dict[Name, Rule] = Field({})
+    """Conditions that make incidents, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ class Config:
     """Plain data from which `from_checked` makes this config again. Contains secrets in clear text."""
     outputs: tuple[Any, ...] = ()
     """Settings of the annotated video."""
+    rules: Mapping[str, Rule] = field(default_factory=dict)
     ledger: Retention = field(default_factory=Retention)
     timezone: ZoneInfo = field(default_factory=local_zone)
     is_part: bool = False
@@ -220,6 +224,8 @@ def _config(raw: Any, file: YamlFile | None, *, checked: bool = False, is_part: 
             problems.extend(check(config))
         local = config.timezone or local_zone()
         streams = {name: _stream(name, config, local, problems, is_part) for name in config.streams}
+        if not (problems or is_part):
+            problems += rule_problems(config.rules, streams, find_pipeline(), config.sinks)
     if problems:
         raise _error(problems, file)
     return Config(
@@ -230,6 +236,7 @@ def _config(raw: Any, file: YamlFile | None, *, checked: bool = False, is_part: 
         web=config.web,
         raw=raw,
         outputs=tuple(config.outputs),
+        rules=config.rules,
         ledger=config.ledger,
         timezone=local,
         is_part=is_part,

@@ -68,13 +68,13 @@ def result_event(agent: str, result: Result, model: str, follow_ups: EventFollow
         model=model,
         quality=params.quality,
         error=None if result.error is None else clean(redact(result.error)),
-        since=None if due.unchanged_since is None else _rfc3339(datetime.fromtimestamp(due.unchanged_since, UTC)),
+        since=None if due.unchanged_since is None else rfc3339(datetime.fromtimestamp(due.unchanged_since, UTC)),
     )
     return ResultEvent(
         source=f"/agents/{agent}/streams/{due.stream}",
         id=result_id(agent, due.stream, frame.epoch, frame.seq, due.key),
         subject=due.task.name,
-        time=_rfc3339(datetime.fromtimestamp(frame.captured_at, UTC)),
+        time=rfc3339(datetime.fromtimestamp(frame.captured_at, UTC)),
         data=data,
     )
 
@@ -167,6 +167,11 @@ def output_event(
     return _status(f"/agents/{agent}/outputs/{output}", "output", state, reason, retry_in_s, output=output)
 
 
+def clock_event(agent: str) -> StatusEvent:
+    """Return the event that advances the clock of the rules while nothing else happens (`rules.clock`)."""
+    return _status(f"/agents/{agent}", "rules", "clock")
+
+
 def clean(text: str) -> str:
     """Return `text` without control characters except line feeds, and cut to MAX_TEXT characters."""
     return "".join(c for c in text[:MAX_TEXT] if c == "\n" or unicodedata.category(c) not in _UNSAFE)
@@ -183,7 +188,7 @@ def _status(
     """`subject_fields`: the fields of StatusData that name the subject."""
     hidden = None if reason is None else clean(redact(reason))
     data = StatusData(state=state, reason=hidden, retry_in_s=_rounded(retry_in_s, 3), **subject_fields)
-    now = _rfc3339(datetime.now(UTC))
+    now = rfc3339(datetime.now(UTC))
     return StatusEvent(source=source, id=uuid.uuid4().hex, subject=f"{kind}.{state}", time=now, data=data)
 
 
@@ -251,5 +256,5 @@ def _ms(seconds: float) -> float:
     return round(seconds * 1000, 1)
 
 
-def _rfc3339(when: datetime) -> str:
+def rfc3339(when: datetime) -> str:
     return when.isoformat(timespec="microseconds").replace("+00:00", "Z")

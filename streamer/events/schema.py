@@ -1,7 +1,8 @@
 """The event schema: CloudEvents 1.0 in JSON, and typed models to encode and decode them.
 
-`streamer.result.v1` carries the result of a task, `streamer.status.v1` a change of state. The `id` identifies the
-question, not the delivery: the same frame and task give the same id again.
+`streamer.result.v1` carries the result of a task, `streamer.status.v1` a change of state, `streamer.incident.v1` a
+start, update or end of what a rule found. The `id` identifies the question, not the delivery: the same frame and task
+give the same id again.
 """
 
 from __future__ import annotations
@@ -200,6 +201,67 @@ class StatusData(_Part):
     """Events that the sink has missed for good."""
 
 
+class IncidentFrame(_Part):
+    """The frame of an answer that made a rule's condition true, and the object in it with the best score."""
+
+    event: str
+    """Id of the answer's event."""
+    epoch: int | None
+    seq: int | None
+    """Null if the evidence is no frame but the state of a stream."""
+    label: str | None
+    score: float | None
+    box: tuple[float, float, float, float] | None
+    """x0, y0, x1, y1 as fractions of the full frame."""
+
+
+class Reason(_Part):
+    """A part of a rule's condition that was true."""
+
+    condition: str
+    value: float | None
+    """Measured value: a number of objects, seconds, or null."""
+    threshold: str | None
+    """Comparison that the value met."""
+    score: float | None
+    min_score: float | None
+    clear_score: float | None
+    model: str | None
+    event: str | None
+    """Id of the answer's event."""
+
+
+class IncidentData(_Part):
+    stream: str
+    rule: str
+    rule_hash: str
+    """Hash of the rule's definition."""
+    incident: str
+    """Id that start, updates and end of one incident share."""
+    state: Literal["start", "update", "end"]
+    number: int
+    """Number of the event in its incident, from 0."""
+    severity: Literal["info", "low", "medium", "high", "critical"]
+    text: str
+    """Text for people, from the rule's `say`."""
+    reason: str | None
+    """Cause of an update or an end."""
+    started: str
+    """Time of the start."""
+    seconds: float
+    """Time since the start, in seconds."""
+    count: int
+    """Largest number of objects at once so far."""
+    answers: int
+    """Number of answers so far for which the condition was true."""
+    best: IncidentFrame
+    """The best frame so far, by score."""
+    evidence: tuple[str, ...]
+    """Ids of the answers' events since the incident's last event, at most 1000."""
+    why: tuple[Reason, ...]
+    """The parts of the condition that were true, when it was true last."""
+
+
 class _Envelope(_Part):
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
@@ -230,7 +292,14 @@ class StatusEvent(_Envelope):
     data: StatusData
 
 
-Event = ResultEvent | StatusEvent
+class IncidentEvent(_Envelope):
+    """A start, update or end of an incident; `subject` is `incident.` and the name of the rule."""
+
+    type: Literal["streamer.incident.v1"] = "streamer.incident.v1"
+    data: IncidentData
+
+
+Event = ResultEvent | StatusEvent | IncidentEvent
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
 
 
@@ -260,8 +329,8 @@ def decode(body: bytes) -> Event:
 
 
 def accepted(event: Event, age_s: float | None) -> Event:
-    """Return `event` with its age at acceptance, given in seconds. Status events have no age."""
-    if isinstance(event, StatusEvent) or age_s is None:
+    """Return `event` with its age at acceptance, given in seconds. Only results have an age."""
+    if not isinstance(event, ResultEvent) or age_s is None:
         return event
     timing = event.data.timing.model_copy(update={"age_ms": round(age_s * 1000, 1)})
     return event.model_copy(update={"data": event.data.model_copy(update={"timing": timing})})

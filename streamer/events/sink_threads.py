@@ -39,14 +39,22 @@ class SinkThreads(Closing):
     """The running sinks of an agent; a context manager that lets them deliver for `DRAIN_S` at its end."""
 
     def __init__(
-        self, ledger: Ledger, sinks: Sequence[SinkSettings], context: SinkContext, is_first_start: bool = True
+        self,
+        ledger: Ledger,
+        sinks: Sequence[SinkSettings],
+        context: SinkContext,
+        is_first_start: bool = True,
+        readers: Sequence[str] = (),
     ) -> None:
-        """`is_first_start`: raise ConfigError when a sink cannot be opened; else only this sink is down."""
+        """`is_first_start`: raise ConfigError when a sink cannot be opened; else only this sink is down.
+
+        `readers`: names of positions in the ledger that other processes advance.
+        """
         self.status_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         """Readable when `status_events` has something."""
         self._status_events: queue.SimpleQueue[StatusEvent] = queue.SimpleQueue()
         self._failure: Exception | None = None
-        cursors = ledger.cursors(one.name for one in sinks)
+        cursors = ledger.cursors((one.name for one in sinks), readers)
         self._threads = [
             SinkThread(
                 context.agent,
@@ -55,6 +63,7 @@ class SinkThreads(Closing):
                 cursors[one.name],
                 self._send_status,
                 self._fail,
+                one.selects,
             )
             for one in sinks
         ]
@@ -107,13 +116,15 @@ class SinkThread(threading.Thread):
         cursor: SinkCursor,
         send_status: Callable[[StatusEvent], None],
         fail: Callable[[Exception], None],
+        selects: Callable[[bytes], bool] = lambda _: True,
     ) -> None:
         """`open_sink` may raise any exception: it is tried again. `fail` gets the error of a damaged ledger, which ends
-        the thread.
+        the thread. `selects`: as of `SinkSettings`.
         """
         super().__init__(name=f"sink {name}", daemon=True)  # a hanging sink must not keep the process alive
         self._agent, self._sink_name = agent, name
-        self._open_sink, self._cursor, self._send_status, self._fail = open_sink, cursor, send_status, fail
+        self._open_sink, self._cursor, self._selects = open_sink, cursor, selects
+        self._send_status, self._fail = send_status, fail
         self._sink: Sink | None = None
         self._new_events = threading.Event()
         self._finish = threading.Event()
@@ -159,7 +170,10 @@ class SinkThread(threading.Thread):
         # Dead letters go together with new events: alone, one that fails again would hold up all that is new.
         dead_letters, batch = self._cursor.to_resend(BATCH), self._cursor.read(BATCH)
         if dead_letters or batch:
-            self._write(sink, [*dead_letters, *batch])
+            if events := [*dead_letters, *(event for event in batch if self._selects(event[1]))]:
+                self._write(sink, events)
+            elif isinstance(sink, IdleSink):
+                sink.idle()
             self._cursor.resent(dead_letters)
             if batch:
                 self._cursor.advance(batch[-1][0])

@@ -25,6 +25,7 @@ class Role(StrEnum):
     VIEW = "view"
     PUSH = "push"
     WEB = "web"
+    RULES = "rules"
 
 
 def child_name(role: Role, target: str | None) -> str:

@@ -461,7 +461,8 @@ def test_full_config_shows_every_key_of_the_schema() -> None:
 def _collect(value: Any, given: dict[str, set[str]]) -> None:
     """Which keys of which settings stand in a config."""
     if isinstance(value, BaseModel):
-        given.setdefault(type(value).__name__, set()).update(value.model_fields_set)
+        fields = type(value).model_fields
+        given.setdefault(type(value).__name__, set()).update(fields[key].alias or key for key in value.model_fields_set)
         value = dict(value)
     if isinstance(value, dict):
         value = list(value.values())

@@ -29,7 +29,7 @@ def test_every_kind_of_event_has_an_example() -> None:
     kinds = set(re.findall(r'_status\([^\n]*?"(\w+)", ', builders)) | {"stream"}
     shown = {one["subject"].split(".")[0] for one in EXAMPLES if one["type"] == "streamer.status.v1"}
     assert shown >= kinds
-    assert {one["type"] for one in EXAMPLES} == {"streamer.result.v1", "streamer.status.v1"}
+    assert {one["type"] for one in EXAMPLES} == {"streamer.result.v1", "streamer.status.v1", "streamer.incident.v1"}
     for outcome in get_args(Outcome):
         assert f"`{outcome}`" in TEXT
 

@@ -43,11 +43,13 @@ def test_decode_ignores_keys_of_a_newer_agent() -> None:
     assert decode(json.dumps(newer).encode()) == sample_events.event()
 
 
-def test_json_schema_describes_both_event_types() -> None:
+def test_json_schema_describes_all_event_types() -> None:
     whole = schema()
 
     assert whole["$schema"].endswith("2020-12/schema")
-    assert {part["$ref"] for part in whole["oneOf"]} == {"#/$defs/ResultEvent", "#/$defs/StatusEvent"}
+    assert {part["$ref"] for part in whole["oneOf"]} == {
+        f"#/$defs/{kind}Event" for kind in ("Result", "Status", "Incident")
+    }
     required = whole["$defs"]["ResultEvent"]["required"]
     assert {"specversion", "type", "source", "id", "subject", "time", "sequence", "data"} <= set(required)
     data = whole["$defs"]["ResultData"]

@@ -16,7 +16,7 @@ from streamer.bus.event_channel import EventServer
 from streamer.bus.rpc import Message, RpcClient, infer_socket
 from streamer.bus.stream_state import QuarantineRows, ScheduleState
 from streamer.config.model import from_mapping
-from streamer.events.schema import ResultEvent
+from streamer.events.schema import ResultEvent, StatusEvent
 from streamer.inference import handover
 from streamer.processes.assignment import Assignment
 from streamer.processes.capture import Capture
@@ -76,7 +76,7 @@ class Agent:
         for event in (delivery.event for delivery in deliveries):
             if isinstance(event, ResultEvent):
                 self.results.append(event)
-            else:
+            elif isinstance(event, StatusEvent):
                 self.frames = event.data.frames or self.frames
 
     def until(self, done: Callable[[], object], what: str) -> None:

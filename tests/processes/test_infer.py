@@ -90,7 +90,7 @@ class Agent:
         for delivery in deliveries:
             if isinstance(delivery.event, ResultEvent):
                 self.results.append(delivery.event)
-            else:
+            elif isinstance(delivery.event, StatusEvent):
                 self.statuses.append(delivery.event)
 
     def poll_until(self, done: Callable[[], object], timeout: float = 20.0) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import cast
 
@@ -13,7 +13,7 @@ import apsw
 
 from streamer.core.logs import RareLog
 from streamer.core.redact import redact
-from streamer.events.ledger.schema import MAX_BODY, checked, connect, is_event, select_int
+from streamer.events.ledger.schema import MAX_BODY, checked, connect, connect_readonly, is_event, select_int
 
 log = logging.getLogger(__name__)
 
@@ -90,3 +90,19 @@ class SinkCursor:
         self._db.executemany(
             "DELETE FROM dead WHERE sink = ? AND pos = ? AND resend", [(self._sink, position) for position, _ in events]
         )
+
+
+def advance_reader(path: Path, reader: str, position: int) -> None:
+    """Store that a reader in another process has read everything up to `position`. It must have a position already."""
+    with closing(SinkCursor(path, reader)) as cursor:
+        cursor.advance(position)
+
+
+def position_of(path: Path, reader: str) -> int | None:
+    """Return the position of a reader in another process; None until emit has opened the ledger for it."""
+    try:
+        with closing(connect_readonly(path)) as db:
+            row = db.execute("SELECT pos FROM cursor WHERE sink = ?", (reader,)).fetchone()
+    except apsw.Error:
+        return None
+    return None if row is None else cast(int, row[0])

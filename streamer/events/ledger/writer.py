@@ -60,6 +60,7 @@ class Ledger(Closing):
         self._sequences: dict[str, int] = {}  # newest sequence by source
         self._has_losses = False  # some are recorded and not reported yet
         self._losses_reported_at = -LOST_EVERY_S
+        self._readers: list[str] = []
         self._first_position: int | None = None  # of new sinks, if not the newest event
         finish_recovery(path)
         if path.exists() and not path.is_file():  # SQLite would use a pipe or a device
@@ -121,9 +122,15 @@ class Ledger(Closing):
             self._has_losses = self._has_losses or new_losses
         return added
 
-    def cursors(self, sinks: Iterable[str]) -> dict[str, SinkCursor]:
-        """Return a cursor per sink. A new sink starts at the newest event; sinks that are not named are deleted."""
-        names = list(sinks)
+    def cursors(self, sinks: Iterable[str], readers: Iterable[str] = ()) -> dict[str, SinkCursor]:
+        """Return a cursor per sink. A new sink starts at the newest event; sinks that are not named are deleted.
+
+        `readers` get a position as sinks do, which their own processes advance. Events are not deleted for their age
+        before a reader has read them.
+        """
+        self._readers = list(readers)
+        opened = list(sinks)
+        names = [*opened, *self._readers]
         with transaction(self._db):
             for table in ("cursor", "dead", "lost"):
                 stored = [cast(str, sink) for (sink,) in self._db.execute(f"SELECT DISTINCT sink FROM {table}")]
@@ -132,7 +139,7 @@ class Ledger(Closing):
             first = self._newest if self._first_position is None else self._first_position
             self._db.executemany("INSERT OR IGNORE INTO cursor VALUES (?, ?)", [(sink, first) for sink in names])
         self._first_position = None
-        return {sink: SinkCursor(self._path, sink) for sink in names}
+        return {sink: SinkCursor(self._path, sink) for sink in opened}
 
     def _open(self) -> None:
         self._db = connect(self._path, "FULL")
@@ -181,12 +188,16 @@ class Ledger(Closing):
                 return None
             query = "SELECT ifnull(max(pos), 0) FROM events WHERE pos <= ? AND created < ?"
             last = select_int(self._db, query, last, int(now - self._retention.keep))
+            last = min(last, *(self._position(reader) for reader in self._readers), last)
         if last < self._oldest:
             return None
         losses = self._record_losses(last)
         self._db.execute("DELETE FROM events WHERE pos <= ?", (last,))
         self._db.execute("DELETE FROM words WHERE rowid BETWEEN ? AND ?", (self._oldest, last))
         return losses
+
+    def _position(self, reader: str) -> int:
+        return select_int(self._db, "SELECT pos FROM cursor WHERE sink = ?", reader)
 
     def _is_too_large(self) -> bool:
         """Return True if the limit is exceeded or the disk nearly full: then old events make room inside the file."""

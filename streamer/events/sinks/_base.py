@@ -6,14 +6,22 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
 
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 
 from streamer.core.redact import Url, require_scheme
 from streamer.core.settings import Name, Seconds, Settings
 from streamer.core.tls import ClientTls
 from streamer.types import ResultKind, Sink
+
+EventKind = Literal["results", "statuses", "incidents"]
+_PREFIXES: dict[EventKind, bytes] = {
+    "results": b'{"specversion":"1.0","type":"streamer.result.',
+    "statuses": b'{"specversion":"1.0","type":"streamer.status.',
+    "incidents": b'{"specversion":"1.0","type":"streamer.incident.',
+}
+"""First bytes of the events of each kind, as the program encodes them."""
 
 
 class TaskKinds(NamedTuple):
@@ -60,6 +68,10 @@ class SinkSettings(Settings):
     name: Name
     """Name of the sink in status events. It also identifies its position in the ledger and must not change."""
 
+    def selects(self, body: bytes) -> bool:
+        """Return whether the sink gets this event."""
+        return True
+
     def check(self) -> None:
         """Raise ConfigError when the sink certainly cannot work. Must not change anything."""
 
@@ -68,7 +80,17 @@ class SinkSettings(Settings):
         """Return the sink. Raises ConfigError when the user must change something."""
 
 
-class NetworkSinkSettings(SinkSettings, ClientTls):
+class SelectiveSinkSettings(SinkSettings):
+    """A sink that can be limited to some kinds of events."""
+
+    only: Annotated[list[EventKind], Field(min_length=1)] | None = None
+    """Kinds of events that the sink gets: results, statuses, incidents. Default: all."""
+
+    def selects(self, body: bytes) -> bool:
+        return self.only is None or body.startswith(tuple(_PREFIXES[kind] for kind in self.only))
+
+
+class NetworkSinkSettings(SelectiveSinkSettings, ClientTls):
     """A sink whose receiver is on the network: the keys that all of them have."""
 
     timeout: Seconds

@@ -20,7 +20,7 @@ from pydantic import Field
 from streamer.core.atomic_file import sync_to_disk
 from streamer.core.errors import ConfigError, SinkError
 from streamer.core.settings import Name
-from streamer.events.sinks._base import SinkContext, SinkProgress, SinkSettings
+from streamer.events.sinks._base import SelectiveSinkSettings, SinkContext, SinkProgress
 from streamer.types import Sink
 
 _START = b'{"specversion":'
@@ -29,7 +29,7 @@ _BLOCK = 1 << 16
 """Bytes read at once when searching for a line end."""
 
 
-class Jsonl(SinkSettings):
+class Jsonl(SelectiveSinkSettings):
     """One event per line in a file that is rotated by size: `events.jsonl`, `events.jsonl.1` (the newest old one), …"""
 
     kind: Literal["jsonl"] = "jsonl"

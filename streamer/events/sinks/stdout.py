@@ -14,11 +14,11 @@ from typing import Literal
 
 from streamer.core.errors import SinkError
 from streamer.core.settings import Name
-from streamer.events.sinks._base import SinkContext, SinkProgress, SinkSettings
+from streamer.events.sinks._base import SelectiveSinkSettings, SinkContext, SinkProgress
 from streamer.types import Sink
 
 
-class Stdout(SinkSettings):
+class Stdout(SelectiveSinkSettings):
     """One event per line on standard output; logs go to standard error."""
 
     kind: Literal["stdout"] = "stdout"

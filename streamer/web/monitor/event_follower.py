@@ -105,7 +105,7 @@ class EventFollower:
             return
         if isinstance(event, ResultEvent):
             self._record_result(event, at, is_new)
-        else:
+        elif isinstance(event, StatusEvent):
             self._record_status(event, is_new)
 
     def _record_status(self, event: StatusEvent, is_new: bool) -> None:

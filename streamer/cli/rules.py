@@ -1,0 +1,82 @@
+"""`streamer rules`: list the rules of a config, and run one on the events of an agent's ledger."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from streamer.core.errors import ConfigError
+from streamer.core.printable import printable
+
+if TYPE_CHECKING:
+    from streamer.events.schema import IncidentEvent
+
+RuleConfig = Annotated[Path, typer.Option("--config", metavar="CONFIG", help="YAML config file with the rules.")]
+
+app = typer.Typer(help="List rules, and run one on past events.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_rules(config: RuleConfig) -> None:
+    """List the rules of a config with their streams."""
+    from streamer.config.model import find_pipeline, load
+    from streamer.config.rule import answering
+
+    loaded = load(config)
+    kinds = {task: spec.result for task, spec in find_pipeline().tasks().items()}
+    for name, rule in loaded.rules.items():
+        streams = ", ".join(answering(rule, loaded.streams, kinds).tasks)
+        print(printable(f"{name}: {rule.when}, severity {rule.severity}, streams {streams}"))
+    if not loaded.rules:
+        print(f"{config} has no rules")
+
+
+@app.command("test")
+def replay_rule(
+    rule: Annotated[str, typer.Argument(metavar="RULE", help="Name of the rule.")],
+    config: RuleConfig,
+    since: Annotated[str, typer.Option(metavar="T", help="Events of the last 10m, 2h, 7d.")] = "7d",
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print the incident events as JSON Lines.")] = False,
+) -> None:
+    """Print the incidents that a rule would have made of the events in the agent's ledger."""
+    from streamer.cli.events import find_ledger
+    from streamer.config.model import load
+    from streamer.config.validation import nearest
+    from streamer.core.settings import parse_seconds
+    from streamer.events.ledger.query import LedgerQuery
+    from streamer.events.schema import encode
+    from streamer.rules.replay import replay
+
+    loaded = load(config)
+    if rule not in loaded.rules:
+        raise ConfigError(f"{config} has no rule `{rule}`{nearest(rule, list(loaded.rules))}")
+    try:
+        start = time.time() - parse_seconds(since)
+    except ValueError as error:
+        raise ConfigError(f"--since: {error}") from None
+    starts = 0
+    with (
+        contextlib.suppress(BrokenPipeError),
+        contextlib.closing(LedgerQuery(find_ledger(loaded.name))) as query,
+    ):
+        for incident in replay(query, loaded, {rule: loaded.rules[rule]}, start):
+            starts += incident.data.state == "start"
+            sys.stdout.write((encode(incident).decode() if jsonl else _line(incident)) + "\n")
+        sys.stdout.flush()
+        if not jsonl:
+            print(f"{starts} incidents in the last {since}")
+
+
+def _line(event: IncidentEvent) -> str:
+    data = event.data
+    when = datetime.fromisoformat(event.time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    words = [when, data.stream, data.state, data.severity, data.text]
+    words += [f"after {data.seconds:g} s"] if data.state != "start" else []
+    words += [data.reason] if data.reason else []
+    return printable("  ".join(words).replace("\n", " "))

@@ -1,0 +1,155 @@
+"""The rules process: reads the ledger from its own position and sends incident events to emit.
+
+What it sends follows from the events of the ledger alone. Its state is stored together with its position, once emit has
+acknowledged every incident up to there. After a kill it reads the later events again and sends the same incidents with
+the same ids, which the ledger drops.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from contextlib import closing
+
+import apsw
+import zmq
+
+from streamer.bus.event_channel import EventClient
+from streamer.config.rule import RULES
+from streamer.core import atomic_file
+from streamer.core.errors import WireError
+from streamer.core.logs import RareLog
+from streamer.events.build import clock_event
+from streamer.events.ledger import LEDGER_FILE
+from streamer.events.ledger.cursor import advance_reader, position_of
+from streamer.events.ledger.query import LedgerQuery
+from streamer.events.schema import IncidentEvent, decode
+from streamer.processes.assignment import ReportKind
+from streamer.processes.worker import Worker
+from streamer.rules.engine import Engine
+
+log = logging.getLogger(__name__)
+
+STATE_FILE = "rules.json"
+"""File name in the agent's state folder."""
+POLL_MS = 50
+"""Interval at which the ledger is read."""
+BATCH = 256
+"""Events per read."""
+SAVE_S = 5.0
+"""Interval at which the state is stored; after a kill, the events of at most this time are read again."""
+CLOCK_S, CLOCK_EVERY_S = 0.5, 5.0
+"""Seconds after a deadline without a later event until a `rules.clock` is sent, and shortest time between two."""
+
+
+def run(worker: Worker) -> None:
+    """Serve until asked to stop."""
+    ledger = worker.state / LEDGER_FILE
+    with EventClient(worker.runtime, "rules") as events, closing(LedgerQuery(ledger)) as query:
+        position = position_of(ledger, RULES)
+        while position is None and not worker.stopping:  # emit has not opened the ledger yet
+            worker.heartbeat.beat()
+            time.sleep(POLL_MS / 1000)
+            position = position_of(ledger, RULES)
+        if position is None:
+            return
+        rules = Rules(worker, query, events, position)
+        worker.report(ReportKind.READY)
+        while not worker.stopping:
+            rules.poll_once()
+        rules.finish()
+
+
+class Rules:
+    """The engine, and its place in the ledger."""
+
+    def __init__(self, worker: Worker, query: LedgerQuery, events: EventClient, position: int) -> None:
+        """`position`: that of the ledger, from which on without a stored state the events are read."""
+        self.worker, self.query, self.events, self.position = worker, query, events, position
+        self.engine = Engine(worker.config)
+        self._unreadable = RareLog(log, "unreadable event %d passed over, position %d: %s")
+        self._saved_at, self._saved_position = time.monotonic(), -1
+        self._clock_sent_at = -CLOCK_EVERY_S
+        self._poller = zmq.Poller()
+        for readable in (events.socket, worker.stop_fd):
+            self._poller.register(readable, zmq.POLLIN)
+        self._load()
+
+    def poll_once(self) -> None:
+        """Read the new events of the ledger and send the incidents that follow."""
+        self.worker.heartbeat.beat()
+        if self._read() < BATCH:
+            self._poller.poll(POLL_MS)
+        self.events.receive()
+        self.events.resend()
+        self._send_clock()
+        if time.monotonic() - self._saved_at >= SAVE_S:
+            self._save()
+
+    def finish(self) -> None:
+        """Read what has arrived, and store the state if emit still acknowledges the incidents."""
+        while self._read() == BATCH:
+            self.worker.heartbeat.beat()
+        if self.events.flush(0.5):
+            self._save()
+
+    def _read(self) -> int:
+        """Return the number of events read. Nothing is read while emit does not acknowledge incidents."""
+        if self.events.window_full:
+            return 0
+        page = self.query.after(self.position, BATCH)
+        for entry in page.entries:
+            try:
+                event = decode(entry.body)
+            except WireError as error:
+                self._unreadable.add(entry.position, error)
+                continue
+            for incident in self.engine.process(event):
+                self._send(incident)
+        self.position = page.position
+        return len(page.entries)
+
+    def _send(self, incident: IncidentEvent) -> None:
+        log.info("incident of rule %s on %s: %s", incident.data.rule, incident.data.stream, incident.data.state)
+        self.events.send(incident, None)
+
+    def _send_clock(self) -> None:
+        """Advance the engine's clock by way of the ledger, so that a replay sees the same."""
+        deadline, now = self.engine.deadline, time.monotonic()
+        if deadline is None or time.time() < deadline + CLOCK_S or now - self._clock_sent_at < CLOCK_EVERY_S:
+            return
+        self._clock_sent_at = now
+        self.events.send(clock_event(self.worker.config.name), None)
+
+    def _load(self) -> None:
+        """Continue from the stored state. Without a readable one, the rules begin without knowledge."""
+        path = self.worker.state / STATE_FILE
+        try:
+            stored = json.loads(atomic_file.read(path))
+            position = int(stored["position"])
+            ends = self.engine.load(stored["engine"])
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            log.warning("state of the rules in %s cannot be read: they begin without knowledge", path)
+            self.engine = Engine(self.worker.config)
+            return
+        if position <= self.query.head():  # else the ledger was replaced
+            self.position = max(position, self.position)
+        for incident in ends:
+            self._send(incident)
+
+    def _save(self) -> None:
+        """Store state and position, unless an incident is not acknowledged yet."""
+        if self.events.unacked or self.position == self._saved_position:
+            return
+        self._saved_at = time.monotonic()
+        try:
+            stored = {"position": self.position, "engine": self.engine.save()}
+            atomic_file.write(self.worker.state / STATE_FILE, json.dumps(stored))
+            advance_reader(self.worker.state / LEDGER_FILE, RULES, self.position)
+        except (OSError, apsw.Error) as error:
+            log.warning("state of the rules cannot be stored (%s): tried again", type(error).__name__)
+            return
+        self._saved_position = self.position

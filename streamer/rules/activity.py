@@ -1,0 +1,191 @@
+"""The state machine of one rule on one stream: waiting for evidence, or in an incident."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from streamer.config.rule import Hits, Rule
+from streamer.events.schema import IncidentEvent
+from streamer.rules.condition import Condition, Finding, Leaf, StreamLeaf
+from streamer.rules.incident import (
+    BETTER_SCORE,
+    MAX_EVIDENCE,
+    Evidence,
+    Incident,
+    Reporter,
+    evidence_of,
+    reasons_to_json,
+)
+from streamer.rules.observation import AnsweredTime, Moment, Observation
+
+MAX_PENDING = 2 * MAX_EVIDENCE
+"""Frames kept while a rule waits for more evidence."""
+
+
+@dataclass(slots=True)
+class ActivityState:
+    time: AnsweredTime = field(default_factory=AnsweredTime)
+    hits: list[bool] = field(default_factory=list)
+    """Newest values, as many as `hold.hits` counts."""
+    true_since: float | None = None
+    """Answered second from which on the condition is true."""
+    pending: list[Evidence] = field(default_factory=list)
+    """Frames with a true condition before the start."""
+    incident: Incident | None = None
+    last_start: float | None = None
+    """Unix second of the last start, for the cooldown."""
+
+
+class Activity:
+    """One rule on one stream. Each method returns the incident events that it causes."""
+
+    def __init__(self, rule: Rule, stream: str, condition: Condition, reporter: Reporter, order: int) -> None:
+        self._rule = rule
+        self.stream, self.condition, self.reporter = stream, condition, reporter
+        self.order = order
+        """Place among all activities, so that events come in one order."""
+        self.leaves: tuple[Leaf, ...] = tuple(condition.leaves())
+        self.stream_leaves = tuple(leaf for leaf in self.leaves if isinstance(leaf, StreamLeaf))
+        self._can_sleep = all(leaf.is_quiet for leaf in self.leaves)
+        self._hits = rule.hold.hits or Hits(1, 1)
+        self.state = ActivityState()
+
+    @property
+    def sleeps(self) -> bool:
+        """Return whether an answer without objects of its labels would change nothing."""
+        state = self.state
+        is_idle = state.incident is None and not state.pending and True not in state.hits
+        return self._can_sleep and is_idle and self.condition.value is False and not any(x.value for x in self.leaves)
+
+    @property
+    def deadline(self) -> float | None:
+        """Unix second at which `expire` has something to do, without any event of the stream."""
+        times = [leaf.deadline for leaf in self.stream_leaves]
+        incident, escalate = self.state.incident, self._rule.escalate
+        if incident is not None and escalate is not None and incident.severity != escalate.to:
+            times.append(incident.since + escalate.after)
+        return min((time for time in times if time is not None), default=None)
+
+    def observe(self, seen: Observation) -> Iterator[IncidentEvent]:
+        """Take the outcome of a task of the stream."""
+        findings = []
+        for leaf in self.leaves:
+            if leaf.task == seen.task:
+                leaf.observe(seen)
+                if leaf.value:
+                    findings.append(leaf.finding)
+        finding = max(findings, key=_rank, default=Finding(0, None))
+        yield from self._evaluate(evidence_of(seen.event, seen.moment, seen.seq, finding), seen.moment)
+        for leaf in self.leaves:
+            leaf.settle()
+
+    def change_stream(self, state: str, event: str, epoch: int | None, now: float) -> Iterator[IncidentEvent]:
+        """Take a change of the stream's state: `up`, `down`, `stopped`, `ended`."""
+        if state != "up":
+            for leaf in self.leaves:
+                leaf.lose()
+            self.state.time.advance(Moment(epoch, None, now), answered=False)
+        if state == "ended" and self.state.incident is not None:
+            yield self._end(now, "the stream has ended")
+        for stream_leaf in self.stream_leaves:
+            stream_leaf.change(state, event, now)
+        if self.stream_leaves:
+            yield from self._evaluate(Evidence(event, epoch, None), Moment(None, None, now))
+
+    def expire(self, now: float) -> Iterator[IncidentEvent]:
+        """Act on a deadline that has passed. `now`: that deadline."""
+        due = [leaf for leaf in self.stream_leaves if leaf.deadline is not None and leaf.deadline <= now]
+        for leaf in due:
+            leaf.expire(now)
+            yield from self._evaluate(Evidence(leaf.state.event or "", None, None), Moment(None, None, now))
+        incident, escalate = self.state.incident, self._rule.escalate
+        if incident is None or escalate is None or incident.severity == escalate.to:
+            return
+        if now >= incident.since + escalate.after:
+            incident.severity = escalate.to
+            yield self.reporter.event(incident, "update", now, f"not over after {escalate.after:g} s")
+
+    def rebase(self, now: float) -> None:
+        """Let no time lie in the future: the clock of the computer was set back."""
+        state = self.state
+        if state.last_start is not None:
+            state.last_start = min(state.last_start, now)
+        if state.incident is not None:
+            state.incident.since = min(state.incident.since, now)
+        for leaf in self.stream_leaves:
+            leaf.rebase(now)
+
+    def _evaluate(self, evidence: Evidence, moment: Moment) -> Iterator[IncidentEvent]:
+        value, state = self.condition.value, self.state
+        now = state.time.advance(moment, value is not None)
+        if value is None:
+            return
+        if state.incident is not None:
+            yield from self._continue(state.incident, value, evidence, now, moment.wall)
+        elif self._is_held(value, evidence, now):
+            if self._may_start(moment.wall):
+                yield self._start(now, moment.wall)
+            else:
+                state.pending = [evidence]
+
+    def _is_held(self, value: bool, evidence: Evidence, now: float) -> bool:
+        """Record a value before the start; return whether there is enough evidence."""
+        state, seconds = self.state, self._rule.hold.for_ or 0.0
+        state.hits = [*state.hits, value][-self._hits.of :]
+        if value:
+            state.pending.append(evidence)
+            if len(state.pending) > MAX_PENDING:
+                del state.pending[1 : 1 + MAX_PENDING // 2]  # the first one names the incident
+            if state.true_since is None:
+                state.true_since = now
+            return sum(state.hits) >= self._hits.true and now - state.true_since >= seconds
+        state.true_since = None
+        if seconds or True not in state.hits:
+            state.pending = []
+        return False
+
+    def _may_start(self, wall: float) -> bool:
+        cooldown, hours = self._rule.again.cooldown, self._rule.between
+        last = self.state.last_start
+        if cooldown is not None and last is not None and wall < last + cooldown:
+            return False
+        return hours is None or hours.is_open(wall)
+
+    def _start(self, now: float, wall: float) -> IncidentEvent:
+        state, rule = self.state, self._rule
+        first = state.pending[0]
+        incident = Incident(
+            self.reporter.incident_id(first), started=wall, since=wall, severity=rule.severity, best=first
+        )
+        for evidence in state.pending:
+            incident.add(evidence)
+        incident.last_true, incident.why = now, reasons_to_json(tuple(self.condition.reasons()))
+        state.incident, state.last_start = incident, wall
+        state.hits, state.pending, state.true_since = [], [], None
+        return self.reporter.event(incident, "start", wall)
+
+    def _continue(
+        self, incident: Incident, value: bool, evidence: Evidence, now: float, wall: float
+    ) -> Iterator[IncidentEvent]:
+        if value:
+            more = evidence.count > incident.count
+            incident.add(evidence)
+            incident.last_true, incident.why = now, reasons_to_json(tuple(self.condition.reasons()))
+            if more:
+                yield self.reporter.event(incident, "update", wall, f"count {incident.count}")
+            elif incident.best.rank >= max(0.0, incident.reported_score) + BETTER_SCORE:
+                yield self.reporter.event(incident, "update", wall, "better frame")
+        elif now - incident.last_true >= self._rule.grace_s:
+            yield self._end(wall, None)
+
+    def _end(self, wall: float, reason: str | None) -> IncidentEvent:
+        assert self.state.incident is not None
+        event = self.reporter.event(self.state.incident, "end", wall, reason)
+        self.state.incident = None
+        return event
+
+
+def _rank(finding: Finding) -> tuple[float, int]:
+    score = -1.0 if finding.best is None or finding.best.score is None else finding.best.score
+    return score, finding.number

@@ -1,0 +1,172 @@
+"""An incident of a rule on one stream: its state, and the events that report it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from streamer.config.rule import Rule, Severity
+from streamer.events.build import clean, rfc3339
+from streamer.events.schema import IncidentData, IncidentEvent, IncidentFrame, Reason
+from streamer.rules.condition import Finding
+from streamer.rules.observation import Moment
+
+MAX_EVIDENCE = 1000
+"""Evidence ids in one event; beyond, the oldest are left out."""
+BETTER_SCORE = 0.1
+"""An update reports a best frame whose score is higher by this."""
+MAX_LABEL = 200
+"""Characters of a label or a read text that are kept."""
+
+
+@dataclass(slots=True)
+class Evidence:
+    """A frame on which the condition was true, or the state of a stream."""
+
+    event: str
+    epoch: int | None
+    seq: int | None
+    label: str | None = None
+    score: float | None = None
+    box: tuple[float, float, float, float] | None = None
+    count: int = 0
+
+    @property
+    def rank(self) -> float:
+        return -1.0 if self.score is None else self.score
+
+
+def evidence_of(event: str, moment: Moment, seq: int | None, finding: Finding) -> Evidence:
+    best = finding.best
+    if best is None:
+        return Evidence(event, moment.epoch, seq, count=finding.number)
+    label = clean(best.label[:MAX_LABEL])
+    return Evidence(event, moment.epoch, seq, label, best.score, best.box, finding.number)
+
+
+@dataclass(slots=True)
+class Incident:
+    """An incident that has started."""
+
+    id: str
+    started: float
+    """Unix second of the start, as events say it."""
+    since: float
+    """Unix second from which on the time until the escalation counts."""
+    severity: Severity
+    best: Evidence
+    reported_score: float = -1.0
+    count: int = 0
+    answers: int = 0
+    number: int = 0
+    """Number of the next event."""
+    evidence: list[str] = field(default_factory=list)
+    """Ids since the last event."""
+    last_true: float = 0.0
+    """Answered second at which the condition was true last."""
+    why: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, evidence: Evidence) -> None:
+        """Count an answer for which the condition was true."""
+        if evidence.rank > self.best.rank:
+            self.best = evidence
+        self.count = max(self.count, evidence.count)
+        self.answers += 1
+        self.evidence.append(evidence.event)
+        del self.evidence[:-MAX_EVIDENCE]
+
+
+class Reporter:
+    """Makes the incident events of one rule on one stream."""
+
+    def __init__(self, agent: str, name: str, stream: str, say: str, rule_hash: str) -> None:
+        """`say`: the template of the rule; `rule_hash`: as of `hash_of`."""
+        self._agent, self._name, self._stream, self._say = agent, name, stream, say
+        self.rule_hash = rule_hash
+
+    def incident_id(self, first: Evidence) -> str:
+        """Return the id of the incident that begins with this frame, the same after a crash and a second run."""
+        frame = [first.epoch, first.seq] if first.seq is not None else [first.epoch, first.event]
+        return _hash([self._agent, self._name, self._stream, *frame])
+
+    def event(
+        self, incident: Incident, state: Literal["start", "update", "end"], wall: float, reason: str | None = None
+    ) -> IncidentEvent:
+        """Return the next event of an incident. `wall`: unix second."""
+        best = incident.best
+        data = IncidentData(
+            stream=self._stream,
+            rule=self._name,
+            rule_hash=self.rule_hash,
+            incident=incident.id,
+            state=state,
+            number=incident.number,
+            severity=incident.severity,
+            text=self._text(incident),
+            reason=reason,
+            started=_time(incident.started),
+            seconds=round(max(0.0, wall - incident.started), 3),
+            count=incident.count,
+            answers=incident.answers,
+            best=IncidentFrame(
+                event=best.event, epoch=best.epoch, seq=best.seq, label=best.label, score=best.score, box=best.box
+            ),
+            evidence=tuple(incident.evidence),
+            why=tuple(Reason.model_validate(one) for one in incident.why),
+        )
+        event = IncidentEvent(
+            source=f"/agents/{self._agent}/streams/{self._stream}",
+            id=_hash([incident.id, state, incident.number]),
+            subject=f"incident.{self._name}",
+            time=_time(wall),
+            data=data,
+        )
+        incident.number += 1
+        incident.reported_score = best.rank
+        incident.evidence.clear()
+        return event
+
+    def _text(self, incident: Incident) -> str:
+        score = incident.best.score
+        return self._say.format(
+            rule=self._name,
+            stream=self._stream,
+            label=incident.best.label or "",
+            count=incident.count,
+            score="" if score is None else f"{score:.2f}",
+            severity=incident.severity,
+        )
+
+
+def reasons_to_json(reasons: Sequence[Reason]) -> list[dict[str, Any]]:
+    return [one.model_dump() for one in reasons]
+
+
+def hash_of(rule: Rule) -> str:
+    """Return a hash of a rule's definition."""
+    return _hash(_plain(rule))
+
+
+def _plain(value: Any) -> Any:
+    """Return settings as data whose text is the same in every process."""
+    if isinstance(value, Rule) or hasattr(value, "model_fields_set"):
+        return {key: _plain(item) for key, item in sorted(value) if item is not None}
+    if hasattr(value, "__dataclass_fields__"):
+        return _plain({key: str(item) for key, item in asdict(value).items()})
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool)) else str(getattr(value, "text", value))
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]
+
+
+def _time(wall: float) -> str:
+    return rfc3339(datetime.fromtimestamp(wall, UTC))

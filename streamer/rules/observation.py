@@ -1,0 +1,114 @@
+"""Answers of tasks as the rules see them, and the time between answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+from streamer.events.schema import ResultEvent
+from streamer.rules.geometry import Rectangle
+
+ANSWERED = frozenset({"ok", "empty"})
+
+
+class Moment(NamedTuple):
+    """The time of a frame."""
+
+    epoch: int | None
+    """Number of the connection; None for the state of a stream."""
+    pts: float | None
+    """Media time within the epoch."""
+    wall: float
+    """Unix second, which jumps when the clock of the computer is set."""
+
+
+@dataclass(slots=True)
+class AnsweredTime:
+    """Seconds in which there were answers: the time between two of them, without gaps of no answer.
+
+    Within a connection the media time counts, so that setting the computer's clock makes no time.
+    """
+
+    seconds: float = 0.0
+    last: Moment | None = None
+
+    def advance(self, moment: Moment, answered: bool) -> float:
+        """Count the time since the last answer, and return all seconds. Late answers add nothing."""
+        if not answered:
+            self.last = None
+        elif self.last is None:
+            self.last = moment
+        else:
+            elapsed = _between(self.last, moment)
+            if elapsed >= 0:
+                self.seconds += elapsed
+                self.last = moment
+        return self.seconds
+
+
+def _between(before: Moment, after: Moment) -> float:
+    if before.epoch != after.epoch:
+        return 0.0
+    if before.pts is not None and after.pts is not None:
+        return after.pts - before.pts
+    return after.wall - before.wall
+
+
+class Shape(NamedTuple):
+    """An object, or a recognized text, in an answer."""
+
+    label: str
+    score: float | None
+    box: Rectangle
+    track: int | None = None
+
+
+class Observation(NamedTuple):
+    """The outcome of a task on one frame."""
+
+    event: str
+    """Id of the event."""
+    stream: str
+    task: str
+    moment: Moment
+    seq: int | None
+    outcome: Literal["answer", "unchanged", "none"]
+    """`unchanged`: the answer before still holds. `none`: there is no answer."""
+    objects: tuple[Shape, ...] = ()
+    texts: tuple[Shape, ...] = ()
+    """Recognized texts with their places."""
+    text: str | None = None
+    score: float | None = None
+    """Score of `text`."""
+    model: str | None = None
+
+
+def unix_time(text: str) -> float:
+    """Return the unix second of an event's time. Raises ValueError or OverflowError if it is none."""
+    parsed = datetime.fromisoformat(text)
+    if parsed.utcoffset() is None:
+        raise ValueError("its time has no offset from UTC")
+    return parsed.timestamp()
+
+
+def observe(event: ResultEvent, wall: float) -> Observation:
+    """Return a result as an observation. `wall`: the event's time."""
+    data = event.data
+    moment = Moment(data.epoch, data.frame.pts, wall)
+    if data.result is None or data.outcome not in ANSWERED:
+        outcome: Literal["unchanged", "none"] = "unchanged" if data.outcome == "unchanged" else "none"
+        return Observation(event.id, data.stream, data.name, moment, data.frame.seq, outcome, model=data.model)
+    result = data.result
+    boxes = tuple(Shape(box.label, box.score, box.box, box.track) for box in result.boxes)
+    areas = tuple(Shape(area.label, area.score, _bounds(area.points)) for area in result.polygons)
+    texts = tuple(Shape(quad.label, quad.score, _bounds(quad.points)) for quad in result.quads)
+    return Observation(
+        event.id, data.stream, data.name, moment, data.frame.seq, "answer",
+        boxes + areas, texts, result.text, result.score, data.model,
+    )  # fmt: skip
+
+
+def _bounds(points: tuple[tuple[float, float], ...]) -> Rectangle:
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    return (min(xs), min(ys), max(xs), max(ys)) if points else (0.0, 0.0, 0.0, 0.0)

@@ -1,0 +1,37 @@
+"""Runs rules on the events of a ledger, with the same engine as the rules process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from streamer.config.model import Config
+from streamer.config.rule import Rule
+from streamer.core.errors import WireError
+from streamer.events.ledger.query import Filter, LedgerQuery
+from streamer.events.schema import IncidentEvent, decode
+from streamer.rules.engine import Engine
+
+BATCH = 500
+"""Events per read."""
+
+
+def replay(
+    query: LedgerQuery, config: Config, rules: Mapping[str, Rule], since: float | None
+) -> Iterator[IncidentEvent]:
+    """Yield the incident events that these rules make of the events accepted at unix second `since` or later.
+
+    The rules begin without knowledge: an activity that goes on at `since` begins there. Events that this version cannot
+    read are passed over.
+    """
+    engine, position = Engine(config, rules), 0
+    while True:
+        page = query.after(position, BATCH, Filter(since=since))
+        for entry in page.entries:
+            try:
+                event = decode(entry.body)
+            except WireError:
+                continue
+            yield from engine.process(event)
+        position = page.position
+        if len(page.entries) < BATCH:
+            return

@@ -1,0 +1,90 @@
+"""The rules process with a real emit process and a real ledger."""
+
+from __future__ import annotations
+
+import random
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from streamer.bus.event_channel import EventClient
+from streamer.config.model import from_mapping
+from streamer.config.rule import RULES
+from streamer.events.ledger import Ledger
+from streamer.events.ledger.cursor import position_of
+from streamer.events.ledger.query import LedgerQuery
+from streamer.events.ledger.retention import Retention
+from streamer.processes.assignment import Role
+from streamer.rules.engine import Engine
+from streamer.rules.replay import replay
+from tests.support.agents import until
+from tests.support.rules_process import Workers
+from tests.support.sample_events import event
+from tests.support.stories import STORIES, run
+
+STORY = next(story for story in STORIES if story.name == "gap of no answers neither holds nor clears")
+FEW_S = 10.0
+
+
+def test_killed_processes_repeat_and_miss_nothing(tmp_path: Path) -> None:
+    """Emit and rules are killed at random moments; the ledger and a replay of it have the incidents of the story."""
+    moments = random.Random(20)
+    config, events = STORY.config(), STORY.events()
+    expected = run(Engine(config), events)
+    assert len(expected) == 2
+    with Workers(tmp_path, from_mapping({**config.raw, "sinks": []})) as workers:
+        until(lambda: position_of(workers.ledger, RULES) is not None, FEW_S, "emit has opened the ledger")
+        with EventClient(workers.runtime, "infer") as client:
+            for number, one in enumerate(events):
+                client.send(one, None)
+                if moments.random() < 0.08:
+                    client.flush(moments.random() * 0.2)
+                    role = moments.choice([Role.RULES, Role.EMIT])
+                    workers.kill(role)
+                    workers.start(role)
+                assert number < 1000
+            assert client.flush(FEW_S)
+        until(lambda: len(workers.incidents()) == 2, FEW_S, "both incident events are in the ledger")
+        assert workers.incidents() == expected
+        with closing(LedgerQuery(workers.ledger)) as query:
+            assert list(replay(query, config, config.rules, None)) == expected
+
+
+def test_deadline_passes_without_any_further_event(tmp_path: Path) -> None:
+    rule = {"when": {"stream": "down for 100ms"}}
+    config = from_mapping({**STORY.config().raw, "rules": {"lost": rule}, "sinks": []})
+    with Workers(tmp_path, config) as workers:
+        until(lambda: position_of(workers.ledger, RULES) is not None, FEW_S, "emit has opened the ledger")
+        with EventClient(workers.runtime, "capture") as client:
+            from streamer.events.build import status_event
+
+            client.send(status_event("home", "gate", "down", "no answer"), None)
+            assert client.flush(FEW_S)
+        (start,) = until(workers.incidents, FEW_S, "the incident starts")
+        assert start.data.state == "start"
+        with closing(LedgerQuery(workers.ledger)) as query:
+            (again,) = replay(query, config, config.rules, None)
+        assert again == start
+
+
+def test_age_deletes_nothing_that_rules_have_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    with Ledger(path, "home", Retention(keep=0.001)) as ledger:
+        ledger.cursors([], [RULES])
+        for seq in range(20):
+            time.sleep(0.002)
+            ledger.commit([event(seq=seq)])
+        with closing(LedgerQuery(path)) as query:
+            assert len(query.after(0, 100).entries) == 20
+
+
+@pytest.mark.parametrize("role", [Role.RULES, Role.EMIT])
+def test_only_a_config_with_rules_has_their_process(role: Role) -> None:
+    from streamer.processes.supervisor import _children
+
+    raw = STORY.config().raw
+    assert role in {child.role for child in _children(from_mapping(raw), [None])}
+    without = from_mapping({key: value for key, value in raw.items() if key != "rules"})
+    assert (role in {child.role for child in _children(without, [None])}) == (role is Role.EMIT)

@@ -1,0 +1,57 @@
+"""Scripted stories give exactly the incidents that are written beside them, also with a restart at any event."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from streamer.rules.engine import Engine
+from tests.support.stories import STORIES, Story, run, summary
+
+by_name = pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
+
+
+@by_name
+def test_story_gives_its_incidents(story: Story) -> None:
+    assert summary(run(Engine(story.config()), story.events())) == story.expected
+
+
+@by_name
+def test_restart_at_any_event_changes_nothing(story: Story) -> None:
+    config, events = story.config(), story.events()
+    whole = run(Engine(config), events)
+    for middle in range(0, len(events), max(1, len(events) // 4)):
+        first, second = Engine(config), Engine(config)
+        before = run(first, events[:middle])
+        assert second.load(json.loads(json.dumps(first.save()))) == []
+        assert before + run(second, events[middle:]) == whole
+
+
+def test_events_of_an_incident_share_id_and_evidence() -> None:
+    story = next(one for one in STORIES if one.name == "flicker makes one incident")
+    start, end = run(Engine(story.config()), story.events())
+    assert start.data.incident == end.data.incident
+    assert [start.data.number, end.data.number] == [0, 1]
+    assert start.data.evidence == ("event-0",)
+    assert end.data.evidence == ("event-1", "event-2", "event-4", "event-7")
+    assert end.data.answers == 5
+    assert start.subject == "incident.story"
+    (why,) = start.data.why
+    assert (why.condition, why.value, why.threshold, why.score, why.model) == ("label person", 1, ">= 1", 0.9, "tiny")
+
+
+def test_ids_follow_from_rule_stream_and_first_frame() -> None:
+    story = STORIES[1]
+    ids = [one.id for one in run(Engine(story.config()), story.events())]
+    assert ids == [one.id for one in run(Engine(story.config()), story.events())]
+    assert len(set(ids)) == 2
+
+
+def test_incident_of_a_removed_rule_ends() -> None:
+    story = next(one for one in STORIES if one.name == "better frame")
+    before = Engine(story.config())
+    run(before, story.events())
+    after = Engine(Story("other", {"when": {"label": "dog"}}, "", []).config())
+    (end,) = after.load(before.save())
+    assert (end.data.state, end.data.reason) == ("end", "the rule was changed or removed")
