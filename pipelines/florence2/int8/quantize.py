@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,11 +24,12 @@ from pipelines.florence2.int8.answers import answers
 from pipelines.florence2.int8.engine import build_engine
 from pipelines.florence2.int8.gate import Agreement, Generated
 from pipelines.florence2.int8.report import lines
-from pipelines.florence2.int8.speed import compare_speed
+from pipelines.florence2.int8.speed import compare_parts, compare_speed
 from pipelines.florence2.openvino.graphs import convert
 from pipelines.florence2.openvino.library import load, openvino
 from pipelines.florence2.prompts import prompt_texts
 from streamer.core.errors import ConfigError
+from streamer.core.work_folder import work_folder
 from streamer.types import Image, Job
 
 log = logging.getLogger(__name__)
@@ -72,45 +71,75 @@ def quantize(
     folder = store.folder_of(checkpoint)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.new-", dir=folder.parent))
+        with work_folder(folder.parent) as work:
+            calibration, held_out = map(_usable, collect())
+            if not calibration or not held_out:
+                raise ConfigError("no task to compare: tasks with `quality: official` stay in float32")
+            models = make_models(nncf, open_engine(REFERENCE), files, calibration, work, tell)
+            gc.collect()  # frees each engine before the next one is opened
+            judgement = _judge(open_engine, models, held_out, floor, tell)
+            frames = {"calibration": len(_images(calibration)), "held_out": len(_images(held_out))}
+            report: dict[str, Any] = {
+                "checkpoint": files.name,
+                "key": store.content_key(files),
+                "processor": store.processor_key(),
+                "frames": frames,
+                "floor": floor,
+                **judgement.report,
+            }
+            passed = any(row["passed"] for row in report["tasks"].values())
+            store.write(folder, judgement.models if passed else {}, report)
     except OSError as error:
         raise ConfigError(f"cannot write the int8 model to {folder}: {error.strerror}") from None
-    try:
-        calibration, held_out = map(_usable, collect())
-        if not calibration or not held_out:
-            raise ConfigError("no task to compare: tasks with `quality: official` stay in float32")
-        engine: FastEngine = open_engine(REFERENCE)
-        tell(f"float32: {engine.model} answers {len(held_out)} jobs on held-out frames")
-        reference = answers(engine, held_out, "float32", tell)
-        models = make_models(nncf, engine, files, calibration, work, tell)
-        del engine
-        gc.collect()  # frees the reference before the next engine is opened
-        usual: FastEngine = open_engine(USUAL)
-        best = _best_candidate(usual, models, held_out, reference, floor, tell)
-        report: dict[str, Any] = {
-            "checkpoint": files.name,
-            "key": store.content_key(files),
-            "dtype": str(usual.decoder.dtype)[6:],
-            "usual": usual.description,
-            "engine": best.engine.description,
-            "frames": {"calibration": len(_images(calibration)), "held_out": len(_images(held_out))},
-            "floor": floor,
-            "tasks": {},
-        }
-        for task, agreement in best.agreements.items():
-            row = agreement.row(floor)
-            if row["passed"]:
-                row |= compare_speed(usual, best.engine, [job for job in held_out if job.due.task.task == task]).row()
-            report["tasks"][task] = row
-        passed = any(row["passed"] for row in report["tasks"].values())
-        store.write(folder, best.models if passed else {}, report)
-    except OSError as error:
-        raise ConfigError(f"cannot write the int8 model to {folder}: {error.strerror}") from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     for line in lines(report, folder / store.REPORT):
         tell(line)
     return passed
+
+
+class _Judgement(NamedTuple):
+    """The models to use, and what the report says on them: engines, parts, tasks."""
+
+    models: Mapping[str, Path]
+    report: dict[str, Any]
+
+
+def _judge(
+    open_engine: OpenEngine, models: Mapping[str, Path], held_out: Sequence[Job], floor: float, tell: Tell
+) -> _Judgement:
+    """Return the models of the parts that are faster in int8, and how the answers with them compare."""
+    usual: FastEngine = open_engine(USUAL)
+    parts = compare_parts(usual, build_engine(usual, models))
+    report: dict[str, Any] = {
+        "dtype": str(usual.decoder.dtype)[6:],
+        "usual": usual.description,
+        "engine": "none",
+        "parts": {name: speed.row() for name, speed in parts.items()},
+        "tasks": {},
+    }
+    for name, speed in parts.items():
+        tell(f"{name}: {1000 * speed.int8_s:.0f} ms in int8, {1000 * speed.usual_s:.0f} ms without")
+    if refusal := parts["vision"].refusal:
+        # The vision tower is most of an answer. Without it there is nothing to compare.
+        row = {"passed": False, "reason": f"the vision tower stays as it is on this computer: {refusal}"}
+        return _Judgement({}, report | {"tasks": {job.due.task.task: row for job in held_out}})
+    del usual
+    gc.collect()
+    reference = _reference(open_engine(REFERENCE), held_out, tell)
+    gc.collect()
+    usual = open_engine(USUAL)
+    faster = {name: file for name, file in models.items() if parts[name].refusal is None}
+    best = _best_candidate(usual, faster, held_out, reference, floor, tell)
+    for task, agreement in best.agreements.items():
+        row = agreement.row(floor)
+        if row["passed"]:
+            row |= compare_speed(usual, best.engine, [job for job in held_out if job.due.task.task == task]).row()
+        report["tasks"][task] = row
+    return _Judgement(best.models, report | {"engine": best.engine.description})
+
+
+def _reference(engine: FastEngine, held_out: Sequence[Job], tell: Tell) -> list[Generated]:
+    tell(f"float32: {engine.model} answers {len(held_out)} jobs on held-out frames")
+    return answers(engine, held_out, "float32", tell)
 
 
 class _Candidate(NamedTuple):
@@ -134,7 +163,7 @@ def _best_candidate(
 ) -> _Candidate:
     """Return the int8 engine in which most tasks pass: with all models, else with the vision tower alone."""
     candidates: list[_Candidate] = []
-    for names in CANDIDATES:
+    for names in dict.fromkeys(tuple(name for name in names if name in models) for names in CANDIDATES):
         chosen = {name: models[name] for name in names}
         engine, title = build_engine(usual, chosen), f"int8 {' and '.join(names)}"
         tell(f"{title}: {engine.model} answers the same jobs")

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.florence2.checkpoint_files import CheckpointFiles, sha256_of
+from pipelines.florence2.openvino.instructions import instructions
 from streamer.core import atomic_file
 from streamer.core.errors import ConfigError
 from streamer.core.ownership import foreign
 from streamer.core.paths import state_home
 
-FORMAT = 2
+FORMAT = 3
 """Number of the graphs and the report in this version; another one is not used."""
 FOLDER = "int8.models"
 """Name of the folder of all int8 models; with a dot, as no agent's name has one."""
@@ -52,6 +53,11 @@ def folder_of(checkpoint: str | None) -> Path:
 def content_key(files: CheckpointFiles) -> str:
     """Return a hash of everything in a checkpoint that its answers depend on."""
     return hashlib.sha256(f"{FORMAT} {files.digest()}".encode()).hexdigest()
+
+
+def processor_key() -> str:
+    """Return a hash of the instructions of this processor, on which times and roundings of int8 depend."""
+    return hashlib.sha256(instructions().encode()).hexdigest()
 
 
 def write(folder: Path, models: Mapping[str, Path], report: dict[str, Any]) -> None:
@@ -100,6 +106,8 @@ def _read(folder: Path, report: dict[str, Any], files: CheckpointFiles) -> Int8M
     """Return the model of a report. Raises OSError, ConfigError, and others for a damaged report."""
     if report["format"] != FORMAT or report["key"] != content_key(files):
         raise ConfigError(f"the checkpoint, its image size or the program has changed since it was made; {REPEAT}")
+    if report["processor"] != processor_key():
+        raise ConfigError(f"it was compared on another processor, or with another ONEDNN_MAX_CPU_ISA; {REPEAT}")
     tasks = frozenset(name for name, row in report["tasks"].items() if row["passed"] is True)
     if not tasks:
         raise ConfigError(f"no task passed the comparison, see {folder / REPORT}; {REPEAT}, or set `int8: off`")

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +24,9 @@ from pipelines.florence2.openvino import graphs
 from pipelines.florence2.openvino.library import openvino
 from streamer.core import atomic_file
 from streamer.core.errors import ConfigError
+from streamer.core.ownership import foreign
 from streamer.core.paths import cache_home
+from streamer.core.work_folder import work_folder
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +40,17 @@ _CODE = davit, encoder, layers, graphs
 def entry_of(files: CheckpointFiles) -> Path:
     """Return the folder of a checkpoint's entry, which may not exist. Raises ConfigError when there is no place for it.
 
-    Reads all files of the checkpoint.
+    A place that another user can write to is none: OpenVINO parses a model in native code. Reads all files of the
+    checkpoint.
     """
     home = cache_home() / "openvino"
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        reason = foreign(home)
     except OSError as error:
         raise _unwritable(home, error) from None
+    if reason:
+        raise ConfigError(reason)
     key = hashlib.sha256(f"{files.digest()} {openvino().__version__} {torch.__version__}".encode())
     for module in _CODE:
         key.update(Path(str(module.__file__)).read_bytes())
@@ -53,17 +58,22 @@ def entry_of(files: CheckpointFiles) -> Path:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Return the models of an entry by name, empty if there is none; a damaged one is deleted."""
+    """Return the models of an entry by name, empty if there is none. One that is damaged or not ours is deleted."""
+    reason = "is damaged"
     try:
         hashes: dict[str, str] = json.loads(atomic_file.read(folder / _HASHES))
-        is_whole = all(sha256_of(folder / Path(name).name) == found for name, found in hashes.items())
-        models = {Path(name).stem: folder / name for name in hashes if name.endswith(".xml")}
+        paths = [folder / Path(name).name for name in hashes]
+        if foreigner := next(filter(None, map(foreign, (folder, folder / _HASHES, *paths))), None):
+            is_whole, reason = False, f"is not trusted ({foreigner})"
+        else:
+            is_whole = all(sha256_of(path) == found for path, found in zip(paths, hashes.values(), strict=True))
+        models = {path.stem: path for path in paths if path.suffix == ".xml"}
     except FileNotFoundError:
         is_whole, models = not folder.exists(), {}
     except (OSError, ValueError, AttributeError, TypeError):
         is_whole, models = False, {}
     if not is_whole:
-        log.warning("OpenVINO: cache %s is damaged: it is made again", folder)
+        log.warning("OpenVINO: cache %s %s: it is made again", folder, reason)
         shutil.rmtree(folder, ignore_errors=True)
         return {}
     with suppress(OSError):
@@ -80,7 +90,8 @@ def write(folder: Path, models: Iterable[tuple[str, Any]]) -> None:
         _write(folder, models)
     except OSError as error:
         raise _unwritable(folder.parent, error) from None
-    entries = sorted((entry for entry in folder.parent.iterdir() if entry.is_dir()), key=lambda entry: -_used(entry))
+    found = (entry for entry in folder.parent.glob("[!.]*") if entry.is_dir())
+    entries = sorted(found, key=lambda entry: -_used(entry))
     for entry in entries[MAX_ENTRIES:]:
         log.info("OpenVINO: cache %s deleted: not used for the longest time", entry)
         shutil.rmtree(entry, ignore_errors=True)
@@ -89,19 +100,17 @@ def write(folder: Path, models: Iterable[tuple[str, Any]]) -> None:
 
 
 def _write(folder: Path, models: Iterable[tuple[str, Any]]) -> None:
-    new = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
-    try:
+    with work_folder(folder.parent) as new:
         for name, model in models:
             openvino().save_model(model, str(new / f"{name}.xml"), compress_to_fp16=False)
         paths = sorted(new.iterdir())
         for path in paths:
+            path.chmod(0o600)  # whatever the umask is: what others can write is not trusted
             atomic_file.sync_to_disk(path)
         atomic_file.write(new / _HASHES, json.dumps({path.name: sha256_of(path) for path in paths}, indent=1) + "\n")
+        (new / _HASHES).chmod(0o600)
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(new, folder)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
 
 
 def _used(entry: Path) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,8 +29,7 @@ def difference(engine: FastEngine, vision: Vision, encoder: TextEncoder, toleran
     """
     dtype = engine.decoder.dtype
     limit = TOLERANCE[dtype] if tolerance is None else tolerance
-    pixels = engine.image_cache.preprocess(_picture())[None].to(dtype)
-    prompt, _ = engine.processor.encode(warm_up_job())
+    pixels, prompt = example(engine)
     expected = engine.image_cache.vision(pixels)
     # Both encoders get the same image tokens, so that each part is judged alone.
     states = engine.encoder([expected[0]], [prompt])
@@ -39,6 +39,12 @@ def difference(engine: FastEngine, vision: Vision, encoder: TextEncoder, toleran
         if not error <= limit:  # also when it is NaN
             return f"its {part} differs from torch by {error:.2%} on a test picture, at most {limit:.1%} is right"
     return None
+
+
+def example(engine: FastEngine) -> tuple[Tensor, Sequence[int]]:
+    """Return the pixels of a test picture, (1, 3, height, width) in the engine's number type, and a prompt."""
+    prompt, _ = engine.processor.encode(warm_up_job())
+    return engine.image_cache.preprocess(_picture())[None].to(engine.decoder.dtype), prompt
 
 
 def _relative(found: Tensor, wanted: Tensor) -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipelines.florence2.checkpoint_files import CheckpointFiles
+from pipelines.florence2.openvino.instructions import instructions
 from pipelines.florence2.openvino.library import openvino
 from streamer.core import atomic_file
 
@@ -30,10 +30,6 @@ heartbeat before and after, waits 300 s."""
 COMMAND = sys.executable, "-X", "faulthandler", "-m", "pipelines.florence2.openvino.trial_process"
 _FAULTS = (signal.SIGSEGV, signal.SIGILL, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS)
 """Signals of a crash. Others come from outside: the service is stopped, or memory is short."""
-_ISA_LIMITS = "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"
-"""Environment variables that limit the instructions of oneDNN."""
-_PROCESSOR_KEYS = ("vendor_id", "cpu family", "model", "stepping", "model name", "flags", "CPU part", "Features")
-"""Lines of /proc/cpuinfo that tell processors apart, on x86 and ARM."""
 _LAST_OUTPUT = 3000
 """Characters of a failed trial's output in the log."""
 
@@ -51,8 +47,7 @@ class Trial:
     def __init__(self, beside: Path, device: str, dtype: str) -> None:
         """`beside`: a path whose name stands for the content of the model; the verdict is stored beside it."""
         self._device, self._dtype = device, dtype
-        limits = [os.environ.get(name, "") for name in _ISA_LIMITS]
-        key = "\n".join([openvino().__version__, device, dtype, *limits, _processor()])
+        key = "\n".join([openvino().__version__, device, dtype, instructions()])
         self.file = beside.with_name(f"{beside.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json")
 
     def verdict(self) -> Verdict | None:
@@ -115,12 +110,3 @@ class Trial:
         except OSError as error:
             log.warning("OpenVINO: %s not written, the next start tries again: %s", self.file, error.strerror)
         return refusal
-
-
-def _processor() -> str:
-    """Return lines that are the same for equal processors."""
-    try:
-        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
-    except OSError:
-        return ""
-    return "\n".join(line for line in first.splitlines() if line.partition("\t")[0].strip() in _PROCESSOR_KEYS)

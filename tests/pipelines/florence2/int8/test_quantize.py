@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,12 @@ from pipelines.florence2.tasks import SPECS
 from pipelines.florence2.weights import StoredWeight
 from streamer.core.errors import ConfigError
 from streamer.toyworld.world import World
-from streamer.types import DueTask, Engine, Frame, Image, Job, Result, Task
+from streamer.types import Answer, DueTask, Engine, Frame, Image, Job, Result, Task
 
 pytestmark = pytest.mark.skipif(find_spec("nncf") is None, reason="needs the extra quantize")
 
 SETTINGS = Florence2Settings(device="cpu")
+FASTER, SLOWER = Speed(usual_s=0.2, int8_s=0.1, ratio=0.5), Speed(usual_s=0.1, int8_s=0.2, ratio=2.0)
 
 
 def jobs(images: Sequence[Image], *tasks: str, **keys: Any) -> list[Job]:
@@ -64,7 +66,8 @@ def report(state: Path) -> Iterator[dict[str, Any]]:
     """The report on a caption task with enough words, and a detection with too few boxes for a judgement."""
     with pytest.MonkeyPatch.context() as patch:
         # The small model is not faster in int8, and the tests' computer is busy.
-        patch.setattr(quantizing, "compare_speed", lambda *_: Speed(usual_s=0.2, int8_s=0.1, ratio=0.5))
+        patch.setattr(quantizing, "compare_speed", lambda *_: FASTER)
+        patch.setattr(quantizing, "compare_parts", lambda *_: {"vision": FASTER, "encoder": FASTER})
         patch.setattr(gate, "MIN_ITEMS", 5)
         calibration = jobs(worlds(0, 3), "caption", "object_detection")
         images = worlds(100, 3)
@@ -159,6 +162,7 @@ def test_bad_calibration_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Scales from black frames are far too small for frames that show something."""
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
     monkeypatch.setattr(quantizing, "CANDIDATES", [("vision", "encoder")])
+    monkeypatch.setattr(quantizing, "compare_parts", lambda *_: {"vision": FASTER, "encoder": FASTER})
     black = [np.zeros((240, 320, 3), np.uint8) for _ in range(2)]
     said: list[str] = []
     assert not quantize(jobs(black, "caption"), jobs(worlds(100, 2), "caption"), 0.98, said.append)
@@ -167,6 +171,38 @@ def test_bad_calibration_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     engine = pipeline.open(SETTINGS)
     assert "int8" not in engine.description
     assert "is not used: no task passed the comparison" in engine.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("vision", "encoder", "chosen"), [(FASTER, SLOWER, {"vision"}), (SLOWER, FASTER, set())], ids=["encoder", "vision"]
+)
+def test_part_that_is_slower_stays_as_it_is(
+    vision: Speed, encoder: Speed, chosen: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[set[str]] = []
+
+    class Engine:
+        model = description = "tiny"
+        decoder = SimpleNamespace(dtype="torch.float32")
+
+    def build(usual: object, models: dict[str, Path]) -> Engine:
+        built.append(set(models))
+        return Engine()
+
+    monkeypatch.setattr(quantizing, "build_engine", build)
+    monkeypatch.setattr(quantizing, "answers", lambda *_: [gate.Generated((), Answer(text="a dog"))] * 200)
+    monkeypatch.setattr(quantizing, "compare_parts", lambda *_: {"vision": vision, "encoder": encoder})
+    monkeypatch.setattr(quantizing, "compare_speed", lambda *_: FASTER)
+    models = {name: Path(name) for name in ("vision", "encoder")}
+    said: list[str] = []
+    found = quantizing._judge(lambda _: Engine(), models, jobs(worlds(0, 1), "caption") * 200, 0.98, said.append)
+    assert said[:2] == [f"{name}: {1000 * speed.int8_s:.0f} ms in int8, {1000 * speed.usual_s:.0f} ms without"
+                        for name, speed in (("vision", vision), ("encoder", encoder))]  # fmt: skip
+    assert (set(found.models), built[1:]) == (chosen, [chosen] if chosen else [])
+    caption = found.report["tasks"]["caption"]
+    assert caption["passed"] == bool(chosen)
+    if not chosen:
+        assert "the vision tower stays as it is on this computer: it is not faster: it takes 2.00" in caption["reason"]
 
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

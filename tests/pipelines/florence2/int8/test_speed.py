@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from pipelines.florence2.int8 import quantize as quantizing
 from pipelines.florence2.int8 import speed
 from pipelines.florence2.int8.gate import FLOOR, Generated
-from pipelines.florence2.int8.speed import TIMED, Speed, compare_speed
+from pipelines.florence2.int8.speed import TIMED, Speed, compare_parts, compare_speed
 from pipelines.florence2.tasks import SPECS
 from streamer.types import Answer, DueTask, Frame, Job, Result, Task
 
@@ -79,6 +80,22 @@ def test_load_meets_both_engines(clock: Clock) -> None:
     """The computer becomes five times slower after some answers."""
     found = compare(clock, [2.0] * 4 + [10.0] * (TIMED - 3), [1.0] * 4 + [5.0] * (TIMED - 3))
     assert found.ratio == 0.5
+
+
+def test_parts_are_timed_apart(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def engine(vision_s: float, encoder_s: float) -> Any:
+        def run(seconds: float) -> list[None]:
+            clock.now += seconds
+            return [None]
+
+        return SimpleNamespace(
+            image_cache=SimpleNamespace(vision=lambda _: run(vision_s)), encoder=lambda *_: run(encoder_s)
+        )
+
+    monkeypatch.setattr(speed, "example", lambda _: (None, []))
+    found = compare_parts(engine(4.0, 1.0), engine(2.0, 3.0))
+    assert found == {"vision": Speed(4.0, 2.0, 0.5), "encoder": Speed(1.0, 3.0, 3.0)}
+    assert [part for part, times in found.items() if times.refusal] == ["encoder"]
 
 
 @pytest.mark.parametrize("ratio", [1.0, 1.5])

@@ -32,6 +32,7 @@ def report(files: CheckpointFiles, **tasks: bool) -> dict[str, Any]:
     return {
         "key": store.content_key(files),
         "dtype": "float32",
+        "processor": store.processor_key(),
         "tasks": {name: {"passed": passed} for name, passed in tasks.items()},
     }
 
@@ -71,6 +72,14 @@ def test_model_of_another_image_size_is_not_used(files: CheckpointFiles, folder:
     save(files, folder, caption=True)
     images = dataclasses.replace(files.images, height=384, width=384, tokens=577)
     assert "its image size or the program has changed" in refusal(dataclasses.replace(files, images=images))
+
+
+def test_model_compared_on_another_processor_is_not_used(
+    files: CheckpointFiles, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(files, folder, caption=True)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    assert "compared on another processor" in refusal(files)
 
 
 def test_model_without_a_passed_task_is_not_used(files: CheckpointFiles, folder: Path) -> None:

@@ -78,6 +78,30 @@ def test_only_newest_entries_stay(files: CheckpointFiles, models: Models, own_ca
     assert {path.name for path in own_cache.iterdir()} == {entry.name, *kept}
 
 
+@pytest.mark.parametrize("name", ["", "hashes.json", "vision.bin"])
+def test_entry_that_others_can_write_is_made_again(
+    name: str, files: CheckpointFiles, models: Models, own_cache: Path
+) -> None:
+    entry = cache.entry_of(files)
+    before = os.umask(0)
+    try:
+        cache.write(entry, models)
+    finally:
+        os.umask(before)
+    assert cache.read(entry)
+    path = entry / name
+    path.chmod(path.stat().st_mode | 0o020)
+    assert cache.read(entry) == {}
+    assert not entry.exists()
+
+
+def test_cache_that_others_can_write_is_not_used(files: CheckpointFiles, own_cache: Path) -> None:
+    own_cache.mkdir(parents=True)
+    own_cache.chmod(0o777)
+    with pytest.raises(ConfigError, match="can be changed by other users"):
+        cache.entry_of(files)
+
+
 def test_unwritable_folder_is_named(
     files: CheckpointFiles, models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.florence2.checkpoint_files import CheckpointFiles
-from pipelines.florence2.openvino import cache, trial
+from pipelines.florence2.openvino import cache, instructions, trial
 from pipelines.florence2.openvino.trial import Trial, Verdict
 from tests.support.agents import is_alive, until
 
@@ -64,7 +64,7 @@ def test_verdict_holds_for_equal_conditions_only(tmp_path: Path, monkeypatch: py
              for name in "ab" for device in ("CPU", "GPU") for dtype in ("float32", "bfloat16")}  # fmt: skip
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
     found.add(Trial(tmp_path / "a", "CPU", "float32").file)
-    monkeypatch.setattr(trial, "_processor", lambda: "another one")
+    monkeypatch.setattr(instructions, "processor", lambda: "another one")
     found.add(Trial(tmp_path / "a", "CPU", "float32").file)
     assert len(found) == 10
     assert Trial(tmp_path / "a", "CPU", "float32").file in found
