@@ -272,6 +272,32 @@ class Result:
         return self.inference_s / self.batch if self.device_s is None else self.device_s
 
 
+class Thing(NamedTuple):
+    """Things of one kind, as a text names them."""
+
+    kind: str
+    """A noun in the singular."""
+    colours: tuple[str, ...] = ()
+    """In alphabetical order."""
+
+
+class Relation(NamedTuple):
+    """A relation of two things, such as: a red ring, `above`, a blue star."""
+
+    subject: Thing
+    relation: str
+    object: Thing
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a text says is in the picture, whatever its wording."""
+
+    things: Mapping[Thing, int | None] = field(default_factory=dict)
+    """Their number; None: several."""
+    relations: tuple[Relation, ...] = ()
+
+
 ResultKind = Literal["text", "boxes", "polygons", "quads", "boxes_or_polygons"]
 
 
@@ -286,6 +312,8 @@ class TaskSpec:
     result: ResultKind
     parameters: type[Any]
     """A `streamer.core.settings.Settings` class: the pipeline's keys of this task and their checks."""
+    content: Callable[[str], Content] | None = None
+    """Returns the content of an answer's text; None: the answers are no descriptions of the picture."""
 
 
 class Costs(NamedTuple):

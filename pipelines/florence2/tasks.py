@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast, get_args
 
 from pydantic import BeforeValidator, Field, create_model, model_validator
 
+from pipelines.florence2.content import content_of
 from streamer.core.settings import RegionField, Settings
 from streamer.types import Region, ResultKind, TaskSpec
 
@@ -226,6 +227,7 @@ SPECS: dict[str, TaskSpec] = {
         takes_region=row.keys.needs == "region",
         result=_RESULTS[row.form],
         parameters=_parameters(row),
+        content=content_of if row.name in CAPTIONS else None,
     )
     for row in _ROWS
 }

@@ -122,6 +122,29 @@ class EventFollowUps(_Part):
     (`overload`), a text that the task cannot take (`unusable`)."""
 
 
+class EventStatement(_Part):
+    """Things that a caption names, or a relation of two."""
+
+    what: str
+    """The thing: its colours, then a noun in the singular."""
+    number: int | None
+    """Number of these things; null: several."""
+    relation: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Set for a relation, such as `above`: of `what` to `to`."""
+    to: str | None = Field(default=None, exclude_if=lambda value: value is None)
+
+
+class EventChanges(_Part):
+    """Content that a task with `changes` has reported. All that appeared and has not disappeared, so also things that
+    the newest caption leaves out once."""
+
+    content: tuple[EventStatement, ...]
+    """All statements, with the changes of this event."""
+    appeared: tuple[EventStatement, ...]
+    """Statements that are new since the result before; empty in the first result and with `unchanged`."""
+    disappeared: tuple[EventStatement, ...]
+
+
 class ResultData(_Part):
     stream: str
     epoch: int
@@ -147,6 +170,8 @@ class ResultData(_Part):
     """Set if the task is a follow-up (`then`)."""
     follow_ups: EventFollowUps | None = Field(default=None, exclude_if=lambda value: value is None)
     """Set if the task has follow-ups and this is an answer."""
+    changes: EventChanges | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Set if the task has `changes` and this is an answer, or the report that the last one still holds."""
     timing: Timing
     model: str
     quality: str
