@@ -278,7 +278,7 @@ class Thing(NamedTuple):
     kind: str
     """A noun in the singular."""
     colours: tuple[str, ...] = ()
-    """In alphabetical order."""
+    """Sorted by name."""
 
 
 class Relation(NamedTuple):
@@ -291,7 +291,7 @@ class Relation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a text says is in the picture, whatever its wording."""
+    """Things and relations that a text names, whatever its wording."""
 
     things: Mapping[Thing, int | None] = field(default_factory=dict)
     """Their number; None: several."""

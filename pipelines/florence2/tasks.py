@@ -159,6 +159,9 @@ class TaskRow:
     summary: str
 
 
+_CAPTIONS = ("caption", "detailed_caption", "more_detailed_caption")
+"""Tasks whose answer is a description of the picture."""
+
 _ROWS = (
     TaskRow("caption", "<CAPTION>", "What does the image describe?",
             "text", Parameters, 128, "one sentence"),
@@ -227,7 +230,7 @@ SPECS: dict[str, TaskSpec] = {
         takes_region=row.keys.needs == "region",
         result=_RESULTS[row.form],
         parameters=_parameters(row),
-        content=content_of if row.name in CAPTIONS else None,
+        content=content_of if row.name in _CAPTIONS else None,
     )
     for row in _ROWS
 }

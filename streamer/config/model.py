@@ -255,9 +255,10 @@ def _stream(name: str, config: Any, local: ZoneInfo, problems: list[Problem], is
     """Return a stream without the tasks that have problems, which are appended to `problems`."""
     tasks, stream, pipeline = [], config.streams[name], find_pipeline()
     for index, entry in enumerate(stream.tasks):
-        parameters = pipeline.tasks()[entry.task].parameters
+        spec = pipeline.tasks()[entry.task]
+        parameters = spec.parameters
         given = {key: getattr(entry, key) for key in parameters.model_fields if key in entry.model_fields_set}
-        found = list(task_problems(entry, stream.zones, stream.source.pace))
+        found = list(task_problems(entry, spec, stream.zones, stream.source.pace))
         try:
             params = parameters.model_validate(given)
         except ValidationError as error:  # checks of the pipeline that need several keys

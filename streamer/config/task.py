@@ -13,11 +13,11 @@ from streamer.config.calendar import Cron, CronField, TimeWindows, TimeWindowsFi
 from streamer.config.follow_up import FollowUp
 from streamer.config.validation import Problem, nearest
 from streamer.core.settings import Name, Seconds, Settings
-from streamer.types import Crop, Pace, Point, Priority, Task, When, Zone
+from streamer.types import Crop, Pace, Point, Priority, Task, TaskSpec, When, Zone
 
 DEFAULT_EVERY_S = 1.0
 REFRESH_S = 600.0
-_COPIED = ("task", "priority", "max_age", "every_n_frames", "when", "refresh", "paused", "crop")
+_COPIED = ("task", "priority", "max_age", "every_n_frames", "when", "refresh", "paused", "crop", "changes")
 """Keys of a config that a `ScheduledTask` takes as they are."""
 
 
@@ -34,6 +34,8 @@ class ScheduledTask(Task):
     refresh: float = REFRESH_S
     """Seconds after which a task with `when` runs even if nothing happened."""
     paused: bool = False
+    changes: bool = False
+    """Send an answer only when its content differs from that of the last one sent."""
     then: tuple[FollowUp, ...] = ()
 
     @property
@@ -89,6 +91,8 @@ class TaskSettings(Settings):
     """With `when`: run after this time even if nothing happened."""
     paused: bool = False
     """Do not run until `streamer task resume`."""
+    changes: bool = False
+    """For captions: send an answer only when it names other things, numbers or relations than the last one sent."""
 
     @model_validator(mode="after")
     def _one_interval(self) -> Self:
@@ -122,7 +126,7 @@ def build_task(entry: Any, params: Any, zones: Mapping[str, tuple[Point, ...]], 
     )
 
 
-def task_problems(entry: Any, zones: Mapping[str, Any], pace: Pace) -> Iterator[Problem]:
+def task_problems(entry: Any, spec: TaskSpec, zones: Mapping[str, Any], pace: Pace) -> Iterator[Problem]:
     """Yield the problems of a task's keys that depend on its stream."""
     if entry.zone is not None and entry.zone not in zones:
         known = nearest(entry.zone, list(zones)) if zones else ": the stream has no `zones`"
@@ -131,6 +135,8 @@ def task_problems(entry: Any, zones: Mapping[str, Any], pace: Pace) -> Iterator[
         yield ("zone",), "give either `zone` or `region`: a region is a part of the whole frame"
     if entry.crop is not None and entry.zone is None and getattr(entry, "region", None) is None:
         yield ("crop",), "is for tasks with a `region` or a `zone`: there is nothing to crop the frame to"
+    if entry.changes and spec.content is None:
+        yield ("changes",), f"is for captions: the answers of {spec.task} do not describe the picture in words"
     for key in ("at", "between", "max_age") if pace == "file" else ():
         if getattr(entry, key) is not None:
             yield (key,), "is for live streams: a recording skips no frame and has no time of day"

@@ -14,6 +14,7 @@ from typing import Any
 from streamer.core.redact import redact
 from streamer.events.schema import (
     EventBox,
+    EventChanges,
     EventFollowUps,
     EventParent,
     EventPoints,
@@ -35,7 +36,13 @@ MAX_TEXT = 65_536
 _UNSAFE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control characters, lone surrogates, Unicode line ends
 
 
-def result_event(agent: str, result: Result, model: str, follow_ups: EventFollowUps | None = None) -> ResultEvent:
+def result_event(
+    agent: str,
+    result: Result,
+    model: str,
+    follow_ups: EventFollowUps | None = None,
+    changes: EventChanges | None = None,
+) -> ResultEvent:
     """Return the event of one finished job. Emit sets its sequence and age."""
     due, frame = result.job.due, result.job.frame
     height, width = frame.image.shape[:2]
@@ -65,6 +72,7 @@ def result_event(agent: str, result: Result, model: str, follow_ups: EventFollow
         near=result.near if result.outcome == "ok" else 0,
         parent=None if parent is None else EventParent(id=parent.event, label=parent.label, track=parent.track),
         follow_ups=follow_ups,
+        changes=changes,
         model=model,
         quality=params.quality,
         error=None if result.error is None else clean(redact(result.error)),

@@ -6,25 +6,29 @@ serves a stream for the first time. Between changes the task reports `unchanged`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from streamer.config.model import find_pipeline
 from streamer.core.errors import WireError
-from streamer.events.schema import EventChanges, EventContent, EventStatement, ResultEvent, decode
-from streamer.inference.content_memory import ContentMemory, Number, Statement
+from streamer.events.ledger.query import Filter, LedgerQuery
+from streamer.events.schema import EventChanges, EventStatement, ResultEvent, decode
+from streamer.inference.content_memory import Changes, ContentMemory, Number
 from streamer.inference.triggers import UNCHANGED_S
-from streamer.types import Content, Frame, Relation, Result, Task, Thing
+from streamer.types import Content, Frame, Relation, Result, Task, Thing, Zone
 
 NEWEST_EVENTS = 100
 """Events of a task that are searched for its content, the newest first: those without an answer have none."""
 SEARCH_S = 1.0
 """Longest search, for which the other streams wait."""
 
-TaskId = tuple[str, str]
-"""Stream and task name."""
+NO_CHANGES = Changes({}, {})
+
+_Key = tuple[str, str, str, Zone | None]
+"""Stream, name, kind and zone of a task: with another kind or zone it is another task."""
 
 
 @dataclass(slots=True)
@@ -45,8 +49,9 @@ class ContentChanges:
 
     restore: Callable[[str, Task], Sent | None]
     """Returns what an earlier process has sent last for a task of a stream."""
-    _sent: dict[TaskId, Sent] = field(default_factory=dict)
-    _unconfirmed: set[TaskId] = field(default_factory=set)
+    _sent: dict[_Key, Sent] = field(default_factory=dict)
+    _unconfirmed: set[tuple[str, str]] = field(default_factory=set)
+    """Stream and task name."""
 
     def check(self, result: Result) -> tuple[Result | None, EventChanges | None]:
         """Return the result to publish and the changes for its event; no result if the job gets no event.
@@ -56,27 +61,51 @@ class ContentChanges:
         due, frame = result.job.due, result.job.frame
         if not getattr(due.task, "changes", False) or result.outcome not in ("ok", "empty", "unchanged"):
             return result, None
-        key = due.stream, due.task.name
-        sent = self._sent.get(key) or self.restore(due.stream, due.task)
-        if sent is None and result.outcome == "unchanged":
-            return result, None
-        found = NO_CHANGES
-        if sent is None:
-            sent = Sent(ContentMemory(_content_of(result)), frame.captured_at)
-        elif result.outcome != "unchanged":
+        key = due.stream, due.task.name, due.task.task, due.task.zone
+        sent, is_new, found = self._sent.get(key) or self.restore(due.stream, due.task), False, NO_CHANGES
+        if result.outcome == "unchanged":  # a task with `when` that had nothing to run on
+            if sent is None:
+                return result, None
+        elif sent is None:
+            sent, is_new = Sent(ContentMemory(_content_of(result)), frame.captured_at), True
+        else:
             found = sent.memory.update(_content_of(result))
             if sent.memory.is_pending:
-                self._unconfirmed.add(key)
-            if not any(found):
-                is_due = sent.epoch != frame.epoch or _time(frame) - sent.reported >= UNCHANGED_S
-                ...
+                self._unconfirmed.add(key[:2])
         self._sent[key] = sent
+        if is_new or any(found):
+            sent.at = frame.captured_at
+        elif result.outcome != "unchanged" and sent.epoch == frame.epoch and _time(frame) < sent.reported + UNCHANGED_S:
+            return None, None
+        else:
+            job = replace(result.job, due=replace(due, unchanged_since=sent.at))
+            result = replace(result, job=job, outcome="unchanged")
+        sent.epoch, sent.reported = frame.epoch, _time(frame)
+        return result, _event_changes(sent.memory, found)
+
+    def take_unconfirmed(self) -> set[tuple[str, str]]:
+        """Return stream and name of the tasks with a difference that the next answer may confirm, each once."""
+        taken = set(self._unconfirmed)
+        self._unconfirmed.clear()
+        return taken
+
+    def keep(self, streams: Collection[str]) -> None:
+        """Forget all other streams: another process serves them."""
+        for key in [key for key in self._sent if key[0] not in streams]:
+            del self._sent[key]
+
+
+def _content_of(result: Result) -> Content:
+    """Return the content of an answer."""
+    describe = find_pipeline().tasks()[result.job.due.task.task].content
+    assert describe is not None, "checked with the config"
+    return describe(result.answer.text or "")
+
+
 def sent_by_ledger(path: Path) -> Callable[[str, Task], Sent | None]:
     """Return the function that reads from the ledger what was sent last. An unreadable ledger has nothing."""
 
     def restore(stream: str, task: Task) -> Sent | None:
-        from streamer.events.ledger.query import Filter, LedgerQuery
-
         query = LedgerQuery(path)
         try:
             page = query.newest(NEWEST_EVENTS, Filter(stream, task.name), SEARCH_S)
@@ -95,31 +124,37 @@ def sent_by_ledger(path: Path) -> Callable[[str, Task], Sent | None]:
 
 
 def _sent(event: ResultEvent, task: Task) -> Sent | None:
-    """Return what an event says was sent last; None if it has no content or the task was another one."""
+    """Return what an event says was sent last; None if it does not, or if the task was another one."""
     data, zone = event.data, None if task.zone is None else task.zone.name
-    if data.content is None or (data.task, data.zone) != (task.task, zone):
+    if data.changes is None or (data.task, data.zone) != (task.task, zone):
         return None
-    at = datetime.fromisoformat(data.since or event.time).timestamp()
-    return Sent(ContentMemory(_content(data.content.statements)), at)
+    try:
+        at = datetime.fromisoformat(data.since or event.time).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    return Sent(ContentMemory(_content(data.changes.content)), at)
 
 
-def _event_changes(memory: ContentMemory, found: Changes = NO_CHANGES) -> EventChanges:
+def _event_changes(memory: ContentMemory, found: Changes) -> EventChanges:
     content = memory.content
-    statements: dict[Statement, Number] = {**content.things, **dict.fromkeys(content.relations, 1)}
     return EventChanges(
-        content=_statements(statements),
+        content=(*_statements(content.things), *map(_relation, content.relations)),
         appeared=_statements(found.appeared),
         disappeared=_statements(found.disappeared),
     )
 
 
-def _statements(numbers: Mapping[Statement, Number]) -> tuple[EventStatement, ...]:
+def _statements(numbers: Mapping[Any, Number]) -> tuple[EventStatement, ...]:
+    """`numbers`: number by statement."""
     return tuple(
-        EventStatement(what=_words(statement.subject), number=1, relation=statement.relation, to=_words(statement.object))
-        if isinstance(statement, Relation)
-        else EventStatement(what=_words(statement), number=number)
-        for statement, number in numbers.items()
+        _relation(one) if isinstance(one, Relation) else EventStatement(what=_words(one), number=number)
+        for one, number in numbers.items()
     )
+
+
+def _relation(relation: Relation) -> EventStatement:
+    subject, to = _words(relation.subject), _words(relation.object)
+    return EventStatement(what=subject, number=1, relation=relation.relation, to=to)
 
 
 def _content(statements: Iterable[EventStatement]) -> Content:

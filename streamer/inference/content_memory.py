@@ -25,6 +25,7 @@ STEADY_ANSWERS = 60
 Statement = Thing | Relation
 Number = int | None
 """Number of things; None: several."""
+_Numbers = dict[Thing, Number]
 _Difference = tuple[Statement, bool]
 """A statement, and whether it has appeared; else it has disappeared."""
 
@@ -134,7 +135,7 @@ class ContentMemory:
 
     def _remove(self, statement: Statement, number: Number) -> None:
         if isinstance(statement, Relation):
-            del self._relations[_pair(statement)]
+            self._relations.pop(_pair(statement), None)  # it may be gone with one of its things
             return
         before = self._things.pop(statement)
         if before is not None and number is not None and before > number:
@@ -147,11 +148,11 @@ def _pair(relation: Relation) -> frozenset[Thing]:
     return frozenset((relation.subject, relation.object))
 
 
-def _of_kind(things: Mapping[Thing, Number], kind: str) -> dict[Thing, Number]:
+def _of_kind(things: Mapping[Thing, Number], kind: str) -> _Numbers:
     return {thing: number for thing, number in things.items() if thing.kind == kind}
 
 
-def _unmatched(before: dict[Thing, Number], now: dict[Thing, Number]) -> tuple[dict[Thing, Number], dict[Thing, Number]]:
+def _unmatched(before: _Numbers, now: _Numbers) -> tuple[_Numbers, _Numbers]:
     """Return the things of one kind that have no counterpart. A thing without a colour matches one of any colour."""
     alike = [(old, new) for old in before for new in now if _is_subset(old, new) or _is_subset(new, old)]
     for old, new in sorted(alike, key=lambda pair: pair[0] != pair[1]):
@@ -163,7 +164,7 @@ def _is_subset(one: Thing, other: Thing) -> bool:
     return set(one.colours) <= set(other.colours)
 
 
-def _left(things: dict[Thing, Number]) -> dict[Thing, Number]:
+def _left(things: _Numbers) -> _Numbers:
     return {thing: number for thing, number in things.items() if number != 0}
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from streamer.inference.overload import Demand, Overload
 from streamer.inference.schedule import Schedule
-from streamer.inference.triggers import Now, Trigger
+from streamer.inference.triggers import MotionTrigger, Now, Trigger
 from streamer.types import PRIORITIES, DueTask, Job, Priority, Task
 
 FIRST_COST_S = 0.05
@@ -90,6 +90,13 @@ class Policy:
         self.schedules[stream].stretch(self.overload.factors)
         if not self._awaits_frame(stream):
             self._refresh_stream(stream, now)
+
+    def run_again(self, stream: str, name: str, now: Now) -> None:
+        """Let the next tick of a task run whatever its `when`."""
+        for trigger in self.schedules[stream].triggers if stream in self.schedules else ():
+            if isinstance(trigger, MotionTrigger) and trigger.name == name:
+                trigger.run_again()
+                self.on_tasks_changed(stream, now)
 
     def add(self, stream: str, schedule: Schedule, now: Now, awaits_frame: bool = False) -> None:
         """Choose tasks of this stream too; if it awaits a frame, after its `release`."""

@@ -1,6 +1,7 @@
 """Publishes the outcome of each job and settles its frame once emit has acked the events of all jobs of the frame.
 
-Outcomes of scheduled jobs become events, for emit and for the live result feed. The answer to a one-shot request goes
+Outcomes of scheduled jobs become events, for emit and for the live result feed, but for most answers without changes of
+a task with `changes`. The answer to a one-shot request goes
 to its caller only. A canary becomes a status event.
 """
 
@@ -14,8 +15,9 @@ from streamer.bus.event_channel import EventClient
 from streamer.bus.result_feed import ResultPublisher
 from streamer.core.logs import RareLog
 from streamer.events.build import canary_event, degraded_event, result_event, result_id, schedule_event
-from streamer.events.schema import EventFollowUps
+from streamer.events.schema import EventChanges, EventFollowUps
 from streamer.inference.canary import Canary
+from streamer.inference.content_changes import ContentChanges
 from streamer.inference.follow_ups import FollowUps
 from streamer.inference.in_flight import InFlight
 from streamer.inference.overload import Overload
@@ -39,6 +41,7 @@ class OutcomePublisher:
     canary: Canary
     tracker: ObjectTracker
     follow_ups: FollowUps
+    changes: ContentChanges
     overload: Overload
     worker: str | None
     """Name of this process as it stands in events, where there are several."""
@@ -95,17 +98,27 @@ class OutcomePublisher:
             result = self.tracker.assign_ids(result)
         else:
             self.follow_ups.on_outcome(result)
-        due, frame = result.job.due, result.job.frame
+        sent, changes = self.changes.check(result)
+        if sent is None:
+            self.in_flight.finish(result.job, "unchanged")
+            return
+        result, due, frame = sent, sent.job.due, sent.job.frame
         event = result_id(self.agent, due.stream, frame.epoch, frame.seq, due.key)
         jobs, counts = self.follow_ups.plan(result, event, self.overload.follow_up_share)
         if jobs:
             # The event promises them: after a crash each must get an outcome.
             self.in_flight.add_follow_ups(jobs)
             self.in_flight.save()
-        self._send_event(result, counts)
+        self._send_event(result, counts, changes)
 
-    def _send_event(self, result: Result, follow_ups: EventFollowUps | None = None, live: bool = True) -> None:
-        event = result_event(self.agent, result, self.model, follow_ups)
+    def _send_event(
+        self,
+        result: Result,
+        follow_ups: EventFollowUps | None = None,
+        changes: EventChanges | None = None,
+        live: bool = True,
+    ) -> None:
+        event = result_event(self.agent, result, self.model, follow_ups, changes)
         self.in_flight.add_event(result.job, result.outcome, event.id)
         if live:
             self.feed.publish(event)

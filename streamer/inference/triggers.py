@@ -205,8 +205,12 @@ class MotionTrigger(IntervalTrigger):
     def is_demand(self, now: Now) -> bool:
         return super().is_demand(now) and now.mono < super().deadline(now) + QUIET_S
 
-    def restart(self) -> None:
+    def run_again(self) -> None:
+        """Run at the next tick even if nothing happens until then."""
         self._answered = None
+
+    def restart(self) -> None:
+        self.run_again()
 
 
 class OneShotTrigger(Trigger):

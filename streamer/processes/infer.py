@@ -19,7 +19,9 @@ from streamer.config.model import find_pipeline
 from streamer.config.task import DEFAULT_EVERY_S
 from streamer.core.backoff import ReportRate
 from streamer.core.closing import Closing
+from streamer.events.ledger import LEDGER_FILE
 from streamer.inference.canary import Canary
+from streamer.inference.content_changes import ContentChanges, sent_by_ledger
 from streamer.inference.fetcher import FrameFetcher
 from streamer.inference.follow_ups import FollowUps, follow_ups_of
 from streamer.inference.handover import Handover
@@ -91,9 +93,10 @@ class Inference(Closing):
         # `every_n_frames` has no seconds: the tracker takes the default interval for it.
         tasks = [(name, task) for name, stream in streams.items() for task in stream.tasks]
         tracker = ObjectTracker({(name, task.name): task.every or DEFAULT_EVERY_S for name, task in tasks})
+        self.changes = ContentChanges(sent_by_ledger(worker.state / LEDGER_FILE))
         self.publisher = OutcomePublisher(
             config.name, engine.model, self.in_flight, self.events, self.feed, self.requests, self.canary, tracker,
-            FollowUps(), self.policy.overload, process if target else None,
+            FollowUps(), self.changes, self.policy.overload, process if target else None,
         )  # fmt: skip
         self.speed = SpeedMeter(find_pipeline().costs(config.model).seconds, now.mono)
         self.poller = self.make_poller()
@@ -116,6 +119,7 @@ class Inference(Closing):
         self.fetcher.refresh_wait(self.requests.receive(_now()), _now())
         if self.handover.advance(_now()):
             self.poller = self.make_poller()
+            self.changes.keep(self.policy.schedules.keys())
             if self.policy.stretched:
                 self.stretch_reports.on_change()
         self.fetcher.fetch(self.room(), _now())
@@ -126,6 +130,9 @@ class Inference(Closing):
         if not self.fetcher.batch_wait(_now()):
             for result in self.step(self.select_jobs()):
                 self.publisher.publish(result)
+            for stream, name in self.changes.take_unconfirmed():
+                self.policy.run_again(stream, name, _now())
+                self.fetcher.refresh_wait({stream} & self.policy.schedules.keys(), _now())
             self.publisher.publish_warnings(self.engine.warnings)
             if self.policy.adapt(_now()):
                 self.stretch_reports.on_change()

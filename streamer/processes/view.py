@@ -106,9 +106,10 @@ class View(Closing):
             self.set_tasks(config.streams[self.id.stream].active, now)
 
     def set_tasks(self, tasks: Sequence[ScheduledTask], now: float) -> None:
-        """Replace the tasks that are drawn. Those that wait for motion or change answer once in `UNCHANGED_S`."""
+        """Replace the tasks that are drawn. Those that wait for a change may answer only once in `UNCHANGED_S`."""
         intervals = {
-            task.name: UNCHANGED_S if task.when != "always" else task.every or DEFAULT_EVERY_S for task in tasks
+            task.name: UNCHANGED_S if task.changes or task.when != "always" else task.every or DEFAULT_EVERY_S
+            for task in tasks
         }
         all_day = [intervals[task.name] for task in tasks if not task.at and not task.between]
         zones = [task.zone for task in tasks if task.zone is not None]

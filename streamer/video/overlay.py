@@ -90,14 +90,17 @@ class Overlays:
             return
         self._set_epoch(data.epoch)
         self._answered_at = now
+        captured_at = datetime.fromisoformat(event.time).timestamp()
+        at = media_time(data.epoch, data.frame.pts, captured_at)
         if data.result is None:
+            if data.name in self._tasks and self._tasks[data.name].text is not None:
+                self._tasks[data.name].at = at  # the text still holds
             return
         if data.parent is not None and data.result.text is not None:
             self._describe(data.parent.track, data.result.text)
             return
         task = self._tasks.setdefault(data.name, _TaskState(BoxMotion(self.intervals.get(data.name, 1.0))))
-        captured_at = datetime.fromisoformat(event.time).timestamp()
-        task.at = media_time(data.epoch, data.frame.pts, captured_at)
+        task.at = at
         task.motion.add(task.at, [Box(*box.box, box.label, box.score, box.track) for box in data.result.boxes])
         task.outlines = (*data.result.polygons, *data.result.quads)
         task.text = data.result.marked_text

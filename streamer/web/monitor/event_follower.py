@@ -46,7 +46,7 @@ class EventFollower:
         self.started = time.time()
         """Unix second at which this process started."""
         self.results: dict[TaskId, Event] = {}
-        """Newest result by task."""
+        """Newest result by task. One that is `unchanged` has the answer that still holds."""
         self.states: dict[str, Event] = {}
         """Newest status event by stream."""
         self.workers: dict[str, Event] = {}
@@ -130,7 +130,10 @@ class EventFollower:
     def _record_result(self, event: ResultEvent, at: float, is_new: bool) -> None:
         data = event.data
         task = (data.stream, data.name)
-        self.results[task] = event.model_dump(mode="json")
+        newest = event.model_dump(mode="json")
+        if data.outcome == "unchanged" and task in self.results:
+            newest["data"]["result"] = self.results[task]["data"]["result"]
+        self.results[task] = newest
         if data.outcome in ("ok", "empty"):
             self._record_answer(is_new)
             self.answer_times[task].append(at)
