@@ -312,8 +312,8 @@ class TaskSpec:
     result: ResultKind
     parameters: type[Any]
     """A `streamer.core.settings.Settings` class: the pipeline's keys of this task and their checks."""
-    content: Callable[[str], Content] | None = None
-    """Returns the content of an answer's text; None: the answers are no descriptions of the picture."""
+    content: Callable[[Answer], Content] | None = None
+    """Returns the content of an answer; None: the answers are no descriptions of the picture."""
 
 
 class Costs(NamedTuple):

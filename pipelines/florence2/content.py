@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from pipelines.florence2.noun_phrases import NounPhrase, noun_phrases
-from streamer.types import Content, Relation, Thing
+from streamer.types import Answer, Content, Relation, Thing
 
 _SAME = {
     **dict.fromkeys(("man", "woman", "guy", "lady", "gentleman", "pedestrian", "human"), "person"),
@@ -48,9 +48,15 @@ _ENDINGS = sorted(
 """The longest first: `on top of` is not `of`."""
 
 
-def content_of(text: str) -> Content:
-    """Return what a caption says is in the picture."""
-    phrases = [phrase for phrase in noun_phrases(text) if phrase.number != 0]
+def content_of(answer: Answer) -> Content:
+    """Return what a caption says is in the picture, without phrases that the picture does not support."""
+    text = answer.text or ""
+    unsupported = [span for span in answer.spans if not span.is_supported]
+    phrases = [
+        phrase
+        for phrase in noun_phrases(text)
+        if phrase.number != 0 and not any(span.start < phrase.end and phrase.start < span.end for span in unsupported)
+    ]
     things: dict[Thing, int | None] = {}
     named: list[Thing] = []
     for phrase in phrases:

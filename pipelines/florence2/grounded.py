@@ -15,6 +15,7 @@ from typing import Any, ClassVar, cast
 from pydantic import Field, create_model
 
 from pipelines.florence2.composite import Question, Stages
+from pipelines.florence2.content import content_of
 from pipelines.florence2.noun_phrases import MAX_NUMBER, NounPhrase, describes, noun_phrases
 from pipelines.florence2.tasks import SPECS
 from streamer.core.settings import Settings
@@ -63,7 +64,15 @@ def _spec(task: str, caption: str, phrases: int, summary: str) -> TaskSpec:
     )
     parameters = cast("type[Any]", model)
     parameters.task, parameters.caption, parameters.phrases = task, caption, phrases
-    return TaskSpec(task, summary, takes_text=False, takes_region=False, result="text", parameters=parameters)
+    return TaskSpec(
+        task,
+        summary,
+        takes_text=False,
+        takes_region=False,
+        result="text",
+        parameters=parameters,
+        content=content_of,
+    )
 
 
 GROUNDED_SPECS: dict[str, TaskSpec] = {

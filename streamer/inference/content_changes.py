@@ -99,7 +99,7 @@ def _content_of(result: Result) -> Content:
     """Return the content of an answer."""
     describe = find_pipeline().tasks()[result.job.due.task.task].content
     assert describe is not None, "checked with the config"
-    return describe(result.answer.text or "")
+    return describe(result.answer)
 
 
 def sent_by_ledger(path: Path) -> Callable[[str, Task], Sent | None]:

@@ -44,6 +44,7 @@ def test_follow_up_takes_zone_and_priority_of_its_parent() -> None:
             {**DETECT, "then": [{**CATEGORY, "region": [0, 0, 1, 1]}]},
             "then[0]: `region` is not for follow-ups: the answer before gives it",
         ),
+        ({"task": "caption", "then": [{"task": "phrase_grounding", "changes": True}]}, "then[0].changes: unknown key"),
         ({**DETECT, "then": [{**CATEGORY, "every": "1s"}]}, "then[0].every: unknown key"),
         ({**DETECT, "then": [{**CATEGORY, "refresh": "1m"}]}, "then[0]: `refresh` is for `on: new_tracks`"),
         ({**DETECT, "then": [{**CATEGORY, "crop": "nativ"}]}, "then[0].crop: "),

@@ -15,6 +15,7 @@ from streamer.bus.frame_protocol import FrameRequest
 from streamer.bus.stream_state import ScheduleState
 from streamer.config.calendar import Cron, parse_windows
 from streamer.config.task import ScheduledTask
+from streamer.inference.policy import Policy
 from streamer.inference.schedule import Schedule
 from streamer.inference.triggers import Now
 from streamer.types import Frame, FrameId, Pace
@@ -386,6 +387,17 @@ def test_motion_task_reports_unchanged_once_a_minute() -> None:
     assert len(unchanged) == 4
     assert {after - before for before, after in pairwise(unchanged)} == {60}
     assert (402, None) in ran, "runs again after the refresh"
+
+
+def test_motion_task_can_run_again_without_motion() -> None:
+    plan = Schedule("s", [scheduled("x", every=1.0, when="motion"), scheduled("y", every=1.0)], "live", at(100.0))
+    policy = Policy({"s": plan}, at(100.0))
+    plan.pop_due(triggered(1), at(100.0))
+    policy.run_again("s", "x", at(100.1))
+    assert [due.task.name for due in plan.pop_due(triggered(2), at(100.5))] == []
+    ran = plan.pop_due(triggered(3), at(101.0))
+    assert [(due.task.name, due.unchanged_since) for due in ran] == [("x", None), ("y", None)]
+    assert [due.task.name for due in plan.pop_due(triggered(4), at(102.0))] == ["y"]
 
 
 def test_motion_task_runs_at_once_on_a_new_connection() -> None:
