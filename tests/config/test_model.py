@@ -246,7 +246,6 @@ def test_unknown_zone_and_a_zone_with_a_region(here: Path) -> None:
 def test_changes_are_for_captions(here: Path) -> None:
     (line,) = problems(here, with_task("task: ocr, changes: true"))
     assert line.startswith("home.yaml:5: streams.gate.tasks[0].changes: is for captions: the answers of ocr")
-    assert problems(here, with_task("task: grounded_caption, changes: true")) == []
 
 
 @pytest.mark.parametrize("key", ["at: 0 7 * * *", "between: '07:00-09:00'", "max_age: 1s"])
