@@ -16,6 +16,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from streamer.content import Content
+
 Image = npt.NDArray[np.uint8]
 """uint8, shape (height, width, 3), BGR, read-only once it is in a Frame."""
 
@@ -270,32 +272,6 @@ class Result:
     @property
     def device_seconds(self) -> float:
         return self.inference_s / self.batch if self.device_s is None else self.device_s
-
-
-class Thing(NamedTuple):
-    """Things of one kind, as a text names them."""
-
-    kind: str
-    """A noun in the singular."""
-    colours: tuple[str, ...] = ()
-    """Sorted by name."""
-
-
-class Relation(NamedTuple):
-    """A relation of two things, such as: a red ring, `above`, a blue star."""
-
-    subject: Thing
-    relation: str
-    object: Thing
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """Things and relations that a text names, whatever its wording."""
-
-    things: Mapping[Thing, int | None] = field(default_factory=dict)
-    """Their number; None: several."""
-    relations: tuple[Relation, ...] = ()
 
 
 ResultKind = Literal["text", "boxes", "polygons", "quads", "boxes_or_polygons"]

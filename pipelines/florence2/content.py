@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 
 from pipelines.florence2.noun_phrases import NounPhrase, noun_phrases
-from streamer.types import Answer, Content, Relation, Thing
+from streamer.content import Content, Relation, Thing
+from streamer.types import Answer
 
 _SAME = {
     **dict.fromkeys(("man", "woman", "guy", "lady", "gentleman", "pedestrian", "human"), "person"),

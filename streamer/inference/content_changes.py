@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from streamer.config.model import find_pipeline
+from streamer.content import Content, Relation, Thing
 from streamer.core.errors import WireError
 from streamer.events.ledger.query import Filter, LedgerQuery
 from streamer.events.schema import EventChanges, EventStatement, ResultEvent, decode
 from streamer.inference.content_memory import Changes, ContentMemory, Number
 from streamer.inference.triggers import UNCHANGED_S
-from streamer.types import Content, Frame, Relation, Result, Task, Thing, Zone
+from streamer.types import Frame, Result, Task, Zone
 
 NEWEST_EVENTS = 100
 """Events of a task that are searched for its content, the newest first: those without an answer have none."""

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from streamer.content import Content, Relation, Thing
 from streamer.inference.content_memory import BRIEF_ANSWERS, STEADY_ANSWERS, ContentMemory
-from streamer.types import Content, Relation, Thing
 
 CAR, RED_CAR, BLUE_CAR, DOG = Thing("car"), Thing("car", ("red",)), Thing("car", ("blue",)), Thing("dog")
 ABOVE, LEFT = Relation(CAR, "above", DOG), Relation(CAR, "left of", DOG)
