@@ -16,8 +16,6 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from streamer.content import Content
-
 Image = npt.NDArray[np.uint8]
 """uint8, shape (height, width, 3), BGR, read-only once it is in a Frame."""
 
@@ -288,8 +286,8 @@ class TaskSpec:
     result: ResultKind
     parameters: type[Any]
     """A `streamer.core.settings.Settings` class: the pipeline's keys of this task and their checks."""
-    content: Callable[[Answer], Content] | None = None
-    """Returns the content of an answer; None: the answers are no descriptions of the picture."""
+    content: Callable[[Answer], Any] | None = None
+    """Returns the `streamer.core.content.Content` of an answer; None: answers do not describe the picture in words."""
 
 
 class Costs(NamedTuple):

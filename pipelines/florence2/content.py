@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from pipelines.florence2.noun_phrases import NounPhrase, noun_phrases
-from streamer.content import Content, Relation, Thing
+from streamer.core.content import Content, Relation, Thing
 from streamer.types import Answer
 
 _SAME = {

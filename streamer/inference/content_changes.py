@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from streamer.config.model import find_pipeline
-from streamer.content import Content, Relation, Thing
+from streamer.core.content import Content, Relation, Thing
 from streamer.core.errors import WireError
 from streamer.events.ledger.query import Filter, LedgerQuery
 from streamer.events.schema import EventChanges, EventStatement, ResultEvent, decode
@@ -100,7 +100,8 @@ def _content_of(result: Result) -> Content:
     """Return the content of an answer."""
     describe = find_pipeline().tasks()[result.job.due.task.task].content
     assert describe is not None, "checked with the config"
-    return describe(result.answer)
+    content: Content = describe(result.answer)
+    return content
 
 
 def sent_by_ledger(path: Path) -> Callable[[str, Task], Sent | None]:

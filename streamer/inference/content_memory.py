@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from streamer.content import Content, Relation, Thing
+from streamer.core.content import Content, Relation, Thing
 
 CONFIRMATIONS = 2
 """Answers in a row that must show a difference."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from streamer.content import Content, Relation, Thing
+from streamer.core.content import Content, Relation, Thing
 from streamer.inference.content_memory import BRIEF_ANSWERS, STEADY_ANSWERS, ContentMemory
 
 CAR, RED_CAR, BLUE_CAR, DOG = Thing("car"), Thing("car", ("red",)), Thing("car", ("blue",)), Thing("dog")

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.florence2.content import content_of
 from pipelines.florence2.pipeline import pipeline
-from streamer.content import Content, Relation, Thing
+from streamer.core.content import Content, Relation, Thing
 from streamer.types import Answer, Span
 
 RING, STAR = Thing("ring", ("red",)), Thing("star", ("blue",))

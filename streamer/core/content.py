@@ -1,4 +1,4 @@
-"""The content of a text about a picture, as `TaskSpec.content` returns it. `streamer/types.py` comes first."""
+"""The content of a text about a picture, as `TaskSpec.content` returns it."""
 
 from __future__ import annotations
 
