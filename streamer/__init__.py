@@ -1,4 +1,4 @@
-"""Move frames and events; a pipeline says what they mean. Start reading in `types.py`."""
+"""Move frames and events; a pipeline says what they mean. Start reading in `types/`."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ described by the model too, and the description must name the same thing. Import
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,8 +14,9 @@ from typing import Any, ClassVar, cast
 from pydantic import Field, create_model
 
 from pipelines.florence2.composite import Question, Stages
+from pipelines.florence2.confirm import support
 from pipelines.florence2.content import content_of
-from pipelines.florence2.noun_phrases import MAX_NUMBER, NounPhrase, describes, noun_phrases
+from pipelines.florence2.noun_phrases import MAX_NUMBER, NounPhrase, noun_phrases
 from pipelines.florence2.tasks import SPECS
 from streamer.core.settings import Settings
 from streamer.types import Answer, Box, Job, Region, Span, TaskSpec
@@ -126,18 +126,6 @@ def grounded_caption(job: Job) -> Stages:
             spans.append(_span(phrase, of_phrase, params.min_support))
     whole = Answer(text=answer.text, score=answer.score, spans=tuple(spans))
     return _supported_sentences(whole) if params.only_supported else whole
-
-
-def support(phrase: NounPhrase, box: Box, look: Answer) -> float:
-    """Return how much a box supports a phrase, 0 to 1: the box's score times the probability that the look agrees.
-
-    A description that names something else counts against the box as far as the model is certain of it.
-    """
-    if not look.text or look.score is None or box.score is None:
-        return 0.0
-    agreement = look.score if describes(look.text, phrase) else 1 - look.score
-    value = box.score * agreement
-    return value if math.isfinite(value) else 0.0
 
 
 def _distinct(boxes: Sequence[Box]) -> list[Box]:

@@ -16,6 +16,7 @@ MAX_NUMBER = 12
 MAX_LETTERS = 60
 """Longest phrase; what is longer is no English, and would not fit into a prompt."""
 _TOKEN = re.compile(r"[^\W\d_]+(?:['\u2019\-][^\W\d_]+)*|\d+|\S")
+_LIST = re.compile(r"[,;]|\b(?:and|or)\b", re.IGNORECASE)
 
 
 def _words(text: str) -> frozenset[str]:
@@ -58,11 +59,16 @@ _SIZES = _words("large small big little tiny huge tall short long wide medium-si
 _COLOURS = _words("""
     red green blue yellow orange purple white black brown grey gray pink beige tan silver gold golden
 """)
-_ALIKE = (
-    _words("person people man men woman women boy girl child children kid lady guy human player worker"),
-    _words("vehicle car truck van bus taxi suv pickup lorry automobile"),
-)
-"""Words that name the same thing in more or less detail."""
+_KINDS = {
+    "person": _words("human man woman boy girl child kid lady guy player worker"),
+    "man": _words("guy boy"),
+    "woman": _words("lady girl"),
+    "child": _words("kid boy girl"),
+    "vehicle": _words("car truck van bus taxi suv pickup lorry automobile"),
+    "car": _words("automobile taxi suv pickup van"),
+    "truck": _words("lorry pickup van"),
+}
+"""Words for the same thing in more detail: a man is a person, but no woman."""
 _NO_VERBS = _words("building ceiling clothing painting railing awning string spring")
 """Nouns that look like participles."""
 _IRREGULAR = {
@@ -113,6 +119,12 @@ def noun_phrases(text: str) -> list[NounPhrase]:
     return [phrase for tokens in _chunks(text) if (phrase := _phrase(tokens)) is not None]
 
 
+def searched_things(text: str) -> list[NounPhrase]:
+    """Return the things that a text searches for: the first one of each part between commas, `and` and `or`."""
+    parts = (noun_phrases(part) for part in _LIST.split(text))
+    return [phrases[0] for phrases in parts if phrases]
+
+
 def singular(noun: str) -> str:
     """Return a noun in the singular, by the rules of English spelling; an unknown irregular plural stays."""
     if noun in _IRREGULAR:
@@ -133,7 +145,8 @@ def describes(text: str, phrase: NounPhrase) -> bool:
 
 def _same_thing(noun: str, words: Sequence[str]) -> bool:
     others = {singular(word) for word in words}
-    return noun in others or any(noun in alike and alike & others for alike in _ALIKE)
+    kinds = _KINDS.get(noun, frozenset())
+    return noun in others or bool(kinds & others) or any(noun in _KINDS.get(other, ()) for other in others)
 
 
 def _tokens(text: str) -> list[_Token]:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pipelines.florence2.composite import CompositeEngine, Question, Stages
+from pipelines.florence2.confirm import second_look
 from pipelines.florence2.grounded import GROUNDED_SPECS, grounded_caption
-from streamer.types import Answer, Engine, Job
+from streamer.types import Answer, Confirmation, Engine, Job
 
 
 def with_stages(engine: Engine) -> CompositeEngine:
@@ -19,20 +20,33 @@ def stages_of(job: Job) -> Stages | None:
     """Return the stages of a job; None if it has one prompt."""
     if job.due.task.task in GROUNDED_SPECS:
         return grounded_caption(job)
-    if len(job.due.task.params.texts) > 1:
-        return _each_text(job)
+    params = job.due.task.params
+    if len(params.texts) > 1 or getattr(params, "confirm", None) is not None:
+        return _search(job)
     return None
 
 
-def _each_text(job: Job) -> Stages:
-    """Ask about each text of a list; each shape is labelled with the text that it answers."""
+def _search(job: Job) -> Stages:
+    """Search for each text, then look again if the task says so. Shapes of a list are labelled with their texts."""
     task = job.due.task
     texts: Sequence[str] = task.params.texts
     answers = yield [
         Question(task.task, task.params.model_copy(update={"text": text}), f"text `{text}`") for text in texts
     ]
+    if task.params.confirm is not None:
+        answers = yield from second_look(job, texts, answers)
+    return answers[0] if len(texts) == 1 else _joined(texts, answers)
+
+
+def _joined(texts: Sequence[str], answers: Sequence[Answer]) -> Answer:
+    """Return one answer with the shapes of all, each labelled with the text that it answers."""
     pairs = list(zip(texts, answers, strict=True))
+    looks = [(text, answer.confirmation) for text, answer in pairs if answer.confirmation is not None]
+    refused = (
+        replace(one, box=replace(one.box, label=text)) for text, confirmation in looks for one in confirmation.refused
+    )
     return Answer(
         boxes=tuple(replace(box, label=text) for text, answer in pairs for box in answer.boxes),
         polygons=tuple(replace(shape, label=text) for text, answer in pairs for shape in answer.polygons),
+        confirmation=Confirmation(sum(look.confirmed for _, look in looks), tuple(refused)) if looks else None,
     )

@@ -6,11 +6,12 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, cast, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, cast, get_args
 
 from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from pipelines.florence2.content import content_of
+from pipelines.florence2.noun_phrases import searched_things
 from streamer.core.settings import RegionField, Settings
 from streamer.types import Region, ResultKind, TaskSpec
 
@@ -72,6 +73,41 @@ def _texts(value: Any) -> str | tuple[str, ...]:
     return texts
 
 
+Look = Literal["region_to_description", "region_to_category"]
+_LOOKS: dict[str, tuple[Look, ...]] = {
+    "description": ("region_to_description",),
+    "category": ("region_to_category",),
+    "both": ("region_to_description", "region_to_category"),
+}
+"""Tasks that are asked about a region, by `agree`."""
+EXPECTED_SHAPES = 2
+"""Shapes per text that cost estimates assume for the second look."""
+
+
+class Confirm(Settings):
+    """The keys of the second look at what a task found."""
+
+    agree: Literal["description", "category", "both"] = "description"
+    """The model's words about a shape's region that must name the thing searched for: its description, which also says
+    the colour, its category, or both."""
+    min_score: float | None = Field(default=None, ge=0, le=1)
+    """Leave out shapes that the second look supports less, 0 to 1. Default: 0.1, for referring_segmentation 0.2."""
+
+    @property
+    def kinds(self) -> tuple[Look, ...]:
+        """The tasks that are asked about each shape."""
+        return _LOOKS[self.agree]
+
+
+def _confirm(value: Any) -> Any:
+    """Return the keys of the second look; None if there is none. Raises ValueError."""
+    if isinstance(value, bool):
+        return {} if value else None
+    if value is not None and not isinstance(value, (Mapping, Confirm)):
+        raise ValueError("must be true, false or a mapping of keys")
+    return value
+
+
 class Parameters(Settings):
     """Config keys of a task without text or region."""
 
@@ -112,6 +148,8 @@ class Parameters(Settings):
             for key in ("text", "region"):
                 if key in data and key != cls.needs:
                     raise ValueError(f"task {cls.task} takes no `{key}`")
+            if "confirm" in data and "confirm" not in cls.model_fields:
+                raise ValueError(f"task {cls.task} takes no `confirm`: it is for tasks that search for a text")
             if cls.needs and data.get(cls.needs) is None:
                 raise ValueError(f"task {cls.task} needs `{cls.needs}`")
         return data
@@ -125,9 +163,27 @@ class TextParameters(Parameters):
     text: Annotated[str | tuple[str, ...], BeforeValidator(_texts, json_schema_input_type=str | list[str])]
     """Text to search for, without model tokens. A list is searched one by one, and each shape has its text as label."""
 
+    confirm: Annotated[Confirm | None, BeforeValidator(_confirm, json_schema_input_type=bool | Confirm | None)] = None
+    """true, or a mapping of keys: ask the model about the region of each shape, and leave out those that it does not
+    name by the text. Default: no second look."""
+
     @property
     def texts(self) -> tuple[str, ...]:
         return (self.text,) if isinstance(self.text, str) else self.text
+
+    @property
+    def prompts(self) -> Mapping[str, float]:
+        count = len(self.texts)
+        looks: tuple[str, ...] = () if self.confirm is None else self.confirm.kinds
+        return {self.task: count, **dict.fromkeys(looks, EXPECTED_SHAPES * count)}
+
+    @model_validator(mode="after")
+    def _check_confirm(self) -> Self:
+        if self.confirm is not None:
+            for text in self.texts:
+                if not any(thing.noun.isascii() for thing in searched_things(text)):
+                    raise ValueError(f"`confirm` cannot check `{text}`: the text must name a thing in English")
+        return self
 
 
 class RegionParameters(Parameters):

@@ -15,6 +15,13 @@ from streamer.core.errors import ConfigError
 from streamer.core.printable import printable
 from streamer.events.marks import marked_text
 
+REASONS = {
+    "small": "under 8 pixels",
+    "most": "too many shapes",
+    "words": "named otherwise",
+    "score": "low score",
+}
+"""Reasons of the second look in words."""
 PHRASE_TASK = "open_vocabulary_detection"
 """Task of a question that gives a text only."""
 
@@ -25,6 +32,12 @@ def ask(
     task: Annotated[str | None, typer.Option(help="Task to run, see `streamer tasks`. [default: find TEXT]")] = None,
     region: RegionText = None,
     zone: ZoneName = None,
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="Look at each shape again; print only those confirmed.")
+    ] = (False),
+    explain: Annotated[bool, typer.Option("--explain", help="As --confirm; print also what was refused, and why.")] = (
+        False
+    ),
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as an event.")] = False,
     seconds: Annotated[float, typer.Option(min=0.1, metavar="S", help="Time to wait for the answer.")] = 30.0,
     agent: RunningAgent = None,
@@ -38,11 +51,13 @@ def ask(
     if task is None and text is None:
         raise ConfigError("nothing to ask: give TEXT or --task")
     entry = given(task=task or PHRASE_TASK, text=text, region=region, zone=zone)
+    if confirm or explain:
+        entry["confirm"] = True
     answer = call(agent, seconds + REPLY_TIMEOUT_S, Ask(stream=stream, task=entry, seconds=seconds))
-    raise typer.Exit(_print_answer(stream, answer, as_json))
+    raise typer.Exit(_print_answer(stream, answer, as_json, explain))
 
 
-def _print_answer(stream: str, answer: dict[str, Any], as_json: bool) -> int:
+def _print_answer(stream: str, answer: dict[str, Any], as_json: bool, explain: bool) -> int:
     """Print an answer; return the exit code."""
     if "failed" in answer:
         print(f"streamer: no answer about {stream}: {answer['failed']}", file=sys.stderr)
@@ -51,7 +66,7 @@ def _print_answer(stream: str, answer: dict[str, Any], as_json: bool) -> int:
     if as_json:
         print(json.dumps(event))
     else:
-        for line in describe(event):
+        for line in (*describe(event), *(refusals(event) if explain else ())):
             print(line)
     if event["data"]["result"] is None:
         print(f"streamer: {event['data']['outcome']}: {event['data'].get('error', 'no answer')}", file=sys.stderr)
@@ -72,3 +87,13 @@ def describe(event: dict[str, Any]) -> Iterator[str]:
         yield f"{printable(shape['label'])}  {score}{' '.join(f'{value:.2f}' for value in coordinates)}"
     if event["data"]["outcome"] == "empty":
         yield "nothing"
+
+
+def refusals(event: dict[str, Any]) -> Iterator[str]:
+    """Return the shapes that the second look refused as lines: label, scores, coordinates and reason."""
+    for shape in event["data"].get("confirmation", {}).get("refused", ()):
+        score = "" if shape["score"] is None else f"{shape['score']:.2f}  "
+        place = " ".join(f"{value:.2f}" for value in shape["box"])
+        support = "" if shape["support"] is None else f" ({shape['support']:.2f})"
+        said = f": the model sees `{printable(shape['said'])}`" if shape["said"] else ""
+        yield f"refused  {printable(shape['label'])}  {score}{place}  {REASONS[shape['reason']]}{support}{said}"

@@ -15,7 +15,7 @@ from streamer.config.yaml_file import Where
 Problem = tuple[Where, str]
 Schema = dict[str, Any]
 
-_PROMPT_KEYS = ("text", "region", "min_score")
+_PROMPT_KEYS = ("text", "region", "min_score", "confirm")
 _NAME_PATTERN = "a-z0-9"
 
 

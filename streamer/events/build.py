@@ -15,9 +15,11 @@ from streamer.core.redact import redact
 from streamer.events.schema import (
     EventBox,
     EventChanges,
+    EventConfirmation,
     EventFollowUps,
     EventParent,
     EventPoints,
+    EventRefused,
     EventSpan,
     FrameCounts,
     FrameInfo,
@@ -29,7 +31,7 @@ from streamer.events.schema import (
     StatusEvent,
     Timing,
 )
-from streamer.types import Answer, Box, Polygon, Priority, Quad, Result, Span, TaskParams
+from streamer.types import Answer, Box, Confirmation, Polygon, Priority, Quad, Result, Span, TaskParams
 
 MAX_TEXT = 65_536
 """Characters kept of one text from a model or a library."""
@@ -73,6 +75,7 @@ def result_event(
         parent=None if parent is None else EventParent(id=parent.event, label=parent.label, track=parent.track),
         follow_ups=follow_ups,
         changes=changes,
+        confirmation=_confirmation(result.answer.confirmation, width, height),
         model=model,
         quality=params.quality,
         error=None if result.error is None else clean(redact(result.error)),
@@ -241,6 +244,21 @@ def _box(box: Box, width: int, height: int) -> EventBox:
         pixels=pixels,
         track=box.track,
     )
+
+
+def _confirmation(confirmation: Confirmation | None, width: int, height: int) -> EventConfirmation | None:
+    if confirmation is None:
+        return None
+    refused = []
+    for one in confirmation.refused:
+        shape, said = _box(one.box, width, height), None if one.said is None else clean(one.said)
+        refused.append(
+            EventRefused(
+                label=shape.label, score=shape.score, box=shape.box, pixels=shape.pixels,
+                reason=one.reason, said=said, support=_rounded(one.support, 4),
+            )
+        )  # fmt: skip
+    return EventConfirmation(confirmed=confirmation.confirmed, refused=tuple(refused))
 
 
 def _outlines(shapes: Iterable[Polygon | Quad], width: int, height: int) -> tuple[EventPoints, ...]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from streamer.core.errors import WireError
 from streamer.events.marks import mark_unsupported
-from streamer.types import Outcome, Point, Priority
+from streamer.types import Outcome, Point, Priority, Refusal
 
 
 class _Part(BaseModel):
@@ -145,6 +145,34 @@ class EventChanges(_Part):
     disappeared: tuple[EventStatement, ...]
 
 
+class EventRefused(_Part):
+    """A shape that the second look has removed from the answer."""
+
+    label: str
+    score: float | None
+    """Score of the shape."""
+    box: tuple[float, float, float, float]
+    """x0, y0, x1, y1 as fractions of the full frame."""
+    pixels: tuple[int, int, int, int]
+    """The same in pixels of the full frame."""
+    reason: Refusal
+    """A side under 8 pixels (`small`), more shapes than are looked at (`most`), words of the model that name something
+    else (`words`), a low score (`score`)."""
+    said: str | None
+    """The model's words about the shape; null if it was not asked."""
+    support: float | None
+    """Score of the second look; null if the model was not asked."""
+
+
+class EventConfirmation(_Part):
+    """The outcome of a second look (`confirm`)."""
+
+    confirmed: int
+    """Shapes in the result."""
+    refused: tuple[EventRefused, ...]
+    """Shapes that are not in the result."""
+
+
 class ResultData(_Part):
     stream: str
     epoch: int
@@ -172,6 +200,8 @@ class ResultData(_Part):
     """Set if the task has follow-ups and this is an answer."""
     changes: EventChanges | None = Field(default=None, exclude_if=lambda value: value is None)
     """Set if the task has `changes` and this is an answer, or the report that the last one still holds."""
+    confirmation: EventConfirmation | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Set if the task has `confirm` and this is an answer."""
     timing: Timing
     model: str
     quality: str

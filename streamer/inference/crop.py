@@ -162,10 +162,13 @@ def to_full_frame(answer: Answer, view: View, frame: Frame) -> Answer:
         first, second, third, fourth = points(old.points)
         return replace(old, points=(first, second, third, fourth))
 
+    confirmation = answer.confirmation
     return replace(
         answer,
         boxes=tuple(map(box, answer.boxes)),
         polygons=tuple(replace(old, points=points(old.points)) for old in answer.polygons),
         quads=tuple(map(quad, answer.quads)),
         spans=tuple(replace(span, boxes=tuple(map(box, span.boxes))) for span in answer.spans),
+        confirmation=confirmation
+        and replace(confirmation, refused=tuple(replace(one, box=box(one.box)) for one in confirmation.refused)),
     )

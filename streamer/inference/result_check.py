@@ -30,6 +30,8 @@ def check_numbers(result: Result) -> Result:
 def _coordinates(answer: Answer) -> Iterator[float]:
     for box in itertools.chain(answer.boxes, *(span.boxes for span in answer.spans)):
         yield from (box.x0, box.y0, box.x1, box.y1)
+    for one in answer.confirmation.refused if answer.confirmation else ():
+        yield from (one.box.x0, one.box.y0, one.box.x1, one.box.y1)
     outlines = [shape.points for shape in answer.polygons] + [shape.points for shape in answer.quads]
     for point in itertools.chain.from_iterable(outlines):
         yield from point

@@ -98,6 +98,9 @@ sinks:
             assert "length" in sensor["value_template"], "boxes are counted"
             until(lambda: 'task="things"' in metrics(), 10, "the metrics count it")
             assert in_top() == ["caption", "things"]
+            search = {"task": "phrase_grounding", "text": "a red star and a blue ring", "confirm": True, "zone": "left"}
+            answer = request(op="ask", stream="gate", task=search, seconds=10)["event"]["data"]
+            assert answer["confirmation"]["confirmed"] == len(answer["result"]["boxes"])
             until(lambda: has_zone(video.next()), 10, "the video shows the zone")
 
             request(op="pause", stream="gate", name="things")

@@ -156,3 +156,17 @@ def test_streams_are_divided_among_devices(home: Path) -> None:
     assert lines[0] == "load: at most 150 % of one of 2 devices (caption 150 %)"
     assert lines[1:3] == ["  cpu: 100 % (gate, yard)", "  cpu: 50 % (roof)"]
     assert not any("warning" in line for line in lines)
+
+
+def test_stages_of_a_task_are_counted_and_named() -> None:
+    load_estimate.store_cost(INCLUDED, "phrase_grounding", 0.1)
+    load_estimate.store_cost(INCLUDED, "region_to_description", 0.05)
+    search = {"every": "1s", "task": "phrase_grounding", "text": "a red car"}
+    config = agent(search, {**search, "confirm": True})
+    load = estimate(config)
+    assert load is not None
+    assert load.by_task["gate", "t0"] == pytest.approx(0.1)
+    assert load.by_task["gate", "t1"] == pytest.approx(0.2)
+    assert load.assumptions == (
+        "gate.t1 has several stages and counts as 1 phrase_grounding and 2 region_to_description",
+    )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from streamer.core.redact import remember
 from streamer.events.build import MAX_TEXT, clean, result_event, result_id, sink_event, status_event, worker_event
 from streamer.events.schema import accepted, decode, encode, numbered
-from streamer.types import Answer, Box, Polygon, Quad, Region, Span
+from streamer.types import Answer, Box, Confirmation, Polygon, Quad, Refused, Region, Span
 from tests.support import sample_events
 
 
@@ -209,3 +209,32 @@ def test_model_text_cannot_break_a_line_or_a_terminal(text: str) -> None:
 
 def test_long_text_is_truncated() -> None:
     assert len(clean("x" * (MAX_TEXT + 1))) == MAX_TEXT
+
+
+def test_refused_shapes_are_in_the_event() -> None:
+    refused = Refused(Box(0.5, 0.5, 0.75, 1.0, "ladder", 0.61), "words", "a\x1b broom", math.nan)
+    small = Refused(Box(0, 0, 0, 0, "ladder"), "small")
+    whole = sample_events.result(answer=Answer(confirmation=Confirmation(0, (refused, small))), outcome="empty")
+    assert as_json(result_event("home", whole, "tiny"))["data"]["confirmation"] == {
+        "confirmed": 0,
+        "refused": [
+            {
+                "label": "ladder",
+                "score": 0.61,
+                "box": [0.5, 0.5, 0.75, 1.0],
+                "pixels": [960, 540, 1440, 1080],
+                "reason": "words",
+                "said": "a broom",
+                "support": None,
+            },
+            {
+                "label": "ladder",
+                "score": None,
+                "box": [0.0, 0.0, 0.0, 0.0],
+                "pixels": [0, 0, 0, 0],
+                "reason": "small",
+                "said": None,
+                "support": None,
+            },
+        ],
+    }

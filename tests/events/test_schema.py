@@ -53,4 +53,6 @@ def test_json_schema_describes_all_event_types() -> None:
     required = whole["$defs"]["ResultEvent"]["required"]
     assert {"specversion", "type", "source", "id", "subject", "time", "sequence", "data"} <= set(required)
     data = whole["$defs"]["ResultData"]
-    assert set(data["properties"]) - set(data["required"]) == {"error", "near", "since", "parent", "follow_ups"}
+    assert set(data["properties"]) - set(data["required"]) == {
+        "error", "near", "since", "parent", "follow_ups", "crop", "confirmation", "changes",
+    }  # fmt: skip

@@ -20,7 +20,22 @@ from streamer.inference.crop import (
     view_of,
     zone_view,
 )
-from streamer.types import Answer, Box, DueTask, Frame, Job, Polygon, Quad, Region, Result, Span, Task, Zone
+from streamer.types import (
+    Answer,
+    Box,
+    Confirmation,
+    DueTask,
+    Frame,
+    Job,
+    Polygon,
+    Quad,
+    Refused,
+    Region,
+    Result,
+    Span,
+    Task,
+    Zone,
+)
 from tests.support.tasks import PARAMS
 
 TRIANGLE = Zone("t", ((0.25, 0.5), (0.75, 0.5), (0.5, 1.0)))
@@ -84,10 +99,12 @@ def test_answer_is_mapped_to_full_frame() -> None:
         polygons=(Polygon(((0, 0), (1, 0), (0.5, 1)), "outline"),),
         quads=(Quad(((0, 0), (1, 0), (1, 1), (0, 1)), "EXIT"),),
         spans=(Span(0, 6, (Box(0, 0, 1, 1, "a door", 0.9),), 0.8, True),),
+        confirmation=Confirmation(4, (Refused(Box(0, 0, 1, 0.5, "top"), "words", "a lamp", 0.1),)),
     )
     put = to_full_frame(answer, view_in(TRIANGLE), frame())
     assert (put.text, put.score) == ("a door", 0.5)
     assert put.boxes == (Box(0.25, 0.5, 0.75, 1.0, "all", 0.9, 7), Box(0.5, 0.5, 0.75, 0.75, "part"))
+    assert put.confirmation == Confirmation(4, (Refused(Box(0.25, 0.5, 0.75, 0.75, "top"), "words", "a lamp", 0.1),))
     assert put.polygons[0].points == TRIANGLE.points
     assert put.spans == (Span(0, 6, (Box(0.25, 0.5, 0.75, 1.0, "a door", 0.9),), 0.8, True),)
     assert put.quads[0].points == ((0.25, 0.5), (0.75, 0.5), (0.75, 1.0), (0.25, 1.0))

@@ -70,12 +70,15 @@ def test_commands_ask_and_change_a_running_agent(tmp_path: Path, monkeypatch: py
         assert (code, errors) == (0, "")
         event = json.loads(output)
         assert (event["data"]["text"], event["data"]["task"]) == ("a red circle", "open_vocabulary_detection")
+        code, output, _ = home.command("ask", "gate", "a red circle and a blue ring", "--explain", "--json")
+        assert (code, json.loads(output)["data"]["text"]) == (0, "a red circle and a blue ring")
         code, output, _ = home.command("ask", "gate", "--task", "caption")
         assert (code, output.count("\n")) == (0, 1)
         message = "there is no stream `gat` (did you mean `gate`?)"
         assert home.command("ask", "gat", "x") == (2, "", f"streamer: {message}\n")
         for words, message in (
             (("ask", "gate", "x", "--task", "caption"), "text: caption takes no text"),
+            (("ask", "gate", "--task", "caption", "--confirm"), "confirm: caption takes no confirm"),
             (("ask", "gate", "--task", "phrase_grounding"), "`text` is missing: phrase_grounding needs it"),
             (("ask", "gate"), "nothing to ask: give TEXT or --task"),
             (("ask", "gate", "x", "--agent", "office"), "agent office is not running"),

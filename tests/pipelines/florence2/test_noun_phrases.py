@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.florence2.noun_phrases import MAX_LETTERS, describes, noun_phrases, singular
+from pipelines.florence2.noun_phrases import MAX_LETTERS, describes, noun_phrases, searched_things, singular
 
 CAPTIONS = {
     "a green circle to the right of a yellow star": ["a green circle", "a yellow star"],
@@ -59,6 +59,22 @@ def test_words_without_end_are_no_phrase() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "nouns"),
+    [
+        ("red ring", ["ring"]),
+        ("a red ring and two blue stars, or crosses", ["ring", "star", "cross"]),
+        ("person wearing a red helmet", ["person"]),
+        ("a group of people", ["person"]),
+        ("fire extinguisher", ["extinguisher"]),
+        ("man on a bench; dog", ["man", "dog"]),
+        ("the left side", []),
+    ],
+)
+def test_search_is_for_the_first_thing_of_each_part(text: str, nouns: list[str]) -> None:
+    assert [thing.noun for thing in searched_things(text)] == nouns
+
+
+@pytest.mark.parametrize(
     ("plural", "one"),
     [("rings", "ring"), ("crosses", "cross"), ("boxes", "box"), ("horses", "horse"), ("glass", "glass"), ("bus", "bus"),
      ("buses", "bus"), ("berries", "berry"), ("benches", "bench"), ("men", "man"), ("gas", "gas"), ("houses", "house")],
@@ -77,7 +93,11 @@ def test_plurals_become_singular(plural: str, one: str) -> None:
         ("a red ring", "ring", True),
         ("a ring", "a blue ring", True),
         ("a man", "person in a red shirt", True),
-        ("a red car", "a blue car next to a red truck", True),
+        ("a person", "a man in a red shirt", True),
+        ("a woman", "a man in a red shirt", False),
+        ("a truck", "a parked car", False),
+        ("a red car", "a blue car next to a red truck", False),
+        ("a red vehicle", "a blue car next to a red truck", True),
         ("a red dog", "a red car with a brown dog", False),
         ("a beetle", "a turquoise beetle car", True),
         ("a red ring", "", False),

@@ -49,6 +49,7 @@ def test_parameter_defaults_and_json_schema(task: str) -> None:
     assert params.max_tokens == FLORENCE_TASKS[task].max_tokens
     schema = SPECS[task].parameters.model_json_schema()
     least = set() if SPECS[task].result == "text" else {"min_score"}
+    least |= {"confirm"} if SPECS[task].takes_text else set()
     assert set(schema["properties"]) == {"quality", "max_tokens", *INPUTS[task], *least}
     assert getattr(params, "min_score", None) is None
     assert all(entry.get("description") for entry in schema["properties"].values())
@@ -69,6 +70,9 @@ def test_parameter_defaults_and_json_schema(task: str) -> None:
         ("caption", {"quality": "best"}, "'fast' or 'official'"),
         ("caption", {"max_tokens": 0}, "greater than or equal to 1"),
         ("caption", {"min_score": 0.5}, "Extra inputs are not permitted"),
+        ("caption", {"confirm": True}, "task caption takes no `confirm`: it is for tasks that search for a text"),
+        ("phrase_grounding", {"text": "a cat", "confirm": 3}, "must be true, false or a mapping of keys"),
+        ("phrase_grounding", {"text": "a cat", "confirm": {"min_score": 2}}, "less than or equal to 1"),
         ("object_detection", {"min_score": 1.5}, "less than or equal to 1"),
         ("object_detection", {"min_score": -0.1}, "greater than or equal to 0"),
     ],

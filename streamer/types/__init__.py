@@ -16,13 +16,22 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from streamer.types.answer import Answer as Answer
+from streamer.types.answer import Box as Box
+from streamer.types.answer import Confirmation as Confirmation
+from streamer.types.answer import Point as Point
+from streamer.types.answer import Polygon as Polygon
+from streamer.types.answer import Quad as Quad
+from streamer.types.answer import Refusal as Refusal
+from streamer.types.answer import Refused as Refused
+from streamer.types.answer import Span as Span
+
 Image = npt.NDArray[np.uint8]
 """uint8, shape (height, width, 3), BGR, read-only once it is in a Frame."""
 
 Luma = npt.NDArray[np.uint8]
 """uint8, shape (height, width): brightness."""
 
-Point = tuple[float, float]
 Pace = Literal["live", "file"]
 """live: consumers get the newest frame, intervals run on the monotonic clock. file: the reader waits for its consumers,
 intervals run on media time."""
@@ -184,65 +193,6 @@ class DueTask:
 class Job:
     due: DueTask
     frame: Frame
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-    label: str
-    score: float | None = None
-    track: int | None = None
-    """Track id, equal for one object in all results of a task from its second detection on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Polygon:
-    points: tuple[Point, ...]
-    label: str
-    score: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Quad:
-    """Four corners around a text, clockwise from the top left of the text."""
-
-    points: tuple[Point, Point, Point, Point]
-    label: str
-    score: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A phrase of an answer's text, and where the picture shows what it names."""
-
-    start: int
-    end: int
-    """The phrase is text[start:end]."""
-    boxes: tuple[Box, ...]
-    """Places that show it."""
-    score: float | None
-    is_supported: bool
-    """False: the picture does not show what the phrase names, or another number of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The parsed answer of the model. A task fills the fields of its result kind and leaves the others empty."""
-
-    text: str | None = None
-    score: float | None = None
-    boxes: tuple[Box, ...] = ()
-    polygons: tuple[Polygon, ...] = ()
-    quads: tuple[Quad, ...] = ()
-    spans: tuple[Span, ...] = ()
-    """Phrases of `text` that were searched for in the picture, in their order."""
-
-    @property
-    def is_empty(self) -> bool:
-        return not (self.text or self.boxes or self.polygons or self.quads)
 
 
 @dataclass(frozen=True, slots=True)
