@@ -53,10 +53,20 @@ class Activity:
 
     @property
     def sleeps(self) -> bool:
-        """Return whether an answer without objects of its labels would change nothing."""
+        """Return whether an answer without objects of its labels, or no answer, would change nothing that matters.
+
+        Such an answer would make a condition false, or leave it without an answer; both lead to no incident.
+        """
         state = self.state
         is_idle = state.incident is None and not state.pending and True not in state.hits
-        return self._can_sleep and is_idle and self.condition.value is False and not any(x.value for x in self.leaves)
+        return self._can_sleep and is_idle and not any(leaf.value for leaf in self.leaves) and not self.condition.value
+
+    @property
+    def is_worth_saving(self) -> bool:
+        """Return whether its state differs in what matters from that of a new activity."""
+        if self.sleeps:
+            return self.state.last_start is not None
+        return self.state != ActivityState() or any(leaf.state != type(leaf.state)() for leaf in self.leaves)
 
     @property
     def deadline(self) -> float | None:

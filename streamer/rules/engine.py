@@ -36,15 +36,12 @@ ANY_LABEL = ""
 class _TaskActivities:
     """The activities that look at one task's answers."""
 
-    all: list[Activity] = field(default_factory=list)
     awake: dict[int, Activity] = field(default_factory=dict)
     """Those that every answer concerns, by their order."""
     by_label: defaultdict[str, list[Activity]] = field(default_factory=lambda: defaultdict(list))
 
     def concerned(self, seen: Observation) -> list[Activity]:
         """Return the activities that an observation can change, in their order."""
-        if seen.outcome == "none":
-            return self.all
         found = dict(self.awake)
         if seen.objects:
             for label in {ANY_LABEL, *(shape.label.casefold() for shape in seen.objects)}:
@@ -106,6 +103,7 @@ class Engine:
                 "leaves": [_adapter(leaf.state).dump_python(leaf.state, mode="json") for leaf in activity.leaves],
             }
             for (rule, stream), activity in self._activities.items()
+            if activity.is_worth_saving
         ]
         return {"clock": self.clock, "activities": activities}
 
@@ -139,8 +137,6 @@ class Engine:
         stream = activity.stream
         self._activities[name, stream] = activity
         self._streams[stream].append(activity)
-        for task in dict.fromkeys(leaf.task for leaf in activity.leaves if leaf.task is not None):
-            self._tasks[stream, task].all.append(activity)
         for leaf in activity.leaves:
             if leaf.task is not None and isinstance(leaf, ObjectLeaf):
                 of_label = self._tasks[stream, leaf.task].by_label[leaf.label or ANY_LABEL]

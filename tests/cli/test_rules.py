@@ -1,0 +1,64 @@
+"""`streamer rules` on a config and a real ledger."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streamer.cli.main import app
+from streamer.core.errors import ConfigError
+from streamer.events.ledger import Ledger
+from streamer.events.schema import encode
+from streamer.rules.engine import Engine
+from tests.support.stories import STORIES, run
+
+STORY = next(story for story in STORIES if story.name == "enter and leave")
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A config file, and the ledger of its agent with the story's events."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    folder = tmp_path / "streamer" / "home"
+    folder.mkdir(parents=True)
+    file = tmp_path / "home.yaml"
+    file.write_text(json.dumps(STORY.config().raw))
+    with Ledger(folder / "ledger.db", "home") as ledger:
+        ledger.commit(STORY.events())
+        yield file
+
+
+def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    app(["rules", *arguments], standalone_mode=False)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_replay_prints_what_live_would_send(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = output(capsys, "test", "story", "--config", str(config), "--jsonl")
+    assert lines == [encode(one).decode() for one in run(Engine(STORY.config()), STORY.events())]
+
+
+def test_replay_prints_lines_for_people(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start, end, count = output(capsys, "test", "story", "--config", str(config))
+    assert start.endswith("gate  start  medium  story at gate")
+    assert end.endswith("gate  end  medium  story at gate  after 13 s")
+    assert count == "1 incidents in the last 7d"
+
+
+def test_since_leaves_older_events_out(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    time.sleep(0.01)
+    assert output(capsys, "test", "story", "--config", str(config), "--since", "1ms") == ["0 incidents in the last 1ms"]
+
+
+def test_unknown_rule_names_the_nearest(config: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has no rule `storey`.*did you mean `story`"):
+        app(["rules", "test", "storey", "--config", str(config)], standalone_mode=False)
+
+
+def test_list_names_condition_and_streams(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert output(capsys, "list", "--config", str(config)) == ["story: label person, severity medium, streams gate"]
