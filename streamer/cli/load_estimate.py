@@ -23,7 +23,15 @@ from streamer.core.errors import ConfigError
 from streamer.core.paths import state_home
 from streamer.inference.overload import MARGIN, Demand, shares
 from streamer.inference.placement import Placement
-from streamer.inference.stream_load import FPS, known_fps, max_runs_per_second, prompts_of, stream_load, task_load
+from streamer.inference.stream_load import (
+    FPS,
+    follow_up_load,
+    known_fps,
+    max_runs_per_second,
+    prompts_of,
+    stream_load,
+    task_load,
+)
 from streamer.types import PRIORITIES, Costs, Device, Priority
 
 NAMED_TASKS = 3
@@ -56,6 +64,8 @@ class Load:
     """Assumptions behind the estimate, as printed."""
     devices: tuple[tuple[str, float, tuple[str, ...]], ...]
     """Name, load and streams of each device, as they are divided at the start."""
+    follow_ups: float
+    """Load of the follow-ups (`then`). It is no part of the others: follow-ups run in the time that is left."""
 
     @property
     def total(self) -> float:
@@ -74,7 +84,7 @@ def estimate(config: Config) -> Load | None:
     by_task: dict[TaskId, float] = {}
     by_kind: defaultdict[str, float] = defaultdict(float)
     demands = dict.fromkeys(PRIORITIES, Demand())
-    assumptions = set()
+    assumptions, follow_ups = set(), 0.0
     for name, stream in config.streams.items():
         for task in stream.tasks:
             rate = max_runs_per_second(task, stream.source)
@@ -93,14 +103,15 @@ def estimate(config: Config) -> Load | None:
                 assumptions.add(f"{name}.{task.name} has several stages and counts as {asked}")
             if rate and task.params.quality == "official":
                 assumptions.add("`quality: official` costs more than estimated")
-            if rate and task.then:
-                assumptions.add("follow-ups (`then`) are not counted: they run in the time that is left")
+            follow_ups += follow_up_load(task, stream.source, costs.seconds)
+            if rate and any(one.on == "new_tracks" for one in all_follow_ups(task)):
+                assumptions.add("of follow-ups with `on: new_tracks`, only those after `refresh` are counted")
             if rate and any(follow_up.crop for follow_up in all_follow_ups(task)):
                 assumptions.add("a follow-up with `crop: native` costs a vision pass per shape: fewer run under load")
             if rate and task.every_n_frames and not known_fps(stream.source):
                 assumptions.add(f"cameras without a known rate count as {FPS:g} fps")
     divided = tuple(_divide(config, devices, costs))
-    return Load(costs, own is not None, by_task, by_kind, demands, tuple(sorted(assumptions)), divided)
+    return Load(costs, own is not None, by_task, by_kind, demands, tuple(sorted(assumptions)), divided, follow_ups)
 
 
 def describe(config: Config, load: Load | None) -> Iterator[str]:
@@ -118,6 +129,8 @@ def describe(config: Config, load: Load | None) -> Iterator[str]:
     yield f"load: at most {percent(load.total)} of {of} ({', '.join(f'{k} {percent(v)}' for k, v in kinds)})"
     for device, share, streams in load.devices if len(load.devices) > 1 else ():
         yield f"  {device}: {percent(share)} ({', '.join(streams)})"
+    if load.follow_ups:
+        yield f"  follow-ups (`then`): at most {percent(load.follow_ups)} more, in the time that is left"
     if load.is_measured:
         yield f"  costs measured {load.costs.measured}"
     else:

@@ -9,9 +9,11 @@ from itertools import pairwise
 
 from streamer.capture.interfaces import SourceSettings
 from streamer.config.calendar import Cron
-from streamer.config.model import Stream
+from streamer.config.follow_up import FollowUp
+from streamer.config.model import Stream, find_pipeline
 from streamer.config.task import ScheduledTask
 from streamer.inference.placement import RECORDING_LOAD
+from streamer.types import Task
 
 FPS = 25.0
 """Assumed frames per second of a camera whose source does not give them."""
@@ -30,15 +32,38 @@ def stream_load(stream: Stream, costs: Mapping[str, float]) -> float:
 
 def task_load(task: ScheduledTask, source: SourceSettings, costs: Mapping[str, float]) -> float:
     """Return the load of a task. A kind of task without costs counts as the most expensive one that has them."""
-    unknown = max(costs.values(), default=UNKNOWN_COST_S)
-    cost = sum(count * costs.get(kind, unknown) for kind, count in prompts_of(task, costs).items())
-    return max_runs_per_second(task, source) * cost
+    return max_runs_per_second(task, source) * _cost(task, costs)
 
 
-def prompts_of(task: ScheduledTask, costs: Mapping[str, float]) -> Mapping[str, float]:
+def prompts_of(task: Task, costs: Mapping[str, float]) -> Mapping[str, float]:
     """Return the expected prompts of a run by kind, or one run where its cost as a whole was measured."""
     prompts: Mapping[str, float] = task.params.prompts
     return {task.task: 1} if task.task in costs and task.task not in prompts else prompts
+
+
+def follow_up_load(task: ScheduledTask, source: SourceSettings, costs: Mapping[str, float]) -> float:
+    """Return the highest load of a task's follow-ups, which run in the time that scheduled tasks leave.
+
+    Each answer has `most` shapes. The first question about a new track is not counted, only those after `refresh`.
+    """
+    return _follow_up_load(task, max_runs_per_second(task, source), costs)
+
+
+def _follow_up_load(task: ScheduledTask | FollowUp, rate: float, costs: Mapping[str, float]) -> float:
+    """`rate`: answers of the task per second."""
+    load, gives_text = 0.0, find_pipeline().tasks()[task.task].result == "text"
+    for follow_up in task.then:
+        often = rate
+        if follow_up.on == "new_tracks":
+            often = 0.0 if follow_up.refresh is None else min(rate, 1 / follow_up.refresh)
+        runs = often * (1 if gives_text else follow_up.most)
+        load += runs * _cost(follow_up, costs) + _follow_up_load(follow_up, runs, costs)
+    return load
+
+
+def _cost(task: Task, costs: Mapping[str, float]) -> float:
+    unknown = max(costs.values(), default=UNKNOWN_COST_S)
+    return sum(count * costs.get(kind, unknown) for kind, count in prompts_of(task, costs).items())
 
 
 def max_runs_per_second(task: ScheduledTask, source: SourceSettings) -> float:

@@ -170,3 +170,19 @@ def test_stages_of_a_task_are_counted_and_named() -> None:
     assert load.assumptions == (
         "gate.t1 has several stages and counts as 1 phrase_grounding and 2 region_to_description",
     )
+
+
+def test_follow_ups_are_counted_apart() -> None:
+    for kind, seconds in (("object_detection", 0.2), ("region_to_ocr", 0.1), ("region_to_category", 0.01)):
+        load_estimate.store_cost(INCLUDED, kind, seconds)
+    read = {"task": "region_to_ocr", "most": 2}
+    known = {"task": "region_to_category", "name": "known", "on": "new_tracks", "refresh": "10s", "most": 5}
+    once = {"task": "region_to_category", "name": "once", "on": "new_tracks"}
+    config = agent({"task": "object_detection", "every": "1s", "then": [read, known, once]})
+    load = estimate(config)
+    assert load is not None
+    assert load.total == 0.2
+    assert load.follow_ups == pytest.approx(1 * 2 * 0.1 + 5 / 10 * 0.01)
+    text = "\n".join(describe(config, load))
+    assert "follow-ups (`then`): at most 20 % more, in the time that is left" in text
+    assert "of follow-ups with `on: new_tracks`, only those after `refresh` are counted" in text
