@@ -37,6 +37,8 @@ POLL_MS = 50
 """Interval at which the ledger is read."""
 BATCH = 256
 """Events per read."""
+START_S = 60.0
+"""Maximum seconds to build the conditions and read the stored state."""
 SAVE_S = 5.0
 """Interval at which the state is stored; after a kill, the events of at most this time are read again."""
 CLOCK_S, CLOCK_EVERY_S = 0.5, 5.0
@@ -54,6 +56,7 @@ def run(worker: Worker) -> None:
             position = position_of(ledger, RULES)
         if position is None:
             return
+        worker.heartbeat.beat("loading", START_S)
         rules = Rules(worker, query, events, position)
         worker.report(ReportKind.READY)
         while not worker.stopping:

@@ -41,13 +41,11 @@ POLL_S = 0.25
 """Longest wait of the main loop: heartbeats are checked at this interval."""
 STOP_ORDER: Mapping[tuple[Role, ...], float] = {
     (Role.WEB, Role.VIEW, Role.PUSH, Role.INFER): 4.5,
-    (Role.CAPTURE,): 1.5,
-    (Role.RULES,): 1.0,
+    (Role.CAPTURE, Role.RULES): 2.5,
     (Role.EMIT,): 2.5,
 }
 """Roles in the order they are stopped, with the seconds until they are killed; under 10 s in all. Inference stops
-before the cameras, so that every frame is settled, then the rules, and emit last, so that it gets the events of all
-others."""
+before the cameras, so that every frame is settled, and emit last, so that it gets the events of all others."""
 THREADS = "OMP_NUM_THREADS"
 """The number of threads of numerical libraries. Without it each process starts one for every core."""
 FLUSH_S = 0.5
