@@ -168,14 +168,17 @@ class Florence2:
         return shipped_costs(settings.checkpoint, settings.image_size)
 
     def open(self, settings: Florence2Settings, alive: Callable[[], None] = lambda: None) -> Engine:
-        engine: Engine = open_engine(settings, graphs=self._graphs, alive=alive)
-        if settings.int8 == "auto" and settings.openvino_device in (None, "CPU"):
-            from pipelines.florence2.fast.engine import FastEngine
-            from pipelines.florence2.int8.engine import with_int8
+        open_one = partial(open_engine, graphs=self._graphs, alive=alive)
+        if settings.int8 == "off" or settings.openvino_device not in (None, "CPU"):
+            return with_stages(open_one(settings))
+        from pipelines.florence2.int8.opening import open_with_int8
 
-            if isinstance(engine, FastEngine):
-                engine = with_int8(engine, settings.checkpoint, _files(settings))
-        return with_stages(engine)
+        def open_changed(changes: dict[str, Any]) -> ReferenceEngine | FastEngine:
+            return open_one(settings.model_copy(update=changes))
+
+        _check_openvino(settings)
+        checkpoint, is_auto = settings.checkpoint, settings.backend == "auto"
+        return with_stages(open_with_int8(checkpoint, _files(settings), is_auto, open_changed))
 
     def quantize(
         self,
@@ -202,6 +205,14 @@ class Florence2:
         return compare(settings, seconds, tell)
 
 
+def _check_openvino(settings: Florence2Settings) -> None:
+    """Report a missing package before the checkpoint is downloaded."""
+    if settings.openvino_device:
+        from pipelines.florence2.openvino.library import openvino
+
+        openvino()
+
+
 def open_engine(
     settings: Florence2Settings,
     files: CheckpointFiles | None = None,
@@ -216,10 +227,7 @@ def open_engine(
     """
     # Idle OpenMP threads must sleep: spinning next to other busy processes, they slow torch down many times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if settings.openvino_device:
-        from pipelines.florence2.openvino.library import openvino
-
-        openvino()  # reports a missing package before the checkpoint is downloaded
+    _check_openvino(settings)
     files = files or _files(settings)
     started = time.monotonic()
     _import_torch()

@@ -57,27 +57,15 @@ def build_engine(usual: FastEngine, models: Mapping[str, Path], tolerance: float
     return engine
 
 
-def with_int8(usual: FastEngine, checkpoint: str | None, files: CheckpointFiles) -> Engine:
-    """Return the engine, and if the checkpoint has an int8 model, with the tasks that passed in int8.
-
-    A model that cannot be used is named in the `warnings` of the usual engine.
-    """
-    if usual.decoder.device.type != "cpu":
-        return usual
-    try:
-        found = store.find(checkpoint, files)
-        if found is None:
-            return usual
-        load("openvino", "the int8 model", INSTALL)
-        dtype = str(usual.decoder.dtype)[6:]
-        if found.dtype != dtype:
-            raise ConfigError(f"it was compared with {found.dtype}, the model runs in {dtype}; {store.REPEAT}")
-        if refusal := Trial(found.files["vision"], "CPU", dtype).refusal(files, found.files):
-            raise ConfigError(f"OpenVINO does not run it, {refusal}")
-        return PassedTasksEngine(build_engine(usual, found.files, TOLERANCE), found.tasks, usual)
-    except ConfigError as error:
-        usual.degrade(f"int8 model of {usual.model} is not used: {error}")
-        return usual
+def with_int8(usual: FastEngine, found: store.Int8Model, files: CheckpointFiles) -> PassedTasksEngine:
+    """Return the engine with the tasks that passed in int8. Raises ConfigError with why the model cannot be used."""
+    load("openvino", "the int8 model", INSTALL)
+    dtype = str(usual.decoder.dtype)[6:]
+    if found.dtype != dtype:
+        raise ConfigError(f"it was compared with {found.dtype}, the model runs in {dtype}; {store.REPEAT}")
+    if refusal := Trial(found.files["vision"], "CPU", dtype).refusal(files, found.files):
+        raise ConfigError(f"OpenVINO does not run it, {refusal}")
+    return PassedTasksEngine(build_engine(usual, found.files, TOLERANCE), found.tasks, usual)
 
 
 class PassedTasksEngine:

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.florence2 import pipeline as module
+from pipelines.florence2.int8 import engine as int8_engine
 from pipelines.florence2.int8 import gate, store
 from pipelines.florence2.int8 import quantize as quantizing
 from pipelines.florence2.int8.speed import Speed
-from pipelines.florence2.pipeline import Florence2Settings, pipeline
+from pipelines.florence2.pipeline import Florence2Settings, open_engine, pipeline
 from pipelines.florence2.tasks import SPECS
 from pipelines.florence2.weights import StoredWeight
 from streamer.core.errors import ConfigError
@@ -114,6 +116,21 @@ def test_no_file_is_read_for_another_task(report: dict[str, Any], monkeypatch: p
     monkeypatch.setattr(StoredWeight, "read", None)
     (detection,) = jobs(worlds(200, 1), "object_detection")
     assert run(engine, detection).outcome == "ok"
+
+
+def test_auto_opens_no_second_openvino_model(report: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def open_one(settings: Florence2Settings, **_: Any) -> Any:
+        opened.append(settings.backend)
+        return engine
+
+    engine = open_engine(SETTINGS.model_copy(update={"int8": "off"}))
+    monkeypatch.setattr(module, "open_engine", open_one)
+    assert "int8" in pipeline.open(SETTINGS).description
+    monkeypatch.setattr(int8_engine, "TOLERANCE", 0.0)
+    assert pipeline.open(SETTINGS).warnings[0].startswith(f"int8 model of {engine.model} is not used: it does not work")
+    assert opened == ["torch", "torch", "auto"]
 
 
 def test_refused_model_is_a_warning(report: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
