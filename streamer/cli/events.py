@@ -174,7 +174,7 @@ def _fields(event: dict[str, Any]) -> dict[str, Any]:
         **event,
         "stream": data["stream"],
         "outcome": data.get("outcome"),
-        "text": marked_text(result),
+        "text": data["text"] if "incident" in data else marked_text(result),
         "labels": labels,
         "reason": data.get("reason") or data.get("error"),
     }

@@ -79,14 +79,17 @@ class Activity:
 
     def observe(self, seen: Observation) -> Iterator[IncidentEvent]:
         """Take the outcome of a task of the stream."""
-        findings = []
+        findings: list[Finding] = []
         for leaf in self.leaves:
             if leaf.task == seen.task:
                 leaf.observe(seen)
                 if leaf.value:
                     findings.append(leaf.finding)
-        finding = max(findings, key=_rank, default=Finding(0, None))
-        yield from self._evaluate(evidence_of(seen.event, seen.moment, seen.seq, finding), seen.moment)
+        evidence = Evidence(seen.event, seen.moment.epoch, seen.seq)
+        if self.condition.value:
+            finding = max(findings, key=_rank, default=Finding(0, None))
+            evidence = evidence_of(seen.event, seen.moment, seen.seq, finding)
+        yield from self._evaluate(evidence, seen.moment)
         for leaf in self.leaves:
             leaf.settle()
 

@@ -62,3 +62,11 @@ def test_unknown_rule_names_the_nearest(config: Path) -> None:
 
 def test_list_names_condition_and_streams(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert output(capsys, "list", "--config", str(config)) == ["story: label person, severity medium, streams gate"]
+
+
+def test_events_print_the_text_of_incidents(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (start, _) = run(Engine(STORY.config()), STORY.events())
+    with Ledger(tmp_path / "streamer" / "home" / "ledger.db", "home") as ledger:
+        ledger.commit([start])
+    app(["events", "--task", "incident.story"], standalone_mode=False)
+    assert capsys.readouterr().out.rstrip().endswith("gate  incident.story  story at gate")
