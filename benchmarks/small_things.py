@@ -3,6 +3,9 @@
 - text: share of words that `region_to_ocr` reads in given regions, by height of the text as a percentage of the frame's
   height, without and with `crop: native`.
 - margins: the same for texts of 2 %, by the margin around the region (`streamer.inference.crop.MARGIN`).
+- tiles: recall and precision of `object_detection` for objects of 2 %, by `tiles`.
+- found: share of words of 2 % that `ocr_with_region` reads by `tiles`, and that `region_to_ocr` then reads of what it
+  finds, with `crop: native`.
 - kinds: share of objects of 2 % for which `region_to_category` gives the right kind, without and with `crop: native`.
 """
 
@@ -10,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,12 +22,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 
+from benchmarks.accuracy import Score, count_boxes
 from benchmarks.report import write
 from benchmarks.shipped import run
 from pipelines.florence2.pipeline import pipeline
 from streamer.config.model import from_mapping
 from streamer.config.task import ScheduledTask
 from streamer.inference import crop as cropping
+from streamer.inference.follow_ups import FollowUps
 from streamer.toyworld.paint import lettering
 from streamer.toyworld.words import SEEN_WORDS
 from streamer.toyworld.world import Difficulty, Scene, Sign, Thing, World
@@ -39,6 +45,7 @@ TURN = 15
 """Largest turn of a word in degrees, as on the signs of the model's training."""
 OBJECTS = Difficulty(sides=(0.9 * SMALL, 1.1 * SMALL), objects=(4, 6), overlap=0.0)
 HEIGHTS = (0.005, 0.01, SMALL, 0.04, 0.08)
+GRIDS = (None, "2x2", "3x3", "4x4")
 MARGINS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 
 
@@ -113,7 +120,36 @@ def kinds(engine: Engine, scenes: int) -> dict[str, Any]:
     return both(engine, "region_to_category", scenes, None)
 
 
-PARTS = {"text": text, "margins": margins, "kinds": kinds}
+def tiles(engine: Engine, scenes: int) -> dict[str, Any]:
+    rows = {}
+    for grid in GRIDS:
+        task, score = make_task(task="object_detection", **({"tiles": grid} if grid else {})), Score()
+        for scene, frame in pictures(scenes, None):
+            (result,) = run(engine, [Job(DueTask("toy", task, 0.0), frame)])
+            count_boxes(result.answer.boxes, [(thing.kind, thing.box) for thing in scene.objects], score)
+        rows[grid or "none"] = {key: score.row()[key] for key in ("recall", "precision", "mean_iou", "expected")}
+    return rows
+
+
+def found(engine: Engine, scenes: int) -> dict[str, Any]:
+    rows = {}
+    for grid in GRIDS:
+        then = [{"task": "region_to_ocr", "crop": "native", "most": 64}]
+        task = make_task(task="ocr_with_region", then=then, **({"tiles": grid} if grid else {}))
+        total = first = second = 0
+        for scene, frame in pictures(scenes, SMALL):
+            texts = Counter(sign.text for sign in scene.signs)
+            (result,) = run(engine, [Job(DueTask("toy", task, 0.0), frame)])
+            jobs, _ = FollowUps().plan(result, "event")
+            again = run(engine, [cropping.crop(job, {}) for job in jobs])
+            total += texts.total()
+            first += (texts & Counter(quad.label for quad in result.answer.quads)).total()
+            second += (texts & Counter(one.answer.text or "" for one in again)).total()
+        rows[grid or "none"] = {"first": round(first / total, 4), "again": round(second / total, 4)}
+    return rows
+
+
+PARTS = {"text": text, "margins": margins, "kinds": kinds, "tiles": tiles, "found": found}
 
 
 def main() -> None:

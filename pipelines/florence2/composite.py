@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from streamer.types import Answer, Engine, Job, Result
+from streamer.types import Answer, Engine, Image, Job, Result
 
 
 class Question(NamedTuple):
@@ -23,6 +23,8 @@ class Question(NamedTuple):
     """The kind's parameters, for one prompt."""
     about: str
     """Part of the job that it is about, for error messages."""
+    image: Image | None = None
+    """Part of the frame's picture that it is about; None: all of it."""
 
 
 Stages = Generator[Sequence[Question], Sequence[Answer], Answer]
@@ -83,7 +85,8 @@ class _Composite:
         question, due = self.questions[number], self.job.due
         name = f"{due.task.name}/{self.stage}.{number}"
         task = replace(due.task, name=name, task=question.task, params=question.params)
-        return replace(self.job, due=replace(due, task=task))
+        frame = self.job.frame if question.image is None else replace(self.job.frame, image=question.image)
+        return Job(replace(due, task=task), frame)
 
     def _summed(self) -> Result:
         """Return a result with the times and counts of all parts."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pipelines.florence2.composite import CompositeEngine, Question, Stages
 from pipelines.florence2.confirm import second_look
 from pipelines.florence2.grounded import GROUNDED_SPECS, grounded_caption
+from pipelines.florence2.tiles import Tiles, over_tiles
 from streamer.types import Answer, Confirmation, Engine, Job
 
 
@@ -21,9 +22,16 @@ def stages_of(job: Job) -> Stages | None:
     if job.due.task.task in GROUNDED_SPECS:
         return grounded_caption(job)
     params = job.due.task.params
-    if len(params.texts) > 1 or getattr(params, "confirm", None) is not None:
-        return _search(job)
-    return None
+    tiles: Tiles | None = getattr(params, "tiles", None)
+    is_search = len(params.texts) > 1 or getattr(params, "confirm", None) is not None
+    stages = _search(job) if is_search else None
+    return stages if tiles is None else over_tiles(stages or _once(job), job, tiles)
+
+
+def _once(job: Job) -> Stages:
+    task = job.due.task
+    (answer,) = yield [Question(task.task, task.params, "")]
+    return answer
 
 
 def _search(job: Job) -> Stages:

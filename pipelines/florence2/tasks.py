@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from pipelines.florence2.content import content_of
 from pipelines.florence2.noun_phrases import searched_things
+from pipelines.florence2.tiles import Tiles, TilesField
 from streamer.core.settings import RegionField, Settings
 from streamer.types import Region, ResultKind, TaskSpec
 
@@ -134,7 +135,9 @@ class Parameters(Settings):
 
     @property
     def prompts(self) -> Mapping[str, float]:
-        return {self.task: max(1, len(self.texts))}
+        tiles: Tiles | None = getattr(self, "tiles", None)
+        pictures = 1 if tiles is None else tiles.pictures
+        return {self.task: max(1, len(self.texts)) * pictures}
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -256,6 +259,13 @@ FLORENCE_TASKS: dict[str, TaskRow] = {row.name: row for row in _ROWS}
 """All tasks by their name in configs and events."""
 
 
+_TILED: tuple[Form, ...] = ("boxes", "regions", "boxes_or_polygons", "quads")
+"""Formats of the answers that can be merged over tiles."""
+_TILES = Field(
+    default=None,
+    description="Also run in overlapping tiles of the picture, `2x2` to `4x4`, and merge what they find: for small "
+    "objects in large frames. Each tile costs a vision pass and an answer. Default: none.",
+)
 _MIN_SCORE = Field(default=None, ge=0, le=1, description="Leave out shapes that score less, 0 to 1. Default: none.")
 
 
@@ -268,6 +278,8 @@ def _parameters(row: TaskRow) -> type[Parameters]:
     # A text has one score, so there is nothing to leave out.
     if row.form != "text":
         fields["min_score"] = (float | None, _MIN_SCORE)
+    if row.form in _TILED:
+        fields["tiles"] = (TilesField | None, _TILES)
     name = "".join(word.capitalize() for word in row.name.split("_")) + "Parameters"
     class_options = {"use_attribute_docstrings": False}  # pydantic would search the callers' source for the class
     model = create_model(

@@ -458,7 +458,7 @@ def test_shipped_config_loads(path: Path) -> None:
 def test_full_config_shows_every_key_of_the_schema() -> None:
     path = next(path for path in CONFIGS if path.stem == "full")
     once = {"every", "every_n_frames", "at", "between", "timezone", "priority", "max_age", "zone", "zones", "name"}
-    once |= {"when", "refresh", "paused", "then", "labels", "on", "most", "crop", "changes"}
+    once |= {"when", "refresh", "paused", "then", "labels", "on", "most", "crop", "changes", "tiles"}
     given: dict[str, set[str]] = {}
     _collect(model.schema_model().model_validate(YamlFile(path).data), given)
     for name, definition in {**model.json_schema()["$defs"], "Config": model.json_schema()}.items():

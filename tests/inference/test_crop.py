@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.config.model import find_pipeline
+from streamer.core.places import to_whole
 from streamer.inference.crop import (
     MARGIN,
     MAX_SHARE,
@@ -15,7 +16,6 @@ from streamer.inference.crop import (
     box_of,
     crop,
     crop_to_zone,
-    to_full_frame,
     uncrop,
     view_of,
     zone_view,
@@ -101,7 +101,7 @@ def test_answer_is_mapped_to_full_frame() -> None:
         spans=(Span(0, 6, (Box(0, 0, 1, 1, "a door", 0.9),), 0.8, True),),
         confirmation=Confirmation(4, (Refused(Box(0, 0, 1, 0.5, "top"), "words", "a lamp", 0.1),)),
     )
-    put = to_full_frame(answer, view_in(TRIANGLE), frame())
+    put = to_whole(answer, view_in(TRIANGLE).pixels, 40, 20)
     assert (put.text, put.score) == ("a door", 0.5)
     assert put.boxes == (Box(0.25, 0.5, 0.75, 1.0, "all", 0.9, 7), Box(0.5, 0.5, 0.75, 0.75, "part"))
     assert put.confirmation == Confirmation(4, (Refused(Box(0.25, 0.5, 0.75, 0.75, "top"), "words", "a lamp", 0.1),))
@@ -123,7 +123,7 @@ def test_pixel_found_in_crop_maps_to_its_place_in_frame() -> None:
         assert not more
         high, wide = part.shape[:2]
         answer = Answer(boxes=(Box(column / wide, row / high, (column + 1) / wide, (row + 1) / high, "dot"),))
-        box = to_full_frame(answer, view_in(TRIANGLE, whole), whole).boxes[0]
+        box = to_whole(answer, view_in(TRIANGLE, whole).pixels, width, height).boxes[0]
         assert [box.x0 * width, box.y0 * height] == pytest.approx([x, y])
         assert [box.x1 * width, box.y1 * height] == pytest.approx([x + 1, y + 1])
 
