@@ -170,6 +170,12 @@ class TextParameters(Parameters):
     """true, or a mapping of keys: ask the model about the region of each shape, and leave out those that it does not
     name by the text. Default: no second look."""
 
+    @model_validator(mode="after")
+    def _check_second_look(self) -> Self:
+        if getattr(self, "confirm", None) is not None and getattr(self, "tiles", None) is not None:
+            raise ValueError("give either `confirm` or `tiles`: the second look is at the whole picture, not at a tile")
+        return self
+
     @property
     def texts(self) -> tuple[str, ...]:
         return (self.text,) if isinstance(self.text, str) else self.text

@@ -43,7 +43,7 @@ def _grid(value: Any) -> tuple[int, int]:
 
 
 class Tiles(Settings):
-    """How a picture is divided into tiles."""
+    """Division of a picture into tiles."""
 
     grid: Annotated[tuple[int, int], BeforeValidator(_grid, json_schema_input_type=str)]
     """Columns x rows: `2x2`, at most `4x4`."""

@@ -49,8 +49,10 @@ def test_parameter_defaults_and_json_schema(task: str) -> None:
     assert params.max_tokens == FLORENCE_TASKS[task].max_tokens
     schema = SPECS[task].parameters.model_json_schema()
     least = set() if SPECS[task].result == "text" else {"min_score"}
+    tiled = {"object_detection", "open_vocabulary_detection", "dense_region_caption", "region_proposal"}
+    tiles = {"tiles"} if task in {*tiled, "ocr_with_region"} else set()
     least |= {"confirm"} if SPECS[task].takes_text else set()
-    assert set(schema["properties"]) == {"quality", "max_tokens", *INPUTS[task], *least}
+    assert set(schema["properties"]) == {"quality", "max_tokens", *INPUTS[task], *least, *tiles}
     assert getattr(params, "min_score", None) is None
     assert all(entry.get("description") for entry in schema["properties"].values())
 

@@ -244,3 +244,9 @@ def test_tiles_of_a_task_without_boxes_are_refused(keys: str, tmp_path: Path) ->
     path.write_text(f"streams:\n  gate:\n    source: synthetic\n    tasks:\n      - {{{keys}, tiles: 2x2}}\n")
     with pytest.raises(ConfigError, match=r"home.yaml:5: .*tiles"):
         model.load(path)
+
+
+def test_second_look_at_tiles_is_refused() -> None:
+    keys = {"text": "a dog", "tiles": "2x2", "confirm": {}}
+    with pytest.raises(ValidationError, match="give either `confirm` or `tiles`"):
+        SPECS["open_vocabulary_detection"].parameters.model_validate(keys)
