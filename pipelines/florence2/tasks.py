@@ -182,9 +182,8 @@ class TextParameters(Parameters):
 
     @property
     def prompts(self) -> Mapping[str, float]:
-        count = len(self.texts)
         looks: tuple[str, ...] = () if self.confirm is None else self.confirm.kinds
-        return {self.task: count, **dict.fromkeys(looks, EXPECTED_SHAPES * count)}
+        return {**super().prompts, **dict.fromkeys(looks, EXPECTED_SHAPES * len(self.texts))}
 
     @model_validator(mode="after")
     def _check_confirm(self) -> Self:
