@@ -25,6 +25,8 @@ LOOK_BACK = 5000
 """Events read at the start to find the newest of every task."""
 RATE_ANSWERS = 12
 """Answers of a task from which its rate is measured."""
+MAX_OBJECTS = 20
+"""Objects of a stream whose descriptions are kept: those that were described last."""
 MAX_TOKENS = 1 << 30
 """Draft tokens of one answer; an event that claims more is wrong and not counted."""
 
@@ -47,6 +49,9 @@ class EventFollower:
         """Unix second at which this process started."""
         self.results: dict[TaskId, Event] = {}
         """Newest result by task. One that is `unchanged` has the answer that still holds."""
+        self.objects: defaultdict[str, dict[int, ResultEvent]] = defaultdict(dict)
+        """Newest follow-up with a text about each object of the newest connection, by stream and track id; the oldest
+        first."""
         self.states: dict[str, Event] = {}
         """Newest status event by stream."""
         self.workers: dict[str, Event] = {}
@@ -129,6 +134,8 @@ class EventFollower:
 
     def _record_result(self, event: ResultEvent, at: float, is_new: bool) -> None:
         data = event.data
+        if data.parent is not None and data.parent.track is not None and data.result is not None and data.result.text:
+            self._describe(event, data.parent.track)
         task = (data.stream, data.name)
         newest = event.model_dump(mode="json")
         if data.outcome == "unchanged" and task in self.results:
@@ -141,6 +148,18 @@ class EventFollower:
         checked, right = data.timing.draft or (0, 0)
         if is_new and 0 <= data.near <= right <= checked <= MAX_TOKENS:
             self.drafts[task].update(checked=checked, right=right, near=data.near)
+
+    def _describe(self, event: ResultEvent, track: int) -> None:
+        """Keep the text about an object. Track ids start again with a connection."""
+        known = self.objects[event.data.stream]
+        newest = max((other.data.epoch for other in known.values()), default=event.data.epoch)
+        if event.data.epoch > newest:
+            known.clear()
+        if event.data.epoch >= newest:
+            known.pop(track, None)
+            known[track] = event
+        while len(known) > MAX_OBJECTS:
+            del known[next(iter(known))]
 
     def _record_answer(self, is_new: bool) -> None:
         if is_new:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from streamer.config.model import Config
+from streamer.events.schema import ResultEvent
 from streamer.web.monitor.capture_poller import CapturePoller, CaptureState
 from streamer.web.monitor.event_follower import Event, EventFollower
 from streamer.web.monitor.task_list import TaskJson, TaskLists
@@ -43,6 +44,7 @@ def streams(config: Config, capture: CapturePoller, events: EventFollower, tasks
                 "frames": None if process.counts is None else process.counts.model_dump(),
                 "live": [live for view in views.values() if view.id.stream == name for live in view.live()],
                 "device": tasks.devices.of(name),
+                "objects": [_object(track, event) for track, event in reversed(events.objects[name].items())],
                 "tasks": [_task(task, events.results.get((name, task["name"]))) for task in tasks.by_stream[name]],
             }
         )
@@ -90,6 +92,18 @@ def stream_state(state: CaptureState, status: Event | None, now: float) -> str:
 
 def _task(task: TaskJson, latest: Event | None) -> dict[str, Any]:
     return {**task, "latest": latest, "latest_age_s": _age(latest)}
+
+
+def _object(track: int, event: ResultEvent) -> dict[str, Any]:
+    """Return the newest description of an object."""
+    data = event.data
+    return {
+        "track": track,
+        "label": data.parent.label if data.parent else None,
+        "text": data.result.text if data.result else None,
+        "region": data.region,
+        "age_s": _age({"time": event.time}),
+    }
 
 
 def _age(event: Event | None) -> float | None:

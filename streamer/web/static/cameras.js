@@ -114,7 +114,8 @@ class Card {
     setText(this.facts, facts(stream, this.large));
     this.modes.hidden = !this.large || modesOf(stream).length < 2;
     if (this.modes.children.length !== modesOf(stream).length) this.showModes(stream);
-    this.tasks.replaceChildren(...stream.tasks.map(this.large ? answer : line));
+    this.tasks.replaceChildren(...stream.tasks.map(this.large ? answer : line),
+      ...(this.large && stream.objects.length ? [objects(stream.objects)] : []));
   }
 
   showModes(stream) {
@@ -162,6 +163,20 @@ function answer(task) {
   if (data && !body.length) body.push(h("p", { className: "soft", textContent: summary(task.latest) }));
   if (data) body.push(h("p", { className: "timing", textContent: timing(data) }));
   return h("section", { className: isLate(task) ? "reply late" : "reply" }, head, ...body);
+}
+
+// Return the list of the newest descriptions of objects.
+function objects(found) {
+  return h("section", { className: "reply", ariaLabel: "Objects" }, h("header", {}, h("h3", { textContent: "objects" })),
+    h("ul", { className: "objects" }, ...found.map((one) => h("li", {}, one.text,
+      h("span", { className: "soft", textContent: ` ${one.label ?? "object"} ${one.track}, ${place(one.region)}, ${age(one.age_s)} ago` })))));
+}
+
+// Return where a region is in the picture.
+function place([x0, y0, x1, y1]) {
+  const third = (middle, names) => names[Math.min(2, Math.floor(middle * 3))];
+  const words = [third((y0 + y1) / 2, ["top", "", "bottom"]), third((x0 + x1) / 2, ["left", "", "right"])];
+  return words.filter(Boolean).join(" ") || "centre";
 }
 
 function timing(data) {
