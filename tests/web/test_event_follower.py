@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from streamer.events.build import schedule_event, worker_event
 from streamer.events.ledger.query import LedgerQuery
@@ -46,7 +47,7 @@ def test_newest_description_of_each_object_is_kept(tmp_path: Path) -> None:
         whole = plain.model_copy(update={"data": plain.data.model_copy(update=update)})
         follower._record_result(whole, 0.0, is_new=True)
 
-    def texts() -> dict[int, str | None]:
+    def texts() -> dict[int, Any]:
         return {track: one.data.result and one.data.result.text for track, one in follower.objects["gate"].items()}
 
     for track, text in ((1, "a man"), (2, "a girl"), (None, "a dog"), (1, "a man with a hat")):

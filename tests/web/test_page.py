@@ -18,11 +18,13 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from streamer.bus.result_feed import ResultPublisher
 from streamer.events.build import worker_event
 from streamer.events.ledger import Ledger
+from streamer.events.schema import EventParent
 from streamer.types import Span
 from streamer.video.outputs.base import ViewId
 from streamer.video.outputs.hls import hls_folder
 from tests.support.agents import until
 from tests.support.capturing import STREAM
+from tests.support.sample_events import event
 from tests.support.viewing import Role, StatusCollector, view_config
 from tests.support.web_process import CONFIG, Scene, WebProcess
 
@@ -209,6 +211,18 @@ def test_events_appear_within_a_second_and_filter(browser: Browser, scene: Scene
         page.get_by_label("Task").select_option("people")
         expect(rows.first).to_contain_text("bicycle")
         expect(page.locator("#events li", has_text="elsewhere")).to_have_count(0)
+
+
+def test_card_lists_descriptions_of_objects(browser: Browser, scene: Scene) -> None:
+    plain = event(STREAM, seq=900, name="who")
+    assert plain.data.result is not None
+    body = plain.data.result.model_copy(update={"text": "a man <b>with</b> a hat"})
+    parent = EventParent(id="e", label="person", track=7)
+    update = {"parent": parent, "result": body, "region": (0.7, 0.0, 0.9, 0.3)}
+    scene.publish(plain.model_copy(update={"data": plain.data.model_copy(update=update)}))
+    with opened(browser, scene.web, f"/#{STREAM}") as page:
+        entry = card(page).get_by_label("Objects").locator("li")
+        expect(entry).to_contain_text("a man <b>with</b> a hat person 7, top right,")
 
 
 def test_card_shows_answers_ages_and_drops(browser: Browser, scene: Scene) -> None:
