@@ -89,7 +89,7 @@ def parse_crossing(value: Any) -> tuple[str, ...] | tuple[Point, Point]:
     )
 
 
-Text = Annotated[str, StringConstraints(min_length=1)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Score = Annotated[float, Field(gt=0, le=1)]
 CountField = Annotated[Count, BeforeValidator(parse_count, json_schema_input_type=str | int)]
 StreamStateField = Annotated[StreamState, BeforeValidator(parse_stream_state, json_schema_input_type=str)]

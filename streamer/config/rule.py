@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -19,6 +20,8 @@ from streamer.types import Pipeline, ResultKind, Task
 
 RULES = "rules"
 """Name of the rules' position in the ledger; no sink may have it while there are rules."""
+STATE_FILE = "rules.json"
+"""File name of the state of the rules in the agent's state folder."""
 GRACE_S = 10.0
 """Default of `grace`."""
 PLACEHOLDERS = ("rule", "stream", "label", "count", "score", "severity")
@@ -56,7 +59,9 @@ def parse_say(value: Any) -> str:
     except ValueError:
         raise ValueError("has a brace without its partner: write {{ for a brace") from None
     for _, name, spec, conversion in parts:
-        if name is not None and (name not in PLACEHOLDERS or spec or conversion):
+        if name in PLACEHOLDERS and (spec or conversion):
+            raise ValueError(f"`{{{name}}}` takes no format: remove what follows `{name}`")
+        if name is not None and name not in PLACEHOLDERS:
             raise ValueError(f"unknown placeholder `{{{name}}}`{nearest(name, PLACEHOLDERS)}")
     return value
 
@@ -184,6 +189,11 @@ def rule_problems(
     for index, sink in enumerate(sinks if rules else ()):
         if sink.name == RULES:
             yield ("sinks", index, "name"), f"`{RULES}` is the name of the rules' own position in the ledger"
+
+
+def needs_rules_process(rules: Mapping[str, Rule], state: Path) -> bool:
+    """Return whether there are rules, or incidents of removed rules to end. `state`: the agent's state folder."""
+    return bool(rules) or (state / STATE_FILE).exists()
 
 
 class _Found(NamedTuple):

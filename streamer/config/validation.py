@@ -17,6 +17,8 @@ Schema = dict[str, Any]
 
 _PROMPT_KEYS = ("text", "region", "min_score", "confirm")
 _NAME_PATTERN = "a-z0-9"
+_MAX_PLACE = 4
+"""Keys of the place that a message about deep nesting shows."""
 
 
 def problems_of(error: ValidationError, raw: Any, schema: Schema) -> list[Problem]:
@@ -52,6 +54,8 @@ def _problem(details: ErrorDetails, raw: Any, schema: Schema) -> Problem:
             return where, "must be a mapping of keys"
         case "value_error":
             return where, details["msg"].removeprefix("Value error, ")
+        case "recursion_depth_exceeded" | "recursion_loop":
+            return where[:_MAX_PLACE], "nested too deeply"
         case "path_type":
             return where, "must be the path of a file or folder"
     return where, in_words(details)

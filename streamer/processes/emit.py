@@ -19,7 +19,7 @@ import zmq
 
 from streamer.bus.event_channel import EventServer
 from streamer.config.model import find_pipeline
-from streamer.config.rule import RULES
+from streamer.config.rule import RULES, needs_rules_process
 from streamer.core.errors import ConfigError, LedgerError
 from streamer.events.ledger import LEDGER_FILE, Ledger
 from streamer.events.sink_threads import SinkThreads
@@ -98,5 +98,5 @@ def _open_sinks(worker: Worker, ledger: Ledger) -> SinkThreads:
         max_results=worker.assignment.max_events,
         tasks=TaskKinds(kinds, {name: {task.name: kinds[task.task] for task in one.tasks} for name, one in streams}),
     )
-    readers = [RULES] if worker.config.rules else []
+    readers = [RULES] if needs_rules_process(worker.config.rules, worker.state) else []
     return SinkThreads(ledger, worker.config.sinks, context, worker.assignment.is_first_start, readers)

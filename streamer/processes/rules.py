@@ -11,15 +11,18 @@ import json
 import logging
 import time
 from contextlib import closing
+from typing import Any
+from zlib import crc32
 
 import apsw
 import zmq
 
 from streamer.bus.event_channel import EventClient
-from streamer.config.rule import RULES
+from streamer.config.rule import RULES, STATE_FILE
 from streamer.core import atomic_file
 from streamer.core.errors import WireError
 from streamer.core.logs import RareLog
+from streamer.core.reasons import reason_of
 from streamer.events.build import clock_event
 from streamer.events.ledger import LEDGER_FILE
 from streamer.events.ledger.cursor import advance_reader, position_of
@@ -31,8 +34,6 @@ from streamer.rules.engine import Engine
 
 log = logging.getLogger(__name__)
 
-STATE_FILE = "rules.json"
-"""File name in the agent's state folder."""
 POLL_MS = 50
 """Interval at which the ledger is read."""
 BATCH = 256
@@ -130,12 +131,14 @@ class Rules:
         path = self.worker.state / STATE_FILE
         try:
             stored = json.loads(atomic_file.read(path))
+            if stored.pop("crc") != _checksum(stored):
+                raise ValueError("damaged")
             position = int(stored["position"])
             ends = self.engine.load(stored["engine"])
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            log.warning("state of the rules in %s cannot be read: they begin without knowledge", path)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            log.warning("state of the rules in %s is damaged or of another version: they begin without knowledge", path)
             self.engine = Engine(self.worker.config)
             return
         if position <= self.query.head():  # else the ledger was replaced
@@ -150,9 +153,17 @@ class Rules:
         self._saved_at = time.monotonic()
         try:
             stored = {"position": self.position, "engine": self.engine.save()}
-            atomic_file.write(self.worker.state / STATE_FILE, json.dumps(stored))
+            if self.worker.config.rules:
+                atomic_file.write(self.worker.state / STATE_FILE, json.dumps({"crc": _checksum(stored), **stored}))
+            else:  # the incidents of the removed rules have ended: the next start needs no rules process
+                (self.worker.state / STATE_FILE).unlink(missing_ok=True)
             advance_reader(self.worker.state / LEDGER_FILE, RULES, self.position)
         except (OSError, apsw.Error) as error:
-            log.warning("state of the rules cannot be stored (%s): tried again", type(error).__name__)
+            log.warning("state of the rules cannot be stored: %s; tried again", reason_of(error, "rules"))
             return
         self._saved_position = self.position
+
+
+def _checksum(stored: dict[str, Any]) -> int:
+    """Return a checksum of the state: each value counts, so none of a damaged file must be used."""
+    return crc32(json.dumps(stored).encode())

@@ -18,6 +18,7 @@ from typing import Any
 from streamer.bus.event_channel import EventClient
 from streamer.config.changes import SavedChanges
 from streamer.config.model import Config, find_pipeline
+from streamer.config.rule import needs_rules_process
 from streamer.core.errors import EXIT_CONFIG, ConfigError, SourceIncomplete
 from streamer.core.logs import Format
 from streamer.core.paths import AgentPaths
@@ -111,7 +112,7 @@ class Supervisor:
         self.signals, self.events, self.control = signals, events, control
         self.assignment, self.seconds = assignment, seconds
         """`assignment`: what all children have in common, with an empty config."""
-        children, wakeups = _children(control.config, assignment.inference), (signals.wakeup_fd, *control.descriptors())
+        children, wakeups = _children(control.config, assignment), (signals.wakeup_fd, *control.descriptors())
         self.table = ProcessTable(children, wakeups, ForkServer(_modules(control.config, children)))
         self.service = ServiceStatus()
         self.startup_pending = {ReportKind.FIRST_FRAME, ReportKind.READY}
@@ -290,16 +291,16 @@ def _shared_cores(processes: int) -> dict[str, str]:
     return {THREADS: os.environ.get(THREADS) or str(max(1, cores // processes))}
 
 
-def _children(config: Config, inference: Iterable[str | None]) -> list[Child]:
+def _children(config: Config, assignment: Assignment) -> list[Child]:
     """Return the children that a config needs, in the order they are started."""
     return [
-        *(Child(Role.INFER, target) for target in inference),  # first: it takes longest to be ready
+        *(Child(Role.INFER, target) for target in assignment.inference),  # first: it takes longest to be ready
         Child(Role.EMIT),
         *(Child(Role.CAPTURE, name, stream=name) for name in config.streams),
         *(Child(Role.VIEW, str(view), stream=view.stream) for view in outputs_by_view(config.outputs)),
         *(Child(Role.PUSH, output.label) for output in config.outputs if isinstance(output, RtspPush)),
         *([Child(Role.WEB)] if config.web else []),
-        *([Child(Role.RULES)] if config.rules else []),
+        *([Child(Role.RULES)] if needs_rules_process(config.rules, assignment.state) else []),
     ]
 
 

@@ -21,6 +21,8 @@ from streamer.rules.observation import AnsweredTime, Moment, Observation
 
 MAX_PENDING = 2 * MAX_EVIDENCE
 """Frames kept while a rule waits for more evidence."""
+HOURS_S = 8 * 86400.0
+"""Seconds in which the hours of a rule begin again: a week, and a day for a change of the clock."""
 
 
 @dataclass(slots=True)
@@ -35,6 +37,9 @@ class ActivityState:
     incident: Incident | None = None
     last_start: float | None = None
     """Unix second of the last start, for the cooldown."""
+    may_start_at: float | None = None
+    """Unix second at which an incident starts whose stream gives no further event, after the cooldown or in the hours
+    of the rule."""
 
 
 class Activity:
@@ -75,6 +80,7 @@ class Activity:
         incident, escalate = self.state.incident, self._rule.escalate
         if incident is not None and escalate is not None and incident.severity != escalate.to:
             times.append(incident.since + escalate.after)
+        times.append(self.state.may_start_at)
         return min((time for time in times if time is not None), default=None)
 
     def observe(self, seen: Observation) -> Iterator[IncidentEvent]:
@@ -112,6 +118,9 @@ class Activity:
         for leaf in due:
             leaf.expire(now)
             yield from self._evaluate(Evidence(leaf.state.event or "", None, None), Moment(None, None, now))
+        state = self.state
+        if state.may_start_at is not None and state.may_start_at <= now:
+            yield self._start(state.time.seconds, now)
         incident, escalate = self.state.incident, self._rule.escalate
         if incident is None or escalate is None or incident.severity == escalate.to:
             return
@@ -126,12 +135,16 @@ class Activity:
             state.last_start = min(state.last_start, now)
         if state.incident is not None:
             state.incident.since = min(state.incident.since, now)
+        if state.may_start_at is not None:
+            state.may_start_at = self._next_start(now)
         for leaf in self.stream_leaves:
             leaf.rebase(now)
 
     def _evaluate(self, evidence: Evidence, moment: Moment) -> Iterator[IncidentEvent]:
         value, state = self.condition.value, self.state
         now = state.time.advance(moment, value is not None)
+        if not value:
+            state.may_start_at = None
         if value is None:
             return
         if state.incident is not None:
@@ -141,6 +154,8 @@ class Activity:
                 yield self._start(now, moment.wall)
             else:
                 state.pending = [evidence]
+                if self.stream_leaves and state.may_start_at is None:
+                    state.may_start_at = self._next_start(moment.wall)
 
     def _is_held(self, value: bool, evidence: Evidence, now: float) -> bool:
         """Record a value before the start; return whether there is enough evidence."""
@@ -165,6 +180,14 @@ class Activity:
             return False
         return hours is None or hours.is_open(wall)
 
+    def _next_start(self, wall: float) -> float | None:
+        """Return the first unix second from `wall` on at which an incident may start; None if there is none."""
+        cooldown, hours = self._rule.again.cooldown, self._rule.between
+        last = self.state.last_start
+        if cooldown is not None and last is not None:
+            wall = max(wall, last + cooldown)
+        return wall if hours is None else next((start for start, _ in hours.open_spans(wall, wall + HOURS_S)), None)
+
     def _start(self, now: float, wall: float) -> IncidentEvent:
         state, rule = self.state, self._rule
         first = state.pending[0]
@@ -175,7 +198,7 @@ class Activity:
             incident.add(evidence)
         incident.last_true, incident.why = now, reasons_to_json(tuple(self.condition.reasons()))
         state.incident, state.last_start = incident, wall
-        state.hits, state.pending, state.true_since = [], [], None
+        state.hits, state.pending, state.true_since, state.may_start_at = [], [], None, None
         return self.reporter.event(incident, "start", wall)
 
     def _continue(

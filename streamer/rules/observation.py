@@ -10,6 +10,8 @@ from streamer.events.schema import ResultEvent
 from streamer.rules.geometry import Rectangle
 
 ANSWERED = frozenset({"ok", "empty"})
+LAST_YEAR = 9000
+"""Last year of an event's time: durations of 100 years can be added to it."""
 
 
 class Moment(NamedTuple):
@@ -89,6 +91,9 @@ def unix_time(text: str) -> float:
     parsed = datetime.fromisoformat(text)
     if parsed.utcoffset() is None:
         raise ValueError("its time has no offset from UTC")
+    # Times near the first and the last year cannot be written in every time zone.
+    if not 1970 <= parsed.year <= LAST_YEAR:
+        raise ValueError(f"its year is not between 1970 and {LAST_YEAR}")
     return parsed.timestamp()
 
 

@@ -53,6 +53,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "placeholder": ({"when": LABEL, "say": "{lable}"}, "say: unknown placeholder `{lable}` (did you mean `label`?)"),
     "attribute in template": ({"when": LABEL, "say": "{label.__class__}"}, "unknown placeholder"),
+    "format in template": ({"when": LABEL, "say": "{label:>9}"}, "`{label}` takes no format"),
+    "label of spaces": ({"when": {"label": "  "}}, "when.label: must not be empty"),
     "falling severity": ({"when": LABEL, "escalate": {"after": "1m", "to": "low"}}, "a severity above medium"),
     "text that is a list": ({"when": {"label": ["person"]}}, "when.label: must be a valid string"),
 }
@@ -76,6 +78,15 @@ def test_refusal_names_file_and_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         load(file)
     assert str(error.value).startswith(f"{file}:9: rules.ladder.when.zone: ")
+
+
+def test_deep_nesting_is_refused_in_a_short_message() -> None:
+    when: dict[str, Any] = LABEL
+    for _ in range(300):
+        when = {"not": when}
+    with pytest.raises(ConfigError) as error:
+        config({"when": when})
+    assert str(error.value) == "rules.r.when.not: nested too deeply"
 
 
 def test_two_able_tasks_must_be_told_apart() -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from streamer.bus.event_channel import EventClient
 from streamer.config.model import from_mapping
-from streamer.config.rule import RULES
-from streamer.events.ledger import Ledger
+from streamer.config.rule import RULES, STATE_FILE
+from streamer.events.ledger import LEDGER_FILE, Ledger
 from streamer.events.ledger.cursor import position_of
 from streamer.events.ledger.query import LedgerQuery
 from streamer.events.ledger.retention import Retention
-from streamer.processes.assignment import Role
+from streamer.processes.assignment import Assignment, Role
+from streamer.processes.rules import Rules
 from streamer.rules.engine import Engine
 from streamer.rules.replay import replay
 from tests.support.agents import until
@@ -80,11 +85,59 @@ def test_age_deletes_nothing_that_rules_have_not_read(tmp_path: Path) -> None:
             assert len(query.after(0, 100).entries) == 20
 
 
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[Any]:
+    """What `Rules` needs of its process."""
+    (tmp_path / "run").mkdir()
+    reader, writer = os.pipe()
+    with Ledger(tmp_path / LEDGER_FILE, "home", Retention()) as ledger:
+        ledger.cursors([], [RULES])
+        yield SimpleNamespace(config=STORY.config(), runtime=tmp_path / "run", state=tmp_path, stop_fd=reader)
+    os.close(reader)
+    os.close(writer)
+
+
+def in_rules_of(worker: Any, clock: float | None = None) -> float:
+    """Load the state of the rules, set their clock and store the state; return the clock that was loaded."""
+    with (
+        EventClient(worker.runtime, "rules") as events,
+        closing(LedgerQuery(worker.state / LEDGER_FILE)) as query,
+    ):
+        rules = Rules(worker, query, events, 0)
+        loaded = rules.engine.clock
+        if clock is not None:
+            rules.engine.clock = clock
+            rules._save()
+        return loaded
+
+
+DAMAGE = [("12345.5", "92345.5"), ('"activities": []', '"activities": 5'), ("{", "[[{"), ("", "")]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_state_is_not_used(worker: Any, damage: tuple[str, str]) -> None:
+    in_rules_of(worker, 12345.5)
+    assert in_rules_of(worker) == 12345.5
+    state = worker.state / STATE_FILE
+    state.write_text(state.read_text().replace(*damage) if damage[0] else "{}")
+    assert in_rules_of(worker) == 0.0
+
+
+def test_state_goes_once_no_rule_is_left(worker: Any) -> None:
+    in_rules_of(worker, 12345.5)
+    worker.config = from_mapping({key: value for key, value in worker.config.raw.items() if key != "rules"})
+    assert in_rules_of(worker, 12345.5) == 12345.5
+    assert not (worker.state / STATE_FILE).exists()
+
+
 @pytest.mark.parametrize("role", [Role.RULES, Role.EMIT])
-def test_only_a_config_with_rules_has_their_process(role: Role) -> None:
+def test_only_a_config_with_rules_has_their_process(role: Role, tmp_path: Path) -> None:
     from streamer.processes.supervisor import _children
 
+    assignment = Assignment(config={}, runtime=tmp_path, state=tmp_path)
     raw = STORY.config().raw
-    assert role in {child.role for child in _children(from_mapping(raw), [None])}
+    assert role in {child.role for child in _children(from_mapping(raw), assignment)}
     without = from_mapping({key: value for key, value in raw.items() if key != "rules"})
-    assert (role in {child.role for child in _children(without, [None])}) == (role is Role.EMIT)
+    assert (role in {child.role for child in _children(without, assignment)}) == (role is Role.EMIT)
+    (tmp_path / STATE_FILE).touch()
+    assert role in {child.role for child in _children(without, assignment)}, "incidents of removed rules must end"

@@ -203,6 +203,24 @@ STORIES = [
         "0 up\n1 person\n2 down\n30 clock\n63 clock\n65 clock\n90 up",
         ["62 start", "90 end"],
     ),
+    Story(
+        "camera still down after the cooldown",
+        {"when": {"stream": "down for 10s"}, "again": {"cooldown": "1m"}},
+        "0 up\n1 down\n13 clock\n14 up\n20 down\n74 clock",
+        ["11 start", "14 end", "71 start"],
+    ),
+    Story(
+        "camera still down when the hours begin",
+        {"when": {"stream": "down for 10s"}, "between": "21:02-22:00"},
+        "0 up\n1 down\n13 clock\n100 clock\n123 clock\n200 up",
+        ["120 start", "200 end"],
+    ),
+    Story(
+        "camera up before the hours",
+        {"when": {"stream": "down"}, "between": "21:02-22:00"},
+        "0 down\n9 up\n150 clock",
+        [],
+    ),
     Story("camera back in time", {"when": {"stream": "down for 1m"}}, "0 up\n2 down\n30 up\n90 clock", []),
     Story(
         "enters the drive",
