@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from streamer.config.model import Config
 from streamer.config.rule import Rule
-from streamer.core.errors import WireError
+from streamer.core.errors import ConfigError, WireError
 from streamer.events.ledger.query import Filter, LedgerQuery
 from streamer.events.schema import IncidentEvent, decode
 from streamer.rules.engine import Engine
@@ -21,7 +21,7 @@ def replay(
     """Yield the incident events that these rules make of the events accepted at unix second `since` or later.
 
     The rules begin without knowledge: an activity that goes on at `since` begins there. Events that this version cannot
-    read are passed over.
+    read are passed over. Raises ConfigError if the file of the ledger is damaged.
     """
     engine, position = Engine(config, rules), 0
     while True:
@@ -32,6 +32,10 @@ def replay(
             except WireError:
                 continue
             yield from engine.process(event)
+        if page.is_damaged:
+            raise ConfigError(
+                f"the ledger is damaged: no event after position {page.position} can be read; check its disk"
+            )
         position = page.position
         if len(page.entries) < BATCH:
             return

@@ -64,6 +64,8 @@ class Page(NamedTuple):
     """Position at which to continue reading."""
     cut_at: int | None = None
     """Position at which the time for a search was over; None if all events were looked at or enough were found."""
+    is_damaged: bool = False
+    """The file is damaged, so events after `position` cannot be read."""
 
 
 class LedgerQuery:
@@ -79,6 +81,7 @@ class LedgerQuery:
         self._db: apsw.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._damaged = RareLog(log, "damaged event %d passed over, position %s: check the disk of the ledger")
+        self._broken = RareLog(log, "ledger damaged, read %d failed, after position %s: check its disk")
 
     def close(self) -> None:
         with self._lock:
@@ -97,8 +100,8 @@ class LedgerQuery:
             first, head = self._bounds()
             start = max(0 if position > head else position, first - 1)
             found, cut_at = self._search(_spans(start, head, filter), limit, filter, seconds, newest=False)
-        except apsw.Error:
-            return Page([], position)
+        except apsw.Error as error:
+            return Page([], position, is_damaged=self._is_damage(error, position))
         if cut_at is not None:
             return Page(found, cut_at, cut_at)
         return Page(found, found[-1].position if found and len(found) == limit else head)
@@ -109,9 +112,16 @@ class LedgerQuery:
             first, head = self._bounds()
             spans = [(high, low) for low, high in _spans(first - 1, head, filter)][::-1]
             found, cut_at = self._search(spans, limit, filter, seconds, newest=True)
-        except apsw.Error:
-            return Page([], 0)
+        except apsw.Error as error:
+            return Page([], 0, is_damaged=self._is_damage(error, 0))
         return Page(found[::-1], head, cut_at)
+
+    def _is_damage(self, error: apsw.Error, position: int) -> bool:
+        """Return whether a read failed because the file is damaged, and log it. Others failed for a moment only."""
+        is_damage = isinstance(error, (apsw.CorruptError, apsw.NotADBError, apsw.IOError))
+        if is_damage:
+            self._broken.add(position)
+        return is_damage
 
     def _search(
         self, spans: Iterable[tuple[int, int]], limit: int, filter: Filter | None, seconds: float, newest: bool
