@@ -16,16 +16,24 @@ AVX2_ONLY := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 ENGINE_TESTS := tests/pipelines/florence2
 LEFT_OUT := training test_benchmarks.py test_checkpoint.py test_dtype.py test_exactness.py test_parse.py test_tasks.py
 
+# Two of these tests run at a time, because they start no agent and measure no time. A file stays in one process, which
+# makes its fixtures once. All other tests run alone.
+PARALLEL_TESTS := tests/config tests/core tests/pipelines tests/rules tests/toyworld
+PARALLEL := -n 2 --dist loadfile
+
 .PHONY: demo test check chaos bench tiny-model pictures system-packages clean
 
 demo: $(VENV)/.runtime
 	@$(BIN)/streamer demo $(if $(SECONDS),--seconds $(SECONDS))
 
 test: system-packages check
+ifneq ($(ARGS),)
 	$(BIN)/python -m pytest $(ARGS)
-ifeq ($(ARGS),)
+else
+	$(BIN)/python -m pytest $(PARALLEL) $(PARALLEL_TESTS)
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(PARALLEL_TESTS))
 	@echo "running the tests of the engines once more, limited to AVX2"
-	$(AVX2_ONLY) $(BIN)/python -m pytest $(ENGINE_TESTS) $(addprefix --ignore=$(ENGINE_TESTS)/,$(LEFT_OUT))
+	$(AVX2_ONLY) $(BIN)/python -m pytest $(PARALLEL) $(ENGINE_TESTS) $(addprefix --ignore=$(ENGINE_TESTS)/,$(LEFT_OUT))
 endif
 
 check: $(VENV)/.dev

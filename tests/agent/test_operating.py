@@ -236,7 +236,7 @@ def test_readyz_is_503_until_the_canary_is_answered(tmp_path: Path) -> None:
     with RunningAgent(tmp_path, ["run", str(file)], tmp_path / "events.jsonl", environment) as agent:
         until(lambda: _ready(port) == 503, START_S, "/readyz returns 503")
         until(lambda: _ready(port) == 200, 30, f"it is ready; {agent.log()}")
-        assert agent.statuses("agent.canary")
+        until(lambda: agent.statuses("agent.canary"), 10, "the sink has written what the web process saw in the ledger")
         assert not agent.results()
 
 

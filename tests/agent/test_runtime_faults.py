@@ -123,7 +123,7 @@ def test_agent_waits_for_its_state_folder(agent: RunningAgent) -> None:
     state.rename(away)
     agent.kill("emit")
     until(lambda: "cannot keep the ledger in" in agent.log(), START_S, "it is said")
-    assert "no such folder), restarting in" in agent.log()
+    until(lambda: "no such folder), restarting in" in agent.log(), START_S, "the parent starts it again")
     away.rename(state)
     goes_on(agent)
 

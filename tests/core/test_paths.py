@@ -16,6 +16,12 @@ from streamer.core.paths import AgentPaths, find_running, state_home
 SOCKETS = ["frames-gate.sock"]
 
 
+@pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short path: a socket path has at most 107 bytes."""
+    return tmp_path_factory.mktemp("p")
+
+
 @pytest.fixture(autouse=True)
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RUNTIME_DIRECTORY", "STATE_DIRECTORY"):

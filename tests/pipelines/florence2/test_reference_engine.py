@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image as Pil
 
+from pipelines.florence2.grounded import GROUNDED_SPECS
 from pipelines.florence2.pipeline import Florence2Settings, open_engine, pipeline
 from pipelines.florence2.reference_engine import ReferenceEngine, Row
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS, Quality, location_tokens
@@ -51,7 +52,7 @@ def ended(tokens: list[int]) -> list[int]:
 def test_pipeline_and_engine_satisfy_protocols(engine: ReferenceEngine) -> None:
     contract: Pipeline = pipeline
     kept: Engine = engine
-    assert set(contract.tasks()) == set(SPECS)
+    assert set(contract.tasks()) == set(SPECS) | set(GROUNDED_SPECS)
     assert kept.model == "small"
 
 
