@@ -13,7 +13,7 @@ from streamer.events.ledger import LEDGER_FILE
 from streamer.events.ledger.query import LedgerQuery
 from streamer.events.schema import encode
 from streamer.rules.replay import replay
-from tests.support.agents import Event, RunningAgent, assert_no_duplicates
+from tests.support.agents import Event, RunningAgent, assert_no_duplicates, until
 
 CONFIG: dict[str, Any] = {
     "agent": "home",
@@ -58,7 +58,13 @@ def test_killed_processes_repeat_and_miss_nothing(tmp_path: Path) -> None:
     loaded = load(config)
     with closing(LedgerQuery(tmp_path / "agent" / "state" / "streamer" / "home" / LEDGER_FILE)) as query:
         replayed = [json.loads(encode(one)) for one in replay(query, loaded, loaded.rules, None)]
-    assert list(map(without_sequence, replayed)) == list(map(without_sequence, live))
+    assert list(map(without_sequence, replayed))[: len(live)] == list(map(without_sequence, live))
+    # The cameras' last events can reach the ledger after the rules have stopped; the next start reads them.
+    ids = {one["id"] for one in replayed}
+    with RunningAgent(tmp_path / "agent", ["run", str(config)], everything) as agent:
+        until(lambda: ids <= {one["id"] for one in incidents(agent.events())}, 40, "the rest of the incidents")
+        agent.stop()
+        assert_no_duplicates(incidents(agent.events()))
     assert {one["data"]["rule"] for one in live} >= {"stays", "works"}
     for rule in CONFIG["rules"]:
         states = [one["data"]["state"] for one in live if one["data"]["rule"] == rule]
