@@ -21,7 +21,8 @@ from benchmarks.report import write
 from pipelines.florence2.parse import parse
 from pipelines.florence2.pipeline import pipeline
 from pipelines.florence2.training.labels import Example, caption, is_possible, make_example
-from streamer.cli.demo_score import Rect, match
+from streamer.cli.demo_score import match
+from streamer.core.boxes import Rect
 from streamer.core.settings import parse_region
 from streamer.toyworld.paint import COLOURS
 from streamer.toyworld.words import HELD_OUT_WORDS

@@ -28,7 +28,8 @@ from pipelines.florence2.confirm import MIN_SCORES
 from pipelines.florence2.pipeline import pipeline
 from pipelines.florence2.tasks import SPECS
 from pipelines.florence2.training.labels import matching
-from streamer.cli.demo_score import GOOD_IOU, iou
+from streamer.cli.demo_score import GOOD_IOU
+from streamer.core.boxes import iou
 from streamer.toyworld.paint import COLOURS
 from streamer.toyworld.world import HARD, KINDS, NORMAL, SCENE_SECONDS, Difficulty, Scene, World
 from streamer.types import Answer, Box, DueTask, Engine, Frame, Job, Polygon, Task
@@ -45,7 +46,7 @@ _Found = list[tuple[Box, float | None]]
 
 @dataclass
 class Counts:
-    """What was found of the phrases of one task."""
+    """Finds and false finds of one task."""
 
     present: int = 0
     found: int = 0

@@ -50,7 +50,7 @@ LIMITS: dict[str, dict[str, str]] = {
 }
 """Environment variables by instruction set."""
 NEEDED = {"AVX2": "avx2", "AVX2-VNNI": "avx_vnni"}
-"""What the processor must have for a limit, as torch names it. AVX-512 VNNI does not include AVX2-VNNI: without the
+"""Instructions that a limit needs, as torch names them. AVX-512 VNNI does not include AVX2-VNNI: without the
 latter oneDNN takes the limit AVX2-VNNI for AVX2, and computes int8 without VNNI."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},

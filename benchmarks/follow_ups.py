@@ -25,8 +25,9 @@ from benchmarks.report import write
 from benchmarks.shipped import run
 from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.pipeline import pipeline
-from streamer.cli.demo_score import GOOD_IOU, iou
+from streamer.cli.demo_score import GOOD_IOU
 from streamer.config.model import from_mapping
+from streamer.core.boxes import iou
 from streamer.inference.follow_ups import FollowUps
 from streamer.toyworld.world import World
 from streamer.types import DueTask, Engine, Frame, Image, Job

@@ -76,9 +76,9 @@ class Counts:
     """The rows of one value of `min_support`."""
 
     wrong: defaultdict[str, Count] = field(default_factory=lambda: defaultdict(Count))
-    """By what is wrong, and by kind of caption."""
+    """Phrases that name what is not there, by the part that is wrong, and by kind of caption."""
     true: defaultdict[str, Count] = field(default_factory=lambda: defaultdict(Count))
-    """By kind of caption."""
+    """Phrases that are right, by kind of caption."""
     own_wrong: Count = field(default_factory=Count)
     own_true: Count = field(default_factory=Count)
 
@@ -92,7 +92,7 @@ class Replay:
         self.texts: dict[str, str] = {}
         """Captions by the name of the task."""
         self._answers: dict[Any, Result] = {}
-        """By frame, kind of task and prompt."""
+        """Results by frame, kind of task and prompt."""
         self._waiting: dict[Any, list[Job]] = {}
         """Jobs with a question that the engine has."""
         self._ready: list[Result] = []

@@ -22,7 +22,7 @@ from pipelines.florence2.parse import parse
 from pipelines.florence2.pipeline import pipeline
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
 from pipelines.florence2.training.labels import make_example
-from streamer.cli.demo_score import Rect, iou
+from streamer.core.boxes import Rect, iou
 from streamer.toyworld.world import HARD, World
 from streamer.types import Box, DueTask, Engine, Frame, Image, Job, Task
 

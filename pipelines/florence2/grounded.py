@@ -18,6 +18,7 @@ from pipelines.florence2.confirm import support
 from pipelines.florence2.content import content_of
 from pipelines.florence2.noun_phrases import MAX_NUMBER, NounPhrase, noun_phrases
 from pipelines.florence2.tasks import SPECS
+from streamer.core.boxes import Rect, area, iou
 from streamer.core.settings import Settings
 from streamer.types import Answer, Box, Job, Region, Span, TaskSpec
 
@@ -132,16 +133,14 @@ def _distinct(boxes: Sequence[Box]) -> list[Box]:
     """Return the boxes that have an area, the best first, without those that repeat another one."""
     kept: list[Box] = []
     for box in sorted(boxes, key=lambda box: -(box.score or 0.0)):
-        if box.x0 < box.x1 and box.y0 < box.y1 and all(_overlap(box, other) < SAME_OVERLAP for other in kept):
+        is_new = all(iou(_edges(box), _edges(other)) < SAME_OVERLAP for other in kept)
+        if is_new and area(_edges(box)):
             kept.append(box)
     return kept[:MAX_BOXES]
 
 
-def _overlap(a: Box, b: Box) -> float:
-    """Return the intersection over union of two boxes with an area."""
-    width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
-    common = max(0.0, width) * max(0.0, height)
-    return common / ((a.x1 - a.x0) * (a.y1 - a.y0) + (b.x1 - b.x0) * (b.y1 - b.y0) - common)
+def _edges(box: Box) -> Rect:
+    return box.x0, box.y0, box.x1, box.y1
 
 
 def _region(box: Box) -> Region:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BeforeValidator, Field
 
 from pipelines.florence2.composite import Question, Stages
+from streamer.core.boxes import Rect, area, intersection, iou
 from streamer.core.places import to_whole
 from streamer.core.settings import Settings
 from streamer.types import Answer, Box, Image, Job, Pixels, Polygon, Quad
@@ -28,7 +29,6 @@ LABELLED = ("object_detection", "open_vocabulary_detection")
 """Tasks whose labels are kinds: shapes with different labels are different objects. The labels of the other tasks are
 texts, which differ from picture to picture."""
 
-Rect = tuple[float, float, float, float]
 Shape = Box | Polygon | Quad
 
 
@@ -50,7 +50,7 @@ class Tiles(Settings):
     overlap: float = Field(0.2, ge=0, le=0.5)
     """Overlap of neighbours, as a fraction of a tile. Objects that are smaller are whole in at least one tile."""
     whole: bool = True
-    """Also run on the whole picture, for objects that are larger."""
+    """Run on the whole picture too, for objects that are larger."""
 
     @property
     def pictures(self) -> int:
@@ -174,16 +174,6 @@ def _rect(shape: Shape) -> Rect:
 def _is_same(one: _Found, kept: _Found, by_label: bool) -> bool:
     if one.picture == kept.picture or (by_label and one.shape.label != kept.shape.label):
         return False
-    common = _area(_common(one.rect, kept.rect))
-    own, other = _area(one.rect), _area(kept.rect)
-    return common >= SAME_IOU * max(own + other - common, 1e-12) or (
-        one.is_cut and common >= CUT_SHARE * max(own, 1e-12)
-    )
-
-
-def _common(one: Rect, other: Rect) -> Rect:
-    return max(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])
-
-
-def _area(rect: Rect) -> float:
-    return max(0.0, rect[2] - rect[0]) * max(0.0, rect[3] - rect[1])
+    if iou(one.rect, kept.rect) >= SAME_IOU:
+        return True
+    return one.is_cut and intersection(one.rect, kept.rect) >= CUT_SHARE * max(area(one.rect), 1e-12)

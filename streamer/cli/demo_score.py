@@ -6,11 +6,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from streamer.core.boxes import Rect, iou
+
 GOOD_IOU = 0.5
 """Least overlap (intersection over union) at which an object counts as found."""
-
-Rect = tuple[float, float, float, float]
-"""x0, y0, x1, y1 in fractions of the frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +71,6 @@ def match(detected: Sequence[tuple[str, Rect]], truth: Sequence[tuple[str, Rect]
             partner[j] = i
     rows = [Row(label, detected[partner[j]][1] if j in partner else None, box) for j, (label, box) in enumerate(truth)]
     return rows + [Row(label, box, None) for i, (label, box) in enumerate(detected) if i not in partner.values()]
-
-
-def iou(a: Rect, b: Rect) -> float:
-    """Return the intersection over union of two boxes."""
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    common = max(0.0, width) * max(0.0, height)
-    area = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    return common / (area - common) if area > common else 0.0
 
 
 def _corners(rect: Rect | None) -> str:

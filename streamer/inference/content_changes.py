@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from streamer.config.model import find_pipeline
 from streamer.core.content import Content, Relation, Thing
 from streamer.core.errors import WireError
+from streamer.events.build import unix_time
 from streamer.events.ledger.query import Filter, LedgerQuery
 from streamer.events.schema import EventChanges, EventStatement, ResultEvent, decode
 from streamer.inference.content_memory import Changes, ContentMemory, Number
@@ -131,7 +131,7 @@ def _sent(event: ResultEvent, task: Task) -> Sent | None:
     if data.changes is None or (data.task, data.zone) != (task.task, zone):
         return None
     try:
-        at = datetime.fromisoformat(data.since or event.time).timestamp()
+        at = unix_time(data.since or event.time)
     except (ValueError, OverflowError):
         return None
     return Sent(ContentMemory(_content(data.changes.content)), at)

@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from streamer.config.follow_up import FollowUp
+from streamer.core.boxes import Rect, iou
 from streamer.events.schema import EventFollowUps, LeftOut
 from streamer.types import (
     Answer,
@@ -226,15 +227,11 @@ def _is_same(one: Shape, other: Shape) -> bool:
         return one.region is None and other.region is None
     if one.track is not None or other.track is not None:
         return one.track == other.track
-    return one.label == other.label and _iou(one.region, other.region) >= SAME_IOU
+    return one.label == other.label and iou(_edges(one.region), _edges(other.region)) >= SAME_IOU
 
 
-def _iou(one: Region, other: Region) -> float:
-    width = min(one.x1, other.x1) - max(one.x0, other.x0)
-    height = min(one.y1, other.y1) - max(one.y0, other.y0)
-    both = max(0.0, width) * max(0.0, height)
-    areas = ((region.x1 - region.x0) * (region.y1 - region.y0) for region in (one, other))
-    return both / max(sum(areas) - both, 1e-12)
+def _edges(region: Region) -> Rect:
+    return region.x0, region.y0, region.x1, region.y1
 
 
 def _picture(shape: Shape, frame: Frame) -> Any:

@@ -16,12 +16,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from streamer.config.model import Config, find_pipeline
 from streamer.config.rule import Rule, answering
+from streamer.events.build import unix_time
 from streamer.events.schema import Event, IncidentEvent, ResultEvent, StatusEvent
 from streamer.rules.activity import Activity, ActivityState
 from streamer.rules.build import build
 from streamer.rules.condition import LeafState, ObjectLeaf
 from streamer.rules.incident import Reporter, hash_of
-from streamer.rules.observation import Observation, observe, unix_time
+from streamer.rules.observation import Observation, observe
 
 LATE_S = 2.0
 """Longest delay of an event that still counts before a deadline."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from streamer.core.boxes import Rect
 from streamer.types import Point
 
-Rectangle = tuple[float, float, float, float]
 
-
-def foot(box: Rectangle) -> Point:
+def foot(box: Rect) -> Point:
     """Return the middle of the lower edge of a box: the place where a person or a vehicle stands."""
     x0, _, x1, y1 = box
     return (x0 + x1) / 2, y1

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Literal, NamedTuple
 
+from streamer.core.boxes import Rect
 from streamer.events.schema import ResultEvent
-from streamer.rules.geometry import Rectangle
 
 ANSWERED = frozenset({"ok", "empty"})
-LAST_YEAR = 9000
-"""Last year of an event's time: durations of 100 years can be added to it."""
 
 
 class Moment(NamedTuple):
@@ -62,7 +59,7 @@ class Shape(NamedTuple):
 
     label: str
     score: float | None
-    box: Rectangle
+    box: Rect
     track: int | None = None
 
 
@@ -86,17 +83,6 @@ class Observation(NamedTuple):
     model: str | None = None
 
 
-def unix_time(text: str) -> float:
-    """Return the unix second of an event's time. Raises ValueError or OverflowError if it is none."""
-    parsed = datetime.fromisoformat(text)
-    if parsed.utcoffset() is None:
-        raise ValueError("its time has no offset from UTC")
-    # Times near the first and the last year cannot be written in every time zone.
-    if not 1970 <= parsed.year <= LAST_YEAR:
-        raise ValueError(f"its year is not between 1970 and {LAST_YEAR}")
-    return parsed.timestamp()
-
-
 def observe(event: ResultEvent, wall: float) -> Observation:
     """Return a result as an observation. `wall`: the event's time."""
     data = event.data
@@ -114,6 +100,6 @@ def observe(event: ResultEvent, wall: float) -> Observation:
     )  # fmt: skip
 
 
-def _bounds(points: tuple[tuple[float, float], ...]) -> Rectangle:
+def _bounds(points: tuple[tuple[float, float], ...]) -> Rect:
     xs, ys = [x for x, _ in points], [y for _, y in points]
     return (min(xs), min(ys), max(xs), max(ys)) if points else (0.0, 0.0, 0.0, 0.0)

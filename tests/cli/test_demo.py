@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from streamer.cli.demo_score import Row, Score, iou, match
+from streamer.cli.demo_score import Row, Score, match
+from streamer.core.boxes import iou
 from streamer.toyworld.world import World
 
 

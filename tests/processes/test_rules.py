@@ -87,7 +87,7 @@ def test_age_deletes_nothing_that_rules_have_not_read(tmp_path: Path) -> None:
 
 @pytest.fixture
 def worker(tmp_path: Path) -> Iterator[Any]:
-    """What `Rules` needs of its process."""
+    """Stand in for the process around `Rules`: its config, folders and stop signal."""
     (tmp_path / "run").mkdir()
     reader, writer = os.pipe()
     with Ledger(tmp_path / LEDGER_FILE, "home", Retention()) as ledger:

@@ -50,7 +50,7 @@ def test_ids_follow_from_rule_stream_and_first_frame() -> None:
 
 @pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-01-01T00:00:00"])
 def test_event_with_an_impossible_time_is_passed_over(time: str) -> None:
-    story = next(one for one in STORIES if one.name == "camera down")
+    story = next(one for one in STORIES if one.name == "better frame")
     engine = Engine(story.config())
     assert run(engine, [event.model_copy(update={"time": time}) for event in story.events()]) == []
 

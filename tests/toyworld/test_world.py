@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from streamer.cli.demo_score import iou
+from streamer.core.boxes import iou
 from streamer.toyworld.paint import COLOURS
 from streamer.toyworld.words import HELD_OUT_WORDS, SEEN_WORDS, WORDS
 from streamer.toyworld.world import HARD, KINDS, NORMAL, SCENE_SECONDS, Scene, World

@@ -7,11 +7,11 @@ import logging
 import time
 from collections import Counter, defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from typing import Any
 
 from streamer.core.errors import WireError
 from streamer.core.logs import RareLog
+from streamer.events.build import unix_time
 from streamer.events.ledger.query import Entry, LedgerQuery
 from streamer.events.schema import ResultEvent, StatusEvent, decode
 from streamer.types import Priority
@@ -104,7 +104,7 @@ class EventFollower:
     def _record(self, entry: Entry, is_new: bool) -> None:
         try:
             event = decode(entry.body)
-            at = _unix_time(event.time)
+            at = unix_time(event.time)
         except (WireError, ValueError, OverflowError) as error:
             self._unreadable.add(entry.position, error)
             return
@@ -170,11 +170,3 @@ class EventFollower:
             by_task.pop((stream, task), None)
         for key in [key for key in self.counts if key[:2] == (stream, task)]:
             del self.counts[key]
-
-
-def _unix_time(text: str) -> float:
-    """Return the unix second of an event's time. Raises ValueError or OverflowError if it is none."""
-    parsed = datetime.fromisoformat(text)
-    if parsed.utcoffset() is None:
-        raise ValueError("its time has no offset from UTC")
-    return parsed.timestamp()

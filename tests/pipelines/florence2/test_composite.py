@@ -165,7 +165,7 @@ def jobs_of(cameras: int) -> list[Job]:
 
 
 def test_vision_tower_runs_once_per_frame(fast: FastEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also while frames of other cameras come and go between two stages."""
+    """Frames of other cameras come and go between two stages."""
     monkeypatch.setattr(image_cache, "CACHED_FRAMES", 1)
     jobs = jobs_of(12)
     before = fast.image_cache.misses
