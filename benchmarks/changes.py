@@ -22,7 +22,7 @@ from benchmarks.report import write
 from benchmarks.shipped import run
 from pipelines.florence2.pipeline import pipeline
 from streamer.config.model import from_mapping
-from streamer.events.schema import EventChanges
+from streamer.events.result_data import EventChanges
 from streamer.inference.content_changes import ContentChanges
 from streamer.toyworld.world import LARGE, Difficulty, Thing, World
 from streamer.types import DueTask, Engine, Frame, Job

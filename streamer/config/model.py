@@ -7,7 +7,7 @@ tasks come from the installed pipeline, which is found by its entry point and im
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, reduce
 from importlib.metadata import entry_points
@@ -23,12 +23,13 @@ from streamer.capture.interfaces import SourceSettings
 from streamer.capture.motion_gate import MotionSettings
 from streamer.capture.sources import SourceField
 from streamer.config.calendar import ZoneName, local_zone
-from streamer.config.follow_up import FollowUpSettings, build_follow_ups, names_of
+from streamer.config.cross_checks import cross_problems
+from streamer.config.follow_up import FollowUpSettings, build_follow_ups
 from streamer.config.rule import Rule, rule_problems
 from streamer.config.task import ScheduledTask, TaskSettings, build_task, task_problems
-from streamer.config.validation import Problem, nearest, problems_of
+from streamer.config.validation import Problem, problems_of
 from streamer.config.web import Web
-from streamer.config.yaml_file import EXTENSION, Where, YamlFile, dotted
+from streamer.config.yaml_file import EXTENSION, YamlFile, dotted
 from streamer.config.zone import PolygonField
 from streamer.core.errors import ConfigError
 from streamer.core.redact import redact
@@ -37,7 +38,6 @@ from streamer.events.ledger.retention import Retention
 from streamer.events.sinks import SinkField
 from streamer.types import Pipeline, Point, TaskSpec
 from streamer.video.outputs import OutputField
-from streamer.video.outputs.base import H264Settings, outputs_by_view
 
 PIPELINES = "streamer.pipelines"
 """Entry point group in which a pipeline is registered."""
@@ -220,8 +220,8 @@ def _config(raw: Any, file: YamlFile | None, *, checked: bool = False, is_part: 
     except ValidationError as error:
         problems = problems_of(error, raw, json_schema())
     else:
-        for check in () if is_part else (_repeated_names, _shared_files, _bad_outputs, _unknown_zones):
-            problems.extend(check(config))
+        if not is_part:
+            problems.extend(cross_problems(config))
         local = config.timezone or local_zone()
         streams = {name: _stream(name, config, local, problems, is_part) for name in config.streams}
         if not (problems or is_part):
@@ -275,67 +275,3 @@ def _stream(name: str, config: Any, local: ZoneInfo, problems: list[Problem], is
             problems += wrong
             tasks.append(replace(task, then=then))
     return Stream(stream.source, tuple(tasks), stream.zones, stream.motion)
-
-
-def _repeated_names(config: Any) -> Iterator[Problem]:
-    for name, stream in config.streams.items():
-        tasks = [task.name or task.task for task in stream.tasks]
-        yield from _repeated(("streams", name, "tasks"), tasks, "task")
-        for index, task in enumerate(stream.tasks):
-            for where, follow_up in names_of(task.then):
-                if follow_up in tasks:
-                    problem = f"a second task with the name `{follow_up}`: give it a `name` of its own"
-                    yield ("streams", name, "tasks", index, *where), problem
-                tasks.append(follow_up)
-    yield from _repeated(("sinks",), [sink.name for sink in config.sinks], "sink")
-
-
-def _shared_files(config: Any) -> Iterator[Problem]:
-    """Yield the sinks and outputs that would write a file of another one, also one that it has rotated away."""
-    owners: set[Path] = set()
-    for key in ("sinks", "outputs"):
-        for index, entry in enumerate(getattr(config, key)):
-            path = getattr(entry, "path", None)
-            if path is None:
-                continue
-            rotated = range(1, getattr(entry, "keep", 0) + 1) if key == "sinks" else ()
-            files = {path.absolute(), *(path.absolute().with_name(f"{path.name}.{number}") for number in rotated)}
-            if owners & files:
-                yield (
-                    (key, index, "path"),
-                    f"`{path}` or a rotated file of it is also a file of another sink or output",
-                )
-            owners |= files
-
-
-def _unknown_zones(config: Any) -> Iterator[Problem]:
-    for name, stream in config.streams.items():
-        for index, zone in enumerate(stream.motion.ignore):
-            if zone not in stream.zones:
-                known = nearest(zone, list(stream.zones)) if stream.zones else ": the stream has no `zones`"
-                yield ("streams", name, "motion", "ignore", index), f"unknown zone `{zone}`{known}"
-
-
-def _bad_outputs(config: Any) -> Iterator[Problem]:
-    yield from _repeated(("outputs",), [output.label for output in config.outputs], "output")
-    for index, output in enumerate(config.outputs):
-        stream = config.streams.get(output.stream)
-        if stream is None:
-            known = nearest(output.stream, list(config.streams))
-            yield ("outputs", index, "stream"), f"there is no stream `{output.stream}`{known}"
-        elif stream.source.pace == "file":
-            yield ("outputs", index, "stream"), f"`{output.stream}` is a recording: outputs show live streams only"
-        if output.SERVED and config.web is None:
-            yield ("outputs", index, "kind"), f"only the page serves {output.kind}, and there is none: add `web:`"
-    for view, outputs in outputs_by_view(config.outputs).items():
-        encoders = {output.encoder for output in outputs if isinstance(output, H264Settings)}
-        if len(encoders) > 1:
-            place = max(config.outputs.index(output) for output in outputs if isinstance(output, H264Settings))
-            words = " and ".join(f"`{name}`" for name in sorted(encoders))
-            yield ("outputs", place, "encoder"), f"the outputs of `{view}` share one encode: {words} cannot both be"
-
-
-def _repeated(where: Where, names: Sequence[str], what: str) -> Iterator[Problem]:
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            yield (*where, index), f"a second {what} with the name `{name}`: give it a `name` of its own"

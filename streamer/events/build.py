@@ -12,7 +12,7 @@ from math import isfinite
 from typing import Any
 
 from streamer.core.redact import redact
-from streamer.events.schema import (
+from streamer.events.result_data import (
     EventBox,
     EventChanges,
     EventConfirmation,
@@ -21,16 +21,12 @@ from streamer.events.schema import (
     EventPoints,
     EventRefused,
     EventSpan,
-    FrameCounts,
     FrameInfo,
-    Lost,
     ResultBody,
     ResultData,
-    ResultEvent,
-    StatusData,
-    StatusEvent,
     Timing,
 )
+from streamer.events.schema import FrameCounts, Lost, ResultEvent, StatusData, StatusEvent
 from streamer.types import Answer, Box, Confirmation, Polygon, Priority, Quad, Result, Span, TaskParams
 
 MAX_TEXT = 65_536

@@ -16,7 +16,8 @@ from streamer.core.content import Content, Relation, Thing
 from streamer.core.errors import WireError
 from streamer.events.build import unix_time
 from streamer.events.ledger.query import Filter, LedgerQuery
-from streamer.events.schema import EventChanges, EventStatement, ResultEvent, decode
+from streamer.events.result_data import EventChanges, EventStatement
+from streamer.events.schema import ResultEvent, decode
 from streamer.inference.content_memory import Changes, ContentMemory, Number
 from streamer.inference.triggers import UNCHANGED_S
 from streamer.types import Frame, Result, Task, Zone

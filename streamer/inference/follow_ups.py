@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from streamer.config.follow_up import FollowUp
 from streamer.core.boxes import Rect, iou
-from streamer.events.schema import EventFollowUps, LeftOut
+from streamer.events.result_data import EventFollowUps, LeftOut
 from streamer.types import (
     Answer,
     DueTask,

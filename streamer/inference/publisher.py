@@ -15,7 +15,7 @@ from streamer.bus.event_channel import EventClient
 from streamer.bus.result_feed import ResultPublisher
 from streamer.core.logs import RareLog
 from streamer.events.build import canary_event, degraded_event, result_event, result_id, schedule_event
-from streamer.events.schema import EventChanges, EventFollowUps
+from streamer.events.result_data import EventChanges, EventFollowUps
 from streamer.inference.canary import Canary
 from streamer.inference.content_changes import ContentChanges
 from streamer.inference.follow_ups import FollowUps

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from streamer.config.condition import Condition as Settings
 from streamer.config.condition import Count
 from streamer.core.patterns import Pattern
-from streamer.events.schema import Reason
+from streamer.events.incident_data import Reason
 from streamer.rules.geometry import foot, is_inside
 from streamer.rules.observation import AnsweredTime, Observation, Shape
 from streamer.types import Point

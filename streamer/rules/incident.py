@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from streamer.config.rule import Rule, Severity
 from streamer.events.build import clean, rfc3339
-from streamer.events.schema import IncidentData, IncidentEvent, IncidentFrame, Reason
+from streamer.events.incident_data import IncidentData, IncidentFrame, Reason
+from streamer.events.schema import IncidentEvent
 from streamer.rules.condition import Finding
 from streamer.rules.observation import Moment
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import supervision as sv
 
-from streamer.events.schema import EventPoints
+from streamer.events.result_data import EventPoints
 from streamer.types import Box, Image, Zone
 from streamer.video.overlay import Layer, Overlay
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from streamer.events.schema import EventPoints, ResultEvent
+from streamer.events.result_data import EventPoints
+from streamer.events.schema import ResultEvent
 from streamer.types import Box, FrameId, Image
 from streamer.video.box_follower import TemplateFollower
 from streamer.video.box_motion import GONE_INTERVALS, BoxMotion

@@ -13,7 +13,8 @@ from streamer.config.model import from_mapping
 from streamer.config.task import ScheduledTask
 from streamer.events.build import result_event
 from streamer.events.ledger import LEDGER_FILE, Ledger, Retention
-from streamer.events.schema import EventChanges, ResultEvent
+from streamer.events.result_data import EventChanges
+from streamer.events.schema import ResultEvent
 from streamer.inference.content_changes import ContentChanges, sent_by_ledger
 from streamer.inference.triggers import UNCHANGED_S
 from streamer.types import Answer, DueTask, Frame, Job, Outcome, Result

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from streamer.events.build import result_event
-from streamer.events.schema import EventPoints, ResultEvent
+from streamer.events.result_data import EventPoints
+from streamer.events.schema import ResultEvent
 from streamer.types import (
     Answer,
     Box,

@@ -8,7 +8,7 @@ from typing import Any
 
 from streamer.events.build import schedule_event, worker_event
 from streamer.events.ledger.query import LedgerQuery
-from streamer.events.schema import EventParent
+from streamer.events.result_data import EventParent
 from streamer.types import Priority
 from streamer.web.monitor.event_follower import MAX_OBJECTS, EventFollower
 from tests.support.sample_events import event

@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from streamer.bus.result_feed import ResultPublisher
 from streamer.events.build import worker_event
 from streamer.events.ledger import Ledger
-from streamer.events.schema import EventParent
+from streamer.events.result_data import EventParent
 from streamer.types import Span
 from streamer.video.outputs.base import ViewId
 from streamer.video.outputs.hls import hls_folder
