@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from streamer.cli.client import REPLY_TIMEOUT_S, call
-from streamer.cli.options import RegionText, RunningAgent, StreamName, ZoneName, given
+from streamer.cli.options import FurtherKeys, RegionText, RunningAgent, StreamName, ZoneName, given, with_further_keys
 from streamer.core.errors import ConfigError
 from streamer.core.printable import printable
 from streamer.events.marks import marked_text
@@ -32,6 +32,7 @@ def ask(
     task: Annotated[str | None, typer.Option(help="Task to run, see `streamer tasks`. [default: find TEXT]")] = None,
     region: RegionText = None,
     zone: ZoneName = None,
+    further: FurtherKeys = None,
     confirm: Annotated[
         bool, typer.Option("--confirm", help="Look at each shape again; print only those confirmed.")
     ] = (False),
@@ -53,6 +54,7 @@ def ask(
     entry = given(task=task or PHRASE_TASK, text=text, region=region, zone=zone)
     if confirm or explain:
         entry["confirm"] = True
+    entry = with_further_keys(entry, further)
     answer = call(agent, seconds + REPLY_TIMEOUT_S, Ask(stream=stream, task=entry, seconds=seconds))
     raise typer.Exit(_print_answer(stream, answer, as_json, explain))
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from streamer.core.errors import ConfigError
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML config file; configs/ has examples.")]
 RunningAgent = Annotated[
@@ -25,7 +28,37 @@ Checkpoint = Annotated[
     str | None, typer.Option(help="Checkpoint: Hub name or folder. [default: the small model that is included]")
 ]
 
+FurtherKeys = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Further key of the task, as in a config: `tiles=2x2`, `min_score=0.5`, "
+        '`then=[{"task": "region_to_ocr"}]`. Can be repeated.',
+    ),
+]
+
 
 def given(**options: str | None) -> dict[str, Any]:
     """Return the options that have a value, as keys of a config."""
     return {key: value for key, value in options.items() if value is not None}
+
+
+def with_further_keys(entry: dict[str, Any], further: list[str] | None) -> dict[str, Any]:
+    """Return the keys of a task with those of `--set`; a value is JSON or else a text. Raises ConfigError."""
+    entry = dict(entry)
+    for assignment in further or ():
+        key, equals, value = assignment.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {assignment}: write KEY=VALUE, such as `min_score=0.5`")
+        if key in entry:
+            raise ConfigError(f"--set {key}: the key is given twice")
+        try:
+            entry[key] = json.loads(value, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            entry[key] = value
+    return entry
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)  # JSON has no NaN; the text is refused like any other wrong value

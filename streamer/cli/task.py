@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streamer.cli.client import REPLY_TIMEOUT_S, call
-from streamer.cli.options import Every, RegionText, RunningAgent, StreamName, Text, ZoneName, given
+from streamer.cli.options import (
+    Every,
+    FurtherKeys,
+    RegionText,
+    RunningAgent,
+    StreamName,
+    Text,
+    ZoneName,
+    given,
+    with_further_keys,
+)
 
 if TYPE_CHECKING:
     from streamer.bus.commands import Action
@@ -29,12 +39,13 @@ def add(
     every: Every = None,
     when: Annotated[str | None, typer.Option(help="Trigger: always, motion, change. [default: always]")] = None,
     priority: Annotated[str | None, typer.Option(help="Priority: high, normal, low. [default: normal]")] = None,
+    further: FurtherKeys = None,
     save: Save = False,
     agent: RunningAgent = None,
 ) -> None:
     """Add a task to a stream."""
     entry = given(task=task, name=name, text=text, region=region, zone=zone, every=every, when=when, priority=priority)
-    _change(agent, "add", stream, name or task, save, entry)
+    _change(agent, "add", stream, name or task, save, with_further_keys(entry, further))
 
 
 @app.command()
