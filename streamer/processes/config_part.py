@@ -44,7 +44,7 @@ def part_of(config: Config, role: Role, target: str | None, ended: Collection[st
             return _about_streams(config, config.streams, "rules")
         case Role.WEB:
             outputs = [data for data, output in _outputs(config) if output.SERVED]
-            return {**_about_streams(config, config.streams, "web"), "outputs": outputs}
+            return {**_about_streams(config, config.streams, "web", "rules"), "outputs": outputs}
         case Role.VIEW:
             view = ViewId.parse(name)
             outputs = [_without_url(data, output) for data, output in _outputs(config) if output.view == view]

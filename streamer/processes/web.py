@@ -6,6 +6,8 @@ import asyncio
 import logging
 import socket
 
+from streamer.config.model import find_pipeline
+from streamer.config.rule import answering
 from streamer.config.web import Bind
 from streamer.events.ledger import LEDGER_FILE
 from streamer.events.ledger.query import LedgerQuery
@@ -18,7 +20,9 @@ from streamer.web.ledger_reader import LedgerReader
 from streamer.web.mjpeg import JpegHub
 from streamer.web.monitor.capture_poller import CapturePoller
 from streamer.web.monitor.event_follower import EventFollower
+from streamer.web.monitor.incident_list import IncidentList
 from streamer.web.monitor.task_list import TaskLists
+from streamer.web.rule_handlers import RuleHandlers
 from streamer.web.server import Server, listen
 
 log = logging.getLogger(__name__)
@@ -41,8 +45,9 @@ async def _serve(worker: Worker, listener: socket.socket, capture: CapturePoller
     reader = LedgerReader(ledger, events)
     assert worker.config.web is not None
     connections = Connections(worker.config.web.trusted_proxies)
-    handlers = Handlers(worker.config, worker.runtime, capture, events, reader, jpegs, tasks, connections)
-    server = Server(make_app(handlers, connections), connections)
+    incidents = IncidentList(LedgerQuery(ledger), events)
+    handlers = Handlers(worker.config, worker.runtime, capture, events, reader, jpegs, tasks, connections, incidents)
+    server = Server(make_app(handlers, _rule_handlers(worker, incidents), connections), connections)
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -54,17 +59,27 @@ async def _serve(worker: Worker, listener: socket.socket, capture: CapturePoller
     loop.add_reader(worker.stop_fd, stop)
     background = [asyncio.create_task(_heartbeat(worker)), asyncio.create_task(tasks.run())]
     following = asyncio.create_task(events.run())
-    following.add_done_callback(lambda _: stop() if not worker.stopping else None)
+    reading = [following, *([asyncio.create_task(incidents.run())] if worker.config.rules else ())]
+    for one in reading:
+        one.add_done_callback(lambda _: stop() if not worker.stopping else None)
     address = f"http://{Bind(*listener.getsockname()[:2])}"
     log.info("page served at %s", address)
     worker.report(ReportKind.READY, address=address)
     await server.serve([listener])
-    await following
+    await asyncio.gather(*reading)
     for task in background:
         task.cancel()
     tasks.close()
     reader.close()
+    incidents.close()
     query.close()
+
+
+def _rule_handlers(worker: Worker, incidents: IncidentList) -> RuleHandlers:
+    config = worker.config
+    kinds = {task: spec.result for task, spec in find_pipeline().tasks().items()}
+    tasks = {name: answering(rule, config.streams, kinds) for name, rule in config.rules.items()}
+    return RuleHandlers(config, tasks, incidents)
 
 
 async def _heartbeat(worker: Worker) -> None:

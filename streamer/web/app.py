@@ -15,11 +15,12 @@ from streamer.web.auth import AuthMiddleware
 from streamer.web.connections import Connections
 from streamer.web.forwarded import ForwardedMiddleware
 from streamer.web.handlers import Handlers
+from streamer.web.rule_handlers import RuleHandlers
 
 STATIC = Path(__file__).with_name("static")
 
 
-def make_app(handlers: Handlers, connections: Connections) -> FastAPI:
+def make_app(handlers: Handlers, rules: RuleHandlers, connections: Connections) -> FastAPI:
     """Build the application with access control in front of every URL."""
     config = handlers.config
     assert config.web is not None
@@ -31,6 +32,8 @@ def make_app(handlers: Handlers, connections: Connections) -> FastAPI:
         ("/api/streams", handlers.streams),
         ("/api/events", handlers.events),
         ("/api/events/live", handlers.live_events),
+        ("/api/incidents", rules.list_incidents),
+        ("/api/rules", rules.list_rules),
         ("/api/snapshot/{stream}.jpg", handlers.snapshot),
         ("/live/{view}.mjpeg", handlers.mjpeg),
         ("/hls/{view}/{file}", handlers.hls),

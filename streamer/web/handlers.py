@@ -25,6 +25,7 @@ from streamer.web.mjpeg import UNBUFFERED, JpegHub, multipart_response
 from streamer.web.monitor import status
 from streamer.web.monitor.capture_poller import CapturePoller
 from streamer.web.monitor.event_follower import EventFollower
+from streamer.web.monitor.incident_list import IncidentList
 from streamer.web.monitor.task_list import TaskLists
 from streamer.web.video_urls import served_views
 
@@ -59,10 +60,13 @@ class Handlers:
     jpegs: JpegHub
     tasks: TaskLists
     connections: Connections
+    incidents: IncidentList
 
     async def streams(self) -> JSONResponse:
-        """State of every stream and its tasks."""
-        return JSONResponse(status.streams(self.config, self.capture, self.follower, self.tasks))
+        """State of every stream and its tasks, and how many incidents are open."""
+        body = status.streams(self.config, self.capture, self.follower, self.tasks)
+        rules = {"count": len(self.config.rules), "open": self.incidents.open_count}
+        return JSONResponse({**body, "rules": rules})
 
     async def health(self) -> JSONResponse:
         healthy, body = status.health(self.capture, self.follower)

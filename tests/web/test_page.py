@@ -333,6 +333,12 @@ def test_page_shows_an_event_that_it_cannot_read(browser: Browser, scene: Scene)
         expect(page.get_by_text("search stopped")).to_be_visible()
 
 
+def test_page_without_rules_has_no_incidents_view(browser: Browser, scene: Scene) -> None:
+    with opened(browser, scene.web) as page:
+        expect(page.locator("#connection")).to_have_text("1 of 2 live")
+        expect(page.locator("#views")).to_be_hidden()
+
+
 def test_page_follows_the_color_scheme(browser: Browser, scene: Scene) -> None:
     shades = {}
     for scheme in ("light", "dark"):

@@ -24,6 +24,8 @@ from streamer.events.ledger.schema import checked, connect_readonly
 
 log = logging.getLogger(__name__)
 
+_HEAD = 100
+"""First bytes of an event, which hold its type."""
 SPAN = 5000
 """Events that one read of a search looks at, so that it holds the connection for a few hundredths of a second."""
 
@@ -41,11 +43,14 @@ class Filter:
     """Words that must all be in the answer, in any grammatical form; `per*` matches every word that begins so."""
     since: float | None = None
     """Accepted at this unix second or later."""
+    type: str | None = None
+    """The event's type, such as `streamer.incident.v1`."""
 
     @property
     def scans(self) -> bool:
         """Return whether a search looks into each event, without an index."""
-        return self.search is None and any(value is not None for value in (self.stream, self.task, self.text))
+        looked_at = (self.stream, self.task, self.text, self.type)
+        return self.search is None and any(value is not None for value in looked_at)
 
 
 _Value = int | float | str | bytes
@@ -214,6 +219,9 @@ def check_readable(path: Path) -> None:
 def _query(after: int, head: int, limit: int, filter: Filter, newest: bool) -> tuple[str, list[_Value]]:
     terms = ["pos > ?", "pos <= ?"]
     values: list[_Value] = [after, head]
+    if filter.type is not None:
+        terms.append(f"instr(substr(body, 1, {_HEAD}), ?)")
+        values.append(f'"type":{json.dumps(filter.type)}'.encode())
     for key, value in (("stream", filter.stream), ("subject", filter.task)):
         if value is not None:
             # Quotes inside a JSON text are escaped, so this matches the key only.

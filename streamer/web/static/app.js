@@ -4,12 +4,14 @@ import { Cameras } from "./cameras.js";
 import { setText } from "./dom.js";
 import { Events } from "./events.js";
 import { state } from "./format.js";
+import { Alerts } from "./alerts.js";
 
 const POLL_MS = 1000;
 
 const connection = document.getElementById("connection");
 const cameras = new Cameras(document.getElementById("cameras"));
 const events = new Events(document.getElementById("events"));
+const alerts = new Alerts();
 let timer = null;
 let agentStarted = null;
 
@@ -38,12 +40,13 @@ async function poll() {
     if (response.status === 401) return location.reload(); // the token has changed: show the login form
     if (response.status === 503) problem = "too many pages or players are open";
     if (!response.ok) throw new Error(response.statusText);
-    const { agent, started, devices, streams } = await response.json();
+    const { agent, started, devices, streams, rules } = await response.json();
     document.title = `${agent} · streamer`;
     setText(document.getElementById("agent"), agent);
     if (started !== agentStarted) cameras.restart();
     agentStarted = started;
     cameras.update(streams);
+    alerts.update(rules);
     events.setChoices(streams);
     showDevices(devices, streams);
     const live = streams.filter((stream) => state(stream).tone === "good").length;
@@ -63,6 +66,7 @@ function onVisibility() {
     poll();
     events.start();
   }
+  alerts.hide(document.hidden);
 }
 
 document.addEventListener("visibilitychange", onVisibility);

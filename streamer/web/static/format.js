@@ -19,6 +19,13 @@ export function clock(time) {
   return new Date(time).toLocaleTimeString(undefined, { hour12: false });
 }
 
+// Return a time of the last day as a time of day, an older one with its date.
+export function moment(time) {
+  const at = new Date(time);
+  const day = Date.now() - at < 20 * 3600 * 1000 ? {} : { month: "short", day: "numeric" };
+  return at.toLocaleString(undefined, { ...day, hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
+}
+
 export function dropped(frames) {
   return Object.values(frames.dropped).reduce((sum, number) => sum + number, 0);
 }
@@ -56,6 +63,7 @@ const STATUS = {
 export function summary(event) {
   const data = event.data;
   if (event.type !== "streamer.result.v1") {
+    if (event.type === "streamer.incident.v1") return [data.state, data.text, data.reason].filter(Boolean).join(" · ");
     const text = [data.worker ?? data.sink ?? data.output, data.reason].filter(Boolean).join(": ");
     return text || STATUS[event.subject] || data.state;
   }

@@ -1,0 +1,75 @@
+"""The handlers of the URLs about rules and incidents."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import HTTPException, Query
+from fastapi.responses import JSONResponse
+
+from streamer.config.model import Config
+from streamer.config.rule import Answering
+from streamer.events.build import unix_time
+from streamer.events.schema import IncidentEvent
+from streamer.web.monitor.incident_list import KEPT, IncidentList
+
+Text = Annotated[str | None, Query(max_length=200)]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleHandlers:
+    """One method per URL, see the table in `make_app`. The fields are everything that they read."""
+
+    config: Config
+    answering: Mapping[str, Answering]
+    """Streams and tasks of each rule."""
+    incidents: IncidentList
+
+    async def list_incidents(
+        self,
+        stream: Text = None,
+        rule: Text = None,
+        state: Annotated[str | None, Query(pattern="^(open|over)$")] = None,
+        limit: Annotated[int, Query(ge=1, le=KEPT)] = 100,
+    ) -> JSONResponse:
+        """The newest incidents, newest first."""
+        if stream and stream not in self.config.streams:
+            raise HTTPException(404, f"unknown stream {stream!r}; there are: {', '.join(self.config.streams)}")
+        found = [
+            one
+            for one in self.incidents.newest_first()
+            if one.data.stream in self.config.streams
+            and (not stream or one.data.stream == stream)
+            and (not rule or one.data.rule == rule)
+            and (state is None or (one.data.state != "end") == (state == "open"))
+        ]
+        shown = [_incident(one) for one in found[:limit]]
+        return JSONResponse({"complete": self.incidents.position is not None, "count": len(found), "incidents": shown})
+
+    async def list_rules(self) -> JSONResponse:
+        """The rules of the config with their state."""
+        return JSONResponse({"rules": [self._rule(name) for name in self.config.rules]})
+
+    def _rule(self, name: str) -> dict[str, Any]:
+        rule = self.config.rules[name]
+        found = [one for one in self.incidents.newest_first() if one.data.rule == name]
+        return {
+            "name": name,
+            "condition": str(rule.when),
+            "severity": rule.severity,
+            "between": None if rule.between is None else rule.between.text,
+            "streams": sorted(self.answering[name].tasks),
+            "open": sum(one.data.state != "end" for one in found),
+            "last": found[0].data.started if found else None,
+        }
+
+
+def _incident(event: IncidentEvent) -> dict[str, Any]:
+    """Return an incident as its newest event describes it; the seconds of an open one count until now."""
+    data = event.data.model_dump(mode="json", exclude={"evidence", "number", "state"})
+    is_open = event.data.state != "end"
+    seconds = max(0.0, time.time() - unix_time(event.data.started)) if is_open else event.data.seconds
+    return {**data, "seconds": round(seconds, 3), "open": is_open}
