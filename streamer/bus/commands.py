@@ -1,4 +1,5 @@
 """Requests to a running agent as typed messages: the command line sends them to the parent, the parent to inference.
+Commands to the rules go to the rules process.
 
 `bus/rpc.py` carries them; a response is plain JSON and repeats the request's `id`.
 """
@@ -22,6 +23,7 @@ from pydantic import (
 
 from streamer.bus.stream_state import NO_ROWS, Moment, QuarantineRows, ScheduleState
 from streamer.core.errors import ConfigError
+from streamer.events.command_data import Verdict
 
 T = TypeVar("T")
 Action = Literal["add", "remove", "pause", "resume"]
@@ -31,6 +33,8 @@ GivenName = Annotated[str, StringConstraints(max_length=64)]
 """Name of a stream or task as the caller gives it, perhaps of none that exists."""
 
 
+Sender = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+"""Name of the user, the access token or the program that sends a command."""
 MAX_TASK_BYTES = 16_384
 """Largest task of a request, as JSON: the check of a longer text would hold up the parent for seconds."""
 
@@ -127,6 +131,55 @@ class Released(BaseModel):
     quarantine: QuarantineRows = NO_ROWS
 
 
+class _RulesCommand(Command):
+    """Base class of what the rules process executes."""
+
+    by: Sender
+
+
+class SwitchMode(_RulesCommand):
+    """Switch to a mode."""
+
+    op: Literal["mode"] = "mode"
+    mode: GivenName
+
+
+class Snooze(_RulesCommand):
+    """Notify nobody of the incidents of a rule, a stream, a rule on a stream, or of all incidents, for a time."""
+
+    op: Literal["snooze"] = "snooze"
+    rule: GivenName | None = None
+    stream: GivenName | None = None
+    seconds: float | None = None
+    """Duration from now on. None ends the snooze."""
+
+
+class Acknowledge(_RulesCommand):
+    """Neither escalate an open incident nor notify anybody of it any more."""
+
+    op: Literal["ack"] = "ack"
+    incident: GivenName
+    """Id of the incident, or the beginning of it."""
+
+
+class Feedback(_RulesCommand):
+    """Judge an incident, also one that has ended."""
+
+    op: Literal["feedback"] = "feedback"
+    incident: GivenName
+    verdict: Verdict
+
+
+class ShowRules(Command):
+    """Return the rules, the mode, the snoozes and the open incidents."""
+
+    op: Literal["rules"] = "rules"
+
+
+RulesChange = SwitchMode | Snooze | Acknowledge | Feedback
+RulesCommand = RulesChange | ShowRules
+RULES: TypeAdapter[RulesCommand] = TypeAdapter(Annotated[RulesCommand, Field(discriminator="op")])
+"""Commands to the rules process."""
 ControlCommand = ListTasks | Ask | ChangeTask
 InferenceCommand = Ask | SetTasks | ServeStream | ReleaseStream
 CONTROL: TypeAdapter[ControlCommand] = TypeAdapter(Annotated[ControlCommand, Field(discriminator="op")])
@@ -136,7 +189,7 @@ INFERENCE: TypeAdapter[InferenceCommand] = TypeAdapter(Annotated[InferenceComman
 
 
 def parse(adapter: TypeAdapter[T], message: Mapping[str, Any]) -> T:
-    """Return the command in a message; `adapter`: `CONTROL` or `INFERENCE`. Raises ConfigError for the sender."""
+    """Return the command in a message; `adapter`: one of the three above. Raises ConfigError for the sender."""
     try:
         return adapter.validate_python(dict(message))
     except ValidationError as error:

@@ -1,19 +1,21 @@
 """Requests to a running agent: one JSON object per message; a response repeats the `id` of its request.
 
-The command line calls the parent (`control.sock`), the parent calls the inference process (`infer.sock`). DEALER to
-ROUTER, so that neither side blocks while the other is absent.
+The command line calls the parent (`control.sock`), the parent calls the inference process (`infer.sock`), and whoever
+commands the rules calls the rules process (`rules.sock`). DEALER to ROUTER, so that neither side blocks while the other
+is absent.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import zmq
 
-from streamer.core.errors import WireError
+from streamer.core.errors import NoReply, WireError
 from streamer.core.ipc import Listener, check_endpoint, receive_valid, send_or_drop
 from streamer.core.logs import RareLog
 from streamer.core.redact import redact
@@ -36,6 +38,11 @@ class Request(NamedTuple):
 def control_socket(runtime: Path) -> Path:
     """Return the path of the parent's socket."""
     return runtime / "control.sock"
+
+
+def rules_socket(runtime: Path) -> Path:
+    """Return the path of the rules process's socket."""
+    return runtime / "rules.sock"
 
 
 def infer_socket(runtime: Path, target: str | None = None) -> Path:
@@ -102,6 +109,21 @@ class RpcClient:
     def receive(self) -> list[Message]:
         """Return the responses that have arrived. Never blocks."""
         return list(receive_valid(self.socket, _decode, self._invalid_messages))
+
+
+def request(path: Path, message: Message, timeout: float) -> Message:
+    """Send one request and return its response. Blocks. Raises NoReply after `timeout` seconds."""
+    client = RpcClient(path)
+    try:
+        request_id, deadline = client.send(**message), time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0:
+            client.socket.poll(round(left * 1000) + 1)
+            for response in client.receive():
+                if response["id"] == request_id:
+                    return response
+    finally:
+        client.close()
+    raise NoReply(f"no answer within {timeout:g} s")
 
 
 def _decode_request(parts: list[bytes]) -> Request:

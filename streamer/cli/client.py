@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
-from streamer.core.errors import ConfigError
+from streamer.core.errors import ConfigError, NoReply
 from streamer.core.paths import find_running
 
 if TYPE_CHECKING:
@@ -17,19 +16,13 @@ REPLY_TIMEOUT_S = 5.0
 
 def call(agent: str | None, reply_timeout: float, command: Command) -> dict[str, Any]:
     """Return a running agent's answer. Raises ConfigError for no agent, no answer in time, or a refused request."""
-    from streamer.bus.rpc import RpcClient, control_socket
+    from streamer.bus.rpc import control_socket, request
 
     name, runtime = find_running(agent)
-    client = RpcClient(control_socket(runtime))
     try:
-        request_id, deadline = client.send(**command.message()), time.monotonic() + reply_timeout
-        while (left := deadline - time.monotonic()) > 0:
-            client.socket.poll(round(left * 1000) + 1)
-            for answer in client.receive():
-                if answer["id"] == request_id:
-                    if "error" in answer:
-                        raise ConfigError(answer["error"])
-                    return answer
-    finally:
-        client.close()
-    raise ConfigError(f"agent {name} does not answer within {reply_timeout:g} s: see its log")
+        answer = request(control_socket(runtime), command.message(), reply_timeout)
+    except NoReply:
+        raise ConfigError(f"agent {name} does not answer within {reply_timeout:g} s: see its log") from None
+    if "error" in answer:
+        raise ConfigError(answer["error"])
+    return answer

@@ -25,6 +25,7 @@ from streamer.capture.sources import SourceField
 from streamer.config.calendar import ZoneName, local_zone
 from streamer.config.cross_checks import cross_problems
 from streamer.config.follow_up import FollowUpSettings, build_follow_ups
+from streamer.config.modes import Mode, ModesField
 from streamer.config.rule import Rule, rule_problems
 from streamer.config.task import ScheduledTask, TaskSettings, build_task, task_problems
 from streamer.config.validation import Problem, problems_of
@@ -74,6 +75,9 @@ class _ConfigSettings(Settings):
     """Receivers of annotated video."""
     rules: dict[Name, Rule] = Field({})
     """Conditions that make incidents, by name."""
+    modes: ModesField | None = None
+    """Modes that arm rules: a list of names, or names with `at`, a cron line that switches to the mode. The first one
+    is the mode at the first start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,7 @@ class Config:
     outputs: tuple[Any, ...] = ()
     """Settings of the annotated video."""
     rules: Mapping[str, Rule] = field(default_factory=dict)
+    modes: Mapping[str, Mode] = field(default_factory=dict)
     ledger: Retention = field(default_factory=Retention)
     timezone: ZoneInfo = field(default_factory=local_zone)
     is_part: bool = False
@@ -237,6 +242,7 @@ def _config(raw: Any, file: YamlFile | None, *, checked: bool = False, is_part: 
         raw=raw,
         outputs=tuple(config.outputs),
         rules=config.rules,
+        modes=config.modes or {},
         ledger=config.ledger,
         timezone=local,
         is_part=is_part,

@@ -47,6 +47,10 @@ class OutputError(StreamerError):
     """The encoder of an output cannot be used. Report the output as down and retry."""
 
 
+class NoReply(StreamerError):
+    """A process has not confirmed a request in time. Report it to the sender, who may try again."""
+
+
 class WireError(StreamerError):
     """A message violates its protocol. Count and drop it."""
 

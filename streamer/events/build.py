@@ -12,6 +12,7 @@ from math import isfinite
 from typing import Any
 
 from streamer.core.redact import redact
+from streamer.events.command_data import CommandData, CommandKind
 from streamer.events.result_data import (
     EventBox,
     EventChanges,
@@ -93,8 +94,7 @@ def result_id(agent: str, stream: str, epoch: int, seq: int, key: str) -> str:
 
     `key` is the task's name, or the key of a follow-up.
     """
-    question = json.dumps([agent, stream, epoch, seq, key])
-    return hashlib.sha256(question.encode()).hexdigest()[:32]
+    return _hash([agent, stream, epoch, seq, key])
 
 
 def status_event(
@@ -181,9 +181,19 @@ def clock_event(agent: str) -> StatusEvent:
     return _status(f"/agents/{agent}", "rules", "clock")
 
 
+def command_event(agent: str, kind: CommandKind, command: CommandData, key: str | None = None) -> StatusEvent:
+    """Return a command to the rules (`rules.<kind>`). Two with the same `key` have the same id."""
+    event = _status(f"/agents/{agent}/rules", "rules", kind, command=command)
+    return event if key is None else event.model_copy(update={"id": _hash([agent, kind, key])})
+
+
 def clean(text: str) -> str:
     """Return `text` without control characters except line feeds, and cut to MAX_TEXT characters."""
     return "".join(c for c in text[:MAX_TEXT] if c == "\n" or unicodedata.category(c) not in _UNSAFE)
+
+
+def _hash(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def _status(

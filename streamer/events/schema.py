@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from streamer.core.errors import WireError
+from streamer.events.command_data import CommandData
 from streamer.events.incident_data import IncidentData
 from streamer.events.part import Part
 from streamer.events.result_data import ResultData
@@ -61,6 +62,8 @@ class StatusData(Part):
     """The task's kind, such as `object_detection`, when a task was changed."""
     lost: Lost | None = Field(default=None, exclude_if=lambda value: value is None)
     """Events that the sink has missed for good."""
+    command: CommandData | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Content of a command to the rules."""
 
 
 class _Envelope(Part):
@@ -69,7 +72,8 @@ class _Envelope(Part):
     specversion: Literal["1.0"] = "1.0"
     type: str
     source: str
-    """`/agents/<agent>`, `/agents/<agent>/streams/<stream>`, `/agents/<agent>/sinks/<sink>` or `…/outputs/<output>`."""
+    """`/agents/<agent>`, `/agents/<agent>/streams/<stream>`, `/agents/<agent>/sinks/<sink>`, `…/outputs/<output>` or
+    `…/rules`."""
     id: str = Field(min_length=1)
     subject: str
     time: str

@@ -12,12 +12,14 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import apsw
 import zmq
 
 from streamer.bus.event_channel import EventServer
+from streamer.bus.rules_client import command_rules_by_data
 from streamer.config.model import find_pipeline
 from streamer.config.rule import RULES, needs_rules_process
 from streamer.core.errors import ConfigError, LedgerError
@@ -96,6 +98,7 @@ def _open_sinks(worker: Worker, ledger: Ledger) -> SinkThreads:
         ledger=worker.state / LEDGER_FILE,
         stop_agent=lambda: worker.report(ReportKind.FINISHED),
         max_results=worker.assignment.max_events,
+        command_rules=partial(command_rules_by_data, worker.runtime),
         tasks=TaskKinds(kinds, {name: {task.name: kinds[task.task] for task in one.tasks} for name, one in streams}),
     )
     readers = [RULES] if needs_rules_process(worker.config.rules, worker.state) else []

@@ -27,8 +27,9 @@ from streamer.events.build import clock_event
 from streamer.events.ledger import LEDGER_FILE
 from streamer.events.ledger.cursor import advance_reader, position_of
 from streamer.events.ledger.query import LedgerQuery
-from streamer.events.schema import IncidentEvent, decode
+from streamer.events.schema import IncidentEvent, StatusEvent, decode
 from streamer.processes.assignment import ReportKind
+from streamer.processes.rules_commands import RulesCommands
 from streamer.processes.worker import Worker
 from streamer.rules.engine import Engine
 
@@ -63,6 +64,7 @@ def run(worker: Worker) -> None:
         while not worker.stopping:
             rules.poll_once()
         rules.finish()
+        rules.commands.close()
 
 
 class Rules:
@@ -75,8 +77,9 @@ class Rules:
         self._unreadable = RareLog(log, "unreadable event %d passed over, position %d: %s")
         self._saved_at, self._saved_position = time.monotonic(), -1
         self._clock_sent_at = -CLOCK_EVERY_S
+        self.commands = RulesCommands(worker.runtime, query, self.send_event)
         self._poller = zmq.Poller()
-        for readable in (events.socket, worker.stop_fd):
+        for readable in (events.socket, self.commands.socket, worker.stop_fd):
             self._poller.register(readable, zmq.POLLIN)
         self._load()
 
@@ -85,6 +88,7 @@ class Rules:
         self.worker.heartbeat.beat()
         if self._read() < BATCH:
             self._poller.poll(POLL_MS)
+        self.commands.poll_once(self.engine)
         self.events.receive()
         self.events.resend()
         self._send_clock()
@@ -111,12 +115,16 @@ class Rules:
                 continue
             for incident in self.engine.process(event):
                 self._send(incident)
+            self.commands.on_event(event.id)
         self.position = page.position
         return len(page.entries)
 
     def _send(self, incident: IncidentEvent) -> None:
         log.info("incident of rule %s on %s: %s", incident.data.rule, incident.data.stream, incident.data.state)
         self.events.send(incident, None)
+
+    def send_event(self, event: StatusEvent) -> None:
+        self.events.send(event, None)
 
     def _send_clock(self) -> None:
         """Advance the engine's clock by way of the ledger, so that a replay sees the same."""

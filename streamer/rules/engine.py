@@ -8,15 +8,16 @@ because the events of other processes may arrive that much later.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from streamer.config.model import Config, find_pipeline
 from streamer.config.rule import Rule, answering
-from streamer.events.build import unix_time
+from streamer.events.build import rfc3339, unix_time
 from streamer.events.schema import Event, IncidentEvent, ResultEvent, StatusEvent
 from streamer.rules.activity import Activity, ActivityState
 from streamer.rules.build import build
@@ -56,7 +57,9 @@ class Engine:
 
     def __init__(self, config: Config, rules: Mapping[str, Rule] | None = None) -> None:
         """`rules`: those of the config, or some of them."""
-        self._agent = config.name
+        self.agent = config.name
+        self.timezone = config.timezone
+        self.modes = config.modes
         self.clock = 0.0
         """Unix second of the newest event."""
         self._activities: dict[tuple[str, str], Activity] = {}  # by rule and stream
@@ -72,6 +75,25 @@ class Engine:
                 condition = build(rule.when, tasks, config.streams[stream].zones)
                 reporter = Reporter(config.name, name, stream, rule.say, hash_of(rule))
                 self._add(name, Activity(zoned, stream, condition, reporter, len(self._activities)))
+
+    @property
+    def places(self) -> Collection[tuple[str, str]]:
+        """Rules and the streams that they look at."""
+        return self._activities.keys()
+
+    def open_incidents(self) -> list[dict[str, Any]]:
+        """Return the incidents that have not ended, as plain data."""
+        return [
+            {
+                "incident": incident.id,
+                "rule": rule,
+                "stream": stream,
+                "severity": incident.severity,
+                "started": rfc3339(datetime.fromtimestamp(incident.started, UTC)),
+            }
+            for (rule, stream), activity in self._activities.items()
+            if (incident := activity.state.incident) is not None
+        ]
 
     @property
     def deadline(self) -> float | None:
@@ -122,7 +144,7 @@ class Engine:
                 if activity is None or activity.reporter.rule_hash != saved["hash"]:
                     if stored.incident is not None:
                         reporter = Reporter(
-                            self._agent, saved["rule"], saved["stream"], "{rule} at {stream}", saved["hash"]
+                            self.agent, saved["rule"], saved["stream"], "{rule} at {stream}", saved["hash"]
                         )
                         incidents.append(reporter.event(stored.incident, "end", self.clock, CHANGED))
                     continue

@@ -121,7 +121,7 @@ class Reporter:
         )
         event = IncidentEvent(
             source=f"/agents/{self._agent}/streams/{self._stream}",
-            id=_hash([incident.id, state, incident.number]),
+            id=event_id(incident.id, state, incident.number),
             subject=f"incident.{self._name}",
             time=_time(wall),
             data=data,
@@ -141,6 +141,11 @@ class Reporter:
             score="" if score is None else f"{score:.2f}",
             severity=incident.severity,
         )
+
+
+def event_id(incident: str, state: str, number: int) -> str:
+    """Return the id of an event of an incident. That of its start follows from the incident's id alone: number 0."""
+    return _hash([incident, state, number])
 
 
 def reasons_to_json(reasons: Sequence[Reason]) -> list[dict[str, Any]]:

@@ -111,6 +111,14 @@ class LedgerQuery:
             return Page(found, cut_at, cut_at)
         return Page(found, found[-1].position if found and len(found) == limit else head)
 
+    def find(self, event_id: str) -> Entry | None:
+        """Return the event with this id, or None if the ledger does not hold it or cannot be read."""
+        query = "SELECT pos, body FROM events WHERE id = ? AND is_intact(pos, crc, body)"
+        try:
+            return next((Entry(*row) for row in self._execute(query, (event_id,))), None)
+        except apsw.Error:
+            return None
+
     def newest(self, limit: int, filter: Filter | None = None, seconds: float = math.inf) -> Page:
         """Return the newest events, at most `limit`. A search ends after `seconds`."""
         try:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import Field, StringConstraints
 
@@ -47,6 +47,8 @@ class SinkContext:
     max_results: int | None = None
     """Results on standard output after which the agent ends."""
     tasks: TaskKinds = field(default_factory=TaskKinds)
+    command_rules: Callable[[Mapping[str, Any]], str] | None = None
+    """Send a command to the rules, as `command_rules_by_data` does. It blocks for seconds and raises StreamerError."""
 
 
 class SinkProgress(Protocol):

@@ -1,0 +1,79 @@
+"""Commands to the rules are checked before they become events."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from streamer.bus.commands import Acknowledge, Feedback, RulesChange, Snooze, SwitchMode
+from streamer.config.model import Config, from_mapping
+from streamer.core.errors import ConfigError
+from streamer.events.schema import decode, encode
+from streamer.rules.commands import check
+from streamer.rules.engine import Engine
+from tests.support.stories import START, STORIES, run
+
+STORY = next(story for story in STORIES if story.name == "better frame")
+
+
+def config() -> Config:
+    return from_mapping({**STORY.config().raw, "modes": ["home", "away"]})
+
+
+@pytest.fixture
+def engine() -> Engine:
+    """An engine with an open incident."""
+    engine = Engine(config())
+    run(engine, STORY.events())
+    return engine
+
+
+def refusal(command: RulesChange, engine: Engine) -> str:
+    with pytest.raises(ConfigError) as refused:
+        check(command, engine, lambda incident: None, START)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        (SwitchMode(by="anna", mode="awy"), r"there is no mode `awy` \(did you mean `away`\?\)"),
+        (Snooze(by="anna", rule="storey", seconds=60), r"there is no rule `storey` \(did you mean `story`\?\)"),
+        (Snooze(by="anna", stream="gat", seconds=60), r"no rule looks at a stream `gat` \(did you mean `gate`\?\)"),
+        (Snooze(by="anna", seconds=0), "cannot snooze for 0 s"),
+        (Snooze(by="anna", seconds=float("nan")), "cannot snooze for nan s"),
+        (Snooze(by="anna", seconds=40 * 86400), "at most 30 days"),
+        (Acknowledge(by="anna", incident="c0ffee00"), "there is no incident `c0ffee00`"),
+        (Acknowledge(by="anna", incident=""), "there is no incident ``"),
+        (Feedback(by="anna", incident="c0ffee00", verdict="wrong"), "there is no incident `c0ffee00`"),
+    ],
+    ids=lambda value: value.op if hasattr(value, "op") else "",
+)
+def test_wrong_command_is_refused_with_the_nearest(engine: Engine, command: RulesChange, problem: str) -> None:
+    assert re.match(f".*{problem}", refusal(command, engine))
+
+
+def test_mode_without_modes_is_refused() -> None:
+    assert refusal(SwitchMode(by="anna", mode="away"), Engine(STORY.config())) == "the config has no `modes`"
+
+
+def test_over_incident_can_be_judged_but_not_acknowledged(engine: Engine) -> None:
+    start = run(Engine(config()), STORY.events())[0].data
+    over = Engine(config())
+    judged = check(Feedback(by="anna", incident=start.incident, verdict="wrong"), over, lambda incident: start, START)
+    assert judged.event.data.command is not None
+    assert (judged.event.data.command.rule, judged.event.data.command.verdict) == ("story", "wrong")
+    with pytest.raises(ConfigError, match="is over"):
+        check(Acknowledge(by="anna", incident=start.incident), over, lambda incident: start, START)
+
+
+def test_event_names_command_and_sender(engine: Engine) -> None:
+    (incident,) = engine.open_incidents()
+    command = Acknowledge(by="anna\n", incident=incident["incident"][:8])
+    event = check(command, engine, lambda incident: None, START).event
+    assert (event.source, event.subject) == ("/agents/home/rules", "rules.ack")
+    assert decode(encode(event)) == event
+    assert event.model_dump(mode="json")["data"]["command"] == {
+        "by": "anna ", "rule": "story", "stream": "gate", "incident": incident["incident"],
+    }  # fmt: skip
