@@ -16,10 +16,10 @@ from streamer.core.settings import Name, Seconds, Settings, parse_seconds
 from streamer.types import Point
 
 SUBJECTS = ("see", "label", "reads", "says", "stream", "all", "any", "not")
-_OBJECT_KEYS = ("count", "zone", "appears", "disappears", "enters", "leaves", "crosses", "direction", "dwell", "absent")
-_MOTIONS = ("appears", "disappears", "enters", "leaves", "crosses", "dwell", "absent")
-_TRACKED = frozenset(_MOTIONS) - {"absent"}
+_TRACKED = ("appears", "disappears", "enters", "leaves", "crosses", "dwell")
 """Keys that need objects with a track id."""
+_MOTIONS = (*_TRACKED, "absent", "unusual")
+_OBJECT_KEYS = ("count", "zone", "direction", *_MOTIONS)
 MOMENTARY = frozenset({"appears", "disappears", "enters", "leaves", "crosses"})
 """Keys whose condition is true for one answer only."""
 _COUNT = re.compile(r"(>=|<=|==|>|<)?\s*(\d{1,6})")
@@ -146,6 +146,9 @@ class Condition(Settings):
     """True when an object has stayed for this time."""
     absent: Seconds | None = None
     """True when no object was seen for this time."""
+    unusual: Literal[True] | None = None
+    """True when the object is there at an hour of the day at which it was seen on at most a tenth of the last 28 days.
+    Without an answer until there were answers in this hour on seven days."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -169,7 +172,7 @@ class Condition(Settings):
         motions = [key for key in _MOTIONS if getattr(self, key) is not None]
         if len(motions) > 1:
             raise ValueError(f"give either `{motions[0]}` or `{motions[1]}`; join two conditions with `all` or `any`")
-        if motions and self.count is not None:
+        if motions and motions != ["unusual"] and self.count is not None:
             raise ValueError(f"`count` does not go with `{motions[0]}`")
         if self.zone is not None and motions and motions[0] in ("enters", "leaves", "crosses"):
             raise ValueError(f"`zone` does not go with `{motions[0]}`, which names its place itself")
@@ -240,4 +243,4 @@ class Condition(Settings):
             case "dwell" | "absent" as key:
                 return f"{text} {key} {getattr(self, key):g} s"
             case key:
-                return f"{text} {key}"
+                return f"{text} {self.count} {key}" if self.count else f"{text} {key}"

@@ -32,6 +32,7 @@ from streamer.processes.assignment import ReportKind
 from streamer.processes.rules_commands import RulesCommands
 from streamer.processes.worker import Worker
 from streamer.rules.engine import Engine
+from streamer.rules.learning import learn
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,8 @@ class Rules:
         for readable in (events.socket, self.commands.socket, worker.stop_fd):
             self._poller.register(readable, zmq.POLLIN)
         self._load()
+        for _ in learn(query, self.engine, self.position):
+            worker.heartbeat.beat("loading", START_S)
 
     def poll_once(self) -> None:
         """Read the new events of the ledger and send the incidents that follow."""

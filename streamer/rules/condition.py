@@ -85,7 +85,7 @@ class Leaf:
         if seen.outcome == "none":
             state.value = None
         elif seen.outcome == "unchanged":
-            self._look_again(now)
+            self._look_again(seen, now)
         else:
             state.event, state.model, state.score = seen.event, seen.model, None
             state.value = self._look(seen, now)
@@ -114,7 +114,7 @@ class Leaf:
         """Return the value for a new answer. `now`: answered seconds."""
         raise NotImplementedError
 
-    def _look_again(self, now: float) -> None:
+    def _look_again(self, seen: Observation, now: float) -> None:
         """Update the value when the answer before still holds."""
 
     def _threshold(self) -> str | None:
@@ -181,7 +181,7 @@ class AbsentLeaf(ObjectLeaf):
             self.state.empty_since = now
         return self._is_absent(now)
 
-    def _look_again(self, now: float) -> None:
+    def _look_again(self, seen: Observation, now: float) -> None:
         self.state.value = self._is_absent(now)
 
     def _is_absent(self, now: float) -> bool:

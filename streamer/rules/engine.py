@@ -24,6 +24,7 @@ from streamer.rules.build import build
 from streamer.rules.condition import LeafState, ObjectLeaf
 from streamer.rules.incident import Reporter, hash_of
 from streamer.rules.observation import Observation, observe
+from streamer.rules.unusual import UnusualLeaf
 
 LATE_S = 2.0
 """Longest delay of an event that still counts before a deadline."""
@@ -72,7 +73,7 @@ class Engine:
             hours = rule.between and replace(rule.between, zone=config.timezone)
             zoned = rule.model_copy(update={"between": hours})
             for stream, tasks in answering(rule, config.streams, kinds).tasks.items():
-                condition = build(rule.when, tasks, config.streams[stream].zones)
+                condition = build(rule.when, tasks, config.streams[stream].zones, config.timezone)
                 reporter = Reporter(config.name, name, stream, rule.say, hash_of(rule))
                 self._add(name, Activity(zoned, stream, condition, reporter, len(self._activities)))
 
@@ -114,6 +115,16 @@ class Engine:
         elif event.subject.startswith("stream."):
             incidents += self._change_stream(event, wall)
         return incidents
+
+    @property
+    def learners(self) -> dict[tuple[str, str], list[UnusualLeaf]]:
+        """The conditions that learn what is usual and have seen no answer yet, by stream and task."""
+        found: defaultdict[tuple[str, str], list[UnusualLeaf]] = defaultdict(list)
+        for activity in self._activities.values():
+            for leaf in activity.leaves:
+                if isinstance(leaf, UnusualLeaf) and leaf.task is not None and not leaf.has_learnt:
+                    found[activity.stream, leaf.task].append(leaf)
+        return found
 
     def save(self) -> dict[str, Any]:
         """Return the state as data for JSON."""

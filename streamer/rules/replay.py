@@ -10,6 +10,7 @@ from streamer.core.errors import ConfigError, WireError
 from streamer.events.ledger.query import Filter, LedgerQuery
 from streamer.events.schema import IncidentEvent, decode
 from streamer.rules.engine import Engine
+from streamer.rules.learning import learn
 
 BATCH = 500
 """Events per read."""
@@ -20,10 +21,13 @@ def replay(
 ) -> Iterator[IncidentEvent]:
     """Yield the incident events that these rules make of the events accepted at unix second `since` or later.
 
-    The rules begin without knowledge: an activity that goes on at `since` begins there. Events that this version cannot
-    read are passed over. Raises ConfigError if the file of the ledger is damaged.
+    The rules begin without knowledge, except of what is usual: an activity that goes on at `since` begins there. Events
+    that this version cannot read are passed over. Raises ConfigError if the file of the ledger is damaged.
     """
     engine, position = Engine(config, rules), 0
+    if since is not None and (first := query.after(0, 1, Filter(since=since)).entries):
+        for _ in learn(query, engine, first[0].position - 1):
+            pass
     while True:
         page = query.after(position, BATCH, Filter(since=since))
         for entry in page.entries:

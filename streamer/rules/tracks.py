@@ -79,7 +79,7 @@ class TrackLeaf(ObjectLeaf):
         state.measured = self._measure(hits, now)
         return bool(hits)
 
-    def _look_again(self, now: float) -> None:
+    def _look_again(self, seen: Observation, now: float) -> None:
         self.settle()
 
     def _moved(self, shape: Shape, now: float) -> bool:
@@ -171,7 +171,7 @@ class DwellLeaf(TrackLeaf):
         self._forget_outside(seen)
         return found
 
-    def _look_again(self, now: float) -> None:
+    def _look_again(self, seen: Observation, now: float) -> None:
         self.state.measured = self._longest(now)
         self.state.value = self.state.measured >= (self.settings.dwell or 0.0)
 

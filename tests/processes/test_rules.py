@@ -57,6 +57,22 @@ def test_killed_processes_repeat_and_miss_nothing(tmp_path: Path) -> None:
             assert list(replay(query, config, config.rules, None)) == expected
 
 
+def test_new_rule_learns_what_is_usual_from_the_ledger(tmp_path: Path) -> None:
+    story = next(one for one in STORIES if one.name == "unusual at night, usual in the evening")
+    config, events = from_mapping({**story.config().raw, "sinks": []}), story.events()
+    workers = Workers(tmp_path, config)
+    with Ledger(workers.ledger, "home", Retention(keep=1e9)) as ledger:
+        ledger.commit(events[:-4])
+    with workers:
+        until(lambda: position_of(workers.ledger, RULES) is not None, FEW_S, "emit has opened the ledger")
+        with EventClient(workers.runtime, "infer") as client:
+            for one in events[-4:]:
+                client.send(one, None)
+            assert client.flush(FEW_S)
+        until(lambda: len(workers.incidents()) == 2, FEW_S, "the incident of the last day is in the ledger")
+        assert [one.data.state for one in workers.incidents()] == ["start", "end"]
+
+
 def test_deadline_passes_without_any_further_event(tmp_path: Path) -> None:
     rule = {"when": {"stream": "down for 100ms"}}
     config = from_mapping({**STORY.config().raw, "rules": {"lost": rule}, "sinks": []})

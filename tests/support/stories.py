@@ -135,6 +135,20 @@ def seconds(first: int, last: int, what: str) -> str:
     return "\n".join(f"{second} {what}" for second in range(first, last + 1)) + "\n"
 
 
+DAY_S = 86400
+
+
+def days(first: int, last: int, *lines: str) -> str:
+    """Return lines with a time of the day, `21:00 person`, for each of these days. A day begins at 21:00."""
+    script = ""
+    for day in range(first, last + 1):
+        for line in lines:
+            clock, what = line.split(maxsplit=1)
+            hour, minute = map(int, clock.split(":"))
+            script += f"{day * DAY_S + ((hour - 21) % 24) * 3600 + minute * 60} {what}\n"
+    return script
+
+
 PERSON = {"label": "person", "task": "people"}
 STORIES = [
     Story("nobody", {"when": PERSON}, seconds(0, 30, "-") + "31 dog", []),
@@ -333,6 +347,48 @@ STORIES = [
         {"when": PERSON},
         "0 person*0.5\n1 person*0.55\n2 person*0.8",
         ["0 start", "2 update better frame"],
+    ),
+    Story(
+        "unusual at night, usual in the evening",
+        {"when": {**PERSON, "unusual": True}, "grace": "1s"},
+        days(0, 7, "21:00 person", "03:00 -") + days(8, 8, "21:30 person", "21:31 -", "03:10 person", "03:11 -"),
+        [f"{8 * DAY_S + 22200:g} start", f"{8 * DAY_S + 22260:g} end"],
+    ),
+    Story(
+        "nothing is unusual before a week was seen",
+        {"when": {**PERSON, "unusual": True}},
+        days(0, 5, "21:00 -", "03:00 -") + days(6, 6, "21:00 person", "03:00 person"),
+        [],
+    ),
+    Story(
+        "hours without answers teach nothing",
+        {"when": {**PERSON, "unusual": True}},
+        days(0, 20, "21:00 -", "03:00 ?") + days(21, 21, "03:00 person"),
+        [],
+    ),
+    Story(
+        "seen on three of twenty days is usual",
+        {"when": {**PERSON, "unusual": True}, "grace": "1s"},
+        days(0, 2, "03:00 person") + days(3, 19, "03:00 -") + days(20, 20, "03:00 person"),
+        [],
+    ),
+    Story(
+        "seen on two of twenty days is unusual",
+        {"when": {**PERSON, "unusual": True}, "grace": "1s"},
+        days(0, 1, "03:00 person") + days(2, 19, "03:00 -") + days(20, 20, "03:00 person"),
+        [f"{20 * DAY_S + 21600:g} start"],
+    ),
+    Story(
+        "the hours beside count too",
+        {"when": {**PERSON, "unusual": True}},
+        days(0, 7, "02:10 person", "03:00 -") + days(8, 8, "03:50 person"),
+        [],
+    ),
+    Story(
+        "unusually many",
+        {"when": {**PERSON, "unusual": True, "count": ">= 3"}},
+        days(0, 7, "21:00 person person") + days(8, 8, "21:00 person person", "21:01 person person person"),
+        [f"{8 * DAY_S + 60:g} start"],
     ),
     Story("recording ends", {"when": PERSON}, "0 person\n1 person\n2 ended", ["0 start", "2 end the stream has ended"]),
 ]

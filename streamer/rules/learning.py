@@ -1,0 +1,47 @@
+"""Teaches new conditions what is usual, from the events that the ledger holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from streamer.core.errors import WireError
+from streamer.events.build import unix_time
+from streamer.events.ledger.query import Filter, LedgerQuery
+from streamer.events.schema import ResultEvent, decode
+from streamer.rules.engine import Engine
+from streamer.rules.observation import Observation, observe
+
+BATCH = 500
+"""Events per read."""
+SEARCH_S = 1.0
+"""Maximum seconds of a read, after which the caller can act."""
+
+
+def learn(query: LedgerQuery, engine: Engine, until: int) -> Iterator[None]:
+    """Show the events up to position `until` to the conditions with `unusual` that have seen none; yield between reads.
+
+    Events that cannot be read are passed over. After a damaged part of the file nothing more is learnt.
+    """
+    for (stream, task), leaves in engine.learners.items():
+        position, filter = 0, Filter(stream=stream, task=task)
+        while position < until:
+            page = query.after(position, BATCH, filter, SEARCH_S)
+            for entry in page.entries:
+                if entry.position > until:
+                    break
+                if (seen := _observation_of(entry.body)) is not None:
+                    for leaf in leaves:
+                        leaf.learn(seen)
+            if page.is_damaged or page.position <= position:
+                break
+            position = page.position
+            yield
+
+
+def _observation_of(body: bytes) -> Observation | None:
+    """Return the result in an event; None if it is no result, or cannot be read."""
+    try:
+        event = decode(body)
+        return observe(event, unix_time(event.time)) if isinstance(event, ResultEvent) else None
+    except (WireError, ValueError, OverflowError):
+        return None
