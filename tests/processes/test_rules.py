@@ -30,7 +30,7 @@ from tests.support.sample_events import event
 from tests.support.stories import STORIES, run
 
 STORY = next(story for story in STORIES if story.name == "gap of no answers neither holds nor clears")
-FEW_S = 10.0
+FEW_S = 30.0
 
 
 def test_killed_processes_repeat_and_miss_nothing(tmp_path: Path) -> None:
