@@ -60,12 +60,11 @@ def run(worker: Worker) -> None:
         if position is None:
             return
         worker.heartbeat.beat("loading", START_S)
-        rules = Rules(worker, query, events, position)
-        worker.report(ReportKind.READY)
-        while not worker.stopping:
-            rules.poll_once()
-        rules.finish()
-        rules.commands.close()
+        with closing(Rules(worker, query, events, position)) as rules:
+            worker.report(ReportKind.READY)
+            while not worker.stopping:
+                rules.poll_once()
+            rules.finish()
 
 
 class Rules:
@@ -85,6 +84,9 @@ class Rules:
         self._load()
         for _ in learn(query, self.engine, self.position):
             worker.heartbeat.beat("loading", START_S)
+
+    def close(self) -> None:
+        self.commands.close()
 
     def poll_once(self) -> None:
         """Read the new events of the ledger and send the incidents that follow."""

@@ -118,8 +118,8 @@ def in_rules_of(worker: Any, clock: float | None = None) -> float:
     with (
         EventClient(worker.runtime, "rules") as events,
         closing(LedgerQuery(worker.state / LEDGER_FILE)) as query,
+        closing(Rules(worker, query, events, 0)) as rules,
     ):
-        rules = Rules(worker, query, events, 0)
         loaded = rules.engine.clock
         if clock is not None:
             rules.engine.clock = clock
