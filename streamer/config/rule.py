@@ -16,6 +16,7 @@ from streamer.config.follow_up import all_follow_ups
 from streamer.config.validation import Problem, nearest
 from streamer.config.yaml_file import Where
 from streamer.core.settings import Seconds, Settings
+from streamer.events.sinks import RuleSubject
 from streamer.types import Pipeline, ResultKind, Task
 
 RULES = "rules"
@@ -134,8 +135,25 @@ class Rule(Settings):
         return any(leaf.stream is not None for _, leaf in self.when.leaves_with_place())
 
     @property
+    def subject(self) -> RuleSubject | None:
+        """Subject of all parts of the condition; None if they differ or one of them must not be true."""
+        conditions = [self.when, *(part for _, part in _parts_of(self.when, ()))]
+        subjects = {_subject_of(one) for one in conditions if not one.parts}
+        return subjects.pop() if len(subjects) == 1 and not any(one.not_ for one in conditions) else None
+
+    @property
     def grace_s(self) -> float:
         return self.grace if self.grace is not None else 0.0 if self.is_about_streams else GRACE_S
+
+
+def _subject_of(condition: Condition) -> RuleSubject | None:
+    if condition.stream is not None:
+        return condition.stream.state
+    if condition.motion == "absent":
+        return "absence"
+    if condition.reads is not None or condition.says is not None:
+        return "text"
+    return "objects" if condition.label is not None or condition.see is not None else None
 
 
 class Answering(NamedTuple):

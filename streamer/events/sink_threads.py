@@ -170,13 +170,15 @@ class SinkThread(threading.Thread):
         # Dead letters go together with new events: alone, one that fails again would hold up all that is new.
         dead_letters, batch = self._cursor.to_resend(BATCH), self._cursor.read(BATCH)
         if dead_letters or batch:
-            if events := [*dead_letters, *(event for event in batch if self._selects(event[1]))]:
-                self._write(sink, events)
+            wanted = [event for event in batch if self._selects(event[1])]
+            if batch:  # what is left out before the first wanted event does not wait for the receiver
+                self._cursor.advance(wanted[0][0] - 1 if wanted else batch[-1][0])
+            if dead_letters or wanted:
+                self._write(sink, [*dead_letters, *wanted])
+                self._cursor.resent(dead_letters)
+                self._cursor.advance(batch[-1][0] if batch else 0)
             elif isinstance(sink, IdleSink):
                 sink.idle()
-            self._cursor.resent(dead_letters)
-            if batch:
-                self._cursor.advance(batch[-1][0])
         elif self._finish.is_set():
             return False
         else:

@@ -21,14 +21,15 @@ import zmq
 from streamer.bus.event_channel import EventServer
 from streamer.bus.rules_client import command_rules_by_data
 from streamer.config.model import find_pipeline
-from streamer.config.rule import RULES, needs_rules_process
+from streamer.config.rule import RULES, answering, needs_rules_process
 from streamer.core.errors import ConfigError, LedgerError
 from streamer.events.ledger import LEDGER_FILE, Ledger
 from streamer.events.sink_threads import SinkThreads
-from streamer.events.sinks import SinkContext, TaskKinds
+from streamer.events.sinks import RuleInfo, SinkContext, TaskKinds
 from streamer.processes.assignment import ReportKind
 from streamer.processes.event_receiver import COMMIT_S, EventReceiver
 from streamer.processes.worker import Worker
+from streamer.rules.state_file import open_incidents
 
 BEAT_MS = 1000
 """Maximum time between two heartbeats."""
@@ -100,6 +101,11 @@ def _open_sinks(worker: Worker, ledger: Ledger) -> SinkThreads:
         max_results=worker.assignment.max_events,
         command_rules=partial(command_rules_by_data, worker.runtime),
         tasks=TaskKinds(kinds, {name: {task.name: kinds[task.task] for task in one.tasks} for name, one in streams}),
+        rules={
+            name: RuleInfo(answering(rule, worker.config.streams, kinds).tasks, rule.subject)
+            for name, rule in worker.config.rules.items()
+        },
+        open_incidents=partial(open_incidents, worker.state, worker.state / LEDGER_FILE),
     )
     readers = [RULES] if needs_rules_process(worker.config.rules, worker.state) else []
     return SinkThreads(ledger, worker.config.sinks, context, worker.assignment.is_first_start, readers)

@@ -7,19 +7,15 @@ the same ids, which the ledger drops.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from contextlib import closing
-from typing import Any
-from zlib import crc32
 
 import apsw
 import zmq
 
 from streamer.bus.event_channel import EventClient
 from streamer.config.rule import RULES, STATE_FILE
-from streamer.core import atomic_file
 from streamer.core.errors import WireError
 from streamer.core.logs import RareLog
 from streamer.core.reasons import reason_of
@@ -31,8 +27,10 @@ from streamer.events.schema import IncidentEvent, StatusEvent, decode
 from streamer.processes.assignment import ReportKind
 from streamer.processes.rules_commands import RulesCommands
 from streamer.processes.worker import Worker
+from streamer.rules import state_file
 from streamer.rules.engine import Engine
 from streamer.rules.learning import learn
+from streamer.rules.state_file import Stored
 
 log = logging.getLogger(__name__)
 
@@ -143,19 +141,16 @@ class Rules:
         """Continue from the stored state. Without a readable one, the rules begin without knowledge."""
         path = self.worker.state / STATE_FILE
         try:
-            stored = json.loads(atomic_file.read(path))
-            if stored.pop("crc") != _checksum(stored):
-                raise ValueError("damaged")
-            position = int(stored["position"])
-            ends = self.engine.load(stored["engine"])
+            stored = state_file.read(path)
+            ends = self.engine.load(stored.engine)
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (OSError, ValueError):
             log.warning("state of the rules in %s is damaged or of another version: they begin without knowledge", path)
             self.engine = Engine(self.worker.config)
             return
-        if position <= self.query.head():  # else the ledger was replaced
-            self.position = max(position, self.position)
+        if stored.position <= self.query.head():  # else the ledger was replaced
+            self.position = max(stored.position, self.position)
         for incident in ends:
             self._send(incident)
 
@@ -165,9 +160,8 @@ class Rules:
             return
         self._saved_at = time.monotonic()
         try:
-            stored = {"position": self.position, "engine": self.engine.save()}
             if self.worker.config.rules:
-                atomic_file.write(self.worker.state / STATE_FILE, json.dumps({"crc": _checksum(stored), **stored}))
+                state_file.write(self.worker.state / STATE_FILE, Stored(self.position, self.engine.save()))
             else:  # the incidents of the removed rules have ended: the next start needs no rules process
                 (self.worker.state / STATE_FILE).unlink(missing_ok=True)
             advance_reader(self.worker.state / LEDGER_FILE, RULES, self.position)
@@ -175,8 +169,3 @@ class Rules:
             log.warning("state of the rules cannot be stored: %s; tried again", reason_of(error, "rules"))
             return
         self._saved_position = self.position
-
-
-def _checksum(stored: dict[str, Any]) -> int:
-    """Return a checksum of the state: each value counts, so none of a damaged file must be used."""
-    return crc32(json.dumps(stored).encode())

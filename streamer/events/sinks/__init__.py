@@ -6,7 +6,15 @@ from typing import Annotated
 
 from pydantic import Field
 
-from streamer.events.sinks._base import IdleSink, SinkContext, SinkProgress, SinkSettings, TaskKinds
+from streamer.events.sinks._base import (
+    IdleSink,
+    RuleInfo,
+    RuleSubject,
+    SinkContext,
+    SinkProgress,
+    SinkSettings,
+    TaskKinds,
+)
 from streamer.events.sinks.jsonl import Jsonl
 from streamer.events.sinks.mqtt import Mqtt
 from streamer.events.sinks.stdout import Stdout
@@ -14,8 +22,8 @@ from streamer.events.sinks.webhook import Webhook
 from streamer.events.sinks.zmq import Zmq
 
 __all__ = [
-    "IdleSink", "Jsonl", "Mqtt", "SinkContext", "SinkField", "SinkProgress", "SinkSettings", "Stdout", "TaskKinds",
-    "Webhook", "Zmq",
+    "IdleSink", "Jsonl", "Mqtt", "RuleInfo", "RuleSubject", "SinkContext", "SinkField", "SinkProgress", "SinkSettings",
+    "Stdout", "TaskKinds", "Webhook", "Zmq",
 ]  # fmt: skip
 
 SinkField = Annotated[Stdout | Jsonl | Zmq | Mqtt | Webhook, Field(discriminator="kind")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -22,6 +22,19 @@ _PREFIXES: dict[EventKind, bytes] = {
     "incidents": b'{"specversion":"1.0","type":"streamer.incident.',
 }
 """First bytes of the events of each kind, as the program encodes them."""
+
+
+RuleSubject = Literal["objects", "absence", "text", "down", "up"]
+"""Subject of a rule: objects that are there or not, a text, a stream that is down or up."""
+
+
+class RuleInfo(NamedTuple):
+    """A rule, as configured when the agent started."""
+
+    streams: Collection[str]
+    """Streams on which it runs."""
+    subject: RuleSubject | None = None
+    """Subject of all parts of its condition; None if they have several."""
 
 
 class TaskKinds(NamedTuple):
@@ -49,10 +62,18 @@ class SinkContext:
     tasks: TaskKinds = field(default_factory=TaskKinds)
     command_rules: Callable[[Mapping[str, Any]], str] | None = None
     """Send a command to the rules, as `command_rules_by_data` does. It blocks for seconds and raises StreamerError."""
+    rules: Mapping[str, RuleInfo] = field(default_factory=dict)
+    open_incidents: Callable[[int], Mapping[tuple[str, str], bytes | None]] = lambda _: {}
+    """Return the incidents that are open after the event at a ledger position: the newest event of each, or None if the
+    ledger no longer has it, by stream and rule."""
 
 
 class SinkProgress(Protocol):
     """A sink's own part of the ledger, which it may use inside `write`; `SinkCursor` is one."""
+
+    @property
+    def position(self) -> int:
+        """Position of the newest event that is delivered with all before it."""
 
     def find(self, event_id: str) -> int | None:
         """Return the ledger position of an event, or None when the ledger does not hold it."""
@@ -87,6 +108,11 @@ class SelectiveSinkSettings(SinkSettings):
 
     only: Annotated[list[EventKind], Field(min_length=1)] | None = None
     """Kinds of events that the sink gets: results, statuses, incidents. Default: all."""
+
+    @property
+    def kinds(self) -> Collection[EventKind]:
+        """The kinds of events that the sink gets."""
+        return tuple(_PREFIXES) if self.only is None else self.only
 
     def selects(self, body: bytes) -> bool:
         return self.only is None or body.startswith(tuple(_PREFIXES[kind] for kind in self.only))

@@ -6,15 +6,29 @@ STATUS = "status"
 """Last part of the topics of retained states."""
 
 
+ATTRIBUTES = "attributes"
+"""Last part of the topics with what is known about the incident of a rule."""
+
+
 def source_topic(prefix: str, source: str) -> str:
     """Return the topic below which the events of a CloudEvents source are."""
     return prefix + source.removeprefix("/agents")
+
+
+def stream_topic(base: str, stream: str) -> str:
+    """Return the topic below which the events of a stream are. `base`: the topic of the agent."""
+    return f"{base}/streams/{stream}"
 
 
 def event_topic(base: str, subject: str) -> str:
     """Return the topic of an event below the topic of its source."""
     # Subjects of status events have a dot and names of tasks have none, so only a task can be called `status`.
     return f"{base}/task.{subject}" if subject == STATUS else f"{base}/{subject}"
+
+
+def rule_topic(base: str, stream: str, rule: str) -> str:
+    """Return the topic of the incidents of a rule on a stream, below which its retained state is."""
+    return event_topic(stream_topic(base, stream), f"incident.{rule}")
 
 
 def client_id(agent: str, sink: str) -> str:

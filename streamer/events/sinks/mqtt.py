@@ -4,6 +4,9 @@
 |---|---|---|
 | `<topic>/<agent>/streams/<stream>/<subject>` | an event; subject: a task's name, or `stream.down` | no |
 | `<topic>/<agent>/streams/<stream>/status` | `up`, `down`, `ended` or `stopped` | yes |
+| `<topic>/<agent>/streams/<stream>/incident.<rule>` | an incident event | no |
+| `<topic>/<agent>/streams/<stream>/incident.<rule>/status` | `ON` while an incident is open, or `OFF` | yes |
+| `<topic>/<agent>/streams/<stream>/incident.<rule>/attributes` | the newest incident in short | yes |
 | `<topic>/<agent>/<subject>`, `…/sinks/<sink>/<subject>`, `…/outputs/<output>/<subject>` | other events | no |
 | `<topic>/<agent>/status` | `online`; `offline` is the last will | yes |
 
@@ -28,11 +31,11 @@ from streamer.core.errors import SinkError
 from streamer.core.redact import Url, require_scheme
 from streamer.core.settings import Name, Seconds
 from streamer.events.sinks._base import NetworkSinkSettings, SinkContext, SinkProgress
-from streamer.events.sinks._home_assistant import DEVICES, Discovery
 from streamer.events.sinks._mqtt_connection import Broker, Connection
 from streamer.events.sinks._mqtt_faults import MAX_ATTEMPTS, STABLE_S, Suspect, Takeovers
 from streamer.events.sinks._mqtt_packets import FAILURE, Message, Puback, describe
-from streamer.events.sinks._mqtt_topics import STATUS, client_id, event_topic, source_topic
+from streamer.events.sinks._mqtt_retained import RetainedMessages
+from streamer.events.sinks._mqtt_topics import client_id, event_topic, source_topic
 from streamer.events.sinks._settled import SettledEvents
 from streamer.types import Sink
 
@@ -62,7 +65,7 @@ class Mqtt(NetworkSinkSettings):
     in_flight: Annotated[int, Field(ge=1, le=1000)] = 20
     """Maximum number of unacknowledged events; so many may repeat after a lost connection."""
     home_assistant: bool = False
-    """Publish MQTT discovery messages, by which Home Assistant adds the streams and tasks."""
+    """Publish MQTT discovery messages, by which Home Assistant adds the streams, tasks and rules."""
     timeout: Seconds = 10.0
     """Maximum wait for one acknowledgement."""
 
@@ -92,12 +95,9 @@ class _MqttSink:
             settings.url, settings if settings.url.scheme == "mqtts" else None, settings.proxy, settings.timeout
         )
         self._client_id = client_id(context.agent, settings.name)
-        base = f"{settings.topic}/{context.agent}"
-        self._will = Message(f"{base}/{STATUS}", b"offline", retain=True)
-        self._discovery = Discovery(base, context.agent, context.tasks)
-        devices = self._discovery.messages() if settings.home_assistant else {}
-        self._retained: dict[str, bytes] = {self._will.topic: b"online", **devices}
-        self._found: dict[str, bytes] = {}  # messages that replace what the broker retained from an earlier run
+        self._retained = RetainedMessages(
+            settings.topic, context, settings.kinds, settings.home_assistant, progress.position
+        )
         self._connection: Connection | None = None
         self._connected_at = 0.0
         self._backoff = Backoff(FIRST_WAIT_S, MAX_WAIT_S)
@@ -126,7 +126,9 @@ class _MqttSink:
         """Yield the connection, a new one after an error. On any error it is closed."""
         try:
             if self._connection is None:
-                self._connection = Connection(self._broker, self._client_id, self._will, self._on_message)
+                self._connection = Connection(
+                    self._broker, self._client_id, self._retained.will, self._retained.on_message
+                )
                 self._connected_at = time.monotonic()
                 self._greet(self._connection)
             yield self._connection
@@ -156,22 +158,17 @@ class _MqttSink:
         return SinkError(str(error), self._backoff.next_delay())
 
     def _greet(self, connection: Connection) -> None:
-        """Subscribe to discovery messages first, to receive the retained ones before they are replaced."""
-        if self._settings.home_assistant:
-            connection.subscribe(DEVICES)
+        """Subscribe first, to receive the messages of earlier runs before they are replaced."""
+        for topic_filter in self._retained.subscriptions:
+            connection.subscribe(topic_filter)
         # A message on which the broker ends the connection must not keep all events from it.
         late = {topic for topic, failures in self._state_failures.items() if failures >= MAX_ATTEMPTS}
-        self._publish_states(connection, {topic: body for topic, body in self._retained.items() if topic not in late})
-        self._found = {topic: self._retained[topic] for topic in late if topic in self._retained} | self._found
-
-    def _on_message(self, message: Message) -> None:
-        self._found |= self._discovery.replace_stale(message.topic, message.body)
+        current = self._retained.current
+        self._publish_states(connection, {topic: body for topic, body in current.items() if topic not in late})
+        self._retained.postpone(late)
 
     def _publish_found(self, connection: Connection) -> None:
-        if self._found:
-            found, self._found = self._found, {}
-            self._retained |= found
-            self._publish_states(connection, found)
+        self._publish_states(connection, self._retained.take_found())
 
     def _publish_states(self, connection: Connection, messages: dict[str, bytes]) -> None:
         """Publish one retained message at a time, within any limit of the broker. One that it refuses is left out."""
@@ -257,15 +254,10 @@ class _MqttSink:
             self._settled.refuse(position, f"larger than {connection.max_bytes} bytes, the limit of the broker")
             return
         yield encoded
-        if event["subject"].startswith("stream."):
-            retained = {f"{base}/{STATUS}": event["data"]["state"].encode()}
-        elif self._settings.home_assistant and event["subject"] in ("task.added", "task.removed"):
-            retained = self._discovery.on_task_event(event)
-        else:
-            retained = {}
-        self._retained |= retained
-        for topic in retained.keys() - self._left_out:
-            if (encoded := connection.encode(Message(topic, retained[topic], retain=True), "text/plain")) is not None:
+        for topic, state in self._retained.on_event(event).items():
+            if topic in self._left_out:
+                continue
+            if (encoded := connection.encode(Message(topic, state, retain=True), "text/plain")) is not None:
                 states[encoded[0]] = topic
                 yield encoded
 

@@ -1,0 +1,67 @@
+"""The agent's retained messages in MQTT: states of agent, streams and rules, and discovery by Home Assistant."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from streamer.events.sinks._base import EventKind, SinkContext
+from streamer.events.sinks._home_assistant import DEVICES, Discovery
+from streamer.events.sinks._mqtt_packets import Message
+from streamer.events.sinks._mqtt_rules import RuleStates
+from streamer.events.sinks._mqtt_topics import STATUS, source_topic
+
+
+class RetainedMessages:
+    """The newest message of each topic, and what replaces messages that the broker retains from an earlier run."""
+
+    def __init__(
+        self, prefix: str, context: SinkContext, kinds: Collection[EventKind], home_assistant: bool, position: int
+    ) -> None:
+        """`prefix`: of every topic; `kinds`: those that the sink gets; `position`: of the newest delivered event."""
+        self._prefix = prefix
+        base = f"{prefix}/{context.agent}"
+        self.will = Message(f"{base}/{STATUS}", b"offline", retain=True)
+        rules = context.rules if "incidents" in kinds else {}
+        self._rules = RuleStates(base, rules, context.open_incidents(position)) if rules else None
+        self._discovery = Discovery(base, context, kinds) if home_assistant else None
+        self.current: dict[str, bytes] = {self.will.topic: b"online"}
+        """Messages by topic; an empty one makes the broker forget the topic."""
+        for part in (self._rules, self._discovery):
+            self.current |= {} if part is None else part.messages()
+        self._found: dict[str, bytes] = {}
+
+    @property
+    def subscriptions(self) -> tuple[str, ...]:
+        """Topic filters of the messages of earlier runs."""
+        discovery = () if self._discovery is None else (DEVICES,)
+        return discovery if self._rules is None else (*discovery, self._rules.topics)
+
+    def on_event(self, event: Mapping[str, Any]) -> dict[str, bytes]:
+        """Return the messages that change by an event, in the order in which they must be published."""
+        changed: dict[str, bytes] = {}
+        if event["subject"].startswith("stream."):
+            changed[f"{source_topic(self._prefix, event['source'])}/{STATUS}"] = event["data"]["state"].encode()
+        elif event["subject"].startswith("incident.") and self._rules is not None:
+            changed = self._rules.on_incident(event)
+        if self._discovery is not None:
+            changed |= self._discovery.on_event(event)
+        self.current |= changed
+        return changed
+
+    def on_message(self, message: Message) -> None:
+        """Take a message that the broker has retained."""
+        if self._rules is not None:
+            self._found |= self._rules.clear_stale(message.topic)
+        if self._discovery is not None:
+            self._found |= self._discovery.replace_stale(message.topic, message.body)
+
+    def postpone(self, topics: Collection[str]) -> None:
+        """Publish these topics together with what replaces earlier messages."""
+        self._found = {topic: self.current[topic] for topic in topics if topic in self.current} | self._found
+
+    def take_found(self) -> dict[str, bytes]:
+        """Return the messages that replace earlier ones, since the last call."""
+        found, self._found = self._found, {}
+        self.current |= found
+        return found

@@ -1,0 +1,194 @@
+"""Rules in MQTT and Home Assistant, with a real broker: states, attributes, discovery, and what outlives restarts."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from streamer.bus.event_channel import EventClient
+from streamer.config.model import from_mapping
+from streamer.config.rule import RULES
+from streamer.core.redact import Url
+from streamer.events.build import status_event
+from streamer.events.ledger.cursor import position_of
+from streamer.events.ledger.query import LedgerQuery
+from streamer.events.schema import encode
+from streamer.events.sinks import IdleSink, Mqtt, RuleInfo, TaskKinds
+from streamer.processes.assignment import Role
+from tests.support.agents import until
+from tests.support.broker import Broker, Listener, publish
+from tests.support.rules_process import Workers
+from tests.support.sample_events import incident
+from tests.support.sinks import RecordedProgress, sink_context
+from tests.support.stories import PERSON, Story, seconds
+
+RULE = "streamer/home/streams/gate/incident.ladder"
+DEVICE = "homeassistant/device/streamer_home_gate/config"
+LADDER = {"ladder": RuleInfo(["gate"], "objects")}
+FEW_S, START_S = 10.0, 60.0
+
+
+def opened(
+    broker: Broker, rules: dict[str, RuleInfo], opened: dict[tuple[str, str], bytes | None] | None = None, **keys: Any
+) -> IdleSink:
+    context = sink_context(
+        tasks=TaskKinds({}, {"gate": {"people": "boxes"}, "yard": {}}),
+        rules=rules,
+        open_incidents=lambda _: opened or {},
+    )
+    sink = Mqtt(url=Url(broker.url), **keys).open(context, RecordedProgress())
+    assert isinstance(sink, IdleSink)
+    return sink
+
+
+def events(*states: str) -> list[tuple[int, bytes]]:
+    return [(number + 1, encode(incident(state, number))) for number, state in enumerate(states)]  # type: ignore[arg-type]
+
+
+def found(broker: Broker, prefix: str = "", sink: IdleSink | None = None) -> dict[str, bytes]:
+    """Return what the broker retains, by topic, after the sink has handled what has arrived."""
+    if sink is not None:
+        sink.idle()
+    with Listener(broker.port, name="late") as late:
+        publish(broker.port, "marker", b"after what was retained before")
+        until(lambda: late.retained("marker"), FEW_S, "what is retained")
+        return {one.topic: one.body for one in late.messages if one.retained and one.topic.startswith(prefix)}
+
+
+def test_open_incident_is_on_and_described(tmp_path: Path) -> None:
+    with Broker(tmp_path) as broker, Listener(broker.port) as listener:
+        with closing(opened(broker, LADDER)) as sink:
+            sink.idle()
+            until(lambda: listener.retained(f"{RULE}/status") == "OFF", FEW_S, "off at first")
+            sink.write(events("start", "update"))
+            until(lambda: listener.retained(f"{RULE}/status") == "ON", FEW_S, "on")
+            sink.write([(3, encode(incident("end", 2)))])
+            until(lambda: listener.retained(f"{RULE}/status") == "OFF", FEW_S, "off")
+        retained = found(broker, RULE)
+        topics = [one.topic for one in listener.messages if one.topic.startswith(RULE)]
+
+    assert retained.keys() == {f"{RULE}/status", f"{RULE}/attributes"}
+    attributes = json.loads(retained[f"{RULE}/attributes"])
+    assert attributes.keys() >= {"severity", "text", "incident", "best", "started", "state"}
+    assert not attributes.keys() & {"evidence", "why"}
+    # the event, then its attributes, then the state, which starts automations that read both
+    assert topics == [f"{RULE}/status", *[RULE, f"{RULE}/attributes", f"{RULE}/status"] * 3]
+
+
+def test_open_incident_stays_on_after_restarts(tmp_path: Path) -> None:
+    newest = encode(incident("update", 1))
+    with Broker(tmp_path) as broker:
+        for event in (newest, None):  # None: the ledger no longer has it
+            broker.stop()
+            (tmp_path / "mosquitto" / "mosquitto.db").unlink(missing_ok=True)
+            broker.start()
+            with closing(opened(broker, LADDER, {("gate", "ladder"): event})) as sink:
+                sink.idle()
+                retained = found(broker, RULE)
+            assert retained[f"{RULE}/status"] == b"ON"
+            assert (f"{RULE}/attributes" in retained) == (event is not None)
+
+
+def test_states_of_removed_rules_are_cleared(tmp_path: Path) -> None:
+    other = {"streamer/home_2/streams/gate/incident.ladder/status": b"ON", f"{RULE}/note": b"by another program"}
+    with Broker(tmp_path) as broker:
+        for topic, body in other.items():
+            publish(broker.port, topic, body)
+        with closing(opened(broker, {**LADDER, "dog": RuleInfo(["gate", "yard"])})) as sink:
+            sink.write(events("start"))
+        with closing(opened(broker, {"dog": RuleInfo(["yard"])})) as sink:
+            until(lambda: f"{RULE}/status" not in found(broker, sink=sink), FEW_S, "cleared")
+            sink.write([(2, encode(incident("end", 1)))])  # the rules process ends the incident of a removed rule
+            states = {name for name in found(broker) if "incident." in name}
+
+    assert states == {"streamer/home/streams/yard/incident.dog/status", *other}
+
+
+def test_home_assistant_discovers_rules(tmp_path: Path) -> None:
+    rules = {**LADDER, "quiet": RuleInfo(["gate"], "absence"), "sign": RuleInfo(["yard"], "text")}
+    with Broker(tmp_path) as broker:
+        with closing(opened(broker, rules, home_assistant=True)) as sink:
+            sink.write(events("start"))
+            retained = found(broker)
+        components = json.loads(retained[DEVICE])["components"]
+        del rules["ladder"]
+        with closing(opened(broker, rules, home_assistant=True)) as sink:
+            until(lambda: b'"name": "ladder"' not in found(broker, sink=sink)[DEVICE], FEW_S, "removed")
+            later = json.loads(found(broker)[DEVICE])["components"]
+
+    ladder, text = components["rule.ladder"], components["rule.ladder.text"]
+    assert (ladder["device_class"], components["rule.quiet"]["device_class"]) == ("occupancy", "problem")
+    assert retained[ladder["state_topic"]] == b"ON"
+    attributes = json.loads(retained[ladder["json_attributes_topic"]])
+    assert attributes["severity"] == "high"
+    shown = jinja2.Template(text["value_template"]).render(value_json=json.loads(retained[text["state_topic"]]))
+    assert shown == "a person with a ladder at gate"
+    assert "rule.sign" not in components
+    assert later["rule.ladder"] == {"platform": "binary_sensor"}, "Home Assistant removes a component like this"
+    assert later["rule.ladder.text"] == {"platform": "sensor"}
+    ids = [one["unique_id"] for one in components.values()]
+    assert len(ids) == len(set(ids))
+
+
+def test_discovery_has_only_what_the_sink_gets(tmp_path: Path) -> None:
+    with Broker(tmp_path) as broker, closing(opened(broker, LADDER, home_assistant=True, only=["incidents"])) as sink:
+        sink.idle()
+        retained = found(broker, "homeassistant/")
+
+    assert retained.keys() == {DEVICE}, "the yard has no rule"
+    assert json.loads(retained[DEVICE])["components"].keys() == {"rule.ladder", "rule.ladder.text"}
+
+
+def test_rule_on_a_further_stream_is_added(tmp_path: Path) -> None:
+    """A task that is added while the agent runs can let a rule run on one more stream."""
+    with Broker(tmp_path) as broker, closing(opened(broker, LADDER, home_assistant=True)) as sink:
+        sink.write([(1, encode(status_event("home", "yard", "up"))), (2, encode(incident(stream="yard")))])
+        retained = found(broker)
+
+    device = json.loads(retained[DEVICE.replace("gate", "yard")])
+    assert retained[device["components"]["rule.ladder"]["state_topic"]] == b"ON"
+
+
+def test_incidents_outlive_a_broker_outage(tmp_path: Path) -> None:
+    script = "0 person\n" + seconds(1, 5, "-") + "6 person\n" + seconds(7, 11, "-") + "12 person\n"
+    story = Story("visits", {"when": PERSON, "grace": "2s"}, script, [])
+    topic = "streamer/home/streams/gate/incident.story/status"
+    with Broker(tmp_path) as broker, Listener(broker.port) as listener:
+        config = from_mapping({**story.config().raw, "sinks": [{"kind": "mqtt", "url": broker.url}]})
+        with Workers(tmp_path, config) as workers:
+            until(lambda: position_of(workers.ledger, RULES) is not None, START_S, "emit has opened the ledger")
+            told = story.events()
+            with EventClient(workers.runtime, "infer") as client:
+                client.send(told[0], None)
+                assert client.flush(FEW_S)
+                until(lambda: listener.retained(topic) == "ON", START_S, "the first start is published")
+                broker.stop()
+                for one in told[1:]:
+                    client.send(one, None)
+                assert client.flush(FEW_S)
+                until(lambda: len(workers.incidents()) == 5, START_S, "all incidents are in the ledger")
+                for role in (Role.EMIT, Role.RULES):
+                    workers.kill(role)
+                    workers.start(role)
+            broker.start()
+            ids = [one.id for one in workers.incidents()]
+            until(lambda: len(received(listener)) == 5, START_S, "all incidents are published")
+            assert received(listener) == ids
+            until(lambda: listener.retained(topic) == "ON", FEW_S, "the last incident is open")
+            with closing(LedgerQuery(workers.ledger)) as query:
+                until(lambda: position_of(workers.ledger, "mqtt") == query.head(), FEW_S, "it is acknowledged")
+            workers.kill(Role.EMIT)
+            listener.messages.clear()
+            workers.start(Role.EMIT)
+            until(lambda: listener.retained(topic), START_S, "its state is published again")
+            assert listener.retained(topic) == "ON"
+
+
+def received(listener: Listener) -> list[str]:
+    """Return the ids of incident events, in the order in which they came first."""
+    bodies = [json.loads(one.body) for one in listener.messages if one.body.startswith(b'{"specversion"')]
+    return list(dict.fromkeys(one["id"] for one in bodies if one["type"] == "streamer.incident.v1"))
