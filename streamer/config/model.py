@@ -25,7 +25,7 @@ from streamer.capture.sources import SourceField
 from streamer.config.calendar import ZoneName, local_zone
 from streamer.config.cross_checks import cross_problems
 from streamer.config.follow_up import FollowUpSettings, build_follow_ups
-from streamer.config.modes import Mode, ModesField
+from streamer.config.modes import Mode, ModesField, mode_problems
 from streamer.config.rule import Rule, rule_problems
 from streamer.config.task import ScheduledTask, TaskSettings, build_task, task_problems
 from streamer.config.validation import Problem, problems_of
@@ -227,6 +227,7 @@ def _config(raw: Any, file: YamlFile | None, *, checked: bool = False, is_part: 
     else:
         if not is_part:
             problems.extend(cross_problems(config))
+            problems.extend(mode_problems(config.rules, config.modes or {}))
         local = config.timezone or local_zone()
         streams = {name: _stream(name, config, local, problems, is_part) for name in config.streams}
         if not (problems or is_part):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -10,10 +10,15 @@ from zoneinfo import ZoneInfo
 from pydantic import BeforeValidator, Field
 
 from streamer.config.calendar import Cron, CronField
+from streamer.config.validation import Problem, nearest
 from streamer.core.settings import Name, Settings
 
 LOOK_BACK_S = (3600.0, 86400.0, 8 * 86400.0)
 """Seconds before now in which a missed switch is looked for, the shortest first: a daily line needs few steps."""
+
+
+STATUS = "status"
+"""Word in place of a mode that asks for the present one."""
 
 
 class Mode(Settings):
@@ -68,3 +73,16 @@ def _last(line: Cron, start: float, now: float) -> float | None:
     while run <= now:
         last, run = run, line.after(run)
     return last
+
+
+def mode_problems(rules: Mapping[str, Any], modes: Mapping[str, Mode]) -> Iterator[Problem]:
+    """Yield the problems of the modes, and of those that rules name. `rules`: `config.rule.Rule` by name."""
+    if STATUS in modes:
+        yield ("modes",), f"no mode can be called `{STATUS}`: `streamer rules arm {STATUS}` prints the mode"
+    for name, rule in rules.items():
+        for index, mode in enumerate(rule.modes or ()):
+            where = ("rules", name, "modes", index)
+            if not modes:
+                yield where, f"can never fire: the config has no `modes`, for example `modes: [home, {mode}]`"
+            elif mode not in modes:
+                yield where, f"unknown mode `{mode}`{nearest(mode, list(modes))}"

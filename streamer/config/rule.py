@@ -15,7 +15,7 @@ from streamer.config.condition import MOMENTARY, Condition
 from streamer.config.follow_up import all_follow_ups
 from streamer.config.validation import Problem, nearest
 from streamer.config.yaml_file import Where
-from streamer.core.settings import Seconds, Settings
+from streamer.core.settings import Name, Seconds, Settings
 from streamer.events.sinks import RuleSubject
 from streamer.types import Pipeline, ResultKind, Task
 
@@ -109,6 +109,8 @@ class Rule(Settings):
     """Repetition of incidents."""
     between: TimeWindowsField | None = None
     """Start incidents within these hours only: `22:00-06:00`, `mon-fri 07:00-18:00`, or a list of such."""
+    modes: Annotated[list[Name], Field(min_length=1)] | None = None
+    """Start incidents in these modes only, and end them when another mode begins. Default: all modes."""
     severity: Severity = "medium"
     """Severity: info, low, medium, high, critical."""
     escalate: Escalate | None = None

@@ -181,9 +181,14 @@ def clock_event(agent: str) -> StatusEvent:
     return _status(f"/agents/{agent}", "rules", "clock")
 
 
+def rules_source(agent: str) -> str:
+    """Return the source of the commands to the rules."""
+    return f"/agents/{agent}/rules"
+
+
 def command_event(agent: str, kind: CommandKind, command: CommandData, key: str | None = None) -> StatusEvent:
     """Return a command to the rules (`rules.<kind>`). Two with the same `key` have the same id."""
-    event = _status(f"/agents/{agent}/rules", "rules", kind, command=command)
+    event = _status(rules_source(agent), "rules", kind, command=command)
     return event if key is None else event.model_copy(update={"id": _hash([agent, kind, key])})
 
 

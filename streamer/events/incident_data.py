@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from streamer.events.part import Part
 
 
@@ -66,3 +68,7 @@ class IncidentData(Part):
     """Ids of the answers' events since the incident's last event, at most 1000."""
     why: tuple[Reason, ...]
     """The parts of the condition that were true, when it was true last."""
+    acknowledged: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Who acknowledged the incident: nobody is notified of it any more."""
+    snoozed_until: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """End of the snooze: nobody is notified of this event."""

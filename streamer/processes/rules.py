@@ -15,11 +15,13 @@ import apsw
 import zmq
 
 from streamer.bus.event_channel import EventClient
+from streamer.config.modes import Switch, last_switch
 from streamer.config.rule import RULES, STATE_FILE
 from streamer.core.errors import WireError
 from streamer.core.logs import RareLog
 from streamer.core.reasons import reason_of
-from streamer.events.build import clock_event
+from streamer.events.build import clock_event, command_event
+from streamer.events.command_data import CommandData
 from streamer.events.ledger import LEDGER_FILE
 from streamer.events.ledger.cursor import advance_reader, position_of
 from streamer.events.ledger.query import LedgerQuery
@@ -30,6 +32,7 @@ from streamer.processes.worker import Worker
 from streamer.rules import state_file
 from streamer.rules.engine import Engine
 from streamer.rules.learning import learn
+from streamer.rules.replay import recall
 from streamer.rules.state_file import Stored
 
 log = logging.getLogger(__name__)
@@ -42,6 +45,8 @@ START_S = 60.0
 """Maximum seconds to build the conditions and read the stored state."""
 SAVE_S = 5.0
 """Interval at which the state is stored; after a kill, the events of at most this time are read again."""
+SCHEDULE_S = 0.5
+"""Interval at which the schedule of the modes is looked at."""
 CLOCK_S, CLOCK_EVERY_S = 0.5, 5.0
 """Seconds after a deadline without a later event until a `rules.clock` is sent, and shortest time between two."""
 
@@ -75,6 +80,9 @@ class Rules:
         self._unreadable = RareLog(log, "unreadable event %d passed over, position %d: %s")
         self._saved_at, self._saved_position = time.monotonic(), -1
         self._clock_sent_at = -CLOCK_EVERY_S
+        self._is_behind = True
+        self._schedule_seen = -SCHEDULE_S
+        self._switch_sent: Switch | None = None
         self.commands = RulesCommands(worker.runtime, query, self.send_event)
         self._poller = zmq.Poller()
         for readable in (events.socket, self.commands.socket, worker.stop_fd):
@@ -89,12 +97,14 @@ class Rules:
     def poll_once(self) -> None:
         """Read the new events of the ledger and send the incidents that follow."""
         self.worker.heartbeat.beat()
-        if self._read() < BATCH:
+        self._is_behind = self._read() == BATCH
+        if not self._is_behind:
             self._poller.poll(POLL_MS)
         self.commands.poll_once(self.engine)
         self.events.receive()
         self.events.resend()
         self._send_clock()
+        self._send_switch()
         if time.monotonic() - self._saved_at >= SAVE_S:
             self._save()
 
@@ -137,6 +147,19 @@ class Rules:
         self._clock_sent_at = now
         self.events.send(clock_event(self.worker.config.name), None)
 
+    def _send_switch(self) -> None:
+        """Send the last scheduled switch of the mode that is due, also one that was due while the agent was stopped."""
+        state, config = self.engine.controls.state, self.worker.config
+        if not config.modes or self._is_behind or time.monotonic() < self._schedule_seen + SCHEDULE_S:
+            return
+        self._schedule_seen = time.monotonic()
+        due = last_switch(config.modes, config.timezone, state.switched_at or 0.0, time.time())
+        if due is None or due.mode == state.mode or due == self._switch_sent:
+            return
+        self._switch_sent = due
+        command = CommandData(by="schedule", mode=due.mode)
+        self.send_event(command_event(config.name, "mode", command, f"{due.mode} at {due.at:.0f}"))
+
     def _load(self) -> None:
         """Continue from the stored state. Without a readable one, the rules begin without knowledge."""
         path = self.worker.state / STATE_FILE
@@ -144,10 +167,12 @@ class Rules:
             stored = state_file.read(path)
             ends = self.engine.load(stored.engine)
         except FileNotFoundError:
+            recall(self.engine, self.query, self.position)
             return
         except (OSError, ValueError):
             log.warning("state of the rules in %s is damaged or of another version: they begin without knowledge", path)
             self.engine = Engine(self.worker.config)
+            recall(self.engine, self.query, self.position)
             return
         if stored.position <= self.query.head():  # else the ledger was replaced
             self.position = max(stored.position, self.position)

@@ -16,7 +16,7 @@ from streamer.core.reasons import reason_of
 from streamer.events.incident_data import IncidentData
 from streamer.events.ledger.query import LedgerQuery
 from streamer.events.schema import IncidentEvent, StatusEvent, decode
-from streamer.rules.commands import check
+from streamer.rules.commands import check, overview
 from streamer.rules.engine import Engine
 from streamer.rules.incident import event_id
 
@@ -68,7 +68,7 @@ class RulesCommands:
     def _handle(self, request: Request, engine: Engine) -> None:
         command = parse(RULES, request.message)
         if isinstance(command, ShowRules):
-            self._server.reply(request, incidents=engine.open_incidents())
+            self._server.reply(request, **overview(engine, time.time()))
             return
         if len(self._pending) >= MAX_PENDING:
             raise ConfigError(f"{MAX_PENDING} commands wait for the ledger already: try again later")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from streamer.config.rule import Hits, Rule
 from streamer.events.schema import IncidentEvent
 from streamer.rules.condition import Condition, Finding, Leaf, StreamLeaf
+from streamer.rules.controls import Controls
 from streamer.rules.incident import (
     BETTER_SCORE,
     MAX_EVIDENCE,
@@ -45,8 +46,10 @@ class ActivityState:
 class Activity:
     """One rule on one stream. Each method returns the incident events that it causes."""
 
-    def __init__(self, rule: Rule, stream: str, condition: Condition, reporter: Reporter, order: int) -> None:
-        self._rule = rule
+    def __init__(
+        self, rule: Rule, stream: str, condition: Condition, reporter: Reporter, controls: Controls, order: int
+    ) -> None:
+        self._rule, self._controls = rule, controls
         self.stream, self.condition, self.reporter = stream, condition, reporter
         self.order = order
         """Place among all activities, so that events come in one order."""
@@ -78,8 +81,10 @@ class Activity:
         """Unix second at which `expire` has something to do, without any event of the stream."""
         times = [leaf.deadline for leaf in self.stream_leaves]
         incident, escalate = self.state.incident, self._rule.escalate
-        if incident is not None and escalate is not None and incident.severity != escalate.to:
+        if incident is not None and escalate is not None and self._may_rise(incident):
             times.append(incident.since + escalate.after)
+        if incident is not None and incident.is_withheld:
+            times.append(self.reporter.snoozed_until(incident.started))
         times.append(self.state.may_start_at)
         return min((time for time in times if time is not None), default=None)
 
@@ -122,11 +127,35 @@ class Activity:
         if state.may_start_at is not None and state.may_start_at <= now:
             yield self._start(state.time.seconds, now)
         incident, escalate = self.state.incident, self._rule.escalate
-        if incident is None or escalate is None or incident.severity == escalate.to:
+        if incident is None:
             return
-        if now >= incident.since + escalate.after:
+        if escalate is not None and self._may_rise(incident) and now >= incident.since + escalate.after:
             incident.severity = escalate.to
             yield self.reporter.event(incident, "update", now, f"not over after {escalate.after:g} s")
+        yield from self.end_snooze(now)
+
+    def end_snooze(self, now: float) -> Iterator[IncidentEvent]:
+        """Report an incident that a snooze has kept back and that still goes on, unless it is still snoozed."""
+        incident = self.state.incident
+        if incident is not None and incident.is_withheld and self.reporter.snoozed_until(now) is None:
+            yield self.reporter.event(incident, "update", now, "the snooze has ended")
+
+    def change_mode(self, now: float) -> Iterator[IncidentEvent]:
+        """Act on a new mode."""
+        state = self.state
+        if not self._controls.is_armed(self._rule.modes):
+            state.may_start_at = None
+            if state.incident is not None:
+                yield self._end(now, f"the mode is {self._controls.state.mode}")
+        elif self.stream_leaves and self.condition.value and state.incident is None and state.pending:
+            state.may_start_at = self._next_start(now)
+
+    def acknowledge(self, incident: str | None, by: str, now: float) -> Iterator[IncidentEvent]:
+        """Take the acknowledgement of an incident, by its id."""
+        found = self.state.incident
+        if found is not None and found.id == incident and found.acknowledged is None:
+            found.acknowledged = by
+            yield self.reporter.event(found, "update", now, f"acknowledged by {by}")
 
     def rebase(self, now: float) -> None:
         """Let no time lie in the future: the clock of the computer was set back."""
@@ -173,9 +202,15 @@ class Activity:
             state.pending = []
         return False
 
+    def _may_rise(self, incident: Incident) -> bool:
+        escalate = self._rule.escalate
+        return escalate is not None and incident.severity != escalate.to and incident.acknowledged is None
+
     def _may_start(self, wall: float) -> bool:
         cooldown, hours = self._rule.again.cooldown, self._rule.between
         last = self.state.last_start
+        if not self._controls.is_armed(self._rule.modes):
+            return False
         if cooldown is not None and last is not None and wall < last + cooldown:
             return False
         return hours is None or hours.is_open(wall)
@@ -184,6 +219,8 @@ class Activity:
         """Return the first unix second from `wall` on at which an incident may start; None if there is none."""
         cooldown, hours = self._rule.again.cooldown, self._rule.between
         last = self.state.last_start
+        if not self._controls.is_armed(self._rule.modes):
+            return None
         if cooldown is not None and last is not None:
             wall = max(wall, last + cooldown)
         return wall if hours is None else next((start for start, _ in hours.open_spans(wall, wall + HOURS_S)), None)

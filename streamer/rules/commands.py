@@ -13,6 +13,7 @@ from streamer.events.build import clean, command_event, rfc3339
 from streamer.events.command_data import CommandData
 from streamer.events.incident_data import IncidentData
 from streamer.events.schema import StatusEvent
+from streamer.rules.controls import is_within
 from streamer.rules.engine import Engine
 
 MAX_SNOOZE_S = 30 * 86400.0
@@ -48,7 +49,7 @@ def check(command: RulesChange, engine: Engine, find: FindIncident, now: float) 
 
 
 def _switch(command: SwitchMode, engine: Engine, by: str) -> tuple[CommandData, str]:
-    modes = list(engine.modes)
+    modes = list(engine.controls.modes)
     if not modes:
         raise ConfigError("the config has no `modes`")
     if command.mode not in modes:
@@ -66,14 +67,25 @@ def _snooze(command: Snooze, engine: Engine, by: str, now: float) -> tuple[Comma
         raise ConfigError(f"no rule looks at a stream `{stream}`{nearest(stream, streams)}")
     if rule is not None and stream is not None and (rule, stream) not in engine.places:
         raise ConfigError(f"rule `{rule}` does not look at stream `{stream}`")
-    words = " ".join([rule or ("all rules" if stream is None else "rules"), *([f"on {stream}"] if stream else [])])
+    words = _place(rule, stream)
     if seconds is None:
-        return CommandData(by=by, rule=rule, stream=stream), f"{words}: not snoozed"
+        if not any(is_within(snooze, rule, stream) for snooze in engine.controls.active(now)):
+            raise ConfigError(f"{words}: no snooze to end{_snoozed(engine, now)}")
+        return CommandData(by=by, rule=rule, stream=stream), f"{words}: not snoozed any more"
     if not 0 < seconds <= MAX_SNOOZE_S:
         raise ConfigError(f"cannot snooze for {seconds:g} s: more than zero and at most {MAX_SNOOZE_S / 86400:g} days")
     until = datetime.fromtimestamp(now + seconds, UTC)
     local = until.astimezone(engine.timezone).strftime("%Y-%m-%d %H:%M:%S")
     return CommandData(by=by, rule=rule, stream=stream, until=rfc3339(until)), f"{words}: snoozed until {local}"
+
+
+def _place(rule: str | None, stream: str | None) -> str:
+    return f"{rule or 'all rules'} on {stream}" if stream is not None else rule or "all rules"
+
+
+def _snoozed(engine: Engine, now: float) -> str:
+    places = [_place(snooze.rule, snooze.stream) for snooze in engine.controls.active(now)]
+    return f" (snoozed: {', '.join(places)})" if places else ""
 
 
 def _acknowledge(command: Acknowledge, engine: Engine, find: FindIncident, by: str) -> tuple[CommandData, str]:
@@ -111,3 +123,23 @@ def _open(given: str, engine: Engine) -> dict[str, Any] | None:
 def _unknown(given: str, engine: Engine) -> ConfigError:
     known = [one["incident"] for one in engine.open_incidents()]
     return ConfigError(f"there is no incident `{given}`{nearest(given, known)}")
+
+
+def overview(engine: Engine, now: float) -> dict[str, Any]:
+    """Return the mode, the snoozes and the open incidents as plain data. `now`: unix second."""
+    state = engine.controls.state
+    return {
+        "modes": list(engine.controls.modes),
+        "mode": state.mode,
+        "mode_since": None if state.switched_at is None else _time(state.switched_at),
+        "mode_by": state.switched_by,
+        "snoozes": [
+            {"rule": snooze.rule, "stream": snooze.stream, "until": _time(snooze.until), "by": snooze.by}
+            for snooze in engine.controls.active(now)
+        ],
+        "incidents": engine.open_incidents(),
+    }
+
+
+def _time(wall: float) -> str:
+    return rfc3339(datetime.fromtimestamp(wall, UTC))

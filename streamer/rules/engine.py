@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -18,10 +19,12 @@ from pydantic import TypeAdapter, ValidationError
 from streamer.config.model import Config, find_pipeline
 from streamer.config.rule import Rule, answering
 from streamer.events.build import rfc3339, unix_time
+from streamer.events.command_data import CommandData
 from streamer.events.schema import Event, IncidentEvent, ResultEvent, StatusEvent
 from streamer.rules.activity import Activity, ActivityState
 from streamer.rules.build import build
 from streamer.rules.condition import LeafState, ObjectLeaf
+from streamer.rules.controls import Controls, ControlState
 from streamer.rules.incident import Reporter, hash_of
 from streamer.rules.observation import Observation, observe
 from streamer.rules.unusual import UnusualLeaf
@@ -60,7 +63,7 @@ class Engine:
         """`rules`: those of the config, or some of them."""
         self.agent = config.name
         self.timezone = config.timezone
-        self.modes = config.modes
+        self.controls = Controls(config.modes)
         self.clock = 0.0
         """Unix second of the newest event."""
         self._activities: dict[tuple[str, str], Activity] = {}  # by rule and stream
@@ -74,8 +77,8 @@ class Engine:
             zoned = rule.model_copy(update={"between": hours})
             for stream, tasks in answering(rule, config.streams, kinds).tasks.items():
                 condition = build(rule.when, tasks, config.streams[stream].zones, config.timezone)
-                reporter = Reporter(config.name, name, stream, rule.say, hash_of(rule))
-                self._add(name, Activity(zoned, stream, condition, reporter, len(self._activities)))
+                reporter = Reporter(config.name, name, stream, rule.say, hash_of(rule), self.controls)
+                self._add(name, Activity(zoned, stream, condition, reporter, self.controls, len(self._activities)))
 
     @property
     def places(self) -> Collection[tuple[str, str]]:
@@ -91,6 +94,7 @@ class Engine:
                 "stream": stream,
                 "severity": incident.severity,
                 "started": rfc3339(datetime.fromtimestamp(incident.started, UTC)),
+                "acknowledged": incident.acknowledged,
             }
             for (rule, stream), activity in self._activities.items()
             if (incident := activity.state.incident) is not None
@@ -114,6 +118,8 @@ class Engine:
             incidents += self._observe(observe(event, wall))
         elif event.subject.startswith("stream."):
             incidents += self._change_stream(event, wall)
+        elif event.data.command is not None:
+            incidents += self._obey(event.data.state, event.data.command, wall)
         return incidents
 
     @property
@@ -125,6 +131,12 @@ class Engine:
                 if isinstance(leaf, UnusualLeaf) and leaf.task is not None and not leaf.has_learnt:
                     found[activity.stream, leaf.task].append(leaf)
         return found
+
+    def recall(self, event: Event) -> None:
+        """Take a command that is older than the first event of `process`: it sets the mode and the snoozes only."""
+        if isinstance(event, StatusEvent) and event.data.command is not None:
+            with suppress(ValueError, OverflowError):  # a time that is no time
+                list(self._obey(event.data.state, event.data.command, unix_time(event.time)))
 
     def save(self) -> dict[str, Any]:
         """Return the state as data for JSON."""
@@ -139,7 +151,8 @@ class Engine:
             for (rule, stream), activity in self._activities.items()
             if activity.is_worth_saving
         ]
-        return {"clock": self.clock, "activities": activities}
+        controls = _CONTROLS.dump_python(self.controls.state, mode="json")
+        return {"clock": self.clock, "controls": controls, "activities": activities}
 
     def load(self, state: Mapping[str, Any]) -> list[IncidentEvent]:
         """Continue from the result of `save`; return the ends of incidents whose rule is gone or has changed.
@@ -149,13 +162,19 @@ class Engine:
         incidents: list[IncidentEvent] = []
         try:
             self.clock = float(state["clock"])
+            self.controls.load(_CONTROLS.validate_python(state.get("controls", {})))
             for saved in state["activities"]:
                 activity = self._activities.get((saved["rule"], saved["stream"]))
                 stored = _ACTIVITY.validate_python(saved["activity"])
                 if activity is None or activity.reporter.rule_hash != saved["hash"]:
                     if stored.incident is not None:
                         reporter = Reporter(
-                            self.agent, saved["rule"], saved["stream"], "{rule} at {stream}", saved["hash"]
+                            self.agent,
+                            saved["rule"],
+                            saved["stream"],
+                            "{rule} at {stream}",
+                            saved["hash"],
+                            self.controls,
                         )
                         incidents.append(reporter.event(stored.incident, "end", self.clock, CHANGED))
                     continue
@@ -190,8 +209,24 @@ class Engine:
             yield from activity.change_stream(data.state, event.id, data.epoch, wall)
             self._update(activity)
 
+    def _obey(self, kind: str, command: CommandData, wall: float) -> Iterator[IncidentEvent]:
+        """Take a command. Feedback changes nothing here."""
+        if kind == "mode" and self.controls.switch(command, wall):
+            for activity in self._activities.values():
+                yield from activity.change_mode(wall)
+                self._update(activity)
+        elif kind == "snooze":
+            self.controls.snooze(command, wall)
+            for activity in self._activities.values():
+                yield from activity.end_snooze(wall)
+                self._update(activity)
+        elif kind == "ack" and (found := self._activities.get((command.rule or "", command.stream or ""))):
+            yield from found.acknowledge(command.incident, command.by, wall)
+            self._update(found)
+
     def _advance_clock(self, wall: float) -> Iterator[IncidentEvent]:
         if wall < self.clock - STEP_BACK_S:
+            self.controls.rebase(self.clock, wall)
             self.clock = wall
             for activity in self._activities.values():
                 activity.rebase(wall)
@@ -222,6 +257,7 @@ class Engine:
                 awake[activity.order] = activity
 
 
+_CONTROLS: TypeAdapter[ControlState] = TypeAdapter(ControlState)
 _ACTIVITY: TypeAdapter[ActivityState] = TypeAdapter(ActivityState)
 _ADAPTERS: dict[type[LeafState], TypeAdapter[Any]] = {}
 

@@ -14,6 +14,7 @@ from streamer.events.build import clean, rfc3339
 from streamer.events.incident_data import IncidentData, IncidentFrame, Reason
 from streamer.events.schema import IncidentEvent
 from streamer.rules.condition import Finding
+from streamer.rules.controls import Controls
 from streamer.rules.observation import Moment
 
 MAX_EVIDENCE = 1000
@@ -70,6 +71,15 @@ class Incident:
     last_true: float = 0.0
     """Answered second at which the condition was true last."""
     why: list[dict[str, Any]] = field(default_factory=list)
+    heard: Severity | None = None
+    """Severity of the last event that was not snoozed; None if all were."""
+    acknowledged: str | None = None
+    """Who acknowledged it."""
+
+    @property
+    def is_withheld(self) -> bool:
+        """Return whether a snooze has kept back its start or its higher severity, which nobody has acknowledged."""
+        return self.heard != self.severity and self.acknowledged is None
 
     def add(self, evidence: Evidence) -> None:
         """Count an answer for which the condition was true."""
@@ -84,10 +94,14 @@ class Incident:
 class Reporter:
     """Makes the incident events of one rule on one stream."""
 
-    def __init__(self, agent: str, name: str, stream: str, say: str, rule_hash: str) -> None:
+    def __init__(self, agent: str, name: str, stream: str, say: str, rule_hash: str, controls: Controls) -> None:
         """`say`: the template of the rule; `rule_hash`: as of `hash_of`."""
         self._agent, self._name, self._stream, self._say = agent, name, stream, say
-        self.rule_hash = rule_hash
+        self.rule_hash, self._controls = rule_hash, controls
+
+    def snoozed_until(self, wall: float) -> float | None:
+        """Return the unix second until which events are snoozed at `wall`, None if they are not."""
+        return self._controls.snoozed_until(self._name, self._stream, wall)
 
     def incident_id(self, first: Evidence) -> str:
         """Return the id of the incident that begins with this frame, the same after a crash and a second run."""
@@ -98,7 +112,7 @@ class Reporter:
         self, incident: Incident, state: Literal["start", "update", "end"], wall: float, reason: str | None = None
     ) -> IncidentEvent:
         """Return the next event of an incident. `wall`: unix second."""
-        best = incident.best
+        best, snoozed_until = incident.best, self.snoozed_until(wall)
         data = IncidentData(
             stream=self._stream,
             rule=self._name,
@@ -118,7 +132,11 @@ class Reporter:
             ),
             evidence=tuple(incident.evidence),
             why=tuple(Reason.model_validate(one) for one in incident.why),
+            acknowledged=incident.acknowledged,
+            snoozed_until=None if snoozed_until is None else _time(snoozed_until),
         )
+        if snoozed_until is None:
+            incident.heard = incident.severity
         event = IncidentEvent(
             source=f"/agents/{self._agent}/streams/{self._stream}",
             id=event_id(incident.id, state, incident.number),

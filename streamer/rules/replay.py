@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from streamer.config.model import Config
 from streamer.config.rule import Rule
 from streamer.core.errors import ConfigError, WireError
+from streamer.events.build import rules_source
 from streamer.events.ledger.query import Filter, LedgerQuery
 from streamer.events.schema import IncidentEvent, decode
 from streamer.rules.engine import Engine
@@ -21,11 +23,13 @@ def replay(
 ) -> Iterator[IncidentEvent]:
     """Yield the incident events that these rules make of the events accepted at unix second `since` or later.
 
-    The rules begin without knowledge, except of what is usual: an activity that goes on at `since` begins there. Events
-    that this version cannot read are passed over. Raises ConfigError if the file of the ledger is damaged.
+    The rules begin with the mode and the snoozes of that time and what is usual then, and without other knowledge: an
+    activity that goes on at `since` begins there. Events that this version cannot read are passed over. Raises
+    ConfigError if the file of the ledger is damaged.
     """
     engine, position = Engine(config, rules), 0
     if since is not None and (first := query.after(0, 1, Filter(since=since)).entries):
+        recall(engine, query, first[0].position - 1)
         for _ in learn(query, engine, first[0].position - 1):
             pass
     while True:
@@ -43,3 +47,11 @@ def replay(
         position = page.position
         if len(page.entries) < BATCH:
             return
+
+
+def recall(engine: Engine, query: LedgerQuery, position: int) -> None:
+    """Give a new engine the commands up to a position of the ledger."""
+    for entry in query.of_source(rules_source(engine.agent)):
+        if entry.position <= position:
+            with suppress(WireError):
+                engine.recall(decode(entry.body))

@@ -10,7 +10,6 @@ import pytest
 
 from streamer.bus.commands import ShowRules, SwitchMode
 from streamer.bus.rules_client import command_rules
-from streamer.config.model import from_mapping
 from streamer.core.errors import ConfigError, NoReply
 from streamer.events.ledger.query import LedgerQuery
 from streamer.events.schema import StatusEvent, decode
@@ -19,7 +18,7 @@ from tests.support.agents import until
 from tests.support.rules_process import Workers
 from tests.support.stories import STORIES
 
-CONFIG = from_mapping({**STORIES[0].config().raw, "modes": ["home", "away"]})
+CONFIG = STORIES[0].config()
 
 
 def modes(workers: Workers) -> list[str | None]:

@@ -10,15 +10,15 @@ from streamer.bus.commands import Acknowledge, Feedback, RulesChange, Snooze, Sw
 from streamer.config.model import Config, from_mapping
 from streamer.core.errors import ConfigError
 from streamer.events.schema import decode, encode
-from streamer.rules.commands import check
+from streamer.rules.commands import check, overview
 from streamer.rules.engine import Engine
-from tests.support.stories import START, STORIES, run
+from tests.support.stories import START, STORIES, Story, run
 
 STORY = next(story for story in STORIES if story.name == "better frame")
 
 
 def config() -> Config:
-    return from_mapping({**STORY.config().raw, "modes": ["home", "away"]})
+    return from_mapping(STORY.config().raw)
 
 
 @pytest.fixture
@@ -55,7 +55,10 @@ def test_wrong_command_is_refused_with_the_nearest(engine: Engine, command: Rule
 
 
 def test_mode_without_modes_is_refused() -> None:
-    assert refusal(SwitchMode(by="anna", mode="away"), Engine(STORY.config())) == "the config has no `modes`"
+    without_modes = {key: value for key, value in STORY.config().raw.items() if key != "modes"}
+    assert (
+        refusal(SwitchMode(by="anna", mode="away"), Engine(from_mapping(without_modes))) == "the config has no `modes`"
+    )
 
 
 def test_over_incident_can_be_judged_but_not_acknowledged(engine: Engine) -> None:
@@ -77,3 +80,19 @@ def test_event_names_command_and_sender(engine: Engine) -> None:
     assert event.model_dump(mode="json")["data"]["command"] == {
         "by": "anna ", "rule": "story", "stream": "gate", "incident": incident["incident"],
     }  # fmt: skip
+
+
+def test_end_of_a_snooze_that_is_none_names_the_others(engine: Engine) -> None:
+    run(engine, Story("snooze", STORY.rule, "5 snooze 60", []).events())
+    assert refusal(Snooze(by="anna", rule="story"), engine) == "story: no snooze to end (snoozed: all rules)"
+    check(Snooze(by="anna"), engine, lambda incident: None, START + 6)
+
+
+def test_overview_has_mode_snoozes_and_incidents(engine: Engine) -> None:
+    run(engine, Story("commands", STORY.rule, "5 snooze 60\n6 mode away", []).events())
+    shown = overview(engine, START + 6)
+    assert (shown["modes"], shown["mode"], shown["mode_by"]) == (["home", "away"], "away", "anna")
+    assert shown["mode_since"] == "2026-11-23T21:00:06.000000Z"
+    assert shown["snoozes"] == [{"rule": None, "stream": None, "until": "2026-11-23T21:01:05.000000Z", "by": "anna"}]
+    assert [one["rule"] for one in shown["incidents"]] == ["story"]
+    assert overview(engine, START + 65)["snoozes"] == []

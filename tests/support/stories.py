@@ -2,6 +2,7 @@
 
 A script has one line per answer: the second, then objects `label[#track][@x,y][*score]`, or `-` for an empty answer,
 `?` for no answer, `=` for an unchanged one, `"text"` for a caption, and `down`, `up`, `clock` and so on for a status.
+Commands are `mode NAME`, `snooze SECONDS`, `snooze off` and `ack SEQ`, the number of the line that began the incident.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Any
 from streamer.config.model import Config, from_mapping
 from streamer.events.build import rfc3339
 from streamer.events.schema import Event, IncidentEvent, decode
+from streamer.rules.controls import Controls
 from streamer.rules.engine import Engine
+from streamer.rules.incident import Evidence, Reporter
 
 START = datetime(2026, 11, 23, 21, 0, tzinfo=UTC).timestamp()
 _OBJECT = re.compile(r"(?P<label>[a-z]+)(?:#(?P<track>\d+))?(?:@(?P<x>[\d.]+),(?P<y>[\d.]+))?(?:\*(?P<score>[\d.]+))?")
@@ -31,6 +34,8 @@ class Story:
     expected: list[str]
     """`second state [reason or severity]` of each incident event."""
     task: str = "people"
+    ids: str = "event"
+    """Beginning of the ids of the events."""
 
     def config(self) -> Config:
         return from_mapping(
@@ -47,6 +52,7 @@ class Story:
                         ],
                     }
                 },
+                "modes": ["home", "away"],
                 "rules": {"story": self.rule},
             }
         )
@@ -68,14 +74,21 @@ def _events(story: Story) -> Iterator[Event]:
             shift += float(what.removeprefix("step "))
             continue
         wall = START + second + shift
+        data: dict[str, Any]
         head = {
-            "specversion": "1.0", "id": f"event-{number}", "source": "/agents/home/streams/gate",
+            "specversion": "1.0", "id": f"{story.ids}-{number}", "source": "/agents/home/streams/gate",
             "time": rfc3339(datetime.fromtimestamp(wall, UTC)), "sequence": "", "datacontenttype": "application/json",
         }  # fmt: skip
-        if what in ("down", "up", "ended", "stopped", "clock"):
-            kind = "rules" if what == "clock" else "stream"
-            data: dict[str, Any] = {"stream": "gate", "epoch": epoch, "state": what}
-            body = {**head, "type": "streamer.status.v1", "subject": f"{kind}.{what}", "data": data}
+        kind, _, argument = what.partition(" ")
+        if kind in ("mode", "snooze", "ack"):
+            command = _command(kind, argument, wall, epoch)
+            data = {"stream": None, "epoch": None, "state": kind, "command": {"by": "anna", **command}}
+            head["source"] = "/agents/home/rules"
+            body = {**head, "type": "streamer.status.v1", "subject": f"rules.{kind}", "data": data}
+        elif what in ("down", "up", "ended", "stopped", "clock"):
+            part = "rules" if what == "clock" else "stream"
+            data = {"stream": "gate", "epoch": epoch, "state": what}
+            body = {**head, "type": "streamer.status.v1", "subject": f"{part}.{what}", "data": data}
         else:
             body = {
                 **head,
@@ -84,6 +97,16 @@ def _events(story: Story) -> Iterator[Event]:
                 "data": _result(story, what, number, epoch, second),
             }
         yield decode(json.dumps(body).encode())
+
+
+def _command(kind: str, argument: str, wall: float, epoch: int) -> dict[str, Any]:
+    if kind == "mode":
+        return {"mode": argument}
+    if kind == "snooze":
+        return {} if argument == "off" else {"until": rfc3339(datetime.fromtimestamp(wall + float(argument), UTC))}
+    reporter = Reporter("home", "story", "gate", "", "", Controls())
+    incident = reporter.incident_id(Evidence("", epoch, int(argument)))
+    return {"rule": "story", "stream": "gate", "incident": incident}
 
 
 def _result(story: Story, what: str, number: int, epoch: int, second: float) -> dict[str, Any]:
@@ -126,6 +149,7 @@ def summary(incidents: list[IncidentEvent]) -> list[str]:
     for one in incidents:
         second = datetime.fromisoformat(one.time).timestamp() - START
         extra = f" {one.data.reason}" if one.data.reason else ""
+        extra += " (snoozed)" if one.data.snoozed_until else ""
         lines.append(f"{second:g} {one.data.state}{extra}")
     return lines
 
@@ -390,5 +414,55 @@ STORIES = [
         days(0, 7, "21:00 person person") + days(8, 8, "21:00 person person", "21:01 person person person"),
         [f"{8 * DAY_S + 60:g} start"],
     ),
+    Story(
+        "mode switched in the middle",
+        {"when": PERSON, "modes": ["away"]},
+        seconds(0, 2, "person") + "3 mode away\n" + seconds(4, 6, "person") + "7 mode home\n" + seconds(8, 9, "person"),
+        ["4 start", "7 end the mode is home"],
+    ),
+    Story(
+        "camera down before the mode",
+        {"when": {"stream": "down for 10s"}, "modes": ["away"]},
+        "0 up\n1 down\n20 clock\n30 mode away\n33 clock\n40 mode home\n50 clock",
+        ["30 start", "40 end the mode is home"],
+    ),
+    Story("unknown mode in the past", {"when": PERSON, "modes": ["away"]}, "0 mode out\n1 person", []),
+    Story(
+        "snoozed",
+        {"when": PERSON},
+        "0 snooze 60\n" + seconds(1, 3, "person") + seconds(4, 14, "-"),
+        ["1 start (snoozed)", "13 end (snoozed)"],
+    ),
+    Story(
+        "snooze ends during an activity",
+        {"when": PERSON},
+        "0 snooze 10\n" + seconds(1, 20, "person"),
+        ["1 start (snoozed)", "10 update the snooze has ended"],
+    ),
+    Story(
+        "snooze is taken back",
+        {"when": PERSON},
+        "0 snooze 60\n1 person\n2 snooze off\n3 person",
+        ["1 start (snoozed)", "2 update the snooze has ended"],
+    ),
+    Story(
+        "snooze after the start",
+        {"when": PERSON, "grace": "1s"},
+        "0 person\n1 snooze 3\n2 person\n5 person\n6 -\n7 person\n8 clock",
+        ["0 start", "6 end", "7 start"],
+    ),
+    Story(
+        "clock step keeps what is left of a snooze",
+        {"when": PERSON},
+        "0 snooze 60\n4 -\n5 step -7200\n5 person\n50 person\n70 person",
+        ["-7195 start (snoozed)", "-7139 update the snooze has ended"],
+    ),
+    Story(
+        "acknowledged incident does not escalate",
+        {"when": PERSON, "escalate": {"after": "5s", "to": "critical"}, "severity": "high", "grace": "1s"},
+        "0 person\n1 person\n2 ack 0\n" + seconds(3, 9, "person") + "10 -\n11 person",
+        ["0 start", "2 update acknowledged by anna", "10 end", "11 start"],
+    ),
+    Story("acknowledged too late", {"when": PERSON, "grace": "1s"}, "0 person\n1 -\n2 ack 0", ["0 start", "1 end"]),
     Story("recording ends", {"when": PERSON}, "0 person\n1 person\n2 ended", ["0 start", "2 end the stream has ended"]),
 ]

@@ -119,6 +119,14 @@ class LedgerQuery:
         except apsw.Error:
             return None
 
+    def of_source(self, source: str) -> Iterator[Entry]:
+        """Yield all events of a source, the oldest first; what cannot be read is left out."""
+        query = "SELECT pos, body FROM events WHERE source = ? AND is_intact(pos, crc, body) ORDER BY pos"
+        try:
+            yield from (Entry(*row) for row in self._execute(query, (source,)))
+        except apsw.Error:
+            return
+
     def newest(self, limit: int, filter: Filter | None = None, seconds: float = math.inf) -> Page:
         """Return the newest events, at most `limit`. A search ends after `seconds`."""
         try:
