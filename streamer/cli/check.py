@@ -57,7 +57,9 @@ def _print_contents(config: Config) -> None:
         for task in stream.tasks:
             share = load.by_task[name, task.name] if load else 0.0
             suffix = f", load {percent(share)}" if share else ""
-            print(f"    {task.name}: {task.task}, {task.describe_schedule}{suffix}")
+            rules = config.made.get((name, task.name), ())
+            made = f", for the rule{'s' if len(rules) > 1 else ''} {', '.join(rules)}" if rules else ""
+            print(f"    {task.name}: {task.task}, {task.describe_schedule}{suffix}{made}")
     for sink in config.sinks:
         print(f"  sink {_keys(sink)}")
     for output in config.outputs:

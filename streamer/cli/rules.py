@@ -32,7 +32,9 @@ def list_rules(config: RuleConfig) -> None:
     kinds = {task: spec.result for task, spec in find_pipeline().tasks().items()}
     for name, rule in loaded.rules.items():
         streams = ", ".join(answering(rule, loaded.streams, kinds).tasks)
-        print(printable(f"{name}: {rule.when}, severity {rule.severity}, streams {streams}"))
+        made = ", ".join(dict.fromkeys(task for (_, task), names in loaded.made.items() if name in names))
+        tasks = f", makes the task {made}" if made else ""
+        print(printable(f"{name}: {rule.when}, severity {rule.severity}, streams {streams}{tasks}"))
     if not loaded.rules:
         print(f"{config} has no rules")
 

@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,13 @@ class Change:
             if len(tasks) == 1:
                 raise ConfigError(f"`{self.name}` is the only task of {self.stream}: pause it")
             del tasks[place]
+            after = with_tasks(config, self.stream, tasks)
+            if after.made:  # it would come back
+                rules = " and ".join(f"`{rule}`" for names in after.made.values() for rule in names)
+                raise ConfigError(
+                    f"`{self.name}` of {self.stream} is needed by the rule {rules}: pause it, or change the rule"
+                )
+            return after
         else:
             tasks[place] = {**tasks[place], "paused": self.what == "pause"}
         return with_tasks(config, self.stream, tasks)
@@ -73,6 +80,16 @@ def with_tasks(config: Config, stream: str, tasks: Iterable[Any]) -> Config:
         return from_checked({**config.raw, "streams": streams}, config.is_part)
     except ConfigError as error:
         raise ConfigError(_about_task(str(error), stream)) from None
+
+
+def check_question(config: Config, stream: str, task: Mapping[str, Any]) -> None:
+    """Raise ConfigError, whose message starts at the task, if a task cannot run once on a stream.
+
+    It is no task of the stream, so no rule has to do with it.
+    """
+    raw_stream(config, stream)
+    without = {key: value for key, value in config.raw.items() if key != "rules"}
+    with_tasks(replace(config, raw=without), stream, [task])
 
 
 def _about_task(message: str, stream: str) -> str:

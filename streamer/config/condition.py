@@ -121,7 +121,9 @@ class Condition(Settings):
     streams: Annotated[list[Name], Field(min_length=1)] | None = None
     """Streams of the rule. Default: all streams that can answer it."""
     task: Name | None = None
-    """Name of the task that answers. Default: the only one that can."""
+    """Name of the task that answers. Default: the only one that can; for `see` without one, the rule makes a task."""
+    every: Seconds | None = None
+    """Interval of the task that `see` makes. Default: 2s."""
     min_score: Score | None = None
     """Lowest score at which the condition becomes true. Default: that of the task."""
     clear_score: Score | None = None
@@ -162,9 +164,13 @@ class Condition(Settings):
             allowed = ("task", "min_score", "clear_score")
         if subject in ("see", "label"):
             allowed += _OBJECT_KEYS
-        for key in ("task", "min_score", "clear_score", *_OBJECT_KEYS):
+        if subject == "see":
+            allowed += ("every",)
+        for key in ("task", "every", "min_score", "clear_score", *_OBJECT_KEYS):
             if getattr(self, key) is not None and key not in allowed:
                 raise ValueError(f"`{key}` does not go with `{subject}`")
+        if self.every is not None and self.task is not None:
+            raise ValueError(f"give either `every` or `task`: the task `{self.task}` has its own interval")
         self._check_numbers()
         return self
 

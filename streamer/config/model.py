@@ -25,6 +25,7 @@ from streamer.capture.sources import SourceField
 from streamer.config.calendar import ZoneName, local_zone
 from streamer.config.cross_checks import cross_problems
 from streamer.config.follow_up import FollowUpSettings, build_follow_ups
+from streamer.config.made_tasks import make_tasks
 from streamer.config.modes import Mode, ModesField, mode_problems
 from streamer.config.rule import Rule, rule_problems
 from streamer.config.task import ScheduledTask, TaskSettings, build_task, task_problems
@@ -110,6 +111,8 @@ class Config:
     """Settings of the annotated video."""
     rules: Mapping[str, Rule] = field(default_factory=dict)
     modes: Mapping[str, Mode] = field(default_factory=dict)
+    made: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict, compare=False)
+    """Names of the rules for which a task was made when this config was read, by stream and task. `raw` contains it."""
     ledger: Retention = field(default_factory=Retention)
     timezone: ZoneInfo = field(default_factory=local_zone)
     is_part: bool = False
@@ -136,7 +139,7 @@ def schema_model() -> type[BaseModel]:
         "Stream",
         __base__=_StreamSettings,
         __doc__="A camera or file and its tasks.",
-        tasks=(entries, Field(min_length=1, description="Tasks that run on the frames.")),
+        tasks=(entries, Field([], description="Tasks that run on the frames. Required, unless a rule makes one.")),
     )
     return create_model(
         "Config",
@@ -231,7 +234,12 @@ def _config(raw: Any, file: YamlFile | None, *, checked: bool = False, is_part: 
         local = config.timezone or local_zone()
         streams = {name: _stream(name, config, local, problems, is_part) for name in config.streams}
         if not (problems or is_part):
-            problems += rule_problems(config.rules, streams, find_pipeline(), config.sinks)
+            made = make_tasks(config.rules, streams, find_pipeline(), config.model)
+            problems += made.problems
+            if made.entries and not problems:
+                return replace(_config(made.added_to(raw), file, checked=checked), made=made.rules)
+            if not made.problems:
+                problems += rule_problems(config.rules, streams, find_pipeline(), config.sinks)
     if problems:
         raise _error(problems, file)
     return Config(

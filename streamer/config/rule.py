@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -31,6 +31,9 @@ _MAX_HITS = 100
 SEVERITIES = ("info", "low", "medium", "high", "critical")
 Severity = Literal["info", "low", "medium", "high", "critical"]
 _SHAPES: frozenset[ResultKind] = frozenset({"boxes", "polygons", "boxes_or_polygons"})
+_TRACKED: frozenset[ResultKind] = frozenset({"boxes"})
+_TRACKED_TEXT: frozenset[ResultKind] = frozenset({"boxes", "boxes_or_polygons"})
+"""Kinds of result whose objects have track ids, for `label` and for `see`. The boxes of a text are rarely outlines."""
 
 
 class Hits(NamedTuple):
@@ -182,12 +185,16 @@ def answering(rule: Rule, streams: Mapping[str, Any], kinds: Mapping[str, Result
         tasks: dict[Where, str] = {}
         wrong: list[Problem] = []
         for place, leaf in rule.when.leaves_with_place():
-            wrong += _zone_problems(leaf, place, name, streams[name])
-            if leaf.stream is None:
-                task = _task_of(leaf, name, streams[name], kinds)
-                if task.problem is not None:
-                    wrong.append((("when", *place), task.problem))
-                tasks[place] = task.name
+            wrong += place_problems(leaf, place, name, streams[name])
+            if leaf.stream is not None:
+                continue
+            able = able_tasks(leaf, streams[name], kinds)
+            if len(able) == 1:
+                tasks[place] = able[0].name
+            elif able:  # never left out in silence: the stream can answer
+                found.problems.append((("when", *place), _which_task(leaf, name, able)))
+            else:
+                wrong.append((("when", *place), _no_task(leaf, name, streams[name])))
         if not wrong:
             found.tasks[name] = tasks
         elif named is not None:
@@ -216,31 +223,33 @@ def needs_rules_process(rules: Mapping[str, Rule], state: Path) -> bool:
     return bool(rules) or (state / STATE_FILE).exists()
 
 
-class _Found(NamedTuple):
-    name: str = ""
-    problem: str | None = None
-
-
-def _task_of(condition: Condition, stream_name: str, stream: Any, kinds: Mapping[str, ResultKind]) -> _Found:
-    """Return the name of the task that answers a condition, or why there is none."""
-    scheduled = [task for task in stream.tasks if not condition.needs_tracks or kinds[task.task] == "boxes"]
+def able_tasks(condition: Condition, stream: Any, kinds: Mapping[str, ResultKind]) -> list[Task]:
+    """Return the tasks of a stream that can answer a condition; of one that names its task, that task alone."""
+    tracked = _TRACKED if condition.see is None else _TRACKED_TEXT
+    scheduled = [task for task in stream.tasks if not condition.needs_tracks or kinds[task.task] in tracked]
     follow_ups = () if condition.needs_tracks else (one for task in stream.tasks for one in all_follow_ups(task))
-    tasks: list[Task] = [*scheduled, *follow_ups]
-    if condition.task is not None:
-        tasks = [task for task in tasks if task.name == condition.task]
-        if not tasks:
-            known = nearest(condition.task, [task.name for task in stream.tasks])
-            return _Found(problem=f"unknown task `{condition.task}` of stream `{stream_name}`{known}")
-    able = [task for task in tasks if _can_answer(condition, task, kinds[task.task])]
-    if len(able) == 1:
-        return _Found(able[0].name)
-    if able:
-        names = ", ".join(f"`{task.name}`" for task in able)
-        return _Found(
-            problem=f"several tasks of `{stream_name}` can answer `{condition}`: name one with `task`: {names}"
-        )
-    hint = f": add an open_vocabulary_detection with `text: {condition.see}`" if condition.see is not None else ""
-    return _Found(problem=f"no task of stream `{stream_name}` can answer `{condition}`{hint}")
+    return [
+        task
+        for task in (*scheduled, *follow_ups)
+        if condition.task in (None, task.name) and _can_answer(condition, task, kinds[task.task])
+    ]
+
+
+def _which_task(condition: Condition, stream_name: str, able: Sequence[Task]) -> str:
+    names = ", ".join(f"`{task.name}`" for task in able)
+    return f"several tasks of `{stream_name}` can answer `{condition}`: name one with `task`: {names}"
+
+
+def _no_task(condition: Condition, stream_name: str, stream: Any) -> str:
+    names = [one.name for task in stream.tasks for one in (task, *all_follow_ups(task))]
+    if condition.task is not None and condition.task not in names:
+        return f"unknown task `{condition.task}` of stream `{stream_name}`{nearest(condition.task, names)}"
+    return f"no task of stream `{stream_name}` can answer `{condition}`"
+
+
+def question(text: str) -> str:
+    """Return a text in the form in which equal questions are equal."""
+    return text.strip().casefold()
 
 
 def _can_answer(condition: Condition, task: Task, kind: ResultKind) -> bool:
@@ -253,12 +262,16 @@ def _can_answer(condition: Condition, task: Task, kind: ResultKind) -> bool:
         return False
     if condition.see is not None:
         text = params.prompt_text
-        return text is not None and text.strip().casefold() == condition.see.strip().casefold()
-    wanted = (condition.label or "").casefold()
-    return params.labels is None or any(label.casefold() == wanted for label in params.labels)
+        return text is not None and question(text) == question(condition.see)
+    label = question(condition.label or "")
+    if params.labels is not None:
+        return any(question(one) == label for one in params.labels)
+    # The labels of a searched text are that text or parts of it: what else it can answer, the rule must say.
+    return params.prompt_text is None or question(params.prompt_text) == label or condition.task is not None
 
 
-def _zone_problems(condition: Condition, place: Where, name: str, stream: Any) -> Iterator[Problem]:
+def place_problems(condition: Condition, place: Where, name: str, stream: Any) -> Iterator[Problem]:
+    """Yield the problems of the zones that a condition names. `name`: that of the stream."""
     for key, zone in condition.zones:
         if zone not in stream.zones:
             known = nearest(zone, list(stream.zones)) if stream.zones else ": the stream has no `zones`"

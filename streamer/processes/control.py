@@ -15,7 +15,7 @@ import zmq
 
 from streamer.bus.commands import CONTROL, MAX_ASK_S, Ask, ChangeTask, ListTasks, parse
 from streamer.bus.rpc import Request, RpcServer, control_socket
-from streamer.config.changes import DONE, Change, SavedChanges, raw_stream, with_tasks
+from streamer.config.changes import DONE, Change, SavedChanges, check_question
 from streamer.config.model import Config
 from streamer.core.errors import ConfigError
 from streamer.core.paths import AgentPaths
@@ -118,8 +118,7 @@ class Control:
         if len(self._pending) >= MAX_PENDING:
             raise ConfigError(f"{MAX_PENDING} questions wait for an answer already: ask again later")
         task = {**ask.task, "name": _ASK}
-        raw_stream(self.config, ask.stream)
-        with_tasks(self.config, ask.stream, [task])  # reports a bad question to the caller
+        check_question(self.config, ask.stream, task)
         question = self.router.ask(ask.stream, ask.model_copy(update={"task": task}))
         self._pending[question] = _Pending(request, time.monotonic() + ask.seconds)
 

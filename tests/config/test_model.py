@@ -318,7 +318,7 @@ def test_bad_sink(here: Path, sink: str) -> None:
         ("agent: a\n", "home.yaml:1: `streams` is missing"),
         ("streams: {}\n", "home.yaml:1: streams: must not be empty"),
         ("streams:\n  Gate: {source: synthetic, tasks: [{task: ocr}]}\n", "home.yaml:2: streams.Gate: must be a name"),
-        ("streams:\n  gate: {source: synthetic, tasks: []}\n", "home.yaml:2: streams.gate.tasks: must not be empty"),
+        ("streams:\n  gate: {source: synthetic, tasks: []}\n", "home.yaml:2: streams.gate: `tasks` is missing"),
         ("streams:\n  gate: {source: synthetic}\n", "home.yaml:2: streams.gate: `tasks` is missing"),
         ("streams:\n  gate: {sorce: synthetic, source: synthetic, tasks: [{task: ocr}]}\n",
          "home.yaml:2: streams.gate.sorce: unknown key (did you mean `source`?)"),

@@ -35,7 +35,19 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "unknown task `peple` of stream `gate` (did you mean `people`?)",
     ),
     "task that cannot answer": ({"when": {**LABEL, "task": "caption"}}, "no task of stream `gate` can answer"),
-    "see without a task": ({"when": {"see": "a ladder"}}, "add an open_vocabulary_detection with `text: a ladder`"),
+    "see of a task that cannot": (
+        {"when": {"see": "a ladder", "task": "people", "streams": ["gate"]}},
+        "no task of stream `gate` can answer `sees a ladder`",
+    ),
+    "interval without a made task": ({"when": {**LABEL, "every": "5s"}}, "when: `every` does not go with `label`"),
+    "interval of a named task": (
+        {"when": {"see": "a ladder", "task": "people", "every": "5s"}},
+        "give either `every` or `task`: the task `people` has its own",
+    ),
+    "text with model tokens": (
+        {"when": {"see": "a <loc_1> ladder", "streams": ["gate"]}},
+        "when.see: no task can be made for this: must be plain words",
+    ),
     "clear above min": ({"when": {**LABEL, "min_score": 0.4, "clear_score": 0.6}}, "must not be above `min_score` 0.4"),
     "always true": ({"when": {**LABEL, "count": ">= 0"}}, "when.count: `>= 0` is always true"),
     "hits that cannot be": ({"when": LABEL, "hold": {"hits": "3 of 2"}}, "hold.hits: `3 of 2` can never be met"),
@@ -95,6 +107,18 @@ def test_two_able_tasks_must_be_told_apart() -> None:
     with pytest.raises(ConfigError, match="name one with `task`: `a`, `b`"):
         config({"when": LABEL}, streams=streams)
     assert config({"when": {**LABEL, "task": "b"}}, streams=streams).rules
+    streams["yard"] = {"source": "synthetic", "tasks": [{"task": "object_detection"}]}
+    with pytest.raises(ConfigError, match="several tasks of `gate`"):  # not left out because another stream can answer
+        config({"when": LABEL}, streams=streams)
+
+
+def test_task_with_another_text_does_not_answer_a_label() -> None:
+    tasks = [{"task": "object_detection"}, {"task": "phrase_grounding", "text": "a red car"}]
+    streams = {"gate": {"source": "synthetic", "tasks": tasks}}
+    assert config({"when": {"label": "car"}}, streams=streams).rules
+    assert config({"when": {"label": "car", "task": "phrase_grounding"}}, streams=streams).rules
+    with pytest.raises(ConfigError, match="several tasks"):
+        config({"when": {"label": "a Red car"}}, streams=streams)
 
 
 def test_sink_cannot_take_the_name_of_the_rules() -> None:
