@@ -16,6 +16,7 @@ from streamer.core.printable import printable
 
 if TYPE_CHECKING:
     from streamer.events.schema import IncidentEvent
+    from streamer.events.verdicts import Judgement
 
 RuleConfig = Annotated[Path, typer.Option("--config", metavar="CONFIG", help="YAML config file with the rules.")]
 
@@ -24,19 +25,50 @@ app = typer.Typer(help="List rules, and run one on past events.", no_args_is_hel
 
 @app.command("list")
 def list_rules(config: RuleConfig) -> None:
-    """List the rules of a config with their streams."""
+    """List the rules of a config with their streams, their precision, and a better threshold if there is one."""
     from streamer.config.model import find_pipeline, load
     from streamer.config.rule import answering
+    from streamer.events.verdicts import precision
+    from streamer.rules.feedback import propose
+    from streamer.rules.incident import hash_of
 
     loaded = load(config)
+    judgements = _judgements(loaded.name)
     kinds = {task: spec.result for task, spec in find_pipeline().tasks().items()}
     for name, rule in loaded.rules.items():
         streams = ", ".join(answering(rule, loaded.streams, kinds).tasks)
         made = ", ".join(dict.fromkeys(task for (_, task), names in loaded.made.items() if name in names))
-        tasks = f", makes the task {made}" if made else ""
-        print(printable(f"{name}: {rule.when}, severity {rule.severity}, streams {streams}{tasks}"))
+        judged = precision(judgements, name, hash_of(rule))
+        words = [f"{name}: {rule.when}", f"severity {rule.severity}", f"streams {streams}"]
+        words += [f"makes the task {made}"] if made else []
+        words += [str(judged)] if judged.share is not None else []
+        print(printable(", ".join(words)))
+        proposal = propose(rule, [one for one in judgements if one.rule == name])
+        if proposal is not None:
+            print(f"  proposal: {proposal}")
     if not loaded.rules:
         print(f"{config} has no rules")
+
+
+@app.command("feedback")
+def judge_incident(
+    incident: Annotated[str, typer.Argument(metavar="INCIDENT", help="Id of the incident, or its beginning if open.")],
+    verdict: Annotated[str, typer.Argument(metavar="right|wrong", help="The verdict.")],
+    agent: Annotated[str | None, typer.Option(metavar="NAME", help="Agent, if several run.")] = None,
+) -> None:
+    """Store that an incident was right or wrong, for the precision of its rule."""
+    from streamer.bus.commands import Feedback
+    from streamer.bus.rules_client import command_rules
+    from streamer.core.errors import NoReply
+    from streamer.core.paths import find_running
+
+    if verdict != "right" and verdict != "wrong":
+        raise ConfigError(f"the verdict is `right` or `wrong`, not `{verdict}`")
+    try:
+        answer = command_rules(find_running(agent)[1], Feedback(by=_user(), incident=incident, verdict=verdict))
+    except NoReply as error:
+        raise ConfigError(str(error)) from None
+    print(printable(answer["done"]))
 
 
 @app.command("test")
@@ -73,6 +105,24 @@ def replay_rule(
         sys.stdout.flush()
         if not jsonl:
             print(f"{starts} incidents in the last {since}")
+
+
+def _judgements(agent: str) -> list[Judgement]:
+    """Return the verdicts on the incidents of an agent; none if it has never run here."""
+    from streamer.cli.events import find_ledger
+    from streamer.events.verdicts import VerdictFile
+
+    try:
+        return list(VerdictFile(find_ledger(agent).parent).judgements().values())
+    except ConfigError:
+        return []
+
+
+def _user() -> str:
+    """Return the name of the user of the command line."""
+    import getpass
+
+    return getpass.getuser()[:64]
 
 
 def _line(event: IncidentEvent) -> str:

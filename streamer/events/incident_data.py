@@ -62,6 +62,8 @@ class IncidentData(Part):
     """Largest number of objects at once so far."""
     answers: int
     """Number of answers so far for which the condition was true."""
+    start_score: float | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Lowest score of the answers that started the incident; absent if they have none."""
     best: IncidentFrame
     """The best frame so far, by score."""
     evidence: tuple[str, ...]

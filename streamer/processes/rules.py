@@ -27,6 +27,7 @@ from streamer.events.ledger.cursor import advance_reader, position_of
 from streamer.events.ledger.query import LedgerQuery
 from streamer.events.schema import IncidentEvent, StatusEvent, decode
 from streamer.processes.assignment import ReportKind
+from streamer.processes.judgements import Judgements
 from streamer.processes.rules_commands import RulesCommands
 from streamer.processes.worker import Worker
 from streamer.rules import state_file
@@ -84,6 +85,7 @@ class Rules:
         self._schedule_seen = -SCHEDULE_S
         self._switch_sent: Switch | None = None
         self.commands = RulesCommands(worker.runtime, query, self.send_event)
+        self._judgements = Judgements(worker.state, query)
         self._poller = zmq.Poller()
         for readable in (events.socket, self.commands.socket, worker.stop_fd):
             self._poller.register(readable, zmq.POLLIN)
@@ -128,6 +130,7 @@ class Rules:
                 continue
             for incident in self.engine.process(event):
                 self._send(incident)
+            self._judgements.on_event(event)
             self.commands.on_event(event.id)
         self.position = page.position
         return len(page.entries)
@@ -180,8 +183,8 @@ class Rules:
             self._send(incident)
 
     def _save(self) -> None:
-        """Store state and position, unless an incident is not acknowledged yet."""
-        if self.events.unacked or self.position == self._saved_position:
+        """Store state and position, unless an incident is not acknowledged or a verdict not stored yet."""
+        if self.events.unacked or self.position == self._saved_position or not self._judgements.store():
             return
         self._saved_at = time.monotonic()
         try:

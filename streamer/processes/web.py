@@ -11,8 +11,10 @@ from streamer.config.rule import answering
 from streamer.config.web import Bind
 from streamer.events.ledger import LEDGER_FILE
 from streamer.events.ledger.query import LedgerQuery
+from streamer.events.verdicts import VerdictFile
 from streamer.processes.assignment import ReportKind
 from streamer.processes.worker import Worker
+from streamer.rules.incident import hash_of
 from streamer.web.app import make_app
 from streamer.web.connections import Connections
 from streamer.web.handlers import Handlers
@@ -79,7 +81,8 @@ def _rule_handlers(worker: Worker, incidents: IncidentList) -> RuleHandlers:
     config = worker.config
     kinds = {task: spec.result for task, spec in find_pipeline().tasks().items()}
     tasks = {name: answering(rule, config.streams, kinds) for name, rule in config.rules.items()}
-    return RuleHandlers(config, tasks, incidents)
+    hashes = {name: hash_of(rule) for name, rule in config.rules.items()}
+    return RuleHandlers(config, tasks, hashes, incidents, VerdictFile(worker.state))
 
 
 async def _heartbeat(worker: Worker) -> None:

@@ -61,6 +61,8 @@ class Incident:
     """Unix second from which on the time until the escalation counts."""
     severity: Severity
     best: Evidence
+    start_score: float | None = None
+    """Lowest score of the answers before the first event."""
     reported_score: float = -1.0
     count: int = 0
     answers: int = 0
@@ -85,6 +87,8 @@ class Incident:
         """Count an answer for which the condition was true."""
         if evidence.rank > self.best.rank:
             self.best = evidence
+        if self.number == 0 and evidence.score is not None:
+            self.start_score = evidence.score if self.start_score is None else min(self.start_score, evidence.score)
         self.count = max(self.count, evidence.count)
         self.answers += 1
         self.evidence.append(evidence.event)
@@ -127,6 +131,7 @@ class Reporter:
             seconds=round(max(0.0, wall - incident.started), 3),
             count=incident.count,
             answers=incident.answers,
+            start_score=incident.start_score,
             best=IncidentFrame(
                 event=best.event, epoch=best.epoch, seq=best.seq, label=best.label, score=best.score, box=best.box
             ),

@@ -14,6 +14,7 @@ from streamer.config.model import Config
 from streamer.config.rule import Answering
 from streamer.events.build import unix_time
 from streamer.events.schema import IncidentEvent
+from streamer.events.verdicts import Judgement, Precision, VerdictFile, precision
 from streamer.web.monitor.incident_list import KEPT, IncidentList
 
 Text = Annotated[str | None, Query(max_length=200)]
@@ -26,7 +27,10 @@ class RuleHandlers:
     config: Config
     answering: Mapping[str, Answering]
     """Streams and tasks of each rule."""
+    hashes: Mapping[str, str]
+    """Hash of each rule's definition."""
     incidents: IncidentList
+    verdicts: VerdictFile
 
     async def list_incidents(
         self,
@@ -46,7 +50,8 @@ class RuleHandlers:
             and (not rule or one.data.rule == rule)
             and (state is None or (one.data.state != "end") == (state == "open"))
         ]
-        shown = [_incident(one) for one in found[:limit]]
+        judgements = self.verdicts.judgements()
+        shown = [_incident(one, judgements.get(one.data.incident)) for one in found[:limit]]
         return JSONResponse({"complete": self.incidents.position is not None, "count": len(found), "incidents": shown})
 
     async def list_rules(self) -> JSONResponse:
@@ -55,6 +60,7 @@ class RuleHandlers:
 
     def _rule(self, name: str) -> dict[str, Any]:
         rule = self.config.rules[name]
+        judged = [precision(self.verdicts.judgements().values(), name, of) for of in (self.hashes[name], None)]
         found = [one for one in self.incidents.newest_first() if one.data.rule == name]
         return {
             "name": name,
@@ -64,12 +70,18 @@ class RuleHandlers:
             "streams": sorted(self.answering[name].tasks),
             "open": sum(one.data.state != "end" for one in found),
             "last": found[0].data.started if found else None,
+            "precision": _precision(judged[0]),
+            "precision_ever": _precision(judged[1]),
         }
 
 
-def _incident(event: IncidentEvent) -> dict[str, Any]:
+def _precision(found: Precision) -> dict[str, Any]:
+    return {"right": found.right, "wrong": found.wrong, "share": found.share}
+
+
+def _incident(event: IncidentEvent, judgement: Judgement | None) -> dict[str, Any]:
     """Return an incident as its newest event describes it; the seconds of an open one count until now."""
     data = event.data.model_dump(mode="json", exclude={"evidence", "number", "state"})
     is_open = event.data.state != "end"
     seconds = max(0.0, time.time() - unix_time(event.data.started)) if is_open else event.data.seconds
-    return {**data, "seconds": round(seconds, 3), "open": is_open}
+    return {**data, "seconds": round(seconds, 3), "open": is_open, "verdict": judgement and judgement.verdict}

@@ -50,13 +50,21 @@ class WebProcess:
     """`python -m streamer.processes.worker web`, as the supervisor starts it; a context manager."""
 
     def __init__(
-        self, runtime: Path, config: Mapping[str, Any] = CONFIG, devices: Mapping[str, str] = MappingProxyType({})
+        self,
+        runtime: Path,
+        config: Mapping[str, Any] = CONFIG,
+        devices: Mapping[str, str] = MappingProxyType({}),
+        state: Path | None = None,
     ) -> None:
-        """`devices`: names by inference process, if there are several."""
+        """`devices`: names by inference process, if there are several. `state`: by default `runtime`."""
         self.errors = runtime / "web.log"
         self.runtime, self.config = runtime, config
         assignment = Assignment(
-            config=dict(config), runtime=runtime, state=runtime, inference=(*devices,) or (None,), devices=dict(devices)
+            config=dict(config),
+            runtime=runtime,
+            state=state or runtime,
+            inference=(*devices,) or (None,),
+            devices=dict(devices),
         )
         self.process, reports = start_worker(["web"], assignment, self.errors)
         with os.fdopen(reports, "rb") as lines:

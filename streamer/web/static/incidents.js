@@ -53,7 +53,9 @@ class Row {
 
 function facts(incident) {
   const lasting = `${incident.open ? "open for" : "lasted"} ${age(incident.seconds)}`;
-  return [incident.stream, moment(incident.started), lasting, `rule ${incident.rule}`].join(" · ");
+  return [incident.stream, moment(incident.started), lasting, `rule ${incident.rule}`,
+    incident.acknowledged ? `acknowledged by ${incident.acknowledged}` : null,
+    incident.verdict ? `judged ${incident.verdict}` : null].filter(Boolean).join(" · ");
 }
 
 // Return why the incident was made, in sentences.

@@ -26,8 +26,9 @@ class Row {
     this.state = h("span", { className: "badge" });
     this.facts = h("p", { className: "facts" });
     this.condition = h("p", { className: "said" });
+    this.precision = h("p", { className: "facts" });
     this.element = h("li", { className: "rule", ariaLabel: `Rule ${rule.name}` },
-      h("div", { className: "head" }, h("h3", { textContent: rule.name }), this.state), this.condition, this.facts);
+      h("div", { className: "head" }, h("h3", { textContent: rule.name }), this.state), this.condition, this.facts, this.precision);
   }
 
   update(rule) {
@@ -36,12 +37,23 @@ class Row {
     this.state.className = `badge ${tone}`;
     setText(this.condition, rule.condition);
     setText(this.facts, facts(rule));
+    setText(this.precision, precision(rule));
   }
 }
 
 function state(rule) {
   if (rule.open) return { text: rule.open > 1 ? `${rule.open} open` : "open", tone: "wait" };
   return { text: "active", tone: "good" };
+}
+
+// Return the precision of the rule as it is now, and of all its earlier definitions.
+function precision(rule) {
+  const words = ({ right, wrong, share }) => `${Math.round(100 * share)} % right (${right} right, ${wrong} wrong)`;
+  const { precision: now, precision_ever: ever } = rule;
+  if (ever.share === null) return "No feedback yet.";
+  if (now.share === null) return `Feedback before the rule was changed: ${words(ever)}.`;
+  const before = ever.right + ever.wrong > now.right + now.wrong ? ` With earlier definitions: ${words(ever)}.` : "";
+  return `Feedback: ${words(now)}.${before}`;
 }
 
 function facts(rule) {

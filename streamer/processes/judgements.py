@@ -1,0 +1,50 @@
+"""Keeps people's verdicts on incidents, as the rules process reads them from the ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from streamer.core.errors import WireError
+from streamer.events.incident_data import IncidentData
+from streamer.events.ledger.query import LedgerQuery
+from streamer.events.schema import Event, IncidentEvent, StatusEvent, decode
+from streamer.events.verdicts import VerdictFile
+from streamer.rules.feedback import judgement_of
+from streamer.rules.incident import event_id
+
+
+class Judgements:
+    """Stores a verdict with the scores of its incident, which the ledger forgets one day."""
+
+    def __init__(self, state: Path, query: LedgerQuery) -> None:
+        """`state`: the state folder of the agent."""
+        self._file, self._query = VerdictFile(state), query
+
+    def store(self) -> bool:
+        """Return whether all verdicts are on the disk."""
+        return self._file.store()
+
+    def on_event(self, event: Event) -> None:
+        """Take an event of the ledger."""
+        if not isinstance(event, StatusEvent) or event.subject != "rules.feedback" or event.data.command is None:
+            return
+        command = event.data.command
+        judgement = judgement_of(command, event.time, self._newest(command.incident or ""))
+        if judgement is not None:
+            self._file.add(judgement)
+
+    def _newest(self, incident: str) -> IncidentData | None:
+        """Return the newest event of an incident. The ids of its events follow from their numbers."""
+        newest = found = self._find(event_id(incident, "start", 0))
+        while found is not None:
+            newest, number = found, found.number + 1
+            found = self._find(event_id(incident, "update", number)) or self._find(event_id(incident, "end", number))
+        return newest
+
+    def _find(self, event: str) -> IncidentData | None:
+        entry = self._query.find(event)
+        try:
+            found = decode(entry.body) if entry is not None else None
+        except WireError:
+            return None
+        return found.data if isinstance(found, IncidentEvent) else None
