@@ -32,6 +32,7 @@ def check(
     probe: Annotated[bool, typer.Option("--probe", help="Open each source and print its frame size and rate.")] = False,
 ) -> None:
     """Check a config; with --probe, open its sources."""
+    from streamer.cli.targets import check_targets
     from streamer.config.model import load
 
     loaded = load(config)
@@ -41,6 +42,7 @@ def check(
                 target.check()
             except ConfigError as error:
                 raise ConfigError(f"{config}: {kind}[{index}]: {error}") from None
+    check_targets(config, loaded)
     if probe:
         raise typer.Exit(0 if probe_all(loaded) else 1)
     print(f"{config} is valid: agent {loaded.name}")
@@ -62,6 +64,8 @@ def _print_contents(config: Config) -> None:
             print(f"    {task.name}: {task.task}, {task.describe_schedule}{suffix}{made}")
     for sink in config.sinks:
         print(f"  sink {_keys(sink)}")
+    for name, one in config.notify.items():
+        print(f"  notify {name}: {_keys(one)}")
     for output in config.outputs:
         print(f"  output {output.label}: {_keys(output)}")
     if config.web is not None:

@@ -1,4 +1,4 @@
-"""`streamer rules`: list the rules of a config, and run one on the events of an agent's ledger."""
+"""`streamer rules`: list and check the rules of a config, and run one on the events of an agent's ledger."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 RuleConfig = Annotated[Path, typer.Option("--config", metavar="CONFIG", help="YAML config file with the rules.")]
 
-app = typer.Typer(help="List rules, and run one on past events.", no_args_is_help=True)
+app = typer.Typer(help="List and check rules, and run one on past events.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -69,6 +69,22 @@ def judge_incident(
     except NoReply as error:
         raise ConfigError(str(error)) from None
     print(printable(answer["done"]))
+
+
+@app.command("check")
+def check_rules(
+    config: RuleConfig,
+    send_test: Annotated[bool, typer.Option("--send-test", help="Send one test message to each target.")] = False,
+) -> None:
+    """Check the rules and the notification targets of a config."""
+    from streamer.cli.targets import check_targets, send_tests
+    from streamer.config.model import load
+
+    loaded = load(config)
+    check_targets(config, loaded)
+    print(f"{config} is valid: {len(loaded.rules)} rules, {len(loaded.notify)} targets")
+    if send_test and not send_tests(loaded):
+        raise typer.Exit(1)
 
 
 @app.command("test")

@@ -18,6 +18,7 @@ def cross_problems(config: Any) -> Iterator[Problem]:
     yield from _shared_files(config)
     yield from _bad_outputs(config)
     yield from _unknown_zones(config)
+    yield from _bad_targets(config)
 
 
 def _repeated_names(config: Any) -> Iterator[Problem]:
@@ -57,6 +58,21 @@ def _unknown_zones(config: Any) -> Iterator[Problem]:
             if zone not in stream.zones:
                 known = nearest(zone, list(stream.zones)) if stream.zones else ": the stream has no `zones`"
                 yield ("streams", name, "motion", "ignore", index), f"unknown zone `{zone}`{known}"
+
+
+def _bad_targets(config: Any) -> Iterator[Problem]:
+    """Yield targets whose package is missing, and names in rules that are no target or come twice."""
+    for name, target in config.notify.items():
+        if problem := target.missing_package():
+            yield ("notify", name, "kind"), problem
+    for rule_name, rule in config.rules.items():
+        for index, name in enumerate(rule.notify):
+            where: Where = ("rules", rule_name, "notify", index)
+            if name not in config.notify:
+                known = nearest(name, list(config.notify)) if config.notify else ": the config has no `notify`"
+                yield where, f"unknown target `{name}`{known}"
+            elif name in rule.notify[:index]:
+                yield where, f"`{name}` is named twice"
 
 
 def _bad_outputs(config: Any) -> Iterator[Problem]:

@@ -27,11 +27,12 @@ from streamer.config.cross_checks import cross_problems
 from streamer.config.follow_up import FollowUpSettings, build_follow_ups
 from streamer.config.made_tasks import make_tasks
 from streamer.config.modes import Mode, ModesField, mode_problems
+from streamer.config.notify import NotifyField
 from streamer.config.rule import Rule, rule_problems
 from streamer.config.task import ScheduledTask, TaskSettings, build_task, task_problems
 from streamer.config.validation import Problem, problems_of
 from streamer.config.web import Web
-from streamer.config.yaml_file import EXTENSION, YamlFile, dotted
+from streamer.config.yaml_file import EXTENSION, Where, YamlFile, dotted
 from streamer.config.zone import PolygonField
 from streamer.core.errors import ConfigError
 from streamer.core.redact import redact
@@ -79,6 +80,8 @@ class _ConfigSettings(Settings):
     modes: ModesField | None = None
     """Modes that arm rules: a list of names, or names with `at`, a cron line that switches to the mode. The first one
     is the mode at the first start."""
+    notify: dict[Name, NotifyField] = Field({})
+    """Receivers of notifications of incidents, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,7 @@ class Config:
     """Settings of the annotated video."""
     rules: Mapping[str, Rule] = field(default_factory=dict)
     modes: Mapping[str, Mode] = field(default_factory=dict)
+    notify: Mapping[str, NotifyField] = field(default_factory=dict)
     made: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict, compare=False)
     """Names of the rules for which a task was made when this config was read, by stream and task. `raw` contains it."""
     ledger: Retention = field(default_factory=Retention)
@@ -203,6 +207,11 @@ def load(path: Path) -> Config:
     return _config(raw, file)
 
 
+def place(path: Path, where: Where) -> str:
+    """Return `file:line: key` of a place in a file that `load` has read, for an error that is found later."""
+    return f"{path}:{YamlFile(path).line(where)}: {dotted(where)}"
+
+
 def from_mapping(raw: Mapping[str, Any]) -> Config:
     """Read plain data as a user gives it. Raises ConfigError with one `key: problem` per line."""
     return _config({"agent": "agent", **raw}, None)
@@ -252,6 +261,7 @@ def _config(raw: Any, file: YamlFile | None, *, checked: bool = False, is_part: 
         outputs=tuple(config.outputs),
         rules=config.rules,
         modes=config.modes or {},
+        notify=config.notify,
         ledger=config.ledger,
         timezone=local,
         is_part=is_part,

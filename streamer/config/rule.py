@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Formatter
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -16,6 +16,7 @@ from streamer.config.follow_up import all_follow_ups
 from streamer.config.validation import Problem, nearest
 from streamer.config.yaml_file import Where
 from streamer.core.settings import Name, Seconds, Settings
+from streamer.events.incident_data import SEVERITIES, Severity
 from streamer.events.sinks import RuleSubject
 from streamer.types import Pipeline, ResultKind, Task
 
@@ -28,8 +29,6 @@ GRACE_S = 10.0
 PLACEHOLDERS = ("rule", "stream", "label", "count", "score", "severity")
 _HITS = re.compile(r"(\d{1,3})\s+of\s+(\d{1,3})")
 _MAX_HITS = 100
-SEVERITIES = ("info", "low", "medium", "high", "critical")
-Severity = Literal["info", "low", "medium", "high", "critical"]
 _SHAPES: frozenset[ResultKind] = frozenset({"boxes", "polygons", "boxes_or_polygons"})
 _TRACKED: frozenset[ResultKind] = frozenset({"boxes"})
 _TRACKED_TEXT: frozenset[ResultKind] = frozenset({"boxes", "boxes_or_polygons"})
@@ -120,6 +119,8 @@ class Rule(Settings):
     """A severity that rises while the incident lasts."""
     say: SayField = "{rule} at {stream}"
     """Text of the incident, with {rule}, {stream}, {label}, {count}, {score} and {severity}."""
+    notify: list[Name] = Field([])
+    """Targets of `notify:` that get notifications of the incidents."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -73,3 +73,7 @@ class SinkError(StreamerError):
     def __init__(self, message: str, wait_s: float | None = None) -> None:
         super().__init__(message)
         self.wait_s = wait_s
+
+
+class SinkRefused(StreamerError):
+    """A receiver will never accept this event. Keep it as a dead letter and go on with the next one."""

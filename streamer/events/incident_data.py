@@ -8,6 +8,10 @@ from pydantic import Field
 
 from streamer.events.part import Part
 
+Severity = Literal["info", "low", "medium", "high", "critical"]
+SEVERITIES: tuple[Severity, ...] = ("info", "low", "medium", "high", "critical")
+"""The severities, the lowest first."""
+
 
 class IncidentFrame(Part):
     """The frame of an answer that made a rule's condition true, and the object in it with the best score."""
@@ -49,7 +53,7 @@ class IncidentData(Part):
     state: Literal["start", "update", "end"]
     number: int
     """Number of the event in its incident, from 0."""
-    severity: Literal["info", "low", "medium", "high", "critical"]
+    severity: Severity
     text: str
     """Text for people, from the rule's `say`."""
     reason: str | None
@@ -71,6 +75,10 @@ class IncidentData(Part):
     why: tuple[Reason, ...]
     """The parts of the condition that were true, when it was true last."""
     acknowledged: str | None = Field(default=None, exclude_if=lambda value: value is None)
-    """Who acknowledged the incident: nobody is notified of it any more."""
+    """Name of the person or program that acknowledged the incident: nobody is notified of it any more."""
     snoozed_until: str | None = Field(default=None, exclude_if=lambda value: value is None)
     """End of the snooze: nobody is notified of this event."""
+    notify: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """Notification targets that get this event; absent if none does."""
+    silent: bool = Field(default=False, exclude_if=lambda value: not value)
+    """True if the targets already have a notification of this incident, and this event only changes it: no sound."""

@@ -18,7 +18,7 @@ from streamer.core.reasons import reason_of
 from streamer.events.build import sink_event
 from streamer.events.ledger import BROKEN, Ledger, SinkCursor
 from streamer.events.schema import StatusEvent
-from streamer.events.sinks import IdleSink, SinkContext, SinkSettings
+from streamer.events.sinks import IdleSink, Receiver, ReportingSink, SinkContext
 from streamer.types import Sink
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class SinkThreads(Closing):
     def __init__(
         self,
         ledger: Ledger,
-        sinks: Sequence[SinkSettings],
+        sinks: Sequence[Receiver],
         context: SinkContext,
         is_first_start: bool = True,
         readers: Sequence[str] = (),
@@ -119,7 +119,7 @@ class SinkThread(threading.Thread):
         selects: Callable[[bytes], bool] = lambda _: True,
     ) -> None:
         """`open_sink` may raise any exception: it is tried again. `fail` gets the error of a damaged ledger, which ends
-        the thread. `selects`: as of `SinkSettings`.
+        the thread. `selects`: as of `Receiver`.
         """
         super().__init__(name=f"sink {name}", daemon=True)  # a hanging sink must not keep the process alive
         self._agent, self._sink_name = agent, name
@@ -199,6 +199,8 @@ class SinkThread(threading.Thread):
             self._report("up")
             self._is_down = False
         self._backoff.reset()
+        if isinstance(self._sink, ReportingSink) and (report := self._sink.report()) is not None:
+            self._report(*report)
         if self._cursor.refused and time.monotonic() - self._refusals_reported_at >= REFUSED_EVERY_S:
             self._report("refused", f"{self._cursor.refused} events were refused, the last one: {self._cursor.refusal}")
             self._refusals_reported_at, self._cursor.refused = time.monotonic(), 0

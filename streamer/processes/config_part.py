@@ -39,9 +39,12 @@ def part_of(config: Config, role: Role, target: str | None, ended: Collection[st
         case Role.INFER:
             return _about_streams(config, [name for name in config.streams if name not in ended], "model")
         case Role.EMIT:
-            return _about_streams(config, config.streams, "sinks", "ledger", "rules", "modes")
+            return _about_streams(config, config.streams, "sinks", "ledger", "rules", "modes", "notify")
         case Role.RULES:
-            return _about_streams(config, config.streams, "rules", "modes")
+            notify = {
+                name: target.without_secrets(config.raw["notify"][name]) for name, target in config.notify.items()
+            }
+            return {**_about_streams(config, config.streams, "rules", "modes"), "notify": notify}
         case Role.WEB:
             outputs = [data for data, output in _outputs(config) if output.SERVED]
             return {**_about_streams(config, config.streams, "web", "rules"), "outputs": outputs}

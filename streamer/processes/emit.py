@@ -24,6 +24,7 @@ from streamer.config.model import find_pipeline
 from streamer.config.rule import RULES, answering, needs_rules_process
 from streamer.core.errors import ConfigError, LedgerError
 from streamer.events.ledger import LEDGER_FILE, Ledger
+from streamer.events.notify.delivery import Target
 from streamer.events.sink_threads import SinkThreads
 from streamer.events.sinks import RuleInfo, SinkContext, TaskKinds
 from streamer.processes.assignment import ReportKind
@@ -108,4 +109,6 @@ def _open_sinks(worker: Worker, ledger: Ledger) -> SinkThreads:
         open_incidents=partial(open_incidents, worker.state, worker.state / LEDGER_FILE),
     )
     readers = [RULES] if needs_rules_process(worker.config.rules, worker.state) else []
-    return SinkThreads(ledger, worker.config.sinks, context, worker.assignment.is_first_start, readers)
+    targets = [Target(name, settings, worker.config.timezone) for name, settings in worker.config.notify.items()]
+    receivers = [*worker.config.sinks, *targets]
+    return SinkThreads(ledger, receivers, context, worker.assignment.is_first_start, readers)

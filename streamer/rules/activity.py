@@ -19,6 +19,7 @@ from streamer.rules.incident import (
     reasons_to_json,
 )
 from streamer.rules.observation import AnsweredTime, Moment, Observation
+from streamer.rules.updates import Updates
 
 MAX_PENDING = 2 * MAX_EVIDENCE
 """Frames kept while a rule waits for more evidence."""
@@ -57,6 +58,7 @@ class Activity:
         self.stream_leaves = tuple(leaf for leaf in self.leaves if isinstance(leaf, StreamLeaf))
         self._can_sleep = all(leaf.is_quiet for leaf in self.leaves)
         self._hits = rule.hold.hits or Hits(1, 1)
+        self._updates = Updates(rule.escalate, reporter)
         self.state = ActivityState()
 
     @property
@@ -80,11 +82,8 @@ class Activity:
     def deadline(self) -> float | None:
         """Unix second at which `expire` has something to do, without any event of the stream."""
         times = [leaf.deadline for leaf in self.stream_leaves]
-        incident, escalate = self.state.incident, self._rule.escalate
-        if incident is not None and escalate is not None and self._may_rise(incident):
-            times.append(incident.since + escalate.after)
-        if incident is not None and incident.is_withheld:
-            times.append(self.reporter.snoozed_until(incident.started))
+        if self.state.incident is not None:
+            times.extend(self._updates.deadlines(self.state.incident))
         times.append(self.state.may_start_at)
         return min((time for time in times if time is not None), default=None)
 
@@ -126,19 +125,13 @@ class Activity:
         state = self.state
         if state.may_start_at is not None and state.may_start_at <= now:
             yield self._start(state.time.seconds, now)
-        incident, escalate = self.state.incident, self._rule.escalate
-        if incident is None:
-            return
-        if escalate is not None and self._may_rise(incident) and now >= incident.since + escalate.after:
-            incident.severity = escalate.to
-            yield self.reporter.event(incident, "update", now, f"not over after {escalate.after:g} s")
-        yield from self.end_snooze(now)
+        if self.state.incident is not None:
+            yield from self._updates.expire(self.state.incident, now)
 
     def end_snooze(self, now: float) -> Iterator[IncidentEvent]:
-        """Report an incident that a snooze has kept back and that still goes on, unless it is still snoozed."""
-        incident = self.state.incident
-        if incident is not None and incident.is_withheld and self.reporter.snoozed_until(now) is None:
-            yield self.reporter.event(incident, "update", now, "the snooze has ended")
+        """Act on the end of a snooze."""
+        if self.state.incident is not None:
+            yield from self._updates.end_snooze(self.state.incident, now)
 
     def change_mode(self, now: float) -> Iterator[IncidentEvent]:
         """Act on a new mode."""
@@ -153,9 +146,8 @@ class Activity:
     def acknowledge(self, incident: str | None, by: str, now: float) -> Iterator[IncidentEvent]:
         """Take the acknowledgement of an incident, by its id."""
         found = self.state.incident
-        if found is not None and found.id == incident and found.acknowledged is None:
-            found.acknowledged = by
-            yield self.reporter.event(found, "update", now, f"acknowledged by {by}")
+        if found is not None and found.id == incident:
+            yield from self._updates.acknowledge(found, by, now)
 
     def rebase(self, now: float) -> None:
         """Let no time lie in the future: the clock of the computer was set back."""
@@ -163,7 +155,7 @@ class Activity:
         if state.last_start is not None:
             state.last_start = min(state.last_start, now)
         if state.incident is not None:
-            state.incident.since = min(state.incident.since, now)
+            self._updates.rebase(state.incident, now)
         if state.may_start_at is not None:
             state.may_start_at = self._next_start(now)
         for leaf in self.stream_leaves:
@@ -201,10 +193,6 @@ class Activity:
         if seconds or True not in state.hits:
             state.pending = []
         return False
-
-    def _may_rise(self, incident: Incident) -> bool:
-        escalate = self._rule.escalate
-        return escalate is not None and incident.severity != escalate.to and incident.acknowledged is None
 
     def _may_start(self, wall: float) -> bool:
         cooldown, hours = self._rule.again.cooldown, self._rule.between

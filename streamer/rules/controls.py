@@ -33,7 +33,7 @@ class ControlState:
 
 
 class Controls:
-    """What people and schedules have commanded, for all rules of an engine. A function of the commands alone."""
+    """Commands of people and schedules, for all rules of an engine. A function of the commands alone."""
 
     def __init__(self, modes: Collection[str] = ()) -> None:
         """`modes`: names of the modes, the first one is the mode before the first switch."""

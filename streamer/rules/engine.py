@@ -27,6 +27,7 @@ from streamer.rules.condition import LeafState, ObjectLeaf
 from streamer.rules.controls import Controls, ControlState
 from streamer.rules.incident import Reporter, hash_of
 from streamer.rules.observation import Observation, observe
+from streamer.rules.targets import Targets
 from streamer.rules.unusual import UnusualLeaf
 
 LATE_S = 2.0
@@ -75,9 +76,10 @@ class Engine:
         for name, rule in (config.rules if rules is None else rules).items():
             hours = rule.between and replace(rule.between, zone=config.timezone)
             zoned = rule.model_copy(update={"between": hours})
+            targets = Targets({target: config.notify[target] for target in rule.notify}, config.timezone)
             for stream, tasks in answering(rule, config.streams, kinds).tasks.items():
                 condition = build(rule.when, tasks, config.streams[stream].zones, config.timezone)
-                reporter = Reporter(config.name, name, stream, rule.say, hash_of(rule), self.controls)
+                reporter = Reporter(config.name, name, stream, rule.say, hash_of(rule), self.controls, targets)
                 self._add(name, Activity(zoned, stream, condition, reporter, self.controls, len(self._activities)))
 
     @property

@@ -7,15 +7,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
-from streamer.config.rule import Rule, Severity
+from streamer.config.rule import Rule
 from streamer.events.build import clean, rfc3339
-from streamer.events.incident_data import IncidentData, IncidentFrame, Reason
+from streamer.events.incident_data import IncidentData, IncidentFrame, Reason, Severity
 from streamer.events.schema import IncidentEvent
 from streamer.rules.condition import Finding
 from streamer.rules.controls import Controls
 from streamer.rules.observation import Moment
+from streamer.rules.targets import NO_TARGETS, NOBODY, IncidentState, Targets
 
 MAX_EVIDENCE = 1000
 """Evidence ids in one event; beyond, the oldest are left out."""
@@ -76,12 +77,17 @@ class Incident:
     heard: Severity | None = None
     """Severity of the last event that was not snoozed; None if all were."""
     acknowledged: str | None = None
-    """Who acknowledged it."""
+    """Name of the person or program that acknowledged it."""
 
     @property
     def is_withheld(self) -> bool:
         """Return whether a snooze has kept back its start or its higher severity, which nobody has acknowledged."""
         return self.heard != self.severity and self.acknowledged is None
+
+    told: dict[str, Severity] = field(default_factory=dict)
+    """Severity at which each notification target was alerted last."""
+    alert_at: float | None = None
+    """Unix second at which the quiet hours of a target end that is to be alerted then."""
 
     def add(self, evidence: Evidence) -> None:
         """Count an answer for which the condition was true."""
@@ -98,25 +104,45 @@ class Incident:
 class Reporter:
     """Makes the incident events of one rule on one stream."""
 
-    def __init__(self, agent: str, name: str, stream: str, say: str, rule_hash: str, controls: Controls) -> None:
+    def __init__(
+        self,
+        agent: str,
+        name: str,
+        stream: str,
+        say: str,
+        rule_hash: str,
+        controls: Controls,
+        targets: Targets = NO_TARGETS,
+    ) -> None:
         """`say`: the template of the rule; `rule_hash`: as of `hash_of`."""
         self._agent, self._name, self._stream, self._say = agent, name, stream, say
-        self.rule_hash, self._controls = rule_hash, controls
+        self.rule_hash, self._controls, self._targets = rule_hash, controls, targets
 
     def snoozed_until(self, wall: float) -> float | None:
         """Return the unix second until which events are snoozed at `wall`, None if they are not."""
         return self._controls.snoozed_until(self._name, self._stream, wall)
+
+    def next_alert(self, incident: Incident, wall: float) -> float | None:
+        """Return the value of `Incident.alert_at` at `wall`."""
+        if incident.acknowledged is not None:
+            return None
+        return self._targets.next_alert(incident.told, incident.severity, wall)
+
+    def misses_alert(self, incident: Incident, wall: float) -> bool:
+        """Return whether the quiet hours of a target have ended that was to be alerted then."""
+        return incident.alert_at is not None and self._targets.is_missing(incident.told, incident.severity, wall)
 
     def incident_id(self, first: Evidence) -> str:
         """Return the id of the incident that begins with this frame, the same after a crash and a second run."""
         frame = [first.epoch, first.seq] if first.seq is not None else [first.epoch, first.event]
         return _hash([self._agent, self._name, self._stream, *frame])
 
-    def event(
-        self, incident: Incident, state: Literal["start", "update", "end"], wall: float, reason: str | None = None
-    ) -> IncidentEvent:
+    def event(self, incident: Incident, state: IncidentState, wall: float, reason: str | None = None) -> IncidentEvent:
         """Return the next event of an incident. `wall`: unix second."""
         best, snoozed_until = incident.best, self.snoozed_until(wall)
+        is_muted = snoozed_until is not None or incident.acknowledged is not None
+        notify = NOBODY if is_muted else self._targets.choose(incident.told, incident.severity, state, wall)
+        incident.alert_at = None if state == "end" else self.next_alert(incident, wall)
         data = IncidentData(
             stream=self._stream,
             rule=self._name,
@@ -139,6 +165,8 @@ class Reporter:
             why=tuple(Reason.model_validate(one) for one in incident.why),
             acknowledged=incident.acknowledged,
             snoozed_until=None if snoozed_until is None else _time(snoozed_until),
+            notify=notify.names,
+            silent=notify.silent,
         )
         if snoozed_until is None:
             incident.heard = incident.severity
@@ -176,8 +204,8 @@ def reasons_to_json(reasons: Sequence[Reason]) -> list[dict[str, Any]]:
 
 
 def hash_of(rule: Rule) -> str:
-    """Return a hash of a rule's definition."""
-    return _hash(_plain(rule))
+    """Return a hash of a rule's definition. Its targets are no part of it: they change no incident."""
+    return _hash({key: value for key, value in _plain(rule).items() if key != "notify"})
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,11 +27,14 @@ class EmitProcess:
         sinks: Sequence[dict[str, Any]],
         max_events: int | None = None,
         stdout: int | IO[bytes] = subprocess.DEVNULL,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
+        """`config`: further keys of the config."""
         self.folder, self.runtime, self.state = folder, folder / "run", folder / "state"
         self.runtime.mkdir(exist_ok=True)
         self.state.mkdir(exist_ok=True)
         self._sinks, self._max_events, self._stdout = list(sinks), max_events, stdout
+        self._config = config or {}
         self.start()
 
     def __enter__(self) -> EmitProcess:
@@ -43,7 +46,7 @@ class EmitProcess:
     def start(self) -> None:
         self._received = b""
         stream = {"source": "synthetic", "tasks": [{"task": "object_detection"}]}
-        config = {"agent": "home", "streams": {"gate": stream}, "sinks": self._sinks}
+        config = {"agent": "home", "streams": {"gate": stream}, "sinks": self._sinks, **self._config}
         assignment = Assignment(config=config, runtime=self.runtime, state=self.state, max_events=self._max_events)
         log = self.folder / "emit.log"
         self.process, self._report_pipe = start_worker(["emit"], assignment, log, self._stdout)

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from streamer.events.sinks._base import (
     IdleSink,
+    Receiver,
+    ReportingSink,
     RuleInfo,
     RuleSubject,
     SinkContext,
@@ -22,8 +24,8 @@ from streamer.events.sinks.webhook import Webhook
 from streamer.events.sinks.zmq import Zmq
 
 __all__ = [
-    "IdleSink", "Jsonl", "Mqtt", "RuleInfo", "RuleSubject", "SinkContext", "SinkField", "SinkProgress", "SinkSettings",
-    "Stdout", "TaskKinds", "Webhook", "Zmq",
+    "IdleSink", "Jsonl", "Mqtt", "Receiver", "ReportingSink", "RuleInfo", "RuleSubject", "SinkContext", "SinkField",
+    "SinkProgress", "SinkSettings", "Stdout", "TaskKinds", "Webhook", "Zmq",
 ]  # fmt: skip
 
 SinkField = Annotated[Stdout | Jsonl | Zmq | Mqtt | Webhook, Field(discriminator="kind")]

@@ -16,7 +16,7 @@ from streamer.core.tls import ClientTls
 from streamer.types import ResultKind, Sink
 
 EventKind = Literal["results", "statuses", "incidents"]
-_PREFIXES: dict[EventKind, bytes] = {
+PREFIXES: dict[EventKind, bytes] = {
     "results": b'{"specversion":"1.0","type":"streamer.result.',
     "statuses": b'{"specversion":"1.0","type":"streamer.status.',
     "incidents": b'{"specversion":"1.0","type":"streamer.incident.',
@@ -85,6 +85,20 @@ class SinkProgress(Protocol):
         """Keep the event at `position` for the user: its receiver will never accept it."""
 
 
+class Receiver(Protocol):
+    """One receiver of the ledger's events, as emit runs it; `SinkSettings` is one."""
+
+    @property
+    def name(self) -> str:
+        """Name in status events and of the position in the ledger."""
+
+    def selects(self, body: bytes) -> bool:
+        """Return whether the receiver gets this event."""
+
+    def open(self, context: SinkContext, progress: SinkProgress) -> Sink:
+        """Return the sink. Raises ConfigError when the user must change something."""
+
+
 class SinkSettings(Settings):
     """A kind of sink, as configured; its own factory."""
 
@@ -112,10 +126,10 @@ class SelectiveSinkSettings(SinkSettings):
     @property
     def kinds(self) -> Collection[EventKind]:
         """The kinds of events that the sink gets."""
-        return tuple(_PREFIXES) if self.only is None else self.only
+        return tuple(PREFIXES) if self.only is None else self.only
 
     def selects(self, body: bytes) -> bool:
-        return self.only is None or body.startswith(tuple(_PREFIXES[kind] for kind in self.only))
+        return self.only is None or body.startswith(tuple(PREFIXES[kind] for kind in self.only))
 
 
 class NetworkSinkSettings(SelectiveSinkSettings, ClientTls):
@@ -137,3 +151,11 @@ class IdleSink(Sink, Protocol):
 
     def idle(self) -> None:
         """Called at least every few seconds while there are no events. Raises SinkError, as `write` does."""
+
+
+@runtime_checkable
+class ReportingSink(Sink, Protocol):
+    """A sink that reports a change of its own."""
+
+    def report(self) -> tuple[str, str] | None:
+        """Return state and reason of a status event about the sink since the last call, or None."""

@@ -35,3 +35,5 @@ class SettledEvents:
         settled = list(itertools.takewhile(self._settled.__contains__, (position for position, _ in self._batch)))
         if settled:
             self._progress.advance(settled[-1])
+        if len(settled) == len(self._batch):
+            self._settled.clear()  # a dead letter of this batch that is sent again is not settled

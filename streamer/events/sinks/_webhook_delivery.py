@@ -126,10 +126,10 @@ def _refusal(response: Response) -> str | None:
         raise SinkError(f"HTTP {status}: it redirects to another address, and redirects are not followed: set `url`")
     if status == 410:
         raise SinkError("HTTP 410: the endpoint is gone for good: remove the sink or change `url`", MAX_WAIT_S)
-    raise SinkError(f"HTTP {status}", _retry_after_s(response.retry_after))
+    raise SinkError(f"HTTP {status}", retry_after_s(response.retry_after))
 
 
-def _retry_after_s(text: str) -> float:
+def retry_after_s(text: str) -> float:
     """Return the seconds of a Retry-After header, which is a number or a date; 0 for any other text."""
     if text.strip().isdecimal():
         return float(text)

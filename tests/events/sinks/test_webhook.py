@@ -17,7 +17,7 @@ from streamer.bus.event_channel import EventClient
 from streamer.core.errors import SinkError
 from streamer.core.redact import Url
 from streamer.events.sinks import SinkField, Webhook
-from streamer.events.sinks._webhook_delivery import _retry_after_s
+from streamer.events.sinks._webhook_delivery import retry_after_s
 from streamer.types import Sink
 from tests.support import hooks
 from tests.support.agents import until
@@ -142,7 +142,7 @@ def test_delays_grow_and_obey_retry_after(endpoint: Endpoint, progress: Recorded
     ],
 )
 def test_absurd_retry_after_is_no_error(header: str, seconds: float) -> None:
-    assert _retry_after_s(header) == seconds
+    assert retry_after_s(header) == seconds
 
 
 def test_refused_event_becomes_a_dead_letter(endpoint: Endpoint, progress: RecordedProgress) -> None:

@@ -1,0 +1,6 @@
+"""Notifications of incidents: targets, their messages, and the delivery of a target's events from the ledger."""
+
+from streamer.events.notify._base import Message, Messenger, TargetSettings
+from streamer.events.notify.apprise import Apprise
+
+__all__ = ["Apprise", "Message", "Messenger", "TargetSettings"]

@@ -1,0 +1,100 @@
+"""Imports Apprise, and bounds what it does: no log, no redirects, no files, no proxy of the environment.
+
+Apprise logs URLs with their tokens, and reports a failure as False only. Its log therefore ends here; the exception or
+the HTTP status behind a failure is noted for the thread that sends.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+MAX_RESPONSE_BYTES = 1 << 20
+"""Bytes read of a response. Services that Apprise reads answer with a few kilobytes."""
+
+PART_BYTES = 1 << 16
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One delivery, and why it failed."""
+
+    timeout: float
+    """Seconds to connect, and between two parts of a response."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Further headers of HTTP requests."""
+    status: int | None = None
+    """Status of the newest HTTP response."""
+    retry_after: str = ""
+    error: BaseException | None = None
+    """The newest exception that Apprise logged."""
+
+
+class _Active(threading.local):
+    attempt = Attempt(timeout=10.0)
+
+
+_active = _Active()
+
+
+def begin(attempt: Attempt) -> None:
+    """Make this thread's requests and failures those of `attempt`."""
+    _active.attempt = attempt
+
+
+@cache
+def apprise() -> Any:
+    """Return the package, with its HTTP sessions and its log replaced. It must be installed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one of its modules looks for a module that Python has deprecated
+        import apprise
+        import requests
+
+        apprise.Apprise.instantiate("json://localhost")  # loads the services, which takes most of the time
+    for name in (apprise.LOGGER_NAME, "urllib3", "requests"):
+        log = logging.getLogger(name)
+        log.handlers, log.propagate = [_NoteError() if name == apprise.LOGGER_NAME else logging.NullHandler()], False
+        log.setLevel(logging.DEBUG if name == apprise.LOGGER_NAME else logging.WARNING)  # some failures are DEBUG only
+    for module in (requests, requests.sessions):
+        setattr(module, "Session", _session_class(requests))  # noqa: B010
+    return apprise
+
+
+class _NoteError(logging.Handler):
+    """Notes the exception that is being handled where Apprise logs; the record itself is not used."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _active.attempt.error = sys.exc_info()[1] or _active.attempt.error
+
+
+def _session_class(requests: Any) -> Any:
+    """Return the class of sessions with time limits, a size limit, and the headers of the attempt."""
+
+    class Session(requests.Session):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.trust_env = False  # no proxies, netrc and certificates of the environment
+
+        def send(self, request: Any, **kwargs: Any) -> Any:
+            attempt = _active.attempt
+            request.headers.update(attempt.headers)
+            kwargs.update(timeout=attempt.timeout, stream=True, allow_redirects=False)
+            response = super().send(request, **kwargs)
+            attempt.status, attempt.retry_after = response.status_code, response.headers.get("retry-after", "")
+            content = bytearray()
+            with response, suppress(requests.RequestException):  # the status counts, whatever becomes of the rest
+                for part in response.iter_content(PART_BYTES):
+                    content += part
+                    if len(content) >= MAX_RESPONSE_BYTES:
+                        break
+            response._content = bytes(content)  # `content` would read without a limit
+            return response
+
+    return Session

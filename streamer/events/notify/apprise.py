@@ -1,0 +1,49 @@
+"""Settings of targets that Apprise reaches: ntfy, Telegram, e-mail and more than 100 other services."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from streamer.core.errors import ConfigError
+from streamer.core.settings import Seconds
+from streamer.events.notify._base import Messenger, TargetSettings
+from streamer.events.notify._secret_url import SecretUrl
+
+INSTALL = "pip install 'florence-streamer[notify]'"
+_REPLACING = frozenset({"ntfy", "ntfys"})
+"""Schemes of services at which a message replaces an earlier one with the same id."""
+
+
+class Apprise(TargetSettings):
+    """A service with an Apprise URL."""
+
+    checked_key = ("url",)
+    kind: Literal["apprise"]
+    url: SecretUrl
+    """Apprise URL, such as `ntfys://ntfy.example/topic` or `mailtos://user:password@mail.example`; always hidden."""
+    timeout: Seconds = 20.0
+    """Maximum duration of the delivery of one notification. Default: 20s."""
+
+    @property
+    def replaces(self) -> bool:
+        return self.url.scheme in _REPLACING
+
+    def missing_package(self) -> str | None:
+        if find_spec("apprise") is None:
+            return f"`kind: apprise` needs the package apprise: run `{INSTALL}`"
+        return None
+
+    def check(self) -> None:
+        self.open().close()
+
+    def without_secrets(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        return {**raw, "url": str(self.url)}
+
+    def open(self) -> Messenger:
+        if problem := self.missing_package():
+            raise ConfigError(problem)
+        from streamer.events.notify._apprise_messenger import AppriseMessenger
+
+        return AppriseMessenger(self.url, self.timeout)
