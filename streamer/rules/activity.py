@@ -205,13 +205,9 @@ class Activity:
 
     def _next_start(self, wall: float) -> float | None:
         """Return the first unix second from `wall` on at which an incident may start; None if there is none."""
-        cooldown, hours = self._rule.again.cooldown, self._rule.between
-        last = self.state.last_start
-        if not self._controls.is_armed(self._rule.modes):
-            return None
-        if cooldown is not None and last is not None:
-            wall = max(wall, last + cooldown)
-        return wall if hours is None else next((start for start, _ in hours.open_spans(wall, wall + HOURS_S)), None)
+        return (
+            _next_start(self._rule, self.state.last_start, wall) if self._controls.is_armed(self._rule.modes) else None
+        )
 
     def _start(self, now: float, wall: float) -> IncidentEvent:
         state, rule = self.state, self._rule
@@ -250,3 +246,12 @@ class Activity:
 def _rank(finding: Finding) -> tuple[float, int]:
     score = -1.0 if finding.best is None or finding.best.score is None else finding.best.score
     return score, finding.number
+
+
+def _next_start(rule: Rule, last: float | None, wall: float) -> float | None:
+    """Return the first unix second from `wall` on that the hours and the cooldown allow. `last`: the last start."""
+    if rule.again.cooldown is not None and last is not None:
+        wall = max(wall, last + rule.again.cooldown)
+    if rule.between is None:
+        return wall
+    return next((start for start, _ in rule.between.open_spans(wall, wall + HOURS_S)), None)
