@@ -17,6 +17,7 @@ from streamer.core.printable import printable
 if TYPE_CHECKING:
     from streamer.events.schema import IncidentEvent
     from streamer.events.verdicts import Judgement
+    from streamer.events.snapshots.folder import SnapshotFolder
 
 RuleConfig = Annotated[Path, typer.Option("--config", metavar="CONFIG", help="YAML config file with the rules.")]
 
@@ -101,6 +102,7 @@ def replay_rule(
     from streamer.core.settings import parse_seconds
     from streamer.events.ledger.query import LedgerQuery
     from streamer.events.schema import encode
+    from streamer.events.snapshots.folder import SnapshotFolder
     from streamer.rules.replay import replay
 
     loaded = load(config)
@@ -113,11 +115,12 @@ def replay_rule(
     starts = 0
     with (
         contextlib.suppress(BrokenPipeError),
-        contextlib.closing(LedgerQuery(find_ledger(loaded.name))) as query,
+        contextlib.closing(LedgerQuery(ledger := find_ledger(loaded.name))) as query,
     ):
+        snapshots = SnapshotFolder(ledger.parent)
         for incident in replay(query, loaded, {rule: loaded.rules[rule]}, start):
             starts += incident.data.state == "start"
-            sys.stdout.write((encode(incident).decode() if jsonl else _line(incident)) + "\n")
+            sys.stdout.write((encode(incident).decode() if jsonl else _line(incident, snapshots)) + "\n")
         sys.stdout.flush()
         if not jsonl:
             print(f"{starts} incidents in the last {since}")
@@ -141,10 +144,12 @@ def _user() -> str:
     return getpass.getuser()[:64]
 
 
-def _line(event: IncidentEvent) -> str:
+def _line(event: IncidentEvent, snapshots: SnapshotFolder) -> str:
     data = event.data
     when = datetime.fromisoformat(event.time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     words = [when, data.stream, data.state, data.severity, data.text]
     words += [f"after {data.seconds:g} s"] if data.state != "start" else []
     words += [data.reason] if data.reason else []
+    file = snapshots.find(data.stream, data.best.event) if data.best.snapshot is not None else None
+    words += [str(file)] if file is not None else []
     return printable("  ".join(words).replace("\n", " "))

@@ -39,6 +39,7 @@ from streamer.core.redact import redact
 from streamer.core.settings import Name, Settings
 from streamer.events.ledger.retention import Retention
 from streamer.events.sinks import SinkField
+from streamer.events.snapshots.settings import Snapshots
 from streamer.types import Pipeline, Point, TaskSpec
 from streamer.video.outputs import OutputField
 
@@ -82,6 +83,8 @@ class _ConfigSettings(Settings):
     is the mode at the first start."""
     notify: dict[Name, NotifyField] = Field({})
     """Receivers of notifications of incidents, by name."""
+    snapshots: Snapshots = Snapshots()
+    """Frames of incidents and results as JPEG files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,7 @@ class Config:
     notify: Mapping[str, NotifyField] = field(default_factory=dict)
     made: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict, compare=False)
     """Names of the rules for which a task was made when this config was read, by stream and task. `raw` contains it."""
+    snapshots: Snapshots = field(default_factory=Snapshots)
     ledger: Retention = field(default_factory=Retention)
     timezone: ZoneInfo = field(default_factory=local_zone)
     is_part: bool = False
@@ -262,6 +266,7 @@ def _config(raw: Any, file: YamlFile | None, *, checked: bool = False, is_part: 
         rules=config.rules,
         modes=config.modes or {},
         notify=config.notify,
+        snapshots=config.snapshots,
         ledger=config.ledger,
         timezone=local,
         is_part=is_part,

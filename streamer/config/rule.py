@@ -18,6 +18,8 @@ from streamer.config.yaml_file import Where
 from streamer.core.settings import Name, Seconds, Settings
 from streamer.events.incident_data import SEVERITIES, Severity
 from streamer.events.sinks import RuleSubject
+from streamer.events.snapshots.folder import FOLDER
+from streamer.events.snapshots.settings import Snapshots
 from streamer.types import Pipeline, ResultKind, Task
 
 RULES = "rules"
@@ -219,9 +221,12 @@ def rule_problems(
             yield ("sinks", index, "name"), f"`{RULES}` is the name of the rules' own position in the ledger"
 
 
-def needs_rules_process(rules: Mapping[str, Rule], state: Path) -> bool:
-    """Return whether there are rules, or incidents of removed rules to end. `state`: the agent's state folder."""
-    return bool(rules) or (state / STATE_FILE).exists()
+def needs_rules_process(rules: Mapping[str, Rule], snapshots: Snapshots, state: Path) -> bool:
+    """Return whether there are rules, incidents of removed rules to end, or snapshots to delete in time.
+
+    `state`: the agent's state folder.
+    """
+    return bool(rules) or snapshots.results or (state / STATE_FILE).exists() or (state / FOLDER).exists()
 
 
 def able_tasks(condition: Condition, stream: Any, kinds: Mapping[str, ResultKind]) -> list[Task]:

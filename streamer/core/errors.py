@@ -63,6 +63,10 @@ class LedgerError(StreamerError):
     """The disk of the ledger fails or is full. The process ends and is started again, less and less often."""
 
 
+class SnapshotError(StreamerError):
+    """A snapshot is gone, or is not the one that its event names. Go on without a picture."""
+
+
 class SocketLost(StreamerError):
     """The process cannot be reached any more. It ends and is started again."""
 

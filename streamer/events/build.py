@@ -192,6 +192,14 @@ def command_event(agent: str, kind: CommandKind, command: CommandData, key: str 
     return event if key is None else event.model_copy(update={"id": _hash([agent, kind, key])})
 
 
+def snapshots_event(agent: str, state: str, reason: str | None, worker: str | None = None) -> StatusEvent:
+    """Return the report that snapshots cannot be stored, or can again (`snapshots.down`, `snapshots.up`).
+
+    `worker`: the inference process that reports it, where there are several.
+    """
+    return _status(f"/agents/{agent}", "snapshots", state, reason, worker=worker)
+
+
 def clean(text: str) -> str:
     """Return `text` without control characters except line feeds, and cut to MAX_TEXT characters."""
     return "".join(c for c in text[:MAX_TEXT] if c == "\n" or unicodedata.category(c) not in _UNSAFE)

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from streamer.events.part import Part
+from streamer.events.result_data import Snapshot
 
 Severity = Literal["info", "low", "medium", "high", "critical"]
 SEVERITIES: tuple[Severity, ...] = ("info", "low", "medium", "high", "critical")
@@ -25,6 +26,8 @@ class IncidentFrame(Part):
     score: float | None
     box: tuple[float, float, float, float] | None
     """x0, y0, x1, y1 as fractions of the full frame."""
+    snapshot: Snapshot | None = None
+    """The frame as a file, found by `event`; null without one."""
 
 
 class Reason(Part):

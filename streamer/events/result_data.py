@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,18 @@ class FrameInfo(Part):
     """Media time in seconds since the epoch's first frame."""
     width: int
     height: int
+
+
+class Snapshot(Part):
+    """The JPEG file of a frame, see docs/rules.md. It is found by the id of the result's event."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Hash of the file, in hexadecimal digits."""
+    bytes: int
+    """Size of the file."""
+    width: int
+    height: int
+    """Size of the picture, which may be smaller than the frame."""
 
 
 class EventBox(Part):
@@ -192,6 +204,8 @@ class ResultData(Part):
     """Set if the task has `changes` and this is an answer, or the report that the last one still holds."""
     confirmation: EventConfirmation | None = Field(default=None, exclude_if=lambda value: value is None)
     """Set if the task has `confirm` and this is an answer."""
+    snapshot: Snapshot | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The frame as a file; absent without one."""
     timing: Timing
     model: str
     quality: str

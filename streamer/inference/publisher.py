@@ -20,8 +20,10 @@ from streamer.inference.canary import Canary
 from streamer.inference.content_changes import ContentChanges
 from streamer.inference.follow_ups import FollowUps
 from streamer.inference.in_flight import InFlight
+from streamer.inference.outbox import Outbox
 from streamer.inference.overload import Overload
 from streamer.inference.requests import RequestHandler
+from streamer.inference.snapshot_choice import SnapshotChoice
 from streamer.inference.tracking import ObjectTracker
 from streamer.types import Priority, Result
 
@@ -43,6 +45,8 @@ class OutcomePublisher:
     follow_ups: FollowUps
     changes: ContentChanges
     overload: Overload
+    outbox: Outbox
+    snapshots: SnapshotChoice
     worker: str | None
     """Name of this process as it stands in events, where there are several."""
     _warned: set[str] = field(default_factory=set)
@@ -122,4 +126,5 @@ class OutcomePublisher:
         self.in_flight.add_event(result.job, result.outcome, event.id)
         if live:
             self.feed.publish(event)
-        self.events.send(event, result.job.frame.captured_mono)
+        with_snapshot = live and self.snapshots.wants(result, self.requests.streams)
+        self.outbox.send(event, result.job.frame, with_snapshot)

@@ -37,14 +37,15 @@ def part_of(config: Config, role: Role, target: str | None, ended: Collection[st
         case Role.CAPTURE:
             return {**_keys(raw, "agent", "timezone"), "streams": {name: raw["streams"][name]}}
         case Role.INFER:
-            return _about_streams(config, [name for name in config.streams if name not in ended], "model")
+            streams = [name for name in config.streams if name not in ended]
+            return _about_streams(config, streams, "model", "rules", "snapshots")
         case Role.EMIT:
-            return _about_streams(config, config.streams, "sinks", "ledger", "rules", "modes", "notify")
+            return _about_streams(config, config.streams, "sinks", "ledger", "rules", "modes", "notify", "snapshots")
         case Role.RULES:
             notify = {
                 name: target.without_secrets(config.raw["notify"][name]) for name, target in config.notify.items()
             }
-            return {**_about_streams(config, config.streams, "rules", "modes"), "notify": notify}
+            return {**_about_streams(config, config.streams, "rules", "modes", "snapshots"), "notify": notify}
         case Role.WEB:
             outputs = [data for data, output in _outputs(config) if output.SERVED]
             return {**_about_streams(config, config.streams, "web", "rules"), "outputs": outputs}

@@ -108,7 +108,8 @@ def _open_sinks(worker: Worker, ledger: Ledger) -> SinkThreads:
         },
         open_incidents=partial(open_incidents, worker.state, worker.state / LEDGER_FILE),
     )
-    readers = [RULES] if needs_rules_process(worker.config.rules, worker.state) else []
+    needs_rules = needs_rules_process(worker.config.rules, worker.config.snapshots, worker.state)
+    readers = [RULES] if needs_rules else []
     targets = [Target(name, settings, worker.config.timezone) for name, settings in worker.config.notify.items()]
     receivers = [*worker.config.sinks, *targets]
     return SinkThreads(ledger, receivers, context, worker.assignment.is_first_start, readers)

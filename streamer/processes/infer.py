@@ -26,11 +26,14 @@ from streamer.inference.fetcher import FrameFetcher
 from streamer.inference.follow_ups import FollowUps, follow_ups_of
 from streamer.inference.handover import Handover
 from streamer.inference.in_flight import InFlight, JobState
+from streamer.inference.outbox import Outbox
 from streamer.inference.policy import Policy, most_urgent_first
 from streamer.inference.publisher import OutcomePublisher
 from streamer.inference.requests import RequestHandler
 from streamer.inference.result_check import check_numbers
 from streamer.inference.schedule import Schedule
+from streamer.inference.snapshot_choice import SnapshotChoice
+from streamer.inference.snapshots import SnapshotMaker
 from streamer.inference.speed import SpeedMeter
 from streamer.inference.step_timeout import StepTimeout
 from streamer.inference.tracking import ObjectTracker
@@ -46,6 +49,8 @@ DRAIN_S = 3.0
 """Longest time for finishing the jobs in flight when the process stops."""
 MIN_BUFFERS = 16
 """Minimum number of frame buffers."""
+SNAPSHOT_SHARE = 0.1
+"""Part of the time of a step for which the next one waits for snapshots: their results would be sent after it."""
 
 
 def run(worker: Worker) -> None:
@@ -80,7 +85,10 @@ class Inference(Closing):
         self.policy = Policy(schedules, now)
         self.stretch_reports = ReportRate()
         self.step_timeout = StepTimeout()
-        self.frames = FrameClient(worker.runtime, "infer", max(MIN_BUFFERS, 2 * len(streams), 2 * engine.free()))
+        self.step_s = 0.0
+        """Duration of the last step of the engine."""
+        buffers = max(MIN_BUFFERS, 2 * len(streams), 2 * engine.free())
+        self.frames = FrameClient(worker.runtime, "infer", buffers)
         self.in_flight = InFlight(worker.runtime, streams, self.frames.settle, worker.assignment.quarantine, process)
         self.fetcher = FrameFetcher(self.frames, self.policy, self.in_flight)
         self.events = EventClient(worker.runtime, process)
@@ -94,21 +102,28 @@ class Inference(Closing):
         tasks = [(name, task) for name, stream in streams.items() for task in stream.tasks]
         tracker = ObjectTracker({(name, task.name): task.every or DEFAULT_EVERY_S for name, task in tasks})
         self.changes = ContentChanges(sent_by_ledger(worker.state / LEDGER_FILE))
+        choice = SnapshotChoice(config)
+        self.snapshots = None if choice.is_empty else SnapshotMaker(worker.state, config.snapshots, buffers // 2)
+        reporter = process if target else None
+        self.outbox = Outbox(config.name, self.events, self.snapshots, reporter)
         self.publisher = OutcomePublisher(
             config.name, engine.model, self.in_flight, self.events, self.feed, self.requests, self.canary, tracker,
-            FollowUps(), self.changes, self.policy.overload, process if target else None,
+            FollowUps(), self.changes, self.policy.overload, self.outbox, choice, reporter,
         )  # fmt: skip
         self.speed = SpeedMeter(find_pipeline().costs(config.model).seconds, now.mono)
         self.poller = self.make_poller()
 
     def close(self) -> None:
-        for connection in (self.frames, self.events, self.feed, self.requests):
-            connection.close()
+        for connection in (self.snapshots, self.frames, self.events, self.feed, self.requests):
+            if connection is not None:
+                connection.close()
 
     def make_poller(self) -> zmq.Poller:
         """Return a poller of all sockets; each served stream has one."""
         poller = zmq.Poller()
         poller.register(self.worker.stop_fd, zmq.POLLIN)
+        if self.snapshots is not None:
+            poller.register(self.snapshots.ready_fd, zmq.POLLIN)
         for socket in (*self.frames.sockets(), self.events.socket, self.requests.socket, self.feed.socket):
             poller.register(socket, zmq.POLLIN)
         return poller
@@ -124,6 +139,7 @@ class Inference(Closing):
                 self.stretch_reports.on_change()
         self.fetcher.fetch(self.room(), _now())
         self.poller.poll(math.ceil(self.sleep_time() * 1000))
+        self.outbox.send_ready(SNAPSHOT_SHARE * self.step_s)
         self.fetcher.receive(_now())
         self.publisher.receive_acks()
         self.feed.greet_subscribers()
@@ -197,7 +213,7 @@ class Inference(Closing):
         if jobs:
             self.engine.admit([self.in_flight.crop(job) for job in jobs])
         results = [self.in_flight.uncrop(check_numbers(result)) for result in self.engine.step()]
-        took = time.monotonic() - started
+        took = self.step_s = time.monotonic() - started
         self.worker.heartbeat.beat()
         self.step_timeout.observe(running, [result.job for result in results], took)
         self.policy.overload.record_busy(took)
@@ -227,7 +243,7 @@ class Inference(Closing):
         while self.in_flight.count(JobState.RUNNING) and time.monotonic() < until:
             for result in self.step([]):
                 self.publisher.publish(result)
-        while self.events.unacked and time.monotonic() < until:
+        while (self.events.unacked or not self.outbox.is_empty) and time.monotonic() < until:
             self.await_acks()
         self.in_flight.save()
 
@@ -235,4 +251,5 @@ class Inference(Closing):
         """Handle the acks that arrive within 20 ms."""
         self.worker.heartbeat.beat()
         self.events.socket.poll(20)
+        self.outbox.send_ready()
         self.publisher.receive_acks()

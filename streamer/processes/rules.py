@@ -26,6 +26,7 @@ from streamer.events.ledger import LEDGER_FILE
 from streamer.events.ledger.cursor import advance_reader, position_of
 from streamer.events.ledger.query import LedgerQuery
 from streamer.events.schema import IncidentEvent, StatusEvent, decode
+from streamer.events.snapshots.keeper import SnapshotKeeper
 from streamer.processes.assignment import ReportKind
 from streamer.processes.judgements import Judgements
 from streamer.processes.rules_commands import RulesCommands
@@ -78,6 +79,7 @@ class Rules:
         """`position`: that of the ledger, from which on without a stored state the events are read."""
         self.worker, self.query, self.events, self.position = worker, query, events, position
         self.engine = Engine(worker.config)
+        self.snapshots = SnapshotKeeper(worker.state, worker.config.snapshots)
         self._unreadable = RareLog(log, "unreadable event %d passed over, position %d: %s")
         self._saved_at, self._saved_position = time.monotonic(), -1
         self._clock_sent_at = -CLOCK_EVERY_S
@@ -95,12 +97,15 @@ class Rules:
 
     def close(self) -> None:
         self.commands.close()
+        self.snapshots.close()
 
     def poll_once(self) -> None:
         """Read the new events of the ledger and send the incidents that follow."""
         self.worker.heartbeat.beat()
         self._is_behind = self._read() == BATCH
         if not self._is_behind:
+            if self.snapshots.renewal_due:
+                self.snapshots.renew(self.engine.best_frames())
             self._poller.poll(POLL_MS)
         self.commands.poll_once(self.engine)
         self.events.receive()
@@ -136,6 +141,7 @@ class Rules:
         return len(page.entries)
 
     def _send(self, incident: IncidentEvent) -> None:
+        self.snapshots.keep(incident)
         log.info("incident of rule %s on %s: %s", incident.data.rule, incident.data.stream, incident.data.state)
         self.events.send(incident, None)
 

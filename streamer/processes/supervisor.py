@@ -300,7 +300,7 @@ def _children(config: Config, assignment: Assignment) -> list[Child]:
         *(Child(Role.VIEW, str(view), stream=view.stream) for view in outputs_by_view(config.outputs)),
         *(Child(Role.PUSH, output.label) for output in config.outputs if isinstance(output, RtspPush)),
         *([Child(Role.WEB)] if config.web else []),
-        *([Child(Role.RULES)] if needs_rules_process(config.rules, assignment.state) else []),
+        *([Child(Role.RULES)] if needs_rules_process(config.rules, config.snapshots, assignment.state) else []),
     ]
 
 

@@ -26,6 +26,7 @@ from streamer.web.monitor.incident_list import IncidentList
 from streamer.web.monitor.task_list import TaskLists
 from streamer.web.rule_handlers import RuleHandlers
 from streamer.web.server import Server, listen
+from streamer.web.stored_pictures import StoredPictures
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,10 @@ async def _serve(worker: Worker, listener: socket.socket, capture: CapturePoller
     reader = LedgerReader(ledger, events)
     assert worker.config.web is not None
     connections = Connections(worker.config.web.trusted_proxies)
-    incidents = IncidentList(LedgerQuery(ledger), events)
-    handlers = Handlers(worker.config, worker.runtime, capture, events, reader, jpegs, tasks, connections, incidents)
+    incidents, pictures = IncidentList(LedgerQuery(ledger), events), StoredPictures(worker.state, worker.config, reader)
+    handlers = Handlers(
+        worker.config, worker.runtime, capture, events, reader, jpegs, tasks, connections, incidents, pictures
+    )
     server = Server(make_app(handlers, _rule_handlers(worker, incidents), connections), connections)
     loop = asyncio.get_running_loop()
 

@@ -87,6 +87,13 @@ class Activity:
         times.append(self.state.may_start_at)
         return min((time for time in times if time is not None), default=None)
 
+    @property
+    def best(self) -> Evidence | None:
+        """The best frame so far of the incident, or of the one that may start."""
+        if self.state.incident is not None:
+            return self.state.incident.best
+        return max(self.state.pending, key=lambda evidence: evidence.rank, default=None)
+
     def observe(self, seen: Observation) -> Iterator[IncidentEvent]:
         """Take the outcome of a task of the stream."""
         findings: list[Finding] = []
@@ -98,7 +105,7 @@ class Activity:
         evidence = Evidence(seen.event, seen.moment.epoch, seen.seq)
         if self.condition.value:
             finding = max(findings, key=_rank, default=Finding(0, None))
-            evidence = evidence_of(seen.event, seen.moment, seen.seq, finding)
+            evidence = evidence_of(seen, finding)
         yield from self._evaluate(evidence, seen.moment)
         for leaf in self.leaves:
             leaf.settle()

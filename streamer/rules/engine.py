@@ -107,6 +107,13 @@ class Engine:
         """Value that the clock must reach for the next deadline to pass; None if there is no deadline."""
         return None if self._next == float("inf") else self._next + LATE_S
 
+    def best_frames(self) -> Iterator[tuple[str, str]]:
+        """Yield stream and event id of the snapshots that later incident events may name."""
+        for activity in self._activities.values():
+            best = activity.best
+            if best is not None and best.snapshot is not None:
+                yield activity.stream, best.event
+
     def process(self, event: Event) -> list[IncidentEvent]:
         """Take one event and return what follows. An event whose time is no time is passed over."""
         if isinstance(event, IncidentEvent):

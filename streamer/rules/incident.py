@@ -12,10 +12,11 @@ from typing import Any
 from streamer.config.rule import Rule
 from streamer.events.build import clean, rfc3339
 from streamer.events.incident_data import IncidentData, IncidentFrame, Reason, Severity
+from streamer.events.result_data import Snapshot
 from streamer.events.schema import IncidentEvent
 from streamer.rules.condition import Finding
 from streamer.rules.controls import Controls
-from streamer.rules.observation import Moment
+from streamer.rules.observation import Observation
 from streamer.rules.targets import NO_TARGETS, NOBODY, IncidentState, Targets
 
 MAX_EVIDENCE = 1000
@@ -37,18 +38,19 @@ class Evidence:
     score: float | None = None
     box: tuple[float, float, float, float] | None = None
     count: int = 0
+    snapshot: Snapshot | None = None
 
     @property
     def rank(self) -> float:
         return -1.0 if self.score is None else self.score
 
 
-def evidence_of(event: str, moment: Moment, seq: int | None, finding: Finding) -> Evidence:
-    best = finding.best
-    if best is None:
-        return Evidence(event, moment.epoch, seq, count=finding.number)
-    label = clean(best.label[:MAX_LABEL])
-    return Evidence(event, moment.epoch, seq, label, best.score, best.box, finding.number)
+def evidence_of(seen: Observation, finding: Finding) -> Evidence:
+    best, evidence = finding.best, Evidence(seen.event, seen.moment.epoch, seen.seq, snapshot=seen.snapshot)
+    evidence.count = finding.number
+    if best is not None:
+        evidence.label, evidence.score, evidence.box = clean(best.label[:MAX_LABEL]), best.score, best.box
+    return evidence
 
 
 @dataclass(slots=True)
@@ -159,7 +161,13 @@ class Reporter:
             answers=incident.answers,
             start_score=incident.start_score,
             best=IncidentFrame(
-                event=best.event, epoch=best.epoch, seq=best.seq, label=best.label, score=best.score, box=best.box
+                event=best.event,
+                epoch=best.epoch,
+                seq=best.seq,
+                label=best.label,
+                score=best.score,
+                box=best.box,
+                snapshot=best.snapshot,
             ),
             evidence=tuple(incident.evidence),
             why=tuple(Reason.model_validate(one) for one in incident.why),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from streamer.core.boxes import Rect
+from streamer.events.result_data import Snapshot
 from streamer.events.schema import ResultEvent
 
 ANSWERED = frozenset({"ok", "empty"})
@@ -81,6 +82,7 @@ class Observation(NamedTuple):
     score: float | None = None
     """Score of `text`."""
     model: str | None = None
+    snapshot: Snapshot | None = None
 
 
 def observe(event: ResultEvent, wall: float) -> Observation:
@@ -96,7 +98,7 @@ def observe(event: ResultEvent, wall: float) -> Observation:
     texts = tuple(Shape(quad.label, quad.score, _bounds(quad.points)) for quad in result.quads)
     return Observation(
         event.id, data.stream, data.name, moment, data.frame.seq, "answer",
-        boxes + areas, texts, result.text, result.score, data.model,
+        boxes + areas, texts, result.text, result.score, data.model, data.snapshot,
     )  # fmt: skip
 
 

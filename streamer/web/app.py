@@ -35,6 +35,7 @@ def make_app(handlers: Handlers, rules: RuleHandlers, connections: Connections) 
         ("/api/incidents", rules.list_incidents),
         ("/api/rules", rules.list_rules),
         ("/api/snapshot/{stream}.jpg", handlers.snapshot),
+        ("/api/snapshots/{event}.jpg", handlers.stored_snapshot),
         ("/live/{view}.mjpeg", handlers.mjpeg),
         ("/hls/{view}/{file}", handlers.hls),
         ("/healthz", handlers.health),

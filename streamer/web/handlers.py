@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from streamer.config.model import Config
+from streamer.core.errors import SnapshotError
 from streamer.events.ledger.query import Entry, Filter, Page
 from streamer.video.outputs.base import ViewId
 from streamer.video.outputs.hls import hls_folder
@@ -27,6 +28,7 @@ from streamer.web.monitor.capture_poller import CapturePoller
 from streamer.web.monitor.event_follower import EventFollower
 from streamer.web.monitor.incident_list import IncidentList
 from streamer.web.monitor.task_list import TaskLists
+from streamer.web.stored_pictures import StoredPictures
 from streamer.web.video_urls import served_views
 
 MAX_EVENTS = 1000
@@ -61,6 +63,7 @@ class Handlers:
     tasks: TaskLists
     connections: Connections
     incidents: IncidentList
+    pictures: StoredPictures
 
     async def streams(self) -> JSONResponse:
         """State of every stream and its tasks, and how many incidents are open."""
@@ -126,6 +129,17 @@ class Handlers:
         if jpeg is None:
             raise HTTPException(503, f"stream {name} has no frame now: its camera or capture process is down")
         return Response(jpeg, media_type="image/jpeg")
+
+    async def stored_snapshot(
+        self, event: str, boxes: bool = False, if_none_match: Annotated[str | None, Header(max_length=200)] = None
+    ) -> Response:
+        """The snapshot of a result, or of an incident's best frame, by the id of the event."""
+        try:
+            return await self.pictures.response(event, boxes, if_none_match)
+        except SnapshotError as error:
+            raise HTTPException(404, str(error)) from None
+        except TooManySearches:
+            raise HTTPException(503, "too many pictures at once, try again in a few seconds", BUSY) from None
 
     async def mjpeg(self, view: str) -> StreamingResponse:
         return multipart_response(self.jpegs.watch(self._view_id(view, "mjpeg")))

@@ -54,6 +54,10 @@ class LedgerReader:
         search.add_done_callback(self._open.discard)
         return await asyncio.wrap_future(search)
 
+    async def find(self, event: str) -> Entry | None:
+        """Return the event with this id, or None."""
+        return await asyncio.to_thread(self._plain.find, event)
+
     def _search(self, after: int | None, limit: int, matching: Filter) -> Page:
         query = self._free.pop()
         try:

@@ -65,8 +65,10 @@ class Device:
 class Agent:
     """Captures in threads, the server side of the event channel, and an Inference whose loop the test runs."""
 
-    def __init__(self, folder: Path, streams: dict[str, Any], device: Device, since: Moment | None = None) -> None:
-        self.config: Config = from_mapping({"agent": "test", "streams": streams})
+    def __init__(
+        self, folder: Path, streams: dict[str, Any], device: Device, since: Moment | None = None, **keys: Any
+    ) -> None:
+        self.config: Config = from_mapping({"agent": "test", "streams": streams, **keys})
         self.server = EventServer(folder)
         self.results: list[ResultEvent] = []
         self.statuses: list[StatusEvent] = []

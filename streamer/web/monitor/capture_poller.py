@@ -13,14 +13,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import zmq
 
 from streamer.bus.frame_client import FrameClient, FrameRequest, Reply
 from streamer.bus.frame_protocol import MAX_WAIT_S
-from streamer.core.picture_limits import MAX_SIDE
+from streamer.core.jpeg import encode_jpeg
 from streamer.events.schema import FrameCounts
-from streamer.types import Image
 
 PING_S = 0.5
 POLL_S = 0.25
@@ -171,7 +169,8 @@ class CapturePoller(threading.Thread):
         stream.fetch = None
         if reply.frame is not None:
             for request in stream.snapshots:
-                request.resolve(encode_jpeg(reply.frame.image, request.width))
+                jpeg = encode_jpeg(reply.frame.image, JPEG_QUALITY, request.width)
+                request.resolve(None if jpeg is None else jpeg.content)
             stream.snapshots.clear()
             client.settle(reply.frame, "done")
 
@@ -195,14 +194,3 @@ def _interval(samples: Sequence[tuple[float, int]]) -> float | None:
     """Return the seconds per frame between the first and the last sample, or None if no frame came between them."""
     (first_time, first), (last_time, last) = (samples[0], samples[-1]) if samples else ((0.0, 0), (0.0, 0))
     return (last_time - first_time) / (last - first) if last > first else None
-
-
-def encode_jpeg(image: Image, width: int | None) -> bytes | None:
-    """Encode an image as JPEG, scaled down to `width` if it is wider. Return None if it is too large for a JPEG."""
-    if width is not None and width < image.shape[1]:
-        height = max(1, round(image.shape[0] * width / image.shape[1]))
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    if max(image.shape) > MAX_SIDE:
-        return None
-    encoded, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return data.tobytes() if encoded else None
