@@ -16,8 +16,8 @@ from streamer.core.printable import printable
 
 if TYPE_CHECKING:
     from streamer.events.schema import IncidentEvent
-    from streamer.events.verdicts import Judgement
     from streamer.events.snapshots.folder import SnapshotFolder
+    from streamer.events.verdicts import Judgement
 
 RuleConfig = Annotated[Path, typer.Option("--config", metavar="CONFIG", help="YAML config file with the rules.")]
 

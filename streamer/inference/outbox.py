@@ -44,7 +44,7 @@ class Outbox:
         """`maker`: None if there are no snapshots. `worker`: name of this process in events, if there are several."""
         self._agent, self._events, self._maker, self._worker = agent, events, maker, worker
         self._waiting: dict[str, deque[_Waiting]] = {}
-        """By stream; no queue is empty."""
+        """Queues by stream; none is empty."""
         self._is_down = False
         """As reported."""
         self._settling = Settling()

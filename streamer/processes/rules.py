@@ -32,6 +32,7 @@ from streamer.processes.judgements import Judgements
 from streamer.processes.rules_commands import RulesCommands
 from streamer.processes.worker import Worker
 from streamer.rules import state_file
+from streamer.rules.activity import best_frames
 from streamer.rules.engine import Engine
 from streamer.rules.learning import learn
 from streamer.rules.replay import recall
@@ -105,7 +106,7 @@ class Rules:
         self._is_behind = self._read() == BATCH
         if not self._is_behind:
             if self.snapshots.renewal_due:
-                self.snapshots.renew(self.engine.best_frames())
+                self.snapshots.renew(best_frames(self.engine.activities.values()))
             self._poller.poll(POLL_MS)
         self.commands.poll_once(self.engine)
         self.events.receive()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from streamer.config.rule import Hits, Rule
@@ -42,6 +42,13 @@ class ActivityState:
     may_start_at: float | None = None
     """Unix second at which an incident starts whose stream gives no further event, after the cooldown or in the hours
     of the rule."""
+
+    @property
+    def best(self) -> Evidence | None:
+        """The best frame so far of the incident, or of the one that may start."""
+        if self.incident is not None:
+            return self.incident.best
+        return max(self.pending, key=lambda evidence: evidence.rank, default=None)
 
 
 class Activity:
@@ -86,13 +93,6 @@ class Activity:
             times.extend(self._updates.deadlines(self.state.incident))
         times.append(self.state.may_start_at)
         return min((time for time in times if time is not None), default=None)
-
-    @property
-    def best(self) -> Evidence | None:
-        """The best frame so far of the incident, or of the one that may start."""
-        if self.state.incident is not None:
-            return self.state.incident.best
-        return max(self.state.pending, key=lambda evidence: evidence.rank, default=None)
 
     def observe(self, seen: Observation) -> Iterator[IncidentEvent]:
         """Take the outcome of a task of the stream."""
@@ -248,6 +248,14 @@ class Activity:
         event = self.reporter.event(self.state.incident, "end", wall, reason)
         self.state.incident = None
         return event
+
+
+def best_frames(activities: Iterable[Activity]) -> Iterator[tuple[str, str]]:
+    """Yield stream and event id of the snapshots that later incident events may name."""
+    for activity in activities:
+        best = activity.state.best
+        if best is not None and best.snapshot is not None:
+            yield activity.stream, best.event
 
 
 def _rank(finding: Finding) -> tuple[float, int]:

@@ -67,7 +67,7 @@ class Engine:
         self.controls = Controls(config.modes)
         self.clock = 0.0
         """Unix second of the newest event."""
-        self._activities: dict[tuple[str, str], Activity] = {}  # by rule and stream
+        self.activities: dict[tuple[str, str], Activity] = {}  # by rule and stream
         self._tasks: defaultdict[tuple[str, str], _TaskActivities] = defaultdict(_TaskActivities)
         self._streams: defaultdict[str, list[Activity]] = defaultdict(list)
         self._deadlines: dict[int, tuple[float, Activity]] = {}  # by order
@@ -80,12 +80,12 @@ class Engine:
             for stream, tasks in answering(rule, config.streams, kinds).tasks.items():
                 condition = build(rule.when, tasks, config.streams[stream].zones, config.timezone)
                 reporter = Reporter(config.name, name, stream, rule.say, hash_of(rule), self.controls, targets)
-                self._add(name, Activity(zoned, stream, condition, reporter, self.controls, len(self._activities)))
+                self._add(name, Activity(zoned, stream, condition, reporter, self.controls, len(self.activities)))
 
     @property
     def places(self) -> Collection[tuple[str, str]]:
         """Rules and the streams that they look at."""
-        return self._activities.keys()
+        return self.activities.keys()
 
     def open_incidents(self) -> list[dict[str, Any]]:
         """Return the incidents that have not ended, as plain data."""
@@ -98,7 +98,7 @@ class Engine:
                 "started": rfc3339(datetime.fromtimestamp(incident.started, UTC)),
                 "acknowledged": incident.acknowledged,
             }
-            for (rule, stream), activity in self._activities.items()
+            for (rule, stream), activity in self.activities.items()
             if (incident := activity.state.incident) is not None
         ]
 
@@ -106,13 +106,6 @@ class Engine:
     def deadline(self) -> float | None:
         """Value that the clock must reach for the next deadline to pass; None if there is no deadline."""
         return None if self._next == float("inf") else self._next + LATE_S
-
-    def best_frames(self) -> Iterator[tuple[str, str]]:
-        """Yield stream and event id of the snapshots that later incident events may name."""
-        for activity in self._activities.values():
-            best = activity.best
-            if best is not None and best.snapshot is not None:
-                yield activity.stream, best.event
 
     def process(self, event: Event) -> list[IncidentEvent]:
         """Take one event and return what follows. An event whose time is no time is passed over."""
@@ -135,7 +128,7 @@ class Engine:
     def learners(self) -> dict[tuple[str, str], list[UnusualLeaf]]:
         """The conditions that learn what is usual and have seen no answer yet, by stream and task."""
         found: defaultdict[tuple[str, str], list[UnusualLeaf]] = defaultdict(list)
-        for activity in self._activities.values():
+        for activity in self.activities.values():
             for leaf in activity.leaves:
                 if isinstance(leaf, UnusualLeaf) and leaf.task is not None and not leaf.has_learnt:
                     found[activity.stream, leaf.task].append(leaf)
@@ -157,7 +150,7 @@ class Engine:
                 "activity": _ACTIVITY.dump_python(activity.state, mode="json"),
                 "leaves": [_adapter(leaf.state).dump_python(leaf.state, mode="json") for leaf in activity.leaves],
             }
-            for (rule, stream), activity in self._activities.items()
+            for (rule, stream), activity in self.activities.items()
             if activity.is_worth_saving
         ]
         controls = _CONTROLS.dump_python(self.controls.state, mode="json")
@@ -173,7 +166,7 @@ class Engine:
             self.clock = float(state["clock"])
             self.controls.load(_CONTROLS.validate_python(state.get("controls", {})))
             for saved in state["activities"]:
-                activity = self._activities.get((saved["rule"], saved["stream"]))
+                activity = self.activities.get((saved["rule"], saved["stream"]))
                 stored = _ACTIVITY.validate_python(saved["activity"])
                 if activity is None or activity.reporter.rule_hash != saved["hash"]:
                     if stored.incident is not None:
@@ -197,7 +190,7 @@ class Engine:
 
     def _add(self, name: str, activity: Activity) -> None:
         stream = activity.stream
-        self._activities[name, stream] = activity
+        self.activities[name, stream] = activity
         self._streams[stream].append(activity)
         for leaf in activity.leaves:
             if leaf.task is not None and isinstance(leaf, ObjectLeaf):
@@ -221,15 +214,15 @@ class Engine:
     def _obey(self, kind: str, command: CommandData, wall: float) -> Iterator[IncidentEvent]:
         """Take a command. Feedback changes nothing here."""
         if kind == "mode" and self.controls.switch(command, wall):
-            for activity in self._activities.values():
+            for activity in self.activities.values():
                 yield from activity.change_mode(wall)
                 self._update(activity)
         elif kind == "snooze":
             self.controls.snooze(command, wall)
-            for activity in self._activities.values():
+            for activity in self.activities.values():
                 yield from activity.end_snooze(wall)
                 self._update(activity)
-        elif kind == "ack" and (found := self._activities.get((command.rule or "", command.stream or ""))):
+        elif kind == "ack" and (found := self.activities.get((command.rule or "", command.stream or ""))):
             yield from found.acknowledge(command.incident, command.by, wall)
             self._update(found)
 
@@ -237,7 +230,7 @@ class Engine:
         if wall < self.clock - STEP_BACK_S:
             self.controls.rebase(self.clock, wall)
             self.clock = wall
-            for activity in self._activities.values():
+            for activity in self.activities.values():
                 activity.rebase(wall)
                 self._update(activity)
         self.clock = max(self.clock, wall)
