@@ -15,7 +15,7 @@ from streamer.core.patterns import PatternField
 from streamer.core.settings import Name, Seconds, Settings, parse_seconds
 from streamer.types import Point
 
-SUBJECTS = ("see", "label", "reads", "says", "stream", "all", "any", "not")
+SUBJECTS = ("see", "label", "reads", "says", "state", "stream", "all", "any", "not")
 _TRACKED = ("appears", "disappears", "enters", "leaves", "crosses", "dwell")
 """Keys that need objects with a track id."""
 _MOTIONS = (*_TRACKED, "absent", "unusual")
@@ -99,6 +99,35 @@ CrossingField = Annotated[
 Conditions = Annotated[list["Condition"], Field(min_length=1)]
 
 
+class ObjectState(Settings):
+    """A state of an object that does not move, such as a gate."""
+
+    of: Text
+    """The object: `gate`."""
+    words: Annotated[list[Text], Field(min_length=2, max_length=8)]
+    """Words for its states, each of which is searched with the object: `[open, closed]`."""
+    is_: Text = Field(alias="is")
+    """The word for which the condition is true."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        folded = [word.casefold() for word in self.words]
+        if repeated := next((word for index, word in enumerate(folded) if word in folded[:index]), None):
+            raise ValueError(f"`words` has `{repeated}` twice")
+        if self.is_.casefold() not in folded:
+            raise ValueError(f"`is` must be one of `words`: {', '.join(f'`{word}`' for word in self.words)}")
+        return self
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts that the model searches for, by state."""
+        return tuple(f"{word} {self.of}" for word in self.words)
+
+    @property
+    def wanted_text(self) -> str:
+        return f"{self.is_} {self.of}"
+
+
 class Condition(Settings):
     """A condition. It is true, false, or without an answer; a condition without an answer neither fires nor clears."""
 
@@ -110,6 +139,8 @@ class Condition(Settings):
     """Regular expression that a recognized text matches."""
     says: PatternField | None = None
     """Regular expression that a caption matches."""
+    state: ObjectState | None = None
+    """State of an object that does not move: `{of: gate, words: [open, closed], is: open}`."""
     stream: StreamStateField | None = None
     """State of the stream: `down`, `up`, `down for 1m`."""
     all: Conditions | None = None
@@ -121,9 +152,9 @@ class Condition(Settings):
     streams: Annotated[list[Name], Field(min_length=1)] | None = None
     """Streams of the rule. Default: all streams that can answer it."""
     task: Name | None = None
-    """Name of the task that answers. Default: the only one that can; for `see` without one, the rule makes a task."""
+    """Name of the task that answers. Default: the only one that can; without one, `see` and `state` make it."""
     every: Seconds | None = None
-    """Interval of the task that `see` makes. Default: 2s."""
+    """Interval of the task that the rule makes. Default: 2s."""
     min_score: Score | None = None
     """Lowest score at which the condition becomes true. Default: that of the task."""
     clear_score: Score | None = None
@@ -160,11 +191,13 @@ class Condition(Settings):
             raise ValueError(f"give one of {', '.join(SUBJECTS)}{both}")
         subject = given[0]
         allowed: tuple[str, ...] = ()
-        if subject in ("see", "label", "reads", "says"):
+        if subject in ("see", "label", "reads", "says", "state"):
             allowed = ("task", "min_score", "clear_score")
         if subject in ("see", "label"):
             allowed += _OBJECT_KEYS
-        if subject == "see":
+        if subject == "state":
+            allowed += ("zone",)
+        if subject in ("see", "state"):
             allowed += ("every",)
         for key in ("task", "every", "min_score", "clear_score", *_OBJECT_KEYS):
             if getattr(self, key) is not None and key not in allowed:
@@ -190,7 +223,7 @@ class Condition(Settings):
             raise ValueError(f"`clear_score` {self.clear_score:g} must not be above `min_score` {self.min_score:g}")
 
     def _subjects(self) -> tuple[Any, ...]:
-        return (self.see, self.label, self.reads, self.says, self.stream, self.all, self.any, self.not_)
+        return (self.see, self.label, self.reads, self.says, self.state, self.stream, self.all, self.any, self.not_)
 
     @property
     def parts(self) -> tuple[tuple[Where, Condition], ...]:
@@ -204,6 +237,13 @@ class Condition(Settings):
     def motion(self) -> str | None:
         """The key of `appears`, `enters`, `dwell`, `absent` and the like that is given."""
         return next((key for key in _MOTIONS if getattr(self, key) is not None), None)
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The texts that a task must search to answer; empty if the condition names no text."""
+        if self.state is not None:
+            return self.state.texts
+        return () if self.see is None else (self.see,)
 
     @property
     def needs_tracks(self) -> bool:
@@ -234,6 +274,8 @@ class Condition(Settings):
     def _own_text(self) -> str:
         if self.stream is not None:
             return f"stream {self.stream.state}" + (f" for {self.stream.seconds:g} s" if self.stream.seconds else "")
+        if self.state is not None:
+            return f"{self.state.of} is {self.state.is_}" + (f" in {self.zone}" if self.zone else "")
         for key in ("reads", "says"):
             if (pattern := getattr(self, key)) is not None:
                 return f"{key} {pattern.text}"

@@ -1,4 +1,4 @@
-"""Makes the tasks that rules with `see` need: one for each text and stream that no task of the config searches."""
+"""Makes the tasks that rules with `see` or `state` need: one for each question and stream that no task answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MADE_EVERY_S = 2.0
 """Default interval of a made task: with `hits: 2 of 3` an incident starts after 4 s, at half the cost of the default
 interval of other tasks."""
 _KINDS: tuple[ResultKind, ...] = ("boxes_or_polygons", "boxes", "polygons")
-"""Kinds of result that answer `see`, the preferred one first. Outlines, the last one, have no track ids."""
+"""Kinds of result that answer, the preferred one first. Outlines, the last one, have no track ids."""
 _MAX_NAME = 40
 """Characters of the text that a made task is named after."""
 
@@ -48,7 +48,7 @@ class MadeTasks:
 
 
 class _Asked(NamedTuple):
-    """A part of a rule that searches a text."""
+    """A part of a rule that searches a text, or several."""
 
     rule: str
     place: Where
@@ -57,7 +57,7 @@ class _Asked(NamedTuple):
 
 
 def make_tasks(rules: Mapping[str, Rule], streams: Mapping[str, Any], pipeline: Pipeline, model: Any) -> MadeTasks:
-    """Return the tasks that the streams lack for `see`. `streams`: `config.model.Stream`; `model`: its settings."""
+    """Return the tasks that the streams lack. `streams`: `config.model.Stream`; `model`: its settings."""
     made, specs = MadeTasks(), pipeline.tasks()
     kinds = {task: spec.result for task, spec in specs.items()}
     for (name, _), asked in _questions(rules, streams, kinds).items():
@@ -68,7 +68,8 @@ def make_tasks(rules: Mapping[str, Rule], streams: Mapping[str, Any], pipeline: 
             continue
         keys = _keys(lacking[0].leaf, specs, pipeline, model)
         if isinstance(keys, str):
-            made.problems.append(((*lacking[0].place, "see"), f"no task can be made for this: {keys}"))
+            key = "see" if lacking[0].leaf.see is not None else "state"
+            made.problems.append(((*lacking[0].place, key), f"no task can be made for this: {keys}"))
             continue
         taken = {one.name for task in stream.tasks for one in (task, *all_follow_ups(task))}
         task = _free_name(lacking[0], taken | {entry["name"] for entry in made.entries[name]})
@@ -84,18 +85,17 @@ def make_tasks(rules: Mapping[str, Rule], streams: Mapping[str, Any], pipeline: 
 
 def _questions(
     rules: Mapping[str, Rule], streams: Mapping[str, Any], kinds: Mapping[str, ResultKind]
-) -> dict[tuple[str, str], list[_Asked]]:
-    """Return the parts of rules that search the same text in the same stream."""
-    found: defaultdict[tuple[str, str], list[_Asked]] = defaultdict(list)
+) -> dict[tuple[str, frozenset[str]], list[_Asked]]:
+    """Return the parts of rules that search the same texts in the same stream."""
+    found: defaultdict[tuple[str, frozenset[str]], list[_Asked]] = defaultdict(list)
     for rule_name, rule in rules.items():
         for name in rule.when.streams or streams:
             if name not in streams or (rule.when.streams is None and _is_left_out(rule, name, streams[name], kinds)):
                 continue
             for place, leaf in rule.when.leaves_with_place():
-                if leaf.see is not None and leaf.task is None:
-                    found[name, question(leaf.see)].append(
-                        _Asked(rule_name, ("rules", rule_name, "when", *place), leaf)
-                    )
+                if leaf.searched and leaf.task is None:
+                    texts = frozenset(question(text) for text in leaf.searched)
+                    found[name, texts].append(_Asked(rule_name, ("rules", rule_name, "when", *place), leaf))
     return found
 
 
@@ -103,17 +103,19 @@ def _is_left_out(rule: Rule, name: str, stream: Any, kinds: Mapping[str, ResultK
     """Return whether a stream cannot answer a part of the rule for which no task is made."""
     return any(
         any(place_problems(leaf, place, name, stream))
-        or (leaf.stream is None and (leaf.see is None or leaf.task is not None) and not able_tasks(leaf, stream, kinds))
+        or (
+            leaf.stream is None and (not leaf.searched or leaf.task is not None) and not able_tasks(leaf, stream, kinds)
+        )
         for place, leaf in rule.when.leaves_with_place()
     )
 
 
 def _keys(leaf: Condition, specs: Mapping[str, TaskSpec], pipeline: Pipeline, model: Any) -> dict[str, Any] | str:
-    """Return the keys of a task that searches the leaf's text, with a second look if it can, or why there is none."""
+    """Return the keys of a task that searches the leaf's texts, with a second look if it can, or why there is none."""
     problem = "the model has no task that takes a text"
     for spec in _searching(specs, leaf.needs_tracks):
         for more in ({"confirm": True}, {}) if "confirm" in spec.parameters.model_fields else ({},):
-            keys = {"text": leaf.see, **more}
+            keys = {"text": leaf.searched[0] if len(leaf.searched) == 1 else list(leaf.searched), **more}
             try:
                 params = spec.parameters.model_validate(keys)
             except ValidationError as error:
@@ -154,8 +156,8 @@ def _interval_problems(
 
 
 def _free_name(asked: _Asked, taken: set[str]) -> Name:
-    """Return a name made of the text, or of the rule's name if no character of the text can be in a name."""
-    plain = unicodedata.normalize("NFKD", asked.leaf.see or "").encode("ascii", "ignore").decode().lower()
+    """Return a name made of the first text, or of the rule's name if no character of the text can be in a name."""
+    plain = unicodedata.normalize("NFKD", asked.leaf.searched[0]).encode("ascii", "ignore").decode().lower()
     name = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:_MAX_NAME].strip("-") or asked.rule[:_MAX_NAME]
     number, free = 1, name
     while free in taken:

@@ -161,7 +161,7 @@ def _subject_of(condition: Condition) -> RuleSubject | None:
         return "absence"
     if condition.reads is not None or condition.says is not None:
         return "text"
-    return "objects" if condition.label is not None or condition.see is not None else None
+    return "objects" if condition.label is not None or condition.searched else None
 
 
 class Answering(NamedTuple):
@@ -266,6 +266,9 @@ def _can_answer(condition: Condition, task: Task, kind: ResultKind) -> bool:
         return kind == "text"
     if kind not in _SHAPES:
         return False
+    if condition.state is not None:
+        searched = (params.labels or ()) if params.prompt_text is not None else ()
+        return {question(one) for one in searched} == {question(one) for one in condition.searched}
     if condition.see is not None:
         text = params.prompt_text
         return text is not None and question(text) == question(condition.see)

@@ -19,6 +19,7 @@ from streamer.rules.condition import (
     disjunction,
     negation,
 )
+from streamer.rules.fixed_object import FixedObjectLeaf
 from streamer.rules.tracks import TRACKED
 from streamer.rules.unusual import UnusualLeaf
 
@@ -35,6 +36,8 @@ def build(
         return StreamLeaf(settings)
     if settings.reads is not None or settings.says is not None:
         return TextLeaf(settings, tasks[where])
+    if settings.state is not None:
+        return FixedObjectLeaf(settings, tasks[where], zones)
     if settings.motion == "absent":
         return AbsentLeaf(settings, tasks[where], zones)
     if settings.motion == "unusual":

@@ -65,6 +65,37 @@ def test_name_is_free_in_its_stream() -> None:
     assert "confirm" not in found.raw["streams"]["gate"]["tasks"][3]  # the second look is for English
 
 
+GATE = {"state": {"of": "gate", "words": ["open", "closed"], "is": "open"}}
+
+
+def test_state_makes_one_task_for_all_its_words() -> None:
+    closed = {"state": {"of": "gate", "words": ["Closed", "open"], "is": "closed"}, "zone": "drive"}
+    found = config({"open": GATE, "closed": {**closed, "zone": None}}, gate=[])
+    (task,) = found.raw["streams"]["gate"]["tasks"]
+    assert (task["text"], task["confirm"]) == (["open gate", "closed gate"], True)
+    assert found.made == {("gate", "open-gate"): ("open", "closed")}
+
+
+def test_state_shares_a_task_with_the_same_texts() -> None:
+    own = {"task": "phrase_grounding", "name": "mine", "text": ["closed gate", "open gate"]}
+    assert names(config({"open": GATE}, gate=[own])) == {"gate": ["mine"]}
+    alone = {"task": "phrase_grounding", "name": "mine", "text": "open gate"}
+    assert names(config({"open": GATE}, gate=[alone])) == {"gate": ["mine", "open-gate"]}
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"words": ["open"]}, r"words: "),
+        ({"words": ["open", "Open"]}, "`words` has `open` twice"),
+        ({"is": "ajar"}, "`is` must be one of `words`: `open`, `closed`"),
+    ],
+)
+def test_wrong_state_is_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config({"open": {"state": {**GATE["state"], **keys}}}, gate=[])
+
+
 def test_different_intervals_are_refused() -> None:
     rules = {"one": {**LADDER, "every": "5s"}, "two": {**LADDER, "every": "9s"}}
     with pytest.raises(ConfigError, match=r"^rules\.two\.when\.every: the rule `one` searches this text every 5 s"):

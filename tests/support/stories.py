@@ -1,8 +1,9 @@
 """Scripted stories of a camera: events by time, and the incidents that a rule must make of them.
 
-A script has one line per answer: the second, then objects `label[#track][@x,y][*score]`, or `-` for an empty answer,
-`?` for no answer, `=` for an unchanged one, `"text"` for a caption, and `down`, `up`, `clock` and so on for a status.
-Commands are `mode NAME`, `snooze SECONDS`, `snooze off` and `ack SEQ`, the number of the line that began the incident.
+A script has one line per answer: the second, then objects `label[#track][@x,y][*score]` with `_` for a space, or `-`
+for an empty answer, `?` for no answer, `=` for an unchanged one, `"text"` for a caption, and `down`, `up`, `clock` and
+so on for a status. Commands are `mode NAME`, `snooze SECONDS`, `snooze off` and `ack SEQ`, the number of the line that
+began the incident.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from streamer.rules.engine import Engine
 from streamer.rules.incident import Evidence, Reporter
 
 START = datetime(2026, 11, 23, 21, 0, tzinfo=UTC).timestamp()
-_OBJECT = re.compile(r"(?P<label>[a-z]+)(?:#(?P<track>\d+))?(?:@(?P<x>[\d.]+),(?P<y>[\d.]+))?(?:\*(?P<score>[\d.]+))?")
+_OBJECT = re.compile(r"(?P<label>[a-z_]+)(?:#(?P<track>\d+))?(?:@(?P<x>[\d.]+),(?P<y>[\d.]+))?(?:\*(?P<score>[\d.]+))?")
 ZONES = {"drive": [[0.5, 0], [1, 0], [1, 1], [0.5, 1]], "street": [[0, 0], [0.3, 0], [0.3, 1], [0, 1]]}
 
 
@@ -134,7 +135,11 @@ def _box(word: str) -> dict[str, Any]:
     match = _OBJECT.fullmatch(word)
     assert match is not None, word
     x, y = float(match["x"] or 0.7), float(match["y"] or 0.5)
-    box = {"label": match["label"], "score": float(match["score"] or 0.9), "box": [x - 0.1, y - 0.2, x + 0.1, y]}
+    box = {
+        "label": match["label"].replace("_", " "),
+        "score": float(match["score"] or 0.9),
+        "box": [x - 0.1, y - 0.2, x + 0.1, y],
+    }
     track = {} if match["track"] is None else {"track": int(match["track"])}
     return {**box, "pixels": [0, 0, 1, 1], **track}
 
@@ -371,6 +376,29 @@ STORIES = [
         {"when": PERSON},
         "0 person*0.5\n1 person*0.55\n2 person*0.8",
         ["0 start", "2 update better frame"],
+    ),
+    Story(
+        "gate is open",
+        {"when": {"state": {"of": "gate", "words": ["open", "closed"], "is": "open"}}, "grace": "1s"},
+        "0 closed_gate\n1 open_gate*0.5 closed_gate*0.8\n2 open_gate*0.8 closed_gate*0.5\n3 open_gate*0.8\n"
+        "4 closed_gate",
+        ["2 start", "4 end"],
+        task="open-gate",
+    ),
+    Story(
+        "state without an answer neither starts nor ends",
+        {"when": {"state": {"of": "gate", "words": ["open", "closed"], "is": "open"}}, "grace": "1s"},
+        "0 open_gate*0.8 closed_gate*0.78\n1 -\n2 car\n3 open_gate\n4 -\n5 open_gate*0.8 closed_gate*0.79\n6 ?\n"
+        "7 closed_gate\n8 closed_gate",
+        ["3 start", "8 end"],
+        task="open-gate",
+    ),
+    Story(
+        "state in a zone",
+        {"when": {"state": {"of": "gate", "words": ["open", "closed"], "is": "open"}, "zone": "drive"}, "grace": "1s"},
+        "0 open_gate@0.2,0.5\n1 open_gate@0.2,0.5 closed_gate*0.5\n2 open_gate*0.5 closed_gate@0.2,0.5",
+        ["2 start"],
+        task="open-gate",
     ),
     Story(
         "unusual at night, usual in the evening",
