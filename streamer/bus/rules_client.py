@@ -16,8 +16,8 @@ STORED_S = 4.0
 """Time in which a command must be in the ledger."""
 
 
-def command_rules(runtime: Path, command: RulesCommand) -> dict[str, Any]:
-    """Return the answer to a command, once it is in the ledger and in effect. Blocks for at most `REPLY_S`.
+def command_rules(runtime: Path, command: RulesCommand, timeout: float = REPLY_S) -> dict[str, Any]:
+    """Return the answer to a command, once it is in the ledger and in effect. Blocks for at most `timeout` seconds.
 
     `done` of the answer says in words what was done. Raises ConfigError for a command that is refused, and NoReply if
     it cannot be stored in time.
@@ -26,9 +26,9 @@ def command_rules(runtime: Path, command: RulesCommand) -> dict[str, Any]:
     if not path.exists():
         raise ConfigError("no rules are running: the config has none, or the agent is starting")
     try:
-        answer = request(path, command.message(), REPLY_S)
+        answer = request(path, command.message(), timeout)
     except NoReply:
-        raise NoReply(f"the rules process does not answer within {REPLY_S:g} s: see the log of the agent") from None
+        raise NoReply(f"the rules process does not answer within {timeout:g} s: see the log of the agent") from None
     if "error" in answer:
         raise ConfigError(answer["error"])
     if "failed" in answer:

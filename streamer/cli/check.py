@@ -69,7 +69,7 @@ def _print_contents(config: Config) -> None:
     for output in config.outputs:
         print(f"  output {output.label}: {_keys(output)}")
     if config.web is not None:
-        print(f"  page: http://{config.web.bind}{', with a token' if config.web.token else ''}")
+        print(f"  page: http://{config.web.bind}{', with a token' if config.web.all_tokens else ''}")
     for line in describe(config, load):
         print(f"  {line}")
 

@@ -1,4 +1,4 @@
-"""`streamer rules`: list and check the rules of a config, and run one on the events of an agent's ledger."""
+"""`streamer rules`: list, check and command rules, and run one on the events of an agent's ledger."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from streamer.cli import rules_commands
+from streamer.cli.options import RunningAgent
 from streamer.core.errors import ConfigError
 from streamer.core.printable import printable
 
@@ -19,28 +21,37 @@ if TYPE_CHECKING:
     from streamer.events.snapshots.folder import SnapshotFolder
     from streamer.events.verdicts import Judgement
 
+AnyConfig = Annotated[
+    Path | None, typer.Option("--config", metavar="CONFIG", help="YAML config file. [default: of the running agent]")
+]
 RuleConfig = Annotated[Path, typer.Option("--config", metavar="CONFIG", help="YAML config file with the rules.")]
 
-app = typer.Typer(help="List and check rules, and run one on past events.", no_args_is_help=True)
+app = typer.Typer(help="List, check and command rules, and run one on past events.", no_args_is_help=True)
+for command in (rules_commands.arm, rules_commands.snooze, rules_commands.ack, rules_commands.feedback):
+    app.command()(command)
 
 
 @app.command("list")
-def list_rules(config: RuleConfig) -> None:
-    """List the rules of a config with their streams, their precision, and a better threshold if there is one."""
+def list_rules(config: AnyConfig = None, agent: RunningAgent = None) -> None:
+    """List the rules of a config with their precision, or those of a running agent with mode, snoozes, incidents."""
     from streamer.config.model import find_pipeline, load
     from streamer.config.rule import answering
     from streamer.events.verdicts import precision
     from streamer.rules.feedback import propose
     from streamer.rules.incident import hash_of
 
+    if config is None:
+        for line in rules_commands.state_lines(agent):
+            print(printable(line))
+        return
     loaded = load(config)
     judgements = _judgements(loaded.name)
     kinds = {task: spec.result for task, spec in find_pipeline().tasks().items()}
     for name, rule in loaded.rules.items():
-        streams = ", ".join(answering(rule, loaded.streams, kinds).tasks)
+        streams = list(answering(rule, loaded.streams, kinds).tasks)
         made = ", ".join(dict.fromkeys(task for (_, task), names in loaded.made.items() if name in names))
         judged = precision(judgements, name, hash_of(rule))
-        words = [f"{name}: {rule.when}", f"severity {rule.severity}", f"streams {streams}"]
+        words = [rules_commands.rule_line(name, str(rule.when), rule.severity, streams, rule.modes)]
         words += [f"makes the task {made}"] if made else []
         words += [str(judged)] if judged.share is not None else []
         print(printable(", ".join(words)))
@@ -49,27 +60,6 @@ def list_rules(config: RuleConfig) -> None:
             print(f"  proposal: {proposal}")
     if not loaded.rules:
         print(f"{config} has no rules")
-
-
-@app.command("feedback")
-def judge_incident(
-    incident: Annotated[str, typer.Argument(metavar="INCIDENT", help="Id of the incident, or its beginning if open.")],
-    verdict: Annotated[str, typer.Argument(metavar="right|wrong", help="The verdict.")],
-    agent: Annotated[str | None, typer.Option(metavar="NAME", help="Agent, if several run.")] = None,
-) -> None:
-    """Store that an incident was right or wrong, for the precision of its rule."""
-    from streamer.bus.commands import Feedback
-    from streamer.bus.rules_client import command_rules
-    from streamer.core.errors import NoReply
-    from streamer.core.paths import find_running
-
-    if verdict != "right" and verdict != "wrong":
-        raise ConfigError(f"the verdict is `right` or `wrong`, not `{verdict}`")
-    try:
-        answer = command_rules(find_running(agent)[1], Feedback(by=_user(), incident=incident, verdict=verdict))
-    except NoReply as error:
-        raise ConfigError(str(error)) from None
-    print(printable(answer["done"]))
 
 
 @app.command("check")
@@ -135,13 +125,6 @@ def _judgements(agent: str) -> list[Judgement]:
         return list(VerdictFile(find_ledger(agent).parent).judgements().values())
     except ConfigError:
         return []
-
-
-def _user() -> str:
-    """Return the name of the user of the command line."""
-    import getpass
-
-    return getpass.getuser()[:64]
 
 
 def _line(event: IncidentEvent, snapshots: SnapshotFolder) -> str:

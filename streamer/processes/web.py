@@ -24,6 +24,7 @@ from streamer.web.monitor.capture_poller import CapturePoller
 from streamer.web.monitor.event_follower import EventFollower
 from streamer.web.monitor.incident_list import IncidentList
 from streamer.web.monitor.task_list import TaskLists
+from streamer.web.rule_commands import RuleCommands
 from streamer.web.rule_handlers import RuleHandlers
 from streamer.web.server import Server, listen
 from streamer.web.stored_pictures import StoredPictures
@@ -49,10 +50,11 @@ async def _serve(worker: Worker, listener: socket.socket, capture: CapturePoller
     assert worker.config.web is not None
     connections = Connections(worker.config.web.trusted_proxies)
     incidents, pictures = IncidentList(LedgerQuery(ledger), events), StoredPictures(worker.state, worker.config, reader)
+    commands = RuleCommands(worker.runtime)
     handlers = Handlers(
-        worker.config, worker.runtime, capture, events, reader, jpegs, tasks, connections, incidents, pictures
+        worker.config, worker.runtime, capture, events, reader, jpegs, tasks, connections, incidents, pictures, commands
     )
-    server = Server(make_app(handlers, _rule_handlers(worker, incidents), connections), connections)
+    server = Server(make_app(handlers, _rule_handlers(worker, incidents), commands, connections), connections)
     loop = asyncio.get_running_loop()
 
     def stop() -> None:

@@ -63,7 +63,7 @@ class Activity:
         """Place among all activities, so that events come in one order."""
         self.leaves: tuple[Leaf, ...] = tuple(condition.leaves())
         self.stream_leaves = tuple(leaf for leaf in self.leaves if isinstance(leaf, StreamLeaf))
-        self._can_sleep = all(leaf.is_quiet for leaf in self.leaves)
+        self._can_sleep = all(leaf.is_quiet for leaf in self.leaves) and not condition.value_of_nothing
         self._hits = rule.hold.hits or Hits(1, 1)
         self._updates = Updates(rule.escalate, reporter)
         self.state = ActivityState()

@@ -126,7 +126,7 @@ def _unknown(given: str, engine: Engine) -> ConfigError:
 
 
 def overview(engine: Engine, now: float) -> dict[str, Any]:
-    """Return the mode, the snoozes and the open incidents as plain data. `now`: unix second."""
+    """Return mode, snoozes, rules and open incidents as plain data. `now`: unix second."""
     state = engine.controls.state
     return {
         "modes": list(engine.controls.modes),
@@ -137,6 +137,16 @@ def overview(engine: Engine, now: float) -> dict[str, Any]:
             {"rule": snooze.rule, "stream": snooze.stream, "until": _time(snooze.until), "by": snooze.by}
             for snooze in engine.controls.active(now)
         ],
+        "rules": {
+            name: {
+                "condition": str(rule.when),
+                "severity": rule.severity,
+                "streams": [stream for known, stream in engine.places if known == name],
+                "modes": rule.modes,
+                "armed": engine.controls.is_armed(rule.modes),
+            }
+            for name, rule in engine.rules.items()
+        },
         "incidents": engine.open_incidents(),
     }
 

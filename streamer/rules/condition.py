@@ -39,6 +39,10 @@ class Condition(Protocol):
     @property
     def value(self) -> Truth: ...
 
+    @property
+    def value_of_nothing(self) -> Truth:
+        """Value if all leaves are false."""
+
     def leaves(self) -> Iterator[Leaf]: ...
 
     def reasons(self) -> Iterator[Reason]:
@@ -73,6 +77,10 @@ class Leaf:
     @property
     def value(self) -> Truth:
         return self.state.value
+
+    @property
+    def value_of_nothing(self) -> Truth:
+        return False
 
     def leaves(self) -> Iterator[Leaf]:
         yield self
@@ -277,6 +285,10 @@ class Compound:
     @property
     def value(self) -> Truth:
         return self._join([part.value for part in self._parts])
+
+    @property
+    def value_of_nothing(self) -> Truth:
+        return self._join([part.value_of_nothing for part in self._parts])
 
     def leaves(self) -> Iterator[Leaf]:
         for part in self._parts:

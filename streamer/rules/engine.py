@@ -65,6 +65,7 @@ class Engine:
         self.agent = config.name
         self.timezone = config.timezone
         self.controls = Controls(config.modes)
+        self.rules = config.rules if rules is None else rules
         self.clock = 0.0
         """Unix second of the newest event."""
         self.activities: dict[tuple[str, str], Activity] = {}  # by rule and stream
@@ -73,7 +74,7 @@ class Engine:
         self._deadlines: dict[int, tuple[float, Activity]] = {}  # by order
         self._next = float("inf")  # the earliest deadline
         kinds = {task: spec.result for task, spec in find_pipeline().tasks().items()}
-        for name, rule in (config.rules if rules is None else rules).items():
+        for name, rule in self.rules.items():
             hours = rule.between and replace(rule.between, zone=config.timezone)
             zoned = rule.model_copy(update={"between": hours})
             targets = Targets({target: config.notify[target] for target in rule.notify}, config.timezone)

@@ -1,4 +1,4 @@
-"""The web application: all URLs in one table. All of them only read; HEAD is answered like GET."""
+"""The web application: all URLs in two tables: those that only read, and commands. HEAD is answered like GET."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from streamer.web.auth import AuthMiddleware
 from streamer.web.connections import Connections
 from streamer.web.forwarded import ForwardedMiddleware
 from streamer.web.handlers import Handlers
+from streamer.web.rule_commands import RuleCommands
 from streamer.web.rule_handlers import RuleHandlers
 
 STATIC = Path(__file__).with_name("static")
 
 
-def make_app(handlers: Handlers, rules: RuleHandlers, connections: Connections) -> FastAPI:
+def make_app(handlers: Handlers, rules: RuleHandlers, commands: RuleCommands, connections: Connections) -> FastAPI:
     """Build the application with access control in front of every URL."""
     config = handlers.config
     assert config.web is not None
@@ -34,6 +35,7 @@ def make_app(handlers: Handlers, rules: RuleHandlers, connections: Connections) 
         ("/api/events/live", handlers.live_events),
         ("/api/incidents", rules.list_incidents),
         ("/api/rules", rules.list_rules),
+        ("/api/rules/state", commands.state),
         ("/api/snapshot/{stream}.jpg", handlers.snapshot),
         ("/api/snapshots/{event}.jpg", handlers.stored_snapshot),
         ("/live/{view}.mjpeg", handlers.mjpeg),
@@ -43,6 +45,13 @@ def make_app(handlers: Handlers, rules: RuleHandlers, connections: Connections) 
         ("/metrics", handlers.metrics),
     ):
         app.add_api_route(path, handler)
+    for path, command in (
+        ("/api/rules/mode", commands.switch_mode),
+        ("/api/rules/snooze", commands.snooze),
+        ("/api/rules/ack", commands.acknowledge),
+        ("/api/rules/feedback", commands.judge),
+    ):
+        app.add_api_route(path, command, methods=["POST"])
     app.mount("/", _Page(directory=STATIC, html=True))
     return app
 

@@ -2,8 +2,8 @@
 
 Without a token the server listens on loopback and answers only requests for a loopback host name. This stops DNS
 rebinding: a foreign page whose name resolves to this computer sends its own name. With a token, requests need it as a
-bearer header or need the cookie that /login sets; any host name is accepted. Requests from pages of other sites are
-always refused.
+bearer header or need the cookie that /login sets; any host name is accepted. A token may be limited to reading.
+Requests from pages of other sites are always refused.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import ipaddress
 import logging
 import math
 import time
+from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as StarletteScope
 
-from streamer.config.web import Web
+from streamer.config.web import ALL_SCOPES, Scope, Web
 from streamer.core.logs import RareLog
 from streamer.web.connections import CONNECTION, Connections, TooManyRequests
 from streamer.web.forwarded import client_key
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 WRONG_TOKEN_S = 0.5
 """Delay of the answer to a wrong token, against guessing."""
 MAX_FORM_BYTES, FORM_TIMEOUT_S = 4096, 5.0
+ACCESS = "access"
+"""Key of a request's `Access` in the state of its ASGI scope."""
 MAX_SHOWN = 200
 """Characters of a header in an answer."""
 HEADERS = {
@@ -46,34 +50,64 @@ HEADERS = {
 """Headers of every response: no foreign scripts, no framing by other sites, no caching."""
 
 
+class Access(NamedTuple):
+    """The sender of an allowed request."""
+
+    name: str
+    """Name of the access token."""
+    scopes: frozenset[Scope]
+
+
+LOCAL = Access("page", ALL_SCOPES)
+"""Whoever can reach a page without a token: everybody on this computer."""
+
+
+class _Key(NamedTuple):
+    """An access token."""
+
+    access: Access
+    token: str
+    sessions: SessionKey
+
+
+def access_of(scope: StarletteScope) -> Access:
+    """Return the sender of a request that `AuthMiddleware` has let through."""
+    access: Access = scope["state"][ACCESS]
+    return access
+
+
 class AuthMiddleware:
     """ASGI middleware that answers a request itself unless it is allowed."""
 
     def __init__(self, app: ASGIApp, web: Web, agent: str, connections: Connections) -> None:
         self._app, self._connections = app, connections
-        self._token = web.token.get_secret_value() if web.token is not None else None
-        self._sessions = SessionKey(self._token or "")
+        self._keys = [
+            _Key(Access(name, frozenset(one.scopes)), text, SessionKey(text))
+            for name, one in web.all_tokens.items()
+            if (text := one.token.get_secret_value())
+        ]
         self._throttle = TokenThrottle(time.monotonic())
         self._cookie = f"streamer-{agent}"  # cookies are shared by all ports, and two agents may run on this computer
         self._cookie_path = f"{web.base_path or ''}/"
         self._wrong_tokens = RareLog(log, "%d wrong tokens received, last client %s")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: StarletteScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
             await self._respond(scope, receive, send)
 
-    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _respond(self, scope: StarletteScope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         client = client_key(scope["client"][0] if scope["client"] else "")
-        session = self._session(headers)
-        respond = self._refuse_site(headers) or await self._authorize(scope, receive, headers, client, session)
-        if respond is not None:
-            await respond(scope, receive, _with_headers(send))
+        session, key = self._session(headers)
+        allowed = self._refuse_site(headers) or await self._authorize(scope, receive, headers, client, key)
+        if not isinstance(allowed, Access):
+            await allowed(scope, receive, _with_headers(send))
             return
+        scope["state"][ACCESS] = allowed
         fresh = renewed(session, time.time()) if session is not None else None
-        send = _with_headers(send, None if fresh is None else self._set_cookie(fresh, scope))
+        send = _with_headers(send, None if fresh is None or key is None else self._set_cookie(fresh, key, scope))
         if scope["method"] == "HEAD":
             scope, send = {**scope, "method": "GET"}, _without_body(send)
         connection = scope["state"][CONNECTION]
@@ -94,7 +128,7 @@ class AuthMiddleware:
     def _refuse_site(self, headers: Headers) -> Response | None:
         """Return the response to a request that other host names or other sites sent, else None."""
         host = _host_name(headers.get("host", ""))
-        if self._token is None and not _is_loopback(host):
+        if not self._keys and not _is_loopback(host):
             return _refusal(
                 403,
                 "This page is served to this computer only: open it as localhost or 127.0.0.1. "
@@ -103,70 +137,79 @@ class AuthMiddleware:
         return _foreign(headers, host)
 
     async def _authorize(
-        self, scope: Scope, receive: Receive, headers: Headers, client: str, session: Session | None
-    ) -> Response | None:
-        """Return None if the request is allowed, else the response to send instead."""
-        if self._token is None:
-            return None
+        self, scope: StarletteScope, receive: Receive, headers: Headers, client: str, key: _Key | None
+    ) -> Response | Access:
+        """Return the sender if the request is allowed, else the response to send instead. `key`: of its cookie."""
+        if not self._keys:
+            return LOCAL
         if scope["path"] == "/login":
-            return await self._log_in(scope, receive, self._token, client)
+            return await self._log_in(scope, receive, client)
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and given.strip():
-            wait = await self._check(given.strip(), self._token, client)
-            if wait == 0:
-                return None
-            if wait is not None:
-                return _refusal(429, _too_many(wait), {"Retry-After": str(wait)})
-        elif session is not None:
-            return None
+            checked = await self._check(given.strip(), client)
+            if isinstance(checked, int):
+                return _refusal(429, _too_many(checked), {"Retry-After": str(checked)})
+            key = checked
+        if key is not None:
+            needed: Scope = "view" if scope["method"] in ("GET", "HEAD") else "command"
+            if needed in key.access.scopes:
+                return key.access
+            return _refusal(
+                403, f"The token {key.access.name} has no permission to {needed}: see `scopes` in the config."
+            )
         if "text/html" in headers.get("accept", ""):
             return _form(scope, 401, "This page needs a token.")
         return _refusal(
             401, "Token missing or wrong: send the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
         )
 
-    async def _log_in(self, scope: Scope, receive: Receive, token: str, client: str) -> Response:
+    async def _log_in(self, scope: StarletteScope, receive: Receive, client: str) -> Response:
         """Set the cookie if the form has the token. POST only: a token in a URL would stay in histories and logs."""
         if scope["method"] != "POST":
             return _form(scope, 401, "This page needs a token.")
-        given = parse_qs((await _body(receive)).decode("latin-1")).get("token", [""])[0]
-        wait = await self._check(given, token, client)
-        if wait is None:
+        given = parse_qs((await read_body(receive)).decode("latin-1")).get("token", [""])[0]
+        checked = await self._check(given, client)
+        if checked is None:
             return _form(scope, 403, "Wrong token.")
-        if wait:
-            return _form(scope, 429, _too_many(wait), {"Retry-After": str(wait)})
+        if isinstance(checked, int):
+            return _form(scope, 429, _too_many(checked), {"Retry-After": str(checked)})
         now = int(time.time())
         response = RedirectResponse("./", 303)  # relative, because a proxy may serve the page below a path
-        response.headers["Set-Cookie"] = self._set_cookie(Session(now, now), scope)
+        response.headers["Set-Cookie"] = self._set_cookie(Session(now, now), checked, scope)
         return response
 
-    async def _check(self, given: str, token: str, client: str) -> int | None:
-        """Return 0 if a token is right, None if it is wrong, or the seconds until one may be checked again."""
+    async def _check(self, given: str, client: str) -> _Key | int | None:
+        """Return the key whose token is given, None if it is wrong, or the seconds until one may be checked again."""
         if wait := self._throttle.wait(client, time.monotonic()):
             self._connections.refused["token_not_checked"] += 1
             return math.ceil(wait)
-        if equal(given, token):
+        found = [key for key in self._keys if equal(given, key.token)]
+        if found:
             self._throttle.right(client, time.monotonic())
-            return 0
+            return found[0]
         self._throttle.wrong(client, time.monotonic())
         self._wrong_tokens.add(client)
         self._connections.refused["wrong_token"] += 1
         await asyncio.sleep(WRONG_TOKEN_S)
         return None
 
-    def _session(self, headers: Headers) -> Session | None:
+    def _session(self, headers: Headers) -> tuple[Session, _Key] | tuple[None, None]:
+        """Return the session of a request's cookie, and the key with whose token it was opened."""
         value = cookie_of(headers.get("cookie", ""), self._cookie)
-        return self._sessions.read(value, time.time()) if value is not None and self._token is not None else None
+        for key in self._keys if value is not None else ():
+            if session := key.sessions.read(value or "", time.time()):
+                return session, key
+        return None, None
 
-    def _set_cookie(self, session: Session, scope: Scope) -> str:
+    def _set_cookie(self, session: Session, key: _Key, scope: StarletteScope) -> str:
         """Return the value of a Set-Cookie header."""
         left = session.opened + LONGEST_S - session.seen
         secure = "; Secure" if scope["scheme"] == "https" else ""
-        value = self._sessions.write(session)
+        value = key.sessions.write(session)
         return f"{self._cookie}={value}; Path={self._cookie_path}; Max-Age={left}; HttpOnly; SameSite=lax{secure}"
 
 
-async def _body(receive: Receive) -> bytes:
+async def read_body(receive: Receive) -> bytes:
     """Return at most MAX_FORM_BYTES of a request's body, or nothing if it takes longer than FORM_TIMEOUT_S."""
     body, more = b"", True
     try:
@@ -226,7 +269,7 @@ def _too_many(wait: int) -> str:
     return f"Too many wrong tokens: try again in {wait} s."
 
 
-def _form(scope: Scope, status: int, text: str, headers: dict[str, str] | None = None) -> Response:
+def _form(scope: StarletteScope, status: int, text: str, headers: dict[str, str] | None = None) -> Response:
     up = "../" * (scope["raw_path"].count(b"/") - 1)  # relative, because a proxy may serve the page below a path
     page = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>streamer</title>
 <meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">

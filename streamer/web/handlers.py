@@ -28,6 +28,7 @@ from streamer.web.monitor.capture_poller import CapturePoller
 from streamer.web.monitor.event_follower import EventFollower
 from streamer.web.monitor.incident_list import IncidentList
 from streamer.web.monitor.task_list import TaskLists
+from streamer.web.rule_commands import RuleCommands
 from streamer.web.stored_pictures import StoredPictures
 from streamer.web.video_urls import served_views
 
@@ -64,6 +65,7 @@ class Handlers:
     connections: Connections
     incidents: IncidentList
     pictures: StoredPictures
+    commands: RuleCommands
 
     async def streams(self) -> JSONResponse:
         """State of every stream and its tasks, and how many incidents are open."""
@@ -80,7 +82,8 @@ class Handlers:
         return JSONResponse(body, 200 if is_ready else 503)
 
     async def metrics(self) -> Response:
-        text = exposition(self.config.name, self.capture, self.follower, self.jpegs, self.connections)
+        rules = await self.commands.scrape() if self.config.rules else None
+        text = exposition(self.config.name, self.capture, self.follower, self.jpegs, self.connections, rules)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     async def events(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from datetime import datetime
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -33,10 +35,11 @@ class _MetricsCollector(Collector):
     """The agent's metrics. Frame counters restart with each capture process, result counters with each web process."""
 
     def __init__(
-        self, agent: str, capture: CapturePoller, events: EventFollower, jpegs: JpegHub, connections: Connections
-    ) -> None:
+        self, agent: str, capture: CapturePoller, events: EventFollower, jpegs: JpegHub, connections: Connections,
+        rules: Mapping[str, Any] | None,
+    ) -> None:  # fmt: skip
         self._agent, self._capture, self._events, self._jpegs = agent, capture, events, jpegs
-        self._connections = connections
+        self._connections, self._rules = connections, rules
 
     def collect(self) -> Iterator[Metric]:
         info = GaugeMetricFamily("streamer_info", "The agent.", labels=["agent", "version"])
@@ -56,6 +59,9 @@ class _MetricsCollector(Collector):
         for cause, count in self._connections.refused.items():
             refused.add_metric([cause], count)
         yield refused
+
+        if self._rules is not None:
+            yield from _of_rules(self._rules)
 
     def _frames(self) -> Iterator[Metric]:
         now = time.monotonic()
@@ -123,10 +129,25 @@ class _MetricsCollector(Collector):
         yield from (checked, right, near)
 
 
+def _of_rules(state: Mapping[str, Any]) -> Iterator[Metric]:
+    """Yield the metrics of the rules. `state`: the answer to `ShowRules`."""
+    mode = GaugeMetricFamily("streamer_rules_mode", "1 for the mode of the rules, 0 for the others.", labels=["mode"])
+    for name in state["modes"]:
+        mode.add_metric([name], name == state["mode"])
+    snoozes = GaugeMetricFamily("streamer_rules_snoozes", "Snoozes that have not ended.")
+    snoozes.add_metric([], len(state["snoozes"]))
+    incidents = GaugeMetricFamily("streamer_incidents_open", "Incidents that have not ended.", labels=["rule"])
+    counts = Counter(one["rule"] for one in state["incidents"])
+    for rule in state["rules"]:
+        incidents.add_metric([rule], counts[rule])
+    yield from (mode, snoozes, incidents)
+
+
 def exposition(
-    agent: str, capture: CapturePoller, events: EventFollower, jpegs: JpegHub, connections: Connections
-) -> bytes:
-    """Return the metrics in the Prometheus text format."""
+    agent: str, capture: CapturePoller, events: EventFollower, jpegs: JpegHub, connections: Connections,
+    rules: Mapping[str, Any] | None,
+) -> bytes:  # fmt: skip
+    """Return the metrics in the Prometheus text format. `rules`: the answer to `ShowRules`, if there is one."""
     registry = CollectorRegistry()
-    registry.register(_MetricsCollector(agent, capture, events, jpegs, connections))
+    registry.register(_MetricsCollector(agent, capture, events, jpegs, connections, rules))
     return generate_latest(registry)

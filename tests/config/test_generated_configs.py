@@ -24,6 +24,7 @@ SECRETS = {
     "MQTT_PASSWORD": "Hid4den",
     "WEBHOOK_SECRET": "whsec_" + b64encode(b"Hid5den-0123456789abcdefghij").decode(),
     "STREAMER_TOKEN": "Hid6den-wq8Zr2LpX0vT",
+    "KIOSK_TOKEN": "Hid7den-k3Vb9TmQe5Yd",
 }
 VALUES = (
     "", "null", "[]", "{}", "true", "0", "-1", "1e400", ".nan", "-.inf", "9" * 400, '"\\ud800"', '""', "'x", "*x", "&x",

@@ -435,6 +435,7 @@ def with_files(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped configs refer to a clip beside them and to passwords in the environment."""
     (here / "clip.mp4").write_bytes(b"")
     monkeypatch.setenv("STREAMER_TOKEN", "s3cretword-of-good-length")
+    monkeypatch.setenv("KIOSK_TOKEN", "s3cretword-of-the-kiosk")
     monkeypatch.setenv("WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     for camera in ("CAMERA", "GATE", "MQTT"):
         monkeypatch.setenv(f"{camera}_USER", "viewer")

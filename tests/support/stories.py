@@ -492,5 +492,11 @@ STORIES = [
         ["0 start", "2 update acknowledged by anna", "10 end", "11 start"],
     ),
     Story("acknowledged too late", {"when": PERSON, "grace": "1s"}, "0 person\n1 -\n2 ack 0", ["0 start", "1 end"]),
+    Story(
+        "label that was never seen",
+        {"when": {"not": {"label": "dog", "task": "people"}}, "grace": "1s"},
+        "0 person\n1 -\n2 dog\n3 dog",
+        ["0 start", "2 end"],
+    ),
     Story("recording ends", {"when": PERSON}, "0 person\n1 person\n2 ended", ["0 start", "2 end the stream has ended"]),
 ]
