@@ -50,7 +50,7 @@ def list_rules(config: AnyConfig = None, agent: RunningAgent = None) -> None:
     for name, rule in loaded.rules.items():
         streams = list(answering(rule, loaded.streams, kinds).tasks)
         made = ", ".join(dict.fromkeys(task for (_, task), names in loaded.made.items() if name in names))
-        judged = precision(judgements, name, hash_of(rule))
+        judged = precision(judgements, name, {hash_of(rule, loaded.streams[stream]) for stream in streams})
         words = [rules_commands.rule_line(name, str(rule.when), rule.severity, streams, rule.modes)]
         words += [f"makes the task {made}"] if made else []
         words += [str(judged)] if judged.share is not None else []

@@ -82,6 +82,19 @@ def with_tasks(config: Config, stream: str, tasks: Iterable[Any]) -> Config:
         raise ConfigError(_about_task(str(error), stream)) from None
 
 
+def with_task(config: Config, stream: str, name: str, keys: Mapping[str, Any] | None) -> Config:
+    """Return the config with a task in place of one of its name. `keys`: as in a config; None: without the task.
+
+    What does not fit changes nothing: it is over.
+    """
+    before = config.raw["streams"].get(stream, {}).get("tasks", [])
+    tasks = [task for task in before if _name(task) != name] + ([] if keys is None else [dict(keys)])
+    try:
+        return config if tasks == before else with_tasks(config, stream, tasks)
+    except ConfigError:
+        return config
+
+
 def check_question(config: Config, stream: str, task: Mapping[str, Any]) -> None:
     """Raise ConfigError, whose message starts at the task, if a task cannot run once on a stream.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from streamer.config.yaml_file import Where
+from streamer.config.zone import parse_line
 from streamer.core.patterns import PatternField
 from streamer.core.settings import Name, Seconds, Settings, parse_seconds
 from streamer.types import Point
@@ -70,23 +71,37 @@ def parse_stream_state(value: Any) -> StreamState:
     return StreamState("down" if match[1] == "down" else "up", parse_seconds(match[2]) if match[2] else 0.0)
 
 
-def parse_crossing(value: Any) -> tuple[str, ...] | tuple[Point, Point]:
-    """Return zones in the order in which an object enters them, or the two ends of a line. Raises ValueError."""
-    if isinstance(value, (list, tuple)) and len(value) >= 2:
-        if all(isinstance(zone, str) for zone in value):
-            if any(first == second for first, second in pairwise(value)):
-                raise ValueError("names one zone twice in a row")
-            return tuple(value)
-        try:
-            (x0, y0), (x1, y1) = value
-            ends = (float(x0), float(y0)), (float(x1), float(y1))
-        except (TypeError, ValueError):
-            ends = ((2.0, 2.0), (2.0, 2.0))
-        if all(0 <= edge <= 1 for end in ends for edge in end) and ends[0] != ends[1]:
-            return ends
-    raise ValueError(
-        "must be zones in their order, `[street, drive]`, or the ends of a line, `[[0.1, 0.5], [0.9, 0.5]]`"
-    )
+def parse_true(value: Any) -> Any:
+    """Return True. Raises ValueError for any other value."""
+    if value is not True:
+        raise ValueError("can only be `true`: leave the key out, or put the condition under `not`")
+    return value
+
+
+class Crossing(NamedTuple):
+    """Places that an object passes. Either `zones` or a line is given."""
+
+    zones: tuple[str, ...] = ()
+    """Zones in the order in which the object enters them."""
+    line: str | None = None
+    """Name of the line; None if only its ends are given."""
+    ends: tuple[Point, Point] | None = None
+
+
+def parse_crossing(value: Any) -> Crossing:
+    """Return the Crossing of a line's name, of the two ends of a line, or of a list of zones. Raises ValueError."""
+    if isinstance(value, str):
+        return Crossing(line=value)
+    if not isinstance(value, (list, tuple)) or len(value) < 2 or any(type(one) is not type(value[0]) for one in value):
+        raise ValueError(
+            "must be the name of a line, zones in their order, `[street, drive]`, or the ends of a line, "
+            "`[[0.1, 0.5], [0.9, 0.5]]`"
+        )
+    if not isinstance(value[0], str):
+        return Crossing(ends=parse_line(value))
+    if any(first == second for first, second in pairwise(value)):
+        raise ValueError("names one zone twice in a row")
+    return Crossing(zones=tuple(value))
 
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -94,8 +109,9 @@ Score = Annotated[float, Field(gt=0, le=1)]
 CountField = Annotated[Count, BeforeValidator(parse_count, json_schema_input_type=str | int)]
 StreamStateField = Annotated[StreamState, BeforeValidator(parse_stream_state, json_schema_input_type=str)]
 CrossingField = Annotated[
-    Any, BeforeValidator(parse_crossing, json_schema_input_type=list[Name] | list[tuple[float, float]])
+    Any, BeforeValidator(parse_crossing, json_schema_input_type=Name | list[Name] | list[tuple[float, float]])
 ]
+TrueField = Annotated[Literal[True], BeforeValidator(parse_true)]
 Conditions = Annotated[list["Condition"], Field(min_length=1)]
 
 
@@ -163,16 +179,16 @@ class Condition(Settings):
     """Number of objects: `>= 3`. Default: `>= 1`."""
     zone: Name | None = None
     """Zone in which the lower edge of the object's box has its middle."""
-    appears: Literal[True] | None = None
+    appears: TrueField | None = None
     """True when an object is new."""
-    disappears: Literal[True] | None = None
+    disappears: TrueField | None = None
     """True when an object is gone."""
     enters: Name | None = None
     """True when an object enters this zone."""
     leaves: Name | None = None
     """True when an object leaves this zone."""
     crosses: CrossingField | None = None
-    """True when an object has entered these zones in this order, or crosses this line."""
+    """True when an object crosses the line with this name or these ends, or has entered these zones in this order."""
     direction: Literal["left", "right"] | None = None
     """Side of the line to which an object crosses, as seen from its first end to its second. Default: both."""
     dwell: Seconds | None = None
@@ -215,7 +231,7 @@ class Condition(Settings):
             raise ValueError(f"`count` does not go with `{motions[0]}`")
         if self.zone is not None and motions and motions[0] in ("enters", "leaves", "crosses"):
             raise ValueError(f"`zone` does not go with `{motions[0]}`, which names its place itself")
-        if self.direction is not None and (self.crosses is None or isinstance(self.crosses[0], str)):
+        if self.direction is not None and (self.crosses is None or self.crosses.zones):
             raise ValueError("`direction` is for `crosses` with a line")
         if self.clear_score is not None and self.min_score is None:
             raise ValueError("`clear_score` needs `min_score`")
@@ -253,8 +269,19 @@ class Condition(Settings):
     def zones(self) -> tuple[tuple[str, str], ...]:
         """Key and name of each zone that the condition names."""
         named = [(key, getattr(self, key)) for key in ("zone", "enters", "leaves")]
-        named += [("crosses", zone) for zone in self.crosses or () if isinstance(zone, str)]
+        named += [("crosses", zone) for zone in self.crosses.zones] if self.crosses is not None else []
         return tuple((key, zone) for key, zone in named if zone is not None)
+
+    @property
+    def line(self) -> str | None:
+        """Name of the line that the condition names."""
+        return None if self.crosses is None else self.crosses.line
+
+    def with_line(self, lines: Mapping[str, tuple[Point, Point]]) -> Self:
+        """Return the condition with the ends of the line that it names."""
+        if self.crosses is None or self.crosses.line is None:
+            return self
+        return self.model_copy(update={"crosses": self.crosses._replace(ends=lines[self.crosses.line])})
 
     def leaves_with_place(self, where: Where = ()) -> Iterator[tuple[Where, Condition]]:
         """Yield the conditions that have no others inside, each with its place."""
@@ -282,7 +309,7 @@ class Condition(Settings):
         text = f"sees {self.see}" if self.see is not None else f"label {self.label}"
         text += f" in {self.zone}" if self.zone else ""
         if self.crosses is not None:
-            return f"{text} crosses {' then '.join(self.crosses) if self.zones else 'the line'}"
+            return f"{text} crosses {' then '.join(self.crosses.zones) or self.crosses.line or 'the line'}"
         match self.motion:
             case None:
                 return f"{text} {self.count}" if self.count else text

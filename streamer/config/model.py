@@ -33,7 +33,7 @@ from streamer.config.task import ScheduledTask, TaskSettings, build_task, task_p
 from streamer.config.validation import Problem, problems_of
 from streamer.config.web import Web
 from streamer.config.yaml_file import EXTENSION, Where, YamlFile, dotted
-from streamer.config.zone import PolygonField
+from streamer.config.zone import LineField, PolygonField
 from streamer.core.errors import ConfigError
 from streamer.core.redact import redact
 from streamer.core.settings import Name, Settings
@@ -59,6 +59,8 @@ class _StreamSettings(Settings):
     """Source of the frames: a text or a mapping with `kind`."""
     zones: dict[Name, PolygonField] = Field({})
     """Parts of the frame by name: corners [x, y], 0 to 1."""
+    lines: dict[Name, LineField] = Field({})
+    """Lines in the frame by name: their two ends [x, y], 0 to 1. For `crosses` of a rule."""
     motion: MotionSettings = MotionSettings()
     """Motion detection for tasks with `when`."""
 
@@ -93,6 +95,7 @@ class Stream:
     tasks: tuple[ScheduledTask, ...]
     zones: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
     motion: MotionSettings = field(default_factory=MotionSettings)
+    lines: Mapping[str, tuple[Point, Point]] = field(default_factory=dict)
 
     @property
     def active(self) -> tuple[ScheduledTask, ...]:
@@ -304,4 +307,4 @@ def _stream(name: str, config: Any, local: ZoneInfo, problems: list[Problem], is
             then, wrong = build_follow_ups(entry.then, task, pipeline, config.model, where)
             problems += wrong
             tasks.append(replace(task, then=then))
-    return Stream(stream.source, tuple(tasks), stream.zones, stream.motion)
+    return Stream(stream.source, tuple(tasks), stream.zones, stream.motion, stream.lines)

@@ -187,6 +187,7 @@ def answering(rule: Rule, streams: Mapping[str, Any], kinds: Mapping[str, Result
     for name in [name for name in named or streams if name in streams]:
         tasks: dict[Where, str] = {}
         wrong: list[Problem] = []
+        unclear: list[Problem] = []
         for place, leaf in rule.when.leaves_with_place():
             wrong += place_problems(leaf, place, name, streams[name])
             if leaf.stream is not None:
@@ -194,14 +195,15 @@ def answering(rule: Rule, streams: Mapping[str, Any], kinds: Mapping[str, Result
             able = able_tasks(leaf, streams[name], kinds)
             if len(able) == 1:
                 tasks[place] = able[0].name
-            elif able:  # never left out in silence: the stream can answer
-                found.problems.append((("when", *place), _which_task(leaf, name, able)))
+            elif able:
+                unclear.append((("when", *place), _which_task(leaf, name, able)))
             else:
                 wrong.append((("when", *place), _no_task(leaf, name, streams[name])))
-        if not wrong:
+        if not (wrong or unclear):
             found.tasks[name] = tasks
         elif named is not None:
             found.problems.extend(wrong)
+        found.problems.extend(unclear)  # never left out in silence: the stream can answer
         problems += wrong
     if not found.tasks and not found.problems:
         where, what = problems[0]
@@ -280,11 +282,17 @@ def _can_answer(condition: Condition, task: Task, kind: ResultKind) -> bool:
 
 
 def place_problems(condition: Condition, place: Where, name: str, stream: Any) -> Iterator[Problem]:
-    """Yield the problems of the zones that a condition names. `name`: that of the stream."""
+    """Yield the problems of the zones, or of the line, that a condition names. `name`: that of the stream."""
     for key, zone in condition.zones:
         if zone not in stream.zones:
             known = nearest(zone, list(stream.zones)) if stream.zones else ": the stream has no `zones`"
             yield ("when", *place, key), f"unknown zone `{zone}` of stream `{name}`{known}"
+    line = condition.line
+    if line is not None and line not in stream.lines:
+        known = nearest(line, list(stream.lines)) if stream.lines else ": the stream has no `lines`"
+        if line in stream.zones:
+            known = f": it is a zone, for `enters`, `leaves` and lists such as `[{line}, …]`"
+        yield ("when", *place, "crosses"), f"unknown line `{line}` of stream `{name}`{known}"
 
 
 def _parts_of(condition: Condition, where: Where) -> Iterator[tuple[Where, Condition]]:

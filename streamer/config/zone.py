@@ -1,4 +1,4 @@
-"""Parsing of a zone: a polygon in fractions of the frame."""
+"""Parsing of zones and lines: polygons and pairs of points in fractions of the frame."""
 
 from __future__ import annotations
 
@@ -33,8 +33,25 @@ def parse_polygon(value: Any) -> tuple[Point, ...]:
     return points
 
 
+def parse_line(value: Any) -> tuple[Point, Point]:
+    """Return the two ends of a line as fractions of the frame. A text holds them in one row. Raises ValueError."""
+    if isinstance(value, str):
+        value = _pairs(value)
+    try:
+        (x0, y0), (x1, y1) = value
+        start, end = (float(x0), float(y0)), (float(x1), float(y1))
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("must be the two ends of a line, such as [[0.1, 0.5], [0.9, 0.5]]") from None
+    for x, y in (start, end):
+        if not (0 <= x <= 1 and 0 <= y <= 1):
+            raise ValueError(f"the end [{x:g}, {y:g}] is outside the frame: both must be between 0 and 1")
+    if start == end:
+        raise ValueError("has no length: its ends are one point")
+    return start, end
+
+
 def _pairs(text: str) -> Any:
-    """Return the corners of a text; the text itself if it holds no pairs of numbers."""
+    """Return the points of a text; the text itself if it holds no pairs of numbers."""
     try:
         numbers = split_numbers(text)
     except ValueError:
@@ -44,4 +61,7 @@ def _pairs(text: str) -> Any:
 
 PolygonField = Annotated[
     tuple[Point, ...], BeforeValidator(parse_polygon, json_schema_input_type=str | list[tuple[float, float]])
+]
+LineField = Annotated[
+    tuple[Point, Point], BeforeValidator(parse_line, json_schema_input_type=str | list[tuple[float, float]])
 ]

@@ -136,10 +136,11 @@ def degraded_event(agent: str, reason: str) -> StatusEvent:
 def task_event(
     agent: str, stream: str, task: str, state: str,
     reason: str | None = None, retry_in_s: float | None = None, asks: str | None = None,
+    keys: dict[str, Any] | None = None,
 ) -> StatusEvent:  # fmt: skip
     """Return a task's change: `added`, `removed`, `paused`, `resumed`, or `quarantined` because it crashes infer."""
     source = f"/agents/{agent}/streams/{stream}"
-    return _status(source, "task", state, reason, retry_in_s, stream=stream, task=task, asks=asks)
+    return _status(source, "task", state, reason, retry_in_s, stream=stream, task=task, asks=asks, keys=keys)
 
 
 def schedule_event(
@@ -198,6 +199,11 @@ def snapshots_event(agent: str, state: str, reason: str | None, worker: str | No
     `worker`: the inference process that reports it, where there are several.
     """
     return _status(f"/agents/{agent}", "snapshots", state, reason, worker=worker)
+
+
+def start_event(agent: str) -> StatusEvent:
+    """Return the event that the agent has started with the tasks of its config (`rules.started`)."""
+    return _status(f"/agents/{agent}", "rules", "started")
 
 
 def clean(text: str) -> str:

@@ -60,6 +60,8 @@ class StatusData(Part):
     """Name of the task, in events about a task."""
     asks: str | None = Field(default=None, exclude_if=lambda value: value is None)
     """The task's kind, such as `object_detection`, when a task was changed."""
+    keys: dict[str, Any] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Keys of a task that was added, as in a config."""
     lost: Lost | None = Field(default=None, exclude_if=lambda value: value is None)
     """Events that the sink has missed for good."""
     command: CommandData | None = Field(default=None, exclude_if=lambda value: value is None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,9 +60,10 @@ class Precision(NamedTuple):
         return f"precision {100 * self.share:.0f} % ({self.right} right, {self.wrong} wrong)"
 
 
-def precision(judgements: Iterable[Judgement], rule: str, rule_hash: str | None = None) -> Precision:
-    """Return the precision of a rule; with `rule_hash`, of its present definition only."""
-    found = [one.verdict for one in judgements if one.rule == rule and rule_hash in (None, one.rule_hash)]
+def precision(judgements: Iterable[Judgement], rule: str, hashes: Collection[str] | None = None) -> Precision:
+    """Return the precision of a rule. `hashes`: of these definitions only, such as the present one on its streams."""
+    of_rule = [one for one in judgements if one.rule == rule]
+    found = [one.verdict for one in of_rule if hashes is None or one.rule_hash in hashes]
     return Precision(found.count("right"), found.count("wrong"))
 
 

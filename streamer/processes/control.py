@@ -130,10 +130,11 @@ class Control:
             except OSError as error:
                 raise ConfigError(f"change cannot be saved ({error.strerror}): check the state folder") from None
         self.config = after
-        self.router.set_tasks(after, change.stream)
         state, saved = DONE[change.what], "saved" if save else None
         kinds = {task.name: task.task for config in (before, after) for task in config.streams[change.stream].tasks}
-        event = task_event(after.name, change.stream, change.name, state, saved, asks=kinds[change.name])
-        self._send_event(event)
+        asks = kinds[change.name]
+        event = task_event(after.name, change.stream, change.name, state, saved, asks=asks, keys=change.task)
+        self._send_event(event)  # first: the rules look at the answers of a new task from this event on
+        self.router.set_tasks(after, change.stream)
         log.info("task %s of %s %s%s", change.name, change.stream, state, ", saved" if save else "")
         return f"{change.name} of {change.stream}: {state}" + (", saved" if save else "")

@@ -86,7 +86,10 @@ def _rule_handlers(worker: Worker, incidents: IncidentList) -> RuleHandlers:
     config = worker.config
     kinds = {task: spec.result for task, spec in find_pipeline().tasks().items()}
     tasks = {name: answering(rule, config.streams, kinds) for name, rule in config.rules.items()}
-    hashes = {name: hash_of(rule) for name, rule in config.rules.items()}
+    hashes = {
+        name: {hash_of(rule, config.streams[stream]) for stream in tasks[name].tasks}
+        for name, rule in config.rules.items()
+    }
     return RuleHandlers(config, tasks, hashes, incidents, VerdictFile(worker.state))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from streamer.config.rule import Hits, Rule
+from streamer.config.rule import Hits, Hold, Rule
 from streamer.events.schema import IncidentEvent
 from streamer.rules.condition import Condition, Finding, Leaf, StreamLeaf
 from streamer.rules.controls import Controls
@@ -50,23 +50,41 @@ class ActivityState:
             return self.incident.best
         return max(self.pending, key=lambda evidence: evidence.rank, default=None)
 
+    def is_held(self, hold: Hold, value: bool, evidence: Evidence, now: float) -> bool:
+        """Record a value before the start; return whether there is enough evidence."""
+        seconds, hits = hold.for_ or 0.0, hold.hits or Hits(1, 1)
+        self.hits = [*self.hits, value][-hits.of :]
+        if value:
+            self.pending.append(evidence)
+            if len(self.pending) > MAX_PENDING:
+                del self.pending[1 : 1 + MAX_PENDING // 2]  # the first one names the incident
+            if self.true_since is None:
+                self.true_since = now
+            return sum(self.hits) >= hits.true and now - self.true_since >= seconds
+        self.true_since = None
+        if seconds or True not in self.hits:
+            self.pending = []
+        return False
+
 
 class Activity:
     """One rule on one stream. Each method returns the incident events that it causes."""
 
-    def __init__(
-        self, rule: Rule, stream: str, condition: Condition, reporter: Reporter, controls: Controls, order: int
-    ) -> None:
+    def __init__(self, rule: Rule, stream: str, condition: Condition, reporter: Reporter, controls: Controls) -> None:
         self._rule, self._controls = rule, controls
         self.stream, self.condition, self.reporter = stream, condition, reporter
-        self.order = order
+        self.order = 0
         """Place among all activities, so that events come in one order."""
         self.leaves: tuple[Leaf, ...] = tuple(condition.leaves())
         self.stream_leaves = tuple(leaf for leaf in self.leaves if isinstance(leaf, StreamLeaf))
         self._can_sleep = all(leaf.is_quiet for leaf in self.leaves) and not condition.value_of_nothing
-        self._hits = rule.hold.hits or Hits(1, 1)
         self._updates = Updates(rule.escalate, reporter)
         self.state = ActivityState()
+
+    def looks_like(self, other: Activity) -> bool:
+        """Return whether it is about the same rule, and the same tasks answer it."""
+        own, others = ([leaf.task for leaf in one.leaves] for one in (self, other))
+        return own == others and self.reporter.rule_hash == other.reporter.rule_hash
 
     @property
     def sleeps(self) -> bool:
@@ -116,12 +134,26 @@ class Activity:
             for leaf in self.leaves:
                 leaf.lose()
             self.state.time.advance(Moment(epoch, None, now), answered=False)
-        if state == "ended" and self.state.incident is not None:
-            yield self._end(now, "the stream has ended")
+        if state == "ended":
+            yield from self.stop(now, "the stream has ended")
         for stream_leaf in self.stream_leaves:
             stream_leaf.change(state, event, now)
         if self.stream_leaves:
             yield from self._evaluate(Evidence(event, epoch, None), Moment(None, None, now))
+
+    def lose_task(self, task: str, now: float, reason: str) -> Iterator[IncidentEvent]:
+        """Have no answer of a task from here on. An incident that the rest of the condition does not keep ends."""
+        for leaf in self.leaves:
+            if leaf.task == task:
+                leaf.lose()
+        if not self.condition.value:
+            self.state.time.advance(Moment(None, None, now), answered=False)
+            yield from self.stop(now, reason)
+
+    def stop(self, now: float, reason: str) -> Iterator[IncidentEvent]:
+        """End the incident, if there is one."""
+        if self.state.incident is not None:
+            yield self._end(now, reason)
 
     def expire(self, now: float) -> Iterator[IncidentEvent]:
         """Act on a deadline that has passed. `now`: that deadline."""
@@ -177,29 +209,13 @@ class Activity:
             return
         if state.incident is not None:
             yield from self._continue(state.incident, value, evidence, now, moment.wall)
-        elif self._is_held(value, evidence, now):
+        elif state.is_held(self._rule.hold, value, evidence, now):
             if self._may_start(moment.wall):
                 yield self._start(now, moment.wall)
             else:
                 state.pending = [evidence]
                 if self.stream_leaves and state.may_start_at is None:
                     state.may_start_at = self._next_start(moment.wall)
-
-    def _is_held(self, value: bool, evidence: Evidence, now: float) -> bool:
-        """Record a value before the start; return whether there is enough evidence."""
-        state, seconds = self.state, self._rule.hold.for_ or 0.0
-        state.hits = [*state.hits, value][-self._hits.of :]
-        if value:
-            state.pending.append(evidence)
-            if len(state.pending) > MAX_PENDING:
-                del state.pending[1 : 1 + MAX_PENDING // 2]  # the first one names the incident
-            if state.true_since is None:
-                state.true_since = now
-            return sum(state.hits) >= self._hits.true and now - state.true_since >= seconds
-        state.true_since = None
-        if seconds or True not in state.hits:
-            state.pending = []
-        return False
 
     def _may_start(self, wall: float) -> bool:
         cooldown, hours = self._rule.again.cooldown, self._rule.between

@@ -1,12 +1,16 @@
-"""Makes the conditions of a rule for one stream."""
+"""Makes the activities of rules, with their conditions, for the streams that can answer them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from zoneinfo import ZoneInfo
 
 from streamer.config.condition import Condition as Settings
+from streamer.config.model import Config, Stream, find_pipeline
+from streamer.config.rule import Rule, answering
 from streamer.config.yaml_file import Where
+from streamer.rules.activity import Activity
 from streamer.rules.condition import (
     AbsentLeaf,
     Compound,
@@ -14,22 +18,41 @@ from streamer.rules.condition import (
     ObjectLeaf,
     StreamLeaf,
     TextLeaf,
-    Zones,
     conjunction,
     disjunction,
     negation,
 )
+from streamer.rules.controls import Controls
 from streamer.rules.fixed_object import FixedObjectLeaf
+from streamer.rules.incident import Reporter, hash_of
+from streamer.rules.targets import Targets
 from streamer.rules.tracks import TRACKED
 from streamer.rules.unusual import UnusualLeaf
 
 
+def build_activities(
+    config: Config, rules: Mapping[str, Rule], controls: Controls
+) -> Iterator[tuple[tuple[str, str], Activity]]:
+    """Yield rule, stream and a new activity for each stream that can answer a rule."""
+    kinds = {task: spec.result for task, spec in find_pipeline().tasks().items()}
+    for name, rule in rules.items():
+        hours = rule.between and replace(rule.between, zone=config.timezone)
+        zoned = rule.model_copy(update={"between": hours})
+        targets = Targets({target: config.notify[target] for target in rule.notify}, config.timezone)
+        for stream, tasks in answering(rule, config.streams, kinds).tasks.items():
+            condition = build(rule.when, tasks, config.streams[stream], config.timezone)
+            rule_hash = hash_of(rule, config.streams[stream])
+            reporter = Reporter(config.name, name, stream, rule.say, rule_hash, controls, targets)
+            yield (name, stream), Activity(zoned, stream, condition, reporter, controls)
+
+
 def build(
-    settings: Settings, tasks: Mapping[Where, str], zones: Zones, timezone: ZoneInfo, where: Where = ()
+    settings: Settings, tasks: Mapping[Where, str], stream: Stream, timezone: ZoneInfo, where: Where = ()
 ) -> Condition:
     """Return the condition of settings for one stream. `tasks`: as of `Answering.tasks`; `timezone`: that of hours."""
+    zones = stream.zones
     if settings.parts:
-        parts = [build(part, tasks, zones, timezone, (*where, *place)) for place, part in settings.parts]
+        parts = [build(part, tasks, stream, timezone, (*where, *place)) for place, part in settings.parts]
         joins = {"all": conjunction, "any": disjunction, "not": negation}
         return Compound(parts, joins[str(settings.parts[0][0][0])])
     if settings.stream is not None:
@@ -43,5 +66,5 @@ def build(
     if settings.motion == "unusual":
         return UnusualLeaf(settings, tasks[where], zones, timezone)
     if settings.motion is not None:
-        return TRACKED[settings.motion](settings, tasks[where], zones)
+        return TRACKED[settings.motion](settings.with_line(stream.lines), tasks[where], zones)
     return ObjectLeaf(settings, tasks[where], zones)

@@ -10,51 +10,35 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from streamer.config.model import Config, find_pipeline
-from streamer.config.rule import Rule, answering
+from streamer.config.changes import with_task
+from streamer.config.model import Config
+from streamer.config.rule import Rule
 from streamer.events.build import rfc3339, unix_time
 from streamer.events.command_data import CommandData
-from streamer.events.schema import Event, IncidentEvent, ResultEvent, StatusEvent
-from streamer.rules.activity import Activity, ActivityState
-from streamer.rules.build import build
-from streamer.rules.condition import LeafState, ObjectLeaf
+from streamer.events.schema import Event, IncidentEvent, ResultEvent, StatusData, StatusEvent
+from streamer.rules.activities import Activities
+from streamer.rules.activity import ActivityState
+from streamer.rules.build import build_activities
+from streamer.rules.condition import LeafState
 from streamer.rules.controls import Controls, ControlState
-from streamer.rules.incident import Reporter, hash_of
+from streamer.rules.incident import Reporter
 from streamer.rules.observation import Observation, observe
-from streamer.rules.targets import Targets
 from streamer.rules.unusual import UnusualLeaf
 
 LATE_S = 2.0
 """Longest delay of an event that still counts before a deadline."""
 STEP_BACK_S = 60.0
 """An event that is older than the clock by more shows that the computer's clock was set back."""
-CHANGED = "the rule was changed or removed"
-ANY_LABEL = ""
-"""Key of activities that look at objects with any label."""
-
-
-@dataclass(slots=True)
-class _TaskActivities:
-    """The activities that look at one task's answers."""
-
-    awake: dict[int, Activity] = field(default_factory=dict)
-    """Those that every answer concerns, by their order."""
-    by_label: defaultdict[str, list[Activity]] = field(default_factory=lambda: defaultdict(list))
-
-    def concerned(self, seen: Observation) -> list[Activity]:
-        """Return the activities that an observation can change, in their order."""
-        found = dict(self.awake)
-        if seen.objects:
-            for label in {ANY_LABEL, *(shape.label.casefold() for shape in seen.objects)}:
-                for activity in self.by_label.get(label, ()):
-                    found[activity.order] = activity
-        return [found[order] for order in sorted(found)]
+REMOVED = "the rule was removed"
+UNANSWERED = "no task of the stream answers the rule any more"
+CHANGED = "the rule, or a zone or line that it names, was changed"
+RESTARTED = "the agent has started without a task that was added"
 
 
 class Engine:
@@ -68,20 +52,8 @@ class Engine:
         self.rules = config.rules if rules is None else rules
         self.clock = 0.0
         """Unix second of the newest event."""
-        self.activities: dict[tuple[str, str], Activity] = {}  # by rule and stream
-        self._tasks: defaultdict[tuple[str, str], _TaskActivities] = defaultdict(_TaskActivities)
-        self._streams: defaultdict[str, list[Activity]] = defaultdict(list)
-        self._deadlines: dict[int, tuple[float, Activity]] = {}  # by order
-        self._next = float("inf")  # the earliest deadline
-        kinds = {task: spec.result for task, spec in find_pipeline().tasks().items()}
-        for name, rule in self.rules.items():
-            hours = rule.between and replace(rule.between, zone=config.timezone)
-            zoned = rule.model_copy(update={"between": hours})
-            targets = Targets({target: config.notify[target] for target in rule.notify}, config.timezone)
-            for stream, tasks in answering(rule, config.streams, kinds).tasks.items():
-                condition = build(rule.when, tasks, config.streams[stream].zones, config.timezone)
-                reporter = Reporter(config.name, name, stream, rule.say, hash_of(rule), self.controls, targets)
-                self._add(name, Activity(zoned, stream, condition, reporter, self.controls, len(self.activities)))
+        self._base = self._config = replace(config, is_part=True)  # changes of tasks were checked when they were made
+        self.activities = Activities(dict(build_activities(config, self.rules, self.controls)))
 
     @property
     def places(self) -> Collection[tuple[str, str]]:
@@ -106,7 +78,7 @@ class Engine:
     @property
     def deadline(self) -> float | None:
         """Value that the clock must reach for the next deadline to pass; None if there is no deadline."""
-        return None if self._next == float("inf") else self._next + LATE_S
+        return None if self.activities.next_deadline == float("inf") else self.activities.next_deadline + LATE_S
 
     def process(self, event: Event) -> list[IncidentEvent]:
         """Take one event and return what follows. An event whose time is no time is passed over."""
@@ -121,6 +93,10 @@ class Engine:
             incidents += self._observe(observe(event, wall))
         elif event.subject.startswith("stream."):
             incidents += self._change_stream(event, wall)
+        elif event.subject.startswith("task."):
+            incidents += self._change_task(event.data, wall)
+        elif event.subject == "rules.started":
+            incidents += self._follow(self._base, wall, RESTARTED)
         elif event.data.command is not None:
             incidents += self._obey(event.data.state, event.data.command, wall)
         return incidents
@@ -167,7 +143,7 @@ class Engine:
             self.clock = float(state["clock"])
             self.controls.load(_CONTROLS.validate_python(state.get("controls", {})))
             for saved in state["activities"]:
-                activity = self.activities.get((saved["rule"], saved["stream"]))
+                activity = self.activities.get(saved["rule"], saved["stream"])
                 stored = _ACTIVITY.validate_python(saved["activity"])
                 if activity is None or activity.reporter.rule_hash != saved["hash"]:
                     if stored.incident is not None:
@@ -179,53 +155,67 @@ class Engine:
                             saved["hash"],
                             self.controls,
                         )
-                        incidents.append(reporter.event(stored.incident, "end", self.clock, CHANGED))
+                        reason = CHANGED if activity is not None else UNANSWERED
+                        reason = reason if saved["rule"] in self.rules else REMOVED
+                        incidents.append(reporter.event(stored.incident, "end", self.clock, reason))
                     continue
                 activity.state = stored
                 for leaf, data in zip(activity.leaves, saved["leaves"], strict=True):
                     leaf.state = _adapter(leaf.state).validate_python(data)
-                self._update(activity)
+                self.activities.update(activity)
         except (KeyError, TypeError, ValidationError) as error:
             raise ValueError("the stored state of the rules is not of this version") from error
         return incidents
 
-    def _add(self, name: str, activity: Activity) -> None:
-        stream = activity.stream
-        self.activities[name, stream] = activity
-        self._streams[stream].append(activity)
-        for leaf in activity.leaves:
-            if leaf.task is not None and isinstance(leaf, ObjectLeaf):
-                of_label = self._tasks[stream, leaf.task].by_label[leaf.label or ANY_LABEL]
-                if activity not in of_label:
-                    of_label.append(activity)
-        self._wake(activity)
-
     def _observe(self, seen: Observation) -> Iterator[IncidentEvent]:
-        tasks = self._tasks.get((seen.stream, seen.task))
-        for activity in tasks.concerned(seen) if tasks is not None else ():
+        for activity in self.activities.concerned(seen):
             yield from activity.observe(seen)
-            self._update(activity)
+            self.activities.update(activity)
 
     def _change_stream(self, event: StatusEvent, wall: float) -> Iterator[IncidentEvent]:
         data = event.data
-        for activity in self._streams.get(data.stream or "", ()):
+        for activity in self.activities.of_stream(data.stream):
             yield from activity.change_stream(data.state, event.id, data.epoch, wall)
-            self._update(activity)
+            self.activities.update(activity)
+
+    def _change_task(self, data: StatusData, wall: float) -> Iterator[IncidentEvent]:
+        """Take a change of a task of the running agent. A paused task has no answers until it is resumed."""
+        stream, task = data.stream or "", data.task or ""
+        reason = f"the task {task} was {data.state}"
+        if data.state == "paused":
+            for activity in self.activities.of_stream(stream):
+                yield from activity.lose_task(task, wall, reason)
+                self.activities.update(activity)
+        elif data.state == "removed" or (data.state == "added" and data.keys is not None):
+            yield from self._follow(with_task(self._config, stream, task, data.keys), wall, reason)
+
+    def _follow(self, config: Config, wall: float, reason: str) -> Iterator[IncidentEvent]:
+        """Look at the tasks of `config` from here on; end the incidents that these do not answer."""
+        if config is self._config:
+            return
+        before, after = self.activities, dict(build_activities(config, self.rules, self.controls))
+        for key, activity in before.items():
+            if key in after and activity.looks_like(after[key]):
+                after[key] = activity
+        self._config, self.activities = config, Activities(after)
+        for key, activity in before.items():
+            if after.get(key) is not activity:
+                yield from activity.stop(wall, reason)
 
     def _obey(self, kind: str, command: CommandData, wall: float) -> Iterator[IncidentEvent]:
         """Take a command. Feedback changes nothing here."""
         if kind == "mode" and self.controls.switch(command, wall):
             for activity in self.activities.values():
                 yield from activity.change_mode(wall)
-                self._update(activity)
+                self.activities.update(activity)
         elif kind == "snooze":
             self.controls.snooze(command, wall)
             for activity in self.activities.values():
                 yield from activity.end_snooze(wall)
-                self._update(activity)
-        elif kind == "ack" and (found := self.activities.get((command.rule or "", command.stream or ""))):
+                self.activities.update(activity)
+        elif kind == "ack" and (found := self.activities.get(command.rule or "", command.stream or "")):
             yield from found.acknowledge(command.incident, command.by, wall)
-            self._update(found)
+            self.activities.update(found)
 
     def _advance_clock(self, wall: float) -> Iterator[IncidentEvent]:
         if wall < self.clock - STEP_BACK_S:
@@ -233,31 +223,12 @@ class Engine:
             self.clock = wall
             for activity in self.activities.values():
                 activity.rebase(wall)
-                self._update(activity)
+                self.activities.update(activity)
         self.clock = max(self.clock, wall)
-        while self._next + LATE_S <= self.clock:
-            at, activity = min(self._deadlines.values(), key=lambda due: (due[0], due[1].order))
+        while self.activities.next_deadline + LATE_S <= self.clock:
+            at, activity = self.activities.next_due()
             yield from activity.expire(at)
-            self._update(activity)
-
-    def _update(self, activity: Activity) -> None:
-        """Keep the indexes of activities true after a change of one."""
-        deadline = activity.deadline
-        known = self._deadlines.pop(activity.order, None)
-        if deadline is not None:
-            self._deadlines[activity.order] = deadline, activity
-        if deadline is not None or known is not None:
-            self._next = min((time for time, _ in self._deadlines.values()), default=float("inf"))
-        self._wake(activity)
-
-    def _wake(self, activity: Activity) -> None:
-        sleeps = activity.sleeps
-        for task in {leaf.task for leaf in activity.leaves if leaf.task is not None}:
-            awake = self._tasks[activity.stream, task].awake
-            if sleeps:
-                awake.pop(activity.order, None)
-            else:
-                awake[activity.order] = activity
+            self.activities.update(activity)
 
 
 _CONTROLS: TypeAdapter[ControlState] = TypeAdapter(ControlState)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from streamer.config.model import Stream
 from streamer.config.rule import Rule
 from streamer.events.build import clean, rfc3339
 from streamer.events.incident_data import IncidentData, IncidentFrame, Reason, Severity
@@ -211,9 +212,16 @@ def reasons_to_json(reasons: Sequence[Reason]) -> list[dict[str, Any]]:
     return [one.model_dump() for one in reasons]
 
 
-def hash_of(rule: Rule) -> str:
-    """Return a hash of a rule's definition. Its targets are no part of it: they change no incident."""
-    return _hash({key: value for key, value in _plain(rule).items() if key != "notify"})
+def hash_of(rule: Rule, stream: Stream) -> str:
+    """Return a hash of a rule's definition, with the zones and lines of the stream that it names.
+
+    Its targets are no part of it: they change no incident.
+    """
+    leaves = [leaf for _, leaf in rule.when.leaves_with_place()]
+    zones = {zone: stream.zones[zone] for leaf in leaves for _, zone in leaf.zones}
+    lines = {leaf.line: stream.lines[leaf.line] for leaf in leaves if leaf.line is not None}
+    definition = {key: value for key, value in _plain(rule).items() if key != "notify"}
+    return _hash([definition, sorted(zones.items()), sorted(lines.items())])
 
 
 def _plain(value: Any) -> Any:

@@ -143,14 +143,15 @@ class CrossesLeaf(TrackLeaf):
 
     def _went(self, track: Track, before: Point) -> bool:
         crosses: Any = self.settings.crosses
-        if isinstance(crosses[0], str):
+        if crosses.ends is None:
             return self._entered_next(track)
-        side = crossing(crosses, before, track.at)
+        side = crossing(crosses.ends, before, track.at)
         return side is not None and self.settings.direction in (None, side)
 
     def _entered_next(self, track: Track) -> bool:
-        order: Any = self.settings.crosses
-        if not isinstance(order[0], str):
+        crosses: Any = self.settings.crosses
+        order: tuple[str, ...] = crosses.zones
+        if not order:
             return False
         if is_inside(track.at, self.zones[order[track.step]]):
             track.step += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -27,8 +27,8 @@ class RuleHandlers:
     config: Config
     answering: Mapping[str, Answering]
     """Streams and tasks of each rule."""
-    hashes: Mapping[str, str]
-    """Hash of each rule's definition."""
+    hashes: Mapping[str, Collection[str]]
+    """Hashes of each rule's definition on its streams."""
     incidents: IncidentList
     verdicts: VerdictFile
 

@@ -15,6 +15,7 @@ from streamer.core.patterns import Pattern
 def config(rule: dict[str, Any], **keys: Any) -> Config:
     tasks = [{"task": "object_detection", "name": "people"}, {"task": "caption"}]
     gate = {"source": "synthetic", "zones": {"drive": [[0, 0], [1, 0], [1, 1]]}, "tasks": tasks}
+    gate["lines"] = {"kerb": [[0, 0.5], [1, 0.5]]}
     yard = {"source": "synthetic", "tasks": [{"task": "ocr_with_region"}, {"task": "ocr"}]}
     return from_mapping({"streams": {"gate": gate, "yard": yard}, "rules": {"r": rule}, **keys})
 
@@ -22,6 +23,17 @@ def config(rule: dict[str, Any], **keys: Any) -> Config:
 LABEL = {"label": "person"}
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no condition": ({"when": {}}, "when: give one of see, label"),
+    "line that is not there": (
+        {"when": {**LABEL, "crosses": "kerp", "streams": ["gate"]}},
+        "when.crosses: unknown line `kerp` of stream `gate` (did you mean `kerb`?)",
+    ),
+    "zone as a line": (
+        {"when": {**LABEL, "crosses": "drive", "streams": ["gate"]}},
+        "`drive` of stream `gate`: it is",
+    ),
+    "line without length": ({"when": {**LABEL, "crosses": [[0, 0], [0, 0]]}}, "when.crosses: has no length"),
+    "line and zone": ({"when": {**LABEL, "crosses": ["drive", [0, 0]]}}, "when.crosses: must be the name of a line"),
+    "appears that is false": ({"when": {**LABEL, "appears": False}}, "when.appears: can only be `true`: leave the key"),
     "two conditions": ({"when": {"label": "person", "says": "x"}}, "not `label` and `says`"),
     "unknown key": ({"when": {"labl": "person"}}, "when.labl: unknown key (did you mean `label`?)"),
     "zone that no stream has": (
@@ -124,6 +136,14 @@ def test_task_with_another_text_does_not_answer_a_label() -> None:
 def test_sink_cannot_take_the_name_of_the_rules() -> None:
     with pytest.raises(ConfigError, match=r"sinks\[0\].name: `rules` is the name"):
         config({"when": LABEL}, sinks=[{"kind": "stdout", "name": "rules"}])
+
+
+def test_named_line_has_the_ends_of_the_stream() -> None:
+    found = config({"when": {**LABEL, "crosses": "kerb", "direction": "left"}})
+    condition = found.rules["r"].when
+    crosses: Any = condition.with_line(found.streams["gate"].lines).crosses
+    assert crosses.ends == ((0, 0.5), (1, 0.5))
+    assert str(condition) == "label person crosses kerb"
 
 
 def test_nested_conditions_need_one_definition() -> None:

@@ -83,7 +83,7 @@ def test_verdict_keeps_the_scores_of_its_incident() -> None:
 
 def test_precision_counts_the_present_definition() -> None:
     found = judged("right", 0.5, 0.6, 0.7) + judged("wrong", 0.5) + judged("wrong", 0.1, 0.2, rule_hash="old")
-    assert str(precision(found, "visitor", "h")) == "precision 75 % (3 right, 1 wrong)"
+    assert str(precision(found, "visitor", {"h"})) == "precision 75 % (3 right, 1 wrong)"
     assert precision(found, "visitor") == (3, 3)
     assert precision(found, "other").share is None
 

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from streamer.config.model import from_mapping
 from streamer.rules.engine import Engine
-from tests.support.stories import STORIES, Story, run, summary
+from tests.support.stories import STORIES, ZONES, Story, run, summary
 
 by_name = pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
 
@@ -61,4 +62,24 @@ def test_incident_of_a_removed_rule_ends() -> None:
     run(before, story.events())
     after = Engine(Story("other", {"when": {"label": "dog"}}, "", []).config())
     (end,) = after.load(before.save())
-    assert (end.data.state, end.data.reason) == ("end", "the rule was changed or removed")
+    assert (end.data.state, end.data.reason) == ("end", "the rule, or a zone or line that it names, was changed")
+    (end,) = Engine(story.config(), {}).load(before.save())
+    assert (end.data.state, end.data.reason) == ("end", "the rule was removed")
+
+
+def test_incident_ends_when_its_zone_or_line_has_moved() -> None:
+    story = next(one for one in STORIES if "zone" in one.rule["when"] and len(one.expected) > 1)
+    config = story.config()
+    before = Engine(config)
+    starts = 0
+    for event in story.events():
+        starts += len(before.process(event))
+        if starts:
+            break
+    state = before.save()
+    assert Engine(config).load(state) == []
+    gate = {**config.raw["streams"]["gate"], "zones": {**ZONES, "drive": [[0.4, 0], [1, 0], [1, 1], [0.5, 1]]}}
+    (end,) = Engine(from_mapping({**config.raw, "streams": {"gate": gate}})).load(state)
+    assert end.data.reason == "the rule, or a zone or line that it names, was changed"
+    gate["zones"] = {**ZONES, "street": [[0.4, 0], [1, 0], [1, 1], [0.5, 1]]}
+    assert Engine(from_mapping({**config.raw, "streams": {"gate": gate}})).load(state) == []

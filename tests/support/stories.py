@@ -47,6 +47,7 @@ class Story:
                     "gate": {
                         "source": "synthetic",
                         "zones": ZONES,
+                        "lines": {"kerb": [[0.4, 0], [0.4, 1]]},
                         "tasks": [
                             {"task": "object_detection", "name": "people"},
                             {"task": "caption", "name": "scene"},
@@ -289,6 +290,12 @@ STORIES = [
     Story(
         "crosses a line to one side",
         {"when": {**PERSON, "crosses": [[0.4, 0], [0.4, 1]], "direction": "left"}, "grace": "2s"},
+        seconds(0, 3, "person#1@0.7,0.5") + seconds(4, 6, "person#1@0.2,0.5") + seconds(7, 12, "person#1@0.7,0.5"),
+        ["7 start", "9 end"],
+    ),
+    Story(
+        "crosses a named line to one side",
+        {"when": {**PERSON, "crosses": "kerb", "direction": "left"}, "grace": "2s"},
         seconds(0, 3, "person#1@0.7,0.5") + seconds(4, 6, "person#1@0.2,0.5") + seconds(7, 12, "person#1@0.7,0.5"),
         ["7 start", "9 end"],
     ),

@@ -1,0 +1,95 @@
+"""The activities of an engine, found by what concerns them: an answer, a stream, a deadline."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import ItemsView, KeysView, Mapping, Sequence, ValuesView
+from dataclasses import dataclass, field
+
+from streamer.rules.activity import Activity
+from streamer.rules.condition import ObjectLeaf
+from streamer.rules.observation import Observation
+
+ANY_LABEL = ""
+"""Key of activities that look at objects with any label."""
+Key = tuple[str, str]
+"""Names of a rule and of a stream."""
+
+
+@dataclass(slots=True)
+class _TaskActivities:
+    """The activities that look at one task's answers."""
+
+    awake: dict[int, Activity] = field(default_factory=dict)
+    """Those that every answer concerns, by their order."""
+    by_label: defaultdict[str, list[Activity]] = field(default_factory=lambda: defaultdict(list))
+
+    def concerned(self, seen: Observation) -> list[Activity]:
+        """Return the activities that an observation can change, in their order."""
+        found = dict(self.awake)
+        if seen.objects:
+            for label in {ANY_LABEL, *(shape.label.casefold() for shape in seen.objects)}:
+                for activity in self.by_label.get(label, ()):
+                    found[activity.order] = activity
+        return [found[order] for order in sorted(found)]
+
+
+class Activities:
+    """All activities in their order. Call `update` after each change of one."""
+
+    def __init__(self, activities: Mapping[Key, Activity]) -> None:
+        self._all = activities
+        self._tasks: defaultdict[tuple[str, str], _TaskActivities] = defaultdict(_TaskActivities)
+        self._streams: defaultdict[str, list[Activity]] = defaultdict(list)
+        self._deadlines: dict[int, tuple[float, Activity]] = {}  # by order
+        self.next_deadline = float("inf")
+        """Unix second of the earliest deadline."""
+        for order, activity in enumerate(activities.values()):
+            activity.order = order
+            self._streams[activity.stream].append(activity)
+            for leaf in activity.leaves:
+                if leaf.task is not None and isinstance(leaf, ObjectLeaf):
+                    of_label = self._tasks[activity.stream, leaf.task].by_label[leaf.label or ANY_LABEL]
+                    if activity not in of_label:
+                        of_label.append(activity)
+            self.update(activity)
+
+    def get(self, rule: str, stream: str) -> Activity | None:
+        return self._all.get((rule, stream))
+
+    def keys(self) -> KeysView[Key]:
+        return self._all.keys()
+
+    def values(self) -> ValuesView[Activity]:
+        return self._all.values()
+
+    def items(self) -> ItemsView[Key, Activity]:
+        return self._all.items()
+
+    def of_stream(self, stream: str | None) -> Sequence[Activity]:
+        return self._streams.get(stream or "", ())
+
+    def concerned(self, seen: Observation) -> Sequence[Activity]:
+        """Return the activities that an observation can change."""
+        tasks = self._tasks.get((seen.stream, seen.task))
+        return () if tasks is None else tasks.concerned(seen)
+
+    def next_due(self) -> tuple[float, Activity]:
+        """Return the earliest deadline and its activity; there must be one."""
+        return min(self._deadlines.values(), key=lambda due: (due[0], due[1].order))
+
+    def update(self, activity: Activity) -> None:
+        """Find the activity by its present state."""
+        deadline = activity.deadline
+        known = self._deadlines.pop(activity.order, None)
+        if deadline is not None:
+            self._deadlines[activity.order] = deadline, activity
+        if deadline is not None or known is not None:
+            self.next_deadline = min((time for time, _ in self._deadlines.values()), default=float("inf"))
+        sleeps = activity.sleeps
+        for task in {leaf.task for leaf in activity.leaves if leaf.task is not None}:
+            awake = self._tasks[activity.stream, task].awake
+            if sleeps:
+                awake.pop(activity.order, None)
+            else:
+                awake[activity.order] = activity
