@@ -31,12 +31,13 @@ def check_targets(path: Path, config: Config) -> None:
 
 def send_tests(config: Config) -> bool:
     """Send one message to each target and print the outcome; return whether all were delivered."""
+    from streamer.core.paths import state_folder
     from streamer.events.notify.text import message_for_test
 
     failed = 0
     for name, target in config.notify.items():
         try:
-            with closing(target.open()) as messenger:
+            with closing(target.open(state_folder(config.name))) as messenger:
                 messenger.send(message_for_test(config.name, name))
             outcome = "ok"
         except Exception as error:  # also an error of a library is the result of this test

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from streamer.config.calendar import TimeWindowsField
 from streamer.core.settings import Settings
 from streamer.events.incident_data import Severity
-from streamer.events.notify import Apprise, TargetSettings
+from streamer.events.notify import Apprise, TargetSettings, WebPush
 
 
 class Quiet(Settings):
@@ -38,5 +38,9 @@ class AppriseTarget(_QuietTarget, Apprise):
     """A service that Apprise can reach: ntfy, Telegram, e-mail and more than 100 others."""
 
 
-NotifyField = AppriseTarget
-"""Settings of any kind of target. A second kind makes it a union with the discriminator `kind`, as `SinkField` is."""
+class WebPushTarget(_QuietTarget, WebPush):
+    """The browsers in which somebody has turned notifications on, on the page."""
+
+
+NotifyField = Annotated[AppriseTarget | WebPushTarget, Field(discriminator="kind")]
+"""Settings of any kind of target."""

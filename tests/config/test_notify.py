@@ -26,7 +26,7 @@ def config(notify: dict[str, Any], rule: dict[str, Any] = RULE) -> Any:
     ("phone", "message"),
     [
         ({}, "notify.phone: `kind` is missing"),
-        ({**PHONE, "kind": "appris"}, "notify.phone.kind: must be 'apprise'"),
+        ({**PHONE, "kind": "appris"}, "notify.phone.kind: unknown kind `appris` (did you mean `apprise`?)"),
         ({**PHONE, "url": TOKEN}, "notify.phone.url: must be an Apprise URL such as"),
         ({**PHONE, "url": f"tgram://{TOKEN}/a b"}, "must be written with %20"),
         ({**PHONE, "quit": 1}, "notify.phone.quit: unknown key (did you mean `quiet`?)"),

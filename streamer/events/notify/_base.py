@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from streamer.core.settings import Seconds, Settings
@@ -72,5 +73,8 @@ class TargetSettings(Settings):
         return dict(raw)
 
     @abstractmethod
-    def open(self) -> Messenger:
-        """Return the connection. Raises ConfigError when the user must change something."""
+    def open(self, state: Path) -> Messenger:
+        """Return the connection. `state`: the state folder of the agent.
+
+        Raises ConfigError when the user must change something.
+        """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 from streamer.core.errors import ConfigError
@@ -36,12 +37,12 @@ class Apprise(TargetSettings):
         return None
 
     def check(self) -> None:
-        self.open().close()
+        self.open(Path()).close()
 
     def without_secrets(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         return {**raw, "url": str(self.url)}
 
-    def open(self) -> Messenger:
+    def open(self, state: Path) -> Messenger:
         if problem := self.missing_package():
             raise ConfigError(problem)
         from streamer.events.notify._apprise_messenger import AppriseMessenger

@@ -56,7 +56,7 @@ class Target:
 
     def open(self, context: SinkContext, progress: SinkProgress) -> Sink:
         try:
-            messenger = self.settings.open()
+            messenger = self.settings.open(context.ledger.parent)
         except ConfigError as error:
             raise ConfigError(f"notify.{self.key}: {error}") from None
         return Notifier(self, messenger, context, progress)

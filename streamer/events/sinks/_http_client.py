@@ -10,15 +10,14 @@ import asyncio
 import contextlib
 import os
 import ssl
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import anyio
 import httpcore2
 
-from streamer.core.addresses import resolve
+from streamer.core.addresses import Address, resolve
 from streamer.core.digest_auth import basic
 from streamer.core.errors import AddressError, ConfigError, SinkError
 from streamer.core.network_failures import describe_os_error
@@ -36,6 +35,14 @@ MAX_RESPONSE_S = 1.0
 _SAFE = "/%:@!$&'()*+,;=~?"
 """Characters of a URL that are sent as they are, with letters, digits and `-._`."""
 
+LookUp = Callable[[str], tuple[Address, ...]]
+"""Returns the addresses of a host that may be used, the preferred one first. Raises AddressError."""
+
+
+def resolve_configured(host: str) -> tuple[Address, ...]:
+    """Return the addresses of a host that the config names. Raises AddressError."""
+    return resolve(host, in_config=True)
+
 
 class Response(NamedTuple):
     status: int
@@ -46,8 +53,20 @@ class Response(NamedTuple):
 class HttpClient:
     """Posts to one URL. Used in one event loop; `close` makes the next request connect anew."""
 
-    def __init__(self, url: Url, tls: ClientTls, proxy: Url | None, connections: int, timeout: float) -> None:
-        """`timeout`: seconds of one request. Raises ConfigError for a host that no request can name."""
+    def __init__(
+        self,
+        url: Url,
+        tls: ClientTls,
+        proxy: Url | None,
+        connections: int,
+        timeout: float,
+        look_up: LookUp = resolve_configured,
+    ) -> None:
+        """`timeout`: seconds of one request. `look_up`: finds the addresses of the host.
+
+        Raises ConfigError for a host that no request can name.
+        """
+        self._look_up = look_up
         self._tls, self._proxy, self._connections, self._timeout = tls, proxy, connections, timeout
         parts = urlsplit(url.reveal())
         self._is_tls, self.host = parts.scheme.lower() == "https", parts.hostname or ""
@@ -99,7 +118,7 @@ class HttpClient:
                 proxy=None if self._proxy is None else _proxy(self._proxy),
                 max_connections=self._connections,
                 keepalive_expiry=KEEP_S,
-                network_backend=_ResolvingBackend(),
+                network_backend=_ResolvingBackend(self._look_up),
             )
         return self._pool
 
@@ -138,6 +157,9 @@ _ERRORS = (
 class _ResolvingBackend(httpcore2.AnyIOBackend):
     """Connects to an address that the host has now. The check of a certificate still uses its name."""
 
+    def __init__(self, look_up: LookUp) -> None:
+        self._look_up = look_up
+
     async def connect_tcp(
         self,
         host: str,
@@ -148,8 +170,7 @@ class _ResolvingBackend(httpcore2.AnyIOBackend):
     ) -> httpcore2.AsyncNetworkStream:
         try:
             with anyio.fail_after(timeout):
-                look_up = partial(resolve, host, in_config=True)
-                addresses = await anyio.to_thread.run_sync(look_up, abandon_on_cancel=True)
+                addresses = await anyio.to_thread.run_sync(self._look_up, host, abandon_on_cancel=True)
         except TimeoutError:
             raise AddressError(f"{host}: DNS does not answer") from None
         share = None if timeout is None else timeout / len(addresses)

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from email import policy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ def message(**fields: Any) -> Message:
 
 
 def messenger(url: str, timeout: float = 5.0) -> Messenger:
-    return Apprise(kind="apprise", url=SecretUrl(url), timeout=timeout).open()
+    return Apprise(kind="apprise", url=SecretUrl(url), timeout=timeout).open(Path())
 
 
 @pytest.fixture
