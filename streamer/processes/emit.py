@@ -27,6 +27,7 @@ from streamer.events.ledger import LEDGER_FILE, Ledger
 from streamer.events.notify.delivery import Target
 from streamer.events.sink_threads import SinkThreads
 from streamer.events.sinks import RuleInfo, SinkContext, TaskKinds
+from streamer.events.snapshots.picture import incident_picture
 from streamer.processes.assignment import ReportKind
 from streamer.processes.event_receiver import COMMIT_S, EventReceiver
 from streamer.processes.worker import Worker
@@ -110,6 +111,7 @@ def _open_sinks(worker: Worker, ledger: Ledger) -> SinkThreads:
     )
     needs_rules = needs_rules_process(worker.config.rules, worker.config.snapshots, worker.state)
     readers = [RULES] if needs_rules else []
-    targets = [Target(name, settings, worker.config.timezone) for name, settings in worker.config.notify.items()]
+    zone, pictures = worker.config.timezone, partial(incident_picture, worker.state)
+    targets = [Target(name, settings, zone, pictures) for name, settings in worker.config.notify.items()]
     receivers = [*worker.config.sinks, *targets]
     return SinkThreads(ledger, receivers, context, worker.assignment.is_first_start, readers)

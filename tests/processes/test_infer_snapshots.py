@@ -70,7 +70,7 @@ def difference(jpeg: bytes, pts: float) -> float:
 
 def test_result_that_a_rule_needs_has_its_frame(tmp_path: Path) -> None:
     with agent(tmp_path, Finder([0.9, 0.5, None, None])) as running:
-        running.poll_until(lambda: len(found(running)) >= 12)
+        running.poll_until(lambda: len(found(running)) >= 8)
         running.stop()
         for event in found(running):
             snapshot, result = event.data.snapshot, event.data.result

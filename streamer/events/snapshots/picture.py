@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from streamer.core.errors import SnapshotError
+from streamer.core.logs import RareLog
 from streamer.events.schema import Event, IncidentEvent, ResultEvent
 from streamer.events.snapshots.folder import SnapshotFolder
 from streamer.types import Point
+
+log = logging.getLogger(__name__)
 
 COLOUR, TEXT_COLOUR = (40, 220, 255), (0, 0, 0)
 """BGR of outlines and of the labels on them."""
@@ -17,6 +21,9 @@ MAX_LABEL = 60
 """Characters of a label that are drawn."""
 QUALITY = 85
 """Quality of a JPEG with boxes."""
+
+
+_without_picture = RareLog(log, "%d incidents have lost their picture: %s")
 
 
 class Shape(NamedTuple):
@@ -41,6 +48,16 @@ def picture_of(state: Path, event: Event, boxes: bool = False) -> bytes:
         case _:
             raise SnapshotError("only results and incidents have snapshots")
     return draw(jpeg, list(_shapes(event))) if boxes else jpeg
+
+
+def incident_picture(state: Path, incident: IncidentEvent) -> bytes | None:
+    """Return the JPEG of an incident with its object drawn, or None if there is none that is intact."""
+    try:
+        return picture_of(state, incident, boxes=True)
+    except SnapshotError as error:
+        if incident.data.best.snapshot is not None:
+            _without_picture.add(error)
+        return None
 
 
 def draw(jpeg: bytes, shapes: Sequence[Shape]) -> bytes:
