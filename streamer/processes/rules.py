@@ -186,6 +186,9 @@ class Rules:
             return
         if stored.position <= self.query.head():  # else the ledger was replaced
             self.position = max(stored.position, self.position)
+        before, mode = stored.engine.get("controls", {}).get("mode"), self.engine.controls.state.mode
+        if before not in (None, mode):
+            log.warning("mode %s is not in the config any more: the mode is %s", before, mode)
         for incident in ends:
             self._send(incident)
 

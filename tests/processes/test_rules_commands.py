@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from streamer.bus.commands import ShowRules, SwitchMode
 from streamer.bus.rules_client import command_rules
+from streamer.config.model import from_mapping
 from streamer.core.errors import ConfigError, NoReply
 from streamer.events.ledger.query import LedgerQuery
 from streamer.events.schema import StatusEvent, decode
@@ -54,6 +57,29 @@ def test_success_is_reported_when_the_command_is_stored(tmp_path: Path) -> None:
         sender.join(20)
         until(lambda: modes(workers) == ["away", "home"], 20, "the command that emit did not take at first")
         assert done == ["mode home"] or "takes effect afterwards" in done[0]
+
+
+def test_schedule_switches_the_mode_once(tmp_path: Path) -> None:
+    daily = {"home": None, "away": {"at": "0 0 * * *"}}
+    config = from_mapping({**STORIES[0].config().raw, "modes": daily})
+    with Workers(tmp_path, config) as workers:
+        until(lambda: modes(workers) == ["away"], 60, "the switch of last midnight")
+        for _ in range(2):
+            assert command_rules(workers.runtime, SwitchMode(by="anna", mode="home"))["done"] == "mode home"
+            workers.kill(Role.RULES)
+            workers.start(Role.RULES)
+            (shown,) = until(lambda: state(workers), 60, "the rules process again")
+            assert (shown["mode"], shown["mode_by"]) == ("home", "anna")
+        time.sleep(1)  # proves absence: the schedule is looked at every half second
+        assert modes(workers) == ["away", "home", "home"]
+
+
+def state(workers: Workers) -> list[dict[str, Any]]:
+    """Return the state of the rules, or nothing while there is no answer."""
+    try:
+        return [command_rules(workers.runtime, ShowRules())]
+    except (ConfigError, NoReply):
+        return []
 
 
 def test_command_without_rules_process_is_refused(tmp_path: Path) -> None:
