@@ -184,7 +184,7 @@ class SinkThread(threading.Thread):
         else:
             if isinstance(sink, IdleSink):
                 sink.idle()
-            self._new_events.wait(IDLE_S)
+            self._new_events.wait(min(IDLE_S, sink.idle_s) if isinstance(sink, IdleSink) else IDLE_S)
         return True
 
     def _write(self, sink: Sink, events: Sequence[tuple[int, bytes]]) -> None:

@@ -31,7 +31,7 @@ from streamer.events.snapshots.picture import incident_picture
 from streamer.processes.assignment import ReportKind
 from streamer.processes.event_receiver import COMMIT_S, EventReceiver
 from streamer.processes.worker import Worker
-from streamer.rules.state_file import open_incidents
+from streamer.rules.state_file import rules_state
 
 BEAT_MS = 1000
 """Maximum time between two heartbeats."""
@@ -107,7 +107,8 @@ def _open_sinks(worker: Worker, ledger: Ledger) -> SinkThreads:
             name: RuleInfo(answering(rule, worker.config.streams, kinds).tasks, rule.subject)
             for name, rule in worker.config.rules.items()
         },
-        open_incidents=partial(open_incidents, worker.state, worker.state / LEDGER_FILE),
+        modes=tuple(worker.config.modes),
+        rules_state=partial(rules_state, worker.state, worker.state / LEDGER_FILE),
     )
     needs_rules = needs_rules_process(worker.config.rules, worker.config.snapshots, worker.state)
     readers = [RULES] if needs_rules else []

@@ -15,7 +15,8 @@ from streamer.core import atomic_file
 from streamer.core.errors import WireError
 from streamer.events.ledger.cursor import position_of
 from streamer.events.ledger.schema import checked, connect_readonly
-from streamer.events.schema import IncidentEvent, decode
+from streamer.events.schema import IncidentEvent, StatusEvent, decode
+from streamer.events.sinks import RulesState
 from streamer.rules.incident import event_id
 
 
@@ -43,31 +44,37 @@ def write(path: Path, stored: Stored) -> None:
     atomic_file.write(path, json.dumps({"crc": _checksum(data), **data}))
 
 
-def open_incidents(state: Path, ledger: Path, position: int) -> dict[tuple[str, str], bytes | None]:
-    """Return the incidents that are open after the ledger event at `position`, by stream and rule.
+def rules_state(state: Path, ledger: Path, position: int) -> RulesState:
+    """Return the state of the rules after the ledger event at `position`. `state`: the agent's state folder.
 
-    The value is the newest event of the incident, None if the ledger no longer has it. `state` is the agent's state
-    folder. The stored state can be older than `position`, so the incident events after it count too.
+    The stored state can be older than `position`, so the events after it count too.
     """
+    incidents: dict[tuple[str, str], bytes | None] = {}
     try:
         with closing(connect_readonly(ledger)) as db:
             stored = _stored(state / STATE_FILE, position_of(ledger, RULES) or 0)
-            incidents = {
-                (str(one["stream"]), str(one["rule"])): _newest_event(db, one["activity"]["incident"])
-                for one in stored.engine["activities"]
-                if one["activity"]["incident"] is not None
-            }
-            query = "SELECT pos, crc, body FROM events WHERE pos > ? AND pos <= ? AND instr(body, ?) ORDER BY pos"
-            for row in db.execute(query, (stored.position, position, b'"type":"streamer.incident.')):
+            mode = stored.engine.get("controls", {}).get("mode")
+            for one in stored.engine["activities"]:
+                if one["activity"]["incident"] is not None:
+                    pair = str(one["stream"]), str(one["rule"])
+                    incidents[pair] = _newest_event(db, one["activity"]["incident"])
+            query = (
+                "SELECT pos, crc, body FROM events WHERE pos > ? AND pos <= ?"
+                " AND (instr(body, ?) OR instr(body, ?)) ORDER BY pos"
+            )
+            kinds = b'"type":"streamer.incident.', b'"subject":"rules.mode"'
+            for row in db.execute(query, (stored.position, position, *kinds)):
                 body = checked(*row)[1]
                 event = decode(body)
                 if isinstance(event, IncidentEvent):
                     incidents[event.data.stream, event.data.rule] = body
                     if event.data.state == "end":
                         del incidents[event.data.stream, event.data.rule]
-    except (KeyError, TypeError, ValueError, apsw.Error, WireError):
-        return {}
-    return incidents
+                elif isinstance(event, StatusEvent) and event.data.command is not None:
+                    mode = event.data.command.mode
+    except (AttributeError, KeyError, TypeError, ValueError, apsw.Error, WireError):
+        return RulesState()
+    return RulesState(mode, incidents)
 
 
 def _stored(path: Path, first_position: int) -> Stored:

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from streamer.config.model import from_mapping
 from streamer.config.rule import RULES, STATE_FILE
+from streamer.events.build import command_event
+from streamer.events.command_data import CommandData
 from streamer.events.ledger import LEDGER_FILE, Ledger
 from streamer.rules.engine import Engine
-from streamer.rules.state_file import Stored, open_incidents, read, write
+from streamer.rules.state_file import Stored, read, rules_state, write
 from tests.support.stories import PERSON, Story, seconds
 
 STORY = Story(
@@ -33,7 +36,7 @@ def test_open_incidents_follow_from_state_and_ledger(tmp_path: Path, saved: int)
                 write(tmp_path / STATE_FILE, Stored(len(states), engine.save()))
         assert states == [None, "start", None, None, "update", None, None, "end", *[None] * 5]
         for position in range(len(states) + 1):
-            found = open_incidents(tmp_path, tmp_path / LEDGER_FILE, position)
+            found = rules_state(tmp_path, tmp_path / LEDGER_FILE, position).open_incidents
             known = [state for state in states[: max(position, read_position(tmp_path))] if state is not None]
             if not known or known[-1] == "end":
                 assert found == {}
@@ -53,7 +56,7 @@ def test_incident_older_than_the_ledger_is_open(tmp_path: Path) -> None:
     engine.process(STORY.events()[0])
     Ledger(tmp_path / LEDGER_FILE).close()
     write(tmp_path / STATE_FILE, Stored(7, engine.save()))
-    assert open_incidents(tmp_path, tmp_path / LEDGER_FILE, 9) == {PAIR: None}
+    assert rules_state(tmp_path, tmp_path / LEDGER_FILE, 9).open_incidents == {PAIR: None}
 
 
 @pytest.mark.parametrize("damage", ["", "{}", "[1]", '{"crc": 1, "position": 1, "engine": {}}', "[" * 100_000])
@@ -62,4 +65,20 @@ def test_damaged_state_has_no_open_incidents(tmp_path: Path, damage: str) -> Non
     (tmp_path / STATE_FILE).write_text(damage)
     with pytest.raises(ValueError, match=r"damaged|Expecting|recursion"):
         read(tmp_path / STATE_FILE)
-    assert open_incidents(tmp_path, tmp_path / LEDGER_FILE, 9) == {}
+    assert rules_state(tmp_path, tmp_path / LEDGER_FILE, 9).open_incidents == {}
+
+
+def test_mode_follows_from_state_and_ledger(tmp_path: Path) -> None:
+    config = from_mapping({**STORY.config().raw, "modes": ["home", "away", "night"]})
+    engine, modes = Engine(config), ["home"]
+    with Ledger(tmp_path / LEDGER_FILE) as ledger:
+        ledger.cursors([], [RULES])
+        for mode in ("away", "night"):
+            event = command_event("home", "mode", CommandData(by="anna", mode=mode))
+            engine.process(event)
+            ledger.commit([event])
+            modes.append(mode)
+            if mode == "away":
+                write(tmp_path / STATE_FILE, Stored(1, engine.save()))
+        found = [rules_state(tmp_path, tmp_path / LEDGER_FILE, position).mode for position in (1, 2)]
+    assert found == modes[1:]

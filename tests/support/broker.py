@@ -68,12 +68,12 @@ class Broker:
             return one.connect_ex(("127.0.0.1", self.port)) == 0
 
 
-def publish(port: int, topic: str, body: bytes) -> None:
-    """Publish a retained message as another program."""
+def publish(port: int, topic: str, body: bytes, retain: bool = True) -> None:
+    """Publish a message as another program."""
     client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
     client.connect("127.0.0.1", port)
     client.loop_start()
-    client.publish(topic, body, qos=1, retain=True).wait_for_publish(10)
+    client.publish(topic, body, qos=1, retain=retain).wait_for_publish(10)
     client.disconnect()
     client.loop_stop()
 

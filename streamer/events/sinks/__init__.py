@@ -11,6 +11,7 @@ from streamer.events.sinks._base import (
     Receiver,
     ReportingSink,
     RuleInfo,
+    RulesState,
     RuleSubject,
     SinkContext,
     SinkProgress,
@@ -24,8 +25,8 @@ from streamer.events.sinks.webhook import Webhook
 from streamer.events.sinks.zmq import Zmq
 
 __all__ = [
-    "IdleSink", "Jsonl", "Mqtt", "Receiver", "ReportingSink", "RuleInfo", "RuleSubject", "SinkContext", "SinkField",
-    "SinkProgress", "SinkSettings", "Stdout", "TaskKinds", "Webhook", "Zmq",
+    "IdleSink", "Jsonl", "Mqtt", "Receiver", "ReportingSink", "RuleInfo", "RuleSubject", "RulesState", "SinkContext",
+    "SinkField", "SinkProgress", "SinkSettings", "Stdout", "TaskKinds", "Webhook", "Zmq",
 ]  # fmt: skip
 
 SinkField = Annotated[Stdout | Jsonl | Zmq | Mqtt | Webhook, Field(discriminator="kind")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -37,6 +37,15 @@ class RuleInfo(NamedTuple):
     """Subject of all parts of its condition; None if they have several."""
 
 
+class RulesState(NamedTuple):
+    """State of the rules at a place of the ledger."""
+
+    mode: str | None = None
+    """The mode that was switched to last; None if there was no switch."""
+    open_incidents: Mapping[tuple[str, str], bytes | None] = {}
+    """Newest event of each open incident by stream and rule; None if the ledger no longer has it."""
+
+
 class TaskKinds(NamedTuple):
     """Kind of result of each task."""
 
@@ -63,9 +72,10 @@ class SinkContext:
     command_rules: Callable[[Mapping[str, Any]], str] | None = None
     """Send a command to the rules, as `command_rules_by_data` does. It blocks for seconds and raises StreamerError."""
     rules: Mapping[str, RuleInfo] = field(default_factory=dict)
-    open_incidents: Callable[[int], Mapping[tuple[str, str], bytes | None]] = lambda _: {}
-    """Return the incidents that are open after the event at a ledger position: the newest event of each, or None if the
-    ledger no longer has it, by stream and rule."""
+    modes: Sequence[str] = ()
+    """Modes of the rules, the first one is the mode at the first start."""
+    rules_state: Callable[[int], RulesState] = lambda _: RulesState()
+    """Return the state of the rules after the event at a ledger position."""
 
 
 class SinkProgress(Protocol):
@@ -149,8 +159,11 @@ class NetworkSinkSettings(SelectiveSinkSettings, ClientTls):
 class IdleSink(Sink, Protocol):
     """A sink that also has something to do while there are no events."""
 
+    idle_s: float
+    """Maximum seconds between two calls of `idle`."""
+
     def idle(self) -> None:
-        """Called at least every few seconds while there are no events. Raises SinkError, as `write` does."""
+        """Called at least every `idle_s` seconds while there are no events. Raises SinkError, as `write` does."""
 
 
 @runtime_checkable

@@ -8,7 +8,17 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from streamer.events.sinks._base import EventKind, RuleSubject, SinkContext
-from streamer.events.sinks._mqtt_topics import ATTRIBUTES, STATUS, device_id, event_topic, rule_topic, stream_topic
+from streamer.events.sinks._mqtt_topics import (
+    ATTRIBUTES,
+    STATUS,
+    agent_device_id,
+    command_topic,
+    device_id,
+    event_topic,
+    mode_topic,
+    rule_topic,
+    stream_topic,
+)
 from streamer.types import ResultKind
 
 _KEEP = "{% set r = value_json.data.result %}{% if r is none %}{{ this.state }}{% else %}{{ VALUE }}{% endif %}"
@@ -25,32 +35,41 @@ _DEVICE_CLASSES: dict[RuleSubject, str] = {
 DEVICES = "homeassistant/device/+/config"
 """Topics of all programs' discovery messages."""
 
-_COMPONENT = re.compile(r"(?:task\.[a-z0-9_-]{1,63}|rule\.[a-z0-9_-]{1,63}(?:\.text)?)")
+_COMPONENT = re.compile(r"task\.[a-z0-9_-]{1,63}|rule\.[a-z0-9_-]{1,63}(?:\.(?:text|snooze))?|mode|snooze|unsnooze")
 """Keys of the components that come and go with the config."""
+_PLATFORMS = ("sensor", "binary_sensor", "select", "button")
+_SNOOZE = "1h"
+"""Duration of a snooze by a button."""
+_AGENT = ""
+"""Stands for the agent's own device among those of the streams."""
 
 Component = dict[str, Any]
 
 
 class Discovery:
-    """One device per stream: its connection, a sensor per task, and a binary sensor and a text per rule."""
+    """One device per stream: its connection, a sensor per task, and a binary sensor and a text per rule.
 
-    def __init__(self, base: str, context: SinkContext, kinds: Collection[EventKind]) -> None:
-        """`base`: prefix of the agent's topics; `kinds`: of the events that the sink gets."""
-        self._base, self._agent, self._kinds = base, context.agent, kinds
+    The agent has a device with the mode of the rules. Rules and modes can be commanded if the sink accepts that.
+    """
+
+    def __init__(self, base: str, context: SinkContext, kinds: Collection[EventKind], commands: bool) -> None:
+        """`base`: prefix of the agent's topics; `kinds`: of events that the sink gets; `commands`: it accepts some."""
+        self._base, self._agent, self._kinds, self._commands = base, context.agent, kinds, commands
+        self._modes = list(context.modes) if "statuses" in kinds else []
         self._asks = context.tasks.by_task
         self._subjects = {name: rule.subject for name, rule in context.rules.items()}
         self._tasks = {stream: dict(tasks) for stream, tasks in context.tasks.streams.items()}
         self._rules = {
             stream: [name for name, rule in context.rules.items() if stream in rule.streams] for stream in self._tasks
         }
-        self._removed: dict[str, dict[str, Component]] = {stream: {} for stream in self._tasks}
+        self._removed: dict[str, dict[str, Component]] = {owner: {} for owner in (*self._tasks, _AGENT)}
         """Content of a message for components that are gone, by stream and key."""
         self._replaced: set[str] = set()
         """Topics of which the message of an earlier run was handled; a broker has one at most."""
 
     def messages(self) -> dict[str, bytes]:
         """Return all retained messages by topic."""
-        return {topic: body for topic, body in map(self._message, self._tasks) if body}
+        return {topic: body for topic, body in map(self._message, self._removed) if body}
 
     def on_event(self, event: Mapping[str, Any]) -> dict[str, bytes]:
         """Return the retained messages that change by an event."""
@@ -78,7 +97,7 @@ class Discovery:
             found = {
                 name: {"platform": value["platform"]}
                 for name, value in device["components"].items()
-                if _COMPONENT.fullmatch(name) and len(value) > 1 and value["platform"] in ("sensor", "binary_sensor")
+                if _COMPONENT.fullmatch(name) and len(value) > 1 and value["platform"] in _PLATFORMS
             }
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return {}
@@ -86,12 +105,12 @@ class Discovery:
         if not is_own or topic != _topic(str(identity)) or topic in self._replaced:
             return {}
         self._replaced.add(topic)
-        stream = next((one for one in self._tasks if device_id(self._agent, one) == identity), None)
-        if stream is None or not self._components(stream):
+        owner = next((one for one in self._removed if self._identity(one) == identity), None)
+        if owner is None or not self._components(owner):
             return {topic: b""}
-        removed = {name: value for name, value in found.items() if name not in self._components(stream)}
-        self._removed[stream] |= removed
-        return dict([self._message(stream)]) if removed else {}
+        removed = {name: value for name, value in found.items() if name not in self._components(owner)}
+        self._removed[owner] |= removed
+        return dict([self._message(owner)]) if removed else {}
 
     def _change_task(self, stream: str, data: Mapping[str, Any]) -> dict[str, bytes]:
         task, tasks = data["task"], self._tasks[stream]
@@ -101,20 +120,27 @@ class Discovery:
             self._removed[stream][f"task.{task}"] = {"platform": "sensor"}
         return dict([self._message(stream)])
 
-    def _message(self, stream: str) -> tuple[str, bytes]:
-        """Return topic and body of a stream's message; the body is empty if nothing of the stream is published."""
-        identity = device_id(self._agent, stream)
-        components = self._components(stream)
+    def _message(self, owner: str) -> tuple[str, bytes]:
+        """Return topic and body of the message of a stream or the agent; the body is empty if it has no component."""
+        identity = self._identity(owner)
+        components = self._components(owner)
         device = {
-            "device": {"identifiers": [identity], "name": stream, "model": "streamer"},
+            "device": {"identifiers": [identity], "name": owner or self._agent, "model": "streamer"},
             "origin": {"name": "streamer"},
             "availability_topic": f"{self._base}/{STATUS}",
-            "components": {**self._removed[stream], **components},
+            "components": {**self._removed[owner], **components},
         }
         return _topic(identity), json.dumps(device).encode() if components else b""
 
-    def _components(self, stream: str) -> dict[str, Component]:
-        identity, prefix = device_id(self._agent, stream), stream_topic(self._base, stream)
+    def _identity(self, owner: str) -> str:
+        return agent_device_id(self._agent) if owner == _AGENT else device_id(self._agent, owner)
+
+    def _components(self, owner: str) -> dict[str, Component]:
+        identity = self._identity(owner)
+        return self._agent_components(identity) if owner == _AGENT else self._stream_components(identity, owner)
+
+    def _stream_components(self, identity: str, stream: str) -> dict[str, Component]:
+        prefix = stream_topic(self._base, stream)
         found: dict[str, Component] = {}
         if "statuses" in self._kinds:
             found["connection"] = _connection(identity, prefix)
@@ -122,8 +148,36 @@ class Discovery:
             # The prefix keeps a task called `connection` apart: names of tasks have no dot.
             found |= {f"task.{task}": _task(identity, prefix, task, kind) for task, kind in self._tasks[stream].items()}
         for rule in self._rules[stream] if "incidents" in self._kinds else ():
-            found |= _rule(f"{identity}.rule.{rule}", rule_topic(self._base, stream, rule), rule, self._subjects[rule])
+            unique_id = f"{identity}.rule.{rule}"
+            found |= _rule(unique_id, rule_topic(self._base, stream, rule), rule, self._subjects[rule])
+            if self._commands:
+                place = {"rule": rule, "stream": stream, "for": _SNOOZE}
+                found[f"rule.{rule}.snooze"] = self._button(
+                    f"{unique_id}.snooze", f"snooze {rule} for {_SNOOZE}", place
+                )
         return found
+
+    def _agent_components(self, identity: str) -> dict[str, Component]:
+        mode: Component = {"name": "mode", "unique_id": f"{identity}.mode", "state_topic": mode_topic(self._base)}
+        found: dict[str, Component] = {}
+        if self._modes and self._commands:
+            command = {"command_topic": command_topic(self._base, "mode"), "options": self._modes}
+            found["mode"] = {"platform": "select", **mode, **command}
+        elif self._modes:
+            found["mode"] = {"platform": "sensor", **mode}
+        if self._commands and self._subjects:
+            found["snooze"] = self._button(f"{identity}.snooze", f"snooze all for {_SNOOZE}", {"for": _SNOOZE})
+            found["unsnooze"] = self._button(f"{identity}.unsnooze", "end all snoozes", {})
+        return found
+
+    def _button(self, unique_id: str, name: str, snooze: Mapping[str, str]) -> Component:
+        return {
+            "platform": "button",
+            "name": name,
+            "unique_id": unique_id,
+            "command_topic": command_topic(self._base, "snooze"),
+            "payload_press": json.dumps(snooze),
+        }
 
 
 def _topic(identity: str) -> str:

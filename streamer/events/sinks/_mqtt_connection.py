@@ -108,7 +108,7 @@ class Connection:
     """An accepted connection. Every method may raise SinkError; only `close` may be called after that."""
 
     def __init__(self, broker: Broker, client_id: str, will: Message, on_message: Callable[[Message], None]) -> None:
-        """Connect. `on_message` gets the messages of subscriptions that the broker has retained."""
+        """Connect. `on_message` gets the messages of subscriptions."""
         self._broker, self._on_message = broker, on_message
         self._decoder = Decoder(MAX_PACKET_BYTES)
         self._acks: deque[Puback] = deque()
@@ -205,7 +205,7 @@ class Connection:
 
     def _handle(self, packet: Packet) -> None:
         match packet:
-            case Message(retain=True):  # others were just published, by this or another program
+            case Message():
                 self._on_message(packet)
             case Puback():
                 self._acks.append(packet)

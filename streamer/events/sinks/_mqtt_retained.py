@@ -5,28 +5,43 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from streamer.events.sinks._base import EventKind, SinkContext
+from streamer.events.sinks._base import EventKind, RulesState, SinkContext
 from streamer.events.sinks._home_assistant import DEVICES, Discovery
 from streamer.events.sinks._mqtt_packets import Message
 from streamer.events.sinks._mqtt_rules import RuleStates
-from streamer.events.sinks._mqtt_topics import STATUS, source_topic
+from streamer.events.sinks._mqtt_topics import STATUS, mode_topic, source_topic
 
 
 class RetainedMessages:
     """The newest message of each topic, and what replaces messages that the broker retains from an earlier run."""
 
     def __init__(
-        self, prefix: str, context: SinkContext, kinds: Collection[EventKind], home_assistant: bool, position: int
+        self,
+        prefix: str,
+        context: SinkContext,
+        kinds: Collection[EventKind],
+        position: int,
+        home_assistant: bool,
+        commands: bool,
     ) -> None:
-        """`prefix`: of every topic; `kinds`: those that the sink gets; `position`: of the newest delivered event."""
+        """`prefix`: of every topic; `kinds`: those that the sink gets; `position`: of the newest delivered event.
+
+        `commands`: the sink accepts commands.
+        """
         self._prefix = prefix
         base = f"{prefix}/{context.agent}"
         self.will = Message(f"{base}/{STATUS}", b"offline", retain=True)
         rules = context.rules if "incidents" in kinds else {}
-        self._rules = RuleStates(base, rules, context.open_incidents(position)) if rules else None
-        self._discovery = Discovery(base, context, kinds) if home_assistant else None
+        self._modes = context.modes if "statuses" in kinds else ()
+        self._mode_topic = mode_topic(base)
+        now = context.rules_state(position) if rules or self._modes else RulesState()
+        self._rules = RuleStates(base, rules, now.open_incidents) if rules else None
+        self._discovery = Discovery(base, context, kinds, commands) if home_assistant else None
         self.current: dict[str, bytes] = {self.will.topic: b"online"}
         """Messages by topic; an empty one makes the broker forget the topic."""
+        if self._modes:
+            mode = now.mode if now.mode in self._modes else self._modes[0]
+            self.current[self._mode_topic] = str(mode).encode()
         for part in (self._rules, self._discovery):
             self.current |= {} if part is None else part.messages()
         self._found: dict[str, bytes] = {}
@@ -44,13 +59,17 @@ class RetainedMessages:
             changed[f"{source_topic(self._prefix, event['source'])}/{STATUS}"] = event["data"]["state"].encode()
         elif event["subject"].startswith("incident.") and self._rules is not None:
             changed = self._rules.on_incident(event)
+        elif event["subject"] == "rules.mode" and (mode := event["data"]["command"]["mode"]) in self._modes:
+            changed[self._mode_topic] = mode.encode()
         if self._discovery is not None:
             changed |= self._discovery.on_event(event)
         self.current |= changed
         return changed
 
     def on_message(self, message: Message) -> None:
-        """Take a message that the broker has retained."""
+        """Take a message that the broker has retained; others were just published, by this or another program."""
+        if not message.retain:
+            return
         if self._rules is not None:
             self._found |= self._rules.clear_stale(message.topic)
         if self._discovery is not None:

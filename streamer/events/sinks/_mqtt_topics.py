@@ -31,6 +31,21 @@ def rule_topic(base: str, stream: str, rule: str) -> str:
     return event_topic(stream_topic(base, stream), f"incident.{rule}")
 
 
+def mode_topic(base: str) -> str:
+    """Return the topic of the mode of the rules. `base`: the topic of the agent."""
+    return f"{base}/rules/mode"
+
+
+def command_topic(base: str, command: str) -> str:
+    """Return the topic on which a command to the rules is received: `mode`, `snooze`, `ack`, or `+` for all."""
+    return f"{base}/rules/{command}/set"
+
+
+def agent_device_id(agent: str) -> str:
+    """Return Home Assistant's id of the agent itself: with a capital letter, so no stream has it."""
+    return f"streamer_{agent}_R"
+
+
 def client_id(agent: str, sink: str) -> str:
     return f"streamer-{_joined(agent, '-', sink)}"
 

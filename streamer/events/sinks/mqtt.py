@@ -9,6 +9,9 @@
 | `<topic>/<agent>/streams/<stream>/incident.<rule>/attributes` | the newest incident in short | yes |
 | `<topic>/<agent>/<subject>`, `…/sinks/<sink>/<subject>`, `…/outputs/<output>/<subject>` | other events | no |
 | `<topic>/<agent>/status` | `online`; `offline` is the last will | yes |
+| `<topic>/<agent>/rules/mode` | the mode of the rules | yes |
+
+With `commands` it also accepts the commands of `_mqtt_commands.py`.
 
 The subject of a task called `status` is `task.status`, which no other event has.
 """
@@ -31,6 +34,7 @@ from streamer.core.errors import SinkError
 from streamer.core.redact import Url, require_scheme
 from streamer.core.settings import Name, Seconds
 from streamer.events.sinks._base import NetworkSinkSettings, SinkContext, SinkProgress
+from streamer.events.sinks._mqtt_commands import Commands
 from streamer.events.sinks._mqtt_connection import Broker, Connection
 from streamer.events.sinks._mqtt_faults import MAX_ATTEMPTS, STABLE_S, Suspect, Takeovers
 from streamer.events.sinks._mqtt_packets import FAILURE, Message, Puback, describe
@@ -43,6 +47,8 @@ log = logging.getLogger(__name__)
 
 FIRST_WAIT_S, MAX_WAIT_S = 0.5, 30.0
 """Delay before a lost connection is replaced: the first, and the longest."""
+IDLE_S, COMMANDS_S = 2.0, 0.25
+"""Interval at which the connection is looked after, and at which commands are read, while there are no events."""
 REFUSED = frozenset({0x90, 0x95, 0x99})
 """Reason codes that say that the message itself will never be accepted: its topic, size or format."""
 
@@ -66,6 +72,8 @@ class Mqtt(NetworkSinkSettings):
     """Maximum number of unacknowledged events; so many may repeat after a lost connection."""
     home_assistant: bool = False
     """Publish MQTT discovery messages, by which Home Assistant adds the streams, tasks and rules."""
+    commands: bool = False
+    """Accept commands to the rules on topics below `<topic>/<agent>/rules/`, from whoever may publish there."""
     timeout: Seconds = 10.0
     """Maximum wait for one acknowledgement."""
 
@@ -96,8 +104,10 @@ class _MqttSink:
         )
         self._client_id = client_id(context.agent, settings.name)
         self._retained = RetainedMessages(
-            settings.topic, context, settings.kinds, settings.home_assistant, progress.position
+            settings.topic, context, settings.kinds, progress.position, settings.home_assistant, settings.commands
         )
+        self._commands = Commands(f"{settings.topic}/{context.agent}", context, settings.commands)
+        self.idle_s = COMMANDS_S if settings.commands else IDLE_S
         self._connection: Connection | None = None
         self._connected_at = 0.0
         self._backoff = Backoff(FIRST_WAIT_S, MAX_WAIT_S)
@@ -111,11 +121,17 @@ class _MqttSink:
         with self._open_connection() as connection:
             self._deliver(connection, events)
             self._publish_found(connection)
+        self._commands.execute_next()
 
     def idle(self) -> None:
         with self._open_connection() as connection:
             connection.poll()
             self._publish_found(connection)
+        self._commands.execute_next()
+
+    def report(self) -> tuple[str, str] | None:
+        refusal = self._commands.take_refusal()
+        return None if refusal is None else ("command_refused", refusal)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -126,9 +142,7 @@ class _MqttSink:
         """Yield the connection, a new one after an error. On any error it is closed."""
         try:
             if self._connection is None:
-                self._connection = Connection(
-                    self._broker, self._client_id, self._retained.will, self._retained.on_message
-                )
+                self._connection = Connection(self._broker, self._client_id, self._retained.will, self._on_message)
                 self._connected_at = time.monotonic()
                 self._greet(self._connection)
             yield self._connection
@@ -159,13 +173,17 @@ class _MqttSink:
 
     def _greet(self, connection: Connection) -> None:
         """Subscribe first, to receive the messages of earlier runs before they are replaced."""
-        for topic_filter in self._retained.subscriptions:
+        for topic_filter in (*self._retained.subscriptions, *self._commands.subscriptions):
             connection.subscribe(topic_filter)
         # A message on which the broker ends the connection must not keep all events from it.
         late = {topic for topic, failures in self._state_failures.items() if failures >= MAX_ATTEMPTS}
         current = self._retained.current
         self._publish_states(connection, {topic: body for topic, body in current.items() if topic not in late})
         self._retained.postpone(late)
+
+    def _on_message(self, message: Message) -> None:
+        self._retained.on_message(message)
+        self._commands.on_message(message)
 
     def _publish_found(self, connection: Connection) -> None:
         self._publish_states(connection, self._retained.take_found())

@@ -71,6 +71,8 @@ def topic(stream: str | None, subject: str) -> bytes:
 class _ZmqSink:
     """Publishes in the sink's thread. A second thread serves replay requests and publishes the newest sequences."""
 
+    idle_s = 2.0
+
     def __init__(self, endpoint: str, replay: Replay, is_private: bool) -> None:
         """`is_private`: the endpoint is in the agent's own runtime folder.
 

@@ -17,7 +17,7 @@ from streamer.events.build import status_event
 from streamer.events.ledger.cursor import position_of
 from streamer.events.ledger.query import LedgerQuery
 from streamer.events.schema import encode
-from streamer.events.sinks import IdleSink, Mqtt, RuleInfo, TaskKinds
+from streamer.events.sinks import IdleSink, Mqtt, RuleInfo, RulesState, TaskKinds
 from streamer.processes.assignment import Role
 from tests.support.agents import until
 from tests.support.broker import Broker, Listener, publish
@@ -38,7 +38,7 @@ def opened(
     context = sink_context(
         tasks=TaskKinds({}, {"gate": {"people": "boxes"}, "yard": {}}),
         rules=rules,
-        open_incidents=lambda _: opened or {},
+        rules_state=lambda _: RulesState(open_incidents=opened or {}),
     )
     sink = Mqtt(url=Url(broker.url), **keys).open(context, RecordedProgress())
     assert isinstance(sink, IdleSink)
