@@ -389,3 +389,23 @@ def test_kill_9_loses_no_committed_event(path: Path) -> None:
         assert len(found) >= accepted
         assert numbers(found, "gate") == list(range(1, len(found) + 1))
         assert len({one["id"] for one in found}) == len(found)
+
+
+def test_deleted_report_of_losses_is_made_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk the report itself can be deleted before any sink has it; its number must not go with it."""
+    monkeypatch.setattr("streamer.events.ledger.writer.DELETE_BATCH", 4)
+    monkeypatch.setattr(Ledger, "_is_too_large", lambda _: True)
+    with Ledger(path) as ledger:
+        ledger.cursors(["slow", "other"], ["rules"])
+        for seq in range(30):
+            ledger.commit([event(seq=seq)])
+        monkeypatch.setattr("streamer.events.ledger.writer.LOST_EVERY_S", 0.0)
+        ledger.commit([])
+        rows = ledger._db.execute("SELECT body FROM events WHERE source LIKE '%/sinks/%'").fetchall()
+        recorded = dict(ledger._db.execute("SELECT sink, sum(events) FROM lost GROUP BY sink").fetchall())
+        deleted = ledger._newest - 1
+    for body in (cast(bytes, body) for (body,) in rows):
+        report = json.loads(body)["data"]
+        recorded[report["sink"]] += report["lost"]["events"]
+        assert report["lost"]["sequences"]["/agents/home/streams/gate"][0] == f"{1:016d}"
+    assert recorded == dict.fromkeys(("slow", "other", "rules"), deleted)
