@@ -4,37 +4,10 @@ from __future__ import annotations
 
 import json
 import random
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-from streamer.config.model import load
-from streamer.events.ledger import LEDGER_FILE
-from streamer.events.ledger.query import LedgerQuery
-from streamer.events.schema import encode
-from streamer.rules.replay import replay
-from tests.support.agents import Event, RunningAgent, assert_no_duplicates, until
-
-CONFIG: dict[str, Any] = {
-    "agent": "home",
-    "streams": {
-        "gate": {
-            "source": "synthetic?seed=3&fps=10",
-            "tasks": [{"task": "object_detection", "name": "objects", "every": "200ms"}],
-        }
-    },
-    "rules": {
-        "rings": {"when": {"label": "ring"}, "hold": {"hits": "2 of 3"}, "grace": "300ms"},
-        "no-star": {"when": {"not": {"label": "star"}}, "grace": "300ms"},
-        "stays": {"when": {"label": "square", "dwell": "1s"}, "grace": "500ms"},
-        "leaves": {"when": {"any": [{"label": "star", "disappears": True}, {"label": "ring", "disappears": True}]}},
-        "works": {"when": {"stream": "up"}},
-    },
-}
-
-
-def incidents(events: list[Event]) -> list[Event]:
-    return [one for one in events if one["type"] == "streamer.incident.v1"]
+from tests.support.agents import RunningAgent, assert_no_duplicates, until
+from tests.support.killed_rules import CONFIG, incidents, replayed, without_sequence, wrong_orders
 
 
 def test_killed_processes_repeat_and_miss_nothing(tmp_path: Path) -> None:
@@ -55,22 +28,13 @@ def test_killed_processes_repeat_and_miss_nothing(tmp_path: Path) -> None:
     assert_no_duplicates(live)
     assert live == [json.loads(line) for line in alone.read_text().splitlines()]
 
-    loaded = load(config)
-    with closing(LedgerQuery(tmp_path / "agent" / "state" / "streamer" / "home" / LEDGER_FILE)) as query:
-        replayed = [json.loads(encode(one)) for one in replay(query, loaded, loaded.rules, None)]
-    assert list(map(without_sequence, replayed))[: len(live)] == list(map(without_sequence, live))
+    again = replayed(config, tmp_path / "agent")
+    assert list(map(without_sequence, again))[: len(live)] == list(map(without_sequence, live))
     # The cameras' last events can reach the ledger after the rules have stopped; the next start reads them.
-    ids = {one["id"] for one in replayed}
+    ids = {one["id"] for one in again}
     with RunningAgent(tmp_path / "agent", ["run", str(config)], everything) as agent:
         until(lambda: ids <= {one["id"] for one in incidents(agent.events())}, 40, "the rest of the incidents")
         agent.stop()
         assert_no_duplicates(incidents(agent.events()))
     assert {one["data"]["rule"] for one in live} >= {"stays", "works"}
-    for rule in CONFIG["rules"]:
-        states = [one["data"]["state"] for one in live if one["data"]["rule"] == rule]
-        starts = [state for state in states if state != "update"]
-        assert starts == [("start", "end")[number % 2] for number in range(len(starts))]
-
-
-def without_sequence(event: Event) -> str:
-    return json.dumps({**event, "sequence": ""}, sort_keys=True)
+    assert wrong_orders(live) == 0

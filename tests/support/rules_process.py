@@ -48,6 +48,9 @@ class Workers:
         process.stdin.close()
         os.close(reports)
 
+    def pid(self, role: Role) -> int:
+        return int(self._running[role][0].pid)
+
     def incidents(self) -> list[IncidentEvent]:
         """Return the incident events in the ledger, without their sequence."""
         with contextlib.closing(LedgerQuery(self.ledger)) as query:

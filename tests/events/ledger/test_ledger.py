@@ -402,7 +402,9 @@ def test_deleted_report_of_losses_is_made_again(path: Path, monkeypatch: pytest.
         monkeypatch.setattr("streamer.events.ledger.writer.LOST_EVERY_S", 0.0)
         ledger.commit([])
         rows = ledger._db.execute("SELECT body FROM events WHERE source LIKE '%/sinks/%'").fetchall()
-        recorded = dict(ledger._db.execute("SELECT sink, sum(events) FROM lost GROUP BY sink").fetchall())
+        recorded: dict[Any, Any] = dict(
+            cast(Any, ledger._db.execute("SELECT sink, sum(events) FROM lost GROUP BY sink").fetchall())
+        )
         deleted = ledger._newest - 1
     for body in (cast(bytes, body) for (body,) in rows):
         report = json.loads(body)["data"]

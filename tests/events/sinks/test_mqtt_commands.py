@@ -153,5 +153,8 @@ def test_mode_is_switched_by_a_message(tmp_path: Path) -> None:
             publish(broker.port, f"{BASE}/mode/set", b"awy", retain=False)
             publish(broker.port, f"{BASE}/mode/set", b"away", retain=False)
             until(lambda: listener.retained(f"{BASE}/mode") == "away", START_S, "the mode")
-            refusal = json.loads(until(lambda: listener.retained("streamer/home/sinks/mqtt/sink.command_refused"), FEW_S, "the refusal") or "")
+            refusal = json.loads(
+                until(lambda: listener.retained("streamer/home/sinks/mqtt/sink.command_refused"), FEW_S, "the refusal")
+                or ""
+            )
             assert "there is no mode `awy` (did you mean `away`?)" in refusal["data"]["reason"]
