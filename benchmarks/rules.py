@@ -107,7 +107,7 @@ def measure(everywhere: bool, seconds: int) -> dict[str, Any]:
 
 def live(everywhere: bool, seconds: int) -> dict[str, Any]:
     """Return latency and load of real processes that get each result at its time."""
-    whole = config(everywhere)
+    whole = from_mapping({**config(everywhere).raw, "sinks": []})
     with tempfile.TemporaryDirectory(prefix="rules-") as folder, Workers(Path(folder), whole) as workers:
         until(lambda: position_of(workers.ledger, RULES_POSITION) is not None, START_S, "emit and rules run")
         until(rules_socket(workers.runtime).exists, START_S, "the rules process is ready")

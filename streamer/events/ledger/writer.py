@@ -15,6 +15,7 @@ import apsw
 from streamer.core.closing import Closing
 from streamer.events.build import ledger_event, sink_event
 from streamer.events.ledger.cursor import SinkCursor
+from streamer.events.ledger.losses import keep_reported_losses
 from streamer.events.ledger.recovery import finish_recovery, recover
 from streamer.events.ledger.retention import Retention
 from streamer.events.ledger.schema import (
@@ -30,7 +31,7 @@ from streamer.events.ledger.schema import (
     select_int,
     transaction,
 )
-from streamer.events.schema import Event, Lost, StatusEvent, decode, encode, numbered
+from streamer.events.schema import Event, Lost, StatusEvent, encode, numbered
 
 log = logging.getLogger(__name__)
 
@@ -210,7 +211,7 @@ class Ledger(Closing):
 
     def _record_losses(self, last: int) -> bool:
         """Record for each sink which of the events up to `last` it has not delivered; return whether there are any."""
-        self._keep_losses(last)
+        keep_reported_losses(self._db, last, self._readers)
         behind = self._db.execute("SELECT sink, pos FROM cursor WHERE pos < ?", (last,)).fetchall()
         for sink, position in behind:
             self._db.execute(
@@ -221,26 +222,6 @@ class Ledger(Closing):
             )
             self._db.execute("UPDATE cursor SET pos = ? WHERE sink = ?", (last, sink))
         return bool(behind)
-
-    def _keep_losses(self, last: int) -> None:
-        """Record again what the reports of losses up to `last` say, if no sink has delivered them: they are deleted."""
-        readers = ", ".join("?" * len(self._readers))
-        query = (
-            "SELECT body FROM events WHERE pos <= ? AND instr(body, ?)"
-            f" AND pos > (SELECT ifnull(max(pos), 0) FROM cursor WHERE sink NOT IN ({readers}))"
-        )
-        for (body,) in self._db.execute(query, (last, b'"subject":"sink.lost"', *self._readers)).fetchall():
-            data = cast(StatusEvent, decode(cast(bytes, body))).data
-            if data.lost is None:
-                continue
-            rows = [
-                (data.sink, source, 0, int(first), int(end)) for source, (first, end) in data.lost.sequences.items()
-            ]
-            self._db.executemany(
-                "INSERT INTO lost VALUES (?, ?, ?, ?, ?) ON CONFLICT (sink, source) DO UPDATE"
-                " SET events = events + excluded.events, first = min(first, excluded.first)",
-                [(data.sink, "", data.lost.events, 0, 0), *rows],
-            )
 
     def _take_losses(self) -> list[StatusEvent]:
         """Delete the recorded losses and return them as one event per sink."""
