@@ -134,11 +134,11 @@ def print_dead_letters(ledger: Path) -> None:
 def _entries(query: LedgerQuery, filter: Filter, from_start: bool, follow: bool) -> Iterator[Entry]:
     position = 0
     if not from_start:
-        page = query.newest(NEWEST, filter)
+        page = query.newest(NEWEST, filter).intact()
         yield from page.entries
         position = page.position
     while True:
-        page = query.after(position, BATCH, filter)
+        page = query.after(position, BATCH, filter).intact()
         yield from page.entries
         position = page.position
         if len(page.entries) < BATCH:

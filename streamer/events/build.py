@@ -201,9 +201,9 @@ def snapshots_event(agent: str, state: str, reason: str | None, worker: str | No
     return _status(f"/agents/{agent}", "snapshots", state, reason, worker=worker)
 
 
-def start_event(agent: str) -> StatusEvent:
-    """Return the event that the agent has started with the tasks of its config (`rules.started`)."""
-    return _status(f"/agents/{agent}", "rules", "started")
+def rules_event(agent: str, state: str, reason: str | None = None) -> StatusEvent:
+    """Return a change of state of the rules: `started` with the agent and its config, `down`, `up`."""
+    return _status(f"/agents/{agent}", "rules", state, reason)
 
 
 def clean(text: str) -> str:

@@ -60,6 +60,7 @@ def run(worker: Worker) -> None:
         while not worker.stopping:
             worker.heartbeat.beat()
             poller.poll(BEAT_MS)
+            ledger.check_mark()
             receiver.commit_pending()
         deadline = time.monotonic() + LATE_EVENTS_S
         while server.socket.poll(QUIET_MS) and time.monotonic() < deadline:

@@ -29,6 +29,7 @@ from streamer.events.schema import IncidentEvent, StatusEvent, decode
 from streamer.events.snapshots.keeper import SnapshotKeeper
 from streamer.processes.assignment import ReportKind
 from streamer.processes.judgements import Judgements
+from streamer.processes.ledger_damage import LedgerDamage
 from streamer.processes.rules_commands import RulesCommands
 from streamer.processes.worker import Worker
 from streamer.rules import state_file
@@ -82,6 +83,7 @@ class Rules:
         self.engine = Engine(worker.config)
         self.snapshots = SnapshotKeeper(worker.state, worker.config.snapshots)
         self._unreadable = RareLog(log, "unreadable event %d passed over, position %d: %s")
+        self._damage = LedgerDamage(worker.config.name, worker.state / LEDGER_FILE, self.send_event)
         self._saved_at, self._saved_position = time.monotonic(), -1
         self._clock_sent_at = -CLOCK_EVERY_S
         self._is_behind = True
@@ -128,6 +130,7 @@ class Rules:
         if self.events.window_full:
             return 0
         page = self.query.after(self.position, BATCH)
+        self._damage.observe(page, time.monotonic())
         for entry in page.entries:
             try:
                 event = decode(entry.body)

@@ -22,7 +22,7 @@ from streamer.config.rule import needs_rules_process
 from streamer.core.errors import EXIT_CONFIG, ConfigError, SourceIncomplete
 from streamer.core.logs import Format
 from streamer.core.paths import AgentPaths
-from streamer.events.build import start_event, worker_event
+from streamer.events.build import rules_event, worker_event
 from streamer.processes.assignment import Assignment, Report, ReportKind, Role
 from streamer.processes.child import Child
 from streamer.processes.config_part import part_of, secrets_in
@@ -129,7 +129,7 @@ class Supervisor:
         """Run until it is time to stop. Raises ConfigError if a child reported one, or SourceIncomplete."""
         (emit,) = self.table.of_role(Role.EMIT)
         if self.table.of_role(Role.RULES):
-            self.events.send(start_event(self.control.config.name), None)
+            self.events.send(rules_event(self.control.config.name, "started"), None)
         try:
             while not self.is_over():
                 for child in self.table.to_start():

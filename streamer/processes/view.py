@@ -50,7 +50,7 @@ class View(Closing):
         self.results = ResultSubscriber(worker.runtime, view_id.stream, worker.assignment.inference)
         self.tasks: list[dict[str, Any]] = worker.config.raw["streams"][view_id.stream]["tasks"]
         self.pacer = FramePacer(now, SYNC_START_S if view_id.sync else 0.0)
-        self.renderer = Renderer(now)
+        self.renderer = Renderer(now, worker.config.streams[view_id.stream].lines)
         self.set_tasks(worker.config.streams[view_id.stream].active, now)
         self.events = EventClient(worker.runtime, f"view-{view_id}")
         outputs = outputs_by_view(worker.config.outputs)[view_id]

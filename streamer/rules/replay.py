@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from streamer.config.model import Config
 from streamer.config.rule import Rule
-from streamer.core.errors import ConfigError, WireError
+from streamer.core.errors import WireError
 from streamer.events.build import rules_source
 from streamer.events.ledger.query import Filter, LedgerQuery
 from streamer.events.schema import IncidentEvent, decode
@@ -33,17 +33,13 @@ def replay(
         for _ in learn(query, engine, first[0].position - 1):
             pass
     while True:
-        page = query.after(position, BATCH, Filter(since=since))
+        page = query.after(position, BATCH, Filter(since=since)).intact()
         for entry in page.entries:
             try:
                 event = decode(entry.body)
             except WireError:
                 continue
             yield from engine.process(event)
-        if page.is_damaged:
-            raise ConfigError(
-                f"the ledger is damaged: no event after position {page.position} can be read; check its disk"
-            )
         position = page.position
         if len(page.entries) < BATCH:
             return

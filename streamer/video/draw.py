@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -12,13 +13,15 @@ import numpy.typing as npt
 import supervision as sv
 
 from streamer.events.result_data import EventPoints
-from streamer.types import Box, Image, Zone
+from streamer.types import Box, Image, Point, Zone
 from streamer.video.overlay import Layer, Overlay
 
 Corners = npt.NDArray[np.int32]
 """Shape (points, 2), in pixels."""
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 WHITE, YELLOW = (255, 255, 255), (60, 220, 255)
+Lines = Mapping[str, tuple[Point, Point]]
+NO_LINES: Lines = MappingProxyType({})
 MAX_LINES = 4
 """Lines of all captions together."""
 COLOURS = sv.ColorPalette.DEFAULT
@@ -27,9 +30,13 @@ COLOURS = sv.ColorPalette.DEFAULT
 class Painter:
     """Draws on images of one size, in place: uint8, shape (height, width, 3), BGR."""
 
-    def __init__(self, width: int, height: int, zones: Iterable[Zone] = ()) -> None:
+    def __init__(self, width: int, height: int, zones: Iterable[Zone] = (), lines: Lines = NO_LINES) -> None:
         self.size = width, height
-        self._zones = [(zone.name, np.round(np.array(zone.points) * self.size).astype(np.int32)) for zone in zones]
+        named = [*((zone.name, zone.points, True) for zone in zones), *((name, lines[name], False) for name in lines)]
+        self._outlines = [
+            (name, np.round(np.array(points) * self.size).astype(np.int32), is_closed)
+            for name, points, is_closed in named
+        ]
         self._scale = max(0.35, min(2.0, height / 960))
         self._thick = max(1, round(height / 720))
         self._line = max(2, round(height / 360))
@@ -40,9 +47,9 @@ class Painter:
         )
 
     def draw(self, image: Image, overlay: Overlay, at: float) -> None:
-        """Draw zones, overlay and time. `at`: unix second of the frame's capture."""
-        for name, corners in self._zones:
-            self._zone(image, name, corners)
+        """Draw zones, lines, overlay and time. `at`: unix second of the frame's capture."""
+        for name, points, is_closed in self._outlines:
+            self._outline(image, name, points, is_closed)
         for layer in overlay.layers:
             if layer.strength >= 1:
                 self._layer(image, layer, overlay.descriptions)
@@ -64,9 +71,9 @@ class Painter:
         cv2.putText(image, message, place, FONT, scale, WHITE, 2 * self._thick, cv2.LINE_AA)
         self._header(image, at, None)
 
-    def _zone(self, image: Image, name: str, corners: Corners) -> None:
+    def _outline(self, image: Image, name: str, corners: Corners, is_closed: bool) -> None:
         """Draw a thin outline, and the name at its upper left corner."""
-        cv2.polylines(image, [corners], True, WHITE, self._thick, cv2.LINE_AA)
+        cv2.polylines(image, [corners], is_closed, WHITE, self._thick, cv2.LINE_AA)
         scale = 0.8 * self._scale
         (wide, high), _ = cv2.getTextSize(name, FONT, scale, self._thick)
         x, y = min(corners.tolist(), key=sum)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from streamer.types import Image, Zone
-from streamer.video.draw import Painter
+from streamer.video.draw import NO_LINES, Lines, Painter
 from streamer.video.overlay import Overlays, media_time
 from streamer.video.pacing import PacedFrame
 
@@ -21,10 +21,12 @@ CARD_SIZE = 1280, 720
 class Renderer:
     """Draws one stream's overlays at the size of its frames."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, lines: Lines = NO_LINES) -> None:
+        """`lines`: those of the stream, with their names."""
         self.overlays = Overlays({}, None, now)
         self._zones: list[Zone] = []
-        self._painter = Painter(*CARD_SIZE)
+        self._lines = lines
+        self._painter = Painter(*CARD_SIZE, lines=lines)
         self._started = now
 
     def set_tasks(
@@ -33,7 +35,7 @@ class Renderer:
         """Replace the tasks whose answers and zones are drawn; see `Overlays.set_tasks`."""
         self.overlays.set_tasks(intervals, shortest, now)
         self._zones = list(dict.fromkeys(zones))
-        self._painter = Painter(*self._painter.size, self._zones)
+        self._painter = Painter(*self._painter.size, self._zones, self._lines)
 
     def render(self, paced: PacedFrame, now: float) -> Image | None:
         """Return the image to show, or None at the start, while the camera may still send its first frame."""
@@ -44,7 +46,7 @@ class Renderer:
         image = np.zeros((CARD_SIZE[1], CARD_SIZE[0], 3), np.uint8) if frame is None else frame.image.copy()
         height, width = image.shape[:2]
         if self._painter.size != (width, height):
-            self._painter = Painter(width, height, self._zones)
+            self._painter = Painter(width, height, self._zones, self._lines)
         if frame is None:
             self._painter.draw_lost(image, f"no picture for {wait_s:.0f} s", time.time())
         elif paced.lost_s is not None:

@@ -11,11 +11,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import apsw
 import pytest
 
 from streamer.bus.event_channel import EventClient
 from streamer.config.model import from_mapping
 from streamer.config.rule import RULES, STATE_FILE
+from streamer.events.build import task_event
 from streamer.events.ledger import LEDGER_FILE, Ledger
 from streamer.events.ledger.cursor import position_of
 from streamer.events.ledger.query import LedgerQuery
@@ -88,6 +90,51 @@ def test_deadline_passes_without_any_further_event(tmp_path: Path) -> None:
         with closing(LedgerQuery(workers.ledger)) as query:
             (again,) = replay(query, config, config.rules, None)
         assert again == start
+
+
+def test_damaged_ledger_is_reported_and_replaced(tmp_path: Path) -> None:
+    workers = Workers(tmp_path, from_mapping({**STORY.config().raw, "sinks": []}))
+    with Ledger(workers.ledger, "home") as ledger:
+        ledger.cursors([], [RULES])
+        ledger.commit([event(seq=seq, name="others") for seq in range(300)])
+        ledger.commit(STORY.events())
+    with closing(apsw.Connection(str(workers.ledger))) as db:
+        query = "SELECT pageno FROM dbstat WHERE name = 'events' AND pagetype = 'leaf'"
+        pages = [int(str(page)) for (page,) in db.execute(query)]
+        size = int(str(db.pragma("page_size")))
+    with workers.ledger.open("r+b") as file:
+        file.seek((pages[len(pages) // 3] - 1) * size)
+        file.write(bytes(size))
+    with workers:
+        workers.restart_ended(Role.EMIT, FEW_S)
+        expected = ["ledger.salvaged", "rules.down", "rules.up"]
+        until(lambda: set(expected) <= set(workers.subjects()), FEW_S, "the rules read the new file")
+        assert sorted(one for one in workers.subjects() if one in expected) == expected
+        until(lambda: len(workers.incidents()) == 2, FEW_S, "incidents of the events behind the damage")
+
+
+def test_task_changes_reach_the_rules_without_a_restart(tmp_path: Path) -> None:
+    """Changes and answers go through emit and the ledger; the replay of it gives the same incidents."""
+    raw = STORY.config().raw
+    keys, *others = raw["streams"]["gate"]["tasks"]
+    gate = {**raw["streams"]["gate"], "tasks": others}
+    yard = {"source": "synthetic", "tasks": [keys]}
+    rule = {"when": {"label": "person"}}
+    config = from_mapping({**raw, "streams": {"gate": gate, "yard": yard}, "rules": {"r": rule}, "sinks": []})
+    with Workers(tmp_path, config) as workers:
+        until(lambda: position_of(workers.ledger, RULES) is not None, FEW_S, "emit has opened the ledger")
+        with EventClient(workers.runtime, "parent") as client:
+            client.send(task_event("home", "gate", "people", "added", keys=keys), None)
+            client.send(event(), None)
+            assert client.flush(FEW_S)
+            until(lambda: len(workers.incidents()) == 1, FEW_S, "the incident starts")
+            client.send(task_event("home", "gate", "people", "removed"), None)
+            assert client.flush(FEW_S)
+            until(lambda: len(workers.incidents()) == 2, FEW_S, "the incident ends")
+        found = workers.incidents()
+        assert [one.data.reason for one in found] == [None, "the task people was removed"]
+        with closing(LedgerQuery(workers.ledger)) as query:
+            assert list(replay(query, config, config.rules, None)) == found
 
 
 def test_age_deletes_nothing_that_rules_have_not_read(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from streamer.config.model import Config, from_mapping
-from streamer.events.build import rfc3339, start_event, task_event
+from streamer.events.build import rfc3339, rules_event, task_event
 from streamer.events.ledger import Ledger
 from streamer.events.ledger.query import LedgerQuery
 from streamer.events.schema import Event, IncidentEvent
@@ -86,10 +86,10 @@ def test_other_incidents_go_on() -> None:
 
 def test_start_of_the_agent_undoes_changes_that_are_not_saved() -> None:
     engine = Engine(config(PERSON, PEOPLE))
-    events = [change(0, "removed"), *answers(SEEN), at(2, start_event("home")), *answers(LATER)]
+    events = [change(0, "removed"), *answers(SEEN), at(2, rules_event("home", "started")), *answers(LATER)]
     assert [one.data.started[17:19] for one in run(engine, events)] == ["04"]
     engine = Engine(config(PERSON))
-    events = [change(0, "added", keys=PEOPLE), *answers(SEEN), at(2, start_event("home"))]
+    events = [change(0, "added", keys=PEOPLE), *answers(SEEN), at(2, rules_event("home", "started"))]
     assert told(run(engine, events))[1] == ("end", "the agent has started without a task that was added")
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from streamer.cli.events import print_events
 from streamer.core.errors import ConfigError
 from streamer.events.ledger import LEDGER_FILE, Ledger
-from streamer.events.ledger.query import LedgerQuery
+from streamer.events.ledger.query import Filter, LedgerQuery
 from streamer.events.ledger.retention import Retention
 from streamer.rules.replay import replay
 from tests.support.sample_events import event
@@ -27,6 +28,8 @@ def test_damaged_file_is_an_error_and_not_no_incidents(tmp_path: Path) -> None:
     path.write_bytes(content[:8192] + bytes(len(content) - 8192))
     with closing(LedgerQuery(path)) as query, pytest.raises(ConfigError, match="the ledger is damaged"):
         list(replay(query, config, config.rules, None))
+    with pytest.raises(ConfigError, match="the ledger is damaged: no event after position 0 can be read"):
+        print_events(path, Filter(), False, None)
 
 
 def test_replay_of_a_part_knows_the_mode_and_the_snoozes(tmp_path: Path) -> None:

@@ -51,6 +51,19 @@ class Workers:
     def pid(self, role: Role) -> int:
         return int(self._running[role][0].pid)
 
+    def restart_ended(self, role: Role, seconds: float) -> None:
+        """Wait until a process has ended by itself, and start it again, as the parent does."""
+        process, reports = self._running.pop(role)
+        process.wait(timeout=seconds)
+        process.stdin.close()
+        os.close(reports)
+        self.start(role)
+
+    def subjects(self) -> list[str]:
+        """Return the subjects of the events in the ledger."""
+        with contextlib.closing(LedgerQuery(self.ledger)) as query:
+            return [decode(entry.body).subject for entry in query.after(0, 10_000).entries]
+
     def incidents(self) -> list[IncidentEvent]:
         """Return the incident events in the ledger, without their sequence."""
         with contextlib.closing(LedgerQuery(self.ledger)) as query:

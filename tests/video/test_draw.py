@@ -124,6 +124,15 @@ def test_zone_is_drawn_thin_with_name_below_boxes() -> None:
     assert zoned[300, 160].tolist() == drawn(layer(box))[300, 160].tolist()
 
 
+def test_line_is_drawn_with_its_name() -> None:
+    plain, lined = drawn(Overlay()), grey()
+    Painter(*SIZE, lines={"kerb": ((0.25, 0.5), (0.75, 0.5))}).draw(lined, Overlay(), AT)
+    left, top, right, _ = changed(plain, lined)
+    assert [left, top, right] == pytest.approx([160, 240, 480], abs=2)
+    assert (lined[246:260, 162:210] != 90).any()  # the name
+    assert (lined[300:] == plain[300:]).all()
+
+
 @pytest.mark.parametrize("size", [(640, 480), (32, 16), (2, 2)])
 def test_zone_at_the_edge_is_accepted(size: tuple[int, int]) -> None:
     image = np.zeros((size[1], size[0], 3), np.uint8)

@@ -72,6 +72,14 @@ class Page(NamedTuple):
     is_damaged: bool = False
     """The file is damaged, so events after `position` cannot be read."""
 
+    def intact(self) -> Page:
+        """Return the page. Raises ConfigError if the file is damaged."""
+        if self.is_damaged:
+            raise ConfigError(
+                f"the ledger is damaged: no event after position {self.position} can be read; check its disk"
+            )
+        return self
+
 
 class LedgerQuery:
     """Reads the ledger of a running agent. Thread-safe.

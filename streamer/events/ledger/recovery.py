@@ -84,6 +84,11 @@ def recover(path: Path, error: Exception) -> Recovery:
     return Recovery(reason, copied.has_cursors)
 
 
+def damage_mark(path: Path) -> Path:
+    """Return the file that says that the ledger was found damaged while it was used: its next open recovers it."""
+    return path.with_name(path.name + ".suspect")
+
+
 def finish_recovery(path: Path) -> None:
     """Rename the new file to `path` if the old one is gone: then it is complete, else it may be half written."""
     if not path.exists() and _new(path).exists():

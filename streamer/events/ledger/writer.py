@@ -16,7 +16,7 @@ from streamer.core.closing import Closing
 from streamer.events.build import ledger_event, sink_event
 from streamer.events.ledger.cursor import SinkCursor
 from streamer.events.ledger.losses import keep_reported_losses
-from streamer.events.ledger.recovery import finish_recovery, recover
+from streamer.events.ledger.recovery import damage_mark, finish_recovery, recover
 from streamer.events.ledger.retention import Retention
 from streamer.events.ledger.schema import (
     BROKEN,
@@ -53,7 +53,7 @@ class Ledger(Closing):
     def __init__(self, path: Path, agent: str = "agent", retention: Retention | None = None) -> None:
         """Raises apsw.Error if the file cannot be opened. A damaged file is recovered instead."""
         self._path, self._agent, self._retention = path, agent, retention or Retention()
-        self._damage_mark = path.with_name(path.name + ".suspect")
+        self._damage_mark = damage_mark(path)
         self._db: apsw.Connection
         self._newest = 0  # position; the oldest is one more than the newest in an empty ledger
         self._oldest = 0
@@ -85,6 +85,11 @@ class Ledger(Closing):
 
     def close(self) -> None:
         self._db.close()
+
+    def check_mark(self) -> None:
+        """Raise apsw.CorruptError if a reader in another process has found the file damaged."""
+        if self._damage_mark.exists():
+            raise apsw.CorruptError("found damaged by a reader")
 
     @property
     def losses_due(self) -> bool:
