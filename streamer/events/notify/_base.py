@@ -50,6 +50,8 @@ class TargetSettings(Settings):
 
     end: bool = False
     """Also report the end of an incident. Default: false."""
+    picture: bool = True
+    """Attach the best frame of the incident, with the box of its object, if the service takes pictures."""
     max_age: Seconds = 600.0
     """Age from which notifications that could not be delivered are sent as one summary. Default: 10m."""
 

@@ -82,7 +82,8 @@ class Notifier:
             elif self._is_late(event):
                 taken = self._summarise(waiting, events[-1][0])
             else:
-                message = message_of(event, self._target.zone, self._target.pictures(event))
+                picture = self._target.pictures(event) if self._target.settings.picture else None
+                message = message_of(event, self._target.zone, picture)
                 self._send(message, [position])
                 taken = 1
             for settled, _ in waiting[:taken]:

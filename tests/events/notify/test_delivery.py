@@ -150,6 +150,14 @@ def test_old_dead_letter_collects_no_delivered_events(delivery: Delivery) -> Non
     assert delivery.phone.messages[0].title == "1 late incident"
 
 
+def test_picture_is_left_out_by_option(tmp_path: Path, ledger: Ledger) -> None:
+    made = Delivery(tmp_path, ledger, picture=False)
+    made.add(incident_event(1))
+    made.run()
+    made.cursor.close()
+    assert [one.picture for one in made.phone.messages] == [None]
+
+
 def emit_config(url: str, **fields: Any) -> dict[str, Any]:
     return {"notify": {"phone": {"kind": "apprise", "url": url, "timeout": "3s", **fields}}}
 
