@@ -127,6 +127,12 @@ class _MetricsCollector(Collector):
             right.add_metric(task, counts["right"])
             near.add_metric(task, counts["near"])
         yield from (checked, right, near)
+        files = CounterMetricFamily("streamer_snapshots", "Snapshots stored.", labels=["stream"])
+        size = CounterMetricFamily("streamer_snapshot_bytes", "Bytes of the snapshots stored.", labels=["stream"])
+        for stream, made in self._events.snapshots.items():
+            files.add_metric([stream], made["files"])
+            size.add_metric([stream], made["bytes"])
+        yield from (files, size)
 
 
 def _of_rules(state: Mapping[str, Any]) -> Iterator[Metric]:

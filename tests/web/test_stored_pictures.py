@@ -38,6 +38,7 @@ class Site:
     """A web process with a token, and a ledger with results and an incident."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.good, self.damaged, self.gone, self.removed = (
             with_snapshot(folder, event(stream, seq)) for seq, stream in enumerate((STREAM, STREAM, STREAM, "x"))
         )
@@ -121,3 +122,13 @@ def test_hostile_ids_reach_no_file(site: Site, name: str) -> None:
     assert answer.status == 404
     assert b"root:" not in answer.body
     assert site.web.get(f"/api/snapshots/{site.good.id}.jpg", BEARER).status == 200
+
+
+def test_metrics_count_new_snapshots(site: Site) -> None:
+    def counted() -> bool:
+        lines = site.web.get("/metrics", BEARER).body.decode().splitlines()
+        return f'streamer_snapshots_total{{stream="{STREAM}"}} 1.0' in lines
+
+    with Ledger(site.folder / "ledger.db") as ledger:
+        ledger.commit([with_snapshot(site.folder, event(STREAM, 20))])
+    until(counted, 10, "the new snapshot in the metrics")

@@ -60,6 +60,8 @@ class EventFollower:
         """Number of results since this process started, by stream, task name and outcome."""
         self.drafts: defaultdict[TaskId, Counter[str]] = defaultdict(Counter)
         """Number of draft tokens since this process started, `checked`, `right` and `near`, by task."""
+        self.snapshots: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        """Number and bytes of the snapshots made since this process started, `files` and `bytes`, by stream."""
         self.answer_times: defaultdict[TaskId, deque[float]] = defaultdict(lambda: deque(maxlen=RATE_ANSWERS))
         """Capture times (unix seconds) of the newest answers, by task."""
         self._stretches: dict[str | None, dict[str, dict[Priority, float]]] = {}
@@ -145,6 +147,8 @@ class EventFollower:
             self._record_answer(is_new)
             self.answer_times[task].append(at)
         self.counts[*task, data.outcome] += is_new
+        if is_new and data.snapshot is not None:
+            self.snapshots[data.stream].update(files=1, bytes=data.snapshot.bytes)
         checked, right = data.timing.draft or (0, 0)
         if is_new and 0 <= data.near <= right <= checked <= MAX_TOKENS:
             self.drafts[task].update(checked=checked, right=right, near=data.near)
