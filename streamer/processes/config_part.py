@@ -42,13 +42,12 @@ def part_of(config: Config, role: Role, target: str | None, ended: Collection[st
         case Role.EMIT:
             return _about_streams(config, config.streams, "sinks", "ledger", "rules", "modes", "notify", "snapshots")
         case Role.RULES:
-            notify = {
-                name: target.without_secrets(config.raw["notify"][name]) for name, target in config.notify.items()
-            }
-            return {**_about_streams(config, config.streams, "rules", "modes", "snapshots"), "notify": notify}
+            part = _about_streams(config, config.streams, "rules", "modes", "snapshots")
+            return {**part, "notify": _targets(config)}
         case Role.WEB:
             outputs = [data for data, output in _outputs(config) if output.SERVED]
-            return {**_about_streams(config, config.streams, "web", "rules"), "outputs": outputs}
+            part = _about_streams(config, config.streams, "web", "rules", "modes")
+            return {**part, "outputs": outputs, "notify": _targets(config)}
         case Role.VIEW:
             view = ViewId.parse(name)
             outputs = [_without_url(data, output) for data, output in _outputs(config) if output.view == view]
@@ -89,6 +88,11 @@ def extra_environment(role: Role) -> dict[str, str]:
     """Return the variables that this role has beside those of every child, which are those of capture."""
     common = environment(Role.CAPTURE)
     return {name: value for name, value in environment(role).items() if name not in common}
+
+
+def _targets(config: Config) -> dict[str, Any]:
+    """Return the targets of notifications without their secrets."""
+    return {name: target.without_secrets(config.raw["notify"][name]) for name, target in config.notify.items()}
 
 
 def _about_streams(config: Config, streams: Iterable[str], *keys: str) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from streamer.config.rule import answering
 from streamer.config.web import Bind
 from streamer.events.ledger import LEDGER_FILE
 from streamer.events.ledger.query import LedgerQuery
+from streamer.events.notify.push_files import PushFiles
+from streamer.events.notify.push_links import PushLinks
 from streamer.events.verdicts import VerdictFile
 from streamer.processes.assignment import ReportKind
 from streamer.processes.worker import Worker
@@ -24,6 +26,7 @@ from streamer.web.monitor.capture_poller import CapturePoller
 from streamer.web.monitor.event_follower import EventFollower
 from streamer.web.monitor.incident_list import IncidentList
 from streamer.web.monitor.task_list import TaskLists
+from streamer.web.push_handlers import PushHandlers
 from streamer.web.rule_commands import RuleCommands
 from streamer.web.rule_handlers import RuleHandlers
 from streamer.web.server import Server, listen
@@ -54,7 +57,8 @@ async def _serve(worker: Worker, listener: socket.socket, capture: CapturePoller
     handlers = Handlers(
         worker.config, worker.runtime, capture, events, reader, jpegs, tasks, connections, incidents, pictures, commands
     )
-    server = Server(make_app(handlers, _rule_handlers(worker, incidents), commands, connections), connections)
+    rules, push = _rule_handlers(worker, incidents), _push_handlers(worker, incidents, pictures, commands)
+    server = Server(make_app(handlers, rules, commands, connections, push), connections)
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -91,6 +95,16 @@ def _rule_handlers(worker: Worker, incidents: IncidentList) -> RuleHandlers:
         for name, rule in config.rules.items()
     }
     return RuleHandlers(config, tasks, hashes, incidents, VerdictFile(worker.state))
+
+
+def _push_handlers(
+    worker: Worker, incidents: IncidentList, pictures: StoredPictures, commands: RuleCommands
+) -> PushHandlers | None:
+    """Return the handlers of web push, None without such a target. Raises ConfigError if its keys cannot be used."""
+    if not any(target.kind == "web_push" for target in worker.config.notify.values()):
+        return None
+    keys = PushFiles(worker.state).keys()
+    return PushHandlers(worker.state, keys, PushLinks(keys.link_key), incidents, pictures, commands)
 
 
 async def _heartbeat(worker: Worker) -> None:

@@ -15,18 +15,26 @@ from streamer.web.auth import AuthMiddleware
 from streamer.web.connections import Connections
 from streamer.web.forwarded import ForwardedMiddleware
 from streamer.web.handlers import Handlers
+from streamer.web.push_handlers import PushHandlers
 from streamer.web.rule_commands import RuleCommands
 from streamer.web.rule_handlers import RuleHandlers
 
 STATIC = Path(__file__).with_name("static")
 
 
-def make_app(handlers: Handlers, rules: RuleHandlers, commands: RuleCommands, connections: Connections) -> FastAPI:
-    """Build the application with access control in front of every URL."""
+def make_app(
+    handlers: Handlers,
+    rules: RuleHandlers,
+    commands: RuleCommands,
+    connections: Connections,
+    push: PushHandlers | None = None,
+) -> FastAPI:
+    """Build the application with access control in front of every URL. `push`: None without such a target."""
     config = handlers.config
     assert config.web is not None
     app = FastAPI(title="streamer", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    app.add_middleware(AuthMiddleware, web=config.web, agent=config.name, connections=connections)
+    links = None if push is None else push.links
+    app.add_middleware(AuthMiddleware, web=config.web, agent=config.name, connections=connections, links=links)
     app.add_middleware(ForwardedMiddleware, web=config.web)  # added last, so it is the first to see a request
     app.add_exception_handler(RequestValidationError, _invalid_parameter)
     for path, handler in (
@@ -52,8 +60,22 @@ def make_app(handlers: Handlers, rules: RuleHandlers, commands: RuleCommands, co
         ("/api/rules/feedback", commands.judge),
     ):
         app.add_api_route(path, command, methods=["POST"])
+    if push is not None:
+        _add_push(app, push)
     app.mount("/", _Page(directory=STATIC, html=True))
     return app
+
+
+def _add_push(app: FastAPI, push: PushHandlers) -> None:
+    app.add_api_route("/api/push", push.key)
+    app.add_api_route("/push/picture/{link}", push.picture)
+    for path, command in (
+        ("/api/push/subscribe", push.subscribe),
+        ("/api/push/unsubscribe", push.unsubscribe),
+        ("/push/snooze/{link}", push.snooze),
+        ("/push/wrong/{link}", push.wrong),
+    ):
+        app.add_api_route(path, command, methods=["POST"])
 
 
 async def _invalid_parameter(_: Request, error: Exception) -> Response:

@@ -24,6 +24,7 @@ from starlette.types import Scope as StarletteScope
 
 from streamer.config.web import ALL_SCOPES, Scope, Web
 from streamer.core.logs import RareLog
+from streamer.events.notify.push_links import PushLinks
 from streamer.web.connections import CONNECTION, Connections, TooManyRequests
 from streamer.web.forwarded import client_key
 from streamer.web.session import LONGEST_S, Session, SessionKey, cookie_of, equal, renewed
@@ -58,6 +59,8 @@ class Access(NamedTuple):
     scopes: frozenset[Scope]
 
 
+NOTIFICATION = Access("notification", ALL_SCOPES)
+"""Whoever has a link of a notification. The link itself allows one thing only."""
 LOCAL = Access("page", ALL_SCOPES)
 """Whoever can reach a page without a token: everybody on this computer."""
 
@@ -79,8 +82,11 @@ def access_of(scope: StarletteScope) -> Access:
 class AuthMiddleware:
     """ASGI middleware that answers a request itself unless it is allowed."""
 
-    def __init__(self, app: ASGIApp, web: Web, agent: str, connections: Connections) -> None:
-        self._app, self._connections = app, connections
+    def __init__(
+        self, app: ASGIApp, web: Web, agent: str, connections: Connections, links: PushLinks | None = None
+    ) -> None:
+        """`links`: checks the links of notifications, which need no token."""
+        self._app, self._connections, self._links = app, connections, links
         self._keys = [
             _Key(Access(name, frozenset(one.scopes)), text, SessionKey(text))
             for name, one in web.all_tokens.items()
@@ -142,6 +148,8 @@ class AuthMiddleware:
         """Return the sender if the request is allowed, else the response to send instead. `key`: of its cookie."""
         if not self._keys:
             return LOCAL
+        if self._links is not None and self._links.read(scope["path"], time.time()) is not None:
+            return NOTIFICATION
         if scope["path"] == "/login":
             return await self._log_in(scope, receive, client)
         scheme, _, given = headers.get("authorization", "").partition(" ")

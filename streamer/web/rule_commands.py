@@ -63,22 +63,22 @@ class RuleCommands:
         return JSONResponse(await self._send(ShowRules()))
 
     async def switch_mode(self, request: Request) -> JSONResponse:
-        given = await _parse(request, _Mode)
-        return await self._command(SwitchMode(by=access_of(request.scope).name, mode=given.mode))
+        given = await parse_body(request, _Mode)
+        return await self.execute(SwitchMode(by=access_of(request.scope).name, mode=given.mode))
 
     async def snooze(self, request: Request) -> JSONResponse:
-        given = await _parse(request, _Snooze)
+        given = await parse_body(request, _Snooze)
         by = access_of(request.scope).name
-        return await self._command(Snooze(by=by, rule=given.rule, stream=given.stream, seconds=given.for_))
+        return await self.execute(Snooze(by=by, rule=given.rule, stream=given.stream, seconds=given.for_))
 
     async def acknowledge(self, request: Request) -> JSONResponse:
-        given = await _parse(request, _Incident)
-        return await self._command(Acknowledge(by=access_of(request.scope).name, incident=given.incident))
+        given = await parse_body(request, _Incident)
+        return await self.execute(Acknowledge(by=access_of(request.scope).name, incident=given.incident))
 
     async def judge(self, request: Request) -> JSONResponse:
-        given = await _parse(request, _Judgement)
+        given = await parse_body(request, _Judgement)
         by = access_of(request.scope).name
-        return await self._command(Feedback(by=by, incident=given.incident, verdict=given.verdict))
+        return await self.execute(Feedback(by=by, incident=given.incident, verdict=given.verdict))
 
     async def scrape(self) -> dict[str, Any] | None:
         """Return the state for the metrics, or None if there is none now."""
@@ -87,7 +87,8 @@ class RuleCommands:
         except (ConfigError, NoReply):
             return None
 
-    async def _command(self, command: RulesChange) -> JSONResponse:
+    async def execute(self, command: RulesChange) -> JSONResponse:
+        """Return the effect of a command in words, once it is stored."""
         return JSONResponse({"done": (await self._send(command))["done"]})
 
     async def _send(self, command: RulesCommand) -> dict[str, Any]:
@@ -100,7 +101,7 @@ class RuleCommands:
         return {key: value for key, value in answer.items() if key != "id"}
 
 
-async def _parse(request: Request, kind: type[T]) -> T:
+async def parse_body(request: Request, kind: type[T]) -> T:
     """Return the body of a request. A page of another site can send no JSON without asking first."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "send a JSON object with the header Content-Type: application/json")

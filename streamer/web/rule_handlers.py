@@ -84,4 +84,5 @@ def _incident(event: IncidentEvent, judgement: Judgement | None) -> dict[str, An
     data = event.data.model_dump(mode="json", exclude={"evidence", "number", "state"})
     is_open = event.data.state != "end"
     seconds = max(0.0, time.time() - unix_time(event.data.started)) if is_open else event.data.seconds
+    data["event"] = event.id
     return {**data, "seconds": round(seconds, 3), "open": is_open, "verdict": judgement and judgement.verdict}

@@ -2,95 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from streamer.bus.commands import Feedback
-from streamer.bus.event_channel import EventClient
-from streamer.bus.rpc import rules_socket
 from streamer.bus.rules_client import command_rules
-from streamer.config.model import from_mapping
-from streamer.events.schema import ResultEvent
 from streamer.events.verdicts import FILE
 from tests.support.agents import until
 from tests.support.capturing import STREAM
-from tests.support.incidents import Camera
-from tests.support.rules_process import Workers
-from tests.support.web_process import AGENT, CONFIG, WebProcess
+from tests.support.rules_scene import RulesScene
+from tests.support.web_process import WebProcess
 
 CHROMIUM = "/usr/bin/chromium"
-RULES: dict[str, Any] = {
-    "visitor": {
-        "when": {"label": "person", "min_score": 0.6, "clear_score": 0.45, "streams": [STREAM]},
-        "grace": "2s",
-        "severity": "high",
-        "say": "{count} x {label} at {stream}",
-    },
-    "dog": {"when": {"label": "dog", "streams": [STREAM]}, "between": "22:00-06:00"},
-}
-WITH_RULES: dict[str, Any] = {**CONFIG, "rules": RULES}
-
-
-class Scene:
-    """The real emit, rules and web processes of an agent whose camera is played; a context manager."""
-
-    def __init__(self, folder: Path, config: Mapping[str, Any] = WITH_RULES) -> None:
-        self._config, self._folder = config, folder
-        self._camera = Camera(STREAM, AGENT)
-
-    def __enter__(self) -> Scene:
-        with contextlib.ExitStack() as stack:
-            self.workers = stack.enter_context(Workers(self._folder, from_mapping(self._config)))
-            self._events = stack.enter_context(EventClient(self.workers.runtime, "infer"))
-            until(rules_socket(self.workers.runtime).exists, 60, "the rules process")
-            self.past = self.play(0.9, None, None, None)
-            until(lambda: len(self.workers.incidents()) == 2, 20, "the first incident and its end")
-            web = WebProcess(self.workers.runtime, self._config, state=self.workers.state)
-            self.web = stack.enter_context(web)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def play(self, *scores: float | None) -> str:
-        """Let the rules see answers with a person of these scores. Return the id of the incident that they start."""
-        answers = list(self._camera.answers(*scores))
-        for answer in answers:
-            self._events.send(answer, None)
-        assert self._events.flush(20)
-        return self._incident_of(answers[0]) if scores[0] is not None else ""
-
-    def _incident_of(self, answer: ResultEvent) -> str:
-        found: list[str] = until(
-            lambda: [one.data.incident for one in self.workers.incidents() if answer.id in one.data.evidence],
-            20,
-            "the incident of an answer",
-        )
-        return found[0]
-
-    def incidents(self, query: str = "") -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.web.get(f"/api/incidents?{query}").json()["incidents"]
-        return found
-
-    def listed(self, incident: str) -> dict[str, Any]:
-        """Return an incident as the API lists it, once it does."""
-        found: dict[str, Any] = until(
-            lambda: next((one for one in self.incidents() if one["incident"] == incident), {}), 10, "the incident"
-        )
-        return found
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    with Scene(tmp_path_factory.mktemp("r")) as scene:
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RulesScene]:
+    with RulesScene(tmp_path_factory.mktemp("r")) as scene:
         yield scene
 
 
@@ -118,7 +51,7 @@ def opened(browser: Browser, web: WebProcess, size: tuple[int, int] = (1280, 800
     assert not errors
 
 
-def test_incidents_are_listed_newest_first(scene: Scene) -> None:
+def test_incidents_are_listed_newest_first(scene: RulesScene) -> None:
     scene.listed(scene.past)
     newest = scene.play(0.7)
     first = scene.listed(newest)
@@ -134,13 +67,13 @@ def test_incidents_are_listed_newest_first(scene: Scene) -> None:
     assert scene.web.get("/api/incidents?stream=nowhere").status == 404
 
 
-def test_rules_are_listed_with_their_state(scene: Scene) -> None:
+def test_rules_are_listed_with_their_state(scene: RulesScene) -> None:
     visitor, dog = scene.web.get("/api/rules").json()["rules"]
     assert (visitor["condition"], visitor["streams"], visitor["severity"]) == ("label person", [STREAM], "high")
     assert (dog["open"], dog["last"], dog["between"]) == (0, None, "22:00-06:00")
 
 
-def test_verdict_changes_the_precision_of_its_rule(scene: Scene) -> None:
+def test_verdict_changes_the_precision_of_its_rule(scene: RulesScene) -> None:
     incident = scene.play(0.7)
     assert scene.listed(incident)["verdict"] is None
     command_rules(scene.workers.runtime, Feedback(by="anna", incident=incident, verdict="wrong"))
@@ -152,7 +85,40 @@ def test_verdict_changes_the_precision_of_its_rule(scene: Scene) -> None:
     scene.play(None, None, None)
 
 
-def test_incident_appears_with_its_reasons(browser: Browser, scene: Scene) -> None:
+def test_buttons_of_an_incident_take_effect(browser: Browser, scene: RulesScene) -> None:
+    incident = scene.play(0.75)
+    with opened(browser, scene.web) as page:
+        row = page.locator(f"#incident-{incident}")
+        row.get_by_role("button", name="Acknowledge").click()
+        expect(row.get_by_role("status")).to_contain_text("acknowledged")
+        row.get_by_role("button", name="Right").click()
+        expect(row.get_by_role("button", name="Right")).to_have_attribute("aria-pressed", "true")
+        expect(row.get_by_role("button", name="Acknowledge")).to_be_hidden()
+        row.get_by_label("Snooze").select_option(label=f"camera {STREAM}, 1 hour")
+        expect(row.get_by_role("status")).to_contain_text("snoozed until")
+        visitor = page.get_by_label("Rule visitor")
+        expect(visitor).to_contain_text(f"snoozed at {STREAM} until")
+        visitor.get_by_label("Snooze").select_option(label="visitor, until morning")
+        visitor.get_by_role("button", name="End snooze").click()
+        expect(visitor.get_by_role("status")).to_contain_text("not snoozed any more")
+        page.route("**/api/rules/snooze", lambda route: route.abort())
+        row.get_by_label("Snooze").select_option(label="all rules, until morning")
+        expect(row.get_by_role("status")).to_have_text("No answer from the agent: try again.")
+        page.unroute("**/api/rules/snooze")
+    scene.post("/api/rules/snooze", {"off": True})
+    scene.play(None, None, None)
+
+
+def test_mode_is_shown_and_switched(browser: Browser, scene: RulesScene) -> None:
+    with opened(browser, scene.web) as page:
+        dog = page.get_by_label("Rule dog")
+        expect(dog).to_contain_text("not armed, needs mode away")
+        page.get_by_label("Mode", exact=True).select_option("away")
+        expect(dog).to_contain_text("active")
+        expect(page.locator("#rules > header")).to_contain_text("mode away")
+
+
+def test_incident_appears_with_its_reasons(browser: Browser, scene: RulesScene) -> None:
     with opened(browser, scene.web) as page:
         expect(page.locator(f"#incident-{scene.past}")).to_contain_text(f"1 x person at {STREAM}")
         new = scene.play(0.83)
@@ -162,14 +128,14 @@ def test_incident_appears_with_its_reasons(browser: Browser, scene: Scene) -> No
         row.get_by_text("Why").click()
         expect(row.locator(".why")).to_contain_text("label person: 1 (needs >= 1), score 0.83 (starts at 0.6")
         expect(page.get_by_label("Rule visitor")).to_contain_text("open")
-        expect(page.get_by_label("Rule visitor")).to_contain_text("Feedback: 0 % right (0 right, 1 wrong).")
+        expect(page.get_by_label("Rule visitor")).to_contain_text("Feedback: 50 % right (1 right, 1 wrong).")
         scene.play(None, None, None)
         expect(row).to_contain_text("lasted")
         expect(row.locator(".why")).to_be_visible()
 
 
 @pytest.mark.parametrize("size", [(1280, 800), (390, 844)])
-def test_incidents_fit_on_screen_and_phone(browser: Browser, scene: Scene, size: tuple[int, int]) -> None:
+def test_incidents_fit_on_screen_and_phone(browser: Browser, scene: RulesScene, size: tuple[int, int]) -> None:
     with opened(browser, scene.web, size) as page:
         expect(page.locator(f"#incident-{scene.past}")).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0]

@@ -53,9 +53,11 @@ export class Alerts {
         if (!response.ok) throw new Error(response.statusText);
         return response.json();
       }));
+      const answer = await fetch("api/rules/state", { signal });
+      const state = answer.ok ? await answer.json() : null; // the rules process may be starting
       if (round !== this.round) return;
       this.incidents.update(incidents);
-      this.rules.update(rules.rules);
+      this.rules.update(rules.rules, state);
     } catch {
       // the header shows that there is no connection
     }

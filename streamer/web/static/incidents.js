@@ -2,6 +2,7 @@
 
 import { h, setText } from "./dom.js";
 import { age, moment } from "./format.js";
+import { command, snooze } from "./commands.js";
 
 export class Incidents {
   constructor(root, onChange) {
@@ -33,9 +34,26 @@ class Row {
     this.text = h("h3", { className: "said" });
     this.where = h("p", { className: "facts" });
     this.why = h("ul", { className: "why" });
+    this.note = h("p", { className: "note", role: "status" });
+    const send = (path, body) => command(this.note, path, body).then(() => this.onChange());
+    const { incident: id } = incident;
+    const button = (text, act) => h("button", { type: "button", textContent: text, onclick: act });
+    this.acknowledge = button("Acknowledge", () => send("api/rules/ack", { incident: id }));
+    this.verdicts = ["right", "wrong"].map((verdict) => {
+      const one = button(verdict === "right" ? "Right" : "Wrong", () => send("api/rules/feedback", { incident: id, verdict }));
+      one.value = verdict;
+      return one;
+    });
+    this.buttons = h("div", { className: "buttons" }, this.acknowledge, ...this.verdicts, snooze([
+      [`${incident.rule} at ${incident.stream}`, { rule: incident.rule, stream: incident.stream }],
+      [`camera ${incident.stream}`, { stream: incident.stream }],
+      ["all rules", {}],
+    ], (body) => send("api/rules/snooze", body)));
     this.details = h("details", {}, h("summary", { textContent: "Why" }), this.why);
+    this.picture = h("img", { className: "thumb", alt: "", loading: "lazy", onerror: () => (this.picture.hidden = true) });
+    this.link = h("a", { target: "_blank", rel: "noopener", hidden: true }, this.picture);
     this.element = h("li", { className: "incident", id: `incident-${incident.incident}` },
-      h("div", { className: "body" }, h("div", { className: "top" }, this.severity, this.text), this.where, this.details));
+      this.link, h("div", { className: "body" }, h("div", { className: "top" }, this.severity, this.text), this.where, this.details, this.buttons, this.note));
   }
 
   update(incident) {
@@ -44,18 +62,30 @@ class Row {
     setText(this.text, incident.text);
     this.element.classList.toggle("open-now", incident.open);
     setText(this.where, facts(incident));
+    this.show(incident);
+    this.acknowledge.hidden = !incident.open || Boolean(incident.acknowledged);
+    for (const one of this.verdicts) one.ariaPressed = String(one.value === incident.verdict);
     const known = JSON.stringify([incident.why, incident.best]);
     if (known === this.known) return;
     this.known = known;
     this.why.replaceChildren(...reasons(incident).map((words) => h("li", { textContent: words })));
+  }
+
+  // Show the best frame, if a snapshot of it is kept; load another one only for a better frame.
+  show({ best, event, text }) {
+    this.link.hidden = !best.snapshot;
+    if (!best.snapshot || this.frame === best.event) return;
+    this.frame = best.event;
+    this.picture.hidden = false;
+    this.picture.alt = `Best frame: ${text}`;
+    this.picture.src = this.link.href = `api/snapshots/${event}.jpg?boxes=true`;
   }
 }
 
 function facts(incident) {
   const lasting = `${incident.open ? "open for" : "lasted"} ${age(incident.seconds)}`;
   return [incident.stream, moment(incident.started), lasting, `rule ${incident.rule}`,
-    incident.acknowledged ? `acknowledged by ${incident.acknowledged}` : null,
-    incident.verdict ? `judged ${incident.verdict}` : null].filter(Boolean).join(" · ");
+    incident.acknowledged ? `acknowledged by ${incident.acknowledged}` : null].filter(Boolean).join(" · ");
 }
 
 // Return why the incident was made, in sentences.
