@@ -69,7 +69,7 @@ def test_incident_has_the_frame_of_its_best_answer(
     assert picture_of(state, found[0], boxes=True) != picture_of(state, found[0])
 
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "agent" / "state"))
-    app(["rules", "test", "rings", "--config", str(config)], standalone_mode=False)
+    first = found[0].data
+    app(["rules", "test", first.rule, "--config", str(config)], standalone_mode=False)
     lines = capsys.readouterr().out.splitlines()
-    named = next(one.data.best.event for one in found if one.data.rule == "rings")
-    assert any(line.endswith(f"/snapshots/gate/{named}.jpg") for line in lines)
+    assert any(line.endswith(f"/snapshots/gate/{first.best.event}.jpg") for line in lines)
