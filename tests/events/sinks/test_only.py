@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import apsw
 
@@ -28,11 +29,11 @@ def test_filtered_sinks_lose_and_hold_up_nothing(tmp_path: Path) -> None:
         Endpoint() as endpoint,
         output.open("wb") as out,
     ):
-        sinks = [
+        sinks: list[dict[str, Any]] = [
             {"kind": "jsonl", "path": str(file)},
             {"kind": "stdout"},
             {"kind": "mqtt", "url": broker.url},
-            {"kind": "webhook", "url": endpoint.url},
+            {"kind": "webhook", "url": endpoint.url, "in_flight": 1},  # else two may change places
         ]
         with EmitProcess(tmp_path, [{**one, "only": ["incidents"]} for one in sinks], stdout=out) as emit:
 
@@ -62,14 +63,16 @@ def test_filtered_sinks_lose_and_hold_up_nothing(tmp_path: Path) -> None:
             first, last = incident("start", 0), incident("end", 1)
             send([first, *(event(seq=number) for number in range(600, 700)), last])
             until(lambda: behind().keys() <= {"mqtt", "webhook"}, FEW_S, "the others have all")
-            assert behind() == {"mqtt": 102, "webhook": 102}, "they wait at the first incident"
+            waiting = behind()  # beside the events above `sink.down` can wait
+            assert waiting.keys() == {"mqtt", "webhook"}
+            assert min(waiting.values()) >= 102, "they wait at the first incident"
             emit.kill()
             emit.start()
             broker.start()
             endpoint.behaviour = hooks.ok
             until(lambda: not behind(), START_S, "everything is delivered")
             ids = [first.id, last.id]
-            until(lambda: all(found == ids for found in received().values()), FEW_S, "in each sink, in order")
+            until(lambda: all(found == ids for found in received().values()), START_S, "in each sink, in order")
             assert len(lines(file)) == 2, "exactly once"
 
 
