@@ -13,7 +13,9 @@ from streamer.cli.main import app
 from streamer.core.errors import ConfigError
 from streamer.events.ledger import Ledger
 from streamer.events.schema import encode
+from streamer.events.verdicts import Judgement, VerdictFile
 from streamer.rules.engine import Engine
+from streamer.rules.incident import hash_of
 from tests.support.stories import STORIES, run
 
 STORY = next(story for story in STORIES if story.name == "enter and leave")
@@ -70,3 +72,23 @@ def test_events_print_the_text_of_incidents(config: Path, tmp_path: Path, capsys
         ledger.commit([start])
     app(["events", "--task", "incident.story"], standalone_mode=False)
     assert capsys.readouterr().out.rstrip().endswith("gate  incident.story  story at gate")
+
+
+def test_list_prints_precision_and_a_better_threshold(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loaded = STORY.config()
+    rule = loaded.rules["story"]
+    seen = {"rule_hash": hash_of(rule, loaded.streams["gate"]), "conditions": (str(rule.when),)}
+    file = VerdictFile(config.parent / "streamer" / "home")
+    for verdict, scores in (("wrong", (0.5, 0.55, 0.6)), ("right", (0.8, 0.9, 0.95))):
+        for score in scores:
+            one = {"incident": f"{score}", "rule": "story", "stream": "gate", "verdict": verdict, "by": "me"}
+            scored = {"time": "", "best_score": score, "start_score": score}
+            file.add(Judgement.model_validate({**one, **seen, **scored}))
+    line, proposal = output(capsys, "list", "--config", str(config))
+    assert line.endswith("precision 50 % (3 right, 3 wrong)")
+    assert proposal == "  proposal: min_score 0.7 would have removed 3 of 3 wrong and 0 of 3 right"
+
+
+def test_verdict_must_be_right_or_wrong() -> None:
+    with pytest.raises(ConfigError, match="the verdict is `right` or `wrong`, not `perhaps`"):
+        app(["rules", "feedback", "c0ffee", "perhaps"], standalone_mode=False)

@@ -23,7 +23,7 @@ export class PushSwitch {
     this.key = (await response.json()).key;
     this.element.hidden = false;
     if (!isSecureContext) return setText(this.note, "Notifications in this browser need https, or the page opened on the agent's own computer.");
-    if (!("serviceWorker" in navigator) || !("PushManager" in self)) return setText(this.note, "This browser has no web push. On an iPhone, add the page to the home screen first.");
+    if (!("serviceWorker" in navigator) || !("PushManager" in self)) return setText(this.note, "This browser has no web push.");
     this.worker = await navigator.serviceWorker.register("service-worker.js");
     this.show(await this.worker.pushManager.getSubscription());
   }

@@ -86,7 +86,9 @@ function precision(rule) {
 function facts(rule, snoozes) {
   const parts = [rule.streams.join(", "), `severity ${rule.severity}`];
   if (rule.between) parts.push(`between ${rule.between}`);
-  for (const one of snoozes) if (one.stream) parts.push(`snoozed at ${one.stream} until ${moment(one.until)}`);
+  for (const one of snoozes) {
+    if (one.stream || rule.open) parts.push(`snoozed ${one.stream ? `at ${one.stream} ` : ""}until ${moment(one.until)}`);
+  }
   parts.push(rule.last ? `last incident ${moment(rule.last)}` : "no incident yet");
   return parts.join(" · ");
 }
