@@ -129,6 +129,8 @@ def test_sink_that_fails_again_and_again_is_reported_ever_less(tmp_path: Path, m
     monkeypatch.setattr("streamer.core.backoff.FIRST_SETTLING_S", 0.5)
 
     class Flapping(FaultySink):
+        idle_s = 2.0
+
         def write(self, events: Sequence[tuple[int, bytes]]) -> None:
             self.idle()
 
