@@ -31,15 +31,15 @@ from streamer.rules.unusual import UnusualLeaf
 
 
 def build_activities(
-    config: Config, rules: Mapping[str, Rule], controls: Controls
+    config: Config, rules: Mapping[str, Rule], controls: Controls, streams: Mapping[str, Stream] | None = None
 ) -> Iterator[tuple[tuple[str, str], Activity]]:
-    """Yield rule, stream and a new activity for each stream that can answer a rule."""
+    """Yield rule, stream and a new activity for each stream that can answer a rule. `streams`: all, or some of them."""
     kinds = {task: spec.result for task, spec in find_pipeline().tasks().items()}
     for name, rule in rules.items():
         hours = rule.between and replace(rule.between, zone=config.timezone)
         zoned = rule.model_copy(update={"between": hours})
         targets = Targets({target: config.notify[target] for target in rule.notify}, config.timezone)
-        for stream, tasks in answering(rule, config.streams, kinds).tasks.items():
+        for stream, tasks in answering(rule, config.streams if streams is None else streams, kinds).tasks.items():
             condition = build(rule.when, tasks, config.streams[stream], config.timezone)
             rule_hash = hash_of(rule, config.streams[stream])
             reporter = Reporter(config.name, name, stream, rule.say, rule_hash, controls, targets)

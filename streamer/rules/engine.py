@@ -187,17 +187,24 @@ class Engine:
                 yield from activity.lose_task(task, wall, reason)
                 self.activities.update(activity)
         elif data.state == "removed" or (data.state == "added" and data.keys is not None):
-            yield from self._follow(with_task(self._config, stream, task, data.keys), wall, reason)
+            yield from self._follow(with_task(self._config, stream, task, data.keys), wall, reason, stream)
 
-    def _follow(self, config: Config, wall: float, reason: str) -> Iterator[IncidentEvent]:
-        """Look at the tasks of `config` from here on; end the incidents that these do not answer."""
+    def _follow(self, config: Config, wall: float, reason: str, stream: str | None = None) -> Iterator[IncidentEvent]:
+        """Look at the tasks of `config` from here on; end the incidents that these do not answer.
+
+        `stream`: the only one that differs. None: any may.
+        """
         if config is self._config:
             return
-        before, after = self.activities, dict(build_activities(config, self.rules, self.controls))
-        for key, activity in before.items():
-            if key in after and activity.looks_like(after[key]):
-                after[key] = activity
-        self._config, self.activities = config, Activities(after)
+        before, streams = self.activities, config.streams if stream is None else {stream: config.streams[stream]}
+        after = {key: activity for key, activity in before.items() if key[1] not in streams}
+        for key, activity in build_activities(config, self.rules, self.controls, streams):
+            known = before.get(*key)
+            after[key] = known if known is not None and known.looks_like(activity) else activity
+        rules = {name: number for number, name in enumerate(self.rules)}
+        places = {name: number for number, name in enumerate(config.streams)}
+        ordered = sorted(after, key=lambda key: (rules[key[0]], places[key[1]]))
+        self._config, self.activities = config, Activities({key: after[key] for key in ordered})
         for key, activity in before.items():
             if after.get(key) is not activity:
                 yield from activity.stop(wall, reason)
