@@ -140,7 +140,8 @@ class Child:
         assignment = assignment.model_copy(update=own)
         try:
             arguments = [*filter(None, (self.role, self.target))]
-            self.process = process = server.fork(arguments, [report_fd, self.heartbeat.descriptor])
+            descriptors = {REPORT_FD: report_fd, HEARTBEAT_FD: self.heartbeat.descriptor}
+            self.process = process = server.fork(arguments, descriptors)
             try:
                 self.pidfd = os.pidfd_open(process.pid)
             except OSError:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from streamer.core.backoff import Backoff
@@ -112,17 +112,19 @@ class ForkServer:
                 self._restart_later(f"not ready within {READY_S:g} s")
         return self._is_ready
 
-    def fork(self, arguments: Sequence[str], descriptors: Sequence[int]) -> ChildProcess:
+    def fork(self, arguments: Sequence[str], descriptors: Mapping[int, int]) -> ChildProcess:
         """Start `worker` with these arguments and return it. Raises OSError, also while the server is not ready.
 
-        `descriptors`: what becomes `REPORT_FD` and `HEARTBEAT_FD` of the child. Standard input is a new pipe.
+        `descriptors`: those of this process that the child gets, by their numbers in the child. Its standard input is a
+        new pipe. Its standard output and error are those of the server unless given.
         """
         if not self.wait_ready(0.0) or self._channel is None:
             raise OSError(errno.EAGAIN, "the fork server is not ready")
         stdin, write = os.pipe2(os.O_CLOEXEC)
         try:
             self._channel.settimeout(ANSWER_S)
-            socket.send_fds(self._channel, [json.dumps(list(arguments)).encode()], [stdin, *descriptors])
+            request = json.dumps({"arguments": [*arguments], "descriptors": [0, *descriptors]})
+            socket.send_fds(self._channel, [request.encode()], [stdin, *descriptors.values()])
             answer = self._channel.recv(MAX_REQUEST_BYTES)
         except OSError:
             os.close(write)  # a child that was forked nevertheless reads the end of file, and ends

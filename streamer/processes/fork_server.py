@@ -25,6 +25,7 @@ from typing import NoReturn
 
 REPORT_FD, HEARTBEAT_FD = 3, 4
 """File descriptors of every child, beside standard input, output and error."""
+MAX_DESCRIPTORS = HEARTBEAT_FD + 1
 MAX_REQUEST_BYTES = 4096
 READY = b"ready"
 """First message of the server: it has imported everything."""
@@ -58,7 +59,7 @@ def main() -> NoReturn:
     try:
         channel.send(READY)
         while True:
-            request, descriptors, _, _ = socket.recv_fds(channel, MAX_REQUEST_BYTES, 3)
+            request, descriptors, _, _ = socket.recv_fds(channel, MAX_REQUEST_BYTES, MAX_DESCRIPTORS)
             if not request:
                 os._exit(0)
             answer = _fork_orphan(request, descriptors)
@@ -123,13 +124,14 @@ def _become_child(request: bytes, descriptors: Sequence[int]) -> NoReturn:
     code: object = 1
     try:
         os.setpgid(0, 0)  # a Ctrl-C in the terminal reaches the parent only, which stops the children in order
+        wanted = json.loads(request)
         high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 64) for descriptor in descriptors]
-        for descriptor, wanted in zip(high, (0, REPORT_FD, HEARTBEAT_FD), strict=True):
-            os.dup2(descriptor, wanted, inheritable=False)
+        for descriptor, number in zip(high, wanted["descriptors"], strict=True):
+            os.dup2(descriptor, number, inheritable=number in (1, 2))  # programs that the child starts get its output
         os.closerange(HEARTBEAT_FD + 1, 128)
         from streamer.processes import worker
 
-        sys.argv[1:] = json.loads(request)
+        sys.argv[1:] = wanted["arguments"]
         _set_title([sys.executable, "-m", worker.__name__, *sys.argv[1:]])
         worker.main()
     except SystemExit as end:

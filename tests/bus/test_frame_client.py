@@ -419,7 +419,8 @@ def test_second_capture_of_a_stream_fails(tmp_path: Path) -> None:
             assert consumer.next().epoch == epoch
         finally:
             first.kill()
-            first.communicate()
+            first.wait()
+            first.stdin.close()
 
 
 @pytest.mark.parametrize(

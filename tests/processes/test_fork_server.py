@@ -12,17 +12,19 @@ from pathlib import Path
 import pytest
 
 from streamer.processes.fork_client import ChildProcess, ForkServer
+from streamer.processes.fork_server import HEARTBEAT_FD, REPORT_FD
 from tests.support.agents import RunningAgent, is_alive, until
 from tests.support.process_memory import memory_of
 
 START_S = 60.0
 """Longest start of a process, on a machine with much other work."""
+MISSING = "no.such.module"
 SECRET = "hunter2-of-the-gate"
 
 
 @pytest.fixture
 def server() -> Iterator[ForkServer]:
-    server = ForkServer(["streamer.processes.capture", "streamer.capture.sources._av", "no.such.module"])
+    server = ForkServer(["streamer.processes.capture", "streamer.capture.sources._av", MISSING])
     until(lambda: server.wait_ready(0.25), START_S, "the server is ready")
     try:
         yield server
@@ -34,23 +36,24 @@ def fork(server: ForkServer) -> ChildProcess:
     """Start a capture that waits for its assignment."""
     read, write = os.pipe()
     try:
-        return server.fork(["capture", "gate"], [write, write])
+        return server.fork(["capture", "gate"], {REPORT_FD: write, HEARTBEAT_FD: write})
     finally:
         os.close(read)
         os.close(write)
 
 
-def server_of(pid: int) -> int:
-    """Return the process id of the fork server of an agent."""
+def server_of(pid: int, module: bytes = b"") -> int:
+    """Return the process id of the fork server of an agent. `module`: one that it was asked to import."""
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         with suppress(OSError):
-            if b"streamer.processes.fork_server" in Path(f"/proc/{child}/cmdline").read_bytes():
+            arguments = Path(f"/proc/{child}/cmdline").read_bytes()
+            if b"streamer.processes.fork_server" in arguments and module in arguments:
                 return int(child)
     return 0
 
 
 def test_server_has_one_thread_and_no_file(server: ForkServer) -> None:
-    pid = server_of(os.getpid())
+    pid = server_of(os.getpid(), MISSING.encode())
     assert len(os.listdir(f"/proc/{pid}/task")) == 1
     files = {os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir() if int(file.name) > 2}
     assert all(file.startswith("socket:") for file in files)
@@ -77,7 +80,7 @@ def test_exit_of_a_killed_child_is_its_signal(server: ForkServer) -> None:
 
 
 def test_children_outlive_the_server(server: ForkServer) -> None:
-    child, before = fork(server), server_of(os.getpid())
+    child, before = fork(server), server_of(os.getpid(), MISSING.encode())
     os.kill(before, signal.SIGKILL)
     until(lambda: not is_alive(before), START_S, "the end of the server")
     until(lambda: server.wait_ready(0.25), START_S, "another server")
@@ -89,7 +92,7 @@ def test_children_outlive_the_server(server: ForkServer) -> None:
 
 
 def test_server_that_hangs_is_replaced(server: ForkServer) -> None:
-    before = server_of(os.getpid())
+    before = server_of(os.getpid(), MISSING.encode())
     os.kill(before, signal.SIGSTOP)
     with pytest.raises(OSError, match="does not answer"):
         fork(server)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from streamer.processes.capture import Capture
 from streamer.processes.worker import Worker
 from streamer.types import Frame
 from tests.support.agents import assert_identity, until
-from tests.support.worker_process import start_worker
+from tests.support.worker_process import WorkerProcess, start_worker
 
 STREAM = "cam"
 Status = dict[str, Any]
@@ -79,7 +78,7 @@ class CaptureProcess:
         self.statuses = Statuses(folder)
         self.process = self._start()
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> WorkerProcess:
         folder = self.runtime
         assignment = Assignment(config=config_of(self._source), runtime=folder, state=folder)
         process, self._reports = start_worker(["capture", STREAM], assignment, self.errors)
@@ -121,7 +120,6 @@ class CaptureProcess:
         if self.process.poll() is None:
             self.process.send_signal(number)
             self.process.wait()
-        assert self.process.stdin is not None
         if not self.process.stdin.closed:
             self.process.stdin.close()
             os.close(self._reports)

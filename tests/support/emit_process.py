@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ class EmitProcess:
         folder: Path,
         sinks: Sequence[dict[str, Any]],
         max_events: int | None = None,
-        stdout: int | IO[bytes] = subprocess.DEVNULL,
+        stdout: IO[bytes] | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
         """`config`: further keys of the config."""
@@ -79,7 +78,6 @@ class EmitProcess:
     def _wait(self) -> int:
         code = self.process.wait(20)
         if self._report_pipe >= 0:
-            assert self.process.stdin is not None
             self.process.stdin.close()
             self.reports()
             os.close(self._report_pipe)

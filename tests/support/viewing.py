@@ -28,7 +28,7 @@ from streamer.video.outputs.mjpeg import jpeg_endpoint
 from tests.support.agents import until
 from tests.support.capturing import STREAM, Consumer
 from tests.support.tasks import PARAMS
-from tests.support.worker_process import start_worker
+from tests.support.worker_process import WorkerProcess, start_worker
 
 SEED = 1
 SOURCE = f"synthetic?seed={SEED}&fps=25&size=320x240"
@@ -54,7 +54,7 @@ class Role:
         self.errors = runtime / f"{role}.log"
         self.process = self._start()
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> WorkerProcess:
         process, self._reports = start_worker(self._command, self._assignment, self.errors)
         return process
 
@@ -70,8 +70,7 @@ class Role:
         if self.process.poll() is None:
             self.process.send_signal(number)
         code = self.process.wait(10)
-        if self.process.stdin is not None:
-            self.process.stdin.close()
+        self.process.stdin.close()
         return code
 
     def restart(self) -> None:

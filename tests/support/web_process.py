@@ -80,7 +80,6 @@ class WebProcess:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
         self.process.wait()
-        assert self.process.stdin is not None
         self.process.stdin.close()
 
     def restart(self) -> WebProcess:
