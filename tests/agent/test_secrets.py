@@ -112,12 +112,15 @@ def test_running_agent_shows_no_secret_anywhere(tmp_path_factory: pytest.TempPat
         ):
             shown[page] = _get(address + page)
         folders = {"XDG_RUNTIME_DIR": str(agent.folder / "run"), "XDG_STATE_HOME": str(agent.folder / "state")}
-        for arguments in (["top", "--once"], ["doctor", str(path)], ["check", str(path)], ["events"]):
-            result = subprocess.run(
+        commands = {
+            arguments[0]: subprocess.Popen(
                 [sys.executable, "-m", "streamer.cli", *arguments],
-                env={**os.environ, **ENVIRONMENT, **folders}, capture_output=True, timeout=100, check=False,
-            )  # fmt: skip
-            shown[arguments[0]] = result.stdout + result.stderr
+                env={**os.environ, **ENVIRONMENT, **folders}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )
+            for arguments in (["top", "--once"], ["doctor", str(path)], ["check", str(path)], ["events"])
+        }  # fmt: skip
+        for name, process in commands.items():
+            shown[name] = b"".join(process.communicate(timeout=100))
         for file in agent.folder.rglob("*"):
             if file.is_file():
                 shown[str(file)] = file.read_bytes()
