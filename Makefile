@@ -16,9 +16,12 @@ AVX2_ONLY := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 ENGINE_TESTS := tests/pipelines/florence2
 LEFT_OUT := training test_benchmarks.py test_checkpoint.py test_dtype.py test_exactness.py test_parse.py test_tasks.py
 
-# Two of these tests run at a time, because they start no agent and measure no time. A file stays in one process, which
-# makes its fixtures once. All other tests run alone.
-PARALLEL_TESTS := tests/config tests/core tests/pipelines tests/rules tests/toyworld
+# Two files of tests run at a time, each in one process, which makes its fixtures once. These files run alone: their tests
+# measure time, or run a whole agent against the clock.
+SERIAL_TESTS := tests/agent tests/capture/test_odd_cameras.py tests/docs/test_reverse_proxy.py \
+  tests/events/sinks/test_webhook.py $(addprefix tests/processes/test_, \
+  capture.py fork_server.py infer.py supervisor.py systemd.py view.py) tests/video/outputs \
+  tests/web/test_app.py tests/web/test_floods.py tests/web/test_page.py
 PARALLEL := -n 2 --dist loadfile
 
 .PHONY: demo test check chaos bench tiny-model pictures system-packages clean
@@ -30,8 +33,8 @@ test: system-packages check
 ifneq ($(ARGS),)
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/python -m pytest $(PARALLEL) $(PARALLEL_TESTS)
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(PARALLEL_TESTS))
+	$(BIN)/python -m pytest $(PARALLEL) $(addprefix --ignore=,$(SERIAL_TESTS))
+	$(BIN)/python -m pytest $(SERIAL_TESTS)
 	@echo "running the tests of the engines once more, limited to AVX2"
 	$(AVX2_ONLY) $(BIN)/python -m pytest $(PARALLEL) $(ENGINE_TESTS) $(addprefix --ignore=$(ENGINE_TESTS)/,$(LEFT_OUT))
 endif
