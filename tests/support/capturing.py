@@ -42,6 +42,7 @@ class Statuses:
 
     def __init__(self, runtime: Path) -> None:
         self._server = EventServer(runtime)
+        self._ids: set[str] = set()
         self.all: list[Status] = []
 
     def close(self) -> None:
@@ -53,6 +54,9 @@ class Statuses:
         self._server.ack(deliveries)
         for delivery in deliveries:
             assert isinstance(delivery.event, StatusEvent)
+            if delivery.event.id in self._ids:
+                continue  # it was not acknowledged in time and arrived again
+            self._ids.add(delivery.event.id)
             status = delivery.event.data.model_dump()
             assert_identity(status["frames"])
             self.all.append(status)

@@ -176,7 +176,8 @@ class StatusCollector:
 
     def __init__(self, runtime: Path) -> None:
         self._server = EventServer(runtime)
-        self._events: list[StatusEvent] = []
+        self._events: dict[str, StatusEvent] = {}
+        """By id: an event that was not acknowledged in time arrives again."""
 
     def __enter__(self) -> StatusCollector:
         return self
@@ -188,8 +189,8 @@ class StatusCollector:
         """Return all status events so far."""
         deliveries = self._server.receive()
         self._server.ack(deliveries)
-        self._events += [one.event for one in deliveries if isinstance(one.event, StatusEvent)]
-        return self._events
+        self._events |= {one.event.id: one.event for one in deliveries if isinstance(one.event, StatusEvent)}
+        return [*self._events.values()]
 
     def wait(self, subject: str, count: int = 1, timeout: float = 30) -> StatusEvent:
         """Wait for the `count`-th event of that subject and return it."""
@@ -197,7 +198,7 @@ class StatusCollector:
         def found() -> list[StatusEvent]:
             return [event for event in self.receive() if event.subject == subject][count - 1 : count]
 
-        return until(found, timeout, f"{count} x {subject} in {[event.subject for event in self._events]}")[0]
+        return until(found, timeout, f"{count} x {subject} in {[event.subject for event in self._events.values()]}")[0]
 
 
 def ffprobe(what: str | Path, *options: str, timeout: float = 30) -> Probe:
