@@ -17,11 +17,11 @@ ENGINE_TESTS := tests/pipelines/florence2
 LEFT_OUT := training test_benchmarks.py test_checkpoint.py test_dtype.py test_exactness.py test_parse.py test_tasks.py
 
 # Two files of tests run at a time, each in one process, which makes its fixtures once. These files run alone: their tests
-# measure time, or run a whole agent against the clock.
-SERIAL_TESTS := tests/agent tests/capture/test_odd_cameras.py tests/docs/test_reverse_proxy.py \
-  tests/events/sinks/test_webhook.py $(addprefix tests/processes/test_, \
-  capture.py fork_server.py infer.py supervisor.py systemd.py view.py) tests/video/outputs \
-  tests/web/test_app.py tests/web/test_floods.py tests/web/test_page.py
+# measure time, or run a whole agent.
+SERIAL_TESTS := tests/agent tests/capture/test_odd_cameras.py tests/cli/test_top.py tests/docs/test_contributing.py \
+  tests/docs/test_reverse_proxy.py tests/events/test_subscribe.py tests/events/sinks/test_webhook.py \
+  tests/inference/test_quarantine.py tests/processes tests/video/outputs tests/web/test_app.py tests/web/test_floods.py \
+  tests/web/test_page.py
 PARALLEL := -n 2 --dist loadfile
 
 .PHONY: demo test check chaos bench tiny-model pictures system-packages clean
