@@ -21,8 +21,9 @@ MAX_WAIT_S = 3600.0
 """Longest `Wait.timeout` and `FrameRequest.interval`, in seconds."""
 
 Number = Annotated[int, Field(ge=0, lt=1 << 53)]
-Role = Literal["infer", "view", "web"]
-"""Kind of consumer. Only the frames of `infer` are counted, and only one `infer` process serves a stream at a time."""
+Role = Literal["infer", "view", "web", "remote"]
+"""Kind of consumer; `remote` fetches for other hosts. Only the frames of `infer` are counted, and only one `infer`
+process serves a stream at a time."""
 Owner = Annotated[str, StringConstraints(pattern=r"^[a-z]+-\d{1,10}-[0-9a-f]{8}$", max_length=64)]
 """Unique id of a consumer process: role, process id and a random part. Never reused."""
 BufferName = Annotated[str, StringConstraints(pattern=r"^[a-z]+-\d{1,10}-[0-9a-f]{8}-\d{1,9}\.buf$", max_length=64)]

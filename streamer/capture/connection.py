@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from streamer.capture.frame_slot import DecodedFrame, FrameSlot
-from streamer.capture.interfaces import Picture, Source, SourceSettings
+from streamer.capture.interfaces import Dated, Picture, RestingSource, Source, SourceSettings
 from streamer.capture.media_clock import MediaClock
 from streamer.capture.motion_gate import INTERVAL_S, MotionDetector, SceneState
 from streamer.capture.silence_timeout import SilenceTimeout
@@ -70,28 +70,33 @@ class Connection(threading.Thread):
         clock = MediaClock(live=self._settings.pace == "live")
         analysed_at, scene = -math.inf, None
         seq = 0
+        resting = source if isinstance(source, RestingSource) else None
         for picture in source:
             self._slot.keyframes_only = source.set_interval(self._slot.interval)
             if picture is None:
                 self._observe_gap(time.monotonic())
             else:
-                frame = self._stamp(picture, clock, seq)
+                arrived = time.monotonic()
+                frame = self._stamp(picture, clock, seq, arrived)
                 if self._slot.motion_needed:
                     if frame.captured_mono - analysed_at >= INTERVAL_S - _INTERVAL_TOLERANCE_S:
                         analysed_at, scene = frame.captured_mono, self._analyse(picture, seq) or scene
                     frame = replace(frame, scene=scene)
                 seq += 1
-                self._observe_gap(frame.captured_mono)
+                self._observe_gap(arrived)
                 self.waiting_since = None
                 if not self._slot.put(frame):
                     return
                 self._on_frame(frame, source.note)
+            if resting is not None:
+                self._slot.wake_source = resting.follow(self._slot.taken_at)
             self.waiting_since = time.monotonic()
 
-    def _stamp(self, picture: Picture, clock: MediaClock, seq: int) -> DecodedFrame:
+    def _stamp(self, picture: Picture, clock: MediaClock, seq: int, arrived: float) -> DecodedFrame:
         _check_size(picture.width, picture.height)
-        mono = time.monotonic()
-        return DecodedFrame(FrameId(self._epoch, seq), time.time(), mono, clock.stamp(picture.pts, mono), picture)
+        mono = min(arrived, picture.captured_mono) if isinstance(picture, Dated) else arrived
+        captured_at = time.time() - (arrived - mono)
+        return DecodedFrame(FrameId(self._epoch, seq), captured_at, mono, clock.stamp(picture.pts, mono), picture)
 
     def _analyse(self, picture: Picture, seq: int) -> SceneState | None:
         """Return the state of the scene, None for a picture that cannot be converted."""

@@ -44,6 +44,8 @@ _MAX_PENDING_WAITS = 64
 _MAX_KEYFRAME_AGE_S = 0.07
 """While only key frames are decoded, inference gets no older one and waits for the next. The newest frame of a 25 fps
 camera may be 40 ms old; 30 ms are for transport."""
+_FRESH_ROLES: frozenset[Role] = frozenset({"infer", "remote"})
+"""Consumers to which that applies: those with a model, on this host or another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,12 +191,10 @@ class FrameServer:
             del self._waits[owner]
 
     def _find(self, role: Role, request: FrameRequest) -> DecodedFrame | None:
-        if not self._rooms[role].may_store(time.monotonic()):
+        if not self._rooms[role].may_store(time.monotonic()) or self._slot.source_rests(request):
             return None
-        if role != "infer":
-            return self._slot.peek(request)
-        frame = self._slot.next_frame(request)
-        if frame is None or not self._slot.keyframes_only:
+        frame = self._slot.next_frame(request) if role == "infer" else self._slot.peek(request)
+        if frame is None or not self._slot.keyframes_only or role not in _FRESH_ROLES:
             return frame
         return frame if time.monotonic() - frame.captured_mono < _MAX_KEYFRAME_AGE_S else None
 
@@ -224,6 +224,7 @@ class FrameServer:
             self._slot.drop_undecodable(frame)
             self._respond_without_frame(peer, message)
             return
+        self._slot.taken_at = time.monotonic()
         if message.role == "infer":
             self._slot.lend(frame, message.owner)
         descriptor = FrameDescriptor(

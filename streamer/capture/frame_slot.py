@@ -39,8 +39,8 @@ class DecodedFrame:
 class FrameSlot(ABC):
     """Frames of one stream. The decoding thread calls `put`, the serving thread everything else.
 
-    The serving thread sets `interval`, `motion_needed` and `pending_requests`; the decoding thread sets
-    `keyframes_only`.
+    The serving thread sets `interval`, `motion_needed`, `pending_requests` and `taken_at`; the decoding thread sets
+    `keyframes_only` and `wake_source`.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
@@ -53,6 +53,10 @@ class FrameSlot(ABC):
         """Requests of the waits that are not answered yet."""
         self.keyframes_only = False
         """Only key frames are decoded, because `interval` allows it."""
+        self.wake_source: Callable[[], None] | None = None
+        """Set while the source rests: the newest frame is too old for any request, and a call makes a new one come."""
+        self.taken_at: float | None = None
+        """Monotonic second at which a consumer last fetched a frame."""
         self.newest: DecodedFrame | None = None
         """The frame decoded last, of any epoch."""
         self._wake = wake
@@ -60,6 +64,17 @@ class FrameSlot(ABC):
         self._count = FrameCount()
         self._epoch: int | None = None
         self._scenes: OrderedDict[FrameId, SceneState] = OrderedDict()
+
+    def source_rests(self, request: FrameRequest) -> bool:
+        """Return whether the newest frame is too old because the source rests; then it is woken for this request.
+
+        A request that waits for motion wakes no source: it gets the frames that come at the interval.
+        """
+        if (wake_source := self.wake_source) is None:
+            return False
+        if not request.on_trigger:
+            wake_source()
+        return True
 
     @property
     def in_flight(self) -> int:

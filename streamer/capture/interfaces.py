@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Iterator
+from typing import ClassVar, Protocol, runtime_checkable
 
 from streamer.types import Image, Luma, Pace
 
@@ -26,6 +26,15 @@ class Picture(Protocol):
         """Return a small copy of the brightness, as `capture.motion_gate.shrink` makes it. Raises FrameError."""
 
 
+@runtime_checkable
+class Dated(Protocol):
+    """A picture that was captured some time before it arrived."""
+
+    @property
+    def captured_mono(self) -> float:
+        """Monotonic second of the capture, on the clock of this host."""
+
+
 class Source(Protocol):
     """One connection. Capture does retry, pacing and counting."""
 
@@ -46,6 +55,17 @@ class Source(Protocol):
         """
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class RestingSource(Protocol):
+    """A source that gets frames only when they are needed: meanwhile its newest frame is an old one."""
+
+    def follow(self, taken_at: float | None) -> Callable[[], None] | None:
+        """Return while its newest frame is an old one the function that wakes it, from any thread, else None.
+
+        `taken_at`: monotonic second at which a consumer last fetched a frame.
+        """
 
 
 class SourceSettings(Protocol):

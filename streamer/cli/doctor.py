@@ -32,7 +32,7 @@ CAMERA_S = 10.0
 """Longest wait for a camera's answer, and then for its first picture."""
 MAX_PROBES = 16
 """Cameras that are opened at the same time."""
-PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "mqtt": 1883, "mqtts": 8883}
+PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "mqtt": 1883, "mqtts": 8883, "streamer": 5600}
 
 
 def doctor(config: ConfigFile) -> None:

@@ -18,6 +18,7 @@ from streamer.cli.check import check
 from streamer.cli.demo import demo
 from streamer.cli.doctor import doctor
 from streamer.cli.events import events
+from streamer.cli.keys import app as keys_app
 from streamer.cli.model import app as model_app
 from streamer.cli.rules import app as rules_app
 from streamer.cli.run import run
@@ -48,6 +49,7 @@ for command in (run, doctor, watch, check, schedule, tasks, schema, events, ask,
 app.add_typer(task_app, name="task")
 app.add_typer(model_app, name="model")
 app.add_typer(rules_app, name="rules")
+app.add_typer(keys_app, name="keys")
 
 
 def main() -> None:

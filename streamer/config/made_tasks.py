@@ -56,8 +56,13 @@ class _Asked(NamedTuple):
     leaf: Condition
 
 
-def make_tasks(rules: Mapping[str, Rule], streams: Mapping[str, Any], pipeline: Pipeline, model: Any) -> MadeTasks:
-    """Return the tasks that the streams lack. `streams`: `config.model.Stream`; `model`: its settings."""
+def make_tasks(
+    rules: Mapping[str, Rule], streams: Mapping[str, Any], pipeline: Pipeline, model: Any, is_served: bool = False
+) -> MadeTasks:
+    """Return the tasks that the streams lack. `streams`: `config.model.Stream`; `model`: its settings.
+
+    `is_served`: other hosts get the frames of live streams, which then need no task.
+    """
     made, specs = MadeTasks(), pipeline.tasks()
     kinds = {task: spec.result for task, spec in specs.items()}
     for (name, _), asked in _questions(rules, streams, kinds).items():
@@ -77,7 +82,11 @@ def make_tasks(rules: Mapping[str, Rule], streams: Mapping[str, Any], pipeline: 
         made.entries[name].append({"name": task, **keys, "every": every})
         made.rules[name, task] = tuple(dict.fromkeys(one.rule for one in asked))
     if not made.problems:
-        bare = [name for name, stream in streams.items() if not stream.tasks and name not in made.entries]
+        bare = [
+            name
+            for name, stream in streams.items()
+            if not (stream.tasks or name in made.entries or (is_served and stream.source.pace == "live"))
+        ]
         words = "`tasks` is missing: give one, or a rule with `see`"
         made.problems.extend((("streams", name), words) for name in bare)
     return made

@@ -29,6 +29,7 @@ from streamer.config.made_tasks import make_tasks
 from streamer.config.modes import Mode, ModesField, mode_problems
 from streamer.config.notify import NotifyField
 from streamer.config.rule import Rule, rule_problems
+from streamer.config.serve import Serve
 from streamer.config.task import ScheduledTask, TaskSettings, build_task, task_problems
 from streamer.config.validation import Problem, problems_of
 from streamer.config.web import Web
@@ -87,6 +88,8 @@ class _ConfigSettings(Settings):
     """Receivers of notifications of incidents, by name."""
     snapshots: Snapshots = Snapshots()
     """Frames of incidents and results as JPEG files."""
+    serve: Serve | None = None
+    """Address at which other hosts ask for frames; without this key there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,8 @@ class Config:
     made: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict, compare=False)
     """Names of the rules for which a task was made when this config was read, by stream and task. `raw` contains it."""
     snapshots: Snapshots = field(default_factory=Snapshots)
+    serve: Serve | None = None
+    """None if no other host gets frames."""
     ledger: Retention = field(default_factory=Retention)
     timezone: ZoneInfo = field(default_factory=local_zone)
     is_part: bool = False
@@ -150,7 +155,10 @@ def schema_model() -> type[BaseModel]:
         "Stream",
         __base__=_StreamSettings,
         __doc__="A camera or file and its tasks.",
-        tasks=(entries, Field([], description="Tasks that run on the frames. Required, unless a rule makes one.")),
+        tasks=(
+            entries,
+            Field([], description="Tasks that run on the frames. Without `serve` at least one, or a rule with `see`."),
+        ),
     )
     return create_model(
         "Config",
@@ -244,13 +252,14 @@ def _config(raw: Any, file: YamlFile | None, *, checked: bool = False, is_part: 
     except ValidationError as error:
         problems = problems_of(error, raw, json_schema())
     else:
+        raw = _with_tasks(raw)
         if not is_part:
             problems.extend(cross_problems(config))
             problems.extend(mode_problems(config.rules, config.modes or {}))
         local = config.timezone or local_zone()
         streams = {name: _stream(name, config, local, problems, is_part) for name in config.streams}
         if not (problems or is_part):
-            made = make_tasks(config.rules, streams, find_pipeline(), config.model)
+            made = make_tasks(config.rules, streams, find_pipeline(), config.model, config.serve is not None)
             problems += made.problems
             if made.entries and not problems:
                 return replace(_config(made.added_to(raw), file, checked=checked), made=made.rules)
@@ -270,10 +279,16 @@ def _config(raw: Any, file: YamlFile | None, *, checked: bool = False, is_part: 
         modes=config.modes or {},
         notify=config.notify,
         snapshots=config.snapshots,
+        serve=config.serve,
         ledger=config.ledger,
         timezone=local,
         is_part=is_part,
     )
+
+
+def _with_tasks(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plain data with the key `tasks` in every stream."""
+    return {**raw, "streams": {name: {"tasks": [], **stream} for name, stream in raw["streams"].items()}}
 
 
 def _error(problems: list[Problem], file: YamlFile | None) -> ConfigError:

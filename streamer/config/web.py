@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
+from streamer.config.bind import Bind, parse_bind
 from streamer.core.redact import remember
 from streamer.core.settings import Name, Settings
 
@@ -15,31 +16,6 @@ MIN_TOKEN, MIN_DIFFERENT = 16, 6
 """Least characters of a token, and least different ones: a random token of 16 hexadecimal digits has about ten."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-class Bind(NamedTuple):
-    """An address of this computer."""
-
-    host: str
-    port: int
-
-    @property
-    def is_loopback(self) -> bool:
-        return ipaddress.ip_address(self.host).is_loopback
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def _parse(value: object) -> Bind:
-    host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
-    if not colon or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
-        raise ValueError("must be an address and a port such as 127.0.0.1:8080")
-    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    try:
-        return Bind(str(ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)), int(port))
-    except ValueError:
-        raise ValueError("must begin with an IP address of this computer (0.0.0.0 for all) or localhost") from None
 
 
 def _parse_network(value: object) -> Network:
@@ -88,7 +64,7 @@ class AccessToken(Settings):
 class Web(Settings):
     """The web page: live pictures, results, events, metrics."""
 
-    bind: Annotated[Bind, BeforeValidator(_parse, json_schema_input_type=str)] = Field(
+    bind: Annotated[Bind, BeforeValidator(parse_bind, json_schema_input_type=str)] = Field(
         default_factory=lambda: Bind("127.0.0.1", 8080)
     )
     """Address and port, by default 127.0.0.1:8080. Port 0: any free port, shown in the log."""

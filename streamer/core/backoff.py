@@ -52,8 +52,10 @@ class Backoff:
 class ReconnectBackoff:
     """Delay before the next connection attempt: short in the first minute, then up to 30 s; 30 to 60 s when refused."""
 
-    def __init__(self, rng: random.Random | None = None) -> None:
+    def __init__(self, rng: random.Random | None = None, max_delay_s: float = MAX_DELAY_S) -> None:
+        """`max_delay_s`: longest delay of all, except after a refusal."""
         self._rng = rng or random.Random()
+        self._max_delay_s = max_delay_s
         self._short = Backoff(FIRST_DELAY_S, MAX_SHORT_DELAY_S, self._rng)
         self._long = Backoff(2 * MAX_SHORT_DELAY_S, MAX_DELAY_S, self._rng)
         self._since: float | None = None
@@ -65,7 +67,8 @@ class ReconnectBackoff:
             self._since = now
         if refused:
             return self._rng.uniform(*REFUSED_DELAY_S)
-        return (self._short if now - self._since < SHORT_PHASE_S else self._long).next_delay()
+        delay = (self._short if now - self._since < SHORT_PHASE_S else self._long).next_delay()
+        return min(delay, self._max_delay_s)
 
     def on_response(self, now: float) -> None:
         """The other side answered, then failed: keep delays short for another minute."""

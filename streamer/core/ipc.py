@@ -1,6 +1,6 @@
 """ZeroMQ helpers: endpoints, JSON messages, non-blocking receive and send. Nothing else handles `zmq.Again`.
 
-`Listener` is the only place that binds a socket.
+`Listener` is the only place that binds a socket of this host; `bus/curve.py` binds the one for other hosts.
 """
 
 from __future__ import annotations
@@ -184,6 +184,20 @@ def drain(socket: zmq.Socket[bytes], limit: int = MAX_DRAINED) -> Iterator[list[
             yield socket.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
             return
+
+
+def drain_authenticated(socket: zmq.Socket[bytes], limit: int = MAX_DRAINED) -> Iterator[tuple[str, list[bytes]]]:
+    """Yield like `drain`, with the user id that the authenticator (ZAP) gave to the sender, empty without one."""
+    for _ in range(limit):
+        try:
+            frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return
+        try:
+            user = str(frames[-1].get("User-Id"))
+        except zmq.ZMQError:  # it was not authenticated
+            user = ""
+        yield user, [frame.bytes for frame in frames]
 
 
 def receive_valid(

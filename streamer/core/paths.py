@@ -189,6 +189,16 @@ def state_home() -> Path:
         ) from None
 
 
+def keys_folder() -> Path:
+    """Return the folder of this host's key and of the keys of other hosts.
+
+    It is in $STATE_DIRECTORY, else beside the state folders of this user's agents; no agent can have its name. Raises
+    ConfigError for a user without a home.
+    """
+    given = os.environ.get("STATE_DIRECTORY")
+    return (Path(given) if given else state_home()) / "host.keys"
+
+
 def cache_home() -> Path:
     """Return the folder for files that are made again when they are missing.
 

@@ -177,6 +177,14 @@ def output_event(
     return _status(f"/agents/{agent}/outputs/{output}", "output", state, reason, retry_in_s, output=output)
 
 
+def peer_event(
+    agent: str, state: str, peer: str | None, stream: str | None,
+    reason: str | None = None, frames: Mapping[str, Any] | FrameCounts | None = None,
+) -> StatusEvent:  # fmt: skip
+    """Return a change of another host that asks for frames: `peer.up`, `peer.down`, or `peer.refused`."""
+    return _status(f"/agents/{agent}", "peer", state, reason, peer=peer, stream=stream, frames=frames)
+
+
 def clock_event(agent: str) -> StatusEvent:
     """Return the event that advances the clock of the rules while nothing else happens (`rules.clock`)."""
     return _status(f"/agents/{agent}", "rules", "clock")

@@ -58,6 +58,8 @@ class StatusData(Part):
     """Name of the video output, in events about an output."""
     task: str | None = Field(default=None, exclude_if=lambda value: value is None)
     """Name of the task, in events about a task."""
+    peer: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Name of the other host, in events about one."""
     asks: str | None = Field(default=None, exclude_if=lambda value: value is None)
     """The task's kind, such as `object_detection`, when a task was changed."""
     keys: dict[str, Any] | None = Field(default=None, exclude_if=lambda value: value is None)

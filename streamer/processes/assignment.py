@@ -26,6 +26,7 @@ class Role(StrEnum):
     PUSH = "push"
     WEB = "web"
     RULES = "rules"
+    SERVE = "serve"
 
 
 def child_name(role: Role, target: str | None) -> str:
@@ -46,7 +47,7 @@ class Assignment(BaseModel):
     """Folder of what outlives the processes, such as the ledger."""
     inference: tuple[str | None, ...] = (None,)
     """Targets of the inference processes, one for each device of the model. The only one serves all streams; of several
-    each serves those that the parent names."""
+    each serves those that the parent names. None of them if no stream has a task."""
     devices: dict[str, str] = {}
     """For web: names of the devices by inference process, if there are several."""
     is_first_start: bool = True

@@ -22,7 +22,7 @@ from streamer.capture.picture_memory import PictureMemory
 from streamer.capture.silence_timeout import SilenceTimeout
 from streamer.capture.sources import File
 from streamer.capture.stream_lock import MAX_DEATHS, StreamLock
-from streamer.core.backoff import ReconnectBackoff, Settling
+from streamer.core.backoff import MAX_DELAY_S, ReconnectBackoff, Settling
 from streamer.core.closing import Closing
 from streamer.core.errors import ProcessBroken, SourceEnded, SourceIncomplete, SourceLost, SourceRefused
 from streamer.core.reasons import reason_of
@@ -71,7 +71,7 @@ class Capture(Closing):
         self._stream = worker.target
         self._source = worker.config.streams[worker.target].source
         self._silence_timeout = silence_timeout or SilenceTimeout()
-        self._backoff = ReconnectBackoff()
+        self._backoff = ReconnectBackoff(max_delay_s=getattr(self._source, "max_retry_s", MAX_DELAY_S))
         self._settling = Settling()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._lock = StreamLock(worker.runtime, self._stream)

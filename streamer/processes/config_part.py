@@ -44,6 +44,8 @@ def part_of(config: Config, role: Role, target: str | None, ended: Collection[st
         case Role.RULES:
             part = _about_streams(config, config.streams, "rules", "modes", "snapshots")
             return {**part, "notify": _targets(config)}
+        case Role.SERVE:
+            return _about_streams(config, config.streams, "serve")
         case Role.WEB:
             outputs = [data for data, output in _outputs(config) if output.SERVED]
             part = _about_streams(config, config.streams, "web", "rules", "modes")

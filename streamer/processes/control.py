@@ -101,8 +101,10 @@ class Control:
             case ListTasks():
                 self._server.reply(request, **self._overview())
             case Ask() as ask:
+                self.router.check_devices()
                 self._ask(request, ask)
             case ChangeTask() as command:
+                self.router.check_devices()
                 change = Change(command.op, command.stream, command.name, command.task)
                 self._server.reply(request, done=self._change(change, command.save))
 

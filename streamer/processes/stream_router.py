@@ -42,10 +42,11 @@ class StreamRouter:
     def __init__(self, runtime: Path, config: Config, devices: Mapping[str | None, Device]) -> None:
         """`devices`: by the targets of the inference processes, as of `Child.target`."""
         self.devices = devices
-        self._costs = find_pipeline().costs(next(iter(devices.values())).settings).seconds
+        settings = next((device.settings for device in devices.values()), config.model)
+        self._costs = find_pipeline().costs(settings).seconds
         self._clients = {target: RpcClient(infer_socket(runtime, target)) for target in devices}
         recordings = frozenset(name for name, stream in config.streams.items() if stream.source.pace == "file")
-        loads = {name: stream_load(stream, self._costs) for name, stream in config.streams.items()}
+        loads = {name: stream_load(stream, self._costs) for name, stream in config.streams.items() if devices}
         self.quarantine = AgentQuarantine(runtime, recordings, tuple(devices))
         self._placement = Placement(tuple(devices), loads, recordings)
         self._serving = dict(self._placement.process_of) if len(devices) == 1 else {}
@@ -65,6 +66,13 @@ class StreamRouter:
 
     def clients(self) -> list[RpcClient]:
         return list(self._clients.values())
+
+    def check_devices(self) -> None:
+        """Raise ConfigError if this agent runs no model."""
+        if not self.devices:
+            raise ConfigError(
+                "this agent runs no model, because its config has no task: ask the agent that has the tasks"
+            )
 
     def ask(self, stream: str, ask: Ask) -> Question:
         """Send a question. Raises ConfigError while no process serves the stream."""

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 POLL_S = 0.25
 """Longest wait of the main loop: heartbeats are checked at this interval."""
 STOP_ORDER: Mapping[tuple[Role, ...], float] = {
-    (Role.WEB, Role.VIEW, Role.PUSH, Role.INFER): 4.5,
+    (Role.WEB, Role.SERVE, Role.VIEW, Role.PUSH, Role.INFER): 4.5,
     (Role.CAPTURE, Role.RULES): 2.5,
     (Role.EMIT,): 2.5,
 }
@@ -115,7 +115,7 @@ class Supervisor:
         children, wakeups = _children(control.config, assignment), (signals.wakeup_fd, *control.descriptors())
         self.table = ProcessTable(children, wakeups, ForkServer(_modules(control.config, children)))
         self.service = ServiceStatus()
-        self.startup_pending = {ReportKind.FIRST_FRAME, ReportKind.READY}
+        self.startup_pending = {ReportKind.FIRST_FRAME} | ({ReportKind.READY} if assignment.inference else set())
         """Before `seconds` begin to count: the first frame of a stream, and readiness of the inference process."""
         self.stop_at: float | None = None
         """Monotonic second."""
@@ -282,7 +282,12 @@ class Supervisor:
 
 
 def _devices(config: Config) -> dict[str | None, Device]:
-    """Return the devices of the model by the targets of their processes: None where there is one, else numbers."""
+    """Return the devices of the model by the targets of their processes: None where there is one, else numbers.
+
+    There are none if no stream has a task: then no model is needed.
+    """
+    if not any(stream.tasks for stream in config.streams.values()):
+        return {}
     devices = find_pipeline().devices(config.model)
     return {None: devices[0]} if len(devices) == 1 else {str(number): one for number, one in enumerate(devices)}
 
@@ -302,6 +307,7 @@ def _children(config: Config, assignment: Assignment) -> list[Child]:
         *(Child(Role.VIEW, str(view), stream=view.stream) for view in outputs_by_view(config.outputs)),
         *(Child(Role.PUSH, output.label) for output in config.outputs if isinstance(output, RtspPush)),
         *([Child(Role.WEB)] if config.web else []),
+        *([Child(Role.SERVE)] if config.serve else []),
         *([Child(Role.RULES)] if needs_rules_process(config.rules, config.snapshots, assignment.state) else []),
     ]
 

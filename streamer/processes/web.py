@@ -6,9 +6,9 @@ import asyncio
 import logging
 import socket
 
+from streamer.config.bind import Bind
 from streamer.config.model import find_pipeline
 from streamer.config.rule import answering
-from streamer.config.web import Bind
 from streamer.events.ledger import LEDGER_FILE
 from streamer.events.ledger.query import LedgerQuery
 from streamer.events.notify.push_files import PushFiles

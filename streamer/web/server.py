@@ -20,7 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from streamer.config.web import Bind
+from streamer.config.bind import Bind
 from streamer.core.errors import ConfigError
 from streamer.web.connections import CONNECTION, Connection, Connections
 

@@ -19,6 +19,7 @@ from typing import Any
 from tests.chaos.bench import Fault, Row, Size, Skipped
 from tests.chaos.cameras import frozen, restarts, soak
 from tests.chaos.disks import bytes_flipped, clock_steps, disk_full, power_cut
+from tests.chaos.hosts import link_between_hosts
 from tests.chaos.media import fuzzing, hostile_camera
 from tests.chaos.processes import infer_killed, infer_stopped, poison, step_never_returns, terminated
 from tests.chaos.receivers import broker_down, webhook
@@ -26,7 +27,7 @@ from tests.chaos.rules import rules_killed
 
 FAULTS: tuple[Fault, ...] = (
     soak, restarts, frozen, infer_killed, infer_stopped, step_never_returns, poison, terminated, rules_killed,
-    broker_down, power_cut, disk_full, bytes_flipped, clock_steps, webhook, fuzzing, hostile_camera,
+    broker_down, power_cut, disk_full, bytes_flipped, clock_steps, webhook, fuzzing, hostile_camera, link_between_hosts,
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, WrapVa
 from streamer.capture.interfaces import Source
 from streamer.capture.sources.file import File
 from streamer.capture.sources.http import Http, Snapshot
+from streamer.capture.sources.remote import Remote
 from streamer.capture.sources.rtsp import Rtsp
 from streamer.capture.sources.synthetic import Synthetic
 from streamer.capture.sources.webcam import Webcam
@@ -20,20 +21,20 @@ from streamer.core.settings import Settings, was_checked
 from streamer.types import Pace
 
 __all__ = [
-    "File", "Http", "Rtsp", "Snapshot", "SourceField", "SourceSummary", "Synthetic", "Webcam", "parse_source",
+    "File", "Http", "Remote", "Rtsp", "Snapshot", "SourceField", "SourceSummary", "Synthetic", "Webcam", "parse_source",
 ]  # fmt: skip
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://|(rtsps?|https?):")
 _NO_SCHEME = re.compile(r"[^\s:/@]*:.*@.|[\w.-]+:\d+(/|$)|\d+\.\d+\.\d+\.\d+(/|$)")
 """`user:password@host`, `host:port/` or an IP address, without a scheme."""
-_KINDS = {"rtsp": "rtsp", "rtsps": "rtsp", "http": "http", "https": "http"}
+_KINDS = {"rtsp": "rtsp", "rtsps": "rtsp", "http": "http", "https": "http", "streamer": "remote"}
 
 
 def parse_source(value: Any) -> Any:
     """Return the settings mapping for a text form; return anything else unchanged. Raises ValueError.
 
-    Forms: `rtsp://…`, `rtsps://…`, `http://…`, `https://…`, `file://…`, `/dev/…`, the number of a webcam,
-    `synthetic`, `synthetic?seed=1&fps=25`. Any other text is the path of a file.
+    Forms: `rtsp://…`, `rtsps://…`, `http://…`, `https://…`, `streamer://…`, `file://…`, `/dev/…`, the number of a
+    webcam, `synthetic`, `synthetic?seed=1&fps=25`. Any other text is the path of a file.
     """
     if isinstance(value, bool) or not isinstance(value, (str, Path, int)):
         return value
@@ -58,7 +59,9 @@ def parse_source(value: Any) -> Any:
     scheme = (match[1] or match[2]).lower()
     if scheme not in _KINDS:
         remember_url(text)
-        raise ValueError(f"unknown scheme `{scheme}` in {redact(text)}: use rtsp://, rtsps://, http:// or https://")
+        raise ValueError(
+            f"unknown scheme `{scheme}` in {redact(text)}: use rtsp://, rtsps://, http://, https:// or streamer://"
+        )
     return {"kind": _KINDS[scheme], "url": text}
 
 
@@ -79,7 +82,7 @@ def _synthetic(query: str) -> dict[str, str]:
     return {**settings, "kind": "synthetic"}
 
 
-Kinds = Rtsp | Webcam | File | Http | Snapshot | Synthetic
+Kinds = Rtsp | Webcam | File | Http | Snapshot | Remote | Synthetic
 """The settings classes, one per kind."""
 
 

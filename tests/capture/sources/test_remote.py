@@ -1,0 +1,237 @@
+"""A stream of another host: fresh frames, exact accounting on both sides, and recovery of the link."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from streamer.bus.frame_client import FrameRequest
+from streamer.bus.host_keys import HostKeys
+from streamer.capture.remote_server import encode_picture
+from streamer.capture.sources import SourceField, _remote_source
+from streamer.capture.sources._remote_picture import RemotePicture, picture_size
+from streamer.capture.sources.remote import Remote
+from streamer.core.errors import FrameError
+from streamer.toyworld.world import World
+from streamer.types import FrameId, Image
+from tests.chaos.link import Link
+from tests.support.agents import until
+from tests.support.capturing import CaptureThread, Consumer
+from tests.support.serving import Served, make_keys
+
+CAMERA = "synthetic?fps=25&size=320x240"
+
+
+@pytest.fixture
+def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Runtime folders of the host with the camera and of the host that asks."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    make_keys()
+    folders = tmp_path / "a", tmp_path / "b"
+    for folder in folders:
+        folder.mkdir()
+    return folders
+
+
+def picture() -> Image:
+    return World(1).scene(1.0).paint(320, 240)
+
+
+# Pictures
+
+
+def test_lossless_picture_is_exact() -> None:
+    image, out = picture(), np.empty((240, 320, 3), np.uint8)
+    RemotePicture(encode_picture(image, None), (320, 240), None, 0.0).write_bgr(out)
+    assert np.array_equal(out, image)
+
+
+def test_jpeg_is_close_and_small() -> None:
+    image, out = picture(), np.empty((240, 320, 3), np.uint8)
+    data = encode_picture(image, 90)
+    remote = RemotePicture(data, (320, 240), None, 0.0)
+    remote.write_bgr(out)
+    assert np.abs(out.astype(int) - image).mean() < 4
+    assert len(data) < image.nbytes / 10
+    assert remote.luma().ndim == 2
+
+
+@pytest.mark.parametrize("quality", [90, None], ids=["jpeg", "png"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "other size", "noise"])
+def test_damaged_picture_is_a_frame_error(quality: int | None, damage: str) -> None:
+    data = encode_picture(picture(), quality)
+    size = (321, 240) if damage == "other size" else (320, 240)
+    data = {"cut": data[:20], "empty": b"", "noise": b"\xff\xd8\xff\xe0" + bytes(100)}.get(damage, data)
+    with pytest.raises(FrameError):
+        RemotePicture(data, size, None, 0.0).write_bgr(np.empty((size[1], size[0], 3), np.uint8))
+
+
+def test_size_is_read_before_pixels_are_decoded() -> None:
+    huge = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    bomb = huge[:16] + (60_000).to_bytes(4, "big") * 2 + huge[24:]
+    assert picture_size(bomb) == (60_000, 60_000)
+    with pytest.raises(FrameError, match="another size"):
+        RemotePicture(bomb, (8, 8), None, 0.0).write_bgr(np.empty((8, 8, 3), np.uint8))
+
+
+# Config
+
+
+def test_url_is_a_source() -> None:
+    source = TypeAdapter[Any](SourceField).validate_python("streamer://boxa:5601/yard")
+    assert (source.kind, source.host, source.port, source.stream, source.peer_name) == (
+        "remote", "boxa", 5601, "yard", "boxa",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ({"url": "streamer://boxa:5600"}, "the name of a stream"),
+        ({"url": "streamer://boxa/a/b"}, "the name of a stream"),
+        ({"url": "streamer://me:secret@boxa/yard"}, "no user"),
+        ({"url": "streamer://10.0.0.7/yard"}, "give `peer`"),
+        ({"url": "tcp://boxa/yard"}, "must begin with streamer://"),
+        ({"url": "streamer://boxa/yard", "quality": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_bad_settings_name_the_problem(keys: dict[str, object], problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        Remote.model_validate(keys)
+
+
+# Frames
+
+
+def test_frames_are_fresh_and_counted_on_both_sides(hosts: tuple[Path, Path]) -> None:
+    with CaptureThread(hosts[0], CAMERA), Served(hosts[0]) as served:
+        with CaptureThread(hosts[1], served.source()) as capture, Consumer(hosts[1]) as consumer:
+            after: FrameId | None = None
+            for _ in range(10):
+                frame = consumer.next(FrameRequest(after=after))
+                assert time.monotonic() - frame.captured_mono < 0.5
+                assert time.time() - frame.captured_at < 0.5
+                assert frame.image.shape == (240, 320, 3)
+                after = frame.id
+                consumer.client.settle(frame, "done")
+            counts = capture.stop()["frames"]
+        served.stop()
+        assert counts["done"] == 10
+        assert counts["dropped"] == {}
+        state, sent = served.changes[-1]
+        assert state == "down"
+        assert sent.done <= counts["captured"] <= sent.done + sum(sent.dropped.values())
+        assert sum(sent.dropped.values()) <= 1  # the last frame, which no later request could confirm
+
+
+def test_source_rests_between_the_frames_that_are_needed(hosts: tuple[Path, Path]) -> None:
+    with (
+        CaptureThread(hosts[0], CAMERA) as camera,
+        Served(hosts[0]) as served,
+        CaptureThread(hosts[1], served.source()) as capture,
+        Consumer(hosts[1]) as consumer,
+    ):
+        frame = consumer.next(FrameRequest(interval=0.6))
+        consumer.client.settle(frame, "done")
+        time.sleep(0.6)
+        due = consumer.next(FrameRequest(after=frame.id, interval=0.6))
+        assert time.monotonic() - due.captured_mono < 0.5
+        consumer.client.settle(due, "done")
+        passed, counts = camera.stop()["frames"]["captured"], capture.stop()["frames"]
+    assert counts["captured"] < passed * 0.8
+
+
+def test_consumer_without_a_frame_wakes_a_resting_source(hosts: tuple[Path, Path]) -> None:
+    with (
+        CaptureThread(hosts[0], CAMERA),
+        Served(hosts[0]) as served,
+        CaptureThread(hosts[1], served.source()),
+        Consumer(hosts[1]) as consumer,
+    ):
+        first = consumer.next(FrameRequest(interval=600))
+        consumer.client.settle(first, "done")
+        time.sleep(0.5)
+        again = consumer.next(FrameRequest(interval=600))
+        assert again.id > first.id
+        assert time.monotonic() - again.captured_mono < 0.3, "an old frame"
+
+
+def test_damaged_pictures_are_dropped_with_a_cause(hosts: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.capture.remote_server.encode_picture", lambda *_: b"\xff\xd8 no picture")
+    with (
+        CaptureThread(hosts[0], CAMERA),
+        Served(hosts[0]) as served,
+        CaptureThread(hosts[1], served.source()) as capture,
+        Consumer(hosts[1]) as consumer,
+    ):
+        assert until(lambda: consumer.wait().ready, 10, "a frame")
+        assert consumer.fetch().frame is None
+        assert capture.stop()["frames"]["dropped"].keys() == {"undecodable"}
+
+
+# Failures
+
+
+def test_cut_link_is_reported_and_recovers(hosts: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_remote_source, "ANSWER_S", 0.2)
+    with CaptureThread(hosts[0], CAMERA), Served(hosts[0]) as served, Link(served.port) as link:
+        source = served.source(port=link.port)
+        with CaptureThread(hosts[1], source) as capture, Consumer(hosts[1]) as consumer:
+            before = consumer.next()
+            consumer.client.settle(before, "done")
+            link.cut()
+            assert "no answer" in str(capture.statuses.wait("down")["reason"])
+            link.mend()
+            mended = time.monotonic()
+            later = consumer.next(FrameRequest(after=before.id))
+            assert time.monotonic() - mended < 2.5
+            assert later.captured_mono > mended - 0.5, "an old frame"
+            consumer.client.settle(later, "done")
+            assert capture.stop()["frames"]["done"] == 2
+
+
+def test_restarted_server_is_found_again(hosts: tuple[Path, Path]) -> None:
+    with (
+        CaptureThread(hosts[0], CAMERA),
+        Served(hosts[0]) as served,
+        CaptureThread(hosts[1], served.source()) as capture,
+        Consumer(hosts[1]) as consumer,
+    ):
+        first = consumer.next()
+        consumer.client.settle(first, "done")
+        served.stop()
+        assert "broke off" in str(capture.statuses.wait("down")["reason"])
+        with Served(hosts[0], served.port):
+            consumer.client.settle(consumer.next(FrameRequest(after=first.id)), "done")
+            capture.stop()
+
+
+def test_unknown_stream_is_named_on_both_sides(hosts: tuple[Path, Path]) -> None:
+    with Served(hosts[0]) as served, CaptureThread(hosts[1], served.source("attic")) as capture:
+        assert "no stream `attic` is served" in str(capture.statuses.wait("down")["reason"])
+        assert "no stream `attic` is served" in until(lambda: served.refusals, 5, "a refusal")[0]
+
+
+def test_wrong_key_is_reported_with_the_remedy(hosts: tuple[Path, Path], tmp_path: Path) -> None:
+    with CaptureThread(hosts[0], CAMERA), Served(hosts[0]) as served:
+        HostKeys().allow("boxc", HostKeys(tmp_path / "other").create().public.hex())
+        source = {**served.source(), "peer": "boxc"}
+        with CaptureThread(hosts[1], source) as capture:
+            assert "has another key than that of `boxc` here" in str(capture.statuses.wait("down")["reason"])
+            assert capture.stop()["frames"]["captured"] == 0
+
+
+def test_closed_source_is_woken_without_effect(hosts: tuple[Path, Path]) -> None:
+    """The serving thread may still have the function when the connection has just ended."""
+    with CaptureThread(hosts[0], CAMERA), Served(hosts[0]) as served:
+        source = _remote_source.RemoteSource(Remote.model_validate(served.source()))
+        wake = source.follow(None)
+        assert wake is not None
+        source.close()
+        wake()

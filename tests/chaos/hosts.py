@@ -1,0 +1,82 @@
+"""Faults of the link between two hosts, while the model of one uses a camera of the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from streamer.bus.host_keys import HostKeys
+from tests.chaos.bench import START_S, Row, Size, Skipped, agent, at_most, is_so, median_at_most, share_at_least
+from tests.chaos.namespaces import A, Hosts
+from tests.support.agents import RunningAgent, assert_identity, until
+
+EVERY_S = 0.2
+PORT = 5600
+
+
+def link_between_hosts(folder: Path, size: Size) -> Iterator[Row]:
+    """the link to the host with the camera is cut, half open for up to 30 s, or loses 5 % of the packets."""
+    boxa, boxb = folder / "a", folder / "b"
+    _exchange_keys(boxa, boxb)
+    camera = {"yard": {"source": "synthetic?fps=25&size=320x240"}}
+    source = {"kind": "remote", "url": f"streamer://{A}:{PORT}/yard", "peer": "boxa"}
+    tasks = [{"task": "caption", "every": f"{EVERY_S:g}s"}]
+    with Hosts() as hosts:
+        with hosts.inside("a"):
+            serving = agent(boxa, camera, config={"agent": "boxa", "serve": {"bind": f"0.0.0.0:{PORT}"}})
+        with serving:
+            with hosts.inside("b"):
+                asking = agent(boxb, {"yard": {"source": source, "tasks": tasks}}, config={"agent": "boxb"})
+            with asking:
+                asking.wait_for_results(5, START_S)
+                yield from _cuts(hosts, asking, size)
+                yield _lossy(hosts, asking, size)
+                asking.stop()
+            until(lambda: serving.statuses("peer.down"), 20, "the end of the link")
+            serving.stop()
+        for running, subject in ((asking, "stream.stopped"), (serving, "stream.stopped"), (serving, "peer.down")):
+            for event in running.statuses(subject):
+                assert_identity(event["data"]["frames"])
+        yield is_so("identity exact on both sides", True)
+
+
+def _exchange_keys(boxa: Path, boxb: Path) -> None:
+    a, b = (HostKeys(folder / "state" / "streamer" / "host.keys") for folder in (boxa, boxb))
+    a.allow("boxb", b.create().public.hex())
+    b.allow("boxa", a.create().public.hex())
+
+
+def _cuts(hosts: Hosts, asking: RunningAgent, size: Size) -> Iterator[Row]:
+    back: dict[str, list[float]] = {"cut": [], "half open": []}
+    oldest = 0.0
+    for number in range(size.of(1, 3, 10)):
+        for fault in back:
+            downs = len(asking.statuses("stream.down"))
+            (hosts.cut if fault == "cut" else hosts.block)()
+            until(lambda downs=downs: len(asking.statuses("stream.down")) > downs, 20, "down")  # type: ignore[misc]
+            time.sleep(size.of(1, 25 if number == 0 else 5, 25))
+            known, began = len(asking.results()), time.monotonic()
+            hosts.mend()
+            asking.wait_for_results(known + 1, 60)
+            back[fault].append(time.monotonic() - began)
+            asking.wait_for_results(known + 10, 60)
+            waited = [event["data"]["timing"]["waited_ms"] for event in asking.results()[known:]]
+            oldest = max(oldest, *(one / 1000 for one in waited if one is not None))
+    for fault, seconds in back.items():
+        yield median_at_most(f"answers after the end of: {fault}", 2, seconds)
+        yield at_most(f"longest, {fault}", 2, max(seconds), " s")
+    yield at_most("oldest frame of an answer", 1, oldest, " s")
+
+
+def _lossy(hosts: Hosts, asking: RunningAgent, size: Size) -> Row:
+    what = "answers with 5 % of the packets lost"
+    try:
+        hosts.lose(5)
+    except Skipped as why:
+        return Row(what, ">= 60%", str(why), None)
+    known, seconds = len(asking.results()), size.of(5, 30, 120)
+    time.sleep(seconds)
+    share = (len(asking.results()) - known) * EVERY_S / seconds
+    hosts.mend()
+    return share_at_least(what, 0.6, share)
