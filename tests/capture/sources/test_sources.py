@@ -96,7 +96,7 @@ def test_text_form_equals_mapping_form(tmp_path: Path) -> None:
         ({"kind": "webcam", "device": "/dev/video0", "size": "big"}, "String should match pattern"),
         (
             {"kind": "camera"},
-            "does not match any of the expected tags: 'rtsp', 'webcam', 'file', 'http', 'snapshot', 'synthetic'",
+            "does not match any of the expected tags: 'rtsp', 'webcam', 'file', 'http', 'snapshot', 'remote',",
         ),
     ],
 )
