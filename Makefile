@@ -20,8 +20,10 @@ LEFT_OUT := training test_benchmarks.py test_checkpoint.py test_dtype.py test_ex
 # measure time, or run a whole agent.
 SERIAL_TESTS := tests/agent tests/capture/test_odd_cameras.py tests/cli/test_top.py tests/docs/test_contributing.py \
   tests/docs/test_reverse_proxy.py tests/events/test_subscribe.py tests/events/sinks/test_webhook.py \
-  tests/inference/test_quarantine.py tests/processes tests/video/outputs tests/web/test_app.py tests/web/test_floods.py \
-  tests/web/test_page.py
+  tests/inference/test_quarantine.py tests/processes/test_capture.py tests/processes/test_control.py \
+  tests/processes/test_fork_server.py tests/processes/test_infer.py tests/processes/test_supervisor.py \
+  tests/processes/test_systemd.py tests/processes/test_view.py tests/video/outputs tests/web/test_app.py \
+  tests/web/test_floods.py tests/web/test_page.py
 PARALLEL := -n 2 --dist loadfile
 
 .PHONY: demo test check chaos bench tiny-model pictures system-packages clean

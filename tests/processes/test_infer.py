@@ -371,7 +371,7 @@ def test_one_shot_request_runs_in_the_next_batch(tmp_path: Path) -> None:
         for stream in "abcd":
             started = time.monotonic()
             answer = request(agent, caller, op="ask", stream=stream, task=task, seconds=10.0)
-            assert time.monotonic() - started < 2 * 4 * 0.08 + 0.5, "the running batch and its own"
+            assert time.monotonic() - started < 2 * 4 * 0.08 + 1.0, "the running batch and its own"
             assert answer["event"]["data"]["text"] == "a red van"
             assert answer["event"]["data"]["outcome"] == "ok"
             assert answer["age_s"] < 4 * 0.08 + 0.5
