@@ -31,7 +31,7 @@ SUBSCRIBE = """([endpoint, p256dh, auth]) => {
     const one = { endpoint, unsubscribe: async () => true, toJSON: () => ({ endpoint, keys: { p256dh, auth } }) };
     PushManager.prototype.subscribe = async (options) => { window.subscribedFor = options; return one; };
 }"""
-SHOWN = """() => navigator.serviceWorker.ready.then((worker) => worker.getNotifications()).then((all) =>
+SHOWN = """() => self.registration.getNotifications().then((all) =>
     all.map((one) => ({ title: one.title, body: one.body, tag: one.tag, image: one.image })))"""
 CLICK = """async (action) => {
     const [notification] = await self.registration.getNotifications();
@@ -88,9 +88,10 @@ def deliver(page: Page, origin: str, message: dict[str, Any]) -> None:
 
 
 def shown(page: Page, text: str) -> dict[str, str]:
-    """Return the only notification, once its body holds a text."""
+    """Return the only notification, once its body holds a text. The page may show the form for the token by then."""
+    (worker,) = page.context.service_workers
     for _ in range(100):
-        found = page.evaluate(SHOWN)
+        found = worker.evaluate(SHOWN)
         if found and text in found[0]["body"]:
             break
         page.wait_for_timeout(50)
