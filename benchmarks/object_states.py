@@ -1,4 +1,4 @@
-"""How well a rule with `state` tells the state of an object: `python -m benchmarks.object_states`.
+"""Accuracy of the rule condition `state` on toy scenes: `python -m benchmarks.object_states`.
 
 In each toy scene an object stands for one that can have two colours, its own and another that no object of its kind
 has. The shipped model searches for both, with a second look. The zone is the object's box, a tenth larger on each side.

@@ -151,12 +151,12 @@ class Url:
         return redact(self._text)
 
     def __repr__(self) -> str:
-        return f"Url({str(self)!r})"
+        return f"{type(self).__name__}({str(self)!r})"
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def check(value: Any) -> Url:
-            if isinstance(value, Url):
+            if isinstance(value, cls):
                 return value
             if not isinstance(value, str):
                 raise ValueError("must be a URL")

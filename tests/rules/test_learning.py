@@ -1,4 +1,4 @@
-"""What is usual is learnt from the events of a ledger."""
+"""Conditions with `unusual` learn from the events of a ledger."""
 
 from __future__ import annotations
 

@@ -21,6 +21,15 @@ def ok(_: Endpoint, __: dict[str, Any]) -> int:
     return 204
 
 
+class QuietServer(ThreadingHTTPServer):
+    """An HTTP server that prints nothing about clients that break off."""
+
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        pass
+
+
 class Endpoint:
     """A context manager. `behaviour` returns the status code for an event and may delay it."""
 
@@ -43,13 +52,7 @@ class Endpoint:
             def log_message(self, *_: object) -> None:
                 pass
 
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, *_: object) -> None:
-                pass  # a client that breaks off
-
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = QuietServer(("127.0.0.1", 0), Handler)
         self._scheme = "http" if tls is None else "https"
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)

@@ -23,7 +23,7 @@ from tests.support.certificates import Authority
 
 @dataclass
 class PushService:
-    """What has arrived, and how to answer."""
+    """The messages that have arrived, and the status of each answer."""
 
     ca: Path
     port: int = 0

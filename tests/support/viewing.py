@@ -177,7 +177,7 @@ class StatusCollector:
     def __init__(self, runtime: Path) -> None:
         self._server = EventServer(runtime)
         self._events: dict[str, StatusEvent] = {}
-        """By id: an event that was not acknowledged in time arrives again."""
+        """Events by their id: one that was not acknowledged in time arrives again."""
 
     def __enter__(self) -> StatusCollector:
         return self

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from streamer.bus.result_feed import ResultPublisher
 from streamer.events.build import worker_event
@@ -28,7 +28,6 @@ from tests.support.sample_events import event
 from tests.support.viewing import Role, StatusCollector, view_config
 from tests.support.web_process import CONFIG, Scene, WebProcess
 
-CHROMIUM = "/usr/bin/chromium"
 DESKTOP, PHONE = (1280, 800), (390, 844)
 
 
@@ -53,14 +52,6 @@ def hls(folder: Path) -> Iterator[None]:
             yield
         finally:
             process.kill()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from streamer.bus.commands import Feedback
 from streamer.bus.rules_client import command_rules
@@ -18,21 +18,11 @@ from tests.support.capturing import STREAM
 from tests.support.rules_scene import RulesScene
 from tests.support.web_process import WebProcess
 
-CHROMIUM = "/usr/bin/chromium"
-
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RulesScene]:
     with RulesScene(tmp_path_factory.mktemp("r")) as scene:
         yield scene
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @contextmanager
