@@ -6,9 +6,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --constraint constraints.txt
 
-# The tests use a real RTSP server (GStreamer, run by the system's Python), ffmpeg, a browser, an MQTT broker and reverse proxies.
+# The tests use a real RTSP server (GStreamer, run by the system's Python), ffmpeg, a browser, reverse proxies, and brokers
+# (MQTT, NATS, Redis).
 SYSTEM_PACKAGES := ffmpeg chromium mosquitto python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good \
-  gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav nginx caddy openssl
+  gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav nginx caddy openssl nats-server redis-server
 
 # The tests of the engines run once more with AVX2 only, as most home computers have it, because torch and OpenVINO then
 # run other kernels. Left out are tests that run no kernel, that start such limits themselves, or that repeat another one.
