@@ -15,7 +15,8 @@ def prompt_texts(task: str, params: Parameters) -> list[str]:
 
     A grounded caption has the prompt of its caption; its later ones are short.
     """
-    location = "" if params.prompt_region is None else location_tokens(params.prompt_region)
+    region = params.prompt_region
+    location = "" if region is None else location_tokens(region.x0, region.y0, region.x1, region.y1)
     row = FLORENCE_TASKS[CAPTIONS.get(task, task)]
     return [row.prompt.format(input=value) for value in params.texts or (location,)]
 

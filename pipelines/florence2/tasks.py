@@ -33,14 +33,13 @@ _RESULTS: dict[str, ResultKind] = {
     "phrases": "boxes",
 }
 """Kind of result by format."""
-_MODEL_TOKEN = re.compile(r"</?\w+>")
+MODEL_TOKEN = re.compile(r"</?\w+>")
 
 
-def location_tokens(region: Region) -> str:
-    """Return the four `<loc_i>` of a region in a prompt."""
-    corners = (region.x0, region.y0, region.x1, region.y1)
+def location_tokens(*coordinates: float) -> str:
+    """Return the `<loc_i>` of coordinates, which are fractions of the width or height."""
     # 1e-9 keeps 0.57 in bin 570: as a float 0.57 * 1000 is just below.
-    bins = (min(max(math.floor(corner * BINS + 1e-9), 0), BINS - 1) for corner in corners)
+    bins = (min(max(math.floor(value * BINS + 1e-9), 0), BINS - 1) for value in coordinates)
     return "".join(f"<loc_{index}>" for index in bins)
 
 
@@ -51,7 +50,7 @@ def _phrase(text: str) -> str:
     if "<and>" in text:
         listed = ", ".join(part.strip() for part in text.split("<and>"))
         raise ValueError(f"must be plain words: write a list instead of <and>: [{listed}]")
-    if token := _MODEL_TOKEN.search(text):
+    if token := MODEL_TOKEN.search(text):
         raise ValueError(f"must be plain words, without model tokens such as {token[0]}")
     return text
 

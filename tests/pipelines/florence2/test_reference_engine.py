@@ -38,7 +38,11 @@ def run(engine: Engine, *jobs: Job) -> list[Result]:
 def library_prompt(job: Job) -> str:
     """Return the job's prompt for the processor of transformers."""
     params = job.due.task.params
-    given = location_tokens(params.region) if hasattr(params, "region") else getattr(params, "text", "")
+    given = (
+        location_tokens(*dataclasses.astuple(params.region))
+        if hasattr(params, "region")
+        else getattr(params, "text", "")
+    )
     return FLORENCE_TASKS[job.due.task.task].token + given
 
 

@@ -23,7 +23,6 @@ from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS, location_tokens
 from streamer.config import model
 from streamer.core.errors import ConfigError, PipelineError
 from streamer.core.settings import parse_region
-from streamer.types import Region
 from tests.support.checkpoints import INPUTS, make_image
 
 _TEXT = {"phrase_grounding", "referring_segmentation", "open_vocabulary_detection"}
@@ -85,19 +84,23 @@ def test_wrong_keys_are_named_in_error(task: str, keys: dict[str, Any], words: s
 
 
 def test_region_becomes_four_location_tokens() -> None:
-    assert location_tokens(Region(0.0, 0.29, 0.57, 1.0)) == "<loc_0><loc_290><loc_570><loc_999>"
+    assert location_tokens(0.0, 0.29, 0.57, 1.0) == "<loc_0><loc_290><loc_570><loc_999>"
 
 
 @given(st.lists(st.integers(0, 999), min_size=4, max_size=4))
 def test_middle_of_bin_maps_to_same_bin(bins: list[int]) -> None:
     tokens = "".join(f"<loc_{index}>" for index in bins)
-    assert location_tokens(Region(*((index + 0.5) / 1000 for index in bins))) == tokens
+    assert location_tokens(*((index + 0.5) / 1000 for index in bins)) == tokens
 
 
 @pytest.mark.parametrize("task", SPECS)
 def test_prompt_ids_equal_transformers(task: str, processor: Any, engine: Any) -> None:
     row, params = FLORENCE_TASKS[task], _check(task, **INPUTS[task])
-    given_input = location_tokens(parse_region(params.region)) if task in _REGION else INPUTS[task].get("text", "")
+    given_input = (
+        location_tokens(*dataclasses.astuple(parse_region(params.region)))
+        if task in _REGION
+        else INPUTS[task].get("text", "")
+    )
     theirs = processor(text=row.token + given_input, images=make_image(), return_tensors="pt").input_ids[0].tolist()
     checkpoint = engine._checkpoint
     image = [engine.network.config.image_token_id] * checkpoint.images.tokens

@@ -1,0 +1,1 @@
+"""Datasets: pictures with answers, in the file formats of labelling and training tools."""
