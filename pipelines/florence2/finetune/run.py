@@ -1,0 +1,84 @@
+"""One training run: from a checkpoint and files of examples to a new checkpoint folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines.florence2.checkpoint import load
+from pipelines.florence2.checkpoint_files import CheckpointFiles
+from pipelines.florence2.examples import Example
+from pipelines.florence2.finetune.adapter import merged
+from pipelines.florence2.finetune.batches import Encoder, ReadPicture
+from pipelines.florence2.finetune.settings import TrainingSettings
+from pipelines.florence2.finetune.trainer import Trainer
+from pipelines.florence2.transformers_model import load_model
+from streamer.core import atomic_file
+from streamer.core.errors import ConfigError
+
+RECORD = "training.json"
+"""File in the new checkpoint's folder with its origin."""
+CACHED_PICTURES = 512
+"""Decoded pictures that are kept in memory."""
+
+
+def train(
+    files: CheckpointFiles,
+    out: Path,
+    settings: TrainingSettings,
+    examples: Sequence[Example],
+    held_out: Sequence[Example],
+    read: ReadPicture,
+    tell: Callable[[str], None],
+    device: str = "auto",
+) -> Mapping[str, Any]:
+    """Train a checkpoint, write the result into the new folder `out` and return its record.
+
+    An interrupted run continues from `out` with the suffix `.state` to the same result. Raises ConfigError.
+    """
+    if out.exists():
+        raise ConfigError(f"{out} exists: name a new folder for the trained checkpoint")
+    checkpoint = load(files, device, "float32")
+    place = checkpoint.weights.device
+    model = load_model(files, checkpoint.weights.is_tied, torch.float32, place)
+    encoder = Encoder(checkpoint, lru_cache(CACHED_PICTURES)(read))
+    trainer = Trainer(model, encoder, settings, examples, held_out, place)
+    share = sum(weights.numel() for weights in trainer.trained.values()) / sum(w.numel() for w in model.parameters())
+    counts = f"{len(examples)} examples, {len(held_out)} held out, {trainer.steps} steps"
+    tell(f"{counts}; {share:.1%} of the weights change")
+    trainer.try_largest()
+    before = trainer.loss(held_out)
+    tell(f"before training: held-out loss {before:.4f}")
+    state = out.with_name(out.name + ".state")
+    trainer.run(tell, state)
+    record = {
+        "base": files.name,
+        "base_digest": files.digest(),
+        "settings": settings.model_dump(),
+        "examples": dict(Counter(example.task for example in examples)),
+        "held_out": dict(Counter(example.task for example in held_out)),
+        "held_out_loss_before": before,
+        **asdict(trainer.progress),
+    }
+    save(files, merged(trainer.model), out, record)
+    state.unlink(missing_ok=True)
+    return record
+
+
+def save(files: CheckpointFiles, model: Any, out: Path, record: Mapping[str, Any]) -> None:
+    """Write a checkpoint folder with the model's weights, in the number type of the base. Raises OSError."""
+    temporary = out.with_name(out.name + ".new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(files.path, temporary, ignore=shutil.ignore_patterns("*.safetensors*", RECORD))
+    name = str(files.config.get("dtype") or files.config.get("torch_dtype") or "float32")
+    model.to(getattr(torch, name.removeprefix("torch."))).save_pretrained(temporary)
+    atomic_file.write(temporary / RECORD, json.dumps(record, indent=2) + "\n")
+    temporary.rename(out)
