@@ -24,7 +24,7 @@ from streamer.types import Pipeline, ResultKind, Task
 
 RULES = "rules"
 """Name of the rules' position in the ledger; no sink may have it while there are rules."""
-STATE_FILE = "rules.json"
+STATE_FILE = "rules.db"
 """File name of the state of the rules in the agent's state folder."""
 GRACE_S = 10.0
 """Default of `grace`."""

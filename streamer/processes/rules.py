@@ -7,6 +7,7 @@ the same ids, which the ledger drops.
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from contextlib import closing
@@ -32,12 +33,12 @@ from streamer.processes.judgements import Judgements
 from streamer.processes.ledger_damage import LedgerDamage
 from streamer.processes.rules_commands import RulesCommands
 from streamer.processes.worker import Worker
-from streamer.rules import state_file
 from streamer.rules.activity import best_frames
 from streamer.rules.engine import Engine
 from streamer.rules.learning import learn
 from streamer.rules.replay import recall
-from streamer.rules.state_file import Stored
+from streamer.rules.saved_state import load_head
+from streamer.rules.state_file import StateFile
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,9 @@ BATCH = 256
 """Events per read."""
 START_S = 60.0
 """Maximum seconds to build the conditions and read the stored state."""
-SAVE_S = 5.0
-"""Interval at which the state is stored; after a kill, the events of at most this time are read again."""
+SAVE_S, SAVE_SHARE = 5.0, 0.01
+"""Least seconds between two stores of the state, and largest share of the time for them: incidents wait meanwhile, and
+a slow disk must not delay more than one in a hundred. After a kill, the events since the last store are read again."""
 SCHEDULE_S = 0.5
 """Interval at which the schedule of the modes is looked at."""
 CLOCK_S, CLOCK_EVERY_S = 0.5, 5.0
@@ -68,6 +70,8 @@ def run(worker: Worker) -> None:
             return
         worker.heartbeat.beat("loading", START_S)
         with closing(Rules(worker, query, events, position)) as rules:
+            gc.collect()
+            gc.freeze()  # with many rules, a search of all these objects for garbage takes a quarter of a second
             worker.report(ReportKind.READY)
             while not worker.stopping:
                 rules.poll_once()
@@ -84,7 +88,8 @@ class Rules:
         self.snapshots = SnapshotKeeper(worker.state, worker.config.snapshots)
         self._unreadable = RareLog(log, "unreadable event %d passed over, position %d: %s")
         self._damage = LedgerDamage(worker.config.name, worker.state / LEDGER_FILE, self.send_event)
-        self._saved_at, self._saved_position = time.monotonic(), -1
+        self._file = StateFile(worker.state / STATE_FILE)
+        self._save_at, self._saved_position = time.monotonic() + SAVE_S, -1
         self._clock_sent_at = -CLOCK_EVERY_S
         self._is_behind = True
         self._schedule_seen = -SCHEDULE_S
@@ -101,6 +106,7 @@ class Rules:
     def close(self) -> None:
         self.commands.close()
         self.snapshots.close()
+        self._file.close()
 
     def poll_once(self) -> None:
         """Read the new events of the ledger and send the incidents that follow."""
@@ -115,7 +121,7 @@ class Rules:
         self.events.resend()
         self._send_clock()
         self._send_switch()
-        if time.monotonic() - self._saved_at >= SAVE_S:
+        if time.monotonic() >= self._save_at:
             self._save()
 
     def finish(self) -> None:
@@ -175,21 +181,22 @@ class Rules:
 
     def _load(self) -> None:
         """Continue from the stored state. Without a readable one, the rules begin without knowledge."""
-        path = self.worker.state / STATE_FILE
         try:
-            stored = state_file.read(path)
-            ends = self.engine.load(stored.engine)
+            stored = self._file.read()
+            ends = self.engine.load(stored.state)
         except FileNotFoundError:
             recall(self.engine, self.query, self.position)
             return
         except (OSError, ValueError):
+            path = self.worker.state / STATE_FILE
             log.warning("state of the rules in %s is damaged or of another version: they begin without knowledge", path)
+            self._file.close()
             self.engine = Engine(self.worker.config)
             recall(self.engine, self.query, self.position)
             return
         if stored.position <= self.query.head():  # else the ledger was replaced
             self.position = max(stored.position, self.position)
-        before, mode = stored.engine.get("controls", {}).get("mode"), self.engine.controls.state.mode
+        before, mode = load_head(stored.state.head).controls.mode, self.engine.controls.state.mode
         if before not in (None, mode):
             log.warning("mode %s is not in the config any more: the mode is %s", before, mode)
         for incident in ends:
@@ -199,14 +206,14 @@ class Rules:
         """Store state and position, unless an incident is not acknowledged or a verdict not stored yet."""
         if self.events.unacked or self.position == self._saved_position or not self._judgements.store():
             return
-        self._saved_at = time.monotonic()
+        begun = time.monotonic()
         try:
             if self.worker.config.rules:
-                state_file.write(self.worker.state / STATE_FILE, Stored(self.position, self.engine.save()))
+                self._file.store(self.position, self.engine)
             else:  # the incidents of the removed rules have ended: the next start needs no rules process
-                (self.worker.state / STATE_FILE).unlink(missing_ok=True)
+                self._file.delete()
             advance_reader(self.worker.state / LEDGER_FILE, RULES, self.position)
+            self._saved_position = self.position
         except (OSError, apsw.Error) as error:
             log.warning("state of the rules cannot be stored: %s; tried again", reason_of(error, "rules"))
-            return
-        self._saved_position = self.position
+        self._save_at = begun + max(SAVE_S, (time.monotonic() - begun) / SAVE_SHARE)

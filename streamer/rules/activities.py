@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import ItemsView, KeysView, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
 from streamer.rules.activity import Activity
 from streamer.rules.condition import ObjectLeaf
+from streamer.rules.incident import Key
 from streamer.rules.observation import Observation
 
 ANY_LABEL = ""
 """Key of activities that look at objects with any label."""
-Key = tuple[str, str]
-"""Names of a rule and of a stream."""
 
 
 @dataclass(slots=True)
@@ -41,9 +41,11 @@ class Activities:
         self._all = activities
         self._tasks: defaultdict[tuple[str, str], _TaskActivities] = defaultdict(_TaskActivities)
         self._streams: defaultdict[str, list[Activity]] = defaultdict(list)
-        self._deadlines: dict[int, tuple[float, Activity]] = {}  # by order
-        self.next_deadline = float("inf")
-        """Unix second of the earliest deadline."""
+        self._ordered = tuple(activities.values())
+        self._deadlines: dict[int, float] = {}  # by order
+        self._heap: list[tuple[float, int]] = []  # deadlines and orders, also of deadlines that have changed
+        self.changed = set[Key]()
+        """Activities that have changed, or are gone, since this was cleared."""
         for order, activity in enumerate(activities.values()):
             activity.order = order
             self._streams[activity.stream].append(activity)
@@ -53,6 +55,7 @@ class Activities:
                     if activity not in of_label:
                         of_label.append(activity)
             self.update(activity)
+        self.changed.clear()
 
     def get(self, rule: str, stream: str) -> Activity | None:
         return self._all.get((rule, stream))
@@ -74,20 +77,30 @@ class Activities:
         tasks = self._tasks.get((seen.stream, seen.task))
         return () if tasks is None else tasks.concerned(seen)
 
+    @property
+    def next_deadline(self) -> float:
+        """Unix second of the earliest deadline, infinite if there is none."""
+        heap = self._heap
+        while heap and self._deadlines.get(heap[0][1]) != heap[0][0]:
+            heappop(heap)
+        return heap[0][0] if heap else float("inf")
+
     def next_due(self) -> tuple[float, Activity]:
         """Return the earliest deadline and its activity; there must be one."""
-        return min(self._deadlines.values(), key=lambda due: (due[0], due[1].order))
+        at = self.next_deadline
+        return at, self._ordered[self._heap[0][1]]
 
     def update(self, activity: Activity) -> None:
         """Find the activity by its present state."""
-        deadline = activity.deadline
-        known = self._deadlines.pop(activity.order, None)
-        if deadline is not None:
-            self._deadlines[activity.order] = deadline, activity
-        if deadline is not None or known is not None:
-            self.next_deadline = min((time for time, _ in self._deadlines.values()), default=float("inf"))
+        self.changed.add(activity.reporter.key)
+        deadline, order = activity.deadline, activity.order
+        if deadline is None:
+            self._deadlines.pop(order, None)
+        elif self._deadlines.get(order) != deadline:
+            self._deadlines[order] = deadline
+            heappush(self._heap, (deadline, order))
         sleeps = activity.sleeps
-        for task in {leaf.task for leaf in activity.leaves if leaf.task is not None}:
+        for task in activity.tasks:
             awake = self._tasks[activity.stream, task].awake
             if sleeps:
                 awake.pop(activity.order, None)

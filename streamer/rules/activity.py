@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from streamer.config.rule import Hits, Hold, Rule
 from streamer.events.schema import IncidentEvent
-from streamer.rules.condition import Condition, Finding, Leaf, StreamLeaf
+from streamer.rules.condition import NOTHING, Condition, Finding, Leaf, StreamLeaf, Truth
 from streamer.rules.controls import Controls
 from streamer.rules.incident import (
     BETTER_SCORE,
@@ -25,6 +25,8 @@ MAX_PENDING = 2 * MAX_EVIDENCE
 """Frames kept while a rule waits for more evidence."""
 HOURS_S = 8 * 86400.0
 """Seconds in which the hours of a rule begin again: a week, and a day for a change of the clock."""
+
+_NO_EVIDENCE = Evidence("", None, None)
 
 
 @dataclass(slots=True)
@@ -72,10 +74,12 @@ class Activity:
 
     def __init__(self, rule: Rule, stream: str, condition: Condition, reporter: Reporter, controls: Controls) -> None:
         self._rule, self._controls = rule, controls
+        self._grace_s = rule.grace_s
         self.stream, self.condition, self.reporter = stream, condition, reporter
         self.order = 0
         """Place among all activities, so that events come in one order."""
         self.leaves: tuple[Leaf, ...] = tuple(condition.leaves())
+        self.tasks = frozenset(leaf.task for leaf in self.leaves if leaf.task is not None)
         self.stream_leaves = tuple(leaf for leaf in self.leaves if isinstance(leaf, StreamLeaf))
         self._can_sleep = all(leaf.is_quiet for leaf in self.leaves) and not condition.value_of_nothing
         self._updates = Updates(rule.escalate, reporter)
@@ -97,18 +101,13 @@ class Activity:
         return self._can_sleep and is_idle and not any(leaf.value for leaf in self.leaves) and not self.condition.value
 
     @property
-    def is_worth_saving(self) -> bool:
-        """Return whether its state differs in what matters from that of a new activity."""
-        if self.sleeps:
-            return self.state.last_start is not None
-        return self.state != ActivityState() or any(leaf.state != type(leaf.state)() for leaf in self.leaves)
-
-    @property
     def deadline(self) -> float | None:
         """Unix second at which `expire` has something to do, without any event of the stream."""
-        times = [leaf.deadline for leaf in self.stream_leaves]
-        if self.state.incident is not None:
-            times.extend(self._updates.deadlines(self.state.incident))
+        incident, times = self.state.incident, [leaf.deadline for leaf in self.stream_leaves]
+        if incident is not None:
+            times.extend(self._updates.deadlines(incident))
+        elif not times:
+            return self.state.may_start_at
         times.append(self.state.may_start_at)
         return min((time for time in times if time is not None), default=None)
 
@@ -120,11 +119,9 @@ class Activity:
                 leaf.observe(seen)
                 if leaf.value:
                     findings.append(leaf.finding)
-        evidence = Evidence(seen.event, seen.moment.epoch, seen.seq)
-        if self.condition.value:
-            finding = max(findings, key=_rank, default=Finding(0, None))
-            evidence = evidence_of(seen, finding)
-        yield from self._evaluate(evidence, seen.moment)
+        value = self.condition.value
+        evidence = evidence_of(seen, max(findings, key=_rank, default=NOTHING)) if value else _NO_EVIDENCE
+        yield from self._evaluate(value, evidence, seen.moment)
         for leaf in self.leaves:
             leaf.settle()
 
@@ -139,7 +136,7 @@ class Activity:
         for stream_leaf in self.stream_leaves:
             stream_leaf.change(state, event, now)
         if self.stream_leaves:
-            yield from self._evaluate(Evidence(event, epoch, None), Moment(None, None, now))
+            yield from self._look_at_stream(event, epoch, now)
 
     def lose_task(self, task: str, now: float, reason: str) -> Iterator[IncidentEvent]:
         """Have no answer of a task from here on. An incident that the rest of the condition does not keep ends."""
@@ -160,7 +157,7 @@ class Activity:
         due = [leaf for leaf in self.stream_leaves if leaf.deadline is not None and leaf.deadline <= now]
         for leaf in due:
             leaf.expire(now)
-            yield from self._evaluate(Evidence(leaf.state.event or "", None, None), Moment(None, None, now))
+            yield from self._look_at_stream(leaf.state.event or "", None, now)
         state = self.state
         if state.may_start_at is not None and state.may_start_at <= now:
             yield self._start(state.time.seconds, now)
@@ -200,8 +197,12 @@ class Activity:
         for leaf in self.stream_leaves:
             leaf.rebase(now)
 
-    def _evaluate(self, evidence: Evidence, moment: Moment) -> Iterator[IncidentEvent]:
-        value, state = self.condition.value, self.state
+    def _look_at_stream(self, event: str, epoch: int | None, now: float) -> Iterator[IncidentEvent]:
+        return self._evaluate(self.condition.value, Evidence(event, epoch, None), Moment(None, None, now))
+
+    def _evaluate(self, value: Truth, evidence: Evidence, moment: Moment) -> Iterator[IncidentEvent]:
+        """Take a value of the condition. `evidence` counts if it is true."""
+        state = self.state
         now = state.time.advance(moment, value is not None)
         if not value:
             state.may_start_at = None
@@ -228,16 +229,14 @@ class Activity:
 
     def _next_start(self, wall: float) -> float | None:
         """Return the first unix second from `wall` on at which an incident may start; None if there is none."""
-        return (
-            _next_start(self._rule, self.state.last_start, wall) if self._controls.is_armed(self._rule.modes) else None
-        )
+        is_armed = self._controls.is_armed(self._rule.modes)
+        return _next_start(self._rule, self.state.last_start, wall) if is_armed else None
 
     def _start(self, now: float, wall: float) -> IncidentEvent:
         state, rule = self.state, self._rule
         first = state.pending[0]
-        incident = Incident(
-            self.reporter.incident_id(first), started=wall, since=wall, severity=rule.severity, best=first
-        )
+        name = self.reporter.incident_id(first)
+        incident = Incident(name, started=wall, since=wall, severity=rule.severity, best=first)
         for evidence in state.pending:
             incident.add(evidence)
         incident.last_true, incident.why = now, reasons_to_json(tuple(self.condition.reasons()))
@@ -256,7 +255,7 @@ class Activity:
                 yield self.reporter.event(incident, "update", wall, f"count {incident.count}")
             elif incident.best.rank >= max(0.0, incident.reported_score) + BETTER_SCORE:
                 yield self.reporter.event(incident, "update", wall, "better frame")
-        elif now - incident.last_true >= self._rule.grace_s:
+        elif now - incident.last_true >= self._grace_s:
             yield self._end(wall, None)
 
     def _end(self, wall: float, reason: str | None) -> IncidentEvent:

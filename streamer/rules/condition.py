@@ -70,6 +70,7 @@ class Leaf:
 
     def __init__(self, settings: Settings, task: str | None) -> None:
         self.settings, self.task = settings, task
+        self._text = str(settings)
         self.state = LeafState()
         self.finding = NOTHING
         """Objects in the newest answer, if the condition is true."""
@@ -108,7 +109,7 @@ class Leaf:
     def reasons(self) -> Iterator[Reason]:
         state, settings = self.state, self.settings
         yield Reason(
-            condition=str(settings),
+            condition=self._text,
             value=None if state.measured is None else round(state.measured, 3),
             threshold=self._threshold(),
             score=state.score,
@@ -162,9 +163,11 @@ class ObjectLeaf(Leaf):
         return found
 
     def _keep(self, found: Sequence[Shape]) -> None:
-        best = max(found, key=_score, default=None)
-        self.finding = Finding(len(found), best)
-        self.state.score = None if best is None else best.score
+        if not found:  # as most answers
+            self.finding, self.state.score = NOTHING, None
+            return
+        best = max(found, key=_score)
+        self.finding, self.state.score = Finding(len(found), best), best.score
 
     def _look(self, seen: Observation, now: float) -> Truth:
         count = len(self.select(seen))

@@ -8,13 +8,11 @@ because the events of other processes may arrive that much later.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
-
-from pydantic import TypeAdapter, ValidationError
 
 from streamer.config.changes import with_task
 from streamer.config.model import Config
@@ -23,12 +21,19 @@ from streamer.events.build import rfc3339, unix_time
 from streamer.events.command_data import CommandData
 from streamer.events.schema import Event, IncidentEvent, ResultEvent, StatusData, StatusEvent
 from streamer.rules.activities import Activities
-from streamer.rules.activity import ActivityState
 from streamer.rules.build import build_activities
-from streamer.rules.condition import LeafState
-from streamer.rules.controls import Controls, ControlState
-from streamer.rules.incident import Reporter
+from streamer.rules.controls import Controls
+from streamer.rules.incident import Key, Reporter
 from streamer.rules.observation import Observation, observe
+from streamer.rules.saved_state import (
+    Head,
+    SavedState,
+    dump_activity,
+    dump_head,
+    load_activity,
+    load_head,
+    restore,
+)
 from streamer.rules.unusual import UnusualLeaf
 
 LATE_S = 2.0
@@ -117,54 +122,39 @@ class Engine:
             with suppress(ValueError, OverflowError):  # a time that is no time
                 list(self._obey(event.data.state, event.data.command, unix_time(event.time)))
 
-    def save(self) -> dict[str, Any]:
-        """Return the state as data for JSON."""
-        activities = [
-            {
-                "rule": rule,
-                "stream": stream,
-                "hash": activity.reporter.rule_hash,
-                "activity": _ACTIVITY.dump_python(activity.state, mode="json"),
-                "leaves": [_adapter(leaf.state).dump_python(leaf.state, mode="json") for leaf in activity.leaves],
-            }
-            for (rule, stream), activity in self.activities.items()
-            if activity.is_worth_saving
-        ]
-        controls = _CONTROLS.dump_python(self.controls.state, mode="json")
-        return {"clock": self.clock, "controls": controls, "activities": activities}
+    def save(self, keys: Iterable[Key] | None = None) -> SavedState:
+        """Return the state. `keys`: the activities whose state is needed; None: all."""
+        found = {key: self.activities.get(*key) for key in (self.activities.keys() if keys is None else keys)}
+        return SavedState(
+            dump_head(Head(self.clock, self.controls.state)),
+            {key: None if activity is None else dump_activity(activity) for key, activity in found.items()},
+        )
 
-    def load(self, state: Mapping[str, Any]) -> list[IncidentEvent]:
+    def load(self, state: SavedState) -> list[IncidentEvent]:
         """Continue from the result of `save`; return the ends of incidents whose rule is gone or has changed.
 
         Raises ValueError if the data is not from this version.
         """
         incidents: list[IncidentEvent] = []
-        try:
-            self.clock = float(state["clock"])
-            self.controls.load(_CONTROLS.validate_python(state.get("controls", {})))
-            for saved in state["activities"]:
-                activity = self.activities.get(saved["rule"], saved["stream"])
-                stored = _ACTIVITY.validate_python(saved["activity"])
-                if activity is None or activity.reporter.rule_hash != saved["hash"]:
-                    if stored.incident is not None:
-                        reporter = Reporter(
-                            self.agent,
-                            saved["rule"],
-                            saved["stream"],
-                            "{rule} at {stream}",
-                            saved["hash"],
-                            self.controls,
-                        )
-                        reason = CHANGED if activity is not None else UNANSWERED
-                        reason = reason if saved["rule"] in self.rules else REMOVED
-                        incidents.append(reporter.event(stored.incident, "end", self.clock, reason))
-                    continue
-                activity.state = stored
-                for leaf, data in zip(activity.leaves, saved["leaves"], strict=True):
-                    leaf.state = _adapter(leaf.state).validate_python(data)
+        head = load_head(state.head)
+        self.clock = head.clock
+        self.controls.load(head.controls)
+        ended: list[Key] = []
+        for key, data in state.activities.items():
+            if data is None:
+                continue
+            activity, saved = self.activities.get(*key), load_activity(data)
+            if activity is not None and activity.reporter.rule_hash == saved.rule_hash:
+                restore(activity, saved)
                 self.activities.update(activity)
-        except (KeyError, TypeError, ValidationError) as error:
-            raise ValueError("the stored state of the rules is not of this version") from error
+                continue
+            ended.append(key)
+            if saved.state.incident is not None:
+                rule, stream = key
+                reason = REMOVED if rule not in self.rules else UNANSWERED if activity is None else CHANGED
+                reporter = Reporter(self.agent, rule, stream, "{rule} at {stream}", saved.rule_hash, self.controls)
+                incidents.append(reporter.event(saved.state.incident, "end", self.clock, reason))
+        self.activities.changed = set(ended)
         return incidents
 
     def _observe(self, seen: Observation) -> Iterator[IncidentEvent]:
@@ -205,6 +195,8 @@ class Engine:
         places = {name: number for number, name in enumerate(config.streams)}
         ordered = sorted(after, key=lambda key: (rules[key[0]], places[key[1]]))
         self._config, self.activities = config, Activities({key: after[key] for key in ordered})
+        replaced = {key for key in (*before.keys(), *after) if before.get(*key) is not after.get(key)}
+        self.activities.changed = before.changed | replaced
         for key, activity in before.items():
             if after.get(key) is not activity:
                 yield from activity.stop(wall, reason)
@@ -236,14 +228,3 @@ class Engine:
             at, activity = self.activities.next_due()
             yield from activity.expire(at)
             self.activities.update(activity)
-
-
-_CONTROLS: TypeAdapter[ControlState] = TypeAdapter(ControlState)
-_ACTIVITY: TypeAdapter[ActivityState] = TypeAdapter(ActivityState)
-_ADAPTERS: dict[type[LeafState], TypeAdapter[Any]] = {}
-
-
-def _adapter(state: LeafState) -> TypeAdapter[Any]:
-    """Return the reader and writer of a leaf's state."""
-    kind = type(state)
-    return _ADAPTERS.setdefault(kind, _ADAPTERS.get(kind) or TypeAdapter(kind))

@@ -27,6 +27,9 @@ BETTER_SCORE = 0.1
 MAX_LABEL = 200
 """Characters of a label or a read text that are kept."""
 
+Key = tuple[str, str]
+"""Names of a rule and of a stream."""
+
 
 @dataclass(slots=True)
 class Evidence:
@@ -119,6 +122,7 @@ class Reporter:
     ) -> None:
         """`say`: the template of the rule; `rule_hash`: as of `hash_of`."""
         self._agent, self._name, self._stream, self._say = agent, name, stream, say
+        self.key: Key = (name, stream)
         self.rule_hash, self._controls, self._targets = rule_hash, controls, targets
 
     def snoozed_until(self, wall: float) -> float | None:

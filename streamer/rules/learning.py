@@ -36,6 +36,8 @@ def learn(query: LedgerQuery, engine: Engine, until: int) -> Iterator[None]:
                 break
             position = page.position
             yield
+        for activity in engine.activities.of_stream(stream):
+            engine.activities.update(activity)
 
 
 def _observation_of(body: bytes) -> Observation | None:

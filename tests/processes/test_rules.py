@@ -26,6 +26,7 @@ from streamer.processes.assignment import Assignment, Role
 from streamer.processes.rules import Rules
 from streamer.rules.engine import Engine
 from streamer.rules.replay import replay
+from streamer.rules.state_file import StateFile
 from tests.support.agents import until
 from tests.support.rules_process import Workers
 from tests.support.sample_events import event
@@ -174,16 +175,33 @@ def in_rules_of(worker: Any, clock: float | None = None) -> float:
         return loaded
 
 
-DAMAGE = [("12345.5", "92345.5"), ('"activities": []', '"activities": 5'), ("{", "[[{"), ("", "")]
+DAMAGE = [
+    "UPDATE head SET body = replace(body, '12345.5', '92345.5')",
+    "UPDATE activity SET body = '{}'",
+    "DROP TABLE head",
+]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_state_is_not_used(worker: Any, damage: tuple[str, str]) -> None:
+def test_damaged_state_is_not_used(worker: Any, damage: str) -> None:
     in_rules_of(worker, 12345.5)
     assert in_rules_of(worker) == 12345.5
-    state = worker.state / STATE_FILE
-    state.write_text(state.read_text().replace(*damage) if damage[0] else "{}")
+    with closing(apsw.Connection(str(worker.state / STATE_FILE))) as db:
+        db.execute("INSERT OR IGNORE INTO activity VALUES ('story', 'gate', '{}')")
+        db.execute(damage)
     assert in_rules_of(worker) == 0.0
+
+
+def test_state_of_another_version_is_not_used(worker: Any) -> None:
+    state = Engine(worker.config).save()
+    engine = SimpleNamespace(
+        save=lambda keys=None: state._replace(head=state.head.replace(b"clock", b"watch")),
+        activities=SimpleNamespace(changed=set()),
+    )
+    with closing(StateFile(worker.state / STATE_FILE)) as file:
+        file.store(1, engine)  # type: ignore[arg-type]
+    assert in_rules_of(worker, 5.5) == 0.0
+    assert in_rules_of(worker) == 5.5, "the next store replaces the file"
 
 
 def test_state_goes_once_no_rule_is_left(worker: Any) -> None:

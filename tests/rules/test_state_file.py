@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
+import apsw
 import pytest
 
 from streamer.config.model import from_mapping
@@ -13,7 +18,7 @@ from streamer.events.build import command_event
 from streamer.events.command_data import CommandData
 from streamer.events.ledger import LEDGER_FILE, Ledger
 from streamer.rules.engine import Engine
-from streamer.rules.state_file import Stored, read, rules_state, write
+from streamer.rules.state_file import StateFile, Stored, read, rules_state
 from tests.support.stories import PERSON, Story, seconds
 
 STORY = Story(
@@ -33,7 +38,7 @@ def test_open_incidents_follow_from_state_and_ledger(tmp_path: Path, saved: int)
             ledger.commit([event, *incidents])
             states += [None, *(one.data.state for one in incidents)]
             if number + 1 == saved:
-                write(tmp_path / STATE_FILE, Stored(len(states), engine.save()))
+                store(tmp_path, len(states), engine)
         assert states == [None, "start", None, None, "update", None, None, "end", *[None] * 5]
         for position in range(len(states) + 1):
             found = rules_state(tmp_path, tmp_path / LEDGER_FILE, position).open_incidents
@@ -55,17 +60,136 @@ def test_incident_older_than_the_ledger_is_open(tmp_path: Path) -> None:
     engine = Engine(STORY.config())
     engine.process(STORY.events()[0])
     Ledger(tmp_path / LEDGER_FILE).close()
-    write(tmp_path / STATE_FILE, Stored(7, engine.save()))
+    store(tmp_path, 7, engine)
     assert rules_state(tmp_path, tmp_path / LEDGER_FILE, 9).open_incidents == {PAIR: None}
 
 
-@pytest.mark.parametrize("damage", ["", "{}", "[1]", '{"crc": 1, "position": 1, "engine": {}}', "[" * 100_000])
-def test_damaged_state_has_no_open_incidents(tmp_path: Path, damage: str) -> None:
+def change_a_row(path: Path) -> None:
+    with closing(apsw.Connection(str(path))) as db:
+        db.execute("UPDATE activity SET body = replace(body, 'gate', 'yard')")
+
+
+def lose_a_row(path: Path) -> None:
+    with closing(apsw.Connection(str(path))) as db:
+        db.execute("DELETE FROM activity")
+
+
+def move_position(path: Path) -> None:
+    with closing(apsw.Connection(str(path))) as db:
+        db.execute("UPDATE head SET position = position + 1")
+
+
+def lose_the_head(path: Path) -> None:
+    with closing(apsw.Connection(str(path))) as db:
+        db.execute("DELETE FROM head")
+
+
+def flip_bytes(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:5000] + bytes(byte ^ 1 for byte in content[5000:]))
+
+
+DAMAGE: list[Callable[[Path], object]] = [
+    change_a_row, lose_a_row, move_position, lose_the_head, flip_bytes,
+    lambda path: path.write_text("{}"), lambda path: path.write_bytes(b""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_state_has_no_open_incidents(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    engine, path = Engine(STORY.config()), tmp_path / STATE_FILE
+    engine.process(STORY.events()[0])
     Ledger(tmp_path / LEDGER_FILE).close()
-    (tmp_path / STATE_FILE).write_text(damage)
-    with pytest.raises(ValueError, match=r"damaged|Expecting|recursion"):
-        read(tmp_path / STATE_FILE)
+    store(tmp_path, 7, engine)
+    assert rules_state(tmp_path, tmp_path / LEDGER_FILE, 9).open_incidents == {PAIR: None}
+    damage(path)
+    for reader in (read, lambda path: StateFile(path).read()):
+        with pytest.raises(ValueError, match="damaged"):
+            reader(path)
     assert rules_state(tmp_path, tmp_path / LEDGER_FILE, 9).open_incidents == {}
+    store(tmp_path, 8, engine)
+    assert read(path).position == 8, "the next store replaces a damaged file"
+
+
+def test_pipe_or_link_in_place_of_the_state_is_not_used(tmp_path: Path) -> None:
+    path, other = tmp_path / STATE_FILE, tmp_path / "other"
+    store(tmp_path, 7, Engine(STORY.config()))
+    path.rename(other)
+    for put in (os.mkfifo, partial(os.symlink, other)):
+        put(path)
+        with pytest.raises(ValueError, match="not a regular file"):
+            read(path)
+        path.unlink()
+    path.symlink_to(other)
+    store(tmp_path, 9, Engine(STORY.config()))
+    assert (read(path).position, read(other).position) == (9, 7)
+
+
+def test_store_writes_what_has_changed(tmp_path: Path) -> None:
+    """After each store the file holds the whole state, also of activities that have ended or are gone."""
+    config = from_mapping(
+        {**STORY.config().raw, "rules": {"story": STORY.rule, "dogs": {"when": {"label": "dog"}, "grace": "1h"}}}
+    )
+    engine = Engine(config)
+    with closing(StateFile(tmp_path / STATE_FILE)) as file:
+        file.store(0, engine)
+        stories = [STORY, Story("dog", {}, "10 dog\n11 dog", [], ids="dog")]
+        for number, event in enumerate([one for story in stories for one in story.events()]):
+            engine.process(event)
+            changed = {rule for rule, _ in engine.activities.changed}
+            assert changed == ({"story"} if number < 2 else changed)
+            file.store(number + 1, engine)
+            assert not engine.activities.changed
+            assert whole(read(tmp_path / STATE_FILE)) == (number + 1, *whole_of(engine))
+    removed = Engine(STORY.config())
+    with closing(StateFile(tmp_path / STATE_FILE)) as file:
+        (end,) = removed.load(file.read().state)
+        assert end.data.rule == "dogs"
+        file.store(20, removed)
+    assert whole(read(tmp_path / STATE_FILE)) == (20, *whole_of(removed))
+
+
+def test_state_that_somebody_removed_is_stored_whole(tmp_path: Path) -> None:
+    engine = Engine(STORY.config())
+    with closing(StateFile(tmp_path / STATE_FILE)) as file:
+        engine.process(STORY.events()[0])
+        file.store(1, engine)
+        for path in tmp_path.iterdir():
+            path.unlink()
+        file.store(2, engine)
+    assert whole(read(tmp_path / STATE_FILE)) == (2, *whole_of(engine))
+
+
+def test_failed_store_keeps_state_and_position(tmp_path: Path) -> None:
+    engine, events = Engine(STORY.config()), STORY.events()
+    with closing(StateFile(tmp_path / STATE_FILE)) as file:
+        engine.process(events[0])
+        file.store(1, engine)
+        before = read(tmp_path / STATE_FILE)
+        engine.process(events[1])
+        with closing(apsw.Connection(str(tmp_path / STATE_FILE))) as other:
+            assert file._db is not None
+            file._db.set_busy_timeout(0)
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(apsw.BusyError):
+                file.store(2, engine)
+            assert read(tmp_path / STATE_FILE) == before
+        file.store(3, engine)
+    assert whole(read(tmp_path / STATE_FILE)) == (3, *whole_of(engine))
+
+
+def whole(stored: Stored) -> tuple[int, bytes, dict[tuple[str, str], bytes | None]]:
+    return stored.position, stored.state.head, dict(stored.state.activities)
+
+
+def whole_of(engine: Engine) -> tuple[bytes, dict[tuple[str, str], bytes | None]]:
+    head, activities = engine.save()
+    return head, {key: body for key, body in activities.items() if body is not None}
+
+
+def store(folder: Path, position: int, engine: Engine) -> None:
+    with closing(StateFile(folder / STATE_FILE)) as file:
+        file.store(position, engine)
 
 
 def test_mode_follows_from_state_and_ledger(tmp_path: Path) -> None:
@@ -79,6 +203,6 @@ def test_mode_follows_from_state_and_ledger(tmp_path: Path) -> None:
             ledger.commit([event])
             modes.append(mode)
             if mode == "away":
-                write(tmp_path / STATE_FILE, Stored(1, engine.save()))
+                store(tmp_path, 1, engine)
         found = [rules_state(tmp_path, tmp_path / LEDGER_FILE, position).mode for position in (1, 2)]
     assert found == modes[1:]
