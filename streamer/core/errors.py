@@ -72,11 +72,14 @@ class SocketLost(StreamerError):
 
 
 class SinkError(StreamerError):
-    """A sink could not deliver. Keep the events and retry, after `wait_s` seconds if set."""
+    """A sink could not deliver. Keep the events and retry, after `wait_s` seconds if set.
 
-    def __init__(self, message: str, wait_s: float | None = None) -> None:
+    `in_doubt`: the receiver may have the event all the same, because only its answer is missing.
+    """
+
+    def __init__(self, message: str, wait_s: float | None = None, in_doubt: bool = False) -> None:
         super().__init__(message)
-        self.wait_s = wait_s
+        self.wait_s, self.in_doubt = wait_s, in_doubt
 
 
 class SinkRefused(StreamerError):

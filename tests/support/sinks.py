@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,14 @@ class RecordedProgress:
 
     def dead_letter(self, position: int, reason: str) -> None:
         self.refused[position] = reason
+
+    @property
+    def in_doubt(self) -> int | None:
+        return None
+
+    def begin(self, position: int) -> None: ...
+
+    def settle(self, positions: Iterable[int] = ()) -> None: ...
 
 
 IN_LEDGER = {event(seq=position).id: position for position in range(1, 100)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import cast
@@ -13,7 +13,15 @@ import apsw
 
 from streamer.core.logs import RareLog
 from streamer.core.redact import redact
-from streamer.events.ledger.schema import MAX_BODY, checked, connect, connect_readonly, is_event, select_int
+from streamer.events.ledger.schema import (
+    MAX_BODY,
+    checked,
+    connect,
+    connect_readonly,
+    is_event,
+    select_int,
+    transaction,
+)
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +81,29 @@ class SinkCursor:
             f"DELETE FROM dead WHERE sink = ? AND pos <= ({oldest})", (self._sink, self._sink, MAX_DEAD_LETTERS)
         )
 
+    @property
+    def in_doubt(self) -> int | None:
+        """Position of the event whose delivery had begun when the process before ended; nobody knows if it arrived."""
+        again = "SELECT pos FROM dead WHERE sink = ?1 AND resend"
+        query = f"SELECT pos FROM sending WHERE sink = ?1 AND (pos > ?2 OR pos IN ({again}))"
+        row = self._db.execute(query, (self._sink, self.position)).fetchone()
+        return row[0] if row is not None and isinstance(row[0], int) else None
+
+    def begin(self, position: int) -> None:
+        """Store on the disk that the delivery of an event begins: until `settle`, it is in doubt."""
+        with suppress(apsw.FullError, apsw.BusyError):  # a full disk stops no notification
+            self._db.pragma("synchronous", "FULL")
+            try:
+                self._db.execute("INSERT OR REPLACE INTO sending VALUES (?, ?)", (self._sink, position))
+            finally:
+                self._db.pragma("synchronous", "NORMAL")
+
+    def settle(self, positions: Iterable[int] = ()) -> None:
+        """Store that no event is in doubt. `positions`: delivered ones, which are no dead letters any more."""
+        with suppress(apsw.FullError, apsw.BusyError), transaction(self._db):
+            self._db.execute("DELETE FROM sending WHERE sink = ?", (self._sink,))
+            self._delete_resent(positions)
+
     def to_resend(self, limit: int) -> list[tuple[int, bytes]]:
         """Return dead letters for which the user requested another attempt, each with its position."""
         query = "SELECT pos, body FROM dead WHERE sink = ? AND resend AND length(body) < ? ORDER BY pos LIMIT ?"
@@ -87,8 +118,11 @@ class SinkCursor:
 
     def resent(self, events: Sequence[tuple[int, bytes]]) -> None:
         """Delete these dead letters, save those that were refused again."""
+        self._delete_resent(position for position, _ in events)
+
+    def _delete_resent(self, positions: Iterable[int]) -> None:
         self._db.executemany(
-            "DELETE FROM dead WHERE sink = ? AND pos = ? AND resend", [(self._sink, position) for position, _ in events]
+            "DELETE FROM dead WHERE sink = ? AND pos = ? AND resend", [(self._sink, position) for position in positions]
         )
 
 

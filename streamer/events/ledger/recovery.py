@@ -150,6 +150,8 @@ def _copy_tables(old: apsw.Connection, target: apsw.Connection, current: bool) -
     if current:
         _copy_table(old, target, "dead", 6)
         _copy_table(old, target, "lost", 5)
+        _copy_table(old, target, "sending", 2)
+        _copy_table(old, target, "deleted", 2)
     target.executemany(
         "INSERT INTO lost VALUES (?, '', ?, 0, 0)", [(sink, events) for sink, events in lost.items() if events > 0]
     )

@@ -47,6 +47,11 @@ CREATE TABLE lost (sink TEXT NOT NULL, source TEXT NOT NULL, events INTEGER NOT 
 CREATE VIRTUAL TABLE words USING fts5
     (text, content='', contentless_delete=1, tokenize='porter unicode61 remove_diacritics 2');
 """
+ADDED_TABLES = """
+CREATE TABLE IF NOT EXISTS sending (sink TEXT PRIMARY KEY, pos INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS deleted (id TEXT PRIMARY KEY, pos INTEGER NOT NULL) WITHOUT ROWID;
+"""
+"""Tables that an older file of this version lacks: events in delivery, and ids of the events deleted last."""
 
 
 def connect(path: Path, synchronous: str) -> apsw.Connection:
@@ -73,7 +78,7 @@ def connect_readonly(path: Path) -> apsw.Connection:
 def create(db: apsw.Connection) -> None:
     """Create the tables in an empty file."""
     with transaction(db):
-        db.execute(TABLES)
+        db.execute(TABLES + ADDED_TABLES)
         db.pragma("user_version", VERSION)
 
 

@@ -19,6 +19,7 @@ from streamer.events.ledger.losses import keep_reported_losses
 from streamer.events.ledger.recovery import damage_mark, finish_recovery, recover
 from streamer.events.ledger.retention import Retention
 from streamer.events.ledger.schema import (
+    ADDED_TABLES,
     BROKEN,
     PAGE,
     VERSION,
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 
 DELETE_BATCH = 512
 """Most events deleted in one commit: more than a commit adds, so that deletion keeps up; few enough to be fast."""
+KEPT_IDS = 4096
+"""Ids of deleted events that are remembered: more than all copies of events that can be on the way to emit, which a
+client sends again until they are acknowledged."""
 SPARE_PAGES = 256
 """Free pages that are made inside the file when the disk is nearly full."""
 LOST_EVERY_S = 60.0
@@ -138,7 +142,7 @@ class Ledger(Closing):
         opened = list(sinks)
         names = [*opened, *self._readers]
         with transaction(self._db):
-            for table in ("cursor", "dead", "lost"):
+            for table in ("cursor", "dead", "lost", "sending"):
                 stored = [cast(str, sink) for (sink,) in self._db.execute(f"SELECT DISTINCT sink FROM {table}")]
                 removed = [(sink,) for sink in stored if sink not in names]
                 self._db.executemany(f"DELETE FROM {table} WHERE sink = ?", removed)
@@ -155,6 +159,8 @@ class Ledger(Closing):
                 create(self._db)
             elif self._db.pragma("user_version") != VERSION:
                 raise apsw.FormatError("another version of the program wrote it")
+            else:
+                self._db.execute(ADDED_TABLES)
             if select_int(self._db, "SELECT count(*) FROM sqlite_master WHERE type IN ('trigger', 'view')"):
                 raise apsw.FormatError("another program has changed its tables")
             newest = "SELECT max(ifnull((SELECT max(pos) FROM events), 0), ifnull((SELECT max(pos) FROM cursor), 0))"
@@ -179,7 +185,9 @@ class Ledger(Closing):
         return cast(int, row[0]), cast(float, row[1])
 
     def _has(self, event_id: str) -> bool:
-        return self._db.execute("SELECT 1 FROM events WHERE id = ?", (event_id,)).fetchone() is not None
+        """Return whether an event was accepted before. On a small or full disk it may be deleted already."""
+        known = "SELECT 1 FROM events WHERE id = ?1 UNION ALL SELECT 1 FROM deleted WHERE id = ?1"
+        return self._db.execute(known, (event_id,)).fetchone() is not None
 
     # -- retention
 
@@ -198,7 +206,9 @@ class Ledger(Closing):
         if last < self._oldest:
             return None
         losses = self._record_losses(last)
-        self._db.execute("DELETE FROM events WHERE pos <= ?", (last,))
+        deleted = self._db.execute("DELETE FROM events WHERE pos <= ? RETURNING id, pos", (last,)).fetchall()
+        self._db.execute("DELETE FROM deleted WHERE pos <= ?", (last - KEPT_IDS,))
+        self._db.executemany("INSERT OR REPLACE INTO deleted VALUES (?, ?)", deleted)
         self._db.execute("DELETE FROM words WHERE rowid BETWEEN ? AND ?", (self._oldest, last))
         return losses
 

@@ -1,4 +1,4 @@
-"""Imports Apprise, and bounds what it does: no log, no redirects, no files, no proxy of the environment.
+"""Imports Apprise, and bounds what it does: no log, no redirects, no files, no proxy of the environment, own mail ids.
 
 Apprise logs URLs with their tokens, and reports a failure as False only. Its log therefore ends here; the exception or
 the HTTP status behind a failure is noted for the thread that sends.
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 MAX_RESPONSE_BYTES = 1 << 20
@@ -30,6 +31,8 @@ class Attempt:
     """Seconds to connect, and between two parts of a response."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Further headers of HTTP requests."""
+    message_id: str = ""
+    """`Message-ID` of e-mails."""
     status: int | None = None
     """Status of the newest HTTP response."""
     retry_after: str = ""
@@ -64,6 +67,9 @@ def apprise() -> Any:
         log.setLevel(logging.DEBUG if name == apprise.LOGGER_NAME else logging.WARNING)  # some failures are DEBUG only
     for module in (requests, requests.sessions):
         setattr(module, "Session", _session_class(requests))  # noqa: B010
+    # Apprise adds a new id to each e-mail, beside any that a header gives; the same id makes a repeat recognizable.
+    mail = import_module("apprise.plugins.email.base")
+    setattr(mail, "make_msgid", lambda **_: _active.attempt.message_id)  # noqa: B010
     return apprise
 
 

@@ -6,6 +6,7 @@ hold a request without end. While an abandoned thread still runs, no other one s
 
 from __future__ import annotations
 
+import errno
 import logging
 import smtplib
 import threading
@@ -33,6 +34,8 @@ _NTFY_PRIORITIES: dict[Severity, str] = {
 _RECEIVERS_OF_ID = frozenset({"json", "jsons", "xml", "xmls", "form", "forms"})
 """Schemes of plain HTTP receivers, which get the id of the message in a header."""
 _MAX_RETRY_AFTER_S = 3600.0
+_BROKEN_OFF = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ETIMEDOUT})
+"""Errors of a connection that was open: the message may have been sent."""
 
 
 class AppriseMessenger:
@@ -46,8 +49,8 @@ class AppriseMessenger:
 
     def send(self, message: Message) -> None:
         if self._thread is not None and self._thread.is_alive():
-            raise SinkError(f"{self._scheme}: the server still holds an earlier request")
-        attempt = Attempt(self._timeout / 2, self._headers(message))
+            raise SinkError(f"{self._scheme}: the server still holds an earlier request", in_doubt=True)
+        attempt = Attempt(self._timeout / 2, self._headers(message), message_id=f"<{message.id}@streamer>")
         outcome: list[bool | BaseException] = []
         self._thread = threading.Thread(
             target=self._send, args=(message, attempt, outcome), name=f"notify {self._scheme}", daemon=True
@@ -55,10 +58,10 @@ class AppriseMessenger:
         self._thread.start()
         self._thread.join(self._timeout)
         if not outcome:
-            raise SinkError(f"{self._scheme}: no response within {self._timeout:g} s")
+            raise SinkError(f"{self._scheme}: no response within {self._timeout:g} s", in_doubt=True)
         if isinstance(error := outcome[0], BaseException):
             # Its text and stack may hold the URL, so neither is logged.
-            raise SinkError(f"{self._scheme}: internal error {error_id(error)} of Apprise")
+            raise SinkError(f"{self._scheme}: internal error {error_id(error)} of Apprise", in_doubt=True)
         if outcome[0] is False:
             raise _failure(self._scheme, attempt)
 
@@ -153,12 +156,13 @@ def _failure(scheme: str, attempt: Attempt) -> SinkError | SinkRefused:
     cause = error
     while cause is not None and not (isinstance(cause, OSError) and isinstance(cause.errno, int)):
         if isinstance(cause, TimeoutError) or "Timeout" in type(cause).__name__:
-            return SinkError(f"{scheme}: no response in time")
+            in_doubt = "Connect" not in type(cause).__name__  # else nothing was sent
+            return SinkError(f"{scheme}: no response in time", in_doubt=in_doubt)
         cause = cause.__cause__ or cause.__context__
     if isinstance(cause, OSError):
-        return SinkError(f"{scheme}: {describe_os_error(cause)}")
+        return SinkError(f"{scheme}: {describe_os_error(cause)}", in_doubt=cause.errno in _BROKEN_OFF)
     reason = "the service does not accept the message" if error is None else "the connection broke off"
-    return SinkError(f"{scheme}: {reason}")
+    return SinkError(f"{scheme}: {reason}", in_doubt=error is not None)
 
 
 def _smtp(scheme: str, code: int) -> SinkError | SinkRefused:

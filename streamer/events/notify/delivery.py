@@ -1,7 +1,11 @@
 """Delivers the incident events of one target from the ledger, in order, one notification per event.
 
-The rules have decided which events a target gets, so this keeps no state but the position in the ledger. Events older
-than `max_age` become one summary, wherever they are in the ledger up to the first newer one.
+The rules have decided which events a target gets, so this keeps no state but the position in the ledger and a mark of
+the event that is being sent. Events older than `max_age` become one summary, wherever they are in the ledger up to the
+first newer one.
+
+A message is in doubt if its sending began and its outcome is unknown, because the process was killed or no answer came.
+It is sent again with the same id. Where a message does not replace the earlier one, its title says so.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from streamer.core.errors import ConfigError, SinkError, SinkRefused, WireError
 from streamer.events.build import unix_time
 from streamer.events.ledger.query import LedgerQuery
 from streamer.events.notify._base import Message, Messenger, TargetSettings
-from streamer.events.notify.text import message_of, summary_of
+from streamer.events.notify.text import marked_as_repeat, message_of, summary_of
 from streamer.events.schema import IncidentEvent, decode
 from streamer.events.sinks import SinkContext, SinkProgress
 from streamer.events.sinks._base import PREFIXES
@@ -70,33 +74,37 @@ class Notifier:
         self._ledger = context.ledger
         self._settled = SettledEvents(progress)
         self._failures = 0  # in a row
-        self._summarised = 0
+        self._summarised = self._repeated = 0
+        self._in_doubt = progress.in_doubt  # position of the first event of the message
 
     def write(self, events: Sequence[tuple[int, bytes]]) -> None:
         waiting = self._settled.start(events)
         while waiting:
             position, body = waiting[0]
-            event = self._mine(body)
+            event, taken, sent = self._mine(body), 1, [position]
             if event is None:
-                taken = 1
+                sent = []
             elif self._is_late(event):
-                taken = self._summarise(waiting, events[-1][0])
+                taken, sent = self._summarise(waiting, events[-1][0])
             else:
                 picture = self._target.pictures(event) if self._target.settings.picture else None
-                message = message_of(event, self._target.zone, picture)
-                self._send(message, [position])
-                taken = 1
+                self._send(message_of(event, self._target.zone, picture), sent)
             for settled, _ in waiting[:taken]:
                 self._settled.add(settled)
             self._settled.advance()
+            if sent:  # after the position: a kill in between leaves nothing in doubt
+                self._progress.settle(sent)
             del waiting[:taken]
 
     def report(self) -> tuple[str, str] | None:
-        if not self._summarised:
-            return None
-        number, self._summarised = self._summarised, 0
-        limit = self._target.settings.max_age
-        return "summarised", f"{number} notifications older than {limit:g} s were sent as one summary"
+        if self._summarised:
+            number, self._summarised = self._summarised, 0
+            limit = self._target.settings.max_age
+            return "summarised", f"{number} notifications older than {limit:g} s were sent as one summary"
+        if self._repeated:
+            number, self._repeated = self._repeated, 0
+            return "repeated", f"notifications sent again that may have arrived before: {number}"
+        return None
 
     def close(self) -> None:
         self._messenger.close()
@@ -133,22 +141,28 @@ class Notifier:
                     return
                 position = page.position
 
-    def _summarise(self, waiting: Sequence[tuple[int, bytes]], last: int) -> int:
-        """Send one message for the late events at the beginning of `waiting`; return the number of events it covers.
+    def _summarise(self, waiting: Sequence[tuple[int, bytes]], last: int) -> tuple[int, list[int]]:
+        """Send one message for the late events at the beginning of `waiting`.
 
-        If all are late, it covers the late events after the batch too, which ends at position `last`.
+        Return how many of `waiting` are done, and the positions that the message covers. If all are late, it covers the
+        late events after the batch too, which ends at position `last`.
         """
         late = list(takewhile(lambda one: self._is_late_or_other(one[1]), waiting))
         ahead = list(self._read_ahead(max(last, self._progress.position))) if len(late) == len(waiting) else []
         mine = [(position, event) for position, body in (*late, *ahead) if (event := self._mine(body)) is not None]
-        self._send(summary_of([event for _, event in mine], self._target.zone), [position for position, _ in mine])
+        positions = [position for position, _ in mine]
+        self._send(summary_of([event for _, event in mine], self._target.zone), positions)
         self._summarised += len(mine)
         if ahead:
             self._progress.advance(ahead[-1][0])
-        return len(late)
+        return len(late), positions
 
     def _send(self, message: Message, positions: Sequence[int]) -> None:
         """Send a message for the events at `positions`. A refused one is sent without its picture, then given up."""
+        is_repeat = self._in_doubt in positions
+        if is_repeat and not self._target.settings.replaces:
+            message = marked_as_repeat(message)
+        self._progress.begin(positions[0])
         try:
             try:
                 self._messenger.send(message)
@@ -161,6 +175,11 @@ class Notifier:
                 self._progress.dead_letter(position, str(error))
         except SinkError as error:
             self._failures += 1
+            if error.in_doubt and not is_repeat:
+                self._in_doubt = positions[0]
+            elif not is_repeat:  # it has certainly not arrived
+                self._progress.settle()
             delay = exponential(FIRST_WAIT_S, MAX_WAIT_S, self._failures) * random.uniform(0.5, 1.0)
             raise SinkError(str(error), max(delay, error.wait_s or 0.0)) from None
-        self._failures = 0
+        self._failures, self._in_doubt = 0, None
+        self._repeated += is_repeat

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, tzinfo
+from secrets import token_hex
 
 from streamer.events.build import unix_time
 from streamer.events.incident_data import SEVERITIES
@@ -50,10 +52,15 @@ def summary_of(events: Sequence[IncidentEvent], zone: tzinfo) -> Message:
     )
 
 
+def marked_as_repeat(message: Message) -> Message:
+    """Return a message that says that its receiver may have it already. Its id is the same."""
+    return replace(message, title=f"Possible repeat: {message.title}")
+
+
 def message_for_test(agent: str, name: str) -> Message:
     """Return the message of `streamer rules check --send-test`."""
     body = f"The agent {agent} can reach the target {name}."
-    return Message("test", "test", "test", f"Test of {agent}", body, "info")
+    return Message(f"test-{token_hex(8)}", "test", "test", f"Test of {agent}", body, "info")
 
 
 def _clock(time: str, zone: tzinfo) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -93,6 +93,16 @@ class SinkProgress(Protocol):
 
     def dead_letter(self, position: int, reason: str) -> None:
         """Keep the event at `position` for the user: its receiver will never accept it."""
+
+    @property
+    def in_doubt(self) -> int | None:
+        """Position of the event whose delivery had begun when the process before ended; nobody knows if it arrived."""
+
+    def begin(self, position: int) -> None:
+        """Store on the disk that the delivery of an event begins: until `settle`, it is in doubt."""
+
+    def settle(self, positions: Iterable[int] = ()) -> None:
+        """Store that no event is in doubt. `positions`: delivered ones, which are no dead letters any more."""
 
 
 class Receiver(Protocol):

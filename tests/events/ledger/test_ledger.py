@@ -69,6 +69,69 @@ def test_repeated_event_is_stored_once(path: Path) -> None:
         assert LedgerQuery(path).head() == 2
 
 
+def test_event_that_was_deleted_is_not_stored_again(path: Path) -> None:
+    """Its sender has not got the acknowledgement, and the size limit has deleted it meanwhile."""
+    with Ledger(path, retention=Retention(max_bytes=1 << 20)) as ledger:
+        late = [event(seq=seq) for seq in range(50)]
+        ledger.commit(late)
+        seq = 50
+        while _holds(path, late[-1].id):
+            ledger.commit([event(seq=number) for number in range(seq, seq + 200)])
+            seq += 200
+        assert ledger.commit(late) == 0
+    with Ledger(path, retention=Retention(max_bytes=1 << 20)) as ledger:
+        assert ledger.commit(late) == 0, "also after a restart"
+        assert ledger.commit([event(seq=seq)]) == 1
+
+
+def _holds(path: Path, event_id: str) -> bool:
+    db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        return bool(db.execute("SELECT count(*) FROM events WHERE id = ?", (event_id,)).fetchone()[0])  # type: ignore[index]
+    finally:
+        db.close()
+
+
+def test_file_without_the_added_tables_is_used_as_it_is(path: Path) -> None:
+    with Ledger(path) as ledger:
+        ledger.cursors(["a"])["a"].close()
+        ledger.commit([event(seq=1)])
+    db = apsw.Connection(str(path))
+    db.execute("DROP TABLE sending; DROP TABLE deleted")
+    db.close()
+    with Ledger(path) as ledger:
+        assert ledger.commit([event(seq=1), event(seq=2)]) == 1
+        cursor = ledger.cursors(["a"])["a"]
+        assert cursor.in_doubt is None
+        assert len(bodies(cursor)) == 2
+        cursor.close()
+    assert not list(path.parent.glob("*.broken-*"))
+
+
+def test_event_in_delivery_is_in_doubt_after_a_kill(path: Path) -> None:
+    with Ledger(path) as ledger:
+        cursor = ledger.cursors(["a"])["a"]
+        ledger.commit([event(seq=seq) for seq in range(3)])
+        doubts = [cursor.in_doubt]
+        cursor.begin(1)
+        cursor.close()
+        cursor = ledger.cursors(["a"])["a"]
+        doubts.append(cursor.in_doubt)
+        cursor.advance(1)
+        doubts.append(cursor.in_doubt)
+        assert doubts == [None, 1, None], "the position is behind it"
+
+        cursor.settle([1])
+        cursor.dead_letter(1, "HTTP 422")
+        request_resend(path, "a")
+        assert [position for position, _ in cursor.to_resend(10)] == [1]
+        cursor.begin(1)
+        doubts = [cursor.in_doubt]
+        cursor.settle([1])
+        assert [*doubts, cursor.in_doubt, cursor.to_resend(10)] == [1, None, []]
+        cursor.close()
+
+
 def test_sequences_and_cursors_continue_after_restart(path: Path) -> None:
     with Ledger(path) as ledger:
         cursor = ledger.cursors(["a"])["a"]

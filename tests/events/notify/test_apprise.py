@@ -108,6 +108,7 @@ def test_mails_of_an_incident_are_one_conversation(mailbox: tuple[Mailbox, str])
     assert (first["subject"], second["subject"]) == ("ladder at gate", "ladder at gate: over")
     assert first["references"] == second["references"] == f"<{TOPIC}@streamer>"
     assert (first["x-streamer-event"], second["x-streamer-event"]) == ("event-1", "event-2")
+    assert [one.get_all("message-id") for one in box.mails] == [["<event-1@streamer>"], ["<event-2@streamer>"]]
     assert [part.get_content() for part in first.iter_attachments()] == [PICTURE]
 
 
@@ -139,21 +140,24 @@ def test_status_says_whether_to_try_again(ntfy: NtfyServer, code: int, kind: typ
     with pytest.raises(kind) as failed:
         messenger(ntfy.url).send(message())
     assert str(failed.value) == reason
+    assert not getattr(failed.value, "in_doubt", False)
 
 
 def test_unreachable_server_is_named_in_words() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     for url in (f"json://127.0.0.1:{port}", f"mailto://127.0.0.1:{port}?from=a@b.example&to=c@d.example&mode=insecure"):
-        with pytest.raises(SinkError, match="connection refused: nothing listens there"):
+        with pytest.raises(SinkError, match="connection refused: nothing listens there") as failed:
             messenger(url).send(message())
+        assert not failed.value.in_doubt
 
 
 def test_hanging_server_is_left_after_the_timeout(ntfy: NtfyServer) -> None:
     ntfy.hang.set()
     sender = messenger(ntfy.url, timeout=0.4)
-    with pytest.raises(SinkError, match="no response"):
+    with pytest.raises(SinkError, match="no response") as failed:
         sender.send(message())
+    assert failed.value.in_doubt
 
 
 def test_server_that_drips_holds_one_thread_only() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from streamer.bus.event_channel import EventClient
 from streamer.core.errors import SinkError, SinkRefused
 from streamer.events.ledger import LEDGER_FILE, Ledger
+from streamer.events.ledger.dead_letters import request_resend
 from streamer.events.ledger.retention import Retention
 from streamer.events.notify import Apprise, Message
 from streamer.events.notify._secret_url import SecretUrl
@@ -19,6 +21,7 @@ from streamer.events.notify.delivery import Notifier, Target
 from streamer.events.schema import Event, encode
 from tests.support.agents import until
 from tests.support.emit_process import EmitProcess, lines
+from tests.support.hooks import Endpoint, never, ok
 from tests.support.incident_events import incident_event
 from tests.support.ntfy import NtfyServer
 from tests.support.sample_events import event
@@ -35,11 +38,16 @@ class Phone:
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.refusal: Exception | None = None
+        self.dies_after = 0
+        """Number of the message after which the process ends."""
 
     def send(self, message: Message) -> None:
         if self.refusal is not None and (message.picture is not None or not isinstance(self.refusal, PictureRefused)):
             raise self.refusal
         self.messages.append(message)
+        if len(self.messages) == self.dies_after:
+            self.dies_after = 0
+            raise Killed
 
     def close(self) -> None: ...
 
@@ -51,12 +59,20 @@ class PictureRefused(SinkRefused):
 class Delivery:
     """A notifier with a real ledger, driven as emit's thread does."""
 
-    def __init__(self, folder: Path, ledger: Ledger, **fields: Any) -> None:
-        settings = Apprise(kind="apprise", url=SecretUrl("ntfy://host/topic"), **fields)
-        self.phone, self._ledger = Phone(), ledger
+    def __init__(self, folder: Path, ledger: Ledger, url: str = "ntfy://host/topic", **fields: Any) -> None:
+        settings = Apprise(kind="apprise", url=SecretUrl(url), **fields)
+        self.phone, self._ledger, self._folder = Phone(), ledger, folder
         self.target = Target("phone", settings, UTC, lambda _: b"picture")
-        self.cursor = ledger.cursors([self.target.name])[self.target.name]
-        self.notifier = Notifier(self.target, self.phone, sink_context(folder), self.cursor)
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin as a new process does."""
+        self.cursor = self._ledger.cursors([self.target.name])[self.target.name]
+        self.notifier = Notifier(self.target, self.phone, sink_context(self._folder), self.cursor)
+
+    @property
+    def ledger_file(self) -> Path:
+        return self._folder / LEDGER_FILE
 
     def add(self, *events: Event) -> None:
         self._ledger.commit(events)
@@ -150,6 +166,59 @@ def test_old_dead_letter_collects_no_delivered_events(delivery: Delivery) -> Non
     assert delivery.phone.messages[0].title == "1 late incident"
 
 
+class Killed(BaseException):
+    """The end of the process after the service has accepted a message."""
+
+
+@pytest.mark.parametrize(("url", "title"), [("ntfy://host/topic", ""), ("json://host", "Possible repeat: ")])
+def test_only_the_message_in_flight_is_a_possible_repeat(tmp_path: Path, ledger: Ledger, url: str, title: str) -> None:
+    made = Delivery(tmp_path, ledger, url)
+    made.add(*(incident_event(number) for number in (1, 2, 3)))
+    made.phone.dies_after = 2
+    with pytest.raises(Killed):
+        made.run()
+    made.cursor.close()
+    made.restart()
+    made.run()
+    assert made.titles == [f"start incident-{number}" for number in (1, 2, 2, 3)]
+    prefixes = [one.title.removesuffix("ladder at gate") for one in made.phone.messages]
+    assert prefixes == ["", "", title, ""]
+    assert len({one.id for one in made.phone.messages}) == 3
+    assert made.notifier.report() == ("repeated", "notifications sent again that may have arrived before: 1")
+    assert made.notifier.report() is None
+    made.cursor.close()
+
+
+@pytest.mark.parametrize("in_doubt", [True, False])
+def test_message_without_an_answer_is_a_possible_repeat(tmp_path: Path, ledger: Ledger, in_doubt: bool) -> None:
+    made = Delivery(tmp_path, ledger, "json://host")
+    made.add(incident_event(1), incident_event(2))
+    for error in (SinkError("no response", in_doubt=in_doubt), SinkError("connection refused")):
+        made.phone.refusal = error
+        with pytest.raises(SinkError):
+            made.run()
+    made.cursor.close()
+    made.restart()
+    made.phone.refusal = None
+    made.run()
+    assert [one.title.startswith("Possible repeat") for one in made.phone.messages] == [in_doubt, False]
+    made.cursor.close()
+
+
+def test_dead_letters_that_were_sent_are_not_sent_again(delivery: Delivery) -> None:
+    delivery.phone.refusal = SinkRefused("HTTP 400")
+    delivery.add(*(incident_event(number) for number in (1, 2, 3)))
+    delivery.run()
+    request_resend(delivery.ledger_file, delivery.target.name)
+    delivery.phone.refusal, delivery.phone.dies_after = None, 2
+    with pytest.raises(Killed):
+        delivery.notifier.write(delivery.cursor.to_resend(10))
+    delivery.cursor.close()
+    delivery.restart()
+    delivery.notifier.write(delivery.cursor.to_resend(10))
+    assert delivery.titles == [f"start incident-{number}" for number in (1, 2, 2, 3)]
+
+
 def test_picture_is_left_out_by_option(tmp_path: Path, ledger: Ledger) -> None:
     made = Delivery(tmp_path, ledger, picture=False)
     made.add(incident_event(1))
@@ -216,3 +285,26 @@ def test_killed_emit_repeats_what_ntfy_replaces(tmp_path: Path) -> None:
             assert emit.stop() == 0
             assert time.monotonic() - started < 5
     assert [one.sequence for one in ntfy.shown] == ["incident-1"]
+
+
+def test_killed_emit_marks_a_repeat_and_reports_it(tmp_path: Path) -> None:
+    """The receiver takes the message and answers late. Emit is killed before the answer."""
+    sink = {"kind": "jsonl", "path": str(tmp_path / "events.jsonl")}
+    with Endpoint() as receiver:
+        config = emit_config(receiver.url.replace("http://", "json://"), timeout="1m")
+        receiver.behaviour = never
+        with EmitProcess(tmp_path, [sink], config=config) as emit:
+            emit.wait_for("ready")
+            with EventClient(emit.runtime, "rules") as client:
+                send(client, incident_event(1), incident_event(2))
+                until(lambda: len(receiver.requests) == 1, FEW_S, "the message has arrived")
+            emit.kill()
+        receiver.behaviour = ok
+        with EmitProcess(tmp_path, [sink], config=config) as emit:
+            until(lambda: len(receiver.requests) == 3, FEW_S, "the message is repeated, the next one follows")
+            until(lambda: "sink.repeated" in subjects(tmp_path), FEW_S, "the repeat is reported")
+            assert emit.stop() == 0
+    ids = [headers["webhook-id"] for headers, _ in receiver.requests]
+    titles = [json.loads(body)["title"] for _, body in receiver.requests]
+    assert ids == ["event-1-start-0", "event-1-start-0", "event-2-start-0"]
+    assert titles == ["ladder at gate", "Possible repeat: ladder at gate", "ladder at gate"]
