@@ -15,6 +15,7 @@ import apsw
 from streamer.core.closing import Closing
 from streamer.events.build import ledger_event, sink_event
 from streamer.events.ledger.cursor import SinkCursor
+from streamer.events.ledger.known_ids import delete_events, is_known
 from streamer.events.ledger.losses import keep_reported_losses
 from streamer.events.ledger.recovery import damage_mark, finish_recovery, recover
 from streamer.events.ledger.retention import Retention
@@ -38,9 +39,6 @@ log = logging.getLogger(__name__)
 
 DELETE_BATCH = 512
 """Most events deleted in one commit: more than a commit adds, so that deletion keeps up; few enough to be fast."""
-KEPT_IDS = 4096
-"""Ids of deleted events that are remembered: more than all copies of events that can be on the way to emit, which a
-client sends again until they are acknowledged."""
 SPARE_PAGES = 256
 """Free pages that are made inside the file when the disk is nearly full."""
 LOST_EVERY_S = 60.0
@@ -110,7 +108,7 @@ class Ledger(Closing):
         with transaction(self._db):
             losses = self._take_losses() if self.losses_due else []
             for event in [*events, *losses]:
-                if self._has(event.id):
+                if is_known(self._db, event.id):
                     continue
                 newest += 1
                 sequence = sequences[event.source] = sequences.get(event.source, 0) + 1
@@ -184,11 +182,6 @@ class Ledger(Closing):
             raise apsw.MismatchError("the commit time of an event is no time")
         return cast(int, row[0]), cast(float, row[1])
 
-    def _has(self, event_id: str) -> bool:
-        """Return whether an event was accepted before. On a small or full disk it may be deleted already."""
-        known = "SELECT 1 FROM events WHERE id = ?1 UNION ALL SELECT 1 FROM deleted WHERE id = ?1"
-        return self._db.execute(known, (event_id,)).fetchone() is not None
-
     # -- retention
 
     def _delete_oldest(self, newest: int, now: float) -> bool | None:
@@ -206,10 +199,7 @@ class Ledger(Closing):
         if last < self._oldest:
             return None
         losses = self._record_losses(last)
-        deleted = self._db.execute("DELETE FROM events WHERE pos <= ? RETURNING id, pos", (last,)).fetchall()
-        self._db.execute("DELETE FROM deleted WHERE pos <= ?", (last - KEPT_IDS,))
-        self._db.executemany("INSERT OR REPLACE INTO deleted VALUES (?, ?)", deleted)
-        self._db.execute("DELETE FROM words WHERE rowid BETWEEN ? AND ?", (self._oldest, last))
+        delete_events(self._db, self._oldest, last)
         return losses
 
     def _position(self, reader: str) -> int:
