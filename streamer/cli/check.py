@@ -62,6 +62,11 @@ def _print_contents(config: Config) -> None:
             rules = config.made.get((name, task.name), ())
             made = f", for the rule{'s' if len(rules) > 1 else ''} {', '.join(rules)}" if rules else ""
             print(f"    {task.name}: {task.task}, {task.describe_schedule}{suffix}{made}")
+    for index, (name, mode) in enumerate(config.modes.items()):
+        armed = [rule for rule, one in config.rules.items() if one.modes is None or name in one.modes]
+        words = [f"mode {name}"] + ([] if index else ["at the first start"])
+        words += [] if mode.at is None else [f"from {mode.at.text}"]
+        print(f"  {', '.join(words)}: {', '.join(armed) or 'no rule'} armed")
     for sink in config.sinks:
         print(f"  sink {_keys(sink)}")
     for name, one in config.notify.items():

@@ -87,6 +87,7 @@ def replay_rule(
 ) -> None:
     """Print the incidents that a rule would have made of the events in the agent's ledger."""
     from streamer.cli.events import find_ledger
+    from streamer.config.changes import SavedChanges
     from streamer.config.model import load
     from streamer.config.validation import nearest
     from streamer.core.settings import parse_seconds
@@ -108,6 +109,7 @@ def replay_rule(
         contextlib.closing(LedgerQuery(ledger := find_ledger(loaded.name))) as query,
     ):
         snapshots = SnapshotFolder(ledger.parent)
+        loaded = SavedChanges(ledger.parent).apply(loaded)
         for incident in replay(query, loaded, {rule: loaded.rules[rule]}, start):
             starts += incident.data.state == "start"
             sys.stdout.write((encode(incident).decode() if jsonl else _line(incident, snapshots)) + "\n")

@@ -100,8 +100,7 @@ class Rules:
         for readable in (events.socket, self.commands.socket, worker.stop_fd):
             self._poller.register(readable, zmq.POLLIN)
         self._load()
-        for _ in learn(query, self.engine, self.position):
-            worker.heartbeat.beat("loading", START_S)
+        self._learn(self.position)
 
     def close(self) -> None:
         self.commands.close()
@@ -145,10 +144,16 @@ class Rules:
                 continue
             for incident in self.engine.process(event):
                 self._send(incident)
+            if self.engine.new:
+                self._learn(entry.position)
             self._judgements.on_event(event)
             self.commands.on_event(event.id)
         self.position = page.position
         return len(page.entries)
+
+    def _learn(self, until: int) -> None:
+        for _ in learn(self.query, self.engine, until):
+            self.worker.heartbeat.beat("loading", START_S)
 
     def _send(self, incident: IncidentEvent) -> None:
         self.snapshots.keep(incident)

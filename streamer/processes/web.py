@@ -57,7 +57,7 @@ async def _serve(worker: Worker, listener: socket.socket, capture: CapturePoller
     handlers = Handlers(
         worker.config, worker.runtime, capture, events, reader, jpegs, tasks, connections, incidents, pictures, commands
     )
-    rules, push = _rule_handlers(worker, incidents), _push_handlers(worker, incidents, pictures, commands)
+    rules, push = _rule_handlers(worker, incidents, commands), _push_handlers(worker, incidents, pictures, commands)
     server = Server(make_app(handlers, rules, commands, connections, push), connections)
     loop = asyncio.get_running_loop()
 
@@ -86,7 +86,7 @@ async def _serve(worker: Worker, listener: socket.socket, capture: CapturePoller
     query.close()
 
 
-def _rule_handlers(worker: Worker, incidents: IncidentList) -> RuleHandlers:
+def _rule_handlers(worker: Worker, incidents: IncidentList, commands: RuleCommands) -> RuleHandlers:
     config = worker.config
     kinds = {task: spec.result for task, spec in find_pipeline().tasks().items()}
     tasks = {name: answering(rule, config.streams, kinds) for name, rule in config.rules.items()}
@@ -94,7 +94,7 @@ def _rule_handlers(worker: Worker, incidents: IncidentList) -> RuleHandlers:
         name: {hash_of(rule, config.streams[stream]) for stream in tasks[name].tasks}
         for name, rule in config.rules.items()
     }
-    return RuleHandlers(config, tasks, hashes, incidents, VerdictFile(worker.state))
+    return RuleHandlers(config, tasks, hashes, incidents, VerdictFile(worker.state), commands)
 
 
 def _push_handlers(

@@ -38,7 +38,7 @@ def build_activities(
     for name, rule in rules.items():
         hours = rule.between and replace(rule.between, zone=config.timezone)
         zoned = rule.model_copy(update={"between": hours})
-        targets = Targets({target: config.notify[target] for target in rule.notify}, config.timezone)
+        targets = Targets(rule.notify, config.notify, config.timezone)
         for stream, tasks in answering(rule, config.streams if streams is None else streams, kinds).tasks.items():
             condition = build(rule.when, tasks, config.streams[stream], config.timezone)
             rule_hash = hash_of(rule, config.streams[stream])

@@ -21,6 +21,7 @@ from streamer.events.build import rfc3339, unix_time
 from streamer.events.command_data import CommandData
 from streamer.events.schema import Event, IncidentEvent, ResultEvent, StatusData, StatusEvent
 from streamer.rules.activities import Activities
+from streamer.rules.activity import Activity
 from streamer.rules.build import build_activities
 from streamer.rules.controls import Controls
 from streamer.rules.incident import Key, Reporter
@@ -34,6 +35,7 @@ from streamer.rules.saved_state import (
     load_head,
     restore,
 )
+from streamer.rules.targets import Targets
 from streamer.rules.unusual import UnusualLeaf
 
 LATE_S = 2.0
@@ -59,6 +61,8 @@ class Engine:
         """Unix second of the newest event."""
         self._base = self._config = replace(config, is_part=True)  # changes of tasks were checked when they were made
         self.activities = Activities(dict(build_activities(config, self.rules, self.controls)))
+        self.new: list[Activity] = list(self.activities.values())
+        """Activities made since `learn` has cleared this."""
 
     @property
     def places(self) -> Collection[tuple[str, str]]:
@@ -108,9 +112,9 @@ class Engine:
 
     @property
     def learners(self) -> dict[tuple[str, str], list[UnusualLeaf]]:
-        """The conditions that learn what is usual and have seen no answer yet, by stream and task."""
+        """The conditions of new activities that learn what is usual and have seen no answer yet, by stream and task."""
         found: defaultdict[tuple[str, str], list[UnusualLeaf]] = defaultdict(list)
-        for activity in self.activities.values():
+        for activity in self.new:
             for leaf in activity.leaves:
                 if isinstance(leaf, UnusualLeaf) and leaf.task is not None and not leaf.has_learnt:
                     found[activity.stream, leaf.task].append(leaf)
@@ -152,7 +156,9 @@ class Engine:
             if saved.state.incident is not None:
                 rule, stream = key
                 reason = REMOVED if rule not in self.rules else UNANSWERED if activity is None else CHANGED
-                reporter = Reporter(self.agent, rule, stream, "{rule} at {stream}", saved.rule_hash, self.controls)
+                targets = Targets((), self._base.notify, self.timezone)
+                say, name = "{rule} at {stream}", saved.rule_hash
+                reporter = Reporter(self.agent, rule, stream, say, name, self.controls, targets)
                 incidents.append(reporter.event(saved.state.incident, "end", self.clock, reason))
         self.activities.changed = set(ended)
         return incidents
@@ -197,6 +203,7 @@ class Engine:
         self._config, self.activities = config, Activities({key: after[key] for key in ordered})
         replaced = {key for key in (*before.keys(), *after) if before.get(*key) is not after.get(key)}
         self.activities.changed = before.changed | replaced
+        self.new += [activity for key, activity in after.items() if before.get(*key) is not activity]
         for key, activity in before.items():
             if after.get(key) is not activity:
                 yield from activity.stop(wall, reason)

@@ -18,8 +18,9 @@ SEARCH_S = 1.0
 
 
 def learn(query: LedgerQuery, engine: Engine, until: int) -> Iterator[None]:
-    """Show the events up to position `until` to the conditions with `unusual` that have seen none; yield between reads.
+    """Show the events up to position `until` to new conditions with `unusual` that have seen none; yield between reads.
 
+    Call it before the first event and whenever `engine.new` has activities, so that a replay learns at the same place.
     Events that cannot be read are passed over. After a damaged part of the file nothing more is learnt.
     """
     for (stream, task), leaves in engine.learners.items():
@@ -38,6 +39,7 @@ def learn(query: LedgerQuery, engine: Engine, until: int) -> Iterator[None]:
             yield
         for activity in engine.activities.of_stream(stream):
             engine.activities.update(activity)
+    engine.new.clear()
 
 
 def _observation_of(body: bytes) -> Observation | None:

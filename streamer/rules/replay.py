@@ -29,9 +29,9 @@ def replay(
     """
     engine, position = Engine(config, rules), 0
     if since is not None and (first := query.after(0, 1, Filter(since=since)).entries):
-        recall(engine, query, first[0].position - 1)
-        for _ in learn(query, engine, first[0].position - 1):
-            pass
+        position = first[0].position - 1
+        recall(engine, query, position)
+    _learn_all(query, engine, position)
     while True:
         page = query.after(position, BATCH, Filter(since=since)).intact()
         for entry in page.entries:
@@ -40,9 +40,16 @@ def replay(
             except WireError:
                 continue
             yield from engine.process(event)
+            if engine.new:
+                _learn_all(query, engine, entry.position)
         position = page.position
         if len(page.entries) < BATCH:
             return
+
+
+def _learn_all(query: LedgerQuery, engine: Engine, until: int) -> None:
+    for _ in learn(query, engine, until):
+        pass
 
 
 def recall(engine: Engine, query: LedgerQuery, position: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC
 from typing import Literal, NamedTuple
@@ -35,9 +35,10 @@ class Targets:
     incident still goes on when they end, the target is alerted then.
     """
 
-    def __init__(self, targets: Mapping[str, NotifyField], zone: ZoneInfo) -> None:
-        """`zone`: time zone of the quiet hours."""
-        self._targets = targets
+    def __init__(self, names: Collection[str], targets: Mapping[str, NotifyField], zone: ZoneInfo) -> None:
+        """`names`: the targets of the rule; `targets`: all of the config; `zone`: time zone of the quiet hours."""
+        self._targets = {name: targets[name] for name in names}
+        self._all = targets
         self._quiet: dict[str, tuple[TimeWindows, int]] = {
             name: (replace(one.quiet.between, zone=zone), SEVERITIES.index(one.quiet.below))
             for name, one in targets.items()
@@ -47,13 +48,17 @@ class Targets:
     def choose(self, told: dict[str, Severity], severity: Severity, state: IncidentState, wall: float) -> Choice:
         """Return the targets of an event at second `wall`. `told`: severity of each target's last alert; updated."""
         alerts, changes = [], []
+        if state == "end":  # also of targets that the rule had before the config was changed
+            changes = [
+                name
+                for name, target in self._all.items()
+                if name in told and target.end and not self._is_quiet(name, severity, wall)
+            ]
+            return Choice(tuple(changes), silent=bool(changes))
         for name, target in self._targets.items():
             if self._is_quiet(name, severity, wall):
                 continue
-            if state == "end":
-                if name in told and target.end:
-                    changes.append(name)
-            elif _is_news(told.get(name), severity):
+            if _is_news(told.get(name), severity):
                 alerts.append(name)
             elif target.replaces:
                 changes.append(name)
@@ -85,7 +90,7 @@ class Targets:
         return end if end < wall + LONGEST_S else None
 
 
-NO_TARGETS = Targets({}, ZoneInfo(str(UTC)))
+NO_TARGETS = Targets((), {}, ZoneInfo(str(UTC)))
 
 
 def _is_news(known: Severity | None, severity: Severity) -> bool:

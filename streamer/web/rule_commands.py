@@ -24,7 +24,7 @@ from streamer.web.auth import access_of, read_body
 T = TypeVar("T", bound=Settings)
 
 SCRAPE_S = 1.0
-"""Time for the rules process to answer a scrape of the metrics."""
+"""Time for the rules process to answer where its state is a part of the answer, as in the metrics."""
 
 
 class _Mode(Settings):
@@ -81,7 +81,7 @@ class RuleCommands:
         return await self.execute(Feedback(by=by, incident=given.incident, verdict=given.verdict))
 
     async def scrape(self) -> dict[str, Any] | None:
-        """Return the state for the metrics, or None if there is none now."""
+        """Return the state, or None if the rules process does not answer soon."""
         try:
             return await asyncio.to_thread(command_rules, self.runtime, ShowRules(), SCRAPE_S)
         except (ConfigError, NoReply):

@@ -16,6 +16,7 @@ from streamer.events.build import unix_time
 from streamer.events.schema import IncidentEvent
 from streamer.events.verdicts import Judgement, Precision, VerdictFile, precision
 from streamer.web.monitor.incident_list import KEPT, IncidentList
+from streamer.web.rule_commands import RuleCommands
 
 Text = Annotated[str | None, Query(max_length=200)]
 
@@ -31,6 +32,7 @@ class RuleHandlers:
     """Hashes of each rule's definition on its streams."""
     incidents: IncidentList
     verdicts: VerdictFile
+    commands: RuleCommands
 
     async def list_incidents(
         self,
@@ -55,10 +57,13 @@ class RuleHandlers:
         return JSONResponse({"complete": self.incidents.position is not None, "count": len(found), "incidents": shown})
 
     async def list_rules(self) -> JSONResponse:
-        """The rules of the config with their state."""
-        return JSONResponse({"rules": [self._rule(name) for name in self.config.rules]})
+        """The rules of the config with their state, the mode and the running snoozes."""
+        known = await self.commands.scrape() if self.config.rules else None
+        shared = {"modes": list(self.config.modes)} | {key: known and known[key] for key in ("mode", "snoozes")}
+        rules = [self._rule(name, None if known is None else known["mode"]) for name in self.config.rules]
+        return JSONResponse({**shared, "rules": rules})
 
-    def _rule(self, name: str) -> dict[str, Any]:
+    def _rule(self, name: str, mode: str | None) -> dict[str, Any]:
         rule = self.config.rules[name]
         judged = [precision(self.verdicts.judgements().values(), name, of) for of in (self.hashes[name], None)]
         found = [one for one in self.incidents.newest_first() if one.data.rule == name]
@@ -66,6 +71,8 @@ class RuleHandlers:
             "name": name,
             "condition": str(rule.when),
             "severity": rule.severity,
+            "modes": rule.modes,
+            "armed": True if rule.modes is None else mode and mode in rule.modes,
             "between": None if rule.between is None else rule.between.text,
             "streams": sorted(self.answering[name].tasks),
             "open": sum(one.data.state != "end" for one in found),

@@ -65,6 +65,18 @@ def test_check_prints_the_config_without_secrets(streamer: Run, monkeypatch: pyt
     assert "s3cretword" not in output + errors
 
 
+def test_check_prints_which_rules_a_mode_arms(streamer: Run) -> None:
+    Path("home.yaml").write_text(
+        "streams: {a: {source: synthetic, tasks: [{task: object_detection}]}}\n"
+        "modes: {home: {}, away: {at: '0 7 * * *'}}\n"
+        "rules: {dog: {when: {label: dog}}, thief: {when: {label: person}, modes: [away]}}"
+    )
+    code, output, _ = streamer("check", "home.yaml")
+    assert code == 0
+    assert "mode home, at the first start: dog armed" in output
+    assert "mode away, from 0 7 * * *: dog, thief armed" in output
+
+
 def test_check_reports_a_sink_that_cannot_write(streamer: Run) -> None:
     Path("home.yaml").write_text(
         "streams: {a: {source: synthetic, tasks: [{task: ocr}]}}\nsinks: [{kind: jsonl, path: no/such/folder/a.jsonl}]"

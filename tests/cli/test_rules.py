@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from streamer.cli.main import app
+from streamer.config.changes import Change, SavedChanges
 from streamer.core.errors import ConfigError
 from streamer.events.ledger import Ledger
 from streamer.events.schema import encode
@@ -92,3 +93,15 @@ def test_list_prints_precision_and_a_better_threshold(config: Path, capsys: pyte
 def test_verdict_must_be_right_or_wrong() -> None:
     with pytest.raises(ConfigError, match="the verdict is `right` or `wrong`, not `perhaps`"):
         app(["rules", "feedback", "c0ffee", "perhaps"], standalone_mode=False)
+
+
+def test_replay_uses_saved_changes(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The rule runs on a task that was added to the running agent with `--save`."""
+    people = {"task": "object_detection", "name": "people"}
+    raw = STORY.config().raw
+    gate = {**raw["streams"]["gate"], "tasks": [{"task": "caption", "name": "scene"}]}
+    yard = {"source": "synthetic", "tasks": [people]}  # else no stream could answer the rule
+    config.write_text(json.dumps({**raw, "streams": {"gate": gate, "yard": yard}}))
+    assert output(capsys, "test", "story", "--config", str(config)) == ["0 incidents in the last 7d"]
+    SavedChanges(tmp_path / "streamer" / "home").add(Change("add", "gate", "people", people))
+    assert output(capsys, "test", "story", "--config", str(config))[-1] == "1 incidents in the last 7d"

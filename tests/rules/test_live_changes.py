@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from streamer.events.ledger import Ledger
 from streamer.events.ledger.query import LedgerQuery
 from streamer.events.schema import Event, IncidentEvent
 from streamer.rules.engine import Engine
+from streamer.rules.learning import learn
 from streamer.rules.replay import replay
+from streamer.rules.unusual import UnusualState
 from tests.support.stories import START, Story, run
 
 PEOPLE = {"task": "object_detection", "name": "people"}
@@ -122,3 +125,30 @@ def test_change_that_does_not_fit_changes_nothing() -> None:
     bad = [change(0, "added", "x", {"task": "no_such"}), change(0, "added"), change(0, "removed", "unknown")]
     elsewhere = at(0, task_event("home", "garden", "people", "removed"))
     assert told(run(engine, [*bad, elsewhere, *answers(SEEN)])) == [("start", None)]
+
+
+def test_added_task_teaches_what_is_usual(tmp_path: Path) -> None:
+    """The ledger has answers of a task that was removed; live rules and a replay learn from them at the same place."""
+    days = "\n".join(f"{86400 * day} person" for day in range(9))
+    history, day = answers(days), 86400.0
+    events = [
+        *history, change(9 * day, "removed"), change(9 * day + 1, "added", keys=PEOPLE),
+        *answers(f"{9 * day + 2} person\n{9 * day + 6 * 3600} person"),
+    ]  # fmt: skip
+    found = config({"label": "person", "unusual": True}, PEOPLE)
+    with Ledger(tmp_path / "ledger.db", "home") as ledger:
+        ledger.commit(events)
+    engine, live = Engine(found), list[IncidentEvent]()
+    with closing(LedgerQuery(tmp_path / "ledger.db")) as query:
+        list(learn(query, engine, 0))
+        for position, event in enumerate(events, 1):
+            live += engine.process(event)
+            assert bool(engine.new) == (event.subject == "task.added")
+            list(learn(query, engine, position))
+        assert list(replay(query, found, found.rules, None)) == live
+    activity = engine.activities.get("r", "gate")
+    assert activity is not None
+    (leaf,) = activity.leaves
+    assert isinstance(leaf.state, UnusualState)
+    assert [len(days) for days in leaf.state.answered if days] == [1, 10]
+    assert ("r", "gate") in engine.activities.changed

@@ -149,3 +149,18 @@ def test_another_target_leaves_an_open_incident_alone() -> None:
     run(first, story.events())
     changed, _ = config({}, {"notify": []}, "")
     assert Engine(changed).load(first.save()) == []
+
+
+def test_end_after_a_change_of_the_config_reaches_who_was_alerted() -> None:
+    """The rule is removed, or has another target now, while its incident is open."""
+    made, story = config({"end": True}, {}, "0 person")
+    first = Engine(made)
+    assert told(run(first, story.events())) == ["0 start"]
+    without = from_mapping({**made.raw, "rules": {}})
+    (end,) = Engine(without).load(first.save())
+    assert (end.data.state, end.data.notify, end.data.silent) == ("end", ("phone",), True)
+    other, _ = config({"end": True}, {"notify": []}, "")
+    second = Engine(other)
+    assert second.load(first.save()) == []
+    gone = Story("", {}, seconds(1, 13, "-"), [], ids="later")
+    assert told(run(second, gone.events())) == ["10 end silent"]

@@ -63,6 +63,15 @@ def test_rules_are_listed_with_their_state(scene: RulesScene) -> None:
     assert (dog["open"], dog["last"], dog["between"]) == (0, None, "22:00-06:00")
 
 
+def test_rules_are_listed_with_mode_and_snoozes(scene: RulesScene) -> None:
+    scene.post("/api/rules/snooze", {"rule": "dog", "for": "1h"})
+    answer = scene.web.get("/api/rules").json()
+    scene.post("/api/rules/snooze", {"off": True})
+    assert (answer["modes"], answer["mode"]) == (["home", "away"], "home")
+    assert [(one["rule"], one["stream"]) for one in answer["snoozes"]] == [("dog", None)]
+    assert [(one["modes"], one["armed"]) for one in answer["rules"]] == [(None, True), (["away"], False)]
+
+
 def test_verdict_changes_the_precision_of_its_rule(scene: RulesScene) -> None:
     incident = scene.play(0.7)
     assert scene.listed(incident)["verdict"] is None

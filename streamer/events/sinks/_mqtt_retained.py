@@ -35,7 +35,8 @@ class RetainedMessages:
         self._modes = context.modes if "statuses" in kinds else ()
         self._mode_topic = mode_topic(base)
         now = context.rules_state(position) if rules or self._modes else RulesState()
-        self._rules = RuleStates(base, rules, now.open_incidents) if rules else None
+        # Without rules too: the broker may retain the states of removed ones.
+        self._rules = RuleStates(base, rules, now.open_incidents) if "incidents" in kinds else None
         self._discovery = Discovery(base, context, kinds, commands) if home_assistant else None
         self.current: dict[str, bytes] = {self.will.topic: b"online"}
         """Messages by topic; an empty one makes the broker forget the topic."""

@@ -105,7 +105,10 @@ def test_states_of_removed_rules_are_cleared(tmp_path: Path) -> None:
             sink.write([(2, encode(incident("end", 1)))])  # the rules process ends the incident of a removed rule
             states = {name for name in found(broker) if "incident." in name}
 
-    assert states == {"streamer/home/streams/yard/incident.dog/status", *other}
+        assert states == {"streamer/home/streams/yard/incident.dog/status", *other}
+        with closing(opened(broker, {})) as sink:  # the last rule is gone
+            sink.idle()
+            until(lambda: {one for one in found(broker, sink=sink) if "incident." in one} == set(other), FEW_S, "none")
 
 
 def test_home_assistant_discovers_rules(tmp_path: Path) -> None:
