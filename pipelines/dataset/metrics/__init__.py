@@ -1,0 +1,1 @@
+"""Measures of answers against the truth, one module per kind of answer."""
