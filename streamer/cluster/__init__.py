@@ -1,0 +1,1 @@
+"""Several hosts: which host runs which streams of a config."""
