@@ -17,15 +17,10 @@ AVX2_ONLY := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 ENGINE_TESTS := tests/pipelines/florence2
 LEFT_OUT := training test_benchmarks.py test_checkpoint.py test_dtype.py test_exactness.py test_parse.py test_tasks.py
 
-# Two files of tests run at a time, each in one process, which makes its fixtures once. These files run alone: their tests
-# measure time, or run a whole agent.
-SERIAL_TESTS := tests/agent tests/capture/test_odd_cameras.py tests/cli/test_top.py tests/docs/test_contributing.py \
-  tests/docs/test_reverse_proxy.py tests/events/test_subscribe.py tests/events/sinks/test_webhook.py \
-  tests/inference/test_quarantine.py tests/processes/test_capture.py tests/processes/test_control.py \
-  tests/processes/test_fork_server.py tests/processes/test_infer.py tests/processes/test_supervisor.py \
-  tests/processes/test_systemd.py tests/processes/test_view.py tests/video/outputs tests/web/test_app.py \
-  tests/web/test_floods.py tests/web/test_page.py
+# Two files of tests run at a time, each in one process, which makes its fixtures once. Then the tests with the mark `alone`
+# run one after another, from the files that have it.
 PARALLEL := -n 2 --dist loadfile
+WITH_MARK = $(shell grep -rl pytest.mark.alone tests --include='test_*.py')
 
 .PHONY: demo test check chaos bench tiny-model pictures system-packages clean
 
@@ -36,8 +31,8 @@ test: system-packages check
 ifneq ($(ARGS),)
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/python -m pytest $(PARALLEL) $(addprefix --ignore=,$(SERIAL_TESTS))
-	$(BIN)/python -m pytest $(SERIAL_TESTS)
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not alone'
+	$(BIN)/python -m pytest -m alone $(WITH_MARK)
 	@echo "running the tests of the engines once more, limited to AVX2"
 	$(AVX2_ONLY) $(BIN)/python -m pytest $(PARALLEL) $(ENGINE_TESTS) $(addprefix --ignore=$(ENGINE_TESTS)/,$(LEFT_OUT))
 endif

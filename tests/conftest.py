@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from streamer.core import redact
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Shorten the temporary folder of a test process that runs beside others: paths of sockets are limited."""
+    if worker := getattr(config, "workerinput", None):
+        folder = Path(config.option.basetemp)
+        config.option.basetemp = str(folder.with_name(worker["workerid"].removeprefix("gw")))
 
 
 @pytest.fixture(autouse=True)

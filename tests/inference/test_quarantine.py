@@ -148,6 +148,7 @@ def run_faulty(folder: Path, streams: dict[str, Any], **model: Any) -> RunningAg
     return RunningAgent(folder, ["run", str(file)], folder / "events.jsonl", environment)
 
 
+@pytest.mark.alone("rate of answers")
 def test_guilty_task_of_eight_is_paused_and_others_go_on(tmp_path: Path) -> None:
     names = ("caption", "detailed_caption", "object_detection", "ocr")
     camera = {

@@ -53,6 +53,7 @@ def colourfulness(image: Image) -> float:
     return float(np.ptp(image[20:].astype(int), axis=2).mean())
 
 
+@pytest.mark.alone("pictures per second")
 def test_output_keeps_camera_rate_without_answers_or_camera(tmp_path: Path) -> None:
     """Camera rate with answers, then without them, then without a camera, and again with both."""
     config = view_config(MJPEG)
@@ -141,6 +142,7 @@ def test_killed_view_leaves_playable_files_and_restarts(tmp_path: Path) -> None:
     assert all(float(probe["start_time"]) == 0 for probe in probes)
 
 
+@pytest.mark.alone("pictures per second")
 def test_camera_outage_leaves_no_gap_in_the_output(tmp_path: Path) -> None:
     """An RTSP camera is away for 8 s. MP4 (one file) and Motion JPEG keep their rate, greyed meanwhile."""
     folder = tmp_path / "video"
