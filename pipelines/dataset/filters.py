@@ -25,7 +25,7 @@ class AnsweredPicture:
 
     image: str
     answers: Mapping[str, Answer]
-    """By task; of several answers of one task, with different texts, the shapes of all."""
+    """Answers by task; of several answers of one task, with different texts, the shapes of all."""
     stream: str | None = None
     taken_at: float | None = None
 
@@ -36,7 +36,7 @@ Filter = Callable[[Sequence[AnsweredPicture], Objects], Objects]
 
 @dataclass(frozen=True, slots=True)
 class FilterRow:
-    """What one filter did."""
+    """Outcome of one filter."""
 
     name: str
     why: str

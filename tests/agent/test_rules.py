@@ -9,6 +9,9 @@ from pathlib import Path
 from tests.support.agents import RunningAgent, assert_no_duplicates, until
 from tests.support.killed_rules import CONFIG, incidents, replayed, without_sequence, wrong_orders
 
+START_S = 90.0
+"""Seconds to load torch and the model on a busy machine."""
+
 
 def test_killed_processes_repeat_and_miss_nothing(tmp_path: Path) -> None:
     config, everything, alone = tmp_path / "home.yaml", tmp_path / "all.jsonl", tmp_path / "incidents.jsonl"
@@ -19,10 +22,10 @@ def test_killed_processes_repeat_and_miss_nothing(tmp_path: Path) -> None:
     config.write_text(json.dumps({**CONFIG, "sinks": sinks}))
     moments = random.Random(20)
     with RunningAgent(tmp_path / "agent", ["run", str(config)], everything) as agent:
-        agent.wait_for_results(5, 40)
+        agent.wait_for_results(5, START_S)
         for child in ("rules", "emit", "infer"):
             agent.kill(child)
-            agent.wait_for_results(len(agent.results()) + moments.randint(3, 8), 40)
+            agent.wait_for_results(len(agent.results()) + moments.randint(3, 8), START_S)
         agent.stop()
         live = incidents(agent.events())
     assert_no_duplicates(live)
@@ -33,7 +36,7 @@ def test_killed_processes_repeat_and_miss_nothing(tmp_path: Path) -> None:
     # The cameras' last events can reach the ledger after the rules have stopped; the next start reads them.
     ids = {one["id"] for one in again}
     with RunningAgent(tmp_path / "agent", ["run", str(config)], everything) as agent:
-        until(lambda: ids <= {one["id"] for one in incidents(agent.events())}, 40, "the rest of the incidents")
+        until(lambda: ids <= {one["id"] for one in incidents(agent.events())}, START_S, "the rest of the incidents")
         agent.stop()
         assert_no_duplicates(incidents(agent.events()))
     assert {one["data"]["rule"] for one in live} >= {"stays", "works"}

@@ -23,7 +23,8 @@ from tests.support.tcp_server import TcpServer
 TOKEN = "S3cret20-token-token"
 ENVIRONMENT = {"CAM_PASSWORD": "ENVSECRET31", "CAM_CREDENTIAL": "ENVSECRET32", "HOOK_TOKEN": "ENVSECRET33"}
 STREAMS = {f"a{number}" for number in range(1, 8)}
-MARK = re.compile(rb"(?:S3cret|ENVSECRET)\d\d")
+WORDS = (b"S3cret", b"ENVSECRET")
+MARK = re.compile(b"(?:%b)" % b"|".join(WORDS) + rb"\d\d")
 
 Answer = Callable[[bytes, bytes], bytes]
 """Returns a response for the first line of a request and its Authorization header."""
@@ -127,12 +128,17 @@ def test_running_agent_shows_no_secret_anywhere(tmp_path_factory: pytest.TempPat
         agent.stop()
         shown["log"] = agent.errors.read_bytes()
         shown["events file"] = (tmp_path / "events.jsonl").read_bytes()
-    leaks = {where: sorted(set(MARK.findall(text))) for where, text in shown.items() if MARK.search(text)}
-    assert leaks == {}
+    leaks = {where: sorted(set(MARK.findall(text))) for where, text in shown.items() if has_word(text)}
+    assert not any(leaks.values()), leaks
     assert len(shown) > 25
     assert b"a1" in shown["/api/streams"]
     assert b"a1" in shown["top"]
     assert b"stream a1" in shown["doctor"]
+
+
+def has_word(text: bytes) -> bool:
+    """Return whether a secret may be in a text. A regular expression would take a minute for all files of an agent."""
+    return any(word in text for word in WORDS)
 
 
 def _log(agent: RunningAgent) -> str:
