@@ -16,6 +16,7 @@ def cross_problems(config: Any) -> Iterator[Problem]:
     """Yield the problems of the parts of a config with each other. `config`: an instance of `schema_model()`."""
     yield from _repeated_names(config)
     yield from _shared_files(config)
+    yield from _shared_devices(config)
     yield from _bad_outputs(config)
     yield from _unknown_zones(config)
     yield from _bad_targets(config)
@@ -50,6 +51,17 @@ def _shared_files(config: Any) -> Iterator[Problem]:
                     f"`{path}` or a rotated file of it is also a file of another sink or output",
                 )
             owners |= files
+
+
+def _shared_devices(config: Any) -> Iterator[Problem]:
+    """Yield the sinks that would replace the discovery messages of another one: Home Assistant knows a device once."""
+    owners: dict[tuple[str, int], str] = {}
+    for index, sink in enumerate(config.sinks):
+        if getattr(sink, "home_assistant", False):
+            owner = owners.setdefault(sink.address, sink.name)
+            if owner != sink.name:
+                problem = f"the sink `{owner}` has it too, with the same broker: each would replace the other's devices"
+                yield ("sinks", index, "home_assistant"), problem
 
 
 def _unknown_zones(config: Any) -> Iterator[Problem]:

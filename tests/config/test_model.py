@@ -349,6 +349,15 @@ def test_duplicate_sink_names_are_rejected(here: Path) -> None:
     assert line.startswith("home.yaml:8: sinks[1]: a second sink with the name `jsonl`")
 
 
+def test_one_home_assistant_gets_devices_from_one_sink(tmp_path: Path) -> None:
+    sinks = "sinks:\n  - {kind: mqtt, url: 'mqtt://hub', home_assistant: true}\n"
+    same = "  - {kind: mqtt, name: b, url: 'mqtt://user:secret@HUB:1883', topic: x, home_assistant: true}\n"
+    (line,) = problems(tmp_path, MINIMAL + sinks + same)
+    assert line.startswith("home.yaml:8: sinks[1].home_assistant: the sink `mqtt` has it too, with the same broker")
+    for other in (same.replace("HUB", "other"), same.replace(", home_assistant: true", "")):
+        assert len(load(tmp_path, MINIMAL + sinks + other).sinks) == 2
+
+
 def test_all_problems_are_reported_together(here: Path) -> None:
     lines = problems(
         here, "agnt: a\n" + MINIMAL.replace("object_detection", "object_detecton, every: 0s") + "sink: []\n"

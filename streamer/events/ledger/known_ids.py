@@ -18,6 +18,7 @@ def is_known(db: apsw.Connection, event_id: str) -> bool:
 def delete_events(db: apsw.Connection, first: int, last: int) -> None:
     """Delete the events up to position `last`, of which `first` is the oldest, and remember their ids."""
     ids = db.execute("DELETE FROM events WHERE pos <= ? RETURNING id, pos", (last,)).fetchall()
+    db.execute("DELETE FROM incident WHERE pos <= ?", (last,))
     db.execute("DELETE FROM words WHERE rowid BETWEEN ? AND ?", (first, last))
     db.execute("DELETE FROM deleted WHERE pos <= ?", (last - KEPT,))
     db.executemany("INSERT OR REPLACE INTO deleted VALUES (?, ?)", ids)

@@ -24,8 +24,6 @@ from streamer.events.ledger.schema import checked, connect_readonly
 
 log = logging.getLogger(__name__)
 
-_HEAD = 100
-"""First bytes of an event, which hold its type."""
 SPAN = 5000
 """Events that one read of a search looks at, so that it holds the connection for a few hundredths of a second."""
 
@@ -43,14 +41,14 @@ class Filter:
     """Words that must all be in the answer, in any grammatical form; `per*` matches every word that begins so."""
     since: float | None = None
     """Accepted at this unix second or later."""
-    type: str | None = None
-    """The event's type, such as `streamer.incident.v1`."""
+    incidents: bool = False
+    """Incident events only."""
 
     @property
     def scans(self) -> bool:
         """Return whether a search looks into each event, without an index."""
-        looked_at = (self.stream, self.task, self.text, self.type)
-        return self.search is None and any(value is not None for value in looked_at)
+        looked_at = (self.stream, self.task, self.text)
+        return self.search is None and not self.incidents and any(value is not None for value in looked_at)
 
 
 _Value = int | float | str | bytes
@@ -243,9 +241,8 @@ def check_readable(path: Path) -> None:
 def _query(after: int, head: int, limit: int, filter: Filter, newest: bool) -> tuple[str, list[_Value]]:
     terms = ["pos > ?", "pos <= ?"]
     values: list[_Value] = [after, head]
-    if filter.type is not None:
-        terms.append(f"instr(substr(body, 1, {_HEAD}), ?)")
-        values.append(f'"type":{json.dumps(filter.type)}'.encode())
+    # A cross join reads the first table from end to end, so incidents are found without the events between them.
+    table = "incident CROSS JOIN events USING (pos)" if filter.incidents else "events"
     for key, value in (("stream", filter.stream), ("subject", filter.task)):
         if value is not None:
             # Quotes inside a JSON text are escaped, so this matches the key only.
@@ -262,7 +259,7 @@ def _query(after: int, head: int, limit: int, filter: Filter, newest: bool) -> t
         values.append(filter.since)
     terms.append("is_intact(pos, crc, body)")
     order = "DESC" if newest else "ASC"
-    return f"SELECT pos, body FROM events WHERE {' AND '.join(terms)} ORDER BY pos {order} LIMIT ?", [*values, limit]
+    return f"SELECT pos, body FROM {table} WHERE {' AND '.join(terms)} ORDER BY pos {order} LIMIT ?", [*values, limit]
 
 
 def _fts_query(text: str) -> str:

@@ -11,7 +11,7 @@ from zlib import crc32
 import apsw
 from pydantic_core import from_json
 
-from streamer.events.schema import Event, ResultEvent
+from streamer.events.schema import Event, IncidentEvent, ResultEvent
 
 VERSION = 2
 BUSY_MS = 5000
@@ -50,8 +50,10 @@ CREATE VIRTUAL TABLE words USING fts5
 ADDED_TABLES = """
 CREATE TABLE IF NOT EXISTS sending (sink TEXT PRIMARY KEY, pos INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS deleted (id TEXT PRIMARY KEY, pos INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS incident (pos INTEGER PRIMARY KEY);
 """
-"""Tables that an older file of this version lacks: events in delivery, and ids of the events deleted last."""
+"""Tables that an older file of this version lacks: events in delivery, ids of the events deleted last, and positions of
+the incident events, which are few: an index by type would have an entry for each event."""
 
 
 def connect(path: Path, synchronous: str) -> apsw.Connection:
@@ -128,6 +130,8 @@ def is_event(body: object) -> bool:
 def insert(db: apsw.Connection, row: tuple[Any, ...], event: Event) -> None:
     """Insert an event: its row for the table `events`, and its text for searches."""
     db.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    if isinstance(event, IncidentEvent):
+        db.execute("INSERT INTO incident VALUES (?)", (row[0],))
     if text := _search_text(event):
         db.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (row[0], text))
 

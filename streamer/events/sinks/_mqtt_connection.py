@@ -70,8 +70,7 @@ class Broker:
 
     @property
     def address(self) -> tuple[str, int]:
-        parts = urlsplit(self.url.reveal())
-        return parts.hostname or "", parts.port or (8883 if self.tls else 1883)
+        return broker_address(self.url)
 
     def __str__(self) -> str:
         host, port = self.address
@@ -89,6 +88,12 @@ class Broker:
             raise ClosedWithoutReason(f"{prefix}: {_cause(error)}") from None
         except (OSError, AddressError, WireError, ConfigError, ValueError) as error:
             raise SinkError(f"{prefix}: {_cause(error).removeprefix(f'{self.address[0]}: ')}") from None
+
+
+def broker_address(url: Url) -> tuple[str, int]:
+    """Return host and port of a broker's URL."""
+    parts = urlsplit(url.reveal())
+    return parts.hostname or "", parts.port or (8883 if url.scheme == "mqtts" else 1883)
 
 
 def _cause(error: Exception) -> str:

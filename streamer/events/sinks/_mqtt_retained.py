@@ -35,7 +35,7 @@ class RetainedMessages:
         self._modes = context.modes if "statuses" in kinds else ()
         self._mode_topic = mode_topic(base)
         now = context.rules_state(position) if rules or self._modes else RulesState()
-        # Without rules too: the broker may retain the states of removed ones.
+        # Without rules too: the end of an incident of a removed rule clears its state.
         self._rules = RuleStates(base, rules, now.open_incidents) if "incidents" in kinds else None
         self._discovery = Discovery(base, context, kinds, commands) if home_assistant else None
         self.current: dict[str, bytes] = {self.will.topic: b"online"}
@@ -51,7 +51,7 @@ class RetainedMessages:
     def subscriptions(self) -> tuple[str, ...]:
         """Topic filters of the messages of earlier runs."""
         discovery = () if self._discovery is None else (DEVICES,)
-        return discovery if self._rules is None else (*discovery, self._rules.topics)
+        return discovery if self._rules is None or self._rules.is_empty else (*discovery, self._rules.topics)
 
     def on_event(self, event: Mapping[str, Any]) -> dict[str, bytes]:
         """Return the messages that change by an event, in the order in which they must be published."""

@@ -29,6 +29,11 @@ class RuleStates:
         self._own_topic = re.compile(states)
 
     @property
+    def is_empty(self) -> bool:
+        """Return whether there are no rules."""
+        return not self._rules
+
+    @property
     def topics(self) -> str:
         """Filter of the topics of all states."""
         return stream_topic(self._base, "+/+/+")

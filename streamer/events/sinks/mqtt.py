@@ -22,7 +22,7 @@ import contextlib
 import json
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -35,10 +35,11 @@ from streamer.core.redact import Url, require_scheme
 from streamer.core.settings import Name, Seconds
 from streamer.events.sinks._base import NetworkSinkSettings, SinkContext, SinkProgress
 from streamer.events.sinks._mqtt_commands import Commands
-from streamer.events.sinks._mqtt_connection import Broker, Connection
-from streamer.events.sinks._mqtt_faults import MAX_ATTEMPTS, STABLE_S, Suspect, Takeovers
+from streamer.events.sinks._mqtt_connection import Broker, Connection, broker_address
+from streamer.events.sinks._mqtt_faults import STABLE_S, Suspect, Takeovers
 from streamer.events.sinks._mqtt_packets import FAILURE, Message, Puback, describe
 from streamer.events.sinks._mqtt_retained import RetainedMessages
+from streamer.events.sinks._mqtt_states import StatePublisher
 from streamer.events.sinks._mqtt_topics import client_id, event_topic, source_topic
 from streamer.events.sinks._settled import SettledEvents
 from streamer.types import Sink
@@ -84,6 +85,11 @@ class Mqtt(NetworkSinkSettings):
                 raise ValueError(f"{key}: only allowed with mqtts://")
         return self
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the broker."""
+        return broker_address(self.url)
+
     def check(self) -> None:
         if self.url.scheme == "mqtts":
             self.tls_context()
@@ -114,8 +120,7 @@ class _MqttSink:
         self._takeovers = Takeovers()
         self._settled = SettledEvents(progress)
         self._suspect = Suspect()
-        self._state_failures: Counter[str] = Counter()  # by topic, connections lost in a row
-        self._left_out: set[str] = set()  # topics of retained messages that the broker refuses: some then disconnect
+        self._states = StatePublisher(self._broker, settings.in_flight)
 
     def write(self, events: Sequence[tuple[int, bytes]]) -> None:
         with self._open_connection() as connection:
@@ -159,7 +164,7 @@ class _MqttSink:
             self._connection.abandon()
             self._connection, lived = None, time.monotonic() - self._connected_at
             # If one message is the oldest unacknowledged one each time, it is the cause.
-            is_message = max(self._suspect.losses, 0, *self._state_failures.values()) > 1
+            is_message = max(self._suspect.losses, self._states.losses) > 1
             taken_s = self._takeovers.on_lost(error, lived, is_message)
             if taken_s is not None:
                 return SinkError(
@@ -176,9 +181,8 @@ class _MqttSink:
         for topic_filter in (*self._retained.subscriptions, *self._commands.subscriptions):
             connection.subscribe(topic_filter)
         # A message on which the broker ends the connection must not keep all events from it.
-        late = {topic for topic, failures in self._state_failures.items() if failures >= MAX_ATTEMPTS}
-        current = self._retained.current
-        self._publish_states(connection, {topic: body for topic, body in current.items() if topic not in late})
+        late, current = self._states.late, self._retained.current
+        self._states.publish(connection, {topic: body for topic, body in current.items() if topic not in late})
         self._retained.postpone(late)
 
     def _on_message(self, message: Message) -> None:
@@ -186,33 +190,7 @@ class _MqttSink:
         self._commands.on_message(message)
 
     def _publish_found(self, connection: Connection) -> None:
-        self._publish_states(connection, self._retained.take_found())
-
-    def _publish_states(self, connection: Connection, messages: dict[str, bytes]) -> None:
-        """Publish one retained message at a time, within any limit of the broker. One that it refuses is left out."""
-        for topic, body in messages.items():
-            if topic in self._left_out:
-                continue
-            encoded = connection.encode(Message(topic, body, retain=True), "text/plain")
-            if encoded is None:
-                self._leave_out(topic, "larger than the broker accepts")
-                continue
-            message_id, packet = encoded
-            self._state_failures[topic] += 1
-            connection.send(packet)
-            sent_at = time.monotonic()
-            while (ack := connection.next_ack(sent_at)).message_id != message_id:
-                pass
-            del self._state_failures[topic]
-            if ack.reason >= FAILURE:
-                self._leave_out(topic, describe(ack.reason))
-
-    def _leave_out(self, topic: str, reason: str) -> None:
-        """Never publish this retained message again."""
-        log.warning(
-            "%s refuses the retained message on %s: %s: left out until the next start", self._broker, topic, reason
-        )
-        self._left_out.add(topic)
+        self._states.publish(connection, self._retained.take_found())
 
     def _deliver(self, connection: Connection, events: Sequence[tuple[int, bytes]]) -> None:
         """Publish all events, at most `in_flight` unacknowledged messages at a time."""
@@ -241,7 +219,7 @@ class _MqttSink:
                     continue
                 if topic := states.pop(ack.message_id, None):
                     if ack.reason >= FAILURE:
-                        self._leave_out(topic, describe(ack.reason))
+                        self._states.leave_out(topic, describe(ack.reason))
                 else:
                     self._check(ack, position)
                 del unacked[ack.message_id]
@@ -273,7 +251,7 @@ class _MqttSink:
             return
         yield encoded
         for topic, state in self._retained.on_event(event).items():
-            if topic in self._left_out:
+            if topic in self._states.left_out:
                 continue
             if (encoded := connection.encode(Message(topic, state, retain=True), "text/plain")) is not None:
                 states[encoded[0]] = topic

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,13 +11,11 @@ from streamer.events.ledger.query import Entry, Filter, LedgerQuery
 from streamer.events.schema import IncidentEvent, decode
 from streamer.web.monitor.event_follower import EventFollower
 
-log = logging.getLogger(__name__)
-
-INCIDENT = Filter(type="streamer.incident.v1")
+INCIDENTS = Filter(incidents=True)
 KEPT = 500
 """Incidents that are kept: the newest, and older ones only while they are open."""
-LOOK_BACK, LOOK_BACK_S = 2000, 3.0
-"""Incident events read at the start, and longest time to find them, which also delays a stop of the agent."""
+LOOK_BACK = 2000
+"""Incident events read at the start: the newest, whatever other events are between them."""
 BATCH = 500
 """Events per read."""
 
@@ -41,15 +38,13 @@ class IncidentList:
     async def run(self) -> None:
         """Read the past incidents, then the new ones until the follower is closed."""
         loop = asyncio.get_running_loop()
-        past = await loop.run_in_executor(self._thread, self._query.newest, LOOK_BACK, INCIDENT, LOOK_BACK_S)
-        if past.cut_at is not None:
-            log.info("incidents before position %d are not listed: the ledger is large", past.cut_at)
+        past = await loop.run_in_executor(self._thread, self._query.newest, LOOK_BACK, INCIDENTS)
         position = past.position
         self._add(past.entries)
         self.position = position
         while not self._follower.closed:
             changed = self._follower.changed
-            page = await loop.run_in_executor(self._thread, self._query.after, position, BATCH, INCIDENT)
+            page = await loop.run_in_executor(self._thread, self._query.after, position, BATCH, INCIDENTS)
             self._add(page.entries)
             if page.position == position:
                 await changed.wait()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import closing
 from pathlib import Path
 
 from streamer.events.ledger import Ledger
+from streamer.events.ledger.cursor import advance_reader
 from streamer.events.ledger.query import SPAN, Filter, LedgerQuery, Page
-from tests.support.sample_events import event
+from streamer.events.ledger.retention import Retention
+from tests.support.sample_events import event, incident
 
 
 def test_query_reads_a_new_ledger_from_its_start(tmp_path: Path) -> None:
@@ -36,3 +40,24 @@ def test_search_is_cut_and_continues(tmp_path: Path) -> None:
     assert query.after(SPAN, 3, nothing, seconds=0) == Page([], 2 * SPAN)
     assert query.after(0, 3, nothing) == Page([], 2 * SPAN)
     query.close()
+
+
+def test_incidents_are_found_among_many_other_events(tmp_path: Path) -> None:
+    """Also in a file made before their positions were kept, and after old events were deleted."""
+    with Ledger(tmp_path / "ledger.db", "home", Retention(keep=1.0)) as ledger:
+        ledger.cursors([], ["rules"])  # which keeps events from being deleted
+        ledger.commit([event(seq=0), incident("start", 0)])
+        ledger._db.execute("DROP TABLE incident")
+    incidents = Filter(incidents=True)
+    with closing(LedgerQuery(tmp_path / "ledger.db")) as query:
+        assert query.newest(3, incidents) == Page([], 0), "the ledger is not open for writing yet"
+        with Ledger(tmp_path / "ledger.db", "home", Retention(keep=1.0)) as ledger:
+            ledger.cursors([], ["rules"])
+            ledger.commit([incident("update", 1), *(event(seq=seq) for seq in range(1, 30)), incident("end", 2)])
+            assert [entry.position for entry in query.newest(3, incidents).entries] == [3, 33]
+            assert [entry.position for entry in query.newest(1, incidents).entries] == [33]
+            assert [entry.position for entry in query.after(3, 3, incidents).entries] == [33]
+            assert query.after(33, 3, incidents) == Page([], 33)
+            advance_reader(tmp_path / "ledger.db", "rules", 20)
+            ledger._delete_oldest(33, time.time() + 100)
+            assert ledger._db.execute("SELECT pos FROM incident").fetchall() == [(33,)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from streamer.bus.event_channel import EventClient
 from streamer.core.errors import SinkError
 from streamer.core.redact import Url
-from streamer.events.sinks import IdleSink, Mqtt
+from streamer.events.sinks import IdleSink, Mqtt, RuleInfo
 from streamer.events.sinks._mqtt_faults import MAX_ATTEMPTS
 from tests.support.agents import until
 from tests.support.emit_process import EmitProcess, lines, send_events
@@ -30,8 +30,10 @@ def progress() -> RecordedProgress:
     return RecordedProgress()
 
 
-def opened(broker: ScriptedBroker, progress: RecordedProgress, **keys: object) -> IdleSink:
-    sink = Mqtt(url=Url(broker.url), timeout="500ms", **keys).open(sink_context(), progress)
+def opened(
+    broker: ScriptedBroker, progress: RecordedProgress, rules: Mapping[str, RuleInfo] | None = None, **keys: object
+) -> IdleSink:
+    sink = Mqtt(url=Url(broker.url), timeout="500ms", **keys).open(sink_context(rules=rules or {}), progress)
     assert isinstance(sink, IdleSink)
     return sink
 
@@ -248,6 +250,40 @@ def test_state_that_breaks_the_connection_blocks_no_event(progress: RecordedProg
     assert progress.position == 3
     assert len(failures) == MAX_ATTEMPTS + 1
     assert "another program" not in str(failures[-1])
+
+
+FOUR = {"ladder": RuleInfo(["a", "b", "c", "d"])}
+
+
+def test_retained_messages_are_published_several_at_a_time(progress: RecordedProgress) -> None:
+    """The broker acknowledges none before it has five: the state of the agent and those of a rule on four streams."""
+    held: list[int] = []
+
+    def acks_five(_: bytes, number: int) -> bytes:
+        held.append(number)
+        return b"".join(map(puback, held)) if len(held) == 5 else b""
+
+    with ScriptedBroker(acks(acks_five)) as broker:
+        sink = opened(broker, progress, in_flight=5, rules=FOUR)
+        sink.idle()
+        sink.close()
+    assert len(held) == 5
+
+
+def test_state_that_breaks_the_connection_is_found_among_many(progress: RecordedProgress) -> None:
+    def breaks_at_c(body: bytes, number: int) -> bytes | None:
+        return None if b"/streams/c/" in body and b"sequence" not in body else puback(number)
+
+    failures = 0
+    with ScriptedBroker(acks(breaks_at_c)) as broker:
+        sink = opened(broker, progress, rules=FOUR)
+        while progress.position < 3 and failures < 20:
+            with pytest.raises(SinkError):
+                sink.write(entries(progress.position + 1, 3))
+            failures += 1
+        assert {name for name in b"abd" if b"/streams/%c/" % name in b"".join(broker.published)} == set(b"abd")
+
+    assert (progress.position, failures) == (3, MAX_ATTEMPTS + 1)
 
 
 def test_no_event_is_given_up_while_none_is_accepted(progress: RecordedProgress) -> None:
