@@ -35,6 +35,9 @@ GivenName = Annotated[str, StringConstraints(max_length=64)]
 
 Sender = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 """Name of the user, the access token or the program that sends a command."""
+MAX_STREAMS = 10_000
+"""Largest number of streams of a `RunStreams`: their names fit into one message."""
+MAX_LEASE_S = 3600.0
 MAX_TASK_BYTES = 16_384
 """Largest task of a request, as JSON: the check of a longer text would hold up the parent for seconds."""
 
@@ -94,6 +97,40 @@ class ChangeTask(Command):
         return self
 
 
+class RunStreams(Command):
+    """Run these streams of the config and no others. Answered with `RunningStreams`; repeat it until none is `leaving`.
+
+    A stream that is added starts, one that is left out is given up; the others are not touched. The same command may
+    come again. `streamer run --streams` says with which streams the agent begins.
+    """
+
+    op: Literal["streams.run"] = "streams.run"
+    names: Annotated[list[GivenName], Field(max_length=MAX_STREAMS)]
+    by: Sender
+    """Who decides; stands in the event `streams.changed`."""
+    epoch: int | None = Field(default=None, ge=0)
+    """Number of the decision. A command with a lower one than the last is late and refused."""
+    lease_s: float | None = Field(default=None, gt=0, le=MAX_LEASE_S)
+    """Seconds after which the agent gives up all streams unless a command renews this. None: no limit."""
+    since: float | None = None
+    """Second of CLOCK_BOOTTIME from which on `lease_s` counts, such as that at which the lease was granted. None: the
+    arrival of the command."""
+
+
+class RunningStreams(BaseModel):
+    """Answer to `RunStreams`, and `running` of the answer to `ListTasks`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    running: list[str]
+    """Streams that this agent runs, in the order of the config."""
+    leaving: list[str]
+    """Streams whose processes or jobs have not ended yet. Another agent that runs one now runs it twice."""
+    epoch: int | None = None
+    """The last `epoch`."""
+    lease_left_s: float | None = None
+
+
 class SetTasks(Command):
     """Replace the tasks of a stream in the inference process."""
 
@@ -103,7 +140,7 @@ class SetTasks(Command):
 
 
 class ServeStream(Command):
-    """Serve a stream from now on. Answered with `served`. Only where there are several inference processes."""
+    """Serve a stream from now on. Answered with `served`."""
 
     op: Literal["serve"] = "serve"
     stream: str
@@ -113,6 +150,8 @@ class ServeStream(Command):
     """End of the process before: runs of `at` that were due since then are made up for."""
     quarantine: QuarantineRows = NO_ROWS
     """Suspects and blocked tasks of the stream."""
+    lease: int | None = None
+    """`epoch` of the command with which the agent got the stream: stands in its events."""
 
 
 class ReleaseStream(Command):
@@ -120,6 +159,9 @@ class ReleaseStream(Command):
 
     op: Literal["release"] = "release"
     stream: str
+    is_final: bool = False
+    """No process of this agent will serve the stream: its waiting jobs are dropped, and it is given up even if its
+    capture process does not answer."""
 
 
 class Released(BaseModel):
@@ -180,7 +222,7 @@ RulesChange = SwitchMode | Snooze | Acknowledge | Feedback
 RulesCommand = RulesChange | ShowRules
 RULES: TypeAdapter[RulesCommand] = TypeAdapter(Annotated[RulesCommand, Field(discriminator="op")])
 """Commands to the rules process."""
-ControlCommand = ListTasks | Ask | ChangeTask
+ControlCommand = ListTasks | Ask | ChangeTask | RunStreams
 InferenceCommand = Ask | SetTasks | ServeStream | ReleaseStream
 CONTROL: TypeAdapter[ControlCommand] = TypeAdapter(Annotated[ControlCommand, Field(discriminator="op")])
 """Commands to the parent."""

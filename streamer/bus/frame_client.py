@@ -143,18 +143,21 @@ class FrameClient(Closing):
         self._links[stream] = link = _Link(stream, socket)
         self._ping(link, time.monotonic())  # capture learns at once that an earlier `infer` process is dead
 
-    def disconnect(self, stream: str) -> bool:
+    def disconnect(self, stream: str, is_final: bool = False) -> bool:
         """Give up a stream of which no frame is held. False if its capture process does not confirm that in 0.5 s.
 
         Nothing is sent to it any more, so that another process can be the only one. After False the stream is kept.
+        `is_final`: it is given up in any case, at once if the capture process is not known.
         """
         link = self._links[stream]
+        if is_final and link.generation is None:
+            self._drop(link)
+            return True
         message = Release(**self._head())
         confirmed = self._await_response(link, self._request(link, message, 0.0), time.monotonic() + _CLOSE_S)
-        if confirmed:
-            link.socket.close(linger=0)
-            del self._links[stream]
-        return confirmed
+        if confirmed or is_final:
+            self._drop(link)
+        return confirmed or is_final
 
     def fetch(self, stream: str, request: FrameRequest) -> int:
         """Request a matching frame now and return the request's id. Raises NoBuffer when all buffers are in use."""
@@ -195,6 +198,14 @@ class FrameClient(Closing):
         self._buffers.release(buffer)
         message = Settle(**self._head(), generation=generation, frame=frame.id, outcome=outcome)
         self._send(self._links[frame.stream], message)
+
+    def _drop(self, link: _Link) -> None:
+        """Forget a capture process. It may still write to the buffers of requests that it has not answered."""
+        for pending in link.pending.values():
+            if pending.buffer is not None:
+                self._buffers.replace(pending.buffer)
+        link.socket.close(linger=0)
+        del self._links[link.stream]
 
     def _await_response(self, link: _Link, request: int, deadline: float) -> bool:
         """Return whether the request was answered in time. Other replies are dropped."""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from streamer.config.model import Config
 
 LogFormat = Literal["text", "json"]
+NO_STREAMS = "none"
+"""Value of `--streams`: the agent begins without streams and waits for a command."""
 
 
 def run(
@@ -22,6 +24,10 @@ def run(
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], typer.Option(help="Minimum log level.")
     ] = "info",
+    streams: Annotated[
+        str | None,
+        typer.Option(help="Streams of the config to begin with, such as `gate,yard`, or `none`. Default: all."),
+    ] = None,
 ) -> None:
     """Run an agent until it is stopped.
 
@@ -32,7 +38,18 @@ def run(
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     from streamer.config.model import load
 
-    supervise(load(config), log_level, log_format)
+    loaded = load(config)
+    supervise(loaded, log_level, log_format, streams=None if streams is None else _names(streams, loaded))
+
+
+def _names(option: str, config: Config) -> list[str]:
+    """Return the streams in the value of `--streams`. Raises ConfigError if the config lacks one."""
+    from streamer.config.changes import raw_stream
+
+    names = [] if option == NO_STREAMS else [name.strip() for name in option.split(",")]
+    for name in names:
+        raw_stream(config, name)
+    return names
 
 
 def supervise(config: Config, log_level: str = "info", log_format: LogFormat = "text", **options: Any) -> None:

@@ -201,6 +201,11 @@ def command_event(agent: str, kind: CommandKind, command: CommandData, key: str 
     return event if key is None else event.model_copy(update={"id": _hash([agent, kind, key])})
 
 
+def streams_event(agent: str, streams: Iterable[str], reason: str) -> StatusEvent:
+    """Return the report that the agent runs these streams of its config from now on (`streams.changed`)."""
+    return _status(f"/agents/{agent}", "streams", "changed", reason, streams=tuple(streams))
+
+
 def snapshots_event(agent: str, state: str, reason: str | None, worker: str | None = None) -> StatusEvent:
     """Return the report that snapshots cannot be stored, or can again (`snapshots.down`, `snapshots.up`).
 

@@ -66,6 +66,8 @@ class StatusData(Part):
     """Keys of a task that was added, as in a config."""
     lost: Lost | None = Field(default=None, exclude_if=lambda value: value is None)
     """Events that the sink has missed for good."""
+    streams: tuple[str, ...] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Streams that the agent runs, when they have changed."""
     command: CommandData | None = Field(default=None, exclude_if=lambda value: value is None)
     """Content of a command to the rules."""
 

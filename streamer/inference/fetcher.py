@@ -48,9 +48,12 @@ class FrameFetcher:
         self._streams[name] = _Stream(self._policy.schedules[name])
         self._frames.connect(name)
 
-    def remove(self, name: str) -> bool:
-        """Give up a stream that the policy has no more and that has no jobs. False if capture does not confirm it."""
-        if self._frames.disconnect(name):
+    def remove(self, name: str, is_final: bool = False) -> bool:
+        """Give up a stream that the policy has no more and that has no jobs. False if capture does not confirm it.
+
+        `is_final`: it need not confirm it, because no other process will serve the stream.
+        """
+        if self._frames.disconnect(name, is_final):
             del self._streams[name]
             return True
         self._streams[name].request = None

@@ -2,7 +2,8 @@
 
 A process that releases a stream chooses nothing of it any more, finishes its jobs, and tells capture that it is gone.
 Only then does the parent let another process serve the stream, so no frame has two owners. Schedule and quarantine go
-with the stream. Tracks and drafts start afresh, as after a restart, and overload control is of the device.
+with the stream. Tracks and drafts start afresh, as after a restart, and overload control is of the device. A stream
+that the agent gives up leaves in the same way, without its waiting jobs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from streamer.inference.schedule import Schedule
 from streamer.inference.triggers import Now
 
 RELEASE_S = 2.0
-"""Seconds after which a stream stays here whose capture process has not answered a request for a frame."""
+"""Seconds after which a stream stays here whose capture process has not answered a request for a frame; one that the
+agent gives up leaves then."""
 
 
 class _Leaving(NamedTuple):
@@ -30,6 +32,8 @@ class _Leaving(NamedTuple):
     """The tasks of the schedule as in the config. They may change before the stream has left."""
     until: float
     """Monotonic second."""
+    is_final: bool
+    """As of `ReleaseStream`."""
 
 
 class Handover:
@@ -42,9 +46,11 @@ class Handover:
         fetcher: FrameFetcher,
         in_flight: InFlight,
         feed: ResultPublisher,
+        leases: dict[str, int | None],
     ) -> None:
+        """`leases`: of the streams that are served, as of `ServeStream`; kept up to date here."""
         self._requests, self._policy, self._fetcher = requests, policy, fetcher
-        self._in_flight, self._feed = in_flight, feed
+        self._in_flight, self._feed, self._leases = in_flight, feed, leases
         self._leaving: dict[str, _Leaving] = {}
 
     def advance(self, now: Now) -> bool:
@@ -56,15 +62,18 @@ class Handover:
                     self._serve(command, now)
                     self._requests.reply_to(request, served=True)
                 case ReleaseStream(stream=stream) if stream in self._policy.schedules:
-                    self._release(request, stream, now)
+                    self._release(request, command, now)
                 case ReleaseStream(stream=stream):  # it has ended
                     self._reply(request, Released(released=True, quarantine=self._in_flight.give_stream(stream)))
+        late = [stream for stream, leaving in self._leaving.items() if now.mono > leaving.until]
+        for stream in [stream for stream in late if self._in_flight.is_fetching(stream)]:
+            if self._leaving[stream].is_final:
+                self._in_flight.end_fetch(stream)
+            else:
+                self._keep(stream, now)
         done = [stream for stream in self._leaving if not self._in_flight.has_jobs_of(stream)]
         for stream in done:
             self._finish(stream, now)
-        late = [stream for stream, leaving in self._leaving.items() if now.mono > leaving.until]
-        for stream in [stream for stream in late if self._in_flight.is_fetching(stream)]:
-            self._keep(stream, now)
         return bool(requests or done or late)
 
     def _serve(self, command: ServeStream, now: Now) -> None:
@@ -77,22 +86,28 @@ class Handover:
         if command.schedule is not None and command.schedule.tasks == tasks:  # not changed meanwhile
             schedule.restore(command.schedule)
         self._in_flight.take_stream(command.quarantine)
+        self._leases[stream] = command.lease
         self._policy.add(stream, schedule, now)
         self._fetcher.add(stream)
         self._feed.publish_tasks(stream, tasks)
 
-    def _release(self, request: Request, stream: str, now: Now) -> None:
+    def _release(self, request: Request, command: ReleaseStream, now: Now) -> None:
+        stream = command.stream
         schedule = self._policy.schedules[stream]
         for question in self._requests.fail_questions(stream):
             schedule.drop(question)
         self._policy.remove(stream)
-        self._leaving[stream] = _Leaving(request, schedule, self._requests.raw_tasks(stream), now.mono + RELEASE_S)
+        if command.is_final:
+            self._in_flight.discard_waiting(stream)
+        tasks, until = self._requests.raw_tasks(stream), now.mono + RELEASE_S
+        self._leaving[stream] = _Leaving(request, schedule, tasks, until, command.is_final)
 
     def _finish(self, stream: str, now: Now) -> None:
-        if not self._fetcher.remove(stream):
+        if not self._fetcher.remove(stream, self._leaving[stream].is_final):
             self._keep(stream, now)
             return
         self._feed.forget(stream)
+        self._leases.pop(stream, None)
         leaving, quarantine = self._leaving.pop(stream), self._in_flight.give_stream(stream)
         state = leaving.schedule.state(leaving.tasks)
         self._reply(leaving.request, Released(released=True, schedule=state, quarantine=quarantine))

@@ -180,9 +180,9 @@ class InFlight:
         self._frames[job.due.stream, job.frame.id].outcomes.add(outcome)
         self._remove(id_of(job))
 
-    def discard_waiting(self) -> None:
-        """Remove all waiting jobs, because the process stops."""
-        for job in self.jobs(JobState.WAITING):
+    def discard_waiting(self, stream: str | None = None) -> None:
+        """Remove the waiting jobs of a stream that is given up, or all, because the process stops."""
+        for job in [job for job in self.jobs(JobState.WAITING) if stream in (None, job.due.stream)]:
             self._frames[job.due.stream, job.frame.id].outcomes.add("stopped")
             self._remove(id_of(job))
 

@@ -68,6 +68,12 @@ class Placement:
         if stream in self.process_of:
             self.process_of[stream] = process
 
+    def add(self, stream: str, load: float) -> None:
+        """The stream is to be served too."""
+        self._loads[stream] = max(load, MIN_LOAD)
+        ready = [name for name in self._processes if self.is_up(name)]
+        self._place({stream: self._loads[stream]}, ready or list(self._processes))
+
     def end(self, stream: str) -> None:
         """The stream has ended."""
         self._loads.pop(stream, None)

@@ -46,8 +46,10 @@ class Assignment(BaseModel):
     state: Path
     """Folder of what outlives the processes, such as the ledger."""
     inference: tuple[str | None, ...] = (None,)
-    """Targets of the inference processes, one for each device of the model. The only one serves all streams; of several
-    each serves those that the parent names. None of them if no stream has a task."""
+    """Targets of the inference processes, one for each device of the model. None of them if no stream has a task."""
+    serves: dict[str, int | None] | None = None
+    """For infer: streams that it serves from its start, each with its `lease` as of `ServeStream`. None: those of the
+    config, if it is the only one."""
     devices: dict[str, str] = {}
     """For web: names of the devices by inference process, if there are several."""
     is_first_start: bool = True

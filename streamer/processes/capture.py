@@ -117,7 +117,8 @@ class Capture(Closing):
             if not self._worker.stopping and self._ended_at is None:
                 self._check_connection()
         self._slot.drop_in_flight()
-        self._publish_state("stopped" if self._worker.stopping else "ended", self._end_reason)
+        state = "moved" if self._worker.retired else "stopped" if self._worker.stopping else "ended"
+        self._publish_state(state, self._worker.retired or self._end_reason)
         self._events.flush(FLUSH_S)
 
     def _wake(self) -> None:

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 HEALTHY_S = 60.0
 """A child that has run for this long counts as healthy: its earlier failures are forgotten."""
 FIRST_DELAY_S, MAX_DELAY_S, SLOW_DELAY_S = 0.1, 30.0, 60.0
+RETIRE_S = 3.0
+"""Longest time in which a child whose stream is given up must end: capture settles frames and flushes events."""
 MAX_REPORT_BYTES = 1 << 16
 """Longest report. A child that was taken over could send a line without end."""
 MAX_FAILURES = 10
@@ -104,6 +106,10 @@ class Child:
     """Reason why the recording of a capture cannot be read, as long as it has given no frame."""
     failure_reason: str | None = None
     """Why it is being replaced, or what it reported before it crashed."""
+    is_retired: bool = False
+    """The agent has given up its stream: its process ends, and it is not started again."""
+    exit_code: int | None = None
+    """Of the previous process, as of `subprocess.Popen.returncode`."""
     was_killed: bool = False
     """The previous process was killed from outside, so none of its jobs is a suspect."""
     _error_counts: Counter[str] = field(default_factory=Counter)
@@ -196,9 +202,21 @@ class Child:
             self.failure_reason = self.failure_reason or f"killed: {reason}"
             self._signals_due.extend((now + after, number) for after, number in REPLACEMENT)
 
+    def retire(self, reason: str, now: float) -> None:
+        """Have the process end because its stream is given up; kill it if it does not. It is not started again.
+
+        `reason` stands in the last event of the stream. `now`: monotonic second.
+        """
+        self.is_retired = self.finished = True
+        if self.is_running:
+            with suppress(BrokenPipeError):  # it is dead already
+                self.process.stdin.write(f"{reason}\n".encode())
+                self.process.stdin.flush()
+            self._signals_due.append((now + RETIRE_S, signal.SIGKILL))
+
     def reap(self) -> str:
         """Release the ended process, log the stacks it left, and return why it ended."""
-        code = self.process.wait()
+        code = self.exit_code = self.process.wait()
         no_oom_kill = self._oom_kills is not None and self._oom_kills == _oom_kills()
         self.was_killed = code == -signal.SIGKILL and not self._is_replacing and no_oom_kill
         reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
@@ -219,7 +237,8 @@ class Child:
         """Close the descriptors of the ended process."""
         for descriptor in (self.reports_fd, self.pidfd):
             os.close(descriptor)
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):  # what it was told is not read any more
+            self.process.stdin.close()
         self.is_running = False
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from streamer.config.model import Config
@@ -27,18 +27,14 @@ PROXY_ROLES = (Role.INFER, Role.EMIT)
 """Children that keep these variables: inference for the download of a checkpoint, emit to say that it ignores them."""
 
 
-def part_of(config: Config, role: Role, target: str | None, ended: Collection[str] = ()) -> dict[str, Any]:
-    """Return plain data for `from_checked(data, is_part=True)`. `target`: as of `Child.target`.
-
-    `ended`: streams that have no capture any more. Inference would wait for their frames in vain.
-    """
+def part_of(config: Config, role: Role, target: str | None) -> dict[str, Any]:
+    """Return plain data for `from_checked(data, is_part=True)`. `target`: as of `Child.target`."""
     raw, name = config.raw, target or ""
     match role:
         case Role.CAPTURE:
             return {**_keys(raw, "agent", "timezone"), "streams": {name: raw["streams"][name]}}
         case Role.INFER:
-            streams = [name for name in config.streams if name not in ended]
-            return _about_streams(config, streams, "model", "rules", "snapshots")
+            return _about_streams(config, config.streams, "model", "rules", "snapshots")
         case Role.EMIT:
             return _about_streams(config, config.streams, "sinks", "ledger", "rules", "modes", "notify", "snapshots")
         case Role.RULES:

@@ -13,18 +13,19 @@ from typing import Any, NamedTuple
 
 import zmq
 
-from streamer.bus.commands import CONTROL, MAX_ASK_S, Ask, ChangeTask, ListTasks, parse
+from streamer.bus.commands import CONTROL, MAX_ASK_S, Ask, ChangeTask, ListTasks, RunStreams, parse
 from streamer.bus.rpc import Request, RpcServer, control_socket
-from streamer.config.changes import DONE, Change, SavedChanges, check_question
+from streamer.config.changes import DONE, Change, SavedChanges, check_question, raw_stream
 from streamer.config.model import Config
 from streamer.core.errors import ConfigError
 from streamer.core.paths import AgentPaths
 from streamer.core.reasons import reason_of
-from streamer.events.build import task_event
+from streamer.events.build import streams_event, task_event
 from streamer.events.ledger import LEDGER_FILE
 from streamer.events.schema import StatusEvent
 from streamer.inference.quarantine import Verdict
 from streamer.processes.stream_router import Question, StreamRouter
+from streamer.processes.wanted_streams import WantedStreams
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,10 @@ MAX_PENDING = 64
 """Questions that may wait for an answer; a further one is refused."""
 _ASK = "ask"
 """Task name of a question while it is checked."""
+
+
+def _boot_time() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class _Pending(NamedTuple):
@@ -48,14 +53,15 @@ class Control:
         config: Config,
         folders: AgentPaths,
         router: StreamRouter,
+        wanted: WantedStreams,
         send_event: Callable[[StatusEvent], None],
     ) -> None:
         self.config = config
         self._folders = folders
-        self._send_event = send_event
+        self.send_event = send_event
         self._saved = SavedChanges(folders.state)
         self._server = RpcServer(control_socket(folders.runtime))
-        self.router = router
+        self.router, self.wanted = router, wanted
         self._pending: dict[Question, _Pending] = {}
 
     def close(self) -> None:
@@ -69,6 +75,8 @@ class Control:
 
     def poll_once(self) -> None:
         """Handle what has arrived, and fail the questions whose time is over."""
+        if self.wanted.expire(_boot_time()):  # first: what arrived while this process was stopped may be late
+            self._report_streams()
         for request in self._server.receive():
             try:
                 self._handle(request)
@@ -94,7 +102,7 @@ class Control:
     def _report(self, verdict: Verdict) -> None:
         (stream, name, _), reason = verdict.suspect, verdict.describe()
         log.error("%s: %s", stream, reason)
-        self._send_event(task_event(self.config.name, stream, name, "quarantined", reason, verdict.pause))
+        self.send_event(task_event(self.config.name, stream, name, "quarantined", reason, verdict.pause))
 
     def _handle(self, request: Request) -> None:
         match parse(CONTROL, request.message):
@@ -107,12 +115,15 @@ class Control:
                 self.router.check_devices()
                 change = Change(command.op, command.stream, command.name, command.task)
                 self._server.reply(request, done=self._change(change, command.save))
+            case RunStreams() as command:
+                self._server.reply(request, **self._run_streams(command))
 
     def _overview(self) -> dict[str, Any]:
-        """Return the tasks of each stream, its device if there are several, and the path of the ledger."""
+        """Return the tasks of each stream, its device if there are several, the ledger's path, which streams run."""
         streams = {name: [task.to_json for task in stream.tasks] for name, stream in self.config.streams.items()}
+        running = {"running": self.wanted.describe(_boot_time()).model_dump()}
         ledger, devices = str(self._folders.state / LEDGER_FILE), self.router.devices_by_stream()
-        return {"agent": self.config.name, "ledger": ledger, "streams": streams, "devices": devices}
+        return {"agent": self.config.name, "ledger": ledger, "streams": streams, "devices": devices, **running}
 
     def _ask(self, request: Request, ask: Ask) -> None:
         if not 0 < ask.seconds <= MAX_ASK_S:
@@ -123,6 +134,20 @@ class Control:
         check_question(self.config, ask.stream, task)
         question = self.router.ask(ask.stream, ask.model_copy(update={"task": task}))
         self._pending[question] = _Pending(request, time.monotonic() + ask.seconds)
+
+    def _run_streams(self, command: RunStreams) -> dict[str, Any]:
+        for name in command.names:
+            raw_stream(self.config, name)
+        now = _boot_time()
+        if self.wanted.take(command, now):
+            self._report_streams()
+        return self.wanted.describe(now).model_dump()
+
+    def _report_streams(self) -> None:
+        """Publish which streams run from now on. `StreamProcesses` starts and stops them."""
+        names, reason = list(self.wanted.leases), self.wanted.reason
+        log.info("%d of %d streams are to run: %s", len(names), len(self.config.streams), reason)
+        self.send_event(streams_event(self.config.name, names, reason))
 
     def _change(self, change: Change, save: bool) -> str:
         before, after = self.config, change.apply(self.config)
@@ -136,7 +161,7 @@ class Control:
         kinds = {task.name: task.task for config in (before, after) for task in config.streams[change.stream].tasks}
         asks = kinds[change.name]
         event = task_event(after.name, change.stream, change.name, state, saved, asks=asks, keys=change.task)
-        self._send_event(event)  # first: the rules look at the answers of a new task from this event on
+        self.send_event(event)  # first: the rules look at the answers of a new task from this event on
         self.router.set_tasks(after, change.stream)
         log.info("task %s of %s %s%s", change.name, change.stream, state, ", saved" if save else "")
         return f"{change.name} of {change.stream}: {state}" + (", saved" if save else "")

@@ -40,7 +40,14 @@ class Heartbeat:
         """`descriptor`: memory that the parent has made. None: make it."""
         self.descriptor = _shared_memory() if descriptor is None else descriptor
         # Aligned words, written one at a time: the parent never reads half of an old and half of a new value.
-        self._words = memoryview(mmap.mmap(self.descriptor, _SIZE)).cast("Q")
+        self._memory = mmap.mmap(self.descriptor, _SIZE)
+        self._words = memoryview(self._memory).cast("Q")
+
+    def close(self) -> None:
+        """Release the memory that this process has of it."""
+        self._words.release()
+        self._memory.close()
+        os.close(self.descriptor)
 
     def beat(self, state: State = "idle", within: float = IDLE_S) -> None:
         """Report `state`, and that the next beat comes within so many seconds."""

@@ -78,7 +78,12 @@ class Inference(Closing):
         self.worker, self.engine = worker, engine
         config, now = worker.config, _now()
         streams = config.streams
-        served = streams if len(worker.assignment.inference) == 1 else {}
+        serves = worker.assignment.serves
+        if serves is None:
+            serves = dict.fromkeys(streams if len(worker.assignment.inference) == 1 else ())
+        served = {name: streams[name] for name in serves}
+        self.leases = dict(serves)
+        """Streams that are served, with `lease` as of `ServeStream`."""
         process, target = child_name(Role.INFER, worker.target), worker.target
         start = Now(*worker.assignment.since) if worker.assignment.since else now
         schedules = {name: Schedule(name, stream.active, stream.source.pace, start) for name, stream in served.items()}
@@ -96,7 +101,7 @@ class Inference(Closing):
             worker.runtime, {name: config.raw["streams"][name]["tasks"] for name in served}, target
         )
         self.requests = RequestHandler(worker.runtime, config, self.policy, self.feed, target)
-        self.handover = Handover(self.requests, self.policy, self.fetcher, self.in_flight, self.feed)
+        self.handover = Handover(self.requests, self.policy, self.fetcher, self.in_flight, self.feed, self.leases)
         self.canary = Canary(self.requests, self.in_flight)
         # `every_n_frames` has no seconds: the tracker takes the default interval for it.
         tasks = [(name, task) for name, stream in streams.items() for task in stream.tasks]

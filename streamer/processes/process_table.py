@@ -35,7 +35,7 @@ class ProcessTable:
 
     def __init__(self, children: Sequence[Child], wakeups: Iterable[int], server: ForkServer) -> None:
         """`wakeups`: non-blocking file descriptors that end a `poll` early when they become readable."""
-        self.children = children
+        self.children = list(children)
         self._server = server
         self._checked_at = time.monotonic()
         self._grace_until = 0.0
@@ -49,6 +49,14 @@ class ProcessTable:
             self._kill(child)
         self._server.close()
         self._selector.close()
+
+    def add(self, children: Iterable[Child]) -> None:
+        self.children.extend(children)
+
+    def remove(self, child: Child) -> None:
+        """Remove a child that has no process."""
+        self.children.remove(child)
+        child.heartbeat.close()
 
     def of_role(self, role: Role) -> list[Child]:
         return [child for child in self.children if child.role is role]

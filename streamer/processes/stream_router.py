@@ -2,14 +2,14 @@
 
 `Placement` plans, this module carries out: a stream is released by one process before another one is told to serve it.
 Its schedule and its quarantine go with it. A process that has ended serves nothing, and its journal has the quarantine.
-With one process there is nothing to decide: it serves all streams from its start.
+The only process of an agent serves from its start what runs then, and afterwards is told like one of several.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from streamer.bus.commands import Ask, Released, ReleaseStream, ServeStream, SetTasks
 from streamer.bus.rpc import Message, RpcClient, infer_socket
 from streamer.bus.stream_state import NO_ROWS, Moment, QuarantineRows, ScheduleState
-from streamer.config.model import Config, find_pipeline
+from streamer.config.model import Config, Stream, find_pipeline
 from streamer.core.errors import ConfigError
 from streamer.inference.placement import Placement
 from streamer.inference.stream_load import stream_load
@@ -36,21 +36,46 @@ class Question(NamedTuple):
     number: int
 
 
+class StartState(NamedTuple):
+    """State with which an inference process starts."""
+
+    serves: dict[str, int | None]
+    """The streams that it serves from its start, as of `Assignment.serves`."""
+    quarantine: QuarantineRows
+    """That of these streams."""
+    since: Moment | None
+    """End of the process before, which served them."""
+
+
 class StreamRouter:
     """Sends commands to the process of their stream, and hands streams over."""
 
-    def __init__(self, runtime: Path, config: Config, devices: Mapping[str | None, Device]) -> None:
-        """`devices`: by the targets of the inference processes, as of `Child.target`."""
+    def __init__(
+        self,
+        runtime: Path,
+        config: Config,
+        devices: Mapping[str | None, Device],
+        running: Collection[str] | None = None,
+    ) -> None:
+        """`devices`: by the targets of the inference processes, as of `Child.target`. `running`: streams that are
+        served from the start; None: all."""
         self.devices = devices
         settings = next((device.settings for device in devices.values()), config.model)
         self._costs = find_pipeline().costs(settings).seconds
         self._clients = {target: RpcClient(infer_socket(runtime, target)) for target in devices}
         recordings = frozenset(name for name, stream in config.streams.items() if stream.source.pace == "file")
-        loads = {name: stream_load(stream, self._costs) for name, stream in config.streams.items() if devices}
+        served = {name: one for name, one in config.streams.items() if devices and (running is None or name in running)}
+        loads = {name: stream_load(stream, self._costs) for name, stream in served.items()}
         self.quarantine = AgentQuarantine(runtime, recordings, tuple(devices))
         self._placement = Placement(tuple(devices), loads, recordings)
         self._serving = dict(self._placement.process_of) if len(devices) == 1 else {}
         """Processes by stream. A stream that moves, or whose process is lost, has none."""
+        self._leases: dict[str, int | None] = {}
+        """Streams that were added, with `lease` as of `ServeStream`."""
+        self._given_up: set[str] = set()
+        """Streams that were removed and that a process still serves."""
+        self._started: set[str | None] = set()
+        """Processes that run or load: requests reach them."""
         self._leaving: dict[str, Question] = {}
         """Requests to release a stream that are not answered."""
         self._offered: dict[str, Question] = {}
@@ -100,6 +125,33 @@ class StreamRouter:
                 self._on_released(stream, question.process, answer)
         return answers
 
+    def add(self, stream: str, settings: Stream, lease: int | None) -> None:
+        """Have a stream served that was not or that was removed. `lease`: as of `ServeStream`."""
+        if self._clients:
+            self._leases[stream] = lease
+            self._placement.add(stream, stream_load(settings, self._costs))
+            self._carry_out()
+
+    def remove(self, stream: str) -> None:
+        """Have a stream given up. It is once `is_served` is false."""
+        self._placement.end(stream)
+        for known in (self._leases, self._schedules, self._lost_at):
+            known.pop(stream, None)
+        process = self._serving.get(stream)
+        if stream not in self._serving:
+            return
+        if self._placement.is_up(process):
+            self._given_up.add(stream)
+            self._carry_out()
+            return
+        if process in self._started:  # it will serve the stream at first
+            self._clients[process].send(**ReleaseStream(stream=stream, is_final=True).message())
+        self._forget(stream)
+
+    def is_served(self, stream: str) -> bool:
+        """Return whether a process may have jobs of the stream."""
+        return stream in self._serving
+
     def on_ready(self, process: str | None) -> None:
         """The process can serve streams."""
         self._placement.up(process, time.monotonic())
@@ -117,12 +169,13 @@ class StreamRouter:
             self.quarantine.on_exit(process, known, was_killed)
             self._lost_at.update(dict.fromkeys(known, (time.monotonic(), time.time())))
         self._placement.lose(process)
-        if len(self._clients) == 1:
+        self._started.discard(process)
+        is_only = len(self._clients) == 1
+        for stream in [stream for stream in lost if not is_only or stream in self._given_up]:
+            self._forget(stream)
+        if is_only:
+            self._offered.clear()
             return
-        for stream in lost:
-            del self._serving[stream]
-            self._leaving.pop(stream, None)
-            self._offered.pop(stream, None)
         if lost:
             log.warning("%s lost, its %d streams go to other devices", child_name(Role.INFER, process), len(lost))
         self._carry_out()
@@ -144,11 +197,14 @@ class StreamRouter:
             log.info("stream %s moves to %s: the devices are loaded unequally", stream, name)
             self._carry_out()
 
-    def state_at_start(self) -> tuple[QuarantineRows, Moment | None]:
-        """Return the quarantine of the streams that a process serves from its start, and when the one before ended."""
+    def state_at_start(self, process: str | None) -> StartState:
+        """Return what the process needs when it starts."""
+        self._started.add(process)
         if len(self._clients) > 1:
-            return NO_ROWS, None
-        return self.quarantine.rows(), max(self._lost_at.values(), default=None)
+            return StartState({}, NO_ROWS, None)
+        self._serving = dict(self._placement.process_of)
+        serves = {stream: self._leases.get(stream) for stream in self._serving}
+        return StartState(serves, self.quarantine.rows(), max(self._lost_at.values(), default=None))
 
     def devices_by_stream(self) -> dict[str, str]:
         """Return the names of the devices whose processes serve a stream. Empty where there is one device."""
@@ -159,18 +215,32 @@ class StreamRouter:
 
     def _carry_out(self) -> None:
         """Request what the plan needs: that a stream is served, or released first."""
+        for stream in self._given_up & self._serving.keys() - self._leaving.keys():
+            self._release(stream, is_final=True)
         for stream, planned in self._placement.process_of.items():
             if stream not in self._serving:
                 if self._placement.is_up(planned):
                     schedule, rows = self._schedules.pop(stream, None), self.quarantine.rows({stream})
                     since = self._lost_at.get(stream)
-                    command = ServeStream(stream=stream, schedule=schedule, since=since, quarantine=rows)
+                    command = ServeStream(
+                        stream=stream, schedule=schedule, since=since, quarantine=rows, lease=self._leases.get(stream)
+                    )
                     self._offered[stream] = Question(planned, self._clients[planned].send(**command.message()))
                     self._serving[stream] = planned
             elif self._serving[stream] != planned and stream not in self._leaving:
-                process = self._serving[stream]
-                number = self._clients[process].send(**ReleaseStream(stream=stream).message())
-                self._leaving[stream] = Question(process, number)
+                self._release(stream)
+
+    def _release(self, stream: str, is_final: bool = False) -> None:
+        process = self._serving[stream]
+        number = self._clients[process].send(**ReleaseStream(stream=stream, is_final=is_final).message())
+        self._leaving[stream] = Question(process, number)
+
+    def _forget(self, stream: str) -> None:
+        """No process serves the stream any more."""
+        del self._serving[stream]
+        self._leaving.pop(stream, None)
+        self._offered.pop(stream, None)
+        self._given_up.discard(stream)
 
     def _on_released(self, stream: str, process: str | None, message: Message) -> None:
         del self._leaving[stream]
@@ -180,12 +250,13 @@ class StreamRouter:
             log.error("stream %s released without its state by %s", stream, child_name(Role.INFER, process))
             answer = Released(released=bool(message.get("released")), quarantine=self.quarantine.rows({stream}))
         if answer.released:
-            del self._serving[stream]
+            is_given_up = stream in self._given_up
+            self._forget(stream)
             self.quarantine.on_released(stream, answer.quarantine)
             self._lost_at.pop(stream, None)
-            if answer.schedule is not None:
+            if answer.schedule is not None and not is_given_up:
                 self._schedules[stream] = answer.schedule
-        else:
+        elif stream not in self._given_up:  # else it was asked for another device, and is asked again
             log.warning("stream %s stays on its device: its capture process did not answer", stream)
             self._placement.keep(stream, process)
         self._carry_out()

@@ -11,7 +11,7 @@ import logging
 import os
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,18 @@ from streamer.config.rule import needs_rules_process
 from streamer.core.errors import EXIT_CONFIG, ConfigError, SourceIncomplete
 from streamer.core.logs import Format
 from streamer.core.paths import AgentPaths
-from streamer.events.build import rules_event, worker_event
+from streamer.events.build import rules_event, streams_event, worker_event
 from streamer.processes.assignment import Assignment, Report, ReportKind, Role
 from streamer.processes.child import Child
 from streamer.processes.config_part import part_of, secrets_in
 from streamer.processes.control import Control
 from streamer.processes.fork_client import ForkServer
 from streamer.processes.process_table import Exit, ProcessTable
+from streamer.processes.running_streams import StreamProcesses, children_of
 from streamer.processes.stop_signals import StopSignals
 from streamer.processes.stream_router import StreamRouter
 from streamer.processes.systemd import ServiceStatus
+from streamer.processes.wanted_streams import WantedStreams
 from streamer.types import Device
 from streamer.video.outputs.base import outputs_by_view
 from streamer.video.outputs.rtsp_push import RtspPush
@@ -59,6 +61,7 @@ def run(
     seconds: float | None = None,
     max_events: int | None = None,
     keep_state: bool = True,
+    streams: Collection[str] | None = None,
     log_level: str = "info",
     log_format: Format = "text",
     on_ready: Callable[[Path], None] | None = None,
@@ -68,7 +71,8 @@ def run(
     Raises ConfigError, and SourceIncomplete for a recording with `strict: true` that ended early.
 
     `seconds` counts from the first frame after the model is loaded. `max_events` counts results on standard output.
-    Without `keep_state` nothing stays on the disk. `on_ready` gets the runtime folder, before the children start.
+    Without `keep_state` nothing stays on the disk. `streams`: those of the config to begin with; None: all. `on_ready`
+    gets the runtime folder, before the children start.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file of this process or of a child would hold secrets
     for output in config.outputs:
@@ -88,8 +92,9 @@ def run(
                 log_level=log_level,
                 log_format=log_format,
             )
-            router = StreamRouter(folders.runtime, config, devices)
-            control = Control(config, folders, router, lambda event: events.send(event, None))
+            wanted = WantedStreams(config.streams, streams)
+            router = StreamRouter(folders.runtime, config, devices, wanted.leases)
+            control = Control(config, folders, router, wanted, lambda event: events.send(event, None))
             Supervisor(signals, events, control, assignment, seconds).run()
 
 
@@ -112,8 +117,10 @@ class Supervisor:
         self.signals, self.events, self.control = signals, events, control
         self.assignment, self.seconds = assignment, seconds
         """`assignment`: what all children have in common, with an empty config."""
-        children, wakeups = _children(control.config, assignment), (signals.wakeup_fd, *control.descriptors())
-        self.table = ProcessTable(children, wakeups, ForkServer(_modules(control.config, children)))
+        config, wakeups = control.config, (signals.wakeup_fd, *control.descriptors())
+        modules = _modules(config, _children(config, assignment, config.streams))
+        self.table = ProcessTable(_children(config, assignment, control.wanted.leases), wakeups, ForkServer(modules))
+        self.streams = StreamProcesses(control, self.table)
         self.service = ServiceStatus()
         self.startup_pending = {ReportKind.FIRST_FRAME} | ({ReportKind.READY} if assignment.inference else set())
         """Before `seconds` begin to count: the first frame of a stream, and readiness of the inference process."""
@@ -128,6 +135,8 @@ class Supervisor:
     def run(self) -> None:
         """Run until it is time to stop. Raises ConfigError if a child reported one, or SourceIncomplete."""
         (emit,) = self.table.of_role(Role.EMIT)
+        if not (wanted := self.control.wanted).is_all:
+            self.events.send(streams_event(self.control.config.name, wanted.leases, wanted.reason), None)
         if self.table.of_role(Role.RULES):
             self.events.send(rules_event(self.control.config.name, "started"), None)
         try:
@@ -139,6 +148,7 @@ class Supervisor:
                 self.poll(POLL_S)
                 self.service.update(emit.heartbeat.committed_at, self.describe())
                 self.control.poll_once()
+                self.streams.reconcile()
                 self.events.receive()
                 self.events.resend()
             self.shut_down()
@@ -153,11 +163,10 @@ class Supervisor:
 
     def start(self, child: Child) -> None:
         """Start a child with its part of the present config. While the system refuses, try again later."""
-        ended = {capture.target or "" for capture in self.table.of_role(Role.CAPTURE) if capture.finished}
-        part = part_of(self.control.config, child.role, child.target, ended)
+        part = part_of(self.control.config, child.role, child.target)
         own: dict[str, Any] = {}
         if child.role is Role.INFER:
-            own["quarantine"], own["since"] = self.control.router.state_at_start()
+            own |= self.control.router.state_at_start(child.target)._asdict()
         if child.role is Role.INFER and len(self.assignment.inference) > 1:
             part["model"] = self.control.router.devices[child.target].settings.model_dump(mode="json")
             own["environment"] = _shared_cores(len(self.assignment.inference))
@@ -196,7 +205,7 @@ class Supervisor:
                 child.failure_reason = child.failure_reason or report.reason
             case ReportKind.ENDED:
                 child.finished = True
-                if child.role is Role.CAPTURE:
+                if child.role is Role.CAPTURE and not child.is_retired:
                     self.control.router.on_stream_end(child.target or "")
                 self.stop_after_last_stream()
             case ReportKind.UNREADABLE if child.role is Role.CAPTURE and not child.had_frame:
@@ -218,8 +227,13 @@ class Supervisor:
                 self.control.router.on_speed(child.target, report.speed)
 
     def stop_after_last_stream(self) -> None:
-        """Stop the agent once no stream can give another frame. A recording that never was readable is its failure."""
+        """Stop the agent once no stream can give another frame. A recording that never was readable is its failure.
+
+        An agent that is told which streams it runs waits for others.
+        """
         captures = self.table.of_role(Role.CAPTURE)
+        if self.control.wanted.is_commanded or not captures:
+            return
         if all(child.finished or child.unreadable for child in captures):
             self.stop_at = 0.0
             self.failure = self.failure or next((child.unreadable for child in captures if child.unreadable), None)
@@ -268,7 +282,7 @@ class Supervisor:
             return f"restarting {', '.join(missing)}"
         if ReportKind.READY in self.startup_pending:
             return "loading the model"
-        return f"running, {len(self.control.config.streams)} streams"
+        return f"running, {len(self.control.wanted.leases)} streams"
 
     def shut_down(self) -> None:
         """Stop all children in `STOP_ORDER`."""
@@ -298,14 +312,12 @@ def _shared_cores(processes: int) -> dict[str, str]:
     return {THREADS: os.environ.get(THREADS) or str(max(1, cores // processes))}
 
 
-def _children(config: Config, assignment: Assignment) -> list[Child]:
-    """Return the children that a config needs, in the order they are started."""
+def _children(config: Config, assignment: Assignment, streams: Collection[str]) -> list[Child]:
+    """Return the children that a config needs while these streams run, in the order they are started."""
     return [
         *(Child(Role.INFER, target) for target in assignment.inference),  # first: it takes longest to be ready
         Child(Role.EMIT),
-        *(Child(Role.CAPTURE, name, stream=name) for name in config.streams),
-        *(Child(Role.VIEW, str(view), stream=view.stream) for view in outputs_by_view(config.outputs)),
-        *(Child(Role.PUSH, output.label) for output in config.outputs if isinstance(output, RtspPush)),
+        *children_of(config, streams),
         *([Child(Role.WEB)] if config.web else []),
         *([Child(Role.SERVE)] if config.serve else []),
         *([Child(Role.RULES)] if needs_rules_process(config.rules, config.snapshots, assignment.state) else []),

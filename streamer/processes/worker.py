@@ -48,6 +48,8 @@ class Worker:
         """Each turn of the role's main loop calls `beat`; the parent replaces a child that does not."""
         self.confinement: Confinement | None = None
         self.stopping = False
+        self.retired: str | None = None
+        """Why the agent has given up the stream of this process, which therefore stops."""
         self.stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         """Readable once the process was asked to stop: put it into every poll."""
 
@@ -80,9 +82,11 @@ class Worker:
 
 
 def _watch_parent(worker: Worker) -> None:
-    """Stop the worker when the parent is dead: when its end of our standard input is closed."""
-    while os.read(0, 4096):
-        pass
+    """Stop the worker when its stream is given up: the parent writes the reason. Also when the parent is dead: its end
+    of our standard input is closed."""
+    while line := sys.stdin.buffer.readline():
+        worker.retired = line.decode(errors="replace").strip()
+        worker.stop()
     worker.stop()
     time.sleep(ORPHAN_S)
     os._exit(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from streamer.config.rule import Hits, Hold, Rule
@@ -25,6 +25,12 @@ MAX_PENDING = 2 * MAX_EVIDENCE
 """Frames kept while a rule waits for more evidence."""
 HOURS_S = 8 * 86400.0
 """Seconds in which the hours of a rule begin again: a week, and a day for a change of the clock."""
+
+STREAM_OVER: Mapping[str, str] = {
+    "ended": "the stream has ended",
+    "moved": "this agent does not run the stream any more",
+}
+"""States of a stream without further answers, and why its incidents end then."""
 
 _NO_EVIDENCE = Evidence("", None, None)
 
@@ -126,13 +132,13 @@ class Activity:
             leaf.settle()
 
     def change_stream(self, state: str, event: str, epoch: int | None, now: float) -> Iterator[IncidentEvent]:
-        """Take a change of the stream's state: `up`, `down`, `stopped`, `ended`."""
+        """Take a change of the stream's state: `up`, `down`, `stopped`, `ended`, `moved`."""
         if state != "up":
             for leaf in self.leaves:
                 leaf.lose()
             self.state.time.advance(Moment(epoch, None, now), answered=False)
-        if state == "ended":
-            yield from self.stop(now, "the stream has ended")
+        if state in STREAM_OVER:
+            yield from self.stop(now, STREAM_OVER[state])
         for stream_leaf in self.stream_leaves:
             stream_leaf.change(state, event, now)
         if self.stream_leaves:

@@ -199,10 +199,10 @@ def test_only_process_gets_the_quarantine_at_its_start(tmp_path: Path, clock: Cl
     agent = Agent(tmp_path, None)
     agent.router.on_ready(None)
     for _ in range(2):
-        agent.die(None, "gate", rows=agent.router.state_at_start()[0])
+        agent.die(None, "gate", rows=agent.router.state_at_start(None).quarantine)
         agent.router.on_ready(None)
     assert [verdict.suspect.name for verdict in agent.router.quarantine.take_verdicts()] == ["caption"]
-    rows, _ = agent.router.state_at_start()
+    rows = agent.router.state_at_start(None).quarantine
     assert rows[1] == [(("gate", "caption", None), clock.now + PAUSE_S)]
     assert agent.router.devices_by_stream() == {}
     agent.close()
@@ -213,7 +213,7 @@ def test_agent_goes_on_with_the_quarantine_of_the_one_before(tmp_path: Path, clo
     path = journal.journal_path(tmp_path, "infer")
     journal.write(path, journal.State([JobRow("caption", True, frame("gate"))], blocked))
     agent = Agent(tmp_path, None)
-    assert agent.router.state_at_start() == (([(("gate", "caption", None), 1)], *blocked[1:]), None)
+    assert agent.router.state_at_start(None)[1:] == (([(("gate", "caption", None), 1)], *blocked[1:]), None)
     agent.close()
 
 
@@ -235,5 +235,5 @@ def test_only_process_gets_the_time_of_the_death(tmp_path: Path, clock: Clock) -
     agent.die(None)
     clock.now += 30
     agent.die(None)  # while it loads its model
-    assert agent.router.state_at_start()[1] == died
+    assert agent.router.state_at_start(None).since == died
     agent.close()

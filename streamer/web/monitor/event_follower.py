@@ -130,7 +130,7 @@ class EventFollower:
             self._stretches.pop(data.worker if ":" in data.worker else None, None)
         elif data.stream is not None and subject.startswith("stream."):
             self.states[data.stream] = event.model_dump(mode="json")
-            if data.state in ("stopped", "ended"):
+            if data.state in ("stopped", "ended", "moved"):
                 for found in self._stretches.values():
                     found.pop(data.stream, None)
 

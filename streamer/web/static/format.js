@@ -57,6 +57,7 @@ const STATUS = {
   "stream.up": "camera connected",
   "stream.ended": "recording ended",
   "stream.stopped": "agent stopped",
+  "stream.moved": "not run here any more",
 };
 
 // Return a summary of an event in one line.
