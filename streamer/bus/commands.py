@@ -107,7 +107,7 @@ class RunStreams(Command):
     op: Literal["streams.run"] = "streams.run"
     names: Annotated[list[GivenName], Field(max_length=MAX_STREAMS)]
     by: Sender
-    """Who decides; stands in the event `streams.changed`."""
+    """Name of who decides; stands in the event `streams.changed`."""
     epoch: int | None = Field(default=None, ge=0)
     """Number of the decision. A command with a lower one than the last is late and refused."""
     lease_s: float | None = Field(default=None, gt=0, le=MAX_LEASE_S)

@@ -109,7 +109,7 @@ class Child:
     is_retired: bool = False
     """The agent has given up its stream: its process ends, and it is not started again."""
     exit_code: int | None = None
-    """Of the previous process, as of `subprocess.Popen.returncode`."""
+    """Exit code of the previous process, as of `subprocess.Popen.returncode`."""
     was_killed: bool = False
     """The previous process was killed from outside, so none of its jobs is a suspect."""
     _error_counts: Counter[str] = field(default_factory=Counter)

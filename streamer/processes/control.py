@@ -109,10 +109,10 @@ class Control:
             case ListTasks():
                 self._server.reply(request, **self._overview())
             case Ask() as ask:
-                self.router.check_devices()
+                self._check_devices()
                 self._ask(request, ask)
             case ChangeTask() as command:
-                self.router.check_devices()
+                self._check_devices()
                 change = Change(command.op, command.stream, command.name, command.task)
                 self._server.reply(request, done=self._change(change, command.save))
             case RunStreams() as command:
@@ -124,6 +124,13 @@ class Control:
         running = {"running": self.wanted.describe(_boot_time()).model_dump()}
         ledger, devices = str(self._folders.state / LEDGER_FILE), self.router.devices_by_stream()
         return {"agent": self.config.name, "ledger": ledger, "streams": streams, "devices": devices, **running}
+
+    def _check_devices(self) -> None:
+        """Raise ConfigError if this agent runs no model."""
+        if not self.router.devices:
+            raise ConfigError(
+                "this agent runs no model, because its config has no task: ask the agent that has the tasks"
+            )
 
     def _ask(self, request: Request, ask: Ask) -> None:
         if not 0 < ask.seconds <= MAX_ASK_S:

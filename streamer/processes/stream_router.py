@@ -42,7 +42,7 @@ class StartState(NamedTuple):
     serves: dict[str, int | None]
     """The streams that it serves from its start, as of `Assignment.serves`."""
     quarantine: QuarantineRows
-    """That of these streams."""
+    """Suspects and blocked tasks of these streams."""
     since: Moment | None
     """End of the process before, which served them."""
 
@@ -57,8 +57,7 @@ class StreamRouter:
         devices: Mapping[str | None, Device],
         running: Collection[str] | None = None,
     ) -> None:
-        """`devices`: by the targets of the inference processes, as of `Child.target`. `running`: streams that are
-        served from the start; None: all."""
+        """`devices`: by the targets of the inference processes. `running`: streams served from the start; None: all."""
         self.devices = devices
         settings = next((device.settings for device in devices.values()), config.model)
         self._costs = find_pipeline().costs(settings).seconds
@@ -75,7 +74,7 @@ class StreamRouter:
         self._given_up: set[str] = set()
         """Streams that were removed and that a process still serves."""
         self._started: set[str | None] = set()
-        """Processes that run or load: requests reach them."""
+        """Processes that run or load."""
         self._leaving: dict[str, Question] = {}
         """Requests to release a stream that are not answered."""
         self._offered: dict[str, Question] = {}
@@ -91,13 +90,6 @@ class StreamRouter:
 
     def clients(self) -> list[RpcClient]:
         return list(self._clients.values())
-
-    def check_devices(self) -> None:
-        """Raise ConfigError if this agent runs no model."""
-        if not self.devices:
-            raise ConfigError(
-                "this agent runs no model, because its config has no task: ask the agent that has the tasks"
-            )
 
     def ask(self, stream: str, ask: Ask) -> Question:
         """Send a question. Raises ConfigError while no process serves the stream."""
@@ -137,16 +129,13 @@ class StreamRouter:
         self._placement.end(stream)
         for known in (self._leases, self._schedules, self._lost_at):
             known.pop(stream, None)
-        process = self._serving.get(stream)
-        if stream not in self._serving:
-            return
-        if self._placement.is_up(process):
+        if stream in self._serving and self._placement.is_up(self._serving[stream]):
             self._given_up.add(stream)
             self._carry_out()
-            return
-        if process in self._started:  # it will serve the stream at first
-            self._clients[process].send(**ReleaseStream(stream=stream, is_final=True).message())
-        self._forget(stream)
+        elif stream in self._serving:
+            if self._serving[stream] in self._started:  # it will serve the stream at first
+                self._release(stream, is_final=True)
+            self._forget(stream)
 
     def is_served(self, stream: str) -> bool:
         """Return whether a process may have jobs of the stream."""
@@ -244,9 +233,7 @@ class StreamRouter:
 
     def _on_released(self, stream: str, process: str | None, message: Message) -> None:
         del self._leaving[stream]
-        try:
-            answer = Released.model_validate(message)
-        except ValidationError:
+        if (answer := _released(message)) is None:
             log.error("stream %s released without its state by %s", stream, child_name(Role.INFER, process))
             answer = Released(released=bool(message.get("released")), quarantine=self.quarantine.rows({stream}))
         if answer.released:
@@ -260,3 +247,11 @@ class StreamRouter:
             log.warning("stream %s stays on its device: its capture process did not answer", stream)
             self._placement.keep(stream, process)
         self._carry_out()
+
+
+def _released(message: Message) -> Released | None:
+    """Return the answer to `ReleaseStream`, None if it is malformed."""
+    try:
+        return Released.model_validate(message)
+    except ValidationError:
+        return None

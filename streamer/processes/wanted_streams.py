@@ -1,4 +1,4 @@
-"""What the last command `streams.run` says: the streams that this agent shall run, and until when. Pure.
+"""The streams that this agent shall run, and until when, as the last command `streams.run` says. Pure.
 
 Times are seconds of CLOCK_BOOTTIME, which goes on while this process is stopped and while the computer sleeps.
 """
@@ -25,7 +25,7 @@ class WantedStreams:
         self.is_commanded = False
         """A command has come: the agent does not end with its streams."""
         self.reason = "as it was started"
-        """Why the streams are these."""
+        """The decision that names these streams, in words."""
         self._epoch: int | None = None
         self._until = math.inf
 
