@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import sys
+from importlib.metadata import entry_points
 from typing import Annotated, Any
 
 import typer
@@ -50,6 +51,13 @@ app.add_typer(task_app, name="task")
 app.add_typer(model_app, name="model")
 app.add_typer(rules_app, name="rules")
 app.add_typer(keys_app, name="keys")
+# Commands of the pipelines are found like the pipelines, so that this package imports none of them.
+for entry in sorted(entry_points(group="streamer.commands")):
+    loaded = entry.load()
+    if isinstance(loaded, typer.Typer):
+        app.add_typer(loaded, name=entry.name)
+    else:
+        app.command(entry.name)(loaded)
 
 
 def main() -> None:

@@ -130,11 +130,11 @@ def measured_rows() -> list[tuple[str, str]]:
         ("annotated video", f"IoU {drawn['as_drawn']:.2f} with moved boxes, {drawn['hold_last']:.2f} if boxes stay"),
         ("annotated video", f"{percent(view_ms / 1000)} of a core"),
         ("events committed", f"{ledger['events_per_s'] // 1000},000 a second; {ledger['commit_p99_ms']:.0f} ms"),
-        ("object detection", f"recall {boxes['recall']:.2f}, mean IoU {boxes['mean_iou']:.2f}"),
-        ("outlines", f"recall {phrase['recall']:.2f} to {region['recall']:.2f}"),
-        ("outlines", f"mean IoU {phrase['mean_iou']:.2f} to {region['mean_iou']:.2f}"),
-        ("reading", f"{percent(tasks['ocr, seen']['recall'])} of the trained words"),
-        ("reading", f"{percent(tasks['ocr, held out']['recall'])} of others"),
+        ("drawn scenes", f"recall {boxes['recall']:.2f}, mean IoU {boxes['mean_iou']:.2f}"),
+        ("drawn scenes", f"recall {phrase['recall']:.2f} to {region['recall']:.2f}"),
+        ("drawn scenes", f"mean IoU {phrase['mean_iou']:.2f} to {region['mean_iou']:.2f}"),
+        ("drawn scenes", f"{percent(tasks['ocr, seen']['recall'])} of the trained words"),
+        ("drawn scenes", f"{percent(tasks['ocr, held out']['recall'])} of others"),
     ]
 
 

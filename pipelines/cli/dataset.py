@@ -1,0 +1,212 @@
+"""`streamer dataset`: pictures with answers for training."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streamer.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipelines.dataset.filters import FilterTable
+    from pipelines.dataset.labels import Labels
+    from streamer.types import Task
+
+app = typer.Typer(help="Make datasets of pictures with answers, and convert them.", no_args_is_help=True)
+
+ANSWERS = "answers.jsonl"
+"""File of a model's answers in a dataset's folder."""
+FORMATS = ("coco", "yolo", "label-studio", "cvat")
+
+LabelPlace = Annotated[str, typer.Argument(metavar="FORMAT:PATH", help=f"Format ({', '.join(FORMATS)}) and path.")]
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with pictures.")]
+
+
+@app.command()
+def convert(source: LabelPlace, target: LabelPlace) -> None:
+    """Convert labels of pictures from one format to another. The pictures stay where they are."""
+    labels = _read(source)
+    if any(picture.width == 0 for picture in labels.pictures):
+        raise ConfigError(f"{source}: has pictures without objects, whose size the file does not say")
+    _write(target, labels)
+    objects = sum(len(picture.objects) for picture in labels.pictures)
+    typer.echo(f"{target}: {len(labels.pictures)} pictures, {objects} objects, {len(labels.names)} labels")
+    for reason, count in labels.left_out.items():
+        typer.echo(f"left out: {count} ({reason})")
+
+
+@app.command()
+def annotate(
+    folder: Folder,
+    task: Annotated[list[str], typer.Option(help="Task to ask about each picture; repeat it for several.")],
+    text: Annotated[str | None, typer.Option(help="Text of the tasks that take one.")] = None,
+    model: Annotated[str | None, typer.Option(help="Checkpoint. [default: the small model that is included]")] = None,
+    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda.")] = "auto",
+) -> None:
+    """Ask a model about all pictures below a folder; its answers are appended to `answers.jsonl` in it.
+
+    An interrupted run continues where it ended.
+    """
+    from pipelines.dataset.annotate import Shot
+    from pipelines.dataset.annotate import annotate as run
+    from pipelines.dataset.annotations import AnnotationFile
+    from pipelines.dataset.pictures import find_pictures
+    from pipelines.florence2.checkpoint_files import open_folder
+    from pipelines.florence2.pipeline import pipeline
+
+    shots = [Shot(path.relative_to(folder).as_posix()) for path in find_pictures(folder)]
+    if not shots:
+        raise ConfigError(f"{folder}: has no pictures")
+    tasks = [_task(name, text) for name in task]
+    files = open_folder(model)
+    engine = pipeline.open(pipeline.settings(checkpoint=model, device=device))
+    out = AnnotationFile(folder / ANSWERS)
+    try:
+        counts = run(folder, shots, tasks, engine, f"{files.name}@{files.digest()[:12]}", out, _tell)
+    finally:
+        out.close()
+    typer.echo(f"{out.path}: {counts.answered} new answers, {counts.known} known, {counts.failed} failed")
+    raise typer.Exit(1 if counts.failed else 0)
+
+
+@app.command("filter")
+def filter_labels(
+    folder: Folder,
+    out: Annotated[str, typer.Option(metavar="FORMAT:PATH", help="Labels that are left.")],
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Remove objects with a lower score.")] = 0.5,
+    agree: Annotated[
+        list[str] | None, typer.Option(metavar="TASK", help="Keep only objects that this task found too.")
+    ] = None,
+    refuse: Annotated[list[str] | None, typer.Option(metavar="LABEL", help="Remove objects with this label.")] = None,
+) -> None:
+    """Turn the answers of `object_detection` into labels, remove those that are probably wrong, and say why."""
+    from pipelines.dataset import filters
+    from pipelines.dataset.gather import answered_pictures, detected_objects, labelled
+
+    pictures = answered_pictures(folder / ANSWERS)
+    steps = [filters.by_score(min_score), filters.by_size(), filters.by_overlap()]
+    if refuse:
+        steps.append(filters.by_label(refuse))
+    if agree:
+        steps.append(filters.by_agreement(agree))
+    objects, table = filters.run(steps, pictures, detected_objects(pictures))
+    _write(out, labelled(folder, pictures, objects))
+    _print_table(table)
+
+
+@app.command()
+def examples(
+    labels: LabelPlace,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="JSON Lines for `streamer train`.")],
+    pictures: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the pictures that the labels name.")],
+    task: Annotated[list[str] | None, typer.Option(help="Task to make examples of; repeat it for several.")] = None,
+) -> None:
+    """Turn labels into training examples.
+
+    Possible tasks: object_detection (the default), region_proposal, open_vocabulary_detection, phrase_grounding,
+    region_to_category and, for labels with outlines, referring_segmentation.
+    """
+    from dataclasses import replace
+
+    from pipelines.dataset.derive import examples as derived
+    from pipelines.florence2.examples import write_examples
+
+    tasks = task or ["object_detection"]
+    found = _read(labels).pictures
+    if missing := next((one.file for one in found if not (pictures / one.file).is_file()), None):
+        raise ConfigError(f"{pictures}: lacks the picture {missing} of {labels}")
+    folder = Path(os.path.relpath(pictures, out.parent))
+    try:
+        made = [replace(one, image=str(folder / one.image)) for picture in found for one in derived(picture, tasks)]
+        typer.echo(f"{out}: {write_examples(out, made)} examples")
+    except ValueError as error:
+        raise ConfigError(f"{labels}: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written: {error.strerror}") from None
+
+
+@app.command()
+def score(truth: LabelPlace, found: LabelPlace) -> None:
+    """Compare labels with the truth: precision, recall and average precision by label."""
+    from pipelines.dataset.metrics.detection import overall, score_labels
+
+    right, other = ({picture.file: picture.objects for picture in _read(place).pictures} for place in (truth, found))
+    if missing := sorted(right.keys() - other.keys()):
+        raise ConfigError(f"{found}: lacks {len(missing)} pictures of {truth}, such as {missing[0]}")
+    scores = score_labels([(other[file], objects) for file, objects in right.items()])
+    rows = [*scores.items(), ("all", overall(scores))]
+    width = max(len(label) for label, _ in rows)
+    typer.echo(f"{'label':<{width}}  objects  found  precision  recall    F1  AP50    AP")
+    for label, one in rows:
+        precisions = "  ".join("   -" if value is None else f"{value:.2f}" for value in (one.ap50, one.ap))
+        counts = f"{one.expected:7}  {one.found:5}  {one.precision:9.2f}  {one.recall:6.2f}  {one.f1:.2f}"
+        typer.echo(f"{label:<{width}}  {counts}  {precisions}")
+
+
+def _place(place: str) -> tuple[str, Path]:
+    name, _, path = place.partition(":")
+    if name not in FORMATS or not path:
+        raise ConfigError(f"`{place}`: write a format and a path, such as coco:labels.json ({', '.join(FORMATS)})")
+    return name, Path(path).expanduser()
+
+
+def _read(place: str) -> Labels:
+    from pipelines.dataset.formats import coco, cvat, label_studio, yolo
+
+    readers: Mapping[str, Callable[[Path], Labels]] = {
+        "coco": coco.read, "yolo": yolo.read, "label-studio": label_studio.read, "cvat": cvat.read,
+    }  # fmt: skip
+    name, path = _place(place)
+    return readers[name](path)
+
+
+def _write(place: str, labels: Labels) -> None:
+    from pipelines.dataset.formats import coco, cvat, label_studio, yolo
+
+    writers: Mapping[str, Callable[[Path, Labels], None]] = {
+        "coco": coco.write, "yolo": yolo.write, "label-studio": label_studio.write, "cvat": cvat.write,
+    }  # fmt: skip
+    name, path = _place(place)
+    try:
+        writers[name](path, labels)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _task(name: str, text: str | None) -> Task:
+    """Return a task by name. Raises ConfigError."""
+    from pydantic import ValidationError
+
+    from pipelines.florence2.tasks import SPECS
+    from streamer.types import Task
+
+    if name not in SPECS:
+        raise ConfigError(f"--task: no task `{name}`; `streamer tasks` lists them")
+    keys: dict[str, Any] = {"text": text} if SPECS[name].takes_text else {}
+    if SPECS[name].takes_region or (SPECS[name].takes_text and text is None):
+        raise ConfigError(f"--task {name}: needs {'a region' if SPECS[name].takes_region else '--text'}")
+    try:
+        return Task(name, name, SPECS[name].parameters.model_validate(keys))
+    except ValidationError as error:
+        raise ConfigError(f"--text: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+
+
+def _print_table(table: FilterTable) -> None:
+    typer.echo(f"{'filter':<10}  removed  added   kept  removed if")
+    for row in table.rows:
+        counts = f"{sum(row.removed.values()):7}  {sum(row.added.values()):5}  {row.kept:5}"
+        typer.echo(f"{row.name:<10}  {counts}  {row.why}{_labels(row.removed)}")
+
+
+def _labels(removed: Mapping[str, int]) -> str:
+    most: Sequence[tuple[str, int]] = sorted(removed.items(), key=lambda item: -item[1])[:5]
+    return f" ({', '.join(f'{count} {label}' for label, count in most)})" if most else ""
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, file=sys.stderr)

@@ -1,0 +1,78 @@
+"""`streamer train`: fine-tune a checkpoint on examples."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streamer.core.errors import ConfigError
+
+
+def train(
+    examples: Annotated[Path, typer.Argument(metavar="EXAMPLES", help="JSON Lines with image, prefix and suffix.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="New folder for the trained checkpoint.")],
+    held_out: Annotated[
+        Path | None,
+        typer.Option(metavar="EXAMPLES", help="Examples that judge the training. [default: the last fifth]"),
+    ] = None,
+    rehearse: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="EXAMPLES", help="Further examples of what the model must not forget; can be repeated."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Checkpoint. [default: the small model that is included]")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Train all weights: for small models.")] = False,
+    vision: Annotated[bool, typer.Option("--vision", help="Train the vision tower too.")] = False,
+    rank: Annotated[int, typer.Option(min=1, max=256, help="Rank of the adapters.")] = 16,
+    rate: Annotated[float | None, typer.Option(help="Learning rate. [default: 1e-4; with --full 2e-5]")] = None,
+    epochs: Annotated[int, typer.Option(min=1, max=1000, help="Passes over the examples at most.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, max=256, help="Examples per step.")] = 8,
+    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda.")] = "auto",
+) -> None:
+    """Fine-tune a checkpoint: adapters (LoRA) on its text part, or all weights.
+
+    Training ends when the loss of the held-out examples no longer falls. Give them from a later time than the others:
+    neighbouring frames are nearly equal. An interrupted run continues with the same command. The new checkpoint is used
+    by its folder: `model: {checkpoint: FOLDER}`.
+    """
+    from pydantic import ValidationError
+
+    from pipelines.dataset.pictures import read_picture
+    from pipelines.florence2.checkpoint_files import open_folder
+    from pipelines.florence2.examples import Example, read_examples
+    from pipelines.florence2.finetune.run import train as run
+    from pipelines.florence2.finetune.settings import TrainingSettings
+
+    def read(path: Path) -> list[Example]:
+        """Return examples with the pictures' paths from the working folder."""
+        from dataclasses import replace
+
+        return [replace(one, image=str(path.parent / one.image)) for one in read_examples(path)]
+
+    try:
+        settings = TrainingSettings(full=full, vision=vision, rank=rank, rate=rate, epochs=epochs, batch=batch)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"--{first['loc'][0]}: {first['msg']}") from None
+    learned = read(examples)
+    if held_out is None:
+        # The order of the file is taken for that of time.
+        first_judge = max(1, len(learned) * 4 // 5)
+        learned, judges = learned[:first_judge], learned[first_judge:]
+    else:
+        judges = read(held_out)
+    for path in rehearse or ():
+        learned += read(path)
+    record = run(
+        open_folder(model), out, settings, learned, judges, lambda name: read_picture(Path(name)), _tell, device
+    )
+    typer.echo(
+        f"{out}: held-out loss {record['held_out_loss_before']:.4f} before, {record['best']:.4f} after "
+        f"{record['best_step']} steps"
+    )
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, file=sys.stderr)

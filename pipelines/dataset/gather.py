@@ -1,0 +1,63 @@
+"""Gathers a model's answers by picture, and turns them into labelled objects."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pipelines.dataset.annotations import Annotation, read_annotations
+from pipelines.dataset.filters import AnsweredPicture, Objects
+from pipelines.dataset.labels import LabelledObject, LabelledPicture, Labels
+from pipelines.dataset.pictures import size_of
+from streamer.types import Answer
+
+DETECTION = "object_detection"
+"""The task whose boxes become labels."""
+
+
+def answered_pictures(path: Path) -> list[AnsweredPicture]:
+    """Return the pictures of a file of answers, in its order. The newest answer to a question counts.
+
+    Raises ConfigError.
+    """
+    newest: dict[tuple[object, ...], Annotation] = {}
+    for annotation in read_annotations(path):
+        newest[annotation.image, annotation.task, annotation.text, annotation.region] = annotation
+    by_image: dict[str, list[Annotation]] = defaultdict(list)
+    for annotation in newest.values():
+        by_image[annotation.image].append(annotation)
+    return [_picture(image, some) for image, some in by_image.items()]
+
+
+def _picture(image: str, annotations: Sequence[Annotation]) -> AnsweredPicture:
+    answers: dict[str, Answer] = {}
+    for one in annotations:
+        before = answers.get(one.task)
+        boxes = (before.boxes if before else ()) + one.answer.boxes
+        polygons = (before.polygons if before else ()) + one.answer.polygons
+        answers[one.task] = replace(one.answer, boxes=boxes, polygons=polygons)
+    return AnsweredPicture(image, answers, annotations[0].stream, annotations[0].taken_at)
+
+
+def detected_objects(pictures: Sequence[AnsweredPicture]) -> Objects:
+    """Return the objects that the detection found in each picture."""
+    return [
+        [
+            LabelledObject(box.label, (box.x0, box.y0, box.x1, box.y1), score=box.score)
+            for box in picture.answers.get(DETECTION, Answer()).boxes
+        ]
+        for picture in pictures
+    ]
+
+
+def labelled(folder: Path, pictures: Sequence[AnsweredPicture], objects: Objects) -> Labels:
+    """Return labels of the pictures in a folder that were asked about objects. Raises ConfigError."""
+    found = [
+        LabelledPicture(picture.image, *size_of(folder / picture.image), tuple(some))
+        for picture, some in zip(pictures, objects, strict=True)
+        if DETECTION in picture.answers
+    ]
+    names = sorted({one.label for picture in found for one in picture.objects})
+    return Labels(tuple(names), tuple(found))
