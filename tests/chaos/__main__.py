@@ -24,10 +24,12 @@ from tests.chaos.media import fuzzing, hostile_camera
 from tests.chaos.processes import infer_killed, infer_stopped, poison, step_never_returns, terminated
 from tests.chaos.receivers import broker_down, webhook
 from tests.chaos.rules import rules_killed
+from tests.chaos.targets import targets_down
 
 FAULTS: tuple[Fault, ...] = (
     soak, restarts, frozen, infer_killed, infer_stopped, step_never_returns, poison, terminated, rules_killed,
-    broker_down, power_cut, disk_full, bytes_flipped, clock_steps, webhook, fuzzing, hostile_camera, link_between_hosts,
+    broker_down, targets_down, power_cut, disk_full, bytes_flipped, clock_steps, webhook, fuzzing, hostile_camera,
+    link_between_hosts,
 )  # fmt: skip
 
 

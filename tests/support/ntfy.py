@@ -73,7 +73,7 @@ class NtfyServer:
         body = request.rfile.read(int(request.headers["content-length"] or 0))
         status = self.status()
         if status == 200:
-            self.published.append(_published(request, body))
+            self.published.append(published_by(request, body))
         if self.hang.is_set():
             self.closing.wait(60)
             return
@@ -84,7 +84,7 @@ class NtfyServer:
         request.wfile.write(answer)
 
 
-def _published(request: BaseHTTPRequestHandler, body: bytes) -> Published:
+def published_by(request: BaseHTTPRequestHandler, body: bytes) -> Published:
     parts = urlsplit(request.path)
     query = {key: values[0] for key, values in parse_qs(parts.query).items()}
     fields: dict[str, Any] = query if parts.path != "/" else json.loads(body)
