@@ -200,8 +200,11 @@ class Acknowledge(_RulesCommand):
     """Neither escalate an open incident nor notify anybody of it any more."""
 
     op: Literal["ack"] = "ack"
-    incident: GivenName
+    incident: GivenName | None = None
     """Id of the incident, or the beginning of it."""
+    rule: GivenName | None = None
+    """Rule of the incident, with `stream` in place of `incident`."""
+    stream: GivenName | None = None
 
 
 class Feedback(_RulesCommand):

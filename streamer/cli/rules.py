@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -103,7 +104,7 @@ def replay_rule(
         start = time.time() - parse_seconds(since)
     except ValueError as error:
         raise ConfigError(f"--since: {error}") from None
-    starts = 0
+    starts, told = 0, Counter[str]()
     with (
         contextlib.suppress(BrokenPipeError),
         contextlib.closing(LedgerQuery(ledger := find_ledger(loaded.name))) as query,
@@ -112,10 +113,13 @@ def replay_rule(
         loaded = SavedChanges(ledger.parent).apply(loaded)
         for incident in replay(query, loaded, {rule: loaded.rules[rule]}, start):
             starts += incident.data.state == "start"
+            told.update(incident.data.notify)
             sys.stdout.write((encode(incident).decode() if jsonl else _line(incident, snapshots)) + "\n")
         sys.stdout.flush()
         if not jsonl:
             print(f"{starts} incidents in the last {since}")
+            for target in loaded.rules[rule].notify:
+                print(f"{told[target]} notifications to {printable(target)}")
 
 
 def _judgements(agent: str) -> list[Judgement]:
@@ -129,12 +133,17 @@ def _judgements(agent: str) -> list[Judgement]:
         return []
 
 
+def _local(time: str) -> str:
+    return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
 def _line(event: IncidentEvent, snapshots: SnapshotFolder) -> str:
     data = event.data
-    when = datetime.fromisoformat(event.time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    words = [when, data.stream, data.state, data.severity, data.text]
+    words = [_local(event.time), data.stream, data.state, data.severity, data.text]
     words += [f"after {data.seconds:g} s"] if data.state != "start" else []
     words += [data.reason] if data.reason else []
+    words += [f"{'changes' if data.silent else 'notifies'} {', '.join(data.notify)}"] if data.notify else []
+    words += [f"snoozed until {_local(data.snoozed_until)}"] if data.snoozed_until else []
     file = snapshots.find(data.stream, data.best.event) if data.best.snapshot is not None else None
     words += [str(file)] if file is not None else []
     return printable("  ".join(words).replace("\n", " "))

@@ -89,12 +89,21 @@ def _snoozed(engine: Engine, now: float) -> str:
 
 
 def _acknowledge(command: Acknowledge, engine: Engine, find: FindIncident, by: str) -> tuple[CommandData, str]:
+    if command.incident is None:
+        named = _open_at(command.rule, command.stream, engine)
+        return _about(named, by), _acknowledged(named)
+    if command.rule is not None or command.stream is not None:
+        raise ConfigError("give either the id of an incident, or its rule and stream")
     found = _open(command.incident, engine)
     if found is None:
         if find(command.incident) is not None:
             raise ConfigError(f"incident {command.incident} is over")
         raise _unknown(command.incident, engine)
-    return _about(found, by), f"incident {found['incident']} of {found['rule']} on {found['stream']}: acknowledged"
+    return _about(found, by), _acknowledged(found)
+
+
+def _acknowledged(found: dict[str, Any]) -> str:
+    return f"incident {found['incident']} of {found['rule']} on {found['stream']}: acknowledged"
 
 
 def _judge(command: Feedback, engine: Engine, find: FindIncident, by: str) -> tuple[CommandData, str]:
@@ -118,6 +127,16 @@ def _open(given: str, engine: Engine) -> dict[str, Any] | None:
     if len(found) > 1:
         raise ConfigError(f"several incidents begin with `{given}`: give more of the id")
     return found[0] if found and len(given) >= MIN_PREFIX else None
+
+
+def _open_at(rule: str | None, stream: str | None, engine: Engine) -> dict[str, Any]:
+    """Return the open incident of a rule on a stream. Raises ConfigError if there is none."""
+    if rule is None or stream is None:
+        raise ConfigError("give the id of an incident, or its rule and stream")
+    found = [one for one in engine.open_incidents() if (one["rule"], one["stream"]) == (rule, stream)]
+    if not found:
+        raise ConfigError(f"rule `{rule}` has no open incident on stream `{stream}`")
+    return found[0]
 
 
 def _unknown(given: str, engine: Engine) -> ConfigError:

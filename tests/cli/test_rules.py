@@ -9,15 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from streamer.bus.event_channel import EventClient
 from streamer.cli.main import app
 from streamer.config.changes import Change, SavedChanges
+from streamer.config.model import from_mapping
 from streamer.core.errors import ConfigError
 from streamer.events.ledger import Ledger
+from streamer.events.ledger.cursor import position_of
 from streamer.events.schema import encode
 from streamer.events.verdicts import Judgement, VerdictFile
 from streamer.rules.engine import Engine
 from streamer.rules.incident import hash_of
-from tests.support.stories import STORIES, run
+from tests.support.agents import until
+from tests.support.rules_process import Workers
+from tests.support.stories import STORIES, Story, run, seconds
 
 STORY = next(story for story in STORIES if story.name == "enter and leave")
 
@@ -51,6 +56,62 @@ def test_replay_prints_lines_for_people(config: Path, capsys: pytest.CaptureFixt
     assert start.endswith("gate  start  medium  story at gate")
     assert end.endswith("gate  end  medium  story at gate  after 13 s")
     assert count == "1 incidents in the last 7d"
+
+
+NIGHT = {"between": "21:00-21:01", "below": "critical"}
+TARGETS = {
+    "phone": {"kind": "apprise", "url": "ntfy://127.0.0.1:1/topic", "quiet": NIGHT},
+    "mail": {"kind": "apprise", "url": "json://127.0.0.1:1", "end": True},
+}
+RULES = {
+    "night": {**STORY.rule, "grace": "2s", "escalate": {"after": "40s", "to": "critical"}, "notify": ["phone", "mail"]},
+    "away": {**STORY.rule, "grace": "2s", "modes": ["away"], "notify": ["mail"]},
+}
+SCRIPT = "".join(
+    [
+        seconds(0, 8, "person"),
+        "9 snooze 20\n10 mode away\n",
+        *(f"{second} {'person' if second % 20 < 12 else '-'}\n" for second in range(11, 45)),
+        "45 snooze off\n",
+        seconds(46, 95, "person"),
+        "96 mode home\n",
+        seconds(97, 110, "-"),
+    ]
+)
+
+
+def test_replay_notifies_the_same_targets_as_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Quiet hours, snoozes, modes and a rising severity, in the real rules process and by the command."""
+    config, file = {**STORY.config().raw, "rules": RULES, "notify": TARGETS}, tmp_path / "home.yaml"
+    file.write_text(json.dumps(config))
+    events = Story("", STORY.rule, SCRIPT, []).events()
+    with Workers(tmp_path, from_mapping(config)) as workers:
+        until(lambda: position_of(workers.ledger, "rules") is not None, 60, "emit has opened the ledger")
+        with EventClient(workers.runtime, "infer") as client:
+            for one in events:
+                client.send(one, None)
+            assert client.flush(20)
+        ids = {one.id for one in run(Engine(from_mapping(config)), events)}
+        until(lambda: ids <= {one.id for one in workers.incidents()}, 20, "all incidents")
+        live = {name: [one for one in workers.incidents() if one.data.rule == name] for name in RULES}
+    (tmp_path / "streamer").mkdir()
+    (tmp_path / "streamer" / "home").symlink_to(workers.state)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    for name, incidents in live.items():
+        lines = output(capsys, "test", name, "--config", str(file), "--jsonl")
+        assert lines == [encode(one).decode() for one in incidents]
+
+    told = [(one.data.state, one.data.notify, one.data.silent) for one in live["night"]]
+    assert {("start", ("mail",), False), ("update", ("phone",), False)} <= set(told)
+    assert any(one.data.snoozed_until for one in live["night"])
+    assert {one.data.notify for one in live["away"]} >= {(), ("mail",)}
+    first, *_, phone, mail = output(capsys, "test", "night", "--config", str(file))
+    assert first.endswith("gate  start  medium  night at gate  notifies mail")
+    numbers = {name: sum(name in one.data.notify for one in live["night"]) for name in TARGETS}
+    assert [phone, mail] == [f"{numbers[name]} notifications to {name}" for name in ("phone", "mail")]
 
 
 def test_since_leaves_older_events_out(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

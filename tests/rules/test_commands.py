@@ -46,6 +46,9 @@ def refusal(command: RulesChange, engine: Engine) -> str:
         (Snooze(by="anna", seconds=40 * 86400), "at most 30 days"),
         (Acknowledge(by="anna", incident="c0ffee00"), "there is no incident `c0ffee00`"),
         (Acknowledge(by="anna", incident=""), "there is no incident ``"),
+        (Acknowledge(by="anna", rule="story"), "give the id of an incident, or its rule and stream"),
+        (Acknowledge(by="anna", rule="story", stream="yard"), "rule `story` has no open incident on stream `yard`"),
+        (Acknowledge(by="anna", incident="c0ffee00", rule="story"), "give either the id of an incident, or its rule"),
         (Feedback(by="anna", incident="c0ffee00", verdict="wrong"), "there is no incident `c0ffee00`"),
     ],
     ids=lambda value: value.op if hasattr(value, "op") else "",
@@ -80,6 +83,15 @@ def test_event_names_command_and_sender(engine: Engine) -> None:
     assert event.model_dump(mode="json")["data"]["command"] == {
         "by": "anna ", "rule": "story", "stream": "gate", "incident": incident["incident"],
     }  # fmt: skip
+
+
+def test_incident_is_acknowledged_by_rule_and_stream(engine: Engine) -> None:
+    (incident,) = engine.open_incidents()
+    checked = check(Acknowledge(by="mqtt", rule="story", stream="gate"), engine, lambda incident: None, START)
+    assert checked.event.data.command is not None
+    assert checked.event.data.command.incident == incident["incident"]
+    engine.process(checked.event)
+    assert engine.open_incidents()[0]["acknowledged"] == "mqtt"
 
 
 def test_end_of_a_snooze_that_is_none_names_the_others(engine: Engine) -> None:

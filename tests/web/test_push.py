@@ -148,3 +148,18 @@ def test_link_allows_nothing_else(scene: RulesScene, service: PushService) -> No
     token = message["snooze"].rpartition("/")[2]
     for path, method in ((f"/push/wrong/{token}", "POST"), (f"/push/snooze/{token}0", "POST"), ("/api/rules", "GET")):
         assert scene.web.get(path, method=method).status == 401, path
+
+
+def test_browser_can_install_the_page(page: Page) -> None:
+    """An iPhone asks for this before it offers web push. The manifest is behind the token, like the page."""
+    tools = page.context.new_cdp_session(page)
+    found = tools.send("Page.getAppManifest")
+    assert found["errors"] == []
+    manifest = json.loads(found["data"])
+    assert (manifest["display"], manifest["name"]) == ("standalone", "streamer")
+    for icon in manifest["icons"]:
+        size = page.evaluate(
+            "async (src) => { const one = new Image(); one.src = src; await one.decode(); return one.naturalWidth; }",
+            icon["src"],
+        )
+        assert icon["sizes"] in ("any", f"{size}x{size}")

@@ -17,6 +17,8 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+from streamer.core.tls import ClientTls
+
 MAX_RESPONSE_BYTES = 1 << 20
 """Bytes read of a response. Services that Apprise reads answer with a few kilobytes."""
 
@@ -33,6 +35,10 @@ class Attempt:
     """Further headers of HTTP requests."""
     message_id: str = ""
     """`Message-ID` of e-mails."""
+    tls: ClientTls | None = None
+    """Certificates of HTTP requests."""
+    proxy: str | None = None
+    """URL of the proxy of HTTP requests."""
     status: int | None = None
     """Status of the newest HTTP response."""
     retry_after: str = ""
@@ -92,6 +98,11 @@ def _session_class(requests: Any) -> Any:
             attempt = _active.attempt
             request.headers.update(attempt.headers)
             kwargs.update(timeout=attempt.timeout, stream=True, allow_redirects=False)
+            kwargs["proxies"] = {} if attempt.proxy is None else dict.fromkeys(("http", "https"), attempt.proxy)
+            if (tls := attempt.tls) is not None and tls.ca is not None and kwargs.get("verify") is not False:
+                kwargs["verify"] = str(tls.ca)
+            if tls is not None and tls.cert is not None:
+                kwargs["cert"] = str(tls.cert) if tls.key is None else (str(tls.cert), str(tls.key))
             response = super().send(request, **kwargs)
             attempt.status, attempt.retry_after = response.status_code, response.headers.get("retry-after", "")
             content = bytearray()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import smtplib
+import ssl
 import threading
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -16,6 +17,8 @@ from urllib.parse import parse_qs, urlsplit
 from streamer.core.errors import ConfigError, SinkError, SinkRefused
 from streamer.core.network_failures import describe_os_error
 from streamer.core.reasons import error_id
+from streamer.core.redact import Url
+from streamer.core.tls import ClientTls, describe_tls_error
 from streamer.events.incident_data import Severity
 from streamer.events.notify._apprise_library import Attempt, apprise, begin
 from streamer.events.notify._base import Message
@@ -33,6 +36,7 @@ _NTFY_PRIORITIES: dict[Severity, str] = {
 }  # fmt: skip
 _RECEIVERS_OF_ID = frozenset({"json", "jsons", "xml", "xmls", "form", "forms"})
 """Schemes of plain HTTP receivers, which get the id of the message in a header."""
+_MAX_CAUSES = 10
 _MAX_RETRY_AFTER_S = 3600.0
 _BROKEN_OFF = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ETIMEDOUT})
 """Errors of a connection that was open: the message may have been sent."""
@@ -41,8 +45,10 @@ _BROKEN_OFF = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errn
 class AppriseMessenger:
     """One service. Raises ConfigError if Apprise does not accept its URL."""
 
-    def __init__(self, url: SecretUrl, timeout: float) -> None:
+    def __init__(self, url: SecretUrl, timeout: float, tls: ClientTls, proxy: Url | None) -> None:
+        """`tls`, `proxy`: of requests by HTTP."""
         self._library, self._scheme, self._timeout = apprise(), url.scheme, timeout
+        self._tls, self._proxy = tls, None if proxy is None else proxy.reveal()
         self._service = _service(self._library, url)
         self._has_priority = "priority" in parse_qs(urlsplit(url.reveal().replace("://", "://x", 1)).query)
         self._thread: threading.Thread | None = None
@@ -50,7 +56,7 @@ class AppriseMessenger:
     def send(self, message: Message) -> None:
         if self._thread is not None and self._thread.is_alive():
             raise SinkError(f"{self._scheme}: the server still holds an earlier request", in_doubt=True)
-        attempt = Attempt(self._timeout / 2, self._headers(message), message_id=f"<{message.id}@streamer>")
+        attempt = Attempt(self._timeout / 2, self._headers(message), f"<{message.id}@streamer>", self._tls, self._proxy)
         outcome: list[bool | BaseException] = []
         self._thread = threading.Thread(
             target=self._send, args=(message, attempt, outcome), name=f"notify {self._scheme}", daemon=True
@@ -154,6 +160,8 @@ def _failure(scheme: str, attempt: Attempt) -> SinkError | SinkRefused:
         case smtplib.SMTPNotSupportedError():
             return SinkError(f"{scheme}: the server does not support what `url` asks for: check user and TLS mode")
     cause = error
+    if (tls := _tls_error(error)) is not None:
+        return SinkError(f"{scheme}: {describe_tls_error(tls, always_verified=True)}")
     while cause is not None and not (isinstance(cause, OSError) and isinstance(cause.errno, int)):
         if isinstance(cause, TimeoutError) or "Timeout" in type(cause).__name__:
             in_doubt = "Connect" not in type(cause).__name__  # else nothing was sent
@@ -161,8 +169,21 @@ def _failure(scheme: str, attempt: Attempt) -> SinkError | SinkRefused:
         cause = cause.__cause__ or cause.__context__
     if isinstance(cause, OSError):
         return SinkError(f"{scheme}: {describe_os_error(cause)}", in_doubt=cause.errno in _BROKEN_OFF)
+    if type(error).__name__ == "ProxyError":
+        return SinkError(f"{scheme}: the proxy refuses the connection: check `proxy`")
     reason = "the service does not accept the message" if error is None else "the connection broke off"
     return SinkError(f"{scheme}: {reason}", in_doubt=error is not None)
+
+
+def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
+    """Return the error of TLS behind an exception. Requests keeps it as an argument, and as the reason in that one."""
+    seen = 0
+    while error is not None and seen < _MAX_CAUSES:
+        if isinstance(error, ssl.SSLError):
+            return error
+        inner = [*error.args, getattr(error, "reason", None), error.__cause__, error.__context__]
+        error, seen = next((one for one in inner if isinstance(one, BaseException)), None), seen + 1
+    return None
 
 
 def _smtp(scheme: str, code: int) -> SinkError | SinkRefused:

@@ -35,7 +35,7 @@ _DEVICE_CLASSES: dict[RuleSubject, str] = {
 DEVICES = "homeassistant/device/+/config"
 """Topics of all programs' discovery messages."""
 
-_COMPONENT = re.compile(r"task\.[a-z0-9_-]{1,63}|rule\.[a-z0-9_-]{1,63}(?:\.(?:text|snooze))?|mode|snooze|unsnooze")
+_COMPONENT = re.compile(r"task\.[a-z0-9_-]{1,63}|rule\.[a-z0-9_-]{1,63}(?:\.(?:text|snooze|ack))?|mode|snooze|unsnooze")
 """Keys of the components that come and go with the config."""
 _PLATFORMS = ("sensor", "binary_sensor", "select", "button")
 _SNOOZE = "1h"
@@ -153,7 +153,10 @@ class Discovery:
             if self._commands:
                 place = {"rule": rule, "stream": stream, "for": _SNOOZE}
                 found[f"rule.{rule}.snooze"] = self._button(
-                    f"{unique_id}.snooze", f"snooze {rule} for {_SNOOZE}", place
+                    f"{unique_id}.snooze", f"snooze {rule} for {_SNOOZE}", "snooze", place
+                )
+                found[f"rule.{rule}.ack"] = self._button(
+                    f"{unique_id}.ack", f"acknowledge {rule}", "ack", {"rule": rule, "stream": stream}
                 )
         return found
 
@@ -166,17 +169,19 @@ class Discovery:
         elif self._modes:
             found["mode"] = {"platform": "sensor", **mode}
         if self._commands and self._subjects:
-            found["snooze"] = self._button(f"{identity}.snooze", f"snooze all for {_SNOOZE}", {"for": _SNOOZE})
-            found["unsnooze"] = self._button(f"{identity}.unsnooze", "end all snoozes", {})
+            found["snooze"] = self._button(
+                f"{identity}.snooze", f"snooze all for {_SNOOZE}", "snooze", {"for": _SNOOZE}
+            )
+            found["unsnooze"] = self._button(f"{identity}.unsnooze", "end all snoozes", "snooze", {})
         return found
 
-    def _button(self, unique_id: str, name: str, snooze: Mapping[str, str]) -> Component:
+    def _button(self, unique_id: str, name: str, command: str, payload: Mapping[str, str]) -> Component:
         return {
             "platform": "button",
             "name": name,
             "unique_id": unique_id,
-            "command_topic": command_topic(self._base, "snooze"),
-            "payload_press": json.dumps(snooze),
+            "command_topic": command_topic(self._base, command),
+            "payload_press": json.dumps(payload),
         }
 
 

@@ -4,7 +4,7 @@
 |---|---|
 | `<topic>/<agent>/rules/mode/set` | name of the mode |
 | `<topic>/<agent>/rules/snooze/set` | `1h`, or JSON with `for`, `rule`, `stream`; without `for` the snooze ends |
-| `<topic>/<agent>/rules/ack/set` | id of the incident, or its beginning |
+| `<topic>/<agent>/rules/ack/set` | id of the incident, or its beginning; or JSON with `rule` and `stream` |
 """
 
 from __future__ import annotations
@@ -99,12 +99,21 @@ def _mode(text: str) -> dict[str, Any]:
 
 
 def _snooze(text: str) -> dict[str, Any]:
-    data = json.loads(text) if text.lstrip().startswith("{") else {"for": text}
-    if unknown := data.keys() - {"for", "rule", "stream"}:
-        raise ValueError(f"unknown key `{min(unknown)}`: `for`, `rule` and `stream` are possible")
+    data = _object(text, "for", "rule", "stream") if text.lstrip().startswith("{") else {"for": text}
     seconds = None if data.get("for") is None else parse_seconds(data["for"])
     return {"op": "snooze", "rule": data.get("rule"), "stream": data.get("stream"), "seconds": seconds}
 
 
 def _acknowledge(text: str) -> dict[str, Any]:
+    if text.lstrip().startswith("{"):
+        return {"op": "ack", **_object(text, "rule", "stream")}
     return {"op": "ack", "incident": text.strip()}
+
+
+def _object(text: str, *keys: str) -> dict[str, Any]:
+    """Return a JSON object with some of these keys. Raises ValueError."""
+    data: dict[str, Any] = json.loads(text)
+    if unknown := data.keys() - set(keys):
+        possible = f"{', '.join(f'`{key}`' for key in keys[:-1])} and `{keys[-1]}`"
+        raise ValueError(f"unknown key `{min(unknown)}`: {possible} are possible")
+    return data

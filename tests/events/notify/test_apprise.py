@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import logging
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -18,11 +19,14 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import Envelope
 
 from streamer.core.errors import ConfigError, SinkError, SinkRefused
+from streamer.core.redact import Url
 from streamer.events.notify import Apprise, Message, Messenger
 from streamer.events.notify._secret_url import SecretUrl
+from tests.support.certificates import Authority
 from tests.support.hooks import Endpoint, RawEndpoint, status
 from tests.support.ntfy import NtfyServer
 from tests.support.ports import free_port
+from tests.support.proxy import Proxy
 
 PICTURE = b"\xff\xd8\xff\xe0 a picture \xff\xd9"
 TOPIC = "c0ffee12ab34cd56ef7890ab12cd34ef"
@@ -150,6 +154,31 @@ def test_unreachable_server_is_named_in_words() -> None:
         with pytest.raises(SinkError, match="connection refused: nothing listens there") as failed:
             messenger(url).send(message())
         assert not failed.value.in_doubt
+
+
+def test_certificates_and_proxy_are_those_of_the_config(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=authority.cert)
+    server.load_cert_chain(*authority.issue("server"))
+    server.verify_mode = ssl.CERT_REQUIRED
+    cert, key = authority.issue("agent")
+    with Endpoint(server) as endpoint, Proxy("user:pass word") as proxy:
+        login = proxy.url.replace("http://", "http://user:pass%20word@")
+        url = SecretUrl(endpoint.url.replace("https://", "jsons://"))
+        tls = {"ca": authority.cert, "cert": cert, "key": key, "proxy": Url(login)}
+        Apprise(kind="apprise", url=url, **tls).open(Path()).send(message())
+        assert len(endpoint.accepted) == len(proxy.targets) == 1
+        with pytest.raises(SinkError, match="the proxy refuses the connection"):
+            Apprise(kind="apprise", url=url, **{**tls, "proxy": Url(proxy.url)}).open(Path()).send(message())
+        with pytest.raises(SinkError, match="not from a known authority: give that of its authority as `ca: FILE`"):
+            messenger(url.reveal()).send(message())
+        with pytest.raises(SinkError, match=r"requires a client certificate|broke off during the handshake"):
+            Apprise(kind="apprise", url=url, ca=authority.cert).open(Path()).send(message())
+
+
+def test_certificates_of_mail_servers_are_refused() -> None:
+    with pytest.raises(ValueError, match="proxy: only for services by HTTP, not for mailtos://"):
+        Apprise(kind="apprise", url=SecretUrl("mailtos://a:b@mail.example"), proxy=Url("http://proxy:3128"))
 
 
 def test_hanging_server_is_left_after_the_timeout(ntfy: NtfyServer) -> None:

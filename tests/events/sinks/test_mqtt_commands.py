@@ -70,14 +70,16 @@ def test_commands_arrive_and_retained_ones_do_not(tmp_path: Path) -> None:
             publish(broker.port, f"{BASE}/snooze/set", b"1h", retain=False)
             publish(broker.port, f"{BASE}/snooze/set", b'{"rule": "ladder", "stream": "gate"}', retain=False)
             publish(broker.port, f"{BASE}/ack/set", b"c0ffee00", retain=False)
+            publish(broker.port, f"{BASE}/ack/set", b'{"rule": "ladder", "stream": "gate"}', retain=False)
             publish(broker.port, f"{BASE}/other/set", b"1", retain=False)
-            until(lambda: len(handled(sink, rules).commands) == 4, FEW_S, "all commands")
+            until(lambda: len(handled(sink, rules).commands) == 5, FEW_S, "all commands")
 
     expected = [
         {"by": "mqtt", "op": "mode", "mode": "away"},
         {"by": "mqtt", "op": "snooze", "rule": None, "stream": None, "seconds": 3600.0},
         {"by": "mqtt", "op": "snooze", "rule": "ladder", "stream": "gate", "seconds": None},
         {"by": "mqtt", "op": "ack", "incident": "c0ffee00"},
+        {"by": "mqtt", "op": "ack", "rule": "ladder", "stream": "gate"},
     ]
     assert rules.commands == expected
     assert rules.reports == []
@@ -94,6 +96,7 @@ def test_wrong_commands_are_reported(tmp_path: Path, monkeypatch: Any) -> None:
         b"soon": ("snooze", "must be a duration such as 500ms, 1s or 5m"),
         b'{"for": [1]}': ("snooze", "must be a duration such as 500ms, 1s or 5m"),
         b'{"unknown": 1}': ("snooze", "unknown key `unknown`"),
+        b'{"incident": "c0ffee00"}': ("ack", "unknown key `incident`: `rule` and `stream` are possible"),
         b'{"for": NaN}': ("snooze", "must be longer than zero"),
         b"": ("snooze", "must be a duration"),
     }

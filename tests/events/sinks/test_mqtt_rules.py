@@ -143,6 +143,25 @@ def test_home_assistant_discovers_rules(tmp_path: Path) -> None:
     assert len(ids) == len(set(ids))
 
 
+def test_home_assistant_acknowledges_with_a_button(tmp_path: Path) -> None:
+    with Broker(tmp_path) as broker, Listener(broker.port) as listener:
+        sinks = [{"kind": "mqtt", "url": broker.url, "commands": True, "home_assistant": True}]
+        story = Story("visit", {"when": PERSON}, "0 person", [])
+        config = from_mapping({**story.config().raw, "sinks": sinks})
+        with Workers(tmp_path, config) as workers, EventClient(workers.runtime, "infer") as client:
+            until((workers.runtime / "rules.sock").exists, START_S, "the rules process")
+            device = json.loads(until(lambda: listener.retained(DEVICE), START_S, "discovery") or "")
+            for one in story.events():
+                client.send(one, None)
+            assert client.flush(FEW_S)
+            until(lambda: len(workers.incidents()) == 1, FEW_S, "the start")
+            button = device["components"]["rule.story.ack"]
+            publish(broker.port, button["command_topic"], button["payload_press"].encode(), retain=False)
+            until(lambda: len(workers.incidents()) == 2, FEW_S, "the acknowledgement")
+            assert workers.incidents()[1].data.acknowledged == "mqtt"
+    assert (button["platform"], button["name"]) == ("button", "acknowledge story")
+
+
 def test_discovery_has_only_what_the_sink_gets(tmp_path: Path) -> None:
     with Broker(tmp_path) as broker, closing(opened(broker, LADDER, home_assistant=True, only=["incidents"])) as sink:
         sink.idle()
