@@ -12,6 +12,8 @@ from streamer.rules.condition import ObjectLeaf
 from streamer.rules.incident import Key
 from streamer.rules.observation import Observation
 
+_SPARE = 1000
+"""Deadlines that have changed and may stay in the heap."""
 ANY_LABEL = ""
 """Key of activities that look at objects with any label."""
 
@@ -99,6 +101,8 @@ class Activities:
         elif self._deadlines.get(order) != deadline:
             self._deadlines[order] = deadline
             heappush(self._heap, (deadline, order))
+            if len(self._heap) > 2 * len(self._deadlines) + _SPARE:
+                self._heap = sorted((time, order) for order, time in self._deadlines.items())
         sleeps = activity.sleeps
         for task in activity.tasks:
             awake = self._tasks[activity.stream, task].awake
