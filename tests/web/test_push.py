@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cv2
@@ -74,30 +75,38 @@ def page(scene: RulesScene) -> Iterator[Page]:
         browser.close()
 
 
+def wait_until(page: Page, condition: Callable[[], object], timeout: float = 30.0) -> None:
+    """Poll `condition` while the browser's events are handled. Raises AssertionError after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"after {timeout} s still not"
+        page.wait_for_timeout(50)
+
+
 def deliver(page: Page, origin: str, message: dict[str, Any]) -> None:
     """Give a push message to the service worker."""
     tools = page.context.new_cdp_session(page)
     found: list[dict[str, Any]] = []
     tools.on("ServiceWorker.workerRegistrationUpdated", lambda event: found.extend(event["registrations"]))
     tools.send("ServiceWorker.enable")
-    for _ in range(100):
-        if not found:
-            page.wait_for_timeout(50)
+    wait_until(page, lambda: found)
     body = {"origin": origin, "registrationId": found[0]["registrationId"], "data": json.dumps(message)}
     tools.send("ServiceWorker.deliverPushMessage", body)
 
 
 def shown(page: Page, text: str) -> dict[str, str]:
     """Return the only notification, once its body holds a text. The page may show the form for the token by then."""
+    wait_until(page, lambda: page.context.service_workers)
     (worker,) = page.context.service_workers
-    for _ in range(100):
-        found = worker.evaluate(SHOWN)
-        if found and text in found[0]["body"]:
-            break
-        page.wait_for_timeout(50)
+    found: list[dict[str, str]] = []
+
+    def appeared() -> bool:
+        found[:] = worker.evaluate(SHOWN)
+        return bool(found) and text in found[0]["body"]
+
+    wait_until(page, appeared)
     (one,) = found
-    assert text in one["body"], one
-    return dict(one)
+    return one
 
 
 def snapshot(scene: RulesScene, event: str) -> Snapshot:
@@ -111,7 +120,7 @@ def test_push_shows_the_picture_and_its_buttons_work(scene: RulesScene, service:
     subscription = service.subscription()
     page.evaluate(SUBSCRIBE, [subscription.endpoint, subscription.p256dh, subscription.auth])
     page.get_by_role("button", name="Turn notifications on").click()
-    expect(page.get_by_text("notifications are on in this browser.")).to_be_visible()
+    expect(page.get_by_text("notifications are on in this browser.")).to_be_visible(timeout=30_000)
     keys = PushFiles(scene.workers.state).keys()
     assert page.evaluate("subscribedFor") == {"userVisibleOnly": True, "applicationServerKey": keys.public}
 
