@@ -43,6 +43,7 @@ def result_event(
     model: str,
     follow_ups: EventFollowUps | None = None,
     changes: EventChanges | None = None,
+    lease: int | None = None,
 ) -> ResultEvent:
     """Return the event of one finished job. Emit sets its sequence and age."""
     due, frame = result.job.due, result.job.frame
@@ -60,6 +61,7 @@ def result_event(
         region=None if region is None else (region.x0, region.y0, region.x1, region.y1),
         zone=None if due.task.zone is None else due.task.zone.name,
         crop=result.crop,
+        lease=lease,
         frame=FrameInfo(
             seq=frame.seq, pts=None if frame.pts is None else round(frame.pts, 6), width=width, height=height
         ),
@@ -105,10 +107,11 @@ def status_event(
     retry_in_s: float | None = None,
     frames: Mapping[str, Any] | FrameCounts | None = None,
     epoch: int | None = None,
+    lease: int | None = None,
 ) -> StatusEvent:
     """Return a stream's change of state (subject `stream.<state>`). `frames` holds the keys of FrameCounts."""
     source = f"/agents/{agent}/streams/{stream}"
-    return _status(source, "stream", state, reason, retry_in_s, stream=stream, epoch=epoch, frames=frames)
+    return _status(source, "stream", state, reason, retry_in_s, stream=stream, epoch=epoch, frames=frames, lease=lease)
 
 
 def worker_event(

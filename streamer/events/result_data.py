@@ -190,6 +190,8 @@ class ResultData(Part):
     crop: tuple[int, int, int, int] | None = Field(default=None, exclude_if=lambda value: value is None)
     """With `crop: native`, the part of the frame that the model saw: left, top, right, bottom in pixels. Absent if that
     was the whole frame or the whole zone."""
+    lease: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Epoch of the decision with which the agent got the stream, if it was told to run it."""
     frame: FrameInfo
     result: ResultBody | None
     """Null when there is no answer."""

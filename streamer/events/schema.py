@@ -66,6 +66,8 @@ class StatusData(Part):
     """Keys of a task that was added, as in a config."""
     lost: Lost | None = Field(default=None, exclude_if=lambda value: value is None)
     """Events that the sink has missed for good."""
+    lease: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Epoch of the decision with which the agent got the stream, if it was told to run it."""
     streams: tuple[str, ...] | None = Field(default=None, exclude_if=lambda value: value is None)
     """Streams that the agent runs, when they have changed."""
     command: CommandData | None = Field(default=None, exclude_if=lambda value: value is None)

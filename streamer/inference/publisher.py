@@ -49,6 +49,8 @@ class OutcomePublisher:
     snapshots: SnapshotChoice
     worker: str | None
     """Name of this process as it stands in events, where there are several."""
+    leases: Mapping[str, int | None]
+    """`lease` of the events by stream."""
     _warned: set[str] = field(default_factory=set)
     """Warnings of the engine that were published."""
 
@@ -122,7 +124,8 @@ class OutcomePublisher:
         changes: EventChanges | None = None,
         live: bool = True,
     ) -> None:
-        event = result_event(self.agent, result, self.model, follow_ups, changes)
+        lease = self.leases.get(result.job.due.stream)
+        event = result_event(self.agent, result, self.model, follow_ups, changes, lease)
         self.in_flight.add_event(result.job, result.outcome, event.id)
         if live:
             self.feed.publish(event)

@@ -50,6 +50,11 @@ class Assignment(BaseModel):
     serves: dict[str, int | None] | None = None
     """For infer: streams that it serves from its start, each with its `lease` as of `ServeStream`. None: those of the
     config, if it is the only one."""
+    lease: int | None = None
+    """For capture: as of `ServeStream`."""
+    running: tuple[str, ...] | None = None
+    """For web: streams that run at unix second `made_at`. None: all."""
+    made_at: float = 0.0
     devices: dict[str, str] = {}
     """For web: names of the devices by inference process, if there are several."""
     is_first_start: bool = True

@@ -259,5 +259,5 @@ class Capture(Closing):
         counts = self._slot.counts()
         level = logging.WARNING if state == "down" else logging.INFO
         log.log(level, "stream %s %s: %s, frames: %s", self._stream, state, reason or "no problem", counts)
-        agent = self._worker.config.name
-        self._events.send(status_event(agent, self._stream, state, reason, retry_in, counts, self._epoch), None)
+        agent, lease = self._worker.config.name, self._worker.assignment.lease
+        self._events.send(status_event(agent, self._stream, state, reason, retry_in, counts, self._epoch, lease), None)

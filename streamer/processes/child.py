@@ -85,6 +85,8 @@ class Child:
     """For capture: its stream. For view: the view. For push: the label of the output."""
     stream: str | None = None
     """The stream that the child works for alone; stands in its status events."""
+    lease: int | None = None
+    """`lease` in the events of its stream."""
     is_running: bool = False
     process: ChildProcess = field(init=False)
     """The current or last process; unset before the first start, as are the descriptors and `_dump`."""
@@ -140,6 +142,7 @@ class Child:
             "heartbeat_fd": HEARTBEAT_FD,
             "environment": {**extra_environment(self.role), **assignment.environment},
             "was_killed": self.was_killed,
+            "lease": self.lease,
             "is_first_start": not self.was_ready,
             "error_counts": dict(self._error_counts),
         }

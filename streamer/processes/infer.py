@@ -114,6 +114,7 @@ class Inference(Closing):
         self.publisher = OutcomePublisher(
             config.name, engine.model, self.in_flight, self.events, self.feed, self.requests, self.canary, tracker,
             FollowUps(), self.changes, self.policy.overload, self.outbox, choice, reporter,
+            self.leases,
         )  # fmt: skip
         self.speed = SpeedMeter(find_pipeline().costs(config.model).seconds, now.mono)
         self.poller = self.make_poller()

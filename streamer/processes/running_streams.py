@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 
 from streamer.config.model import Config
 from streamer.events.build import status_event
@@ -27,9 +27,11 @@ GIVE_UP_S = 5.0
 """Longest wait for inference before capture is stopped all the same: its frames in flight are dropped then."""
 
 
-def children_of(config: Config, streams: Collection[str]) -> Iterator[Child]:
-    """Yield the children that work for one of these streams alone."""
-    yield from (Child(Role.CAPTURE, name, stream=name) for name in config.streams if name in streams)
+def children_of(config: Config, streams: Mapping[str, int | None]) -> Iterator[Child]:
+    """Yield the children that work for one of these streams alone. `streams`: as of `WantedStreams.leases`."""
+    yield from (
+        Child(Role.CAPTURE, name, stream=name, lease=streams[name]) for name in config.streams if name in streams
+    )
     views = (view for view in outputs_by_view(config.outputs) if view.stream in streams)
     yield from (Child(Role.VIEW, str(view), stream=view.stream) for view in views)
     pushes = (output for output in config.outputs if isinstance(output, RtspPush) and output.stream in streams)
@@ -61,7 +63,7 @@ class StreamProcesses:
             if not is_served and not any(child.is_running for child in self._children(stream)):
                 self._forget(stream)
         for stream in [stream for stream in wanted if stream not in present]:
-            self._table.add(children_of(self._control.config, {stream}))
+            self._table.add(children_of(self._control.config, {stream: wanted[stream]}))
             self._control.router.add(stream, self._control.config.streams[stream], wanted[stream])
             present.add(stream)
 
@@ -79,7 +81,8 @@ class StreamProcesses:
             self._table.remove(child)
             if child.role is Role.CAPTURE and child.exit_code != 0:
                 agent = self._control.config.name
-                self._control.send_event(status_event(agent, stream, "moved", self._wanted.reason))
+                reason, lease = self._wanted.reason, child.lease
+                self._control.send_event(status_event(agent, stream, "moved", reason, lease=lease))
         del self._leaving[stream]
         self._wanted.present.discard(stream)
         log.info("stream %s given up: %s", stream, self._wanted.reason)

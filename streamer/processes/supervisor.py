@@ -118,7 +118,7 @@ class Supervisor:
         self.assignment, self.seconds = assignment, seconds
         """`assignment`: what all children have in common, with an empty config."""
         config, wakeups = control.config, (signals.wakeup_fd, *control.descriptors())
-        modules = _modules(config, _children(config, assignment, config.streams))
+        modules = _modules(config, _children(config, assignment, dict.fromkeys(config.streams)))
         self.table = ProcessTable(_children(config, assignment, control.wanted.leases), wakeups, ForkServer(modules))
         self.streams = StreamProcesses(control, self.table)
         self.service = ServiceStatus()
@@ -171,6 +171,7 @@ class Supervisor:
             part["model"] = self.control.router.devices[child.target].settings.model_dump(mode="json")
             own["environment"] = _shared_cores(len(self.assignment.inference))
         if child.role is Role.WEB:
+            own["running"], own["made_at"] = tuple(self.control.wanted.leases), time.time()
             own["devices"] = {target: device.name for target, device in self.control.router.devices.items() if target}
         own |= {"config": part, "secrets": secrets_in(part)}
         try:
@@ -312,7 +313,7 @@ def _shared_cores(processes: int) -> dict[str, str]:
     return {THREADS: os.environ.get(THREADS) or str(max(1, cores // processes))}
 
 
-def _children(config: Config, assignment: Assignment, streams: Collection[str]) -> list[Child]:
+def _children(config: Config, assignment: Assignment, streams: Mapping[str, int | None]) -> list[Child]:
     """Return the children that a config needs while these streams run, in the order they are started."""
     return [
         *(Child(Role.INFER, target) for target in assignment.inference),  # first: it takes longest to be ready

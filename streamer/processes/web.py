@@ -47,7 +47,8 @@ def run(worker: Worker) -> None:
 async def _serve(worker: Worker, listener: socket.socket, capture: CapturePoller) -> None:
     ledger = worker.state / LEDGER_FILE
     query = LedgerQuery(ledger)
-    events, jpegs = EventFollower(query), JpegHub(worker.runtime)
+    events = EventFollower(query, worker.assignment.running, worker.assignment.made_at)
+    jpegs = JpegHub(worker.runtime)
     tasks = TaskLists(worker.runtime, worker.config, worker.assignment.inference, worker.assignment.devices)
     reader = LedgerReader(ledger, events)
     assert worker.config.web is not None

@@ -78,7 +78,7 @@ class Handlers:
         return JSONResponse(body, 200 if healthy else 503)
 
     async def ready(self) -> JSONResponse:
-        is_ready, body = status.readiness(self.follower)
+        is_ready, body = status.readiness(self.follower, self.tasks)
         return JSONResponse(body, 200 if is_ready else 503)
 
     async def metrics(self) -> Response:

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import signal
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +27,19 @@ from tests.support.agents import (
     assert_no_holes,
     until,
 )
+from tests.support.ports import free_port
 
 STREAMS = ("gate", "yard", "roof")
 START_S = 60.0
 ANSWER_S = 10.0
+
+
+def open_files(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def boot_time() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Home:
@@ -130,3 +146,100 @@ def test_streams_come_go_and_come_back(home: Home) -> None:
     changes = [event["data"]["streams"] for event in agent.statuses("streams.changed")]
     assert changes == [[], ["gate"], ["gate", "yard"], ["yard"], ["gate"]]
     assert not agent.statuses("worker.restarted")
+
+
+def test_changes_and_kills_end_in_the_commanded_streams(home: Home) -> None:
+    agent, chance = home.agent, random.Random(7)
+    until(lambda: "infer" in agent.children(), START_S, agent.log())
+    wanted: list[str] = []
+    for epoch in range(1, 21):
+        wanted = [name for name in STREAMS if chance.random() < 0.5]
+        assert home.run(*wanted, epoch=epoch)["running"] == wanted
+        if victims := sorted(name for name in agent.children() if name.partition(":")[0] in ("infer", "capture")):
+            with suppress(ProcessLookupError, KeyError):  # it ends just now
+                agent.kill(chance.choice(victims))
+    home.run("gate", "roof", epoch=21)
+    home.settled("gate", "roof")
+    for stream in ("gate", "roof"):
+        home.answers(stream, START_S)
+    home.run(epoch=22)
+    home.settled()
+    assert not [path.name for path in home.runtime.glob("frames-*.sock")]
+    agent.stop()
+    assert_no_duplicates(agent.events())
+    assert_no_holes(agent.events())
+    for stream in STREAMS:
+        states = home.states(stream)
+        assert states[-1]["state"] == "moved"
+        assert "down" not in [state["state"] for state in states]
+        for frames in [state["frames"] for state in states if state["state"] == "moved" and state["frames"]]:
+            assert_identity(frames)
+            assert frames["in_flight"] == 0
+
+
+def test_fifty_changes_leave_nothing_behind(home: Home) -> None:
+    agent = home.agent
+    home.run("gate", "yard", epoch=1)
+    home.settled("gate", "yard")
+    home.answers("gate", START_S)
+    parent, infer = agent.process.pid, agent.children()["infer"]
+
+    def descriptors() -> tuple[int, int]:
+        return open_files(parent), open_files(infer)
+
+    for epoch in range(2, 52):
+        names = ("gate", "yard") if epoch % 2 else ("gate",)
+        home.run(*names, epoch=epoch)
+        until(lambda: not home.running()["leaving"], 15, "the stream is gone")
+        if epoch == 11:
+            home.settled("gate", "yard")
+            before = descriptors()
+    home.settled("gate", "yard")
+    home.answers("yard")
+    until(lambda: all(now <= then + 2 for now, then in zip(descriptors(), before, strict=True)), 10, "nothing leaks")
+    buffers = [path.name for path in (home.runtime / "buffers").iterdir()]
+    assert all(str(infer) in name for name in buffers), buffers
+
+
+def test_lease_that_is_not_renewed_ends_the_streams(home: Home) -> None:
+    home.run("gate", epoch=1, lease_s=60)
+    home.answers("gate", START_S)
+    assert {event["data"]["lease"] for event in home.agent.results("gate")} == {1}
+    home.run("gate", epoch=1, lease_s=1)
+    until(lambda: not home.running()["running"], 10, "the lease is over")
+    home.settled()
+    state = until(lambda: home.states("gate")[-1:] if len(home.states("gate")) > 1 else [], 10, "the last state")[0]
+    assert (state["state"], state["lease"], state["reason"]) == ("moved", 1, "the lease was not renewed in time")
+    os.kill(home.agent.process.pid, signal.SIGSTOP)
+    home.client.send(**RunStreams(names=["gate"], by="boxa", epoch=2, lease_s=0.2, since=boot_time()).message())
+    time.sleep(0.5)  # the command waits, and its lease ends meanwhile
+    os.kill(home.agent.process.pid, signal.SIGCONT)
+    answer = until(home.client.receive, 10, "an answer")[-1]
+    assert "is over already" in answer["error"]
+    assert home.running()["running"] == []
+
+
+def test_page_and_probes_know_which_streams_run_here(tmp_path: Path) -> None:
+    port = free_port()
+    home = Home(tmp_path, web={"bind": f"127.0.0.1:{port}"})
+
+    def get(path: str) -> tuple[int, dict[str, Any]]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+        except OSError:
+            return 0, {}
+
+    until(lambda: get("/readyz")[0] == 200, START_S, "an agent without streams is ready")
+    assert get("/healthz")[1]["streams"] == dict.fromkeys(STREAMS, "elsewhere")
+    home.run("gate")
+    until(lambda: get("/healthz")[1]["streams"]["gate"] == "live", START_S, "it is live")
+    until(lambda: "answer_age_s" in get("/readyz")[1] and get("/readyz")[1]["status"] == "ready", START_S, "it answers")
+    home.run("yard")
+    until(lambda: get("/healthz")[1]["streams"]["gate"] == "elsewhere", START_S, "it is gone")
+    listed = {stream["name"]: stream["state"] for stream in get("/api/streams")[1]["streams"]}
+    assert (listed["gate"], listed["roof"]) == ("elsewhere", "elsewhere")
+    assert get("/healthz")[0] == 200
+    home.close()

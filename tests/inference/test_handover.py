@@ -218,3 +218,20 @@ def test_run_that_was_due_without_a_process_is_made_up_for(agent: Agent) -> None
     agent.serve(0, since=(time.monotonic() - 61, time.time() - 61))
     agent.until(lambda: agent.count("caption") == 1, "the missed run")
     assert agent.count("ocr") == 0
+
+
+def test_stream_that_is_given_up_leaves_without_its_capture(agent: Agent) -> None:
+    agent.thread.start()
+    agent.serve(0)
+    agent.until(lambda: agent.count("ocr"), "an answer")
+    assert agent.call(0, ReleaseStream(stream="gate", is_final=True))["released"]
+    assert not agent.processes[0].frames.sockets()
+    agent.serve(0)
+    agent.until(lambda: agent.processes[0].policy.schedules, "it is served again")
+    known = agent.count("detailed_caption")
+    agent.until(lambda: agent.count("detailed_caption") > known, "answers go on")
+    agent.workers[0].stop()
+    agent.until(lambda: not agent.thread.is_alive(), "the end of capture")
+    assert_identity(agent.frames.model_dump())
+    assert agent.call(0, ReleaseStream(stream="gate", is_final=True))["released"], "no capture confirms it"
+    assert not agent.processes[0].frames.sockets()

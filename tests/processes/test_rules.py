@@ -217,8 +217,8 @@ def test_only_a_config_with_rules_has_their_process(role: Role, tmp_path: Path) 
 
     assignment = Assignment(config={}, runtime=tmp_path, state=tmp_path)
     raw = STORY.config().raw
-    assert role in {child.role for child in _children(from_mapping(raw), assignment, ())}
+    assert role in {child.role for child in _children(from_mapping(raw), assignment, {})}
     without = from_mapping({key: value for key, value in raw.items() if key != "rules"})
-    assert (role in {child.role for child in _children(without, assignment, ())}) == (role is Role.EMIT)
+    assert (role in {child.role for child in _children(without, assignment, {})}) == (role is Role.EMIT)
     (tmp_path / STATE_FILE).touch()
-    assert role in {child.role for child in _children(without, assignment, ())}, "incidents of removed rules must end"
+    assert role in {child.role for child in _children(without, assignment, {})}, "incidents of removed rules must end"

@@ -237,3 +237,31 @@ def test_only_process_gets_the_time_of_the_death(tmp_path: Path, clock: Clock) -
     agent.die(None)  # while it loads its model
     assert agent.router.state_at_start(None).since == died
     agent.close()
+
+
+def test_only_process_takes_and_gives_up_streams(tmp_path: Path) -> None:
+    agent = Agent(tmp_path, None)
+    router, cameras = agent.router, agent.config.streams
+    assert router.state_at_start(None).serves == {"gate": None, "yard": None}
+    router.on_ready(None)
+    router.remove("gate")
+    release = agent.request(None)
+    assert (release.message["op"], release.message["stream"], release.message["is_final"]) == ("release", "gate", True)
+    assert router.is_served("gate")
+    agent.reply(None, release, released=True, schedule=None, quarantine=SUSPECT)
+    assert not router.is_served("gate")
+    router.add("gate", cameras["gate"], 7)
+    serve = agent.request(None).message
+    assert (serve["op"], serve["stream"], serve["lease"]) == ("serve", "gate", 7)
+    assert serve["quarantine"][0], "a suspect stays one"
+    router.remove("yard")
+    assert agent.request(None).message["stream"] == "yard"
+    agent.die(None)
+    assert not router.is_served("yard"), "a dead process serves nothing"
+    assert router.state_at_start(None).serves == {"gate": 7}
+    router.remove("gate")  # while it loads its model
+    assert not router.is_served("gate")
+    router.add("gate", cameras["gate"], 8)
+    router.on_ready(None)
+    assert [request.message["op"] for request in agent.requests(None, 2)] == ["release", "serve"]
+    agent.close()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, defaultdict, deque
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -41,10 +42,12 @@ class EventFollower:
     An event that this version cannot read, or whose time is not a time, is passed over and counted in the log.
     """
 
-    def __init__(self, query: LedgerQuery) -> None:
+    def __init__(self, query: LedgerQuery, running: Collection[str] | None = None, since: float = 0.0) -> None:
+        """`running`: streams that the agent runs at unix second `since`; None: all."""
         self._query = query
         self._thread = ThreadPoolExecutor(1, "ledger")
         self._unreadable = RareLog(log, "unreadable event %d passed over, position %d: %s")
+        self._running, self._running_since = running, since
         self.started = time.time()
         """Unix second at which this process started."""
         self.results: dict[TaskId, Event] = {}
@@ -77,6 +80,10 @@ class EventFollower:
     def stretch(self) -> dict[str, dict[Priority, float]]:
         """Factor by which overload control stretches intervals, by stream and priority; missing means 1."""
         return {stream: factors for found in self._stretches.values() for stream, factors in found.items()}
+
+    def runs(self, stream: str) -> bool:
+        """Return whether the agent runs this stream of its config."""
+        return self._running is None or stream in self._running
 
     async def run(self) -> None:
         """Read new events until `close`."""
@@ -113,12 +120,15 @@ class EventFollower:
         if isinstance(event, ResultEvent):
             self._record_result(event, at, is_new)
         elif isinstance(event, StatusEvent):
-            self._record_status(event, is_new)
+            self._record_status(event, at, is_new)
 
-    def _record_status(self, event: StatusEvent, is_new: bool) -> None:
+    def _record_status(self, event: StatusEvent, at: float, is_new: bool) -> None:
         data, subject = event.data, event.subject
         if subject == "agent.canary":
             self._record_answer(is_new)
+        elif subject == "streams.changed":
+            if at >= self._running_since and data.streams is not None:
+                self._running = data.streams
         elif subject.startswith("schedule."):
             self._stretches[data.worker] = dict(data.stretch or {})
         elif subject.startswith("task."):

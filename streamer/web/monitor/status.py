@@ -17,6 +17,8 @@ FRESH_S = 3.0
 """A camera with a younger frame is live, whatever its last status event says."""
 READY_S = 45.0
 """Longest time since the last answer: 1.5 times the 30 s without answers after which the canary runs."""
+ELSEWHERE = "elsewhere"
+"""State of a stream of the config that this agent does not run."""
 STARTING_S = 20.0
 """Time for a capture process to reply for the first time."""
 
@@ -28,7 +30,7 @@ def streams(config: Config, capture: CapturePoller, events: EventFollower, tasks
     for name, stream in config.streams.items():
         process, status = capture.states[name], events.states.get(name)
         source: Any = stream.source
-        state = stream_state(process, status, now)
+        state = stream_state(process, status, now) if events.runs(name) else ELSEWHERE
         down = status if state == "down" else None
         listed.append(
             {
@@ -60,13 +62,21 @@ def streams(config: Config, capture: CapturePoller, events: EventFollower, tasks
 def health(capture: CapturePoller, events: EventFollower) -> tuple[bool, dict[str, Any]]:
     """Return whether every capture process answers, and the body. A camera that is down is not a failure."""
     now = time.monotonic()
-    states = {name: stream_state(state, events.states.get(name), now) for name, state in capture.states.items()}
+    states = {
+        name: stream_state(state, events.states.get(name), now) if events.runs(name) else ELSEWHERE
+        for name, state in capture.states.items()
+    }
     healthy = "silent" not in states.values()
     return healthy, {"status": "ok" if healthy else "failing", "streams": states, "events": events.position}
 
 
-def readiness(events: EventFollower) -> tuple[bool, dict[str, Any]]:
-    """Return whether answers reach the ledger, and the body. If no task is due, the canary's answers count."""
+def readiness(events: EventFollower, tasks: TaskLists) -> tuple[bool, dict[str, Any]]:
+    """Return whether answers reach the ledger, and the body. If no task is due, the canary's answers count.
+
+    An agent that runs no stream with a task is ready.
+    """
+    if not any(listed and events.runs(stream) for stream, listed in tasks.by_stream.items()):
+        return True, {"status": "ready", "answer_age_s": None, "reason": "no stream with a task runs here"}
     age = None if events.answered is None else time.monotonic() - events.answered
     body = {"answer_age_s": _rounded(age)}
     if age is not None and age < READY_S:

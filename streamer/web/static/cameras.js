@@ -63,7 +63,7 @@ export class Cameras {
     let free = LIVE_AT_ONCE;
     for (const stream of this.streams) {
       const card = this.cards.get(stream.name);
-      const inactive = this.hidden || card.element.hidden || !card.inSight || ["ended", "silent"].includes(stream.state);
+      const inactive = this.hidden || card.element.hidden || !card.inSight || ["ended", "silent", "elsewhere"].includes(stream.state);
       let mode = inactive ? null : card.chosen ?? modesOf(stream)[0];
       if (mode?.startsWith("mjpeg") && free-- <= 0) mode = "still";
       card.play(stream, mode);

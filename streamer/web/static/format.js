@@ -43,6 +43,8 @@ export function state(stream) {
       return { text: "starting", tone: "wait", problem: "waiting for the first frame" };
     case "ended":
       return { text: "ended", tone: "idle", problem: "recording ended" };
+    case "elsewhere":
+      return { text: "not run here", tone: "idle", problem: "this agent does not run the stream" };
     default:
       return { text: "not answering", tone: "bad", problem: "capture process does not answer" };
   }
