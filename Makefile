@@ -1,4 +1,4 @@
-# make demo [SECONDS=20] | test | check | chaos [FULL=1] | bench | tiny-model | pictures
+# make demo [SECONDS=20] | test | check | chaos [FULL=1] | bench | tiny-model | pictures | manifests
 # Each target creates .venv and installs its dependencies first; PYTHON=python3.12 selects the interpreter.
 
 PYTHON ?= python3
@@ -23,7 +23,7 @@ LEFT_OUT := training int8/test_gate.py int8/test_store.py test_benchmarks.py tes
 PARALLEL := -n 2 --dist loadfile
 WITH_MARK = $(shell grep -rl pytest.mark.alone tests --include='test_*.py')
 
-.PHONY: demo test check chaos bench tiny-model pictures system-packages clean
+.PHONY: demo test check chaos bench tiny-model pictures manifests system-packages clean
 
 demo: $(VENV)/.runtime
 	@$(BIN)/streamer demo $(if $(SECONDS),--seconds $(SECONDS))
@@ -58,6 +58,15 @@ tiny-model: $(VENV)/.runtime
 
 pictures: system-packages $(VENV)/.dev
 	$(BIN)/python docs/pictures.py
+
+# Renders the Kubernetes manifests and checks them against the schemas of Kubernetes 1.32.
+manifests: $(VENV)/.dev
+	@command -v kubectl >/dev/null || { echo "kubectl not found: it renders the manifests (kubectl kustomize)"; exit 1; }
+	$(PIP) kubernetes-validate==1.37.0
+	for overlay in base gpu; do \
+	  mkdir -p build && kubectl kustomize packaging/kubernetes/$$overlay > build/$$overlay.yaml \
+	  && $(BIN)/kubernetes-validate --strict -k 1.32 build/$$overlay.yaml || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

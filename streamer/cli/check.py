@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streamer.cli.options import ConfigFile
+from streamer.cli.options import ConfigFile, ShardText
 from streamer.core.errors import ConfigError
 from streamer.core.proxies import forget_proxies
 from streamer.core.reasons import reason_of
@@ -30,12 +30,16 @@ MAX_FRAMES, MAX_S = 15, 4.0
 def check(
     config: ConfigFile,
     probe: Annotated[bool, typer.Option("--probe", help="Open each source and print its frame size and rate.")] = False,
+    shard: ShardText = None,
 ) -> None:
-    """Check a config; with --probe, open its sources."""
+    """Check a config; with --probe, open its sources; with --shard, print the streams of each shard."""
+    from streamer.cli.shards import describe_shards, load_shard
     from streamer.cli.targets import check_targets
-    from streamer.config.model import load
 
-    loaded = load(config)
+    if shard is not None:
+        for line in describe_shards(config, shard):
+            print(line)
+    loaded = load_shard(config, shard)
     for kind, targets in (("sinks", loaded.sinks), ("outputs", loaded.outputs)):
         for index, target in enumerate(targets):
             try:

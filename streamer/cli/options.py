@@ -11,6 +11,14 @@ import typer
 from streamer.core.errors import ConfigError
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML config file; configs/ has examples.")]
+ShardText = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="INDEX/COUNT",
+        help="Run a part of the streams: 0/3 is the first of three agents with this config. [default: all streams]",
+    ),
+]
 RunningAgent = Annotated[
     str | None,
     typer.Option("--agent", metavar="NAME", help="Name or state folder of a running agent. [default: the only one]"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from streamer.cli.options import ConfigFile
+from streamer.cli.options import ConfigFile, ShardText
 from streamer.core import limits, logs
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def run(
         str | None,
         typer.Option(help="Streams of the config to begin with, such as `gate,yard`, or `none`. Default: all."),
     ] = None,
+    shard: ShardText = None,
 ) -> None:
     """Run an agent until it is stopped.
 
@@ -36,9 +37,9 @@ def run(
     # SIGTERM and SIGINT stay pending until the supervisor handles them. An exception raised by a handler during the
     # imports could end in a callback of the interpreter, which discards it.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
-    from streamer.config.model import load
+    from streamer.cli.shards import load_shard
 
-    loaded = load(config)
+    loaded = load_shard(config, shard)
     supervise(loaded, log_level, log_format, streams=None if streams is None else _names(streams, loaded))
 
 

@@ -1,8 +1,9 @@
 """Placement: which host runs which stream. Pure, without a clock: equal input gives equal placements.
 
-A stream stays where it is as long as that host is up, has its labels and has room for it. Others go, the largest first,
-to the host that is least used with them. Load is in device seconds per second. A device has no room limit, so the
-devices of one host are divided by other rules, see `streamer/inference/placement.py` and decision 0040.
+A stream stays where it is as long as that host is up, has its labels and has room for it. Others go to the host that is
+least used with them: first those that few hosts can run, of these the largest. Load is in device seconds per second. A
+device has no room limit, so the devices of one host are divided by other rules, see `streamer/inference/placement.py`
+and decision 0042.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def place(hosts: Sequence[Host], streams: Sequence[Stream], current: Mapping[str
     that move only because hosts are unequally loaded; none moves in a call that places other streams.
     """
     table = _Table(hosts)
-    ordered = sorted(streams, key=lambda stream: (-stream.cost, stream.name))
+    ordered = sorted(streams, key=lambda stream: (int(table.suitable(stream).sum()), -stream.cost, stream.name))
     homeless: list[Stream] = []
     leaving: list[Stream] = []
     for stream in ordered:
@@ -78,8 +79,10 @@ def place(hosts: Sequence[Host], streams: Sequence[Stream], current: Mapping[str
         else:
             (leaving if table.is_draining(host) else homeless).append(stream)
     allowed = max(1, int(MAX_MOVED * len(table.host_of)))
-    waiting = table.put_all(homeless, allowed)
-    stuck = table.put_all(leaving, 0)
+    kept = dict(table.host_of)
+    waiting = table.put_all(homeless, kept, allowed)
+    allowed -= sum(table.host_of[name] != host for name, host in kept.items())
+    stuck = table.put_all(leaving, kept, allowed)
     waiting |= stuck
     for stream in leaving:
         host = table.index[current[stream.name]]
@@ -146,10 +149,10 @@ class _Table:
         host = int(share.argmin())
         return host if may[host] else None
 
-    def put_all(self, streams: Sequence[Stream], allowed: int) -> dict[str, str]:
-        """Place streams and return why the others have no host. At most `allowed` placed streams are moved for them."""
+    def put_all(self, streams: Sequence[Stream], kept: Mapping[str, int], allowed: int) -> dict[str, str]:
+        """Place streams and return why the others have no host. At most `allowed` of `kept` are moved for them."""
         waiting: list[Stream] = []
-        kept = set(self.host_of)
+        movable = {name for name, host in kept.items() if self.host_of[name] == host}
         for stream in streams:
             host = self.best(stream)
             if host is None:
@@ -158,7 +161,7 @@ class _Table:
                 self.put(stream, host)
         still = []
         for number, stream in enumerate(waiting):
-            moved = self._make_room(stream, kept, allowed) if number < MAX_TRIES and allowed else 0
+            moved = self._make_room(stream, movable, allowed) if number < MAX_TRIES and allowed else 0
             allowed -= moved
             if not moved:
                 still.append(stream)
@@ -197,30 +200,30 @@ class _Table:
     def _idlest(self, stream: Stream, share: _Floats) -> int:
         return int(np.where(self.suitable(stream), share, np.inf).argmin())
 
-    def _make_room(self, stream: Stream, kept: set[str], allowed: int) -> int:
-        """Place a stream by moving some of `kept`; return how many, 0 if that is impossible."""
+    def _make_room(self, stream: Stream, movable: set[str], allowed: int) -> int:
+        """Place a stream by moving some of `movable`; return how many, 0 if that is impossible."""
         cost, free = _cost(stream), self._limit - self._used
         may = self.suitable(stream) & (self._limit >= cost)
         if free.sum() < cost:
             return 0
         for host in sorted(np.flatnonzero(may).tolist(), key=lambda one: (-free[one], one))[:TRIED_HOSTS]:
-            moved = self._move_away(host, cost - float(free[host]), kept, allowed)
+            moved = self._move_away(host, cost - float(free[host]), movable, allowed)
             if moved:
                 self.put(stream, host)
-                kept.difference_update(moved)
+                movable.difference_update(moved)
                 return len(moved)
         return 0
 
-    def _move_away(self, host: int, needed: float, kept: set[str], allowed: int) -> list[str]:
+    def _move_away(self, host: int, needed: float, movable: set[str], allowed: int) -> list[str]:
         """Move streams away from a host until `needed` is free; move none if that takes more than `allowed`."""
-        movable = [one for one in self._streams[host].values() if one.name in kept]
-        if sum(sorted(map(_cost, movable))[-allowed:]) < needed:
+        there = [one for one in self._streams[host].values() if one.name in movable]
+        if sum(sorted(map(_cost, there))[-allowed:]) < needed:
             return []
         # The smallest one that is enough alone comes first, then the largest ones.
-        movable.sort(key=lambda one: (_cost(one) < needed, abs(_cost(one) - needed), one.name))
+        there.sort(key=lambda one: (_cost(one) < needed, abs(_cost(one) - needed), one.name))
         moved: list[Stream] = []
         room = float(np.delete(self._limit - self._used, host).max(initial=0.0))
-        for one in movable:
+        for one in there:
             if needed <= 0 or len(moved) == allowed:
                 break
             target = self.best(one, without=host) if _cost(one) <= room else None

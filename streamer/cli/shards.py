@@ -1,0 +1,41 @@
+"""Reads the part of a config that `--shard` names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from streamer.cluster.shard import Shard, parse_shard
+from streamer.config.model import Config, load
+from streamer.config.selection import select_streams
+from streamer.core.errors import ConfigError
+
+
+def load_shard(path: Path, text: str | None) -> Config:
+    """Read a config, or its part for the shard of a text such as `0/3`. Raises ConfigError, also for an empty shard."""
+    shard, config = None if text is None else parse_shard(text), load(path)
+    if shard is None:
+        return config
+    streams = shard.streams(config.streams)
+    if not streams:
+        raise ConfigError(
+            f"{path}: shard {shard} has no stream: use fewer shards than {shard.count}; "
+            f"`streamer check {path} --shard {shard}` prints the streams of each"
+        )
+    return select_streams(config, streams, shard.agent(config.name))
+
+
+def describe_shards(path: Path, text: str) -> Iterator[str]:
+    """Yield one line of text for each shard of a config: its streams and its load."""
+    from streamer.cli.load_estimate import estimate, percent
+
+    count, config = parse_shard(text).count, load(path)
+    load_of = estimate(config)
+    for shard in (Shard(index, count) for index in range(count)):
+        streams = shard.streams(config.streams)
+        if not streams:
+            yield f"shard {shard}: no stream, its agent cannot run"
+            continue
+        shares = sum(share for (stream, _), share in load_of.by_task.items() if stream in streams) if load_of else 0.0
+        suffix = f", load at most {percent(shares)}" if load_of else ""
+        yield f"shard {shard}: agent {shard.agent(config.name)}, {', '.join(streams)}{suffix}"
