@@ -28,7 +28,7 @@ STATE_FILE = "rules.db"
 """File name of the state of the rules in the agent's state folder."""
 GRACE_S = 10.0
 """Default of `grace`."""
-PLACEHOLDERS = ("rule", "stream", "label", "count", "score", "severity")
+PLACEHOLDERS = ("rule", "stream", "label", "count", "score", "severity", "description")
 _HITS = re.compile(r"(\d{1,3})\s+of\s+(\d{1,3})")
 _MAX_HITS = 100
 _SHAPES: frozenset[ResultKind] = frozenset({"boxes", "polygons", "boxes_or_polygons"})
@@ -120,7 +120,7 @@ class Rule(Settings):
     escalate: Escalate | None = None
     """A severity that rises while the incident lasts."""
     say: SayField = "{rule} at {stream}"
-    """Text of the incident, with {rule}, {stream}, {label}, {count}, {score} and {severity}."""
+    """Text of the incident, with {rule}, {stream}, {label}, {count}, {score}, {severity} and {description}."""
     notify: list[Name] = Field([])
     """Targets of `notify:` that get notifications of the incidents."""
 
@@ -148,6 +148,11 @@ class Rule(Settings):
         conditions = [self.when, *(part for _, part in _parts_of(self.when, ()))]
         subjects = {_subject_of(one) for one in conditions if not one.parts}
         return subjects.pop() if len(subjects) == 1 and not any(one.not_ for one in conditions) else None
+
+    @property
+    def describes(self) -> bool:
+        """True if the text has a text of the model."""
+        return any(name == "description" for _, name, _, _ in Formatter().parse(self.say))
 
     @property
     def grace_s(self) -> float:

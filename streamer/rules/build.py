@@ -23,6 +23,7 @@ from streamer.rules.condition import (
     negation,
 )
 from streamer.rules.controls import Controls
+from streamer.rules.descriptions import Descriptions
 from streamer.rules.fixed_object import FixedObjectLeaf
 from streamer.rules.incident import Reporter, hash_of
 from streamer.rules.targets import Targets
@@ -31,7 +32,11 @@ from streamer.rules.unusual import UnusualLeaf
 
 
 def build_activities(
-    config: Config, rules: Mapping[str, Rule], controls: Controls, streams: Mapping[str, Stream] | None = None
+    config: Config,
+    rules: Mapping[str, Rule],
+    controls: Controls,
+    descriptions: Descriptions,
+    streams: Mapping[str, Stream] | None = None,
 ) -> Iterator[tuple[tuple[str, str], Activity]]:
     """Yield rule, stream and a new activity for each stream that can answer a rule. `streams`: all, or some of them."""
     kinds = {task: spec.result for task, spec in find_pipeline().tasks().items()}
@@ -42,7 +47,7 @@ def build_activities(
         for stream, tasks in answering(rule, config.streams if streams is None else streams, kinds).tasks.items():
             condition = build(rule.when, tasks, config.streams[stream], config.timezone)
             rule_hash = hash_of(rule, config.streams[stream])
-            reporter = Reporter(config.name, name, stream, rule.say, rule_hash, controls, targets)
+            reporter = Reporter(config.name, name, stream, rule.say, rule_hash, controls, targets, descriptions)
             yield (name, stream), Activity(zoned, stream, condition, reporter, controls)
 
 

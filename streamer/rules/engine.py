@@ -24,6 +24,7 @@ from streamer.rules.activities import Activities
 from streamer.rules.activity import Activity
 from streamer.rules.build import build_activities
 from streamer.rules.controls import Controls
+from streamer.rules.descriptions import Descriptions
 from streamer.rules.incident import Key, Reporter
 from streamer.rules.observation import Observation, observe
 from streamer.rules.saved_state import (
@@ -56,11 +57,13 @@ class Engine:
         self.agent = config.name
         self.timezone = config.timezone
         self.controls = Controls(config.modes)
+        self._descriptions = Descriptions()
         self.rules = config.rules if rules is None else rules
+        self._describes = any(rule.describes for rule in self.rules.values())
         self.clock = 0.0
         """Unix second of the newest event."""
         self._base = self._config = replace(config, is_part=True)  # changes of tasks were checked when they were made
-        self.activities = Activities(dict(build_activities(config, self.rules, self.controls)))
+        self.activities = Activities(dict(build_activities(config, self.rules, self.controls, self._descriptions)))
         self.new: list[Activity] = list(self.activities.values())
         """Activities made since `learn` has cleared this."""
 
@@ -99,6 +102,8 @@ class Engine:
             return []
         incidents = list(self._advance_clock(wall))
         if isinstance(event, ResultEvent):
+            if self._describes:
+                self._descriptions.observe(event)
             incidents += self._observe(observe(event, wall))
         elif event.subject.startswith("stream."):
             incidents += self._change_stream(event, wall)
@@ -130,7 +135,7 @@ class Engine:
         """Return the state. `keys`: the activities whose state is needed; None: all."""
         found = {key: self.activities.get(*key) for key in (self.activities.keys() if keys is None else keys)}
         return SavedState(
-            dump_head(Head(self.clock, self.controls.state)),
+            dump_head(Head(self.clock, self.controls.state, self._descriptions)),
             {key: None if activity is None else dump_activity(activity) for key, activity in found.items()},
         )
 
@@ -143,6 +148,7 @@ class Engine:
         head = load_head(state.head)
         self.clock = head.clock
         self.controls.load(head.controls)
+        self._descriptions.streams.update(head.descriptions.streams)
         ended: list[Key] = []
         for key, data in state.activities.items():
             if data is None:
@@ -194,7 +200,7 @@ class Engine:
             return
         before, streams = self.activities, config.streams if stream is None else {stream: config.streams[stream]}
         after = {key: activity for key, activity in before.items() if key[1] not in streams}
-        for key, activity in build_activities(config, self.rules, self.controls, streams):
+        for key, activity in build_activities(config, self.rules, self.controls, self._descriptions, streams):
             known = before.get(*key)
             after[key] = known if known is not None and known.looks_like(activity) else activity
         rules = {name: number for number, name in enumerate(self.rules)}

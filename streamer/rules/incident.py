@@ -17,6 +17,7 @@ from streamer.events.result_data import Snapshot
 from streamer.events.schema import IncidentEvent
 from streamer.rules.condition import Finding
 from streamer.rules.controls import Controls
+from streamer.rules.descriptions import Descriptions
 from streamer.rules.observation import Observation
 from streamer.rules.targets import NO_TARGETS, NOBODY, IncidentState, Targets
 
@@ -119,11 +120,13 @@ class Reporter:
         rule_hash: str,
         controls: Controls,
         targets: Targets = NO_TARGETS,
+        descriptions: Descriptions | None = None,
     ) -> None:
         """`say`: the template of the rule; `rule_hash`: as of `hash_of`."""
         self._agent, self._name, self._stream, self._say = agent, name, stream, say
         self.key: Key = (name, stream)
         self.rule_hash, self._controls, self._targets = rule_hash, controls, targets
+        self._descriptions = Descriptions() if descriptions is None else descriptions
 
     def snoozed_until(self, wall: float) -> float | None:
         """Return the unix second until which events are snoozed at `wall`, None if they are not."""
@@ -204,6 +207,7 @@ class Reporter:
             count=incident.count,
             score="" if score is None else f"{score:.2f}",
             severity=incident.severity,
+            description=self._descriptions.describe(self._stream, {incident.best.event, *incident.evidence}),
         )
 
 

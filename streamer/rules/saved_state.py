@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
@@ -12,6 +12,7 @@ from pydantic_core import from_json, to_json
 from streamer.rules.activity import Activity, ActivityState
 from streamer.rules.condition import LeafState
 from streamer.rules.controls import ControlState
+from streamer.rules.descriptions import Descriptions
 from streamer.rules.incident import Key
 
 
@@ -30,6 +31,7 @@ class Head:
 
     clock: float
     controls: ControlState
+    descriptions: Descriptions = field(default_factory=Descriptions)
 
 
 class SavedActivity(NamedTuple):
