@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 import stat
 import sys
 import time
@@ -32,7 +33,10 @@ CAMERA_S = 10.0
 """Longest wait for a camera's answer, and then for its first picture."""
 MAX_PROBES = 16
 """Cameras that are opened at the same time."""
-PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "mqtt": 1883, "mqtts": 8883, "streamer": 5600}
+PORTS = {
+    "rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "mqtt": 1883, "mqtts": 8883, "streamer": 5600, "nats": 4222,
+    "tls": 4222, "kafka": 9092, "kafkas": 9092, "redis": 6379, "rediss": 6379,
+}  # fmt: skip
 
 
 def doctor(config: ConfigFile) -> None:
@@ -196,6 +200,20 @@ def _host(where: str, url: str) -> Finding:
     return Finding("ok", where, f"{host} answers")
 
 
+def _unix_socket(where: str, path: str) -> Finding:
+    """Return whether a server accepts connections on a socket file."""
+    from streamer.core.network_failures import describe_os_error
+
+    try:
+        with socket.socket(socket.AF_UNIX) as one:
+            one.settimeout(CONNECT_S)
+            one.connect(path)
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else describe_os_error(error)
+        return Finding("fail", where, f"{path} does not answer ({reason})", "start the server, or change `socket`")
+    return Finding("ok", where, f"{path} answers")
+
+
 def _targets(config: Config, _file: Path) -> Iterator[Finding]:
     for kind, targets in (("sink", config.sinks), ("output", config.outputs)):
         for target in targets:
@@ -206,7 +224,9 @@ def _targets(config: Config, _file: Path) -> Iterator[Finding]:
                 yield Finding("fail", where, str(error), "see configs/full.yaml")
             else:
                 yield Finding("ok", where, "usable")
-                if (url := getattr(target, "proxy", None) or getattr(target, "url", None)) is not None:
+                if getattr(target, "socket", None) is not None:
+                    yield _unix_socket(where, str(target.socket))
+                elif (url := getattr(target, "proxy", None) or getattr(target, "url", None)) is not None:
                     yield _host(where, url.reveal())
 
 

@@ -40,7 +40,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     """The certificates that the full config names."""
     authority = Authority(tmp_path_factory.mktemp("authority"))
     agent = authority.issue("agent")
-    return {"ca.pem": authority.cert, "agent.pem": agent.cert, "agent.key": agent.key}
+    credentials = authority.cert.with_name("agent.creds")
+    credentials.write_text("SUAB")
+    return {"ca.pem": authority.cert, "agent.pem": agent.cert, "agent.key": agent.key, "agent.creds": credentials}
 
 
 @pytest.fixture(autouse=True)

@@ -23,6 +23,11 @@ def entries(first: int, last: int) -> list[tuple[int, bytes]]:
     return [(position, encode(numbered(event(seq=position), position))) for position in range(first, last + 1)]
 
 
+def padded(size: int) -> bytes:
+    """Return an event of this many bytes or a little more, whose id is unlike those of `entries`."""
+    return encode(event(stream="yard")).replace(b'"tiny"', b'"' + size * b"x" + b'"')
+
+
 class RecordedProgress:
     """A `SinkProgress` in memory."""
 

@@ -19,15 +19,21 @@ from streamer.events.sinks._base import (
     TaskKinds,
 )
 from streamer.events.sinks.jsonl import Jsonl
+from streamer.events.sinks.kafka import Kafka
 from streamer.events.sinks.mqtt import Mqtt
+from streamer.events.sinks.nats import Nats
+from streamer.events.sinks.redis import Redis
 from streamer.events.sinks.stdout import Stdout
 from streamer.events.sinks.webhook import Webhook
 from streamer.events.sinks.zmq import Zmq
 
 __all__ = [
-    "IdleSink", "Jsonl", "Mqtt", "Receiver", "ReportingSink", "RuleInfo", "RuleSubject", "RulesState", "SinkContext",
-    "SinkField", "SinkProgress", "SinkSettings", "Stdout", "TaskKinds", "Webhook", "Zmq",
+    "IdleSink", "Jsonl", "Kafka", "Mqtt", "Nats", "Receiver", "Redis", "ReportingSink", "RuleInfo", "RuleSubject",
+    "RulesState", "SinkContext", "SinkField", "SinkProgress", "SinkSettings", "Stdout", "TaskKinds", "Webhook", "Zmq",
 ]  # fmt: skip
 
-SinkField = Annotated[Stdout | Jsonl | Zmq | Mqtt | Webhook, Field(discriminator="kind")]
+SinkField = Annotated[
+    Stdout | Jsonl | Zmq | Mqtt | Webhook | Nats | Kafka | Redis,
+    Field(discriminator="kind"),
+]
 """Settings of any kind of sink."""

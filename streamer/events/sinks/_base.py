@@ -152,11 +152,24 @@ class SelectiveSinkSettings(SinkSettings):
         return self.only is None or body.startswith(tuple(PREFIXES[kind] for kind in self.only))
 
 
-class NetworkSinkSettings(SelectiveSinkSettings, ClientTls):
-    """A sink whose receiver is on the network: the keys that all of them have."""
+class ServerSinkSettings(SelectiveSinkSettings, ClientTls):
+    """A sink whose receiver is a server on the network: the keys that all of them have."""
 
+    url: Url
+    """Address of the server."""
     timeout: Seconds
     """Maximum duration of one request, or of the wait for one acknowledgement."""
+
+    def reject_unused_tls(self, scheme: str) -> None:
+        """Raise ValueError for TLS keys beside a URL without TLS. `scheme`: the one with TLS."""
+        for key in ("ca", "cert"):
+            if self.url.scheme != scheme and getattr(self, key) is not None:
+                raise ValueError(f"{key}: only allowed with {scheme}://")
+
+
+class NetworkSinkSettings(ServerSinkSettings):
+    """A sink that can reach its server through a proxy, and names the media type of the events."""
+
     content_type: Annotated[str, StringConstraints(pattern=r"^[\w.+-]+/[\w.+-]+(; ?[\w.+-]+=[\w.+-]+)*$")] = (
         "application/cloudevents+json"
     )

@@ -9,21 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-import anyio
 import httpcore2
 
-from streamer.core.addresses import Address, resolve
 from streamer.core.digest_auth import basic
 from streamer.core.errors import AddressError, ConfigError, SinkError
-from streamer.core.network_failures import describe_os_error
 from streamer.core.proxies import VARIABLES
 from streamer.core.redact import Url
-from streamer.core.tls import ClientTls, describe_tls_error
+from streamer.core.tls import ClientTls
+from streamer.events.sinks._event_loop import LookUp, look_up_within, resolve_configured, root_cause
 
 CONNECT_S = 3.0
 """Longest time to connect to all addresses of the endpoint together."""
@@ -34,14 +31,6 @@ MAX_RESPONSE_BYTES = 1 << 16
 MAX_RESPONSE_S = 1.0
 _SAFE = "/%:@!$&'()*+,;=~?"
 """Characters of a URL that are sent as they are, with letters, digits and `-._`."""
-
-LookUp = Callable[[str], tuple[Address, ...]]
-"""Returns the addresses of a host that may be used, the preferred one first. Raises AddressError."""
-
-
-def resolve_configured(host: str) -> tuple[Address, ...]:
-    """Return the addresses of a host that the config names. Raises AddressError."""
-    return resolve(host, in_config=True)
 
 
 class Response(NamedTuple):
@@ -130,14 +119,14 @@ class HttpClient:
             case httpcore2.TimeoutException():
                 return "no response in time"
             case httpcore2.ConnectError() | OSError():
-                return f"{_root_cause(error)}{self._proxy_hint()}"
+                return f"{root_cause(error)}{self._proxy_hint()}"
             case httpcore2.RemoteProtocolError():
                 return "the response is not valid HTTP"
             case httpcore2.LocalProtocolError() | httpcore2.UnsupportedProtocol():
                 return "the request cannot be sent: check `url` and `headers`"
             case httpcore2.ProxyError():
                 return "the proxy refuses the connection"
-        return _root_cause(error)
+        return root_cause(error)
 
     def _proxy_hint(self) -> str:
         if self._proxy is not None or not any(name.lower() in VARIABLES for name in os.environ):
@@ -168,29 +157,12 @@ class _ResolvingBackend(httpcore2.AnyIOBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        try:
-            with anyio.fail_after(timeout):
-                addresses = await anyio.to_thread.run_sync(self._look_up, host, abandon_on_cancel=True)
-        except TimeoutError:
-            raise AddressError(f"{host}: DNS does not answer") from None
+        addresses = await look_up_within(timeout, self._look_up, host)
         share = None if timeout is None else timeout / len(addresses)
         for address in addresses[:-1]:
             with contextlib.suppress(httpcore2.ConnectError, httpcore2.ConnectTimeout):
                 return await super().connect_tcp(str(address), port, share, local_address, socket_options)
         return await super().connect_tcp(str(addresses[-1]), port, share, local_address, socket_options)
-
-
-def _root_cause(error: BaseException) -> str:
-    """Return the words for the system's or OpenSSL's error behind `error`."""
-    cause: BaseException | None = error
-    while cause is not None:
-        match cause:
-            case ssl.SSLError():
-                return describe_tls_error(cause, always_verified=True)
-            case OSError(errno=int()):
-                return describe_os_error(cause)
-        cause = cause.__cause__ or cause.__context__  # the pool raises it again `from None`
-    return "the connection broke off"
 
 
 async def _read_to_end(response: httpcore2.Response) -> None:

@@ -8,8 +8,8 @@ from collections import Counter, deque
 from collections.abc import Collection, Mapping
 
 from streamer.events.sinks._mqtt_connection import Broker, Connection
-from streamer.events.sinks._mqtt_faults import MAX_ATTEMPTS
 from streamer.events.sinks._mqtt_packets import FAILURE, Message, describe
+from streamer.events.sinks._suspect import MAX_ATTEMPTS
 
 log = logging.getLogger(__name__)
 

@@ -36,12 +36,13 @@ from streamer.core.settings import Name, Seconds
 from streamer.events.sinks._base import NetworkSinkSettings, SinkContext, SinkProgress
 from streamer.events.sinks._mqtt_commands import Commands
 from streamer.events.sinks._mqtt_connection import Broker, Connection, broker_address
-from streamer.events.sinks._mqtt_faults import STABLE_S, Suspect, Takeovers
+from streamer.events.sinks._mqtt_faults import STABLE_S, Takeovers
 from streamer.events.sinks._mqtt_packets import FAILURE, Message, Puback, describe
 from streamer.events.sinks._mqtt_retained import RetainedMessages
 from streamer.events.sinks._mqtt_states import StatePublisher
 from streamer.events.sinks._mqtt_topics import client_id, event_topic, source_topic
 from streamer.events.sinks._settled import SettledEvents
+from streamer.events.sinks._suspect import Suspect
 from streamer.types import Sink
 
 log = logging.getLogger(__name__)
@@ -80,9 +81,7 @@ class Mqtt(NetworkSinkSettings):
 
     @model_validator(mode="after")
     def _tls_is_used(self) -> Self:
-        for key in ("ca", "cert"):
-            if self.url.scheme == "mqtt" and getattr(self, key) is not None:
-                raise ValueError(f"{key}: only allowed with mqtts://")
+        self.reject_unused_tls("mqtts")
         return self
 
     @property

@@ -80,9 +80,7 @@ class Webhook(NetworkSinkSettings):
 
     @model_validator(mode="after")
     def _keys_are_used(self) -> Self:
-        for key in ("ca", "cert"):
-            if self.url.scheme == "http" and getattr(self, key) is not None:
-                raise ValueError(f"{key}: only allowed with https://")
+        self.reject_unused_tls("https")
         if "authorization" in self.headers and urlsplit(self.url.reveal()).username is not None:
             raise ValueError("give either a user in `url` or the header `Authorization`, not both")
         return self

@@ -13,7 +13,7 @@ from streamer.bus.event_channel import EventClient
 from streamer.core.errors import SinkError
 from streamer.core.redact import Url
 from streamer.events.sinks import IdleSink, Mqtt, RuleInfo
-from streamer.events.sinks._mqtt_faults import MAX_ATTEMPTS
+from streamer.events.sinks._suspect import MAX_ATTEMPTS
 from tests.support.agents import until
 from tests.support.emit_process import EmitProcess, lines, send_events
 from tests.support.scripted_broker import CONNACK, Client, Script, ScriptedBroker, puback, well

@@ -25,7 +25,7 @@ def test_kind_selects_the_sink() -> None:
         ({"kind": "zmq", "endpoint": "tcp://*:5555"}, "tcp is not supported yet"),
         ({"kind": "jsonl"}, "path"),
         ({"kind": "jsonl", "path": "a", "keep": 0}, "greater than or equal to 1"),
-        ({"kind": "kafka"}, "kafka"),
+        ({"kind": "pigeon"}, "pigeon"),
         ({"kind": "stdout", "name": "../x"}, "pattern"),
         ({"kind": "stdout", "colour": "red"}, "Extra inputs"),
     ],
