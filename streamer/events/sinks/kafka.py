@@ -36,7 +36,7 @@ class Kafka(ServerSinkSettings):
     brokers: list[Annotated[str, StringConstraints(pattern=_BROKER)]] = Field([])
     """Further brokers of the cluster, `host:port`, to be asked when the one in `url` is down."""
     sasl: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
-    """How user and password are sent. `PLAIN` sends the password itself: use it with TLS only."""
+    """Mechanism that sends user and password. `PLAIN` sends the password itself: use it with TLS only."""
     topic: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,249}$")] = "streamer"
     """Topic of all events. The broker's settings say whether an unknown topic is created."""
     in_flight: Annotated[int, Field(ge=1, le=1000)] = 100

@@ -37,7 +37,7 @@ class Nats(ServerSinkSettings):
     credentials: Path | None = None
     """File with the JWT and seed of a user, as `nsc` writes it (`.creds`), or with the NKey seed of a user alone."""
     subject: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$")] = "streamer"
-    """What every subject begins with."""
+    """Beginning of every subject."""
     stream: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,255}$")] | None = None
     """Stream that must store the events. Default: whichever has their subjects."""
     create: bool = False
