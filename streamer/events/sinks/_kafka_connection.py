@@ -175,7 +175,7 @@ def _config(settings: Kafka, agent: str, on_error: Any) -> dict[str, Any]:
         "partitioner": "murmur2_random",  # as in the Java client: the same source gets the same partition
         "linger.ms": 2,
         "message.timeout.ms": max(1, round(settings.timeout * 1000)),
-        "socket.connection.setup.timeout.ms": round(CONNECT_S * 1000),
+        "socket.connection.setup.timeout.ms": max(1000, round(CONNECT_S * 1000)),  # 1 s is the least it takes
         "socket.timeout.ms": max(1000, round(settings.timeout * 1000)),
         "reconnect.backoff.max.ms": 2000,
         "socket.keepalive.enable": True,
