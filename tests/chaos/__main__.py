@@ -29,8 +29,8 @@ from tests.chaos.targets import targets_down
 
 FAULTS: tuple[Fault, ...] = (
     soak, restarts, frozen, infer_killed, infer_stopped, step_never_returns, poison, terminated, rules_killed,
-    broker_down, brokers_killed, targets_down, power_cut, disk_full, bytes_flipped, clock_steps, webhook, fuzzing, hostile_camera,
-    link_between_hosts,
+    broker_down, brokers_killed, targets_down, power_cut, disk_full, bytes_flipped, clock_steps, webhook, fuzzing,
+    hostile_camera, link_between_hosts,
 )  # fmt: skip
 
 
