@@ -1,7 +1,7 @@
 """Throughput of the sinks with a server: `python -m benchmarks.sinks`.
 
-Each sink writes events in batches of the size that emit uses, to a real server on this computer (Kafka: the mock cluster
-of librdkafka), and is done when all of them are acknowledged. `in_flight` has its default, and 256 in a second run.
+Each sink writes events in batches of the size that emit uses, to a real server on this computer (Kafka: the mock
+cluster of librdkafka), and is done when all are acknowledged. `in_flight` has its default, and 256 in a second run.
 """
 
 from __future__ import annotations

@@ -193,6 +193,11 @@ class RedisServer(ServerProcess):
 class KafkaCluster(ServerProcess):
     """The mock cluster of librdkafka in a process of its own. It stores in memory, so `kill` loses its messages."""
 
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._next: dict[int, int] = {}
+        self._read: list[tuple[int, bytes, dict[str, bytes], bytes]] = []
+
     def start(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.kafka_mock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -217,20 +222,25 @@ class KafkaCluster(ServerProcess):
         assert self._process.stdout.readline() == b"0\n"
 
     def messages(self, topic: str = "streamer") -> list[tuple[int, bytes, dict[str, bytes], bytes]]:
-        """Return partition, key, headers and body of all messages."""
+        """Return partition, key, headers and body of all messages of the one topic of a test.
+
+        The mock keeps the last 5 MB of a partition, so what was read earlier is kept here.
+        """
         consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "test"})
         try:
             partitions = consumer.list_topics(topic, 5).topics[topic].partitions
             ends = {one: consumer.get_watermark_offsets(TopicPartition(topic, one), 5)[1] for one in partitions}
-            consumer.assign([TopicPartition(topic, one, 0) for one in partitions])
-            found: list[tuple[int, bytes, dict[str, bytes], bytes]] = []
-            while len(found) < sum(ends.values()):
+            consumer.assign([TopicPartition(topic, one, self._next.get(one, 0)) for one in partitions])
+            while any(self._next.get(one, 0) < end for one, end in ends.items()):
                 message = consumer.poll(5)
                 assert message is not None
                 assert message.error() is None
+                partition, offset = message.partition() or 0, message.offset() or 0
+                assert offset == self._next.get(partition, 0), "the mock has dropped messages that nobody has read"
+                self._next[partition] = offset + 1
                 headers = {str(name): bytes(value) for name, value in message.headers() or []}  # type: ignore[arg-type, str-unpack]
-                found.append((message.partition() or 0, message.key() or b"", headers, message.value() or b""))
-            return found
+                self._read.append((partition, message.key() or b"", headers, message.value() or b""))
+            return list(self._read)
         finally:
             consumer.close()
 
