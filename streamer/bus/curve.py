@@ -122,7 +122,7 @@ class CurveServer(Closing):
         now = time.monotonic()
         if now >= self._peers_until:
             self._peers_until = now + _PEERS_S
-            self._peers = self._known()
+            self._peers = self._known([])
         messages = []
         for user, parts in drain_authenticated(self._socket):
             if len(parts) == 2 and user in self._peers:
@@ -147,7 +147,7 @@ class CurveServer(Closing):
         for parts in drain(self._zap):
             version, number, _, address, _, mechanism, *credentials = parts
             key = credentials[0].hex() if mechanism == b"CURVE" and credentials else ""
-            if key in (known := self._known()):
+            if key in (known := self._known(self._refusals)):
                 self._peers = known
                 answer = [b"200", b"OK", key.encode(), b""]
             else:
@@ -156,13 +156,14 @@ class CurveServer(Closing):
                 self._refusals.append(f"{place} has the key {key or 'none'}, which is not allowed here")
             self._zap.send_multipart([version, number, *answer])
 
-    def _known(self) -> dict[str, str]:
-        """Return the names of the known hosts by public key; none if the files cannot be used."""
+    def _known(self, refusals: list[str]) -> dict[str, str]:
+        """Return the names of the known hosts by public key. Why a file cannot be used is added to `refusals`."""
         try:
-            return {key.hex(): name for name, key in self._keys.peers().items()}
+            known, problems = self._keys.peers()
         except ConfigError as error:
-            self._refusals.append(f"no other host is admitted: {error}")
-            return {}
+            known, problems = {}, [error]
+        refusals += [f"a known host is not admitted: {problem}" for problem in problems]
+        return {key.hex(): name for name, key in known.items()}
 
 
 def _describe_failure(kind: int, value: int) -> str:

@@ -13,6 +13,7 @@ import re
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from streamer.core import atomic_file
 from streamer.core.errors import ConfigError
@@ -32,6 +33,15 @@ class KeyPair:
     secret: bytes = field(repr=False)
 
 
+class Peers(NamedTuple):
+    """The other hosts in the files."""
+
+    keys: dict[str, bytes]
+    """Public keys by name."""
+    problems: list[ConfigError]
+    """Why a file cannot be used, one for each such file."""
+
+
 class HostKeys:
     """The folder of the keys. Files are read at each call, so that changes apply to the next connection."""
 
@@ -45,10 +55,9 @@ class HostKeys:
         import zmq
         from zmq.utils import z85
 
-        if self.secret_file.exists() and not replace:
-            raise ConfigError(f"{self.secret_file} exists: `streamer keys rotate` replaces it")
         public, secret = (z85.decode(key) for key in zmq.curve_keypair())
-        self._write(self.secret_file, secret.hex())
+        if not self._write(self.secret_file, secret.hex(), replace):
+            raise ConfigError(f"{self.secret_file} exists: `streamer keys rotate` replaces it")
         return KeyPair(public, secret)
 
     def own(self) -> KeyPair:
@@ -68,15 +77,21 @@ class HostKeys:
         remember(text)
         return KeyPair(z85.decode(zmq.curve_public(z85.encode(secret))), secret)
 
-    def peers(self) -> dict[str, bytes]:
-        """Return the public keys of the known hosts by name. Raises ConfigError for a file that cannot be used."""
+    def peers(self) -> Peers:
+        """Return the known hosts. A file that cannot be used concerns its host only. Raises ConfigError."""
         try:
             names = sorted(entry.name for entry in os.scandir(self.folder / "peers"))
         except FileNotFoundError:
-            return {}
+            return Peers({}, [])
         except OSError as error:
             raise ConfigError(f"cannot read {self.folder / 'peers'}: {error.strerror}") from None
-        return {name: self.peer(name) for name in names if _NAME.fullmatch(name)}
+        found = Peers({}, [])
+        for name in filter(_NAME.fullmatch, names):
+            try:
+                found.keys[name] = self.peer(name)
+            except ConfigError as error:
+                found.problems.append(error)
+        return found
 
     def peer(self, name: str) -> bytes:
         """Return the public key of a known host. Raises ConfigError if it is unknown."""
@@ -84,7 +99,7 @@ class HostKeys:
         try:
             key = _decode(self._read(path))
         except FileNotFoundError:
-            raise ConfigError(f"no key of `{name}` is known: run `streamer keys allow {name} KEY`") from None
+            raise _unknown(name) from None
         if key is None:
             raise ConfigError(f"{path} is damaged: run `streamer keys allow {name} KEY` again")
         return key
@@ -94,20 +109,23 @@ class HostKeys:
         public = _decode(key.strip().lower())
         if public is None:
             raise ConfigError("a public key has 64 hexadecimal digits: `streamer keys show` prints it there")
-        known = self.peers()
+        known = self.peers().keys
         if public in (other for other_name, other in known.items() if other_name != name):
             raise ConfigError("another name has this key already: `streamer keys show` lists them")
         path = self.peer_file(name)
+        replaces = path.exists() and known.get(name) != public
         self._write(path, public.hex())
-        return name in known and known[name] != public
+        return replaces
 
     def forget(self, name: str) -> None:
-        """Delete the public key of a known host. Raises ConfigError if it is unknown."""
-        self.peer(name)
+        """Delete the public key of a known host, also a damaged one. Raises ConfigError if it is unknown."""
+        path = self.peer_file(name)
         try:
-            self.peer_file(name).unlink()
+            path.unlink()
+        except FileNotFoundError:
+            raise _unknown(name) from None
         except OSError as error:
-            raise ConfigError(f"cannot delete {self.peer_file(name)}: {error.strerror}") from None
+            raise ConfigError(f"cannot delete {path}: {error.strerror}") from None
 
     def peer_file(self, name: str) -> Path:
         """Return the path of the public key of a host. Raises ConfigError for a name that cannot be one."""
@@ -115,17 +133,20 @@ class HostKeys:
             raise ConfigError(f"`{name[:70]}` is not a name: use a-z, 0-9, - and _")
         return self.folder / "peers" / name
 
-    def _write(self, path: Path, text: str) -> None:
-        """Replace a file that only this user can read. Raises ConfigError."""
+    def _write(self, path: Path, text: str, replace: bool = True) -> bool:
+        """Write a private file. Return False if there is one, unless `replace`. Raises ConfigError."""
         try:
             for folder in (self.folder, path.parent):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             _check_private(self.folder)
+            if not replace:
+                return atomic_file.create(path, text + "\n")
             mask = os.umask(0o077)
             try:
                 atomic_file.write(path, text + "\n")
             finally:
                 os.umask(mask)
+            return True
         except OSError as error:
             raise ConfigError(f"cannot write {path}: {error.strerror}") from None
 
@@ -139,6 +160,10 @@ class HostKeys:
             raise
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _unknown(name: str) -> ConfigError:
+    return ConfigError(f"no key of `{name}` is known: run `streamer keys allow {name} KEY`")
 
 
 def _decode(text: str) -> bytes | None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from streamer.core.errors import ConfigError
+
 if TYPE_CHECKING:
     from streamer.bus.host_keys import HostKeys
 
@@ -31,8 +33,11 @@ def show_keys() -> None:
     """Print the public key of this host, and the allowed hosts with theirs."""
     keys = _keys()
     print(f"{keys.own().public.hex()}  this host")
-    for name, key in keys.peers().items():
+    known, problems = keys.peers()
+    for name, key in known.items():
         print(f"{key.hex()}  {name}")
+    if problems:
+        raise ConfigError("\n".join(map(str, problems)))
 
 
 @app.command("allow")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -56,6 +57,28 @@ def write_bytes(path: Path, content: bytes, sync: bool = True) -> None:
         raise
     if sync:
         sync_to_disk(path.parent)
+
+
+def create(path: Path, text: str) -> bool:
+    """Create a file that only its owner can read, whole or not at all. Return False if there is one. Raises OSError.
+
+    Of several processes that create the same file, one gets True.
+    """
+    temporary = path.with_name(f"{path.name}.{threading.get_native_id()}{TEMPORARY}")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_to_disk(path.parent)
+    return True
 
 
 def sync_to_disk(path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from streamer.core.redact import redact
 from streamer.events.command_data import CommandData, CommandKind
+from streamer.events.part import unix_time as unix_time
 from streamer.events.result_data import (
     EventBox,
     EventChanges,
@@ -32,8 +33,6 @@ from streamer.types import Answer, Box, Confirmation, Polygon, Priority, Quad, R
 
 MAX_TEXT = 65_536
 """Characters kept of one text from a model or a library."""
-LAST_YEAR = 9000
-"""Last year of an event's time: durations of 100 years can be added to it."""
 _UNSAFE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control characters, lone surrogates, Unicode line ends
 
 
@@ -327,14 +326,3 @@ def _ms(seconds: float) -> float:
 
 def rfc3339(when: datetime) -> str:
     return when.isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def unix_time(text: str) -> float:
-    """Return the unix second of an event's time. Raises ValueError or OverflowError if it is none."""
-    parsed = datetime.fromisoformat(text)
-    if parsed.utcoffset() is None:
-        raise ValueError("its time has no offset from UTC")
-    # Times near the first and the last year cannot be written in every time zone.
-    if not 1970 <= parsed.year <= LAST_YEAR:
-        raise ValueError(f"its year is not between 1970 and {LAST_YEAR}")
-    return parsed.timestamp()

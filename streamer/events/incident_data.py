@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from streamer.events.part import Part
+from streamer.events.part import Part, Time
 from streamer.events.result_data import Snapshot
 
 Severity = Literal["info", "low", "medium", "high", "critical"]
@@ -61,7 +61,7 @@ class IncidentData(Part):
     """Text for people, from the rule's `say`."""
     reason: str | None
     """Cause of an update or an end."""
-    started: str
+    started: Time
     """Time of the start."""
     seconds: float
     """Time since the start, in seconds."""

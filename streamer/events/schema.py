@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from streamer.core.errors import WireError
 from streamer.events.command_data import CommandData
 from streamer.events.incident_data import IncidentData
-from streamer.events.part import Part
+from streamer.events.part import Part, Time
 from streamer.events.result_data import ResultData
 from streamer.types import Priority
 
@@ -109,6 +109,7 @@ class IncidentEvent(_Envelope):
     """A start, update or end of an incident; `subject` is `incident.` and the name of the rule."""
 
     type: Literal["streamer.incident.v1"] = "streamer.incident.v1"
+    time: Time  # notifications and the page show it
     data: IncidentData
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -146,7 +147,9 @@ def _unknown(given: str, engine: Engine) -> ConfigError:
 
 def overview(engine: Engine, now: float) -> dict[str, Any]:
     """Return mode, snoozes, rules and open incidents as plain data. `now`: unix second."""
-    state = engine.controls.state
+    state, streams = engine.controls.state, defaultdict[str, list[str]](list)
+    for rule_name, stream in engine.places:
+        streams[rule_name].append(stream)
     return {
         "modes": list(engine.controls.modes),
         "mode": state.mode,
@@ -160,7 +163,7 @@ def overview(engine: Engine, now: float) -> dict[str, Any]:
             name: {
                 "condition": str(rule.when),
                 "severity": rule.severity,
-                "streams": [stream for known, stream in engine.places if known == name],
+                "streams": streams[name],
                 "modes": rule.modes,
                 "armed": engine.controls.is_armed(rule.modes),
             }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -60,13 +61,21 @@ class RuleHandlers:
         """The rules of the config with their state, the mode and the running snoozes."""
         known = await self.commands.scrape() if self.config.rules else None
         shared = {"modes": list(self.config.modes)} | {key: known and known[key] for key in ("mode", "snoozes")}
-        rules = [self._rule(name, None if known is None else known["mode"]) for name in self.config.rules]
+        mode = None if known is None else known["mode"]
+        incidents, judgements = defaultdict[str, list[IncidentEvent]](list), defaultdict[str, list[Judgement]](list)
+        for event in self.incidents.newest_first():
+            incidents[event.data.rule].append(event)
+        for judgement in self.verdicts.judgements().values():
+            judgements[judgement.rule].append(judgement)
+        rules = [self._rule(name, mode, incidents[name], judgements[name]) for name in self.config.rules]
         return JSONResponse({**shared, "rules": rules})
 
-    def _rule(self, name: str, mode: str | None) -> dict[str, Any]:
+    def _rule(
+        self, name: str, mode: str | None, found: Sequence[IncidentEvent], judgements: Sequence[Judgement]
+    ) -> dict[str, Any]:
+        """`found`: its incidents, the newest first; `judgements`: those of its incidents."""
         rule = self.config.rules[name]
-        judged = [precision(self.verdicts.judgements().values(), name, of) for of in (self.hashes[name], None)]
-        found = [one for one in self.incidents.newest_first() if one.data.rule == name]
+        judged = [precision(judgements, name, of) for of in (self.hashes[name], None)]
         return {
             "name": name,
             "condition": str(rule.when),

@@ -188,6 +188,14 @@ def test_key_files_that_others_can_read_admit_nobody(server: CurveServer, hosts:
     assert any("chmod 600" in reason for reason in server.take_refusals())
 
 
+def test_damaged_key_of_one_host_shuts_no_other_out(server: CurveServer, hosts: tuple[HostKeys, HostKeys]) -> None:
+    hosts[0].allow("boxc", "ab" * 32)
+    hosts[0].peer_file("boxc").write_text("damaged")
+    with CurveClient(hosts[1], "boxa", "127.0.0.1", server.port, MAX_BYTES) as client:
+        assert exchange(server, client).peer == "boxb"
+    assert any("keys allow boxc KEY" in reason for reason in server.take_refusals())
+
+
 def test_large_request_is_cut(server: CurveServer, hosts: tuple[HostKeys, HostKeys]) -> None:
     with CurveClient(hosts[1], "boxa", "127.0.0.1", server.port, MAX_BYTES) as client:
         exchange(server, client)

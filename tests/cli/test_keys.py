@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,28 @@ def test_secret_is_in_no_text() -> None:
     pair = HostKeys().own()
     assert pair.secret.hex() not in repr(pair)
     assert pair.secret.hex() not in keys("show")
+
+
+def test_damaged_file_concerns_its_host_only() -> None:
+    public = keys("new").strip()
+    keys("allow", "boxa", OTHER)
+    keys("allow", "boxb", "cd" * 32)
+    HostKeys().peer_file("boxa").write_text("damaged")
+    shown = CliRunner().invoke(app, ["keys", "show"], standalone_mode=False)
+    assert shown.stdout == f"{public}  this host\n{'cd' * 32}  boxb\n"
+    assert "keys allow boxa KEY" in str(shown.exception)
+    assert keys("allow", "boxa", OTHER) == "boxa: allowed with a new key\n"
+    HostKeys().peer_file("boxa").chmod(0o644)
+    assert keys("forget", "boxa") == "boxa: not allowed any more\n"
+
+
+def test_one_of_several_new_keys_is_made(tmp_path: Path) -> None:
+    def make(_: int) -> str | None:
+        try:
+            return HostKeys(tmp_path / "keys").create().public.hex()
+        except ConfigError:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        made = [key for key in pool.map(make, range(8)) if key is not None]
+    assert made == [HostKeys(tmp_path / "keys").own().public.hex()]

@@ -108,3 +108,9 @@ def test_overview_has_mode_snoozes_and_incidents(engine: Engine) -> None:
     assert shown["snoozes"] == [{"rule": None, "stream": None, "until": "2026-11-23T21:01:05.000000Z", "by": "anna"}]
     assert [one["rule"] for one in shown["incidents"]] == ["story"]
     assert overview(engine, START + 65)["snoozes"] == []
+
+
+def test_overview_names_the_streams_of_each_rule(engine: Engine) -> None:
+    rules = overview(engine, START)["rules"]
+    places = [(name, stream) for name, rule in rules.items() for stream in rule["streams"]]
+    assert places == list(engine.places)

@@ -41,6 +41,8 @@ class Remote(Settings):
         parts = urlsplit(self.url.reveal())
         if parts.username is not None or parts.query or parts.fragment:
             raise ValueError("`url` has no user and no query: hosts know each other by keys, see `streamer keys`")
+        if parts.port == 0:
+            raise ValueError("`url` has the port 0, at which nobody can serve")
         if not _NAME.fullmatch(self.stream):
             raise ValueError("`url` must end with the name of a stream, such as streamer://boxa:5600/yard")
         if self.peer is None and not _NAME.fullmatch(self.host):

@@ -29,6 +29,10 @@ _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", re.IGNORECASE)
 _SUBSCRIPTION_FILE = re.compile(r"[0-9a-f]{32}\.json")
 
 
+_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+"""Order of the curve P-256: private keys are smaller."""
+
+
 class PushKeys(Settings):
     """The key pair by which push services know the agent (VAPID), as URL-safe base64."""
 
@@ -36,6 +40,19 @@ class PushKeys(Settings):
     """32 bytes."""
     public: str
     """65 bytes: a point of the curve P-256."""
+
+    @field_validator("private")
+    @classmethod
+    def _is_private_key(cls, text: str) -> str:
+        key = decode(text)
+        if len(key) != 32 or not 0 < int.from_bytes(key) < _ORDER:
+            raise ValueError("must be a private key of the curve P-256")
+        return text
+
+    @field_validator("public")
+    @classmethod
+    def _is_public_key(cls, text: str) -> str:
+        return _checked_point(text)
 
     @property
     def link_key(self) -> bytes:
@@ -55,8 +72,8 @@ class Subscription(Settings):
     @field_validator("endpoint")
     @classmethod
     def _is_web_address(cls, endpoint: str) -> str:
-        parts = urlsplit(endpoint)
         with suppress(ValueError):
+            parts = urlsplit(endpoint)
             if (
                 endpoint.isascii()
                 and endpoint.isprintable()
@@ -72,9 +89,7 @@ class Subscription(Settings):
     @field_validator("p256dh")
     @classmethod
     def _is_point(cls, text: str) -> str:
-        if len(point := decode(text)) != 65 or point[0] != 4:
-            raise ValueError("must be a point of the curve P-256")
-        return text
+        return _checked_point(text)
 
     @field_validator("auth")
     @classmethod
@@ -112,7 +127,7 @@ class PushFiles:
             with suppress(FileNotFoundError):
                 return PushKeys.model_validate_json(atomic_file.read(path))
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            _create(path, _new_keys().model_dump_json())
+            atomic_file.create(path, _new_keys().model_dump_json())
             return PushKeys.model_validate_json(atomic_file.read(path))
         except OSError as error:
             raise ConfigError(f"the keys of web push in {path} cannot be used: {reason_of(error, 'push')}") from None
@@ -157,6 +172,12 @@ def decode(text: str) -> bytes:
         raise ValueError("must be URL-safe base64") from None
 
 
+def _checked_point(text: str) -> str:
+    if len(point := decode(text)) != 65 or point[0] != 4:
+        raise ValueError("must be a point of the curve P-256")
+    return text
+
+
 def encode(data: bytes) -> str:
     """Return URL-safe base64 without padding."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
@@ -169,20 +190,3 @@ def _new_keys() -> PushKeys:
     private = ec.generate_private_key(ec.SECP256R1())
     point = private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     return PushKeys(private=encode(private.private_numbers().private_value.to_bytes(32)), public=encode(point))
-
-
-def _create(path: Path, text: str) -> None:
-    """Create a file that only its owner can read, whole or not at all. An existing one stays: another was faster."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(descriptor)
-        with suppress(FileExistsError):
-            os.link(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    atomic_file.sync_to_disk(path.parent)

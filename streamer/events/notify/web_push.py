@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from streamer.core.errors import ConfigError
 from streamer.core.settings import Seconds
@@ -17,11 +18,20 @@ INSTALL = "pip install 'florence-streamer[notify]'"
 _PACKAGES = {"http_ece": "http-ece", "py_vapid": "py-vapid"}
 
 
+_CONTACT = re.compile(r"mailto:[^@\s]+@[\w.-]+\.\w+")
+
+
+def _checked_contact(text: str) -> str:
+    if _CONTACT.fullmatch(text) is None:
+        raise ValueError("must be `mailto:` and an e-mail address")
+    return text
+
+
 class WebPush(TargetSettings, ClientTls):
     """The browsers in which somebody has turned notifications on, on the page."""
 
     kind: Literal["web_push"]
-    contact: Annotated[str, StringConstraints(pattern=r"^mailto:[^@\s]+@[\w.-]+\.\w+$")] = "mailto:streamer@example.com"
+    contact: Annotated[str, AfterValidator(_checked_contact)] = "mailto:streamer@example.com"
     """Address that the push services may write to about misuse: `mailto:` and your e-mail address."""
     hosts: Annotated[list[Annotated[str, StringConstraints(to_lower=True)]], Field(max_length=20)] = Field([])
     """Push services of your own network, by name or address. Others must have public addresses."""

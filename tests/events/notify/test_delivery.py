@@ -111,6 +111,15 @@ def test_only_events_for_the_target_are_sent_in_order(delivery: Delivery) -> Non
     assert start.picture == b"picture"
 
 
+@pytest.mark.parametrize("key", ["time", "started"])
+@pytest.mark.parametrize("text", ["yesterday", "0001-01-01T00:00:00Z", "2026-11-25T16:00:00"])
+def test_row_with_an_impossible_time_holds_nothing_up(delivery: Delivery, key: str, text: str) -> None:
+    odd = json.loads(encode(incident_event(1)))
+    (odd if key == "time" else odd["data"])[key] = text
+    delivery.notifier.write([(1, json.dumps(odd, separators=(",", ":")).encode()), (2, encode(incident_event(2)))])
+    assert delivery.titles == ["start incident-2"]
+
+
 @pytest.mark.parametrize("batch", [2, 256])
 def test_late_events_are_one_summary_across_batches(delivery: Delivery, batch: int) -> None:
     for number in range(1, 8):

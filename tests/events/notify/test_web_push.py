@@ -198,3 +198,18 @@ def test_number_of_browsers_is_limited(service: PushService, tmp_path: Path) -> 
     files.add(service.subscription("b0"))
     with pytest.raises(ConfigError, match="turn one of them off"):
         files.add(service.subscription("more"))
+
+
+@pytest.mark.parametrize(
+    "private", ["", "aa", "A" * 43, "_" * 43, "\u00e9" * 43], ids=["empty", "short", "zero", "large", "text"]
+)
+def test_damaged_key_is_told_before_anything_is_sent(private: str, tmp_path: Path) -> None:
+    public = PushFiles(tmp_path).keys().public
+    (tmp_path / FOLDER / KEY_FILE).write_text(json.dumps({"private": private, "public": public}))
+    with pytest.raises(ConfigError, match="is damaged: delete it"):
+        PushFiles(tmp_path).keys()
+
+
+def test_contact_that_is_no_address_is_refused_in_words() -> None:
+    with pytest.raises(ValidationError, match="must be `mailto:` and an e-mail address"):
+        WebPush(kind="web_push", contact="me@example.org")
