@@ -40,7 +40,7 @@ LINK_LOST = "link_lost"
 SILENCE_S = 5.0
 """Seconds without a request after which a host has gone. It asks at least once a second."""
 MAX_LINKS = 256
-"""Links at a time; each is one stream of one connection."""
+"""Links at a time; each is one stream of one connection. When all are taken, the host with the most gives way."""
 _PNG_LEVEL = 1
 """Compression of lossless pictures: higher levels take several times as long."""
 
@@ -168,12 +168,25 @@ class RemoteServer(Closing):
         """Return why a request is refused."""
         if ask.stream not in self._streams:
             problem = f"no stream `{ask.stream}` is served"
-        elif len(self._links) >= MAX_LINKS and (message.route, ask.stream) not in self._links:
-            problem = f"{MAX_LINKS} streams are served at the same time already"
-        else:
+        elif (message.route, ask.stream) in self._links or self._has_room(message.peer):
             return None
+        else:
+            problem = f"{MAX_LINKS} streams are served at the same time already"
         self._refusals.append(f"{message.peer}: {problem}")
         return problem
+
+    def _has_room(self, peer: str) -> bool:
+        """Return whether a host may have one more link. If needed, end one of a host that has at least two more."""
+        if len(self._links) < MAX_LINKS:
+            return True
+        links = Counter(link.peer for link in self._links.values())
+        greedy, number = links.most_common(1)[0]
+        if number < links[peer] + 2:
+            return False
+        key = next(key for key, link in self._links.items() if link.peer == greedy)
+        self._end(self._links.pop(key))
+        self._refusals.append(f"{greedy}: it has {number} of {MAX_LINKS} streams, one ended for {peer}")
+        return True
 
     def _waiting(self, stream: str) -> list[tuple[bytes, Link, Ask]]:
         """Return the links that wait for a frame of a stream, with their connections."""

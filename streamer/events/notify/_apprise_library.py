@@ -7,6 +7,7 @@ the HTTP status behind a failure is noted for the thread that sends.
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 import threading
 import warnings
@@ -44,6 +45,21 @@ class Attempt:
     retry_after: str = ""
     error: BaseException | None = None
     """The newest exception that Apprise logged."""
+    _sockets: list[socket.socket] = field(default_factory=list)
+    _is_over: bool = False
+
+    def connected(self, sock: socket.socket) -> None:
+        """Note a connection of this attempt."""
+        self._sockets.append(sock)
+        if self._is_over:
+            self.break_off()
+
+    def break_off(self) -> None:
+        """End its connections, so that its thread ends: a server that sends a byte now and then would hold it."""
+        self._is_over = True
+        for sock in self._sockets:
+            with suppress(OSError):  # it is closed
+                sock.shutdown(socket.SHUT_RDWR)
 
 
 class _Active(threading.local):
@@ -89,9 +105,17 @@ class _NoteError(logging.Handler):
 def _session_class(requests: Any) -> Any:
     """Return the class of sessions with time limits, a size limit, and the headers of the attempt."""
 
+    class Adapter(requests.adapters.HTTPAdapter):  # type: ignore[misc]
+        def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+            pool = super().get_connection_with_tls_context(*args, **kwargs)
+            pool.ConnectionCls = _noted(pool.ConnectionCls)
+            return pool
+
     class Session(requests.Session):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
+            for scheme in ("http://", "https://"):
+                self.mount(scheme, Adapter())
             self.trust_env = False  # no proxies, netrc and certificates of the environment
 
         def send(self, request: Any, **kwargs: Any) -> Any:
@@ -115,3 +139,17 @@ def _session_class(requests: Any) -> Any:
             return response
 
     return Session
+
+
+@cache
+def _noted(connection: Any) -> Any:
+    """Return a class of connections that the attempt of their thread knows."""
+    if connection.__name__ == "NotedConnection":
+        return connection
+
+    class NotedConnection(connection):  # type: ignore[misc]
+        def connect(self) -> None:
+            super().connect()
+            _active.attempt.connected(self.sock)
+
+    return NotedConnection

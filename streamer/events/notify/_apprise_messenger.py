@@ -1,7 +1,8 @@
 """Sends messages with Apprise.
 
 Each message is sent in a thread of its own with a time limit: a server that sends a byte now and then would otherwise
-hold a request without end. While an abandoned thread still runs, no other one starts.
+hold a request without end. The HTTP connections of an abandoned thread are ended. While it still runs, no other one
+starts.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class AppriseMessenger:
         self._thread.start()
         self._thread.join(self._timeout)
         if not outcome:
+            attempt.break_off()
             raise SinkError(f"{self._scheme}: no response within {self._timeout:g} s", in_doubt=True)
         if isinstance(error := outcome[0], BaseException):
             # Its text and stack may hold the URL, so neither is logged.

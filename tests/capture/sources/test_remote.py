@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import cv2
 import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from streamer.bus.curve import CurveServer, PeerMessage
 from streamer.bus.frame_client import FrameRequest
 from streamer.bus.host_keys import HostKeys
-from streamer.capture.remote_server import encode_picture
+from streamer.bus.remote_protocol import Answer, Ask, decode_answer, encode
+from streamer.capture import remote_server
+from streamer.capture.remote_server import RemoteServer, encode_picture
 from streamer.capture.sources import SourceField, _remote_source
 from streamer.capture.sources._remote_picture import RemotePicture, picture_size
 from streamer.capture.sources.remote import Remote
@@ -235,3 +239,32 @@ def test_closed_source_is_woken_without_effect(hosts: tuple[Path, Path]) -> None
         assert wake is not None
         source.close()
         wake()
+
+
+def test_greedy_host_shuts_no_other_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_server, "MAX_LINKS", 4)
+    asked: list[PeerMessage] = []
+    changes: list[tuple[str, str]] = []
+    sent: list[Answer] = []
+
+    def send(_: bytes, parts: list[bytes]) -> bool:
+        sent.append(decode_answer(parts[0]))
+        return True
+
+    def receive() -> list[PeerMessage]:
+        return [asked.pop(0)] if asked else []
+
+    stub = SimpleNamespace(receive=receive, take_refusals=list, close=lambda: None, send=send)
+    curve = cast(CurveServer, stub)
+    with RemoteServer(tmp_path, ["yard"], curve, lambda link, state: changes.append((link.peer, state))) as server:
+
+        def ask(peer: str, route: bytes) -> Answer:
+            asked.append(PeerMessage(peer, route, encode(Ask(id=1, stream="yard", wants_frame=False))))
+            server.handle()
+            return sent[-1]
+
+        greedy = [ask("boxb", b"%d" % number) for number in range(5)]
+        assert [answer.error is None for answer in greedy] == [True] * 4 + [False]
+        assert [ask("boxc", b"c%d" % number).error is None for number in range(3)] == [True, True, False]
+        assert changes.count(("boxb", "down")) == changes.count(("boxc", "up")) == 2
+        assert "one ended for boxc" in server.take_refusals()[1]
