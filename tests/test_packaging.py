@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
+import os
 import re
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +65,38 @@ def test_names_in_the_manifests_refer_to_each_other() -> None:
     assert SET["spec"]["serviceName"] == service["metadata"]["name"]
     ports = {port["name"]: port["containerPort"] for port in CONTAINER["ports"]}
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-        assert CONTAINER[probe]["httpGet"]["port"] in ports
+        assert CONTAINER[probe]["exec"]["command"][1] in CONTAINERFILE
     assert service["spec"]["ports"][0]["targetPort"] in ports
     assert read(HINTS / "podmonitor.yaml")["spec"]["podMetricsEndpoints"][0]["port"] in ports
     (patch,) = read(ROOT / "packaging/kubernetes/gpu/kustomization.yaml")["patches"]
     gpu = read(ROOT / "packaging/kubernetes/gpu" / patch["path"])
     assert gpu["metadata"]["name"] == SET["metadata"]["name"]
     assert gpu["spec"]["template"]["spec"]["containers"][0]["name"] == CONTAINER["name"]
+
+
+def health(port: int, token: str) -> int:
+    text = (ROOT / "packaging/health.py").read_text().replace(":8080", f":{port}")
+    environment = {**os.environ, "STREAMER_TOKEN": token}
+    return subprocess.run([sys.executable, "-c", text, "/readyz"], env=environment, capture_output=True).returncode
+
+
+def test_the_health_check_sends_the_token() -> None:
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            is_known = self.headers["Authorization"] == "Bearer right"
+            self.send_response(200 if is_known and self.path == "/readyz" else 401)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            assert health(server.server_port, "right") == 0
+            assert health(server.server_port, "wrong") == 1
+        finally:
+            server.shutdown()
 
 
 def test_keda_starts_all_shards_or_none() -> None:
