@@ -54,5 +54,5 @@ def test_json_schema_describes_all_event_types() -> None:
     assert {"specversion", "type", "source", "id", "subject", "time", "sequence", "data"} <= set(required)
     data = whole["$defs"]["ResultData"]
     assert set(data["properties"]) - set(data["required"]) == {
-        "error", "near", "since", "parent", "follow_ups", "crop", "confirmation", "changes", "snapshot",
+        "error", "near", "since", "parent", "follow_ups", "crop", "confirmation", "changes", "snapshot", "lease",
     }  # fmt: skip
