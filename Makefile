@@ -15,8 +15,8 @@ SYSTEM_PACKAGES := ffmpeg chromium mosquitto python3-gi gir1.2-gst-rtsp-server-1
 # run other kernels. Left out are tests that run no kernel, that start such limits themselves, or that repeat another one.
 AVX2_ONLY := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 ENGINE_TESTS := tests/pipelines/florence2
-LEFT_OUT := training int8/test_gate.py int8/test_store.py test_benchmarks.py test_checkpoint.py test_dtype.py \
-  test_exactness.py test_noun_phrases.py test_parse.py test_tasks.py test_tokenizer.py
+LEFT_OUT := finetune training int8/test_gate.py int8/test_store.py test_benchmarks.py test_checkpoint.py test_dtype.py \
+  test_exactness.py test_examples.py test_noun_phrases.py test_parse.py test_tasks.py test_tokenizer.py
 
 # Two files of tests run at a time, each in one process, which makes its fixtures once. Then the tests with the mark `alone`
 # run one after another, from the files that have it.
