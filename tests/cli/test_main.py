@@ -224,7 +224,7 @@ def test_internal_error_is_one_line_with_an_id(streamer: Run, monkeypatch: pytes
         raise ZeroDivisionError("a bug with rtsp://u:s3cretword@h/x")
 
     Path("home.yaml").write_text("streams: {gate: {source: synthetic, tasks: [{task: ocr}]}}")
-    monkeypatch.setattr("streamer.config.model.load", broken)
+    monkeypatch.setattr("streamer.cli.shards.load", broken)
     root = logging.getLogger()
     handlers = list(root.handlers)
     try:

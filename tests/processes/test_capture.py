@@ -136,15 +136,18 @@ def test_reconnects_leak_no_descriptors_and_threads(tmp_path: Path, clip: Path) 
     server = RtspServer(clip)
     with CaptureProcess(tmp_path, server.url) as capture:
         folder = Path(f"/proc/{capture.process.pid}")
-        counts, threads = [], []
+
+        def count(kind: str) -> int:
+            return len(list((folder / kind).iterdir()))
+
         for number in range(1, 5):
             with server:
                 capture.statuses.wait("up", number, timeout=20)
             capture.statuses.wait("down", number)
-            counts.append(len(list((folder / "fd").iterdir())))
-            threads.append(len(list((folder / "task").iterdir())))
-        assert counts[-1] <= counts[0] + 1, counts
-        assert threads[-1] <= threads[0], threads
+            if number == 1:
+                files, threads = count("fd"), count("task")
+        # Threads of an attempt to connect end a little after the event.
+        until(lambda: count("fd") <= files + 1 and count("task") <= threads, 10, "no more than after the first outage")
         capture.stop()
 
 
