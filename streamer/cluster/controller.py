@@ -1,0 +1,236 @@
+"""Decides which host runs which stream. Pure: reports of the hosts come in, claims and orders go out.
+
+All state that matters is in the reports, so a new controller continues where the last one was:
+
+    host      an order (epoch, streams), its lease, and the streams that answer
+    voter     the highest epoch claimed, and the hosts that are barred (`lease.py`)
+
+A stream without a host is placed only when no host that is out of reach can run it: each of them was barred, and its
+votes have ended. A planned move gives the stream to its new host first and takes it from the old one when it answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from streamer.cluster.lease import Claimed, is_quorum
+
+LOST_S = 3.0
+"""Seconds without a report after which a host is out of reach."""
+START_S = 10.0
+"""Seconds for which a new controller waits for all hosts before it gives streams to those that are there."""
+SETTLE_S = 30.0
+"""Seconds for which a host must be in reach before streams of other hosts move to it."""
+MOVE_GAP_S = 5.0
+"""Seconds between two moves that only balance the load."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The streams that a host runs."""
+
+    epoch: int = 0
+    streams: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The state of a host, as it reports it."""
+
+    order: Order
+    has_lease: bool
+    answering: frozenset[str]
+    """Streams with an answer since they were started there."""
+    claimed: int
+    """Highest epoch that a controller has claimed there."""
+    capacity: float
+    """Device seconds per second, in the unit of the streams' costs. 0: it only votes."""
+    problem: str | None = None
+    """Reason why its agent runs no streams."""
+
+
+@dataclass(slots=True)
+class _Host:
+    report: Report | None = None
+    seen: float = -math.inf
+    since: float = math.inf
+    """Begin of the present time in reach."""
+    is_barred: bool = False
+    """Its order was barred since it is out of reach."""
+    free_at: float = math.inf
+    """Second from which no vote for the barred order is valid."""
+    needed: int = 0
+    """Lowest epoch of an order that gets votes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A host as the placement sees it."""
+
+    name: str
+    capacity: float
+    is_draining: bool
+
+
+Place = Callable[[Sequence[Candidate], Mapping[str, str]], Mapping[str, str]]
+"""Returns the host of each stream that can be placed, from the hosts in reach and the present hosts."""
+
+
+@dataclass(slots=True)
+class _Move:
+    target: str
+    began: float
+
+
+class Controller:
+    """Call in turn `report`, `claim` and `claimed`, `orders`; about once a second."""
+
+    def __init__(self, hosts: Sequence[str], streams: Sequence[str], place: Place, lease_s: float, exclusive: bool):
+        """`hosts`: all voters, in the order of the config."""
+        self._names, self._streams, self._place = tuple(hosts), tuple(streams), place
+        self._lease_s, self._exclusive = lease_s, exclusive
+        self._hosts = {name: _Host() for name in hosts}
+        self._moves: dict[str, _Move] = {}
+        self._next_move = -math.inf
+        self._began = math.inf
+        self._highest = 0
+        self._lost: frozenset[str] = frozenset()
+        self._is_used = False
+        self.epoch: int | None = None
+        """The epoch of new orders; None until a quorum has promised one."""
+        self.draining: set[str] = set()
+
+    def report(self, name: str, report: Report | None, now: float) -> None:
+        """Note the report of a host, None if it did not answer."""
+        host = self._hosts[name]
+        if report is None:
+            return
+        if now - host.seen > LOST_S:
+            host.since = now
+        host.report, host.seen = report, now
+
+    def in_reach(self, now: float) -> list[str]:
+        return [name for name, host in self._hosts.items() if now - host.seen <= LOST_S]
+
+    def claim(self, now: float) -> tuple[int, frozenset[str]] | None:
+        """Return the epoch to claim at all hosts in reach and the hosts to bar, or None if there is no need.
+
+        Each change of the placement has an epoch of its own, so that the events of a stream's new host have a higher
+        one than those of the old host.
+        """
+        self._began = min(self._began, now)
+        reach = set(self.in_reach(now))
+        self._lost = frozenset(self._names) - reach
+        if self.epoch is None:
+            if not reach or (self._lost and now - self._began < START_S):
+                return None
+        elif not self._is_used and all(self._hosts[name].is_barred for name in self._lost):
+            return None
+        if self._exclusive and not is_quorum(reach, self._names):
+            return None
+        reports = [host.report for host in self._hosts.values() if host.report]
+        known = [max(report.claimed, report.order.epoch) for report in reports]
+        self._highest = max(self._highest, *known) + 1
+        return self._highest, self._lost
+
+    def claimed(self, answers: Mapping[str, Claimed], now: float) -> None:
+        """Note the answers of the hosts to the claim. Without a quorum it is repeated later, with a higher epoch."""
+        epoch = self._highest
+        accepted = [name for name, answer in answers.items() if answer.accepted]
+        self._highest = max([epoch, *(answer.epoch for answer in answers.values())])
+        if self._exclusive and not is_quorum(accepted, self._names):
+            return
+        self.epoch, self._is_used = epoch, False
+        for name in self._lost:
+            left = max((answers[voter].votes.get(name, 0.0) for voter in accepted), default=0.0)
+            host = self._hosts[name]
+            host.is_barred, host.needed = True, epoch
+            host.free_at = min(host.free_at, now + left) if self._exclusive else now
+
+    def orders(self, now: float) -> dict[str, Order]:
+        """Return the orders that differ from those that the hosts in reach have reported."""
+        if self.epoch is None or self._is_used:
+            return {}
+        reach = self.in_reach(now)
+        wanted = {name: set(self._held(name, now)) for name in reach}
+        self._finish_moves(wanted, now)
+        self._plan(wanted, now)
+        orders = {}
+        for name in reach:
+            host, order = self._hosts[name], self._report(name).order
+            host.is_barred, host.free_at = False, math.inf
+            if wanted[name] != order.streams or order.epoch < host.needed:
+                orders[name] = Order(self.epoch, frozenset(wanted[name]))
+                self._is_used |= not wanted[name] <= order.streams
+        return orders
+
+    def is_moving(self) -> bool:
+        """Return whether a stream moves now."""
+        return bool(self._moves)
+
+    def waiting(self, now: float) -> list[str]:
+        """Return the streams that no host in reach has."""
+        held = {stream for name in self.in_reach(now) for stream in self._held(name, now)}
+        return [stream for stream in self._streams if stream not in held]
+
+    def _report(self, name: str) -> Report:
+        report = self._hosts[name].report
+        assert report is not None  # it is in reach
+        return report
+
+    def _held(self, name: str, now: float) -> frozenset[str]:
+        """Return the known streams that a host in reach holds; none if it cannot run any."""
+        return self._report(name).order.streams & set(self._streams) if self._is_usable(name, now) else frozenset()
+
+    def _is_usable(self, name: str, now: float) -> bool:
+        report = self._report(name)
+        has_lease = report.has_lease or not self._exclusive or now - self._hosts[name].since < self._lease_s
+        return report.capacity > 0 and report.problem is None and has_lease
+
+    def _finish_moves(self, wanted: dict[str, set[str]], now: float) -> None:
+        """Take each stream with several hosts from all but the newest, when that one answers or the time is over."""
+        for stream in self._streams:
+            holders = [name for name, streams in wanted.items() if stream in streams]
+            move = self._moves.get(stream)
+            if len(holders) < 2:
+                if move is not None and (move.target in holders or now - move.began > LOST_S):
+                    del self._moves[stream]
+                continue
+            if move is None or move.target not in holders:
+                move = self._moves[stream] = _Move(max(holders, key=self._epoch_of), now)
+            if stream in self._report(move.target).answering or now - move.began >= self._lease_s:
+                for name in holders:
+                    if name != move.target:
+                        wanted[name].discard(stream)
+
+    def _epoch_of(self, name: str) -> tuple[int, str]:
+        return self._report(name).order.epoch, name
+
+    def _plan(self, wanted: dict[str, set[str]], now: float) -> None:
+        """Add streams without a host to hosts, and begin at most one move."""
+        current = {stream: name for name in sorted(wanted) for stream in wanted[name]}
+        for stream, move in self._moves.items():
+            if stream in wanted.get(move.target, ()):
+                current[stream] = move.target
+        usable = [name for name in wanted if self._is_usable(name, now)]
+        candidates = [Candidate(name, self._report(name).capacity, name in self.draining) for name in usable]
+        planned = self._place(candidates, current)
+        may_place = all(self._hosts[name].free_at <= now for name in self._names if name not in wanted)
+        for stream in self._streams:
+            target = planned.get(stream)
+            if target is None or current.get(stream) == target:
+                continue
+            if stream not in current:
+                if may_place:
+                    wanted[target].add(stream)
+            elif not self._moves and self._may_move(current[stream], target, now):
+                self._moves[stream] = _Move(target, now)
+                self._next_move = now + MOVE_GAP_S
+                wanted[target].add(stream)
+
+    def _may_move(self, source: str, target: str, now: float) -> bool:
+        if source in self.draining:
+            return True
+        return now >= self._next_move and now - self._hosts[target].since >= SETTLE_S

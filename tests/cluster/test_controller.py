@@ -1,0 +1,272 @@
+"""The controller with simulated hosts and a simulated clock: no stream is lost or given away too early."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamer.cluster.controller import Candidate, Controller, Order, Report
+from streamer.cluster.lease import Lease, Promises, Voter
+
+LEASE_S = 6.0
+FAULTS = ("cut", "die", "mend", "control", "drain")
+STREAMS = tuple(f"s{number}" for number in range(12))
+
+
+def place(hosts: Sequence[Candidate], current: Mapping[str, str]) -> dict[str, str]:
+    """Keep what is placed; give the rest to the host with the fewest streams."""
+    names = [host.name for host in hosts if not host.is_draining and host.capacity]
+    placed = {stream: name for stream, name in current.items() if name in names}
+    for stream in STREAMS if names else ():
+        if stream not in placed:
+            counts = {name: sum(place == name for place in placed.values()) for name in names}
+            placed[stream] = min(names, key=lambda name: counts[name])
+    return placed
+
+
+@dataclass
+class Host:
+    """A host of the simulation."""
+
+    name: str
+    voter: Voter
+    lease: Lease
+    order: Order = field(default_factory=Order)
+    is_up: bool = True
+    is_cut: bool = False
+    """Neither the controller nor other hosts reach it."""
+    problem: str | None = None
+    ran: dict[str, float] = field(default_factory=dict)
+    """By stream: second since which it runs."""
+
+    def runs(self, now: float) -> frozenset[str]:
+        return self.order.streams if self.is_up and self.lease.is_held(now) else frozenset()
+
+
+class Cluster:
+    """Hosts, their links and one controller."""
+
+    def __init__(self, names: str = "abc", exclusive: bool = True) -> None:
+        self.names, self.now, self.exclusive = tuple(names), 1000.0, exclusive
+        self.hosts = {
+            name: Host(name, Voter(self.names, LEASE_S, Promises(), 900), Lease(self.names, LEASE_S)) for name in names
+        }
+        self.control: Controller | None = self.new_controller()
+        self.double = 0.0
+        """Longest time for which a stream ran on two hosts."""
+        self._twice: dict[str, float] = {}
+
+    def new_controller(self) -> Controller:
+        return Controller(self.names, STREAMS, place, LEASE_S, self.exclusive)
+
+    def run(self, seconds: float) -> None:
+        for _ in range(round(seconds * 2)):
+            self.now += 0.5
+            self._renew()
+            if self.control is not None and self.now % 1 == 0:
+                self._step(self.control)
+            self._watch()
+
+    def reached(self) -> list[Host]:
+        return [host for host in self.hosts.values() if host.is_up and not host.is_cut]
+
+    def places(self) -> dict[str, list[str]]:
+        return {
+            stream: [host.name for host in self.hosts.values() if stream in host.runs(self.now)] for stream in STREAMS
+        }
+
+    def all_run_once(self) -> bool:
+        return all(len(names) == 1 for names in self.places().values())
+
+    def _renew(self) -> None:
+        for host in self.hosts.values():
+            number = host.lease.ask(self.now)
+            for other in self.hosts.values():
+                if other is host or not (other.is_cut or host.is_cut):
+                    needed = other.voter.vote(host.name, host.order.epoch, self.now) if other.is_up else 1
+                    if needed is None and host.is_up:
+                        host.lease.add(number, other.name)
+
+    def _step(self, control: Controller) -> None:
+        for host in self.reached():
+            runs = host.runs(self.now)
+            answering = frozenset(stream for stream in runs if self.now - host.ran.get(stream, self.now) >= 1)
+            claimed, has_lease = host.voter.promises.epoch, host.lease.is_held(self.now)
+            report = Report(host.order, has_lease, answering, claimed, 10.0, host.problem)
+            control.report(host.name, report, self.now)
+        if claim := control.claim(self.now):
+            answers = {host.name: host.voter.claim(*claim, self.now) for host in self.reached()}
+            control.claimed(answers, self.now)
+        for name, order in control.orders(self.now).items():
+            host = self.hosts[name]
+            if order.epoch >= host.voter.promises.epoch:
+                host.order = order
+
+    def _watch(self) -> None:
+        for host in self.hosts.values():
+            runs = host.runs(self.now)
+            host.ran = {stream: host.ran.get(stream, self.now) for stream in runs}
+        for stream, names in self.places().items():
+            if len(names) < 2:
+                self._twice.pop(stream, None)
+            else:
+                self.double = max(self.double, self.now - self._twice.setdefault(stream, self.now))
+
+
+def test_streams_are_spread_over_the_hosts() -> None:
+    cluster = Cluster()
+    cluster.run(5)
+    assert cluster.all_run_once()
+    assert {names[0] for names in cluster.places().values()} == {"a", "b", "c"}
+
+
+def test_streams_of_a_dead_host_run_within_12_s() -> None:
+    cluster = Cluster()
+    cluster.run(20)
+    cluster.hosts["b"].is_up = False
+    cluster.run(12)
+    assert cluster.all_run_once()
+    assert cluster.double == 0
+
+
+def test_a_cut_host_stops_before_others_start() -> None:
+    cluster = Cluster()
+    cluster.run(20)
+    cluster.hosts["b"].is_cut = True
+    cluster.run(60)
+    assert not cluster.hosts["b"].runs(cluster.now)
+    assert cluster.all_run_once()
+    assert cluster.double == 0
+    cluster.hosts["b"].is_cut = False
+    cluster.run(60)
+    assert cluster.all_run_once()
+    assert cluster.double <= LEASE_S
+
+
+def test_without_a_controller_all_streams_go_on() -> None:
+    cluster = Cluster()
+    cluster.run(20)
+    before, cluster.control = cluster.places(), None
+    cluster.run(300)
+    assert cluster.places() == before
+    cluster.control = cluster.new_controller()
+    cluster.run(30)
+    assert cluster.places() == before
+    assert not cluster.control.waiting(cluster.now)
+
+
+def test_a_new_controller_waits_for_an_unknown_lease() -> None:
+    """The host out of reach runs streams that the new controller has never heard of."""
+    cluster = Cluster()
+    cluster.run(20)
+    cluster.hosts["c"].is_cut = True
+    cluster.control = cluster.new_controller()
+    cluster.run(30)
+    assert cluster.all_run_once()
+    assert cluster.double == 0
+
+
+def test_a_minority_places_nothing() -> None:
+    cluster = Cluster()
+    cluster.run(20)
+    cluster.hosts["a"].is_cut = cluster.hosts["b"].is_cut = True
+    cluster.run(60)
+    assert not any(cluster.places().values())
+
+
+def test_an_outage_shorter_than_the_lease_moves_nothing() -> None:
+    cluster = Cluster()
+    cluster.run(20)
+    before = cluster.places()
+    cluster.hosts["b"].is_cut = True
+    cluster.run(4)
+    cluster.hosts["b"].is_cut = False
+    for _ in range(40):
+        cluster.run(0.5)
+        assert all(cluster.places().values())
+    assert cluster.places() == before
+
+
+def test_not_exclusive_streams_are_given_away_at_once() -> None:
+    cluster = Cluster(exclusive=False)
+    cluster.run(20)
+    for name in "bc":
+        cluster.hosts[name].is_cut = True
+    cluster.run(6)
+    assert cluster.hosts["a"].order.streams == set(STREAMS)
+
+
+def test_drained_host_keeps_a_stream_until_another_answers() -> None:
+    cluster = Cluster()
+    cluster.run(20)
+    assert cluster.control is not None
+    cluster.control.draining.add("a")
+    epoch = cluster.hosts["a"].order.epoch
+    for _ in range(80):
+        cluster.run(0.5)
+        assert all(cluster.places().values())
+    assert not cluster.hosts["a"].order.streams
+    assert cluster.all_run_once()
+    assert cluster.double <= LEASE_S
+    assert max(host.order.epoch for host in cluster.hosts.values()) > epoch
+
+
+def test_a_host_whose_agent_fails_gets_no_streams() -> None:
+    cluster = Cluster()
+    cluster.hosts["c"].problem = "its config differs"
+    cluster.run(20)
+    assert not cluster.hosts["c"].order.streams
+    assert cluster.all_run_once()
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["cut", "die", "mend", "control", "drain"]), st.sampled_from("abcd")), max_size=8
+    )
+)
+@settings(max_examples=25, deadline=None)
+def test_any_faults_leave_no_stream_twice_for_long(faults: list[tuple[str, str]]) -> None:
+    """A move overlaps for at most a lease; if the old host is lost in that time, its lease has to end too."""
+    cluster = Cluster("abcd")
+    for fault, name in faults:
+        cluster.run(7)
+        host = cluster.hosts[name]
+        match fault:
+            case "cut":
+                host.is_cut = True
+            case "die":
+                host.is_up = False
+            case "mend":
+                host.is_up, host.is_cut = True, False
+            case "control":
+                cluster.control = cluster.new_controller()
+            case _ if cluster.control:
+                cluster.control.draining ^= {name}
+    for host in cluster.hosts.values():
+        host.is_up, host.is_cut = True, False
+    cluster.control = cluster.new_controller()
+    cluster.run(60)
+    assert cluster.double <= 2 * LEASE_S
+    assert cluster.all_run_once()
+
+
+@pytest.mark.parametrize("names", ["a", "ab", "abcd"])
+def test_clusters_of_other_sizes(names: str) -> None:
+    cluster = Cluster(names)
+    cluster.run(20)
+    assert cluster.all_run_once()
+
+
+def test_a_lower_epoch_is_never_ordered() -> None:
+    control = Controller(("a",), STREAMS, place, LEASE_S, True)
+    voter = Voter(("a",), LEASE_S, Promises(41), -math.inf)
+    control.report("a", Report(Order(37), True, frozenset(), 41, 1.0), 0)
+    claim = control.claim(0)
+    assert claim == (42, frozenset())
+    control.claimed({"a": voter.claim(*claim, 0)}, 0)
+    assert control.orders(0)["a"].epoch == 42

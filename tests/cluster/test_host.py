@@ -1,0 +1,170 @@
+"""Two hosts of a cluster, with real sockets and CURVE between them and a stand-in for the agent."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamer.bus.host_keys import HostKeys
+from streamer.bus.rpc import request
+from streamer.cluster.controller import Order
+from streamer.cluster.host import SOCKET, STATE_FILE, HostProcess
+from streamer.cluster.peers import Peers
+from streamer.config.cluster import Cluster
+from streamer.core.errors import ConfigError
+from tests.support.agents import until
+from tests.support.ports import free_port
+
+
+class FakeAgent:
+    """Remembers what it was told to run."""
+
+    def __init__(self) -> None:
+        self.problem: str | None = None
+        self.runs: frozenset[str] = frozenset()
+        self.lease: float | None = 0.0
+        self.stopped = False
+
+    def step(self, now: float) -> None:
+        pass
+
+    def run(self, order: Order, lease_s: float | None) -> None:
+        self.runs, self.lease = order.streams, lease_s
+
+    def answering(self) -> frozenset[str]:
+        return self.runs
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+class RunningHost:
+    """A host process in a thread."""
+
+    def __init__(self, folder: Path, name: str, cluster: Cluster) -> None:
+        self.agent, self.folder = FakeAgent(), folder / name
+        addresses = {host: settings.address for host, settings in cluster.hosts.items()}
+        peers = Peers(HostKeys(folder / f"{name}.keys"), name, addresses, cluster.port) if len(addresses) > 1 else None
+        self.process = HostProcess(name, cluster, "mark", 1.0, self.folder, self.agent, peers)
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ends.is_set():
+            self.process.step()
+        self.process.close()
+
+    def __enter__(self) -> RunningHost:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.set()
+        self._thread.join()
+
+    def call(self, **message: Any) -> dict[str, Any]:
+        return request(self.folder / SOCKET, message, 5)
+
+    def report(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.call(op="report")["report"]
+        return found
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    hosts = {"a": {"address": "127.0.0.1"}, "b": {"address": "127.0.0.2"}}
+    keys = {name: HostKeys(tmp_path / f"{name}.keys") for name in hosts}
+    pairs = {name: keys[name].create() for name in hosts}
+    keys["a"].allow("b", pairs["b"].public.hex())
+    keys["b"].allow("a", pairs["a"].public.hex())
+    return Cluster.model_validate({"hosts": hosts, "port": free_port(), "lease": "3s"})
+
+
+@contextmanager
+def both(folder: Path, cluster: Cluster) -> Iterator[tuple[RunningHost, RunningHost]]:
+    with ExitStack() as stack:
+        a, b = (stack.enter_context(RunningHost(folder, name, cluster)) for name in "ab")
+        until(lambda: b.report()["has_lease"], 10, "the lease of b")
+        yield a, b
+
+
+def test_streams_run_while_hosts_see_each_other(tmp_path: Path, cluster: Cluster) -> None:
+    with both(tmp_path, cluster) as (_, b):
+        assert b.call(op="order", epoch=1, streams=["gate"])["done"]
+        until(lambda: b.agent.runs == {"gate"}, 5, "the stream")
+        assert b.agent.lease is not None
+        assert 0 < b.agent.lease <= 3
+        assert b.report()["order"] == {"epoch": 1, "streams": ["gate"]}
+
+
+def test_a_lonely_host_stops_its_streams(tmp_path: Path, cluster: Cluster) -> None:
+    with ExitStack() as stack:
+        a = stack.enter_context(RunningHost(tmp_path, "a", cluster))
+        with RunningHost(tmp_path, "b", cluster) as b:
+            until(lambda: b.report()["has_lease"], 10, "the lease of b")
+            a.call(op="order", epoch=1, streams=["gate"])
+            until(lambda: a.agent.runs, 5, "the stream")
+        assert a.report()["has_lease"]  # half of the hosts, with the first one
+
+
+def test_a_barred_host_loses_its_lease_until_a_new_order(tmp_path: Path, cluster: Cluster) -> None:
+    with both(tmp_path, cluster) as (a, b):
+        b.call(op="order", epoch=1, streams=["gate"])
+        until(lambda: b.agent.runs, 5, "the stream")
+        claimed = a.call(op="claim", epoch=2, barred=["b"])["claimed"]
+        assert claimed["accepted"]
+        assert 0 < claimed["votes"]["b"] <= 3 * 1.02
+        until(lambda: not b.agent.runs, 6, "the end of the lease")
+        assert not b.report()["has_lease"]
+        b.call(op="order", epoch=2, streams=["gate"])
+        until(lambda: b.agent.runs, 6, "the stream again")
+
+
+def test_an_order_of_an_old_controller_is_refused(tmp_path: Path, cluster: Cluster) -> None:
+    with both(tmp_path, cluster) as (a, _):
+        a.call(op="claim", epoch=5, barred=[])
+        assert "epoch 4" in a.call(op="order", epoch=4, streams=["gate"])["error"]
+        assert not a.report()["order"]["streams"]
+
+
+def test_promises_and_order_outlive_a_restart(tmp_path: Path, cluster: Cluster) -> None:
+    with both(tmp_path, cluster) as (a, b):
+        a.call(op="claim", epoch=3, barred=["b"])
+        a.call(op="order", epoch=3, streams=["gate"])
+        with pytest.raises(ConfigError, match="runs already"):
+            HostProcess("a", cluster, "mark", 1.0, a.folder, a.agent, None)
+        b.call(op="order", epoch=3, streams=["yard"])
+    with both(tmp_path, cluster) as (a, b):
+        assert a.report()["claimed"] == 3
+        until(lambda: a.agent.runs == {"gate"} and b.agent.runs == {"yard"}, 10, "the streams again")
+
+
+def test_one_host_needs_no_key(tmp_path: Path) -> None:
+    alone = Cluster.model_validate({"hosts": {"a": {"address": "127.0.0.1"}}, "lease": "3s"})
+    with RunningHost(tmp_path, "a", alone) as a:
+        a.call(op="order", epoch=1, streams=["gate"])
+        until(lambda: a.agent.runs == {"gate"}, 5, "the stream")
+
+
+def test_not_exclusive_streams_need_no_lease(tmp_path: Path, cluster: Cluster) -> None:
+    open_ended = cluster.model_copy(update={"exclusive": False})
+    with RunningHost(tmp_path, "b", open_ended) as b:
+        b.call(op="order", epoch=1, streams=["gate"])
+        until(lambda: b.agent.runs == {"gate"}, 5, "the stream")
+        assert b.agent.lease is None
+        assert not b.report()["has_lease"]
+
+
+def test_missing_and_damaged_files_are_named(tmp_path: Path, cluster: Cluster) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / STATE_FILE).write_text(json.dumps({"promises": "many"}))
+    with pytest.raises(ConfigError, match=rf"{STATE_FILE} cannot be read"):
+        HostProcess("a", cluster, "mark", 1.0, tmp_path / "a", FakeAgent(), None)
+    with pytest.raises(ConfigError, match="streamer keys allow b KEY"):
+        Peers(HostKeys(tmp_path / "none"), "a", {"a": "127.0.0.1", "b": "127.0.0.2"}, cluster.port)
