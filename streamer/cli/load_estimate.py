@@ -75,9 +75,7 @@ class Load:
 def estimate(config: Config) -> Load | None:
     """Return the load of a config, or None if the costs of its model are unknown."""
     devices = find_pipeline().devices(config.model)
-    model, stored = _model(devices[0].settings), _read_costs()
-    # Most computers have one device to choose, which a measurement without a device has chosen too.
-    own = stored.get(_key(model)) or stored.get(_key((*model[:2], None)))
+    own = _own_costs(devices[0])
     costs = own or find_pipeline().costs(config.model)
     if not costs.seconds:
         return None
@@ -112,6 +110,31 @@ def estimate(config: Config) -> Load | None:
                 assumptions.add(f"cameras without a known rate count as {FPS:g} fps")
     divided = tuple(_divide(config, devices, costs))
     return Load(costs, own is not None, by_task, by_kind, demands, tuple(sorted(assumptions)), divided, follow_ups)
+
+
+def stream_costs(config: Config) -> dict[str, float]:
+    """Return the load of each stream in device seconds per second, the same on every computer.
+
+    It is computed from the costs that come with the model. Without any, one device can run all streams.
+    """
+    costs = find_pipeline().costs(config.model).seconds
+    if not costs:
+        return dict.fromkeys(config.streams, 1 / len(config.streams))
+    return {name: stream_load(stream, costs) for name, stream in config.streams.items()}
+
+
+def capacity(config: Config) -> float:
+    """Return the load that the devices of this computer can bear, in the unit of `stream_costs`.
+
+    A device that `streamer bench` has measured counts by its speed.
+    """
+    devices = find_pipeline().devices(config.model)
+    own, given = _own_costs(devices[0]), find_pipeline().costs(config.model).seconds
+    measured = [kind for kind in given if own is not None and own.seconds.get(kind)]
+    speed = 1.0
+    if own is not None and measured:
+        speed = sum(given[kind] for kind in measured) / sum(own.seconds[kind] for kind in measured)
+    return len(devices) * speed * (MARGIN if given else 1.0)
 
 
 def describe(config: Config, load: Load | None) -> Iterator[str]:
@@ -186,6 +209,13 @@ def _model(settings: Any) -> ModelId:
     device = getattr(settings, "device", None)
     sizes = getattr(settings, "checkpoint", None), getattr(settings, "image_size", None)
     return *sizes, None if device == "auto" else device
+
+
+def _own_costs(device: Device) -> Costs | None:
+    """Return the costs that were measured on this computer."""
+    model, stored = _model(device.settings), _read_costs()
+    # Most computers have one device to choose, which a measurement without a device has chosen too.
+    return stored.get(_key(model)) or stored.get(_key((*model[:2], None)))
 
 
 def _key(model: ModelId) -> str:

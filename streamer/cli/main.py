@@ -16,6 +16,7 @@ from streamer import __version__
 from streamer.cli.ask import ask
 from streamer.cli.bench import bench
 from streamer.cli.check import check
+from streamer.cli.cluster import app as cluster_app
 from streamer.cli.demo import demo
 from streamer.cli.doctor import doctor
 from streamer.cli.events import events
@@ -51,6 +52,7 @@ app.add_typer(task_app, name="task")
 app.add_typer(model_app, name="model")
 app.add_typer(rules_app, name="rules")
 app.add_typer(keys_app, name="keys")
+app.add_typer(cluster_app, name="cluster")
 # Commands of the pipelines are found like the pipelines, so that this package imports none of them.
 for entry in sorted(entry_points(group="streamer.commands")):
     loaded = entry.load()

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+from streamer.bus.commands import RunStreams
 from streamer.bus.rpc import RpcClient, control_socket
 from streamer.cluster.controller import Order
 from streamer.core.backoff import Backoff
@@ -36,12 +37,14 @@ class Agent(Protocol):
 
     problem: str | None
     """Reason why it cannot run any stream."""
+    leaving: frozenset[str]
+    """Streams that it gives up, whose processes have not ended yet."""
 
     def step(self, now: float) -> None:
         """Start it if it is not there; handle what it has answered. Never blocks."""
 
-    def run(self, order: Order, lease_s: float | None) -> None:
-        """Run these streams for this long, None: until the next order."""
+    def run(self, order: Order, until: float | None) -> None:
+        """Run these streams until then, None: until the next order."""
 
     def answering(self) -> frozenset[str]:
         """Return the streams of the order that have answered since they were started."""
@@ -56,6 +59,7 @@ class AgentProcess(Closing):
     def __init__(self, name: str, command: list[str]) -> None:
         """`name`: of the agent. `command`: arguments of `streamer` that start it."""
         self.problem: str | None = None
+        self.leaving: frozenset[str] = frozenset()
         self._name, self._command = name, [sys.executable, "-m", "streamer.cli", *command]
         self._child: subprocess.Popen[bytes] | None = None
         self._client: RpcClient | None = None
@@ -91,9 +95,9 @@ class AgentProcess(Closing):
                 log.error("agent %s refuses its streams: %s", self._name, error)
                 self.problem = f"its agent refuses its streams: {error}"
             else:
-                self.problem = None
+                self.problem, self.leaving = None, frozenset(reply.get("leaving", ()))
 
-    def run(self, order: Order, lease_s: float | None) -> None:
+    def run(self, order: Order, until: float | None) -> None:
         if added := order.streams - self._streams:
             self._answered -= added
             self._position = self._ledger.head()
@@ -101,7 +105,11 @@ class AgentProcess(Closing):
         if self._client is not None:
             if self._awaited is not None:
                 self._client.drop_unsent()  # a message that waits would later give a lease that is over by then
-            self._awaited = self._client.send(op="run", names=sorted(order.streams), lease_s=lease_s, epoch=order.epoch)
+            now = time.clock_gettime(time.CLOCK_BOOTTIME)
+            lease_s, since = (None, None) if until is None else (until - now, now)
+            names = sorted(order.streams)
+            command = RunStreams(names=names, by="cluster", epoch=order.epoch, lease_s=lease_s, since=since)
+            self._awaited = self._client.send(**command.message())
 
     def answering(self) -> frozenset[str]:
         self._answered &= self._streams
@@ -158,3 +166,22 @@ class AgentProcess(Closing):
         if self._client is not None:
             self._client.close()
             self._client, self._awaited = None, None
+
+
+class NoAgent:
+    """The agent of a host that only votes."""
+
+    problem: str | None = None
+    leaving: frozenset[str] = frozenset()
+
+    def step(self, now: float) -> None:
+        pass
+
+    def run(self, order: Order, until: float | None) -> None:
+        pass
+
+    def answering(self) -> frozenset[str]:
+        return frozenset()
+
+    def stop(self) -> None:
+        pass

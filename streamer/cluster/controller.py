@@ -14,13 +14,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from streamer.cluster.lease import Claimed, is_quorum
+from streamer.cluster.placement import Placed
 
 LOST_S = 3.0
 """Seconds without a report after which a host is out of reach."""
 START_S = 10.0
 """Seconds for which a new controller waits for all hosts before it gives streams to those that are there."""
+WAITS = "waits until no host out of reach can run it"
 SETTLE_S = 30.0
 """Seconds for which a host must be in reach before streams of other hosts move to it."""
 MOVE_GAP_S = 5.0
@@ -49,6 +52,8 @@ class Report:
     """Device seconds per second, in the unit of the streams' costs. 0: it only votes."""
     problem: str | None = None
     """Reason why its agent runs no streams."""
+    leaving: frozenset[str] = frozenset()
+    """Streams that it gives up, whose processes have not ended yet."""
 
 
 @dataclass(slots=True)
@@ -74,8 +79,8 @@ class Candidate:
     is_draining: bool
 
 
-Place = Callable[[Sequence[Candidate], Mapping[str, str]], Mapping[str, str]]
-"""Returns the host of each stream that can be placed, from the hosts in reach and the present hosts."""
+Place = Callable[[Sequence[Candidate], Mapping[str, str]], Placed]
+"""Returns the hosts of the streams, from the hosts in reach and the present ones."""
 
 
 @dataclass(slots=True)
@@ -98,6 +103,7 @@ class Controller:
         self._highest = 0
         self._lost: frozenset[str] = frozenset()
         self._is_used = False
+        self._reasons: Mapping[str, str] = {}
         self.epoch: int | None = None
         """The epoch of new orders; None until a quorum has promised one."""
         self.draining: set[str] = set()
@@ -166,14 +172,27 @@ class Controller:
                 self._is_used |= not wanted[name] <= order.streams
         return orders
 
+    def state(self, name: str, now: float) -> dict[str, Any]:
+        """Return the state of a host as plain data."""
+        host, is_reached = self._hosts[name], name in self.in_reach(now)
+        report = host.report
+        return {
+            "state": "draining" if name in self.draining else "up" if is_reached else "out of reach",
+            "has_lease": bool(report and report.has_lease and is_reached),
+            "capacity": report.capacity if report else None,
+            "streams": sorted(self._held(name, now)) if is_reached else [],
+            "problem": (report.problem if report and is_reached else None) or "",
+        }
+
     def is_moving(self) -> bool:
         """Return whether a stream moves now."""
         return bool(self._moves)
 
-    def waiting(self, now: float) -> list[str]:
-        """Return the streams that no host in reach has."""
+    def waiting(self, now: float) -> dict[str, str]:
+        """Return the streams that no host in reach has, and those that cannot leave one, with the reason."""
         held = {stream for name in self.in_reach(now) for stream in self._held(name, now)}
-        return [stream for stream in self._streams if stream not in held]
+        others = {stream: WAITS for stream in self._streams if stream not in held}
+        return {**others, **self._reasons}
 
     def _report(self, name: str) -> Report:
         report = self._hosts[name].report
@@ -216,14 +235,16 @@ class Controller:
                 current[stream] = move.target
         usable = [name for name in wanted if self._is_usable(name, now)]
         candidates = [Candidate(name, self._report(name).capacity, name in self.draining) for name in usable]
-        planned = self._place(candidates, current)
+        placed = self._place(candidates, current)
+        self._reasons = placed.waiting
         may_place = all(self._hosts[name].free_at <= now for name in self._names if name not in wanted)
+        leaving = {stream for name in wanted for stream in self._report(name).leaving}
         for stream in self._streams:
-            target = planned.get(stream)
+            target = placed.host_of.get(stream)
             if target is None or current.get(stream) == target:
                 continue
             if stream not in current:
-                if may_place:
+                if may_place and stream not in leaving:
                     wanted[target].add(stream)
             elif not self._moves and self._may_move(current[stream], target, now):
                 self._moves[stream] = _Move(target, now)

@@ -21,6 +21,7 @@ import zmq
 from pydantic import Field, TypeAdapter, ValidationError
 
 from streamer.bus.commands import Command, parse
+from streamer.bus.host_keys import HostKeys
 from streamer.bus.rpc import Request, RpcServer
 from streamer.cluster.agent import Agent
 from streamer.cluster.controller import Order, Report
@@ -39,6 +40,8 @@ ASKS_PER_LEASE = 6
 """Rounds of votes in the time of a lease: several may fail."""
 POLL_MS = 100
 """Longest wait of the main loop."""
+STOP_S = 1.0
+"""Time for the agent to end the processes of streams: its lease is over this much earlier."""
 SOCKET, LOCK_FILE, STATE_FILE = "host.sock", "host.lock", "host.json"
 
 
@@ -78,7 +81,7 @@ CLAIMED: TypeAdapter[Claimed] = TypeAdapter(Claimed)
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What a host must not forget."""
+    """The state of a host that outlives a restart."""
 
     promises: Promises = Promises()  # noqa: RUF009
     order: Order = Order()  # noqa: RUF009
@@ -112,13 +115,13 @@ class HostProcess(Closing):
     """Call `run`. Not thread-safe."""
 
     def __init__(
-        self, name: str, cluster: Cluster, mark: str, capacity: float, folder: Path, agent: Agent, peers: Peers | None
+        self, name: str, cluster: Cluster, mark: str, capacity: float, folder: Path, agent: Agent, keys: HostKeys
     ) -> None:
-        """`mark`: the `fingerprint` of its config. `peers`: None where it is the only host.
+        """`mark`: the `fingerprint` of its config. `keys`: unused where it is the only host.
 
-        Raises ConfigError if it runs already, or its folder cannot be used.
+        Raises ConfigError if it runs already, for missing keys, and if its folder or its address cannot be used.
         """
-        self._name, self._mark, self._capacity, self._agent, self._peers = name, mark, capacity, agent, peers
+        self._name, self._mark, self._capacity, self._agent = name, mark, capacity, agent
         self._exclusive, self._lease_s = cluster.exclusive, cluster.lease
         self._folder, hosts = folder, tuple(cluster.hosts)
         self._lock = _lock(folder)
@@ -126,6 +129,8 @@ class HostProcess(Closing):
         self._order = saved.order
         self._voter = Voter(hosts, cluster.lease, saved.promises, clock())
         self._lease = Lease(hosts, cluster.lease)
+        addresses = {host: settings.address for host, settings in cluster.hosts.items()}
+        self._peers = Peers(keys, name, addresses, cluster.port) if len(addresses) > 1 else None
         self._server = RpcServer(folder / SOCKET)
         self._next_ask = 0.0
         self._was_held = False
@@ -182,8 +187,15 @@ class HostProcess(Closing):
 
     def _report(self) -> Report:
         has_lease = self._lease.is_held(clock())
-        answering, problem = self._agent.answering(), self._agent.problem
-        return Report(self._order, has_lease, answering, self._voter.promises.epoch, self._capacity, problem)
+        return Report(
+            order=self._order,
+            has_lease=has_lease,
+            answering=self._agent.answering(),
+            claimed=self._voter.promises.epoch,
+            capacity=self._capacity,
+            problem=self._agent.problem,
+            leaving=self._agent.leaving,
+        )
 
     def _obey(self, order: Order) -> None:
         if order.epoch < max(self._order.epoch, self._voter.promises.epoch):
@@ -224,10 +236,10 @@ class HostProcess(Closing):
             log.log(*((logging.INFO, "lease held") if left > 0 else (logging.WARNING, lost)))
         if not self._exclusive:
             self._agent.run(self._order, None)
-        elif left > 0:
-            self._agent.run(self._order, left)
+        elif left > STOP_S:
+            self._agent.run(self._order, self._lease.until - STOP_S)
         else:
-            self._agent.run(Order(self._order.epoch), self._lease_s)
+            self._agent.run(Order(self._order.epoch), None)
 
     def _save(self, order: Order) -> None:
         """Write the promises and an order to the disk. Raises ConfigError: then the caller gets no promise."""

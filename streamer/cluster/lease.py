@@ -24,12 +24,12 @@ def is_quorum(voters: Collection[str], hosts: Sequence[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Promises:
-    """What a voter must not forget when it restarts."""
+    """The state of a voter that outlives a restart."""
 
     epoch: int = 0
     """Highest epoch that a controller has claimed here."""
     barred: Mapping[str, int] = field(default_factory=dict)
-    """By host: orders with a lower epoch than this get no votes."""
+    """Lowest epoch of an order that gets votes, by host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Claimed:
     epoch: int
     """Highest epoch that was claimed there."""
     votes: Mapping[str, float]
-    """By host: seconds for which a vote may still be valid. A host that is absent has none."""
+    """Seconds for which a vote may still be valid, by host. A host that is absent has none."""
 
 
 class Voter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints
@@ -44,7 +45,8 @@ class Cluster(Settings):
     exclusive: bool = True
     """False: a host that is cut off goes on, and a stream may run on two hosts until it is back."""
 
-
-def has_labels(host: ClusterHost, needed: dict[str, str]) -> bool:
-    """Return whether a host has all of these labels."""
-    return all(host.labels.get(name) == value for name, value in needed.items())
+    def hosts_for(self, needed: Mapping[str, str]) -> list[str]:
+        """Return the hosts that run streams and have all of these labels."""
+        return [
+            name for name, host in self.hosts.items() if host.runs_streams and needed.items() <= host.labels.items()
+        ]

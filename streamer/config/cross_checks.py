@@ -20,6 +20,15 @@ def cross_problems(config: Any) -> Iterator[Problem]:
     yield from _bad_outputs(config)
     yield from _unknown_zones(config)
     yield from _bad_targets(config)
+    yield from _bad_labels(config)
+
+
+def _bad_labels(config: Any) -> Iterator[Problem]:
+    for name, stream in config.streams.items():
+        if stream.host_labels and config.cluster is None:
+            yield ("streams", name, "host_labels"), "needs `cluster`, whose hosts have labels"
+        elif config.cluster and not config.cluster.hosts_for(stream.host_labels):
+            yield ("streams", name, "host_labels"), "no host of `cluster` that runs streams has these labels"
 
 
 def _repeated_names(config: Any) -> Iterator[Problem]:

@@ -23,6 +23,7 @@ from streamer.capture.interfaces import SourceSettings
 from streamer.capture.motion_gate import MotionSettings
 from streamer.capture.sources import SourceField
 from streamer.config.calendar import ZoneName, local_zone
+from streamer.config.cluster import Cluster, Label
 from streamer.config.cross_checks import cross_problems
 from streamer.config.follow_up import FollowUpSettings, build_follow_ups
 from streamer.config.made_tasks import make_tasks
@@ -64,6 +65,8 @@ class _StreamSettings(Settings):
     """Lines in the frame by name: their two ends [x, y], 0 to 1. For `crosses` of a rule."""
     motion: MotionSettings = MotionSettings()
     """Motion detection for tasks with `when`."""
+    host_labels: dict[Name, Label] = Field({})
+    """Labels that a host of the `cluster` must have to run the stream."""
 
 
 class _ConfigSettings(Settings):
@@ -88,6 +91,8 @@ class _ConfigSettings(Settings):
     """Receivers of notifications of incidents, by name."""
     snapshots: Snapshots = Snapshots()
     """Frames of incidents and results as JPEG files."""
+    cluster: Cluster | None = None
+    """Hosts that share the streams; without this key the agent runs all of them."""
     serve: Serve | None = None
     """Address at which other hosts ask for frames; without this key there is none."""
 
@@ -99,6 +104,7 @@ class Stream:
     zones: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
     motion: MotionSettings = field(default_factory=MotionSettings)
     lines: Mapping[str, tuple[Point, Point]] = field(default_factory=dict)
+    host_labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def active(self) -> tuple[ScheduledTask, ...]:
@@ -129,6 +135,8 @@ class Config:
     snapshots: Snapshots = field(default_factory=Snapshots)
     serve: Serve | None = None
     """None if no other host gets frames."""
+    cluster: Cluster | None = None
+    """None if the agent runs all streams."""
     ledger: Retention = field(default_factory=Retention)
     timezone: ZoneInfo = field(default_factory=local_zone)
     is_part: bool = False
@@ -280,6 +288,7 @@ def _config(raw: Any, file: YamlFile | None, *, checked: bool = False, is_part: 
         notify=config.notify,
         snapshots=config.snapshots,
         serve=config.serve,
+        cluster=config.cluster,
         ledger=config.ledger,
         timezone=local,
         is_part=is_part,
@@ -322,4 +331,4 @@ def _stream(name: str, config: Any, local: ZoneInfo, problems: list[Problem], is
             then, wrong = build_follow_ups(entry.then, task, pipeline, config.model, where)
             problems += wrong
             tasks.append(replace(task, then=then))
-    return Stream(stream.source, tuple(tasks), stream.zones, stream.motion, stream.lines)
+    return Stream(stream.source, tuple(tasks), stream.zones, stream.motion, stream.lines, stream.host_labels)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.cluster.controller import Candidate, Controller, Order, Report
+from streamer.cluster.placement import Placed
 from streamer.cluster.lease import Lease, Promises, Voter
 
 LEASE_S = 6.0
@@ -18,7 +19,7 @@ FAULTS = ("cut", "die", "mend", "control", "drain")
 STREAMS = tuple(f"s{number}" for number in range(12))
 
 
-def place(hosts: Sequence[Candidate], current: Mapping[str, str]) -> dict[str, str]:
+def place(hosts: Sequence[Candidate], current: Mapping[str, str]) -> Placed:
     """Keep what is placed; give the rest to the host with the fewest streams."""
     names = [host.name for host in hosts if not host.is_draining and host.capacity]
     placed = {stream: name for stream, name in current.items() if name in names}
@@ -26,7 +27,7 @@ def place(hosts: Sequence[Candidate], current: Mapping[str, str]) -> dict[str, s
         if stream not in placed:
             counts = {name: sum(place == name for place in placed.values()) for name in names}
             placed[stream] = min(names, key=lambda name: counts[name])
-    return placed
+    return Placed(placed, {})
 
 
 @dataclass

@@ -14,7 +14,7 @@ import pytest
 from streamer.bus.host_keys import HostKeys
 from streamer.bus.rpc import request
 from streamer.cluster.controller import Order
-from streamer.cluster.host import SOCKET, STATE_FILE, HostProcess
+from streamer.cluster.host import SOCKET, STATE_FILE, HostProcess, clock
 from streamer.cluster.peers import Peers
 from streamer.config.cluster import Cluster
 from streamer.core.errors import ConfigError
@@ -28,14 +28,15 @@ class FakeAgent:
     def __init__(self) -> None:
         self.problem: str | None = None
         self.runs: frozenset[str] = frozenset()
-        self.lease: float | None = 0.0
+        self.until: float | None = 0.0
+        self.leaving: frozenset[str] = frozenset()
         self.stopped = False
 
     def step(self, now: float) -> None:
         pass
 
-    def run(self, order: Order, lease_s: float | None) -> None:
-        self.runs, self.lease = order.streams, lease_s
+    def run(self, order: Order, until: float | None) -> None:
+        self.runs, self.until = order.streams, until
 
     def answering(self) -> frozenset[str]:
         return self.runs
@@ -49,9 +50,8 @@ class RunningHost:
 
     def __init__(self, folder: Path, name: str, cluster: Cluster) -> None:
         self.agent, self.folder = FakeAgent(), folder / name
-        addresses = {host: settings.address for host, settings in cluster.hosts.items()}
-        peers = Peers(HostKeys(folder / f"{name}.keys"), name, addresses, cluster.port) if len(addresses) > 1 else None
-        self.process = HostProcess(name, cluster, "mark", 1.0, self.folder, self.agent, peers)
+        keys = HostKeys(folder / f"{name}.keys")
+        self.process = HostProcess(name, cluster, "mark", 1.0, self.folder, self.agent, keys)
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -98,8 +98,8 @@ def test_streams_run_while_hosts_see_each_other(tmp_path: Path, cluster: Cluster
     with both(tmp_path, cluster) as (_, b):
         assert b.call(op="order", epoch=1, streams=["gate"])["done"]
         until(lambda: b.agent.runs == {"gate"}, 5, "the stream")
-        assert b.agent.lease is not None
-        assert 0 < b.agent.lease <= 3
+        assert b.agent.until is not None
+        assert 0 < b.agent.until - clock() <= 3
         assert b.report()["order"] == {"epoch": 1, "streams": ["gate"]}
 
 
@@ -138,7 +138,7 @@ def test_promises_and_order_outlive_a_restart(tmp_path: Path, cluster: Cluster) 
         a.call(op="claim", epoch=3, barred=["b"])
         a.call(op="order", epoch=3, streams=["gate"])
         with pytest.raises(ConfigError, match="runs already"):
-            HostProcess("a", cluster, "mark", 1.0, a.folder, a.agent, None)
+            HostProcess("a", cluster, "mark", 1.0, a.folder, a.agent, HostKeys(tmp_path / "a.keys"))
         b.call(op="order", epoch=3, streams=["yard"])
     with both(tmp_path, cluster) as (a, b):
         assert a.report()["claimed"] == 3
@@ -157,7 +157,7 @@ def test_not_exclusive_streams_need_no_lease(tmp_path: Path, cluster: Cluster) -
     with RunningHost(tmp_path, "b", open_ended) as b:
         b.call(op="order", epoch=1, streams=["gate"])
         until(lambda: b.agent.runs == {"gate"}, 5, "the stream")
-        assert b.agent.lease is None
+        assert b.agent.until is None
         assert not b.report()["has_lease"]
 
 
@@ -165,6 +165,6 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path, cluster: Cluster) -
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / STATE_FILE).write_text(json.dumps({"promises": "many"}))
     with pytest.raises(ConfigError, match=rf"{STATE_FILE} cannot be read"):
-        HostProcess("a", cluster, "mark", 1.0, tmp_path / "a", FakeAgent(), None)
+        HostProcess("a", cluster, "mark", 1.0, tmp_path / "a", FakeAgent(), HostKeys(tmp_path / "a.keys"))
     with pytest.raises(ConfigError, match="streamer keys allow b KEY"):
         Peers(HostKeys(tmp_path / "none"), "a", {"a": "127.0.0.1", "b": "127.0.0.2"}, cluster.port)

@@ -1,0 +1,306 @@
+"""The two Ray actors of a cluster, and the calls of the command line to them. Ray is imported only when it is used.
+
+    controller    one, detached, on the head: decides (`controller.py`) and sends commands
+    proxy         one on each host, owned by the controller: passes commands to the host process, and starts it
+
+Neither has state that matters, and no frame or event passes through Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from streamer.bus.rpc import request
+from streamer.cluster.controller import Candidate, Controller
+from streamer.cluster.host import CLAIMED, REPORT, SOCKET, agent_name, host_folder
+from streamer.cluster.placement import Placed
+from streamer.cluster.plan import Plan, place
+from streamer.core.errors import ConfigError, NoReply, StreamerError
+
+log = logging.getLogger(__name__)
+
+CONTROLLER, NAMESPACE = "controller", "streamer"
+STEP_S = 1.0
+"""Time between two reports of a host."""
+ANSWER_S = 1.5
+"""Longest wait for the hosts in one step. A host that needs longer is asked again when it has answered."""
+HOST_S = 1.0
+"""Longest wait of a proxy for its host process, which answers from memory."""
+START_S = 20.0
+"""Time for a new host process to answer before it is started again."""
+CALL_S = 20.0
+"""Longest wait of the command line for Ray."""
+OTHER_CONFIG = "its config has other streams or hosts: restart its host process"
+LOST_PROXY_S = 15.0
+"""Seconds after which a proxy that does not answer is replaced."""
+
+
+class Proxy:
+    """The actor on a host. `call` is bounded in time."""
+
+    def __init__(self, agent: str, host: str, config: str) -> None:
+        self._host, self._config = host, config
+        self._folder = host_folder(agent_name(agent, host))
+        self._start_at = 0.0
+
+    def call(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer of the host process; `failed` if there is none."""
+        try:
+            return request(self._folder / SOCKET, message, HOST_S)
+        except (NoReply, ConfigError) as error:
+            if message["op"] == "report" and time.monotonic() >= self._start_at:
+                self._start()
+            return {"failed": str(error)}
+
+    def _start(self) -> None:
+        """Start the host process so that it outlives Ray: with the environment of `ray start`, and as no child."""
+        self._start_at = time.monotonic() + START_S
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "streamer.cli", "cluster", "host", self._config, "--name", self._host]
+        with (self._folder / "host.log").open("ab") as output:
+            subprocess.run(
+                [*command, "--detach"],
+                env=_environment_of_ray(), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                start_new_session=True, timeout=START_S, check=False,
+            )  # fmt: skip
+
+
+def _environment_of_ray() -> dict[str, str]:
+    """Return the environment of the raylet: that of a worker hides the GPUs and allows one thread."""
+    try:
+        entries = Path(f"/proc/{os.getppid()}/environ").read_bytes().split(b"\0")
+    except OSError:
+        entries = []
+    pairs = (os.fsdecode(entry).partition("=") for entry in entries if b"=" in entry)
+    found = {name: value for name, _, value in pairs if not name.startswith("RAY_")}
+    return found or dict(os.environ)
+
+
+@dataclass(slots=True)
+class _Link:
+    """A proxy and the question that it has not answered."""
+
+    node: str
+    actor: Any
+    pending: Any = None
+    asked_at: float = 0.0
+
+
+class ControllerActor:
+    """The actor with the controller. Its loop is a thread; the methods are for the command line."""
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        self._plan = Plan.model_validate(plan)
+        plan_ = self._plan
+        self._control = Controller(list(plan_.hosts), list(plan_.costs), self._place, plan_.lease_s, plan_.exclusive)
+        self._links: dict[str, _Link] = {}
+        self._lock = threading.Lock()
+        self._status: dict[str, Any] = {}
+        self._problems: dict[str, str] = {}
+        self._ends = threading.Event()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def status(self) -> dict[str, Any]:
+        """Return the state of hosts and streams, as plain data."""
+        with self._lock:
+            return {"mark": self._plan.mark, **self._status}
+
+    def drain(self, host: str, back: bool) -> str | None:
+        """Move the streams of a host to others; `back`: give it streams again. Return why that is impossible."""
+        with self._lock:
+            if host not in self._plan.hosts:
+                return f"unknown host {host}: the config has {', '.join(self._plan.hosts)}"
+            (self._control.draining.discard if back else self._control.draining.add)(host)
+        return None
+
+    def stop(self) -> list[str]:
+        """End the agents and host processes of all hosts in reach. Return the other hosts."""
+        self._ends.set()
+        with self._lock:
+            answers = self._ask({name: {"op": "stop"} for name in self._links}, CALL_S / 2)
+        return [name for name in self._plan.hosts if "done" not in answers.get(name, {})]
+
+    def _run(self) -> None:
+        while not self._ends.is_set():
+            began = time.monotonic()
+            try:
+                with self._lock:
+                    self._connect()
+                    self._step()
+            except Exception as error:  # the controller goes on: Ray fails in many ways while hosts come and go
+                log.warning("step failed: %s: %s", type(error).__name__, error)
+            self._ends.wait(max(0.1, began + STEP_S - time.monotonic()))
+
+    def _connect(self) -> None:
+        """Make a proxy on each host that Ray has."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as OnNode
+
+        nodes = {node["NodeName"]: node for node in ray.nodes() if node["Alive"]}
+        now = time.monotonic()
+        for name in self._plan.hosts:
+            node, link = nodes.get(name), self._links.get(name)
+            if link and link.pending is not None and now - link.asked_at > LOST_PROXY_S:
+                with contextlib.suppress(Exception):
+                    ray.kill(link.actor)
+                del self._links[name]
+                link = None
+            if node is None or (link and link.node == node["NodeID"]):
+                continue
+            gpus = node["Resources"].get("GPU", 0)
+            options = {"num_cpus": 0, "num_gpus": gpus, "max_restarts": -1}
+            make = ray.remote(Proxy).options(**options, scheduling_strategy=OnNode(node["NodeID"], soft=False))
+            actor = make.remote(self._plan.agent, name, self._plan.config)
+            self._links[name] = _Link(node["NodeID"], actor)
+
+    def _step(self) -> None:
+        control = self._control
+        reports = self._ask({name: {"op": "report"} for name in self._links}, ANSWER_S)
+        now = time.monotonic()
+        for name, answer in reports.items():
+            if "report" in answer:
+                report = REPORT.validate_python(answer["report"])
+                if answer.get("mark") != self._plan.mark:
+                    report = replace(report, problem=OTHER_CONFIG)
+                control.report(name, report, now)
+            self._problems[name] = answer.get("failed", answer.get("error", ""))
+        if claim := control.claim(now):
+            message = {"op": "claim", "epoch": claim[0], "barred": sorted(claim[1])}
+            answers = self._ask(dict.fromkeys(control.in_reach(now), message), ANSWER_S)
+            found = {n: CLAIMED.validate_python(a["claimed"]) for n, a in answers.items() if "claimed" in a}
+            control.claimed(found, time.monotonic())
+        orders = control.orders(time.monotonic())
+        for name, order in orders.items():
+            log.info("order %d to %s: %s", order.epoch, name, ", ".join(sorted(order.streams)) or "no streams")
+        self._ask(
+            {n: {"op": "order", "epoch": o.epoch, "streams": sorted(o.streams)} for n, o in orders.items()}, ANSWER_S
+        )
+        self._status = self._describe(time.monotonic(), not orders)
+
+    def _ask(self, messages: Mapping[str, Mapping[str, Any]], timeout: float) -> dict[str, dict[str, Any]]:
+        """Send each host its message and return the answers that come in time. A host that owes one is passed over."""
+        import ray
+
+        sent: dict[Any, str] = {}
+        for name, message in messages.items():
+            link = self._links.get(name)
+            if link is None:
+                continue
+            if link.pending is not None and not ray.wait([link.pending], timeout=0)[0]:
+                continue
+            link.pending, link.asked_at = link.actor.call.remote(dict(message)), time.monotonic()
+            sent[link.pending] = name
+        done = ray.wait(list(sent), num_returns=len(sent), timeout=timeout)[0] if sent else []
+        answers = {}
+        for reference in done:
+            name = sent[reference]
+            self._links[name].pending = None
+            try:
+                answers[name] = ray.get(reference, timeout=timeout)
+            except Exception as error:  # the actor or its node has died
+                answers[name] = {"failed": f"Ray: {type(error).__name__}"}
+                if self._links[name].actor is not None and "ActorDied" in type(error).__name__:
+                    del self._links[name]
+        return answers
+
+    def _place(self, hosts: Sequence[Candidate], current: Mapping[str, str]) -> Placed:
+        return place(self._plan, hosts, current)
+
+    def _describe(self, now: float, is_settled: bool) -> dict[str, Any]:
+        control, reach = self._control, self._control.in_reach(now)
+        hosts = {}
+        for name in self._plan.hosts:
+            state = control.state(name, now)
+            state["problem"] = state["problem"] or ("" if name in reach else self._problems.get(name, ""))
+            hosts[name] = state
+        waiting = control.waiting(now)
+        is_settled = is_settled and not control.is_moving()
+        return {"epoch": control.epoch, "hosts": hosts, "waiting": waiting, "is_settled": is_settled}
+
+
+class Cluster:
+    """The controller as the command line uses it. Raises ConfigError or StreamerError; bounded in time."""
+
+    def __init__(self, address: str) -> None:
+        self._ray = _connect(address)
+
+    def start(self, plan: Plan) -> None:
+        """Start the controller, or find the one that runs with the same config."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as OnNode
+
+        ray = self._ray
+        heads = [node for node in ray.nodes() if node["Alive"] and "node:__internal_head__" in node["Resources"]]
+        if not heads:
+            raise StreamerError("Ray has no head node: see `ray status`")
+        where = OnNode(heads[0]["NodeID"], soft=False)
+        options = {"name": CONTROLLER, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
+        make = ray.remote(ControllerActor).options(
+            **options, num_cpus=0, max_restarts=-1, max_concurrency=4, scheduling_strategy=where
+        )
+        self._call(make.remote(plan.model_dump(mode="json")).status.remote())
+        if self.status()["mark"] != plan.mark:
+            raise ConfigError("a cluster with another config runs: `streamer cluster stop` ends it")
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._call(self._controller().status.remote())
+        return found
+
+    def drain(self, host: str, back: bool) -> None:
+        if problem := self._call(self._controller().drain.remote(host, back)):
+            raise ConfigError(problem)
+
+    def stop(self) -> list[str]:
+        """End the cluster; return the hosts that were not in reach."""
+        controller = self._controller()
+        missing: list[str] = self._call(controller.stop.remote())
+        self._ray.kill(controller)
+        return missing
+
+    def _controller(self) -> Any:
+        try:
+            return self._ray.get_actor(CONTROLLER, namespace=NAMESPACE)
+        except ValueError:
+            raise ConfigError("no cluster runs here: start one with `streamer cluster run CONFIG`") from None
+
+    def _call(self, reference: Any) -> Any:
+        try:
+            return self._ray.get(reference, timeout=CALL_S)
+        except self._ray.exceptions.GetTimeoutError:
+            raise StreamerError(f"the controller does not answer within {CALL_S:g} s: see `ray status`") from None
+        except self._ray.exceptions.RayError as error:
+            raise StreamerError(f"the controller failed ({type(error).__name__}): see the logs of Ray") from None
+
+
+def _connect(address: str) -> Any:
+    """Return the module `ray`, connected. Raises ConfigError without Ray, StreamerError if the head does not answer."""
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError("Ray is missing: install it with `pip install florence-streamer[cluster]`") from None
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    failure: list[Exception] = []
+
+    def connect() -> None:
+        try:
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:  # of many kinds
+            failure.append(error)
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(CALL_S)
+    if thread.is_alive() or failure:
+        why = type(failure[0]).__name__ if failure else f"no answer within {CALL_S:g} s"
+        raise StreamerError(f"cannot connect to Ray at {address} ({why}): is its head running, see `ray status`?")
+    return ray
