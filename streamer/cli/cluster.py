@@ -128,13 +128,19 @@ def _host(path: Path, config: Config, name: str) -> Any:
         raise ConfigError(f"unknown host {name}: {path} has {known}")
     agent = agent_name(config.name, name)
     runs = cluster.hosts[name].runs_streams
-    process = AgentProcess(agent, ["run", str(path.absolute()), "--streams", NO_STREAMS, "--agent", agent]) if runs else NoAgent()
+    process = (
+        AgentProcess(agent, ["run", str(path.absolute()), "--streams", NO_STREAMS, "--agent", agent])
+        if runs
+        else NoAgent()
+    )
     mark = fingerprint(cluster, config.streams)
     return HostProcess(name, cluster, mark, capacity(config) if runs else 0.0, host_folder(agent), process, HostKeys())
 
 
 def _is_ready(status: dict[str, Any]) -> bool:
-    return bool(status.get("is_settled")) and not status["waiting"]
+    if not status.get("is_settled") or status["waiting"]:
+        return False
+    return all(host["has_lease"] for host in status["hosts"].values() if host["streams"])
 
 
 def _show(status: dict[str, Any]) -> None:

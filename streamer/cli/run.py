@@ -29,6 +29,9 @@ def run(
         typer.Option(help="Streams of the config to begin with, such as `gate,yard`, or `none`. Default: all."),
     ] = None,
     shard: ShardText = None,
+    agent: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the agent. [default: that of the config]")
+    ] = None,
 ) -> None:
     """Run an agent until it is stopped.
 
@@ -38,8 +41,11 @@ def run(
     # imports could end in a callback of the interpreter, which discards it.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     from streamer.cli.shards import load_shard
+    from streamer.config.model import renamed
 
     loaded = load_shard(config, shard)
+    if agent is not None:
+        loaded = renamed(loaded, agent)
     supervise(loaded, log_level, log_format, streams=None if streams is None else _names(streams, loaded))
 
 

@@ -13,6 +13,7 @@ from streamer.config.model import Config
 from streamer.core.errors import ConfigError
 from streamer.core.settings import Settings
 
+
 class Plan(Settings):
     """The part of a config that the controller needs, without secrets."""
 

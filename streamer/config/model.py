@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, create_model
 from typing_extensions import TypeAliasType
 
 from streamer.capture.interfaces import SourceSettings
@@ -228,6 +228,15 @@ def load(path: Path) -> Config:
     if isinstance(raw, dict):
         raw = {"agent": _name_from(path), **raw}
     return _config(raw, file)
+
+
+def renamed(config: Config, name: str) -> Config:
+    """Return a config whose agent has another name. Raises ConfigError for a text that cannot be one."""
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        raise ConfigError(f"`{name[:70]}` is not a name of an agent: use a-z, 0-9, - and _") from None
+    return replace(config, name=name, raw={**config.raw, "agent": name})
 
 
 def place(path: Path, where: Where) -> str:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.cluster.controller import Candidate, Controller, Order, Report
-from streamer.cluster.placement import Placed
 from streamer.cluster.lease import Lease, Promises, Voter
+from streamer.cluster.placement import Placed
 
 LEASE_S = 6.0
 FAULTS = ("cut", "die", "mend", "control", "drain")
