@@ -40,6 +40,7 @@ ASKS_PER_LEASE = 6
 """Rounds of votes in the time of a lease: several may fail."""
 POLL_MS = 100
 """Longest wait of the main loop."""
+MAX_NAME = 63
 STOP_S = 1.0
 """Time for the agent to end the processes of streams: its lease is over this much earlier."""
 SOCKET, LOCK_FILE, STATE_FILE = "host.sock", "host.lock", "host.json"
@@ -96,8 +97,12 @@ def clock() -> float:
 
 
 def agent_name(config: str, host: str) -> str:
-    """Return the name of a host's agent, the source of its events."""
-    return f"{config}-{host}"[:63]
+    """Return the name of a host's agent, the source of its events. Raises ConfigError if it is too long."""
+    if len(name := f"{config}-{host}") > MAX_NAME:
+        raise ConfigError(
+            f"the agent's name {name} is longer than {MAX_NAME} characters: shorten `agent` or the host's"
+        )
+    return name
 
 
 def host_folder(agent: str) -> Path:

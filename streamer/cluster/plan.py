@@ -7,7 +7,7 @@ from pathlib import Path
 
 from streamer.cluster import placement
 from streamer.cluster.controller import Candidate
-from streamer.cluster.host import fingerprint
+from streamer.cluster.host import agent_name, fingerprint
 from streamer.cluster.placement import Placed
 from streamer.config.model import Config
 from streamer.core.errors import ConfigError
@@ -33,9 +33,11 @@ class Plan(Settings):
 
 
 def make_plan(path: Path, config: Config, costs: Mapping[str, float]) -> Plan:
-    """Return the plan of a config file. Raises ConfigError if it has no `cluster`."""
+    """Return the plan of a config file. Raises ConfigError without `cluster`, and for too long names."""
     if config.cluster is None:
         raise ConfigError(f"{path}: `cluster` is missing: it names the hosts that share the streams")
+    for host in config.cluster.hosts:
+        agent_name(config.name, host)
     return Plan(
         agent=config.name,
         config=str(path.absolute()),

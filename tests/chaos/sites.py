@@ -141,7 +141,8 @@ class Site:
         with (folder / "commands.log").open("a+") as output:
             begin = output.tell()
             done = subprocess.run(
-                ["ip", "netns", "exec", self._space(name), *words], env={**os.environ, **self._installed, **own, **ray, **events},
+                ["ip", "netns", "exec", self._space(name), *words],
+                env={**os.environ, **self._installed, **own, **ray, **events},
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=timeout, check=False,
             )  # fmt: skip
             output.seek(begin)

@@ -1,0 +1,88 @@
+"""A cluster of one host on a real Ray, from `streamer cluster run` to `stop`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.support import faulty
+from tests.support.agents import until
+from tests.support.ports import free_port
+
+BIN = Path(sys.executable).parent
+CAMERA = {"source": "synthetic?fps=5&size=160x120", "tasks": [{"task": "caption", "every": "200ms"}]}
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    """Run a command in an environment of its own; kill everything that has this environment at the end."""
+    mark = f"STREAMER_TEST={uuid.uuid4().hex}"
+    name, _, value = mark.partition("=")
+    (tmp_path / "run").mkdir()
+    own = {"XDG_STATE_HOME": str(tmp_path / "state"), "XDG_RUNTIME_DIR": str(tmp_path / "run"), name: value}
+    ray = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex * 2, "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {**os.environ, **faulty.install(tmp_path / "installed"), **own, **ray}
+
+    def call(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        with (tmp_path / "output").open("w+") as output:
+            done = subprocess.run(
+                [str(BIN / words[0]), *words[1:]], env=environment | more, cwd=tmp_path,
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=60, check=False,
+            )  # fmt: skip
+            output.seek(0)
+            return subprocess.CompletedProcess(words, done.returncode, output.read(), "")
+
+    yield call
+    for process in Path("/proc").iterdir():
+        with suppress(OSError):
+            if process.name.isdigit() and mark.encode() in (process / "environ").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)
+
+
+def test_one_host_from_run_to_stop(tmp_path: Path, run: Run) -> None:
+    port, events = free_port(), tmp_path / "events.jsonl"
+    cluster = {"hosts": {"solo": {"address": "127.0.0.1"}}, "lease": "3s"}
+    config = faulty.config(tmp_path, {"gate": CAMERA, "yard": CAMERA}, {}, cluster=cluster)
+    address = f"127.0.0.1:{port}"
+    missing = run("streamer", "cluster", "status", "--address", address)
+    assert missing.returncode == 1
+    assert "cannot connect to Ray" in missing.stdout
+    started = run(
+        "ray", "start", "--head", f"--port={port}", "--node-name=solo", "--node-ip-address=127.0.0.1", "--num-cpus=0",
+        "--include-dashboard=false", "--object-store-memory=80000000", f"--temp-dir={tmp_path / 'r'}",
+    )  # fmt: skip
+    assert started.returncode == 0, started.stdout
+    assert "start one with" in run("streamer", "cluster", "status", "--address", address).stdout
+    done = run("streamer", "cluster", "run", str(config), "--address", address)
+    assert done.returncode == 0, done.stdout
+    assert "solo: up, streams: gate, yard" in done.stdout
+    wrong = run("streamer", "cluster", "status", "--address", address, RAY_AUTH_TOKEN="0" * 64)
+    assert wrong.returncode == 1, wrong.stdout
+    assert until(lambda: events.exists() and events.read_text().count("streamer.result.v1") > 3, 20, "answers")
+    first = next(json.loads(line) for line in events.read_text().splitlines() if "streamer.result.v1" in line)
+    assert first["source"].startswith("/agents/home-solo/streams/")
+    assert first["data"]["lease"] >= 1
+    stopped = run("streamer", "cluster", "stop", "--address", address)
+    assert stopped.returncode == 0, stopped.stdout
+    until(lambda: '"agent":"home-solo"' not in processes(tmp_path), 15, "the end of the agent")
+
+
+def processes(folder: Path) -> str:
+    """Return the command lines of the agent's processes."""
+    lines = []
+    for process in Path("/proc").iterdir():
+        with suppress(OSError):
+            line = (process / "cmdline").read_bytes().decode(errors="replace")
+            if str(folder) in line and "streamer.cli" in line:
+                lines.append('"agent":"home-solo"')
+    return "".join(lines)
