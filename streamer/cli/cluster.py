@@ -138,7 +138,7 @@ def _host(path: Path, config: Config, name: str) -> Any:
 
 
 def _is_ready(status: dict[str, Any]) -> bool:
-    if not status.get("is_settled") or status["waiting"]:
+    if status.get("epoch") is None or status["waiting"]:
         return False
     return all(host["has_lease"] for host in status["hosts"].values() if host["streams"])
 

@@ -184,10 +184,6 @@ class Controller:
             "problem": (report.problem if report and is_reached else None) or "",
         }
 
-    def is_moving(self) -> bool:
-        """Return whether a stream moves now."""
-        return bool(self._moves)
-
     def waiting(self, now: float) -> dict[str, str]:
         """Return the streams that no host in reach has, and those that cannot leave one, with the reason."""
         held = {stream for name in self.in_reach(now) for stream in self._held(name, now)}

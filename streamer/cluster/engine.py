@@ -186,47 +186,56 @@ class ControllerActor:
         self._ask(
             {n: {"op": "order", "epoch": o.epoch, "streams": sorted(o.streams)} for n, o in orders.items()}, ANSWER_S
         )
-        self._status = self._describe(time.monotonic(), not orders)
+        self._status = self._describe(time.monotonic())
 
     def _ask(self, messages: Mapping[str, Mapping[str, Any]], timeout: float) -> dict[str, dict[str, Any]]:
         """Send each host its message and return the answers that come in time. A host that owes one is passed over."""
         import ray
 
         sent: dict[Any, str] = {}
+        answers = {}
         for name, message in messages.items():
             link = self._links.get(name)
             if link is None:
                 continue
-            if link.pending is not None and not ray.wait([link.pending], timeout=0)[0]:
-                continue
+            if link.pending is not None:
+                if not ray.wait([link.pending], timeout=0)[0]:
+                    continue
+                late = self._answer_of(name)
+                if name not in self._links:
+                    continue
+                if message["op"] == "report":
+                    answers[name] = late  # a host that is always late is in reach all the same
             link.pending, link.asked_at = link.actor.call.remote(dict(message)), time.monotonic()
             sent[link.pending] = name
         done = ray.wait(list(sent), num_returns=len(sent), timeout=timeout)[0] if sent else []
-        answers = {}
-        for reference in done:
-            name = sent[reference]
-            self._links[name].pending = None
-            try:
-                answers[name] = ray.get(reference, timeout=timeout)
-            except Exception as error:  # the actor or its node has died
-                answers[name] = {"failed": f"Ray: {type(error).__name__}"}
-                if self._links[name].actor is not None and "ActorDied" in type(error).__name__:
-                    del self._links[name]
-        return answers
+        return {**answers, **{sent[reference]: self._answer_of(sent[reference]) for reference in done}}
+
+    def _answer_of(self, name: str) -> dict[str, Any]:
+        """Return the answer that a proxy has given; forget a proxy that has died."""
+        import ray
+
+        link = self._links[name]
+        reference, link.pending = link.pending, None
+        try:
+            answer: dict[str, Any] = ray.get(reference, timeout=ANSWER_S)
+        except ray.exceptions.RayError as error:
+            if not isinstance(error, ray.exceptions.ActorUnavailableError):
+                del self._links[name]
+            return {"failed": f"Ray: {type(error).__name__}"}
+        return answer
 
     def _place(self, hosts: Sequence[Candidate], current: Mapping[str, str]) -> Placed:
         return place(self._plan, hosts, current)
 
-    def _describe(self, now: float, is_settled: bool) -> dict[str, Any]:
+    def _describe(self, now: float) -> dict[str, Any]:
         control, reach = self._control, self._control.in_reach(now)
         hosts = {}
         for name in self._plan.hosts:
             state = control.state(name, now)
             state["problem"] = state["problem"] or ("" if name in reach else self._problems.get(name, ""))
             hosts[name] = state
-        waiting = control.waiting(now)
-        is_settled = is_settled and not control.is_moving()
-        return {"epoch": control.epoch, "hosts": hosts, "waiting": waiting, "is_settled": is_settled}
+        return {"epoch": control.epoch, "hosts": hosts, "waiting": control.waiting(now)}
 
 
 class Cluster:
