@@ -20,7 +20,7 @@ from streamer.core.closing import Closing
 from streamer.core.errors import EXIT_CONFIG, ConfigError
 from streamer.core.paths import LOCK, find_running, state_folder
 from streamer.events.ledger import LEDGER_FILE
-from streamer.events.ledger.query import Filter, LedgerQuery
+from streamer.events.ledger.query import LedgerQuery
 
 log = logging.getLogger(__name__)
 
@@ -114,11 +114,11 @@ class AgentProcess(Closing):
     def answering(self) -> frozenset[str]:
         self._answered &= self._streams
         if self._position is not None and self._answered < self._streams:
-            page = self._ledger.after(self._position, _READ_EVENTS, Filter(type="streamer.result.v1"))
+            page = self._ledger.after(self._position, _READ_EVENTS)
             self._position = page.position
             for entry in page.entries:
                 data = json.loads(entry.body)["data"]
-                if data["outcome"] in ("ok", "empty"):
+                if data.get("outcome") in ("ok", "empty"):  # of a result, no other event has it
                     self._answered.add(data["stream"])
         return frozenset(self._answered & self._streams)
 

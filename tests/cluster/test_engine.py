@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -49,7 +50,14 @@ def run(tmp_path: Path) -> Iterator[Run]:
                 os.kill(int(process.name), signal.SIGKILL)
 
 
-def test_one_host_from_run_to_stop(tmp_path: Path, run: Run) -> None:
+@pytest.fixture
+def short_folder() -> Iterator[str]:
+    """Return a folder for Ray, whose sockets have long names."""
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+def test_one_host_from_run_to_stop(tmp_path: Path, run: Run, short_folder: str) -> None:
     port, events = free_port(), tmp_path / "events.jsonl"
     cluster = {"hosts": {"solo": {"address": "127.0.0.1"}}, "lease": "3s"}
     config = faulty.config(tmp_path, {"gate": CAMERA, "yard": CAMERA}, {}, cluster=cluster)
@@ -59,7 +67,7 @@ def test_one_host_from_run_to_stop(tmp_path: Path, run: Run) -> None:
     assert "cannot connect to Ray" in missing.stdout
     started = run(
         "ray", "start", "--head", f"--port={port}", "--node-name=solo", "--node-ip-address=127.0.0.1", "--num-cpus=0",
-        "--include-dashboard=false", "--object-store-memory=80000000", f"--temp-dir={tmp_path / 'r'}",
+        "--include-dashboard=false", "--object-store-memory=80000000", f"--temp-dir={short_folder}",
     )  # fmt: skip
     assert started.returncode == 0, started.stdout
     assert "start one with" in run("streamer", "cluster", "status", "--address", address).stdout
