@@ -128,8 +128,13 @@ class ControllerActor:
         """End the agents and host processes of all hosts in reach. Return the other hosts."""
         self._ends.set()
         with self._lock:
-            answers = self._ask({name: {"op": "stop"} for name in self._links}, CALL_S / 2)
-        return [name for name in self._plan.hosts if "done" not in answers.get(name, {})]
+            stopped: set[str] = set()
+            deadline = time.monotonic() + CALL_S / 2
+            while (left := self._links.keys() - stopped) and time.monotonic() < deadline:
+                answers = self._ask({name: {"op": "stop"} for name in left}, ANSWER_S)
+                stopped |= {name for name, answer in answers.items() if "done" in answer}
+                time.sleep(0.1)  # a host that owes an answer is passed over
+        return [name for name in self._plan.hosts if name not in stopped]
 
     def _run(self) -> None:
         while not self._ends.is_set():

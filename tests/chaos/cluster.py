@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from datetime import datetime
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 from streamer.events.ledger import LEDGER_FILE
@@ -18,6 +18,8 @@ from tests.support.agents import until
 BOXES = ("boxa", "boxb", "boxc")
 EVERY_S, LEASE_S, STREAMS = 1.0, 6.0, tuple(f"cam{number}" for number in range(12))
 CAMERA = {"source": "synthetic?fps=5&size=160x120", "tasks": [{"task": "caption", "every": f"{EVERY_S:g}s"}]}
+PAUSE_S = 5 * EVERY_S
+"""A host that gave no answer for this long did not run the stream in between."""
 Answer = tuple[float, str, int]
 """Unix second at which the frame was captured, host, and lease epoch."""
 
@@ -83,14 +85,16 @@ def _longest_double(site: Site) -> float:
     """Return the longest time for which two hosts gave answers to frames of one stream at once."""
     longest = 0.0
     for answers in _answers(site).values():
-        periods: dict[tuple[str, int], list[float]] = {}
-        for second, name, lease in answers:
-            periods.setdefault((name, lease), []).append(second)
-        spans = sorted((min(seconds), max(seconds), *key) for key, seconds in periods.items())
-        for number, (_, end, name, _) in enumerate(spans):
-            for begin, other_end, other, _ in spans[number + 1 :]:
-                if other != name:
-                    longest = max(longest, min(end, other_end) - begin)
+        periods: list[tuple[float, float, str]] = []
+        for name in BOXES:
+            seconds = [second for second, host, _ in answers if host == name]
+            ends = [number for number, (one, other) in enumerate(pairwise(seconds)) if other - one > PAUSE_S]
+            begins = [0, *(number + 1 for number in ends)] if seconds else []
+            for first, last in zip(begins, [*ends, len(seconds) - 1], strict=False):
+                periods.append((seconds[first], seconds[last], name))
+        for (begin, end, name), (other_begin, other_end, other) in combinations(periods, 2):
+            if name != other:
+                longest = max(longest, min(end, other_end) - max(begin, other_begin))
     return longest
 
 

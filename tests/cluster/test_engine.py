@@ -62,9 +62,6 @@ def test_one_host_from_run_to_stop(tmp_path: Path, run: Run, short_folder: str) 
     cluster = {"hosts": {"solo": {"address": "127.0.0.1"}}, "lease": "3s"}
     config = faulty.config(tmp_path, {"gate": CAMERA, "yard": CAMERA}, {}, cluster=cluster)
     address = f"127.0.0.1:{port}"
-    missing = run("streamer", "cluster", "status", "--address", address)
-    assert missing.returncode == 1
-    assert "cannot connect to Ray" in missing.stdout
     started = run(
         "ray", "start", "--head", f"--port={port}", "--node-name=solo", "--node-ip-address=127.0.0.1", "--num-cpus=0",
         "--include-dashboard=false", "--object-store-memory=80000000", f"--temp-dir={short_folder}",
@@ -74,8 +71,6 @@ def test_one_host_from_run_to_stop(tmp_path: Path, run: Run, short_folder: str) 
     done = run("streamer", "cluster", "run", str(config), "--address", address)
     assert done.returncode == 0, done.stdout
     assert "solo: up, streams: gate, yard" in done.stdout
-    wrong = run("streamer", "cluster", "status", "--address", address, RAY_AUTH_TOKEN="0" * 64)
-    assert wrong.returncode == 1, wrong.stdout
     assert until(lambda: events.exists() and events.read_text().count("streamer.result.v1") > 3, 20, "answers")
     first = next(json.loads(line) for line in events.read_text().splitlines() if "streamer.result.v1" in line)
     assert first["source"].startswith("/agents/home-solo/streams/")
