@@ -88,11 +88,11 @@ def drain_host(
 
 @app.command("stop")
 def stop_cluster(address: Address = "auto") -> None:
-    """End the controller, and the agents of all hosts in reach."""
+    """End the controller, and the agents of all hosts in reach; wait for that."""
     from streamer.cluster.engine import Cluster
 
     if missing := Cluster(address).stop():
-        print(f"not in reach, their agents go on: {', '.join(missing)}")
+        print(f"not reached, their agents may go on: {', '.join(missing)}")
         raise typer.Exit(1)
     print("stopped")
 

@@ -5,15 +5,19 @@ All state that matters is in the reports, so a new controller continues where th
     host      an order (epoch, streams), its lease, and the streams that answer
     voter     the highest epoch claimed, and the hosts that are barred (`lease.py`)
 
-A stream without a host is placed only when no host that is out of reach can run it: each of them was barred, and its
-votes have ended. A planned move gives the stream to its new host first and takes it from the old one when it answers.
+A stream without a host is placed only when no other host can run it: those in reach report that they have given it
+up, those out of reach were barred and their votes have ended.
+
+A planned move gives the stream to its new host first. There it is *provisional*: the host gives it up by itself after
+`provisional_s`, unless it is confirmed. When it answers there, the controller takes it from the old host, and confirms
+it when that host reports that it is gone. All of this is in the reports too, so a move needs no memory here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from streamer.cluster.lease import Claimed, is_quorum
@@ -28,6 +32,13 @@ SETTLE_S = 30.0
 """Seconds for which a host must be in reach before streams of other hosts move to it."""
 MOVE_GAP_S = 5.0
 """Seconds between two moves that only balance the load."""
+CONFIRM_S = 10.0
+"""Seconds of a move after the lease in which its stream should answer. The last half of them is to confirm it."""
+
+
+def provisional_s(lease_s: float) -> float:
+    """Return the seconds after which a host gives up a provisional stream: a lease to answer, the rest to confirm."""
+    return lease_s + CONFIRM_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +47,8 @@ class Order:
 
     epoch: int = 0
     streams: frozenset[str] = frozenset()
+    provisional: frozenset[str] = frozenset()
+    """Those of them that the host gives up by itself, unless a later order confirms them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +67,8 @@ class Report:
     """Reason why its agent runs no streams."""
     leaving: frozenset[str] = frozenset()
     """Streams that it gives up, whose processes have not ended yet."""
+    left: Mapping[str, float] = field(default_factory=dict)
+    """Seconds until it gives up a provisional stream."""
 
 
 @dataclass(slots=True)
@@ -83,10 +98,23 @@ Place = Callable[[Sequence[Candidate], Mapping[str, str]], Placed]
 """Returns the hosts of the streams, from the hosts in reach and the present ones."""
 
 
-@dataclass(slots=True)
-class _Move:
-    target: str
-    began: float
+class _Wanted:
+    """The orders that hosts in reach shall have, while they are decided."""
+
+    def __init__(self, held: Mapping[str, frozenset[str]], provisional: Mapping[str, frozenset[str]]) -> None:
+        self.streams = {name: set(streams) for name, streams in held.items()}
+        self.provisional = {name: streams & provisional[name] for name, streams in self.streams.items()}
+
+    def holders(self, stream: str) -> tuple[list[str], list[str]]:
+        """Return the hosts that hold a stream for good, and those that hold it provisionally."""
+        names = [name for name, streams in self.streams.items() if stream in streams]
+        provisional = [name for name in names if stream in self.provisional[name]]
+        return [name for name in names if name not in provisional], provisional
+
+    def take(self, stream: str, names: Iterable[str]) -> None:
+        for name in names:
+            self.streams[name].discard(stream)
+            self.provisional[name].discard(stream)
 
 
 class Controller:
@@ -97,7 +125,6 @@ class Controller:
         self._names, self._streams, self._place = tuple(hosts), tuple(streams), place
         self._lease_s, self._exclusive = lease_s, exclusive
         self._hosts = {name: _Host() for name in hosts}
-        self._moves: dict[str, _Move] = {}
         self._next_move = -math.inf
         self._began = math.inf
         self._highest = 0
@@ -159,17 +186,26 @@ class Controller:
         """Return the orders that differ from those that the hosts in reach have reported."""
         if self.epoch is None or self._is_used:
             return {}
-        reach = self.in_reach(now)
-        wanted = {name: set(self._held(name, now)) for name in reach}
-        self._finish_moves(wanted, now)
-        self._plan(wanted, now)
+        reports = {name: self._report(name) for name in self.in_reach(now)}
+        wanted = _Wanted(
+            {name: self._held(name, now) for name in reports},
+            {name: report.order.provisional for name, report in reports.items()},
+        )
+        is_settled = all(host.free_at <= now for name, host in self._hosts.items() if name not in reports)
+        if is_settled:
+            self._finish_moves(wanted)
+            self._plan(wanted, now)
         orders = {}
-        for name in reach:
-            host, order = self._hosts[name], self._report(name).order
+        for name, report in reports.items():
+            host, order = self._hosts[name], report.order
             host.is_barred, host.free_at = False, math.inf
-            if wanted[name] != order.streams or order.epoch < host.needed:
-                orders[name] = Order(self.epoch, frozenset(wanted[name]))
-                self._is_used |= not wanted[name] <= order.streams
+            new = Order(self.epoch, frozenset(wanted.streams[name]), frozenset(wanted.provisional[name]))
+            needs_newer = order.epoch < host.needed
+            if needs_newer and not is_settled:
+                continue  # it has no votes; it may get its streams back when no other host can have them
+            if needs_newer or replace(new, epoch=order.epoch) != order:
+                orders[name] = new
+                self._is_used |= not new.streams <= order.streams
         return orders
 
     def state(self, name: str, now: float) -> dict[str, Any]:
@@ -196,56 +232,66 @@ class Controller:
         return report
 
     def _held(self, name: str, now: float) -> frozenset[str]:
-        """Return the known streams that a host in reach holds; none if it cannot run any."""
-        return self._report(name).order.streams & set(self._streams) if self._is_usable(name, now) else frozenset()
+        """Return the known streams that a host in reach holds; none if it cannot run any, or needs a newer order."""
+        order = self._report(name).order
+        is_valid = self._is_usable(name, now) and order.epoch >= self._hosts[name].needed
+        return order.streams & set(self._streams) if is_valid else frozenset()
 
     def _is_usable(self, name: str, now: float) -> bool:
         report = self._report(name)
         has_lease = report.has_lease or not self._exclusive or now - self._hosts[name].since < self._lease_s
         return report.capacity > 0 and report.problem is None and has_lease
 
-    def _finish_moves(self, wanted: dict[str, set[str]], now: float) -> None:
-        """Take each stream with several hosts from all but the newest, when that one answers or the time is over."""
+    def _finish_moves(self, wanted: _Wanted) -> None:
+        """Take streams that have come to another host from the old one, and confirm those that it has given up."""
         for stream in self._streams:
-            holders = [name for name, streams in wanted.items() if stream in streams]
-            move = self._moves.get(stream)
-            if len(holders) < 2:
-                if move is not None and (move.target in holders or now - move.began > LOST_S):
-                    del self._moves[stream]
+            firm, provisional = wanted.holders(stream)
+            # Several hold it for good when the lease of one was over and it is back: it runs at the newest only.
+            wanted.take(stream, sorted(firm, key=self._epoch_of)[:-1])
+            if not provisional:
                 continue
-            if move is None or move.target not in holders:
-                move = self._moves[stream] = _Move(max(holders, key=self._epoch_of), now)
-            if stream in self._report(move.target).answering or now - move.began >= self._lease_s:
-                for name in holders:
-                    if name != move.target:
-                        wanted[name].discard(stream)
+            left = {name: self._report(name).left.get(stream, 0.0) for name in provisional}
+            *others, target = sorted(provisional, key=lambda name: (left[name], name))
+            wanted.take(stream, others)
+            if self._is_free(stream, target, wanted):
+                wanted.provisional[target].discard(stream)
+            elif left[target] > CONFIRM_S / 2 and (
+                stream in self._report(target).answering or left[target] <= CONFIRM_S
+            ):
+                wanted.take(stream, firm)
+
+    def _is_free(self, stream: str, target: str, wanted: _Wanted) -> bool:
+        """Return whether no host in reach but this one holds a stream, or has processes of it."""
+        reports = {name: self._report(name) for name in wanted.streams}
+        held = any(stream in report.order.streams for name, report in reports.items() if name != target)
+        return not held and not any(stream in report.leaving for report in reports.values())
 
     def _epoch_of(self, name: str) -> tuple[int, str]:
         return self._report(name).order.epoch, name
 
-    def _plan(self, wanted: dict[str, set[str]], now: float) -> None:
+    def _plan(self, wanted: _Wanted, now: float) -> None:
         """Add streams without a host to hosts, and begin at most one move."""
-        current = {stream: name for name in sorted(wanted) for stream in wanted[name]}
-        for stream, move in self._moves.items():
-            if stream in wanted.get(move.target, ()):
-                current[stream] = move.target
-        usable = [name for name in wanted if self._is_usable(name, now)]
+        usable = [name for name in wanted.streams if self._is_usable(name, now)]
+        current = {stream: name for name in usable for stream in self._report(name).order.streams}
+        for stream in self._streams:
+            firm, provisional = wanted.holders(stream)
+            if names := provisional or firm:
+                current[stream] = names[0]
         candidates = [Candidate(name, self._report(name).capacity, name in self.draining) for name in usable]
-        placed = self._place(candidates, current)
+        placed = self._place(candidates, {stream: current[stream] for stream in self._streams if stream in current})
         self._reasons = placed.waiting
-        may_place = all(self._hosts[name].free_at <= now for name in self._names if name not in wanted)
-        leaving = {stream for name in wanted for stream in self._report(name).leaving}
+        is_moving = any(wanted.provisional.values())
         for stream in self._streams:
             target = placed.host_of.get(stream)
-            if target is None or current.get(stream) == target:
+            if target is None:
                 continue
-            if stream not in current:
-                if may_place and stream not in leaving:
-                    wanted[target].add(stream)
-            elif not self._moves and self._may_move(current[stream], target, now):
-                self._moves[stream] = _Move(target, now)
-                self._next_move = now + MOVE_GAP_S
-                wanted[target].add(stream)
+            if not any(wanted.holders(stream)):
+                if self._is_free(stream, target, wanted):
+                    wanted.streams[target].add(stream)
+            elif target != current[stream] and not is_moving and self._may_move(current[stream], target, now):
+                is_moving, self._next_move = True, now + MOVE_GAP_S
+                wanted.streams[target].add(stream)
+                wanted.provisional[target].add(stream)
 
     def _may_move(self, source: str, target: str, now: float) -> bool:
         if source in self.draining:

@@ -1,7 +1,7 @@
 """The two Ray actors of a cluster, and the calls of the command line to them. Ray is imported only when it is used.
 
     controller    one, detached, on the head: decides (`controller.py`) and sends commands
-    proxy         one on each host, owned by the controller: passes commands to the host process, and starts it
+    proxy         one on each host, owned by the controller (`proxy.py`): passes commands to the host process
 
 Neither has state that matters, and no frame or event passes through Ray.
 """
@@ -11,21 +11,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from streamer.bus.rpc import request
 from streamer.cluster.controller import Candidate, Controller
-from streamer.cluster.host import CLAIMED, REPORT, SOCKET, agent_name, host_folder
+from streamer.cluster.host import CLAIMED, ORDER, REPORT
 from streamer.cluster.placement import Placed
 from streamer.cluster.plan import Plan, place
-from streamer.core.errors import ConfigError, NoReply, StreamerError
+from streamer.cluster.proxy import Proxy
+from streamer.core.errors import ConfigError, StreamerError
 
 log = logging.getLogger(__name__)
 
@@ -34,56 +31,17 @@ STEP_S = 1.0
 """Time between two reports of a host."""
 ANSWER_S = 1.5
 """Longest wait for the hosts in one step. A host that needs longer is asked again when it has answered."""
-HOST_S = 1.0
-"""Longest wait of a proxy for its host process, which answers from memory."""
-START_S = 20.0
-"""Time for a new host process to answer before it is started again."""
+STOP_S = 30.0
+"""Longest time for all hosts to stop: a new host process may have to start first, and an agent needs up to 12 s."""
+RETURN_S = 5.0
+"""Seconds for which `stop` waits for hosts that Ray does not know, as they may just start again."""
 CALL_S = 20.0
 """Longest wait of the command line for Ray."""
+LATE_OPS = ("report", "stop")
+"""Questions whose answer is still right when it is late."""
 OTHER_CONFIG = "its config has other streams or hosts: restart its host process"
 LOST_PROXY_S = 15.0
 """Seconds after which a proxy that does not answer is replaced."""
-
-
-class Proxy:
-    """The actor on a host. `call` is bounded in time."""
-
-    def __init__(self, agent: str, host: str, config: str) -> None:
-        self._host, self._config = host, config
-        self._folder = host_folder(agent_name(agent, host))
-        self._start_at = 0.0
-
-    def call(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Return the answer of the host process; `failed` if there is none."""
-        try:
-            return request(self._folder / SOCKET, message, HOST_S)
-        except (NoReply, ConfigError) as error:
-            if message["op"] == "report" and time.monotonic() >= self._start_at:
-                self._start()
-            return {"failed": str(error)}
-
-    def _start(self) -> None:
-        """Start the host process so that it outlives Ray: with the environment of `ray start`, and as no child."""
-        self._start_at = time.monotonic() + START_S
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "streamer.cli", "cluster", "host", self._config, "--name", self._host]
-        with (self._folder / "host.log").open("ab") as output:
-            subprocess.run(
-                [*command, "--detach"],
-                env=_environment_of_ray(), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                start_new_session=True, timeout=START_S, check=False,
-            )  # fmt: skip
-
-
-def _environment_of_ray() -> dict[str, str]:
-    """Return the environment of the raylet: that of a worker hides the GPUs and allows one thread."""
-    try:
-        entries = Path(f"/proc/{os.getppid()}/environ").read_bytes().split(b"\0")
-    except OSError:
-        entries = []
-    pairs = (os.fsdecode(entry).partition("=") for entry in entries if b"=" in entry)
-    found = {name: value for name, _, value in pairs if not name.startswith("RAY_")}
-    return found or dict(os.environ)
 
 
 @dataclass(slots=True)
@@ -93,6 +51,7 @@ class _Link:
     node: str
     actor: Any
     pending: Any = None
+    op: str = ""
     asked_at: float = 0.0
 
 
@@ -125,15 +84,19 @@ class ControllerActor:
         return None
 
     def stop(self) -> list[str]:
-        """End the agents and host processes of all hosts in reach. Return the other hosts."""
+        """End the agents and host processes of all hosts in reach. Return the hosts whose end is not known."""
         self._ends.set()
+        stopped: set[str] = set()
+        began = time.monotonic()
         with self._lock:
-            stopped: set[str] = set()
-            deadline = time.monotonic() + CALL_S / 2
-            while (left := self._links.keys() - stopped) and time.monotonic() < deadline:
+            while len(stopped) < len(self._plan.hosts) and (passed := time.monotonic() - began) < STOP_S:
+                self._connect()
+                left = self._links.keys() - stopped
+                if not left and passed > RETURN_S:
+                    break
                 answers = self._ask({name: {"op": "stop"} for name in left}, ANSWER_S)
                 stopped |= {name for name, answer in answers.items() if "done" in answer}
-                time.sleep(0.1)  # a host that owes an answer is passed over
+                time.sleep(0.2)
         return [name for name in self._plan.hosts if name not in stopped]
 
     def _run(self) -> None:
@@ -189,7 +152,7 @@ class ControllerActor:
         for name, order in orders.items():
             log.info("order %d to %s: %s", order.epoch, name, ", ".join(sorted(order.streams)) or "no streams")
         self._ask(
-            {n: {"op": "order", "epoch": o.epoch, "streams": sorted(o.streams)} for n, o in orders.items()}, ANSWER_S
+            {name: {"op": "order", **ORDER.dump_python(order, mode="json")} for name, order in orders.items()}, ANSWER_S
         )
         self._status = self._describe(time.monotonic())
 
@@ -206,12 +169,13 @@ class ControllerActor:
             if link.pending is not None:
                 if not ray.wait([link.pending], timeout=0)[0]:
                     continue
-                late = self._answer_of(name)
+                was_asked, late = link.op, self._answer_of(name)
                 if name not in self._links:
                     continue
-                if message["op"] == "report":
+                if message["op"] == was_asked and was_asked in LATE_OPS:
                     answers[name] = late  # a host that is always late is in reach all the same
             link.pending, link.asked_at = link.actor.call.remote(dict(message)), time.monotonic()
+            link.op = message["op"]
             sent[link.pending] = name
         done = ray.wait(list(sent), num_returns=len(sent), timeout=timeout)[0] if sent else []
         return {**answers, **{sent[reference]: self._answer_of(sent[reference]) for reference in done}}
@@ -275,9 +239,9 @@ class Cluster:
             raise ConfigError(problem)
 
     def stop(self) -> list[str]:
-        """End the cluster; return the hosts that were not in reach."""
+        """End the cluster; return the hosts whose end is not known."""
         controller = self._controller()
-        missing: list[str] = self._call(controller.stop.remote())
+        missing: list[str] = self._call(controller.stop.remote(), STOP_S + CALL_S)
         self._ray.kill(controller)
         return missing
 
@@ -287,11 +251,11 @@ class Cluster:
         except ValueError:
             raise ConfigError("no cluster runs here: start one with `streamer cluster run CONFIG`") from None
 
-    def _call(self, reference: Any) -> Any:
+    def _call(self, reference: Any, timeout: float = CALL_S) -> Any:
         try:
-            return self._ray.get(reference, timeout=CALL_S)
+            return self._ray.get(reference, timeout=timeout)
         except self._ray.exceptions.GetTimeoutError:
-            raise StreamerError(f"the controller does not answer within {CALL_S:g} s: see `ray status`") from None
+            raise StreamerError(f"the controller does not answer within {timeout:g} s: see `ray status`") from None
         except self._ray.exceptions.RayError as error:
             raise StreamerError(f"the controller failed ({type(error).__name__}): see the logs of Ray") from None
 
@@ -315,6 +279,8 @@ def _connect(address: str) -> Any:
     thread.start()
     thread.join(CALL_S)
     if thread.is_alive() or failure:
-        why = type(failure[0]).__name__ if failure else f"no answer within {CALL_S:g} s"
-        raise StreamerError(f"cannot connect to Ray at {address} ({why}): is its head running, see `ray status`?")
+        why = "refused" if failure else f"no answer within {CALL_S:g} s"
+        raise StreamerError(
+            f"cannot connect to Ray at {address} ({why}): its head must run, with the same token as here, see `ray status`"
+        )
     return ray

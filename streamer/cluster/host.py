@@ -13,7 +13,8 @@ import logging
 import os
 import signal
 import time
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +25,7 @@ from streamer.bus.commands import Command, parse
 from streamer.bus.host_keys import HostKeys
 from streamer.bus.rpc import Request, RpcServer
 from streamer.cluster.agent import Agent
-from streamer.cluster.controller import Order, Report
+from streamer.cluster.controller import Order, Report, provisional_s
 from streamer.cluster.lease import Claimed, Lease, Promises, Voter
 from streamer.cluster.peers import Peers
 from streamer.config.cluster import Cluster
@@ -66,6 +67,8 @@ class GiveOrder(Command):
     op: Literal["order"] = "order"
     epoch: Annotated[int, Field(ge=0, lt=1 << 53)]
     streams: list[str]
+    provisional: list[str] = Field([])
+    """Those of them to give up after `provisional_s`, unless a later order confirms them."""
 
 
 class StopHost(Command):
@@ -77,6 +80,7 @@ class StopHost(Command):
 HostCommand = ReportState | ClaimEpoch | GiveOrder | StopHost
 HOST: TypeAdapter[HostCommand] = TypeAdapter(Annotated[HostCommand, Field(discriminator="op")])
 REPORT: TypeAdapter[Report] = TypeAdapter(Report)
+ORDER: TypeAdapter[Order] = TypeAdapter(Order)
 CLAIMED: TypeAdapter[Claimed] = TypeAdapter(Claimed)
 
 
@@ -131,7 +135,9 @@ class HostProcess(Closing):
         self._folder, hosts = folder, tuple(cluster.hosts)
         self._lock = _lock(folder)
         saved = _read(folder / STATE_FILE)
-        self._order = saved.order
+        self._order = _without(saved.order, saved.order.provisional)
+        self._give_up_at: dict[str, float] = {}
+        """Second by provisional stream."""
         self._voter = Voter(hosts, cluster.lease, saved.promises, clock())
         self._lease = Lease(hosts, cluster.lease)
         addresses = {host: settings.address for host, settings in cluster.hosts.items()}
@@ -152,12 +158,16 @@ class HostProcess(Closing):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop())
         log.info("host %s runs, order %d with %d streams", self._name, self._order.epoch, len(self._order.streams))
+        self.serve()
+
+    def serve(self) -> None:
+        """Run until `stop`, then end the agent."""
         while not self._stop:
             self.step()
         self._agent.stop()
 
     def stop(self) -> None:
-        """Let `run` end."""
+        """Let `run` or `serve` end."""
         self._stop = True
 
     def step(self) -> None:
@@ -172,6 +182,7 @@ class HostProcess(Closing):
             except Exception as error:  # whatever a caller sends, this process runs on and the caller gets an answer
                 self._server.reply_error(request, reason_of(error, "cluster"))
         self._vote()
+        self._give_up()
         self._agent.step(clock())
         self._renew()
 
@@ -184,22 +195,24 @@ class HostProcess(Closing):
                 self._save(self._order)
                 self._server.reply(request, claimed=CLAIMED.dump_python(answer, mode="json"))
             case GiveOrder() as command:
-                self._obey(Order(command.epoch, frozenset(command.streams)))
+                self._obey(Order(command.epoch, frozenset(command.streams), frozenset(command.provisional)))
                 self._server.reply(request, done=True)
             case StopHost():
-                self._server.reply(request, done=True)
                 self.stop()
+                self._save(Order(self._order.epoch))  # a service may start this process again
+                self._server.reply(request, done=True)
 
     def _report(self) -> Report:
-        has_lease = self._lease.is_held(clock())
+        now = clock()
         return Report(
             order=self._order,
-            has_lease=has_lease,
+            has_lease=self._lease.is_held(now),
             answering=self._agent.answering(),
             claimed=self._voter.promises.epoch,
             capacity=self._capacity,
             problem=self._agent.problem,
             leaving=self._agent.leaving,
+            left={stream: until - now for stream, until in self._give_up_at.items()},
         )
 
     def _obey(self, order: Order) -> None:
@@ -208,7 +221,17 @@ class HostProcess(Closing):
         if order != self._order:
             log.info("order %d: %s", order.epoch, ", ".join(sorted(order.streams)) or "no streams")
             self._save(order)
-            self._order = order
+            self._order, until = order, clock() + provisional_s(self._lease_s)
+            self._give_up_at = {stream: self._give_up_at.get(stream, until) for stream in order.provisional}
+            self._send_order()
+
+    def _give_up(self) -> None:
+        """Give up the provisional streams whose time is over. A restart gives up all, so nothing is saved."""
+        now = clock()
+        if over := {stream for stream, until in self._give_up_at.items() if until <= now}:
+            log.warning("given up, no order confirmed them: %s", ", ".join(sorted(over)))
+            self._order = _without(self._order, over)
+            self._give_up_at = {stream: self._give_up_at[stream] for stream in self._order.provisional}
             self._send_order()
 
     def _vote(self) -> None:
@@ -253,6 +276,19 @@ class HostProcess(Closing):
             atomic_file.write(self._folder / STATE_FILE, content + "\n")
         except OSError as error:
             raise ConfigError(f"cannot write {self._folder / STATE_FILE}: {error.strerror}") from None
+
+
+def _without(order: Order, streams: Collection[str]) -> Order:
+    return replace(order, streams=order.streams.difference(streams), provisional=order.provisional.difference(streams))
+
+
+def is_running(folder: Path) -> bool:
+    """Return whether a host process has this folder."""
+    try:
+        os.close(_lock(folder))
+    except ConfigError:
+        return True
+    return False
 
 
 def _lock(folder: Path) -> int:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import ray
 
+from streamer.cluster import engine
+from streamer.core.errors import ConfigError, StreamerError
 from tests.support import faulty
 from tests.support.agents import until
 from tests.support.ports import free_port
@@ -57,6 +62,34 @@ def short_folder() -> Iterator[str]:
         yield folder
 
 
+def _refuse(*_: object, **__: object) -> None:
+    raise ConnectionError("nobody listens")
+
+
+@pytest.mark.parametrize(
+    ("init", "why"),
+    [(_refuse, "refused"), (lambda *_, **__: threading.Event().wait(1), "no answer within 0.1 s")],
+    ids=["no Ray", "Ray that refuses the token for long"],
+)
+def test_no_ray_and_a_wrong_token_are_named(
+    monkeypatch: pytest.MonkeyPatch, init: Callable[..., None], why: str
+) -> None:
+    """Ray tries again and again when its head refuses the token, so that looks like a head that does not answer."""
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(engine, "CALL_S", 0.1)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    with pytest.raises(
+        StreamerError, match=re.escape(f"Ray at here:1 ({why}): its head must run, with the same token")
+    ):
+        engine.Cluster("here:1")
+
+
+def test_missing_ray_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match="Ray is missing"):
+        engine.Cluster("here:1")
+
+
 def test_one_host_from_run_to_stop(tmp_path: Path, run: Run, short_folder: str) -> None:
     port, events = free_port(), tmp_path / "events.jsonl"
     cluster = {"hosts": {"solo": {"address": "127.0.0.1"}}, "lease": "3s"}
@@ -77,7 +110,7 @@ def test_one_host_from_run_to_stop(tmp_path: Path, run: Run, short_folder: str) 
     assert first["data"]["lease"] >= 1
     stopped = run("streamer", "cluster", "stop", "--address", address)
     assert stopped.returncode == 0, stopped.stdout
-    until(lambda: '"agent":"home-solo"' not in processes(tmp_path), 15, "the end of the agent")
+    assert not processes(tmp_path)
 
 
 def processes(folder: Path) -> str:

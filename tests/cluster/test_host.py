@@ -3,77 +3,22 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from streamer.bus.host_keys import HostKeys
-from streamer.bus.rpc import request
-from streamer.cluster.controller import Order
-from streamer.cluster.host import SOCKET, STATE_FILE, HostProcess, clock
+from streamer.cluster import host
+from streamer.cluster.controller import provisional_s
+from streamer.cluster.host import STATE_FILE, HostProcess, clock
 from streamer.cluster.peers import Peers
 from streamer.config.cluster import Cluster
 from streamer.core.errors import ConfigError
+from tests.cluster.hosts import ALONE, FakeAgent, RunningHost
 from tests.support.agents import until
 from tests.support.ports import free_port
-
-
-class FakeAgent:
-    """Remembers what it was told to run."""
-
-    def __init__(self) -> None:
-        self.problem: str | None = None
-        self.runs: frozenset[str] = frozenset()
-        self.until: float | None = 0.0
-        self.leaving: frozenset[str] = frozenset()
-        self.stopped = False
-
-    def step(self, now: float) -> None:
-        pass
-
-    def run(self, order: Order, until: float | None) -> None:
-        self.runs, self.until = order.streams, until
-
-    def answering(self) -> frozenset[str]:
-        return self.runs
-
-    def stop(self) -> None:
-        self.stopped = True
-
-
-class RunningHost:
-    """A host process in a thread."""
-
-    def __init__(self, folder: Path, name: str, cluster: Cluster) -> None:
-        self.agent, self.folder = FakeAgent(), folder / name
-        keys = HostKeys(folder / f"{name}.keys")
-        self.process = HostProcess(name, cluster, "mark", 1.0, self.folder, self.agent, keys)
-        self._ends = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._ends.is_set():
-            self.process.step()
-        self.process.close()
-
-    def __enter__(self) -> RunningHost:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ends.set()
-        self._thread.join()
-
-    def call(self, **message: Any) -> dict[str, Any]:
-        return request(self.folder / SOCKET, message, 5)
-
-    def report(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.call(op="report")["report"]
-        return found
 
 
 @pytest.fixture
@@ -100,7 +45,7 @@ def test_streams_run_while_hosts_see_each_other(tmp_path: Path, cluster: Cluster
         until(lambda: b.agent.runs == {"gate"}, 5, "the stream")
         assert b.agent.until is not None
         assert 0 < b.agent.until - clock() <= 3
-        assert b.report()["order"] == {"epoch": 1, "streams": ["gate"]}
+        assert b.report()["order"] == {"epoch": 1, "streams": ["gate"], "provisional": []}
 
 
 def test_a_lonely_host_stops_its_streams(tmp_path: Path, cluster: Cluster) -> None:
@@ -145,9 +90,37 @@ def test_promises_and_order_outlive_a_restart(tmp_path: Path, cluster: Cluster) 
         until(lambda: a.agent.runs == {"gate"} and b.agent.runs == {"yard"}, 10, "the streams again")
 
 
+def test_a_provisional_stream_ends_unless_confirmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "provisional_s", lambda lease_s: lease_s / 3)
+    with RunningHost(tmp_path, "a", ALONE) as a:
+        a.call(op="order", epoch=1, streams=["gate", "yard", "door"], provisional=["yard", "door"])
+        assert 0 < a.report()["left"]["yard"] <= 1
+        a.call(op="order", epoch=2, streams=["gate", "yard", "door"], provisional=["door"])
+        until(lambda: a.agent.runs == {"gate", "yard"}, 5, "the end of the stream")
+        assert a.report()["order"] == {"epoch": 2, "streams": ["gate", "yard"], "provisional": []}
+        assert not a.report()["left"]
+
+
+def test_a_restart_gives_up_provisional_streams(tmp_path: Path) -> None:
+    with RunningHost(tmp_path, "a", ALONE) as a:
+        a.call(op="order", epoch=1, streams=["gate", "yard"], provisional=["yard"])
+        until(lambda: a.agent.runs == {"gate", "yard"}, 5, "both streams")
+    with RunningHost(tmp_path, "a", ALONE) as a:
+        assert a.report()["order"]["streams"] == ["gate"]
+
+
+def test_repeated_orders_do_not_extend_a_move(tmp_path: Path) -> None:
+    with RunningHost(tmp_path, "a", ALONE) as a:
+        a.call(op="order", epoch=1, streams=["gate"], provisional=["gate"])
+        before = a.report()["left"]["gate"]
+        a.call(op="order", epoch=2, streams=["gate", "yard"], provisional=["gate", "yard"])
+        left = a.report()["left"]
+        assert left["gate"] < before < provisional_s(3)
+        assert left["gate"] < left["yard"]
+
+
 def test_one_host_needs_no_key(tmp_path: Path) -> None:
-    alone = Cluster.model_validate({"hosts": {"a": {"address": "127.0.0.1"}}, "lease": "3s"})
-    with RunningHost(tmp_path, "a", alone) as a:
+    with RunningHost(tmp_path, "a", ALONE) as a:
         a.call(op="order", epoch=1, streams=["gate"])
         until(lambda: a.agent.runs == {"gate"}, 5, "the stream")
 

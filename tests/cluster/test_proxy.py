@@ -1,0 +1,35 @@
+"""The stop of a host, also of one that is just starting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from streamer.cluster import proxy
+from streamer.cluster.host import host_folder
+from streamer.cluster.proxy import Proxy
+from tests.cluster.hosts import ALONE, RunningHost
+from tests.support.agents import until
+
+
+def test_a_stopped_host_has_no_streams_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    at, link = host_folder("home-a"), Proxy("home", "a", "missing.yaml")
+    with RunningHost(tmp_path, "a", ALONE, at) as a:
+        a.call(op="order", epoch=1, streams=["gate"])
+        until(lambda: link.call({"op": "stop"}).get("done"), 10, "the end")
+        assert a.agent.stopped
+    with RunningHost(tmp_path, "a", ALONE, at) as a:
+        assert a.report()["order"] == {"epoch": 1, "streams": [], "provisional": []}
+
+
+def test_a_host_that_is_starting_is_not_stopped_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(proxy, "START_S", 3.0)
+    monkeypatch.setattr(proxy, "HOST_S", 0.1)
+    link = Proxy("home", "a", str(tmp_path / "missing.yaml"))
+    assert "done" in link.call({"op": "stop"})
+    assert "failed" in link.call({"op": "report"})  # starts it
+    assert "failed" in link.call({"op": "stop"})
+    until(lambda: link.call({"op": "stop"}).get("done"), 10, "it never came")
