@@ -281,6 +281,6 @@ def _connect(address: str) -> Any:
     if thread.is_alive() or failure:
         why = "refused" if failure else f"no answer within {CALL_S:g} s"
         raise StreamerError(
-            f"cannot connect to Ray at {address} ({why}): its head must run, with the same token as here, see `ray status`"
+            f"cannot connect to Ray at {address} ({why}): its head must run, with the same token, see `ray status`"
         )
     return ray

@@ -78,9 +78,7 @@ def test_no_ray_and_a_wrong_token_are_named(
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(engine, "CALL_S", 0.1)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    with pytest.raises(
-        StreamerError, match=re.escape(f"Ray at here:1 ({why}): its head must run, with the same token")
-    ):
+    with pytest.raises(StreamerError, match=re.escape(f"Ray at here:1 ({why}): its head must run, with the same")):
         engine.Cluster("here:1")
 
 
