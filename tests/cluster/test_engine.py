@@ -30,20 +30,28 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
+def short_folder() -> Iterator[str]:
+    """Return a folder for sockets: of Ray, whose names are long, and of the host process."""
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+@pytest.fixture
+def run(tmp_path: Path, short_folder: str) -> Iterator[Run]:
     """Run a command in an environment of its own; kill everything that has this environment at the end."""
     mark = f"STREAMER_TEST={uuid.uuid4().hex}"
     name, _, value = mark.partition("=")
     (tmp_path / "run").mkdir()
-    own = {"XDG_STATE_HOME": str(tmp_path / "state"), "XDG_RUNTIME_DIR": str(tmp_path / "run"), name: value}
+    own = {"XDG_STATE_HOME": f"{short_folder}/state", "XDG_RUNTIME_DIR": str(tmp_path / "run"), name: value}
     ray = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex * 2, "RAY_USAGE_STATS_ENABLED": "0"}
+    ray["RAY_memory_monitor_refresh_ms"] = "0"  # other tests may fill the memory: then it would kill the actors
     environment = {**os.environ, **faulty.install(tmp_path / "installed"), **own, **ray}
 
     def call(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
         with (tmp_path / "output").open("w+") as output:
             done = subprocess.run(
                 [str(BIN / words[0]), *words[1:]], env=environment | more, cwd=tmp_path,
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=60, check=False,
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=100, check=False,
             )  # fmt: skip
             output.seek(0)
             return subprocess.CompletedProcess(words, done.returncode, output.read(), "")
@@ -53,13 +61,6 @@ def run(tmp_path: Path) -> Iterator[Run]:
         with suppress(OSError):
             if process.name.isdigit() and mark.encode() in (process / "environ").read_bytes():
                 os.kill(int(process.name), signal.SIGKILL)
-
-
-@pytest.fixture
-def short_folder() -> Iterator[str]:
-    """Return a folder for Ray, whose sockets have long names."""
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        yield folder
 
 
 def _refuse(*_: object, **__: object) -> None:
@@ -88,6 +89,7 @@ def test_missing_ray_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         engine.Cluster("here:1")
 
 
+@pytest.mark.timeout(240)
 def test_one_host_from_run_to_stop(tmp_path: Path, run: Run, short_folder: str) -> None:
     port, events = free_port(), tmp_path / "events.jsonl"
     cluster = {"hosts": {"solo": {"address": "127.0.0.1"}}, "lease": "3s"}
@@ -100,7 +102,9 @@ def test_one_host_from_run_to_stop(tmp_path: Path, run: Run, short_folder: str) 
     assert started.returncode == 0, started.stdout
     assert "start one with" in run("streamer", "cluster", "status", "--address", address).stdout
     done = run("streamer", "cluster", "run", str(config), "--address", address)
-    assert done.returncode == 0, done.stdout
+    logs = [path.read_text() for path in Path(short_folder, "state").rglob("host.log")]
+    logs += [path.read_text() for path in Path(short_folder).glob("session_latest/logs/worker-*.err")]
+    assert done.returncode == 0, "\n".join([done.stdout, *logs])
     assert "solo: up, streams: gate, yard" in done.stdout
     assert until(lambda: events.exists() and events.read_text().count("streamer.result.v1") > 3, 20, "answers")
     first = next(json.loads(line) for line in events.read_text().splitlines() if "streamer.result.v1" in line)

@@ -13,7 +13,7 @@ from tests.cluster.hosts import ALONE, RunningHost
 from tests.support.agents import until
 
 
-def test_a_stopped_host_has_no_streams_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_leaves_no_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     at, link = host_folder("home-a"), Proxy("home", "a", "missing.yaml")
     with RunningHost(tmp_path, "a", ALONE, at) as a:
