@@ -29,6 +29,7 @@ def train(
     rate: Annotated[float | None, typer.Option(help="Learning rate. [default: 1e-4; with --full 2e-5]")] = None,
     epochs: Annotated[int, typer.Option(min=1, max=1000, help="Passes over the examples at most.")] = 8,
     batch: Annotated[int, typer.Option(min=1, max=256, help="Examples per step.")] = 8,
+    augment: Annotated[bool, typer.Option(help="Vary light, colour, side and size of the pictures.")] = True,
     device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda.")] = "auto",
 ) -> None:
     """Fine-tune a checkpoint: adapters (LoRA) on its text part, or all weights.
@@ -52,7 +53,9 @@ def train(
         return [replace(one, image=str(path.parent / one.image)) for one in read_examples(path)]
 
     try:
-        settings = TrainingSettings(full=full, vision=vision, rank=rank, rate=rate, epochs=epochs, batch=batch)
+        settings = TrainingSettings(
+            full=full, vision=vision, rank=rank, rate=rate, epochs=epochs, batch=batch, augment=augment
+        )
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"--{first['loc'][0]}: {first['msg']}") from None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipelines.florence2.checkpoint import Checkpoint
 from pipelines.florence2.examples import Example, suffix
+from pipelines.florence2.finetune.augment import vary
 from pipelines.florence2.preprocess import Preprocessor
 from pipelines.florence2.tasks import FLORENCE_TASKS, location_tokens
 from streamer.core.errors import ConfigError
@@ -62,13 +63,22 @@ class Encoder:
         """Return the number of tokens of the answer."""
         return len(self._answer(example))
 
-    def batch(self, examples: Sequence[Example]) -> Batch:
-        """Return a batch; examples about one picture share its pixels."""
+    def batch(self, examples: Sequence[Example], seed: str | None = None) -> Batch:
+        """Return a batch; examples about one picture share its pixels. With a seed each picture is varied by it."""
         names = list(dict.fromkeys(example.image for example in examples))
+        images = {name: self._read(name) for name in names}
+        if seed is not None:
+            examples = list(examples)
+            for name in names:
+                places = [place for place, example in enumerate(examples) if example.image == name]
+                variation, varied = vary([examples[place] for place in places], f"{seed}/{name}")
+                images[name] = variation.image(images[name])
+                for place, example in zip(places, varied, strict=True):
+                    examples[place] = example
         prompts = [self._prompt(example) for example in examples]
         answers = [self._answer(example) for example in examples]
         return Batch(
-            pixels=torch.stack([self._preprocess(self._read(name)) for name in names]),
+            pixels=torch.stack([self._preprocess(images[name]) for name in names]),
             picture=torch.tensor([names.index(example.image) for example in examples]),
             prompts=_padded(prompts, self._tokenizer.pad_token_id),
             seen=_padded([[1] * len(prompt) for prompt in prompts], 0),

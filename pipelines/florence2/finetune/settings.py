@@ -28,6 +28,8 @@ class TrainingSettings(Settings):
     """Examples per step."""
     warm_up: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps in which the learning rate rises; it falls to zero over the others."""
+    augment: bool = True
+    """Vary light, colour, side and size of the pictures in each epoch, with their answers."""
     weight_decay: float = Field(default=0.01, ge=0, le=1)
     patience: int = Field(default=2, ge=1, le=100)
     """Comparisons with the held-out examples without an improvement after which training ends."""

@@ -127,9 +127,10 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = self.settings.rate_at(self.progress.step, self.steps)
         self._optimizer.zero_grad(set_to_none=True)
-        # Dropout draws the same numbers in a resumed run.
+        # Dropout and variations draw the same numbers in a resumed run.
         torch.manual_seed(self.settings.seed + self.progress.step)
-        loss = self._gradients(examples)
+        seed = f"{self.settings.seed}/{self.progress.step}" if self.settings.augment else None
+        loss = self._gradients(examples, seed)
         nn.utils.clip_grad_norm_(self._trained.values(), MAX_GRADIENT)
         self._optimizer.step()
         self.progress.step += 1
@@ -145,16 +146,16 @@ class Trainer:
                 total, tokens = total + float(losses.sum()), tokens + len(losses)
         return total / tokens
 
-    def _gradients(self, examples: Sequence[Example]) -> float:
+    def _gradients(self, examples: Sequence[Example], seed: str | None = None) -> float:
         self.model.train()
         if not self.settings.vision:
             plain(self.model).model.vision_tower.eval()
-        loss = self._losses(examples).mean()
+        loss = self._losses(examples, seed).mean()
         loss.backward()
         return float(loss.detach())
 
-    def _losses(self, examples: Sequence[Example]) -> Tensor:
-        batch = self._encoder.batch(examples).to(self._device)
+    def _losses(self, examples: Sequence[Example], seed: str | None = None) -> Tensor:
+        batch = self._encoder.batch(examples, seed).to(self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
             return token_losses(plain(self.model), batch, self.settings.vision)
 
