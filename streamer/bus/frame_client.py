@@ -54,7 +54,12 @@ _CLOSE_S = 0.5
 
 def frames_endpoint(runtime: Path, stream: str) -> str:
     """Return the address of a stream's FrameServer. Raises ConfigError when the socket path is too long."""
-    return check_endpoint(f"ipc://{runtime}/frames-{stream}.sock")
+    return check_endpoint(f"ipc://{frames_socket(runtime, stream)}")
+
+
+def frames_socket(runtime: Path, stream: str) -> Path:
+    """Return the path of the socket of a stream's FrameServer."""
+    return runtime / f"frames-{stream}.sock"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import zmq
@@ -67,6 +68,11 @@ class Control:
     def close(self) -> None:
         self._server.close()
         self.router.close()
+
+    @property
+    def runtime(self) -> Path:
+        """The agent's runtime folder."""
+        return self._folders.runtime
 
     def descriptors(self) -> list[int]:
         """Return the file descriptors to poll. They are edge-triggered: call `poll_once` at intervals in any case."""

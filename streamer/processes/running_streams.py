@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 
+from streamer.bus.frame_client import frames_socket
 from streamer.config.model import Config
 from streamer.events.build import status_event
 from streamer.processes.assignment import Role
@@ -79,7 +80,10 @@ class StreamProcesses:
         """Remove the rows of a stream that is given up. A capture that could not say so itself is spoken for."""
         for child in self._children(stream):
             self._table.remove(child)
-            if child.role is Role.CAPTURE and child.exit_code != 0:
+            if child.role is not Role.CAPTURE:
+                continue
+            frames_socket(self._control.runtime, stream).unlink(missing_ok=True)  # a killed process leaves it behind
+            if child.exit_code != 0:
                 agent = self._control.config.name
                 reason, lease = self._wanted.reason, child.lease
                 self._control.send_event(status_event(agent, stream, "moved", reason, lease=lease))

@@ -61,6 +61,8 @@ class EventFollower:
         """Newest status event by inference process."""
         self.counts: Counter[tuple[str, str, str]] = Counter()
         """Number of results since this process started, by stream, task name and outcome."""
+        self._removed: dict[tuple[str, str], float] = {}
+        """Unix seconds at which tasks were removed, by stream and task name."""
         self.drafts: defaultdict[TaskId, Counter[str]] = defaultdict(Counter)
         """Number of draft tokens since this process started, `checked`, `right` and `near`, by task."""
         self.snapshots: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -134,6 +136,7 @@ class EventFollower:
         elif subject.startswith("task."):
             if data.state == "removed" and data.stream is not None and data.task is not None:
                 self._forget(data.stream, data.task)
+                self._removed[data.stream, data.task] = at
         elif data.worker is not None and data.worker.partition(":")[0] == "infer":
             self.workers[data.worker] = event.model_dump(mode="json")
             # A new inference process starts with the configured intervals.
@@ -149,6 +152,8 @@ class EventFollower:
         if data.parent is not None and data.parent.track is not None and data.result is not None and data.result.text:
             self._describe(event, data.parent.track)
         task = (data.stream, data.name)
+        if at < self._removed.get(task, 0.0):  # its last answer is stored after its removal
+            return
         newest = event.model_dump(mode="json")
         if data.outcome == "unchanged" and task in self.results:
             newest["data"]["result"] = self.results[task]["data"]["result"]
