@@ -18,8 +18,8 @@ ENGINE_TESTS := tests/pipelines/florence2
 LEFT_OUT := finetune training int8/test_gate.py int8/test_store.py test_benchmarks.py test_checkpoint.py test_dtype.py \
   test_exactness.py test_examples.py test_noun_phrases.py test_parse.py test_tasks.py test_tokenizer.py
 
-# Two files of tests run at a time, each in one process, which makes its fixtures once. Then the tests with the mark `alone`
-# run one after another, from the files that have it.
+# Two files of tests run at a time, each in one process, which makes its fixtures once. Then whole agents are tested one
+# after another, and the tests with the mark `alone`, from the files that have it.
 PARALLEL := -n 2 --dist loadfile
 WITH_MARK = $(shell grep -rl pytest.mark.alone tests --include='test_*.py')
 
@@ -32,7 +32,8 @@ test: system-packages check
 ifneq ($(ARGS),)
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/python -m pytest $(PARALLEL) -m 'not alone'
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not alone' --ignore=tests/agent
+	$(BIN)/python -m pytest -m 'not alone' tests/agent
 	$(BIN)/python -m pytest -m alone $(WITH_MARK)
 	@echo "running the tests of the engines once more, limited to AVX2"
 	$(AVX2_ONLY) $(BIN)/python -m pytest $(PARALLEL) $(ENGINE_TESTS) $(addprefix --ignore=$(ENGINE_TESTS)/,$(LEFT_OUT))
