@@ -34,10 +34,11 @@ from streamer.bus.event_channel import EventClient
 from streamer.bus.rpc import rules_socket
 from streamer.config.model import Config, find_pipeline, from_mapping
 from streamer.config.rule import RULES as RULES_POSITION
-from streamer.events.build import result_event, unix_time
+from streamer.events.build import result_event
 from streamer.events.ledger import Ledger
 from streamer.events.ledger.cursor import position_of
 from streamer.events.ledger.query import LedgerQuery
+from streamer.events.part import unix_time
 from streamer.events.schema import IncidentEvent, ResultEvent, decode
 from streamer.processes.assignment import Role
 from streamer.processes.rules import SAVE_S

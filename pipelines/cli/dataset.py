@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -111,8 +112,6 @@ def examples(
     Possible tasks: object_detection (the default), region_proposal, open_vocabulary_detection, phrase_grounding,
     region_to_category and, for labels with outlines, referring_segmentation.
     """
-    from dataclasses import replace
-
     from pipelines.dataset.derive import examples as derived
     from pipelines.florence2.examples import write_examples
 
@@ -148,32 +147,27 @@ def score(truth: LabelPlace, found: LabelPlace) -> None:
         typer.echo(f"{label:<{width}}  {counts}  {precisions}")
 
 
-def _place(place: str) -> tuple[str, Path]:
+def _format(place: str) -> tuple[Any, Path]:
+    """Return the module of a format, and the path. Raises ConfigError."""
+    from pipelines.dataset.formats import coco, cvat, label_studio, yolo
+
     name, _, path = place.partition(":")
-    if name not in FORMATS or not path:
+    modules = dict(zip(FORMATS, (coco, yolo, label_studio, cvat), strict=True))
+    if name not in modules or not path:
         raise ConfigError(f"`{place}`: write a format and a path, such as coco:labels.json ({', '.join(FORMATS)})")
-    return name, Path(path).expanduser()
+    return modules[name], Path(path).expanduser()
 
 
 def _read(place: str) -> Labels:
-    from pipelines.dataset.formats import coco, cvat, label_studio, yolo
-
-    readers: Mapping[str, Callable[[Path], Labels]] = {
-        "coco": coco.read, "yolo": yolo.read, "label-studio": label_studio.read, "cvat": cvat.read,
-    }  # fmt: skip
-    name, path = _place(place)
-    return readers[name](path)
+    module, path = _format(place)
+    labels: Labels = module.read(path)
+    return labels
 
 
 def _write(place: str, labels: Labels) -> None:
-    from pipelines.dataset.formats import coco, cvat, label_studio, yolo
-
-    writers: Mapping[str, Callable[[Path, Labels], None]] = {
-        "coco": coco.write, "yolo": yolo.write, "label-studio": label_studio.write, "cvat": cvat.write,
-    }  # fmt: skip
-    name, path = _place(place)
+    module, path = _format(place)
     try:
-        writers[name](path, labels)
+        module.write(path, labels)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
 

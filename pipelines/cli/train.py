@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -48,8 +49,6 @@ def train(
 
     def read(path: Path) -> list[Example]:
         """Return examples with the pictures' paths from the working folder."""
-        from dataclasses import replace
-
         return [replace(one, image=str(path.parent / one.image)) for one in read_examples(path)]
 
     try:

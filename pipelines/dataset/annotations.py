@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
+from pipelines.json_input import read_json_lines
 from streamer.core.errors import ConfigError
 from streamer.types import Answer, Region
-
-MAX_LINE = 4 << 20
-"""Longest line in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +71,5 @@ class AnnotationFile:
 
 def read_annotations(path: Path) -> Iterator[Annotation]:
     """Yield the annotations of a file. Raises ConfigError with file and line."""
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), start=1):
-                if len(line) > MAX_LINE:
-                    raise ConfigError(f"{path}:{number}: longer than {MAX_LINE} bytes")
-                try:
-                    yield _ADAPTER.validate_json(line)
-                except ValidationError as error:
-                    first = error.errors(include_url=False, include_input=False)[0]
-                    place = ".".join(map(str, first["loc"])) or "line"
-                    raise ConfigError(f"{path}:{number}: {place}: {first['msg']}") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    for _, annotation in read_json_lines(path, _ADAPTER):
+        yield annotation

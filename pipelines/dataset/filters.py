@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from pipelines.dataset.labels import LabelledObject, Rect
-from streamer.core.boxes import area, intersection, iou
+from pipelines.dataset.labels import LabelledObject
+from streamer.core.boxes import Rect, area, intersection, iou
 from streamer.types import Answer
 
 Objects = list[list[LabelledObject]]
@@ -139,7 +139,7 @@ def by_overlap(same: float = 0.6, other: float = 0.85) -> Step:
 
 def _suppressed(objects: Sequence[LabelledObject], same: float, other: float) -> list[LabelledObject]:
     kept: list[LabelledObject] = []
-    for one in sorted(objects, key=_score, reverse=True):
+    for one in sorted(objects, key=lambda one: one.certainty, reverse=True):
         if all(iou(one.box, better.box) < (same if one.label == better.label else other) for better in kept):
             kept.append(one)
     return [one for one in objects if one in kept]
@@ -238,7 +238,3 @@ def _missed(
         if all(iou(box, there.box) < 0.3 for there in kept) and not _follows(middle, kept, reach):
             found.append(middle)
     return found
-
-
-def _score(one: LabelledObject) -> float:
-    return 1.0 if one.score is None else one.score

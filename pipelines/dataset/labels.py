@@ -10,27 +10,21 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-from pydantic import TypeAdapter, ValidationError
 
 from pipelines.florence2.tasks import MODEL_TOKEN
+from streamer.core.boxes import Rect
 from streamer.core.errors import ConfigError
+from streamer.core.picture_limits import MAX_SIDE
 from streamer.types import Point
 
 MAX_FILE_BYTES = 512 << 20
 """Largest file of labels that is read; that of COCO's 118,000 training pictures has 450 MB."""
 MAX_OBJECTS = 5_000_000
 """Most objects of one dataset."""
-MAX_SIDE = 65_535
-"""Largest width or height of a picture: the limit of JPEG."""
 MAX_LABEL = 200
 """Most characters of a label."""
 DECIMALS = 6
 """Decimals of written pixels. Rounding hides the error of a division by the size and a multiplication with it."""
-
-Rect = tuple[float, float, float, float]
-"""x0, y0, x1, y1 in fractions of the picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +37,11 @@ class LabelledObject:
     """Its visible parts, each a polygon of at least three corners; empty if only the box is known."""
     score: float | None = None
     """0 to 1; None if a person labelled it."""
+
+    @property
+    def certainty(self) -> float:
+        """The score; 1 for an object that a person labelled."""
+        return 1.0 if self.score is None else self.score
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,16 +187,6 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def parse_json(path: Path, adapter: TypeAdapter[Any]) -> Any:
-    """Return the checked content of a JSON file. Raises ConfigError with the place of the first fault."""
-    try:
-        return adapter.validate_json(read_bytes(path))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-        raise ConfigError(f"{path}: {where or 'file'}: {first['msg']}") from None
 
 
 def _clip(value: float) -> float:

@@ -12,13 +12,13 @@ from PIL import Image as Files
 from PIL import ImageOps
 
 from streamer.core.errors import ConfigError
+from streamer.core.picture_limits import MAX_PIXELS
 from streamer.types import Image
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 """Last parts of the names of pictures, in lower case."""
 FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
 """Pillow's decoders that may read a picture, whatever its name."""
-MAX_PIXELS = 7680 * 4320
 _ORIENTATION = 0x0112
 """EXIF tag; pictures with the values 5 to 8 lie on their side."""
 

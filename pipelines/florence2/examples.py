@@ -13,17 +13,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from pipelines.florence2.answer_text import answer_text
 from pipelines.florence2.parse import parse
 from pipelines.florence2.tasks import BINS, FLORENCE_TASKS, MODEL_TOKEN, location_tokens
+from pipelines.json_input import read_json_lines
 from streamer.core.errors import ConfigError
 from streamer.types import Answer, Region
 
-MAX_LINE = 1 << 20
-"""Longest line in bytes. An answer of 4,096 tokens has about 40 kB."""
 _TOKENS = {row.token: row.name for row in FLORENCE_TASKS.values()}
 _PREFIX = re.compile(r"(<[A-Z_]+>)(.*)", re.DOTALL)
 _REGION = re.compile(r"<loc_(\d{1,3})><loc_(\d{1,3})><loc_(\d{1,3})><loc_(\d{1,3})>")
@@ -54,24 +53,11 @@ _ADAPTER = TypeAdapter(_Line)
 
 def read_examples(path: Path) -> Iterator[Example]:
     """Yield the examples of a file. Raises ConfigError with file and line."""
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), start=1):
-                if len(line) > MAX_LINE:
-                    raise ConfigError(f"{path}:{number}: longer than {MAX_LINE} bytes")
-                if line.strip():
-                    yield _example(f"{path}:{number}", line)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    for where, values in read_json_lines(path, _ADAPTER):
+        yield _example(where, values)
 
 
-def _example(where: str, line: bytes) -> Example:
-    try:
-        values = _ADAPTER.validate_json(line)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        key = ".".join(map(str, first["loc"])) or "line"
-        raise ConfigError(f"{where}: {key}: {first['msg']}") from None
+def _example(where: str, values: _Line) -> Example:
     match = _PREFIX.fullmatch(values["prefix"].strip())
     if match is None or match[1] not in _TOKENS:
         raise ConfigError(f"{where}: prefix: must begin with a task token of Florence-2, such as <OD> or <CAPTION>")

@@ -13,7 +13,6 @@ from typing import Any
 
 from streamer.core.redact import redact
 from streamer.events.command_data import CommandData, CommandKind
-from streamer.events.part import unix_time as unix_time
 from streamer.events.result_data import (
     EventBox,
     EventChanges,

@@ -14,8 +14,8 @@ from typing import Any
 from streamer.config.model import find_pipeline
 from streamer.core.content import Content, Relation, Thing
 from streamer.core.errors import WireError
-from streamer.events.build import unix_time
 from streamer.events.ledger.query import Filter, LedgerQuery
+from streamer.events.part import unix_time
 from streamer.events.result_data import EventChanges, EventStatement
 from streamer.events.schema import ResultEvent, decode
 from streamer.inference.content_memory import Changes, ContentMemory, Number

@@ -6,8 +6,8 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from streamer.events.build import unix_time
 from streamer.events.command_data import CommandData
+from streamer.events.part import unix_time
 
 
 @dataclass(slots=True)

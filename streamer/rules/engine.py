@@ -17,8 +17,9 @@ from typing import Any
 from streamer.config.changes import with_task
 from streamer.config.model import Config
 from streamer.config.rule import Rule
-from streamer.events.build import rfc3339, unix_time
+from streamer.events.build import rfc3339
 from streamer.events.command_data import CommandData
+from streamer.events.part import unix_time
 from streamer.events.schema import Event, IncidentEvent, ResultEvent, StatusData, StatusEvent
 from streamer.rules.activities import Activities
 from streamer.rules.activity import Activity

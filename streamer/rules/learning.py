@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from streamer.core.errors import WireError
-from streamer.events.build import unix_time
 from streamer.events.ledger.query import Filter, LedgerQuery
+from streamer.events.part import unix_time
 from streamer.events.schema import ResultEvent, decode
 from streamer.rules.engine import Engine
 from streamer.rules.observation import Observation, observe

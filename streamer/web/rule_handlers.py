@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 
 from streamer.config.model import Config
 from streamer.config.rule import Answering
-from streamer.events.build import unix_time
+from streamer.events.part import unix_time
 from streamer.events.schema import IncidentEvent
 from streamer.events.verdicts import Judgement, Precision, VerdictFile, precision
 from streamer.web.monitor.incident_list import KEPT, IncidentList

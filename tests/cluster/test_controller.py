@@ -46,7 +46,7 @@ class Host:
     give_up_at: dict[str, float] = field(default_factory=dict)
     answers: bool = True
     ran: dict[str, float] = field(default_factory=dict)
-    """By stream: second since which it runs."""
+    """Second since which each stream runs."""
 
     def obey(self, order: Order, now: float) -> None:
         self.order = order

@@ -14,7 +14,8 @@ from typing import Annotated, Any, NotRequired
 from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
-from pipelines.dataset.labels import Collector, LabelledObject, LabelledPicture, Labels, parse_json, pixels
+from pipelines.dataset.labels import Collector, LabelledObject, LabelledPicture, Labels, pixels, read_bytes
+from pipelines.json_input import parse_json
 from streamer.core import atomic_file
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -52,7 +53,7 @@ _ADAPTER = TypeAdapter(_File)
 
 def read(path: Path) -> Labels:
     """Read a COCO file. Raises ConfigError for a file that is wrong, with the place."""
-    data, collector = parse_json(path, _ADAPTER), Collector(path)
+    data, collector = parse_json(str(path), _ADAPTER, read_bytes(path)), Collector(path)
     names: dict[int, str] = {}
     for number, category in enumerate(data["categories"]):
         where = f"categories[{number}]"

@@ -13,12 +13,12 @@ from pipelines.dataset.labels import (
     LabelledObject,
     LabelledPicture,
     Labels,
-    Rect,
     bounds,
     pixels,
     rotated,
 )
 from streamer.core import atomic_file
+from streamer.core.boxes import Rect
 from streamer.types import Point
 
 KINDS = ("box", "polygon")

@@ -21,12 +21,13 @@ from pipelines.dataset.labels import (
     LabelledObject,
     LabelledPicture,
     Labels,
-    Rect,
     bounds,
-    parse_json,
+    read_bytes,
     rotated,
 )
+from pipelines.json_input import parse_json
 from streamer.core import atomic_file
+from streamer.core.boxes import Rect
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 _PERCENT = 8
@@ -63,7 +64,7 @@ class _Task(TypedDict):
     predictions: NotRequired[list[_Annotation]]
 
 
-_ADAPTER = TypeAdapter(list[_Task])
+_ADAPTER: TypeAdapter[list[_Task]] = TypeAdapter(list[_Task])
 
 
 def read(path: Path, predictions: bool = False) -> Labels:
@@ -71,12 +72,13 @@ def read(path: Path, predictions: bool = False) -> Labels:
 
     `predictions`: read those of the model instead of the annotations of people.
     """
-    tasks, collector = parse_json(path, _ADAPTER), Collector(path)
+    tasks = parse_json(str(path), _ADAPTER, read_bytes(path))
+    collector = Collector(path)
     names: dict[str, None] = {}
     pictures = []
     for number, task in enumerate(tasks):
         where = f"[{number}]"
-        given = task.get("predictions" if predictions else "annotations", [])
+        given = task.get("predictions", []) if predictions else task.get("annotations", [])
         done = [one for one in given if not one.get("was_cancelled")]
         if not done:
             collector.left_out["picture without a finished annotation"] += 1

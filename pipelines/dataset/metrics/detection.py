@@ -103,13 +103,13 @@ def matched(pictures: Pictures, least: float = 0.5) -> list[Match]:
     matches = []
     for found, truth in pictures:
         free = list(truth)
-        for one in sorted(found, key=_score, reverse=True):
+        for one in sorted(found, key=lambda one: one.certainty, reverse=True):
             overlaps = [iou(one.box, other.box) for other in free]
             best = max(range(len(free)), key=overlaps.__getitem__, default=None)
             is_right = best is not None and overlaps[best] >= least
             if is_right and best is not None:
                 free.pop(best)
-            matches.append(Match(_score(one), is_right))
+            matches.append(Match(one.certainty, is_right))
     return matches
 
 
@@ -142,7 +142,3 @@ def best_threshold(pictures: Pictures, precision: float | None = None) -> float:
         if value > best and value > 0:
             best, chosen = value, match.score
     return chosen
-
-
-def _score(one: LabelledObject) -> float:
-    return 1.0 if one.score is None else one.score

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.florence2.tasks import FLORENCE_TASKS
+from pipelines.florence2.tasks import FLORENCE_TASKS, location_tokens
 from streamer.toyworld.paint import COLOURS, Outline
 from streamer.toyworld.world import KINDS, SCENE_SECONDS, Scene, Sign, Thing, World
 
@@ -57,13 +57,8 @@ class Example:
     """Signs that the answer refers to."""
 
 
-def locations(coordinates: Sequence[float]) -> str:
-    """Return coordinates, fractions of the frame, as location tokens."""
-    return "".join(f"<loc_{min(999, max(0, int(value * 1000)))}>" for value in coordinates)
-
-
 def _points(outline: Outline) -> str:
-    return locations(outline.ravel().tolist())
+    return location_tokens(*outline.ravel().tolist())
 
 
 def _phrase(thing: Thing) -> str:
@@ -121,7 +116,7 @@ def _detailed(scene: Scene, relations: int) -> str:
 
 def _drawn_region(rng: np.random.Generator, box: Box) -> str:
     """Return the location tokens of a box with noise, like a region that a user drew."""
-    return locations(np.clip(np.array(box) + rng.normal(0, 0.006, size=4), 0, 0.999).tolist())
+    return location_tokens(*np.clip(np.array(box) + rng.normal(0, 0.006, size=4), 0, 0.999).tolist())
 
 
 def _query(rng: np.random.Generator, scene: Scene) -> str:
@@ -145,7 +140,7 @@ def matching(scene: Scene, phrase: str) -> tuple[Thing, ...]:
 
 
 def _labelled(phrase: str, things: Sequence[Thing]) -> str:
-    return phrase + "".join(locations(thing.box) for thing in things) if things else ""
+    return phrase + "".join(location_tokens(*thing.box) for thing in things) if things else ""
 
 
 def _phrase_example(task: str, scene: Scene, rng: np.random.Generator) -> tuple[str, str, tuple[Thing, ...]]:
@@ -187,11 +182,11 @@ def make_example(task: str, scene: Scene, rng: np.random.Generator) -> Example:
         case "more_detailed_caption":
             answer = _detailed(scene, 3)
         case "object_detection":
-            answer = "".join(thing.kind + locations(thing.box) for thing in things)
+            answer = "".join(thing.kind + location_tokens(*thing.box) for thing in things)
         case "dense_region_caption":
-            answer = "".join(f"{thing.size} {_phrase(thing)}" + locations(thing.box) for thing in things)
+            answer = "".join(f"{thing.size} {_phrase(thing)}" + location_tokens(*thing.box) for thing in things)
         case "region_proposal":
-            answer = "".join(locations(thing.box) for thing in things)
+            answer = "".join(location_tokens(*thing.box) for thing in things)
         case "open_vocabulary_detection" | "phrase_grounding" | "referring_segmentation":
             user_input, answer, things = _phrase_example(task, scene, rng)
         case "region_to_category" | "region_to_description" | "region_to_segmentation":

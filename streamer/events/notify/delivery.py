@@ -20,10 +20,10 @@ from itertools import takewhile
 
 from streamer.core.backoff import exponential
 from streamer.core.errors import ConfigError, SinkError, SinkRefused, WireError
-from streamer.events.build import unix_time
 from streamer.events.ledger.query import LedgerQuery
 from streamer.events.notify._base import Message, Messenger, TargetSettings
 from streamer.events.notify.text import marked_as_repeat, message_of, summary_of
+from streamer.events.part import unix_time
 from streamer.events.schema import IncidentEvent, decode
 from streamer.events.sinks import SinkContext, SinkProgress
 from streamer.events.sinks._base import PREFIXES

@@ -7,9 +7,9 @@ from dataclasses import replace
 from datetime import datetime, tzinfo
 from secrets import token_hex
 
-from streamer.events.build import unix_time
 from streamer.events.incident_data import SEVERITIES
 from streamer.events.notify._base import Message
+from streamer.events.part import unix_time
 from streamer.events.schema import IncidentEvent
 
 MAX_LINES = 5

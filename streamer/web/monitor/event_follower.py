@@ -12,8 +12,8 @@ from typing import Any
 
 from streamer.core.errors import WireError
 from streamer.core.logs import RareLog
-from streamer.events.build import unix_time
 from streamer.events.ledger.query import Entry, LedgerQuery
+from streamer.events.part import unix_time
 from streamer.events.schema import ResultEvent, StatusEvent, decode
 from streamer.types import Priority
 

@@ -27,11 +27,6 @@ BROKER = 1
 
 
 @pytest.fixture
-def progress() -> RecordedProgress:
-    return RecordedProgress()
-
-
-@pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[KafkaCluster]:
     with KafkaCluster(tmp_path) as cluster:
         yield cluster

@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +35,9 @@ from tests.support.sinks import RecordedProgress, entries, sink_context
 IN_FLIGHT = 20
 
 
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[EventClient]:
-    (tmp_path / "run").mkdir()
-    with EventClient(tmp_path / "run", "infer") as client:
-        yield client
-
-
 def context(agent: str = "home", **streams: dict[str, ResultKind]) -> SinkContext:
     tasks = TaskKinds({}, streams or {"gate": {"people": "boxes", "scene": "text"}})
     return sink_context(agent=agent, tasks=tasks)
-
-
-@pytest.fixture
-def progress() -> RecordedProgress:
-    return RecordedProgress()
 
 
 def opened(broker: Broker, progress: RecordedProgress, **keys: Any) -> IdleSink:

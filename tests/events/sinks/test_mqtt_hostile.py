@@ -25,11 +25,6 @@ def _short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamer.events.sinks._mqtt_connection.CONNECT_S", 0.5)
 
 
-@pytest.fixture
-def progress() -> RecordedProgress:
-    return RecordedProgress()
-
-
 def opened(
     broker: ScriptedBroker, progress: RecordedProgress, rules: Mapping[str, RuleInfo] | None = None, **keys: object
 ) -> IdleSink:

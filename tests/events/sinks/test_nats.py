@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +26,6 @@ from tests.support.sinks import RecordedProgress, entries, padded, sink_context
 from tests.support.tcp_server import TcpServer
 
 IN_FLIGHT = 20
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[EventClient]:
-    (tmp_path / "run").mkdir()
-    with EventClient(tmp_path / "run", "infer") as client:
-        yield client
-
-
-@pytest.fixture
-def progress() -> RecordedProgress:
-    return RecordedProgress()
 
 
 def opened(url: str, progress: RecordedProgress, **keys: Any) -> Any:

@@ -26,18 +26,6 @@ IN_FLIGHT = 20
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> Iterator[EventClient]:
-    (tmp_path / "run").mkdir()
-    with EventClient(tmp_path / "run", "infer") as client:
-        yield client
-
-
-@pytest.fixture
-def progress() -> RecordedProgress:
-    return RecordedProgress()
-
-
-@pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
     with RedisServer(tmp_path) as server:
         yield server

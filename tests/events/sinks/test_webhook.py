@@ -34,11 +34,6 @@ def endpoint() -> Iterator[Endpoint]:
         yield endpoint
 
 
-@pytest.fixture
-def progress() -> RecordedProgress:
-    return RecordedProgress()
-
-
 def opened(endpoint: Endpoint, progress: RecordedProgress, **keys: Any) -> Sink:
     return Webhook(url=Url(endpoint.url), **keys).open(sink_context(), progress)
 

@@ -8,10 +8,11 @@ from pipelines.dataset import filters
 from pipelines.dataset.annotate import Shot
 from pipelines.dataset.derive import examples
 from pipelines.dataset.filters import AnsweredPicture, Objects, Step
-from pipelines.dataset.labels import LabelledObject, LabelledPicture, Rect
+from pipelines.dataset.labels import LabelledObject, LabelledPicture
 from pipelines.dataset.metrics.detection import best_threshold
 from pipelines.dataset.split import split_by_time
 from pipelines.florence2.examples import prefix, suffix
+from streamer.core.boxes import Rect
 from streamer.types import Answer, Box
 
 LEFT: Rect = (0.1, 0.1, 0.3, 0.3)
