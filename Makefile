@@ -18,10 +18,10 @@ ENGINE_TESTS := tests/pipelines/florence2
 LEFT_OUT := finetune training int8/test_gate.py int8/test_store.py test_benchmarks.py test_checkpoint.py test_dtype.py \
   test_exactness.py test_examples.py test_noun_phrases.py test_parse.py test_tasks.py test_tokenizer.py
 
-# Two files of tests run at a time, each in one process, which makes its fixtures once. Then whole agents are tested one
-# after another, and the tests with the mark `alone`, from the files that have it.
+# Tests of code that needs nothing outside its own process run two files at a time. All others use servers, sockets,
+# browsers or whole agents, whose times a second test would disturb: they run one after another.
 PARALLEL := -n 2 --dist loadfile
-WITH_MARK = $(shell grep -rl pytest.mark.alone tests --include='test_*.py')
+IN_ONE_PROCESS := $(wildcard tests/test_*.py) $(addprefix tests/,config core inference pipelines rules toyworld)
 
 .PHONY: demo test check chaos bench tiny-model pictures manifests system-packages clean
 
@@ -32,9 +32,8 @@ test: system-packages check
 ifneq ($(ARGS),)
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/python -m pytest $(PARALLEL) -m 'not alone' --ignore=tests/agent
-	$(BIN)/python -m pytest -m 'not alone' tests/agent
-	$(BIN)/python -m pytest -m alone $(WITH_MARK)
+	$(BIN)/python -m pytest $(PARALLEL) $(IN_ONE_PROCESS)
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(IN_ONE_PROCESS))
 	@echo "running the tests of the engines once more, limited to AVX2"
 	$(AVX2_ONLY) $(BIN)/python -m pytest $(PARALLEL) $(ENGINE_TESTS) $(addprefix --ignore=$(ENGINE_TESTS)/,$(LEFT_OUT))
 endif

@@ -54,7 +54,6 @@ def last_counts(agent: RunningAgent, stream: str, subject: str) -> dict[str, Any
     return counts
 
 
-@pytest.mark.alone("age of answers")
 def test_watch_answers_about_an_rtsp_camera_in_time(tmp_path: Path, clip: Path) -> None:
     with RtspServer(clip, fps=25) as server:
         command = ["watch", server.url, "--task", "object_detection", "--every", "1s", "--seconds", "20"]
@@ -171,7 +170,6 @@ def batches(agent: RunningAgent) -> list[list[dict[str, Any]]]:
     return [list(group) for _, group in groupby(found, start)]
 
 
-@pytest.mark.alone("time until a killed process answers again")
 def test_killed_process_restarts_without_affecting_others(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", pictures=200, size=(320, 240))
     config = f"""

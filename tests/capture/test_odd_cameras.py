@@ -77,7 +77,6 @@ def test_key_frames_of_camera_with_b_frames_have_media_time(tmp_path: Path) -> N
         assert "Traceback" not in capture.errors.read_text()
 
 
-@pytest.mark.alone("frames per second")
 def test_camera_with_120_fps_keeps_its_rate(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", 120)
     with (

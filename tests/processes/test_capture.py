@@ -222,7 +222,6 @@ def test_capture_exits_once_consumer_knows_the_end(tmp_path: Path) -> None:
         until(lambda: not capture.thread.is_alive(), 5, "its end")
 
 
-@pytest.mark.alone("age of frames")
 def test_key_frames_only_for_low_demand_and_always_fresh(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", 50, key_frame_every=25)  # one key frame per second
 

@@ -312,7 +312,6 @@ def test_file_loses_no_frame_beside_overloading_cameras(tmp_path: Path) -> None:
         assert counts["cam"]["done"] > 0
 
 
-@pytest.mark.alone("time until a movement is answered")
 def test_motion_task_runs_when_something_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triggers, "UNCHANGED_S", 1.5)
     yard = np.full((240, 320, 3), 120, np.uint8)
@@ -366,7 +365,6 @@ def request(agent: Agent, caller: RpcClient, **message: Any) -> dict[str, Any]:
     return answers[0]
 
 
-@pytest.mark.alone("time until an answer")
 def test_one_shot_request_runs_in_the_next_batch(tmp_path: Path) -> None:
     device = Device(seconds=0.08, batch=4)
     tasks = [{"task": task, "every": "50ms", "priority": "high"} for task in ("ocr", "caption", "object_detection")]
@@ -389,7 +387,6 @@ def test_one_shot_request_runs_in_the_next_batch(tmp_path: Path) -> None:
         assert not [event for event in agent.results if event.data.task == "open_vocabulary_detection"]
 
 
-@pytest.mark.alone("time until an answer")
 def test_one_shot_request_replaces_a_pending_wait(tmp_path: Path) -> None:
     device = Device()
     with running(tmp_path, device, cam={"source": CAMERA, "tasks": [{"task": "ocr", "every_n_frames": 1000}]}) as agent:

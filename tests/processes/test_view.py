@@ -53,7 +53,6 @@ def colourfulness(image: Image) -> float:
     return float(np.ptp(image[20:].astype(int), axis=2).mean())
 
 
-@pytest.mark.alone("pictures per second")
 def test_output_keeps_camera_rate_without_answers_or_camera(tmp_path: Path) -> None:
     """Camera rate with answers, then without them, then without a camera, and again with both."""
     config = view_config(MJPEG)
@@ -122,7 +121,6 @@ def cpu_ticks(pid: int) -> int:
     return used() - before
 
 
-@pytest.mark.alone("pictures per second in files")
 def test_killed_view_leaves_playable_files_and_restarts(tmp_path: Path) -> None:
     folder = tmp_path / "video"
     folder.mkdir()
@@ -143,7 +141,6 @@ def test_killed_view_leaves_playable_files_and_restarts(tmp_path: Path) -> None:
     assert all(float(probe["start_time"]) == 0 for probe in probes)
 
 
-@pytest.mark.alone("pictures per second")
 def test_camera_outage_leaves_no_gap_in_the_output(tmp_path: Path) -> None:
     """An RTSP camera is away for 8 s. MP4 (one file) and Motion JPEG keep their rate, greyed meanwhile."""
     folder = tmp_path / "video"
@@ -180,7 +177,6 @@ def test_camera_outage_leaves_no_gap_in_the_output(tmp_path: Path) -> None:
     assert len(times) - dark[-1] > 40
 
 
-@pytest.mark.alone("pictures per second of the card")
 def test_outputs_follow_the_cameras_frame_size(tmp_path: Path) -> None:
     """A card before the first frame, then the camera's size, then another one: each output starts over."""
     folder = tmp_path / "video"

@@ -153,7 +153,6 @@ FRAME_RATE = {
 }
 
 
-@pytest.mark.alone("pictures per second in a browser")
 def test_video_plays_at_the_camera_rate(browser: Browser, tmp_path: Path) -> None:
     """A real camera, view and web process: Motion JPEG and HLS at the frame rate of the camera."""
     config = {**view_config({"kind": "mjpeg"}, {"kind": "hls"}), "web": {"bind": "127.0.0.1:0"}}
@@ -171,7 +170,6 @@ def test_video_plays_at_the_camera_rate(browser: Browser, tmp_path: Path) -> Non
             assert page.evaluate(FRAME_RATE[medium], [f"{medium}.there", 5]) == pytest.approx(25, abs=1), way
 
 
-@pytest.mark.alone("time until an event is on the page")
 def test_events_appear_within_a_second_and_filter(browser: Browser, scene: Scene) -> None:
     scene.publish(scene.answer(text="before the page was opened"))
     with opened(browser, scene.web) as page:

@@ -362,7 +362,6 @@ def rate(results: list[dict[str, Any]], start: float, end: float) -> float:
     return (len(within) - 1) / (within[-1] - within[0])
 
 
-@pytest.mark.alone("rate of answers")
 def test_frozen_receiver_and_killed_view_affect_nothing_else(tmp_path: Path) -> None:
     """The whole program. A frozen receiver: noticed within 10 s, inference keeps its rate, and the push resumes.
 
