@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streamer.core.errors import ConfigError
+from streamer.types.dataset import ANSWERS
 
 if TYPE_CHECKING:
     from pipelines.dataset.filters import FilterTable
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Make datasets of pictures with answers, and convert them.", no_args_is_help=True)
 
-ANSWERS = "answers.jsonl"
-"""File of a model's answers in a dataset's folder."""
 FORMATS = ("coco", "yolo", "label-studio", "cvat")
 
 LabelPlace = Annotated[str, typer.Argument(metavar="FORMAT:PATH", help=f"Format ({', '.join(FORMATS)}) and path.")]
@@ -53,14 +52,13 @@ def annotate(
 
     An interrupted run continues where it ended.
     """
-    from pipelines.dataset.annotate import Shot
     from pipelines.dataset.annotate import annotate as run
     from pipelines.dataset.annotations import AnnotationFile
-    from pipelines.dataset.pictures import find_pictures
+    from pipelines.dataset.shots import find_shots
     from pipelines.florence2.checkpoint_files import open_folder
     from pipelines.florence2.pipeline import pipeline
 
-    shots = [Shot(path.relative_to(folder).as_posix()) for path in find_pictures(folder)]
+    shots = find_shots(folder)
     if not shots:
         raise ConfigError(f"{folder}: has no pictures")
     tasks = [_task(name, text) for name in task]
@@ -80,24 +78,67 @@ def filter_labels(
     folder: Folder,
     out: Annotated[str, typer.Option(metavar="FORMAT:PATH", help="Labels that are left.")],
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Remove objects with a lower score.")] = 0.5,
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT:PATH", help="Reviewed labels of some pictures: fit the lowest score of each label to them."
+        ),
+    ] = None,
+    precision: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="With --fit: share of right objects to reach. [default: the best F1]"),
+    ] = None,
     agree: Annotated[
         list[str] | None, typer.Option(metavar="TASK", help="Keep only objects that this task found too.")
     ] = None,
     refuse: Annotated[list[str] | None, typer.Option(metavar="LABEL", help="Remove objects with this label.")] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[STREAM:]X,Y,X,Y,X,Y", help="Remove objects in this polygon, in fractions."),
+    ] = None,
+    tracks: Annotated[
+        str | None,
+        typer.Option(metavar="T", help="Remove objects that no picture of the camera shows within T, add missed ones."),
+    ] = None,
+    removed: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON Lines of the removed objects and captions, with reasons.")
+    ] = None,
+    captions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON Lines for `streamer train` of captions whose content boxes support."),
+    ] = None,
 ) -> None:
     """Turn the answers of `object_detection` into labels, remove those that are probably wrong, and say why."""
     from pipelines.dataset import filters
+    from pipelines.dataset.filter_options import FilterFiles, fitted, parse_area, parse_gap
     from pipelines.dataset.gather import answered_pictures, detected_objects, labelled
 
+    if precision is not None and fit is None:
+        raise ConfigError("--precision: needs --fit with reviewed labels")
     pictures = answered_pictures(folder / ANSWERS)
-    steps = [filters.by_score(min_score), filters.by_size(), filters.by_overlap()]
+    steps = [filters.by_size(), filters.by_overlap()]
     if refuse:
         steps.append(filters.by_label(refuse))
+    if ignore:
+        steps.append(filters.by_place([parse_area(text) for text in ignore]))
     if agree:
         steps.append(filters.by_agreement(agree))
-    objects, table = filters.run(steps, pictures, detected_objects(pictures))
+    objects = detected_objects(pictures)
+    limits: Mapping[str, float] = {}
+    if fit is not None:
+        others, _ = filters.run(steps, pictures, objects)
+        min_score, limits = fitted(pictures, others, _read(fit), precision, fit)
+        typer.echo(f"lowest score: {min_score:.3f}{''.join(f', {name} {one:.3f}' for name, one in limits.items())}")
+    steps.insert(0, filters.by_score(min_score, limits))
+    if tracks:
+        steps.append(filters.by_tracks(parse_gap(tracks)))
+    objects, table = filters.run(steps, pictures, objects)
     _write(out, labelled(folder, pictures, objects))
     _print_table(table)
+    with FilterFiles(folder, removed, captions) as files:
+        files.write_objects(pictures, table)
+        for line in files.write_captions(pictures):
+            typer.echo(line)
 
 
 @app.command()

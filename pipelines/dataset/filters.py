@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from pipelines.dataset.labels import LabelledObject
-from streamer.core.boxes import Rect, area, intersection, iou
-from streamer.types import Answer
+from streamer.core.boxes import Rect, area, covered, iou
+from streamer.types import Answer, Point
 
 Objects = list[list[LabelledObject]]
 """The objects of each picture, in the order of the pictures."""
@@ -116,16 +116,29 @@ def by_size(least: float = 0.01, most: float = 0.95) -> Step:
     return Step("size", f"longer side under {least:g}, or both over {most:g} of the picture", apply)
 
 
-def by_place(refused: Sequence[Rect], share: float = 0.5) -> Step:
-    """Remove objects of which more than `share` lies in a refused area, such as a screen or a poster."""
+@dataclass(frozen=True, slots=True)
+class Area:
+    """A part of the pictures of a camera, such as a screen or a poster."""
 
-    def apply(_: Sequence[AnsweredPicture], objects: Objects) -> Objects:
+    corners: tuple[Point, ...]
+    """At least three, in fractions of the picture."""
+    stream: str | None = None
+    """None: of all pictures."""
+
+
+def by_place(refused: Sequence[Area], share: float = 0.5) -> Step:
+    """Remove objects of which more than `share` lies in a refused area."""
+
+    def stays(picture: AnsweredPicture, box: Rect) -> bool:
+        areas = (one.corners for one in refused if one.stream in (None, picture.stream))
+        return all(covered(box, corners) <= share * area(box) for corners in areas)
+
+    def apply(pictures: Sequence[AnsweredPicture], objects: Objects) -> Objects:
         return [
-            [one for one in some if all(intersection(one.box, rect) <= share * area(one.box) for rect in refused)]
-            for some in objects
+            [one for one in some if stays(picture, one.box)] for picture, some in zip(pictures, objects, strict=True)
         ]
 
-    return Step("place", "in a refused area", apply)
+    return Step("place", f"more than {share:.0%} of it in a refused area", apply)
 
 
 def by_overlap(same: float = 0.6, other: float = 0.85) -> Step:

@@ -19,8 +19,8 @@ from typing_extensions import TypedDict
 from pipelines.florence2.answer_text import answer_text
 from pipelines.florence2.parse import parse
 from pipelines.florence2.tasks import BINS, FLORENCE_TASKS, MODEL_TOKEN, location_tokens
-from pipelines.json_input import read_json_lines
 from streamer.core.errors import ConfigError
+from streamer.core.json_input import read_json_lines
 from streamer.types import Answer, Region
 
 _TOKENS = {row.token: row.name for row in FLORENCE_TASKS.values()}

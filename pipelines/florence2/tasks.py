@@ -222,7 +222,7 @@ class TaskRow:
     summary: str
 
 
-_CAPTIONS = ("caption", "detailed_caption", "more_detailed_caption")
+CAPTIONS = ("caption", "detailed_caption", "more_detailed_caption")
 """Tasks whose answer is a description of the picture."""
 
 _ROWS = (
@@ -302,7 +302,7 @@ SPECS: dict[str, TaskSpec] = {
         takes_region=row.keys.needs == "region",
         result=_RESULTS[row.form],
         parameters=_parameters(row),
-        content=content_of if row.name in _CAPTIONS else None,
+        content=content_of if row.name in CAPTIONS else None,
     )
     for row in _ROWS
 }

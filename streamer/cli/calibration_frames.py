@@ -5,12 +5,8 @@ The frames that judge the int8 model are never among those that calibrate it, an
 
 from __future__ import annotations
 
-import math
-import os
 import random
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,30 +14,25 @@ from typing import TYPE_CHECKING, NamedTuple
 import cv2
 import numpy as np
 
-from streamer.core.errors import ConfigError, SourceEnded, SourceLost, StreamerError
-from streamer.core.proxies import forget_proxies
+from streamer.cli.source_frames import find_sources, spaced
+from streamer.core.errors import ConfigError
+from streamer.core.picture_blocks import SeenPictures, picture_blocks
 from streamer.core.redact import redact
 from streamer.types import Frame, Image
 
 if TYPE_CHECKING:
-    from streamer.capture.interfaces import Picture, SourceSettings
+    from streamer.capture.interfaces import SourceSettings
     from streamer.config.model import Config
 
 MAX_WIDTH = 1280
 """Pixels; wider pictures are reduced, so that all frames fit into memory. The model reduces them further."""
-WAIT_S = 30.0
-"""Longest wait for the next frame of a source."""
 PROGRESS = 16
 """Frames between two lines of progress."""
 MIN_PICTURES = 3
 """Pictures of a stream or folder below which there is nothing to calibrate and to compare."""
-MIN_CONTRAST = 4.0
-"""Standard deviation of the grey levels below which a picture shows nothing: a covered lens, no signal."""
-CHANGE = 6.0
-"""Grey levels by which a block must differ for a picture to be another one. Noise of a camera changes the mean of a
-block by less than one."""
 CHANGED_BLOCKS = 4
-"""Blocks that must differ, of 16 x 12; a clock in the picture changes fewer."""
+"""Blocks that must be changed for a picture to be another one, as of `SeenPictures`. A clock in the picture changes
+fewer."""
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 """Names of the pictures that are read from a folder."""
 FIRST_SEED = 800_000
@@ -69,7 +60,7 @@ def collect(
     elif source is not None and Path(source).expanduser().is_dir():
         images = {"": _folder_images(Path(source).expanduser(), total, tell)}
     else:
-        sources = _sources(config, source)
+        sources = find_sources(config, source)
         images = {
             name: _source_images(name, one, -(-total // len(sources)), every, tell) for name, one in sources.items()
         }
@@ -93,18 +84,14 @@ def _distinct(where: str, images: Sequence[Image], tell: Callable[[str], None]) 
     A repeated picture is no further evidence that int8 answers well, however often it is compared.
     """
     kept: list[Image] = []
-    blocks = np.empty((0, 16 * 12), np.float32)
+    seen = SeenPictures(CHANGED_BLOCKS)
     empty = 0
     for image in images:
-        grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-        if grey.std() < MIN_CONTRAST:
+        blocks = picture_blocks(image)
+        if blocks is None:
             empty += 1
-            continue
-        small = cv2.resize(grey, (16, 12), interpolation=cv2.INTER_AREA).astype(np.float32).reshape(1, -1)
-        differ = (np.abs(blocks - small) > CHANGE).sum(1)
-        if (differ >= CHANGED_BLOCKS).all():
+        elif seen.add(blocks):
             kept.append(image)
-            blocks = np.concatenate([blocks, small])
     repeated = len(images) - empty - len(kept)
     skipped = f"{where}: {empty} of {len(images)} frames show nothing (one colour), {repeated} repeat an earlier one"
     if len(kept) < MIN_PICTURES:
@@ -117,73 +104,22 @@ def _distinct(where: str, images: Sequence[Image], tell: Callable[[str], None]) 
     return kept
 
 
-def _sources(config: Config | None, source: str | None) -> Mapping[str, SourceSettings]:
-    """Return the sources to read. Raises ConfigError for a text that is none."""
-    streams = config.streams if config else {}
-    if source is None:
-        return {name: stream.source for name, stream in streams.items()}
-    if source in streams:
-        return {source: streams[source].source}
-    from pydantic import TypeAdapter, ValidationError
-
-    from streamer.capture.sources import SourceField
-
-    adapter: TypeAdapter[SourceSettings] = TypeAdapter(SourceField)
-    try:
-        return {"": adapter.validate_python(source)}
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        known = f"; streams of the config: {', '.join(streams)}" if streams else ""
-        raise ConfigError(redact(f"--from: {source} is no stream, folder or source: {reason}{known}")) from None
-
-
 def _source_images(
     name: str, source: SourceSettings, count: int, every: float, tell: Callable[[str], None]
 ) -> list[Image]:
     where = f"stream {name}" if name else "source"
     tell(f"{where}: reading {count} frames, one per {every:g} s")
     images: list[Image] = []
-    environment = dict(os.environ)
-    forget_proxies()  # no camera is reached through a proxy; a checkpoint may be
-    try:
-        for image in islice(_spaced(source, every), count):
-            images.append(image)
-            if len(images) % PROGRESS == 0 or len(images) == count:
-                tell(f"{where}: {len(images)} of {count} frames")
-    except SourceEnded:
-        pass  # counted below
-    except StreamerError as error:
-        raise type(error)(redact(f"{where}: {error}")) from None
-    finally:
-        os.environ.update(environment)
+    for moment in islice(spaced(source, every, where), count):
+        images.append(_ready(moment.image))
+        if len(images) % PROGRESS == 0 or len(images) == count:
+            tell(f"{where}: {len(images)} of {count} frames")
     if len(images) < count:
         raise ConfigError(
             f"{where}: it ended after {len(images)} frames, one per {every:g} s, and {count} are needed: "
             "choose a smaller --every or --frames"
         )
     return images
-
-
-def _spaced(source: SourceSettings, every: float) -> Iterator[Image]:
-    """Yield a picture each `every` seconds: of the clock for a camera, of media time for a file."""
-    next_at, waiting_since = -math.inf, time.monotonic()
-    with closing(source.open()) as opened:
-        opened.set_interval(every)
-        for picture in opened:
-            now = time.monotonic()
-            if picture is not None:
-                at = now if source.pace == "live" or picture.pts is None else picture.pts
-                if at >= next_at:
-                    next_at, waiting_since = at + every, now
-                    yield _image(picture)
-            if now - waiting_since > WAIT_S + every:
-                raise SourceLost(f"no picture for {WAIT_S + every:g} s")
-
-
-def _image(picture: Picture) -> Image:
-    image = np.empty((picture.height, picture.width, 3), np.uint8)
-    picture.write_bgr(image)
-    return _ready(image)
 
 
 def _ready(image: Image) -> Image:

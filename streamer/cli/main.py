@@ -17,6 +17,7 @@ from streamer.cli.ask import ask
 from streamer.cli.bench import bench
 from streamer.cli.check import check
 from streamer.cli.cluster import app as cluster_app
+from streamer.cli.dataset import app as dataset_app
 from streamer.cli.demo import demo
 from streamer.cli.doctor import doctor
 from streamer.cli.events import events
@@ -53,10 +54,13 @@ app.add_typer(model_app, name="model")
 app.add_typer(rules_app, name="rules")
 app.add_typer(keys_app, name="keys")
 app.add_typer(cluster_app, name="cluster")
+app.add_typer(dataset_app, name="dataset")
 # Commands of the pipelines are found like the pipelines, so that this package imports none of them.
 for entry in sorted(entry_points(group="streamer.commands")):
     loaded = entry.load()
-    if isinstance(loaded, typer.Typer):
+    if entry.name == "dataset":
+        dataset_app.add_typer(loaded)  # further commands of the group
+    elif isinstance(loaded, typer.Typer):
         app.add_typer(loaded, name=entry.name)
     else:
         app.command(entry.name)(loaded)

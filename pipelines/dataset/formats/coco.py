@@ -15,8 +15,8 @@ from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from pipelines.dataset.labels import Collector, LabelledObject, LabelledPicture, Labels, pixels, read_bytes
-from pipelines.json_input import parse_json
 from streamer.core import atomic_file
+from streamer.core.json_input import parse_json
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 

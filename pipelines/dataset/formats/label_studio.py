@@ -25,9 +25,9 @@ from pipelines.dataset.labels import (
     read_bytes,
     rotated,
 )
-from pipelines.json_input import parse_json
 from streamer.core import atomic_file
 from streamer.core.boxes import Rect
+from streamer.core.json_input import parse_json
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 _PERCENT = 8

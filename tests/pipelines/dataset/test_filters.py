@@ -17,6 +17,7 @@ from streamer.types import Answer, Box
 
 LEFT: Rect = (0.1, 0.1, 0.3, 0.3)
 RIGHT: Rect = (0.6, 0.6, 0.8, 0.8)
+LOWER_RIGHT = filters.Area(((0.5, 0.5), (1, 0.5), (1, 1), (0.5, 1)))
 
 
 def car(box: Rect = LEFT, score: float | None = 0.9, label: str = "car") -> LabelledObject:
@@ -42,7 +43,7 @@ def test_refused_labels_sizes_and_places_are_removed() -> None:
     small, large = car((0.1, 0.1, 0.105, 0.105)), car((0, 0, 1, 0.99))
     assert kept(filters.by_label(["van"]), car(), car(label="van")) == [car()]
     assert kept(filters.by_size(), car(), small, large) == [car()]
-    assert kept(filters.by_place([(0.5, 0.5, 1, 1)]), car(), car(RIGHT)) == [car()]
+    assert kept(filters.by_place([LOWER_RIGHT]), car(), car(RIGHT)) == [car()]
 
 
 def test_best_of_overlapping_objects_stays() -> None:

@@ -1,0 +1,21 @@
+"""The pictures of a dataset's folder with their cameras and times, as `pictures.jsonl` names them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipelines.dataset.annotate import Shot
+from pipelines.dataset.pictures import find_pictures
+from streamer.core.dataset_folder import read_records
+from streamer.types.dataset import PictureRecord
+
+
+def find_shots(folder: Path) -> list[Shot]:
+    """Return the pictures below a folder in the order of their names. Raises ConfigError."""
+    records = read_records(folder)
+    shots = []
+    for path in find_pictures(folder):
+        image = path.relative_to(folder).as_posix()
+        record = records.get(image, PictureRecord(image))
+        shots.append(Shot(image, record.stream, record.taken_at))
+    return shots

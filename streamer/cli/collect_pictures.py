@@ -1,0 +1,134 @@
+"""Pictures of a folder or a source for `streamer dataset collect`."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from streamer.cli.calibration_frames import SUFFIXES
+from streamer.cli.source_frames import spaced
+from streamer.core import atomic_file
+from streamer.core.dataset_folder import DatasetFolder
+from streamer.core.errors import ConfigError
+from streamer.core.jpeg import encode_jpeg
+from streamer.core.picture_blocks import picture_blocks
+from streamer.types import Image
+from streamer.types.dataset import PictureRecord
+
+QUALITY = 92
+"""Quality of a JPEG that is made of a frame."""
+PROGRESS = 100
+"""Pictures between two lines of progress."""
+_UNSAFE = re.compile(r"[^a-zA-Z0-9._-]+")
+
+
+@dataclass(slots=True)
+class Counts:
+    """Pictures by their outcome."""
+
+    added: int = 0
+    known: int = 0
+    """The dataset has a picture of this name."""
+    repeated: int = 0
+    """A near-duplicate is in the dataset."""
+    empty: int = 0
+    """Of one colour."""
+    unreadable: int = 0
+
+
+def collect_folder(folder: Path, dataset: DatasetFolder, most: int, tell: Callable[[str], None]) -> Counts:
+    """Copy the pictures below a folder into a dataset, at most `most`. Raises ConfigError."""
+    counts = Counts()
+    for path in _pictures(folder, dataset.path):
+        image = path.relative_to(folder).as_posix()
+        if counts.added == most:
+            break
+        if dataset.has(image):
+            counts.known += 1
+            continue
+        try:
+            content = atomic_file.read(path)
+            decoded: Any = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        except (OSError, cv2.error):
+            decoded = None
+        if decoded is None or not image.isprintable():
+            counts.unreadable += 1
+            tell(f"{path}: skipped, it is not a picture that can be read")
+            continue
+        _add(dataset, PictureRecord(image), decoded, content, counts, tell)
+    if counts == Counts():
+        raise ConfigError(f"--from: {folder} has no pictures ({', '.join(SUFFIXES)})")
+    return counts
+
+
+def collect_source(
+    name: str, source: Any, every: float, dataset: DatasetFolder, most: int, tell: Callable[[str], None]
+) -> Counts:
+    """Add frames of a source to a dataset until it ends, or until there are `most` new ones. Raises StreamerError.
+
+    `name`: the stream, "" if no config has it. Times of a recording count from the time of its file.
+    """
+    counts = Counts()
+    recording = getattr(source, "path", None) if source.pace == "file" else None
+    name = name or _UNSAFE.sub("-", recording.stem if recording else source.kind).strip("-.") or "source"
+    begin = recording.stat().st_mtime if recording else None
+    for moment in spaced(source, every, name):
+        if begin is None:
+            taken_at = time.time()
+        elif moment.pts is None:
+            taken_at = None
+        else:
+            taken_at = begin + moment.pts
+        stamp = f"{moment.pts or 0:011.3f}" if taken_at is None or begin is not None else _stamp(taken_at)
+        record = PictureRecord(f"{name}/{stamp}.jpg", name, taken_at)
+        if dataset.has(record.image):
+            counts.known += 1
+            continue
+        jpeg = encode_jpeg(moment.image, QUALITY)
+        if jpeg is None:
+            counts.unreadable += 1
+            continue
+        _add(dataset, record, moment.image, jpeg.content, counts, tell)
+        if counts.added == most:
+            break
+    return counts
+
+
+def _add(
+    dataset: DatasetFolder,
+    record: PictureRecord,
+    image: Image,
+    content: bytes,
+    counts: Counts,
+    tell: Callable[[str], None],
+) -> None:
+    blocks = picture_blocks(image)
+    if blocks is None:
+        counts.empty += 1
+    elif not dataset.add(record, blocks, content, ()):
+        counts.repeated += 1
+    else:
+        counts.added += 1
+        if counts.added % PROGRESS == 0:
+            tell(f"{counts.added} pictures")
+
+
+def _pictures(folder: Path, out: Path) -> Iterator[Path]:
+    """Yield the pictures below a folder in the order of their names: no links, and nothing of the dataset itself."""
+    dataset = out.resolve()
+    for path in sorted(folder.rglob("*")):
+        is_picture = path.suffix.lower() in SUFFIXES and path.is_file() and not path.is_symlink()
+        if is_picture and not path.resolve().is_relative_to(dataset):
+            yield path
+
+
+def _stamp(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y%m%dT%H%M%S.%fZ")

@@ -1,0 +1,69 @@
+"""`streamer dataset collect`: pictures for a dataset. The other commands of the group are those of the pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streamer.core.errors import ConfigError
+
+app = typer.Typer(help="Make datasets of pictures with answers, and convert them.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `collect` a command of the group `dataset`."""
+
+
+@app.command()
+def collect(
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="STREAM|FOLDER|SOURCE",
+            help="A stream of the config, a folder of pictures, or a source such as a video file.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the dataset; is made if there is none.")],
+    config: Annotated[Path | None, typer.Option(metavar="CONFIG", help="Config with the stream.")] = None,
+    every: Annotated[str, typer.Option(metavar="T", help="Time between two frames of a source.")] = "10s",
+    most: Annotated[int, typer.Option(min=1, metavar="N", help="Pictures to add at most.")] = 1000,
+) -> None:
+    """Add pictures to a dataset, without those that repeat an earlier one or show nothing.
+
+    `pictures.jsonl` in the folder names the camera and the time of each. An interrupted run can be repeated.
+    """
+    from streamer.cli.collect_pictures import collect_folder, collect_source
+    from streamer.cli.source_frames import find_sources
+    from streamer.config.model import load
+    from streamer.core import logs
+    from streamer.core.dataset_folder import DatasetFolder
+    from streamer.core.settings import parse_seconds
+
+    logs.setup("streamer", "warning")
+    try:
+        interval = parse_seconds(every)
+    except ValueError as error:
+        raise ConfigError(f"--every: {error}") from None
+    loaded = load(config) if config else None
+    folder = Path(source).expanduser()
+    is_folder = folder.is_dir() and not (loaded and source in loaded.streams)
+    sources = {} if is_folder else find_sources(loaded, source)
+    with DatasetFolder(out) as dataset:
+        if is_folder:
+            counts = collect_folder(folder, dataset, most, _tell)
+        else:
+            ((name, settings),) = sources.items()
+            counts = collect_source(name, settings, interval, dataset, most, _tell)
+    typer.echo(
+        f"{out}: {counts.added} new pictures, {counts.known} known, {counts.repeated} repeat another one, "
+        f"{counts.empty} show nothing, {counts.unreadable} unreadable"
+    )
+    raise typer.Exit(1 if counts.unreadable else 0)
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)
