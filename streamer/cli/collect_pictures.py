@@ -40,7 +40,7 @@ class Counts:
     repeated: int = 0
     """A near-duplicate is in the dataset."""
     empty: int = 0
-    """Of one colour."""
+    """All of it has one colour."""
     unreadable: int = 0
 
 
