@@ -11,29 +11,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipelines.cli.places import LabelPlace, read_labels, write_labels
 from streamer.core.errors import ConfigError
 from streamer.types.dataset import ANSWERS
 
 if TYPE_CHECKING:
     from pipelines.dataset.filters import FilterTable
-    from pipelines.dataset.labels import Labels
     from streamer.types import Task
 
 app = typer.Typer(help="Make datasets of pictures with answers, and convert them.", no_args_is_help=True)
 
-FORMATS = ("coco", "yolo", "label-studio", "cvat")
-
-LabelPlace = Annotated[str, typer.Argument(metavar="FORMAT:PATH", help=f"Format ({', '.join(FORMATS)}) and path.")]
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with pictures.")]
 
 
 @app.command()
 def convert(source: LabelPlace, target: LabelPlace) -> None:
     """Convert labels of pictures from one format to another. The pictures stay where they are."""
-    labels = _read(source)
+    labels = read_labels(source)
     if any(picture.width == 0 for picture in labels.pictures):
         raise ConfigError(f"{source}: has pictures without objects, whose size the file does not say")
-    _write(target, labels)
+    write_labels(target, labels)
     objects = sum(len(picture.objects) for picture in labels.pictures)
     typer.echo(f"{target}: {len(labels.pictures)} pictures, {objects} objects, {len(labels.names)} labels")
     for reason, count in labels.left_out.items():
@@ -127,13 +124,13 @@ def filter_labels(
     limits: Mapping[str, float] = {}
     if fit is not None:
         others, _ = filters.run(steps, pictures, objects)
-        min_score, limits = fitted(pictures, others, _read(fit), precision, fit)
+        min_score, limits = fitted(pictures, others, read_labels(fit), precision, fit)
         typer.echo(f"lowest score: {min_score:.3f}{''.join(f', {name} {one:.3f}' for name, one in limits.items())}")
     steps.insert(0, filters.by_score(min_score, limits))
     if tracks:
         steps.append(filters.by_tracks(parse_gap(tracks)))
     objects, table = filters.run(steps, pictures, objects)
-    _write(out, labelled(folder, pictures, objects))
+    write_labels(out, labelled(folder, pictures, objects))
     _print_table(table)
     with FilterFiles(folder, removed, captions) as files:
         files.write_objects(pictures, table)
@@ -157,7 +154,7 @@ def examples(
     from pipelines.florence2.examples import write_examples
 
     tasks = task or ["object_detection"]
-    found = _read(labels).pictures
+    found = read_labels(labels).pictures
     if missing := next((one.file for one in found if not (pictures / one.file).is_file()), None):
         raise ConfigError(f"{pictures}: lacks the picture {missing} of {labels}")
     folder = Path(os.path.relpath(pictures, out.parent))
@@ -175,7 +172,7 @@ def score(truth: LabelPlace, found: LabelPlace) -> None:
     """Compare labels with the truth: precision, recall and average precision by label."""
     from pipelines.dataset.metrics.detection import overall, score_labels
 
-    right, other = ({picture.file: picture.objects for picture in _read(place).pictures} for place in (truth, found))
+    right, other = ({one.file: one.objects for one in read_labels(place).pictures} for place in (truth, found))
     if missing := sorted(right.keys() - other.keys()):
         raise ConfigError(f"{found}: lacks {len(missing)} pictures of {truth}, such as {missing[0]}")
     scores = score_labels([(other[file], objects) for file, objects in right.items()])
@@ -186,31 +183,6 @@ def score(truth: LabelPlace, found: LabelPlace) -> None:
         precisions = "  ".join("   -" if value is None else f"{value:.2f}" for value in (one.ap50, one.ap))
         counts = f"{one.expected:7}  {one.found:5}  {one.precision:9.2f}  {one.recall:6.2f}  {one.f1:.2f}"
         typer.echo(f"{label:<{width}}  {counts}  {precisions}")
-
-
-def _format(place: str) -> tuple[Any, Path]:
-    """Return the module of a format, and the path. Raises ConfigError."""
-    from pipelines.dataset.formats import coco, cvat, label_studio, yolo
-
-    name, _, path = place.partition(":")
-    modules = dict(zip(FORMATS, (coco, yolo, label_studio, cvat), strict=True))
-    if name not in modules or not path:
-        raise ConfigError(f"`{place}`: write a format and a path, such as coco:labels.json ({', '.join(FORMATS)})")
-    return modules[name], Path(path).expanduser()
-
-
-def _read(place: str) -> Labels:
-    module, path = _format(place)
-    labels: Labels = module.read(path)
-    return labels
-
-
-def _write(place: str, labels: Labels) -> None:
-    module, path = _format(place)
-    try:
-        module.write(path, labels)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def _task(name: str, text: str | None) -> Task:
