@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipelines.cli.compare import compare
 from pipelines.cli.places import LabelPlace, read_labels, write_labels
 from streamer.core.errors import ConfigError
 from streamer.types.dataset import ANSWERS
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from streamer.types import Task
 
 app = typer.Typer(help="Make datasets of pictures with answers, and convert them.", no_args_is_help=True)
+app.command()(compare)
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with pictures.")]
 
@@ -49,6 +51,7 @@ def annotate(
 
     An interrupted run continues where it ended.
     """
+    from pipelines.dataset.annotate import Questions
     from pipelines.dataset.annotate import annotate as run
     from pipelines.dataset.annotations import AnnotationFile
     from pipelines.dataset.shots import find_shots
@@ -63,7 +66,8 @@ def annotate(
     engine = pipeline.open(pipeline.settings(checkpoint=model, device=device))
     out = AnnotationFile(folder / ANSWERS)
     try:
-        counts = run(folder, shots, tasks, engine, f"{files.name}@{files.digest()[:12]}", out, _tell)
+        questions = [Questions(shot, tasks) for shot in shots]
+        counts = run(folder, questions, engine, f"{files.name}@{files.digest()[:12]}", out, _tell)
     finally:
         out.close()
     typer.echo(f"{out.path}: {counts.answered} new answers, {counts.known} known, {counts.failed} failed")

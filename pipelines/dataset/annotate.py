@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from pipelines.dataset.annotations import Annotation, AnnotationFile, read_annotations
 from pipelines.dataset.pictures import read_picture
 from streamer.core.errors import ConfigError, PipelineError
-from streamer.types import DueTask, Engine, Frame, Job, Task
+from streamer.types import DueTask, Engine, Frame, Job, Region, Task
 
 TELL_EVERY_S = 10.0
 """Seconds between two lines of progress."""
@@ -26,6 +26,13 @@ class Shot(NamedTuple):
     taken_at: float | None = None
 
 
+class Questions(NamedTuple):
+    """A picture with the tasks to ask about it. Their names differ."""
+
+    shot: Shot
+    tasks: Sequence[Task]
+
+
 class Counts(NamedTuple):
     """Outcome of a run."""
 
@@ -38,20 +45,24 @@ class Counts(NamedTuple):
 
 def annotate(
     folder: Path,
-    shots: Sequence[Shot],
-    tasks: Sequence[Task],
+    questions: Sequence[Questions],
     engine: Engine,
     model: str,
     out: AnnotationFile,
     tell: Callable[[str], None],
 ) -> Counts:
-    """Ask `tasks` about each picture, and append the answers to `out`.
+    """Ask the questions that have no answer in `out` yet, and append their answers to it.
 
     `model`: the checkpoint's name and hash, as in `Annotation.model`. Pictures are read when the engine has room.
     """
     known = {annotation.key for annotation in read_annotations(out.path)}
-    total = len(shots) * len(tasks)
-    jobs = _jobs(folder, shots, tasks, model, known, tell)
+    open_questions = [
+        Questions(shot, left)
+        for shot, tasks in questions
+        if (left := [task for task in tasks if _key(shot, task, model) not in known])
+    ]
+    total = sum(len(tasks) for _, tasks in open_questions)
+    jobs = _jobs(folder, open_questions, tell)
     running = answered = failed = 0
     started = told = time.monotonic()
     exhausted = False
@@ -61,63 +72,48 @@ def annotate(
             if job is None:
                 exhausted = True
             elif isinstance(job, Unreadable):
-                failed += len(tasks)
+                failed += job.questions
             else:
                 engine.admit([job])
                 running += 1
         for result in engine.step() if running else ():
             running -= 1
+            shot, task = open_questions[result.job.frame.seq].shot, result.job.due.task
             if result.outcome in ("ok", "empty"):
-                shot = shots[result.job.frame.seq]
-                task = result.job.due.task
-                params = task.params
-                out.add(
-                    Annotation(
-                        *(shot.image, task.task, result.answer, model),
-                        *(params.prompt_text, params.prompt_region, shot.stream, shot.taken_at),
-                    )
-                )
+                image, name, text, region, _ = _key(shot, task, model)
+                out.add(Annotation(image, name, result.answer, model, text, region, shot.stream, shot.taken_at))
                 answered += 1
             else:
                 failed += 1
-                tell(f"{shots[result.job.frame.seq].image}: {result.job.due.task.name}: {result.error}")
+                tell(f"{shot.image}: {task.name}: {result.error}")
         if (now := time.monotonic()) - told > TELL_EVERY_S and answered:
             told = now
-            rest = total - answered - failed - len(known)
-            tell(f"{answered + len(known)} of {total} answers, {rest * (now - started) / answered / 60:.0f} min left")
-    return Counts(answered, total - answered - failed, failed)
+            minutes = (total - answered - failed) * (now - started) / answered / 60
+            tell(f"{answered} of {total} answers, {minutes:.0f} min left")
+    return Counts(answered, sum(len(tasks) for _, tasks in questions) - total, failed)
+
+
+def _key(shot: Shot, task: Task, model: str) -> tuple[str, str, str | None, Region | None, str]:
+    """Return the key of the annotation that answers a question."""
+    return shot.image, task.task, task.params.prompt_text, task.params.prompt_region, model
 
 
 class Unreadable(NamedTuple):
     """A picture that cannot be read."""
 
-    image: str
+    questions: int
 
 
-def _jobs(
-    folder: Path,
-    shots: Sequence[Shot],
-    tasks: Iterable[Task],
-    model: str,
-    known: Collection[tuple[object, ...]],
-    tell: Callable[[str], None],
-) -> Iterator[Job | Unreadable]:
-    """Yield the jobs that have no answer yet, those about one picture together."""
-    for number, shot in enumerate(shots):
-        todo = [
-            task
-            for task in tasks
-            if (shot.image, task.task, task.params.prompt_text, task.params.prompt_region, model) not in known
-        ]
-        if not todo:
-            continue
+def _jobs(folder: Path, questions: Iterable[Questions], tell: Callable[[str], None]) -> Iterator[Job | Unreadable]:
+    """Yield the jobs of all questions, those about one picture together."""
+    for number, (shot, tasks) in enumerate(questions):
         try:
             image = read_picture(folder / shot.image)
         except (ConfigError, PipelineError) as error:
             tell(str(error))
-            yield Unreadable(shot.image)
+            yield Unreadable(len(tasks))
             continue
         # Each picture is a stream of its own: the answer about another picture is no draft for it.
         frame = Frame(shot.image, 0, number, shot.taken_at or 0.0, 0.0, None, image)
-        for task in todo:
+        for task in tasks:
             yield Job(DueTask(shot.image, task, math.inf), frame)

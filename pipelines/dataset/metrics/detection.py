@@ -64,10 +64,7 @@ def score_labels(pictures: Pictures) -> dict[str, LabelScore]:
     labels = sorted({one.label for found, truth in pictures for one in (*found, *truth)})
     scores = {}
     for label in labels:
-        of_label = [
-            ([one for one in found if one.label == label], [one for one in truth if one.label == label])
-            for found, truth in pictures
-        ]
+        of_label = _of_label(pictures, label)
         expected = sum(len(truth) for _, truth in of_label)
         matches = {least: matched(of_label, least) for least in IOUS}
         at_50 = matches[0.5]
@@ -113,6 +110,19 @@ def matched(pictures: Pictures, least: float = 0.5) -> list[Match]:
     return matches
 
 
+def matched_by_label(pictures: Pictures, least: float = 0.5) -> dict[str, list[Match]]:
+    """Return the found boxes of each label, in alphabetical order, with whether they match an object of it."""
+    labels = sorted({one.label for found, truth in pictures for one in (*found, *truth)})
+    return {label: matched(_of_label(pictures, label), least) for label in labels}
+
+
+def _of_label(pictures: Pictures, label: str) -> Pictures:
+    return [
+        ([one for one in found if one.label == label], [one for one in truth if one.label == label])
+        for found, truth in pictures
+    ]
+
+
 def average_precision(matches: Iterable[Match], expected: int) -> float:
     """Return the average precision of boxes of one label; 0 without objects."""
     order = sorted(matches, key=lambda match: match.score, reverse=True)
@@ -131,8 +141,12 @@ def best_threshold(pictures: Pictures, precision: float | None = None) -> float:
 
     `precision`: the lowest score with at least this precision instead; 1 above the best box if there is none.
     """
-    expected = sum(len(truth) for _, truth in pictures)
-    order = sorted(matched(pictures), key=lambda match: match.score, reverse=True)
+    return threshold(matched(pictures), sum(len(truth) for _, truth in pictures), precision)
+
+
+def threshold(matches: Iterable[Match], expected: int, precision: float | None = None) -> float:
+    """Return the score from which boxes are kept, as `best_threshold` does; `expected`: objects in the truth."""
+    order = sorted(matches, key=lambda match: match.score, reverse=True)
     best, chosen, right = -1.0, 1.0 + (order[0].score if order else 0.0), 0
     for count, match in enumerate(order, start=1):
         right += match.is_right

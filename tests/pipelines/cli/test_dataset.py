@@ -72,6 +72,19 @@ def test_pictures_become_a_trained_checkpoint(folder: Path) -> None:
     assert trained.exit_code == 0, trained.output
     assert "held-out loss" in trained.stdout
     assert json.loads((folder / "trained" / RECORD).read_text())["base"] == "tiny"
+    report = folder / "report.html"
+    compared = run(
+        *("dataset", "compare", "shipped", folder / "trained", "--truth", f"coco:{folder}/truth.json"),
+        *("--pictures", folder, "--examples", folder / "train.jsonl", "--out", report, "--device", "cpu"),
+    )
+    assert compared.exit_code == 0, compared.output
+    assert "The second model is" in compared.stdout
+    numbers = json.loads(report.with_suffix(".json").read_text())
+    assert [name.partition("@")[0] for name in numbers["models"]] == ["tiny", "trained"]
+    assert [row["task"] for row in numbers["rows"]] == ["object_detection", "object_detection", "region_to_category"]
+    assert all(side["failed"] == 0 for row in numbers["rows"] for side in row["models"])
+    assert numbers["rows"][0]["models"][0]["recall"] > 0.8
+    assert report.read_text().count("<figure>") == len(SEEDS)  # labels and examples name the same pictures
 
 
 def test_labels_are_converted(folder: Path, tmp_path: Path) -> None:
@@ -90,6 +103,10 @@ def test_wrong_use_names_what_to_write(folder: Path, tmp_path: Path) -> None:
     truth = f"coco:{folder}/truth.json"
     where = ("--pictures", tmp_path, "--out", tmp_path / "train.jsonl")
     assert "lacks the picture 530000.png" in refused("dataset", "examples", truth, *where)
+    report = ("dataset", "compare", "shipped", "shipped", "--out", tmp_path / "report.html")
+    assert "give --truth" in refused(*report)
+    assert "--truth needs --pictures" in refused(*report, "--truth", truth)
+    assert "say nothing about the task ocr" in refused(*report, "--truth", truth, "--pictures", folder, "--task", "ocr")
     here = ("--pictures", folder, "--out", tmp_path / "train.jsonl", "--task", "ocr")
     assert "say nothing about the task ocr" in refused("dataset", "examples", truth, *here)
     (tmp_path / "train.jsonl").write_text("{}\n")
