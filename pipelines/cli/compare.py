@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from pipelines.cli.places import read_labels
 from streamer.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipelines.dataset.compare import Answers, ExampleSet, Row
+    from pipelines.dataset.compare import Row
     from pipelines.florence2.examples import Example
 
 SHIPPED = "shipped"
@@ -52,6 +51,7 @@ def compare(
     The answers are kept in a file beside the report, so an interrupted run continues where it ended.
     """
     from pipelines.dataset.compare import example_set
+    from pipelines.dataset.report import read_set, write_report
 
     folder = out.parent
     sets = []
@@ -59,36 +59,11 @@ def compare(
         if pictures is None:
             raise ConfigError("--truth needs --pictures: the folder of the pictures that the labels name")
         sets.append(example_set(truth, _derived(truth, pictures, folder, task or ["object_detection"])))
-    sets += [example_set(str(path), _read(path, folder)) for path in examples or ()]
+    sets += [read_set(path, folder) for path in examples or ()]
     if not any(one.truth for one in sets):
         raise ConfigError("nothing to compare: give --truth with labels of pictures, or --examples with right answers")
-    rows = write_report(before, after, sets, out, min_score, device)
-    print_rows(rows)
-
-
-def write_report(
-    before: str, after: str, sets: Sequence[ExampleSet], out: Path, min_score: float | None, device: str
-) -> list[Row]:
-    """Ask two models, write the report `out` and its numbers; return the rows.
-
-    Paths of pictures are relative to the folder of the report. Raises ConfigError.
-    """
-    from pipelines.dataset.compare import compare as rows_of
-    from pipelines.dataset.compare_page import page
-    from pipelines.dataset.pictures import read_picture
-    from streamer.core import atomic_file
-
-    (first, ours), (second, theirs) = (_ask(model, sets, out, device) for model in (before, after))
-    names, answers = (first, second), (ours, theirs)
-    rows = rows_of(sets, answers, min_score)
-    numbers = {"models": names, "rows": [row.to_json() for row in rows]}
-    text = page(names, rows, sets, answers, lambda image: read_picture(out.parent / image))
-    try:
-        atomic_file.write(out.with_suffix(".json"), json.dumps(numbers, indent=2) + "\n")
-        atomic_file.write(out, text)
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written: {error.strerror}") from None
-    return rows
+    first, second = (None if model == SHIPPED else model for model in (before, after))
+    print_rows(write_report((first, second), sets, out, device, _tell, min_score))
 
 
 def print_rows(rows: Sequence[Row]) -> None:
@@ -115,31 +90,5 @@ def _derived(truth: str, pictures: Path, folder: Path, tasks: Sequence[str]) -> 
     return [replace(one, image=os.path.relpath(pictures / one.image, folder)) for one in made]
 
 
-def _read(path: Path, folder: Path) -> list[Example]:
-    """Return the examples of a file, their pictures relative to `folder`."""
-    from pipelines.florence2.examples import read_examples
-
-    return [replace(one, image=os.path.relpath(path.parent / one.image, folder)) for one in read_examples(path)]
-
-
-def _ask(model: str, sets: Sequence[ExampleSet], out: Path, device: str) -> tuple[str, Answers]:
-    """Return the name and hash of a model, and its answers."""
-    from pipelines.dataset.annotate import annotate
-    from pipelines.dataset.annotations import AnnotationFile, read_annotations
-    from pipelines.dataset.compare import Question, to_ask
-    from pipelines.florence2.checkpoint_files import open_folder
-    from pipelines.florence2.pipeline import pipeline
-
-    checkpoint = None if model == SHIPPED else model
-    files = open_folder(checkpoint)
-    name = f"{files.name}@{files.digest()[:12]}"
-    engine = pipeline.open(pipeline.settings(checkpoint=checkpoint, device=device))
-    kept = AnnotationFile(out.with_suffix(".answers.jsonl"))
-    try:
-        annotate(
-            out.parent, to_ask(sets), engine, name, kept, lambda line: typer.echo(f"{name}: {line}", file=sys.stderr)
-        )
-    finally:
-        kept.close()
-    found = [one for one in read_annotations(kept.path) if one.model == name]
-    return name, {Question(one.image, one.task, one.text, one.region): one.answer for one in found}
+def _tell(line: str) -> None:
+    typer.echo(line, file=sys.stderr)

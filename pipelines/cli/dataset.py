@@ -13,6 +13,7 @@ import typer
 
 from pipelines.cli.compare import compare
 from pipelines.cli.places import LabelPlace, read_labels, write_labels
+from pipelines.cli.round import dataset_round
 from streamer.core.errors import ConfigError
 from streamer.types.dataset import ANSWERS
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Make datasets of pictures with answers, and convert them.", no_args_is_help=True)
 app.command()(compare)
+app.command("round")(dataset_round)
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with pictures.")]
 
@@ -51,26 +53,16 @@ def annotate(
 
     An interrupted run continues where it ended.
     """
-    from pipelines.dataset.annotate import Questions
-    from pipelines.dataset.annotate import annotate as run
-    from pipelines.dataset.annotations import AnnotationFile
+    from pipelines.dataset.annotate import Questions, ask
     from pipelines.dataset.shots import find_shots
-    from pipelines.florence2.checkpoint_files import open_folder
-    from pipelines.florence2.pipeline import pipeline
 
     shots = find_shots(folder)
     if not shots:
         raise ConfigError(f"{folder}: has no pictures")
     tasks = [_task(name, text) for name in task]
-    files = open_folder(model)
-    engine = pipeline.open(pipeline.settings(checkpoint=model, device=device))
-    out = AnnotationFile(folder / ANSWERS)
-    try:
-        questions = [Questions(shot, tasks) for shot in shots]
-        counts = run(folder, questions, engine, f"{files.name}@{files.digest()[:12]}", out, _tell)
-    finally:
-        out.close()
-    typer.echo(f"{out.path}: {counts.answered} new answers, {counts.known} known, {counts.failed} failed")
+    out = folder / ANSWERS
+    _, counts = ask(model, folder, [Questions(shot, tasks) for shot in shots], out, device, _tell)
+    typer.echo(f"{out}: {counts.answered} new answers, {counts.known} known, {counts.failed} failed")
     raise typer.Exit(1 if counts.failed else 0)
 
 

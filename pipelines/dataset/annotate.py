@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from pipelines.dataset.annotations import Annotation, AnnotationFile, read_annotations
 from pipelines.dataset.pictures import read_picture
+from pipelines.florence2.checkpoint_files import open_folder
+from pipelines.florence2.pipeline import pipeline
 from streamer.core.errors import ConfigError, PipelineError
 from streamer.types import DueTask, Engine, Frame, Job, Region, Task
 
@@ -43,6 +45,39 @@ class Counts(NamedTuple):
     """Jobs without an answer: an unreadable picture, an error of the model."""
 
 
+def ask(
+    model: str | None,
+    folder: Path,
+    questions: Sequence[Questions],
+    path: Path,
+    device: str,
+    tell: Callable[[str], None],
+) -> tuple[str, Counts]:
+    """Ask a checkpoint, None is the shipped one, and append its answers to the file `path`.
+
+    Returns the name and hash of the model, as in its annotations. The model is loaded only if a question is open.
+    Raises ConfigError.
+    """
+    files = open_folder(model)
+    name = f"{files.name}@{files.digest()[:12]}"
+    with AnnotationFile(path) as out:
+        left, known = unanswered(questions, name, path)
+        if not left:
+            return name, Counts(0, known, 0)
+        engine = pipeline.open(pipeline.settings(checkpoint=model, device=device))
+        return name, annotate(folder, questions, engine, name, out, tell)
+
+
+def unanswered(questions: Sequence[Questions], model: str, path: Path) -> tuple[list[Questions], int]:
+    """Return the questions that a model has not answered in a file, and the number of the others."""
+    answered = {annotation.key for annotation in read_annotations(path)}
+    found = [
+        Questions(shot, [one for one in tasks if _key(shot, one, model) not in answered]) for shot, tasks in questions
+    ]
+    count = sum(len(tasks) for _, tasks in questions) - sum(len(tasks) for _, tasks in found)
+    return [one for one in found if one.tasks], count
+
+
 def annotate(
     folder: Path,
     questions: Sequence[Questions],
@@ -55,12 +90,7 @@ def annotate(
 
     `model`: the checkpoint's name and hash, as in `Annotation.model`. Pictures are read when the engine has room.
     """
-    known = {annotation.key for annotation in read_annotations(out.path)}
-    open_questions = [
-        Questions(shot, left)
-        for shot, tasks in questions
-        if (left := [task for task in tasks if _key(shot, task, model) not in known])
-    ]
+    open_questions, known = unanswered(questions, model, out.path)
     total = sum(len(tasks) for _, tasks in open_questions)
     jobs = _jobs(folder, open_questions, tell)
     running = answered = failed = 0
@@ -90,7 +120,7 @@ def annotate(
             told = now
             minutes = (total - answered - failed) * (now - started) / answered / 60
             tell(f"{answered} of {total} answers, {minutes:.0f} min left")
-    return Counts(answered, sum(len(tasks) for _, tasks in questions) - total, failed)
+    return Counts(answered, known, failed)
 
 
 def _key(shot: Shot, task: Task, model: str) -> tuple[str, str, str | None, Region | None, str]:

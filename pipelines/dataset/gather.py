@@ -17,13 +17,15 @@ DETECTION = "object_detection"
 """The task whose boxes become labels."""
 
 
-def answered_pictures(path: Path) -> list[AnsweredPicture]:
+def answered_pictures(path: Path, model: str | None = None) -> list[AnsweredPicture]:
     """Return the pictures of a file of answers, in its order. The newest answer to a question counts.
 
-    Raises ConfigError.
+    `model`: name and hash of the model whose answers count; None: any. Raises ConfigError.
     """
     newest: dict[tuple[object, ...], Annotation] = {}
     for annotation in read_annotations(path):
+        if model not in (None, annotation.model):
+            continue
         newest[annotation.image, annotation.task, annotation.text, annotation.region] = annotation
     by_image: dict[str, list[Annotation]] = defaultdict(list)
     for annotation in newest.values():

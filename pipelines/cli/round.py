@@ -1,0 +1,73 @@
+"""`streamer dataset round`: from pictures to a better model, with stops where a person decides."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streamer.core.errors import ConfigError
+
+
+def dataset_round(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with pictures.")],
+    model: Annotated[
+        str | None, typer.Option(help="Checkpoint to train. [default: the small model that is included]")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Checkpoint that makes the labels. [default: that of --model]")
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Task to train; repeat it for several. [default: object_detection]")
+    ] = None,
+    agree: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK", help="Keep only objects that this task found too. [default: region_proposal]"),
+    ] = None,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Remove objects with a lower score.")] = 0.5,
+    rehearse: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK",
+            help="Train the model's own answers of this task too, so that it is not forgotten. "
+            "[default: caption, dense_region_caption]",
+        ),
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Train all weights: for small models.")] = False,
+    vision: Annotated[bool, typer.Option("--vision", help="Train the vision tower too.")] = False,
+    rank: Annotated[int, typer.Option(min=1, max=256, help="Rank of the adapters.")] = 16,
+    rate: Annotated[float | None, typer.Option(help="Learning rate. [default: 1e-4; with --full 2e-5]")] = None,
+    epochs: Annotated[int, typer.Option(min=1, max=1000, help="Passes over the examples at most.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, max=256, help="Examples per step.")] = 8,
+    accept_labels: Annotated[
+        bool, typer.Option("--accept-labels", help="Train on the filtered labels without a review.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda.")] = "auto",
+) -> None:
+    """Annotate, filter, review, train and compare; the same command continues after each decision.
+
+    The command ends where a person decides, and prints what to do. It also continues a run that was interrupted. All
+    files are in `rounds/1` of the folder; `lineage.jsonl` has the hashes, settings and counts of each step. When the
+    folder has further pictures, the next round begins.
+    """
+    from pydantic import ValidationError
+
+    from pipelines.dataset.rounds import RoundSettings, run_round
+
+    training = {"full": full, "vision": vision, "rank": rank, "rate": rate, "epochs": epochs, "batch": batch}
+    lists = {"tasks": task, "agree": agree, "rehearse": rehearse}
+    given = {name: value for name, value in lists.items() if value}
+    try:
+        settings = RoundSettings.model_validate(
+            {"model": model, "teacher": teacher, "min_score": min_score, "training": training, **given}
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"--{first['loc'][-1]}: {first['msg']}") from None
+    typer.echo(run_round(folder, settings, _tell, device, accept_labels))
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, file=sys.stderr)
