@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -140,27 +138,36 @@ def examples(
     out: Annotated[Path, typer.Option(metavar="FILE", help="JSON Lines for `streamer train`.")],
     pictures: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the pictures that the labels name.")],
     task: Annotated[list[str] | None, typer.Option(help="Task to make examples of; repeat it for several.")] = None,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Second file, with the last fifth of each camera's pictures by time."),
+    ] = None,
 ) -> None:
     """Turn labels into training examples.
 
     Possible tasks: object_detection (the default), region_proposal, open_vocabulary_detection, phrase_grounding,
     region_to_category and, for labels with outlines, referring_segmentation.
     """
-    from pipelines.dataset.derive import examples as derived
-    from pipelines.florence2.examples import write_examples
+    from pipelines.dataset.annotate import Shot
+    from pipelines.dataset.round_examples import derived, split_held_out, write
+    from pipelines.dataset.shots import find_shots
 
-    tasks = task or ["object_detection"]
-    found = read_labels(labels).pictures
-    if missing := next((one.file for one in found if not (pictures / one.file).is_file()), None):
+    by_image = {picture.file: picture for picture in read_labels(labels).pictures}
+    if missing := next((file for file in by_image if not (pictures / file).is_file()), None):
         raise ConfigError(f"{pictures}: lacks the picture {missing} of {labels}")
-    folder = Path(os.path.relpath(pictures, out.parent))
-    try:
-        made = [replace(one, image=str(folder / one.image)) for picture in found for one in derived(picture, tasks)]
-        typer.echo(f"{out}: {write_examples(out, made)} examples")
-    except ValueError as error:
-        raise ConfigError(f"{labels}: {error}") from None
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written: {error.strerror}") from None
+    if held_out == out:
+        raise ConfigError("--held-out: name another file than --out")
+    known = {shot.image: shot for shot in find_shots(pictures)}
+    shots = [known.get(file, Shot(file)) for file in by_image]
+    parts = {out: shots}
+    if held_out is not None:
+        parts[out], parts[held_out] = split_held_out(shots)
+    for path, some in parts.items():
+        made = (example for shot in some for example in derived(by_image[shot.image], task or ["object_detection"]))
+        try:
+            typer.echo(f"{path}: {write(path, pictures, made)} examples")
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 @app.command()

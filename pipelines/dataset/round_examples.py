@@ -24,13 +24,21 @@ MAX_GAP_S = 60.0
 
 
 def split(shots: Sequence[Shot]) -> tuple[list[Shot], list[Shot], list[Shot]]:
-    """Return the pictures to train on, those that end the training and those that test it, each later than the ones
-    before. Raises ConfigError if a part would be empty."""
-    rest, test = split_by_time(shots, HELD_OUT_SHARE, gap_of(shots))
-    train, held_out = split_by_time(rest, HELD_OUT_SHARE, gap_of(rest))
-    if not (train and held_out and test):
-        raise ConfigError(f"{len(shots)} labelled pictures are too few to train and to test with: collect more")
+    """Return the pictures to train on, those that end the training and those that test it, each set later in time.
+
+    Raises ConfigError if one would be empty.
+    """
+    rest, test = split_held_out(shots)
+    train, held_out = split_held_out(rest)
     return train, held_out, test
+
+
+def split_held_out(shots: Sequence[Shot]) -> tuple[list[Shot], list[Shot]]:
+    """Return the pictures to train on and the held-out ones. Raises ConfigError if there are too few."""
+    rest, held_out = split_by_time(shots, HELD_OUT_SHARE, gap_of(shots))
+    if not (rest and held_out):
+        raise ConfigError(f"{len(shots)} labelled pictures are too few to train and to test with: collect more")
+    return rest, held_out
 
 
 def gap_of(shots: Sequence[Shot]) -> float:

@@ -54,7 +54,8 @@ def train(
     share = sum(weights.numel() for weights in trainer.trained.values()) / sum(w.numel() for w in model.parameters())
     counts = f"{len(examples)} examples, {len(held_out)} held out, {trainer.steps} steps"
     tell(f"{counts}; {share:.1%} of the weights change")
-    trainer.try_largest()
+    seconds, memory = trainer.try_largest()
+    tell(f"at most {trainer.steps * seconds / 60:.0f} min and {memory / 1e9:.1f} GB of memory")
     before = trainer.loss(held_out)
     tell(f"before training: held-out loss {before:.4f}")
     state = out.with_name(out.name + ".state")

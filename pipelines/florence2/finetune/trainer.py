@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -78,9 +79,13 @@ class Trainer:
         """The weights that change, by name."""
         return self._trained
 
-    def try_largest(self) -> None:
-        """Run one step with the longest answers and undo it, so that missing memory shows now. Raises ConfigError."""
+    def try_largest(self) -> tuple[float, int]:
+        """Run one step with the longest answers and undo it, so that missing memory shows now.
+
+        Returns the seconds of a step, and the bytes that the process needs, both at most. Raises ConfigError.
+        """
         longest = sorted(self._examples, key=self._encoder.length)[-self.settings.batch :]
+        started = time.monotonic()
         try:
             self._gradients(longest)
         except (torch.OutOfMemoryError, MemoryError):
@@ -88,6 +93,13 @@ class Trainer:
             raise ConfigError(f"not enough memory for {size} examples at once: choose a smaller batch") from None
         finally:
             self._optimizer.zero_grad(set_to_none=True)
+        seconds = time.monotonic() - started
+        if self._device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self._device)
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        # AdamW has two moments of each trained weight, and the best weights are a copy; all are float32.
+        return seconds, peak + 12 * sum(weights.numel() for weights in self._trained.values())
 
     def run(self, tell: Callable[[str], None], state: Path | None = None) -> None:
         """Train until the last step, or until the held-out loss no longer falls; then take the best weights.

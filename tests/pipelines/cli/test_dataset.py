@@ -63,11 +63,14 @@ def test_pictures_become_a_trained_checkpoint(folder: Path) -> None:
     assert float(last[4]) > 0.8  # recall
     made = run(
         *("dataset", "examples", f"coco:{folder}/found.json", "--pictures", folder, "--out", folder / "train.jsonl"),
-        *("--task", "object_detection", "--task", "region_to_category"),
+        *("--task", "object_detection", "--task", "region_to_category", "--held-out", folder / "later.jsonl"),
     )
     assert made.exit_code == 0, made.output
+    assert {json.loads(line)["image"] for line in (folder / "later.jsonl").read_text().splitlines()} == {"530003.png"}
+    assert "530003.png" not in (folder / "train.jsonl").read_text()
     trained = run(
-        *("train", folder / "train.jsonl", "--out", folder / "trained", "--epochs", 1, "--rank", 2, "--device", "cpu")
+        *("train", folder / "train.jsonl", "--held-out", folder / "later.jsonl", "--out", folder / "trained"),
+        *("--epochs", 1, "--rank", 2, "--device", "cpu"),
     )
     assert trained.exit_code == 0, trained.output
     assert "held-out loss" in trained.stdout

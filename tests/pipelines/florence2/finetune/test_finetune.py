@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,7 @@ def test_trained_checkpoint_answers_what_it_learned(checkpoint: Path, tmp_path: 
     assert record == json.loads((out / RECORD).read_text()) | {"held_out": record["held_out"]}
     assert not out.with_name("trained.state").exists()
     assert "6 examples, 1 held out" in told[0]
+    assert re.fullmatch(r"at most \d+ min and \d+\.\d GB of memory", told[1])
     engine = pipeline.open(Florence2Settings(checkpoint=str(out), device="cpu", dtype="float32"))
     engine.admit([make_job("caption", make_image(9), max_tokens=20)])
     results: list[Result] = []
