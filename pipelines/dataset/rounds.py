@@ -157,10 +157,10 @@ class Round:
         return self._settings.teacher or self._settings.model
 
     def _filter(self) -> Outcome:
-        settings, images = self._settings, {shot.image for shot in self._shots}
-        answers = self._folder / ANSWERS
-        found = answered_pictures(answers, model_name(self._teacher))
-        pictures = [picture for picture in found if picture.image in images]
+        settings, answers = self._settings, self._folder / ANSWERS
+        found = {one.image: one for one in answered_pictures(answers, model_name(self._teacher))}
+        # The order of the pictures, not that of the answers, which depends on interruptions.
+        pictures = [found[shot.image] for shot in self._shots if shot.image in found]
         steps = [filters.by_score(settings.min_score), filters.by_size(), filters.by_overlap()]
         if settings.agree:
             steps.append(filters.by_agreement(settings.agree))
