@@ -20,6 +20,8 @@ from streamer.core.boxes import iou
 from streamer.core.errors import ConfigError
 from streamer.types import Answer, Image
 
+SIDES = ("before", "after")
+"""Columns of the first and of the second model."""
 SHOWN = 24
 """Most pictures in a report."""
 SHOWN_SIDE = 480
@@ -44,7 +46,7 @@ p { margin: .3rem 0; } .soft, figcaption { color: var(--soft); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .8rem; text-align: right; border-top: 1px solid var(--edge); white-space: nowrap; }
 th { font-weight: 600; } thead th { border-top: 0; color: var(--soft); font-weight: 500; }
-th:first-child, td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+th:first-child { text-align: left; white-space: normal; min-width: 9rem; overflow-wrap: break-word; }
 .better { color: var(--good); } .worse { color: var(--bad); }
 details { margin: .5rem 0; } summary { cursor: pointer; } details .wide { margin-top: .5rem; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: .75rem; }
@@ -72,11 +74,11 @@ def page(
     body = [
         f"<h1>{_e(names[0])} → {_e(names[1])}</h1>",
         f"<p>{_e(summary(rows))}</p>",
-        _table(names, rows),
-        *(_details(names, row) for row in rows if row.sides[0].boxes is not None),
+        _table(rows),
+        *(_details(row) for row in rows if row.sides[0].boxes is not None),
         "<h2>Pictures</h2>",
         f"<p class=soft>{_LEGEND}</p>",
-        *_figures(names, rows, sets, answers, read),
+        *_figures(rows, sets, answers, read),
     ]
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     head = (
@@ -116,7 +118,7 @@ def _html_table(head: Iterable[object], lines: Iterable[str]) -> str:
     return f"<div class=wide><table><thead><tr>{_cells(head, 'th')}</tr></thead><tbody>{rows}</tbody></table></div>"
 
 
-def _table(names: tuple[str, str], rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[Row]) -> str:
     def line(row: Row) -> str:
         first, second = (side.values[row.measure] for side in row.sides)
         change = "-" if row.change is None else f"{row.change:+.3f}"
@@ -125,23 +127,23 @@ def _table(names: tuple[str, str], rows: Sequence[Row]) -> str:
         tail = f"<td class={row.verdict}>{change} {row.verdict}</td>"
         return head + _cells([row.questions, row.measure, first, second]) + tail + _cells([failed])
 
-    return _html_table(["task", "questions", "measure", *names, "change", "no answer"], map(line, rows))
+    return _html_table(["task", "questions", "measure", *SIDES, "change", "no answer"], map(line, rows))
 
 
-def _details(names: tuple[str, str], row: Row) -> str:
+def _details(row: Row) -> str:
     values = [side.values for side in row.sides]
     measures = _html_table(
-        ["", *names], (f"<th>{_e(name)}</th>" + _cells(one[name] for one in values) for name in values[0])
+        ["", *SIDES], (f"<th>{_e(name)}</th>" + _cells(one[name] for one in values) for name in values[0])
     )
     return (
         f"<h2>{_e(row.task)} <span class=soft>{_e(row.examples)}</span></h2>{measures}"
-        f"<details><summary>Labels</summary>{_labels(names, row.sides)}</details>"
+        f"<details><summary>Labels</summary>{_labels(row.sides)}</details>"
         f"<details><summary>Calibration: do scores say how often a box is right?</summary>"
-        f"{_reliability(names, row.sides)}</details>"
+        f"{_reliability(row.sides)}</details>"
     )
 
 
-def _labels(names: tuple[str, str], sides: Sequence[Side]) -> str:
+def _labels(sides: Sequence[Side]) -> str:
     tables = [side.boxes.by_label for side in sides if side.boxes is not None]
 
     def line(label: str) -> str:
@@ -149,7 +151,7 @@ def _labels(names: tuple[str, str], sides: Sequence[Side]) -> str:
         cells = [None if one is None else value for one in scores for value in _ap(one)]
         return f"<th>{_e(label)}</th>" + _cells([max(one.expected if one else 0 for one in scores), *cells])
 
-    head = ["label", "objects", *(f"{measure}, {name}" for name in names for measure in ("AP50", "AP"))]
+    head = ["label", "objects", *(f"{measure} {name}" for name in SIDES for measure in ("AP50", "AP"))]
     return _html_table(head, (line(label) for label in sorted({label for table in tables for label in table})))
 
 
@@ -157,7 +159,7 @@ def _ap(score: Any) -> tuple[float | None, float | None]:
     return (None, None) if score is None else (score.ap50, score.ap)
 
 
-def _reliability(names: tuple[str, str], sides: Sequence[Side]) -> str:
+def _reliability(sides: Sequence[Side]) -> str:
     tables = [{row.least: row for row in side.boxes.reliability} for side in sides if side.boxes is not None]
 
     def line(least: float) -> str:
@@ -165,7 +167,7 @@ def _reliability(names: tuple[str, str], sides: Sequence[Side]) -> str:
         cells = [value for one in found for value in ((one.boxes, one.score, one.right) if one else (0, None, None))]
         return f"<th>{least:.1f} to {least + 0.1:.1f}</th>" + _cells(cells)
 
-    head = ["score", *(f"{column}, {name}" for name in names for column in ("boxes", "mean score", "right"))]
+    head = ["score", *(f"{column} {name}" for name in SIDES for column in ("boxes", "mean score", "right"))]
     return _html_table(head, map(line, sorted({least for table in tables for least in table})))
 
 
@@ -191,7 +193,6 @@ def _marked(found: Sequence[LabelledObject], truth: Sequence[LabelledObject], le
 
 
 def _figures(
-    names: tuple[str, str],
     rows: Sequence[Row],
     sets: Sequence[ExampleSet],
     answers: tuple[Answers, Answers],
@@ -217,7 +218,7 @@ def _figures(
             break
         left -= len(jpeg)
         shown += 1
-        yield _figure(f"p{shown}", image, jpeg, size, names, truth[image], answers, limits)
+        yield _figure(f"p{shown}", image, jpeg, size, truth[image], answers, limits)
     if len(order) > shown:
         yield f"<p class=soft>{len(order) - shown} further pictures are not shown.</p>"
 
@@ -253,7 +254,6 @@ def _figure(
     image: str,
     jpeg: bytes,
     size: tuple[int, int],
-    names: tuple[str, str],
     truth: Mapping[Question, Answer],
     answers: tuple[Answers, Answers],
     limits: Mapping[str, Sequence[float]],
@@ -262,7 +262,7 @@ def _figure(
     data = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
     pixels = f'<image id="{key}" href="{data}" width="{size[0]}" height="{size[1]}"/>'
     sides = []
-    for side, (name, found) in enumerate(zip(names, answers, strict=True)):
+    for side, (name, found) in enumerate(zip(SIDES, answers, strict=True)):
         marked = [
             one
             for question, right in truth.items()
@@ -275,12 +275,10 @@ def _figure(
         shapes = "".join(_shape(one, size) for one in marked)
         kinds = [one.kind for one in marked]
         counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in ("right", "wrong", "missed"))
-        view = f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{_e(name)}: {counts}">'
+        view = f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{name}: {counts}">'
         picture = pixels if side == 0 else f'<use href="#{key}"/>'
         texts = "".join(_text(question, right, found) for question, right in list(truth.items())[:SHOWN_TEXTS])
-        sides.append(
-            f"<div><p>{_e(name)}: <span class=soft>{counts}</span></p>{view}{picture}{shapes}</svg>{texts}</div>"
-        )
+        sides.append(f"<div><p>{name}: <span class=soft>{counts}</span></p>{view}{picture}{shapes}</svg>{texts}</div>")
     return f"<figure><figcaption>{_e(image)}</figcaption><div class=pair>{''.join(sides)}</div></figure>"
 
 
