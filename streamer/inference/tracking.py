@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -62,9 +62,12 @@ class _TaskTracks:
 class ObjectTracker:
     """One ByteTrack tracker per stream, task name and label."""
 
-    def __init__(self, intervals: Mapping[tuple[str, str], float]) -> None:
-        """`intervals`: seconds between two results, by stream and task name."""
-        self._intervals = intervals
+    def __init__(self, intervals: Mapping[tuple[str, str], float], on_import: Callable[[], None]) -> None:
+        """`intervals`: seconds between two results, by stream and task name.
+
+        `on_import` is called before a wait for the import of the libraries, which may take long on a slow computer.
+        """
+        self._intervals, self._on_import = intervals, on_import
         self._tasks: dict[tuple[str, str], _TaskTracks] = {}
         self._ids = count(1)
         self._loader = threading.Thread(target=_import_libraries, name="tracker", daemon=True)
@@ -93,7 +96,9 @@ class ObjectTracker:
             return result
         task.at = at
         if task.first is not None:
-            self._loader.join()
+            if self._loader.is_alive():
+                self._on_import()
+                self._loader.join()
             self._track(key, task, task.first)
             task.first = None
         return replace(result, answer=replace(result.answer, boxes=self._track(key, task, detections)))

@@ -53,6 +53,10 @@ class Heartbeat:
         """Report `state`, and that the next beat comes within so many seconds."""
         self._words[0] = int((time.monotonic() + within) * 1e9) << 2 | _STATES.index(state)
 
+    def beat_loading(self) -> None:
+        """Report that a model or libraries are loaded, which may take long."""
+        self.beat("loading", LOADING_S)
+
     def mark_commit(self, at: float) -> None:
         """Record that emit committed events at monotonic second `at`."""
         self._words[1] = int(at * 1e9)

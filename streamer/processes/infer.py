@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-from functools import partial
 
 import zmq
 
@@ -39,7 +38,6 @@ from streamer.inference.step_timeout import StepTimeout
 from streamer.inference.tracking import ObjectTracker
 from streamer.inference.triggers import Now
 from streamer.processes.assignment import ReportKind, Role, child_name
-from streamer.processes.heartbeat import LOADING_S
 from streamer.processes.worker import Worker
 from streamer.types import Engine, Job, Result
 
@@ -55,9 +53,8 @@ SNAPSHOT_SHARE = 0.1
 
 def run(worker: Worker) -> None:
     """Serve streams of the config until asked to stop: all, or those that the parent names, if there are several."""
-    alive = partial(worker.heartbeat.beat, "loading", LOADING_S)
-    alive()
-    engine = find_pipeline().open(worker.config.model, alive)
+    worker.heartbeat.beat_loading()
+    engine = find_pipeline().open(worker.config.model, worker.heartbeat.beat_loading)
     with Inference(worker, engine) as inference:
         inference.publisher.publish_warnings(engine.warnings)
         inference.report_crash()
@@ -105,7 +102,8 @@ class Inference(Closing):
         self.canary = Canary(self.requests, self.in_flight)
         # `every_n_frames` has no seconds: the tracker takes the default interval for it.
         tasks = [(name, task) for name, stream in streams.items() for task in stream.tasks]
-        tracker = ObjectTracker({(name, task.name): task.every or DEFAULT_EVERY_S for name, task in tasks})
+        intervals = {(name, task.name): task.every or DEFAULT_EVERY_S for name, task in tasks}
+        tracker = ObjectTracker(intervals, worker.heartbeat.beat_loading)
         self.changes = ContentChanges(sent_by_ledger(worker.state / LEDGER_FILE))
         choice = SnapshotChoice(config)
         self.snapshots = None if choice.is_empty else SnapshotMaker(worker.state, config.snapshots, buffers // 2)

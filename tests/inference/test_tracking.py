@@ -28,7 +28,7 @@ def result(at: float, boxes: Sequence[Box], name: str = "objects", epoch: int = 
 
 
 def tracker() -> ObjectTracker:
-    return ObjectTracker({("gate", "objects"): 1.0})
+    return ObjectTracker({("gate", "objects"): 1.0}, lambda: None)
 
 
 def ids(tracked: Result) -> list[int | None]:
@@ -141,9 +141,9 @@ def test_beyond_max_labels_the_least_recently_seen_is_dropped(monkeypatch: pytes
 def test_first_answer_does_not_wait_for_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     imported = threading.Event()
     monkeypatch.setattr(tracking, "_import_libraries", imported.wait)
-    object_tracker = tracker()
+    object_tracker = ObjectTracker({}, imported.set)
     assert ids(object_tracker.assign_ids(result(0, [box(0.1)]))) == [None]
     assert ids(object_tracker.assign_ids(result(0, [box(0.1)], "others"))) == [None]
-    imported.set()
+    assert not imported.is_set()  # the second answer reports its wait, which ends it
     assert ids(object_tracker.assign_ids(result(1, [box(0.1)]))) == [1]
     assert ids(object_tracker.assign_ids(result(1, [box(0.1)], "others"))) == [2]

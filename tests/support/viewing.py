@@ -109,7 +109,7 @@ class PerfectInference(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        publisher, tracker, world = ResultPublisher(self._runtime, {}), ObjectTracker({}), World(SEED)
+        publisher, tracker, world = ResultPublisher(self._runtime, {}), ObjectTracker({}, lambda: None), World(SEED)
         with Consumer(self._runtime, "view") as consumer:
             while not self._stopped.wait(self._interval):
                 reply = consumer.fetch(FrameRequest(), timeout=60)
