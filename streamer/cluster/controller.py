@@ -9,8 +9,9 @@ A stream without a host is placed only when no other host can run it: those in r
 up, those out of reach were barred and their votes have ended.
 
 A planned move gives the stream to its new host first. There it is *provisional*: the host gives it up by itself after
-`provisional_s`, unless it is confirmed. When it answers there, the controller takes it from the old host, and confirms
-it when that host reports that it is gone. All of this is in the reports too, so a move needs no memory here.
+`provisional_s`, unless it is confirmed. When it answers there, the controller takes it from the old host. The new host
+asks the old one about it with each vote, and keeps it when the old one has given it up. The controller confirms it
+where the old host is lost. All of this is in the reports too, so a move needs no memory here.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 from streamer.cluster.lease import Claimed, is_quorum
 from streamer.cluster.placement import Placed
 
-LOST_S = 3.0
+LOST_S = 5.0
 """Seconds without a report after which a host is out of reach."""
 START_S = 10.0
 """Seconds for which a new controller waits for all hosts before it gives streams to those that are there."""
@@ -47,8 +48,16 @@ class Order:
 
     epoch: int = 0
     streams: frozenset[str] = frozenset()
-    provisional: frozenset[str] = frozenset()
-    """Those of them that the host gives up by itself, unless a later order confirms them."""
+    provisional: Mapping[str, str] = field(default_factory=dict)
+    """Those of them that the host gives up by itself unless they are confirmed, with the host that they come from."""
+
+    def without(self, streams: Iterable[str]) -> Order:
+        """Return the order without these streams."""
+        return replace(self.confirming(streams), streams=self.streams.difference(streams))
+
+    def confirming(self, streams: Iterable[str]) -> Order:
+        """Return the order with these streams confirmed."""
+        return replace(self, provisional={name: self.provisional[name] for name in self.provisional.keys() - streams})
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +110,12 @@ Place = Callable[[Sequence[Candidate], Mapping[str, str]], Placed]
 class _Wanted:
     """The orders that hosts in reach shall have, while they are decided."""
 
-    def __init__(self, held: Mapping[str, frozenset[str]], provisional: Mapping[str, frozenset[str]]) -> None:
+    def __init__(self, held: Mapping[str, frozenset[str]], provisional: Mapping[str, Mapping[str, str]]) -> None:
         self.streams = {name: set(streams) for name, streams in held.items()}
-        self.provisional = {name: streams & provisional[name] for name, streams in self.streams.items()}
+        self.provisional = {
+            name: {stream: source for stream, source in provisional[name].items() if stream in streams}
+            for name, streams in self.streams.items()
+        }
 
     def holders(self, stream: str) -> tuple[list[str], list[str]]:
         """Return the hosts that hold a stream for good, and those that hold it provisionally."""
@@ -114,7 +126,7 @@ class _Wanted:
     def take(self, stream: str, names: Iterable[str]) -> None:
         for name in names:
             self.streams[name].discard(stream)
-            self.provisional[name].discard(stream)
+            self.provisional[name].pop(stream, None)
 
 
 class Controller:
@@ -199,7 +211,7 @@ class Controller:
         for name, report in reports.items():
             host, order = self._hosts[name], report.order
             host.is_barred, host.free_at = False, math.inf
-            new = Order(self.epoch, frozenset(wanted.streams[name]), frozenset(wanted.provisional[name]))
+            new = Order(self.epoch, frozenset(wanted.streams[name]), wanted.provisional[name])
             needs_newer = order.epoch < host.needed
             if needs_newer and not is_settled:
                 continue  # it has no votes; it may get its streams back when no other host can have them
@@ -213,7 +225,7 @@ class Controller:
         host, is_reached = self._hosts[name], name in self.in_reach(now)
         report = host.report
         return {
-            "state": "draining" if name in self.draining else "up" if is_reached else "out of reach",
+            "state": "out of reach" if not is_reached else "draining" if name in self.draining else "up",
             "has_lease": bool(report and report.has_lease and is_reached),
             "capacity": report.capacity if report else None,
             "streams": sorted(self._held(name, now)) if is_reached else [],
@@ -254,7 +266,7 @@ class Controller:
             *others, target = sorted(provisional, key=lambda name: (left[name], name))
             wanted.take(stream, others)
             if self._is_free(stream, target, wanted):
-                wanted.provisional[target].discard(stream)
+                del wanted.provisional[target][stream]
             elif left[target] > CONFIRM_S / 2 and (
                 stream in self._report(target).answering or left[target] <= CONFIRM_S
             ):
@@ -288,10 +300,12 @@ class Controller:
             if not any(wanted.holders(stream)):
                 if self._is_free(stream, target, wanted):
                     wanted.streams[target].add(stream)
-            elif target != current[stream] and not is_moving and self._may_move(current[stream], target, now):
+            elif target == (source := current[stream]) or is_moving:
+                continue
+            elif self._may_move(source, target, now) and self._is_free(stream, source, wanted):
                 is_moving, self._next_move = True, now + MOVE_GAP_S
                 wanted.streams[target].add(stream)
-                wanted.provisional[target].add(stream)
+                wanted.provisional[target][stream] = source
 
     def _may_move(self, source: str, target: str, now: float) -> bool:
         if source in self.draining:

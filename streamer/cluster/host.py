@@ -13,8 +13,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,7 +26,7 @@ from streamer.bus.rpc import Request, RpcServer
 from streamer.cluster.agent import Agent
 from streamer.cluster.controller import Order, Report, provisional_s
 from streamer.cluster.lease import Claimed, Lease, Promises, Voter
-from streamer.cluster.peers import Peers
+from streamer.cluster.peers import Peers, VoteReply
 from streamer.config.cluster import Cluster
 from streamer.core import atomic_file
 from streamer.core.closing import Closing
@@ -67,8 +66,8 @@ class GiveOrder(Command):
     op: Literal["order"] = "order"
     epoch: Annotated[int, Field(ge=0, lt=1 << 53)]
     streams: list[str]
-    provisional: list[str] = Field([])
-    """Those of them to give up after `provisional_s`, unless a later order confirms them."""
+    provisional: dict[str, str] = Field({})
+    """Those of them to give up after `provisional_s` unless they are confirmed, with the host that they come from."""
 
 
 class StopHost(Command):
@@ -135,9 +134,11 @@ class HostProcess(Closing):
         self._folder, hosts = folder, tuple(cluster.hosts)
         self._lock = _lock(folder)
         saved = _read(folder / STATE_FILE)
-        self._order = _without(saved.order, saved.order.provisional)
+        self._order = saved.order.without(saved.order.provisional)
         self._give_up_at: dict[str, float] = {}
         """Second by provisional stream."""
+        self._confirm_from: dict[str, int] = {}
+        """First round of votes after its order, by provisional stream."""
         self._voter = Voter(hosts, cluster.lease, saved.promises, clock())
         self._lease = Lease(hosts, cluster.lease)
         addresses = {host: settings.address for host, settings in cluster.hosts.items()}
@@ -195,7 +196,7 @@ class HostProcess(Closing):
                 self._save(self._order)
                 self._server.reply(request, claimed=CLAIMED.dump_python(answer, mode="json"))
             case GiveOrder() as command:
-                self._obey(Order(command.epoch, frozenset(command.streams), frozenset(command.provisional)))
+                self._obey(Order(command.epoch, frozenset(command.streams), command.provisional))
                 self._server.reply(request, done=True)
             case StopHost():
                 self.stop()
@@ -221,26 +222,47 @@ class HostProcess(Closing):
         if order != self._order:
             log.info("order %d: %s", order.epoch, ", ".join(sorted(order.streams)) or "no streams")
             self._save(order)
-            self._order, until = order, clock() + provisional_s(self._lease_s)
-            self._give_up_at = {stream: self._give_up_at.get(stream, until) for stream in order.provisional}
-            self._send_order()
+            self._set_order(order)
+
+    def _set_order(self, order: Order) -> None:
+        self._order, until, following = order, clock() + provisional_s(self._lease_s), self._lease.next_round
+        self._give_up_at = {stream: self._give_up_at.get(stream, until) for stream in order.provisional}
+        self._confirm_from = {stream: self._confirm_from.get(stream, following) for stream in order.provisional}
+        self._send_order()
 
     def _give_up(self) -> None:
         """Give up the provisional streams whose time is over. A restart gives up all, so nothing is saved."""
         now = clock()
         if over := {stream for stream, until in self._give_up_at.items() if until <= now}:
             log.warning("given up, no order confirmed them: %s", ", ".join(sorted(over)))
-            self._order = _without(self._order, over)
-            self._give_up_at = {stream: self._give_up_at[stream] for stream in self._order.provisional}
-            self._send_order()
+            self._set_order(self._order.without(over))
+
+    def _confirm(self, host: str, reply: VoteReply) -> None:
+        """Keep the provisional streams that this host, from which they come, has given up."""
+        given_up = {
+            stream
+            for stream, source in self._order.provisional.items()
+            if source == host and reply.id >= self._confirm_from[stream] and stream not in reply.held
+        }
+        if given_up:
+            order = self._order.confirming(given_up)
+            try:
+                self._save(order)
+            except ConfigError as error:
+                log.warning("not confirmed: %s: %s", ", ".join(sorted(given_up)), error)
+                return  # the next vote tries again
+            log.info("confirmed, %s has given them up: %s", host, ", ".join(sorted(given_up)))
+            self._set_order(order)
 
     def _vote(self) -> None:
         if self._peers is None:
             return
-        self._peers.answer(lambda host, epoch: self._voter.vote(host, epoch, clock()))
+        held = self._order.streams | self._agent.leaving
+        self._peers.answer(lambda host, epoch: self._voter.vote(host, epoch, clock()), held)
         for host, reply in self._peers.votes(clock()):
             if reply.needed is None:
                 self._lease.add(reply.id, host)
+                self._confirm(host, reply)
 
     def _renew(self) -> None:
         """Ask for votes when it is time, and give the agent the lease that this host has."""
@@ -253,7 +275,7 @@ class HostProcess(Closing):
         if self._voter.vote(self._name, self._order.epoch, now) is None:
             self._lease.add(number, self._name)
         if self._peers is not None:
-            self._peers.ask(number, self._order.epoch, now)
+            self._peers.ask(number, self._order.epoch, self._order.provisional, now)
 
     def _send_order(self) -> None:
         """Send the agent its streams with the rest of the lease; none without a lease."""
@@ -276,10 +298,6 @@ class HostProcess(Closing):
             atomic_file.write(self._folder / STATE_FILE, content + "\n")
         except OSError as error:
             raise ConfigError(f"cannot write {self._folder / STATE_FILE}: {error.strerror}") from None
-
-
-def _without(order: Order, streams: Collection[str]) -> Order:
-    return replace(order, streams=order.streams.difference(streams), provisional=order.provisional.difference(streams))
 
 
 def is_running(folder: Path) -> bool:

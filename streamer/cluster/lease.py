@@ -97,3 +97,7 @@ class Lease:
 
     def is_held(self, now: float) -> bool:
         return now < self.until
+
+    @property
+    def next_round(self) -> int:
+        return self._round + 1

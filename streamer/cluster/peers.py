@@ -1,13 +1,13 @@
 """Votes on leases between the hosts, over CURVE with the keys of `streamer keys`.
 
-host -> voter    {"id": round, "epoch": epoch of its order}
-voter -> host    {"id": round, "needed": null, or the epoch that its order needs at least}
+host -> voter    {"id": round, "epoch": epoch of its order, "moving": streams that come to it}
+voter -> host    {"id": round, "needed": null, or the epoch that its order needs at least, "held": those that it has}
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated
 
 import zmq
@@ -38,6 +38,7 @@ class VoteRequest(_Strict):
 
     id: _Number
     epoch: _Number
+    moving: frozenset[str]
 
 
 class VoteReply(_Strict):
@@ -45,6 +46,7 @@ class VoteReply(_Strict):
 
     id: _Number
     needed: _Number | None
+    held: frozenset[str]
 
 
 _requests, _replies = TypeAdapter(VoteRequest), TypeAdapter(VoteReply)
@@ -75,24 +77,28 @@ class Peers(Closing):
         own = [socket for client in self._clients.values() for socket in (client.socket, client.monitor)]
         return [*self._server.sockets(), *own]
 
-    def ask(self, number: int, epoch: int, now: float) -> None:
-        """Ask all other hosts for a vote."""
-        body = VoteRequest(id=number, epoch=epoch).model_dump_json().encode()
+    def ask(self, number: int, epoch: int, moving: Iterable[str], now: float) -> None:
+        """Ask all other hosts for a vote, and which of the `moving` streams they have."""
+        body = VoteRequest(id=number, epoch=epoch, moving=frozenset(moving)).model_dump_json().encode()
         for other, address in self._addresses.items():
             if other not in self._clients and now >= self._retry_at[other]:
                 self._clients[other] = CurveClient(self._keys, other, address, self._port, MAX_MESSAGE_BYTES)
             if client := self._clients.get(other):
                 client.send(body)
 
-    def answer(self, vote: Callable[[str, int], int | None]) -> None:
-        """Answer the requests that have arrived. `vote` gets host and epoch and returns the epoch that is needed."""
+    def answer(self, vote: Callable[[str, int], int | None], held: frozenset[str]) -> None:
+        """Answer the requests that have arrived. `vote` gets host and epoch and returns the epoch that is needed.
+
+        `held`: streams that this host has.
+        """
         for message in self._server.receive():
             try:
                 request = decode_json(_requests, message.body)
             except WireError as error:
                 self._refused.add(f"{message.peer} sent an invalid request: {error}")
                 continue
-            reply = VoteReply(id=request.id, needed=vote(message.peer, request.epoch))
+            needed = vote(message.peer, request.epoch)
+            reply = VoteReply(id=request.id, needed=needed, held=request.moving & held)
             self._server.send(message.route, [reply.model_dump_json().encode()])
         for refusal in self._server.take_refusals():
             self._refused.add(refusal)
