@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +14,7 @@ from streamer.cli.run import NO_STREAMS
 if TYPE_CHECKING:
     from streamer.config.model import Config
 
-READY_S = 60.0
+READY_S = 180.0
 """Longest wait of `run` until all streams have a host."""
 POLL_S = 0.5
 Address = Annotated[
@@ -75,14 +74,15 @@ def drain_host(
     cluster, deadline = Cluster(address), time.monotonic() + timeout
     cluster.drain(host, back)
     while not back and time.monotonic() < deadline:
-        if not (left := cluster.status()["hosts"][host]["streams"]):
+        state = cluster.status()["hosts"][host]
+        if state["state"] == "draining" and not state["streams"]:
             print(f"{host}: no streams")
             return
         time.sleep(POLL_S)
     if back:
         print(f"{host}: gets streams again")
     else:
-        print(f"{host}: still has {', '.join(left)}")
+        print(f"{host}: {state['state']}, still has {', '.join(state['streams']) or 'unknown streams'}")
         raise typer.Exit(1)
 
 
@@ -101,11 +101,8 @@ def stop_cluster(address: Address = "auto") -> None:
 def run_host(
     config: ConfigFile,
     name: Annotated[str, typer.Option(metavar="HOST", help="Name of this host in the config's `cluster`.")],
-    detach: Annotated[bool, typer.Option("--detach", help="Go on in the background.")] = False,
 ) -> None:
     """Run this host's agent, lease and votes; needs no Ray. `run` starts it where it does not run."""
-    if detach and os.fork():
-        os._exit(0)  # the child is no child of its caller any more, which may end with all of its children
     from streamer.config.model import load
     from streamer.core import logs
 

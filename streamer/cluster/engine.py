@@ -11,9 +11,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,25 +28,29 @@ from streamer.core.errors import ConfigError, StreamerError
 log = logging.getLogger(__name__)
 
 CONTROLLER, NAMESPACE = "controller", "streamer"
+ON_HEAD = {"node:__internal_head__": 0.001}
+"""Any amount of the resource that only the head has: also one that has come back, which is another node for Ray."""
 STEP_S = 1.0
 """Time between two reports of a host."""
 ANSWER_S = 1.5
 """Longest wait for the hosts in one step. A host that needs longer is asked again when it has answered."""
-STOP_S = 30.0
+STOP_S = 60.0
 """Longest time for all hosts to stop: a new host process may have to start first, and an agent needs up to 12 s."""
 RETURN_S = 5.0
 """Seconds for which `stop` waits for hosts that Ray does not know, as they may just start again."""
-CALL_S = 20.0
+CALL_S = 60.0
 """Longest wait of the command line for Ray."""
+START_S = 180.0
+"""Longest wait for a new process of Ray on a slow computer: it imports Ray and this program."""
 LATE_OPS = ("report", "stop")
 """Questions whose answer is still right when it is late."""
 OTHER_CONFIG = "its config has other streams or hosts: restart its host process"
 LOST_PROXY_S = 15.0
-"""Seconds after which a proxy that does not answer is replaced."""
+"""Seconds after which a proxy that has answered before and does not answer is replaced."""
 
 
 @dataclass(slots=True)
-class _Link:
+class Link:
     """A proxy and the question that it has not answered."""
 
     node: str
@@ -53,6 +58,11 @@ class _Link:
     pending: Any = None
     op: str = ""
     asked_at: float = 0.0
+    has_answered: bool = False
+
+    def is_lost(self, now: float) -> bool:
+        """Return whether the proxy is to be replaced. Before its first answer its process may still start."""
+        return self.pending is not None and now - self.asked_at > (LOST_PROXY_S if self.has_answered else START_S)
 
 
 class ControllerActor:
@@ -63,24 +73,23 @@ class ControllerActor:
         self._plan = Plan.model_validate(plan)
         plan_ = self._plan
         self._control = Controller(list(plan_.hosts), list(plan_.costs), self._place, plan_.lease_s, plan_.exclusive)
-        self._links: dict[str, _Link] = {}
+        self._links: dict[str, Link] = {}
         self._lock = threading.Lock()
-        self._status: dict[str, Any] = {}
+        """Held while hosts are asked."""
         self._problems: dict[str, str] = {}
+        self._status = self._describe(time.monotonic())
         self._ends = threading.Event()
         threading.Thread(target=self._run, daemon=True).start()
 
     def status(self) -> dict[str, Any]:
         """Return the state of hosts and streams, as plain data."""
-        with self._lock:
-            return {"mark": self._plan.mark, **self._status}
+        return {"mark": self._plan.mark, **self._status}
 
     def drain(self, host: str, back: bool) -> str | None:
         """Move the streams of a host to others; `back`: give it streams again. Return why that is impossible."""
-        with self._lock:
-            if host not in self._plan.hosts:
-                return f"unknown host {host}: the config has {', '.join(self._plan.hosts)}"
-            (self._control.draining.discard if back else self._control.draining.add)(host)
+        if host not in self._plan.hosts:
+            return f"unknown host {host}: the config has {', '.join(self._plan.hosts)}"
+        (self._control.draining.discard if back else self._control.draining.add)(host)
         return None
 
     def stop(self) -> list[str]:
@@ -119,7 +128,7 @@ class ControllerActor:
         now = time.monotonic()
         for name in self._plan.hosts:
             node, link = nodes.get(name), self._links.get(name)
-            if link and link.pending is not None and now - link.asked_at > LOST_PROXY_S:
+            if link and link.is_lost(now):
                 with contextlib.suppress(Exception):
                     ray.kill(link.actor)
                 del self._links[name]
@@ -130,7 +139,7 @@ class ControllerActor:
             options = {"num_cpus": 0, "num_gpus": gpus, "max_restarts": -1}
             make = ray.remote(Proxy).options(**options, scheduling_strategy=OnNode(node["NodeID"], soft=False))
             actor = make.remote(self._plan.agent, name, self._plan.config)
-            self._links[name] = _Link(node["NodeID"], actor)
+            self._links[name] = Link(node["NodeID"], actor)
 
     def _step(self) -> None:
         control = self._control
@@ -192,6 +201,7 @@ class ControllerActor:
             if not isinstance(error, ray.exceptions.ActorUnavailableError):
                 del self._links[name]
             return {"failed": f"Ray: {type(error).__name__}"}
+        link.has_answered = True
         return answer
 
     def _place(self, hosts: Sequence[Candidate], current: Mapping[str, str]) -> Placed:
@@ -215,18 +225,11 @@ class Cluster:
 
     def start(self, plan: Plan) -> None:
         """Start the controller, or find the one that runs with the same config."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as OnNode
-
-        ray = self._ray
-        heads = [node for node in ray.nodes() if node["Alive"] and "node:__internal_head__" in node["Resources"]]
-        if not heads:
-            raise StreamerError("Ray has no head node: see `ray status`")
-        where = OnNode(heads[0]["NodeID"], soft=False)
-        options = {"name": CONTROLLER, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
-        make = ray.remote(ControllerActor).options(
-            **options, num_cpus=0, max_restarts=-1, max_concurrency=4, scheduling_strategy=where
+        name = {"name": CONTROLLER, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
+        make = self._ray.remote(ControllerActor).options(
+            **name, num_cpus=0, resources=ON_HEAD, max_restarts=-1, max_concurrency=4
         )
-        self._call(make.remote(plan.model_dump(mode="json")).status.remote())
+        self._call(make.remote(plan.model_dump(mode="json")).status.remote(), START_S)
         if self.status()["mark"] != plan.mark:
             raise ConfigError("a cluster with another config runs: `streamer cluster stop` ends it")
 
@@ -261,7 +264,10 @@ class Cluster:
 
 
 def _connect(address: str) -> Any:
-    """Return the module `ray`, connected. Raises ConfigError without Ray, StreamerError if the head does not answer."""
+    """Return the module `ray`, connected.
+
+    Raises ConfigError without Ray and for a wrong token, StreamerError if the head does not answer.
+    """
     try:
         import ray
     except ImportError:
@@ -271,16 +277,50 @@ def _connect(address: str) -> Any:
 
     def connect() -> None:
         try:
+            _check_head(address)
             ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # of many kinds
             failure.append(error)
 
     thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(CALL_S)
+    with _quiet():
+        thread.start()
+        thread.join(CALL_S)
+    if failure and isinstance(failure[0], ray.exceptions.AuthenticationError):
+        raise ConfigError(
+            f"Ray at {address} refuses the token of this host: set RAY_AUTH_MODE=token, and put the token of its head "
+            "into RAY_AUTH_TOKEN or ~/.ray/auth_token"
+        )
     if thread.is_alive() or failure:
         why = "refused" if failure else f"no answer within {CALL_S:g} s"
-        raise StreamerError(
-            f"cannot connect to Ray at {address} ({why}): its head must run, with the same token, see `ray status`"
-        )
+        raise StreamerError(f"cannot connect to Ray at {address} ({why}): its head must run, see `ray status`")
     return ray
+
+
+def _check_head(address: str) -> None:
+    """Raise OSError if nobody listens there, AuthenticationError of Ray for a wrong or missing token.
+
+    `ray.init` tries again for 20 s in these cases, and does not say which one it is.
+    """
+    from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    found = canonicalize_bootstrap_address_or_die(address)
+    host, _, port = found.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), CALL_S).close()
+    ensure_token_if_auth_enabled(create_token_if_missing=False)  # without a token GcsClient ends the process
+    GcsClient(address=found)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide what Ray writes to standard error: its messages repeat every second, and name its source files."""
+    saved, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nothing)

@@ -16,10 +16,12 @@ from streamer.cluster.agent import AgentProcess
 from streamer.cluster.host import SOCKET, agent_name, host_folder, is_running
 from streamer.core.errors import ConfigError, NoReply
 
-HOST_S = 1.0
+HOST_S = 2.0
 """Longest wait for the host process, which answers from memory."""
-START_S = 20.0
+START_S = 30.0
 """Time for a new host process to answer before it is started again."""
+DETACH = "import os, sys; os.fork() and os._exit(0); os.execv(sys.argv[1], sys.argv[1:])"
+"""Program that starts another one as no child of its caller, which may end with all of its children."""
 
 
 class Proxy:
@@ -30,8 +32,7 @@ class Proxy:
         self._agent = agent_name(agent, host)
         self._folder = host_folder(self._agent)
         self._start_at = 0.0
-        self._is_starting = False
-        """A host process was started and has not answered yet."""
+        """Monotonic second from which another host process may be started. In the future, one starts now."""
 
     def call(self, message: dict[str, Any]) -> dict[str, Any]:
         """Return the answer of the host process; `failed` if there is none."""
@@ -40,21 +41,21 @@ class Proxy:
         try:
             answer = self._request(message)
         except (NoReply, ConfigError) as error:
-            if message["op"] == "report" and time.monotonic() >= self._start_at:
+            if message["op"] == "report" and time.monotonic() >= self._start_at and not is_running(self._folder):
                 self._start()
             return {"failed": str(error)}
         return answer
 
     def _request(self, message: Mapping[str, Any]) -> dict[str, Any]:
         answer = request(self._folder / SOCKET, dict(message), HOST_S)
-        self._is_starting = False
+        self._start_at = 0.0
         return answer
 
     def _stop(self) -> dict[str, Any]:
         """Return `done` when neither the host process nor its agent runs, `failed` before."""
         with contextlib.suppress(NoReply, ConfigError):
             self._request({"op": "stop"})
-        if is_running(self._folder) or (self._is_starting and time.monotonic() < self._start_at):
+        if is_running(self._folder) or time.monotonic() < self._start_at:
             return {"failed": "its host process runs"}
         with AgentProcess(self._agent, []) as agent:  # one that has outlived its host process
             agent.stop()
@@ -62,14 +63,14 @@ class Proxy:
 
     def _start(self) -> None:
         """Start the host process so that it outlives Ray: with the environment of `ray start`, and as no child."""
-        self._start_at, self._is_starting = time.monotonic() + START_S, True
+        self._start_at = time.monotonic() + START_S
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         command = [sys.executable, "-m", "streamer.cli", "cluster", "host", self._config, "--name", self._host]
         with (self._folder / "host.log").open("ab") as output:
             subprocess.run(
-                [*command, "--detach"],
+                [sys.executable, "-I", "-S", "-c", DETACH, *command],
                 env=_environment_of_ray(), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                start_new_session=True, timeout=START_S, check=False,
+                start_new_session=True, check=False,
             )  # fmt: skip
 
 
