@@ -19,7 +19,7 @@ from typing import Any
 from tests.chaos.bench import Fault, Row, Size, Skipped
 from tests.chaos.brokers import brokers_killed
 from tests.chaos.cameras import frozen, restarts, soak
-from tests.chaos.cluster import cluster
+from tests.chaos.cluster import cluster, cluster_with_redis
 from tests.chaos.disks import bytes_flipped, clock_steps, disk_full, power_cut
 from tests.chaos.hosts import link_between_hosts
 from tests.chaos.media import fuzzing, hostile_camera
@@ -31,7 +31,7 @@ from tests.chaos.targets import targets_down
 FAULTS: tuple[Fault, ...] = (
     soak, restarts, frozen, infer_killed, infer_stopped, step_never_returns, poison, terminated, rules_killed,
     broker_down, brokers_killed, targets_down, power_cut, disk_full, bytes_flipped, clock_steps, webhook, fuzzing,
-    hostile_camera, link_between_hosts, cluster,
+    hostile_camera, link_between_hosts, cluster, cluster_with_redis,
 )  # fmt: skip
 
 

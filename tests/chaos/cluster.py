@@ -37,12 +37,51 @@ def cluster(folder: Path, size: Size) -> Iterator[Row]:
         _wait_for_answers(site, time.time(), 90)
         yield from _drained(site)
         yield from _head_killed(site, size.of(5, 30, 300))
-        yield from _cut_off(site, size.of(10, 20, 60))
+        yield from _cut_off(site, size.of(10, 30, 60))
         yield from _killed(site)
         done = site.command("stop")
         yield is_so("`streamer cluster stop` ends all agents", done.returncode == 0, done.stdout.strip()[-200:])
         yield at_most("holes in the sequences of a host", 0, max(holes(site.events(name)) for name in BOXES))
         yield at_most("longest time of a stream on two hosts", provisional_s(LEASE_S), _longest_double(site), " s")
+
+
+def cluster_with_redis(folder: Path, size: Size) -> Iterator[Row]:
+    """Ray's head of a cluster of three hosts is killed and comes back; its state is in Redis."""
+    folder.mkdir(parents=True, exist_ok=True)
+    streams = dict.fromkeys(STREAMS, CAMERA)
+    with Site(folder, BOXES, streams, {"lease": f"{LEASE_S:g}s"}, has_redis=True) as site:
+        for name in (HEAD, *BOXES):
+            site.start_ray(name)
+        done = site.command("run", str(site.config))
+        assert done.returncode == 0, done.stdout
+        _wait_for_answers(site, time.time(), 90)
+        downs, began = _count_downs(site), time.time()
+        site.kill(HEAD, "ray")
+        time.sleep(size.of(5, 30, 30))
+        back = time.time()
+        site.start_ray(HEAD)
+        _wait_until_complete(site)
+        yield is_so("control is back by itself", True, f"{time.time() - back:.0f} s after the start of the head")
+        yield at_most("longest gap since the kill", 2 * EVERY_S, _longest_gap(site, began, time.time() - 1), " s")
+        yield at_most("cameras that stopped", 0, _count_downs(site) - downs)
+        done = site.command("drain", BOXES[0])
+        yield is_so("drained", done.returncode == 0, done.stdout.strip()[-300:])
+        done = site.command("stop")
+        yield is_so("`streamer cluster stop` ends all agents", done.returncode == 0, done.stdout.strip()[-200:])
+
+
+def _wait_until_complete(site: Site) -> None:
+    """Wait until `streamer cluster status` shows every host in reach and every stream on one."""
+
+    def is_complete() -> bool:
+        status = site.command("status")
+        return status.returncode == 0 and "out of reach" not in status.stdout
+
+    until(is_complete, 300, "a cluster with all its hosts and streams")
+
+
+def _count_downs(site: Site) -> int:
+    return sum(event["subject"] == "stream.down" for name in BOXES for event in site.events(name))
 
 
 def _answers(site: Site) -> dict[str, list[Answer]]:
@@ -111,16 +150,14 @@ def _drained(site: Site) -> Iterator[Row]:
 
 
 def _head_killed(site: Site, seconds: float) -> Iterator[Row]:
-    downs = sum(event["subject"] == "stream.down" for name in BOXES for event in site.events(name))
-    began = time.time()
+    downs, began = _count_downs(site), time.time()
     site.kill(HEAD)
     time.sleep(seconds)
     end = time.time()
     yield at_most(
         f"longest gap while the head is gone for {seconds:.0f} s", 2 * EVERY_S, _longest_gap(site, began, end - 1), " s"
     )
-    after = sum(event["subject"] == "stream.down" for name in BOXES for event in site.events(name))
-    yield at_most("cameras that stopped", 0, after - downs)
+    yield at_most("cameras that stopped", 0, _count_downs(site) - downs)
     site.wait_for_end(HEAD)
     back = time.time()
     for name in BOXES:
@@ -145,7 +182,11 @@ def _cut_off(site: Site, seconds: float) -> Iterator[Row]:
     )
     yield at_most("last answer of the host that is cut off", LEASE_S, last - began, " s")
     site.set_link(name, up=True)
-    _wait_for_answers(site, time.time(), 60)
+    back = time.time()
+    site.kill(name, "ray")  # it ends by itself when its head has given it up
+    site.start_ray(name)
+    _wait_until_complete(site)
+    yield is_so("the host is in the cluster again", True, f"{time.time() - back:.0f} s after the end of the cut")
 
 
 def _killed(site: Site) -> Iterator[Row]:

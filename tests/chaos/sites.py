@@ -22,7 +22,7 @@ from tests.support.agents import Event, until
 
 HEAD = "head"
 """Name of the host with Ray's head, which runs no streams."""
-RAY_PORT, OBJECT_STORE = 6399, 80_000_000
+RAY_PORT, REDIS_PORT, OBJECT_STORE = 6399, 6390, 80_000_000
 _BIN = Path(sys.executable).parent
 
 
@@ -30,10 +30,18 @@ class Site:
     """The hosts `head`, `boxa`, `boxb` …; a context manager. Raises Skipped where namespaces are not permitted."""
 
     def __init__(
-        self, folder: Path, boxes: Sequence[str], streams: Mapping[str, Any], cluster: Mapping[str, Any]
+        self,
+        folder: Path,
+        boxes: Sequence[str],
+        streams: Mapping[str, Any],
+        cluster: Mapping[str, Any],
+        has_redis: bool = False,
     ) -> None:
-        if not shutil.which("ip"):
-            raise Skipped("needs ip (Debian package iproute2)")
+        """`has_redis`: Ray's head keeps its state in a Redis on its host."""
+        for program, package in {"ip": "iproute2", **({"redis-server": "redis-server"} if has_redis else {})}.items():
+            if not shutil.which(program):
+                raise Skipped(f"needs {program} (Debian package {package})")
+        self._has_redis = has_redis
         self.boxes = tuple(boxes)
         self.addresses = {name: f"10.233.0.{number}" for number, name in enumerate((HEAD, *boxes), 1)}
         self._folder, self._number, self._token = folder, os.getpid(), secrets.token_hex(32)
@@ -61,6 +69,10 @@ class Site:
             self.__exit__(None, None, None)
             raise Skipped(f"network namespaces are not permitted: {error.stderr.decode().strip()}") from None
         self._exchange_keys()
+        if self._has_redis:
+            only_memory = ["--save", "", "--daemonize", "yes"]
+            done = self._run(HEAD, ["redis-server", "--bind", "127.0.0.1", "--port", str(REDIS_PORT), *only_memory], 60)
+            assert done.returncode == 0, done.stdout
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -74,13 +86,15 @@ class Site:
         head = f"{self.addresses[HEAD]}:{RAY_PORT}"
         temporary = f"--temp-dir={self._folder / 'ray'}"
         own = ["--head", f"--port={RAY_PORT}", "--include-dashboard=false", temporary, "--num-cpus=0"]
+        if name == HEAD:  # Ray takes the processes of the other hosts, which it sees here, for those of this one
+            (self._folder / "ray" / "ray_current_cluster").unlink(missing_ok=True)
         role = own if name == HEAD else [f"--address={head}", "--num-cpus=1"]
         here = [f"--node-name={name}", f"--node-ip-address={self.addresses[name]}"]
         size = [f"--object-store-memory={OBJECT_STORE}", "--disable-usage-stats"]
         done = self._run(name, [str(_BIN / "ray"), "start", *role, *here, *size], 120)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def command(self, *words: str, timeout: float = 150) -> subprocess.CompletedProcess[str]:
+    def command(self, *words: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         """Run `streamer cluster` on the host with the head."""
         address = ["--address", f"{self.addresses[HEAD]}:{RAY_PORT}"]
         return self._run(HEAD, [str(_BIN / "streamer"), "cluster", *words, *address], timeout)
@@ -136,6 +150,8 @@ class Site:
         runtime.mkdir(parents=True, exist_ok=True)
         own = {"XDG_STATE_HOME": str(folder / "state"), "XDG_RUNTIME_DIR": str(runtime)}
         ray = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self._token, "RAY_USAGE_STATS_ENABLED": "0"}
+        if self._has_redis and name == HEAD:
+            ray["RAY_REDIS_ADDRESS"] = f"127.0.0.1:{REDIS_PORT}"
         events = {"EVENTS": str(folder / "events.jsonl")}
         # To a file: a pipe would stay open in the processes that Ray leaves behind.
         with (folder / "commands.log").open("a+") as output:
