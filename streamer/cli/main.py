@@ -33,6 +33,7 @@ from streamer.cli.top import top
 from streamer.cli.watch import watch
 from streamer.core import logs
 from streamer.core.errors import EXIT_CONFIG, ConfigError, StreamerError
+from streamer.core.printable import printable
 from streamer.core.reasons import internal_error
 from streamer.core.redact import redact
 from streamer.core.user import complete_environment
@@ -86,13 +87,19 @@ def main() -> None:
     except StreamerError as error:
         code = _fail(1, f"streamer: {error}")
     except Exception as error:
-        code = _fail(1, f"streamer: {internal_error(error, 'command')}")
+        reason = internal_error(error, "command")
+        no_text = [one for one in sys.argv if any("\ud800" <= char <= "\udfff" for char in one)]
+        code = (
+            _fail(EXIT_CONFIG, f"streamer: `{no_text[0]}` is not text in UTF-8")
+            if no_text
+            else _fail(1, f"streamer: {reason}")
+        )
     sys.exit(code)
 
 
 def _fail(code: int, message: str) -> int:
-    """Print a message without secrets and return the exit code."""
-    print(redact(message), file=sys.stderr)
+    """Print a message without secrets and return the exit code. Texts of configs and agents are harmless in it."""
+    print("\n".join(printable(line) for line in redact(message).split("\n")), file=sys.stderr)
     return code
 
 

@@ -17,6 +17,8 @@ Schema = dict[str, Any]
 
 _PROMPT_KEYS = ("text", "region", "min_score", "confirm")
 _NAME_PATTERN = "a-z0-9"
+MAX_KNOWN = 20
+"""Names that a message lists when none is near; an agent can have thousands of streams or open incidents."""
 _MAX_PLACE = 4
 """Keys of the place that a message about deep nesting shows."""
 
@@ -27,11 +29,13 @@ def problems_of(error: ValidationError, raw: Any, schema: Schema) -> list[Proble
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """Return ` (did you mean …?)`, else ` (known: …)`, else an empty text."""
+    """Return ` (did you mean …?)`, else ` (known: …)` with the first `MAX_KNOWN`, else an empty text."""
     close = difflib.get_close_matches(word, known, n=1)
     if close:
         return f" (did you mean `{close[0]}`?)"
-    return f" (known: {', '.join(sorted(known))})" if known else ""
+    names = sorted(known)
+    more = f" and {len(names) - MAX_KNOWN} more" if len(names) > MAX_KNOWN else ""
+    return f" (known: {', '.join(names[:MAX_KNOWN])}{more})" if known else ""
 
 
 def _problem(details: ErrorDetails, raw: Any, schema: Schema) -> Problem:

@@ -60,7 +60,10 @@ class PipelineError(StreamerError):
 
 
 class LedgerError(StreamerError):
-    """The disk of the ledger fails or is full. The process ends and is started again, less and less often."""
+    """The disk of the ledger fails or is full, or the file is damaged.
+
+    The process ends and is started again, less and less often.
+    """
 
 
 class SnapshotError(StreamerError):

@@ -228,8 +228,9 @@ def find_running(agent: str | None) -> tuple[str, Path]:
     if agent is not None and "/" in agent:
         places = [Path(agent)]
     else:
-        places = sorted(state_folder(agent or "any").parent.glob(agent or "*"))
+        places = sorted(state_folder("any").parent.glob("*"))
         places += [Path(given)] if (given := os.environ.get("STATE_DIRECTORY")) else []
+        places = [place for place in places if not agent or place.name == agent]
     found = {place.name: runtime for place in places if (runtime := _locked_runtime(place / "lock")) is not None}
     if len(found) == 1:
         return found.popitem()

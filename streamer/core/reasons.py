@@ -14,6 +14,17 @@ from streamer.core.errors import StreamerError
 
 log = logging.getLogger(__name__)
 
+_SQLITE = {
+    "BusyError": "the file is locked by another program",
+    "CantOpenError": "the file cannot be opened",
+    "CorruptError": "the file is damaged",
+    "FullError": "the disk is full",
+    "IOError": "the disk fails",
+    "LockedError": "the file is locked by another program",
+    "NotADBError": "the file is damaged",
+    "ReadOnlyError": "the file can only be read",
+}
+"""Words for the errors of SQLite that tell of the disk or the file, by their class."""
 _counts: Counter[str] = Counter()
 """Occurrences by id. The first is logged with its stack, then the 2nd, 4th, 8th … without."""
 
@@ -27,7 +38,7 @@ def reason_of(error: BaseException, where: str) -> str:
         return str(error)
     if isinstance(error, MemoryError):
         return "not enough memory"
-    return _strerror(error) or internal_error(error, where)
+    return _words(error) or internal_error(error, where)
 
 
 def internal_error(error: BaseException, where: str) -> str:
@@ -36,7 +47,7 @@ def internal_error(error: BaseException, where: str) -> str:
     The id is the same whenever the same code fails in the same way. A command without a log prints no stack.
     """
     name = error_id(error)
-    words = _strerror(error)
+    words = _words(error)
     cause = f" ({words})" if words else ""
     if not logging.getLogger().hasHandlers():
         return f"internal error {name}{cause}: `streamer --debug ...` prints its stack"
@@ -65,6 +76,8 @@ def error_id(error: BaseException) -> str:
     return f"{crc32(' '.join([type(error).__name__, *dict.fromkeys(places)]).encode()) & 0xFFFFFF:06x}"
 
 
-def _strerror(error: BaseException) -> str | None:
-    """Return the text of the C library or of FFmpeg for an error number."""
+def _words(error: BaseException) -> str | None:
+    """Return the text of the C library or of FFmpeg for an error number, or ours for an error of SQLite."""
+    if type(error).__module__ == "apsw":
+        return _SQLITE.get(type(error).__name__)
     return getattr(error, "strerror", None) if isinstance(getattr(error, "errno", None), int) else None

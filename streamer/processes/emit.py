@@ -70,7 +70,7 @@ def run(worker: Worker) -> None:
 
 @contextmanager
 def _disk_failures(state: Path) -> Iterator[None]:
-    """Raise LedgerError for what SQLite reports about the disk."""
+    """Raise LedgerError for what SQLite reports about the disk and a damaged file."""
     try:
         yield
     except (apsw.IOError, apsw.FullError, apsw.NoMemError) as error:
@@ -78,6 +78,8 @@ def _disk_failures(state: Path) -> Iterator[None]:
             free = f", {shutil.disk_usage(state).free / 1e6:.1f} MB free"
             raise LedgerError(f"the disk of the ledger fails or is full: {state}{free}") from error
         raise LedgerError(f"the disk of the ledger fails: {state}") from error
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        raise LedgerError(f"the ledger in {state} is damaged: it is recovered at the next start") from error
 
 
 def _open_ledger(worker: Worker) -> Ledger:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from functools import partial
 
 from streamer.config.bind import Bind
 from streamer.config.model import find_pipeline
@@ -17,6 +18,7 @@ from streamer.events.verdicts import VerdictFile
 from streamer.processes.assignment import ReportKind
 from streamer.processes.worker import Worker
 from streamer.rules.incident import hash_of
+from streamer.rules.state_file import rules_state
 from streamer.web.app import make_app
 from streamer.web.connections import Connections
 from streamer.web.handlers import Handlers
@@ -53,7 +55,8 @@ async def _serve(worker: Worker, listener: socket.socket, capture: CapturePoller
     reader = LedgerReader(ledger, events)
     assert worker.config.web is not None
     connections = Connections(worker.config.web.trusted_proxies)
-    incidents, pictures = IncidentList(LedgerQuery(ledger), events), StoredPictures(worker.state, worker.config, reader)
+    incidents = IncidentList(LedgerQuery(ledger), events, partial(rules_state, worker.state, ledger))
+    pictures = StoredPictures(worker.state, worker.config, reader)
     commands = RuleCommands(worker.runtime)
     handlers = Handlers(
         worker.config, worker.runtime, capture, events, reader, jpegs, tasks, connections, incidents, pictures, commands

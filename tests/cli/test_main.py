@@ -264,3 +264,20 @@ def test_probe_reports_an_unexpected_error_in_one_line(streamer: Run, monkeypatc
     code, output, errors = streamer("check", "home.yaml", "--probe")
     assert (code, errors) == (1, "")
     assert re.fullmatch(r"gate: internal error [0-9a-f]{6}: the log has the details\n", output)
+
+
+def test_argument_that_is_no_text_is_refused_in_words(streamer: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(_: str | None) -> tuple[str, Path]:
+        return "home", Path.cwd()
+
+    monkeypatch.setattr("streamer.cli.rules_commands.find_running", find)
+    for arguments in (["arm", "\udcff"], ["snooze", "\udcff"], ["ack", "\udcff"], ["feedback", "\udcff", "right"]):
+        code, output, errors = streamer("rules", *arguments)
+        assert (code, output, errors) == (2, "", "streamer: `\\udcff` is not text in UTF-8\n")
+
+
+def test_error_cannot_change_the_terminal(streamer: Run) -> None:
+    Path("home.yaml").write_text('streams: {gate: {source: synthetic, tasks: [{task: "\\e[31m\\u202eocr"}]}}')
+    code, _, errors = streamer("check", "home.yaml")
+    assert code == 2
+    assert r"\x1b[31m\u202eocr" in errors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -150,3 +151,12 @@ def test_folder_that_cannot_be_made_is_an_error_with_remedy(tmp_path: Path, monk
                 AgentPaths.acquire("home", SOCKETS, keep_state=True),
             ):
                 pass
+
+
+def test_name_of_an_agent_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with AgentPaths.acquire("home", SOCKETS, keep_state=True) as paths:
+        monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state" / "streamer" / "home"))
+        assert find_running("home") == find_running(None) == ("home", paths.runtime)
+        for other in ("*", "hom?", "[h]ome", "yard", "..", "."):
+            with pytest.raises(ConfigError, match=re.escape(f"agent {other} is not running")):
+                find_running(other)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 
+import apsw
 import pytest
 
 from streamer.core.errors import SinkError
@@ -25,6 +26,9 @@ def error_of(value: object) -> Exception:
         (SinkError("the broker is away"), "the broker is away"),
         (FileNotFoundError(2, "No such file or directory", "/secret/path"), "No such file or directory"),
         (MemoryError(), "not enough memory"),
+        (apsw.FullError("database or disk is full"), "the disk is full"),
+        (apsw.CorruptError("database disk image is malformed"), "the file is damaged"),
+        (apsw.IOError("disk I/O error"), "the disk fails"),
     ],
 )
 def test_known_errors_are_said_in_words(error: Exception, reason: str) -> None:

@@ -240,6 +240,7 @@ def test_damaged_ledger_is_replaced_with_readable_events(tmp_path: Path, client:
                 until(lambda: emit.process.poll() is not None or len(results(lines(path))) > 280, 10, "either")
             emit.kill()
         found = lines(path)
+        assert "Traceback" not in emit.log()
 
     recovered = [one for one in found if one["subject"] == "ledger.salvaged"]
     missed = [one["data"]["lost"]["events"] for one in found if one["subject"] == "sink.lost"]

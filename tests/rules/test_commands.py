@@ -8,6 +8,7 @@ import pytest
 
 from streamer.bus.commands import Acknowledge, Feedback, RulesChange, Snooze, SwitchMode
 from streamer.config.model import Config, from_mapping
+from streamer.config.validation import nearest
 from streamer.core.errors import ConfigError
 from streamer.events.schema import decode, encode
 from streamer.rules.commands import check, overview
@@ -114,3 +115,9 @@ def test_overview_names_the_streams_of_each_rule(engine: Engine) -> None:
     rules = overview(engine, START)["rules"]
     places = [(name, stream) for name, rule in rules.items() for stream in rule["streams"]]
     assert places == list(engine.places)
+
+
+def test_refusal_names_few_of_many() -> None:
+    known = nearest("?", [f"n{number:04}" for number in range(5000)])
+    assert known.startswith(" (known: n0000, n0001, ")
+    assert known.endswith(" n0019 and 4980 more)")

@@ -125,6 +125,8 @@ class Ledger(Closing):
         self._newest, self._sequences = newest, sequences
         if losses:
             self._has_losses, self._losses_reported_at = False, time.monotonic()
+            for loss in losses:
+                log.error("sink %s: %s", loss.source.rpartition("/")[2], loss.data.reason)
         if new_losses is not None:
             self._oldest, self._oldest_created = self._find_oldest(newest)
             self._has_losses = self._has_losses or new_losses
@@ -241,5 +243,4 @@ class Ledger(Closing):
             sequences={source: (f"{first:016d}", f"{last:016d}") for source, _, first, last in rows if source},
         )
         reason = f"{lost.events} events were deleted from the ledger before they could be delivered"
-        log.error("sink %s: %s", sink, reason)
         return sink_event(self._agent, sink, "lost", reason, lost=lost)

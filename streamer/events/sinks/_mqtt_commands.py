@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 MAX_BYTES = 1024
 """Longest payload of a command."""
+MAX_NAME = 64
+"""Characters of a name, or of the id of an incident, that are looked at."""
 MAX_WAITING = 16
 """Commands that may wait; each can take seconds while the ledger accepts nothing."""
 REPORT_EVERY_S = 1.0
@@ -95,7 +97,7 @@ class Commands:
 
 
 def _mode(text: str) -> dict[str, Any]:
-    return {"op": "mode", "mode": text.strip()}
+    return {"op": "mode", "mode": text.strip()[:MAX_NAME]}
 
 
 def _snooze(text: str) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def _snooze(text: str) -> dict[str, Any]:
 def _acknowledge(text: str) -> dict[str, Any]:
     if text.lstrip().startswith("{"):
         return {"op": "ack", **_object(text, "rule", "stream")}
-    return {"op": "ack", "incident": text.strip()}
+    return {"op": "ack", "incident": text.strip()[:MAX_NAME]}
 
 
 def _object(text: str, *keys: str) -> dict[str, Any]:
@@ -116,4 +118,8 @@ def _object(text: str, *keys: str) -> dict[str, Any]:
     if unknown := data.keys() - set(keys):
         possible = f"{', '.join(f'`{key}`' for key in keys[:-1])} and `{keys[-1]}`"
         raise ValueError(f"unknown key `{min(unknown)}`: {possible} are possible")
+    for key in ("rule", "stream"):
+        name = data.get(key)
+        if name is not None and not (isinstance(name, str) and len(name) <= MAX_NAME):
+            raise ValueError(f"`{key}` must be a name")
     return data

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from streamer.core.errors import WireError
-from streamer.events.ledger.query import Entry, Filter, LedgerQuery
+from streamer.events.ledger.query import Filter, LedgerQuery
 from streamer.events.schema import IncidentEvent, decode
+from streamer.events.sinks import RulesState
 from streamer.web.monitor.event_follower import EventFollower
 
 INCIDENTS = Filter(incidents=True)
 KEPT = 500
-"""Incidents that are kept: the newest, and older ones only while they are open."""
+"""Incidents that are kept after their end: those that ended last."""
 LOOK_BACK = 2000
-"""Incident events read at the start: the newest, whatever other events are between them."""
+"""Incident events read at the start: the newest, whatever other events are between them. Open incidents come on top."""
 BATCH = 500
 """Events per read."""
 
@@ -23,11 +24,15 @@ BATCH = 500
 class IncidentList:
     """Reads the ledger in `run`, in a thread and on a connection that no other reader uses."""
 
-    def __init__(self, query: LedgerQuery, follower: EventFollower) -> None:
-        """`follower`: wakes this reader when there are new events, and ends it."""
-        self._query, self._follower = query, follower
+    def __init__(self, query: LedgerQuery, follower: EventFollower, rules_state: Callable[[int], RulesState]) -> None:
+        """`follower`: wakes this reader when there are new events, and ends it.
+
+        `rules_state`: returns the incidents that are open after the event at a position, however old they are.
+        """
+        self._query, self._follower, self._rules_state = query, follower, rules_state
         self._thread = ThreadPoolExecutor(1, "incidents")
-        self._newest: dict[str, IncidentEvent] = {}
+        self._open: dict[str, IncidentEvent] = {}
+        self._over: dict[str, IncidentEvent] = {}  # the one that ended last at the end
         self.position: int | None = None
         """Position up to which the incidents are known; None while the past is searched."""
 
@@ -40,32 +45,35 @@ class IncidentList:
         loop = asyncio.get_running_loop()
         past = await loop.run_in_executor(self._thread, self._query.newest, LOOK_BACK, INCIDENTS)
         position = past.position
-        self._add(past.entries)
+        state = await loop.run_in_executor(self._thread, self._rules_state, position)
+        self._add(entry.body for entry in past.entries)
+        self._add(body for body in state.open_incidents.values() if body is not None)
         self.position = position
         while not self._follower.closed:
             changed = self._follower.changed
             page = await loop.run_in_executor(self._thread, self._query.after, position, BATCH, INCIDENTS)
-            self._add(page.entries)
+            self._add(entry.body for entry in page.entries)
             if page.position == position:
                 await changed.wait()
             self.position = position = page.position
 
     @property
     def open_count(self) -> int:
-        return sum(one.data.state != "end" for one in self._newest.values())
+        return len(self._open)
 
     def newest_first(self) -> Iterator[IncidentEvent]:
         """Yield the newest event of each incident, the incident that started last first."""
-        return iter(sorted(self._newest.values(), key=lambda one: one.data.started, reverse=True))
+        found = [*self._over.values(), *self._open.values()]
+        return iter(sorted(found, key=lambda one: one.data.started, reverse=True))
 
     def find(self, incident: str) -> IncidentEvent | None:
         """Return the newest event of an incident, None if it is not kept."""
-        return self._newest.get(incident)
+        return self._open.get(incident) or self._over.get(incident)
 
-    def _add(self, entries: list[Entry]) -> None:
-        for entry in entries:
+    def _add(self, bodies: Iterable[bytes]) -> None:
+        for body in bodies:
             try:
-                event = decode(entry.body)
+                event = decode(body)
             except WireError:  # of another version; the follower has logged it
                 continue
             if isinstance(event, IncidentEvent):
@@ -73,11 +81,14 @@ class IncidentList:
 
     def _keep(self, event: IncidentEvent) -> None:
         """Keep the newest event of an incident, without the list of its evidence."""
-        data, known = event.data, self._newest.get(event.data.incident)
+        data, known = event.data, self.find(event.data.incident)
         if known is not None and known.data.number > data.number:
             return
-        self._newest[data.incident] = event.model_copy(update={"data": data.model_copy(update={"evidence": ()})})
-        if len(self._newest) > 2 * KEPT:
-            for number, old in enumerate(list(self.newest_first())):
-                if number >= KEPT and old.data.state == "end":
-                    del self._newest[old.data.incident]
+        short = event.model_copy(update={"data": data.model_copy(update={"evidence": ()})})
+        if data.state != "end":
+            self._open[data.incident] = short
+            return
+        self._open.pop(data.incident, None)
+        self._over[data.incident] = short
+        if len(self._over) > KEPT:
+            del self._over[next(iter(self._over))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -474,3 +475,24 @@ def test_deleted_report_of_losses_is_made_again(path: Path, monkeypatch: pytest.
         recorded[report["sink"]] += report["lost"]["events"]
         assert report["lost"]["sequences"]["/agents/home/streams/gate"][0] == f"{1:016d}"
     assert recorded == dict.fromkeys(("slow", "other", "rules"), deleted)
+
+
+def test_losses_are_logged_once_their_report_is_stored(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Ledger, "_is_too_large", lambda _: True)
+    with Ledger(path) as ledger:
+        ledger.cursors(["slow"])
+        for seq in range(3):
+            ledger.commit([event(seq=seq)])
+        monkeypatch.setattr("streamer.events.ledger.writer.LOST_EVERY_S", 0.0)
+        ledger._db.pragma("max_page_count", ledger._db.pragma("page_count"))
+        caplog.clear()
+        for _ in range(3):
+            with pytest.raises(apsw.FullError):
+                ledger.commit([event(seq=seq) for seq in range(10, 110)])
+        assert "were deleted" not in caplog.text
+        ledger._db.pragma("max_page_count", 1_000_000)
+        ledger.commit([])
+    (line,) = [line for line in caplog.messages if "were deleted" in line]
+    assert re.fullmatch(r"sink slow: \d+ events were deleted from the ledger before they could be delivered", line)

@@ -99,6 +99,8 @@ def test_wrong_commands_are_reported(tmp_path: Path, monkeypatch: Any) -> None:
         b'{"incident": "c0ffee00"}': ("ack", "unknown key `incident`: `rule` and `stream` are possible"),
         b'{"for": NaN}': ("snooze", "must be longer than zero"),
         b"": ("snooze", "must be a duration"),
+        b'{"rule": [1], "for": "1h"}': ("snooze", "`rule` must be a name"),
+        b'{"rule": "r", "stream": "%b"}' % (b"x" * 65): ("ack", "`stream` must be a name"),
     }
     rules = Rules()
     with Broker(tmp_path) as broker, closing(rules.opened(broker, commands=True)) as sink:
