@@ -87,6 +87,7 @@ class Rules:
         self.engine = Engine(worker.config)
         self.snapshots = SnapshotKeeper(worker.state, worker.config.snapshots)
         self._unreadable = RareLog(log, "unreadable event %d passed over, position %d: %s")
+        self._unsaved = RareLog(log, "state of the rules cannot be stored, try %d: %s")
         self._damage = LedgerDamage(worker.config.name, worker.state / LEDGER_FILE, self.send_event)
         self._file = StateFile(worker.state / STATE_FILE)
         self._save_at, self._saved_position = time.monotonic() + SAVE_S, -1
@@ -220,5 +221,5 @@ class Rules:
             advance_reader(self.worker.state / LEDGER_FILE, RULES, self.position)
             self._saved_position = self.position
         except (OSError, apsw.Error) as error:
-            log.warning("state of the rules cannot be stored: %s; tried again", reason_of(error, "rules"))
+            self._unsaved.add(reason_of(error, "rules"))
         self._save_at = begun + max(SAVE_S, (time.monotonic() - begun) / SAVE_SHARE)

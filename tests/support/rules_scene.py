@@ -13,7 +13,7 @@ from streamer.bus.event_channel import EventClient
 from streamer.bus.rpc import rules_socket
 from streamer.config.model import from_mapping
 from streamer.events.result_data import Snapshot
-from streamer.events.schema import ResultEvent
+from streamer.events.schema import IncidentEvent, ResultEvent
 from tests.support.agents import until
 from tests.support.capturing import STREAM
 from tests.support.incidents import Camera
@@ -75,6 +75,11 @@ class RulesScene:
             self._events.send(answer.model_copy(update={"data": data}), None)
         assert self._events.flush(20)
         return self._incident_of(answers[0]) if scores[0] is not None else ""
+
+    def report(self, event: IncidentEvent) -> None:
+        """Accept an incident event as if the rules had made it."""
+        self._events.send(event, None)
+        assert self._events.flush(20)
 
     def _incident_of(self, answer: ResultEvent) -> str:
         found: list[str] = until(

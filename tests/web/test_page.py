@@ -24,6 +24,7 @@ from streamer.video.outputs.base import ViewId
 from streamer.video.outputs.hls import hls_folder
 from tests.support.agents import until
 from tests.support.capturing import STREAM
+from tests.support.hostile_texts import HOSTILE
 from tests.support.sample_events import event
 from tests.support.viewing import Role, StatusCollector, view_config
 from tests.support.web_process import CONFIG, Scene, WebProcess
@@ -280,14 +281,6 @@ def test_model_output_is_never_html(browser: Browser, scene: Scene) -> None:
         page.locator("#events li summary").first.click()
         expect(page.locator("#events pre")).to_contain_text("onerror")
         assert page.title() == "test · streamer"
-
-
-HOSTILE = [
-    '<img src=x onerror="window.executed=1">', "<script>window.executed=2</script>", '"><svg onload=window.executed=3>',
-    "javascript:window.executed=4", "</textarea><iframe srcdoc='<script>parent.executed=5</script>'>",
-    "{{constructor.constructor('window.executed=6')()}}", "\u202eevil\u2066", "\u2028window.executed=7\u2029",
-    'a\n\nid: 999\nevent: other\ndata: {"x":1}\n\n', "x" * 5000, "__proto__", "constructor", "\U0001f600" * 50,
-]  # fmt: skip
 
 
 def test_hostile_texts_stay_texts_everywhere(browser: Browser, scene: Scene) -> None:

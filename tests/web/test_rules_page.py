@@ -12,11 +12,15 @@ from playwright.sync_api import Browser, Page, expect
 
 from streamer.bus.commands import Feedback
 from streamer.bus.rules_client import command_rules
+from streamer.events.incident_data import IncidentFrame, Reason
+from streamer.events.schema import IncidentEvent
 from streamer.events.verdicts import FILE
 from tests.support.agents import until
 from tests.support.capturing import STREAM
+from tests.support.hostile_texts import HOSTILE
+from tests.support.incident_events import incident_event
 from tests.support.rules_scene import RulesScene
-from tests.support.web_process import WebProcess
+from tests.support.web_process import AGENT, WebProcess
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +142,28 @@ def test_incidents_fit_on_screen_and_phone(browser: Browser, scene: RulesScene, 
     with opened(browser, scene.web, size) as page:
         expect(page.locator(f"#incident-{scene.past}")).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+
+
+def test_hostile_texts_of_an_incident_stay_texts(browser: Browser, scene: RulesScene) -> None:
+    with opened(browser, scene.web) as page:
+        for number, words in enumerate(HOSTILE):
+            scene.report(incident_of(f"hostile-{number}", words))
+        last = page.locator(f"#incident-hostile-{len(HOSTILE) - 1}")
+        expect(last).to_be_visible(timeout=60_000)
+        page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+        expect(last.locator(".why")).to_contain_text(HOSTILE[-1])
+        expect(page.get_by_text(HOSTILE[0]).first).to_be_visible()
+        assert page.evaluate("window.executed") is None
+        assert page.locator("#incidents :is(script, iframe, svg, object, embed)").count() == 0
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def incident_of(name: str, words: str) -> IncidentEvent:
+    """Return an incident that ended, whose texts are `words`."""
+    why = Reason(
+        condition=words, value=1, threshold=words, score=0.9, min_score=None, clear_score=None, model=words, event="e"
+    )
+    best = IncidentFrame(event="e", epoch=1, seq=1, label=words, score=0.9, box=None)
+    return incident_event(
+        state="end", incident=name, stream=STREAM, text=words, reason=words, acknowledged=words, best=best, why=(why,)
+    ).model_copy(update={"id": name, "source": f"/agents/{AGENT}/streams/{STREAM}"})

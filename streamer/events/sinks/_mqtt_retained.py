@@ -36,7 +36,8 @@ class RetainedMessages:
         self._mode_topic = mode_topic(base)
         now = context.rules_state(position) if rules or self._modes else RulesState()
         # Without rules too: the end of an incident of a removed rule clears its state.
-        self._rules = RuleStates(base, rules, now.open_incidents) if "incidents" in kinds else None
+        states = RuleStates(base, rules, context.tasks.streams, now.open_incidents)
+        self._rules = states if "incidents" in kinds else None
         self._discovery = Discovery(base, context, kinds, commands) if home_assistant else None
         self.current: dict[str, bytes] = {self.will.topic: b"online"}
         """Messages by topic; an empty one makes the broker forget the topic."""

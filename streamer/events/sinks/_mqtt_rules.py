@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from streamer.events.sinks._base import RuleInfo
@@ -19,10 +19,14 @@ class RuleStates:
     """The states of all rules by topic. The message of a topic is empty where a rule does not run."""
 
     def __init__(
-        self, base: str, rules: Mapping[str, RuleInfo], open_incidents: Mapping[tuple[str, str], bytes | None]
+        self,
+        base: str,
+        rules: Mapping[str, RuleInfo],
+        streams: Collection[str],
+        open_incidents: Mapping[tuple[str, str], bytes | None],
     ) -> None:
-        """`base`: topic of the agent; `open_incidents`: as of `SinkContext`."""
-        self._base, self._rules = base, rules
+        """`base`: topic of the agent; `streams`: those of the config; `open_incidents`: as of `SinkContext`."""
+        self._base, self._rules, self._streams = base, rules, streams
         self._pairs = {(stream, name) for name, rule in rules.items() for stream in rule.streams}
         self._open = open_incidents
         states = re.escape(stream_topic(base, "")) + r"([^/]+)/incident\.([^/]+)/(?:" + f"{STATUS}|{ATTRIBUTES})"
@@ -53,7 +57,7 @@ class RuleStates:
         """Return the messages that change by an incident event, the state last."""
         data = event["data"]
         topic = rule_topic(self._base, data["stream"], data["rule"])
-        if data["rule"] not in self._rules:
+        if data["rule"] not in self._rules or data["stream"] not in self._streams:
             return {f"{topic}/{ATTRIBUTES}": b"", f"{topic}/{STATUS}": b""}
         self._pairs.add((data["stream"], data["rule"]))  # a change of the tasks can add a stream to a rule
         state = OFF if data["state"] == "end" else ON

@@ -37,6 +37,7 @@ class SnapshotKeeper:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="snapshots", daemon=True)
         self._not_kept = RareLog(log, "%d snapshots of incidents not kept, stream %s: %s")
+        self._not_deleted = RareLog(log, "snapshots cannot be deleted, try %d: %s", logging.ERROR)
         self._thread.start()
 
     def close(self) -> None:
@@ -72,6 +73,6 @@ class SnapshotKeeper:
             try:
                 sweep(self._folder, self._settings, time.time(), self._renewed, lambda: self._stop.wait(PAUSE_S))
             except Exception as error:  # whatever is in the folder, the rules go on
-                log.error("snapshots cannot be deleted: %s", reason_of(error, "snapshots"))
+                self._not_deleted.add(reason_of(error, "snapshots"))
             if self._stop.wait(SWEEP_S):
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from streamer.events.ledger.query import LedgerQuery
 from streamer.events.schema import encode
 from streamer.events.sinks import IdleSink, Mqtt, RuleInfo, RulesState, TaskKinds
 from streamer.processes.assignment import Role
+from streamer.types import ResultKind
 from tests.support.agents import until
 from tests.support.broker import Broker, Listener, publish
 from tests.support.rules_process import Workers
@@ -33,10 +35,15 @@ FEW_S, START_S = 10.0, 60.0
 
 
 def opened(
-    broker: Broker, rules: dict[str, RuleInfo], opened: dict[tuple[str, str], bytes | None] | None = None, **keys: Any
+    broker: Broker,
+    rules: dict[str, RuleInfo],
+    opened: dict[tuple[str, str], bytes | None] | None = None,
+    streams: Collection[str] = ("gate", "yard"),
+    **keys: Any,
 ) -> IdleSink:
+    tasks: dict[str, dict[str, ResultKind]] = {"gate": {"people": "boxes"}, "yard": {}}
     context = sink_context(
-        tasks=TaskKinds({}, {"gate": {"people": "boxes"}, "yard": {}}),
+        tasks=TaskKinds({}, {name: tasks[name] for name in streams}),
         rules=rules,
         rules_state=lambda _: RulesState(open_incidents=opened or {}),
     )
@@ -115,6 +122,15 @@ def test_incident_of_the_last_removed_rule_is_cleared(tmp_path: Path) -> None:
         with closing(opened(broker, {})) as sink:
             sink.write([(2, encode(incident("end", 1)))])
         assert found(broker, RULE) == {}
+
+
+def test_incident_of_a_removed_stream_is_cleared(tmp_path: Path) -> None:
+    with Broker(tmp_path) as broker:
+        with closing(opened(broker, LADDER)) as sink:
+            sink.write(events("start"))
+        with closing(opened(broker, {"ladder": RuleInfo(["yard"])}, streams=["yard"])) as sink:
+            sink.write([(2, encode(incident("end", 1)))])
+            until(lambda: found(broker, RULE, sink) == {}, FEW_S, "cleared")
 
 
 def test_home_assistant_discovers_rules(tmp_path: Path) -> None:
