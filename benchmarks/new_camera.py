@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.dataset.labels import LabelledObject, bounds
+from pipelines.dataset.labels import LabelledObject
+from streamer.core.boxes import bounds
 from streamer.toyworld import paint
 from streamer.toyworld.world import World
 from streamer.types import Image

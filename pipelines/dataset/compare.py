@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 from pipelines.dataset.annotate import Questions, Shot
-from pipelines.dataset.labels import LabelledObject, bounds
+from pipelines.dataset.labels import LabelledObject
 from pipelines.dataset.metrics.calibration import ReliabilityRow, calibration_error, reliability
 from pipelines.dataset.metrics.detection import LabelScore, matched_by_label, overall, score_labels, threshold
 from pipelines.dataset.metrics.text import cider_d, error_rate
 from pipelines.florence2.examples import Example
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
+from streamer.core.boxes import bounds
 from streamer.types import Answer, Region, Task
 
 NOTICED = {"AP50": 0.01, "right": 0.01, "error rate": 0.01, "CIDEr-D": 0.1}

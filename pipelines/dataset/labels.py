@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from pipelines.florence2.tasks import MODEL_TOKEN
-from streamer.core.boxes import Rect
+from streamer.core.boxes import Rect, bounds
 from streamer.core.errors import ConfigError
 from streamer.core.picture_limits import MAX_SIDE
 from streamer.types import Point
@@ -131,12 +131,6 @@ class Collector:
             self.left_out["no area in the picture"] += 1
             return None
         return LabelledObject(label, (x0, y0, x1, y1), tuple(part for part in parts if len(part) >= 3), score)
-
-
-def bounds(points: Sequence[Point]) -> Rect:
-    """Return the bounding box of points."""
-    xs, ys = zip(*points, strict=True)
-    return min(xs), min(ys), max(xs), max(ys)
 
 
 def rotated(box: Rect, degrees: float, about: Point, width: int, height: int) -> tuple[Point, ...]:

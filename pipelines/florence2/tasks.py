@@ -303,6 +303,7 @@ SPECS: dict[str, TaskSpec] = {
         result=_RESULTS[row.form],
         parameters=_parameters(row),
         content=content_of if row.name in CAPTIONS else None,
+        names_region=row.name == "region_to_category",
     )
     for row in _ROWS
 }

@@ -19,10 +19,14 @@ from streamer.core import atomic_file
 from streamer.core.dataset_folder import DatasetFolder
 from streamer.core.errors import ConfigError
 from streamer.core.jpeg import encode_jpeg
-from streamer.core.picture_blocks import picture_blocks
+from streamer.core.paths import state_folder
+from streamer.core.picture_blocks import from_text, picture_blocks
+from streamer.events.collected import CollectedFolder
 from streamer.types import Image
 from streamer.types.dataset import PictureRecord
 
+AGENT = "agent:"
+"""First part of `--from` for the pictures of an agent."""
 QUALITY = 92
 """Quality of a JPEG that is made of a frame."""
 PROGRESS = 100
@@ -97,6 +101,33 @@ def collect_source(
             counts.unreadable += 1
             continue
         _add(dataset, record, moment.image, jpeg.content, counts, tell)
+        if counts.added == most:
+            break
+    return counts
+
+
+def collect_agent(agent: str, dataset: DatasetFolder, most: int, tell: Callable[[str], None]) -> Counts:
+    """Add what the `collect` of an agent has stored, with its answers, in the order of time. Raises ConfigError.
+
+    `agent`: name or state folder. It may run meanwhile.
+    """
+    folder = CollectedFolder(Path(agent).expanduser() if "/" in agent else state_folder(agent))
+    pictures = [one.picture for stream in folder.streams() for one in folder.stored(stream)]
+    if not pictures:
+        raise ConfigError(f"--from: {folder.path} has no pictures; `collect` of a stream says which an agent stores")
+    counts = Counts()
+    for picture in sorted(pictures, key=lambda one: one.record.taken_at or 0.0):
+        if dataset.has(picture.record.image):
+            counts.known += 1
+            continue
+        content, blocks = folder.read(picture), from_text(picture.record.blocks)
+        if content is None or blocks is None:
+            counts.unreadable += 1
+            tell(f"{folder.path / picture.record.image}: skipped, it is gone or damaged")
+        elif dataset.add(picture.record, blocks, content, picture.answers):
+            counts.added += 1
+        else:
+            counts.repeated += 1
         if counts.added == most:
             break
     return counts

@@ -23,8 +23,9 @@ def collect(
         str,
         typer.Option(
             "--from",
-            metavar="STREAM|FOLDER|SOURCE",
-            help="A stream of the config, a folder of pictures, or a source such as a video file.",
+            metavar="STREAM|FOLDER|SOURCE|agent:NAME",
+            help="A stream of the config, a folder of pictures, a source such as a video file, or what the "
+            "`collect` of an agent has stored.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the dataset; is made if there is none.")],
@@ -36,7 +37,7 @@ def collect(
 
     `pictures.jsonl` in the folder names the camera and the time of each. An interrupted run can be repeated.
     """
-    from streamer.cli.collect_pictures import collect_folder, collect_source
+    from streamer.cli.collect_pictures import AGENT, collect_agent, collect_folder, collect_source
     from streamer.cli.source_frames import find_sources
     from streamer.config.model import load
     from streamer.core import logs
@@ -50,10 +51,13 @@ def collect(
         raise ConfigError(f"--every: {error}") from None
     loaded = load(config) if config else None
     folder = Path(source).expanduser()
-    is_folder = folder.is_dir() and not (loaded and source in loaded.streams)
-    sources = {} if is_folder else find_sources(loaded, source)
+    is_agent = source.startswith(AGENT)
+    is_folder = folder.is_dir() and not is_agent and not (loaded and source in loaded.streams)
+    sources = {} if is_folder or is_agent else find_sources(loaded, source)
     with DatasetFolder(out) as dataset:
-        if is_folder:
+        if is_agent:
+            counts = collect_agent(source.removeprefix(AGENT), dataset, most, _tell)
+        elif is_folder:
             counts = collect_folder(folder, dataset, most, _tell)
         else:
             ((name, settings),) = sources.items()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from streamer.config.collect import collect_problems
 from streamer.config.follow_up import names_of
 from streamer.config.validation import Problem, nearest
 from streamer.config.yaml_file import Where
@@ -19,6 +20,7 @@ def cross_problems(config: Any) -> Iterator[Problem]:
     yield from _shared_devices(config)
     yield from _bad_outputs(config)
     yield from _unknown_zones(config)
+    yield from collect_problems(config)
     yield from _bad_targets(config)
     yield from _bad_labels(config)
 

@@ -24,6 +24,7 @@ from streamer.capture.motion_gate import MotionSettings
 from streamer.capture.sources import SourceField
 from streamer.config.calendar import ZoneName, local_zone
 from streamer.config.cluster import Cluster, Label
+from streamer.config.collect import Collect
 from streamer.config.cross_checks import cross_problems
 from streamer.config.follow_up import FollowUpSettings, build_follow_ups
 from streamer.config.made_tasks import make_tasks
@@ -65,6 +66,8 @@ class _StreamSettings(Settings):
     """Lines in the frame by name: their two ends [x, y], 0 to 1. For `crosses` of a rule."""
     motion: MotionSettings = MotionSettings()
     """Motion detection for tasks with `when`."""
+    collect: Collect | None = None
+    """Frames that are stored for a dataset; without this key there are none."""
     host_labels: dict[Name, Label] = Field({})
     """Labels that a host of the `cluster` must have to run the stream."""
 
@@ -105,6 +108,7 @@ class Stream:
     motion: MotionSettings = field(default_factory=MotionSettings)
     lines: Mapping[str, tuple[Point, Point]] = field(default_factory=dict)
     host_labels: Mapping[str, str] = field(default_factory=dict)
+    collect: Collect | None = None
 
     @property
     def active(self) -> tuple[ScheduledTask, ...]:
@@ -340,4 +344,5 @@ def _stream(name: str, config: Any, local: ZoneInfo, problems: list[Problem], is
             then, wrong = build_follow_ups(entry.then, task, pipeline, config.model, where)
             problems += wrong
             tasks.append(replace(task, then=then))
-    return Stream(stream.source, tuple(tasks), stream.zones, stream.motion, stream.lines, stream.host_labels)
+    others = stream.zones, stream.motion, stream.lines, stream.host_labels, stream.collect
+    return Stream(stream.source, tuple(tasks), *others)

@@ -27,6 +27,12 @@ def iou(a: Rect, b: Rect) -> float:
     return common / union if union > 0 else 0.0
 
 
+def bounds(points: Sequence[Point]) -> Rect:
+    """Return the bounding box of points."""
+    xs, ys = zip(*points, strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
+
+
 def covered(box: Rect, polygon: Sequence[Point]) -> float:
     """Return the area of a box that lies in a polygon: that of the polygon, clipped to each side of the box in turn."""
     points = list(polygon)

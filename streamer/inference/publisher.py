@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from streamer.bus.event_channel import EventClient
 from streamer.bus.result_feed import ResultPublisher
@@ -26,6 +27,9 @@ from streamer.inference.requests import RequestHandler
 from streamer.inference.snapshot_choice import SnapshotChoice
 from streamer.inference.tracking import ObjectTracker
 from streamer.types import Priority, Result
+
+if TYPE_CHECKING:
+    from streamer.inference.collector import Collector
 
 log = logging.getLogger(__name__)
 _failed_canaries = RareLog(log, "canary failed %d times, the model gives no answers: %s", logging.ERROR)
@@ -47,6 +51,7 @@ class OutcomePublisher:
     overload: Overload
     outbox: Outbox
     snapshots: SnapshotChoice
+    collector: Collector | None
     worker: str | None
     """Name of this process as it stands in events, where there are several."""
     leases: Mapping[str, int | None]
@@ -104,6 +109,8 @@ class OutcomePublisher:
             result = self.tracker.assign_ids(result)
         else:
             self.follow_ups.on_outcome(result)
+        if self.collector is not None:
+            self.collector.add(result)
         sent, changes = self.changes.check(result)
         if sent is None:
             self.in_flight.finish(result.job, "unchanged")

@@ -20,6 +20,7 @@ from streamer.core.backoff import ReportRate
 from streamer.core.closing import Closing
 from streamer.events.ledger import LEDGER_FILE
 from streamer.inference.canary import Canary
+from streamer.inference.collecting import collector_of, judged_first
 from streamer.inference.content_changes import ContentChanges, sent_by_ledger
 from streamer.inference.fetcher import FrameFetcher
 from streamer.inference.follow_ups import FollowUps, follow_ups_of
@@ -91,7 +92,9 @@ class Inference(Closing):
         """Duration of the last step of the engine."""
         buffers = max(MIN_BUFFERS, 2 * len(streams), 2 * engine.free())
         self.frames = FrameClient(worker.runtime, "infer", buffers)
-        self.in_flight = InFlight(worker.runtime, streams, self.frames.settle, worker.assignment.quarantine, process)
+        self.collector = collector_of(config, engine.model, worker.state)
+        settle = judged_first(self.collector, self.frames.settle)
+        self.in_flight = InFlight(worker.runtime, streams, settle, worker.assignment.quarantine, process)
         self.fetcher = FrameFetcher(self.frames, self.policy, self.in_flight)
         self.events = EventClient(worker.runtime, process)
         self.feed = ResultPublisher(
@@ -111,14 +114,14 @@ class Inference(Closing):
         self.outbox = Outbox(config.name, self.events, self.snapshots, reporter)
         self.publisher = OutcomePublisher(
             config.name, engine.model, self.in_flight, self.events, self.feed, self.requests, self.canary, tracker,
-            FollowUps(), self.changes, self.policy.overload, self.outbox, choice, reporter,
+            FollowUps(), self.changes, self.policy.overload, self.outbox, choice, self.collector, reporter,
             self.leases,
         )  # fmt: skip
         self.speed = SpeedMeter(find_pipeline().costs(config.model).seconds, now.mono)
         self.poller = self.make_poller()
 
     def close(self) -> None:
-        for connection in (self.snapshots, self.frames, self.events, self.feed, self.requests):
+        for connection in (self.collector, self.snapshots, self.frames, self.events, self.feed, self.requests):
             if connection is not None:
                 connection.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from streamer.core.errors import WireError
 from streamer.events.incident_data import IncidentData
@@ -12,13 +13,16 @@ from streamer.events.verdicts import VerdictFile
 from streamer.rules.feedback import judgement_of
 from streamer.rules.incident import event_id
 
+if TYPE_CHECKING:
+    from streamer.processes.wrong_incidents import WrongIncidents
+
 
 class Judgements:
     """Stores a verdict with the scores of its incident, which the ledger forgets one day."""
 
-    def __init__(self, state: Path, query: LedgerQuery) -> None:
-        """`state`: the state folder of the agent."""
-        self._file, self._query = VerdictFile(state), query
+    def __init__(self, state: Path, query: LedgerQuery, wrong: WrongIncidents | None = None) -> None:
+        """`state`: the state folder of the agent. `wrong`: gets the incidents that are called wrong."""
+        self._file, self._query, self._wrong = VerdictFile(state), query, wrong
 
     def store(self) -> bool:
         """Return whether all verdicts are on the disk."""
@@ -29,9 +33,13 @@ class Judgements:
         if not isinstance(event, StatusEvent) or event.subject != "rules.feedback" or event.data.command is None:
             return
         command = event.data.command
-        judgement = judgement_of(command, event.time, self._newest(command.incident or ""))
-        if judgement is not None:
-            self._file.add(judgement)
+        incident = self._newest(command.incident or "")
+        judgement = judgement_of(command, event.time, incident)
+        if judgement is None:
+            return
+        self._file.add(judgement)
+        if self._wrong is not None and incident is not None:
+            self._wrong.add(judgement, incident)
 
     def _newest(self, incident: str) -> IncidentData | None:
         """Return the newest event of an incident. The ids of its events follow from their numbers."""

@@ -11,6 +11,7 @@ import gc
 import logging
 import time
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 import apsw
 import zmq
@@ -39,6 +40,9 @@ from streamer.rules.learning import learn
 from streamer.rules.replay import recall
 from streamer.rules.saved_state import load_head
 from streamer.rules.state_file import StateFile
+
+if TYPE_CHECKING:
+    from streamer.processes.wrong_incidents import WrongIncidents
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +100,7 @@ class Rules:
         self._schedule_seen = -SCHEDULE_S
         self._switch_sent: Switch | None = None
         self.commands = RulesCommands(worker.runtime, query, self.send_event)
-        self._judgements = Judgements(worker.state, query)
+        self._judgements = Judgements(worker.state, query, _wrong_incidents(worker, query))
         self._poller = zmq.Poller()
         for readable in (events.socket, self.commands.socket, worker.stop_fd):
             self._poller.register(readable, zmq.POLLIN)
@@ -223,3 +227,12 @@ class Rules:
         except (OSError, apsw.Error) as error:
             self._unsaved.add(reason_of(error, "rules"))
         self._save_at = begun + max(SAVE_S, (time.monotonic() - begun) / SAVE_SHARE)
+
+
+def _wrong_incidents(worker: Worker, query: LedgerQuery) -> WrongIncidents | None:
+    """Return what collects wrong incidents; None, without an import, if no stream wants it."""
+    if not any(stream.collect and stream.collect.feedback for stream in worker.config.streams.values()):
+        return None
+    from streamer.processes.wrong_incidents import WrongIncidents
+
+    return WrongIncidents(worker.state, worker.config, query)

@@ -238,6 +238,8 @@ class TaskSpec:
     """A `streamer.core.settings.Settings` class: the pipeline's keys of this task and their checks."""
     content: Callable[[Answer], Any] | None = None
     """Returns the `streamer.core.content.Content` of an answer; None: answers do not describe the picture in words."""
+    names_region: bool = False
+    """The text of an answer is the kind of thing in its region."""
 
 
 class Costs(NamedTuple):

@@ -10,6 +10,8 @@ PICTURES = "pictures.jsonl"
 """File of `PictureRecord` lines in the folder of a dataset."""
 ANSWERS = "answers.jsonl"
 """File of `Annotation` lines in the folder of a dataset."""
+FEEDBACK = "feedback"
+"""Kind of the reason of a picture whose incident a person has called wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +56,17 @@ class Annotation:
     def key(self) -> tuple[str, str, str | None, Region | None, str]:
         """Equal for two answers of one model to one question."""
         return self.image, self.task, self.text, self.region, self.model
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedPicture:
+    """A picture that an agent has collected, with the answers about it."""
+
+    agent: str
+    record: PictureRecord
+    answers: tuple[Annotation, ...]
+
+    @property
+    def is_feedback(self) -> bool:
+        """Return whether a person caused it."""
+        return any(reason.startswith(f"{FEEDBACK}:") for reason in self.record.reasons)

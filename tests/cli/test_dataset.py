@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from pipelines.dataset.formats import coco
 from pipelines.dataset.shots import find_shots
 from streamer.cli.main import app
 from streamer.core.errors import ConfigError
+from streamer.core.jpeg import encode_jpeg
 from streamer.core.picture_blocks import SeenPictures, from_text, picture_blocks, to_text
+from streamer.events.collected import CollectedFolder
 from streamer.toyworld.world import World
+from streamer.types import Answer, Box
+from streamer.types.dataset import Annotation, CollectedPicture, PictureRecord
 
 
 def collect(source: object, out: Path, *more: object) -> Result:
@@ -133,3 +139,48 @@ def test_bad_arguments_are_refused(tmp_path: Path) -> None:
     damaged = collect(tmp_path / "empty", tmp_path / "out").exception
     assert isinstance(damaged, ConfigError)
     assert "pictures.jsonl:1: image" in str(damaged)
+
+
+def collected(state: Path) -> CollectedFolder:
+    """Return what an agent has collected: two scenes with answers, one of them damaged, one picture repeated."""
+    state.mkdir(parents=True)
+    folder = CollectedFolder(state)
+    for number, (stream, seed) in enumerate((("yard", 4), ("gate", 3), ("gate", 3), ("gate", 6))):
+        image = scene(seed)
+        jpeg = encode_jpeg(image, 90)
+        assert jpeg is not None
+        name = f"{stream}/{number:032x}.jpg"
+        digest = hashlib.sha256(jpeg.content).hexdigest()
+        record = PictureRecord(name, stream, 1000.0 - number, 1, number, ("every",), to_text(blocks_of(image)), digest)
+        found = Answer(boxes=(Box(0.1, 0.1, 0.3, 0.4, "ring", 0.8),))
+        answer = Annotation(name, "object_detection", found, "tiny@1", stream=stream, taken_at=1000.0 - number)
+        folder.write(stream, f"{number:032x}", CollectedPicture("home", record, (answer,)), jpeg.content)
+    (folder.path / "gate" / f"{3:032x}.jpg").write_bytes(b"damaged")
+    return folder
+
+
+def test_pictures_of_an_agent_become_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    out = tmp_path / "out"
+    missing = collect("agent:home", out).exception
+    assert isinstance(missing, ConfigError)
+    assert "has no pictures" in str(missing)
+    collected(tmp_path / "state" / "streamer" / "home")
+    done = collect("agent:home", out)
+    assert done.exit_code == 1
+    assert "2 new pictures, 0 known, 1 repeat another one, 0 show nothing, 1 unreadable" in done.stdout
+    # In the order of time: the picture that repeats an earlier one is the later one.
+    assert [(record["image"], record["reasons"]) for record in records(out)] == [
+        (f"gate/{2:032x}.jpg", ["every"]),
+        (f"yard/{0:032x}.jpg", ["every"]),
+    ]
+    by_folder = collect(f"agent:{tmp_path}/state/streamer/home", out)
+    assert "0 new pictures, 2 known, 1 repeat another one" in by_folder.stdout
+    filtered = CliRunner().invoke(app, ["dataset", "filter", str(out), "--out", f"coco:{out}/labels.json"])
+    assert filtered.exit_code == 0, filtered.output
+    labels = coco.read(out / "labels.json")
+    assert [(one.file, [thing.label for thing in one.objects]) for one in labels.pictures] == [
+        (f"gate/{2:032x}.jpg", ["ring"]),
+        (f"yard/{0:032x}.jpg", ["ring"]),
+    ]
+    assert [shot.stream for shot in find_shots(out)] == ["gate", "yard"]

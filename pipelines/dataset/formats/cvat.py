@@ -13,12 +13,11 @@ from pipelines.dataset.labels import (
     LabelledObject,
     LabelledPicture,
     Labels,
-    bounds,
     pixels,
     rotated,
 )
 from streamer.core import atomic_file
-from streamer.core.boxes import Rect
+from streamer.core.boxes import Rect, bounds
 from streamer.types import Point
 
 KINDS = ("box", "polygon")

@@ -21,12 +21,11 @@ from pipelines.dataset.labels import (
     LabelledObject,
     LabelledPicture,
     Labels,
-    bounds,
     read_bytes,
     rotated,
 )
 from streamer.core import atomic_file
-from streamer.core.boxes import Rect
+from streamer.core.boxes import Rect, bounds
 from streamer.core.json_input import parse_json
 
 Number = Annotated[float, Field(allow_inf_nan=False)]

@@ -28,9 +28,9 @@ _STREAM = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 class SnapshotFolder:
     """The snapshots of an agent."""
 
-    def __init__(self, state: Path) -> None:
-        """`state`: the state folder of the agent."""
-        self.path = state / FOLDER
+    def __init__(self, state: Path, name: str = FOLDER) -> None:
+        """`state`: the state folder of the agent. `name`: folder in it."""
+        self.path = state / name
 
     def file(self, stream: str, event: str) -> Path:
         """Return the path of the snapshot of a result. Raises SnapshotError for names that no result has."""

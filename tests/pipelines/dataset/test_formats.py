@@ -16,8 +16,9 @@ from pycocotools import mask
 from pycocotools.coco import COCO
 
 from pipelines.dataset.formats import coco, cvat, label_studio, yolo
-from pipelines.dataset.labels import LabelledObject, LabelledPicture, Labels, bounds, safe_file
+from pipelines.dataset.labels import LabelledObject, LabelledPicture, Labels, safe_file
 from pipelines.dataset.pictures import read_picture, size_of
+from streamer.core.boxes import bounds
 from streamer.core.errors import ConfigError
 
 NAMES = ("person", "red van")
