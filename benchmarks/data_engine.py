@@ -3,7 +3,9 @@
 The camera (`new_camera.py`) has another palette, textures, blur, viewpoint and two unseen kinds of objects. Rounds:
 
 1. self: the shipped model labels the pictures, filters remove what is probably wrong, the model is trained on the rest.
-2. reviewed: 100 pictures are reviewed, which the truth simulates, and the shipped model is trained on them.
+2. reviewed: 100 pictures are reviewed, which the truth simulates, and the shipped model is trained on them. Each shows
+   another scene, as `streamer dataset collect` chooses them; the last ones by time end the training. Four tasks teach
+   the boxes, so that each picture says more about its kinds of objects.
 
 Rehearsal: pictures of the old world, labelled by the shipped model itself, are mixed in, so that it is not forgotten.
 Scores are of later pictures of the same camera, and of held-out pictures of the old world.
@@ -15,19 +17,22 @@ import argparse
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.new_camera import HEIGHT, WIDTH, shot
-from benchmarks.report import write
+from benchmarks.report import merge
 from pipelines.dataset import filters
+from pipelines.dataset.annotate import Shot
 from pipelines.dataset.derive import examples
 from pipelines.dataset.filters import AnsweredPicture, FilterTable, Objects
 from pipelines.dataset.gather import detected_objects
 from pipelines.dataset.labels import LabelledObject, LabelledPicture
-from pipelines.dataset.metrics.detection import matched, overall, score_labels
+from pipelines.dataset.metrics.detection import matched_by_label, overall, score_labels
+from pipelines.dataset.split import split_by_time
 from pipelines.florence2.checkpoint_files import open_folder
 from pipelines.florence2.examples import Example
 from pipelines.florence2.finetune.run import train
@@ -41,11 +46,18 @@ CAMERA = 1
 INTERVAL_S = 1.0
 """Seconds between two pictures of the camera."""
 COLLECTED, REVIEWED, JUDGES, TESTED = 400, 100, 60, 200
-"""Pictures that the model labels, that are reviewed, that end the training, and that are scored."""
-REHEARSED, OLD_TESTED = 300, 300
+"""Pictures that the model labels, that are reviewed, that end the training on own labels, and that are scored."""
+HELD_OUT_SHARE = 0.15
+"""Share of the reviewed pictures that ends the training on the others."""
+OLD_TESTED = 300
 OLD_SEED, REHEARSAL_SEED = 500_000, 910_000
 ASKED = ("object_detection", "region_proposal", "dense_region_caption")
 TAUGHT = ("object_detection",)
+"""Tasks of own labels, of the rehearsal and of the pictures that end a training."""
+TAUGHT_REVIEWED = ("object_detection", "region_proposal", "open_vocabulary_detection", "region_to_category")
+SELF = {"rate": 3e-4, "epochs": 15, "batch": 16, "patience": 3}
+BY_REVIEW = {"rate": 5e-4, "epochs": 40, "batch": 32, "patience": 10}
+"""Settings of the two trainings."""
 
 
 def answer(engine: Engine, images: Sequence[Image], tasks: Sequence[str]) -> list[dict[str, Answer]]:
@@ -74,19 +86,8 @@ def scored(found: Objects, truth: Sequence[Sequence[LabelledObject]]) -> dict[st
 
 def recall_at(found: Objects, truth: Sequence[Sequence[LabelledObject]], precision: float) -> float:
     """Return the highest recall among the score limits at which all labels together have at least this precision."""
-    pictures = list(zip(found, truth, strict=True))
-    labels = {one.label for some in (*found, *truth) for one in some}
-    matches = sorted(
-        (
-            match
-            for label in labels
-            for match in matched(
-                [([o for o in f if o.label == label], [o for o in t if o.label == label]) for f, t in pictures]
-            )
-        ),
-        key=lambda match: match.score,
-        reverse=True,
-    )
+    by_label = matched_by_label(list(zip(found, truth, strict=True)))
+    matches = sorted(chain.from_iterable(by_label.values()), key=lambda match: match.score, reverse=True)
     expected, right, best = sum(map(len, truth)), 0, 0.0
     for count, match in enumerate(matches, start=1):
         right += match.is_right
@@ -98,30 +99,34 @@ def recall_at(found: Objects, truth: Sequence[Sequence[LabelledObject]], precisi
 class Bench:
     """The pictures of the new camera and of the old world, and the shipped model's answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, rehearsed: int) -> None:
         self.base = pipeline.open(pipeline.settings(checkpoint=None, device="cpu"))
-        total = COLLECTED + JUDGES + TESTED
-        shots = [shot(CAMERA, number * INTERVAL_S) for number in range(COLLECTED + JUDGES)]
-        # Tested scenes are an hour later.
-        shots += [shot(CAMERA, 3600 + number * SCENE_SECONDS + 5.0) for number in range(TESTED)]
-        assert len(shots) == total
+        times = [number * INTERVAL_S for number in range(COLLECTED + JUDGES)]
+        # Reviewed scenes are later, tested ones an hour later; each picture shows another scene.
+        reviewed = [600 + number * SCENE_SECONDS + 5.0 for number in range(REVIEWED)]
+        times += reviewed + [3600 + number * SCENE_SECONDS + 5.0 for number in range(TESTED)]
+        shots = [shot(CAMERA, time) for time in times]
         self.images = {f"new/{number}": one.image for number, one in enumerate(shots)}
         names = list(self.images)
         self.truth = {name: one.objects for name, one in zip(names, shots, strict=True)}
         self.collected, rest = names[:COLLECTED], names[COLLECTED:]
-        self.judges, self.tested = rest[:JUDGES], rest[JUDGES:]
+        self.judges, rest = rest[:JUDGES], rest[JUDGES:]
+        places = [Shot(name, "camera", time) for name, time in zip(rest, reviewed, strict=False)]
+        learned, held_out = split_by_time(places, HELD_OUT_SHARE, gap=0.0)
+        self.learned, self.held_out = [one.image for one in learned], [one.image for one in held_out]
+        self.tested = rest[REVIEWED:]
         scenes = [World(OLD_SEED + number).scene(3.0 + SCENE_SECONDS * (number % 5)) for number in range(OLD_TESTED)]
         self.old_images = [scene.paint(WIDTH, HEIGHT) for scene in scenes]
         self.old_truth = [[LabelledObject(thing.kind, thing.box) for thing in scene.objects] for scene in scenes]
-        rehearsal = [World(REHEARSAL_SEED + number).scene(3.0).paint(WIDTH, HEIGHT) for number in range(REHEARSED)]
+        rehearsal = [World(REHEARSAL_SEED + number).scene(3.0).paint(WIDTH, HEIGHT) for number in range(rehearsed)]
         self.images |= {f"old/{number}": image for number, image in enumerate(rehearsal)}
         found = objects_of(self.base, rehearsal)
         self.rehearsal = [
             example for number, some in enumerate(found) for example in self.taught(f"old/{number}", some)
         ]
 
-    def taught(self, name: str, objects: Sequence[LabelledObject]) -> list[Example]:
-        return list(examples(LabelledPicture(name, WIDTH, HEIGHT, tuple(objects)), TAUGHT))
+    def taught(self, name: str, objects: Sequence[LabelledObject], tasks: Sequence[str] = TAUGHT) -> list[Example]:
+        return list(examples(LabelledPicture(name, WIDTH, HEIGHT, tuple(objects)), tasks))
 
     def judge(self, engine: Engine, base_precision: float | None = None) -> dict[str, Any]:
         """Return the scores of a model on the new camera and in the old world."""
@@ -140,7 +145,7 @@ class Bench:
             record = train(
                 open_folder(None),
                 out,
-                TrainingSettings(**settings),
+                TrainingSettings(full=True, vision=True, **settings),
                 [*examples, *self.rehearsal],
                 judges,
                 self.images.__getitem__,
@@ -179,14 +184,15 @@ def _effort(record: Any, started: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.data_engine")
     parser.add_argument("--only", choices=("labels", "self", "reviewed"), help="one part")
-    parser.add_argument("--rate", type=float, default=3e-4, help="learning rate [3e-4]")
-    parser.add_argument("--epochs", type=int, default=15, help="epochs at most [15]")
+    parser.add_argument("--rate", type=float, help="learning rate [self: 3e-4, reviewed: 5e-4]")
+    parser.add_argument("--epochs", type=int, help="epochs at most [self: 15, reviewed: 40]")
+    parser.add_argument("--rehearsed", type=int, default=600, help="pictures of the old world that are mixed in [600]")
     parser.add_argument("--threads", type=int, default=2, help="torch threads [2]")
-    parser.add_argument("--write", action="store_true", help="write benchmarks/results/data_engine.json")
+    parser.add_argument("--write", action="store_true", help="write into benchmarks/results/data_engine.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    bench, result = Bench(), dict[str, Any]()
-    settings = {"full": True, "vision": True, "rate": args.rate, "epochs": args.epochs, "batch": 16, "patience": 3}
+    bench, result = Bench(args.rehearsed), dict[str, Any]()
+    given = {name: value for name in ("rate", "epochs") if (value := getattr(args, name)) is not None}
     result["shipped"] = bench.judge(bench.base)
     print("shipped", result["shipped"], flush=True)
     precision = result["shipped"]["new"]["precision"]
@@ -200,19 +206,19 @@ def main() -> None:
         split = COLLECTED - JUDGES
         taught = [one for name, some in zip(bench.collected, labels, strict=True) for one in bench.taught(name, some)]
         started = time.monotonic()
-        engine, record = bench.train(taught[:split], taught[split:], **settings)
+        engine, record = bench.train(taught[:split], taught[split:], **SELF | given)
         result["self"] = {**bench.judge(engine, precision), **_effort(record, started)}
         print("self", result["self"], flush=True)
     if args.only in (None, "reviewed"):
-        every = COLLECTED // REVIEWED
-        reviewed = [one for name in bench.collected[::every] for one in bench.taught(name, bench.truth[name])]
-        judges = [one for name in bench.judges for one in bench.taught(name, bench.truth[name])]
+        truth = bench.truth
+        learned = [one for name in bench.learned for one in bench.taught(name, truth[name], TAUGHT_REVIEWED)]
+        judges = [one for name in bench.held_out for one in bench.taught(name, truth[name])]
         started = time.monotonic()
-        engine, record = bench.train(reviewed, judges, **settings)
+        engine, record = bench.train(learned, judges, **BY_REVIEW | given)
         result["reviewed"] = {**bench.judge(engine, precision), **_effort(record, started)}
         print("reviewed", result["reviewed"], flush=True)
     if args.write:
-        write("data_engine", result)
+        merge("data_engine", result)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -55,7 +56,7 @@ def train(
     counts = f"{len(examples)} examples, {len(held_out)} held out, {trainer.steps} steps"
     tell(f"{counts}; {share:.1%} of the weights change")
     seconds, memory = trainer.try_largest()
-    tell(f"at most {trainer.steps * seconds / 60:.0f} min and {memory / 1e9:.1f} GB of memory")
+    tell(f"at most {math.ceil(trainer.steps * seconds / 60)} min and {memory / 1e9:.1f} GB of memory")
     before = trainer.loss(held_out)
     tell(f"before training: held-out loss {before:.4f}")
     state = out.with_name(out.name + ".state")

@@ -97,6 +97,14 @@ def test_labels_are_converted(folder: Path, tmp_path: Path) -> None:
     assert coco.read(tmp_path / "back.json").pictures == coco.read(folder / "truth.json").pictures
 
 
+def test_round_of_an_empty_folder_says_how_to_collect(tmp_path: Path) -> None:
+    done = run("dataset", "round", tmp_path)
+    assert done.exit_code == 0
+    assert f"streamer dataset collect --from CAMERA --out {tmp_path}" in done.stdout
+    assert "`captoin` is no task" in refused("dataset", "round", tmp_path, "--rehearse", "captoin")
+    assert "--rate: " in refused("dataset", "round", tmp_path, "--rate", 2)
+
+
 def test_wrong_use_names_what_to_write(folder: Path, tmp_path: Path) -> None:
     assert "write a format and a path" in refused("dataset", "convert", "labels.json", f"coco:{tmp_path}/a.json")
     assert "no such file" in refused("dataset", "convert", f"coco:{tmp_path}/no.json", f"coco:{tmp_path}/a.json")
