@@ -45,6 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.mark.timeout(600)  # 10 s on an idle core
 def test_pictures_become_a_trained_checkpoint(folder: Path) -> None:
     asked = run(
         "dataset", "annotate", folder, "--task", "object_detection", "--task", "region_proposal", "--device", "cpu"

@@ -215,6 +215,7 @@ def test_epoch_has_every_example_once_in_an_order_of_its_own() -> None:
     assert epoch(EXAMPLES, 2, 0, 3) == orders[3]
 
 
+@pytest.mark.timeout(600)  # 5 s on an idle core
 def test_trained_checkpoint_answers_what_it_learned(checkpoint: Path, tmp_path: Path) -> None:
     """A whole run by the files: the new folder is a checkpoint, and its answers are those of the examples."""
     files, out = open_folder(str(checkpoint)), tmp_path / "trained"
