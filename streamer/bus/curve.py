@@ -34,7 +34,7 @@ _RECONNECT_S, _MAX_RECONNECT_S = 0.1, 0.4
 _PEERS_S = 1.0
 """Seconds after which a forgotten host loses a connection that it has."""
 _QUEUED_REQUESTS, _QUEUED_ANSWERS = 64, 8
-"""Messages that wait for each connection."""
+"""Messages that wait for each connection. Answers above the limit are lost."""
 _BACKLOG = 64
 """Connections that may wait to be accepted."""
 _MISMATCH = 0x11000002
@@ -74,8 +74,11 @@ class PeerMessage(NamedTuple):
 class CurveServer(Closing):
     """Receives requests of known hosts and answers them. Never blocks. Not thread-safe."""
 
-    def __init__(self, keys: HostKeys, host: str, port: int, max_request: int) -> None:
-        """Raises ConfigError if there is no key, or the address cannot be used. `max_request`: bytes."""
+    def __init__(self, keys: HostKeys, host: str, port: int, max_request: int, queued: int = _QUEUED_ANSWERS) -> None:
+        """Raises ConfigError if there is no key, or the address cannot be used. `max_request`: bytes.
+
+        `queued`: answers that may wait for each connection.
+        """
         self._keys, own = keys, keys.own()
         self._key_file = _identity(keys)
         self._peers: dict[str, str] = {}
@@ -88,7 +91,7 @@ class CurveServer(Closing):
         _set_common(self._socket)
         self._socket.set(zmq.MAXMSGSIZE, max_request)
         self._socket.set(zmq.RCVHWM, _QUEUED_REQUESTS)
-        self._socket.set(zmq.SNDHWM, _QUEUED_ANSWERS)
+        self._socket.set(zmq.SNDHWM, queued)
         self._socket.set(zmq.BACKLOG, _BACKLOG)
         self._socket.set(zmq.IPV6, int(":" in host))
         self._socket.set(zmq.ZAP_DOMAIN, _DOMAIN)
@@ -101,7 +104,7 @@ class CurveServer(Closing):
             self._socket.bind(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
         except zmq.ZMQError as error:
             self.close()
-            raise ConfigError(f"cannot serve frames on {host} port {port}: {error.strerror}") from None
+            raise ConfigError(f"cannot serve other hosts on {host} port {port}: {error.strerror}") from None
         self.port = int(self._socket.get_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
 
     def close(self) -> None:
@@ -191,8 +194,13 @@ class LinkFailed(StreamerError):
 class CurveClient(Closing):
     """One connection to another host, which libzmq makes again while it was never complete. Not thread-safe."""
 
-    def __init__(self, keys: HostKeys, peer: str, host: str, port: int, max_answer: int) -> None:
-        """`host`: an address. `max_answer`: bytes. Raises ConfigError for missing keys."""
+    def __init__(
+        self, keys: HostKeys, peer: str, host: str, port: int, max_answer: int, queued: int = _QUEUED_ANSWERS
+    ) -> None:
+        """`host`: an address. `max_answer`: bytes. `queued`: answers that may wait.
+
+        Raises ConfigError for missing keys.
+        """
         self._peer, own = peer, keys.own()
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         """To poll for reading; then call `receive`."""
@@ -201,7 +209,7 @@ class CurveClient(Closing):
         self.socket.set(zmq.CURVE_PUBLICKEY, own.public)
         self.socket.set(zmq.CURVE_SECRETKEY, own.secret)
         self.socket.set(zmq.MAXMSGSIZE, max_answer)
-        self.socket.set(zmq.RCVHWM, _QUEUED_ANSWERS)
+        self.socket.set(zmq.RCVHWM, queued)
         self.socket.set(zmq.IMMEDIATE, 1)  # nothing is queued for a connection that does not exist
         self.socket.set(zmq.CONNECT_TIMEOUT, int(_CONNECT_S * 1000))
         self.socket.set(zmq.RECONNECT_IVL, int(_RECONNECT_S * 1000))
@@ -211,7 +219,8 @@ class CurveClient(Closing):
         ends = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
         self.monitor = _monitored(self.socket, failures | ends)
         """To poll for reading; then call `receive`."""
-        self._is_complete = False
+        self.is_complete = False
+        """The handshake has succeeded."""
         self.socket.connect(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
 
     def close(self) -> None:
@@ -228,11 +237,11 @@ class CurveClient(Closing):
         answers = list(drain(self.socket))
         for kind, _ in _events(self.monitor):
             if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._is_complete = True
+                self.is_complete = True
             elif kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 raise LinkFailed("does not know the key of this host: run `streamer keys allow` there")
             elif kind != zmq.EVENT_DISCONNECTED:
-                raise LinkFailed(f"has another key than that of `{self._peer}` here, or does not serve frames there")
-            elif self._is_complete:
+                raise LinkFailed(f"has another key than that of `{self._peer}` here, or serves no other hosts there")
+            elif self.is_complete:
                 raise LinkFailed("the connection broke off")
         return answers

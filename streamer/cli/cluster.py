@@ -116,17 +116,14 @@ def _host(path: Path, config: Config, name: str) -> Any:
     from streamer.bus.host_keys import HostKeys
     from streamer.cli.load_estimate import capacity
     from streamer.cluster.agent import AgentProcess, NoAgent
-    from streamer.cluster.host import HostProcess, agent_name, fingerprint, host_folder
-    from streamer.core.errors import ConfigError
+    from streamer.cluster.host import HostProcess, fingerprint, host_folder
+    from streamer.config.model import at_host
 
-    cluster = config.cluster
-    if cluster is None or name not in cluster.hosts:
-        known = ", ".join(cluster.hosts) if cluster else "no `cluster`"
-        raise ConfigError(f"unknown host {name}: {path} has {known}")
-    agent = agent_name(config.name, name)
+    agent, cluster = at_host(config, name).name, config.cluster
+    assert cluster is not None
     runs = cluster.hosts[name].runs_streams
     process = (
-        AgentProcess(agent, ["run", str(path.absolute()), "--streams", NO_STREAMS, "--agent", agent])
+        AgentProcess(agent, ["run", str(path.absolute()), "--streams", NO_STREAMS, "--host", name])
         if runs
         else NoAgent()
     )

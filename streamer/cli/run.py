@@ -29,8 +29,9 @@ def run(
         typer.Option(help="Streams of the config to begin with, such as `gate,yard`, or `none`. Default: all."),
     ] = None,
     shard: ShardText = None,
-    agent: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name of the agent. [default: that of the config]")
+    host: Annotated[
+        str | None,
+        typer.Option(metavar="HOST", help="Host of the config's `cluster` that this agent is. Default: none of them."),
     ] = None,
 ) -> None:
     """Run an agent until it is stopped.
@@ -41,11 +42,11 @@ def run(
     # imports could end in a callback of the interpreter, which discards it.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     from streamer.cli.shards import load_shard
-    from streamer.config.model import renamed
+    from streamer.config.model import at_host
 
     loaded = load_shard(config, shard)
-    if agent is not None:
-        loaded = renamed(loaded, agent)
+    if host is not None:
+        loaded = at_host(loaded, host)
     supervise(loaded, log_level, log_format, streams=None if streams is None else _names(streams, loaded))
 
 

@@ -40,7 +40,6 @@ ASKS_PER_LEASE = 6
 """Rounds of votes in the time of a lease: several may fail."""
 POLL_MS = 100
 """Longest wait of the main loop."""
-MAX_NAME = 63
 STOP_S = 1.0
 """Time for the agent to end the processes of streams: its lease is over this much earlier."""
 SOCKET, LOCK_FILE, STATE_FILE = "host.sock", "host.lock", "host.json"
@@ -97,15 +96,6 @@ _SAVED: TypeAdapter[Saved] = TypeAdapter(Saved)
 def clock() -> float:
     """Return seconds that also pass while the computer sleeps, and that nobody can set."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def agent_name(config: str, host: str) -> str:
-    """Return the name of a host's agent, the source of its events. Raises ConfigError if it is too long."""
-    if len(name := f"{config}-{host}") > MAX_NAME:
-        raise ConfigError(
-            f"the agent's name {name} is longer than {MAX_NAME} characters: shorten `agent` or the host's"
-        )
-    return name
 
 
 def host_folder(agent: str) -> Path:

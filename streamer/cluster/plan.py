@@ -7,8 +7,9 @@ from pathlib import Path
 
 from streamer.cluster import placement
 from streamer.cluster.controller import Candidate
-from streamer.cluster.host import agent_name, fingerprint
+from streamer.cluster.host import fingerprint
 from streamer.cluster.placement import Placed
+from streamer.config.cluster import agent_name
 from streamer.config.model import Config
 from streamer.core.errors import ConfigError
 from streamer.core.settings import Settings

@@ -13,7 +13,8 @@ from typing import Any
 
 from streamer.bus.rpc import request
 from streamer.cluster.agent import AgentProcess
-from streamer.cluster.host import SOCKET, agent_name, host_folder, is_running
+from streamer.cluster.host import SOCKET, host_folder, is_running
+from streamer.config.cluster import agent_name
 from streamer.core.errors import ConfigError, NoReply
 
 HOST_S = 2.0

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, create_model
 from typing_extensions import TypeAliasType
 
 from streamer.capture.interfaces import SourceSettings
 from streamer.capture.motion_gate import MotionSettings
 from streamer.capture.sources import SourceField
 from streamer.config.calendar import ZoneName, local_zone
-from streamer.config.cluster import Cluster, Label
+from streamer.config.cluster import Cluster, Label, agent_name
 from streamer.config.collect import Collect
 from streamer.config.cross_checks import cross_problems
 from streamer.config.follow_up import FollowUpSettings, build_follow_ups
@@ -141,6 +141,8 @@ class Config:
     """None if no other host gets frames."""
     cluster: Cluster | None = None
     """None if the agent runs all streams."""
+    host: str | None = None
+    """Host of the cluster on which the agent runs. None: it is no part of it."""
     ledger: Retention = field(default_factory=Retention)
     timezone: ZoneInfo = field(default_factory=local_zone)
     is_part: bool = False
@@ -234,13 +236,13 @@ def load(path: Path) -> Config:
     return _config(raw, file)
 
 
-def renamed(config: Config, name: str) -> Config:
-    """Return a config whose agent has another name. Raises ConfigError for a text that cannot be one."""
-    try:
-        TypeAdapter(Name).validate_python(name)
-    except ValidationError:
-        raise ConfigError(f"`{name[:70]}` is not a name of an agent: use a-z, 0-9, - and _") from None
-    return replace(config, name=name, raw={**config.raw, "agent": name})
+def at_host(config: Config, host: str) -> Config:
+    """Return the config of a host of its cluster, whose agent has a name of its own. Raises ConfigError."""
+    if config.cluster is None or host not in config.cluster.hosts:
+        known = ", ".join(config.cluster.hosts) if config.cluster else "no `cluster`"
+        raise ConfigError(f"unknown host {host[:70]}: the config has {known}")
+    name = agent_name(config.name, host)
+    return replace(config, name=name, host=host, raw={**config.raw, "agent": name})
 
 
 def place(path: Path, where: Where) -> str:

@@ -113,7 +113,7 @@ def test_dead_authenticator_admits_nobody(server: CurveServer, hosts: tuple[Host
         suppress(LinkFailed),  # or refused at once
     ):
         assert_nothing_arrives(server, client)
-    assert not client._is_complete, "a handshake was completed"
+    assert not client.is_complete, "a handshake was completed"
 
 
 def test_replayed_handshake_gets_nothing(server: CurveServer, hosts: tuple[HostKeys, HostKeys]) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from streamer.cluster.controller import Candidate
-from streamer.cluster.host import agent_name, fingerprint
+from streamer.cluster.host import fingerprint
 from streamer.cluster.plan import make_plan, place
+from streamer.config.cluster import agent_name
 from streamer.config.model import from_mapping
 from streamer.core.errors import ConfigError
 

@@ -102,4 +102,4 @@ def test_what_must_be_changed_first_is_reported(tmp_path: Path, monkeypatch: pyt
             report = process.report()
             assert process.process.wait(START_S) == 2
     assert report["kind"] == "failed"
-    assert ("streamer keys new" if fault == "no key" else "cannot serve frames on 127.0.0.1") in report["reason"]
+    assert ("streamer keys new" if fault == "no key" else "cannot serve other hosts on 127.0.0.1") in report["reason"]
