@@ -55,6 +55,8 @@ class Assignment(BaseModel):
     running: tuple[str, ...] | None = None
     """For web: streams that run at unix second `made_at`. None: all."""
     made_at: float = 0.0
+    host: str | None = None
+    """For web: this host in the config's cluster."""
     devices: dict[str, str] = {}
     """For web: names of the devices by inference process, if there are several."""
     is_first_start: bool = True

@@ -44,7 +44,7 @@ def part_of(config: Config, role: Role, target: str | None) -> dict[str, Any]:
             return _about_streams(config, config.streams, "serve")
         case Role.WEB:
             outputs = [data for data, output in _outputs(config) if output.SERVED]
-            part = _about_streams(config, config.streams, "web", "rules", "modes")
+            part = _about_streams(config, config.streams, "web", "rules", "modes", "cluster")
             return {**part, "outputs": outputs, "notify": _targets(config)}
         case Role.VIEW:
             view = ViewId.parse(name)

@@ -86,6 +86,7 @@ def run(
             assignment = Assignment(
                 config={},
                 inference=tuple(devices),
+                host=config.host,
                 runtime=folders.runtime,
                 state=folders.state,
                 max_events=max_events,

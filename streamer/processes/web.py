@@ -7,6 +7,9 @@ import logging
 import socket
 from functools import partial
 
+from starlette.types import ASGIApp
+
+from streamer.bus.host_keys import HostKeys
 from streamer.config.bind import Bind
 from streamer.config.model import find_pipeline
 from streamer.config.rule import answering
@@ -19,9 +22,13 @@ from streamer.processes.assignment import ReportKind
 from streamer.processes.worker import Worker
 from streamer.rules.incident import hash_of
 from streamer.rules.state_file import rules_state
-from streamer.web.app import make_app
+from streamer.web.app import guarded, make_app
 from streamer.web.connections import Connections
 from streamer.web.handlers import Handlers
+from streamer.web.hosts.hosts import Hosts
+from streamer.web.hosts.page import HostsPage
+from streamer.web.hosts.remote import RemoteHost
+from streamer.web.hosts.server import HostServer
 from streamer.web.ledger_reader import LedgerReader
 from streamer.web.mjpeg import JpegHub
 from streamer.web.monitor.capture_poller import CapturePoller
@@ -62,7 +69,10 @@ async def _serve(worker: Worker, listener: socket.socket, capture: CapturePoller
         worker.config, worker.runtime, capture, events, reader, jpegs, tasks, connections, incidents, pictures, commands
     )
     rules, push = _rule_handlers(worker, incidents, commands), _push_handlers(worker, incidents, pictures, commands)
-    server = Server(make_app(handlers, rules, commands, connections, push), connections)
+    app = make_app(handlers, rules, commands, push)
+    all_hosts, host_tasks = _hosts(worker, app, connections)
+    links = None if push is None else push.links
+    server = Server(guarded(all_hosts or app, worker.config, connections, links), connections)
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -75,19 +85,36 @@ async def _serve(worker: Worker, listener: socket.socket, capture: CapturePoller
     background = [asyncio.create_task(_heartbeat(worker)), asyncio.create_task(tasks.run())]
     following = asyncio.create_task(events.run())
     reading = [following, *([asyncio.create_task(incidents.run())] if worker.config.rules else ())]
-    for one in reading:
+    for one in (*reading, *host_tasks):
         one.add_done_callback(lambda _: stop() if not worker.stopping else None)
     address = f"http://{Bind(*listener.getsockname()[:2])}"
     log.info("page served at %s", address)
     worker.report(ReportKind.READY, address=address)
     await server.serve([listener])
-    await asyncio.gather(*reading)
-    for task in background:
+    await asyncio.gather(*reading, *(one for one in host_tasks if one.done()))
+    for task in (*background, *host_tasks):
         task.cancel()
+    await asyncio.gather(*host_tasks, return_exceptions=True)
     tasks.close()
     reader.close()
     incidents.close()
     query.close()
+
+
+def _hosts(worker: Worker, app: ASGIApp, connections: Connections) -> tuple[HostsPage | None, list[asyncio.Task[None]]]:
+    """Return the page of all hosts and the tasks that keep its connections; None on an agent outside a cluster.
+
+    Raises ConfigError if this host has no key, or its address cannot be used.
+    """
+    cluster, own = worker.config.cluster, worker.assignment.host
+    if cluster is None or own is None or len(cluster.running) < 2 or own not in cluster.running:
+        return None, []
+    keys = HostKeys()
+    others = {name: host.address for name, host in cluster.running.items() if name != own}
+    server = HostServer(keys, others, cluster.hosts[own].address, cluster.page_port, app, connections.refused)
+    remotes = [RemoteHost(keys, name, address, cluster.page_port) for name, address in others.items()]
+    tasks = [asyncio.create_task(server.run()), *(asyncio.create_task(one.run()) for one in remotes)]
+    return HostsPage(app, Hosts(app, own, remotes)), tasks
 
 
 def _rule_handlers(worker: Worker, incidents: IncidentList, commands: RuleCommands) -> RuleHandlers:

@@ -8,9 +8,11 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.types import ASGIApp, Scope
 
+from streamer.config.model import Config
 from streamer.config.validation import in_words
+from streamer.events.notify.push_links import PushLinks
 from streamer.web.auth import AuthMiddleware
 from streamer.web.connections import Connections
 from streamer.web.forwarded import ForwardedMiddleware
@@ -23,19 +25,10 @@ STATIC = Path(__file__).with_name("static")
 
 
 def make_app(
-    handlers: Handlers,
-    rules: RuleHandlers,
-    commands: RuleCommands,
-    connections: Connections,
-    push: PushHandlers | None = None,
+    handlers: Handlers, rules: RuleHandlers, commands: RuleCommands, push: PushHandlers | None = None
 ) -> FastAPI:
-    """Build the application with access control in front of every URL. `push`: None without such a target."""
-    config = handlers.config
-    assert config.web is not None
+    """Build the application of this agent, without access control. `push`: None without such a target."""
     app = FastAPI(title="streamer", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    links = None if push is None else push.links
-    app.add_middleware(AuthMiddleware, web=config.web, agent=config.name, connections=connections, links=links)
-    app.add_middleware(ForwardedMiddleware, web=config.web)  # added last, so it is the first to see a request
     app.add_exception_handler(RequestValidationError, _invalid_parameter)
     for path, handler in (
         ("/api/streams", handlers.streams),
@@ -64,6 +57,13 @@ def make_app(
         _add_push(app, push)
     app.mount("/", _Page(directory=STATIC, html=True))
     return app
+
+
+def guarded(app: ASGIApp, config: Config, connections: Connections, links: PushLinks | None) -> ASGIApp:
+    """Return the application with access control in front of every URL. `links`: of notifications."""
+    assert config.web is not None
+    checked = AuthMiddleware(app, web=config.web, agent=config.name, connections=connections, links=links)
+    return ForwardedMiddleware(checked, web=config.web)
 
 
 def _add_push(app: FastAPI, push: PushHandlers) -> None:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from streamer.config.bind import Bind
@@ -46,7 +46,7 @@ MAX_MESSAGES = 1000
 class Server(uvicorn.Server):
     """A uvicorn server that leaves signals to the process."""
 
-    def __init__(self, app: FastAPI, connections: Connections) -> None:
+    def __init__(self, app: ASGIApp, connections: Connections) -> None:
         for name in ("uvicorn.error", "asyncio"):
             logging.getLogger(name).addFilter(_RareRecords())
         super().__init__(

@@ -32,6 +32,15 @@ function showDevices(devices, streams) {
   element.className = devices.some((device) => device.state === "restarting") ? "bad" : "";
 }
 
+// Show the hosts of a cluster: their number, or those that give no answer.
+function showHosts(hosts) {
+  const element = document.getElementById("hosts");
+  const lost = hosts.filter((host) => host.state !== "up");
+  setText(element, lost.length ? lost.map((host) => `${host.name} ${host.state}`).join(" · ") : hosts.length ? `${hosts.length} hosts` : "");
+  element.title = lost.map((host) => `${host.name}: ${host.reason}`).join("\n");
+  element.className = lost.length ? "bad" : "";
+}
+
 async function poll() {
   clearTimeout(timer);
   let problem = "no connection to the agent";
@@ -40,7 +49,7 @@ async function poll() {
     if (response.status === 401) return location.reload(); // the token has changed: show the login form
     if (response.status === 503) problem = "too many pages or players are open";
     if (!response.ok) throw new Error(response.statusText);
-    const { agent, started, devices, streams, rules } = await response.json();
+    const { agent, started, devices, hosts, streams, rules } = await response.json();
     document.title = `${agent} · streamer`;
     setText(document.getElementById("agent"), agent);
     if (started !== agentStarted) cameras.restart();
@@ -49,6 +58,7 @@ async function poll() {
     alerts.update(rules);
     events.setChoices(streams);
     showDevices(devices, streams);
+    showHosts(hosts ?? []);
     const live = streams.filter((stream) => state(stream).tone === "good").length;
     showConnection(`${live} of ${streams.length} live`, streams.some((stream) => state(stream).tone === "bad") ? "bad" : "good");
   } catch {

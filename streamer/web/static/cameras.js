@@ -63,7 +63,7 @@ export class Cameras {
     let free = LIVE_AT_ONCE;
     for (const stream of this.streams) {
       const card = this.cards.get(stream.name);
-      const inactive = this.hidden || card.element.hidden || !card.inSight || ["ended", "silent", "elsewhere"].includes(stream.state);
+      const inactive = this.hidden || card.element.hidden || !card.inSight || ["ended", "silent", "elsewhere", "unreachable"].includes(stream.state);
       let mode = inactive ? null : card.chosen ?? modesOf(stream)[0];
       if (mode?.startsWith("mjpeg") && free-- <= 0) mode = "still";
       card.play(stream, mode);
@@ -105,6 +105,7 @@ class Card {
   }
 
   update(stream) {
+    if (this.stream && this.stream.host !== stream.host) this.picture.stop(); // it has moved: its video begins anew
     this.stream = stream;
     const { text, tone, problem } = state(stream);
     setText(this.badge, text);
@@ -133,7 +134,7 @@ function facts(stream, large) {
     parts.push(`${count(dropped(stream.frames))} dropped`);
     if (large) parts.push(...Object.entries(stream.frames.dropped).map(([cause, number]) => `${cause.replace("_", " ")}: ${count(number)}`));
   }
-  if (stream.device) parts.push(`on ${stream.device}`);
+  if (stream.device || stream.host) parts.push(`on ${stream.device ?? stream.host}`);
   return parts.join(" · ");
 }
 

@@ -44,7 +44,9 @@ export function state(stream) {
     case "ended":
       return { text: "ended", tone: "idle", problem: "recording ended" };
     case "elsewhere":
-      return { text: "not run here", tone: "idle", problem: "this agent does not run the stream" };
+      return { text: "not run here", tone: "idle", problem: stream.reason ?? "this agent does not run the stream" };
+    case "unreachable":
+      return { text: "not reached", tone: "bad", problem: stream.reason };
     default:
       return { text: "not answering", tone: "bad", problem: "capture process does not answer" };
   }

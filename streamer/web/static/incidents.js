@@ -10,11 +10,13 @@ export class Incidents {
     this.rows = new Map();
     this.list = h("ol", { className: "incidents" });
     this.empty = h("p", { className: "none soft", textContent: "No incidents yet." });
-    root.append(h("header", {}, h("h2", { textContent: "Incidents" })), this.empty, this.list);
+    this.note = h("p", { className: "note bad", role: "status" });
+    root.append(h("header", {}, h("h2", { textContent: "Incidents" }), this.note), this.empty, this.list);
   }
 
-  update({ complete, incidents }) {
-    setText(this.empty, complete ? "No incidents yet." : "Reading the past events …");
+  update({ complete, note, incidents }) {
+    setText(this.note, note ?? "");
+    setText(this.empty, complete || note ? "No incidents yet." : "Reading the past events …");
     this.empty.hidden = incidents.length > 0;
     const before = this.rows;
     this.rows = new Map(incidents.map((one) => [one.incident, before.get(one.incident) ?? new Row(one, this.onChange)]));
@@ -37,10 +39,11 @@ class Row {
     this.note = h("p", { className: "note", role: "status" });
     const send = (path, body) => command(this.note, path, body).then(() => this.onChange());
     const { incident: id } = incident;
+    const host = incident.host ? `?host=${incident.host}` : "";
     const button = (text, act) => h("button", { type: "button", textContent: text, onclick: act });
-    this.acknowledge = button("Acknowledge", () => send("api/rules/ack", { incident: id }));
+    this.acknowledge = button("Acknowledge", () => send(`api/rules/ack${host}`, { incident: id }));
     this.verdicts = ["right", "wrong"].map((verdict) => {
-      const one = button(verdict === "right" ? "Right" : "Wrong", () => send("api/rules/feedback", { incident: id, verdict }));
+      const one = button(verdict === "right" ? "Right" : "Wrong", () => send(`api/rules/feedback${host}`, { incident: id, verdict }));
       one.value = verdict;
       return one;
     });
@@ -72,19 +75,19 @@ class Row {
   }
 
   // Show the best frame, if a snapshot of it is kept; load another one only for a better frame.
-  show({ best, event, text }) {
+  show({ best, event, text, host }) {
     this.link.hidden = !best.snapshot;
     if (!best.snapshot || this.frame === best.event) return;
     this.frame = best.event;
     this.picture.hidden = false;
     this.picture.alt = `Best frame: ${text}`;
-    this.picture.src = this.link.href = `api/snapshots/${event}.jpg?boxes=true`;
+    this.picture.src = this.link.href = `api/snapshots/${event}.jpg?boxes=true${host ? `&host=${host}` : ""}`;
   }
 }
 
 function facts(incident) {
   const lasting = `${incident.open ? "open for" : "lasted"} ${age(incident.seconds)}`;
-  return [incident.stream, moment(incident.started), lasting, `rule ${incident.rule}`,
+  return [incident.stream, incident.host && `on ${incident.host}`, moment(incident.started), lasting, `rule ${incident.rule}`,
     incident.acknowledged ? `acknowledged by ${incident.acknowledged}` : null].filter(Boolean).join(" · ");
 }
 

@@ -11,15 +11,17 @@ export class Rules {
     this.rows = new Map();
     this.list = h("ul", { className: "rules" });
     this.note = h("p", { className: "note", role: "status" });
+    this.hosts = h("p", { className: "note bad", role: "status" });
     this.mode = h("select", { ariaLabel: "Mode", onchange: () =>
       command(this.note, "api/rules/mode", { mode: this.mode.value }).then(() => this.onChange()) });
     this.modes = h("label", { className: "mode", hidden: true }, "Mode ", this.mode);
-    root.append(h("header", {}, h("h2", { textContent: "Rules" }), this.modes, this.note), new PushSwitch().element, this.list);
+    root.append(h("header", {}, h("h2", { textContent: "Rules" }), this.modes, this.note, this.hosts), new PushSwitch().element, this.list);
   }
 
   // `state`: what the rules process knows, null while it does not answer.
   update(rules, state) {
     this.showMode(state);
+    setText(this.hosts, state?.note ?? "");
     if (rules.map((rule) => rule.name).join() !== [...this.rows.keys()].join()) {
       this.rows = new Map(rules.map((rule) => [rule.name, new Row(rule, this.onChange)]));
       this.list.replaceChildren(...[...this.rows.values()].map((row) => row.element));
