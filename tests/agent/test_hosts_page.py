@@ -53,13 +53,15 @@ class Site:
             for other in public.keys() - {name}:
                 one.allow(other, public[other])
         self.agents: dict[str, RunningAgent] = {}
+        self.pages: dict[str, str] = {}
+        """Address of the page of each host."""
 
     def __enter__(self) -> Site:
         with ExitStack() as stack:
             for name, stream in STREAMS.items():
                 command = ["run", str(self.config), "--host", name, "--streams", stream]
-                self.agents[name] = stack.enter_context(RunningAgent(self.folder / name, command))
-            self.pages = {name: self._page(agent) for name, agent in self.agents.items()}
+                self.agents[name] = agent = stack.enter_context(RunningAgent(self.folder / name, command))
+                self.pages[name] = self._page(agent)  # one after another: at once they slow each other down
             self._stack = stack.pop_all()
         return self
 

@@ -11,7 +11,7 @@ from streamer.cluster.controller import Candidate
 from streamer.cluster.host import fingerprint
 from streamer.cluster.plan import make_plan, place
 from streamer.config.cluster import agent_name
-from streamer.config.model import from_mapping
+from streamer.config.model import at_host, from_mapping
 from streamer.core.errors import ConfigError
 
 CAMERA = {"source": "synthetic", "tasks": [{"task": "caption", "every": "1s"}]}
@@ -34,6 +34,16 @@ def test_streams_go_to_hosts_with_their_labels() -> None:
     alone = place(plan, hosts[1:], {})
     assert alone.host_of == {"yard": "south"}
     assert "site: north" in alone.waiting["gate"]
+
+
+def test_agent_of_a_host_has_a_name_of_its_own() -> None:
+    checked = from_mapping({"agent": "shop", **config({"gate": CAMERA})})
+    north = at_host(checked, "north")
+    assert (north.name, north.raw["agent"], north.host, checked.host) == ("shop-north", "shop-north", "north", None)
+    with pytest.raises(ConfigError, match="unknown host east: the config has north, south, tower"):
+        at_host(checked, "east")
+    with pytest.raises(ConfigError, match="the config has no `cluster`"):
+        at_host(from_mapping({"streams": {"gate": CAMERA}}), "north")
 
 
 def test_labels_that_no_host_has_are_an_error() -> None:
