@@ -96,13 +96,20 @@ def state_lines(agent: str | None) -> list[str]:
 
 
 def rule_line(
-    name: str, condition: str, severity: str, streams: list[str], modes: list[str] | None, armed: bool = True
+    name: str,
+    condition: str,
+    severity: str,
+    streams: list[str],
+    modes: list[str] | None,
+    armed: bool = True,
+    words: dict[str, str | None] | None = None,
 ) -> str:
-    """Return a rule in one line."""
-    words = [f"{name}: {condition}", f"severity {severity}", f"streams {', '.join(streams)}"]
-    words += [f"modes {', '.join(modes)}"] if modes else []
-    words += [] if armed else ["not armed"]
-    return ", ".join(words)
+    """Return a rule in one line. `words`: those of its `state` by stream, None for no answer."""
+    parts = [f"{name}: {condition}", f"severity {severity}", f"streams {', '.join(streams)}"]
+    parts += [f"modes {', '.join(modes)}"] if modes else []
+    parts += [] if armed else ["not armed"]
+    parts += [f"{word or 'no answer'} at {stream}" for stream, word in (words or {}).items()]
+    return ", ".join(parts)
 
 
 def mode_line(state: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from streamer.config.yaml_file import Where
 from streamer.config.zone import parse_line
 from streamer.core.patterns import PatternField
 from streamer.core.settings import Name, Seconds, Settings, parse_seconds
+from streamer.events.sinks import NO_WORD
 from streamer.types import Point
 
 SUBJECTS = ("see", "label", "reads", "says", "state", "stream", "all", "any", "not")
@@ -130,6 +131,8 @@ class ObjectState(Settings):
         folded = [word.casefold() for word in self.words]
         if repeated := next((word for index, word in enumerate(folded) if word in folded[:index]), None):
             raise ValueError(f"`words` has `{repeated}` twice")
+        if NO_WORD.casefold() in folded:
+            raise ValueError(f"`words` cannot have `{NO_WORD}`: sensors show it when there is no answer")
         if self.is_.casefold() not in folded:
             raise ValueError(f"`is` must be one of `words`: {', '.join(f'`{word}`' for word in self.words)}")
         return self
@@ -140,8 +143,13 @@ class ObjectState(Settings):
         return tuple(f"{word} {self.of}" for word in self.words)
 
     @property
-    def wanted_text(self) -> str:
-        return f"{self.is_} {self.of}"
+    def wanted_word(self) -> str:
+        """The one of `words` that is `is`."""
+        return next(word for word in self.words if word.casefold() == self.is_.casefold())
+
+    def word_of(self, text: str) -> str:
+        """Return the word of one of `texts`, in any case."""
+        return dict(zip(map(str.casefold, self.texts), self.words, strict=True))[text.casefold()]
 
 
 class Condition(Settings):

@@ -150,6 +150,11 @@ class Rule(Settings):
         return subjects.pop() if len(subjects) == 1 and not any(one.not_ for one in conditions) else None
 
     @property
+    def words(self) -> Sequence[str]:
+        """Words of the `state` that is the whole condition; empty for another condition."""
+        return () if self.when.state is None else self.when.state.words
+
+    @property
     def describes(self) -> bool:
         """True if the text has a text of the model."""
         return any(name == "description" for _, name, _, _ in Formatter().parse(self.say))
@@ -166,7 +171,7 @@ def _subject_of(condition: Condition) -> RuleSubject | None:
         return "absence"
     if condition.reads is not None or condition.says is not None:
         return "text"
-    return "objects" if condition.label is not None or condition.searched else None
+    return "objects" if condition.label is not None or condition.see is not None else None
 
 
 class Answering(NamedTuple):

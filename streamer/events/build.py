@@ -202,6 +202,15 @@ def command_event(agent: str, kind: CommandKind, command: CommandData, key: str 
     return event if key is None else event.model_copy(update={"id": _hash([agent, kind, key])})
 
 
+def word_event(agent: str, stream: str, rule: str, word: str | None, cause: str, time: str) -> StatusEvent:
+    """Return the report that the `state` of a rule has another word (`rules.word`), None for no answer.
+
+    `cause`: id of the event by which it changed, from which the id of the report follows. `time`: RFC 3339.
+    """
+    event = _status(f"/agents/{agent}/streams/{stream}", "rules", "word", stream=stream, rule=rule, word=word)
+    return event.model_copy(update={"id": _hash([agent, stream, rule, "word", cause]), "time": time})
+
+
 def streams_event(agent: str, streams: Iterable[str], reason: str) -> StatusEvent:
     """Return the report that the agent runs these streams of its config from now on (`streams.changed`)."""
     return _status(f"/agents/{agent}", "streams", "changed", reason, streams=tuple(streams))

@@ -70,6 +70,10 @@ class StatusData(Part):
     """Epoch of the decision with which the agent got the stream, if it was told to run it."""
     streams: tuple[str, ...] | None = Field(default=None, exclude_if=lambda value: value is None)
     """Streams that the agent runs, when they have changed."""
+    rule: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Name of the rule, in events about the word of its `state`."""
+    word: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Word of the `state` of a rule; absent if there is no answer."""
     command: CommandData | None = Field(default=None, exclude_if=lambda value: value is None)
     """Content of a command to the rules."""
 

@@ -107,7 +107,7 @@ def _open_sinks(worker: Worker, ledger: Ledger) -> SinkThreads:
         command_rules=partial(command_rules_by_data, worker.runtime),
         tasks=TaskKinds(kinds, {name: {task.name: kinds[task.task] for task in one.tasks} for name, one in streams}),
         rules={
-            name: RuleInfo(answering(rule, worker.config.streams, kinds).tasks, rule.subject)
+            name: RuleInfo(answering(rule, worker.config.streams, kinds).tasks, rule.subject, rule.words)
             for name, rule in worker.config.rules.items()
         },
         modes=tuple(worker.config.modes),

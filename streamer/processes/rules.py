@@ -147,8 +147,8 @@ class Rules:
             except WireError as error:
                 self._unreadable.add(entry.position, error)
                 continue
-            for incident in self.engine.process(event):
-                self._send(incident)
+            for found in self.engine.process(event):
+                self._send(found)
             if self.engine.new:
                 self._learn(entry.position)
             self._judgements.on_event(event)
@@ -160,10 +160,11 @@ class Rules:
         for _ in learn(self.query, self.engine, until):
             self.worker.heartbeat.beat("loading", START_S)
 
-    def _send(self, incident: IncidentEvent) -> None:
-        self.snapshots.keep(incident)
-        log.info("incident of rule %s on %s: %s", incident.data.rule, incident.data.stream, incident.data.state)
-        self.events.send(incident, None)
+    def _send(self, event: IncidentEvent | StatusEvent) -> None:
+        if isinstance(event, IncidentEvent):
+            self.snapshots.keep(event)
+            log.info("incident of rule %s on %s: %s", event.data.rule, event.data.stream, event.data.state)
+        self.events.send(event, None)
 
     def send_event(self, event: StatusEvent) -> None:
         self.events.send(event, None)
@@ -209,8 +210,8 @@ class Rules:
         before, mode = load_head(stored.state.head).controls.mode, self.engine.controls.state.mode
         if before not in (None, mode):
             log.warning("mode %s is not in the config any more: the mode is %s", before, mode)
-        for incident in ends:
-            self._send(incident)
+        for event in ends:
+            self._send(event)
 
     def _save(self) -> None:
         """Store state and position, unless an incident is not acknowledged or a verdict not stored yet."""

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from streamer.config.rule import Hits, Hold, Rule
-from streamer.events.schema import IncidentEvent
+from streamer.events.schema import IncidentEvent, StatusEvent
 from streamer.rules.condition import NOTHING, Condition, Finding, Leaf, StreamLeaf, Truth
 from streamer.rules.controls import Controls
+from streamer.rules.fixed_object import FixedObjectLeaf
 from streamer.rules.incident import (
     BETTER_SCORE,
     MAX_EVIDENCE,
@@ -50,6 +51,8 @@ class ActivityState:
     may_start_at: float | None = None
     """Unix second at which an incident starts whose stream gives no further event, after the cooldown or in the hours
     of the rule."""
+    word: str | None = None
+    """Word of the rule's `state` as it was reported last."""
 
     @property
     def best(self) -> Evidence | None:
@@ -87,6 +90,7 @@ class Activity:
         self.leaves: tuple[Leaf, ...] = tuple(condition.leaves())
         self.tasks = frozenset(leaf.task for leaf in self.leaves if leaf.task is not None)
         self.stream_leaves = tuple(leaf for leaf in self.leaves if isinstance(leaf, StreamLeaf))
+        self._state_leaf = condition if isinstance(condition, FixedObjectLeaf) else None
         self._can_sleep = all(leaf.is_quiet for leaf in self.leaves) and not condition.value_of_nothing
         self._updates = Updates(rule.escalate, reporter)
         self.state = ActivityState()
@@ -153,6 +157,12 @@ class Activity:
             self.state.time.advance(Moment(None, None, now), answered=False)
             yield from self.stop(now, reason)
 
+    def retire(self, now: float, reason: str) -> Iterator[IncidentEvent]:
+        """Have no answers any more."""
+        for leaf in self.leaves:
+            leaf.lose()
+        yield from self.stop(now, reason)
+
     def stop(self, now: float, reason: str) -> Iterator[IncidentEvent]:
         """End the incident, if there is one."""
         if self.state.incident is not None:
@@ -190,6 +200,16 @@ class Activity:
         found = self.state.incident
         if found is not None and found.id == incident:
             yield from self._updates.acknowledge(found, by, now)
+
+    def word_event(self, cause: str, now: float) -> StatusEvent | None:
+        """Return the report of the word of the rule's `state`, None if it has not changed since the last one.
+
+        `cause`: id of the event by which it changed.
+        """
+        if self._state_leaf is None or self._state_leaf.word == self.state.word:
+            return None
+        self.state.word = self._state_leaf.word
+        return self.reporter.word_event(self.state.word, cause, now)
 
     def rebase(self, now: float) -> None:
         """Let no time lie in the future: the clock of the computer was set back."""

@@ -45,19 +45,22 @@ def build_activities(
         zoned = rule.model_copy(update={"between": hours})
         targets = Targets(rule.notify, config.notify, config.timezone)
         for stream, tasks in answering(rule, config.streams if streams is None else streams, kinds).tasks.items():
-            condition = build(rule.when, tasks, config.streams[stream], config.timezone)
+            condition = build(rule.when, tasks, config.streams[stream], config.timezone, rule)
             rule_hash = hash_of(rule, config.streams[stream])
             reporter = Reporter(config.name, name, stream, rule.say, rule_hash, controls, targets, descriptions)
             yield (name, stream), Activity(zoned, stream, condition, reporter, controls)
 
 
 def build(
-    settings: Settings, tasks: Mapping[Where, str], stream: Stream, timezone: ZoneInfo, where: Where = ()
+    settings: Settings, tasks: Mapping[Where, str], stream: Stream, timezone: ZoneInfo, rule: Rule, where: Where = ()
 ) -> Condition:
-    """Return the condition of settings for one stream. `tasks`: as of `Answering.tasks`; `timezone`: that of hours."""
+    """Return the condition of settings for one stream. `tasks`: as of `Answering.tasks`; `timezone`: that of hours.
+
+    `rule`: the one that the condition is of.
+    """
     zones = stream.zones
     if settings.parts:
-        parts = [build(part, tasks, stream, timezone, (*where, *place)) for place, part in settings.parts]
+        parts = [build(part, tasks, stream, timezone, rule, (*where, *place)) for place, part in settings.parts]
         joins = {"all": conjunction, "any": disjunction, "not": negation}
         return Compound(parts, joins[str(settings.parts[0][0][0])])
     if settings.stream is not None:
@@ -65,7 +68,7 @@ def build(
     if settings.reads is not None or settings.says is not None:
         return TextLeaf(settings, tasks[where])
     if settings.state is not None:
-        return FixedObjectLeaf(settings, tasks[where], zones)
+        return FixedObjectLeaf(settings, tasks[where], zones, rule)
     if settings.motion == "absent":
         return AbsentLeaf(settings, tasks[where], zones)
     if settings.motion == "unusual":

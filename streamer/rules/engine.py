@@ -1,4 +1,4 @@
-"""The rules engine: takes the events of the ledger in their order, returns the incident events that they cause.
+"""The rules engine: takes the events of the ledger in their order, returns the incidents and words that they cause.
 
 Its state is a function of these events alone, so the same events give the same incidents again. Its clock is the newest
 time of an event. Deadlines, such as that of `stream: down for 1m`, have passed once the clock is `LATE_S` beyond them,
@@ -20,7 +20,7 @@ from streamer.config.rule import Rule
 from streamer.events.build import rfc3339
 from streamer.events.command_data import CommandData
 from streamer.events.part import unix_time
-from streamer.events.schema import Event, IncidentEvent, ResultEvent, StatusData, StatusEvent
+from streamer.events.schema import Event, IncidentEvent, ResultEvent, StatusEvent
 from streamer.rules.activities import Activities
 from streamer.rules.activity import Activity
 from streamer.rules.build import build_activities
@@ -48,6 +48,9 @@ REMOVED = "the rule was removed"
 UNANSWERED = "no task of the stream answers the rule any more"
 CHANGED = "the rule, or a zone or line that it names, was changed"
 RESTARTED = "the agent has started without a task that was added"
+
+RuleEvent = IncidentEvent | StatusEvent
+"""An event of an incident, or the word of a rule's `state` (`rules.word`)."""
 
 
 class Engine:
@@ -88,12 +91,17 @@ class Engine:
             if (incident := activity.state.incident) is not None
         ]
 
+    def word(self, rule: str, stream: str) -> str | None:
+        """Return the word of a rule's `state` on a stream, None without an answer."""
+        activity = self.activities.get(rule, stream)
+        return None if activity is None else activity.state.word
+
     @property
     def deadline(self) -> float | None:
         """Value that the clock must reach for the next deadline to pass; None if there is no deadline."""
         return None if self.activities.next_deadline == float("inf") else self.activities.next_deadline + LATE_S
 
-    def process(self, event: Event) -> list[IncidentEvent]:
+    def process(self, event: Event) -> list[RuleEvent]:
         """Take one event and return what follows. An event whose time is no time is passed over."""
         if isinstance(event, IncidentEvent):
             return []
@@ -101,20 +109,20 @@ class Engine:
             wall = unix_time(event.time)
         except (ValueError, OverflowError):
             return []
-        incidents = list(self._advance_clock(wall))
+        found = list[RuleEvent](self._advance_clock(wall))
         if isinstance(event, ResultEvent):
             if self._describes:
                 self._descriptions.observe(event)
-            incidents += self._observe(observe(event, wall))
+            found += self._observe(observe(event, wall))
         elif event.subject.startswith("stream."):
-            incidents += self._change_stream(event, wall)
+            found += self._change_stream(event, wall)
         elif event.subject.startswith("task."):
-            incidents += self._change_task(event.data, wall)
+            found += self._change_task(event, wall)
         elif event.subject == "rules.started":
-            incidents += self._follow(self._base, wall, RESTARTED)
+            found += self._follow(self._base, event.id, wall, RESTARTED)
         elif event.data.command is not None:
-            incidents += self._obey(event.data.state, event.data.command, wall)
-        return incidents
+            found += self._obey(event.data.state, event.data.command, wall)
+        return found
 
     @property
     def learners(self) -> dict[tuple[str, str], list[UnusualLeaf]]:
@@ -140,12 +148,12 @@ class Engine:
             {key: None if activity is None else dump_activity(activity) for key, activity in found.items()},
         )
 
-    def load(self, state: SavedState) -> list[IncidentEvent]:
-        """Continue from the result of `save`; return the ends of incidents whose rule is gone or has changed.
+    def load(self, state: SavedState) -> list[RuleEvent]:
+        """Continue from the result of `save`; return the ends of incidents and words whose rule is gone or has changed.
 
         Raises ValueError if the data is not from this version.
         """
-        incidents: list[IncidentEvent] = []
+        ends: list[RuleEvent] = []
         head = load_head(state.head)
         self.clock = head.clock
         self.controls.load(head.controls)
@@ -160,42 +168,53 @@ class Engine:
                 self.activities.update(activity)
                 continue
             ended.append(key)
+            rule, stream = key
+            targets = Targets((), self._base.notify, self.timezone)
+            say, name = "{rule} at {stream}", saved.rule_hash
+            reporter = Reporter(self.agent, rule, stream, say, name, self.controls, targets)
             if saved.state.incident is not None:
-                rule, stream = key
                 reason = REMOVED if rule not in self.rules else UNANSWERED if activity is None else CHANGED
-                targets = Targets((), self._base.notify, self.timezone)
-                say, name = "{rule} at {stream}", saved.rule_hash
-                reporter = Reporter(self.agent, rule, stream, say, name, self.controls, targets)
-                incidents.append(reporter.event(saved.state.incident, "end", self.clock, reason))
+                ends.append(reporter.event(saved.state.incident, "end", self.clock, reason))
+            if saved.state.word is not None:
+                ends.append(reporter.word_event(None, f"{saved.rule_hash} {self.clock}", self.clock))
         self.activities.changed = set(ended)
-        return incidents
+        return ends
 
-    def _observe(self, seen: Observation) -> Iterator[IncidentEvent]:
+    def _observe(self, seen: Observation) -> Iterator[RuleEvent]:
         for activity in self.activities.concerned(seen):
             yield from activity.observe(seen)
-            self.activities.update(activity)
+            yield from self._update(activity, seen.event, seen.moment.wall)
 
-    def _change_stream(self, event: StatusEvent, wall: float) -> Iterator[IncidentEvent]:
+    def _update(self, activity: Activity, cause: str, wall: float) -> Iterator[StatusEvent]:
+        """Note the state of an activity after an event with the id `cause`; report its word if that has changed."""
+        if (event := activity.word_event(cause, wall)) is not None:
+            yield event
+        self.activities.update(activity)
+
+    def _change_stream(self, event: StatusEvent, wall: float) -> Iterator[RuleEvent]:
         data = event.data
         for activity in self.activities.of_stream(data.stream):
             yield from activity.change_stream(data.state, event.id, data.epoch, wall)
-            self.activities.update(activity)
+            yield from self._update(activity, event.id, wall)
 
-    def _change_task(self, data: StatusData, wall: float) -> Iterator[IncidentEvent]:
+    def _change_task(self, event: StatusEvent, wall: float) -> Iterator[RuleEvent]:
         """Take a change of a task of the running agent. A paused task has no answers until it is resumed."""
+        data = event.data
         stream, task = data.stream or "", data.task or ""
         reason = f"the task {task} was {data.state}"
         if data.state == "paused":
             for activity in self.activities.of_stream(stream):
                 yield from activity.lose_task(task, wall, reason)
-                self.activities.update(activity)
+                yield from self._update(activity, event.id, wall)
         elif data.state == "removed" or (data.state == "added" and data.keys is not None):
-            yield from self._follow(with_task(self._config, stream, task, data.keys), wall, reason, stream)
+            yield from self._follow(with_task(self._config, stream, task, data.keys), event.id, wall, reason, stream)
 
-    def _follow(self, config: Config, wall: float, reason: str, stream: str | None = None) -> Iterator[IncidentEvent]:
+    def _follow(
+        self, config: Config, cause: str, wall: float, reason: str, stream: str | None = None
+    ) -> Iterator[RuleEvent]:
         """Look at the tasks of `config` from here on; end the incidents that these do not answer.
 
-        `stream`: the only one that differs. None: any may.
+        `cause`: id of the event of the change; `stream`: the only one that differs. None: any may.
         """
         if config is self._config:
             return
@@ -213,7 +232,9 @@ class Engine:
         self.new += [activity for key, activity in after.items() if before.get(*key) is not activity]
         for key, activity in before.items():
             if after.get(key) is not activity:
-                yield from activity.stop(wall, reason)
+                yield from activity.retire(wall, reason)
+                if (word := activity.word_event(cause, wall)) is not None:
+                    yield word
 
     def _obey(self, kind: str, command: CommandData, wall: float) -> Iterator[IncidentEvent]:
         """Take a command. Feedback changes nothing here."""

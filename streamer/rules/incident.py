@@ -11,10 +11,10 @@ from typing import Any
 
 from streamer.config.model import Stream
 from streamer.config.rule import Rule
-from streamer.events.build import clean, rfc3339
+from streamer.events.build import clean, rfc3339, word_event
 from streamer.events.incident_data import IncidentData, IncidentFrame, Reason, Severity
 from streamer.events.result_data import Snapshot
-from streamer.events.schema import IncidentEvent
+from streamer.events.schema import IncidentEvent, StatusEvent
 from streamer.rules.condition import Finding
 from streamer.rules.controls import Controls
 from streamer.rules.descriptions import Descriptions
@@ -197,6 +197,10 @@ class Reporter:
         incident.reported_score = best.rank
         incident.evidence.clear()
         return event
+
+    def word_event(self, word: str | None, cause: str, wall: float) -> StatusEvent:
+        """Return the report of another word of the rule's `state`. `cause`: id of the event by which it changed."""
+        return word_event(self._agent, self._stream, self._name, word, cause, _time(wall))
 
     def _text(self, incident: Incident) -> str:
         score = incident.best.score

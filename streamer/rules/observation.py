@@ -40,17 +40,16 @@ class AnsweredTime:
         elif self.last is None:
             self.last = moment
         else:
-            elapsed = _between(self.last, moment)
+            elapsed = seconds_between(self.last, moment) if self.last.epoch == moment.epoch else 0.0
             if elapsed >= 0:
                 self.seconds += elapsed
                 self.last = moment
         return self.seconds
 
 
-def _between(before: Moment, after: Moment) -> float:
-    if before.epoch != after.epoch:
-        return 0.0
-    if before.pts is not None and after.pts is not None:
+def seconds_between(before: Moment, after: Moment) -> float:
+    """Return the media time within a connection, else the time of the clock."""
+    if before.epoch == after.epoch and before.pts is not None and after.pts is not None:
         return after.pts - before.pts
     return after.wall - before.wall
 

@@ -39,7 +39,7 @@ def replay(
                 event = decode(entry.body)
             except WireError:
                 continue
-            yield from engine.process(event)
+            yield from (found for found in engine.process(event) if isinstance(found, IncidentEvent))
             if engine.new:
                 _learn_all(query, engine, entry.position)
         position = page.position

@@ -80,15 +80,6 @@ def restore(activity: Activity, saved: SavedActivity) -> None:
         leaf.state = state
 
 
-def incident_of(data: bytes) -> dict[str, Any] | None:
-    """Return the incident in the data of an activity, None if it has none. Raises ValueError for other data."""
-    try:
-        incident: dict[str, Any] | None = from_json(data)["activity"]["incident"]
-        return incident
-    except (KeyError, TypeError) as error:
-        raise ValueError("no activity") from error
-
-
 def _is_worth_saving(activity: Activity) -> bool:
     if activity.sleeps:
         return activity.state.last_start is not None

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 from zlib import crc32
 
 import apsw
@@ -22,8 +22,8 @@ from streamer.events.ledger.schema import BROKEN, checked, connect, connect_read
 from streamer.events.schema import IncidentEvent, StatusEvent, decode
 from streamer.events.sinks import RulesState
 from streamer.rules.engine import Engine
-from streamer.rules.incident import Key, event_id
-from streamer.rules.saved_state import SavedState, incident_of, load_head
+from streamer.rules.incident import Incident, Key, event_id
+from streamer.rules.saved_state import SavedState, load_activity, load_head
 
 _TABLES = """
 CREATE TABLE head (position INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL);
@@ -131,7 +131,7 @@ def rules_state(state: Path, ledger: Path, position: int) -> RulesState:
 
     The stored state can be older than `position`, so the events after it count too.
     """
-    incidents: dict[tuple[str, str], bytes | None] = {}
+    incidents, words = dict[tuple[str, str], bytes | None](), dict[tuple[str, str], str | None]()
     mode: str | None = None
     try:
         with closing(connect_readonly(ledger)) as db:
@@ -139,15 +139,19 @@ def rules_state(state: Path, ledger: Path, position: int) -> RulesState:
             if stored is not None:
                 mode = load_head(stored.state.head).controls.mode
                 for (rule, stream), body in stored.state.activities.items():
-                    if body is not None and (incident := incident_of(body)) is not None:
-                        incidents[stream, rule] = _newest_event(db, incident)
+                    if body is None:
+                        continue
+                    known = load_activity(body).state
+                    words[stream, rule] = known.word
+                    if known.incident is not None:
+                        incidents[stream, rule] = _newest_event(db, known.incident)
             query = (
                 "SELECT pos, crc, body FROM events WHERE pos > ? AND pos <= ?"
-                " AND (instr(body, ?) OR instr(body, ?)) ORDER BY pos"
+                " AND (instr(body, ?) OR instr(body, ?) OR instr(body, ?)) ORDER BY pos"
             )
             # Without a readable state the rules begin without knowledge at their position in the ledger.
             first = (position_of(ledger, RULES) or 0) if stored is None else stored.position
-            kinds = b'"type":"streamer.incident.', b'"subject":"rules.mode"'
+            kinds = b'"type":"streamer.incident.', b'"subject":"rules.mode"', b'"subject":"rules.word"'
             for row in db.execute(query, (first, position, *kinds)):
                 body = checked(*row)[1]
                 event = decode(body)
@@ -157,9 +161,11 @@ def rules_state(state: Path, ledger: Path, position: int) -> RulesState:
                         del incidents[event.data.stream, event.data.rule]
                 elif isinstance(event, StatusEvent) and event.data.command is not None:
                     mode = event.data.command.mode
+                elif isinstance(event, StatusEvent) and event.subject == "rules.word":
+                    words[event.data.stream or "", event.data.rule or ""] = event.data.word
     except (AttributeError, KeyError, TypeError, ValueError, apsw.Error, WireError):
         return RulesState()
-    return RulesState(mode, incidents)
+    return RulesState(mode, incidents, {pair: word for pair, word in words.items() if word is not None})
 
 
 def _stored(path: Path) -> Stored | None:
@@ -169,9 +175,9 @@ def _stored(path: Path) -> Stored | None:
         return None
 
 
-def _newest_event(db: apsw.Connection, incident: dict[str, Any]) -> bytes | None:
-    number = int(incident["number"]) - 1
-    found = event_id(str(incident["id"]), "update" if number else "start", number)
+def _newest_event(db: apsw.Connection, incident: Incident) -> bytes | None:
+    number = incident.number - 1
+    found = event_id(incident.id, "update" if number else "start", number)
     row = db.execute("SELECT pos, crc, body FROM events WHERE id = ?", (found,)).fetchone()
     return None if row is None else checked(*row)[1]
 

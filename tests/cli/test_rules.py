@@ -11,6 +11,7 @@ import pytest
 
 from streamer.bus.event_channel import EventClient
 from streamer.cli.main import app
+from streamer.cli.rules_commands import rule_line
 from streamer.config.changes import Change, SavedChanges
 from streamer.config.model import from_mapping
 from streamer.core.errors import ConfigError
@@ -126,6 +127,11 @@ def test_unknown_rule_names_the_nearest(config: Path) -> None:
 
 def test_list_names_condition_and_streams(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert output(capsys, "list", "--config", str(config)) == ["story: label person, severity medium, streams gate"]
+
+
+def test_list_has_the_word_of_a_state() -> None:
+    line = rule_line("gate", "gate is open", "medium", ["yard", "door"], None, words={"yard": "open", "door": None})
+    assert line.endswith(", streams yard, door, open at yard, no answer at door")
 
 
 def test_events_print_the_text_of_incidents(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -138,7 +138,7 @@ def test_added_task_teaches_what_is_usual(tmp_path: Path) -> None:
     found = config({"label": "person", "unusual": True}, PEOPLE)
     with Ledger(tmp_path / "ledger.db", "home") as ledger:
         ledger.commit(events)
-    engine, live = Engine(found), list[IncidentEvent]()
+    engine, live = Engine(found), list[Event]()
     with closing(LedgerQuery(tmp_path / "ledger.db")) as query:
         list(learn(query, engine, 0))
         for position, event in enumerate(events, 1):

@@ -158,6 +158,7 @@ def test_end_after_a_change_of_the_config_reaches_who_was_alerted() -> None:
     assert told(run(first, story.events())) == ["0 start"]
     without = from_mapping({**made.raw, "rules": {}})
     (end,) = Engine(without).load(first.save())
+    assert isinstance(end, IncidentEvent)
     assert (end.data.state, end.data.notify, end.data.silent) == ("end", ("phone",), True)
     other, _ = config({"end": True}, {"notify": []}, "")
     second = Engine(other)

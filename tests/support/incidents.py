@@ -11,6 +11,7 @@ from streamer.events.build import rfc3339
 from streamer.events.schema import IncidentEvent, ResultEvent
 from streamer.rules.engine import Engine
 from tests.support.sample_events import event
+from tests.support.stories import run
 
 
 class Camera:
@@ -41,5 +42,4 @@ class Camera:
 
 def incidents_of(config: Config, camera: Camera, *scores: float | None) -> list[IncidentEvent]:
     """Return what new rules make of the camera's next answers."""
-    engine = Engine(config)
-    return [incident for answer in camera.answers(*scores) for incident in engine.process(answer)]
+    return run(Engine(config), list(camera.answers(*scores)))

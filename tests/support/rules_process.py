@@ -24,7 +24,7 @@ class Workers:
         self.runtime.mkdir()
         self.state.mkdir()
         self.ledger = self.state / LEDGER_FILE
-        self._config, self._running = config, dict[Role, tuple[Any, int]]()
+        self.config, self._running = config, dict[Role, tuple[Any, int]]()
 
     def __enter__(self) -> Workers:
         for role in (Role.EMIT, Role.RULES):
@@ -36,7 +36,7 @@ class Workers:
             self.kill(role)
 
     def start(self, role: Role) -> None:
-        part = part_of(self._config, role, None)
+        part = part_of(self.config, role, None)
         assignment = Assignment(config=part, runtime=self.runtime, state=self.state)
         self._running[role] = start_worker([role.value], assignment, self.folder / f"{role}.log")
 

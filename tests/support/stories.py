@@ -146,7 +146,12 @@ def _box(word: str) -> dict[str, Any]:
 
 
 def run(engine: Engine, events: list[Event]) -> list[IncidentEvent]:
-    return [incident for event in events for incident in engine.process(event)]
+    return [incident for incident in told(engine, events) if isinstance(incident, IncidentEvent)]
+
+
+def told(engine: Engine, events: list[Event]) -> list[Event]:
+    """Return all events that these events cause."""
+    return [found for event in events for found in engine.process(event)]
 
 
 def summary(incidents: list[IncidentEvent]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from streamer.events.sinks._base import (
+    NO_WORD,
     IdleSink,
     Receiver,
     ReportingSink,
@@ -28,8 +29,9 @@ from streamer.events.sinks.webhook import Webhook
 from streamer.events.sinks.zmq import Zmq
 
 __all__ = [
-    "IdleSink", "Jsonl", "Kafka", "Mqtt", "Nats", "Receiver", "Redis", "ReportingSink", "RuleInfo", "RuleSubject",
-    "RulesState", "SinkContext", "SinkField", "SinkProgress", "SinkSettings", "Stdout", "TaskKinds", "Webhook", "Zmq",
+    "NO_WORD", "IdleSink", "Jsonl", "Kafka", "Mqtt", "Nats", "Receiver", "Redis", "ReportingSink", "RuleInfo",
+    "RuleSubject", "RulesState", "SinkContext", "SinkField", "SinkProgress", "SinkSettings", "Stdout", "TaskKinds",
+    "Webhook", "Zmq",
 ]  # fmt: skip
 
 SinkField = Annotated[

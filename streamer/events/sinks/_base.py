@@ -24,6 +24,8 @@ PREFIXES: dict[EventKind, bytes] = {
 """First bytes of the events of each kind, as the program encodes them."""
 
 
+NO_WORD = "None"
+"""Stands for the word of a `state` without an answer; Home Assistant knows it as the state `unknown`."""
 RuleSubject = Literal["objects", "absence", "text", "down", "up"]
 """Subject of a rule: objects that are there or not, a text, a stream that is down or up."""
 
@@ -35,6 +37,8 @@ class RuleInfo(NamedTuple):
     """Streams on which it runs."""
     subject: RuleSubject | None = None
     """Subject of all parts of its condition; None if they have several."""
+    words: Sequence[str] = ()
+    """Words of its `state`, if the whole condition is one."""
 
 
 class RulesState(NamedTuple):
@@ -44,6 +48,8 @@ class RulesState(NamedTuple):
     """The mode that was switched to last; None if there was no switch."""
     open_incidents: Mapping[tuple[str, str], bytes | None] = {}
     """Newest event of each open incident by stream and rule; None if the ledger no longer has it."""
+    words: Mapping[tuple[str, str], str] = {}
+    """Words of the `state` of rules by stream and rule; one without an answer is absent."""
 
 
 class TaskKinds(NamedTuple):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from streamer.events.sinks._base import EventKind, RuleSubject, SinkContext
 from streamer.events.sinks._mqtt_topics import (
     ATTRIBUTES,
     STATUS,
+    WORD,
     agent_device_id,
     command_topic,
     device_id,
@@ -35,7 +36,9 @@ _DEVICE_CLASSES: dict[RuleSubject, str] = {
 DEVICES = "homeassistant/device/+/config"
 """Topics of all programs' discovery messages."""
 
-_COMPONENT = re.compile(r"task\.[a-z0-9_-]{1,63}|rule\.[a-z0-9_-]{1,63}(?:\.(?:text|snooze|ack))?|mode|snooze|unsnooze")
+_COMPONENT = re.compile(
+    r"task\.[a-z0-9_-]{1,63}|rule\.[a-z0-9_-]{1,63}(?:\.(?:text|word|snooze|ack))?|mode|snooze|unsnooze"
+)
 """Keys of the components that come and go with the config."""
 _PLATFORMS = ("sensor", "binary_sensor", "select", "button")
 _SNOOZE = "1h"
@@ -47,7 +50,7 @@ Component = dict[str, Any]
 
 
 class Discovery:
-    """One device per stream: its connection, a sensor per task, and a binary sensor and a text per rule.
+    """One device per stream: its connection, a sensor per task, and a binary sensor, a text and a word per rule.
 
     The agent has a device with the mode of the rules. Rules and modes can be commanded if the sink accepts that.
     """
@@ -57,7 +60,7 @@ class Discovery:
         self._base, self._agent, self._kinds, self._commands = base, context.agent, kinds, commands
         self._modes = list(context.modes) if "statuses" in kinds else []
         self._asks = context.tasks.by_task
-        self._subjects = {name: rule.subject for name, rule in context.rules.items()}
+        self._known = context.rules
         self._tasks = {stream: dict(tasks) for stream, tasks in context.tasks.streams.items()}
         self._rules = {
             stream: [name for name, rule in context.rules.items() if stream in rule.streams] for stream in self._tasks
@@ -80,7 +83,7 @@ class Discovery:
         if event["subject"] in ("task.added", "task.removed"):
             return self._change_task(stream, data)
         rule = data.get("rule")
-        if rule in self._subjects and rule not in self._rules[stream]:  # since a change of the tasks
+        if rule in self._known and rule not in self._rules[stream]:  # since a change of the tasks
             self._rules[stream].append(rule)
             return dict([self._message(stream)])
         return {}
@@ -147,9 +150,13 @@ class Discovery:
         if "results" in self._kinds:
             # The prefix keeps a task called `connection` apart: names of tasks have no dot.
             found |= {f"task.{task}": _task(identity, prefix, task, kind) for task, kind in self._tasks[stream].items()}
-        for rule in self._rules[stream] if "incidents" in self._kinds else ():
-            unique_id = f"{identity}.rule.{rule}"
-            found |= _rule(unique_id, rule_topic(self._base, stream, rule), rule, self._subjects[rule])
+        for rule in self._rules[stream]:
+            unique_id, topic = f"{identity}.rule.{rule}", rule_topic(self._base, stream, rule)
+            if "statuses" in self._kinds and (words := self._known[rule].words):
+                found[f"rule.{rule}.word"] = _word(unique_id, topic, rule, words)
+            if "incidents" not in self._kinds:
+                continue
+            found |= _rule(unique_id, topic, rule, self._known[rule].subject)
             if self._commands:
                 place = {"rule": rule, "stream": stream, "for": _SNOOZE}
                 found[f"rule.{rule}.snooze"] = self._button(
@@ -168,7 +175,7 @@ class Discovery:
             found["mode"] = {"platform": "select", **mode, **command}
         elif self._modes:
             found["mode"] = {"platform": "sensor", **mode}
-        if self._commands and self._subjects:
+        if self._commands and self._known:
             found["snooze"] = self._button(
                 f"{identity}.snooze", f"snooze all for {_SNOOZE}", "snooze", {"for": _SNOOZE}
             )
@@ -230,3 +237,14 @@ def _rule(unique_id: str, topic: str, rule: str, subject: RuleSubject | None) ->
         "value_template": "{{ value_json.text[:255] }}",
     }
     return {f"rule.{rule}": state, f"rule.{rule}.text": text}
+
+
+def _word(unique_id: str, topic: str, rule: str, words: Sequence[str]) -> Component:
+    return {
+        "platform": "sensor",
+        "device_class": "enum",
+        "options": list(words),
+        "name": f"{rule} state",
+        "unique_id": f"{unique_id}.word",
+        "state_topic": f"{topic}/{WORD}",
+    }

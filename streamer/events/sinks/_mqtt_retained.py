@@ -31,36 +31,35 @@ class RetainedMessages:
         self._prefix = prefix
         base = f"{prefix}/{context.agent}"
         self.will = Message(f"{base}/{STATUS}", b"offline", retain=True)
-        rules = context.rules if "incidents" in kinds else {}
         self._modes = context.modes if "statuses" in kinds else ()
         self._mode_topic = mode_topic(base)
-        now = context.rules_state(position) if rules or self._modes else RulesState()
-        # Without rules too: the end of an incident of a removed rule clears its state.
-        states = RuleStates(base, rules, context.tasks.streams, now.open_incidents)
-        self._rules = states if "incidents" in kinds else None
+        now = context.rules_state(position) if context.rules or self._modes else RulesState()
+        # Without rules too: the states of removed ones are cleared.
+        self._rules = RuleStates(base, context, now, kinds)
         self._discovery = Discovery(base, context, kinds, commands) if home_assistant else None
         self.current: dict[str, bytes] = {self.will.topic: b"online"}
         """Messages by topic; an empty one makes the broker forget the topic."""
         if self._modes:
             mode = now.mode if now.mode in self._modes else self._modes[0]
             self.current[self._mode_topic] = str(mode).encode()
-        for part in (self._rules, self._discovery):
-            self.current |= {} if part is None else part.messages()
+        self.current |= self._rules.messages()
+        self.current |= {} if self._discovery is None else self._discovery.messages()
         self._found: dict[str, bytes] = {}
 
     @property
     def subscriptions(self) -> tuple[str, ...]:
         """Topic filters of the messages of earlier runs."""
-        discovery = () if self._discovery is None else (DEVICES,)
-        return discovery if self._rules is None or self._rules.is_empty else (*discovery, self._rules.topics)
+        return (self._rules.topics,) if self._discovery is None else (DEVICES, self._rules.topics)
 
     def on_event(self, event: Mapping[str, Any]) -> dict[str, bytes]:
         """Return the messages that change by an event, in the order in which they must be published."""
         changed: dict[str, bytes] = {}
         if event["subject"].startswith("stream."):
             changed[f"{source_topic(self._prefix, event['source'])}/{STATUS}"] = event["data"]["state"].encode()
-        elif event["subject"].startswith("incident.") and self._rules is not None:
+        elif event["subject"].startswith("incident."):
             changed = self._rules.on_incident(event)
+        elif event["subject"] == "rules.word":
+            changed = self._rules.on_word(event)
         elif event["subject"] == "rules.mode" and (mode := event["data"]["command"]["mode"]) in self._modes:
             changed[self._mode_topic] = mode.encode()
         if self._discovery is not None:
@@ -72,8 +71,7 @@ class RetainedMessages:
         """Take a message that the broker has retained; others were just published, by this or another program."""
         if not message.retain:
             return
-        if self._rules is not None:
-            self._found |= self._rules.clear_stale(message.topic)
+        self._found |= self._rules.clear_stale(message.topic)
         if self._discovery is not None:
             self._found |= self._discovery.replace_stale(message.topic, message.body)
 

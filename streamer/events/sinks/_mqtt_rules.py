@@ -1,4 +1,4 @@
-"""Retained states of rules in MQTT: whether a rule has an open incident on a stream, and what is known about it."""
+"""Retained states of rules in MQTT: whether a rule has an open incident on a stream, what is known, and its word."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from streamer.events.sinks._base import RuleInfo
-from streamer.events.sinks._mqtt_topics import ATTRIBUTES, STATUS, rule_topic, stream_topic
+from streamer.events.sinks._base import NO_WORD, EventKind, RulesState, SinkContext
+from streamer.events.sinks._mqtt_topics import ATTRIBUTES, STATUS, WORD, rule_topic, stream_topic
 
 ON, OFF = b"ON", b"OFF"
 _LEFT_OUT = ("evidence", "why", "rule_hash")
@@ -18,24 +18,13 @@ _LEFT_OUT = ("evidence", "why", "rule_hash")
 class RuleStates:
     """The states of all rules by topic. The message of a topic is empty where a rule does not run."""
 
-    def __init__(
-        self,
-        base: str,
-        rules: Mapping[str, RuleInfo],
-        streams: Collection[str],
-        open_incidents: Mapping[tuple[str, str], bytes | None],
-    ) -> None:
-        """`base`: topic of the agent; `streams`: those of the config; `open_incidents`: as of `SinkContext`."""
-        self._base, self._rules, self._streams = base, rules, streams
-        self._pairs = {(stream, name) for name, rule in rules.items() for stream in rule.streams}
-        self._open = open_incidents
-        states = re.escape(stream_topic(base, "")) + r"([^/]+)/incident\.([^/]+)/(?:" + f"{STATUS}|{ATTRIBUTES})"
+    def __init__(self, base: str, context: SinkContext, state: RulesState, kinds: Collection[EventKind]) -> None:
+        """`base`: topic of the agent; `state`: that at the beginning; `kinds`: of events that the sink gets."""
+        self._base, self._begin, self._kinds = base, state, kinds
+        self._rules, self._streams = context.rules, context.tasks.streams
+        self._pairs = {(stream, name) for name, rule in context.rules.items() for stream in rule.streams}
+        states = re.escape(stream_topic(base, "")) + r"([^/]+)/incident\.([^/]+)/" + f"({STATUS}|{ATTRIBUTES}|{WORD})"
         self._own_topic = re.compile(states)
-
-    @property
-    def is_empty(self) -> bool:
-        """Return whether there are no rules."""
-        return not self._rules
 
     @property
     def topics(self) -> str:
@@ -47,11 +36,23 @@ class RuleStates:
         found: dict[str, bytes] = {}
         for stream, rule in sorted(self._pairs):
             topic = rule_topic(self._base, stream, rule)
-            event = self._open.get((stream, rule))
-            if event is not None:
-                found[f"{topic}/{ATTRIBUTES}"] = _attributes(json.loads(event)["data"])
-            found[f"{topic}/{STATUS}"] = ON if (stream, rule) in self._open else OFF
+            if "incidents" in self._kinds:
+                event = self._begin.open_incidents.get((stream, rule))
+                if event is not None:
+                    found[f"{topic}/{ATTRIBUTES}"] = _attributes(json.loads(event)["data"])
+                found[f"{topic}/{STATUS}"] = ON if (stream, rule) in self._begin.open_incidents else OFF
+            if self._has_word(rule):
+                found[f"{topic}/{WORD}"] = _word(self._begin.words.get((stream, rule)))
         return found
+
+    def on_word(self, event: Mapping[str, Any]) -> dict[str, bytes]:
+        """Return the message that changes by an event about the word of a rule."""
+        data = event["data"]
+        topic = f"{rule_topic(self._base, data['stream'], data['rule'])}/{WORD}"
+        if not self._has_word(data["rule"]) or data["stream"] not in self._streams:
+            return {topic: b""}
+        self._pairs.add((data["stream"], data["rule"]))
+        return {topic: _word(data.get("word"))}
 
     def on_incident(self, event: Mapping[str, Any]) -> dict[str, bytes]:
         """Return the messages that change by an incident event, the state last."""
@@ -66,7 +67,18 @@ class RuleStates:
     def clear_stale(self, topic: str) -> dict[str, bytes]:
         """Return the message that clears a topic which the broker retains, if it is of a rule that does not run."""
         match = self._own_topic.fullmatch(topic)
-        return {} if match is None or (match[1], match[2]) in self._pairs else {topic: b""}
+        if match is None:
+            return {}
+        stream, rule, kind = match.groups()
+        is_used = self._has_word(rule) if kind == WORD else "incidents" in self._kinds
+        return {} if is_used and (stream, rule) in self._pairs else {topic: b""}
+
+    def _has_word(self, rule: str) -> bool:
+        return "statuses" in self._kinds and rule in self._rules and bool(self._rules[rule].words)
+
+
+def _word(word: str | None) -> bytes:
+    return (NO_WORD if word is None else word).encode()
 
 
 def _attributes(data: Mapping[str, Any]) -> bytes:

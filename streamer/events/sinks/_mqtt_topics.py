@@ -8,6 +8,8 @@ STATUS = "status"
 
 ATTRIBUTES = "attributes"
 """Last part of the topics with what is known about the incident of a rule."""
+WORD = "word"
+"""Last part of the topics with the word of the `state` of a rule."""
 
 
 def source_topic(prefix: str, source: str) -> str:
@@ -27,7 +29,7 @@ def event_topic(base: str, subject: str) -> str:
 
 
 def rule_topic(base: str, stream: str, rule: str) -> str:
-    """Return the topic of the incidents of a rule on a stream, below which its retained state is."""
+    """Return the topic of the incidents of a rule on a stream, below which its retained states are."""
     return event_topic(stream_topic(base, stream), f"incident.{rule}")
 
 

@@ -7,6 +7,7 @@
 | `<topic>/<agent>/streams/<stream>/incident.<rule>` | an incident event | no |
 | `<topic>/<agent>/streams/<stream>/incident.<rule>/status` | `ON` while an incident is open, or `OFF` | yes |
 | `<topic>/<agent>/streams/<stream>/incident.<rule>/attributes` | the newest incident in short | yes |
+| `<topic>/<agent>/streams/<stream>/incident.<rule>/word` | word of the rule's `state`; `None`: no answer | yes |
 | `<topic>/<agent>/<subject>`, `…/sinks/<sink>/<subject>`, `…/outputs/<output>/<subject>` | other events | no |
 | `<topic>/<agent>/status` | `online`; `offline` is the last will | yes |
 | `<topic>/<agent>/rules/mode` | the mode of the rules | yes |

@@ -60,7 +60,7 @@ class Row {
     setText(this.state, text);
     this.state.className = `badge ${tone}`;
     setText(this.condition, rule.condition);
-    setText(this.facts, facts(rule, snoozes));
+    setText(this.facts, facts(rule, snoozes, known?.rules[rule.name]?.words ?? {}));
     setText(this.precision, precision(rule));
     this.wake.hidden = !snoozes.some((one) => one.rule === rule.name);
   }
@@ -85,8 +85,10 @@ function precision(rule) {
   return `Feedback: ${words(now)}.${before}`;
 }
 
-function facts(rule, snoozes) {
+// `words`: those of the rule's `state` by stream, null for no answer.
+function facts(rule, snoozes, words) {
   const parts = [rule.streams.join(", "), `severity ${rule.severity}`];
+  for (const [stream, word] of Object.entries(words)) parts.push(`${word ?? "no answer"} at ${stream}`);
   if (rule.between) parts.push(`between ${rule.between}`);
   for (const one of snoozes) {
     if (one.stream || rule.open) parts.push(`snoozed ${one.stream ? `at ${one.stream} ` : ""}until ${moment(one.until)}`);

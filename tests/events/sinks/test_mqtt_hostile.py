@@ -99,10 +99,11 @@ FIRST_FAILS: dict[str, tuple[Script, str]] = {
     "DISCONNECT": (sends(b"\xe0\x01\x8b"), "ended the connection: server shutting down"),
     "second CONNACK": (sends(CONNACK), "no acknowledgement within"),
     "empty PUBACK": (sends(b"\x40\x00"), "malformed packet of type 4"),
-    "greeting never acknowledged": (sends(b""), r"no acknowledgement within 0\.5 s"),
+    "subscription never acknowledged": (sends(b""), r"no SUBACK within 0\.5 s"),
+    "message never acknowledged": (acks(lambda _, __: b""), r"no acknowledgement within 0\.5 s"),
     "wrong message acknowledged": (acks(lambda _, number: puback(number + 1000)), "no acknowledgement within"),
     "closes at the first message": (acks(lambda _, __: None), "no acknowledgement: "),
-    "flood of messages": (flood, "no acknowledgement within|it takes no message"),
+    "flood of messages": (flood, "no SUBACK within|no acknowledgement within|it takes no message"),
 }
 
 
@@ -294,7 +295,7 @@ def test_no_event_is_given_up_while_none_is_accepted(progress: RecordedProgress)
 def test_emit_reports_a_bad_broker_and_its_return(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     beside = tmp_path / "beside.jsonl"
-    faults = ["topic that is not UTF-8", "greeting never acknowledged", "DISCONNECT"]
+    faults = ["topic that is not UTF-8", "message never acknowledged", "DISCONNECT"]
     with (
         ScriptedBroker(*(FIRST_FAILS[name][0] for name in faults), well) as broker,
         EventClient(tmp_path / "run", "infer") as client,

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pytest
 
 from streamer.bus.event_channel import EventClient
 from streamer.config.model import from_mapping
 from streamer.config.rule import RULES
 from streamer.core.redact import Url
-from streamer.events.build import status_event
+from streamer.events.build import status_event, word_event
 from streamer.events.ledger.cursor import position_of
 from streamer.events.ledger.query import LedgerQuery
-from streamer.events.schema import encode
+from streamer.events.schema import StatusEvent, encode
 from streamer.events.sinks import IdleSink, Mqtt, RuleInfo, RulesState, TaskKinds
 from streamer.processes.assignment import Role
 from streamer.types import ResultKind
@@ -31,6 +32,8 @@ from tests.support.stories import PERSON, Story, seconds
 RULE = "streamer/home/streams/gate/incident.ladder"
 DEVICE = "homeassistant/device/streamer_home_gate/config"
 LADDER = {"ladder": RuleInfo(["gate"], "objects")}
+GATE = {"gate": RuleInfo(["gate"], None, ["open", "closed"])}
+WORD = "streamer/home/streams/gate/incident.gate/word"
 FEW_S, START_S = 10.0, 60.0
 
 
@@ -38,6 +41,7 @@ def opened(
     broker: Broker,
     rules: dict[str, RuleInfo],
     opened: dict[tuple[str, str], bytes | None] | None = None,
+    words: dict[tuple[str, str], str] | None = None,
     streams: Collection[str] = ("gate", "yard"),
     **keys: Any,
 ) -> IdleSink:
@@ -45,7 +49,7 @@ def opened(
     context = sink_context(
         tasks=TaskKinds({}, {name: tasks[name] for name in streams}),
         rules=rules,
-        rules_state=lambda _: RulesState(open_incidents=opened or {}),
+        rules_state=lambda _: RulesState(open_incidents=opened or {}, words=words or {}),
     )
     sink = Mqtt(url=Url(broker.url), **keys).open(context, RecordedProgress())
     assert isinstance(sink, IdleSink)
@@ -54,6 +58,10 @@ def opened(
 
 def events(*states: str) -> list[tuple[int, bytes]]:
     return [(number + 1, encode(incident(state, number))) for number, state in enumerate(states)]  # type: ignore[arg-type]
+
+
+def word(value: str | None, stream: str = "gate") -> StatusEvent:
+    return word_event("home", stream, "gate", value, "an answer", "2026-11-23T21:00:00.000000Z")
 
 
 def found(broker: Broker, prefix: str = "", sink: IdleSink | None = None) -> dict[str, bytes]:
@@ -115,13 +123,107 @@ def test_states_of_removed_rules_are_cleared(tmp_path: Path) -> None:
         assert states == {"streamer/home/streams/yard/incident.dog/status", *other}
 
 
-def test_incident_of_the_last_removed_rule_is_cleared(tmp_path: Path) -> None:
+@pytest.mark.parametrize("was_open", [False, True])
+def test_states_of_the_last_removed_rule_are_cleared(tmp_path: Path, was_open: bool) -> None:
     with Broker(tmp_path) as broker:
-        with closing(opened(broker, LADDER)) as sink:
-            sink.write(events("start"))
-        with closing(opened(broker, {})) as sink:
-            sink.write([(2, encode(incident("end", 1)))])
-        assert found(broker, RULE) == {}
+        with closing(opened(broker, {**LADDER, **GATE}, home_assistant=True)) as sink:
+            sink.write([*events(*["start"] * was_open), (9, encode(word("open")))])
+            assert found(broker, WORD)
+        with closing(opened(broker, {}, home_assistant=True)) as sink:
+            until(lambda: not any("incident." in topic for topic in found(broker, sink=sink)), FEW_S, "cleared")
+            sink.write([(10, encode(incident("end", 1))), (11, encode(word(None)))])
+            retained = found(broker)
+    assert not any("incident." in topic for topic in retained)
+    components = json.loads(retained[DEVICE])["components"]
+    assert {name: value for name, value in components.items() if name.startswith("rule.")} == {
+        "rule.ladder": {"platform": "binary_sensor"}, "rule.ladder.text": {"platform": "sensor"},
+        "rule.gate": {"platform": "binary_sensor"}, "rule.gate.text": {"platform": "sensor"},
+        "rule.gate.word": {"platform": "sensor"},
+    }, "Home Assistant removes components like these"  # fmt: skip
+
+
+def test_sensors_of_a_removed_stream_disappear(tmp_path: Path) -> None:
+    both = {"gate": RuleInfo(["gate", "yard"], None, ["open", "closed"])}
+    with Broker(tmp_path) as broker:
+        with closing(opened(broker, both, home_assistant=True)) as sink:
+            sink.write(
+                [(1, encode(word("open"))), (2, encode(word("closed", "yard"))), (3, encode(incident(stream="yard")))]
+            )
+            assert "homeassistant/device/streamer_home_yard/config" in found(broker)
+        context = sink_context(tasks=TaskKinds({}, {"gate": {}}), rules=GATE)
+        with closing(Mqtt(url=Url(broker.url), home_assistant=True).open(context, RecordedProgress())) as sink:
+            assert isinstance(sink, IdleSink)
+            until(lambda: not any("yard" in topic for topic in found(broker, sink=sink)), FEW_S, "cleared")
+            assert DEVICE in found(broker)
+
+
+def test_word_of_a_state_is_a_sensor(tmp_path: Path) -> None:
+    with Broker(tmp_path) as broker:
+        with closing(opened(broker, GATE, home_assistant=True)) as sink:
+            sink.idle()
+            sensor = json.loads(found(broker)[DEVICE])["components"]["rule.gate.word"]
+            assert sensor == {
+                "platform": "sensor", "device_class": "enum", "options": ["open", "closed"], "name": "gate state",
+                "unique_id": "streamer_home_gate.rule.gate.word", "state_topic": WORD,
+            }  # fmt: skip
+            shown = [found(broker)[WORD]]
+            for number, one in enumerate(("open", "closed", None, "open")):
+                sink.write([(number + 1, encode(word(one)))])
+                shown.append(found(broker)[WORD])
+        assert shown == [b"None", b"open", b"closed", b"None", b"open"], "None: Home Assistant shows `unknown`"
+        with closing(opened(broker, GATE, words={("gate", "gate"): "closed"})) as sink:
+            sink.idle()
+            assert found(broker)[WORD] == b"closed", "published again after a restart"
+
+
+@pytest.mark.parametrize(
+    ("only", "left"), [("statuses", {"word"}), ("incidents", {"status", "attributes"}), ("results", set())]
+)
+def test_sink_has_the_states_of_the_events_it_gets(tmp_path: Path, only: str, left: set[str]) -> None:
+    start: dict[tuple[str, str], bytes | None] = {("gate", "gate"): encode(incident()).replace(b"ladder", b"gate")}
+    words = {("gate", "gate"): "open"}
+    with Broker(tmp_path) as broker:
+        with closing(opened(broker, GATE, start, words, home_assistant=True)) as sink:
+            sink.idle()
+        with closing(opened(broker, GATE, start, words, home_assistant=True, only=[only])) as sink:
+            topics = {f"{WORD.removesuffix('word')}{name}" for name in left}
+            until(lambda: {one for one in found(broker, sink=sink) if "incident." in one} == topics, FEW_S, "the rest")
+
+
+def test_word_survives_kills_and_goes_with_its_rule(tmp_path: Path) -> None:
+    """Real emit and rules processes: the word is read with the rule's hold, and right after both were killed."""
+    state = {"of": "gate", "words": ["open", "closed"], "is": "open"}
+    rule = {"when": {"state": state}, "hold": {"hits": "2 of 3"}}
+    story = Story("", rule, "0 open_gate\n1 closed_gate\n2 closed_gate", [], task="open-gate")
+    topic = WORD.replace("incident.gate", "incident.story")
+    with Broker(tmp_path) as broker, Listener(broker.port) as listener:
+        sinks = [{"kind": "mqtt", "url": broker.url, "home_assistant": True}]
+        config = from_mapping({**story.config().raw, "sinks": sinks})
+        with Workers(tmp_path, config) as workers:
+            until(lambda: listener.retained(topic) == "None", START_S, "no word at first")
+            with EventClient(workers.runtime, "infer") as client:
+                for one in story.events():
+                    client.send(one, None)
+                assert client.flush(START_S)
+            until(lambda: listener.retained(topic) == "closed", START_S, "the word")
+            shown = [one.body for one in listener.messages if one.topic == topic]
+            assert shown == [b"None", b"closed"], "one answer does not make `open` the word"
+            with closing(LedgerQuery(workers.ledger)) as query:
+                until(lambda: position_of(workers.ledger, "mqtt") == query.head(), START_S, "it is acknowledged")
+            for role in (Role.EMIT, Role.RULES):
+                workers.kill(role)
+            listener.messages.clear()
+            for role in (Role.EMIT, Role.RULES):
+                workers.start(role)
+            until(lambda: listener.retained(topic), START_S, "the word is published again")
+            assert listener.retained(topic) == "closed"
+            for role in (Role.EMIT, Role.RULES):
+                workers.kill(role)
+            workers.config = from_mapping({**config.raw, "rules": {}})
+            for role in (Role.EMIT, Role.RULES):
+                workers.start(role)
+            until(lambda: not any(one.startswith(topic[:-5]) for one in found(broker)), START_S, "cleared")
+            until(lambda: b'"story state"' not in found(broker)[DEVICE], START_S, "it disappears in Home Assistant")
 
 
 def test_incident_of_a_removed_stream_is_cleared(tmp_path: Path) -> None:
