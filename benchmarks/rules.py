@@ -113,7 +113,7 @@ def measure(everywhere: bool, seconds: int, folder: Path) -> dict[str, Any]:
         spent[part] += time.process_time() - begun
         into.append(time.perf_counter() - wall)
 
-    with closing(file), closing(LedgerQuery(ledger)) as query:
+    with closing(file), closing(LedgerQuery(ledger, is_decoded=True)) as query:
         while True:
             with timed("read", []):
                 page = query.after(position, BATCH)

@@ -64,7 +64,7 @@ CLOCK_S, CLOCK_EVERY_S = 0.5, 5.0
 def run(worker: Worker) -> None:
     """Serve until asked to stop."""
     ledger = worker.state / LEDGER_FILE
-    with EventClient(worker.runtime, "rules") as events, closing(LedgerQuery(ledger)) as query:
+    with EventClient(worker.runtime, "rules") as events, closing(LedgerQuery(ledger, is_decoded=True)) as query:
         position = position_of(ledger, RULES)
         while position is None and not worker.stopping:  # emit has not opened the ledger yet
             worker.heartbeat.beat()

@@ -185,11 +185,11 @@ class Engine:
             yield from activity.observe(seen)
             yield from self._update(activity, seen.event, seen.moment.wall)
 
-    def _update(self, activity: Activity, cause: str, wall: float) -> Iterator[StatusEvent]:
+    def _update(self, activity: Activity, cause: str, wall: float) -> Iterable[StatusEvent]:
         """Note the state of an activity after an event with the id `cause`; report its word if that has changed."""
-        if (event := activity.word_event(cause, wall)) is not None:
-            yield event
+        event = activity.word_event(cause, wall)
         self.activities.update(activity)
+        return () if event is None else (event,)
 
     def _change_stream(self, event: StatusEvent, wall: float) -> Iterator[RuleEvent]:
         data = event.data

@@ -42,7 +42,7 @@ class RuleHandlers:
         state: Annotated[str | None, Query(pattern="^(open|over)$")] = None,
         limit: Annotated[int, Query(ge=1, le=KEPT)] = 100,
     ) -> JSONResponse:
-        """The newest incidents, newest first."""
+        """The newest incidents and all open ones, newest first."""
         if stream and stream not in self.config.streams:
             raise HTTPException(404, f"unknown stream {stream!r}; there are: {', '.join(self.config.streams)}")
         found = [
@@ -54,7 +54,8 @@ class RuleHandlers:
             and (state is None or (one.data.state != "end") == (state == "open"))
         ]
         judgements = self.verdicts.judgements()
-        shown = [_incident(one, judgements.get(one.data.incident)) for one in found[:limit]]
+        kept = [one for number, one in enumerate(found) if number < limit or one.data.state != "end"]
+        shown = [_incident(one, judgements.get(one.data.incident)) for one in kept]
         return JSONResponse({"complete": self.incidents.position is not None, "count": len(found), "incidents": shown})
 
     async def list_rules(self) -> JSONResponse:

@@ -7,6 +7,7 @@ the HTTP status behind a failure is noted for the thread that sends.
 from __future__ import annotations
 
 import logging
+import smtplib
 import socket
 import sys
 import threading
@@ -49,8 +50,8 @@ class Attempt:
     _is_over: bool = False
 
     def connected(self, sock: socket.socket) -> None:
-        """Note a connection of this attempt."""
-        self._sockets.append(sock)
+        """Note a new connection of this attempt."""
+        self._sockets.append(sock.dup())  # TLS takes the socket itself away
         if self._is_over:
             self.break_off()
 
@@ -58,8 +59,15 @@ class Attempt:
         """End its connections, so that its thread ends: a server that sends a byte now and then would hold it."""
         self._is_over = True
         for sock in self._sockets:
-            with suppress(OSError):  # it is closed
+            with suppress(OSError):  # the server has ended it
                 sock.shutdown(socket.SHUT_RDWR)
+        self.close()
+
+    def close(self) -> None:
+        """Release what this holds of the connections."""
+        sockets, self._sockets = self._sockets, []  # two threads may close them
+        for sock in sockets:
+            sock.close()
 
 
 class _Active(threading.local):
@@ -92,6 +100,7 @@ def apprise() -> Any:
     # Apprise adds a new id to each e-mail, beside any that a header gives; the same id makes a repeat recognizable.
     mail = import_module("apprise.plugins.email.base")
     setattr(mail, "make_msgid", lambda **_: _active.attempt.message_id)  # noqa: B010
+    _note_mail_connections()
     return apprise
 
 
@@ -148,8 +157,21 @@ def _noted(connection: Any) -> Any:
         return connection
 
     class NotedConnection(connection):  # type: ignore[misc]
-        def connect(self) -> None:
-            super().connect()
-            _active.attempt.connected(self.sock)
+        def _new_conn(self) -> Any:
+            sock = super()._new_conn()
+            _active.attempt.connected(sock)
+            return sock
 
     return NotedConnection
+
+
+def _note_mail_connections() -> None:
+    """Let the attempt of their thread know the connections to mail servers, before TLS and the greeting."""
+    connect: Any = smtplib.SMTP._get_socket  # type: ignore[attr-defined]
+
+    def noted(self: Any, host: str, port: int, timeout: float) -> Any:
+        sock = connect(self, host, port, timeout)
+        _active.attempt.connected(sock)
+        return sock
+
+    setattr(smtplib.SMTP, "_get_socket", noted)  # noqa: B010

@@ -1,7 +1,7 @@
 """Sends messages with Apprise.
 
 Each message is sent in a thread of its own with a time limit: a server that sends a byte now and then would otherwise
-hold a request without end. The HTTP connections of an abandoned thread are ended. While it still runs, no other one
+hold a request without end. The connections of an abandoned thread are ended. While it still runs, no other one
 starts.
 """
 
@@ -93,6 +93,8 @@ class AppriseMessenger:
             )
         except Exception as error:  # of one of the many services: it concerns this message only
             outcome.append(error)
+        finally:
+            attempt.close()
 
     def _headers(self, message: Message) -> dict[str, str]:
         if self._scheme in ("ntfy", "ntfys"):

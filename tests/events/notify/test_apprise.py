@@ -9,7 +9,8 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from email import policy
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from tests.support.hooks import Endpoint, RawEndpoint, status
 from tests.support.ntfy import NtfyServer
 from tests.support.ports import free_port
 from tests.support.proxy import Proxy
+from tests.support.tcp_server import TcpServer
 
 PICTURE = b"\xff\xd8\xff\xe0 a picture \xff\xd9"
 TOPIC = "c0ffee12ab34cd56ef7890ab12cd34ef"
@@ -209,6 +211,47 @@ def test_server_that_drips_is_left_and_tried_again(part: bytes) -> None:
         until(lambda: not any(one.name == "notify json" for one in threading.enumerate()), 5, "the end of the thread")
         mended.set()
         sender.send(message())
+
+
+class DrippingMailServer(TcpServer):
+    """A mail server whose next line never ends, after some good lines."""
+
+    def __init__(self, lines: Sequence[bytes], first: bytes) -> None:
+        """`first`: bytes before those that drip."""
+        super().__init__()
+        self._lines, self._first = lines, first
+
+    def serve(self, client: socket.socket) -> None:
+        for line in self._lines:
+            client.sendall(line)
+            client.recv(4096)
+        client.sendall(self._first)
+        while True:
+            client.sendall(b"2")
+            time.sleep(0.05)
+
+
+LINES = (b"220 mail.example ESMTP\r\n", b"250 mail.example\r\n")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "lines", "first"),
+    [("mailto", (), b""), ("mailto", LINES[:1], b""), ("mailto", LINES, b""), ("mailtos", (), b"\x16\x03\x03\x40\x00")],
+    ids=["greeting", "hello", "sender", "TLS"],
+)
+def test_mail_server_that_drips_is_left(scheme: str, lines: Sequence[bytes], first: bytes) -> None:
+    with DrippingMailServer(lines, first) as server:
+        mode = "ssl" if scheme == "mailtos" else "insecure"
+        url = f"{scheme}://{server.address}?from=agent@home.example&to=me@home.example&mode={mode}"
+        sender = messenger(url, timeout=1.0)
+        for _ in range(2):  # the second message is not held by the thread of the first one
+            with pytest.raises(SinkError, match="no response"):
+                sender.send(message())
+            until(lambda: not running(f"notify {scheme}"), 30, "the end of the thread")
+
+
+def running(name: str) -> bool:
+    return any(one.name == name for one in threading.enumerate())
 
 
 def test_large_response_is_not_read_whole() -> None:
