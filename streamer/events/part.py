@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 LAST_YEAR = 9000
 """Last year of an event's time: durations of 100 years can be added to it."""
@@ -35,5 +35,7 @@ def _checked_time(text: str) -> str:
     return text
 
 
+UnixSecond = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
+"""A unix second that can be written as a `Time`."""
 Time = Annotated[str, AfterValidator(_checked_time)]
 """A time that `unix_time` can read."""

@@ -198,9 +198,9 @@ class Rules:
         except FileNotFoundError:
             recall(self.engine, self.query, self.position)
             return
-        except (OSError, ValueError):
-            path = self.worker.state / STATE_FILE
-            log.warning("state of the rules in %s is damaged or of another version: they begin without knowledge", path)
+        except (OSError, ValueError) as error:
+            path, why = self.worker.state / STATE_FILE, str(error) if type(error) is ValueError else "it cannot be read"
+            log.warning("state of the rules in %s is damaged or of another version (%s): they begin anew", path, why)
             self._file.close()
             self.engine = Engine(self.worker.config)
             recall(self.engine, self.query, self.position)

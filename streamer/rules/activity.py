@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from streamer.config.rule import Hits, Hold, Rule
+from streamer.events.part import UnixSecond
 from streamer.events.schema import IncidentEvent, StatusEvent
 from streamer.rules.condition import NOTHING, Condition, Finding, Leaf, StreamLeaf, Truth
 from streamer.rules.controls import Controls
@@ -46,9 +47,9 @@ class ActivityState:
     pending: list[Evidence] = field(default_factory=list)
     """Frames with a true condition before the start."""
     incident: Incident | None = None
-    last_start: float | None = None
+    last_start: UnixSecond | None = None
     """Unix second of the last start, for the cooldown."""
-    may_start_at: float | None = None
+    may_start_at: UnixSecond | None = None
     """Unix second at which an incident starts whose stream gives no further event, after the cooldown or in the hours
     of the rule."""
     word: str | None = None

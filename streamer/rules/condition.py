@@ -14,6 +14,7 @@ from streamer.config.condition import Condition as Settings
 from streamer.config.condition import Count
 from streamer.core.patterns import Pattern
 from streamer.events.incident_data import Reason
+from streamer.events.part import UnixSecond
 from streamer.rules.geometry import foot, is_inside
 from streamer.rules.observation import AnsweredTime, Observation, Shape
 from streamer.types import Point
@@ -105,6 +106,9 @@ class Leaf:
 
     def settle(self) -> None:
         """End a value that holds for one answer only."""
+
+    def check(self) -> None:
+        """Raise ValueError for a stored state that this condition cannot have."""
 
     def reasons(self) -> Iterator[Reason]:
         state, settings = self.state, self.settings
@@ -230,7 +234,7 @@ class TextLeaf(Leaf):
 
 @dataclass(slots=True)
 class StreamLeafState(LeafState):
-    since: float | None = None
+    since: UnixSecond | None = None
     """Unix second from which on the stream is in the state."""
 
 

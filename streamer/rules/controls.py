@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from streamer.events.command_data import CommandData
-from streamer.events.part import unix_time
+from streamer.events.part import UnixSecond, unix_time
 
 
 @dataclass(slots=True)
@@ -18,7 +18,7 @@ class SnoozeState:
     """None: all rules."""
     stream: str | None
     """None: all streams."""
-    until: float
+    until: UnixSecond
     """Unix second."""
     by: str
 
@@ -26,7 +26,7 @@ class SnoozeState:
 @dataclass(slots=True)
 class ControlState:
     mode: str | None = None
-    switched_at: float | None = None
+    switched_at: UnixSecond | None = None
     """Unix second of the last switch; None if there was none."""
     switched_by: str | None = None
     snoozes: list[SnoozeState] = field(default_factory=list)

@@ -30,6 +30,7 @@ from streamer.rules.incident import Key, Reporter
 from streamer.rules.observation import Observation, observe
 from streamer.rules.saved_state import (
     Head,
+    SavedActivity,
     SavedState,
     dump_activity,
     dump_head,
@@ -162,23 +163,30 @@ class Engine:
         for key, data in state.activities.items():
             if data is None:
                 continue
-            activity, saved = self.activities.get(*key), load_activity(data)
-            if activity is not None and activity.reporter.rule_hash == saved.rule_hash:
-                restore(activity, saved)
-                self.activities.update(activity)
-                continue
-            ended.append(key)
-            rule, stream = key
-            targets = Targets((), self._base.notify, self.timezone)
-            say, name = "{rule} at {stream}", saved.rule_hash
-            reporter = Reporter(self.agent, rule, stream, say, name, self.controls, targets)
-            if saved.state.incident is not None:
-                reason = REMOVED if rule not in self.rules else UNANSWERED if activity is None else CHANGED
-                ends.append(reporter.event(saved.state.incident, "end", self.clock, reason))
-            if saved.state.word is not None:
-                ends.append(reporter.word_event(None, f"{saved.rule_hash} {self.clock}", self.clock))
+            try:
+                activity, saved = self.activities.get(*key), load_activity(data)
+                if activity is not None and activity.reporter.rule_hash == saved.rule_hash:
+                    restore(activity, saved, self.clock)
+                    self.activities.update(activity)
+                else:
+                    ended.append(key)
+                    ends += self._ends(key, saved, activity is not None)
+            except ValueError as error:
+                raise ValueError(f"the state of rule {key[0]} on {key[1]} is not valid") from error
         self.activities.changed = set(ended)
         return ends
+
+    def _ends(self, key: Key, saved: SavedActivity, is_answered: bool) -> Iterator[RuleEvent]:
+        """Yield what ends the incident and the word of an activity whose rule is gone or has changed."""
+        rule, stream = key
+        targets = Targets((), self._base.notify, self.timezone)
+        say, name = "{rule} at {stream}", saved.rule_hash
+        reporter = Reporter(self.agent, rule, stream, say, name, self.controls, targets)
+        if saved.state.incident is not None:
+            reason = REMOVED if rule not in self.rules else CHANGED if is_answered else UNANSWERED
+            yield reporter.event(saved.state.incident, "end", self.clock, reason)
+        if saved.state.word is not None:
+            yield reporter.word_event(None, f"{saved.rule_hash} {self.clock}", self.clock)
 
     def _observe(self, seen: Observation) -> Iterator[RuleEvent]:
         for activity in self.activities.concerned(seen):

@@ -13,6 +13,7 @@ from streamer.config.model import Stream
 from streamer.config.rule import Rule
 from streamer.events.build import clean, rfc3339, word_event
 from streamer.events.incident_data import IncidentData, IncidentFrame, Reason, Severity
+from streamer.events.part import UnixSecond
 from streamer.events.result_data import Snapshot
 from streamer.events.schema import IncidentEvent, StatusEvent
 from streamer.rules.condition import Finding
@@ -63,9 +64,9 @@ class Incident:
     """An incident that has started."""
 
     id: str
-    started: float
+    started: UnixSecond
     """Unix second of the start, as events say it."""
-    since: float
+    since: UnixSecond
     """Unix second from which on the time until the escalation counts."""
     severity: Severity
     best: Evidence
@@ -93,7 +94,7 @@ class Incident:
 
     told: dict[str, Severity] = field(default_factory=dict)
     """Severity at which each notification target was alerted last."""
-    alert_at: float | None = None
+    alert_at: UnixSecond | None = None
     """Unix second at which the quiet hours of a target end that is to be alerted then."""
 
     def add(self, evidence: Evidence) -> None:

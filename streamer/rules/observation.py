@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from streamer.core.boxes import Rect
+from streamer.events.part import UnixSecond
 from streamer.events.result_data import Snapshot
 from streamer.events.schema import ResultEvent
 
@@ -19,7 +20,7 @@ class Moment(NamedTuple):
     """Number of the connection; None for the state of a stream."""
     pts: float | None
     """Media time within the epoch."""
-    wall: float
+    wall: UnixSecond
     """Unix second, which jumps when the clock of the computer is set."""
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 from pydantic_core import from_json, to_json
 
+from streamer.events.part import UnixSecond
 from streamer.rules.activity import Activity, ActivityState
 from streamer.rules.condition import LeafState
 from streamer.rules.controls import ControlState
@@ -29,7 +31,7 @@ class SavedState(NamedTuple):
 class Head:
     """The state that is of no single activity."""
 
-    clock: float
+    clock: UnixSecond
     controls: ControlState
     descriptions: Descriptions = field(default_factory=Descriptions)
 
@@ -62,7 +64,7 @@ def dump_activity(activity: Activity) -> bytes | None:
 def load_activity(data: bytes) -> SavedActivity:
     """Raises ValueError if the data is not from this version."""
     try:
-        saved = from_json(data)
+        saved = from_json(data, allow_inf_nan=False)
         return SavedActivity(
             str(saved["hash"]), _ACTIVITY.validate_python(saved["activity"]), list[Any](saved["leaves"])
         )
@@ -70,14 +72,19 @@ def load_activity(data: bytes) -> SavedActivity:
         raise ValueError("no activity") from error
 
 
-def restore(activity: Activity, saved: SavedActivity) -> None:
-    """Let an activity continue. Raises ValueError if the data is not from this version."""
+def restore(activity: Activity, saved: SavedActivity, now: float) -> None:
+    """Let an activity continue at unix second `now`. Raises ValueError if the data is not from this version."""
     states = [
         _adapter(leaf.state).validate_python(data) for leaf, data in zip(activity.leaves, saved.leaves, strict=True)
     ]
     activity.state = saved.state
     for leaf, state in zip(activity.leaves, states, strict=True):
         leaf.state = state
+        leaf.check()
+    if saved.state.may_start_at is not None and not saved.state.pending:
+        raise ValueError("a start without evidence")
+    if saved.state.incident is not None:  # can it be reported?
+        activity.reporter.event(deepcopy(saved.state.incident), "end", now)
 
 
 def _is_worth_saving(activity: Activity) -> bool:

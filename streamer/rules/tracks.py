@@ -138,6 +138,11 @@ class LeavesLeaf(TrackLeaf):
 class CrossesLeaf(TrackLeaf):
     """An object crosses a line, or has been in zones in their order."""
 
+    def check(self) -> None:
+        crosses: Any = self.settings.crosses
+        if any(not 0 <= track.step < max(1, len(crosses.zones)) for track in self.state.tracks.values()):
+            raise ValueError("a track beyond the last zone")
+
     def _appeared(self, track: Track) -> bool:
         return self._entered_next(track)
 

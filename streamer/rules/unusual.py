@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Annotated
 from zoneinfo import ZoneInfo
+
+from pydantic import Field
 
 from streamer.config.condition import Condition as Settings
 from streamer.rules.condition import LeafState, ObjectLeaf, Truth, Zones
@@ -24,15 +27,18 @@ RARE = 0.1
 _HOUR_S = 3600.0
 
 
+Hours = Annotated[list[list[int]], Field(min_length=24, max_length=24)]
+
+
 def _hours() -> list[list[int]]:
     return [[] for _ in range(24)]
 
 
 @dataclass(slots=True)
 class UnusualState(LeafState):
-    answered: list[list[int]] = field(default_factory=_hours)
+    answered: Hours = field(default_factory=_hours)
     """Days with an answer, as ordinal numbers of the Gregorian calendar, by hour of the day."""
-    seen: list[list[int]] = field(default_factory=_hours)
+    seen: Hours = field(default_factory=_hours)
     """Days on which the objects were seen in the hour, or in the one before or after it."""
     is_there: bool = False
     """The objects were seen in the newest answer."""
