@@ -39,7 +39,10 @@ def check(
     if shard is not None:
         for line in describe_shards(config, shard):
             print(line)
-    loaded = load_shard(config, shard)
+    loaded, is_empty = load_shard(config, shard)
+    if is_empty:
+        print(f"{config} is valid: agent {loaded.name} runs no stream")
+        return
     for kind, targets in (("sinks", loaded.sinks), ("outputs", loaded.outputs)):
         for index, target in enumerate(targets):
             try:

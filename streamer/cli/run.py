@@ -44,9 +44,11 @@ def run(
     from streamer.cli.shards import load_shard
     from streamer.config.model import at_host
 
-    loaded = load_shard(config, shard)
+    loaded, is_empty = load_shard(config, shard)
     if host is not None:
         loaded = at_host(loaded, host)
+    if is_empty:
+        streams = NO_STREAMS  # a StatefulSet keeps this pod, and a config with more streams may give it some
     supervise(loaded, log_level, log_format, streams=None if streams is None else _names(streams, loaded))
 
 

@@ -40,9 +40,20 @@ def test_check_prints_the_streams_of_each_shard(config: str, capsys: pytest.Capt
     assert printed == Shard(1, 2).streams(STREAMS)
 
 
-def test_an_empty_shard_is_a_config_error(config: str, capsys: pytest.CaptureFixture[str]) -> None:
-    empty = next(index for index in range(50) if not Shard(index, 50).streams(STREAMS))
-    assert streamer("check", config, "--shard", f"{empty}/50") == 2
-    done = capsys.readouterr()
-    assert f"shard {empty}/50 has no stream: use fewer shards" in done.err
-    assert f"shard {empty}/50: no stream, its agent cannot run" in done.out
+EMPTY = next(index for index in range(50) if not Shard(index, 50).streams(STREAMS))
+
+
+def test_check_names_an_empty_shard(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert streamer("check", config, "--shard", f"{EMPTY}/50") == 0
+    out = capsys.readouterr().out
+    assert f"shard {EMPTY}/50: no stream, its agent waits" in out
+    assert out.endswith(f"home.yaml is valid: agent home-{EMPTY} runs no stream\n")
+
+
+def test_empty_shard_runs_without_streams(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod of a StatefulSet that ended would be started again and again."""
+    ran: dict[str, object] = {}
+    monkeypatch.setattr("signal.pthread_sigmask", lambda *_: None)  # that of the test's own process stays
+    monkeypatch.setattr("streamer.cli.run.supervise", lambda config, *_, streams: ran.update({config.name: streams}))
+    assert streamer("run", config, "--shard", f"{EMPTY}/50") == 0
+    assert ran == {f"home-{EMPTY}": []}
