@@ -91,7 +91,7 @@ class Activity:
         self.leaves: tuple[Leaf, ...] = tuple(condition.leaves())
         self.tasks = frozenset(leaf.task for leaf in self.leaves if leaf.task is not None)
         self.stream_leaves = tuple(leaf for leaf in self.leaves if isinstance(leaf, StreamLeaf))
-        self._state_leaf = condition if isinstance(condition, FixedObjectLeaf) else None
+        self.state_leaf = condition if isinstance(condition, FixedObjectLeaf) else None
         self._can_sleep = all(leaf.is_quiet for leaf in self.leaves) and not condition.value_of_nothing
         self._updates = Updates(rule.escalate, reporter)
         self.state = ActivityState()
@@ -158,12 +158,6 @@ class Activity:
             self.state.time.advance(Moment(None, None, now), answered=False)
             yield from self.stop(now, reason)
 
-    def retire(self, now: float, reason: str) -> Iterator[IncidentEvent]:
-        """Have no answers any more."""
-        for leaf in self.leaves:
-            leaf.lose()
-        yield from self.stop(now, reason)
-
     def stop(self, now: float, reason: str) -> Iterator[IncidentEvent]:
         """End the incident, if there is one."""
         if self.state.incident is not None:
@@ -201,16 +195,6 @@ class Activity:
         found = self.state.incident
         if found is not None and found.id == incident:
             yield from self._updates.acknowledge(found, by, now)
-
-    def word_event(self, cause: str, now: float) -> StatusEvent | None:
-        """Return the report of the word of the rule's `state`, None if it has not changed since the last one.
-
-        `cause`: id of the event by which it changed.
-        """
-        if self._state_leaf is None or self._state_leaf.word == self.state.word:
-            return None
-        self.state.word = self._state_leaf.word
-        return self.reporter.word_event(self.state.word, cause, now)
 
     def rebase(self, now: float) -> None:
         """Let no time lie in the future: the clock of the computer was set back."""
@@ -290,6 +274,27 @@ class Activity:
         event = self.reporter.event(self.state.incident, "end", wall, reason)
         self.state.incident = None
         return event
+
+
+def word_event(activity: Activity, cause: str, now: float) -> StatusEvent | None:
+    """Return the report of the word of the rule's `state`, None if it has not changed since the last one.
+
+    `cause`: id of the event by which it changed.
+    """
+    leaf, state = activity.state_leaf, activity.state
+    if leaf is None or leaf.word == state.word:
+        return None
+    state.word = leaf.word
+    return activity.reporter.word_event(state.word, cause, now)
+
+
+def retire(activity: Activity, cause: str, now: float, reason: str) -> Iterator[IncidentEvent | StatusEvent]:
+    """Have no answers any more: end the incident and the word. `cause`: id of the event after which this is so."""
+    for leaf in activity.leaves:
+        leaf.lose()
+    yield from activity.stop(now, reason)
+    if (word := word_event(activity, cause, now)) is not None:
+        yield word
 
 
 def best_frames(activities: Iterable[Activity]) -> Iterator[tuple[str, str]]:

@@ -22,7 +22,7 @@ from streamer.events.command_data import CommandData
 from streamer.events.part import unix_time
 from streamer.events.schema import Event, IncidentEvent, ResultEvent, StatusEvent
 from streamer.rules.activities import Activities
-from streamer.rules.activity import Activity
+from streamer.rules.activity import Activity, retire, word_event
 from streamer.rules.build import build_activities
 from streamer.rules.controls import Controls
 from streamer.rules.descriptions import Descriptions
@@ -195,7 +195,7 @@ class Engine:
 
     def _update(self, activity: Activity, cause: str, wall: float) -> Iterable[StatusEvent]:
         """Note the state of an activity after an event with the id `cause`; report its word if that has changed."""
-        event = activity.word_event(cause, wall)
+        event = word_event(activity, cause, wall)
         self.activities.update(activity)
         return () if event is None else (event,)
 
@@ -240,9 +240,7 @@ class Engine:
         self.new += [activity for key, activity in after.items() if before.get(*key) is not activity]
         for key, activity in before.items():
             if after.get(key) is not activity:
-                yield from activity.retire(wall, reason)
-                if (word := activity.word_event(cause, wall)) is not None:
-                    yield word
+                yield from retire(activity, cause, wall, reason)
 
     def _obey(self, kind: str, command: CommandData, wall: float) -> Iterator[IncidentEvent]:
         """Take a command. Feedback changes nothing here."""
