@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
@@ -17,14 +18,18 @@ from typing import Any
 
 import cv2
 import numpy as np
-from playwright.sync_api import Page, expect, sync_playwright
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from streamer.cli.demo import CONFIG, STREAM
+from streamer.toyworld.world import World
 
 HERE = Path(__file__).parent
 CHROMIUM = "/usr/bin/chromium"
 MORE = {"gate": 4, "yard": 9, "ramp": 12}
 """Names of the additional cameras, and the seeds of their worlds."""
+REVIEWED = 12
+"""Pictures in the review."""
 ANSWERS_S = 8.0
 """Seconds before the first picture, so that the page shows some events."""
 WATCHED_S = 4.0
@@ -49,6 +54,7 @@ def main() -> None:
         shoot("page.png", "", (1360, 860), color_scheme="light")
         shoot("page-dark.png", f"#{STREAM}", (1360, 860), color_scheme="dark")
         shoot("page-phone.png", f"#{STREAM}", (390, 844), color_scheme="light", device_scale_factor=2, is_mobile=True)
+        review(browser)
         browser.close()
     with agent({}) as address:
         annotated(address)
@@ -72,6 +78,33 @@ def annotated(address: str) -> None:
     assert image is not None
     cv2.imwrite(str(HERE / "annotated.png"), image)
     print(HERE / "annotated.png")
+
+
+def review(browser: Browser) -> None:
+    """Take the picture of the review page, with the answers of the shipped model about pictures of the demo's world."""
+    command = [sys.executable, "-m", "streamer.cli", "dataset"]
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(REVIEWED):
+            cv2.imwrite(f"{folder}/{number:03}.png", World(number).scene(3.0).paint(800, 450))
+        subprocess.run([*command, "annotate", folder, "--task", "object_detection"], check=True)
+        with subprocess.Popen(
+            [*command, "review", folder, "--name", "ann"], stdout=subprocess.PIPE, text=True
+        ) as served:
+            assert served.stdout is not None
+            link = next(line.split()[-1] for line in served.stdout if line.startswith("open as"))
+            page = browser.new_page(viewport={"width": 1200, "height": 675}, color_scheme="light")
+            page.goto(link)
+            page.wait_for_selector(".canvas img")
+            for key in ("Enter", "Enter", "w", "2", "f", "Control+ArrowRight"):
+                page.keyboard.press(key)
+            page.wait_for_selector(".fixing")
+            shot = Image.open(io.BytesIO(page.screenshot()))
+            shot.quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+                HERE / "review.png", optimize=True
+            )  # a third of the size
+            page.close()
+            served.terminate()
+    print(HERE / "review.png", flush=True)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import typer
 
 from pipelines.cli.compare import compare
 from pipelines.cli.places import LabelPlace, read_labels, write_labels
+from pipelines.cli.review import review
 from pipelines.cli.round import dataset_round
 from streamer.core.errors import ConfigError
 from streamer.types.dataset import ANSWERS
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Make datasets of pictures with answers, and convert them.", no_args_is_help=True)
 app.command()(compare)
 app.command("round")(dataset_round)
+app.command()(review)
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with pictures.")]
 

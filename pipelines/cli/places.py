@@ -12,7 +12,7 @@ from streamer.core.errors import ConfigError
 if TYPE_CHECKING:
     from pipelines.dataset.labels import Labels
 
-FORMATS = ("coco", "yolo", "label-studio", "cvat")
+FORMATS = ("coco", "yolo", "label-studio", "cvat", "review")
 
 LabelPlace = Annotated[str, typer.Argument(metavar="FORMAT:PATH", help=f"Format ({', '.join(FORMATS)}) and path.")]
 
@@ -35,10 +35,10 @@ def write_labels(place: str, labels: Labels) -> None:
 
 def _format(place: str) -> tuple[Any, Path]:
     """Return the module of a format, and the path. Raises ConfigError."""
-    from pipelines.dataset.formats import coco, cvat, label_studio, yolo
+    from pipelines.dataset.formats import coco, cvat, label_studio, review, yolo
 
     name, _, path = place.partition(":")
-    modules = dict(zip(FORMATS, (coco, yolo, label_studio, cvat), strict=True))
+    modules = dict(zip(FORMATS, (coco, yolo, label_studio, cvat, review), strict=True))
     if name not in modules or not path:
         raise ConfigError(f"`{place}`: write a format and a path, such as coco:labels.json ({', '.join(FORMATS)})")
     return modules[name], Path(path).expanduser()

@@ -23,6 +23,7 @@ from streamer.cli.doctor import doctor
 from streamer.cli.events import events
 from streamer.cli.keys import app as keys_app
 from streamer.cli.model import app as model_app
+from streamer.cli.review_page import serve_review
 from streamer.cli.rules import app as rules_app
 from streamer.cli.run import run
 from streamer.cli.schedule import schedule
@@ -111,10 +112,12 @@ def _print_version(requested: bool) -> None:
 
 @app.callback()
 def _common(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Print the log, with the stack of an internal error.")] = False,
 ) -> None:
+    context.obj = serve_review  # commands of the pipelines import no web server
     if debug:
         logs.setup("streamer", "debug")

@@ -29,7 +29,7 @@ def make_app(
 ) -> FastAPI:
     """Build the application of this agent, without access control. `push`: None without such a target."""
     app = FastAPI(title="streamer", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    app.add_exception_handler(RequestValidationError, _invalid_parameter)
+    app.add_exception_handler(RequestValidationError, invalid_parameter)
     for path, handler in (
         ("/api/streams", handlers.streams),
         ("/api/events", handlers.events),
@@ -55,7 +55,7 @@ def make_app(
         app.add_api_route(path, command, methods=["POST"])
     if push is not None:
         _add_push(app, push)
-    app.mount("/", _Page(directory=STATIC, html=True))
+    app.mount("/", Page(directory=STATIC, html=True))
     return app
 
 
@@ -78,14 +78,14 @@ def _add_push(app: FastAPI, push: PushHandlers) -> None:
         app.add_api_route(path, command, methods=["POST"])
 
 
-async def _invalid_parameter(_: Request, error: Exception) -> Response:
+async def invalid_parameter(_: Request, error: Exception) -> Response:
     """Say which parameter of a URL is wrong, and what it must be."""
     assert isinstance(error, RequestValidationError)
     problems = [f"{one['loc'][-1]}: {in_words(one)}" for one in error.errors()]
     return JSONResponse({"detail": "; ".join(problems)}, 422)
 
 
-class _Page(StaticFiles):
+class Page(StaticFiles):
     """Files of the page. Browsers may cache them but must revalidate them each time."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:

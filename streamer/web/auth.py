@@ -27,6 +27,7 @@ from streamer.core.logs import RareLog
 from streamer.events.notify.push_links import PushLinks
 from streamer.web.connections import CONNECTION, Connections, TooManyRequests
 from streamer.web.forwarded import client_key
+from streamer.web.opening_links import OPEN_PATH, USED_LINK, OpeningLinks
 from streamer.web.session import LONGEST_S, Session, SessionKey, cookie_of, equal, renewed
 from streamer.web.throttle import TokenThrottle
 
@@ -84,10 +85,16 @@ class AuthMiddleware:
     """ASGI middleware that answers a request itself unless it is allowed."""
 
     def __init__(
-        self, app: ASGIApp, web: Web, agent: str, connections: Connections, links: PushLinks | None = None
+        self,
+        app: ASGIApp,
+        web: Web,
+        agent: str,
+        connections: Connections,
+        links: PushLinks | None = None,
+        openings: OpeningLinks | None = None,
     ) -> None:
-        """`links`: checks the links of notifications, which need no token."""
-        self._app, self._connections, self._links = app, connections, links
+        """`links`: checks the links of notifications, which need no token. `openings`: links that log in once."""
+        self._app, self._connections, self._links, self._openings = app, connections, links, openings
         self._keys = [
             _Key(Access(name, frozenset(one.scopes)), text, SessionKey(text))
             for name, one in web.all_tokens.items()
@@ -153,6 +160,8 @@ class AuthMiddleware:
             return NOTIFICATION
         if scope["path"] == "/login":
             return await self._log_in(scope, receive, client)
+        if self._openings is not None and scope["path"].startswith(OPEN_PATH) and scope["method"] == "GET":
+            return await self._enter(scope, scope["path"].removeprefix(OPEN_PATH), client)
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and given.strip():
             checked = await self._check(given.strip(), client)
@@ -177,13 +186,19 @@ class AuthMiddleware:
         if scope["method"] != "POST":
             return _form(scope, 401, "This page needs a token.")
         given = parse_qs((await read_body(receive)).decode("latin-1")).get("token", [""])[0]
+        return await self._enter(scope, given, client)
+
+    async def _enter(self, scope: StarletteScope, given: str, client: str) -> Response:
+        """Set the cookie if the token is right."""
         checked = await self._check(given, client)
         if checked is None:
-            return _form(scope, 403, "Wrong token.")
+            return _form(scope, 403, "Wrong token." if self._openings is None else USED_LINK)
         if isinstance(checked, int):
             return _form(scope, 429, _too_many(checked), {"Retry-After": str(checked)})
         now = int(time.time())
-        response = RedirectResponse("./", 303)  # relative, because a proxy may serve the page below a path
+        response = RedirectResponse(
+            "./" if scope["path"] == "/login" else "../", 303
+        )  # relative: a proxy may add a path
         response.headers["Set-Cookie"] = self._set_cookie(Session(now, now), checked, scope)
         return response
 
@@ -192,7 +207,8 @@ class AuthMiddleware:
         if wait := self._throttle.wait(client, time.monotonic()):
             self._connections.refused["token_not_checked"] += 1
             return math.ceil(wait)
-        found = [key for key in self._keys if equal(given, key.token)]
+        name = None if self._openings is None else self._openings.take(given)
+        found = [key for key in self._keys if equal(given, key.token) or key.access.name == name]
         if found:
             self._throttle.right(client, time.monotonic())
             return found[0]
@@ -218,18 +234,18 @@ class AuthMiddleware:
         return f"{self._cookie}={value}; Path={self._cookie_path}; Max-Age={left}; HttpOnly; SameSite=lax{secure}"
 
 
-async def read_body(receive: Receive) -> bytes:
-    """Return at most MAX_FORM_BYTES of a request's body, or nothing if it takes longer than FORM_TIMEOUT_S."""
+async def read_body(receive: Receive, most: int = MAX_FORM_BYTES) -> bytes:
+    """Return at most `most` bytes of a request's body, or nothing if it takes longer than FORM_TIMEOUT_S."""
     body, more = b"", True
     try:
         async with asyncio.timeout(FORM_TIMEOUT_S):
-            while more and len(body) < MAX_FORM_BYTES:
+            while more and len(body) < most:
                 message = await receive()
                 body += message.get("body", b"")
                 more = message.get("more_body", False)
     except TimeoutError:
         return b""
-    return body[:MAX_FORM_BYTES]
+    return body[:most]
 
 
 def _host_name(header: str) -> str:

@@ -17,9 +17,10 @@ from streamer.core.settings import Settings
 from streamer.events.notify.push_files import PushFiles, PushKeys, Subscription
 from streamer.events.notify.push_links import PushLinks
 from streamer.events.schema import IncidentEvent
+from streamer.web.json_body import parse_body
 from streamer.web.ledger_reader import TooManySearches
 from streamer.web.monitor.incident_list import IncidentList
-from streamer.web.rule_commands import RuleCommands, parse_body
+from streamer.web.rule_commands import RuleCommands
 from streamer.web.stored_pictures import StoredPictures
 
 SNOOZE_S = 3600.0

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from fastapi import HTTPException, Request
 from fastapi.responses import JSONResponse
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from streamer.bus.commands import Acknowledge, Feedback, RulesChange, RulesCommand, ShowRules, Snooze, SwitchMode
 from streamer.bus.rules_client import REPLY_S, command_rules
-from streamer.config.validation import in_words
 from streamer.core.errors import ConfigError, NoReply
 from streamer.core.redact import redact
 from streamer.core.settings import Seconds, Settings
 from streamer.events.command_data import Verdict
-from streamer.web.auth import access_of, read_body
-
-T = TypeVar("T", bound=Settings)
+from streamer.web.auth import access_of
+from streamer.web.json_body import parse_body
 
 SCRAPE_S = 1.0
 """Time for the rules process to answer where its state is a part of the answer, as in the metrics."""
@@ -99,31 +96,3 @@ class RuleCommands:
         except NoReply as error:
             raise HTTPException(503, redact(str(error)), {"Retry-After": "5"}) from None
         return {key: value for key, value in answer.items() if key != "id"}
-
-
-async def parse_body(request: Request, kind: type[T]) -> T:
-    """Return the body of a request. A page of another site can send no JSON without asking first."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise HTTPException(415, "send a JSON object with the header Content-Type: application/json")
-    try:
-        given = json.loads(await read_body(request.receive))
-    except (ValueError, RecursionError):
-        raise HTTPException(400, "the body is not JSON, or too long") from None
-    try:
-        return kind.model_validate(given)
-    except ValidationError as error:
-        raise HTTPException(422, "; ".join(_problem(one) for one in error.errors(include_url=False))) from None
-
-
-def _problem(error: Any) -> str:
-    place = str(error["loc"][-1]) + ": " if error["loc"] else ""
-    match error["type"]:
-        case "missing":
-            return f"{place}is missing"
-        case "extra_forbidden":
-            return f"{place}unknown key"
-        case "value_error":
-            return place + str(error["msg"]).removeprefix("Value error, ")
-        case "model_type" | "model_attributes_type" | "dict_type":
-            return "must be a JSON object"
-    return place + in_words(error)
