@@ -101,7 +101,7 @@ def review(browser: Browser) -> None:
             shot = Image.open(io.BytesIO(page.screenshot()))
             shot.quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
                 HERE / "review.png", optimize=True
-            )  # a third of the size
+            )
             page.close()
             served.terminate()
     print(HERE / "review.png", flush=True)
