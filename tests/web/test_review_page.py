@@ -23,6 +23,8 @@ from streamer.core.errors import ConfigError
 from tests.support.agents import until
 from tests.support.review_server import ReviewServer, as_right, paint_dataset
 
+pytestmark = pytest.mark.timeout(900)  # 100 pictures take 10 s on idle cores, minutes on busy ones
+
 SHOWN_MS = 180_000
 """Longest wait for the page on a busy computer, in milliseconds."""
 DESKTOP, PHONE = (1280, 720), (390, 844)
