@@ -196,9 +196,8 @@ class AuthMiddleware:
         if isinstance(checked, int):
             return _form(scope, 429, _too_many(checked), {"Retry-After": str(checked)})
         now = int(time.time())
-        response = RedirectResponse(
-            "./" if scope["path"] == "/login" else "../", 303
-        )  # relative: a proxy may add a path
+        root = "./" if scope["path"] == "/login" else "../"  # relative, because a proxy may serve the page below a path
+        response = RedirectResponse(root, 303)
         response.headers["Set-Cookie"] = self._set_cookie(Session(now, now), checked, scope)
         return response
 
