@@ -27,7 +27,7 @@ from streamer.cluster.placement import Placed
 LOST_S = 5.0
 """Seconds without a report after which a host is out of reach."""
 START_S = 10.0
-"""Seconds for which a new controller waits for all hosts before it gives streams to those that are there."""
+"""Seconds after its first report for which a new controller waits for all hosts, before it bars the others."""
 WAITS = "waits until no host out of reach can run it"
 SETTLE_S = 30.0
 """Seconds for which a host must be in reach before streams of other hosts move to it."""
@@ -165,8 +165,8 @@ class Controller:
         Each change of the placement has an epoch of its own, so that the events of a stream's new host have a higher
         one than those of the old host.
         """
-        self._began = min(self._began, now)
         reach = set(self.in_reach(now))
+        self._began = min(self._began, now) if reach else self._began
         self._lost = frozenset(self._names) - reach
         if self.epoch is None:
             if not reach or (self._lost and now - self._began < START_S):
@@ -298,6 +298,7 @@ class Controller:
             if target is None:
                 continue
             if not any(wanted.holders(stream)):
+                target = current.get(stream, target)  # a barred host that is back has it: a move comes later
                 if self._is_free(stream, target, wanted):
                     wanted.streams[target].add(stream)
             elif target == (source := current[stream]) or is_moving:

@@ -42,6 +42,8 @@ class Host:
     is_up: bool = True
     is_cut: bool = False
     """Neither the controller nor other hosts reach it."""
+    is_silent: bool = False
+    """The controller does not reach it, other hosts do."""
     problem: str | None = None
     give_up_at: dict[str, float] = field(default_factory=dict)
     answers: bool = True
@@ -92,7 +94,7 @@ class Cluster:
             self._watch()
 
     def reached(self) -> list[Host]:
-        return [host for host in self.hosts.values() if host.is_up and not host.is_cut]
+        return [host for host in self.hosts.values() if host.is_up and not host.is_cut and not host.is_silent]
 
     def places(self) -> dict[str, list[str]]:
         return {
@@ -197,6 +199,40 @@ def test_a_new_controller_waits_for_an_unknown_lease() -> None:
     cluster.run(30)
     assert cluster.all_run_once()
     assert cluster.double == 0
+
+
+def test_a_new_controller_waits_for_hosts_that_answer_late() -> None:
+    cluster = Cluster()
+    cluster.run(20)
+    before, cluster.control = {host.name: host.order for host in cluster.hosts.values()}, cluster.new_controller()
+    for host in cluster.hosts.values():
+        host.is_silent = True
+    for name in "bac":
+        cluster.run(15 if name == "b" else 2)
+        cluster.hosts[name].is_silent = False
+    cluster.run(20)
+    assert {host.name: host.order for host in cluster.hosts.values()} == before
+
+
+def test_a_barred_host_that_is_back_keeps_its_streams() -> None:
+    """Also those that the balance of the load wants elsewhere: they move later, without a gap."""
+    cluster = Cluster()
+    cluster.run(20)
+    name = cluster.places()["s0"][0]
+    other = next(host for host in cluster.names if host != name)
+
+    def place_elsewhere(hosts: Sequence[Candidate], current: Mapping[str, str]) -> Placed:
+        return Placed({**place(hosts, current).host_of, "s0": other}, {})
+
+    cluster.control = Controller(cluster.names, STREAMS, place_elsewhere, LEASE_S, True)
+    cluster.run(20)
+    cluster.hosts[name].is_silent = True
+    cluster.run(7)
+    cluster.hosts[name].is_silent = False
+    for _ in range(120):
+        cluster.run(0.5)
+        assert all(cluster.places().values())
+    assert cluster.places()["s0"] == [other]
 
 
 def test_a_minority_places_nothing() -> None:
