@@ -170,23 +170,11 @@ class Engine:
                     self.activities.update(activity)
                 else:
                     ended.append(key)
-                    ends += self._ends(key, saved, activity is not None)
+                    ends += _ends(self, key, saved, activity is not None)
             except ValueError as error:
                 raise ValueError(f"the state of rule {key[0]} on {key[1]} is not valid") from error
         self.activities.changed = set(ended)
         return ends
-
-    def _ends(self, key: Key, saved: SavedActivity, is_answered: bool) -> Iterator[RuleEvent]:
-        """Yield what ends the incident and the word of an activity whose rule is gone or has changed."""
-        rule, stream = key
-        targets = Targets((), self._base.notify, self.timezone)
-        say, name = "{rule} at {stream}", saved.rule_hash
-        reporter = Reporter(self.agent, rule, stream, say, name, self.controls, targets)
-        if saved.state.incident is not None:
-            reason = REMOVED if rule not in self.rules else CHANGED if is_answered else UNANSWERED
-            yield reporter.event(saved.state.incident, "end", self.clock, reason)
-        if saved.state.word is not None:
-            yield reporter.word_event(None, f"{saved.rule_hash} {self.clock}", self.clock)
 
     def _observe(self, seen: Observation) -> Iterator[RuleEvent]:
         for activity in self.activities.concerned(seen):
@@ -269,3 +257,16 @@ class Engine:
             at, activity = self.activities.next_due()
             yield from activity.expire(at)
             self.activities.update(activity)
+
+
+def _ends(engine: Engine, key: Key, saved: SavedActivity, is_answered: bool) -> Iterator[RuleEvent]:
+    """Yield what ends the incident and the word of an activity whose rule is gone or has changed."""
+    rule, stream = key
+    targets = Targets((), engine._base.notify, engine.timezone)
+    say, name = "{rule} at {stream}", saved.rule_hash
+    reporter = Reporter(engine.agent, rule, stream, say, name, engine.controls, targets)
+    if saved.state.incident is not None:
+        reason = REMOVED if rule not in engine.rules else CHANGED if is_answered else UNANSWERED
+        yield reporter.event(saved.state.incident, "end", engine.clock, reason)
+    if saved.state.word is not None:
+        yield reporter.word_event(None, f"{saved.rule_hash} {engine.clock}", engine.clock)

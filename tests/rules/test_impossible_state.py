@@ -15,7 +15,7 @@ NAMES = (
     "arrives, not leaves", "camera still down when the hours begin", "held for 5 s", "state in a zone",
     "unusual at night, usual in the evening", "better frame",
 )  # fmt: skip
-WRONG = (None, -1, 1e300, 1 << 70, "x", [], {})
+WRONG: tuple[Any, ...] = (None, -1, 1e300, 1 << 70, "x", [], {})
 
 
 def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
