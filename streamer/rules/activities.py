@@ -62,6 +62,11 @@ class Activities:
     def get(self, rule: str, stream: str) -> Activity | None:
         return self._all.get((rule, stream))
 
+    def word(self, rule: str, stream: str) -> str | None:
+        """Return the word of a rule's `state` on a stream, None without an answer."""
+        activity = self.get(rule, stream)
+        return None if activity is None else activity.state.word
+
     def keys(self) -> KeysView[Key]:
         return self._all.keys()
 

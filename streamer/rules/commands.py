@@ -166,7 +166,9 @@ def overview(engine: Engine, now: float) -> dict[str, Any]:
                 "streams": streams[name],
                 "modes": rule.modes,
                 "armed": engine.controls.is_armed(rule.modes),
-                "words": {stream: engine.word(name, stream) for stream in streams[name]} if rule.words else None,
+                "words": {stream: engine.activities.word(name, stream) for stream in streams[name]}
+                if rule.words
+                else None,
             }
             for name, rule in engine.rules.items()
         },

@@ -92,11 +92,6 @@ class Engine:
             if (incident := activity.state.incident) is not None
         ]
 
-    def word(self, rule: str, stream: str) -> str | None:
-        """Return the word of a rule's `state` on a stream, None without an answer."""
-        activity = self.activities.get(rule, stream)
-        return None if activity is None else activity.state.word
-
     @property
     def deadline(self) -> float | None:
         """Value that the clock must reach for the next deadline to pass; None if there is no deadline."""

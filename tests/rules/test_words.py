@@ -129,7 +129,7 @@ def test_words_follow_from_state_and_ledger(tmp_path: Path, saved: int) -> None:
         for number, event in enumerate(told_story.events()):
             found = engine.process(event)
             ledger.commit([event, *found])
-            shown += [engine.word("story", "gate")] * (1 + len(found))
+            shown += [engine.activities.word("story", "gate")] * (1 + len(found))
             if number + 1 == saved:
                 file.store(len(shown), engine)
         last = rules_state(tmp_path, tmp_path / LEDGER_FILE, len(shown)).words
