@@ -34,7 +34,7 @@ DEVICE = "homeassistant/device/streamer_home_gate/config"
 LADDER = {"ladder": RuleInfo(["gate"], "objects")}
 GATE = {"gate": RuleInfo(["gate"], None, ["open", "closed"])}
 WORD = "streamer/home/streams/gate/incident.gate/word"
-FEW_S, START_S = 10.0, 60.0
+FEW_S, START_S = 30.0, 60.0
 
 
 def opened(
