@@ -152,7 +152,7 @@ def test_hostile_texts_of_an_incident_stay_texts(browser: Browser, scene: RulesS
         expect(last).to_be_visible(timeout=60_000)
         page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
         expect(last.locator(".why")).to_contain_text(HOSTILE[-1])
-        expect(page.get_by_text(HOSTILE[0]).first).to_be_visible()
+        expect(page.locator("#incidents").get_by_text(HOSTILE[0]).first).to_be_visible()
         assert page.evaluate("window.executed") is None
         assert page.locator("#incidents :is(script, iframe, svg, object, embed)").count() == 0
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
