@@ -49,7 +49,7 @@ class Found(NamedTuple):
     """The answers of several hosts to a request."""
 
     answers: dict[str, Whole]
-    """By host, that of this one first."""
+    """Answers in the order of the hosts, that of this one first."""
     problems: dict[str, str]
     """Reasons of the hosts that gave none."""
 

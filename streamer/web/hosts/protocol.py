@@ -67,9 +67,9 @@ class Piece(_Strict):
     id: _Number
     more: bool
     status: int | None = None
-    """Of the first piece."""
+    """Status of the answer, in its first piece."""
     headers: dict[str, str] | None = None
-    """Of the first piece."""
+    """Headers of the answer, in its first piece."""
 
 
 Message = Ask | Next | Stop
