@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 SHIPPED = Path(__file__).parent / "models" / "tiny"
 """Folder of the small model that is part of the package."""
 
+HASH_SHOWN = 12
+"""Digits of a hash in the names of models."""
 _HUB_FILES = ("*.json", "*.safetensors", "merges.txt")
 _CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")
 _REMOTE_CODE = re.compile(r"microsoft/(florence-2-.+)", re.IGNORECASE)
@@ -65,6 +67,29 @@ class CheckpointFiles:
         for path in (*self.weights, *adapter):
             digest.update(bytes.fromhex(sha256_of(path)))
         return digest.hexdigest()
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights in float32."""
+        stored = sum(path.stat().st_size for path in self.weights)
+        return stored * (2 if str(self.config.get("dtype") or self.config.get("torch_dtype")).endswith("16") else 1)
+
+    def checked_digest(self, start: str) -> str:
+        """Return `digest`. Raises ConfigError if it does not begin with `start`, or if a file cannot be read."""
+        try:
+            found = self.digest()
+        except OSError as error:
+            raise ConfigError(f"checkpoint {self.name} cannot be read: {error.strerror}") from None
+        if not found.startswith(start):
+            raise ConfigError(
+                f"checkpoint {self.name} has the hash {found[:HASH_SHOWN]}, not {start[:HASH_SHOWN]}: "
+                "its files are not those that were chosen"
+            )
+        return found
+
+    def with_hash(self, start: str) -> CheckpointFiles:
+        """Return the files with their hash in the name. Raises ConfigError as `checked_digest` does."""
+        return replace(self, name=f"{self.name}@{self.checked_digest(start)[:HASH_SHOWN]}")
 
     def with_image_size(self, side: int | None) -> CheckpointFiles:
         """Return the files with pictures of `side` pixels; None: the checkpoint's own size. Raises ConfigError."""

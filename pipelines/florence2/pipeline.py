@@ -59,6 +59,8 @@ ListedDevice = Annotated[str, StringConstraints(pattern=r"^(cpu|cuda:\d+|openvin
 """One of several devices: `auto` and `cuda` could be one that another entry names."""
 DeviceList = Annotated[tuple[ListedDevice, ...], Field(min_length=1, max_length=64)]
 
+PROCESS_BYTES = 200_000_000
+"""Memory of an inference process without the weights."""
 SHORT_PROMPT = 100
 """Characters; every published checkpoint takes a prompt of this length."""
 
@@ -68,6 +70,8 @@ class Florence2Settings(Settings):
 
     checkpoint: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] | None = None
     """A folder, or a hub name such as florence-community/Florence-2-base-ft; left out: the small shipped model."""
+    hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12,64}$")] | None = None
+    """First digits of the hash that the checkpoint must have; then events name it beside the checkpoint."""
     device: DeviceName | DeviceList = "auto"
     """auto (all CUDA GPUs, the CPU where there is none), cpu, cuda, cuda:N; openvino:GPU or openvino:NPU of an Intel
     processor. A list such as [cuda:0, cuda:1]: the streams are divided among these."""
@@ -166,6 +170,14 @@ class Florence2:
 
     def costs(self, settings: Florence2Settings) -> Costs:
         return shipped_costs(settings.checkpoint, settings.image_size)
+
+    def identify(self, settings: Florence2Settings) -> tuple[str, str]:
+        files = open_folder(settings.checkpoint)
+        return files.name, files.checked_digest(settings.hash or "")
+
+    def memory(self, settings: Florence2Settings) -> int:
+        # Peak while loading, measured: the stored and the converted weights, torch and the buffers of a batch.
+        return PROCESS_BYTES + 2 * open_folder(settings.checkpoint).weight_bytes
 
     def open(self, settings: Florence2Settings, alive: Callable[[], None] = lambda: None) -> Engine:
         open_one = partial(open_engine, graphs=self._graphs, alive=alive)
@@ -336,7 +348,10 @@ def load_parts(files: CheckpointFiles) -> tuple[DaViT, Encoder]:
 
 
 def _files(settings: Florence2Settings) -> CheckpointFiles:
-    return open_folder(settings.checkpoint).with_image_size(settings.image_size)
+    files = open_folder(settings.checkpoint)
+    if settings.hash is not None:
+        files = files.with_hash(settings.hash)
+    return files.with_image_size(settings.image_size)
 
 
 def _needs_reference(checkpoint: Checkpoint, settings: Florence2Settings) -> bool:

@@ -38,6 +38,7 @@ Sender = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MAX_STREAMS = 10_000
 """Largest number of streams of a `RunStreams`: their names fit into one message."""
 MAX_LEASE_S = 3600.0
+WATCH_S = 60.0
 MAX_TASK_BYTES = 16_384
 """Largest task of a request, as JSON: the check of a longer text would hold up the parent for seconds."""
 
@@ -129,6 +130,43 @@ class RunningStreams(BaseModel):
     epoch: int | None = None
     """The last `epoch`."""
     lease_left_s: float | None = None
+
+
+class ListModels(Command):
+    """Return the models that the agent has used, and the state of a swap."""
+
+    op: Literal["models"] = "models"
+
+
+class _SwapModel(Command):
+    """Base class of the commands that swap the model. Answered once the new one serves all streams."""
+
+    watch_s: float = Field(default=WATCH_S, ge=1, le=3600)
+    """Seconds for which the new model is watched before the choice is saved."""
+
+
+class UseModel(_SwapModel):
+    """Swap the model for that of a checkpoint."""
+
+    op: Literal["models.use"] = "models.use"
+    checkpoint: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+    """Absolute path of a folder, or a name on the hub."""
+    name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    """Name of the model in events."""
+    hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12,64}$")]
+    """Hash of its files."""
+
+
+class UseModelBefore(_SwapModel):
+    """Swap the model for the one that ran before, or end a swap that is not over."""
+
+    op: Literal["models.back"] = "models.back"
+
+
+class CountOutcomes(Command):
+    """Return the outcomes of the last jobs of each task, as `OutcomeCounts` gives them."""
+
+    op: Literal["outcomes"] = "outcomes"
 
 
 class SetTasks(Command):
@@ -225,8 +263,10 @@ RulesChange = SwitchMode | Snooze | Acknowledge | Feedback
 RulesCommand = RulesChange | ShowRules
 RULES: TypeAdapter[RulesCommand] = TypeAdapter(Annotated[RulesCommand, Field(discriminator="op")])
 """Commands to the rules process."""
-ControlCommand = ListTasks | Ask | ChangeTask | RunStreams
-InferenceCommand = Ask | SetTasks | ServeStream | ReleaseStream
+ModelCommand = ListModels | UseModel | UseModelBefore
+ControlCommand = ListTasks | Ask | ChangeTask | RunStreams | ModelCommand
+InferenceStreamCommand = Ask | SetTasks | ServeStream | ReleaseStream
+InferenceCommand = InferenceStreamCommand | CountOutcomes
 CONTROL: TypeAdapter[ControlCommand] = TypeAdapter(Annotated[ControlCommand, Field(discriminator="op")])
 """Commands to the parent."""
 INFERENCE: TypeAdapter[InferenceCommand] = TypeAdapter(Annotated[InferenceCommand, Field(discriminator="op")])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any
 
 import zmq
 
+from streamer.bus.rpc import device_of, other_target
 from streamer.core.errors import WireError
-from streamer.core.ipc import Listener, check_endpoint, drain, receive_valid, send_or_drop
+from streamer.core.ipc import CHECK_S, Listener, check_endpoint, drain, receive_valid, send_or_drop
 from streamer.core.logs import RareLog
 from streamer.events.schema import ResultEvent, decode, encode
 
@@ -38,7 +40,7 @@ class TaskList:
     tasks: list[dict[str, Any]]
     """Plain data, as in the config."""
     process: str | None = None
-    """Target of the inference process that serves the stream, if there are several."""
+    """Target of the device, as of `device_of`, that serves the stream, if there are several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class ResultPublisher:
         self, runtime: Path, tasks: Mapping[str, Sequence[Mapping[str, Any]]], target: str | None = None
     ) -> None:
         """`tasks`: the task list of each stream that it serves, plain data as in the config."""
-        self._tasks, self._target = dict(tasks), target
+        self._tasks, self._target = dict(tasks), device_of(target)
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.XPUB)
         self.socket.set(zmq.LINGER, 0)
         self.socket.set(zmq.SNDHWM, 256)
@@ -114,7 +116,8 @@ class ResultSubscriber:
     def __init__(self, runtime: Path, stream: str | None, targets: Sequence[str | None] = (None,)) -> None:
         """`stream`: receive its results and its task list. None: receive all task lists and processes, no results.
 
-        `targets`: the inference processes, any of which may serve the stream.
+        `targets`: the inference processes, any of which may serve the stream. Those that a swap of the model starts
+        beside them are found by their sockets.
         """
         every, own = [TASKS.encode(), PROCESSES.encode()], [f"{stream}/".encode(), _tasks_topic(stream or "")]
         topics = every if stream is None else own
@@ -128,10 +131,27 @@ class ResultSubscriber:
             self.socket.set(zmq.SUBSCRIBE, topic)
         for target in targets:
             self.socket.connect(results_endpoint(runtime, target))
+        self._others = [results_endpoint(runtime, other_target(target)) for target in targets]
+        self._connected: set[str] = set()
+        """Those of `_others` that exist."""
+        self._look_at = 0.0
+        """Monotonic second."""
 
     def receive(self) -> Iterator[Item]:
         """Yield what has arrived. Never blocks."""
+        if (now := time.monotonic()) >= self._look_at:
+            self._look_at = now + CHECK_S
+            self._follow_swaps()
         return receive_valid(self.socket, _decode, self._invalid_messages)
+
+    def _follow_swaps(self) -> None:
+        """Connect to the second processes that have started, and forget those that have ended."""
+        existing = {one for one in self._others if Path(one.removeprefix("ipc://")).exists()}
+        for endpoint in existing - self._connected:
+            self.socket.connect(endpoint)
+        for endpoint in self._connected - existing:
+            self.socket.disconnect(endpoint)
+        self._connected = existing
 
     def close(self) -> None:
         self.socket.close()

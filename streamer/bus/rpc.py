@@ -46,8 +46,22 @@ def rules_socket(runtime: Path) -> Path:
 
 
 def infer_socket(runtime: Path, target: str | None = None) -> Path:
-    """Return the path of an inference process's socket. `target`: its number, None where there is only one."""
+    """Return the path of an inference process's socket. `target`: its number, None where there is only one;
+    see also `other_target`."""
     return runtime / (f"infer-{target}.sock" if target else "infer.sock")
+
+
+def other_target(target: str | None) -> str | None:
+    """Return the second target of the same device: a swap of the model starts a process there, beside the first.
+
+    None and `b`, `0` and `0b`, and so on.
+    """
+    return device_of(target) if target != device_of(target) else f"{target or ''}b"
+
+
+def device_of(target: str | None) -> str | None:
+    """Return the first of the two targets of a device."""
+    return target and (target.removesuffix("b") or None)
 
 
 class RpcServer:

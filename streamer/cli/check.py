@@ -58,9 +58,14 @@ def check(
 
 def _print_contents(config: Config) -> None:
     from streamer.cli.load_estimate import describe, estimate, percent
+    from streamer.config.model_choice import ModelChoices
+    from streamer.core.paths import state_folder
 
     load = estimate(config)
     print(f"  model: {_keys(config.model)}")
+    choices = ModelChoices(state_folder(config.name), config)
+    if choices.current is not None:
+        print(f"  model in use: {choices.current}, chosen with `streamer model use` instead of that of the config")
     for name, stream in config.streams.items():
         print(f"  stream {name}: {_keys(stream.source)}")
         for task in stream.tasks:

@@ -1,22 +1,24 @@
-"""`streamer model`: prepare the model for this computer."""
+"""`streamer model`: prepare the model for this computer; swap the model of a running agent."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streamer.cli.options import Checkpoint
+from streamer.cli.client import REPLY_TIMEOUT_S, call
+from streamer.cli.options import Checkpoint, RunningAgent
 from streamer.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from streamer.config.model import Config
     from streamer.types import Frame, Job, Pipeline, Task
 
-app = typer.Typer(help="Prepare the model for this computer.", no_args_is_help=True)
+app = typer.Typer(help="Prepare the model for this computer; swap that of a running agent.", no_args_is_help=True)
 
 DEFAULT_FRAMES = 64
 HELD_OUT = 2
@@ -24,9 +26,89 @@ HELD_OUT = 2
 FLOOR = 0.98
 
 
-@app.callback()
-def _group() -> None:
-    """Keep `quantize` a command of the group `model`."""
+SWAP_S = 900.0
+"""Longest wait for a swap. The agent gives up a model that does not load in 300 s."""
+
+
+Watch = Annotated[
+    str, typer.Option(metavar="T", help="Time for which the agent watches the other model, and may return, 1s to 1h.")
+]
+
+
+@app.command(name="list")
+def show(agent: RunningAgent = None) -> None:
+    """List the models that a running agent has used, and those that it gave up."""
+    from streamer.bus.commands import ListModels
+
+    found = call(agent, REPLY_TIMEOUT_S, ListModels())
+    config = f"{found['config'] or 'the shipped model'}, of the config"
+    if found["used"]:
+        config += ", which is not changed; `streamer model back` returns to it"
+    rows = [(_line(one), "") for one in found["used"]]
+    rows = [(config, ""), *rows]
+    rows[-1] = (rows[-1][0], "in use")
+    rows += [(_line(one), f"given up: {one['reason']}") for one in found["given_up"]]
+    if swap := found.get("swap"):
+        left = "" if swap["left_s"] is None else f", for {swap['left_s']:.0f} s more"
+        why = f": {swap['reason']}" if swap["reason"] else ""
+        rows.append((swap["model"], f"{swap['phase']}{left}{why}"))
+    for text, state in rows:
+        print(f"{text}{': ' if state else ''}{state}")
+
+
+@app.command()
+def use(
+    checkpoint: Annotated[str, typer.Argument(metavar="FOLDER", help="Folder of a checkpoint, or a name on the hub.")],
+    digest: Annotated[
+        str | None, typer.Option("--hash", metavar="H", help="First digits of the hash that its files must have.")
+    ] = None,
+    watch: Watch = "1m",
+    agent: RunningAgent = None,
+) -> None:
+    """Swap the model of a running agent while it answers.
+
+    The new model is loaded and tried beside the running one, and refused if that fails. Then it is watched: the agent
+    returns to the model before if more answers fail or are empty. After that the choice survives restarts.
+    """
+    from streamer.bus.commands import UseModel
+    from streamer.config.model import find_pipeline
+
+    watch_s = _watch_seconds(watch)
+    if (folder := Path(checkpoint).expanduser()).exists():
+        checkpoint = str(folder.resolve())
+    pipeline = find_pipeline()
+    try:
+        settings = pipeline.settings(checkpoint=checkpoint, hash=digest)
+    except ValueError:
+        raise ConfigError(f"--hash: `{digest}` is no hash: give 12 to 64 of the digits 0-9 and a-f") from None
+    name, digest = pipeline.identify(settings)
+    print(f"{name}@{digest[:12]} is loaded beside the running model", flush=True)
+    command = UseModel(checkpoint=checkpoint, name=name, hash=digest, watch_s=watch_s)
+    print(call(agent, SWAP_S, command)["done"])
+
+
+@app.command()
+def back(watch: Watch = "1m", agent: RunningAgent = None) -> None:
+    """Return to the model that a running agent used before, or end a swap that is not over."""
+    from streamer.bus.commands import UseModelBefore
+
+    print(call(agent, SWAP_S, UseModelBefore(watch_s=_watch_seconds(watch)))["done"])
+
+
+def _watch_seconds(text: str) -> float:
+    from streamer.core.settings import parse_seconds
+
+    try:
+        if 1 <= (seconds := parse_seconds(text)) <= 3600:
+            return seconds
+    except ValueError as error:
+        raise ConfigError(f"--watch: {error}") from None
+    raise ConfigError(f"--watch: {text} is not allowed: give 1s to 1h")
+
+
+def _line(choice: Mapping[str, Any]) -> str:
+    at = datetime.fromtimestamp(choice["at"]).astimezone().isoformat(" ", "seconds")
+    return f"{choice['name']}@{choice['hash'][:12]}, {choice['checkpoint']}, {at}"
 
 
 @app.command()

@@ -134,6 +134,14 @@ def degraded_event(agent: str, reason: str) -> StatusEvent:
     return _status(f"/agents/{agent}", "agent", "degraded", reason)
 
 
+def model_event(agent: str, state: str, reason: str, model: str) -> StatusEvent:
+    """Return a change of the model: `changed`, `kept`, `returned` to the one before, or `refused` before it was used.
+
+    `model`: name and hash of the new one.
+    """
+    return _status(f"/agents/{agent}", "model", state, reason, model=model)
+
+
 def task_event(
     agent: str, stream: str, task: str, state: str,
     reason: str | None = None, retry_in_s: float | None = None, asks: str | None = None,

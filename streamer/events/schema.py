@@ -74,6 +74,8 @@ class StatusData(Part):
     """Name of the rule, in events about the word of its `state`."""
     word: str | None = Field(default=None, exclude_if=lambda value: value is None)
     """Word of the `state` of a rule; absent if there is no answer."""
+    model: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Name and hash of the model, in events about it: `yard@5f0c2a9be417`."""
     command: CommandData | None = Field(default=None, exclude_if=lambda value: value is None)
     """Content of a command to the rules."""
 

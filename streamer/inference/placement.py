@@ -31,6 +31,8 @@ class _Process:
     """Monotonic second at which it became ready; None while it does not answer."""
     lost: bool = False
     """It has ended and is not ready again. One that is starting for the first time is not lost."""
+    stands_by: bool = False
+    """It gets streams only while no other process is up: its model is not the chosen one."""
 
 
 class Placement:
@@ -63,6 +65,25 @@ class Placement:
         state.up_since, state.lost = None, True
         self._rescue()
 
+    def add_process(self, process: str | None) -> None:
+        """A process is started beside another one of its device. It stands by."""
+        self._processes[process] = _Process(stands_by=True)
+
+    @property
+    def chosen(self) -> tuple[str | None, ...]:
+        """The processes that do not stand by."""
+        return tuple(name for name, process in self._processes.items() if not process.stands_by)
+
+    def substitute(self, old: str | None, new: str | None) -> None:
+        """Let `new`, which is up, serve the streams of `old`, which stands by from now on."""
+        self._processes[old].stands_by, self._processes[new].stands_by = True, False
+        moving = [stream for stream, place in self.process_of.items() if place == old]
+        self.process_of.update(dict.fromkeys(moving, new))
+
+    def remove_process(self, process: str | None) -> None:
+        """A process that is planned for no stream is gone."""
+        del self._processes[process]
+
     def keep(self, stream: str, process: str | None) -> None:
         """The stream could not leave this process."""
         if stream in self.process_of:
@@ -71,8 +92,7 @@ class Placement:
     def add(self, stream: str, load: float) -> None:
         """The stream is to be served too."""
         self._loads[stream] = max(load, MIN_LOAD)
-        ready = [name for name in self._processes if self.is_up(name)]
-        self._place({stream: self._loads[stream]}, ready or list(self._processes))
+        self._place({stream: self._loads[stream]}, self._ready() or self.chosen)
 
     def end(self, stream: str) -> None:
         """The stream has ended."""
@@ -112,7 +132,7 @@ class Placement:
 
     def _best_move(self) -> tuple[str, str | None] | None:
         """Return the stream whose move to the idlest process helps most, and that process, if the loads are unequal."""
-        used = {name: self.used(name) for name in self._processes if self.is_up(name)}
+        used = {name: self.used(name) for name in self._ready()}
         if len(used) < 2:
             return None
         busiest, idlest = max(used, key=used.__getitem__), min(used, key=used.__getitem__)
@@ -128,10 +148,14 @@ class Placement:
                     best = gain, stream
         return None if best is None else (best[1], idlest)
 
+    def _ready(self) -> list[str | None]:
+        """Return the processes that are up, without those that stand by if there are others."""
+        up = [name for name in self._processes if self.is_up(name)]
+        return [name for name in up if not self._processes[name].stands_by] or up
+
     def _rescue(self) -> None:
         """Place the streams of lost processes anew."""
-        ready = [name for name in self._processes if self.is_up(name)]
-        if ready:
+        if ready := self._ready():
             lost = {stream for stream, place in self.process_of.items() if self._processes[place].lost}
             self._place({stream: self._loads[stream] for stream in lost}, ready)
 

@@ -14,7 +14,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from streamer.bus.commands import INFERENCE, Ask, InferenceCommand, ReleaseStream, ServeStream, SetTasks, parse
+from streamer.bus.commands import (
+    INFERENCE,
+    Ask,
+    CountOutcomes,
+    InferenceStreamCommand,
+    ReleaseStream,
+    ServeStream,
+    SetTasks,
+    parse,
+)
 from streamer.bus.result_feed import ResultPublisher
 from streamer.bus.rpc import Request, RpcServer, infer_socket
 from streamer.config.changes import raw_stream, with_tasks
@@ -23,6 +32,7 @@ from streamer.core.errors import ConfigError
 from streamer.core.reasons import reason_of
 from streamer.events.build import result_event
 from streamer.events.schema import encode
+from streamer.inference.outcome_counts import OutcomeCounts
 from streamer.inference.policy import Policy
 from streamer.inference.triggers import Now
 from streamer.types import Result
@@ -44,6 +54,8 @@ class RequestHandler:
         """`feed` carries changed task lists to the views and the web process. `target`: as of `infer_socket`."""
         self._config, self._policy, self._feed = config, policy, feed
         self._server = RpcServer(infer_socket(runtime, target))
+        self.counts = OutcomeCounts()
+        """Outcomes of this process; its publisher adds them."""
         self._pending: dict[str, _Pending] = {}
         """Keys: name of the one-shot task."""
         self._handovers: list[tuple[Request, ServeStream | ReleaseStream]] = []
@@ -68,6 +80,9 @@ class RequestHandler:
         for request in self._server.receive():
             try:
                 command = parse(INFERENCE, request.message)
+                if isinstance(command, CountOutcomes):
+                    self._server.reply(request, outcomes=self.counts.rows())
+                    continue
                 self._handle(request, command, now)
             except Exception as error:  # whatever a caller sends, inference runs on and the caller gets an answer
                 self._server.reply_error(request, reason_of(error, "request"))
@@ -108,7 +123,7 @@ class RequestHandler:
             age = time.monotonic() - result.job.frame.captured_mono
             self._server.reply(pending.request, event=json.loads(encode(event)), age_s=round(age, 3))
 
-    def _handle(self, request: Request, command: InferenceCommand, now: Now) -> None:
+    def _handle(self, request: Request, command: InferenceStreamCommand, now: Now) -> None:
         """Raises ConfigError."""
         stream = command.stream
         schedule = self._policy.schedules.get(stream)

@@ -70,7 +70,7 @@ class ObjectTracker:
         self._intervals, self._on_import = intervals, on_import
         self._tasks: dict[tuple[str, str], _TaskTracks] = {}
         self._ids = count(1)
-        self._loader = threading.Thread(target=_import_libraries, name="tracker", daemon=True)
+        self._loader = threading.Thread(target=import_libraries, name="tracker", daemon=True)
 
     def assign_ids(self, result: Result) -> Result:
         """Return the result with track ids on its boxes; an object has an id from its second detection on.
@@ -148,7 +148,7 @@ def _update(tracks: _LabelTracks, label: str, boxes: list[Box], detections: _Det
             boxes[index] = replace(boxes[index], track=tracks.ids[number])
 
 
-def _import_libraries() -> None:
+def import_libraries() -> None:
     """Import the libraries of the tracker, which takes 0.6 s of processor time. An error shows at their use."""
     with suppress(Exception):
         import supervision  # noqa: F401

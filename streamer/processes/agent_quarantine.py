@@ -6,13 +6,15 @@ The parent learns from the crash journal of a process that has ended, before ano
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from streamer.bus.stream_state import QuarantineRows
+from streamer.config.model import Stream
 from streamer.inference import journal
 from streamer.inference.quarantine import Quarantine, Verdict
 from streamer.processes.assignment import Role, child_name
+from streamer.types import Result
 
 
 class AgentQuarantine:
@@ -45,6 +47,12 @@ class AgentQuarantine:
         """A process has given up a stream, of which it knew this."""
         self._quarantine.forget(stream)
         self._quarantine.add(rows)
+
+    def take_lost(self, process: str | None, streams: Mapping[str, Stream]) -> list[Result]:
+        """Return the outcomes of the jobs that a process left which is not started again. Remove its journal."""
+        lost = journal.lost_jobs(self._journal(process), streams)
+        journal.journal_path(self._runtime, child_name(Role.INFER, process)).unlink(missing_ok=True)
+        return lost
 
     def take_verdicts(self) -> list[Verdict]:
         """Return the verdicts since the last call."""

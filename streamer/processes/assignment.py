@@ -73,6 +73,9 @@ class Assignment(BaseModel):
     """For emit: end the agent after this many results on standard output."""
     was_killed: bool = False
     """The previous process was killed from outside, so nothing that it did is suspected."""
+    is_trial: bool = False
+    """For infer: another model is running. Check the memory first and try the model on a picture: a failure is an error
+    in the choice of the model."""
     quarantine: QuarantineRows = NO_ROWS
     """For infer: suspects and blocked tasks of the streams that it serves from its start."""
     since: Moment | None = None

@@ -14,7 +14,19 @@ from typing import Any, NamedTuple
 
 import zmq
 
-from streamer.bus.commands import CONTROL, MAX_ASK_S, Ask, ChangeTask, ListTasks, RunStreams, parse
+from streamer.bus.commands import (
+    CONTROL,
+    MAX_ASK_S,
+    Ask,
+    ChangeTask,
+    ListModels,
+    ListTasks,
+    ModelCommand,
+    RunStreams,
+    UseModel,
+    UseModelBefore,
+    parse,
+)
 from streamer.bus.rpc import Request, RpcServer, control_socket
 from streamer.config.changes import DONE, Change, SavedChanges, check_question, raw_stream
 from streamer.config.model import Config
@@ -23,9 +35,10 @@ from streamer.core.paths import AgentPaths
 from streamer.core.reasons import reason_of
 from streamer.events.build import streams_event, task_event
 from streamer.events.ledger import LEDGER_FILE
-from streamer.events.schema import StatusEvent
+from streamer.events.schema import ResultEvent, StatusEvent
 from streamer.inference.quarantine import Verdict
-from streamer.processes.stream_router import Question, StreamRouter
+from streamer.processes.inference_clients import Question
+from streamer.processes.stream_router import StreamRouter
 from streamer.processes.wanted_streams import WantedStreams
 
 log = logging.getLogger(__name__)
@@ -55,7 +68,7 @@ class Control:
         folders: AgentPaths,
         router: StreamRouter,
         wanted: WantedStreams,
-        send_event: Callable[[StatusEvent], None],
+        send_event: Callable[[ResultEvent | StatusEvent], None],
     ) -> None:
         self.config = config
         self._folders = folders
@@ -64,10 +77,11 @@ class Control:
         self._server = RpcServer(control_socket(folders.runtime))
         self.router, self.wanted = router, wanted
         self._pending: dict[Question, _Pending] = {}
+        self._model_commands: list[tuple[Request, ModelCommand]] = []
 
     def close(self) -> None:
         self._server.close()
-        self.router.close()
+        self.router.clients.close()
 
     @property
     def runtime(self) -> Path:
@@ -76,7 +90,7 @@ class Control:
 
     def descriptors(self) -> list[int]:
         """Return the file descriptors to poll. They are edge-triggered: call `poll_once` at intervals in any case."""
-        sockets = [self._server.socket, *(client.socket for client in self.router.clients())]
+        sockets = [self._server.socket, *(client.socket for client in self.router.clients.all())]
         return [int(socket.get(zmq.FD)) for socket in sockets]
 
     def poll_once(self) -> None:
@@ -97,6 +111,17 @@ class Control:
         now = time.monotonic()
         for question in [question for question, pending in self._pending.items() if now > pending.deadline]:
             self._server.reply(self._pending.pop(question).request, failed="no answer in time")
+
+    def take_model_commands(self) -> list[tuple[Request, ModelCommand]]:
+        """Return the commands about models since the last call. Each needs an answer."""
+        taken, self._model_commands = self._model_commands, []
+        return taken
+
+    def reply(self, request: Request, **response: Any) -> None:
+        self._server.reply(request, **response)
+
+    def reply_error(self, request: Request, reason: str) -> None:
+        self._server.reply_error(request, reason)
 
     def on_infer_exit(self, process: str | None, was_killed: bool) -> None:
         """Fail all questions that are pending there. `process`: its target. `was_killed`: from outside."""
@@ -123,6 +148,9 @@ class Control:
                 self._server.reply(request, done=self._change(change, command.save))
             case RunStreams() as command:
                 self._server.reply(request, **self._run_streams(command))
+            case ListModels() | UseModel() | UseModelBefore() as command:
+                self._check_devices()
+                self._model_commands.append((request, command))
 
     def _overview(self) -> dict[str, Any]:
         """Return the tasks of each stream, its device if there are several, the ledger's path, which streams run."""

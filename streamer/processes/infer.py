@@ -19,6 +19,7 @@ from streamer.config.task import DEFAULT_EVERY_S
 from streamer.core.backoff import ReportRate
 from streamer.core.closing import Closing
 from streamer.events.ledger import LEDGER_FILE
+from streamer.inference import tracking
 from streamer.inference.canary import Canary
 from streamer.inference.collecting import collector_of, judged_first
 from streamer.inference.content_changes import ContentChanges, sent_by_ledger
@@ -26,6 +27,7 @@ from streamer.inference.fetcher import FrameFetcher
 from streamer.inference.follow_ups import FollowUps, follow_ups_of
 from streamer.inference.handover import Handover
 from streamer.inference.in_flight import InFlight, JobState
+from streamer.inference.model_trial import check_memory, try_tasks
 from streamer.inference.outbox import Outbox
 from streamer.inference.policy import Policy, most_urgent_first
 from streamer.inference.publisher import OutcomePublisher
@@ -54,8 +56,14 @@ SNAPSHOT_SHARE = 0.1
 
 def run(worker: Worker) -> None:
     """Serve streams of the config until asked to stop: all, or those that the parent names, if there are several."""
-    worker.heartbeat.beat_loading()
-    engine = find_pipeline().open(worker.config.model, worker.heartbeat.beat_loading)
+    alive = worker.heartbeat.beat_loading
+    alive()
+    if worker.assignment.is_trial:
+        check_memory(find_pipeline().memory(worker.config.model))
+    engine = find_pipeline().open(worker.config.model, alive)
+    if worker.assignment.is_trial:
+        try_tasks(engine, worker.config.streams, alive)
+        tracking.import_libraries()  # now: the first answers after the handover would wait for them
     with Inference(worker, engine) as inference:
         inference.publisher.publish_warnings(engine.warnings)
         inference.report_crash()
@@ -110,12 +118,12 @@ class Inference(Closing):
         self.changes = ContentChanges(sent_by_ledger(worker.state / LEDGER_FILE))
         choice = SnapshotChoice(config)
         self.snapshots = None if choice.is_empty else SnapshotMaker(worker.state, config.snapshots, buffers // 2)
-        reporter = process if target else None
+        reporter = process if len(worker.assignment.inference) > 1 else None
         self.outbox = Outbox(config.name, self.events, self.snapshots, reporter)
         self.publisher = OutcomePublisher(
             config.name, engine.model, self.in_flight, self.events, self.feed, self.requests, self.canary, tracker,
             FollowUps(), self.changes, self.policy.overload, self.outbox, choice, self.collector, reporter,
-            self.leases,
+            self.leases, self.requests.counts,
         )  # fmt: skip
         self.speed = SpeedMeter(find_pipeline().costs(config.model).seconds, now.mono)
         self.poller = self.make_poller()
@@ -231,7 +239,7 @@ class Inference(Closing):
             task = result.job.due.task
             if result.outcome in ("ok", "empty"):
                 self.speed.record(task.params.prompts, result.device_seconds)
-        if self.worker.target and (speed := self.speed.take(time.monotonic())):
+        if len(self.worker.assignment.inference) > 1 and (speed := self.speed.take(time.monotonic())):
             self.worker.report(ReportKind.SPEED, speed=speed)
         return results
 

@@ -58,6 +58,14 @@ class ProcessTable:
         self.children.remove(child)
         child.heartbeat.close()
 
+    def watch(self, wakeup: int) -> None:
+        """Have one more descriptor end a `poll` early."""
+        self._selector.register(wakeup, selectors.EVENT_READ)
+
+    def unwatch(self, wakeup: int) -> None:
+        """Forget such a descriptor, before it is closed."""
+        self._selector.unregister(wakeup)
+
     def of_role(self, role: Role) -> list[Child]:
         return [child for child in self.children if child.role is role]
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from streamer.bus.commands import Ask, Released, ReleaseStream, ServeStream, SetTasks
-from streamer.bus.rpc import Message, RpcClient, infer_socket
+from streamer.bus.rpc import Message, RpcClient, device_of, other_target
 from streamer.bus.stream_state import NO_ROWS, Moment, QuarantineRows, ScheduleState
 from streamer.config.model import Config, Stream, find_pipeline
 from streamer.core.errors import ConfigError
@@ -24,16 +24,10 @@ from streamer.inference.placement import Placement
 from streamer.inference.stream_load import stream_load
 from streamer.processes.agent_quarantine import AgentQuarantine
 from streamer.processes.assignment import Role, child_name
+from streamer.processes.inference_clients import InferenceClients, Question
 from streamer.types import Device
 
 log = logging.getLogger(__name__)
-
-
-class Question(NamedTuple):
-    """A question that was sent: the process that has it, and its number there."""
-
-    process: str | None
-    number: int
 
 
 class StartState(NamedTuple):
@@ -58,23 +52,20 @@ class StreamRouter:
         running: Collection[str] | None = None,
     ) -> None:
         """`devices`: by the targets of the inference processes. `running`: streams served from the start; None: all."""
-        self.devices = devices
+        self.devices = dict(devices)
         settings = next((device.settings for device in devices.values()), config.model)
         self._costs = find_pipeline().costs(settings).seconds
-        self._clients = {target: RpcClient(infer_socket(runtime, target)) for target in devices}
+        self.clients = InferenceClients(runtime, devices)
         recordings = frozenset(name for name, stream in config.streams.items() if stream.source.pace == "file")
         served = {name: one for name, one in config.streams.items() if devices and (running is None or name in running)}
         loads = {name: stream_load(stream, self._costs) for name, stream in served.items()}
-        self.quarantine = AgentQuarantine(runtime, recordings, tuple(devices))
-        self._placement = Placement(tuple(devices), loads, recordings)
-        self._serving = dict(self._placement.process_of) if len(devices) == 1 else {}
+        self.quarantine = AgentQuarantine(runtime, recordings, (*devices, *map(other_target, devices)))
+        self.placement = Placement(tuple(devices), loads, recordings)
+        self._serving = dict(self.placement.process_of) if len(devices) == 1 else {}
         """Processes by stream. A stream that moves, or whose process is lost, has none."""
-        self._leases: dict[str, int | None] = {}
-        """Streams that were added, with `lease` as of `ServeStream`."""
-        self._given_up: set[str] = set()
-        """Streams that were removed and that a process still serves."""
-        self._started: set[str | None] = set()
-        """Processes that run or load."""
+        self._leases: dict[str, int | None] = {}  # of streams that were added, as of `ServeStream`
+        self._given_up: set[str] = set()  # streams that were removed and that a process still serves
+        self._started: set[str | None] = set()  # processes that run or load
         self._leaving: dict[str, Question] = {}
         """Requests to release a stream that are not answered."""
         self._offered: dict[str, Question] = {}
@@ -84,32 +75,20 @@ class StreamRouter:
         self._lost_at: dict[str, Moment] = {}
         """Times at which the process that served a stream ended."""
 
-    def close(self) -> None:
-        for client in self._clients.values():
-            client.close()
-
-    def clients(self) -> list[RpcClient]:
-        return list(self._clients.values())
-
     def ask(self, stream: str, ask: Ask) -> Question:
         """Send a question. Raises ConfigError while no process serves the stream."""
         if stream not in self._serving or stream in self._leaving:
             raise ConfigError(f"no device has the stream `{stream}` at the moment: ask again in a few seconds")
-        process = self._serving[stream]
-        return Question(process, self._clients[process].send(**ask.message()))
+        return self.clients.send(self._serving[stream], ask)
 
     def set_tasks(self, config: Config, stream: str) -> None:
         """Send the changed tasks of a stream: to all processes, because any may serve it later."""
-        command = SetTasks(stream=stream, tasks=config.raw["streams"][stream]["tasks"])
-        for client in self._clients.values():
-            client.send(**command.message())
-        self._placement.set_load(stream, stream_load(config.streams[stream], self._costs))
+        self.clients.send_all(SetTasks(stream=stream, tasks=config.raw["streams"][stream]["tasks"]))
+        self.placement.set_load(stream, stream_load(config.streams[stream], self._costs))
 
     def receive(self) -> list[tuple[Question, Message]]:
         """Return the answers that have arrived."""
-        answers = []
-        for process, client in self._clients.items():
-            answers += [(Question(process, answer["id"]), answer) for answer in client.receive()]
+        answers = self.clients.receive()
         for question, answer in answers:
             for stream in [stream for stream, asked in self._offered.items() if asked == question]:
                 del self._offered[stream]
@@ -117,19 +96,42 @@ class StreamRouter:
                 self._on_released(stream, question.process, answer)
         return answers
 
+    def add_process(self, process: str | None, device: Device) -> RpcClient:
+        """A process with another model is started beside those of `devices`. It stands by."""
+        for stream in [stream for stream, place in self._serving.items() if place not in self._started]:
+            self._forget(stream)  # it is not the only process any more, which serves its streams from its start
+        self.devices[process] = device
+        self.placement.add_process(process)
+        return self.clients.add(process)
+
+    def substitute(self, old: str | None, new: str | None) -> bool:
+        """Move the streams of one process to another, as far as that is up. Return whether none is left."""
+        if self.placement.is_up(new):
+            self.placement.substitute(old, new)
+            self._carry_out()
+        offered = {question.process for question in self._offered.values()}
+        return not {old} & {*self._serving.values(), *self.placement.process_of.values()} and new not in offered
+
+    def remove_process(self, process: str | None) -> None:
+        """A process that serves nothing has ended for good."""
+        self.clients.remove(process)
+        self.placement.remove_process(process)
+        self._started.discard(process)
+        del self.devices[process]
+
     def add(self, stream: str, settings: Stream, lease: int | None) -> None:
         """Have a stream served that was not or that was removed. `lease`: as of `ServeStream`."""
-        if self._clients:
+        if len(self.clients):
             self._leases[stream] = lease
-            self._placement.add(stream, stream_load(settings, self._costs))
+            self.placement.add(stream, stream_load(settings, self._costs))
             self._carry_out()
 
     def remove(self, stream: str) -> None:
         """Have a stream given up. It is once `is_served` is false."""
-        self._placement.end(stream)
+        self.placement.end(stream)
         for known in (self._leases, self._schedules, self._lost_at):
             known.pop(stream, None)
-        if stream in self._serving and self._placement.is_up(self._serving[stream]):
+        if stream in self._serving and self.placement.is_up(self._serving[stream]):
             self._given_up.add(stream)
             self._carry_out()
         elif stream in self._serving:
@@ -143,7 +145,7 @@ class StreamRouter:
 
     def on_ready(self, process: str | None) -> None:
         """The process can serve streams."""
-        self._placement.up(process, time.monotonic())
+        self.placement.up(process, time.monotonic())
         self._carry_out()
 
     def on_exit(self, process: str | None, was_killed: bool) -> None:
@@ -151,15 +153,15 @@ class StreamRouter:
 
         `was_killed`: from outside, so no task is suspected.
         """
-        self._clients[process].drop_unsent()
+        self.clients.drop_unsent(process)
         lost = [stream for stream, place in self._serving.items() if place == process]
-        if self._placement.is_up(process):  # else it had no jobs yet, and its journal is the one that is known
+        if self.placement.is_up(process):  # else it had no jobs yet, and its journal is the one that is known
             known = set(lost) - self._offered.keys()
             self.quarantine.on_exit(process, known, was_killed)
             self._lost_at.update(dict.fromkeys(known, (time.monotonic(), time.time())))
-        self._placement.lose(process)
+        self.placement.lose(process)
         self._started.discard(process)
-        is_only = len(self._clients) == 1
+        is_only = len(self.clients) == 1
         for stream in [stream for stream in lost if not is_only or stream in self._given_up]:
             self._forget(stream)
         if is_only:
@@ -169,60 +171,51 @@ class StreamRouter:
             log.warning("%s lost, its %d streams go to other devices", child_name(Role.INFER, process), len(lost))
         self._carry_out()
 
-    def on_stream_end(self, stream: str) -> None:
-        """The stream gives no more frames."""
-        self._placement.end(stream)
-
-    def on_speed(self, process: str | None, speed: float) -> None:
-        """The process has measured its device."""
-        self._placement.set_speed(process, speed)
-
     def balance(self) -> None:
         """Move one stream if the devices are loaded unequally."""
-        if self._leaving or len(self._clients) == 1:
+        if self._leaving or len(self.clients) == 1:
             return
-        if (stream := self._placement.balance(time.monotonic())) is not None:
-            name = self.devices[self._placement.process_of[stream]].name
+        if (stream := self.placement.balance(time.monotonic())) is not None:
+            name = self.devices[self.placement.process_of[stream]].name
             log.info("stream %s moves to %s: the devices are loaded unequally", stream, name)
             self._carry_out()
 
     def state_at_start(self, process: str | None) -> StartState:
         """Return what the process needs when it starts."""
         self._started.add(process)
-        if len(self._clients) > 1:
+        if len(self.clients) > 1:
             return StartState({}, NO_ROWS, None)
-        self._serving = dict(self._placement.process_of)
+        self._serving = dict(self.placement.process_of)
         serves = {stream: self._leases.get(stream) for stream in self._serving}
         return StartState(serves, self.quarantine.rows(), max(self._lost_at.values(), default=None))
 
     def devices_by_stream(self) -> dict[str, str]:
         """Return the names of the devices whose processes serve a stream. Empty where there is one device."""
-        if len(self._clients) == 1:
+        if len({device_of(process) for process in self.devices}) == 1:
             return {}
-        planned, serving = self._placement.process_of, self._serving
+        planned, serving = self.placement.process_of, self._serving
         return {stream: self.devices[process].name for stream, process in serving.items() if stream in planned}
 
     def _carry_out(self) -> None:
         """Request what the plan needs: that a stream is served, or released first."""
         for stream in self._given_up & self._serving.keys() - self._leaving.keys():
             self._release(stream, is_final=True)
-        for stream, planned in self._placement.process_of.items():
+        for stream, planned in self.placement.process_of.items():
             if stream not in self._serving:
-                if self._placement.is_up(planned):
+                if self.placement.is_up(planned):
                     schedule, rows = self._schedules.pop(stream, None), self.quarantine.rows({stream})
                     since = self._lost_at.get(stream)
                     command = ServeStream(
                         stream=stream, schedule=schedule, since=since, quarantine=rows, lease=self._leases.get(stream)
                     )
-                    self._offered[stream] = Question(planned, self._clients[planned].send(**command.message()))
+                    self._offered[stream] = self.clients.send(planned, command)
                     self._serving[stream] = planned
             elif self._serving[stream] != planned and stream not in self._leaving:
                 self._release(stream)
 
     def _release(self, stream: str, is_final: bool = False) -> None:
         process = self._serving[stream]
-        number = self._clients[process].send(**ReleaseStream(stream=stream, is_final=is_final).message())
-        self._leaving[stream] = Question(process, number)
+        self._leaving[stream] = self.clients.send(process, ReleaseStream(stream=stream, is_final=is_final))
 
     def _forget(self, stream: str) -> None:
         """No process serves the stream any more."""
@@ -245,7 +238,7 @@ class StreamRouter:
                 self._schedules[stream] = answer.schedule
         elif stream not in self._given_up:  # else it was asked for another device, and is asked again
             log.warning("stream %s stays on its device: its capture process did not answer", stream)
-            self._placement.keep(stream, process)
+            self.placement.keep(stream, process)
         self._carry_out()
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from streamer.bus.event_channel import EventClient
 from streamer.config.changes import SavedChanges
 from streamer.config.model import Config, find_pipeline
+from streamer.config.model_choice import ModelChoices
 from streamer.config.rule import needs_rules_process
 from streamer.core.errors import EXIT_CONFIG, ConfigError, SourceIncomplete
 from streamer.core.logs import Format
@@ -28,6 +29,7 @@ from streamer.processes.child import Child
 from streamer.processes.config_part import part_of, secrets_in
 from streamer.processes.control import Control
 from streamer.processes.fork_client import ForkServer
+from streamer.processes.model_swap import ModelSwap
 from streamer.processes.process_table import Exit, ProcessTable
 from streamer.processes.running_streams import StreamProcesses, children_of
 from streamer.processes.stop_signals import StopSignals
@@ -79,6 +81,8 @@ def run(
         output.check()
     with AgentPaths.acquire(config.name, _sockets(config), keep_state) as folders:
         config = SavedChanges(folders.state).apply(config)
+        choices = ModelChoices(folders.state, config)
+        config = choices.at_start(config)
         if on_ready is not None:
             on_ready(folders.runtime)
         with StopSignals() as signals, EventClient(folders.runtime, "parent") as events:
@@ -96,7 +100,7 @@ def run(
             wanted = WantedStreams(config.streams, streams)
             router = StreamRouter(folders.runtime, config, devices, wanted.leases)
             control = Control(config, folders, router, wanted, lambda event: events.send(event, None))
-            Supervisor(signals, events, control, assignment, seconds).run()
+            Supervisor(signals, events, control, choices, assignment, seconds).run()
 
 
 def _sockets(config: Config) -> list[str]:
@@ -113,8 +117,9 @@ class Supervisor:
     """Decides what follows from the reports and exits of the children."""
 
     def __init__(
-        self, signals: StopSignals, events: EventClient, control: Control, assignment: Assignment, seconds: float | None
-    ) -> None:
+        self, signals: StopSignals, events: EventClient, control: Control, choices: ModelChoices,
+        assignment: Assignment, seconds: float | None,
+    ) -> None:  # fmt: skip
         self.signals, self.events, self.control = signals, events, control
         self.assignment, self.seconds = assignment, seconds
         """`assignment`: what all children have in common, with an empty config."""
@@ -122,6 +127,7 @@ class Supervisor:
         modules = _modules(config, _children(config, assignment, dict.fromkeys(config.streams)))
         self.table = ProcessTable(_children(config, assignment, control.wanted.leases), wakeups, ForkServer(modules))
         self.streams = StreamProcesses(control, self.table)
+        self.swap = ModelSwap(control, self.table, choices)
         self.service = ServiceStatus()
         self.startup_pending = {ReportKind.FIRST_FRAME} | ({ReportKind.READY} if assignment.inference else set())
         """Before `seconds` begin to count: the first frame of a stream, and readiness of the inference process."""
@@ -150,6 +156,7 @@ class Supervisor:
                 self.service.update(emit.heartbeat.committed_at, self.describe())
                 self.control.poll_once()
                 self.streams.reconcile()
+                self.swap.poll_once()
                 self.events.receive()
                 self.events.resend()
             self.shut_down()
@@ -165,11 +172,12 @@ class Supervisor:
     def start(self, child: Child) -> None:
         """Start a child with its part of the present config. While the system refuses, try again later."""
         part = part_of(self.control.config, child.role, child.target)
-        own: dict[str, Any] = {}
+        own: dict[str, Any] = {"inference": self.control.router.placement.chosen}
         if child.role is Role.INFER:
             own |= self.control.router.state_at_start(child.target)._asdict()
-        if child.role is Role.INFER and len(self.assignment.inference) > 1:
+            own["is_trial"] = self.swap.is_trial(child)
             part["model"] = self.control.router.devices[child.target].settings.model_dump(mode="json")
+        if child.role is Role.INFER and len(self.assignment.inference) > 1:
             own["environment"] = _shared_cores(len(self.assignment.inference))
         if child.role is Role.WEB:
             own["running"], own["made_at"] = tuple(self.control.wanted.leases), time.time()
@@ -208,7 +216,7 @@ class Supervisor:
             case ReportKind.ENDED:
                 child.finished = True
                 if child.role is Role.CAPTURE and not child.is_retired:
-                    self.control.router.on_stream_end(child.target or "")
+                    self.control.router.placement.end(child.target or "")
                 self.stop_after_last_stream()
             case ReportKind.UNREADABLE if child.role is Role.CAPTURE and not child.had_frame:
                 child.unreadable = report.reason
@@ -225,8 +233,9 @@ class Supervisor:
                 if child.role is Role.INFER:
                     self.startup_done(report.kind)
                     self.control.router.on_ready(child.target)
+                    self.swap.on_ready(child)
             case ReportKind.SPEED if child.role is Role.INFER and report.speed is not None:
-                self.control.router.on_speed(child.target, report.speed)
+                self.control.router.placement.set_speed(child.target, report.speed)
 
     def stop_after_last_stream(self) -> None:
         """Stop the agent once no stream can give another frame. A recording that never was readable is its failure.
@@ -251,6 +260,7 @@ class Supervisor:
         """Plan the restart of a child, unless it is finished or the agent stops."""
         if child.role is Role.INFER and not self.stopping:
             self.control.on_infer_exit(child.target, child.was_killed)
+            self.swap.on_exit(child, end)
         if child.finished or self.stopping:
             log.debug("%s ended", child.name)
         elif end.code == EXIT_CONFIG and not child.was_ready:

@@ -311,6 +311,18 @@ class Pipeline(Protocol):
     def costs(self, settings: Any) -> Costs:
         """Return the costs measured on a reference computer, for hosts without a measurement of their own."""
 
+    def identify(self, settings: Any) -> tuple[str, str]:
+        """Return the name of the model and the hash of its files, all of which are read. Must not import torch.
+
+        Raises ConfigError when they are missing, incomplete, or have another hash than the settings name.
+        """
+
+    def memory(self, settings: Any) -> int:
+        """Return the bytes of memory that a process needs at most to load the model. Must not import torch.
+
+        Raises ConfigError as `identify` does.
+        """
+
     def open(self, settings: Any, alive: Callable[[], None] = ...) -> Engine:
         """Load and warm up the model. Raises ConfigError when the checkpoint or the device cannot be used.
 

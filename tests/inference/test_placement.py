@@ -113,3 +113,20 @@ def test_a_recording_moves_only_from_a_lost_process() -> None:
     placement.end("a")
     placement.lose("0")
     assert placement.process_of == {"b": "1"}
+
+
+def test_process_beside_another_gets_its_streams_on_command_only() -> None:
+    placement = Placement((None,), {"gate": 1.0, "yard": 1.0}, frozenset())
+    placement.up(None, 0.0)
+    placement.add_process("b")
+    placement.up("b", 1.0)
+    assert placement.balance(100.0) is None
+    assert set(placement.process_of.values()) == {None}
+    placement.substitute(None, "b")
+    assert set(placement.process_of.values()) == {"b"}
+    assert placement.chosen == ("b",)
+    placement.add("roof", 1.0)
+    assert placement.process_of["roof"] == "b"
+    placement.lose("b")
+    assert set(placement.process_of.values()) == {None}, "the one that stands by helps if no other is up"
+    placement.remove_process("b")

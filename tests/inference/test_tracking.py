@@ -140,7 +140,7 @@ def test_beyond_max_labels_the_least_recently_seen_is_dropped(monkeypatch: pytes
 
 def test_first_answer_does_not_wait_for_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     imported = threading.Event()
-    monkeypatch.setattr(tracking, "_import_libraries", imported.wait)
+    monkeypatch.setattr(tracking, "import_libraries", imported.wait)
     object_tracker = ObjectTracker({}, imported.set)
     assert ids(object_tracker.assign_ids(result(0, [box(0.1)]))) == [None]
     assert ids(object_tracker.assign_ids(result(0, [box(0.1)], "others"))) == [None]

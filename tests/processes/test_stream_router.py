@@ -50,7 +50,7 @@ class Agent:
         self.router = StreamRouter(folder, self.config, devices)
 
     def close(self) -> None:
-        self.router.close()
+        self.router.clients.close()
         for server in self.servers.values():
             server.close()
 
@@ -189,7 +189,7 @@ def test_deaths_without_a_job_are_not_counted(agent: Agent) -> None:
 
 
 def test_ended_stream_has_no_device_and_does_not_move(agent: Agent) -> None:
-    agent.router.on_stream_end("gate")
+    agent.router.placement.end("gate")
     assert agent.router.devices_by_stream() == {"yard": "device 1"}
     agent.die("0")
     assert not agent.servers["1"].receive()

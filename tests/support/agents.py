@@ -104,6 +104,14 @@ class RunningAgent:
         os.kill(pid, number)
         return pid
 
+    def kill_all(self) -> None:
+        """Kill the parent and all its children at once, and wait until they have ended."""
+        pids = [self.process.pid, *self.children().values()]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        until(lambda: not any(map(is_alive, pids)), 30, "all have ended")
+
     def stop(self, timeout: float = 12.0) -> float:
         """Send SIGTERM; return the seconds until the process has ended."""
         started = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.florence2.checkpoint_files import SHIPPED
 from pipelines.florence2.tasks import FLORENCE_TASKS, SPECS
 from streamer.types import Answer, Box, DueTask, Frame, Image, Job, Polygon, Quad, Result, Task
 
@@ -137,3 +139,19 @@ def scores(results: Sequence[Result]) -> list[float]:
 def assert_same(ours: Sequence[Result], theirs: Sequence[Result]) -> None:
     assert without_scores(ours) == without_scores(theirs)
     assert scores(ours) == pytest.approx(scores(theirs), rel=1e-3, abs=1e-6)
+
+
+def changed_copy(folder: Path, noise: float) -> Path:
+    """Copy the shipped small model with noise in its weights, in parts of their standard deviation."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(SHIPPED, folder)
+    generator, file = torch.Generator().manual_seed(1), folder / "model.safetensors"
+    weights = load_file(file)
+    for name, weight in weights.items():
+        spread = weight.float().std() if weight.numel() > 1 else 0.0
+        random = torch.randn(weight.shape, generator=generator)
+        weights[name] = (weight.float() + noise * spread * random).to(weight.dtype).contiguous()
+    save_file(weights, file, metadata={"format": "pt"})
+    return folder

@@ -6,6 +6,7 @@ It has the tasks of Florence-2 and answers each job with a box around the whole 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import os
 import re
@@ -25,6 +26,9 @@ ROOT = Path(__file__).parents[2]
 class FaultySettings(Settings):
     """The `model:` block of the config."""
 
+    checkpoint: str | None = None
+    """File with JSON of further settings, which are those of this model."""
+    hash: str | None = None
     max_batch: int = 8
     devices: int = 1
     """Number of devices, each with a process of its own."""
@@ -40,17 +44,30 @@ class FaultySettings(Settings):
     """While this file exists, loading raises."""
     missing: str | None = None
     """While this file exists, loading raises a ConfigError."""
+    empty: bool = False
+    """The model finds nothing."""
+    errors: str | None = None
+    """While this file exists, each answer is an error."""
+    bytes: int = 0
+    """Memory that loading takes, as it is predicted."""
     trace: str | None = None
     """File to which each step appends its jobs before they run, as a line of JSON."""
 
+    @property
+    def loaded(self) -> FaultySettings:
+        """The settings with those of the checkpoint. Raises ConfigError."""
+        try:
+            return self if self.checkpoint is None else FaultySettings(**json.loads(Path(self.checkpoint).read_text()))
+        except OSError as error:
+            raise ConfigError(f"checkpoint {self.checkpoint} cannot be read: {error.strerror}") from None
+
 
 class FaultyEngine:
-    model = "faulty"
     description = "a stand-in"
     warnings = ()
 
-    def __init__(self, settings: FaultySettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: FaultySettings, model: str = "faulty") -> None:
+        self._settings, self.model = settings, model
         self._jobs: list[Job] = []
 
     def free(self) -> int:
@@ -72,6 +89,10 @@ class FaultyEngine:
             os.abort()
         time.sleep(settings.step)
         took = time.monotonic() - started
+        if settings.errors is not None and Path(settings.errors).exists():
+            return [Result(job, "error", Answer(), "no answer", started, took, len(jobs)) for job in jobs]
+        if settings.empty:
+            return [Result(job, "empty", Answer(), None, started, took, len(jobs)) for job in jobs]
         answer = Answer(boxes=(Box(0, 0, 1, 1, "all"),))
         return [Result(job, "ok", answer, None, started, took, len(jobs)) for job in jobs]
 
@@ -91,13 +112,26 @@ class FaultyPipeline:
     def costs(self, settings: FaultySettings) -> Costs:
         return Costs("nowhere", {})
 
-    def open(self, settings: FaultySettings, alive: Callable[[], None] = lambda: None) -> FaultyEngine:
+    def identify(self, settings: FaultySettings) -> tuple[str, str]:
+        content = settings.loaded.model_dump_json(exclude_unset=True)
+        return Path(settings.checkpoint or "faulty").stem, hashlib.sha256(content.encode()).hexdigest()
+
+    def memory(self, settings: FaultySettings) -> int:
+        return settings.loaded.bytes
+
+    def open(self, asked: FaultySettings, alive: Callable[[], None] = lambda: None) -> FaultyEngine:
+        model, settings = "faulty", asked.loaded
+        if asked.checkpoint is not None:
+            name, found = self.identify(asked)
+            model = f"{name}@{found[:12]}"
+            if not found.startswith(asked.hash or ""):
+                raise ConfigError(f"checkpoint {name} has another hash")
         time.sleep(settings.loading)
         if settings.fails is not None and Path(settings.fails).exists():
             raise RuntimeError("no device")
         if settings.missing is not None and Path(settings.missing).exists():
             raise ConfigError("no such checkpoint")
-        return FaultyEngine(settings)
+        return FaultyEngine(settings, model)
 
 
 pipeline = FaultyPipeline()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -16,12 +15,12 @@ from pipelines.florence2.fast.decoder import Decoder
 from pipelines.florence2.fast.parts import Vision
 from pipelines.florence2.fast.row_buffers import FIRST_ROOM
 from streamer.core.errors import ConfigError
+from streamer.core.memory import available_memory
 
 log = logging.getLogger(__name__)
 
 MARGIN = 0.9
 """Maximum share of the free memory that the engine may use: the estimate is not exact."""
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +114,7 @@ def available(device: torch.device, share: float = 1.0) -> int:
     if device.type != "cpu":
         free, total = torch.get_device_module(device).mem_get_info(device)
         return int(min(free, share * total - torch.get_device_module(device).memory_reserved(device)))
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    try:
-        limit, used = ((_CGROUP / file).read_text().strip() for file in ("memory.max", "memory.current"))
-        files = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())["inactive_file"]
-        # Files that the kernel keeps in memory count as used; it drops them when memory is needed.
-        return free if limit == "max" else min(free, int(limit) - int(used) + int(files))
-    except OSError:  # no control group of its own
-        return free
+    return available_memory()
 
 
 def is_shortage(error: BaseException) -> bool:

@@ -14,6 +14,7 @@ from pipelines.florence2.fast import memory_budget
 from pipelines.florence2.fast.decode_batch import PROMPT_ROOM
 from pipelines.florence2.fast.memory_budget import MARGIN, Forecast, Room, available, fit, limit
 from pipelines.florence2.pipeline import Florence2Settings
+from streamer.core import memory
 from streamer.core.errors import ConfigError
 
 CARD = torch.device("cuda", 0)
@@ -90,7 +91,7 @@ def test_halves_end_at_one_row() -> None:
 
 
 def test_files_kept_in_memory_count_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_budget, "_CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
     (tmp_path / "memory.max").write_text("4000000\n")
     (tmp_path / "memory.current").write_text("3900000\n")
     (tmp_path / "memory.stat").write_text("anon 400000\ninactive_file 3000000\nactive_file 500000\n")

@@ -1,0 +1,240 @@
+"""Swap of the model with all processes of an agent: under load, refused, returned, killed in each phase."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamer.bus.commands import Command, ListModels, UseModel, UseModelBefore
+from streamer.bus.rpc import Message, RpcClient, control_socket
+from tests.support import faulty
+from tests.support.agents import RunningAgent, assert_identity, assert_no_duplicates, until
+
+pytestmark = pytest.mark.timeout(400)
+START_S = 120.0
+STREAMS = [f"cam{number}" for number in range(8)]
+CAMERA = {"source": "synthetic?fps=10&size=64x48", "tasks": [{"task": "caption", "every": "500ms"}]}
+
+
+class Home:
+    """An agent with eight streams, and models for it."""
+
+    def __init__(self, folder: Path, streams: Sequence[str] = STREAMS) -> None:
+        self.folder, self.streams = folder, streams
+        self.environment = faulty.install(folder / "installed")
+        self.file = faulty.config(folder, dict.fromkeys(streams, CAMERA), {"step": 0.001})
+
+    def model(self, name: str, watch_s: float = 1, **settings: Any) -> UseModel:
+        """Write a checkpoint and return the command that uses it. In `settings`, `.` is a file that exists."""
+        settings = {key: str(self.file) if value == "." else value for key, value in settings.items()}
+        file = self.folder / f"{name}.json"
+        file.write_text(json.dumps({"step": 0.001, **settings}))
+        found = faulty.pipeline.identify(faulty.FaultySettings(checkpoint=str(file)))
+        return UseModel(checkpoint=str(file), name=found[0], hash=found[1], watch_s=watch_s)
+
+    @contextmanager
+    def run(self) -> Iterator[Running]:
+        events = self.folder / "events.jsonl"
+        with RunningAgent(self.folder, ["run", str(self.file)], events, self.environment) as agent:
+            running = Running(agent, self.streams)
+            try:
+                running.wait_for_answers("")
+                yield running
+            finally:
+                running.close()
+
+
+class Running:
+    """The running agent with a connection for commands."""
+
+    def __init__(self, agent: RunningAgent, streams: Sequence[str]) -> None:
+        self.agent, self._streams = agent, streams
+        self._known_states = 0
+        self._client = RpcClient(control_socket(agent.folder / "run" / "streamer" / "home"))
+
+    def close(self) -> None:
+        self._client.close()
+
+    def send(self, command: Command) -> None:
+        self._client.send(**command.message())
+
+    def answer(self) -> Message:
+        (found,) = until(self._client.receive, START_S, f"an answer; {self.agent.log()}")
+        return found
+
+    def call(self, command: Command) -> Message:
+        self.send(command)
+        return self.answer()
+
+    def states(self) -> list[tuple[str, str]]:
+        """Return state and model of the new events about models."""
+        found = [event for event in self.agent.events() if event["subject"].startswith("model.")]
+        return [(one["data"]["state"], one["data"]["model"].partition("@")[0]) for one in found[self._known_states :]]
+
+    def forget_states(self) -> None:
+        self._known_states += len(self.states())
+
+    def wait_for_states(self, *expected: tuple[str, str]) -> None:
+        until(lambda: self.states() == [*expected], START_S, f"{expected}: {self.agent.log()}")
+
+    def wait_until_over(self) -> None:
+        until(lambda: len(self.processes()) == 1 and "swap" not in self.call(ListModels()), START_S, "the swap is over")
+
+    def processes(self) -> set[str]:
+        """Return the names of the inference processes."""
+        return {name for name in self.agent.children() if name.partition(":")[0] == "infer"}
+
+    def wait_for_answers(self, model: str) -> None:
+        """Wait until each stream has two more answers of a model, whose name begins so."""
+        known = len(self.agent.results())
+
+        def answered() -> bool:
+            new = [one["data"] for one in self.agent.results()[known:]]
+            return all(
+                sum(one["stream"] == stream and one["model"].startswith(model) for one in new) >= 2
+                for stream in self._streams
+            )
+
+        until(answered, START_S, f"answers of {model}; {self.agent.log()}")
+
+    def stop(self) -> None:
+        """Stop the agent, and check that each frame and each job is counted once."""
+        self.agent.stop(30)
+        assert_no_duplicates(self.agent.events())
+        for stream in self._streams:
+            frames = self.agent.statuses("stream.stopped", stream)[-1]["data"]["frames"]
+            assert_identity(frames)
+            assert frames["in_flight"] == 0
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return Home(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def shared(home: Home) -> Iterator[Running]:
+    with home.run() as running:
+        yield running
+        running.stop()
+
+
+@pytest.fixture
+def running(shared: Running) -> Iterator[Running]:
+    """An agent that runs the model of its config, at the beginning and at the end of each test."""
+    shared.forget_states()
+    yield shared
+    if shared.call(ListModels())["used"]:
+        shared.call(UseModelBefore(watch_s=1))
+    shared.wait_until_over()
+    assert not shared.call(ListModels())["used"]
+    shared.wait_for_answers("faulty")
+
+
+def test_a_model_is_swapped_and_kept(home: Home, running: Running) -> None:
+    assert running.call(UseModelBefore())["error"].startswith("no other model was used before")
+    assert running.call(home.model("good"))["done"].startswith("good@")
+    running.wait_for_answers("good@")
+    running.wait_for_states(("changed", "good"), ("kept", "good"))
+    running.wait_until_over()
+    assert "infer" not in running.agent.children(), "the first process has ended"
+    found = running.call(ListModels())
+    assert (found["config"], [one["name"] for one in found["used"]]) == (None, ["good"])
+    assert "in use already" in running.call(home.model("good"))["error"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"missing": "."}, "no such checkpoint"),
+        ({"fails": "."}, "its process ended: "),
+        ({"poison": ".*"}, "its process ended: killed by SIGABRT"),
+        ({"errors": "."}, "cannot run the task `caption` (caption) on a picture: no answer"),
+        ({"bytes": 10**15}, "two models at once need 1000000.00 GB more memory"),
+    ],
+)
+def test_a_bad_model_gets_no_stream(home: Home, running: Running, settings: dict[str, Any], reason: str) -> None:
+    known = len(running.agent.results())
+    answer = running.call(home.model("bad", **settings))
+    assert answer["error"].startswith("bad@")
+    assert f" refused: {reason}" in answer["error"] or reason in answer["error"]
+    running.wait_for_states(("refused", "bad"))
+    assert reason in running.call(ListModels())["given_up"][-1]["reason"]
+    assert {event["data"]["model"] for event in running.agent.results()[known:]} <= {"faulty"}
+
+
+def test_another_hash_is_refused(home: Home, running: Running) -> None:
+    command = home.model("changed")
+    answer = running.call(command.model_copy(update={"hash": "0" * 64}))
+    assert "another hash" in answer["error"]
+    running.wait_for_states(("refused", "changed"))
+
+
+@pytest.mark.parametrize("kind", ["empty", "errors"])
+def test_a_broken_model_is_given_up_by_itself(home: Home, running: Running, kind: str) -> None:
+    broken = home.folder / "broken"
+    settings = {"empty": True} if kind == "empty" else {"errors": str(broken)}
+    assert running.call(home.model("broken", watch_s=600, **settings))["done"]
+    broken.touch()
+    running.wait_for_states(("changed", "broken"), ("returned", "broken"))
+    broken.unlink()
+    running.wait_for_answers("faulty")
+    words = "were empty" if kind == "empty" else "failed"
+    assert f"answers {words}, " in running.call(ListModels())["given_up"][-1]["reason"]
+
+
+def test_a_swap_is_ended_by_hand(home: Home, running: Running) -> None:
+    assert running.call(home.model("good", watch_s=600))["done"]
+    assert "another swap is not over" in running.call(home.model("other"))["error"]
+    assert running.call(ListModels())["swap"]["phase"] == "watched"
+    assert running.call(UseModelBefore())["done"].startswith("the config's model")
+    running.wait_for_states(("changed", "good"), ("returned", "good"))
+
+
+@pytest.mark.parametrize("process", ["old", "new"])
+@pytest.mark.parametrize("phase", ["loading", "watched"])
+def test_a_kill_leaves_one_of_both_models(home: Home, running: Running, phase: str, process: str) -> None:
+    (first,) = running.processes()
+    watch_s = 1 if process == "old" else 600
+    command = home.model("good", loading=2.0 if phase == "loading" else 0.0, watch_s=watch_s)
+    if phase == "loading":
+        running.send(command)
+        until(lambda: len(running.processes()) == 2, START_S, "the second process is started")
+    else:
+        assert running.call(command)["done"]
+    killed = first if process == "old" else next(iter(running.processes() - {first}))
+    if killed in running.agent.children():
+        running.agent.kill(killed)
+    if phase == "loading":
+        running.answer()
+    if process == "old":
+        running.wait_for_answers("good@")
+        running.wait_for_states(("changed", "good"), ("kept", "good"))
+    else:
+        running.wait_for_answers("faulty")
+        state = [("refused", "good")] if phase == "loading" else [("changed", "good"), ("returned", "good")]
+        running.wait_for_states(*state)
+
+
+def test_the_choice_survives_the_death_of_the_agent(tmp_path: Path) -> None:
+    home = Home(tmp_path, STREAMS[:1])
+    with home.run() as running:
+        assert running.call(home.model("good"))["done"]
+        running.wait_for_states(("changed", "good"), ("kept", "good"))
+        running.wait_until_over()
+        assert running.call(home.model("later", watch_s=600, step=0.002))["done"]
+        running.wait_for_answers("later@")
+        running.agent.kill_all()
+    with home.run() as running:  # the one that was kept, not the one that was watched
+        running.wait_for_answers("good@")
+        running.agent.kill_all()
+    (tmp_path / "good.json").unlink()
+    with home.run() as running:
+        running.wait_for_answers("faulty")
+        assert running.states()[-1] == ("returned", "good")
+        assert not running.call(ListModels())["used"]
