@@ -129,9 +129,10 @@ def running(shared: Running) -> Iterator[Running]:
     """An agent that runs the model of its config, at the beginning and at the end of each test."""
     shared.forget_states()
     yield shared
-    if shared.call(ListModels())["used"]:
-        shared.call(UseModelBefore(watch_s=1))
     shared.wait_until_over()
+    if shared.call(ListModels())["used"]:
+        assert shared.call(UseModelBefore(watch_s=1))["done"]
+        shared.wait_until_over()
     assert not shared.call(ListModels())["used"]
     shared.wait_for_answers("faulty")
 
