@@ -6,17 +6,16 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
 from streamer.config.model import Stream
 from streamer.core.errors import ConfigError
 from streamer.core.memory import available_memory
 from streamer.inference.journal import NO_EPOCH
 from streamer.inference.result_check import check_numbers
+from streamer.toyworld.world import World
 from streamer.types import DueTask, Engine, Frame, Job
 
-SIZE = 240, 320
-"""Height and width of the picture in pixels."""
+SIZE = 320, 240
+"""Width and height of the picture in pixels."""
 MAX_TRIED = 64
 """Tasks that are tried: a config can have thousands, which differ in their texts only."""
 
@@ -38,7 +37,7 @@ def try_tasks(engine: Engine, streams: Mapping[str, Stream], alive: Callable[[],
     """
     tasks = {task.work: task for stream in streams.values() for task in stream.tasks}
     waiting = list(tasks.values())[:MAX_TRIED]
-    picture = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)  # grey could hide what is broken
+    picture = World(5).scene(0).paint(*SIZE)  # a model may answer noise without an end
     picture.flags.writeable = False
     frame = Frame("trial", NO_EPOCH, 0, time.time(), time.monotonic(), 0.0, picture)
     running = 0

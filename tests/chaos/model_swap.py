@@ -25,7 +25,7 @@ TASK = {"task": "caption", "every": f"{INTERVAL_S:g}s"}
 
 def model_swapped(folder: Path, size: Size) -> Iterator[Row]:
     """the model of eight cameras is swapped and swapped back; one that answers nothing takes its place."""
-    config, yard, mute = folder / "home.yaml", changed_copy(folder / "yard", 0.01), _mute_copy(folder / "mute")
+    config, yard, mute = folder / "home.yaml", changed_copy(folder / "yard", 0.001), _mute_copy(folder / "mute")
     streams = {name: {"source": f"synthetic?fps=10&seed={name[3:]}", "tasks": [TASK]} for name in STREAMS}
     sinks = [{"kind": "jsonl", "path": str(folder / "events.jsonl")}]
     config.write_text(json.dumps({"agent": "home", "streams": streams, "sinks": sinks}))
@@ -60,10 +60,12 @@ def model_swapped(folder: Path, size: Size) -> Iterator[Row]:
 
 
 def _model(folder: Path, *arguments: str) -> None:
-    """Run `streamer model`. Raises CalledProcessError."""
+    """Run `streamer model`. Raises RuntimeError with what it printed if it fails."""
     environment = {**os.environ, "XDG_STATE_HOME": str(folder / "state")}
     command = [sys.executable, "-m", "streamer.cli", "model", *arguments]
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
 
 
 def _longest_gap(running: RunningAgent) -> float:
