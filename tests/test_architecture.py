@@ -13,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for package in ("streamer", "pipelines") for path in (ROOT / package).rglob("*.py"))
-HEAVY = ("torch", "transformers", "cv2", "av", "zmq", "apsw")
+HEAVY = ("torch", "transformers", "cv2", "av", "zmq", "apsw", "numpy")
+"""Modules that take long to import. numpy starts a thread, which SIGTERM would end before `streamer run` handles it."""
 
 FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "yaml"}
 FORBIDDEN_CALLS = {"eval", "exec", "recv_pyobj", "send_pyobj", "popen"}

@@ -14,7 +14,6 @@ from pipelines.cli.places import LabelPlace, read_labels, write_labels
 from pipelines.cli.review import review
 from pipelines.cli.round import dataset_round
 from streamer.core.errors import ConfigError
-from streamer.types.dataset import ANSWERS
 
 if TYPE_CHECKING:
     from pipelines.dataset.filters import FilterTable
@@ -55,6 +54,7 @@ def annotate(
     """
     from pipelines.dataset.annotate import Questions, ask
     from pipelines.dataset.shots import find_shots
+    from streamer.types.dataset import ANSWERS
 
     shots = find_shots(folder)
     if not shots:
@@ -105,6 +105,7 @@ def filter_labels(
     from pipelines.dataset import filters
     from pipelines.dataset.filter_options import FilterFiles, fitted, parse_area, parse_gap
     from pipelines.dataset.gather import answered_pictures, detected_objects, labelled
+    from streamer.types.dataset import ANSWERS
 
     if precision is not None and fit is None:
         raise ConfigError("--precision: needs --fit with reviewed labels")

@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.places import read_labels
-from streamer.types.dataset import ANSWERS
 
 
 def review(
@@ -28,6 +27,7 @@ def review(
     """Review the labels of pictures in a page, by keys; decisions are appended to `review.jsonl` in the folder."""
     from pipelines.dataset.gather import answered_pictures, detected_objects
     from pipelines.dataset.review.session import DatasetReview, LabelSet
+    from streamer.types.dataset import ANSWERS
     from streamer.types.review import ServeReview
 
     given = [(place, read_labels(place)) for place in (labels, against) if place is not None]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-from streamer.types import Point
+if TYPE_CHECKING:
+    from streamer.types import Point
 
 Rect = tuple[float, float, float, float]
 """x0, y0, x1, y1 in fractions of the frame."""
