@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,3 +24,14 @@ def _own_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """A password that one test used is not hidden from the output of the next one."""
     monkeypatch.setattr(redact, "_remembered", set())
     monkeypatch.setattr(redact, "_forms", [])
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """The log that a command of one test has set up is not that of the next one."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    for handler in [one for one in root.handlers if one not in handlers]:
+        root.removeHandler(handler)
+    root.setLevel(level)
