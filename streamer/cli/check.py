@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,9 +63,9 @@ def _print_contents(config: Config) -> None:
 
     load = estimate(config)
     print(f"  model: {_keys(config.model)}")
-    choices = ModelChoices(state_folder(config.name), config)
-    if choices.current is not None:
-        print(f"  model in use: {choices.current}, chosen with `streamer model use` instead of that of the config")
+    with suppress(ConfigError):  # a user without a home folder, who has run no agent
+        if (choice := ModelChoices(state_folder(config.name), config).current) is not None:
+            print(f"  model in use: {choice}, chosen with `streamer model use` instead of that of the config")
     for name, stream in config.streams.items():
         print(f"  stream {name}: {_keys(stream.source)}")
         for task in stream.tasks:
