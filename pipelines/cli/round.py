@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines.cli.training_options import Batch, Epochs, Full, Rank, Rate, Vision
 from streamer.core.errors import ConfigError
 
 
@@ -35,12 +36,12 @@ def dataset_round(
             "[default: caption, dense_region_caption]",
         ),
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="Train all weights: for small models.")] = False,
-    vision: Annotated[bool, typer.Option("--vision", help="Train the vision tower too.")] = False,
-    rank: Annotated[int, typer.Option(min=1, max=256, help="Rank of the adapters.")] = 16,
-    rate: Annotated[float | None, typer.Option(help="Learning rate. [default: 1e-4; with --full 2e-5]")] = None,
-    epochs: Annotated[int, typer.Option(min=1, max=1000, help="Passes over the examples at most.")] = 8,
-    batch: Annotated[int, typer.Option(min=1, max=256, help="Examples per step.")] = 8,
+    full: Full = False,
+    vision: Vision = False,
+    rank: Rank = 16,
+    rate: Rate = None,
+    epochs: Epochs = 8,
+    batch: Batch = 8,
     accept_labels: Annotated[
         bool, typer.Option("--accept-labels", help="Train on the filtered labels without a review.")
     ] = False,

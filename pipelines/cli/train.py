@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines.cli.training_options import Batch, Epochs, Full, Rank, Rate, Vision
 from streamer.core.errors import ConfigError
 
 
@@ -24,12 +25,12 @@ def train(
         typer.Option(metavar="EXAMPLES", help="Further examples of what the model must not forget; can be repeated."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Checkpoint. [default: the small model that is included]")] = None,
-    full: Annotated[bool, typer.Option("--full", help="Train all weights: for small models.")] = False,
-    vision: Annotated[bool, typer.Option("--vision", help="Train the vision tower too.")] = False,
-    rank: Annotated[int, typer.Option(min=1, max=256, help="Rank of the adapters.")] = 16,
-    rate: Annotated[float | None, typer.Option(help="Learning rate. [default: 1e-4; with --full 2e-5]")] = None,
-    epochs: Annotated[int, typer.Option(min=1, max=1000, help="Passes over the examples at most.")] = 8,
-    batch: Annotated[int, typer.Option(min=1, max=256, help="Examples per step.")] = 8,
+    full: Full = False,
+    vision: Vision = False,
+    rank: Rank = 16,
+    rate: Rate = None,
+    epochs: Epochs = 8,
+    batch: Batch = 8,
     augment: Annotated[bool, typer.Option(help="Vary light, colour, side and size of the pictures.")] = True,
     device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda.")] = "auto",
 ) -> None:

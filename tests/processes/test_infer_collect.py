@@ -90,7 +90,7 @@ def test_frame_in_which_a_tracked_object_is_missing(tmp_path: Path) -> None:
 
 
 def test_restart_repeats_nothing(tmp_path: Path) -> None:
-    """What is stored counts for the limits of the next process, and is not stored by it again."""
+    """Stored pictures count for the limits of the next process, which does not store them again."""
     with agent(tmp_path, Finder([0.5]), scores=[0, 1]) as running:
         running.poll_until(has(tmp_path, 1))
         blocks = {picture.record.blocks for picture in stored(tmp_path)}
