@@ -84,7 +84,7 @@ def _distinct(where: str, images: Sequence[Image], tell: Callable[[str], None]) 
     A repeated picture is no further evidence that int8 answers well, however often it is compared.
     """
     kept: list[Image] = []
-    seen = SeenPictures(CHANGED_BLOCKS)
+    seen = SeenPictures(changed=CHANGED_BLOCKS)
     empty = 0
     for image in images:
         blocks = picture_blocks(image)

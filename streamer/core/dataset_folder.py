@@ -33,12 +33,10 @@ class DatasetFolder(Closing):
             raise ConfigError(f"{path}: cannot be made: {error.strerror}") from None
         self._records = JsonLinesFile(path / PICTURES)
         self._answers: JsonLinesFile | None = None
-        self._images: set[str] = set()
-        self._seen = SeenPictures()
-        for record in read_records(path).values():
-            self._images.add(record.image)
-            if (blocks := from_text(record.blocks)) is not None:
-                self._seen.add(blocks)
+        records = read_records(path)
+        self._images = set(records)
+        kept = [from_text(record.blocks) for record in records.values()]
+        self._seen = SeenPictures([blocks for blocks in kept if blocks is not None])
 
     def close(self) -> None:
         for file in (self._answers, self._records):

@@ -6,6 +6,8 @@ all bits, and a new person changes few of them. Here the mean brightness of each
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -37,9 +39,9 @@ def picture_blocks(image: Image) -> PictureBlocks | None:
 class SeenPictures:
     """The pictures that were kept so far, at most `MAX_SEEN`; then the oldest are forgotten."""
 
-    def __init__(self, changed: int = CHANGED) -> None:
-        """`changed`: blocks that must be changed for a picture to be another one."""
-        self._blocks = np.empty((0, COLUMNS * ROWS), np.uint8)
+    def __init__(self, kept: Sequence[PictureBlocks] = (), changed: int = CHANGED) -> None:
+        """`kept`: earlier pictures, oldest first. `changed`: blocks that must be changed for another picture."""
+        self._blocks = np.array(kept[-MAX_SEEN:], np.uint8).reshape(-1, COLUMNS * ROWS)
         self._changed = changed
 
     def add(self, blocks: PictureBlocks) -> bool:

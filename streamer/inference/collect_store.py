@@ -96,13 +96,13 @@ class CollectStore(Closing):
                 self._failed.add(order.stream, reason_of(error, "collect"))
 
     def _load(self, stream: str) -> None:
-        seen, times, now = SeenPictures(), [], time.time()
+        kept, times, now = list[PictureBlocks](), list[float](), time.time()
         for stored in self._folder.stored(stream):
             if (blocks := from_text(stored.picture.record.blocks)) is not None:
-                seen.add(blocks)
+                kept.append(blocks)
             if stored.stored_at > now - DAY_S and not stored.picture.is_feedback:
                 times.append(stored.stored_at)
-        self._on_loaded(stream, sorted(times), seen)
+        self._on_loaded(stream, sorted(times), SeenPictures(kept))
 
     def _write(self, order: Order) -> None:
         jpeg = encode_jpeg(order.image, self._snapshots.quality, self._snapshots.width)

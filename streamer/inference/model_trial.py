@@ -11,7 +11,6 @@ from streamer.core.errors import ConfigError
 from streamer.core.memory import available_memory
 from streamer.inference.journal import NO_EPOCH
 from streamer.inference.result_check import check_numbers
-from streamer.toyworld.world import World
 from streamer.types import DueTask, Engine, Frame, Job
 
 SIZE = 320, 240
@@ -35,6 +34,8 @@ def try_tasks(engine: Engine, streams: Mapping[str, Stream], alive: Callable[[],
 
     `alive` is called before each step.
     """
+    from streamer.toyworld.world import World  # the process of a model that is not on trial does not need it
+
     tasks = {task.work: task for stream in streams.values() for task in stream.tasks}
     waiting = list(tasks.values())[:MAX_TRIED]
     picture = World(5).scene(0).paint(*SIZE)  # a model may answer noise without an end

@@ -22,7 +22,6 @@ from streamer.inference.content_changes import ContentChanges
 from streamer.inference.follow_ups import FollowUps
 from streamer.inference.in_flight import InFlight
 from streamer.inference.outbox import Outbox
-from streamer.inference.outcome_counts import OutcomeCounts
 from streamer.inference.overload import Overload
 from streamer.inference.requests import RequestHandler
 from streamer.inference.snapshot_choice import SnapshotChoice
@@ -57,7 +56,6 @@ class OutcomePublisher:
     """Name of this process as it stands in events, where there are several."""
     leases: Mapping[str, int | None]
     """`lease` of the events by stream."""
-    counts: OutcomeCounts
     _warned: set[str] = field(default_factory=set)
     """Warnings of the engine that were published."""
 
@@ -66,7 +64,7 @@ class OutcomePublisher:
         match result.job.due.origin:
             case "schedule" | "follow_up":
                 self.canary.on_outcome(result.outcome)
-                self.counts.add(result.job.due.stream, result.job.due.task.name, result.outcome)
+                self.requests.counts.add(result.job.due.stream, result.job.due.task.name, result.outcome)
                 self._publish_scheduled(result)
                 return
             case "request":

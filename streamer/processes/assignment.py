@@ -121,3 +121,5 @@ class Report(BaseModel):
     """Speed of a device relative to the reference device, in `speed`."""
     address: str | None = None
     """Address that web serves, in its `ready`."""
+    model: str | None = None
+    """Name of the model in events, in `ready` of infer."""

@@ -102,6 +102,8 @@ class Child:
     """Its work is done: it is not started again."""
     was_ready: bool = False
     """One of its processes has been ready: from then on a config error concerns this child only."""
+    model: str | None = None
+    """Name in events of the model that an infer process has loaded."""
     had_frame: bool = False
     """One process of this capture has had a frame."""
     unreadable: str | None = None

@@ -67,7 +67,7 @@ def run(worker: Worker) -> None:
     with Inference(worker, engine) as inference:
         inference.publisher.publish_warnings(engine.warnings)
         inference.report_crash()
-        worker.report(ReportKind.READY)
+        worker.report(ReportKind.READY, model=engine.model)
         while not worker.stopping:
             inference.poll_once()
         inference.drain()
@@ -123,7 +123,7 @@ class Inference(Closing):
         self.publisher = OutcomePublisher(
             config.name, engine.model, self.in_flight, self.events, self.feed, self.requests, self.canary, tracker,
             FollowUps(), self.changes, self.policy.overload, self.outbox, choice, self.collector, reporter,
-            self.leases, self.requests.counts,
+            self.leases,
         )  # fmt: skip
         self.speed = SpeedMeter(find_pipeline().costs(config.model).seconds, now.mono)
         self.poller = self.make_poller()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -59,8 +59,6 @@ class _Swap:
     watch_s: float
     """Seconds for which the new model is watched."""
     phase: Phase = Phase.LOADING
-    loading: set[str | None] = field(default_factory=set)
-    """New processes that are not ready."""
     until: float = 0.0
     """Monotonic second at which the watch ends."""
     count_at: float = 0.0
@@ -78,7 +76,7 @@ class ModelSwap:
         self._falling: set[str | None] = set()
         """Processes that were started with a chosen model that cannot be loaded."""
         for target in map(other_target, list(self._router.devices)):  # of an earlier agent, killed after a swap
-            self._publish_lost(target, choices.current)
+            self._publish_lost(target, choices.describe(choices.current))
             self._router.clients.remove_sockets(target)
 
     def poll_once(self) -> None:
@@ -100,8 +98,7 @@ class ModelSwap:
         swap = self._swap
         if swap is None or swap.phase is not Phase.LOADING or child not in swap.new:
             return
-        swap.loading.discard(child.target)
-        if not swap.loading:
+        if all(one.was_ready for one in swap.new):
             for target in swap.pairs:
                 self._router.clients.count_outcomes(target)  # first: these are what the new model is compared with
             swap.phase = Phase.MOVING
@@ -160,7 +157,7 @@ class ModelSwap:
         for child, device in zip(new, devices, strict=True):
             self._table.watch(int(router.add_process(child.target, device).socket.get(zmq.FD)))
         self._table.add(new)
-        self._swap = _Swap(choice, pairs, new, request, watch_s, loading=set(pairs.values()))
+        self._swap = _Swap(choice, pairs, new, request, watch_s)
         log.info("model %s is loaded beside %s", choices.describe(choice), choices.describe(current))
 
     def _advance(self, swap: _Swap, now: float) -> None:
@@ -261,10 +258,11 @@ class ModelSwap:
         self._table.remove(child)
         self._table.unwatch(int(self._router.clients.of(child.target).socket.get(zmq.FD)))
         self._router.remove_process(child.target)
-        self._publish_lost(child.target, self._choices.current)
+        if child.model is not None:  # without a model it has had no job
+            self._publish_lost(child.target, child.model)
 
-    def _publish_lost(self, target: str | None, choice: Choice | None) -> None:
+    def _publish_lost(self, target: str | None, model: str) -> None:
         config = self._control.config
         for lost in self._router.quarantine.take_lost(target, config.streams):
             lease = self._control.wanted.leases.get(lost.job.due.stream)
-            self._control.send_event(result_event(config.name, lost, self._choices.describe(choice), lease=lease))
+            self._control.send_event(result_event(config.name, lost, model, lease=lease))

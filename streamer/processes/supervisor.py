@@ -229,7 +229,7 @@ class Supervisor:
                 child.had_frame, child.unreadable = True, None
                 self.startup_done(report.kind)
             case ReportKind.READY:
-                child.was_ready = True
+                child.was_ready, child.model = True, report.model
                 if child.role is Role.INFER:
                     self.startup_done(report.kind)
                     self.control.router.on_ready(child.target)

@@ -6,10 +6,10 @@ import asyncio
 import logging
 import socket
 from functools import partial
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
-from streamer.bus.host_keys import HostKeys
 from streamer.config.bind import Bind
 from streamer.config.model import find_pipeline
 from streamer.config.rule import answering
@@ -25,10 +25,6 @@ from streamer.rules.state_file import rules_state
 from streamer.web.app import guarded, make_app
 from streamer.web.connections import Connections
 from streamer.web.handlers import Handlers
-from streamer.web.hosts.hosts import Hosts
-from streamer.web.hosts.page import HostsPage
-from streamer.web.hosts.remote import RemoteHost
-from streamer.web.hosts.server import HostServer
 from streamer.web.ledger_reader import LedgerReader
 from streamer.web.mjpeg import JpegHub
 from streamer.web.monitor.capture_poller import CapturePoller
@@ -40,6 +36,9 @@ from streamer.web.rule_commands import RuleCommands
 from streamer.web.rule_handlers import RuleHandlers
 from streamer.web.server import Server, listen
 from streamer.web.stored_pictures import StoredPictures
+
+if TYPE_CHECKING:
+    from streamer.web.hosts.page import HostsPage
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +108,12 @@ def _hosts(worker: Worker, app: ASGIApp, connections: Connections) -> tuple[Host
     cluster, own = worker.config.cluster, worker.assignment.host
     if cluster is None or own is None or len(cluster.running) < 2 or own not in cluster.running:
         return None, []
+    from streamer.bus.host_keys import HostKeys
+    from streamer.web.hosts.hosts import Hosts
+    from streamer.web.hosts.page import HostsPage
+    from streamer.web.hosts.remote import RemoteHost
+    from streamer.web.hosts.server import HostServer
+
     keys = HostKeys()
     others = {name: host.address for name, host in cluster.running.items() if name != own}
     server = HostServer(keys, others, cluster.hosts[own].address, cluster.page_port, app, connections.refused)

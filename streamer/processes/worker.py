@@ -70,11 +70,9 @@ class Worker:
         self.stopping = True
         os.eventfd_write(self.stop_fd, 1)
 
-    def report(
-        self, kind: ReportKind, reason: str | None = None, address: str | None = None, speed: float | None = None
-    ) -> None:
+    def report(self, kind: ReportKind, reason: str | None = None, **more: str | float) -> None:
         """Send a report to the parent. The arguments are those of `Report`."""
-        report = Report(kind=kind, reason=reason, address=address, speed=speed)
+        report = Report.model_validate({"kind": kind, "reason": reason, **more})
         try:
             os.write(self.assignment.report_fd, report.model_dump_json(exclude_none=True).encode() + b"\n")
         except BrokenPipeError:

@@ -67,7 +67,7 @@ class Piece(_Strict):
     id: _Number
     more: bool
     status: int | None = None
-    """Status of the answer, in its first piece."""
+    """Status of the answer, in its first piece. In a later one: the answer broke off, the body says why."""
     headers: dict[str, str] | None = None
     """Headers of the answer, in its first piece."""
 

@@ -90,6 +90,9 @@ class RemoteHost:
                 return
             self._send(Next(id=received.piece.id))
             received = await _next(queue)
+            if received.piece.status is not None:
+                self._open.pop(received.piece.id, None)
+                raise HostUnreachable(received.body.decode("utf-8", "replace"))
 
     async def _connected(self) -> None:
         """Receive answers until the connection fails. Raises LinkFailed, ConfigError and WireError."""

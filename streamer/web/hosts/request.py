@@ -102,6 +102,7 @@ async def answered_here(app: ASGIApp, request: PageRequest) -> AsyncIterator[Ans
             yield Chunk(message.get("body", b""), more)
             if not more:
                 return
+        raise HostUnreachable("its answer broke off, because its page has an internal error: see its log")
 
     task = asyncio.create_task(run())
     try:

@@ -7,11 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
+import pytest
 from fastapi import FastAPI
+from starlette.responses import StreamingResponse
 
+from streamer.web.auth import Access
 from streamer.web.hosts.hosts import Hosts
 from streamer.web.hosts.remote import RemoteHost
-from streamer.web.hosts.request import Answer, PageRequest
+from streamer.web.hosts.request import Answer, HostUnreachable, PageRequest, answered_here
 
 STATE: dict[str, Any] = {"position": 1, "devices": [], "streams": [], "rules": {"count": 0, "open": 0}}
 
@@ -47,5 +50,22 @@ def test_hung_host_delays_no_page_and_is_asked_once() -> None:
         assert [one["hosts"][1]["state"] for one in found] == ["unreachable"] * 20
         assert found[0]["hosts"][0] == {"name": "a", "state": "up", "reason": None}
         assert hung.most == 1
+
+    asyncio.run(run())
+
+
+def test_answer_that_breaks_off_is_no_whole_answer() -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"[1, "
+        raise ZeroDivisionError
+
+    app = FastAPI()
+    app.add_api_route("/api/events", lambda: StreamingResponse(broken()))
+
+    async def run() -> None:
+        request = PageRequest("GET", "/api/events", "", {}, b"", Access("a", frozenset()))
+        async with answered_here(app, request) as answer:
+            with pytest.raises(HostUnreachable, match="broke off"):
+                await answer.read()
 
     asyncio.run(run())
