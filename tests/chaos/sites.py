@@ -60,7 +60,7 @@ class Site:
             run("ip", "link", "add", self._bridge, "type", "bridge")
             run("ip", "link", "set", self._bridge, "up")
             for name, address in self.addresses.items():
-                space, device = self._space(name), f"s{self._number}{name}"[:15]
+                space, device = self._space(name), self._device(name)
                 run("ip", "netns", "add", space)
                 run("ip", "link", "add", device, "type", "veth", "peer", "name", "eth0", "netns", space)
                 run("ip", "link", "set", device, "master", self._bridge, "up")
@@ -80,7 +80,9 @@ class Site:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         for name in self.addresses:
             self.kill(name)
-            subprocess.run(["ip", "netns", "delete", self._space(name)], check=False, capture_output=True)
+            # The kernel removes a namespace later; a next site needs the device's name now.
+            for words in (["link", "delete", self._device(name)], ["netns", "delete", self._space(name)]):
+                subprocess.run(["ip", *words], check=False, capture_output=True)
         subprocess.run(["ip", "link", "delete", self._bridge], check=False, capture_output=True)
 
     def start_ray(self, name: str) -> None:
@@ -145,6 +147,9 @@ class Site:
     @property
     def _bridge(self) -> str:
         return f"sb{self._number}"
+
+    def _device(self, name: str) -> str:
+        return f"s{self._number}{name}"[:15]
 
     def _space(self, name: str) -> str:
         return f"streamer-{name}-{self._number}"
