@@ -56,7 +56,7 @@ TAUGHT = ("object_detection",)
 """Tasks of own labels, of the rehearsal and of the pictures that end a training."""
 TAUGHT_REVIEWED = ("object_detection", "region_proposal", "open_vocabulary_detection", "region_to_category")
 SELF = {"rate": 3e-4, "epochs": 15, "batch": 16, "patience": 3}
-BY_REVIEW = {"rate": 5e-4, "epochs": 40, "batch": 32, "patience": 10}
+BY_REVIEW = {"rate": 4e-4, "epochs": 10, "batch": 32, "patience": 10, "composed": 10}
 """Settings of the two trainings."""
 
 
@@ -146,11 +146,12 @@ class Bench:
                 open_folder(None),
                 out,
                 TrainingSettings(full=True, vision=True, **settings),
-                [*examples, *self.rehearsal],
+                examples,
                 judges,
                 self.images.__getitem__,
                 lambda line: print("  " + line, flush=True),
                 "cpu",
+                self.rehearsal,
             )
             return pipeline.open(pipeline.settings(checkpoint=str(out), device="cpu")), record
 
@@ -184,9 +185,11 @@ def _effort(record: Any, started: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.data_engine")
     parser.add_argument("--only", choices=("labels", "self", "reviewed"), help="one part")
-    parser.add_argument("--rate", type=float, help="learning rate [self: 3e-4, reviewed: 5e-4]")
-    parser.add_argument("--epochs", type=int, help="epochs at most [self: 15, reviewed: 40]")
-    parser.add_argument("--rehearsed", type=int, default=600, help="pictures of the old world that are mixed in [600]")
+    parser.add_argument("--rate", type=float, help="learning rate [self: 3e-4, reviewed: 4e-4]")
+    parser.add_argument("--epochs", type=int, help="epochs at most [self: 15, reviewed: 10]")
+    parser.add_argument(
+        "--rehearsed", type=int, default=1000, help="pictures of the old world that are mixed in [1000]"
+    )
     parser.add_argument("--threads", type=int, default=2, help="torch threads [2]")
     parser.add_argument("--write", action="store_true", help="write into benchmarks/results/data_engine.json")
     args = parser.parse_args()

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.training_options import Batch, Epochs, Full, Rank, Rate, Vision
+from pipelines.cli.training_options import Batch, Composed, Epochs, Full, Rank, Rate, Vision
 from streamer.core.errors import ConfigError
 
 
@@ -42,6 +42,7 @@ def dataset_round(
     rate: Rate = None,
     epochs: Epochs = 8,
     batch: Batch = 8,
+    composed: Composed = 0,
     accept_labels: Annotated[
         bool, typer.Option("--accept-labels", help="Train on the filtered labels without a review.")
     ] = False,
@@ -58,6 +59,7 @@ def dataset_round(
     from pipelines.dataset.rounds import RoundSettings, run_round
 
     training = {"full": full, "vision": vision, "rank": rank, "rate": rate, "epochs": epochs, "batch": batch}
+    training["composed"] = composed
     lists = {"tasks": task, "agree": agree, "rehearse": rehearse}
     given = {name: value for name, value in lists.items() if value}
     try:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.training_options import Batch, Epochs, Full, Rank, Rate, Vision
+from pipelines.cli.training_options import Batch, Composed, Epochs, Full, Rank, Rate, Vision
 from streamer.core.errors import ConfigError
 
 
@@ -31,6 +31,7 @@ def train(
     rate: Rate = None,
     epochs: Epochs = 8,
     batch: Batch = 8,
+    composed: Composed = 0,
     augment: Annotated[bool, typer.Option(help="Vary light, colour, side and size of the pictures.")] = True,
     device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda.")] = "auto",
 ) -> None:
@@ -54,7 +55,14 @@ def train(
 
     try:
         settings = TrainingSettings(
-            full=full, vision=vision, rank=rank, rate=rate, epochs=epochs, batch=batch, augment=augment
+            full=full,
+            vision=vision,
+            rank=rank,
+            rate=rate,
+            epochs=epochs,
+            batch=batch,
+            augment=augment,
+            composed=composed,
         )
     except ValidationError as error:
         first = error.errors()[0]
@@ -66,10 +74,10 @@ def train(
         learned, judges = learned[:first_judge], learned[first_judge:]
     else:
         judges = read(held_out)
-    for path in rehearse or ():
-        learned += read(path)
+    rehearsed = [one for path in rehearse or () for one in read(path)]
     record = run(
-        open_folder(model), out, settings, learned, judges, lambda name: read_picture(Path(name)), _tell, device
+        *(open_folder(model), out, settings, learned, judges),
+        *(lambda name: read_picture(Path(name)), _tell, device, rehearsed),
     )
     typer.echo(
         f"{out}: held-out loss {record['held_out_loss_before']:.4f} before, {record['best']:.4f} after "

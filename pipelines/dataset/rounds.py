@@ -230,8 +230,8 @@ class Round:
         learned, rehearsed, held_out = (list(read_examples(self.path / name)) for name in names)
         if not out.exists():  # a run that was killed after its last step has made it
             train(
-                *(open_folder(settings.model), out, settings.training, [*learned, *rehearsed], held_out),
-                *(lambda image: read_picture(self.path / image), self._tell, self._device),
+                *(open_folder(settings.model), out, settings.training, learned, held_out),
+                *(lambda image: read_picture(self.path / image), self._tell, self._device, rehearsed),
             )
         record = json.loads((out / RECORD).read_text())
         counts = {"examples": len(learned), "rehearsed": len(rehearsed), "held out": len(held_out)}

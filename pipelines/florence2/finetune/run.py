@@ -19,6 +19,7 @@ from pipelines.florence2.checkpoint_files import CheckpointFiles
 from pipelines.florence2.examples import Example
 from pipelines.florence2.finetune.adapter import merged
 from pipelines.florence2.finetune.batches import Encoder, ReadPicture
+from pipelines.florence2.finetune.compose import ComposedPictures
 from pipelines.florence2.finetune.settings import TrainingSettings
 from pipelines.florence2.finetune.trainer import Trainer
 from pipelines.florence2.transformers_model import load_model
@@ -40,8 +41,11 @@ def train(
     read: ReadPicture,
     tell: Callable[[str], None],
     device: str = "auto",
+    rehearsed: Sequence[Example] = (),
 ) -> Mapping[str, Any]:
     """Train a checkpoint, write the result into the new folder `out` and return its record.
+
+    `rehearsed`: further examples, of what the model must not forget; no pictures are composed of theirs.
 
     An interrupted run continues from `out` with the suffix `.state` to the same result. Raises ConfigError.
     """
@@ -50,7 +54,11 @@ def train(
     checkpoint = load(files, device, "float32")
     place = checkpoint.weights.device
     model = load_model(files, checkpoint.weights.is_tied, torch.float32, place)
-    encoder = Encoder(checkpoint, lru_cache(CACHED_PICTURES)(read))
+    made = ComposedPictures(examples, lru_cache(CACHED_PICTURES)(read), settings.composed, settings.seed)
+    if settings.composed:
+        tell(f"{len(made.examples)} pictures are composed of {made.pictures}")
+    encoder = Encoder(checkpoint, made.read)
+    examples = [*examples, *made.examples, *rehearsed]
     trainer = Trainer(model, encoder, settings, examples, held_out, place)
     share = sum(weights.numel() for weights in trainer.trained.values()) / sum(w.numel() for w in model.parameters())
     counts = f"{len(examples)} examples, {len(held_out)} held out, {trainer.steps} steps"

@@ -30,6 +30,8 @@ class TrainingSettings(Settings):
     """Share of the steps in which the learning rate rises; it falls to zero over the others."""
     augment: bool = True
     """Vary light, colour, side and size of the pictures in each epoch, with their answers."""
+    composed: int = Field(default=0, ge=0, le=100)
+    """Pictures that are composed of each picture of a fixed camera with objects: these objects at other places."""
     weight_decay: float = Field(default=0.01, ge=0, le=1)
     patience: int = Field(default=2, ge=1, le=100)
     """Comparisons with the held-out examples without an improvement after which training ends."""

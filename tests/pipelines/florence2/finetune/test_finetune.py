@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -236,6 +237,23 @@ def test_trained_checkpoint_answers_what_it_learned(checkpoint: Path, tmp_path: 
     assert results[0].answer.text == "a yellow house"
     with pytest.raises(ConfigError, match="exists: name a new folder"):
         train(files, out, settings, examples, HELD_OUT, _read, told.append, "cpu")
+
+
+def test_pictures_are_composed_of_the_examples_but_not_of_the_rehearsed_ones(checkpoint: Path, tmp_path: Path) -> None:
+    def read(name: str) -> Any:
+        image = np.full((60, 80, 3), 90, np.uint8)
+        left = int(name.removesuffix(".png"))
+        image[10:30, left : left + 20] = (40, 40, 230)
+        return image
+
+    boxes = {n: (Box(n / 80, 10 / 60, (n + 20) / 80, 0.5, "red"),) for n in range(2, 50)}
+    examples = [Example(str(n), "object_detection", Answer(boxes=boxes[n])) for n in range(2, 50)]
+    told: list[str] = []
+    settings = TrainingSettings(full=True, epochs=1, batch=16, composed=2)
+    files, out = open_folder(str(checkpoint)), tmp_path / "trained"
+    record = train(files, out, settings, examples[:12], HELD_OUT, read, told.append, "cpu", examples[12:])
+    assert told[0] == "24 pictures are composed of 12"
+    assert record["examples"] == {"object_detection": 12 + 24 + 36}
 
 
 def test_too_long_answer_is_refused_before_training(checkpoint: Path) -> None:

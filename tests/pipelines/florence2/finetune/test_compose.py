@@ -1,0 +1,129 @@
+"""Composed pictures: what their examples say is what they show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.florence2.examples import Example
+from pipelines.florence2.finetune.compose import FEWEST, ComposedPictures
+from streamer.types import Answer, Box, Image
+
+WIDTH, HEIGHT = 240, 180
+COLOURS = {"red": (40, 40, 230), "green": (40, 230, 40), "blue": (230, 60, 40)}
+CAMERAS = {name: np.random.default_rng(seed).uniform(60, 150, (HEIGHT, WIDTH, 3)) for seed, name in enumerate("ab")}
+"""The background of each camera."""
+
+
+def _shot(name: str) -> tuple[Image, Answer]:
+    """Return the picture `CAMERA/NUMBER.png` with one to three ellipses, and where they are."""
+    camera, number = name.removesuffix(".png").split("/")
+    rng = np.random.default_rng(int(number))
+    picture, boxes = CAMERAS[camera].astype(np.uint8), []
+    for column, (label, colour) in enumerate(list(COLOURS.items())[: rng.integers(1, 4)]):
+        width, height = (int(side) for side in rng.integers(8, 20, 2))
+        x, y = 40 + 80 * column + int(rng.integers(-10, 10)), int(rng.integers(30, HEIGHT - 30))
+        cv2.ellipse(picture, (x, y), (width, height), 0, 0, 360, colour, -1)
+        corners = (x - width) / WIDTH, (y - height) / HEIGHT, (x + width + 1) / WIDTH, (y + height + 1) / HEIGHT
+        boxes.append(Box(*corners, label))
+    light = rng.uniform(0.7, 1.1)  # another hour of the day
+    return np.clip(picture * light, 0, 255).astype(np.uint8), Answer(boxes=tuple(boxes))
+
+
+def _read(name: str) -> Image:
+    return _shot(name)[0]
+
+
+def _examples(camera: str, count: int) -> list[Example]:
+    names = [f"{camera}/{number}.png" for number in range(count)]
+    return [Example(name, "object_detection", _shot(name)[1]) for name in names]
+
+
+def _hue_of(image: Image, box: Box) -> str:
+    """Return the colour in the middle of a box."""
+    y, x = int((box.y0 + box.y1) / 2 * HEIGHT), int((box.x0 + box.x1) / 2 * WIDTH)
+    middle = image[y - 2 : y + 3, x - 2 : x + 3].reshape(-1, 3).astype(float).mean(axis=0)
+    return min(COLOURS, key=lambda label: float(np.abs(middle / middle.max() - np.array(COLOURS[label]) / 230).sum()))
+
+
+@pytest.fixture(scope="module")
+def made() -> ComposedPictures:
+    return ComposedPictures([*_examples("a", 15), *_examples("b", 12)], _read, 10, 0)
+
+
+def test_each_picture_of_each_camera_gives_as_many(made: ComposedPictures) -> None:
+    assert made.pictures == 27
+    assert len(made.examples) == 270
+    assert len({one.image for one in made.examples}) == 270
+    assert all(one.task == "object_detection" for one in made.examples)
+
+
+@given(st.integers(0, 269))
+def test_examples_say_what_the_pictures_show(made: ComposedPictures, number: int) -> None:
+    example = made.examples[number]
+    image = made.read(example.image)
+    assert image.shape == (HEIGHT, WIDTH, 3)
+    assert image.dtype == np.uint8
+    assert [_hue_of(image, box) for box in example.answer.boxes] == [box.label for box in example.answer.boxes]
+    outside = np.ones((HEIGHT, WIDTH), bool)
+    for box in example.answer.boxes:
+        left, right, top, bottom = box.x0 * WIDTH, box.x1 * WIDTH, box.y0 * HEIGHT, box.y1 * HEIGHT
+        outside[int(top) - 4 : int(bottom) + 5, int(left) - 4 : int(right) + 5] = False
+    backgrounds = []
+    for background in CAMERAS.values():
+        light = np.median(image[outside] / background[outside])
+        backgrounds.append(float((np.abs(image[outside] - background[outside] * light).max(axis=1) < 12).mean()))
+    # Nothing but boxes hides the background, and it is that of one camera.
+    assert max(backgrounds) > 0.99
+    assert min(backgrounds) < 0.5
+
+
+def test_name_determines_the_picture(made: ComposedPictures) -> None:
+    again = ComposedPictures([*_examples("a", 15), *_examples("b", 12)], _read, 10, 0)
+    assert again.examples == made.examples
+    for example in made.examples[::50]:
+        assert np.array_equal(again.read(example.image), made.read(example.image))
+    other = ComposedPictures(_examples("a", 15), _read, 10, 1)
+    assert other.examples[0].answer != made.examples[0].answer
+
+
+def test_objects_come_to_new_places(made: ComposedPictures) -> None:
+    """In the pictures that they are composed of, objects of one colour stand in one third of the width."""
+    middles = [(box.x0 + box.x1) / 2 for one in made.examples for box in one.answer.boxes if box.label == "red"]
+    assert min(middles) < 0.2
+    assert max(middles) > 0.8
+
+
+def test_other_pictures_are_read_as_they_are(made: ComposedPictures) -> None:
+    assert np.array_equal(made.read("a/3.png"), _read("a/3.png"))
+
+
+def _moving(name: str) -> Image:
+    return np.random.default_rng(int(name[2:-4])).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("examples", "read"),
+    [
+        (_examples("a", FEWEST - 1), _read),
+        (_examples("a", 20), _moving),
+        ([Example(f"a/{number}.png", "object_detection", Answer()) for number in range(20)], _read),
+        ([Example(f"a/{number}.png", "caption", Answer(text="a car")) for number in range(20)], _read),
+    ],
+    ids=["too few pictures", "a moving camera", "no objects", "another task"],
+)
+def test_nothing_is_composed_of(examples: list[Example], read: Callable[[str], Image]) -> None:
+    made = ComposedPictures(examples, read, 10, 0)
+    assert (made.examples, made.pictures) == ([], 0)
+
+
+def test_zero_reads_no_picture() -> None:
+    def refuse(name: str) -> Image:
+        raise AssertionError(name)
+
+    assert ComposedPictures(_examples("a", 20), refuse, 0, 0).examples == []
