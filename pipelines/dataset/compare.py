@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from pipelines.dataset.annotate import Questions, Shot
@@ -75,15 +75,9 @@ class BoxScores:
     by_label: Mapping[str, LabelScore]
     least: float
     """Score from which boxes count for F1, precision and recall."""
-    right: int
-    found: int
-    """Boxes from this score on, as `right`."""
+    counted: LabelScore
+    """As `total`, of the boxes that count."""
     reliability: Sequence[ReliabilityRow]
-
-    @property
-    def f1(self) -> float:
-        total = self.found + self.total.expected
-        return 2 * self.right / total if total else 1.0
 
     @property
     def worst(self) -> tuple[str, float] | None:
@@ -95,10 +89,10 @@ class BoxScores:
         return {
             "AP50": self.total.ap50,
             "AP": self.total.ap,
-            "F1": self.f1,
+            "F1": self.counted.f1,
             "score from": self.least,
-            "precision": self.right / self.found if self.found else 1.0,
-            "recall": self.right / self.total.expected if self.total.expected else 1.0,
+            "precision": self.counted.precision,
+            "recall": self.counted.recall,
             "worst label": self.worst[0] if self.worst else None,
             "AP50 of worst label": self.worst[1] if self.worst else None,
             "calibration error": calibration_error(self.reliability),
@@ -214,5 +208,6 @@ def _box_scores(
     matches = [match for some in matched_by_label(pictures).values() for match in some]
     total = overall(by_label)
     limit = threshold(matches, total.expected) if least is None else least
-    kept = [match for match in matches if match.score >= limit]
-    return BoxScores(total, by_label, limit, sum(match.is_right for match in kept), len(kept), reliability(matches))
+    kept = [match.is_right for match in matches if match.score >= limit]
+    counted = replace(total, found=len(kept), right=sum(kept))
+    return BoxScores(total, by_label, limit, counted, reliability(matches))
