@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from fastapi.responses import Response
 from starlette.types import ASGIApp
@@ -25,6 +25,8 @@ FRESH_S = 0.3
 OWNERS_S = 3.0
 """Age above which the hosts of the streams are found again before one is used."""
 _STATE = PageRequest("GET", "/api/streams", "", {}, b"", Access("page", frozenset({"view"})))
+
+T = TypeVar("T")
 
 
 class Whole(NamedTuple):
@@ -120,42 +122,14 @@ class Hosts:
 
     async def ask_all(self, requests: Mapping[str, PageRequest], seconds: float) -> Found:
         """Return the answers of hosts, each to its own request."""
-
-        async def ask(host: str, request: PageRequest) -> Whole | HostUnreachable:
-            try:
-                return await self.ask(host, request, seconds)
-            except HostUnreachable as error:
-                return error
-
-        found = Found({}, {})
-        answers = await asyncio.gather(*(ask(host, request) for host, request in requests.items()))
-        for host, answer in zip(requests, answers, strict=True):
-            if isinstance(answer, Whole):
-                found.answers[host] = answer
-            else:
-                found.problems[host] = str(answer)
-        return found
+        return Found(*await _all({host: self.ask(host, request, seconds) for host, request in requests.items()}))
 
     async def streams(self) -> Json:
         """Return the merged state of all hosts. Raises HostUnreachable if that of this host is missing."""
-
-        async def newest(host: str) -> Json | HostUnreachable:
-            try:
-                return await self._newest[host].get()
-            except HostUnreachable as error:
-                return error
-
-        own, *others = await asyncio.gather(
-            self.ask(self.name, _STATE, STALE_S), *(newest(host) for host in self._newest)
+        own, (others, problems) = await asyncio.gather(
+            self.ask(self.name, _STATE, STALE_S), _all({host: newest.get() for host, newest in self._newest.items()})
         )
-        assert isinstance(own, Whole)
-        bodies, problems = {self.name: json.loads(own.body)}, {}
-        for host, other in zip(self._newest, others, strict=True):
-            if isinstance(other, HostUnreachable):
-                problems[host] = str(other)
-            else:
-                bodies[host] = other
-        merged = merge_streams(bodies, problems, self._owners)
+        merged = merge_streams({self.name: json.loads(own.body), **others}, problems, self._owners)
         self._owners = {stream["name"]: stream["host"] for stream in merged["streams"] if stream["host"] is not None}
         self._owners_at = asyncio.get_running_loop().time()
         return merged
@@ -165,3 +139,17 @@ class Hosts:
         if asyncio.get_running_loop().time() - self._owners_at > OWNERS_S:
             await self.streams()
         return self._owners.get(stream, self.name)
+
+
+async def _all(calls: Mapping[str, Awaitable[T]]) -> tuple[dict[str, T], dict[str, str]]:
+    """Return the results by host, and the reasons of the hosts that are not reached."""
+
+    async def result(call: Awaitable[T]) -> T | HostUnreachable:
+        try:
+            return await call
+        except HostUnreachable as error:
+            return error
+
+    results = dict(zip(calls, await asyncio.gather(*map(result, calls.values())), strict=True))
+    problems = {host: str(one) for host, one in results.items() if isinstance(one, HostUnreachable)}
+    return {host: one for host, one in results.items() if not isinstance(one, HostUnreachable)}, problems
