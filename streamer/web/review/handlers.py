@@ -44,14 +44,14 @@ class _Decision(Settings):
     objects: list[_Object] = Field(max_length=MAX_GIVEN)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class ReviewHandlers:
     """One method per URL, see the table in `make_review_app`."""
 
     review: Review
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _decoders: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DECODERS))
-    _pictures: set[object] = field(default_factory=set)
+    _pictures: int = 0
     """Requests for pictures that are open."""
 
     async def describe(self, request: Request) -> JSONResponse:
@@ -77,15 +77,14 @@ class ReviewHandlers:
 
     async def picture(self, number: int) -> Response:
         """A picture as JPEG."""
-        if len(self._pictures) >= DECODERS + MAX_WAITING:
+        if self._pictures >= DECODERS + MAX_WAITING:
             raise HTTPException(503, "too many pictures are asked for at once", {"Retry-After": "5"})
-        one = object()
-        self._pictures.add(one)
+        self._pictures += 1
         try:
             async with self._decoders:
                 return Response(await _in_thread(self.review.picture, number), media_type="image/jpeg")
         finally:
-            self._pictures.discard(one)
+            self._pictures -= 1
 
     async def _call(self, method: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
         async with self._turn:
