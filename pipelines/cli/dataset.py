@@ -131,8 +131,7 @@ def filter_labels(
     _print_table(table)
     with FilterFiles(folder, removed, captions) as files:
         files.write_objects(pictures, table)
-        for line in files.write_captions(pictures):
-            typer.echo(line)
+        files.write_captions(pictures, typer.echo)
 
 
 @app.command()

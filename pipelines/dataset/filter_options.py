@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pipelines.dataset.captions import MAX_EXAMPLES, judge_captions
@@ -97,8 +97,8 @@ class FilterFiles(Closing):
                 image=pictures[number].image, label=one.label, box=one.box, score=one.score, filter=name, why=why[name]
             )
 
-    def write_captions(self, pictures: Sequence[AnsweredPicture]) -> Iterator[str]:
-        """Write the captions that are left, and a line for each removed one; yield the rows of a table."""
+    def write_captions(self, pictures: Sequence[AnsweredPicture], tell: Callable[[str], None]) -> None:
+        """Write the captions that are left, and a line for each removed one; tell their numbers. Raises ConfigError."""
         if self._captions is None:
             return
         judged = list(judge_captions(pictures))
@@ -113,9 +113,8 @@ class FilterFiles(Closing):
             if one.unsupported:
                 self._write(image=one.image, task=one.task, text=one.answer.text, filter="text", why=one.unsupported)
         most = ", ".join(f"{count} {word}" for word, count in words.most_common(MAX_EXAMPLES))
-        yield f"captions: {len(kept)} of {len(judged)} kept; removed if no box supports an object or action" + (
-            f" ({most})" if most else ""
-        )
+        removed = f"removed if no box supports an object or action{f' ({most})' if most else ''}"
+        tell(f"captions: {len(kept)} of {len(judged)} kept; {removed}")
 
     def _write(self, **values: object) -> None:
         if self._removed is not None:
