@@ -13,14 +13,12 @@ from typing import Any
 
 from pipelines.florence2.image_settings import ImageSettings
 from streamer.core.errors import ConfigError
+from streamer.core.model_name import HASH_SHOWN, model_name
 
 log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parent / "models" / "tiny"
 """Folder of the small model that is part of the package."""
-
-HASH_SHOWN = 12
-"""Digits of a hash in the names of models."""
 _HUB_FILES = ("*.json", "*.safetensors", "merges.txt")
 _CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")
 _REMOTE_CODE = re.compile(r"microsoft/(florence-2-.+)", re.IGNORECASE)
@@ -89,7 +87,7 @@ class CheckpointFiles:
 
     def with_hash(self, start: str) -> CheckpointFiles:
         """Return the files with their hash in the name. Raises ConfigError as `checked_digest` does."""
-        return replace(self, name=f"{self.name}@{self.checked_digest(start)[:HASH_SHOWN]}")
+        return replace(self, name=model_name(self.name, self.checked_digest(start)))
 
     def with_image_size(self, side: int | None) -> CheckpointFiles:
         """Return the files with pictures of `side` pixels; None: the checkpoint's own size. Raises ConfigError."""

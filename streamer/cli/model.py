@@ -13,6 +13,7 @@ import typer
 from streamer.cli.client import REPLY_TIMEOUT_S, call
 from streamer.cli.options import Checkpoint, RunningAgent
 from streamer.core.errors import ConfigError
+from streamer.core.model_name import model_name
 
 if TYPE_CHECKING:
     from streamer.config.model import Config
@@ -82,7 +83,7 @@ def use(
     except ValueError:
         raise ConfigError(f"--hash: `{digest}` is no hash: give 12 to 64 of the digits 0-9 and a-f") from None
     name, digest = pipeline.identify(settings)
-    print(f"{name}@{digest[:12]} is loaded beside the running model", flush=True)
+    print(f"{model_name(name, digest)} is loaded beside the running model", flush=True)
     command = UseModel(checkpoint=checkpoint, name=name, hash=digest, watch_s=watch_s)
     print(call(agent, SWAP_S, command)["done"])
 
@@ -108,7 +109,7 @@ def _watch_seconds(text: str) -> float:
 
 def _line(choice: Mapping[str, Any]) -> str:
     at = datetime.fromtimestamp(choice["at"]).astimezone().isoformat(" ", "seconds")
-    return f"{choice['name']}@{choice['hash'][:12]}, {choice['checkpoint']}, {at}"
+    return f"{model_name(choice['name'], choice['hash'])}, {choice['checkpoint']}, {at}"
 
 
 @app.command()

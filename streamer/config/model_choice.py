@@ -16,12 +16,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from streamer.config.model import Config, from_checked
 from streamer.core import atomic_file
 from streamer.core.errors import ConfigError
+from streamer.core.model_name import model_name
 
 log = logging.getLogger(__name__)
 
 FILE = "models.json"
-SHOWN = 12
-"""Digits of a hash that are shown."""
 KEPT = 20
 """Choices, and models that were given up, that are kept."""
 
@@ -39,7 +38,7 @@ class Choice(BaseModel):
     """Unix second."""
 
     def __str__(self) -> str:
-        return f"{self.name}@{self.hash[:SHOWN]}"
+        return model_name(self.name, self.hash)
 
 
 class GivenUp(Choice):

@@ -17,6 +17,7 @@ from typing import Any
 
 from pipelines.florence2.pipeline import pipeline as florence2
 from streamer.core.errors import ConfigError
+from streamer.core.model_name import model_name
 from streamer.core.settings import Settings
 from streamer.types import Answer, Box, Costs, Device, Job, Result, TaskSpec
 
@@ -123,7 +124,7 @@ class FaultyPipeline:
         model, settings = "faulty", asked.loaded
         if asked.checkpoint is not None:
             name, found = self.identify(asked)
-            model = f"{name}@{found[:12]}"
+            model = model_name(name, found)
             if not found.startswith(asked.hash or ""):
                 raise ConfigError(f"checkpoint {name} has another hash")
         time.sleep(settings.loading)
