@@ -50,6 +50,7 @@ def compare(
 
     The answers are kept in a file beside the report, so an interrupted run continues where it ended.
     """
+    from pipelines.dataset.annotate import find_model
     from pipelines.dataset.compare import example_set
     from pipelines.dataset.report import read_set, write_report
 
@@ -62,7 +63,7 @@ def compare(
     sets += [read_set(path, folder) for path in examples or ()]
     if not any(one.truth for one in sets):
         raise ConfigError("nothing to compare: give --truth with labels of pictures, or --examples with right answers")
-    first, second = (None if model == SHIPPED else model for model in (before, after))
+    first, second = (find_model(None if model == SHIPPED else model) for model in (before, after))
     print_rows(write_report((first, second), sets, out, device, _tell, min_score))
 
 

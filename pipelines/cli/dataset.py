@@ -52,7 +52,7 @@ def annotate(
 
     An interrupted run continues where it ended.
     """
-    from pipelines.dataset.annotate import Questions, ask
+    from pipelines.dataset.annotate import Questions, ask, find_model
     from pipelines.dataset.shots import find_shots
     from streamer.types.dataset import ANSWERS
 
@@ -61,7 +61,7 @@ def annotate(
         raise ConfigError(f"{folder}: has no pictures")
     tasks = [_task(name, text) for name in task]
     out = folder / ANSWERS
-    _, counts = ask(model, folder, [Questions(shot, tasks) for shot in shots], out, device, _tell)
+    counts = ask(find_model(model), folder, [Questions(shot, tasks) for shot in shots], out, device, _tell)
     typer.echo(f"{out}: {counts.answered} new answers, {counts.known} known, {counts.failed} failed")
     raise typer.Exit(1 if counts.failed else 0)
 

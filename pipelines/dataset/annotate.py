@@ -13,6 +13,7 @@ from pipelines.dataset.pictures import read_picture
 from pipelines.florence2.checkpoint_files import open_folder
 from pipelines.florence2.pipeline import pipeline
 from streamer.core.errors import ConfigError, PipelineError
+from streamer.core.model_name import model_name
 from streamer.types import DueTask, Engine, Frame, Job, Region, Task
 
 TELL_EVERY_S = 10.0
@@ -39,33 +40,47 @@ class Counts(NamedTuple):
     """Outcome of a run."""
 
     answered: int
-    known: int
-    """Answers that an earlier run had made."""
     failed: int
     """Jobs without an answer: an unreadable picture, an error of the model."""
+    known: int = 0
+    """Answers that an earlier run had made."""
+
+
+class Model(NamedTuple):
+    """A model that can be asked."""
+
+    checkpoint: str | None
+    """None: the shipped one."""
+    digest: str
+    name: str
+    """Name and hash, as in `Annotation.model`."""
+
+
+def find_model(checkpoint: str | None) -> Model:
+    """Return a model by its checkpoint, whose files are read for the hash. Raises ConfigError."""
+    files = open_folder(checkpoint)
+    digest = files.digest()
+    return Model(checkpoint, digest, model_name(files.name, digest))
 
 
 def ask(
-    model: str | None,
+    model: Model,
     folder: Path,
     questions: Sequence[Questions],
     path: Path,
     device: str,
     tell: Callable[[str], None],
-) -> tuple[str, Counts]:
-    """Ask a checkpoint, None is the shipped one, and append its answers to the file `path`.
+) -> Counts:
+    """Ask a model what it has not answered in the file `path` yet, and append its answers.
 
-    Returns the name and hash of the model, as in its annotations. The model is loaded only if a question is open.
-    Raises ConfigError.
+    The model is loaded only if a question is open. Raises ConfigError.
     """
-    files = open_folder(model)
-    name = f"{files.name}@{files.digest()[:12]}"
     with AnnotationFile(path) as out:
-        left, known = unanswered(questions, name, path)
+        left, known = unanswered(questions, model.name, path)
         if not left:
-            return name, Counts(0, known, 0)
-        engine = pipeline.open(pipeline.settings(checkpoint=model, device=device))
-        return name, annotate(folder, questions, engine, name, out, tell)
+            return Counts(0, 0, known)
+        engine = pipeline.open(pipeline.settings(checkpoint=model.checkpoint, device=device))
+        return annotate(folder, left, engine, model.name, out, tell)._replace(known=known)
 
 
 def unanswered(questions: Sequence[Questions], model: str, path: Path) -> tuple[list[Questions], int]:
@@ -86,13 +101,12 @@ def annotate(
     out: AnnotationFile,
     tell: Callable[[str], None],
 ) -> Counts:
-    """Ask the questions that have no answer in `out` yet, and append their answers to it.
+    """Ask questions and append the answers to `out`. `model`: as in `Annotation.model`.
 
-    `model`: the checkpoint's name and hash, as in `Annotation.model`. Pictures are read when the engine has room.
+    Pictures are read when the engine has room.
     """
-    open_questions, known = unanswered(questions, model, out.path)
-    total = sum(len(tasks) for _, tasks in open_questions)
-    jobs = _jobs(folder, open_questions, tell)
+    total = sum(len(tasks) for _, tasks in questions)
+    jobs = _jobs(folder, questions, tell)
     running = answered = failed = 0
     started = told = time.monotonic()
     exhausted = False
@@ -108,7 +122,7 @@ def annotate(
                 running += 1
         for result in engine.step() if running else ():
             running -= 1
-            shot, task = open_questions[result.job.frame.seq].shot, result.job.due.task
+            shot, task = questions[result.job.frame.seq].shot, result.job.due.task
             if result.outcome in ("ok", "empty"):
                 image, name, text, region, _ = _key(shot, task, model)
                 out.add(Annotation(image, name, result.answer, model, text, region, shot.stream, shot.taken_at))
@@ -120,7 +134,7 @@ def annotate(
             told = now
             minutes = (total - answered - failed) * (now - started) / answered / 60
             tell(f"{answered} of {total} answers, {minutes:.0f} min left")
-    return Counts(answered, known, failed)
+    return Counts(answered, failed)
 
 
 def _key(shot: Shot, task: Task, model: str) -> tuple[str, str, str | None, Region | None, str]:

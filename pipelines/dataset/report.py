@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pipelines.dataset.annotate import ask
+from pipelines.dataset.annotate import Model, ask
 from pipelines.dataset.annotations import read_annotations
 from pipelines.dataset.compare import Answers, ExampleSet, Question, Row, compare, example_set, to_ask
 from pipelines.dataset.compare_page import page
@@ -19,7 +19,7 @@ from streamer.core.errors import ConfigError
 
 
 def write_report(
-    models: tuple[str | None, str | None],
+    models: tuple[Model, Model],
     sets: Sequence[ExampleSet],
     out: Path,
     device: str,
@@ -28,11 +28,12 @@ def write_report(
 ) -> list[Row]:
     """Write the report `out`, its numbers (`.json`) and the models' answers beside it; return its rows.
 
-    Models are checkpoints, None is the shipped one. Pictures are relative to the folder of the report. An interrupted
-    run continues with the questions that have no answer. Raises ConfigError.
+    Pictures are relative to the folder of the report. An interrupted run continues with the questions that have no
+    answer. Raises ConfigError.
     """
-    (first, ours), (second, theirs) = (_ask(model, sets, out, device, tell) for model in models)
-    names, answers = (first, second), (ours, theirs)
+    first, second = models
+    names = first.name, second.name
+    answers = _ask(first, sets, out, device, tell), _ask(second, sets, out, device, tell)
     rows = compare(sets, answers, min_score)
     numbers = {"models": names, "rows": [row.to_json() for row in rows]}
     text = page(names, rows, sets, answers, lambda image: read_picture(out.parent / image))
@@ -52,11 +53,8 @@ def read_set(path: Path, folder: Path) -> ExampleSet:
     )
 
 
-def _ask(
-    model: str | None, sets: Sequence[ExampleSet], out: Path, device: str, tell: Callable[[str], None]
-) -> tuple[str, Answers]:
-    """Return the name and hash of a model, and its answers."""
+def _ask(model: Model, sets: Sequence[ExampleSet], out: Path, device: str, tell: Callable[[str], None]) -> Answers:
     kept = out.with_suffix(".answers.jsonl")
-    name, _ = ask(model, out.parent, to_ask(sets), kept, device, tell)
-    found = [one for one in read_annotations(kept) if one.model == name]
-    return name, {Question(one.image, one.task, one.text, one.region): one.answer for one in found}
+    ask(model, out.parent, to_ask(sets), kept, device, tell)
+    found = [one for one in read_annotations(kept) if one.model == model.name]
+    return {Question(one.image, one.task, one.text, one.region): one.answer for one in found}

@@ -12,13 +12,14 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import Field
 
 from pipelines.dataset import filters
-from pipelines.dataset.annotate import Questions, ask
+from pipelines.dataset.annotate import Questions, ask, find_model
 from pipelines.dataset.formats import coco
 from pipelines.dataset.gather import DETECTION, answered_pictures, detected_objects, labelled
 from pipelines.dataset.labels import LabelledPicture, Labels
@@ -91,6 +92,8 @@ class Round:
         self._shots = find_shots(folder)
         self._lineage = Lineage(folder)
         self._pictures = pictures_hash(folder, [shot.image for shot in self._shots])
+        self._model = cache(find_model)
+        """Finds a model by its checkpoint; the files of each are read once."""
         self._number = self._lineage.last_round or 1
         if self._finished("compare") and self._started_with() != self._pictures:
             self._number += 1
@@ -144,11 +147,12 @@ class Round:
         asked.setdefault(settings.model, []).extend(settings.rehearse)
         counts: Counter[str] = Counter(pictures=len(self._shots))
         models = {}
-        for model, names in asked.items():
+        for checkpoint, names in asked.items():
+            model = self._model(checkpoint)
             tasks = [Task(name, name, SPECS[name].parameters()) for name in dict.fromkeys(names)]
             questions = [Questions(shot, tasks) for shot in self._shots]
-            name, answers = ask(model, self._folder, questions, self._folder / ANSWERS, self._device, self._tell)
-            models[name] = open_folder(model).digest()
+            answers = ask(model, self._folder, questions, self._folder / ANSWERS, self._device, self._tell)
+            models[model.name] = model.digest
             counts.update(answers=answers.answered + answers.known, failed=answers.failed)
         return Outcome({"pictures": self._pictures, **models}, file_hashes([self._folder / ANSWERS]), dict(counts))
 
@@ -158,7 +162,7 @@ class Round:
 
     def _filter(self) -> Outcome:
         settings, answers = self._settings, self._folder / ANSWERS
-        found = {one.image: one for one in answered_pictures(answers, model_name(self._teacher))}
+        found = {one.image: one for one in answered_pictures(answers, self._model(self._teacher).name)}
         # The order of the pictures, not that of the answers, which depends on interruptions.
         pictures = [found[shot.image] for shot in self._shots if shot.image in found]
         steps = [filters.by_score(settings.min_score), filters.by_size(), filters.by_overlap()]
@@ -210,7 +214,7 @@ class Round:
         train, held_out, test = split([shot for shot in self._shots if shot.image in by_image])
         settings, answers = self._settings, self._folder / ANSWERS
         rehearsed = set(settings.rehearse) - set(settings.tasks)
-        own = own_answers(answers, model_name(settings.model), rehearsed)
+        own = own_answers(answers, self._model(settings.model).name, rehearsed)
         counts: dict[str, Any] = {"train": len(train), "held-out": len(held_out), "test": len(test)}
         for name, some in ((TRAIN, train), (HELD_OUT, held_out), (TEST, test)):
             made = (example for shot in some for example in derived(by_image[shot.image], settings.tasks))
@@ -238,14 +242,14 @@ class Round:
         losses = {"loss before": record["held_out_loss_before"], "loss after": record["best"]}
         inputs = {record["base"]: record["base_digest"], **file_hashes([self.path / name for name in names])}
         return Outcome(
-            inputs, {MODEL: open_folder(str(out)).digest()}, {**counts, "steps": record["best_step"], **losses}
+            inputs, {MODEL: self._model(str(out)).digest}, {**counts, "steps": record["best_step"], **losses}
         )
 
     def _compare(self) -> Outcome:
         from pipelines.dataset.report import read_set, write_report
 
         sets = [read_set(self.path / name, self.path)._replace(name=name) for name in (TEST, OLD)]
-        models = self._settings.model, str(self.path / MODEL)
+        models = self._model(self._settings.model), self._model(str(self.path / MODEL))
         rows = write_report(models, [one for one in sets if one.truth], self.path / REPORT, self._device, self._tell)
         verdicts = Counter(row.verdict for row in rows)
         outputs = file_hashes([self.path / REPORT, (self.path / REPORT).with_suffix(".json")])
@@ -322,9 +326,3 @@ def run_round(
         raise ConfigError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None
     finally:
         os.close(descriptor)
-
-
-def model_name(model: str | None) -> str:
-    """Return the name and hash of a checkpoint, as in its annotations."""
-    files = open_folder(model)
-    return f"{files.name}@{files.digest()[:12]}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from pipelines.dataset.annotate import Counts, Questions, Shot, annotate
+from pipelines.dataset.annotate import Counts, Questions, Shot, annotate, unanswered
 from pipelines.dataset.annotations import Annotation, AnnotationFile, read_annotations
 from pipelines.florence2.pipeline import Florence2Settings, pipeline
 from pipelines.florence2.tasks import SPECS
@@ -38,8 +38,8 @@ def folder(tmp_path: Path) -> Path:
 def _run(folder: Path, engine: Engine, shots: Sequence[Shot] = SHOTS) -> tuple[Counts, list[str]]:
     out, told = AnnotationFile(folder / "answers.jsonl"), list[str]()
     try:
-        questions = [Questions(shot, TASKS) for shot in shots]
-        return annotate(folder, questions, engine, "tiny@1", out, told.append), told
+        left, known = unanswered([Questions(shot, TASKS) for shot in shots], "tiny@1", out.path)
+        return annotate(folder, left, engine, "tiny@1", out, told.append)._replace(known=known), told
     finally:
         out.close()
 
