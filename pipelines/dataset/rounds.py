@@ -12,7 +12,7 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,12 +91,12 @@ class Round:
         self._device, self._accept_labels = device, accept_labels
         self._shots = find_shots(folder)
         self._lineage = Lineage(folder)
-        self._pictures = pictures_hash(folder, [shot.image for shot in self._shots])
         self._model = cache(find_model)
         """Finds a model by its checkpoint; the files of each are read once."""
         self._number = self._lineage.last_round or 1
-        if self._finished("compare") and self._started_with() != self._pictures:
-            self._number += 1
+        if self._finished("compare"):
+            first = self._lineage.find(self._number, "annotate")
+            self._number += first is None or first.inputs["pictures"] != self._pictures
         self.path = folder / "rounds" / str(self._number)
 
     def run(self) -> str:
@@ -133,13 +133,13 @@ class Round:
             self._lineage.add(self._number, name, self._settings.model_dump(mode="json"), *outcome)
         return self._decision()
 
+    @cached_property
+    def _pictures(self) -> str:
+        """Hash of all pictures, which are read for it."""
+        return pictures_hash(self._folder, [shot.image for shot in self._shots])
+
     def _finished(self, step: str) -> bool:
         return self._lineage.find(self._number, step) is not None
-
-    def _started_with(self) -> str | None:
-        """Return the hash of the pictures that the round began with; None before its first step."""
-        first = self._lineage.find(self._number, "annotate")
-        return None if first is None else first.inputs["pictures"]
 
     def _annotate(self) -> Outcome:
         settings = self._settings
