@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 
 from pipelines.cli.places import read_labels
 from streamer.core.errors import ConfigError
+from streamer.core.progress import tell
 
 if TYPE_CHECKING:
     from pipelines.dataset.compare import Row
@@ -64,7 +64,7 @@ def compare(
     if not any(one.truth for one in sets):
         raise ConfigError("nothing to compare: give --truth with labels of pictures, or --examples with right answers")
     first, second = (find_model(None if model == SHIPPED else model) for model in (before, after))
-    print_rows(write_report((first, second), sets, out, device, _tell, min_score))
+    print_rows(write_report((first, second), sets, out, device, tell, min_score))
 
 
 def print_rows(rows: Sequence[Row]) -> None:
@@ -89,7 +89,3 @@ def _derived(truth: str, pictures: Path, folder: Path, tasks: Sequence[str]) -> 
     except ValueError as error:
         raise ConfigError(f"--task: {error}") from None
     return [replace(one, image=os.path.relpath(pictures / one.image, folder)) for one in made]
-
-
-def _tell(line: str) -> None:
-    typer.echo(line, file=sys.stderr)

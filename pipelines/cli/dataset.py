@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +13,7 @@ from pipelines.cli.places import LabelPlace, read_labels, write_labels
 from pipelines.cli.review import review
 from pipelines.cli.round import dataset_round
 from streamer.core.errors import ConfigError
+from streamer.core.progress import tell
 
 if TYPE_CHECKING:
     from pipelines.dataset.filters import FilterTable
@@ -61,7 +61,7 @@ def annotate(
         raise ConfigError(f"{folder}: has no pictures")
     tasks = [_task(name, text) for name in task]
     out = folder / ANSWERS
-    counts = ask(find_model(model), folder, [Questions(shot, tasks) for shot in shots], out, device, _tell)
+    counts = ask(find_model(model), folder, [Questions(shot, tasks) for shot in shots], out, device, tell)
     typer.echo(f"{out}: {counts.answered} new answers, {counts.known} known, {counts.failed} failed")
     raise typer.Exit(1 if counts.failed else 0)
 
@@ -218,7 +218,3 @@ def _print_table(table: FilterTable) -> None:
 def _labels(removed: Mapping[str, int]) -> str:
     most: Sequence[tuple[str, int]] = sorted(removed.items(), key=lambda item: -item[1])[:5]
     return f" ({', '.join(f'{count} {label}' for label, count in most)})" if most else ""
-
-
-def _tell(line: str) -> None:
-    typer.echo(line, file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from pipelines.cli.training_options import Batch, Composed, Epochs, Full, Rank, Rate, Vision
 from streamer.core.errors import ConfigError
+from streamer.core.progress import tell
 
 
 def dataset_round(
@@ -69,8 +69,4 @@ def dataset_round(
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"--{first['loc'][-1]}: {first['msg']}") from None
-    typer.echo(run_round(folder, settings, _tell, device, accept_labels))
-
-
-def _tell(line: str) -> None:
-    typer.echo(line, file=sys.stderr)
+    typer.echo(run_round(folder, settings, tell, device, accept_labels))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ import typer
 
 from pipelines.cli.training_options import Batch, Composed, Epochs, Full, Rank, Rate, Vision
 from streamer.core.errors import ConfigError
+from streamer.core.progress import tell
 
 
 def train(
@@ -77,13 +77,9 @@ def train(
     rehearsed = [one for path in rehearse or () for one in read(path)]
     record = run(
         *(open_folder(model), out, settings, learned, judges),
-        *(lambda name: read_picture(Path(name)), _tell, device, rehearsed),
+        *(lambda name: read_picture(Path(name)), tell, device, rehearsed),
     )
     typer.echo(
         f"{out}: held-out loss {record['held_out_loss_before']:.4f} before, {record['best']:.4f} after "
         f"{record['best_step']} steps"
     )
-
-
-def _tell(line: str) -> None:
-    typer.echo(line, file=sys.stderr)

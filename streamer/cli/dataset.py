@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from streamer.core.errors import ConfigError
+from streamer.core.progress import tell
 
 app = typer.Typer(help="Make datasets of pictures with answers, and convert them.", no_args_is_help=True)
 
@@ -56,18 +57,14 @@ def collect(
     sources = {} if is_folder or is_agent else find_sources(loaded, source)
     with DatasetFolder(out) as dataset:
         if is_agent:
-            counts = collect_agent(source.removeprefix(AGENT), dataset, most, _tell)
+            counts = collect_agent(source.removeprefix(AGENT), dataset, most, tell)
         elif is_folder:
-            counts = collect_folder(folder, dataset, most, _tell)
+            counts = collect_folder(folder, dataset, most, tell)
         else:
             ((name, settings),) = sources.items()
-            counts = collect_source(name, settings, interval, dataset, most, _tell)
+            counts = collect_source(name, settings, interval, dataset, most, tell)
     typer.echo(
         f"{out}: {counts.added} new pictures, {counts.known} known, {counts.repeated} repeat another one, "
         f"{counts.empty} show nothing, {counts.unreadable} unreadable"
     )
     raise typer.Exit(1 if counts.unreadable else 0)
-
-
-def _tell(line: str) -> None:
-    typer.echo(line, err=True)
