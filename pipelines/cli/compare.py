@@ -16,7 +16,6 @@ from streamer.core.progress import tell
 
 if TYPE_CHECKING:
     from pipelines.dataset.compare import Row
-    from pipelines.florence2.examples import Example
 
 SHIPPED = "shipped"
 """Word that stands for the small model that is included."""
@@ -53,13 +52,18 @@ def compare(
     from pipelines.dataset.annotate import find_model
     from pipelines.dataset.compare import example_set
     from pipelines.dataset.report import read_set, write_report
+    from pipelines.dataset.round_examples import derived
 
     folder = out.parent
     sets = []
     if truth is not None:
         if pictures is None:
             raise ConfigError("--truth needs --pictures: the folder of the pictures that the labels name")
-        sets.append(example_set(truth, _derived(truth, pictures, folder, task or ["object_detection"])))
+        found, tasks = read_labels(truth).pictures, task or ["object_detection"]
+        made = (one for picture in found for one in derived(picture, tasks))
+        sets.append(
+            example_set(truth, [replace(one, image=os.path.relpath(pictures / one.image, folder)) for one in made])
+        )
     sets += [read_set(path, folder) for path in examples or ()]
     if not any(one.truth for one in sets):
         raise ConfigError("nothing to compare: give --truth with labels of pictures, or --examples with right answers")
@@ -77,15 +81,3 @@ def print_rows(rows: Sequence[Row]) -> None:
         head = f"{f'{row.task} ({row.examples})':<{width}}  {row.questions:5} questions  {row.measure:<10}"
         typer.echo(f"{head}  {first} -> {second}  {row.verdict}")
     typer.echo(summary(rows))
-
-
-def _derived(truth: str, pictures: Path, folder: Path, tasks: Sequence[str]) -> list[Example]:
-    """Return examples of labels, their pictures relative to `folder`."""
-    from pipelines.dataset.derive import examples as derived
-
-    found = read_labels(truth).pictures
-    try:
-        made = [example for picture in found for example in derived(picture, tasks)]
-    except ValueError as error:
-        raise ConfigError(f"--task: {error}") from None
-    return [replace(one, image=os.path.relpath(pictures / one.image, folder)) for one in made]
