@@ -1,4 +1,4 @@
-"""Picture files of a dataset: which there are, their sizes and their pixels."""
+"""Sizes and pixels of the picture files of a dataset."""
 
 from __future__ import annotations
 
@@ -15,21 +15,10 @@ from streamer.core.errors import ConfigError
 from streamer.core.picture_limits import MAX_PIXELS
 from streamer.types import Image
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
-"""Last parts of the names of pictures, in lower case."""
 FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
 """Pillow's decoders that may read a picture, whatever its name."""
 _ORIENTATION = 0x0112
 """EXIF tag; pictures with the values 5 to 8 lie on their side."""
-
-
-def find_pictures(folder: Path) -> Iterator[Path]:
-    """Yield the pictures below a folder in the order of their names, no links. Raises ConfigError without a folder."""
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder")
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.is_symlink():
-            yield path
 
 
 def size_of(path: Path) -> tuple[int, int]:

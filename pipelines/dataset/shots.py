@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipelines.dataset.annotate import Shot
-from pipelines.dataset.pictures import find_pictures
 from streamer.core.dataset_folder import read_records
+from streamer.core.picture_files import find_pictures
 from streamer.types.dataset import PictureRecord
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from streamer.cli.source_frames import find_sources, spaced
 from streamer.core.errors import ConfigError
 from streamer.core.picture_blocks import SeenPictures, picture_blocks
+from streamer.core.picture_files import SUFFIXES
 from streamer.core.redact import redact
 from streamer.types import Frame, Image
 
@@ -33,8 +34,6 @@ MIN_PICTURES = 3
 CHANGED_BLOCKS = 4
 """Blocks that must be changed for a picture to be another one, as of `SeenPictures`. A clock in the picture changes
 fewer."""
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-"""Names of the pictures that are read from a folder."""
 FIRST_SEED = 800_000
 """Number of the first toy world; the shipped model was not trained on worlds from here on."""
 

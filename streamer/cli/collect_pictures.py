@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from streamer.cli.calibration_frames import SUFFIXES
 from streamer.cli.source_frames import spaced
 from streamer.core import atomic_file
 from streamer.core.dataset_folder import DatasetFolder
@@ -21,6 +20,7 @@ from streamer.core.errors import ConfigError
 from streamer.core.jpeg import encode_jpeg
 from streamer.core.paths import state_folder
 from streamer.core.picture_blocks import from_text, picture_blocks
+from streamer.core.picture_files import SUFFIXES, find_pictures
 from streamer.events.collected import CollectedFolder
 from streamer.types import Image
 from streamer.types.dataset import PictureRecord
@@ -49,10 +49,12 @@ class Counts:
 
 
 def collect_folder(folder: Path, dataset: DatasetFolder, most: int, tell: Callable[[str], None]) -> Counts:
-    """Copy the pictures below a folder into a dataset, at most `most`. Raises ConfigError."""
-    counts = Counts()
-    for path in _pictures(folder, dataset.path):
+    """Copy the pictures below a folder, but none of the dataset itself, into it, at most `most`. Raises ConfigError."""
+    counts, own = Counts(), dataset.path.resolve()
+    for path in find_pictures(folder):
         image = path.relative_to(folder).as_posix()
+        if path.resolve().is_relative_to(own):
+            continue
         if counts.added == most:
             break
         if dataset.has(image):
@@ -150,15 +152,6 @@ def _add(
         counts.added += 1
         if counts.added % PROGRESS == 0:
             tell(f"{counts.added} pictures")
-
-
-def _pictures(folder: Path, out: Path) -> Iterator[Path]:
-    """Yield the pictures below a folder in the order of their names: no links, and nothing of the dataset itself."""
-    dataset = out.resolve()
-    for path in sorted(folder.rglob("*")):
-        is_picture = path.suffix.lower() in SUFFIXES and path.is_file() and not path.is_symlink()
-        if is_picture and not path.resolve().is_relative_to(dataset):
-            yield path
 
 
 def _stamp(at: float) -> str:
