@@ -195,6 +195,7 @@ def _task(name: str, text: str | None) -> Task:
     from pydantic import ValidationError
 
     from pipelines.florence2.tasks import SPECS
+    from streamer.core.settings import in_words
     from streamer.types import Task
 
     if name not in SPECS:
@@ -205,7 +206,7 @@ def _task(name: str, text: str | None) -> Task:
     try:
         return Task(name, name, SPECS[name].parameters.model_validate(keys))
     except ValidationError as error:
-        raise ConfigError(f"--text: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        raise ConfigError(f"--text: {in_words(error.errors()[0])}") from None
 
 
 def _print_table(table: FilterTable) -> None:

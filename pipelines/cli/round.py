@@ -57,6 +57,7 @@ def dataset_round(
     from pydantic import ValidationError
 
     from pipelines.dataset.rounds import RoundSettings, run_round
+    from streamer.core.settings import in_words
 
     training = {"full": full, "vision": vision, "rank": rank, "rate": rate, "epochs": epochs, "batch": batch}
     training["composed"] = composed
@@ -68,5 +69,5 @@ def dataset_round(
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"--{first['loc'][-1]}: {first['msg']}") from None
+        raise ConfigError(f"--{first['loc'][-1]}: {in_words(first)}") from None
     typer.echo(run_round(folder, settings, tell, device, accept_labels))

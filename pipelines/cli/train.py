@@ -48,6 +48,7 @@ def train(
     from pipelines.florence2.examples import Example, read_examples
     from pipelines.florence2.finetune.run import train as run
     from pipelines.florence2.finetune.settings import TrainingSettings
+    from streamer.core.settings import in_words
 
     def read(path: Path) -> list[Example]:
         """Return examples with the pictures' paths from the working folder."""
@@ -66,7 +67,7 @@ def train(
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"--{first['loc'][0]}: {first['msg']}") from None
+        raise ConfigError(f"--{first['loc'][0]}: {in_words(first)}") from None
     learned = read(examples)
     if held_out is None:
         # The order of the file is taken for that of time.

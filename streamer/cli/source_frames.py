@@ -14,6 +14,7 @@ import numpy as np
 from streamer.core.errors import ConfigError, SourceEnded, SourceLost, StreamerError
 from streamer.core.proxies import forget_proxies
 from streamer.core.redact import redact
+from streamer.core.settings import in_words
 from streamer.types import Image
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def find_sources(config: Config | None, source: str | None) -> Mapping[str, Sour
     try:
         return {"": adapter.validate_python(source)}
     except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        reason = in_words(error.errors()[0])
         known = f"; streams of the config: {', '.join(streams)}" if streams else ""
         raise ConfigError(redact(f"--from: {source} is no stream, folder or source: {reason}{known}")) from None
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from streamer.config.yaml_file import Where
+from streamer.core.settings import in_words
 
 Problem = tuple[Where, str]
 Schema = dict[str, Any]
@@ -56,19 +57,11 @@ def _problem(details: ErrorDetails, raw: Any, schema: Schema) -> Problem:
             return where, "must not be empty"
         case "model_type" | "model_attributes_type" | "dict_type":
             return where, "must be a mapping of keys"
-        case "value_error":
-            return where, details["msg"].removeprefix("Value error, ")
         case "recursion_depth_exceeded" | "recursion_loop":
             return where[:_MAX_PLACE], "nested too deeply"
         case "path_type":
             return where, "must be the path of a file or folder"
     return where, in_words(details)
-
-
-def in_words(details: ErrorDetails) -> str:
-    """Return what a value must be, without the words of pydantic."""
-    words, count = re.subn(r"^[A-Z][a-z]+ should", "must", details["msg"])
-    return words if count else "has a value of the wrong kind"
 
 
 def _follow(location: Sequence[str | int], raw: Any) -> tuple[Where, list[Any]]:

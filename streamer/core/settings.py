@@ -1,4 +1,4 @@
-"""Base class of all settings, and the field types they share."""
+"""Base class of all settings, the field types they share, and their errors in words."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationInfo
+from pydantic_core import ErrorDetails
 
 from streamer.types import Region
 
@@ -26,6 +27,19 @@ class Settings(BaseModel):
 def was_checked(info: ValidationInfo) -> bool:
     """Return whether the data was checked when the agent started: a file that it names may be gone since."""
     return bool(info.context and info.context.get("checked"))
+
+
+def in_words(details: ErrorDetails) -> str:
+    """Return what is wrong with a value, without the words of pydantic."""
+    match details["type"]:
+        case "missing":
+            return "is missing"
+        case "extra_forbidden":
+            return "unknown key"
+        case "value_error":
+            return details["msg"].removeprefix("Value error, ")
+    words, count = re.subn(r"^[A-Z][a-z]+ should", "must", details["msg"])
+    return words if count else "has a value of the wrong kind"
 
 
 def parse_seconds(value: Any) -> float:

@@ -11,7 +11,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Scope
 
 from streamer.config.model import Config
-from streamer.config.validation import in_words
+from streamer.core.settings import in_words
 from streamer.events.notify.push_links import PushLinks
 from streamer.web.auth import AuthMiddleware
 from streamer.web.connections import Connections

@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 from fastapi import HTTPException, Request
 from pydantic import ValidationError
 
-from streamer.config.validation import in_words
-from streamer.core.settings import Settings
+from streamer.core.settings import Settings, in_words
 from streamer.web.auth import MAX_FORM_BYTES, read_body
 
 T = TypeVar("T", bound=Settings)
@@ -33,14 +32,6 @@ async def parse_body(request: Request, kind: type[T], most: int = MAX_FORM_BYTES
 
 
 def _problem(error: Any) -> str:
-    place = str(error["loc"][-1]) + ": " if error["loc"] else ""
-    match error["type"]:
-        case "missing":
-            return f"{place}is missing"
-        case "extra_forbidden":
-            return f"{place}unknown key"
-        case "value_error":
-            return place + str(error["msg"]).removeprefix("Value error, ")
-        case "model_type" | "model_attributes_type" | "dict_type":
-            return "must be a JSON object"
-    return place + in_words(error)
+    if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return "must be a JSON object"
+    return (str(error["loc"][-1]) + ": " if error["loc"] else "") + in_words(error)

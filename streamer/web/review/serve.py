@@ -14,9 +14,9 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from streamer.config.bind import Bind
-from streamer.config.validation import in_words
 from streamer.config.web import Web
 from streamer.core.errors import ConfigError
+from streamer.core.settings import in_words
 from streamer.types.review import Review
 from streamer.web.app import STATIC, Page, invalid_parameter
 from streamer.web.auth import AuthMiddleware
@@ -39,8 +39,7 @@ def serve(review: Review, bind: str, names: Sequence[str], tell: Callable[[str],
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         option = "--bind" if first["loc"][:1] == ("bind",) else "--name"
-        problem = first["msg"].removeprefix("Value error, ") if first["type"] == "value_error" else in_words(first)
-        raise ConfigError(f"{option}: {problem}") from None
+        raise ConfigError(f"{option}: {in_words(first)}") from None
     with listen(web.bind) as listener:
         asyncio.run(_serve(review, web, listener, tell))
 
