@@ -58,7 +58,7 @@ class Assignment(BaseModel):
     host: str | None = None
     """For web: this host in the config's cluster."""
     devices: dict[str, str] = {}
-    """For web: names of the devices by inference process, if there are several."""
+    """For web: names of the devices by their first inference process, if there are several."""
     is_first_start: bool = True
     """No process of this child has been ready yet: what cannot be opened is a config error, which stops the agent."""
     report_fd: int = -1

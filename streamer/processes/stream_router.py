@@ -191,7 +191,7 @@ class StreamRouter:
 
     def devices_by_stream(self) -> dict[str, str]:
         """Return the names of the devices whose processes serve a stream. Empty where there is one device."""
-        if len({device_of(process) for process in self.devices}) == 1:
+        if not device_names(self.devices):
             return {}
         planned, serving = self.placement.process_of, self._serving
         return {stream: self.devices[process].name for stream, process in serving.items() if stream in planned}
@@ -248,3 +248,9 @@ def _released(message: Message) -> Released | None:
         return Released.model_validate(message)
     except ValidationError:
         return None
+
+
+def device_names(devices: Mapping[str | None, Device]) -> dict[str | None, str]:
+    """Return the names of the devices by their first process. Empty where there is one device."""
+    names = {device_of(process): device.name for process, device in devices.items()}
+    return names if len(names) > 1 else {}

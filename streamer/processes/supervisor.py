@@ -33,7 +33,7 @@ from streamer.processes.model_swap import ModelSwap
 from streamer.processes.process_table import Exit, ProcessTable
 from streamer.processes.running_streams import StreamProcesses, children_of
 from streamer.processes.stop_signals import StopSignals
-from streamer.processes.stream_router import StreamRouter
+from streamer.processes.stream_router import StreamRouter, device_names
 from streamer.processes.systemd import ServiceStatus
 from streamer.processes.wanted_streams import WantedStreams
 from streamer.types import Device
@@ -181,7 +181,7 @@ class Supervisor:
             own["environment"] = _shared_cores(len(self.assignment.inference))
         if child.role is Role.WEB:
             own["running"], own["made_at"] = tuple(self.control.wanted.leases), time.time()
-            own["devices"] = {target: device.name for target, device in self.control.router.devices.items() if target}
+            own["devices"] = device_names(self.control.router.devices)
         own |= {"config": part, "secrets": secrets_in(part)}
         try:
             self.table.start(child, self.assignment.model_copy(update=own))

@@ -19,7 +19,7 @@ from streamer.inference.journal import JobRow
 from streamer.inference.placement import SETTLE_S
 from streamer.inference.quarantine import PAUSE_S
 from streamer.processes import agent_quarantine, stream_router
-from streamer.processes.stream_router import StreamRouter
+from streamer.processes.stream_router import StreamRouter, device_names
 from streamer.types import Device
 from tests.support.agents import until
 from tests.support.sample_events import frame
@@ -132,6 +132,8 @@ def test_released_stream_takes_its_state_along(agent: Agent, clock: Clock) -> No
     assert "since" not in command, "no process has died with it since"
     assert command["quarantine"] == [[[["gate", "caption", None], 1]], [], []]
     assert agent.router.devices_by_stream() == {"gate": "device 0", "yard": "device 1"}
+    agent.router.add_process("0b", agent.router.devices["0"])
+    assert device_names(agent.router.devices) == {"0": "device 0", "1": "device 1"}
 
 
 def test_stream_stays_where_capture_did_not_confirm(agent: Agent, clock: Clock) -> None:
@@ -205,6 +207,8 @@ def test_only_process_gets_the_quarantine_at_its_start(tmp_path: Path, clock: Cl
     rows = agent.router.state_at_start(None).quarantine
     assert rows[1] == [(("gate", "caption", None), clock.now + PAUSE_S)]
     assert agent.router.devices_by_stream() == {}
+    agent.router.add_process("b", agent.router.devices[None])
+    assert device_names(agent.router.devices) == {}, "a process with another model is no further device"
     agent.close()
 
 

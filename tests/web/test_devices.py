@@ -30,13 +30,13 @@ def test_device_is_restarting_until_its_process_is_up_again() -> None:
     assert devices.states({}) == [starting, {**starting, "name": "cuda:1"}]
     devices.on_up("1")
     assert devices.states({}) == [starting, {"name": "cuda:1", "state": "up", "reason": None}]
-    lost = {"infer:1": event("restarted", "killed by SIGKILL")}
+    lost: dict[str | None, Any] = {"1": event("restarted", "killed by SIGKILL")}
     restarting = {"name": "cuda:1", "state": "restarting", "reason": "killed by SIGKILL"}
     assert devices.states(lost) == [starting, restarting]
     devices.on_up("1")
     assert devices.states(lost)[1]["state"] == "up"
-    assert devices.states({"infer:1": event("degraded", "too often")})[1]["reason"] == "too often"
-    assert devices.states({"infer:1": event("recovered")})[1]["state"] == "up"
+    assert devices.states({"1": event("degraded", "too often")})[1]["reason"] == "too often"
+    assert devices.states({"1": event("recovered")})[1]["state"] == "up"
 
 
 def test_stream_has_the_device_of_its_process() -> None:
@@ -56,9 +56,11 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     ledger.close()
 
 
-def test_page_data_follow_processes_and_events(tmp_path: Path, ledger: Ledger) -> None:
+@pytest.mark.parametrize("target", ["1", "1b"])
+def test_page_data_follow_processes_and_events(tmp_path: Path, ledger: Ledger, target: str) -> None:
+    """`1b` is the process that a swap of the model has started."""
     tasks = CONFIG["streams"][STREAM]["tasks"]
-    first, second = ResultPublisher(tmp_path, {}, "0"), ResultPublisher(tmp_path, {STREAM: tasks}, "1")
+    first, second = ResultPublisher(tmp_path, {}, "0"), ResultPublisher(tmp_path, {STREAM: tasks}, target)
     with WebProcess(tmp_path, devices=NAMES) as web:
 
         def shown() -> tuple[list[str], str | None]:
@@ -69,7 +71,7 @@ def test_page_data_follow_processes_and_events(tmp_path: Path, ledger: Ledger) -
             return [one["state"] for one in found["devices"]], device
 
         until(lambda: shown() == (["up", "up"], "cuda:1"), 10, "both are up")
-        lost: StatusEvent = worker_event("test", "infer:1", "restarted", "killed by SIGKILL")
+        lost: StatusEvent = worker_event("test", f"infer:{target}", "restarted", "killed by SIGKILL")
         ledger.commit([lost])
         first.publish_tasks(STREAM, tasks)
         until(lambda: shown() == (["up", "restarting"], "cuda:0"), 10, "the stream has moved")

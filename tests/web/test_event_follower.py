@@ -29,6 +29,9 @@ def test_stretch_is_that_of_all_processes(tmp_path: Path) -> None:
     assert follower.stretch == {"gate": {"low": 2.0}}
     follower._record_status(worker_event("home", "infer:0", "restarted"), 0.0, is_new=True)
     assert follower.stretch == {}
+    report("infer:0", {"gate": {"low": 2.0}})
+    report("infer:0b", {})
+    assert follower.stretch == {}, "the process with another model serves the streams of the first one"
     report(None, {"gate": {"low": 2.0}})
     follower._record_status(worker_event("home", "infer", "restarted"), 0.0, is_new=True)
     assert follower.stretch == {}

@@ -14,10 +14,13 @@ _LOST = ("restarted", "degraded")
 
 
 class Devices:
-    """The devices by inference process, as the result feed shows them."""
+    """The devices by their first inference process, as the result feed shows them.
+
+    A swap of the model starts a second process on each. It counts as the first one.
+    """
 
     def __init__(self, names: Mapping[str, str]) -> None:
-        """`names`: of the devices, by process. Empty where there is one device."""
+        """`names`: of the devices, by first process. Empty where there is one device."""
         self._names = names
         self._up_at: dict[str, float] = {}
         """Unix second at which a process was last seen to start."""
@@ -37,14 +40,14 @@ class Devices:
         """Return the name of the device that serves a stream, if there are several."""
         return self._names.get(self._serving.get(stream, ""))
 
-    def states(self, workers: Mapping[str, Event]) -> list[dict[str, Any]]:
+    def states(self, workers: Mapping[str | None, Event]) -> list[dict[str, Any]]:
         """Return name and state of each device, `up`, `starting` or `restarting`, with the reason.
 
-        `workers`: newest event by process name, such as `infer:0`.
+        `workers`: newest event about its processes.
         """
         found = []
         for process, name in self._names.items():
-            up_at, event = self._up_at.get(process), workers.get(f"infer:{process}")
+            up_at, event = self._up_at.get(process), workers.get(process)
             state, reason = "starting" if up_at is None else "up", None
             if event is not None and event["data"]["state"] in _LOST and _is_newer(event, up_at):
                 state, reason = "restarting", event["data"]["reason"]

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from streamer.bus.rpc import device_of
 from streamer.core.errors import WireError
 from streamer.core.logs import RareLog
 from streamer.events.ledger.query import Entry, LedgerQuery
@@ -57,8 +58,8 @@ class EventFollower:
         first."""
         self.states: dict[str, Event] = {}
         """Newest status event by stream."""
-        self.workers: dict[str, Event] = {}
-        """Newest status event by inference process."""
+        self.workers: dict[str | None, Event] = {}
+        """Newest status event about the inference processes of each device, by the first one's target."""
         self.counts: Counter[tuple[str, str, str]] = Counter()
         """Number of results since this process started, by stream, task name and outcome."""
         self._removed: dict[tuple[str, str], float] = {}
@@ -70,7 +71,7 @@ class EventFollower:
         self.answer_times: defaultdict[TaskId, deque[float]] = defaultdict(lambda: deque(maxlen=RATE_ANSWERS))
         """Capture times (unix seconds) of the newest answers, by task."""
         self._stretches: dict[str | None, dict[str, dict[Priority, float]]] = {}
-        """`stretch` as each inference process has reported it; None: the only one."""
+        """`stretch` as it was reported last for each device, by the target as in `workers`."""
         self.answered: float | None = None
         """Monotonic second of the last answer, including the canary's; None: none since this process started."""
         self.position = 0
@@ -132,15 +133,15 @@ class EventFollower:
             if at >= self._running_since and data.streams is not None:
                 self._running = data.streams
         elif subject.startswith("schedule."):
-            self._stretches[data.worker] = dict(data.stretch or {})
+            self._stretches[_device_of(data.worker)] = dict(data.stretch or {})
         elif subject.startswith("task."):
             if data.state == "removed" and data.stream is not None and data.task is not None:
                 self._forget(data.stream, data.task)
                 self._removed[data.stream, data.task] = at
         elif data.worker is not None and data.worker.partition(":")[0] == "infer":
-            self.workers[data.worker] = event.model_dump(mode="json")
+            self.workers[_device_of(data.worker)] = event.model_dump(mode="json")
             # A new inference process starts with the configured intervals.
-            self._stretches.pop(data.worker if ":" in data.worker else None, None)
+            self._stretches.pop(_device_of(data.worker), None)
         elif data.stream is not None and subject.startswith("stream."):
             self.states[data.stream] = event.model_dump(mode="json")
             if data.state in ("stopped", "ended", "moved"):
@@ -189,3 +190,8 @@ class EventFollower:
             by_task.pop((stream, task), None)
         for key in [key for key in self.counts if key[:2] == (stream, task)]:
             del self.counts[key]
+
+
+def _device_of(worker: str | None) -> str | None:
+    """Return the first target of the device of an inference process such as `infer:0b`; None: the only device."""
+    return device_of((worker or "").partition(":")[2] or None)

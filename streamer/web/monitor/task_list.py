@@ -34,7 +34,7 @@ class TaskLists:
         inference: Sequence[str | None] = (None,),
         devices: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """`inference`: targets of the inference processes. `devices`: names by target, if there are several."""
+        """`inference`: targets of the inference processes. `devices`: as of `Devices`."""
         self._config = config
         self.devices = Devices(devices)
         self.by_stream: dict[str, list[TaskJson]] = {
