@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from streamer.bus.commands import ListTasks
+from streamer.bus.rpc import control_socket, request
 from streamer.cli.main import main
 from streamer.cluster.shard import Shard
+from tests.support import faulty
+from tests.support.agents import RunningAgent, until
 
 STREAMS = [f"cam{number}" for number in range(6)]
 TEXT = "agent: home\nstreams:\n" + "".join(
@@ -50,10 +54,16 @@ def test_check_names_an_empty_shard(config: str, capsys: pytest.CaptureFixture[s
     assert out.endswith(f"home.yaml is valid: agent home-{EMPTY} runs no stream\n")
 
 
-def test_empty_shard_runs_without_streams(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.timeout(300)
+def test_empty_shard_waits_without_streams(config: str, tmp_path: Path) -> None:
     """A pod of a StatefulSet that ended would be started again and again."""
-    ran: dict[str, object] = {}
-    monkeypatch.setattr("signal.pthread_sigmask", lambda *_: None)  # that of the test's own process stays
-    monkeypatch.setattr("streamer.cli.run.supervise", lambda config, *_, streams: ran.update({config.name: streams}))
-    assert streamer("run", config, "--shard", f"{EMPTY}/50") == 0
-    assert ran == {f"home-{EMPTY}": []}
+    name = f"home-{EMPTY}"
+    socket = control_socket(tmp_path / "run" / "streamer" / name)
+    arguments, environment = ["run", config, "--shard", f"{EMPTY}/50"], faulty.install(tmp_path / "installed")
+    with RunningAgent(tmp_path, arguments, environment=environment) as agent:
+        until(lambda: "emit" in agent.children() or agent.process.poll() is not None, 60, "its processes start")
+        answer = request(socket, ListTasks().message(), 60)
+        assert (answer["agent"], answer["running"]["running"]) == (name, [])
+        assert not [child for child in agent.children() if child.startswith("capture")]
+        agent.stop()
+    assert agent.process.returncode == 0, agent.log()
