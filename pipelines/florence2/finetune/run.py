@@ -63,7 +63,8 @@ def train(
     share = sum(weights.numel() for weights in trainer.trained.values()) / sum(w.numel() for w in model.parameters())
     counts = f"{len(examples)} examples, {len(held_out)} held out, {trainer.steps} steps"
     tell(f"{counts}; {share:.1%} of the weights change")
-    seconds, memory = trainer.try_largest()
+    pictures = min(CACHED_PICTURES, len({one.image for one in (*examples, *held_out)}))
+    seconds, memory = trainer.try_largest(pictures * made.read(examples[0].image).nbytes)
     tell(f"at most {math.ceil(trainer.steps * seconds / 60)} min and {memory / 1e9:.1f} GB of memory")
     before = trainer.loss(held_out)
     tell(f"before training: held-out loss {before:.4f}")

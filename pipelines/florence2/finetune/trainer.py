@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.florence2.examples import Example
+from pipelines.florence2.fast.memory_budget import available
 from pipelines.florence2.finetune.adapter import plain, prepared
 from pipelines.florence2.finetune.batches import Encoder, epoch
 from pipelines.florence2.finetune.loss import token_losses
+from pipelines.florence2.finetune.memory import COPIES, Peak, check_room
 from pipelines.florence2.finetune.settings import TrainingSettings
 from streamer.core.errors import ConfigError
 
@@ -79,27 +80,39 @@ class Trainer:
         """The weights that change, by name."""
         return self._trained
 
-    def try_largest(self) -> tuple[float, int]:
+    def try_largest(self, pictures: int = 0) -> tuple[float, int]:
         """Run one step with the longest answers and undo it, so that missing memory shows now.
 
-        Returns the seconds of a step, and the bytes that the process needs, both at most. Raises ConfigError.
+        `pictures`: bytes of pictures that will be kept. Returns the seconds of a step, and the bytes that the process
+        needs, both at most. Raises ConfigError.
         """
         longest = sorted(self._examples, key=self._encoder.length)[-self.settings.batch :]
-        started = time.monotonic()
+        later = pictures + 4 * COPIES * sum(weights.numel() for weights in self._trained.values())
         try:
+            if self._device.type == "cpu":  # where the system ends a process that needs too much
+                self._check_memory(longest, later)
+            peak, started = Peak(self._device), time.monotonic()
             self._gradients(longest)
         except (torch.OutOfMemoryError, MemoryError):
             size = self.settings.batch
-            raise ConfigError(f"not enough memory for {size} examples at once: choose a smaller batch") from None
+            raise ConfigError(f"not enough memory for {size} examples at once: use a smaller --batch") from None
         finally:
             self._optimizer.zero_grad(set_to_none=True)
-        seconds = time.monotonic() - started
-        if self._device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self._device)
-        else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        # AdamW has two moments of each trained weight, and the best weights are a copy; all are float32.
-        return seconds, peak + 12 * sum(weights.numel() for weights in self._trained.values())
+        return time.monotonic() - started, peak.bytes + later
+
+    def _check_memory(self, longest: Sequence[Example], later: int) -> None:
+        """Predict from one and two examples whether a step with all fits into memory. Raises ConfigError if not."""
+        first = longest[-1]
+        second = next((one for one in reversed(longest) if one.image != first.image), longest[0])
+        self._gradients([first])  # allocates the gradients
+        rises = []
+        for some in ([first], [first, second]):
+            peak = Peak(self._device)
+            self._gradients(some)
+            rises.append(peak.rise)
+        example = max(0, rises[1] - rises[0])
+        fixed = later + rises[0] - example
+        check_room(fixed, example, len(longest), available(self._device), self.settings)
 
     def run(self, tell: Callable[[str], None], state: Path | None = None) -> None:
         """Train until the last step, or until the held-out loss no longer falls; then take the best weights.

@@ -15,6 +15,7 @@ import torch
 from pipelines.florence2.checkpoint import load
 from pipelines.florence2.checkpoint_files import open_folder
 from pipelines.florence2.examples import Example
+from pipelines.florence2.finetune import trainer
 from pipelines.florence2.finetune.adapter import merged, plain, prepared
 from pipelines.florence2.finetune.batches import IGNORED, Batch, Encoder, epoch
 from pipelines.florence2.finetune.loss import token_losses
@@ -237,6 +238,18 @@ def test_trained_checkpoint_answers_what_it_learned(checkpoint: Path, tmp_path: 
     assert results[0].answer.text == "a yellow house"
     with pytest.raises(ConfigError, match="exists: name a new folder"):
         train(files, out, settings, examples, HELD_OUT, _read, told.append, "cpu")
+
+
+def test_shortage_of_memory_is_refused_before_training(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "available", lambda _: 1_000_000)
+    told: list[str] = []
+    files, out = open_folder(str(checkpoint)), tmp_path / "trained"
+    with pytest.raises(ConfigError, match=r"training needs \d+\.\d+ GB more memory, and 0\.00 GB are free: --batch 1"):
+        train(files, out, TrainingSettings(full=True), EXAMPLES, HELD_OUT, _read, told.append, "cpu")
+    assert not list(tmp_path.iterdir())
+    assert len(told) == 1, "no step was made"
 
 
 def test_pictures_are_composed_of_the_examples_but_not_of_the_rehearsed_ones(checkpoint: Path, tmp_path: Path) -> None:
