@@ -69,7 +69,7 @@ def test_runs_on_days_of_a_clock_change() -> None:
     start=st.integers(0, 7 * 24 * 60),
     between=st.sampled_from([None, "22:00-06:00", "mon-fri 07:00-18:00", ["sat 10:00-12:00", "13:00-14:30"]]),
 )
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_run_count_equals_the_schedule(every: int, start: int, between: str | list[str] | None) -> None:
     keys = {"every": f"{every}m"} if between is None else {"every": f"{every}m", "between": between}
     task, first = task_of(**keys), MONDAY + start * 60

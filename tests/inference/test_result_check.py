@@ -33,7 +33,7 @@ ANSWERS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(ANSWERS, NUMBERS, NUMBERS, st.none() | NUMBERS, st.integers(-1, 8))
 def test_hostile_numbers_make_a_valid_event(
     answer: Answer, started: float, took: float, device: float | None, batch: int

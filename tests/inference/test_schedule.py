@@ -247,7 +247,7 @@ def test_cron_runs_once_when_clock_is_set_by_an_hour(hours: int, minute: int) ->
     every=st.sampled_from([5, 20, 60, 180]),
     sets=st.lists(st.tuples(st.integers(1, 600), st.sampled_from([-1, 1])), max_size=4),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_cron_matches_a_list_of_all_its_times(starts: int, every: int, sets: list[tuple[int, int]]) -> None:
     """The model: each time runs once, when the clock shows it or has passed it; late ones run together."""
     line = f"*/{every} * * * *" if every < 60 else f"7 */{every // 60} * * *"
@@ -335,7 +335,7 @@ def test_window_at_daylight_saving_changes() -> None:
     start=st.integers(0, 8 * 24 * 60),
     window=st.sampled_from(["22:00-06:00", "mon-fri 08:00-18:00", "sun 02:30-03:30", "sat 20:00-24:00", "01:00-00:30"]),
 )
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_interval_in_a_window_matches_a_simple_model(every: int, start: int, window: str) -> None:
     """The model: a run in each minute that is open by the local clock and an interval after the last run."""
     begin = SPRING - timedelta(days=4) + timedelta(minutes=start)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from pipelines.florence2.examples import Example
 from pipelines.florence2.finetune.batches import ReadPicture
-from streamer.core.boxes import Rect, intersection
+from streamer.core.boxes import Rect, area, intersection
 from streamer.types import Answer, Box, Image
 
 TASK = "object_detection"
@@ -43,7 +43,9 @@ REMOVED = 0.6
 ADDED = 5
 """Objects that a picture gets, at most."""
 PLACES = 8
-"""Places that are tried for an object; one that finds none without other objects is left out."""
+"""Places that are tried for an object; one that finds none where the others stay visible is left out."""
+HIDDEN = 0.4
+"""Share of another object's box that an added object may cover."""
 PREFIX = "composed:"
 """First part of the name of a composed picture, which no file has."""
 
@@ -127,7 +129,7 @@ class Composer:
                 yield box, _Cutout(box.label, levels, alpha, (x0, y0, x1, y1))
 
     def _paste(self, levels: _Levels, light: float, boxes: Sequence[Box], rng: random.Random) -> Box | None:
-        """Put an object into a picture where no other one is; return its box, None if it found no place."""
+        """Put an object into a picture, before others that stay visible; return its box, None if it found no place."""
         cutout, scale = rng.choice(self._all), rng.uniform(*SIZES)
         height, width = levels.shape[:2]
         rows, columns = (max(4, round(side * scale)) for side in cutout.alpha.shape)
@@ -139,7 +141,7 @@ class Composer:
         for _ in range(PLACES):
             x, y = rng.randrange(width - columns), rng.randrange(height - rows)
             box = Box((x + x0) / width, (y + y0) / height, (x + x1) / width, (y + y1) / height, cutout.label)
-            if all(intersection(_rect(box), _rect(other)) == 0 for other in boxes):
+            if all(intersection(_rect(box), _rect(other)) <= HIDDEN * area(_rect(other)) for other in boxes):
                 size, how = (columns, rows), cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
                 alpha = cv2.resize(cutout.alpha, size, interpolation=how)[..., None]
                 under = levels[y : y + rows, x : x + columns]

@@ -21,7 +21,7 @@ SIZES = ((1000, 2000), (2000, 500), (4000, 1000))
 
 bins = st.integers(0, 999)
 words = st.text("abcdefgh XYZ,.'-019()", min_size=1).map(str.strip).filter(bool)
-same = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+same = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def locs(*values: int) -> str:
@@ -246,7 +246,7 @@ _PIECES = ["<loc_5>", "<loc_999>", "<loc_1000>", "<loc_", "<loc_99999>", "<sep>"
 broken = st.lists(st.sampled_from([*_PIECES, "<od>", "\n", " ", "<"]) | st.text(max_size=5), max_size=40).map("".join)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.sampled_from(get_args(Form)), broken)
 def test_any_text_parses_to_shapes_inside_frame(form: Form, text: str) -> None:
     answer = parse(form, text)

@@ -142,7 +142,7 @@ def test_scores_are_none_without_uncertainty() -> None:
     assert parse("text", "a car").score is None
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_pieces_join_to_decoded_text(engine: ReferenceEngine, data: st.DataObject) -> None:
     """Tokens may be parts of a character, marks, or without meaning."""

@@ -49,7 +49,7 @@ def test_odd_texts_equal_transformers(pair: tuple[Tokenizer, Any], text: str) ->
     assert_equal(*pair, text)
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_decoded_ids_equal_transformers(pair: tuple[Tokenizer, Any], data: st.DataObject) -> None:
     ours, theirs = pair

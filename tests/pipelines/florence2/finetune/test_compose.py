@@ -44,51 +44,53 @@ def _examples(camera: str, count: int) -> list[Example]:
     return [Example(name, "object_detection", _shot(name)[1]) for name in names]
 
 
-def _hue_of(image: Image, box: Box) -> str:
-    """Return the colour in the middle of a box."""
-    y, x = int((box.y0 + box.y1) / 2 * HEIGHT), int((box.x0 + box.x1) / 2 * WIDTH)
-    middle = image[y - 2 : y + 3, x - 2 : x + 3].reshape(-1, 3).astype(float).mean(axis=0)
-    return min(COLOURS, key=lambda label: float(np.abs(middle / middle.max() - np.array(COLOURS[label]) / 230).sum()))
+def _share_of(image: Image, box: Box) -> float:
+    """Return the share of a box that has the colour of its label."""
+    part = image[int(box.y0 * HEIGHT) : int(box.y1 * HEIGHT), int(box.x0 * WIDTH) : int(box.x1 * WIDTH)]
+    levels = part.reshape(-1, 3).astype(float)
+    difference = np.abs(levels / levels.max(axis=1, keepdims=True) - np.array(COLOURS[box.label]) / 230)
+    return float((difference.max(axis=1) < 0.15).mean())
 
 
 @pytest.fixture(scope="module")
 def made() -> ComposedPictures:
-    return ComposedPictures([*_examples("a", 15), *_examples("b", 12)], _read, 10, 0)
+    return ComposedPictures([*_examples("a", 15), *_examples("b", 12)], _read, 4, 0)
 
 
 def test_each_picture_of_each_camera_gives_as_many(made: ComposedPictures) -> None:
     assert made.pictures == 27
-    assert len(made.examples) == 270
-    assert len({one.image for one in made.examples}) == 270
+    assert len(made.examples) == 108
+    assert len({one.image for one in made.examples}) == 108
     assert all(one.task == "object_detection" for one in made.examples)
 
 
-@given(st.integers(0, 269))
+@given(st.integers(0, 107))
 def test_examples_say_what_the_pictures_show(made: ComposedPictures, number: int) -> None:
     example = made.examples[number]
     image = made.read(example.image)
     assert image.shape == (HEIGHT, WIDTH, 3)
     assert image.dtype == np.uint8
-    assert [_hue_of(image, box) for box in example.answer.boxes] == [box.label for box in example.answer.boxes]
+    # An ellipse fills 0.78 of its box, of which others hide 0.4 at most, each.
+    assert all(_share_of(image, box) > 0.25 for box in example.answer.boxes)
     outside = np.ones((HEIGHT, WIDTH), bool)
     for box in example.answer.boxes:
         left, right, top, bottom = box.x0 * WIDTH, box.x1 * WIDTH, box.y0 * HEIGHT, box.y1 * HEIGHT
-        outside[int(top) - 4 : int(bottom) + 5, int(left) - 4 : int(right) + 5] = False
+        outside[max(0, int(top) - 6) : int(bottom) + 7, max(0, int(left) - 6) : int(right) + 7] = False
     backgrounds = []
     for background in CAMERAS.values():
         light = np.median(image[outside] / background[outside])
         backgrounds.append(float((np.abs(image[outside] - background[outside] * light).max(axis=1) < 12).mean()))
     # Nothing but boxes hides the background, and it is that of one camera.
-    assert max(backgrounds) > 0.99
+    assert max(backgrounds) > 0.98
     assert min(backgrounds) < 0.5
 
 
 def test_name_determines_the_picture(made: ComposedPictures) -> None:
-    again = ComposedPictures([*_examples("a", 15), *_examples("b", 12)], _read, 10, 0)
+    again = ComposedPictures([*_examples("a", 15), *_examples("b", 12)], _read, 4, 0)
     assert again.examples == made.examples
     for example in made.examples[::50]:
         assert np.array_equal(again.read(example.image), made.read(example.image))
-    other = ComposedPictures(_examples("a", 15), _read, 10, 1)
+    other = ComposedPictures(_examples("a", 15), _read, 4, 1)
     assert other.examples[0].answer != made.examples[0].answer
 
 
