@@ -2,7 +2,7 @@
 
 All state that matters is in the reports, so a new controller continues where the last one was:
 
-    host      an order (epoch, streams), its lease, and the streams that answer
+    host      an order (epoch, streams, whether it is draining), its lease, and the streams that answer
     voter     the highest epoch claimed, and the hosts that are barred (`lease.py`)
 
 A stream without a host is placed only when no other host can run it: those in reach report that they have given it
@@ -50,6 +50,8 @@ class Order:
     streams: frozenset[str] = frozenset()
     provisional: Mapping[str, str] = field(default_factory=dict)
     """Those of them that the host gives up by itself unless they are confirmed, with the host that they come from."""
+    is_draining: bool = False
+    """The host gets no more streams. It keeps this for the next controller."""
 
     def without(self, streams: Iterable[str]) -> Order:
         """Return the order without these streams."""
@@ -145,7 +147,12 @@ class Controller:
         self._reasons: Mapping[str, str] = {}
         self.epoch: int | None = None
         """The epoch of new orders; None until a quorum has promised one."""
-        self.draining: set[str] = set()
+        self._drains: dict[str, bool] = {}
+        """Decisions since this controller began, by host. Without one the order of the host holds."""
+
+    def drain(self, name: str, is_draining: bool) -> None:
+        """Move the streams of a host to others, or end that. The host keeps it when its next order has arrived."""
+        self._drains[name] = is_draining
 
     def report(self, name: str, report: Report | None, now: float) -> None:
         """Note the report of a host, None if it did not answer."""
@@ -211,7 +218,8 @@ class Controller:
         for name, report in reports.items():
             host, order = self._hosts[name], report.order
             host.is_barred, host.free_at = False, math.inf
-            new = Order(self.epoch, frozenset(wanted.streams[name]), wanted.provisional[name])
+            is_draining = self._is_draining(name)
+            new = Order(self.epoch, frozenset(wanted.streams[name]), wanted.provisional[name], is_draining)
             needs_newer = order.epoch < host.needed
             if needs_newer and not is_settled:
                 continue  # it has no votes; it may get its streams back when no other host can have them
@@ -224,8 +232,9 @@ class Controller:
         """Return the state of a host as plain data."""
         host, is_reached = self._hosts[name], name in self.in_reach(now)
         report = host.report
+        is_draining = report is not None and report.order.is_draining
         return {
-            "state": "out of reach" if not is_reached else "draining" if name in self.draining else "up",
+            "state": "out of reach" if not is_reached else "draining" if is_draining else "up",
             "has_lease": bool(report and report.has_lease and is_reached),
             "capacity": report.capacity if report else None,
             "streams": sorted(self._held(name, now)) if is_reached else [],
@@ -242,6 +251,9 @@ class Controller:
         report = self._hosts[name].report
         assert report is not None  # it is in reach
         return report
+
+    def _is_draining(self, name: str) -> bool:
+        return self._drains.get(name, self._report(name).order.is_draining)
 
     def _held(self, name: str, now: float) -> frozenset[str]:
         """Return the known streams that a host in reach holds; none if it cannot run any, or needs a newer order."""
@@ -289,7 +301,7 @@ class Controller:
             firm, provisional = wanted.holders(stream)
             if names := provisional or firm:
                 current[stream] = names[0]
-        candidates = [Candidate(name, self._report(name).capacity, name in self.draining) for name in usable]
+        candidates = [Candidate(name, self._report(name).capacity, self._is_draining(name)) for name in usable]
         placed = self._place(candidates, {stream: current[stream] for stream in self._streams if stream in current})
         self._reasons = placed.waiting
         is_moving = any(wanted.provisional.values())
@@ -309,6 +321,6 @@ class Controller:
                 wanted.provisional[target][stream] = source
 
     def _may_move(self, source: str, target: str, now: float) -> bool:
-        if source in self.draining:
+        if self._is_draining(source):
             return True
         return now >= self._next_move and now - self._hosts[target].since >= SETTLE_S

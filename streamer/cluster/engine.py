@@ -89,7 +89,7 @@ class ControllerActor:
         """Move the streams of a host to others; `back`: give it streams again. Return why that is impossible."""
         if host not in self._plan.hosts:
             return f"unknown host {host}: the config has {', '.join(self._plan.hosts)}"
-        (self._control.draining.discard if back else self._control.draining.add)(host)
+        self._control.drain(host, not back)
         return None
 
     def stop(self) -> list[str]:

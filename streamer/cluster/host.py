@@ -67,6 +67,8 @@ class GiveOrder(Command):
     streams: list[str]
     provisional: dict[str, str] = Field({})
     """Those of them to give up after `provisional_s` unless they are confirmed, with the host that they come from."""
+    is_draining: bool = False
+    """The host gets no more streams. Kept until another order or `stop`."""
 
 
 class StopHost(Command):
@@ -186,7 +188,7 @@ class HostProcess(Closing):
                 self._save(self._order)
                 self._server.reply(request, claimed=CLAIMED.dump_python(answer, mode="json"))
             case GiveOrder() as command:
-                self._obey(Order(command.epoch, frozenset(command.streams), command.provisional))
+                self._obey(_order_of(command))
                 self._server.reply(request, done=True)
             case StopHost():
                 self.stop()
@@ -288,6 +290,10 @@ class HostProcess(Closing):
             atomic_file.write(self._folder / STATE_FILE, content + "\n")
         except OSError as error:
             raise ConfigError(f"cannot write {self._folder / STATE_FILE}: {error.strerror}") from None
+
+
+def _order_of(command: GiveOrder) -> Order:
+    return Order(command.epoch, frozenset(command.streams), command.provisional, command.is_draining)
 
 
 def is_running(folder: Path) -> bool:

@@ -169,9 +169,9 @@ def test_a_cut_host_stops_before_others_start() -> None:
     assert cluster.all_run_once()
     assert cluster.double == 0
     assert cluster.control is not None
-    cluster.control.draining.add("b")  # it is not known to be without streams
+    cluster.control.drain("b", True)  # it is not known to be without streams
     assert cluster.control.state("b", cluster.now)["state"] == "out of reach"
-    cluster.control.draining.clear()
+    cluster.control.drain("b", False)
     cluster.hosts["b"].is_cut = False
     cluster.run(60)
     assert cluster.all_run_once()
@@ -269,7 +269,7 @@ def test_drained_host_keeps_a_stream_until_another_answers() -> None:
     cluster = Cluster()
     cluster.run(20)
     assert cluster.control is not None
-    cluster.control.draining.add("a")
+    cluster.control.drain("a", True)
     epoch = cluster.hosts["a"].order.epoch
     for _ in range(80):
         cluster.run(0.5)
@@ -278,6 +278,47 @@ def test_drained_host_keeps_a_stream_until_another_answers() -> None:
     assert cluster.all_run_once()
     assert cluster.double <= LEASE_S
     assert max(host.order.epoch for host in cluster.hosts.values()) > epoch
+
+
+@pytest.mark.parametrize("seconds", [1, 2, 3])
+def test_a_new_controller_goes_on_with_a_drain(seconds: int) -> None:
+    cluster = Cluster()
+    cluster.run(20)
+    assert cluster.control is not None
+    cluster.control.drain("a", True)
+    cluster.run(seconds)
+    assert cluster.hosts["a"].order.streams
+    assert cluster.hosts["a"].order.is_draining
+    cluster.control = None
+    cluster.run(40)
+    assert cluster.all_run_once()
+    cluster.control = cluster.new_controller()
+    cluster.run(80)
+    assert cluster.control.state("a", cluster.now)["state"] == "draining"
+    assert not cluster.hosts["a"].order.streams
+    assert cluster.all_run_once()
+    cluster.control = cluster.new_controller()
+    cluster.run(10)
+    cluster.control.drain("a", False)
+    cluster.run(10)
+    assert cluster.control.state("a", cluster.now)["state"] == "up"
+    assert not cluster.hosts["a"].order.is_draining
+
+
+def test_a_drained_host_that_dies_is_drained_when_back() -> None:
+    cluster = Cluster()
+    cluster.run(20)
+    assert cluster.control is not None
+    cluster.control.drain("a", True)
+    cluster.run(5)
+    cluster.hosts["a"].is_up = False
+    cluster.control = cluster.new_controller()
+    cluster.run(40)
+    assert all(names and names != ["a"] for names in cluster.places().values())
+    cluster.hosts["a"].is_up = True
+    cluster.run(90)
+    assert not cluster.hosts["a"].order.streams
+    assert cluster.control.state("a", cluster.now)["state"] == "draining"
 
 
 def test_a_host_whose_agent_fails_gets_no_streams() -> None:
@@ -294,7 +335,7 @@ def test_a_move_without_controller_ends_on_one_host(seconds: int) -> None:
     cluster = Cluster()
     cluster.run(20)
     assert cluster.control is not None
-    cluster.control.draining.add("a")
+    cluster.control.drain("a", True)
     for host in cluster.hosts.values():
         host.answers = seconds < 5
     cluster.run(seconds)
@@ -315,7 +356,7 @@ def test_streams_that_do_not_answer_move_after_a_lease() -> None:
     assert cluster.control is not None
     for host in cluster.hosts.values():
         host.answers = False
-    cluster.control.draining.add("a")
+    cluster.control.drain("a", True)
     for _ in range(120):
         cluster.run(0.5)
         assert all(cluster.places().values())
@@ -343,11 +384,13 @@ def test_any_faults_leave_no_stream_twice_for_long(faults: list[tuple[str, str, 
             case "control":
                 cluster.control = cluster.new_controller()
             case "drain" if cluster.control:
-                cluster.control.draining ^= {name}
+                cluster.control.drain(name, not host.order.is_draining)
         cluster.run(pause)
     for host in cluster.hosts.values():
         host.is_up, host.is_cut = True, False
     cluster.control = cluster.new_controller()
+    for name in cluster.names:
+        cluster.control.drain(name, False)
     cluster.run(60)
     assert cluster.double <= MOVE_S
     assert cluster.all_run_once()

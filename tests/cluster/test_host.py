@@ -45,7 +45,7 @@ def test_streams_run_while_hosts_see_each_other(tmp_path: Path, cluster: Cluster
         until(lambda: b.agent.runs == {"gate"}, 60, "the stream")
         assert b.agent.until is not None
         assert 0 < b.agent.until - clock() <= 3
-        assert b.report()["order"] == {"epoch": 1, "streams": ["gate"], "provisional": {}}
+        assert b.report()["order"] == {"epoch": 1, "streams": ["gate"], "provisional": {}, "is_draining": False}
 
 
 def test_a_lonely_host_stops_its_streams(tmp_path: Path, cluster: Cluster) -> None:
@@ -84,9 +84,10 @@ def test_promises_and_order_outlive_a_restart(tmp_path: Path, cluster: Cluster) 
         a.call(op="order", epoch=3, streams=["gate"])
         with pytest.raises(ConfigError, match="runs already"):
             HostProcess("a", cluster, "mark", 1.0, a.folder, a.agent, HostKeys(tmp_path / "a.keys"))
-        b.call(op="order", epoch=3, streams=["yard"])
+        b.call(op="order", epoch=3, streams=["yard"], is_draining=True)
     with both(tmp_path, cluster) as (a, b):
         assert a.report()["claimed"] == 3
+        assert [host.report()["order"]["is_draining"] for host in (a, b)] == [False, True]
         until(lambda: a.agent.runs == {"gate"} and b.agent.runs == {"yard"}, 60, "the streams again")
 
 
