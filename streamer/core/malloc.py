@@ -12,8 +12,9 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _SMALL = 128 << 10
 _LARGEST = 32 << 20
 """Bytes; glibc raises its threshold from the first to the second by itself, as large blocks are freed."""
-_PLANE = 512 << 10
-"""Bytes; more than most packets of a camera, less than the luma plane of a picture of 1280x720 pixels."""
+_PLANE = 192 << 10
+"""Bytes; more than most packets of a camera, less than each plane and each table of motion vectors of a decoded picture
+of 1280x720 pixels. In the heap, those and large packets would leave gaps between them of 2 to 3 MB in all."""
 
 
 @contextmanager

@@ -51,9 +51,8 @@ def main() -> NoReturn:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     # a duplicate above the descriptors of a child, so that those stay free
     channel = socket.socket(fileno=fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, HEARTBEAT_FD + 1))
-    gc.disable()  # a collection during imports finds next to nothing
+    gc.disable()  # a freed object leaves a gap in a page, which children would fill and so copy
     _import(sys.argv[1].split(","))
-    gc.collect()
     gc.freeze()  # a collection in a child would otherwise copy each page that holds an object
     gc.enable()
     try:
