@@ -293,7 +293,8 @@ class Benchmark:
             snapshot = batch.snapshot()
             row_states = snapshot.read()
             if draft:
-                draft.record(len(pieces[0]), row_states[0].length - length - 1, row_states[0].last)
+                newest = row_states[0]
+                draft.record(len(pieces[0]), newest.length - length - 1, newest.last, newest.guesses)
             length = row_states[0].length
             if row_states[0].done:
                 break

@@ -161,14 +161,14 @@ class DecodeBatch:
             tokens = torch.cat([chosen, best[:, -1:]], 1)
         measured = processor.uncertainty.measure(scores, tokens)
         buffers.measured[rows, 1:].scatter_(1, places, measured)
-        newest, target = tokens, places
+        newest = tokens
         if drafted:
             is_accepted = (tokens[:, :-1] == draft).long().cumprod(1)
             accepted = is_accepted.sum(1, keepdim=True)
-            newest, target = tokens.gather(1, accepted), places[:, :1] + accepted
+            newest = tokens.gather(1, accepted)
             at.addcmul_(accepted[:, 0], running)
             if self._accepts_near:
                 near.addcmul_((is_accepted * (tokens != best)[:, :-1]).sum(1), running)
-        behind.scatter_(1, target, newest)
+        behind.scatter_(1, places, tokens)
         at += running
         running.masked_fill_(processor.is_end(newest[:, 0]), 0)

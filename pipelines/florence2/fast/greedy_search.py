@@ -38,7 +38,7 @@ class _Row:
 
     def update(self, state: RowState) -> None:
         if self.draft and state.length > self.length:
-            self.draft.record(self.proposed, state.length - self.length - 1, state.last)
+            self.draft.record(self.proposed, state.length - self.length - 1, state.last, state.guesses)
         self.length = state.length
 
 

@@ -22,6 +22,8 @@ class RowState(NamedTuple):
     done: bool
     last: int
     """Id of the newest token."""
+    guesses: list[int]
+    """Ids that the newest pass chose behind that token, each as if the draft tokens before it were right."""
 
 
 @dataclass(slots=True, eq=False)
@@ -54,7 +56,8 @@ class Snapshot:
             row.length -= bound - places[index] - 1
             self._rows[index] = row, places[index] + 1
             is_done = not running[index] or newest[index] == row.max_tokens
-            states.append(RowState(newest[index] + 1, is_done, last[index]))
+            guesses = tokens[index, places[index] + 1 : bound].tolist()
+            states.append(RowState(newest[index] + 1, is_done, last[index], guesses))
         return states
 
     def generation(self, row: int) -> Generation:

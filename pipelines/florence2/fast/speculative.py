@@ -1,7 +1,9 @@
 """Speculative decoding with drafts: a camera's previous answer to a prompt is the guess for its next one.
 
 The decoder checks a piece of the draft in one pass, accepts it up to the first difference and adds its own token there;
-then the draft is aligned with the tokens that were generated. A draft that keeps failing is not used for some answers.
+then the draft is aligned with the tokens that were generated. The same pass has also chosen tokens behind it, as if the
+draft were right. Where those are locations, they replace the draft's: they come from the new picture, and depend little
+on the locations before them. A draft that keeps failing is not used for some answers.
 This module is pure Python and knows no model.
 """
 
@@ -15,6 +17,9 @@ from typing import Literal
 MIN_ACCEPTANCE = 0.2
 """Acceptance below which checking a token costs more than the passes that it saves: a token more makes a pass 5 to 20 %
 longer, the most in float32 without AVX-512."""
+MIN_PROBABILITY = 0.1
+"""Least probability with which a proposed token and all before it are accepted. It may be below MIN_ACCEPTANCE, because
+the pass also corrects locations behind the first difference."""
 RATE_STEP = 0.1
 """Weight of one checked token in the moving averages of `Rates`."""
 MIN_RATE = 0.3
@@ -86,7 +91,7 @@ class Draft:
         """`locations` are the ids of the location tokens."""
         self.rates = rates or Rates()
         self.checked = self.accepted = 0
-        self._tokens = tokens
+        self._tokens = list(tokens)
         self._locations = locations
         self._next = 0
         self._newest: list[int] = []
@@ -95,18 +100,22 @@ class Draft:
     def propose(self, limit: int) -> Sequence[int]:
         """Return the next tokens to check, at most `limit`.
 
-        A token is proposed while it and all before it are accepted together with a probability of MIN_ACCEPTANCE.
+        A token is proposed while it and all before it are accepted together with a probability of MIN_PROBABILITY.
         """
         width, probability = 0, 1.0
         for token in self._tokens[self._next : self._next + max(0, limit)]:
             probability *= self.rates.of(token in self._locations)
-            if probability < MIN_ACCEPTANCE:
+            if probability < MIN_PROBABILITY:
                 break
             width += 1
         return self._tokens[self._next : self._next + width]
 
-    def record(self, proposed: int, accepted: int, token: int) -> None:
-        """Record that `accepted` of the `proposed` tokens were accepted and that `token` follows them in the answer."""
+    def record(self, proposed: int, accepted: int, token: int, guesses: Sequence[int]) -> None:
+        """Record that `accepted` of the `proposed` tokens were accepted and that `token` follows them in the answer.
+
+        `guesses` are the tokens that the pass chose behind it: one for each proposed token that was not accepted. What
+        follows these belongs to longer drafts of other rows.
+        """
         self.checked += proposed
         self.accepted += accepted
         # Tokens behind the first rejected one were not judged on their own.
@@ -114,7 +123,20 @@ class Draft:
             self.rates.update(self._tokens[self._next + index] in self._locations, index < accepted)
         known = [*self._newest, *self._tokens[self._next : self._next + accepted], token]
         self._newest = known[-CONTEXT:]
-        self._next = self._position(self._next + accepted) + 1
+        expected = self._next + accepted
+        position = self._position(expected)
+        self._next = position + 1
+        if position == expected:
+            self._correct_locations(guesses[: proposed - accepted])
+
+    def _correct_locations(self, guesses: Sequence[int]) -> None:
+        """Replace the next locations by those of `guesses`, as long as both have locations at the same places."""
+        upcoming = enumerate(self._tokens[self._next : self._next + len(guesses)], self._next)
+        for (at, token), guess in zip(upcoming, guesses, strict=False):
+            if (token in self._locations) != (guess in self._locations):
+                return
+            if guess in self._locations:
+                self._tokens[at] = guess
 
     def _position(self, expected: int) -> int:
         """Return the position of the answer's newest token in the draft, which was expected at `expected`.

@@ -399,6 +399,24 @@ def test_drafts_on_slowly_moving_scene() -> None:
     assert kept > 0
 
 
+@pytest.mark.skipif(not SHIPPED.is_dir(), reason="the small model is not there")
+def test_moved_objects_take_few_passes() -> None:
+    """Each pass also corrects the locations behind the first one that has moved."""
+    fast = FastEngine(open_checkpoint(None), 16)
+    jobs = [make_job(task, World(700_003).scene(1).paint(320, 240)) for task in PLACES[:3]]
+    truth = run_in_flight(fast, jobs)
+    locations = fast.logits_processor.locations
+    moved = 0
+    for job, tokens in list(stored_answers(fast, jobs)):
+        shifted = [token + 4 if token in locations[:-4] else token for token in tokens]
+        fast.greedy.drafts.store((job.due.stream, job.due.task.name), shifted, None)
+        moved += sum(map(int.__ne__, shifted, tokens))
+    counted = LimitedDecoder(fast.decoder, 4, ValueError())
+    fast.greedy.batch._decoder = counted  # type: ignore[assignment]
+    assert_same(run_in_flight(fast, jobs), truth)
+    assert counted.calls < moved / 3
+
+
 # -- memory and failures
 
 

@@ -10,15 +10,20 @@ import pytest
 from pipelines.florence2.fast.speculative import MAX_STORED, PAUSE, Draft, DraftStore, Rates
 
 
-def replay(draft: Draft, truth: list[int], most: int = 1000) -> tuple[int, int]:
-    """Return the passes and checked tokens that generating `truth` takes with a draft."""
+def replay(draft: Draft, truth: list[int], most: int = 1000, guesses_right: bool = False) -> tuple[int, int]:
+    """Return the passes and checked tokens that generating `truth` takes with a draft.
+
+    `guesses_right`: the model chooses the right tokens also behind a draft token that is wrong. Default: it repeats the
+    draft there.
+    """
     place = passes = checked = 0
     while place < len(truth):
         proposal = list(draft.propose(min(most, len(truth) - place - 1)))
         right = 0
         while right < len(proposal) and proposal[right] == truth[place + right]:
             right += 1
-        draft.record(len(proposal), right, truth[place + right])
+        behind = truth[place + right + 1 : place + len(proposal) + 1] if guesses_right else proposal[right + 1 :]
+        draft.record(len(proposal), right, truth[place + right], behind)
         place, passes, checked = place + right + 1, passes + 1, checked + len(proposal)
     return passes, checked
 
@@ -41,9 +46,10 @@ def objects(count: int, seed: int) -> list[list[int]]:
     ]
 
 
-def passes(old: list[list[int]], new: list[list[int]]) -> int:
+def passes(old: list[list[int]], new: list[list[int]], guesses_right: bool = False) -> int:
     """Return the passes of an answer about the objects `new` with a draft about `old`."""
-    return replay(Draft([*chain(*old)], LOCATIONS, Rates(0.98, 0.95)), [*chain(*new), 2])[0]
+    draft = Draft([*chain(*old)], LOCATIONS, Rates(0.98, 0.95))
+    return replay(draft, [*chain(*new), 2], guesses_right=guesses_right)[0]
 
 
 def test_right_draft_takes_few_passes() -> None:
@@ -68,7 +74,7 @@ def test_draft_aligns_after_insertions_and_deletions() -> None:
 def test_wrong_draft_is_abandoned() -> None:
     needed, checked = replay(Draft([4000] * 80, LOCATIONS), TEXT)
     assert needed == len(TEXT)
-    assert checked <= 48
+    assert checked <= 52
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -76,6 +82,24 @@ def test_moved_object_costs_its_locations_only(seed: int) -> None:
     old = objects(10, seed)
     new = [[*one[:2], *(token + 3 for token in one[2:])] if place == 4 else one for place, one in enumerate(old)]
     assert passes(old, new) <= 4 + 4
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_moved_objects_cost_few_passes_when_guesses_are_right(seed: int) -> None:
+    old = objects(10, seed)
+    new = [[*one[:2], *(token + 3 for token in one[2:])] for one in old]
+    assert passes(old, new) > 4 * 10
+    assert passes(old, new, guesses_right=True) <= 7
+
+
+def test_only_locations_at_the_same_places_are_corrected() -> None:
+    first, second = LOCATIONS[100], LOCATIONS[200]
+    draft = Draft([7, first, first, 8, first, 9, first], LOCATIONS, Rates(0.99, 0.99))
+    draft.record(6, 1, second, [second, 4, 5, second, second, second])
+    assert draft.propose(9) == [second, 8, first, 9, first]
+    draft = Draft([7, first, first, 8, first, 9, first], LOCATIONS, Rates(0.99, 0.99))
+    draft.record(6, 1, second, [second, 4, second, 3, second, 1, 2, 3])
+    assert draft.propose(9) == [second, 8, second, 9, second]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -99,7 +123,7 @@ def test_failed_locations_do_not_stop_words() -> None:
         drafts.store(key, answer, draft)
     assert draft
     assert draft.accepted >= 27
-    assert draft.checked - draft.accepted <= 30
+    assert draft.checked - draft.accepted <= 38
 
 
 def test_failing_drafts_pause_and_resume() -> None:
