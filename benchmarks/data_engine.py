@@ -1,14 +1,17 @@
 """A model learns one new camera: `python -m benchmarks.data_engine [--write]`.
 
-The camera (`new_camera.py`) has another palette, textures, blur, viewpoint and two unseen kinds of objects. Rounds:
+The camera (`new_camera.py`) draws other colours, textures, blur and another viewpoint than the world that the shipped
+model was trained on (the old world), and two kinds of objects that the model has not seen. Two trainings are measured:
 
-1. self: the shipped model labels the pictures, filters remove what is probably wrong, the model is trained on the rest.
-2. reviewed: 100 pictures are reviewed, which the truth simulates, and the shipped model is trained on them. Each shows
-   another scene, as `streamer dataset collect` chooses them; the last ones by time end the training. Four tasks teach
-   the boxes, so that each picture says more about its kinds of objects.
+1. self: the shipped model labels the pictures, filters remove what is probably wrong, and the model is trained on the
+   rest.
+2. reviewed: 100 pictures have right labels, as after a review, and the shipped model is trained on them. Each picture
+   shows another scene, as `streamer dataset collect` chooses them; the last ones by time end the training. Four tasks
+   are made of the labels, so that each picture says more about its kinds of objects.
 
-Rehearsal: pictures of the old world, labelled by the shipped model itself, are mixed in, so that it is not forgotten.
-Scores are of later pictures of the same camera, and of held-out pictures of the old world.
+Both trainings also get pictures of the old world, labelled by the shipped model itself (the rehearsal), so that the
+model does not forget it. Both models are scored with later pictures of the camera, and with further pictures of the old
+world.
 """
 
 from __future__ import annotations
@@ -184,14 +187,14 @@ def _effort(record: Any, started: float) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.data_engine")
-    parser.add_argument("--only", choices=("labels", "self", "reviewed"), help="one part")
+    parser.add_argument("--only", choices=("labels", "self", "reviewed"), help="measure only this part [all]")
     parser.add_argument("--rate", type=float, help="learning rate [self: 3e-4, reviewed: 4e-4]")
-    parser.add_argument("--epochs", type=int, help="epochs at most [self: 15, reviewed: 10]")
+    parser.add_argument("--epochs", type=int, help="passes over the examples at most [self: 15, reviewed: 10]")
     parser.add_argument(
         "--rehearsed", type=int, default=1000, help="pictures of the old world that are mixed in [1000]"
     )
-    parser.add_argument("--threads", type=int, default=2, help="torch threads [2]")
-    parser.add_argument("--write", action="store_true", help="write into benchmarks/results/data_engine.json")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch [2]")
+    parser.add_argument("--write", action="store_true", help="store the result in benchmarks/results/data_engine.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     bench, result = Bench(args.rehearsed), dict[str, Any]()

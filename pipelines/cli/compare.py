@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.cli.options import Device
 from pipelines.cli.places import read_labels
 from streamer.core.errors import ConfigError
 from streamer.core.progress import tell
@@ -21,7 +22,11 @@ SHIPPED = "shipped"
 """Word that stands for the small model that is included."""
 
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help=f"Checkpoint; `{SHIPPED}`: the small model of this package.")
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help=f"Folder of a checkpoint, its name on the Hugging Face hub, or `{SHIPPED}`, the small model here.",
+    ),
 ]
 
 
@@ -29,25 +34,38 @@ def compare(
     before: Model,
     after: Model,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Report as HTML; the numbers are beside it as JSON.")],
-    truth: Annotated[str | None, typer.Option(metavar="FORMAT:PATH", help="Labels of objects that are right.")] = None,
+    truth: Annotated[
+        str | None, typer.Option(metavar="FORMAT:PATH", help="Right labels of the objects in the pictures.")
+    ] = None,
     pictures: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Folder of the pictures that the labels name.")
     ] = None,
     task: Annotated[
-        list[str] | None, typer.Option(help="Task to ask about the labels, as for `examples`; repeat it for several.")
+        list[str] | None,
+        typer.Option(
+            metavar="TASK",
+            help="Task to ask about the labels, as for `examples`; repeat it for several. [default: object_detection]",
+        ),
     ] = None,
     examples: Annotated[
         list[Path] | None,
-        typer.Option(metavar="EXAMPLES", help="Further right answers, of any tasks: what must not be forgotten."),
+        typer.Option(
+            metavar="EXAMPLES",
+            help="Further right answers, of any tasks, which show what the second model has forgotten.",
+        ),
     ] = None,
     min_score: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Score from which boxes count. [default: that with the best F1]")
+        float | None,
+        typer.Option(
+            min=0, max=1, metavar="SCORE", help="Score from which boxes count, 0 to 1. [default: that with the best F1]"
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda.")] = "auto",
+    device: Device = "auto",
 ) -> None:
-    """Compare the answers of two models with the truth, and write a report with pictures side by side.
+    """Compare the answers of two models with the truth.
 
-    The answers are kept in a file beside the report, so an interrupted run continues where it ended.
+    The report shows pictures side by side. The answers are kept in a file beside the report, so an interrupted run
+    continues where it ended.
     """
     from pipelines.dataset.annotate import find_model
     from pipelines.dataset.compare import example_set

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines.cli.compare import compare
+from pipelines.cli.options import Checkpoint, Device, MinScore, PictureFolder
 from pipelines.cli.places import LabelPlace, read_labels, write_labels
 from pipelines.cli.review import review
 from pipelines.cli.round import dataset_round
@@ -24,12 +25,13 @@ app.command()(compare)
 app.command("round")(dataset_round)
 app.command()(review)
 
-Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with pictures.")]
-
 
 @app.command()
 def convert(source: LabelPlace, target: LabelPlace) -> None:
-    """Convert labels of pictures from one format to another. The pictures stay where they are."""
+    """Convert labels from one format to another.
+
+    The pictures stay where they are.
+    """
     labels = read_labels(source)
     if any(picture.width == 0 for picture in labels.pictures):
         raise ConfigError(f"{source}: has pictures without objects, whose size the file does not say")
@@ -42,15 +44,17 @@ def convert(source: LabelPlace, target: LabelPlace) -> None:
 
 @app.command()
 def annotate(
-    folder: Folder,
-    task: Annotated[list[str], typer.Option(help="Task to ask about each picture; repeat it for several.")],
-    text: Annotated[str | None, typer.Option(help="Text of the tasks that take one.")] = None,
-    model: Annotated[str | None, typer.Option(help="Checkpoint. [default: the small model that is included]")] = None,
-    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda.")] = "auto",
+    folder: PictureFolder,
+    task: Annotated[
+        list[str], typer.Option(metavar="TASK", help="Task to ask about each picture; repeat it for several.")
+    ],
+    text: Annotated[str | None, typer.Option(metavar="TEXT", help="Text of the tasks that take one.")] = None,
+    model: Checkpoint = None,
+    device: Device = "auto",
 ) -> None:
-    """Ask a model about all pictures below a folder; its answers are appended to `answers.jsonl` in it.
+    """Ask a model about all pictures of a folder.
 
-    An interrupted run continues where it ended.
+    Its answers are appended to `answers.jsonl` in the folder. An interrupted run continues where it ended.
     """
     from pipelines.dataset.annotate import Questions, ask, find_model
     from pipelines.dataset.shots import find_shots
@@ -68,9 +72,9 @@ def annotate(
 
 @app.command("filter")
 def filter_labels(
-    folder: Folder,
+    folder: PictureFolder,
     out: Annotated[str, typer.Option(metavar="FORMAT:PATH", help="Labels that are left.")],
-    min_score: Annotated[float, typer.Option(min=0, max=1, help="Remove objects with a lower score.")] = 0.5,
+    min_score: MinScore = 0.5,
     fit: Annotated[
         str | None,
         typer.Option(
@@ -79,29 +83,48 @@ def filter_labels(
     ] = None,
     precision: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="With --fit: share of right objects to reach. [default: the best F1]"),
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SHARE",
+            help="With --fit: share of right objects to reach, 0 to 1. [default: that with the best F1]",
+        ),
     ] = None,
     agree: Annotated[
-        list[str] | None, typer.Option(metavar="TASK", help="Keep only objects that this task found too.")
+        list[str] | None,
+        typer.Option(metavar="TASK", help="Keep only objects that this task found too; repeat it for several."),
     ] = None,
-    refuse: Annotated[list[str] | None, typer.Option(metavar="LABEL", help="Remove objects with this label.")] = None,
+    refuse: Annotated[
+        list[str] | None, typer.Option(metavar="LABEL", help="Remove objects with this label; repeat it for several.")
+    ] = None,
     ignore: Annotated[
         list[str] | None,
-        typer.Option(metavar="[STREAM:]X,Y,X,Y,X,Y", help="Remove objects in this polygon, in fractions."),
+        typer.Option(
+            metavar="[STREAM:]X,Y,X,Y,X,Y",
+            help="Remove objects in this polygon, in fractions of the picture; repeat it for several.",
+        ),
     ] = None,
     tracks: Annotated[
         str | None,
-        typer.Option(metavar="T", help="Remove objects that no picture of the camera shows within T, add missed ones."),
+        typer.Option(
+            metavar="T", help="Remove objects that no other picture within T shows, and add missed ones: 500ms, 2s, 1m."
+        ),
     ] = None,
     removed: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSON Lines of the removed objects and captions, with reasons.")
+        Path | None,
+        typer.Option(metavar="FILE", help="File for the removed objects and captions with the reasons (JSON Lines)."),
     ] = None,
     captions: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="JSON Lines for `streamer train` of captions whose content boxes support."),
+        typer.Option(
+            metavar="FILE", help="File for the captions whose content boxes support, as examples for `streamer train`."
+        ),
     ] = None,
 ) -> None:
-    """Turn the answers of `object_detection` into labels, remove those that are probably wrong, and say why."""
+    """Turn answers into labels, without probably wrong ones.
+
+    The answers are those of `object_detection`. A table says what each filter removed.
+    """
     from pipelines.dataset import filters
     from pipelines.dataset.filter_options import FilterFiles, fitted, parse_area, parse_gap
     from pipelines.dataset.gather import answered_pictures, detected_objects, labelled
@@ -137,17 +160,24 @@ def filter_labels(
 @app.command()
 def examples(
     labels: LabelPlace,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="JSON Lines for `streamer train`.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File for the examples, for `streamer train`.")],
     pictures: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the pictures that the labels name.")],
-    task: Annotated[list[str] | None, typer.Option(help="Task to make examples of; repeat it for several.")] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK", help="Task to make examples of; repeat it for several. [default: object_detection]"
+        ),
+    ] = None,
     held_out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Second file, with the last fifth of each camera's pictures by time."),
+        typer.Option(
+            metavar="FILE", help="Second file, for the examples of the last fifth of each camera's pictures by time."
+        ),
     ] = None,
 ) -> None:
     """Turn labels into training examples.
 
-    Possible tasks: object_detection (the default), region_proposal, open_vocabulary_detection, phrase_grounding,
+    Possible tasks: object_detection, region_proposal, open_vocabulary_detection, phrase_grounding,
     region_to_category and, for labels with outlines, referring_segmentation.
     """
     from pipelines.dataset.annotate import Shot
@@ -174,7 +204,10 @@ def examples(
 
 @app.command()
 def score(truth: LabelPlace, found: LabelPlace) -> None:
-    """Compare labels with the truth: precision, recall and average precision by label."""
+    """Compare labels with the truth.
+
+    It prints precision, recall and average precision by label.
+    """
     from pipelines.dataset.metrics.detection import overall, score_labels
 
     right, other = ({one.file: one.objects for one in read_labels(place).pictures} for place in (truth, found))

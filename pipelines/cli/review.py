@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import getpass
 import re
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pipelines.cli.options import PictureFolder
 from pipelines.cli.places import read_labels
 
 
 def review(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with pictures.")],
+    folder: PictureFolder,
     labels: Annotated[
         str | None, typer.Option(metavar="FORMAT:PATH", help="Labels to review. [default: answers.jsonl of the folder]")
     ] = None,
     against: Annotated[
         str | None, typer.Option(metavar="FORMAT:PATH", help="Second set of labels, shown beside the first one.")
     ] = None,
-    bind: Annotated[str, typer.Option(help="Address and port of the page; port 0 is any free one.")] = "127.0.0.1:0",
-    name: Annotated[list[str] | None, typer.Option(help="Reviewer; repeat it for several. [default: the user]")] = None,
+    bind: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address and port of the page; port 0 is any free one.")
+    ] = "127.0.0.1:0",
+    name: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Reviewer; repeat it for several. [default: the user]")
+    ] = None,
 ) -> None:
-    """Review the labels of pictures in a page, by keys; decisions are appended to `review.jsonl` in the folder."""
+    """Serve a page in which people correct labels by keys.
+
+    Decisions are appended to `review.jsonl` in the folder.
+    """
     from pipelines.dataset.gather import answered_pictures, detected_objects
     from pipelines.dataset.review.session import DatasetReview, LabelSet
     from streamer.types.dataset import ANSWERS

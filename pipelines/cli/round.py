@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipelines.cli.training_options import Batch, Composed, Epochs, Full, Rank, Rate, Vision
+from pipelines.cli.options import (
+    Batch,
+    Checkpoint,
+    Composed,
+    Device,
+    Epochs,
+    Full,
+    MinScore,
+    PictureFolder,
+    Rank,
+    Rate,
+    Vision,
+)
 from streamer.core.errors import ConfigError
 from streamer.core.progress import tell
 
 
 def dataset_round(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with pictures.")],
-    model: Annotated[
-        str | None, typer.Option(help="Checkpoint to train. [default: the small model that is included]")
-    ] = None,
+    folder: PictureFolder,
+    model: Checkpoint = None,
     teacher: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Checkpoint that makes the labels. [default: that of --model]")
     ] = None,
     task: Annotated[
-        list[str] | None, typer.Option(help="Task to train; repeat it for several. [default: object_detection]")
+        list[str] | None,
+        typer.Option(metavar="TASK", help="Task to train; repeat it for several. [default: object_detection]"),
     ] = None,
     agree: Annotated[
         list[str] | None,
-        typer.Option(metavar="TASK", help="Keep only objects that this task found too. [default: region_proposal]"),
+        typer.Option(
+            metavar="TASK",
+            help="Keep only objects that this task found too; repeat it for several. [default: region_proposal]",
+        ),
     ] = None,
-    min_score: Annotated[float, typer.Option(min=0, max=1, help="Remove objects with a lower score.")] = 0.5,
+    min_score: MinScore = 0.5,
     rehearse: Annotated[
         list[str] | None,
         typer.Option(
@@ -46,11 +59,12 @@ def dataset_round(
     accept_labels: Annotated[
         bool, typer.Option("--accept-labels", help="Train on the filtered labels without a review.")
     ] = False,
-    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda.")] = "auto",
+    device: Device = "auto",
 ) -> None:
-    """Annotate, filter, review, train and compare; the same command continues after each decision.
+    """Do all steps from pictures to a better model.
 
-    The command ends where a person decides, and prints what to do. It also continues a run that was interrupted. All
+    The steps are annotate, filter, review, examples, train and compare. The command ends where a person decides, and
+    prints what to do; the same command continues. It also continues a run that was interrupted. All
     files are in `rounds/1` of the folder; `lineage.jsonl` has the hashes, settings and counts of each step. When the
     folder has further pictures, the next round begins.
     """

@@ -8,23 +8,27 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.training_options import Batch, Composed, Epochs, Full, Rank, Rate, Vision
+from pipelines.cli.options import Batch, Checkpoint, Composed, Device, Epochs, Full, Rank, Rate, Vision
 from streamer.core.errors import ConfigError
 from streamer.core.progress import tell
 
 
 def train(
-    examples: Annotated[Path, typer.Argument(metavar="EXAMPLES", help="JSON Lines with image, prefix and suffix.")],
+    examples: Annotated[Path, typer.Argument(metavar="EXAMPLES", help="JSON Lines of `streamer dataset examples`.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="New folder for the trained checkpoint.")],
     held_out: Annotated[
         Path | None,
-        typer.Option(metavar="EXAMPLES", help="Examples that judge the training. [default: the last fifth]"),
+        typer.Option(
+            metavar="EXAMPLES", help="Examples that judge the training. [default: the last fifth of EXAMPLES]"
+        ),
     ] = None,
     rehearse: Annotated[
         list[Path] | None,
-        typer.Option(metavar="EXAMPLES", help="Further examples of what the model must not forget; can be repeated."),
+        typer.Option(
+            metavar="EXAMPLES", help="Examples of what the model must not forget; repeat it for several files."
+        ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Checkpoint. [default: the small model that is included]")] = None,
+    model: Checkpoint = None,
     full: Full = False,
     vision: Vision = False,
     rank: Rank = 16,
@@ -33,9 +37,11 @@ def train(
     batch: Batch = 8,
     composed: Composed = 0,
     augment: Annotated[bool, typer.Option(help="Vary light, colour, side and size of the pictures.")] = True,
-    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda.")] = "auto",
+    device: Device = "auto",
 ) -> None:
-    """Fine-tune a checkpoint: adapters (LoRA) on its text part, or all weights.
+    """Train a checkpoint on examples.
+
+    Adapters (LoRA) of its text part are trained, or with --full all weights.
 
     Training ends when the loss of the held-out examples no longer falls. Give them from a later time than the others:
     neighbouring frames are nearly equal. An interrupted run continues with the same command. The new checkpoint is used

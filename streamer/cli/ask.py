@@ -29,18 +29,20 @@ PHRASE_TASK = "open_vocabulary_detection"
 def ask(
     stream: StreamName,
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="Object or phrase to find.")] = None,
-    task: Annotated[str | None, typer.Option(help="Task to run, see `streamer tasks`. [default: find TEXT]")] = None,
+    task: Annotated[
+        str | None, typer.Option(metavar="TASK", help="Task to run, see `streamer tasks`. [default: find TEXT]")
+    ] = None,
     region: RegionText = None,
     zone: ZoneName = None,
     further: FurtherKeys = None,
     confirm: Annotated[
-        bool, typer.Option("--confirm", help="Look at each shape again; print only those confirmed.")
+        bool, typer.Option("--confirm", help="Have the model look at each shape again; print those that it confirms.")
     ] = (False),
-    explain: Annotated[bool, typer.Option("--explain", help="As --confirm; print also what was refused, and why.")] = (
-        False
-    ),
+    explain: Annotated[
+        bool, typer.Option("--explain", help="As --confirm; also print the other shapes, and why they are refused.")
+    ] = (False),
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as an event.")] = False,
-    seconds: Annotated[float, typer.Option(min=0.1, metavar="S", help="Time to wait for the answer.")] = 30.0,
+    seconds: Annotated[float, typer.Option(min=0.1, metavar="S", help="Seconds to wait for the answer.")] = 30.0,
     agent: RunningAgent = None,
 ) -> None:
     """Run a task once on the newest frame of a running agent.

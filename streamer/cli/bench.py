@@ -33,23 +33,30 @@ _IMAGES = 16
 def bench(
     model: Checkpoint = None,
     task: Annotated[
-        list[str] | None, typer.Option(help="Task to measure; repeat it for several. [default: all]")
+        list[str] | None, typer.Option(metavar="TASK", help="Task to measure; repeat it for several. [default: all]")
     ] = None,
-    every: Annotated[str, typer.Option(metavar="T", help="Interval of a camera's task, for the camera count.")] = "1s",
-    seconds: Annotated[float, typer.Option(min=0.1, metavar="S", help="Time to measure each task.")] = 5.0,
+    every: Annotated[
+        str, typer.Option(metavar="T", help="Time between two runs of a camera's task, for the number of cameras.")
+    ] = "1s",
+    seconds: Annotated[float, typer.Option(min=0.1, metavar="S", help="Seconds to measure each task.")] = 5.0,
     image_size: Annotated[
         int | None,
-        typer.Option(min=1, metavar="PIXELS", help="As `model.image_size` in a config. [default: the model's]"),
+        typer.Option(
+            min=1,
+            metavar="PIXELS",
+            help="Side of the square that the model sees: 384, 512, 640 or 768. [default: the model's]",
+        ),
     ] = None,
     device: Annotated[
         str | None,
         typer.Option(
-            help="As `model.device` in a config; also measures the speed beside transformers and the limits of the "
-            "device: of --model, else of Florence-2 base and large with random weights. [default: auto]"
+            metavar="DEVICE",
+            help="Device, such as cpu or cuda:1. Its speed is also measured beside `transformers`: with --model, or "
+            "else with Florence-2 base and large with random weights. [default: auto]",
         ),
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write all figures to FILE, with --device.")
+        Path | None, typer.Option("--json", metavar="FILE", help="With --device: write all figures to FILE.")
     ] = None,
 ) -> None:
     """Measure how many cameras this computer can serve.

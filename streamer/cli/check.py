@@ -32,7 +32,10 @@ def check(
     probe: Annotated[bool, typer.Option("--probe", help="Open each source and print its frame size and rate.")] = False,
     shard: ShardText = None,
 ) -> None:
-    """Check a config; with --probe, open its sources; with --shard, print the streams of each shard."""
+    """Check a config and estimate its load on the model.
+
+    With --shard it also prints the streams of each shard.
+    """
     from streamer.cli.shards import describe_shards, load_shard
     from streamer.cli.targets import check_targets
 

@@ -27,7 +27,7 @@ app = typer.Typer(help="Share the streams of one config among several hosts, wit
 
 @app.command("run")
 def run_cluster(config: ConfigFile, address: Address = "auto") -> None:
-    """Start the streams of a config on the hosts of a running Ray cluster.
+    """Start the streams of a config on a running Ray cluster.
 
     The config file is at the same place on each host. The streams go on when this command has ended.
     """
@@ -49,7 +49,7 @@ def run_cluster(config: ConfigFile, address: Address = "auto") -> None:
 
 @app.command("status")
 def show_status(address: Address = "auto") -> None:
-    """Print hosts and streams. Exit code 1 while a stream has no host."""
+    """Print hosts and streams. Exits with 1 while a stream has no host."""
     from streamer.cluster.engine import Cluster
 
     status = Cluster(address).status()
@@ -63,11 +63,11 @@ def drain_host(
     host: HostName,
     address: Address = "auto",
     back: Annotated[bool, typer.Option("--back", help="Let the host get streams again.")] = False,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Longest wait for the moves.")] = 600.0,
+    timeout: Annotated[float, typer.Option(metavar="S", help="Seconds to wait at most.")] = 600.0,
 ) -> None:
-    """Move all streams of a host to others, one by one, and wait for that.
+    """Move all streams of a host to others, one by one.
 
-    A stream leaves the host when its new host has answered.
+    A stream leaves the host when its new host has answered. The command waits for all of them.
     """
     from streamer.cluster.engine import Cluster
 
@@ -88,7 +88,7 @@ def drain_host(
 
 @app.command("stop")
 def stop_cluster(address: Address = "auto") -> None:
-    """End the controller, and the agents of all hosts in reach; wait for that."""
+    """Stop the cluster, with the agents of all hosts in reach."""
     from streamer.cluster.engine import Cluster
 
     if missing := Cluster(address).stop():
@@ -102,7 +102,11 @@ def run_host(
     config: ConfigFile,
     name: Annotated[str, typer.Option(metavar="HOST", help="Name of this host in the config's `cluster`.")],
 ) -> None:
-    """Run this host's agent, lease and votes; needs no Ray. `run` starts it where it does not run."""
+    """Run the part of this host in a cluster.
+
+    It runs the host's agent and votes on which host runs a stream. It needs no Ray. `streamer cluster run` starts it on
+    the hosts where it does not run.
+    """
     from streamer.config.model import load
     from streamer.core import logs
 

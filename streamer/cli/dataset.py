@@ -29,14 +29,17 @@ def collect(
             "`collect` of an agent has stored.",
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the dataset; is made if there is none.")],
-    config: Annotated[Path | None, typer.Option(metavar="CONFIG", help="Config with the stream.")] = None,
-    every: Annotated[str, typer.Option(metavar="T", help="Time between two frames of a source.")] = "10s",
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the dataset; it is made if there is none.")],
+    config: Annotated[Path | None, typer.Option(metavar="CONFIG", help="YAML config file with the stream.")] = None,
+    every: Annotated[
+        str, typer.Option(metavar="T", help="Time between two frames of a source: 500ms, 1s, 5m.")
+    ] = "10s",
     most: Annotated[int, typer.Option(min=1, metavar="N", help="Pictures to add at most.")] = 1000,
 ) -> None:
-    """Add pictures to a dataset, without those that repeat an earlier one or show nothing.
+    """Add pictures to a dataset.
 
-    `pictures.jsonl` in the folder names the camera and the time of each. An interrupted run can be repeated.
+    Pictures that repeat an earlier one or show nothing are left out. `pictures.jsonl` in the folder names the camera
+    and the time of each. An interrupted run can be repeated.
     """
     from streamer.cli.collect_pictures import AGENT, collect_agent, collect_folder, collect_source
     from streamer.cli.source_frames import find_sources

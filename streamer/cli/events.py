@@ -37,18 +37,19 @@ _TIME = "%Y-%m-%d %H:%M:%S"
 def events(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for new events and print them.")] = False,
     since: Annotated[
-        str | None, typer.Option(metavar="T", help="Events of the last 10m, 2h, 7d. [default: the newest 50 events]")
+        str | None,
+        typer.Option(metavar="T", help="Only events of this time: 10m, 2h, 7d. [default: the newest 50 events]"),
     ] = None,
-    stream: Annotated[str | None, typer.Option(help="Events of this stream only.")] = None,
+    stream: Annotated[str | None, typer.Option(metavar="STREAM", help="Only events of this stream.")] = None,
     task: Annotated[
-        str | None, typer.Option(help="Events of this task name, or of a status such as stream.down, only.")
+        str | None, typer.Option(metavar="NAME", help="Only events of this task, or of a status such as stream.down.")
     ] = None,
     search: Annotated[
-        str | None, typer.Option(metavar="WORDS", help="Events with all these words in caption, labels or text only.")
+        str | None, typer.Option(metavar="WORDS", help="Only events with all these words in caption, labels or text.")
     ] = None,
     export: Annotated[Export | None, typer.Option(help="Print all events in this format, for other programs.")] = None,
     agent: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Agent name. [default: the only one on this computer]")
+        str | None, typer.Option(metavar="NAME", help="Name of an agent. [default: the only one on this computer]")
     ] = None,
     dead: Annotated[bool, typer.Option("--dead", help="List the events that sinks refused.")] = False,
     resend: Annotated[

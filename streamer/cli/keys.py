@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 PeerName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the other host: a-z, 0-9, - and _.")]
 
-app = typer.Typer(help="Show and change the keys for frames between hosts.", no_args_is_help=True)
+app = typer.Typer(help="Show and change the keys of hosts that exchange frames.", no_args_is_help=True)
 
 
 def _keys() -> HostKeys:
@@ -30,7 +30,7 @@ def new_key() -> None:
 
 @app.command("show")
 def show_keys() -> None:
-    """Print the public key of this host, and the allowed hosts with theirs."""
+    """Print the public keys of this host and of the allowed hosts."""
     keys = _keys()
     print(f"{keys.own().public.hex()}  this host")
     known, problems = keys.peers()
@@ -51,7 +51,7 @@ def allow_peer(
 
 @app.command("forget")
 def forget_peer(name: PeerName) -> None:
-    """Allow a host no longer; it gets no further frame."""
+    """Allow a host no longer, which ends its access to frames."""
     _keys().forget(name)
     print(f"{name}: not allowed any more")
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from streamer.config.model import Config
     from streamer.types import Frame, Job, Pipeline, Task
 
-app = typer.Typer(help="Prepare the model for this computer; swap that of a running agent.", no_args_is_help=True)
+app = typer.Typer(help="Make the model faster; swap the model of an agent.", no_args_is_help=True)
 
 DEFAULT_FRAMES = 64
 HELD_OUT = 2
@@ -32,13 +32,13 @@ SWAP_S = 900.0
 
 
 Watch = Annotated[
-    str, typer.Option(metavar="T", help="Time for which the agent watches the other model, and may return, 1s to 1h.")
+    str, typer.Option(metavar="T", help="Time in which the agent may return from the other model by itself, 1s to 1h.")
 ]
 
 
 @app.command(name="list")
 def show(agent: RunningAgent = None) -> None:
-    """List the models that a running agent has used, and those that it gave up."""
+    """List the models that a running agent has used or given up."""
     from streamer.bus.commands import ListModels
 
     found = call(agent, REPLY_TIMEOUT_S, ListModels())
@@ -59,9 +59,16 @@ def show(agent: RunningAgent = None) -> None:
 
 @app.command()
 def use(
-    checkpoint: Annotated[str, typer.Argument(metavar="FOLDER", help="Folder of a checkpoint, or a name on the hub.")],
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="Checkpoint: its folder, or its name on the Hugging Face hub.")
+    ],
     digest: Annotated[
-        str | None, typer.Option("--hash", metavar="H", help="First digits of the hash that its files must have.")
+        str | None,
+        typer.Option(
+            "--hash",
+            metavar="HASH",
+            help="Digits that the hash of its files must begin with, 12 to 64. [default: any hash]",
+        ),
     ] = None,
     watch: Watch = "1m",
     agent: RunningAgent = None,
@@ -90,7 +97,7 @@ def use(
 
 @app.command()
 def back(watch: Watch = "1m", agent: RunningAgent = None) -> None:
-    """Return to the model that a running agent used before, or end a swap that is not over."""
+    """Return a running agent to its model before, or end its swap."""
     from streamer.bus.commands import UseModelBefore
 
     print(call(agent, SWAP_S, UseModelBefore(watch_s=_watch_seconds(watch)))["done"])
@@ -118,7 +125,10 @@ def quantize(
         Path | None, typer.Argument(metavar="[CONFIG]", help="Config with the model, the tasks and the cameras.")
     ] = None,
     frames: Annotated[
-        int, typer.Option(min=1, max=1024, metavar="N", help="Frames for calibration; twice as many more are held out.")
+        int,
+        typer.Option(
+            min=1, max=1024, metavar="N", help="Frames for the calibration; twice as many others are compared."
+        ),
     ] = DEFAULT_FRAMES,
     source: Annotated[
         str | None,
@@ -132,20 +142,20 @@ def quantize(
     every: Annotated[str, typer.Option(metavar="T", help="Time between two frames of a source.")] = "1s",
     task: Annotated[
         list[str] | None,
-        typer.Option(help="Task to offer in int8; repeat it for several. [default: those of the config]"),
+        typer.Option(metavar="TASK", help="Task to try in int8; repeat it for several. [default: those of the config]"),
     ] = None,
     floor: Annotated[
         float,
         typer.Option(
-            min=0.0, max=1.0, metavar="F", help="Share of boxes, of words and of statements that must be equal."
+            min=0.0, max=1.0, metavar="F", help="Share of boxes, of words and of statements that must be equal, 0 to 1."
         ),
     ] = FLOOR,
     model: Checkpoint = None,
 ) -> None:
-    """Make an int8 model from frames, and compare it with float32.
+    """Make a faster int8 model from frames.
 
-    A task runs in int8 only if its answers on held-out frames were equal enough, and came sooner. Exits with 1 if no
-    task passed.
+    It is compared with the float32 model. A task runs in int8 only if its answers about other frames were equal enough,
+    and came sooner. Exits with 1 if no task passed.
     """
     from streamer.cli.calibration_frames import collect
     from streamer.config.model import find_pipeline, load

@@ -24,16 +24,22 @@ RunningAgent = Annotated[
     typer.Option("--agent", metavar="NAME", help="Name or state folder of a running agent. [default: the only one]"),
 ]
 StreamName = Annotated[str, typer.Argument(metavar="STREAM", help="Stream of the running agent.")]
-TaskType = Annotated[str, typer.Option(help="Task to run, see `streamer tasks`.")]
-Text = Annotated[str | None, typer.Option(help="Text of the task, if it takes one.")]
+TaskType = Annotated[str, typer.Option(metavar="TASK", help="Task to run, see `streamer tasks`.")]
+Text = Annotated[str | None, typer.Option(metavar="TEXT", help="Text of the task, if it takes one.")]
 RegionText = Annotated[
     str | None,
     typer.Option(metavar="x0,y0,x1,y1", help="Region of the task in fractions of the frame, if it takes one."),
 ]
-ZoneName = Annotated[str | None, typer.Option(help="Zone of the stream; the model sees nothing outside it.")]
-Every = Annotated[str | None, typer.Option(metavar="T", help="Interval: 500ms, 1s, 5m. [default: 1s]")]
+ZoneName = Annotated[
+    str | None, typer.Option(metavar="ZONE", help="Zone of the stream; the model sees nothing outside it.")
+]
+Every = Annotated[str | None, typer.Option(metavar="T", help="Time between two runs: 500ms, 1s, 5m. [default: 1s]")]
 Checkpoint = Annotated[
-    str | None, typer.Option(help="Checkpoint: Hub name or folder. [default: the small model that is included]")
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Checkpoint: its folder, or its name on the Hugging Face hub. [default: the small model that is included]",
+    ),
 ]
 
 FurtherKeys = Annotated[
@@ -42,7 +48,7 @@ FurtherKeys = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Further key of the task, as in a config: `tiles=2x2`, `min_score=0.5`, "
-        '`then=[{"task": "region_to_ocr"}]`. Can be repeated.',
+        '`then=[{"task": "region_to_ocr"}]`; repeat it for several.',
     ),
 ]
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from streamer.events.verdicts import Judgement
 
 AnyConfig = Annotated[
-    Path | None, typer.Option("--config", metavar="CONFIG", help="YAML config file. [default: of the running agent]")
+    Path | None,
+    typer.Option("--config", metavar="CONFIG", help="YAML config file. [default: that of the running agent]"),
 ]
 RuleConfig = Annotated[Path, typer.Option("--config", metavar="CONFIG", help="YAML config file with the rules.")]
 
@@ -34,7 +35,10 @@ for command in (rules_commands.arm, rules_commands.snooze, rules_commands.ack, r
 
 @app.command("list")
 def list_rules(config: AnyConfig = None, agent: RunningAgent = None) -> None:
-    """List the rules of a config with their precision, or those of a running agent with mode, snoozes, incidents."""
+    """List rules and the precision of each.
+
+    Of a running agent also the mode, the snoozes and the open incidents.
+    """
     from streamer.config.model import find_pipeline, load
     from streamer.config.rule import answering
     from streamer.events.verdicts import precision
@@ -83,10 +87,13 @@ def check_rules(
 def replay_rule(
     rule: Annotated[str, typer.Argument(metavar="RULE", help="Name of the rule.")],
     config: RuleConfig,
-    since: Annotated[str, typer.Option(metavar="T", help="Events of the last 10m, 2h, 7d.")] = "7d",
+    since: Annotated[str, typer.Option(metavar="T", help="Only events of this time: 10m, 2h, 7d.")] = "7d",
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Print the incident events as JSON Lines.")] = False,
 ) -> None:
-    """Print the incidents that a rule would have made of the events in the agent's ledger."""
+    """Print the incidents that a rule makes of past events.
+
+    The events are those that the agent of the config has stored.
+    """
     from streamer.cli.events import find_ledger
     from streamer.config.changes import SavedChanges
     from streamer.config.model import load

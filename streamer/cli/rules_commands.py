@@ -22,7 +22,7 @@ def arm(
     mode: Annotated[str, typer.Argument(metavar="MODE|status", help="Mode to switch to; status prints the mode.")],
     agent: RunningAgent = None,
 ) -> None:
-    """Switch the mode of the rules, or print it."""
+    """Switch or print the mode of the rules."""
     from streamer.bus.commands import ShowRules, SwitchMode
     from streamer.config.modes import STATUS
 
@@ -33,15 +33,17 @@ def arm(
 
 
 def snooze(
-    rule: Annotated[str | None, typer.Argument(metavar="[RULE]", help="Name of the rule. [default: all]")] = None,
-    stream: Annotated[str | None, typer.Option(metavar="STREAM", help="Stream. [default: all]")] = None,
+    rule: Annotated[str | None, typer.Argument(metavar="[RULE]", help="Name of a rule. [default: all rules]")] = None,
+    stream: Annotated[
+        str | None, typer.Option(metavar="STREAM", help="Name of a stream. [default: all streams]")
+    ] = None,
     duration: Annotated[
         str | None, typer.Option("--for", metavar="T", help=f"Duration: 30m, 1h, 2d. [default: {DEFAULT_SNOOZE}]")
     ] = None,
     off: Annotated[bool, typer.Option("--off", help="End the snooze.")] = False,
     agent: RunningAgent = None,
 ) -> None:
-    """Notify nobody of the incidents of a rule, a stream, or of all, for a time."""
+    """Send no notifications for a time."""
     from streamer.bus.commands import Snooze
     from streamer.core.settings import parse_seconds
 
@@ -55,21 +57,29 @@ def snooze(
 
 
 def ack(
-    incident: Annotated[str, typer.Argument(metavar="INCIDENT", help="Id of an open incident, or how it begins.")],
+    incident: Annotated[
+        str, typer.Argument(metavar="INCIDENT", help="Id of an open incident, or its first characters.")
+    ],
     agent: RunningAgent = None,
 ) -> None:
-    """Acknowledge an open incident: nobody is notified of it any more."""
+    """Acknowledge an open incident, which ends its notifications."""
     from streamer.bus.commands import Acknowledge
 
     _command(agent, Acknowledge(by=_user(), incident=incident[:64]))
 
 
 def feedback(
-    incident: Annotated[str, typer.Argument(metavar="INCIDENT", help="Id of the incident, or its beginning if open.")],
-    verdict: Annotated[str, typer.Argument(metavar="right|wrong", help="The verdict.")],
+    incident: Annotated[
+        str,
+        typer.Argument(metavar="INCIDENT", help="Id of an incident; of an open one the first characters are enough."),
+    ],
+    verdict: Annotated[str, typer.Argument(metavar="right|wrong", help="Verdict.")],
     agent: RunningAgent = None,
 ) -> None:
-    """Store that an incident was right or wrong, for the precision of its rule."""
+    """Store whether an incident was right or wrong.
+
+    The precision of a rule is the share of its right incidents.
+    """
     from streamer.bus.commands import Feedback
 
     if verdict != "right" and verdict != "wrong":

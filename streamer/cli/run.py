@@ -26,12 +26,14 @@ def run(
     ] = "info",
     streams: Annotated[
         str | None,
-        typer.Option(help="Streams of the config to begin with, such as `gate,yard`, or `none`. Default: all."),
+        typer.Option(
+            metavar="STREAMS", help="Streams to begin with, such as `gate,yard`, or `none`. [default: all streams]"
+        ),
     ] = None,
     shard: ShardText = None,
     host: Annotated[
         str | None,
-        typer.Option(metavar="HOST", help="Host of the config's `cluster` that this agent is. Default: none of them."),
+        typer.Option(metavar="HOST", help="Host of the config's `cluster` that this agent is. [default: none]"),
     ] = None,
 ) -> None:
     """Run an agent until it is stopped.

@@ -32,13 +32,18 @@ app = typer.Typer(help="Change the tasks of a running agent.", no_args_is_help=T
 def add(
     stream: StreamName,
     task: Annotated[str, typer.Argument(metavar="TASK", help="Task to run, see `streamer tasks`.")],
-    name: Annotated[str | None, typer.Option(help="Task name in events. [default: TASK]")] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Task name in events. [default: TASK]")] = None,
     text: Text = None,
     region: RegionText = None,
     zone: ZoneName = None,
     every: Every = None,
-    when: Annotated[str | None, typer.Option(help="Trigger: always, motion, change. [default: always]")] = None,
-    priority: Annotated[str | None, typer.Option(help="Priority: high, normal, low. [default: normal]")] = None,
+    when: Annotated[
+        str | None,
+        typer.Option(metavar="TRIGGER", help="Run always, or only after motion or change. [default: always]"),
+    ] = None,
+    priority: Annotated[
+        str | None, typer.Option(metavar="LEVEL", help="Priority: high, normal, low. [default: normal]")
+    ] = None,
     further: FurtherKeys = None,
     save: Save = False,
     agent: RunningAgent = None,

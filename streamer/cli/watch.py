@@ -14,7 +14,8 @@ from streamer.core.errors import ConfigError
 
 def watch(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="Video source: rtsp://…, /dev/video0, clip.mp4, synthetic, …")
+        str,
+        typer.Argument(metavar="SOURCE", help="Source: rtsp://…, http://…, /dev/video0, clip.mp4 or synthetic."),
     ],
     task: TaskType,
     text: Text = None,
@@ -25,7 +26,7 @@ def watch(
         float | None, typer.Option(min=0.1, metavar="S", help="Stop S seconds after the first frame.")
     ] = None,
     max_events: Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after N events.")] = None,
-    name: Annotated[str, typer.Option(help="Stream name in events.")] = "watch",
+    name: Annotated[str, typer.Option(metavar="NAME", help="Stream name in events.")] = "watch",
 ) -> None:
     """Run one task on one source.
 
