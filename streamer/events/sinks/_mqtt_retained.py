@@ -9,7 +9,7 @@ from streamer.events.sinks._base import EventKind, RulesState, SinkContext
 from streamer.events.sinks._home_assistant import DEVICES, Discovery
 from streamer.events.sinks._mqtt_packets import Message
 from streamer.events.sinks._mqtt_rules import RuleStates
-from streamer.events.sinks._mqtt_topics import STATUS, mode_topic, source_topic
+from streamer.events.sinks._mqtt_topics import STATUS, mode_topic, stream_topic
 
 
 class RetainedMessages:
@@ -28,9 +28,9 @@ class RetainedMessages:
 
         `commands`: the sink accepts commands.
         """
-        self._prefix = prefix
-        base = f"{prefix}/{context.agent}"
+        self._base = base = f"{prefix}/{context.agent}"
         self.will = Message(f"{base}/{STATUS}", b"offline", retain=True)
+        self._streams = context.tasks.streams if "statuses" in kinds else ()
         self._modes = context.modes if "statuses" in kinds else ()
         self._mode_topic = mode_topic(base)
         now = context.rules_state(position) if context.rules or self._modes else RulesState()
@@ -49,13 +49,15 @@ class RetainedMessages:
     @property
     def subscriptions(self) -> tuple[str, ...]:
         """Topic filters of the messages of earlier runs."""
-        return (self._rules.topics,) if self._discovery is None else (DEVICES, self._rules.topics)
+        own = self._stream_status("+"), self._rules.topics
+        return own if self._discovery is None else (DEVICES, *own)
 
     def on_event(self, event: Mapping[str, Any]) -> dict[str, bytes]:
         """Return the messages that change by an event, in the order in which they must be published."""
         changed: dict[str, bytes] = {}
         if event["subject"].startswith("stream."):
-            changed[f"{source_topic(self._prefix, event['source'])}/{STATUS}"] = event["data"]["state"].encode()
+            stream, state = event["data"]["stream"], event["data"]["state"]
+            changed[self._stream_status(stream)] = state.encode() if stream in self._streams else b""
         elif event["subject"].startswith("incident."):
             changed = self._rules.on_incident(event)
         elif event["subject"] == "rules.word":
@@ -71,9 +73,18 @@ class RetainedMessages:
         """Take a message that the broker has retained; others were just published, by this or another program."""
         if not message.retain:
             return
-        self._found |= self._rules.clear_stale(message.topic)
+        self._found |= self._clear_stale(message.topic) | self._rules.clear_stale(message.topic)
         if self._discovery is not None:
             self._found |= self._discovery.replace_stale(message.topic, message.body)
+
+    def _clear_stale(self, topic: str) -> dict[str, bytes]:
+        """Return the message that clears the state of a stream, if the config no longer has the stream."""
+        stream = topic.removeprefix(stream_topic(self._base, "")).removesuffix(f"/{STATUS}")
+        is_state = topic == self._stream_status(stream) and "/" not in stream
+        return {topic: b""} if is_state and stream not in self._streams else {}
+
+    def _stream_status(self, stream: str) -> str:
+        return f"{stream_topic(self._base, stream)}/{STATUS}"
 
     def postpone(self, topics: Collection[str]) -> None:
         """Publish these topics together with what replaces earlier messages."""

@@ -34,6 +34,7 @@ DEVICE = "homeassistant/device/streamer_home_gate/config"
 LADDER = {"ladder": RuleInfo(["gate"], "objects")}
 GATE = {"gate": RuleInfo(["gate"], None, ["open", "closed"])}
 WORD = "streamer/home/streams/gate/incident.gate/word"
+AGENT = "streamer/home/status"
 FEW_S, START_S = 30.0, 60.0
 
 
@@ -233,6 +234,23 @@ def test_incident_of_a_removed_stream_is_cleared(tmp_path: Path) -> None:
         with closing(opened(broker, {"ladder": RuleInfo(["yard"])}, streams=["yard"])) as sink:
             sink.write([(2, encode(incident("end", 1)))])
             until(lambda: found(broker, RULE, sink) == {}, FEW_S, "cleared")
+
+
+def test_state_of_a_removed_stream_is_cleared(tmp_path: Path) -> None:
+    status = "streamer/{}/streams/{}/status".format
+    others = {status("home_2", "gate"), status("home", "gate/people"), status("home", "gate") + "/note"}
+    up = [(number, encode(status_event("home", name, "up"))) for number, name in enumerate(("gate", "yard"), 1)]
+    with Broker(tmp_path) as broker:
+        for topic in others:
+            publish(broker.port, topic, b"by another program")
+        with closing(opened(broker, {})) as sink:
+            sink.write(up)
+            assert found(broker, "streamer/").keys() == {status("home", "gate"), status("home", "yard"), AGENT, *others}
+        with closing(opened(broker, {}, streams=["yard"])) as sink:
+            left = {status("home", "yard"), AGENT, *others}
+            until(lambda: found(broker, "streamer/", sink).keys() == left, FEW_S, "cleared")
+            sink.write(up)  # an event of the earlier run
+            assert found(broker, "streamer/").keys() == left
 
 
 def test_home_assistant_discovers_rules(tmp_path: Path) -> None:
