@@ -36,7 +36,7 @@ from streamer.types import Answer, Box, DueTask, Engine, Frame, Job, Polygon, Ta
 
 CALIBRATION_SEED = 2_000_000
 """First seed of the scenes for `--calibrate`: training uses seeds from 1,000,000 on."""
-THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
+THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
 MAX_FALSE_SHARE, MAX_RECALL_LOSS = 0.5, 0.02
 TASKS = tuple(MIN_SCORES)
 
