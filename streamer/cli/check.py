@@ -53,10 +53,30 @@ def check(
             except ConfigError as error:
                 raise ConfigError(f"{config}: {kind}[{index}]: {error}") from None
     check_targets(config, loaded)
+    _check_sockets(loaded)
     if probe:
         raise typer.Exit(0 if probe_all(loaded) else 1)
     print(f"{config} is valid: agent {loaded.name}")
     _print_contents(loaded)
+
+
+def _check_sockets(config: Config) -> None:
+    """Raise ConfigError if a socket of the agent, or of a host of its cluster, has a path that is too long here."""
+    from streamer.cluster.host import check_host_socket, host_folder
+    from streamer.config.cluster import agent_name
+    from streamer.config.socket_names import socket_names
+    from streamer.core.paths import check_socket_lengths, runtime_folder
+
+    hosts = [agent_name(config.name, host) for host in config.cluster.hosts] if config.cluster else []
+    for agent in hosts or [config.name]:
+        if (runtime := runtime_folder(agent)) is not None:
+            check_socket_lengths(runtime, socket_names(config))
+    try:
+        folders = [host_folder(agent) for agent in hosts]
+    except ConfigError:
+        return  # a user without a home folder, who can run no host here
+    for folder in folders:
+        check_host_socket(folder)
 
 
 def _print_contents(config: Config) -> None:

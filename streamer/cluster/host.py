@@ -31,7 +31,7 @@ from streamer.config.cluster import Cluster
 from streamer.core import atomic_file
 from streamer.core.closing import Closing
 from streamer.core.errors import ConfigError
-from streamer.core.paths import state_folder
+from streamer.core.paths import check_socket_lengths, state_folder
 from streamer.core.reasons import reason_of
 
 log = logging.getLogger(__name__)
@@ -105,6 +105,11 @@ def host_folder(agent: str) -> Path:
     return state_folder(agent) / "cluster"
 
 
+def check_host_socket(folder: Path) -> None:
+    """Raise ConfigError, with the setting to change, if the path of the socket in a host's folder is too long."""
+    check_socket_lengths(folder, [SOCKET], is_state=True)
+
+
 def fingerprint(cluster: Cluster, streams: dict[str, Any]) -> str:
     """Return a text that differs for configs with other hosts or streams."""
     content = json.dumps([cluster.model_dump(mode="json"), sorted(streams)], sort_keys=True)
@@ -121,6 +126,7 @@ class HostProcess(Closing):
 
         Raises ConfigError if it runs already, for missing keys, and if its folder or its address cannot be used.
         """
+        check_host_socket(folder)
         self._name, self._mark, self._capacity, self._agent = name, mark, capacity, agent
         self._exclusive, self._lease_s = cluster.exclusive, cluster.lease
         self._folder, hosts = folder, tuple(cluster.hosts)

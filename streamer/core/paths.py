@@ -65,7 +65,7 @@ class AgentPaths:
                 )
             if named is not None:
                 _lock(stack, runtime / LOCK, runtime, f"the runtime folder {runtime} is in use", _USE_OTHER)
-            _check_lengths(runtime, sockets)
+            check_socket_lengths(runtime, sockets)
             _clear(runtime)
             yield cls(runtime, state)
 
@@ -140,12 +140,19 @@ def _make_state(state: Path) -> None:
         ) from None
 
 
-def _check_lengths(runtime: Path, sockets: Iterable[str]) -> None:
-    longest = max((f"{runtime}/{name}" for name in sockets), key=len)
+def check_socket_lengths(folder: Path, sockets: Iterable[str], is_state: bool = False) -> None:
+    """Raise ConfigError, with the setting to change, if the path of a socket in a folder is too long for Linux.
+
+    `is_state`: the folder is in the state folder of the agent, otherwise it is the runtime folder.
+    """
+    longest = max((f"{folder}/{name}" for name in sockets), key=len)
     if len(os.fsencode(longest)) > MAX_SOCKET_PATH:
+        service, user = ("STATE_DIRECTORY", "XDG_STATE_HOME") if is_state else ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR")
+        setting = service if os.environ.get(service) else user
+        names = "the agent or the host" if is_state else "the agent, the stream or the output"
         raise ConfigError(
-            f"the socket path {longest} is longer than {MAX_SOCKET_PATH} bytes: set $XDG_RUNTIME_DIR to a folder with "
-            "a shorter path, or give the agent, the stream or the output a shorter name"
+            f"the socket path {longest} is longer than {MAX_SOCKET_PATH} bytes: set ${setting} to a folder with a "
+            f"shorter path, or give {names} a shorter name"
         )
 
 

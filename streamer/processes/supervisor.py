@@ -20,6 +20,7 @@ from streamer.config.changes import SavedChanges
 from streamer.config.model import Config, find_pipeline
 from streamer.config.model_choice import ModelChoices
 from streamer.config.rule import needs_rules_process
+from streamer.config.socket_names import socket_names
 from streamer.core.errors import EXIT_CONFIG, ConfigError, SourceIncomplete
 from streamer.core.logs import Format
 from streamer.core.paths import AgentPaths
@@ -37,8 +38,6 @@ from streamer.processes.stream_router import StreamRouter, device_names
 from streamer.processes.systemd import ServiceStatus
 from streamer.processes.wanted_streams import WantedStreams
 from streamer.types import Device
-from streamer.video.outputs.base import outputs_by_view
-from streamer.video.outputs.rtsp_push import RtspPush
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +78,7 @@ def run(
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file of this process or of a child would hold secrets
     for output in config.outputs:
         output.check()
-    with AgentPaths.acquire(config.name, _sockets(config), keep_state) as folders:
+    with AgentPaths.acquire(config.name, socket_names(config), keep_state) as folders:
         config = SavedChanges(folders.state).apply(config)
         choices = ModelChoices(folders.state, config)
         config = choices.at_start(config)
@@ -101,16 +100,6 @@ def run(
             router = StreamRouter(folders.runtime, config, devices, wanted.leases)
             control = Control(config, folders, router, wanted, lambda event: events.send(event, None))
             Supervisor(signals, events, control, choices, assignment, seconds).run()
-
-
-def _sockets(config: Config) -> list[str]:
-    """Return the names of the sockets that contain a name from the config, and the longest fixed one."""
-    return [
-        "bus.sock.replay",
-        *(f"frames-{stream}.sock" for stream in config.streams),
-        *(f"jpeg-{view}.sock" for view in outputs_by_view(config.outputs)),
-        *(f"packets-{output.label}.sock" for output in config.outputs if isinstance(output, RtspPush)),
-    ]
 
 
 class Supervisor:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,34 @@ def test_check_prints_the_config_without_secrets(streamer: Run, monkeypatch: pyt
     assert "stream gate: kind rtsp, url rtsp://***@h/" in output
     assert "ocr, every 5 s" in output
     assert "s3cretword" not in output + errors
+
+
+LONG = "/tmp/" + "x" * 90
+CLUSTER = {"cluster": {"hosts": {"north": {"address": "10.0.0.1"}}}}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "more", "problem"),
+    [
+        ("XDG_RUNTIME_DIR", LONG, {}, "set $XDG_RUNTIME_DIR to a folder with a shorter path"),
+        ("RUNTIME_DIRECTORY", LONG, {}, "set $RUNTIME_DIRECTORY to a folder with a shorter path"),
+        ("XDG_STATE_HOME", LONG, CLUSTER, "set $XDG_STATE_HOME to a folder with a shorter path"),
+        ("STATE_DIRECTORY", LONG, CLUSTER, "set $STATE_DIRECTORY to a folder with a shorter path"),
+        ("XDG_STATE_HOME", LONG, {}, ""),
+        ("ANY", "", {"sinks": [{"kind": "zmq", "endpoint": f"ipc://{LONG}/123456789"}]}, "sinks[0].endpoint"),
+    ],
+)
+def test_check_refuses_a_long_socket_path(
+    streamer: Run, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, more: dict[str, Any], problem: str
+) -> None:
+    for name in ("RUNTIME_DIRECTORY", "STATE_DIRECTORY", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, value)
+    keys = {"streams": {"gate": {"source": "rtsp://h/", "tasks": [{"task": "ocr", "every": "5s"}]}}}
+    Path("home.yaml").write_text(json.dumps({**keys, **more}))
+    code, _, errors = streamer("check", "home.yaml")
+    assert code == (2 if problem else 0)
+    assert problem in errors
 
 
 def test_check_prints_which_rules_a_mode_arms(streamer: Run) -> None:

@@ -45,6 +45,7 @@ MAX_REQUEST_BYTES = 4096
 
 def _endpoint(text: str) -> str:
     try:
+        replay_endpoint(text)
         return check_endpoint(text)
     except ConfigError as error:
         raise ValueError(str(error)) from None
