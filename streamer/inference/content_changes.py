@@ -1,7 +1,8 @@
 """Tasks with `changes`: decides which of their answers are sent, and reports what has appeared and disappeared.
 
-What was sent last is kept in memory over lost connections, and read back from the task's newest event when a process
-serves a stream for the first time. Between changes the task reports `unchanged` once in `REPORT_S`, with the content.
+An answer about a picture that is still the same has no changes, whatever its words (`still_picture.py`). What was sent
+last is kept in memory over lost connections, and read back from the task's newest event when a process serves a stream
+for the first time. Between changes the task reports `unchanged` once in `UNCHANGED_S`, with the content.
 """
 
 from __future__ import annotations
@@ -19,13 +20,18 @@ from streamer.events.part import unix_time
 from streamer.events.result_data import EventChanges, EventStatement
 from streamer.events.schema import ResultEvent, decode
 from streamer.inference.content_memory import Changes, ContentMemory, Number
+from streamer.inference.still_picture import is_still, small_picture
 from streamer.inference.triggers import UNCHANGED_S
-from streamer.types import Frame, Result, Task, Zone
+from streamer.types import Frame, Image, Result, Task, Zone
 
 NEWEST_EVENTS = 100
 """Events of a task that are searched for its content, the newest first: those without an answer have none."""
 SEARCH_S = 1.0
 """Longest search, for which the other streams wait."""
+
+SETTLED_ANSWERS = 10
+"""Answers in a row without a difference, after which the newest picture is the one that has the sent content: light and
+things that no caption names change the picture in time."""
 
 NO_CHANGES = Changes({}, {})
 
@@ -43,6 +49,20 @@ class Sent:
     epoch: int = 0
     reported: float = 0.0
     """Time of the frame of the newest event, in the connection `epoch`."""
+    picture: Image | None = None
+    """Small picture that has the sent content; None if none is known yet."""
+    settled: int = 0
+    """Newest answers in a row without a difference."""
+
+    def update(self, result: Result) -> Changes:
+        """Take the next answer; return the differences that are confirmed by it."""
+        picture = small_picture(result.job.frame, result.job.due.task.zone)
+        same = self.picture is not None and is_still(self.picture, picture)
+        found = self.memory.update(self.memory.content if same else _content_of(result))
+        self.settled = 0 if self.memory.is_pending else self.settled + 1
+        if not self.memory.is_pending and (any(found) or self.settled >= SETTLED_ANSWERS):
+            self.picture, self.settled = picture, 0
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +89,10 @@ class ContentChanges:
             if sent is None:
                 return result, None
         elif sent is None:
-            sent, is_new = Sent(ContentMemory(_content_of(result)), frame.captured_at), True
+            picture = small_picture(frame, due.task.zone)
+            sent, is_new = Sent(ContentMemory(_content_of(result)), frame.captured_at, picture=picture), True
         else:
-            found = sent.memory.update(_content_of(result))
+            found = sent.update(result)
             if sent.memory.is_pending:
                 self._unconfirmed.add(key[:2])
         self._sent[key] = sent

@@ -15,9 +15,9 @@ from streamer.events.build import result_event
 from streamer.events.ledger import LEDGER_FILE, Ledger, Retention
 from streamer.events.result_data import EventChanges
 from streamer.events.schema import ResultEvent
-from streamer.inference.content_changes import ContentChanges, sent_by_ledger
+from streamer.inference.content_changes import SETTLED_ANSWERS, ContentChanges, sent_by_ledger
 from streamer.inference.triggers import UNCHANGED_S
-from streamer.types import Answer, DueTask, Frame, Job, Outcome, Result
+from streamer.types import Answer, DueTask, Frame, Image, Job, Outcome, Result
 
 ONE, TWO = "a red ring", "a red ring and a blue star"
 AT = 1764000000.0
@@ -32,10 +32,21 @@ def task(**keys: Any) -> ScheduledTask:
 CAPTION = task()
 
 
+def picture_of(text: str) -> Image:
+    return np.random.default_rng([*text.encode()]).integers(20, 200, (48, 64, 3), np.uint8)
+
+
 def result(
-    text: str, at: float, epoch: int = 1, outcome: Outcome = "ok", task: ScheduledTask = CAPTION, **due: Any
+    text: str,
+    at: float,
+    epoch: int = 1,
+    outcome: Outcome = "ok",
+    task: ScheduledTask = CAPTION,
+    picture: Image | None = None,
+    **due: Any,
 ) -> Result:
-    frame = Frame("gate", epoch, round(at * 10), AT + at, at, at, np.zeros((8, 8, 3), np.uint8))
+    """`picture`: another one for each text if None."""
+    frame = Frame("gate", epoch, round(at * 10), AT + at, at, at, picture_of(text) if picture is None else picture)
     return Result(Job(DueTask("gate", task, 0.0, **due), frame), outcome, Answer(text=text))
 
 
@@ -163,6 +174,27 @@ def test_missing_or_broken_ledger_has_nothing(tmp_path: Path, content: bytes | N
     if content is not None:
         path.write_bytes(content)
     assert sent_by_ledger(path)("gate", CAPTION) is None
+
+
+def test_other_words_about_the_same_picture_are_no_change() -> None:
+    camera, picture = Camera(), picture_of("street")
+    assert camera.answer(ONE, *[TWO] * 5, ONE, *[TWO] * 5, picture=picture) == ["ok"]
+    assert camera.answer(TWO, TWO) == ["ok"]
+    assert names(camera.last.appeared) == [("blue star", 1)]
+
+
+def test_picture_of_a_change_is_the_next_one_compared() -> None:
+    camera = Camera()
+    camera.answer(ONE)
+    assert camera.answer(TWO, TWO, ONE, ONE, picture=picture_of("star")) == ["ok"]
+    assert camera.answer(ONE, ONE) == ["ok"]
+
+
+def test_picture_is_replaced_after_settled_answers() -> None:
+    camera, moved = Camera(), picture_of("chair has moved")
+    camera.answer(ONE)
+    assert camera.answer(*[ONE] * SETTLED_ANSWERS, *[TWO] * 3, picture=moved) == []
+    assert camera.answer(*[TWO] * 2) == ["ok"]
 
 
 def test_streams_of_other_processes_are_forgotten() -> None:
