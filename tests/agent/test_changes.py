@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.support.agents import RunningAgent, assert_identity, assert_no_duplicates, until
 
+START_S = 240.0
 CONFIG = """
 agent: home
 streams:
@@ -26,10 +27,14 @@ def test_changes_go_on_after_a_crash_of_inference(tmp_path: Path) -> None:
     config = tmp_path / "home.yaml"
     config.write_text(CONFIG)
     with RunningAgent(tmp_path / "agent", ["run", str(config)]) as agent:
-        agent.wait_for_results(2, 40)
+        agent.wait_for_results(2, START_S)
         agent.kill("infer")
         count = len(agent.results())
-        until(lambda: [one for one in agent.results()[count:] if "changes" in one["data"]], 40, "answers after a crash")
+        until(
+            lambda: [one for one in agent.results()[count:] if "changes" in one["data"]],
+            START_S,
+            "answers after a crash",
+        )
         agent.stop()
         events, frames = agent.results(), agent.statuses("stream.stopped")[-1]["data"]["frames"]
 
