@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.agents import RunningAgent, assert_identity, until
+from tests.support.agents import RunningAgent, assert_identity, assert_no_duplicates, until
 from tests.support.checkpoints import changed_copy
 
 START_S = 240.0
@@ -19,9 +19,10 @@ START_S = 240.0
 @pytest.mark.timeout(900)
 def test_shipped_model_is_swapped_from_the_command_line(tmp_path: Path) -> None:
     config, folder = tmp_path / "home.yaml", changed_copy(tmp_path / "yard", 0.01)
-    task = {"task": "object_detection", "every": "500ms"}
+    kinds = ("object_detection", "grounded_caption")  # one prompt, and several that must end in the model they began in
+    tasks = [{"task": kind, "every": "500ms"} for kind in kinds]
     sinks = [{"kind": "jsonl", "path": str(tmp_path / "events.jsonl")}]
-    streams = {"gate": {"source": "synthetic?fps=10", "tasks": [task]}}
+    streams = {"gate": {"source": "synthetic?fps=10", "tasks": tasks}}
     config.write_text(json.dumps({"agent": "home", "streams": streams, "sinks": sinks}))
 
     def command(*arguments: str) -> tuple[int, str]:
@@ -57,4 +58,5 @@ def test_shipped_model_is_swapped_from_the_command_line(tmp_path: Path) -> None:
         code, text = command("model", "back")
         assert (code, text) == (0, "the config's model (the shipped one) serves all streams; it is watched now\n")
         agent.stop(60)
+        assert_no_duplicates(agent.events())
         assert_identity(agent.statuses("stream.stopped", "gate")[-1]["data"]["frames"])

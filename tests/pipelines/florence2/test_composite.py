@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -172,6 +173,29 @@ def test_vision_tower_runs_once_per_frame(fast: FastEngine, monkeypatch: pytest.
     results = run(CompositeEngine(fast, stages_of), jobs)
     assert {result.outcome for result in results} <= {"ok", "empty"}
     assert fast.image_cache.misses - before == len(jobs)
+
+
+def test_failed_parts_leave_nothing_in_the_engine(fast: FastEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second region of each caption has no answer, while parts of other jobs wait and run."""
+    decode = fast.processor.decode
+
+    def fail(job: Job, *rest: Any) -> Answer | str:
+        return "no end" if job.due.task.name.endswith("2.1") else decode(job, *rest)
+
+    monkeypatch.setattr(fast.processor, "decode", fail)
+    jobs, engine, returned = jobs_of(9), CompositeEngine(fast, stages_of), Counter[int]()
+    waiting = list(jobs)
+    while waiting or engine.free() < 3:
+        taken, waiting = waiting[: engine.free()], waiting[engine.free() :]
+        engine.admit(taken)
+        for result in engine.step():
+            returned[id(result.job)] += 1
+            is_caption = result.job.due.task.task == "caption"
+            assert result.error == (f"region {REGIONS[1]}: no end" if is_caption else None)
+    assert returned == Counter(map(id, jobs))
+    assert engine.step() == []
+    assert not fast.scheduler.images_in_use()
+    assert not fast.greedy.jobs
 
 
 def test_answers_equal_the_prompts_one_by_one(fast: FastEngine, checkpoint: Path) -> None:
