@@ -254,10 +254,13 @@ class Inference(Closing):
     def drain(self) -> None:
         """Finish the jobs in the engine, wait until emit has acked their events, and settle all frames."""
         until = time.monotonic() + DRAIN_S
-        self.in_flight.discard_waiting()
         while self.in_flight.count(JobState.RUNNING) and time.monotonic() < until:
             for result in self.step([]):
                 self.publisher.publish(result)
+        for job in self.in_flight.jobs(JobState.WAITING):  # now: the last answers have added follow-ups
+            if job.due.parent is not None:  # its parent's event promises an event
+                self.publisher.publish(Result(job, "dropped", error="the agent stopped"))
+        self.in_flight.discard_waiting()
         while (self.events.unacked or not self.outbox.is_empty) and time.monotonic() < until:
             self.await_acks()
         self.in_flight.save()
