@@ -14,7 +14,7 @@ _LARGEST = 32 << 20
 """Bytes; glibc raises its threshold from the first to the second by itself, as large blocks are freed."""
 _PLANE = 192 << 10
 """Bytes; more than most packets of a camera, less than each plane and each table of motion vectors of a decoded picture
-of 1280x720 pixels. In the heap, those and large packets would leave gaps between them of 2 to 3 MB in all."""
+of 1280x720 pixels. In the heap, those and large packets would leave gaps between them of 1 to 3 MB in all."""
 
 
 @contextmanager
