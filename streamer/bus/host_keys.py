@@ -84,7 +84,7 @@ class HostKeys:
         except FileNotFoundError:
             return Peers({}, [])
         except OSError as error:
-            raise ConfigError(f"cannot read {self.folder / 'peers'}: {error.strerror}") from None
+            raise _unreadable(self.folder / "peers", error) from None
         found = Peers({}, [])
         for name in filter(_NAME.fullmatch, names):
             try:
@@ -159,11 +159,15 @@ class HostKeys:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+            raise _unreadable(path, error) from None
 
 
 def _unknown(name: str) -> ConfigError:
     return ConfigError(f"no key of `{name}` is known: run `streamer keys allow {name} KEY`")
+
+
+def _unreadable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"cannot read {path} ({error.strerror}): give it to the user that runs streamer")
 
 
 def _decode(text: str) -> bytes | None:

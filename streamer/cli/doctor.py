@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import typer
 
 from streamer.cli.doctor_host import clock, graphics_cards, runtime, state, system_limits, time_zone
+from streamer.cli.doctor_network import keys, ports
 from streamer.cli.finding import Finding
 from streamer.cli.options import ConfigFile
 from streamer.core.errors import AddressError, ConfigError
@@ -63,7 +64,8 @@ def examine(config: Config, file: Path) -> int:
         runtime,
         system_limits,
         time_zone,
-        _ports,
+        ports,
+        keys,
         _sources,
         _targets,
         _model,
@@ -131,20 +133,6 @@ def _config_file(config: Config, file: Path) -> Iterator[Finding]:
     mode = file.stat().st_mode
     if mode & stat.S_IROTH and "@" in file.read_text():
         yield Finding("warn", str(file), "every user can read it", f"if it holds passwords: chmod 640 {file}")
-
-
-def _ports(config: Config, _file: Path) -> Iterator[Finding]:
-    from streamer.web.server import listen
-
-    if config.web is None:
-        return
-    try:
-        listen(config.web.bind).close()
-    except ConfigError as error:
-        fix = "stop the program that uses it (ss -lntp; it may be this agent), or change web.bind"
-        yield Finding("fail", "web.bind", str(error).removeprefix("web.bind: "), fix)
-    else:
-        yield Finding("ok", "web.bind", f"{config.web.bind} is free")
 
 
 def _sources(config: Config, _file: Path) -> Iterator[Finding]:
@@ -228,6 +216,8 @@ def _targets(config: Config, _file: Path) -> Iterator[Finding]:
                     yield _unix_socket(where, str(target.socket))
                 elif (url := getattr(target, "proxy", None) or getattr(target, "url", None)) is not None:
                     yield _host(where, url.reveal())
+                    for broker in getattr(target, "brokers", ()):
+                        yield _host(where, f"{target.url.scheme}://{broker}")
 
 
 def _model(config: Config, _file: Path) -> Iterator[Finding]:
