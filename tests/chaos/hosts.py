@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from streamer.bus.host_keys import HostKeys
+from streamer.capture.sources._remote_source import LATE_S
 from tests.chaos.bench import START_S, Row, Size, Skipped, agent, at_most, is_so, median_at_most, share_at_least
 from tests.chaos.namespaces import A, Hosts
 from tests.support.agents import RunningAgent, assert_identity, until
@@ -31,7 +32,7 @@ def link_between_hosts(folder: Path, size: Size) -> Iterator[Row]:
             with asking:
                 asking.wait_for_results(5, START_S)
                 yield from _cuts(hosts, asking, size)
-                yield _lossy(hosts, asking, size)
+                yield from _lossy(hosts, asking, size)
                 asking.stop()
             until(lambda: serving.statuses("peer.down"), 20, "the end of the link")
             serving.stop()
@@ -69,14 +70,19 @@ def _cuts(hosts: Hosts, asking: RunningAgent, size: Size) -> Iterator[Row]:
     yield at_most("oldest frame of an answer", 1, oldest, " s")
 
 
-def _lossy(hosts: Hosts, asking: RunningAgent, size: Size) -> Row:
+def _lossy(hosts: Hosts, asking: RunningAgent, size: Size) -> Iterator[Row]:
     what = "answers with 5 % of the packets lost"
     try:
         hosts.lose(5)
     except Skipped as why:
-        return Row(what, ">= 60%", str(why), None)
+        yield Row(what, ">= 60%", str(why), None)
+        return
     known, seconds = len(asking.results()), size.of(5, 30, 120)
     time.sleep(seconds)
-    share = (len(asking.results()) - known) * EVERY_S / seconds
     hosts.mend()
-    return share_at_least(what, 0.6, share)
+    answers, began = asking.results()[known:], time.monotonic()
+    asking.wait_for_results(known + len(answers) + 1, 60)
+    yield at_most("answers after the end of the loss", 2, time.monotonic() - began, " s")
+    yield share_at_least(what, 0.6, len(answers) * EVERY_S / seconds)
+    waited = [event["data"]["timing"]["waited_ms"] for event in answers]
+    yield at_most("oldest frame of these", LATE_S + 0.5, max(one / 1000 for one in waited if one is not None), " s")

@@ -1,4 +1,4 @@
-"""A TCP proxy with the delay and the rate of a network: `python -m tests.support.slow_link PORT TARGET DELAY_MS MBIT`.
+"""A TCP proxy with delay, rate and losses: `python -m tests.support.slow_link PORT TARGET DELAY_MS MBIT LOST`.
 
 It stands in for `tc netem` where the kernel has none. It is a process of its own, so that it takes no time from the
 program under test. Each direction has its own line, which all connections share.
@@ -7,6 +7,7 @@ program under test. Each direction has its own line, which all connections share
 from __future__ import annotations
 
 import asyncio
+import random
 import subprocess
 import sys
 from types import TracebackType
@@ -15,6 +16,8 @@ from typing import Self
 from tests.support.ports import free_port
 
 CHUNK_BYTES = 16_384
+REPEAT_S = 0.2
+"""Time until a lost packet is sent again: the shortest one of Linux. All that follows waits for it."""
 QUEUE_S = 0.1
 """Longest time for which data waits for the line, as in the queue of a router; then the sender is held up."""
 
@@ -22,8 +25,9 @@ QUEUE_S = 0.1
 class _Line:
     """One direction of the link."""
 
-    def __init__(self, delay_s: float, bytes_per_s: float) -> None:
-        self._delay_s, self._bytes_per_s = delay_s, bytes_per_s
+    def __init__(self, delay_s: float, bytes_per_s: float, lost: float) -> None:
+        self._delay_s, self._bytes_per_s, self._lost = delay_s, bytes_per_s, lost
+        self._random = random.Random(1)
         self._free_at = 0.0
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -33,7 +37,8 @@ class _Line:
         loop = asyncio.get_running_loop()
         while data := await reader.read(CHUNK_BYTES):
             self._free_at = max(loop.time(), self._free_at) + len(data) / self._bytes_per_s
-            arrivals.put_nowait((self._free_at + self._delay_s, data))
+            repeat_s = REPEAT_S if self._random.random() < self._lost else 0.0
+            arrivals.put_nowait((self._free_at + self._delay_s + repeat_s, data))
             await asyncio.sleep(max(0.0, self._free_at - loop.time() - QUEUE_S))
         arrivals.put_nowait((loop.time() + self._delay_s, b""))
         await delivering
@@ -50,8 +55,8 @@ class _Line:
             await writer.drain()
 
 
-async def _serve(port: int, target: int, delay_s: float, bytes_per_s: float) -> None:
-    there, back = _Line(delay_s, bytes_per_s), _Line(delay_s, bytes_per_s)
+async def _serve(port: int, target: int, delay_s: float, bytes_per_s: float, lost: float) -> None:
+    there, back = _Line(delay_s, bytes_per_s, lost), _Line(delay_s, bytes_per_s, lost)
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -70,9 +75,10 @@ async def _serve(port: int, target: int, delay_s: float, bytes_per_s: float) -> 
 class SlowLink:
     """The proxy as a process; `port` is its own one. A context manager."""
 
-    def __init__(self, target: int, delay_ms: float, mbit: float) -> None:
+    def __init__(self, target: int, delay_ms: float, mbit: float, lost: float = 0.0) -> None:
+        """`delay_ms`: of one direction. `lost`: share of the pieces of data that arrive only when they are repeated."""
         self.port = free_port()
-        self._arguments = [str(self.port), str(target), str(delay_ms), str(mbit)]
+        self._arguments = [str(self.port), str(target), str(delay_ms), str(mbit), str(lost)]
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-m", "tests.support.slow_link", *self._arguments]
@@ -88,4 +94,6 @@ class SlowLink:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]) / 1000, float(sys.argv[4]) * 125_000))
+    _port, _target = int(sys.argv[1]), int(sys.argv[2])
+    _delay_ms, _mbit, _lost = map(float, sys.argv[3:])
+    asyncio.run(_serve(_port, _target, _delay_ms / 1000, _mbit * 125_000, _lost))

@@ -28,6 +28,7 @@ from tests.chaos.link import Link
 from tests.support.agents import until
 from tests.support.capturing import CaptureThread, Consumer
 from tests.support.serving import Served, make_keys
+from tests.support.slow_link import SlowLink
 
 CAMERA = "synthetic?fps=25&size=320x240"
 
@@ -190,14 +191,31 @@ def test_cut_link_is_reported_and_recovers(hosts: tuple[Path, Path], monkeypatch
             before = consumer.next()
             consumer.client.settle(before, "done")
             link.cut()
-            assert "no answer" in str(capture.statuses.wait("down")["reason"])
+            cut = time.monotonic()
+            assert "no answer" in str(capture.statuses.wait("down", timeout=60)["reason"])
             link.mend()
-            mended = time.monotonic()
-            later = consumer.next(FrameRequest(after=before.id))
-            assert time.monotonic() - mended < 2.5
-            assert later.captured_mono > mended - 0.5, "an old frame"
+            later = consumer.next(FrameRequest(after=before.id), 60)
+            assert later.captured_mono > cut, "an old frame"
             consumer.client.settle(later, "done")
             assert capture.stop()["frames"]["done"] == 2
+
+
+def test_lossy_link_gives_each_frame_once(hosts: tuple[Path, Path]) -> None:
+    """Lost packets of TCP are late packets, and all that follows them is late too."""
+    with CaptureThread(hosts[0], CAMERA), Served(hosts[0]) as served, SlowLink(served.port, 10, 100, 0.3) as link:
+        with CaptureThread(hosts[1], served.source(port=link.port)) as capture, Consumer(hosts[1]) as consumer:
+            frames = [consumer.next(timeout=60)]
+            for _ in range(12):
+                consumer.client.settle(frames[-1], "done")
+                frames.append(consumer.next(FrameRequest(after=frames[-1].id), 60))
+            consumer.client.settle(frames[-1], "done")
+            counts = capture.stop()["frames"]
+        served.stop()
+    ids = [frame.id for frame in frames]
+    assert ids == sorted(set(ids))
+    assert counts["done"] == len(frames)
+    sent = served.changes[-1][1]
+    assert sent.done <= counts["captured"] <= sent.captured
 
 
 def test_restarted_server_is_found_again(hosts: tuple[Path, Path]) -> None:
