@@ -79,21 +79,8 @@ class Hosts:
                     rate = ("htb", "rate", "1gbit", "quantum", "60000")
                     run("tc", "-n", name, "class", "add", *device, "parent", "1:", "classid", f"1:{number}", *rate)
                 run("tc", "-n", name, "qdisc", "add", *device, "parent", "1:2", "blackhole")
-                run(
-                    "tc",
-                    "-n",
-                    name,
-                    "filter",
-                    "add",
-                    *device,
-                    "parent",
-                    "1:",
-                    "bpf",
-                    "bytecode",
-                    drop,
-                    "classid",
-                    "1:2",
-                )
+                chance = ("bpf", "bytecode", drop, "classid", "1:2")
+                run("tc", "-n", name, "filter", "add", *device, "parent", "1:", *chance)
             except subprocess.CalledProcessError as error:
                 raise Skipped(f"this kernel cannot lose packets: {error.stderr.decode().strip()}") from None
 
