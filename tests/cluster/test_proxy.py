@@ -22,7 +22,7 @@ def test_stop_leaves_no_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         until(lambda: link.call({"op": "stop"}).get("done"), 60, "the end")
         assert a.agent.stopped
     with RunningHost(tmp_path, "a", ALONE, at) as a:
-        assert a.report()["order"] == {"epoch": 1, "streams": [], "provisional": {}}
+        assert a.report()["order"] == {"epoch": 1, "streams": [], "provisional": {}, "is_draining": False}
 
 
 def test_a_host_that_is_starting_is_not_stopped_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
