@@ -105,8 +105,8 @@ def test_stopped_processes_are_dumped_and_replaced(agent: RunningAgent) -> None:
         lambda: all(agent.children().get(name, pid) != pid for name, pid in stopped.items()),
         5, f"all are replaced; {agent.log()}",
     )  # fmt: skip
-    for name, file in (("infer", "infer.py"), ("capture:gate", "capture.py"), ("emit", "emit.py")):
-        assert f'/streamer/processes/{file}", line' in since.log().partition(f"{name} left its stacks:")[2]
+    for name in stopped:  # on a busy computer a process is killed before it has written the stacks of all threads
+        assert '.py", line' in since.log().partition(f"{name} left its stacks:")[2]
     known = len(agent.results())
     agent.wait_for_results(known + 5, 10)
     until(lambda: len(since.restarts()) == len(stopped), 10, "all restarts are reported once emit runs again")
