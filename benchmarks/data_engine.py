@@ -7,7 +7,8 @@ model was trained on (the old world), and two kinds of objects that the model ha
    rest.
 2. reviewed: 100 pictures have right labels, as after a review, and the shipped model is trained on them. Each picture
    shows another scene, as `streamer dataset collect` chooses them; the last ones by time end the training. Four tasks
-   are made of the labels, so that each picture says more about its kinds of objects.
+   are made of the labels, so that each picture says more about its kinds of objects, and ten pictures are composed of
+   each.
 
 Both trainings also get pictures of the old world, labelled by the shipped model itself (the rehearsal), so that the
 model does not forget it. Both models are scored with later pictures of the camera, and with further pictures of the old

@@ -96,7 +96,8 @@ class Round:
         self._number = self._lineage.last_round or 1
         if self._finished("compare"):
             first = self._lineage.find(self._number, "annotate")
-            self._number += first is None or first.inputs["pictures"] != self._pictures
+            if first is None or first.inputs["pictures"] != self._pictures:
+                self._number += 1
         self.path = folder / "rounds" / str(self._number)
 
     def run(self) -> str:

@@ -37,10 +37,10 @@ def ask(
     further: FurtherKeys = None,
     confirm: Annotated[
         bool, typer.Option("--confirm", help="Have the model look at each shape again; print those that it confirms.")
-    ] = (False),
+    ] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="As --confirm; also print the other shapes, and why they are refused.")
-    ] = (False),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as an event.")] = False,
     seconds: Annotated[float, typer.Option(min=0.1, metavar="S", help="Seconds to wait for the answer.")] = 30.0,
     agent: RunningAgent = None,

@@ -65,6 +65,19 @@ class _Cutout:
     """The object's box in pixels of the cutout."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    """The content of a composed picture."""
+
+    example: Example
+    """The picture that it is made of."""
+    removed: tuple[Box, ...]
+    """Its objects that the background replaces."""
+    added: tuple[tuple[_Cutout, int, int, int, int], ...]
+    """Objects with their left side, upper side, width and height in pixels; later ones lie before earlier ones."""
+    answer: Answer
+
+
 class Composer:
     """The pictures of one camera, its background, and the objects before it."""
 
@@ -82,23 +95,36 @@ class Composer:
         """False if no object can be moved."""
         return bool(self._all)
 
-    def compose(self, seed: str) -> tuple[Image, Answer]:
-        """Return a picture and the objects that it shows. The seed determines both."""
+    def scene(self, seed: str) -> _Scene:
+        """Return a picture's content, which the seed determines."""
         rng = random.Random(seed)
         example = rng.choice(self._examples)
-        levels, light = self._read(example.image).astype(np.float32), self._lights[example.image]
-        boxes = []
-        for box in example.answer.boxes:
-            if box in self._cutouts[example.image] and rng.random() < REMOVED:
-                place = _around(box, levels)
-                levels[place] = self._background[place] * light
-            else:
-                boxes.append(box)
+        movable = self._cutouts[example.image]
+        removed = tuple(box for box in example.answer.boxes if box in movable and rng.random() < REMOVED)
+        boxes = [box for box in example.answer.boxes if box not in removed]
+        added = []
         for _ in range(rng.randint(1, ADDED)):
-            if (added := self._paste(levels, light, boxes, rng)) is not None:
-                boxes.append(added)
+            cutout, scale = rng.choice(self._all), rng.uniform(*SIZES)
+            if (found := self._find_place(cutout, scale, boxes, rng)) is not None:
+                box, place = found
+                boxes.append(box)
+                added.append((cutout, *place))
         boxes.sort(key=lambda box: (box.y0, box.x0))
-        return np.clip(levels, 0, 255).astype(np.uint8), Answer(boxes=tuple(boxes))
+        return _Scene(example, removed, tuple(added), Answer(boxes=tuple(boxes)))
+
+    def paint(self, scene: _Scene) -> Image:
+        """Return the pixels of a scene."""
+        name = scene.example.image
+        levels, light = self._read(name).astype(np.float32), self._lights[name]
+        for box in scene.removed:
+            place = _around(box, levels)
+            levels[place] = self._background[place] * light
+        for cutout, x, y, width, height in scene.added:
+            how = cv2.INTER_AREA if width < cutout.alpha.shape[1] else cv2.INTER_LINEAR
+            alpha = cv2.resize(cutout.alpha, (width, height), interpolation=how)[..., None]
+            under = levels[y : y + height, x : x + width]
+            under += alpha * (cv2.resize(cutout.levels, (width, height), interpolation=how) * light - under)
+        return np.clip(levels, 0, 255).astype(np.uint8)
 
     def _light(self, image: Image) -> float:
         """Return how much brighter a picture is than the background."""
@@ -128,10 +154,11 @@ class Composer:
                 alpha = np.asarray(cv2.GaussianBlur(cv2.dilate(mask, np.ones((3, 3))), (0, 0), 0.8), np.float32)
                 yield box, _Cutout(box.label, levels, alpha, (x0, y0, x1, y1))
 
-    def _paste(self, levels: _Levels, light: float, boxes: Sequence[Box], rng: random.Random) -> Box | None:
-        """Put an object into a picture, before others that stay visible; return its box, None if it found no place."""
-        cutout, scale = rng.choice(self._all), rng.uniform(*SIZES)
-        height, width = levels.shape[:2]
+    def _find_place(
+        self, cutout: _Cutout, scale: float, boxes: Sequence[Box], rng: random.Random
+    ) -> tuple[Box, tuple[int, int, int, int]] | None:
+        """Return a place where the other objects stay visible: the object's box, and what `_Scene.added` needs."""
+        height, width = self._background.shape[:2]
         rows, columns = (max(4, round(side * scale)) for side in cutout.alpha.shape)
         if rows >= height or columns >= width:
             return None
@@ -142,11 +169,7 @@ class Composer:
             x, y = rng.randrange(width - columns), rng.randrange(height - rows)
             box = Box((x + x0) / width, (y + y0) / height, (x + x1) / width, (y + y1) / height, cutout.label)
             if all(intersection(_rect(box), _rect(other)) <= HIDDEN * area(_rect(other)) for other in boxes):
-                size, how = (columns, rows), cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-                alpha = cv2.resize(cutout.alpha, size, interpolation=how)[..., None]
-                under = levels[y : y + rows, x : x + columns]
-                under += alpha * (cv2.resize(cutout.levels, size, interpolation=how) * light - under)
-                return box
+                return box, (x, y, columns, rows)
         return None
 
 
@@ -155,7 +178,7 @@ class ComposedPictures:
 
     def __init__(self, examples: Sequence[Example], read: ReadPicture, each: int, seed: int) -> None:
         """`each`: composed pictures for each picture of a camera; 0 reads no picture."""
-        self._read, self._made = read, dict[str, Composer]()
+        self._read, self._made = read, dict[str, tuple[Composer, _Scene]]()
         self.examples: list[Example] = []
         self.pictures = 0
         """Pictures that they are composed of."""
@@ -167,14 +190,17 @@ class ComposedPictures:
                 self._add(composer, [f"{PREFIX}{seed}/{one.image}/{number}" for one in group for number in range(each)])
 
     def _add(self, composer: Composer, names: Sequence[str]) -> None:
-        self._made |= dict.fromkeys(names, composer)
-        self.examples += [Example(name, TASK, composer.compose(name)[1]) for name in names]
+        for name in names:
+            scene = composer.scene(name)
+            self._made[name] = composer, scene
+            self.examples.append(Example(name, TASK, scene.answer))
 
     def read(self, name: str) -> Image:
         """Return the pixels of a composed picture or of any other one."""
         if name not in self._made:
             return self._read(name)
-        return self._made[name].compose(name)[0]
+        composer, scene = self._made[name]
+        return composer.paint(scene)
 
 
 def by_camera(examples: Sequence[Example], read: ReadPicture) -> Iterator[list[Example]]:
