@@ -53,8 +53,9 @@ class ExactBuckets:
 class RoundedBuckets:
     """Powers of two and the largest size, for a GPU: there a launch costs more than a row."""
 
-    def __init__(self, rows: int, positions: int) -> None:
-        """Give the largest sizes."""
+    def __init__(self, rows: int, positions: int, drafts: bool) -> None:
+        """Give the largest sizes, and whether steps can have drafts."""
+        self._drafts = drafts
         self._rows = powers(1, rows)
         self._seen = powers(_SMALLEST, positions)
 
@@ -66,8 +67,8 @@ class RoundedBuckets:
 
     def __iter__(self) -> Iterator[Bucket]:
         """Yield all sizes, those of steps without drafts first."""
-        drafted = [(1 << power) - 1 for power in range(DRAFT_TOKENS.bit_length())]
-        for width in drafted:
+        powers_of_width = range(DRAFT_TOKENS.bit_length() if self._drafts else 1)
+        for width in [(1 << power) - 1 for power in powers_of_width]:
             for rows in self._rows:
                 fewest = rows // 2 + 1
                 if width == 0 or width <= self.drafted(DRAFT_TOKENS // fewest - 1):

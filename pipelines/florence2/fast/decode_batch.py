@@ -18,6 +18,7 @@ from pipelines.florence2.fast.graphs import Program, Runner, device_tensor
 from pipelines.florence2.fast.logits import LogitsProcessor
 from pipelines.florence2.fast.row_buffers import RowBuffers
 from pipelines.florence2.fast.snapshot import HostRow, Snapshot
+from pipelines.florence2.fast.speculative import DraftMode
 
 PROMPT_ROOM = 32
 """Prompt tokens for which the cross cache is allocated at first; it grows for longer prompts."""
@@ -35,16 +36,16 @@ class DecodeBatch:
         count: int,
         image_tokens: int,
         limit: int,
-        accepts_near: bool,
+        drafts: DraftMode,
         runner: Runner,
     ) -> None:
         """`limit` is the longest answer that the checkpoint can generate.
 
-        `accepts_near`: a drafted location is also accepted if `LogitsProcessor.accept_near` chooses it.
+        `drafts`, near: a drafted location is also accepted if `LogitsProcessor.accept_near` chooses it.
         """
         self.active = 0
         self.buckets: Buckets = ExactBuckets()
-        self._decoder, self._logits_processor, self._accepts_near = decoder, logits_processor, accepts_near
+        self._decoder, self._logits_processor, self._accepts_near = decoder, logits_processor, drafts == "near"
         self._runner = runner
         self._program = lru_cache(_PROGRAMS)(self._prepare)
         self._rows: list[HostRow] = []
@@ -53,8 +54,8 @@ class DecodeBatch:
         self._buffers = RowBuffers(decoder, count, limit, logits_processor.lead)
         if decoder.device.type != "cpu":
             # A graph holds the addresses of the caches, so they do not grow.
-            self.buckets = RoundedBuckets(count, decoder.positions)
-            self._buffers.reserve(count, decoder.positions)
+            self.buckets = RoundedBuckets(count, decoder.positions, drafts != "off")
+            self._buffers.reserve(count, decoder.positions + 1)
         self._buffers.reserve_cross(image_tokens + PROMPT_ROOM)
 
     def add(

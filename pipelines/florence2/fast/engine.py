@@ -62,13 +62,14 @@ class FastEngine:
         self.description = f"fast engine on {checkpoint.runs_in}"
         self.warnings: list[str] = []
         device = checkpoint.weights.device
-        self._drafts, self._max_positions = drafts, checkpoint.max_positions
+        self.drafts, self._max_positions = drafts, checkpoint.max_positions
         frames, self._tokens = (1, 1) if device.type == "cpu" else (FRAMES_PER_STEP, TOKENS_PER_STEP)
         self.stream = DeviceStream(device, priority=-1)
         """Runs encoder and decoder, whose many short operations would wait for the long ones of the vision tower."""
         self.decoder, encoder, vision = _load(checkpoint)
         self.encoder: TextEncoder = encoder
-        self._card_parts = (vision, encoder) if device.type == "cuda" else None
+        self.card_parts = (vision, encoder) if device.type == "cuda" else None
+        """On a card: vision tower and encoder as they are, without a runner."""
         self._image_tokens = vision.tokens
         self._generation = checkpoint.generation
         self.processor = Processor(checkpoint)
@@ -89,15 +90,14 @@ class FastEngine:
         if self.__dict__.pop("greedy", None):
             gc.collect()  # its memory is needed for the next one
         self.image_cache.clear()
-        is_near = self._drafts == "near"
-        if self._card_parts:
-            self.image_cache.vision, self.encoder = self._card_parts  # frees the tensors of the ones before
+        if self.card_parts:
+            self.image_cache.vision, self.encoder = self.card_parts  # frees the tensors of the ones before
         limits = room.rows, self._image_tokens, self._max_positions
         try:
-            if self._card_parts:
-                self.image_cache.vision, self.encoder = static_parts(*self._card_parts, room, runner)
+            if self.card_parts:
+                self.image_cache.vision, self.encoder = static_parts(*self.card_parts, room, runner)
                 self.image_cache.stream.fork()
-            batch = DecodeBatch(self.decoder, self.logits_processor, *limits, is_near, runner)
+            batch = DecodeBatch(self.decoder, self.logits_processor, *limits, self.drafts, runner)
         except (RuntimeError, MemoryError) as error:
             if not is_shortage(error):
                 raise
@@ -105,7 +105,7 @@ class FastEngine:
             return
         self.scheduler = Scheduler(room.rows, room.frames)
         start, locations = len(self.logits_processor.start), self.logits_processor.locations
-        self.greedy = GreedySearch(batch, start, self._tokens, locations, self._drafts != "off")
+        self.greedy = GreedySearch(batch, start, self._tokens, locations, self.drafts != "off")
         self._beam_searches: dict[EngineJob, BeamSearch] = {}
 
     def smaller(self, room: Room) -> Room:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-WARM_UP_RUNS = 3
+WARM_UP_RUNS = 1
 """Runs before a recording, in which libraries choose kernels and allocate their work space."""
 
 Program = Callable[[], None]
@@ -63,18 +63,21 @@ class CudaGraphRunner:
         if self._compiles:
             # Without graphs of its own: they would be nested in ours.
             program = compile_whole(program, mode="max-autotune-no-cudagraphs")
+        # On the caller's stream, where the program would run without a graph: libraries have a work space per stream,
+        # and programs of two streams that shared one would overwrite each other's sums.
         with torch.cuda.device(self._device):
-            current = torch.cuda.current_stream()
-            pool = self._pools.setdefault(current.cuda_stream, torch.cuda.graph_pool_handle())
-            stream = torch.cuda.Stream()
-            stream.wait_stream(current)
-            with torch.cuda.stream(stream):
-                for _ in range(WARM_UP_RUNS):
-                    program()
-            current.wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool, stream=stream):
+            pool = self._pools.setdefault(torch.cuda.current_stream().cuda_stream, torch.cuda.graph_pool_handle())
+            for _ in range(WARM_UP_RUNS):
                 program()
+            torch.cuda.synchronize()
+            # A recording cannot free what is kept for other tensors.
+            torch.cuda.empty_cache()
+            graph = torch.cuda.CUDAGraph()
+            graph.capture_begin(pool=pool)
+            try:
+                program()
+            finally:
+                graph.capture_end()
         replay: Program = graph.replay
         return replay
 

@@ -83,8 +83,8 @@ class RowBuffers:
         self.progress[:, rows] = device_tensor([[count - 1], [1], [0]], torch.long, device)
 
     def stop(self, rows: slice) -> None:
-        """Make rows keep their length: on a GPU, the padding of a step contains rows that are not in use."""
-        self.progress[1, rows] = 0
+        """Make rows padding: a step of a GPU contains rows that are not in use, and reads few positions of them."""
+        self.progress[:, rows] = 0
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy a row, of which the first `length` positions count."""

@@ -43,7 +43,7 @@ class Int8Linear(Linear):
         return out.view(*x.shape[:-1], -1)
 
     def plus(self, x: Tensor, y: Tensor) -> Tensor:
-        return self(x).add_(y)
+        return y.add_(self(x))
 
 
 class Int8Head(Int8Linear):

@@ -23,6 +23,7 @@ from pipelines.florence2.fast.encoder import Encoder
 from pipelines.florence2.fast.graphs import EagerRunner
 from pipelines.florence2.fast.logits import LogitsProcessor
 from pipelines.florence2.fast.memory_budget import Room
+from pipelines.florence2.fast.speculative import DraftMode
 from pipelines.florence2.fast.static_parts import static_parts
 from pipelines.florence2.generation_settings import GenerationSettings
 from pipelines.florence2.image_settings import ImageSettings
@@ -105,7 +106,8 @@ def batch_of(subject: Subject, device: torch.device, rows: int, accepts_near: bo
     decoder = Decoder(weights_of(architecture, _dtype(device), device), architecture.text)
     logits_processor = LogitsProcessor(subject.generation, subject.first_location, device)
     limit = architecture.text.max_position_embeddings
-    return DecodeBatch(decoder, logits_processor, rows, subject.images.tokens, limit, accepts_near, EagerRunner())
+    drafts: DraftMode = "near" if accepts_near else "exact"
+    return DecodeBatch(decoder, logits_processor, rows, subject.images.tokens, limit, drafts, EagerRunner())
 
 
 def states_of(subject: Subject, device: torch.device, rows: int) -> torch.Tensor:

@@ -18,8 +18,9 @@ from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.fast.graph_guard import GuardedRunner
 from pipelines.florence2.fast.graphs import EagerRunner, Runner
 from pipelines.florence2.fast.memory_budget import Room
-from pipelines.florence2.fast.self_proof import prove
+from pipelines.florence2.fast.self_proof import difference, prove
 from pipelines.florence2.fast.unfinished_starts import UnfinishedStarts
+from pipelines.florence2.pipeline import load_parts
 from pipelines.florence2.reference_engine import ReferenceEngine
 from pipelines.florence2.tasks import SPECS
 from streamer.types import Job, Result
@@ -45,7 +46,7 @@ def as_on_a_card(engine: FastEngine, frames: int, runner: Runner) -> None:
     vision, encoder = engine.image_cache.vision, engine.encoder
     assert isinstance(vision, DaViT)
     assert isinstance(encoder, Encoder)
-    engine._card_parts = vision, encoder
+    engine.card_parts = vision, encoder
     engine.stream = RecordedDeviceStream(DEVICE, cuda=recorder)
     engine.image_cache.stream = RecordedDeviceStream(DEVICE, cuda=recorder)
     engine.allocate(Room(engine.room.rows, frames), runner)
@@ -85,6 +86,12 @@ def test_failed_graph_of_a_part_loses_no_job(checkpoint: Path, engine: Reference
     expected = {id(result.job): result for result in engine.step()}
     assert_same(run(fast, jobs, at_once=2), [expected[id(job)] for job in jobs])
     assert any(f"the graph of {part}" in warning for warning in fast.warnings)
+
+
+def test_card_with_padding_behind_prompts_equals_the_cpu(checkpoint: Path) -> None:
+    fast = open_fast(checkpoint, 2)
+    as_on_a_card(fast, 2, FakeGraphs())
+    assert difference(fast, *load_parts(open_folder(str(checkpoint)))) is None
 
 
 def test_all_sizes_are_prepared_at_the_start(checkpoint: Path, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ class TrialRunner:
 def fake_batch(rows: int, runner: TrialRunner) -> DecodeBatch:
     decoder = Decoder(weights_of(SMALL, torch.bfloat16, DEVICE), SMALL.text)
     processor = LogitsProcessor(GENERATION, FIRST_LOCATION, DEVICE)
-    return DecodeBatch(decoder, processor, rows, IMAGE_TOKENS, 100, True, runner)
+    return DecodeBatch(decoder, processor, rows, IMAGE_TOKENS, 100, "near", runner)
 
 
 def add(batch: DecodeBatch, rows: int, positions: int, drafted: int = 0) -> None:
@@ -113,7 +113,7 @@ def test_step_launches_no_more_operations(drafted: int, near: bool, launches: in
 
 
 def test_rounded_sizes_contain_what_is_in_use() -> None:
-    rounded = RoundedBuckets(24, 1280)
+    rounded = RoundedBuckets(24, 1280, drafts=True)
     sizes = set(rounded)
     for rows in range(1, 25):
         for tokens in (0, 1, 4, DRAFT_TOKENS // rows - 1):
@@ -129,8 +129,8 @@ def rounded_engine(path: Path, rows: int) -> FastEngine:
     """Return an engine on the CPU that decodes as on a card: rounded sizes, and ends that are noticed late."""
     engine = FastEngine(load(open_folder(str(path)), "cpu", "float32"), rows)
     batch = engine.greedy.batch
-    batch.buckets = RoundedBuckets(rows, engine.decoder.positions)
-    batch._buffers.reserve(rows, engine.decoder.positions)
+    batch.buckets = RoundedBuckets(rows, engine.decoder.positions, drafts=True)
+    batch._buffers.reserve(rows, engine.decoder.positions + 1)
     batch._runner = TrialRunner()
     engine.greedy._tokens_per_step = 4
     return engine
@@ -170,6 +170,15 @@ def test_padding_and_late_reading_change_no_answer(checkpoint: Path, engine: Ref
     assert_same(run(fast, short), run(engine, short))
     fast.greedy.drafts.clear()
     assert_same(run(fast, short), run(engine, short))
+
+
+def test_rows_of_longer_answers_are_padding_of_shorter_ones(checkpoint: Path, engine: ReferenceEngine) -> None:
+    """A short step reads few positions, also of the rows beside it that were in use before."""
+    fast = rounded_engine(checkpoint, 8)
+    run(fast, [make_job("object_detection", make_image(seed), max_tokens=90) for seed in range(8)])
+    assert int(fast.greedy.batch._buffers.progress[0].max()) == 0
+    jobs = [make_job("caption", make_image(seed), max_tokens=12) for seed in range(5)]
+    assert_same(run(fast, jobs), run(engine, jobs))
 
 
 def test_compiled_step_gives_same_answer(checkpoint: Path, engine: ReferenceEngine) -> None:

@@ -17,7 +17,7 @@ from pipelines.florence2.fast.buckets import RoundedBuckets
 from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.fast.graphs import EagerRunner
 from pipelines.florence2.fast.memory_budget import Room
-from pipelines.florence2.fast.self_proof import difference, prove
+from pipelines.florence2.fast.self_proof import difference, prove, shortfall
 from pipelines.florence2.fast.unfinished_starts import UnfinishedStarts
 from pipelines.florence2.pipeline import Florence2, Florence2Settings, load_parts
 from streamer.cli.doctor import _model
@@ -117,6 +117,28 @@ def test_graphs_that_do_not_work_are_not_used(checkpoint: Path, truth: list[Resu
     before = graphs.replays
     assert_same(answers(engine, jobs()), truth)
     assert (graphs.replays, engine.room.rows) == (before, 4)
+
+
+def test_equally_good_tokens_count_as_right(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong tokens stand for those that rounding chose: all count as good here."""
+    monkeypatch.setattr(self_proof, "shortfall", lambda *_: 0.0)
+    engine = open_with(checkpoint, WrongTokens())
+    assert engine.warnings == []
+    assert re.search(
+        r"; graphs, the same tokens as without in \d+ trials, equally good ones in \d+$", engine.description
+    )
+
+
+def test_shortfall_of_right_and_wrong_tokens(checkpoint: Path) -> None:
+    engine = open_with(checkpoint, FakeGraphs())
+    for batch in self_proof._batches(Room(1, 1)):
+        (tokens,) = self_proof.generate(engine, batch)
+        assert shortfall(engine, batch[0], tokens) < 1e-3, "greedy search chose the best tokens"
+        for place in (3, len(tokens) - 2):
+            wrong = [*tokens[:place], tokens[place] ^ 1, *tokens[place + 1 :]]
+            assert shortfall(engine, batch[0], wrong) > self_proof.TIE[torch.float32]
+        assert shortfall(engine, batch[0], tokens[:4]) == float("inf"), "an answer without an end"
+        assert shortfall(engine, batch[0], []) == float("inf")
 
 
 def test_short_memory_at_recording_runs_large_batches_without_graphs(checkpoint: Path, truth: list[Result]) -> None:
@@ -235,9 +257,9 @@ def test_all_rounded_sizes_are_recorded_at_the_start(
     checkpoint: Path, truth: list[Result], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(decode_batch, "ExactBuckets", lambda: RoundedBuckets(4, 128))
+    monkeypatch.setattr(decode_batch, "ExactBuckets", lambda: RoundedBuckets(4, 128, drafts=True))
     engine = open_with(checkpoint, graphs := FakeGraphs())
-    sizes = [str(size) for size in RoundedBuckets(4, 128)]
+    sizes = [str(size) for size in RoundedBuckets(4, 128, drafts=True)]
     assert graphs.names == sizes
     assert f"graphs: preparing 1 of {len(sizes)}, {sizes[0]}" in caplog.text
     assert f"graphs: preparing {len(sizes)} of {len(sizes)}, {sizes[-1]}" in caplog.text
