@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
@@ -36,10 +37,32 @@ _MERGE = _TAG + "merge"
 _UNKNOWN_ALIAS = re.compile(r"found undefined alias '[\w-]+'")
 EXTENSION = "x-"
 """Start of the top-level keys that are ignored, as in other tools' files."""
-_UNQUOTED = re.compile(r"[:\[,-]\s*[*@%`].|^[*@%`].")
+_UNQUOTED = re.compile(r"[:\[,-]\s*[*@%`].|^(?!%YAML |%TAG )[*@%`].")
 """A value that begins with a character that YAML reserves, such as the cron line `*/15 * * * *`."""
+_TOO_MANY = f"more than {MAX_VALUES} values, aliases counted each time they are used"
 _KINDS = {"bool": "true or false", "int": "a whole number of at most 19 digits", "float": "a number", "null": "null"}
 _TEXT_TAGS = {"str", "timestamp"}  # no key of a config is a date, so a date stays text
+
+
+class _TooManyValues(Exception):
+    """Holds the line of the first value beyond MAX_VALUES, counted from 1."""
+
+    def __init__(self, line: int) -> None:
+        super().__init__(line)
+        self.line = line
+
+
+class _Composer(Composer):
+    """Stops at the first value beyond MAX_VALUES: half a million values in one file take a minute to read."""
+
+    _values = 1  # the document
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if index is not None:  # neither the document nor a key
+            self._values += 1
+            if self._values > MAX_VALUES:
+                raise _TooManyValues(self.parser.peek_event().start_mark.line + 1)
+        return super().compose_node(parent, index)
 
 
 class YamlFile:
@@ -51,11 +74,12 @@ class YamlFile:
         self._lines: dict[Where, int] = {(): 1}
         self._counts: dict[int, int | None] = {}
         self._yaml = YAML(typ="safe", pure=True)
+        self._yaml.Composer = _Composer
         root = self._compose(self._read())
         if root is None:
             raise ConfigError(f"{path}: the file is empty")
         if self._count(root) > MAX_VALUES:
-            raise self.error(root, f"more than {MAX_VALUES} values, aliases counted each time they are used")
+            raise self.error(root, _TOO_MANY)
         self.data: Any = self._build(root, ())
 
     def line(self, path: Where) -> int:
@@ -88,6 +112,8 @@ class YamlFile:
             mark = error.problem_mark or error.context_mark
             where = f":{mark.line + 1}" if mark else ""
             problem = str(error.problem or error.context)
+            if problem.startswith("but "):
+                problem = f"{error.context}, {problem}"
             if mark and _UNQUOTED.search(_line(text, mark.line)) and not _UNKNOWN_ALIAS.fullmatch(problem):
                 problem = 'a text that begins with *, @, % or ` needs quotes, as in "*/15 * * * *"'
             raise ConfigError(f"{self.path}{where}: not valid YAML: {_without_names(problem)}") from None
@@ -95,6 +121,8 @@ class YamlFile:
             raise ConfigError(f"{self.path}: not valid YAML: {str(error).splitlines()[0]}") from None
         except RecursionError:
             raise ConfigError(f"{self.path}: nested too deeply") from None
+        except _TooManyValues as stopped:
+            raise ConfigError(f"{self.path}:{stopped.line}: {_TOO_MANY}") from None
         except (ValueError, OverflowError):  # ruamel calls chr() with any number
             raise ConfigError(
                 f"{self.path}: not valid YAML: an escape such as \\U00110000 is not a character"

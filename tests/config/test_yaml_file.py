@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from streamer.cli import main
-from streamer.config import model
+from streamer.config import model, yaml_file
 from streamer.config.yaml_file import YamlFile
 from streamer.core.errors import ConfigError
 
@@ -62,6 +62,32 @@ def test_emoji_as_json_writes_it_is_one_character(tmp_path: Path) -> None:
     path.write_text(json.dumps({"text": text, "🐕": 1}))
     assert "\\ud83d" in path.read_text()
     assert YamlFile(path).data == {"text": text, "🐕": 1}
+
+
+def test_reading_stops_at_the_first_value_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yaml_file, "MAX_VALUES", 1000)
+    path = tmp_path / "home.yaml"
+    path.write_text("x-many:\n" + "- 1\n" * 1000 + "not closed: [\n")
+    with pytest.raises(ConfigError) as caught:
+        YamlFile(path)
+    # The document and its list are values too. Nothing behind them was read, not even the error in the last line.
+    assert str(caught.value).startswith(f"{path}:1000: more than")
+
+
+MALFORMED = {
+    "%YAML 9.9\n---\na: 1\n": "1: not valid YAML: found incompatible YAML document (version 1.* is required)",
+    "a: 1\n---\nb: 2\n": "2: not valid YAML: expected a single document in the stream, but found another document",
+    "a: %x\nb: %\n": '1: not valid YAML: a text that begins with *, @, % or ` needs quotes, as in "*/15 * * * *"',
+}
+
+
+@pytest.mark.parametrize("text", MALFORMED)
+def test_malformed_document_is_explained(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "home.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        YamlFile(path)
+    assert str(caught.value) == f"{path}:{MALFORMED[text]}"
 
 
 def test_non_utf8_environment_value_is_refused(tmp_path: Path) -> None:
