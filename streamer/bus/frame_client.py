@@ -164,10 +164,13 @@ class FrameClient(Closing):
             self._drop(link)
         return confirmed or is_final
 
-    def fetch(self, stream: str, request: FrameRequest) -> int:
-        """Request a matching frame now and return the request's id. Raises NoBuffer when all buffers are in use."""
+    def fetch(self, stream: str, request: FrameRequest, next_need: float | None = None) -> int:
+        """Request a matching frame now and return the request's id. Raises NoBuffer when all buffers are in use.
+
+        `next_need`: seconds until another frame is needed, as in `Fetch`.
+        """
         buffer = self._buffers.reserve()
-        message = Fetch(**self._head(), request=request, buffer=buffer)
+        message = Fetch(**self._head(), request=request, buffer=buffer, next_need=next_need)
         return self._request(self._links[stream], message, 0.0, buffer)
 
     def wait(self, stream: str, request: FrameRequest, timeout: float) -> int:

@@ -105,6 +105,8 @@ class Fetch(_ClientMessage):
     op: Literal["fetch"] = "fetch"
     request: FrameRequest
     buffer: BufferName
+    next_need: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] | None = None
+    """Seconds until this consumer needs the frame after this one. None: `request.interval`."""
 
 
 class Wait(_ClientMessage):

@@ -71,6 +71,7 @@ class Connection(threading.Thread):
         analysed_at, scene = -math.inf, None
         seq = 0
         resting = source if isinstance(source, RestingSource) else None
+        self._slot.wake_source = None if resting is None else resting.wake
         for picture in source:
             self._slot.keyframes_only = source.set_interval(self._slot.interval)
             if picture is None:
@@ -88,8 +89,8 @@ class Connection(threading.Thread):
                 if not self._slot.put(frame):
                     return
                 self._on_frame(frame, source.note)
-            if resting is not None:
-                self._slot.wake_source = resting.follow(self._slot.taken_at)
+            if resting is not None and resting.rests(self._slot.needed_at):
+                self._slot.discard_newest()
             self.waiting_since = time.monotonic()
 
     def _stamp(self, picture: Picture, clock: MediaClock, seq: int, arrived: float) -> DecodedFrame:

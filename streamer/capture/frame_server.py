@@ -174,7 +174,10 @@ class FrameServer:
         """Set the demand in the slot. Precedes `_answer_waits`: a frame stored in between must wake this thread."""
         now = time.monotonic()
         self._demand.expire(now)
+        for owner, wait in self._waits.items():
+            self._demand.on_wait(owner, wait.message.request, now)
         self._slot.interval = self._demand.interval(now)
+        self._slot.set_needed_at(self._demand.next_need(now))
         self._slot.motion_needed = self._demand.motion
         self._slot.pending_requests = tuple(wait.message.request for wait in self._waits.values())
 
@@ -191,7 +194,7 @@ class FrameServer:
             del self._waits[owner]
 
     def _find(self, role: Role, request: FrameRequest) -> DecodedFrame | None:
-        if not self._rooms[role].may_store(time.monotonic()) or self._slot.source_rests(request):
+        if not self._rooms[role].may_store(time.monotonic()):
             return None
         frame = self._slot.next_frame(request) if role == "infer" else self._slot.peek(request)
         if frame is None or not self._slot.keyframes_only or role not in _FRESH_ROLES:
@@ -200,8 +203,7 @@ class FrameServer:
 
     def _fetch(self, peer: bytes, message: Fetch) -> None:
         frame = self._find(message.role, message.request)
-        keyframe_missed = frame is None and self._slot.keyframes_only
-        self._demand.on_fetch(message.owner, keyframe_missed, time.monotonic())
+        self._demand.on_fetch(message, frame is None and self._slot.keyframes_only, time.monotonic())
         if frame is None:
             self._respond_without_frame(peer, message)
             return
@@ -224,7 +226,6 @@ class FrameServer:
             self._slot.drop_undecodable(frame)
             self._respond_without_frame(peer, message)
             return
-        self._slot.taken_at = time.monotonic()
         if message.role == "infer":
             self._slot.lend(frame, message.owner)
         descriptor = FrameDescriptor(

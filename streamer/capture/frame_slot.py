@@ -5,6 +5,7 @@ A frame is stored as it was decoded. It is converted to BGR when a consumer fetc
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -39,7 +40,7 @@ class DecodedFrame:
 class FrameSlot(ABC):
     """Frames of one stream. The decoding thread calls `put`, the serving thread everything else.
 
-    The serving thread sets `interval`, `motion_needed`, `pending_requests` and `taken_at`; the decoding thread sets
+    The serving thread sets `interval`, `motion_needed` and `pending_requests`; the decoding thread sets
     `keyframes_only` and `wake_source`.
     """
 
@@ -47,6 +48,8 @@ class FrameSlot(ABC):
         """`wake` is called by the decoding thread when a stored frame matches a pending request."""
         self.interval = MAX_WAIT_S
         """Seconds between the frames that consumers need; 0: every frame."""
+        self.needed_at = math.inf
+        """Monotonic second at which a consumer needs the next frame; -inf: all are needed, inf: none."""
         self.motion_needed = False
         """A consumer needs motion detection."""
         self.pending_requests: tuple[FrameRequest, ...] = ()
@@ -54,9 +57,7 @@ class FrameSlot(ABC):
         self.keyframes_only = False
         """Only key frames are decoded, because `interval` allows it."""
         self.wake_source: Callable[[], None] | None = None
-        """Set while the source rests: the newest frame is too old for any request, and a call makes a new one come."""
-        self.taken_at: float | None = None
-        """Monotonic second at which a consumer last fetched a frame."""
+        """Makes the decoding thread look at `needed_at`. None: its source gets all frames."""
         self.newest: DecodedFrame | None = None
         """The frame decoded last, of any epoch."""
         self._wake = wake
@@ -65,16 +66,12 @@ class FrameSlot(ABC):
         self._epoch: int | None = None
         self._scenes: OrderedDict[FrameId, SceneState] = OrderedDict()
 
-    def source_rests(self, request: FrameRequest) -> bool:
-        """Return whether the newest frame is too old because the source rests; then it is woken for this request.
-
-        A request that waits for motion wakes no source: it gets the frames that come at the interval.
-        """
-        if (wake_source := self.wake_source) is None:
-            return False
-        if not request.on_trigger:
-            wake_source()
-        return True
+    def set_needed_at(self, needed_at: float) -> None:
+        """Set when a consumer needs the next frame."""
+        if needed_at != self.needed_at:
+            self.needed_at = needed_at
+            if (wake_source := self.wake_source) is not None:
+                wake_source()
 
     @property
     def in_flight(self) -> int:
@@ -129,6 +126,12 @@ class FrameSlot(ABC):
         with self._changed:
             self._count.drop_undecodable(frame.id)
             self._discard(frame)
+
+    def discard_newest(self) -> None:
+        """Give the newest frame, which is old, to no consumer any more."""
+        with self._changed:
+            if self.newest is not None:
+                self._discard(self.newest)
 
     @abstractmethod
     def _discard(self, frame: DecodedFrame) -> None:

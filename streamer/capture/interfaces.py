@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import ClassVar, Protocol, runtime_checkable
 
 from streamer.types import Image, Luma, Pace
@@ -61,11 +61,14 @@ class Source(Protocol):
 class RestingSource(Protocol):
     """A source that gets frames only when they are needed: meanwhile its newest frame is an old one."""
 
-    def follow(self, taken_at: float | None) -> Callable[[], None] | None:
-        """Return while its newest frame is an old one the function that wakes it, from any thread, else None.
+    def rests(self, needed_at: float) -> bool:
+        """Return whether its newest frame is an old one.
 
-        `taken_at`: monotonic second at which a consumer last fetched a frame.
+        `needed_at`: monotonic second at which a consumer needs the next frame; -inf: all are needed, inf: none.
         """
+
+    def wake(self) -> None:
+        """Yield soon: `needed_at` has changed. Called from any thread, also after `close`."""
 
 
 class SourceSettings(Protocol):

@@ -91,7 +91,7 @@ class FrameFetcher:
         if request is None:
             return False
         try:
-            stream.request = self._frames.fetch(name, request)
+            stream.request = self._frames.fetch(name, request, stream.schedule.next_need(now, tasks))
         except NoBuffer:
             return False
         stream.schedule.mark_requested(request, now)

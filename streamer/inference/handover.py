@@ -17,7 +17,7 @@ from streamer.inference.fetcher import FrameFetcher
 from streamer.inference.in_flight import InFlight
 from streamer.inference.policy import Policy
 from streamer.inference.requests import RequestHandler
-from streamer.inference.schedule import Schedule
+from streamer.inference.schedule import Schedule, make_schedule
 from streamer.inference.triggers import Now
 
 RELEASE_S = 2.0
@@ -80,9 +80,9 @@ class Handover:
         stream = command.stream
         if stream in self._policy.schedules or stream in self._leaving:
             return
-        settings, tasks = self._requests.streams[stream], self._requests.raw_tasks(stream)
+        tasks = self._requests.raw_tasks(stream)
         start = now if command.since is None else Now(*command.since)
-        schedule = Schedule(stream, settings.active, settings.source.pace, start)
+        schedule = make_schedule(self._requests.streams, stream, start)
         if command.schedule is not None and command.schedule.tasks == tasks:  # not changed meanwhile
             schedule.restore(command.schedule)
         self._in_flight.take_stream(command.quarantine)

@@ -3,6 +3,9 @@
 Intervals run on the monotonic clock for live streams and on media time for files, always on a fixed grid: a missed
 tick is skipped. `every_n_frames` counts the frames of one connection. `at` and `between` use the wall clock of live
 streams; a clock that is set by up to three hours neither repeats a run nor loses one.
+
+The ticks of streams of other hosts are spread over their interval: if all asked for a frame at the same moment, each
+would wait for the pictures of the others on the link.
 """
 
 from __future__ import annotations
@@ -13,11 +16,14 @@ from typing import Any
 
 from streamer.bus.frame_protocol import MAX_WAIT_S, FrameRequest
 from streamer.bus.stream_state import ScheduleState
+from streamer.capture.sources.remote import Remote
+from streamer.config.model import Stream
 from streamer.config.task import ScheduledTask
 from streamer.inference.triggers import (
     CLOCK_CHECK_S,
     CRON_DEADLINE_S,
     FrameCountTrigger,
+    Grid,
     IntervalTrigger,
     MediaTimeTrigger,
     MotionTrigger,
@@ -28,13 +34,21 @@ from streamer.inference.triggers import (
 )
 from streamer.types import DueTask, Frame, FrameId, Pace, Priority
 
+MAX_SPREAD_S = 1.0
+"""Most seconds over which the ticks of streams of other hosts are spread: the first tick is so late at most."""
+
 
 class Schedule:
     """The tasks of one stream. Call `advance` before the questions about a moment, which change nothing."""
 
-    def __init__(self, stream: str, tasks: Sequence[ScheduledTask], pace: Pace, now: Now) -> None:
+    def __init__(
+        self, stream: str, tasks: Sequence[ScheduledTask], pace: Pace, now: Now, phase: float | None = None
+    ) -> None:
+        """`phase`: part of an interval, 0 to 1, by which its ticks are later than those of phase 0. None: any."""
         self.stream, self.pace = stream, pace
-        self.triggers = [make_trigger(task, pace, now) for task in tasks]
+        self._phase = phase
+        grid = self._grid(tasks)
+        self.triggers = [make_trigger(task, pace, now, grid) for task in tasks]
         self._last: FrameId | None = None
         self._skipped: FrameId | None = None
         """A frame newer than `_last` that was too old for the tasks it was requested for."""
@@ -80,6 +94,15 @@ class Schedule:
             on_trigger=bool(gates) and not any_frame,
         )
 
+    def next_need(self, now: Now, names: Collection[str]) -> float:
+        """Return the seconds until the next tick after those for which the tasks `names` get a frame now.
+
+        At most `MAX_WAIT_S`. 0: another task is due already.
+        """
+        intervals = [one for one in self.triggers if isinstance(one, IntervalTrigger) and one.is_open(now)]
+        ticks = [one.tick_after(now) if one.name in names and one.is_ready(now) else one.tick for one in intervals]
+        return min(MAX_WAIT_S, max(0.0, min(ticks, default=math.inf) - now.mono))
+
     def mark_requested(self, request: FrameRequest, now: Now) -> None:
         """The request was sent to capture."""
         self._age_limited = request.max_age is not None
@@ -113,7 +136,8 @@ class Schedule:
         old = [trigger for trigger in self.triggers if not trigger.is_urgent]
         one_shots = [trigger for trigger in self.triggers if trigger.is_urgent]
         kept = [next((trigger for trigger in old if trigger.task == task), None) for task in tasks]
-        new = [trigger or make_trigger(task, self.pace, now) for task, trigger in zip(tasks, kept, strict=True)]
+        grid = self._grid(tasks)
+        new = [trigger or make_trigger(task, self.pace, now, grid) for task, trigger in zip(tasks, kept, strict=True)]
         self.triggers = [*new, *one_shots]
 
     def add_one_shot(self, task: ScheduledTask) -> None:
@@ -140,8 +164,22 @@ class Schedule:
         for trigger in self.triggers:
             trigger.restore(state.triggers.get(trigger.name, {}))
 
+    def _grid(self, tasks: Sequence[ScheduledTask]) -> Grid | None:
+        """Return one grid for all tasks of the stream, so that they share frames."""
+        if self._phase is None:
+            return None
+        return Grid(min([MAX_SPREAD_S, *(task.every for task in tasks if task.every)]), self._phase)
+
     def _is_chosen(self, trigger: Trigger, names: Collection[str] | None) -> bool:
         return names is None or self.pace == "file" or trigger.name in names
+
+
+def make_schedule(streams: Mapping[str, Stream], name: str, start: Now) -> Schedule:
+    """Return the schedule of one of the streams of a config, which begins at `start`."""
+    stream = streams[name]
+    remote = [other for other, one in streams.items() if isinstance(one.source, Remote)]
+    phase = remote.index(name) / len(remote) if name in remote else None
+    return Schedule(name, stream.active, stream.source.pace, start, phase)
 
 
 def _due_task(stream: str, trigger: Trigger, now: Now) -> DueTask:

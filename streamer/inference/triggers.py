@@ -39,6 +39,18 @@ class Now(NamedTuple):
     """Unix seconds, on a clock that may be set."""
 
 
+class Grid(NamedTuple):
+    """The moments at which ticks may begin: each `step` seconds of the monotonic clock, `phase` of a step later."""
+
+    step: float
+    phase: float
+    """0 to 1."""
+
+    def first(self, mono: float) -> float:
+        """Return the first moment that is not before `mono`."""
+        return mono + (self.phase - mono / self.step) % 1.0 * self.step
+
+
 class Trigger:
     """One task and its next tick."""
 
@@ -118,12 +130,14 @@ class IntervalTrigger(Trigger):
     STATE: tuple[str, ...] = ("_last", "_not_before", "_was_open")
     on_clock = True
 
-    def __init__(self, task: ScheduledTask, every: float, now: Now) -> None:
+    def __init__(self, task: ScheduledTask, every: float, now: Now, grid: Grid | None = None) -> None:
+        """`grid`: its ticks begin on it. None: at once."""
         super().__init__(task)
         self.every = every
         self.rate = 1 / every
+        self._grid = grid
         self._last = -math.inf
-        self._not_before = now.mono
+        self._not_before = self._begin(now.mono)
         self._was_open = True
 
     @property
@@ -137,22 +151,33 @@ class IntervalTrigger(Trigger):
     def advance(self, now: Now) -> None:
         is_open = self.is_open(now)
         if is_open and not self._was_open:
-            self._not_before = now.mono - now.unix_time % 60  # windows open on a whole minute
+            self._not_before = self._begin(now.mono - now.unix_time % 60)  # windows open on a whole minute
         self._was_open = is_open
 
     def is_ready(self, now: Now) -> bool:
         return now.mono >= self.tick and self.is_open(now)
 
     def mark_done(self, frame: Frame, now: Now) -> None:
-        step = self.every * self.stretch
-        passed = math.floor((now.mono - self.tick + _ROUNDING_S) / step)
-        self._last = self.tick + max(0, passed) * step
+        self._last = self._present_tick(now)
+
+    def tick_after(self, now: Now) -> float:
+        """Return the monotonic second of the next tick if the task runs now."""
+        return self._present_tick(now) + self.every * self.stretch
 
     def wait(self, now: Now) -> float:
         return self.tick - now.mono if self.is_open(now) else _to_next_minute(now)
 
     def deadline(self, now: Now) -> float:
         return self.tick + self.every * self.stretch
+
+    def _present_tick(self, now: Now) -> float:
+        """Return the last tick that has passed, or the next one if none has."""
+        step = self.every * self.stretch
+        passed = math.floor((now.mono - self.tick + _ROUNDING_S) / step)
+        return self.tick + max(0, passed) * step
+
+    def _begin(self, mono: float) -> float:
+        return mono if self._grid is None else self._grid.first(mono)
 
 
 class MotionTrigger(IntervalTrigger):
@@ -164,8 +189,8 @@ class MotionTrigger(IntervalTrigger):
     STATE = (*IntervalTrigger.STATE, "_answered", "_answered_at", "_refresh_at", "_report_at", "_requested_at")
     frame_interval = 0.0
 
-    def __init__(self, task: ScheduledTask, every: float, now: Now) -> None:
-        super().__init__(task, every, now)
+    def __init__(self, task: ScheduledTask, every: float, now: Now, grid: Grid | None = None) -> None:
+        super().__init__(task, every, now, grid)
         self._answered: FrameId | None = None
         self._answered_at = 0.0
         self._refresh_at = self._report_at = now.mono
@@ -308,7 +333,8 @@ def _to_next_minute(now: Now) -> float:
     return 60.0 - now.unix_time % 60.0
 
 
-def make_trigger(task: ScheduledTask, pace: Pace, now: Now) -> Trigger:
+def make_trigger(task: ScheduledTask, pace: Pace, now: Now, grid: Grid | None = None) -> Trigger:
+    """Return the trigger of a task. `grid`: of the ticks of live intervals."""
     if task.at is not None:
         return CronTrigger(task, task.at, now)
     if task.every_n_frames is not None:
@@ -316,4 +342,5 @@ def make_trigger(task: ScheduledTask, pace: Pace, now: Now) -> Trigger:
     every = task.every or DEFAULT_EVERY_S
     if pace == "file":
         return MediaTimeTrigger(task, every)
-    return IntervalTrigger(task, every, now) if task.when == "always" else MotionTrigger(task, every, now)
+    kind = IntervalTrigger if task.when == "always" else MotionTrigger
+    return kind(task, every, now, grid)

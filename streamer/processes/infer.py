@@ -33,7 +33,7 @@ from streamer.inference.policy import Policy, most_urgent_first
 from streamer.inference.publisher import OutcomePublisher
 from streamer.inference.requests import RequestHandler
 from streamer.inference.result_check import check_numbers
-from streamer.inference.schedule import Schedule
+from streamer.inference.schedule import make_schedule
 from streamer.inference.snapshot_choice import SnapshotChoice
 from streamer.inference.snapshots import SnapshotMaker
 from streamer.inference.speed import SpeedMeter
@@ -92,7 +92,7 @@ class Inference(Closing):
         """Streams that are served, with `lease` as of `ServeStream`."""
         process, target = child_name(Role.INFER, worker.target), worker.target
         start = Now(*worker.assignment.since) if worker.assignment.since else now
-        schedules = {name: Schedule(name, stream.active, stream.source.pace, start) for name, stream in served.items()}
+        schedules = {name: make_schedule(streams, name, start) for name in served}
         self.policy = Policy(schedules, now)
         self.stretch_reports = ReportRate()
         self.step_timeout = StepTimeout()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -11,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.bus.frame_protocol import FrameRequest
+from streamer.bus.frame_protocol import MAX_WAIT_S, FrameRequest
 from streamer.bus.stream_state import ScheduleState
 from streamer.config.calendar import Cron, parse_windows
+from streamer.config.model import Stream, from_mapping
 from streamer.config.task import ScheduledTask
 from streamer.inference.policy import Policy
-from streamer.inference.schedule import Schedule
+from streamer.inference.schedule import Schedule, make_schedule
 from streamer.inference.triggers import Now
 from streamer.types import Frame, FrameId, Pace
 from tests.support.tasks import at, frame, scheduled
@@ -482,3 +484,82 @@ def test_state_of_another_trigger_is_ignored() -> None:
     plan = schedule(scheduled("a", every_n_frames=10))
     names(plan, frame(0), 100.0)
     assert names(handed_over(plan, scheduled("a", every=1.0), now=200.0), frame(1), 200.0) == ["a"]
+
+
+# Streams of other hosts
+
+
+def remote_streams(count: int, *tasks: dict[str, object]) -> Mapping[str, Stream]:
+    config = {
+        f"cam{number}": {"source": f"streamer://boxa/cam{number}", "tasks": list(tasks)} for number in range(count)
+    }
+    desk = {"source": "synthetic", "tasks": list(tasks)}
+    return from_mapping({"agent": "test", "streams": {"desk": desk, **config}}).streams
+
+
+def first_ticks(streams: Mapping[str, Stream], start: float) -> dict[str, list[float]]:
+    """Return the seconds from `start` to the first tick of each task by stream."""
+    plans = {name: make_schedule(streams, name, at(start)) for name in streams}
+    return {name: [trigger.wait(at(start)) for trigger in plan.triggers] for name, plan in plans.items()}
+
+
+def test_ticks_of_remote_streams_are_spread_over_the_interval() -> None:
+    """Eight pictures of 101 kB need 65 ms of a link of 100 Mbit/s: none may wait for another one."""
+    streams = remote_streams(8, {"task": "caption", "every": "500ms"})
+    ticks = first_ticks(streams, 1234.567)
+    assert ticks.pop("desk") == [0.0], "a stream of this host ticks at once"
+    times = sorted(tick for (tick,) in ticks.values())
+    assert all(0 <= tick <= 0.5 for tick in times)
+    gaps = [later - earlier for earlier, later in pairwise([*times, times[0] + 0.5])]
+    assert gaps == pytest.approx([0.5 / 8] * 8)
+
+
+def test_ticks_of_remote_streams_stay_apart_whenever_they_start() -> None:
+    """Another process takes the streams one by one."""
+    streams = remote_streams(4, {"task": "caption", "every": "1s"})
+    starts = {"cam0": 100.3, "cam1": 107.9, "cam2": 111.11, "cam3": 131.7}
+    ticks = {name: start + first_ticks(streams, start)[name][0] for name, start in starts.items()}
+    assert [ticks[name] % 1.0 for name in sorted(ticks)] == pytest.approx([0.0, 0.25, 0.5, 0.75], abs=1e-6)
+
+
+def test_tasks_of_a_remote_stream_share_their_frames() -> None:
+    streams = remote_streams(3, {"task": "caption", "every": "500ms"}, {"task": "object_detection", "every": "1m"})
+    for name, ticks in first_ticks(streams, 77.7).items():
+        assert ticks[0] == pytest.approx(ticks[1]), name
+        assert ticks[1] <= 0.5, "no long wait for the first answer"
+    plan = make_schedule(streams, "cam1", at(77.7))
+    later = scheduled("b", every=2.0)
+    plan.replace([trigger.task for trigger in plan.triggers] + [later], at(90.0))
+    assert (90.0 + plan.triggers[-1].wait(at(90.0)) - 77.7 - plan.triggers[0].wait(at(77.7))) % 0.5 in (
+        pytest.approx(0.0, abs=1e-6),
+        pytest.approx(0.5, abs=1e-6),
+    )
+
+
+def test_window_of_a_remote_stream_opens_on_its_own_moment() -> None:
+    task = replace(night(10.0), every=10.0)
+    start, opens = Now(1000.0, DAY.replace(hour=21).timestamp()), 1000.0 + 3600
+    found = []
+    for phase in (0.0, 0.5):
+        plan = Schedule("s", [task], "live", start, phase)
+        plan.advance(start)
+        now = Now(opens + 0.7, start.unix_time + 3600.7)
+        plan.advance(now)
+        found.append(now.mono + plan.triggers[0].wait(now))
+    assert found == pytest.approx([opens, opens + 0.5])
+
+
+def test_next_need_is_the_tick_after_the_present_ones() -> None:
+    plan = schedule(scheduled("a", every=0.5), scheduled("b", every=0.7), scheduled("c", every_n_frames=10))
+    assert plan.next_need(at(100.02), {"a", "b"}) == pytest.approx(0.48)
+    assert plan.next_need(at(100.02), {"a"}) == 0.0, "b is due as well"
+    assert names(plan, frame(0), 100.02) == ["a", "b", "c"]
+    assert plan.next_need(at(100.52), {"a"}) == pytest.approx(0.18), "the tick of b"
+    assert plan.next_need(at(102.3), {"a", "b"}) == pytest.approx(0.2), "missed ticks are passed over"
+
+
+def test_next_need_of_tasks_without_an_interval_is_far() -> None:
+    plan = Schedule("s", [cron("*/5 * * * *"), night(60.0)], "live", Now(0.0, DAY.replace(hour=12).timestamp()))
+    noon = Now(1.0, DAY.replace(hour=12).timestamp() + 1)
+    plan.advance(noon)
+    assert plan.next_need(noon, {"a"}) == MAX_WAIT_S

@@ -1,8 +1,8 @@
 """The connection to an agent on another host that serves a stream.
 
 One request is in flight at a time, for a frame newer than the last one. The other host holds it until there is such a
-frame, so that the way of the request costs no time. Between the frames that its consumers need, the source rests: it
-asks again shortly before the next one is due, or as soon as a consumer waits.
+frame. Between the frames that its consumers need, the source rests: `_ask_times.py` says when it asks again. A consumer
+that waits makes it ask at once.
 
 The clocks of two hosts are never compared. The other host sends the age of the frame and for how long it held the
 request. The rest of the round trip was spent on the wire; the request is assumed to have taken half of the shortest
@@ -11,26 +11,25 @@ round trip so far, and the answer all that is left.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import zmq
 
 from streamer.bus.curve import CurveClient, LinkFailed
-from streamer.bus.frame_protocol import MAX_WAIT_S
 from streamer.bus.host_keys import HostKeys
 from streamer.bus.remote_protocol import (
     MAX_HOLD_S,
     MAX_PICTURE_BYTES,
-    Answer,
     Ask,
     RemoteFrame,
     decode_answer,
     encode,
 )
+from streamer.capture.sources._ask_times import AskTimes
 from streamer.capture.sources._remote_picture import RemotePicture
 from streamer.capture.sources.remote import Remote
 from streamer.core.addresses import resolve
@@ -49,12 +48,8 @@ PING_S = 1.0
 """Seconds between two signs of life while the source rests."""
 NO_FRAME_S = 20.0
 """Seconds without a new frame after which the source is lost: the camera of the other host may be down."""
-LEAD_S = 0.06
-"""A request is sent so much earlier than the frame is due, and earlier by the time of a round trip."""
-UNUSED_S = 5.0
-"""Seconds after which frames that nobody fetches are no longer asked for until the next interval."""
-_ROUND_TRIPS = 64
-"""Number of round trips of which the shortest is known."""
+_MAX_SLEEP_S = 0.25
+"""Longest wait for an answer, so that a changed need is noticed."""
 
 
 class RemoteSource:
@@ -65,22 +60,18 @@ class RemoteSource:
     def __init__(self, settings: Remote) -> None:
         """Connect. Raises SourceLost, or ConfigError if a key is missing."""
         self._settings = settings
-        self._interval = MAX_WAIT_S
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._wake_lock = threading.Lock()
         self._last_id = 0
         self._asked: tuple[int, float] | None = None
         """Number of the request in flight, and the monotonic second at which it was sent."""
         self._answered_at = now = time.monotonic()
-        self._frame_at = self._active_since = now
-        """Monotonic second of the last frame, and of the last fetch or of the end of the last rest."""
-        self._rest_from: float | None = None
-        """Monotonic second from which the interval until the next frame counts. None: one is needed now."""
-        self._taken_at: float | None = None
-        self._is_fresh = False
-        """A frame has come since the last rest."""
+        self._frame_at = now
+        """Monotonic second of the last frame, or of the end of the last rest."""
+        self._times = AskTimes()
         self._has: FrameId | None = None
-        self._round_trips: deque[float] = deque(maxlen=_ROUND_TRIPS)
+        self._shortest_trip = math.inf
+        """Seconds of the shortest round trip."""
         try:
             address = str(resolve(settings.host, in_config=True)[0])
             self._client = CurveClient(
@@ -108,23 +99,26 @@ class RemoteSource:
             self._wake_fd = -1
 
     def set_interval(self, every: float) -> bool:
-        """Set the seconds between two needed frames. Return False: those that arrive are all used."""
-        self._interval = every
+        """Return False: the frames that arrive are all used."""
         return False
 
-    def follow(self, taken_at: float | None) -> Callable[[], None] | None:
-        """Follow the consumers; see `RestingSource`."""
-        if taken_at is not None and taken_at != self._taken_at:
-            self._taken_at = self._rest_from = self._active_since = taken_at
-        self._is_fresh = self._is_fresh and not self._rests(time.monotonic())
-        return None if self._is_fresh else self._wake
+    def rests(self, needed_at: float) -> bool:
+        """See `RestingSource`."""
+        self._times.needed_at = needed_at
+        now = time.monotonic()
+        return self._may_rest(now) and now >= self._times.old_at
+
+    def wake(self) -> None:
+        """See `RestingSource`."""
+        with self._wake_lock:
+            if self._wake_fd >= 0:
+                os.eventfd_write(self._wake_fd, 1)
 
     def __iter__(self) -> Iterator[RemotePicture | None]:
         while True:
             now = time.monotonic()
             if self._asked is None:
-                rests = self._rests(now)
-                if not rests:
+                if not self._may_rest(now):
                     self._ask(now, wants_frame=True)
                 elif now - self._answered_at >= PING_S:
                     self._ask(now, wants_frame=False)
@@ -133,7 +127,7 @@ class RemoteSource:
 
     def _greet(self, deadline: float) -> None:
         """Return once the other host has answered for the first time. Raises SourceLost."""
-        while not self._round_trips:
+        while self._shortest_trip == math.inf:
             now = time.monotonic()
             if now >= deadline:
                 raise SourceLost("does not answer: it is off, cannot be reached, or serves nothing at this address")
@@ -141,35 +135,22 @@ class RemoteSource:
                 self._ask(now, wants_frame=False)
             self._receive(self._poll(0.05 if self._asked is None else deadline - now))
 
-    def _rests(self, now: float) -> bool:
-        if self._rest_from is None:
-            return False
-        lead = LEAD_S + min(self._round_trips, default=0.0)
-        if now < self._rest_from + self._interval - lead:
-            return True
-        if now - max(self._active_since, self._rest_from + self._interval - lead) > UNUSED_S:
-            self._rest_from = now
-            return True
-        return False
+    def _may_rest(self, now: float) -> bool:
+        """Return whether no frame is needed from the other host now."""
+        return now < self._times.next_ask
 
     def _wait_time(self, now: float) -> float:
         """Return the longest seconds to wait for something to happen."""
-        if self._asked is not None or self._rest_from is None:
-            return 0.25
-        due = self._rest_from + self._interval - LEAD_S - min(self._round_trips, default=0.0)
-        return min(0.25, max(0.0, due - now))
-
-    def _wake(self) -> None:
-        with self._wake_lock:  # called from another thread, also after `close`
-            if self._wake_fd >= 0:
-                os.eventfd_write(self._wake_fd, 1)
+        if self._asked is not None:
+            return _MAX_SLEEP_S
+        changes = [at - now for at in (self._times.next_ask, self._times.old_at) if at > now]
+        return min([_MAX_SLEEP_S, *changes])
 
     def _poll(self, seconds: float) -> list[list[bytes]]:
-        """Wait for an answer or a waiting consumer, and return the answers. Raises SourceLost."""
-        for readable, _ in self._poller.poll(max(0, int(seconds * 1000))):
+        """Wait for an answer or a changed need, and return the answers. Raises SourceLost."""
+        for readable, _ in self._poller.poll(max(0, math.ceil(seconds * 1000))):
             if readable == self._wake_fd:
                 os.eventfd_read(self._wake_fd)
-                self._rest_from, self._active_since = None, time.monotonic()
         try:
             return self._client.receive()
         except LinkFailed as error:
@@ -183,6 +164,8 @@ class RemoteSource:
         )
         if self._client.send(encode(ask)):
             self._asked = self._last_id, now
+            if wants_frame:
+                self._times.on_ask(now)
 
     def _check(self, now: float) -> None:
         """Raise SourceLost when the other host, or its camera, is silent for too long."""
@@ -191,7 +174,7 @@ class RemoteSource:
             raise SourceLost(
                 f"no answer for {MAX_HOLD_S + ANSWER_S:g} s: the link or {self._settings.peer_name} is down"
             )
-        if self._rests(now):
+        if self._may_rest(now):
             self._frame_at = now
         elif now - self._frame_at > NO_FRAME_S:
             raise SourceLost(
@@ -208,25 +191,27 @@ class RemoteSource:
                 raise SourceLost(f"{self._settings.peer_name} sends a damaged answer: {error}") from None
             if self._asked is None or answer.id != self._asked[0]:
                 continue
-            on_wire = max(0.0, now - self._asked[1] - answer.held)
-            self._round_trips.append(on_wire)
+            took = now - self._asked[1]
+            on_wire = max(0.0, took - answer.held)
+            self._shortest_trip = min(self._shortest_trip, on_wire)
             self._asked, self._answered_at = None, now
             if answer.error is not None:
                 raise SourceLost(f"{self._settings.peer_name} answers: {answer.error}")
             if answer.frame is not None:
-                return self._picture(answer, answer.frame, parts[1] if len(parts) == 2 else b"", on_wire, now)
+                picture = self._picture(answer.frame, parts[1] if len(parts) == 2 else b"", on_wire, now)
+                if picture is not None:
+                    self._times.on_frame(now, took)
+                return picture
         return None
 
-    def _picture(
-        self, answer: Answer, frame: RemoteFrame, data: bytes, on_wire: float, now: float
-    ) -> RemotePicture | None:
+    def _picture(self, frame: RemoteFrame, data: bytes, on_wire: float, now: float) -> RemotePicture | None:
         if frame.width * frame.height > MAX_PIXELS:
             raise SourceLost(
                 f"a frame of {frame.width}x{frame.height} pixels refused: at most {MAX_PIXELS} are allowed"
             )
-        answer_took = on_wire - min(self._round_trips) / 2
+        answer_took = on_wire - self._shortest_trip / 2
         if answer_took > LATE_S or (self._has is not None and frame.id <= self._has):
             return None
-        self._has, self._frame_at, self._is_fresh = frame.id, now, True
+        self._has, self._frame_at = frame.id, now
         allow_pictures(frame.width * frame.height)
         return RemotePicture(data, (frame.width, frame.height), frame.pts, now - frame.age - answer_took)

@@ -18,7 +18,7 @@ from streamer.bus.host_keys import HostKeys
 from streamer.bus.remote_protocol import Answer, Ask, decode_answer, encode
 from streamer.capture import remote_server
 from streamer.capture.remote_server import RemoteServer, encode_picture
-from streamer.capture.sources import SourceField, _remote_source
+from streamer.capture.sources import SourceField, _ask_times, _remote_source
 from streamer.capture.sources._remote_picture import RemotePicture, picture_size
 from streamer.capture.sources.remote import Remote
 from streamer.core.errors import FrameError
@@ -218,6 +218,25 @@ def test_lossy_link_gives_each_frame_once(hosts: tuple[Path, Path]) -> None:
     assert sent.done <= counts["captured"] <= sent.captured
 
 
+def test_each_need_costs_one_frame_of_the_link(hosts: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits that a busy computer exceeds are lifted: it loses connections, and leaves frames until they are old."""
+    monkeypatch.setattr(_ask_times, "REPLACE_S", 3600.0)
+    monkeypatch.setattr(_remote_source, "ANSWER_S", 60.0)
+    monkeypatch.setattr(_remote_source, "LATE_S", 60.0)
+    with CaptureThread(hosts[0], CAMERA), Served(hosts[0]) as served, SlowLink(served.port, 10, 100) as link:
+        with CaptureThread(hosts[1], served.source(port=link.port)) as capture, Consumer(hosts[1]) as consumer:
+            after: FrameId | None = None
+            for _ in range(10):
+                frame = consumer.next(FrameRequest(after=after, interval=600), 60)
+                after = frame.id
+                consumer.client.settle(frame, "done")
+            counts = capture.stop()["frames"]
+        served.stop()
+    assert counts["done"] == 10
+    assert counts["captured"] <= 11, "a need costs one frame, and one more shows that the camera is up"
+    assert served.changes[-1][1].captured <= 11
+
+
 def test_restarted_server_is_found_again(hosts: tuple[Path, Path]) -> None:
     with (
         CaptureThread(hosts[0], CAMERA),
@@ -253,10 +272,8 @@ def test_closed_source_is_woken_without_effect(hosts: tuple[Path, Path]) -> None
     """The serving thread may still have the function when the connection has just ended."""
     with CaptureThread(hosts[0], CAMERA), Served(hosts[0]) as served:
         source = _remote_source.RemoteSource(Remote.model_validate(served.source()))
-        wake = source.follow(None)
-        assert wake is not None
         source.close()
-        wake()
+        source.wake()
 
 
 def test_greedy_host_shuts_no_other_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
