@@ -29,6 +29,7 @@ needs_landlock = pytest.mark.skipif(not landlock.version(), reason="this kernel 
 TRY = """
 import json, os, socket, sys
 from pathlib import Path
+import numpy as np
 from pydantic import TypeAdapter
 from streamer.capture.sources import SourceField
 from streamer.core import loopback
@@ -43,7 +44,13 @@ def serve(host):
     with loopback.listen(host, 1) as listener:
         socket.create_connection(listener.getsockname()).close()
 
+def paint(pictures):
+    image = np.empty((2160, 3840, 3), np.uint8)
+    for picture, _ in zip(settings.open(), range(pictures)):
+        picture.write_bgr(image)
+
 ways = {
+    "paint": paint,
     "read": lambda path: Path(path).read_bytes(),
     "write": lambda path: Path(path).write_bytes(b"x"),
     "list": os.listdir,
@@ -123,6 +130,11 @@ def test_memory_is_limited_by_size_of_pictures(tmp_path: Path) -> None:
     attempts = [("allocate", 150), ("allocate", 300), ("decode", 3840 * 2160), ("allocate", 400), ("allocate", 2000)]
     results = attempt("synthetic", tmp_path / "run", *attempts, ("decode", 1 << 40), ("allocate", 4000))
     assert results == ["done", "no memory", "done", "done", "no memory", "done", "no memory"]
+
+
+def test_drawn_camera_has_memory_for_large_pictures(tmp_path: Path) -> None:
+    results = attempt("synthetic?size=3840x2160&pace=file", tmp_path / "run", ("paint", 8), ("allocate", 2000))
+    assert results == ["done", "no memory"]
 
 
 def test_replaced_file_is_noticed(tmp_path: Path) -> None:

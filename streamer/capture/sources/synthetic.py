@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -11,6 +12,7 @@ from pydantic import field_validator
 
 from streamer.capture.interfaces import Source
 from streamer.capture.sources._fields import Fps, Size, width_and_height
+from streamer.core.memory_limit import allow_pictures
 from streamer.core.settings import Seconds, Settings
 from streamer.types import Image, Luma, Pace
 
@@ -75,12 +77,14 @@ class _ToyCamera:
 
     def __init__(self, settings: Synthetic) -> None:
         self._settings = settings
+        self._size = width_and_height(settings.size)
+        allow_pictures(math.prod(self._size))
 
     def __iter__(self) -> Iterator[ToyPicture]:
         from streamer.toyworld.world import World
 
         world = World(self._settings.seed)
-        settings, size = self._settings, width_and_height(self._settings.size)
+        settings, size = self._settings, self._size
         started, number = time.monotonic(), 0
         while settings.seconds is None or number / settings.fps < settings.seconds:
             pts = number / settings.fps
