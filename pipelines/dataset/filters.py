@@ -181,7 +181,12 @@ def by_agreement(tasks: Sequence[str], least: float = 0.5, needed: int = 1) -> S
             for picture, some in zip(pictures, objects, strict=True)
         ]
 
-    return Step("agreement", f"found by fewer than {needed} of {', '.join(tasks)}", apply)
+    names = ", ".join(tasks)
+    return Step(
+        "agreement",
+        f"not found by {names}" if needed == len(tasks) == 1 else f"found by fewer than {needed} of {names}",
+        apply,
+    )
 
 
 def by_tracks(max_gap: float, reach: float = 1.0) -> Step:

@@ -13,6 +13,7 @@ import typer
 
 from streamer.cli.options import ConfigFile, ShardText
 from streamer.core.errors import ConfigError
+from streamer.core.printable import printable
 from streamer.core.proxies import forget_proxies
 from streamer.core.reasons import reason_of
 from streamer.core.redact import redact
@@ -81,6 +82,7 @@ def _check_sockets(config: Config) -> None:
 
 def _print_contents(config: Config) -> None:
     from streamer.cli.load_estimate import describe, estimate, percent
+    from streamer.cli.rules import rule_lines
     from streamer.config.model_choice import ModelChoices
     from streamer.core.paths import state_folder
 
@@ -102,6 +104,8 @@ def _print_contents(config: Config) -> None:
         words = [f"mode {name}"] + ([] if index else ["at the first start"])
         words += [] if mode.at is None else [f"from {mode.at.text}"]
         print(f"  {', '.join(words)}: {', '.join(armed) or 'no rule'} armed")
+    for line in rule_lines(config, []):
+        print(printable(f"  rule {line}"))
     for sink in config.sinks:
         print(f"  sink {_keys(sink)}")
     for name, one in config.notify.items():

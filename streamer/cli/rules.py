@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,7 @@ from streamer.core.errors import ConfigError
 from streamer.core.printable import printable
 
 if TYPE_CHECKING:
+    from streamer.config.model import Config
     from streamer.events.schema import IncidentEvent
     from streamer.events.snapshots.folder import SnapshotFolder
     from streamer.events.verdicts import Judgement
@@ -39,32 +41,39 @@ def list_rules(config: AnyConfig = None, agent: RunningAgent = None) -> None:
 
     Of a running agent also the mode, the snoozes and the open incidents.
     """
-    from streamer.config.model import find_pipeline, load
-    from streamer.config.rule import answering
-    from streamer.events.verdicts import precision
-    from streamer.rules.feedback import propose
-    from streamer.rules.incident import hash_of
+    from streamer.config.model import load
 
     if config is None:
         for line in rules_commands.state_lines(agent):
             print(printable(line))
         return
     loaded = load(config)
-    judgements = _judgements(loaded.name)
+    for line in rule_lines(loaded, _judgements(loaded.name)):
+        print(printable(line))
+    if not loaded.rules:
+        print(f"{config} has no rules")
+
+
+def rule_lines(config: Config, judgements: list[Judgement]) -> Iterator[str]:
+    """Yield a line for each rule of a config, and one below it if the `judgements` propose another score."""
+    from streamer.config.model import find_pipeline
+    from streamer.config.rule import answering
+    from streamer.events.verdicts import precision
+    from streamer.rules.feedback import propose
+    from streamer.rules.incident import hash_of
+
     kinds = {task: spec.result for task, spec in find_pipeline().tasks().items()}
-    for name, rule in loaded.rules.items():
-        streams = list(answering(rule, loaded.streams, kinds).tasks)
-        made = ", ".join(dict.fromkeys(task for (_, task), names in loaded.made.items() if name in names))
-        judged = precision(judgements, name, {hash_of(rule, loaded.streams[stream]) for stream in streams})
+    for name, rule in config.rules.items():
+        streams = list(answering(rule, config.streams, kinds).tasks)
+        made = ", ".join(dict.fromkeys(task for (_, task), names in config.made.items() if name in names))
+        judged = precision(judgements, name, {hash_of(rule, config.streams[stream]) for stream in streams})
         words = [rules_commands.rule_line(name, str(rule.when), rule.severity, streams, rule.modes)]
         words += [f"makes the task {made}"] if made else []
         words += [str(judged)] if judged.share is not None else []
-        print(printable(", ".join(words)))
+        yield ", ".join(words)
         proposal = propose(rule, [one for one in judgements if one.rule == name])
         if proposal is not None:
-            print(f"  proposal: {proposal}")
-    if not loaded.rules:
-        print(f"{config} has no rules")
+            yield f"  proposal: {proposal}"
 
 
 @app.command("check")

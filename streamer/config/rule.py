@@ -262,7 +262,18 @@ def _no_task(condition: Condition, stream_name: str, stream: Any) -> str:
     names = [one.name for task in stream.tasks for one in (task, *all_follow_ups(task))]
     if condition.task is not None and condition.task not in names:
         return f"unknown task `{condition.task}` of stream `{stream_name}`{nearest(condition.task, names)}"
-    return f"no task of stream `{stream_name}` can answer `{condition}`"
+    return f"no task of stream `{stream_name}` can answer `{condition}`{_advice(condition)}"
+
+
+def _advice(condition: Condition) -> str:
+    """Return which task to add, for conditions that say it."""
+    if condition.reads is not None:
+        return ": add a task that reads text, such as `ocr_with_region`"
+    if condition.says is not None:
+        return ": add a task that describes the picture, such as `caption`"
+    if condition.label is not None and condition.task is None:
+        return f": add a task that finds objects, such as `object_detection`, or write `see: {condition.label}`"
+    return ""
 
 
 def question(text: str) -> str:

@@ -56,7 +56,9 @@ def _problem(details: ErrorDetails, raw: Any, schema: Schema) -> Problem:
         case "too_short" | "string_too_short":
             return where, "must not be empty"
         case "model_type" | "model_attributes_type" | "dict_type":
-            return where, "must be a mapping of keys"
+            return where, f"must be a mapping of keys, such as `{_example_key(location, schema)}: …`"
+        case "list_type" | "tuple_type":
+            return where, "must be a list: [first, second], or lines that begin with `- `"
         case "recursion_depth_exceeded" | "recursion_loop":
             return where[:_MAX_PLACE], "nested too deeply"
         case "path_type":
@@ -101,10 +103,21 @@ def _task_message(entry: Any, words: str) -> str:
 
 def _keys_at(location: Sequence[str | int], root: Schema) -> list[str]:
     """Return the keys that are valid at a pydantic location."""
+    return [key for member in _members_at(location, root) for key in member.get("properties", ())]
+
+
+def _example_key(location: Sequence[str | int], root: Schema) -> str:
+    """Return a key for a place that has none: one that must be there, else the first; `NAME` where names are keys."""
+    needed = [key for member in _members_at(location, root) for key in member.get("required", ())]
+    keys = _keys_at(location, root)
+    return "kind" if "kind" in keys else next(iter((*needed, *keys)), "NAME")
+
+
+def _members_at(location: Sequence[str | int], root: Schema) -> list[Schema]:
     found = [root]
     for part in location:
         found = [step for schema in found for step in _steps(_members(schema, root), part)]
-    return [key for schema in found for member in _members(schema, root) for key in member.get("properties", ())]
+    return [member for schema in found for member in _members(schema, root)]
 
 
 def _members(schema: Schema, root: Schema) -> list[Schema]:

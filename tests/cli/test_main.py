@@ -104,6 +104,8 @@ def test_check_prints_which_rules_a_mode_arms(streamer: Run) -> None:
     assert code == 0
     assert "mode home, at the first start: dog armed" in output
     assert "mode away, from 0 7 * * *: dog, thief armed" in output
+    assert "  rule dog: label dog, severity medium, streams a\n" in output
+    assert "  rule thief: label person, severity medium, streams a, modes away\n" in output
 
 
 def test_check_reports_a_sink_that_cannot_write(streamer: Run) -> None:

@@ -322,8 +322,16 @@ def test_bad_sink(here: Path, sink: str) -> None:
         ("streams:\n  gate: {source: synthetic}\n", "home.yaml:2: streams.gate: `tasks` is missing"),
         ("streams:\n  gate: {sorce: synthetic, source: synthetic, tasks: [{task: ocr}]}\n",
          "home.yaml:2: streams.gate.sorce: unknown key (did you mean `source`?)"),
-        ("streams: [a]\n", "home.yaml:1: streams: must be a mapping of keys"),
-        ("just text\n", "home.yaml:1: must be a mapping of keys"),
+        ("streams: [a]\n", "home.yaml:1: streams: must be a mapping of keys, such as `NAME: …`"),
+        ("just text\n", "home.yaml:1: must be a mapping of keys, such as `streams: …`"),
+        ("streams:\n  gate: {source: synthetic, tasks: [ocr]}\n",
+         "home.yaml:2: streams.gate.tasks[0]: must be a mapping of keys, such as `task: …`"),
+        ("streams:\n  gate: {source: synthetic, tasks: ocr}\n",
+         "home.yaml:2: streams.gate.tasks: must be a list: [first, second], or lines that begin with `- `"),
+        ("streams:\n  gate: {source: synthetic, tasks: [{task: ocr}]}\nmodel: large\n",
+         "home.yaml:3: model: must be a mapping of keys, such as `checkpoint: …`"),
+        ("streams:\n  gate: {source: synthetic, tasks: [{task: ocr}]}\nsinks: [stdout]\n",
+         "home.yaml:3: sinks[0]: must be a mapping of keys, such as `kind: …`"),
     ],
 )  # fmt: skip
 def test_bad_structure(here: Path, text: str, said: str) -> None:

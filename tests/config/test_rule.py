@@ -51,6 +51,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"when": {"see": "a ladder", "task": "people", "streams": ["gate"]}},
         "no task of stream `gate` can answer `sees a ladder`",
     ),
+    "label without a task": (
+        {"when": {**LABEL, "appears": True, "streams": ["yard"]}},
+        "can answer `label person appears`: add a task that finds objects, such as `object_detection`, or",
+    ),
+    "text without a task": (
+        {"when": {"reads": "x", "streams": ["gate"]}},
+        "`: add a task that reads text, such as `ocr_with_region`",
+    ),
     "interval without a made task": ({"when": {**LABEL, "every": "5s"}}, "when: `every` does not go with `label`"),
     "interval of a named task": (
         {"when": {"see": "a ladder", "task": "people", "every": "5s"}},
