@@ -49,11 +49,11 @@ def train(
     """
     from pydantic import ValidationError
 
-    from pipelines.dataset.pictures import read_picture
     from pipelines.florence2.checkpoint_files import open_folder
     from pipelines.florence2.examples import Example, read_examples
     from pipelines.florence2.finetune.run import train as run
     from pipelines.florence2.finetune.settings import TrainingSettings
+    from streamer.core.picture_files import read_picture
     from streamer.core.settings import in_words
 
     def read(path: Path) -> list[Example]:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipelines.dataset.annotations import Annotation, AnnotationFile, read_annotations
-from pipelines.dataset.pictures import read_picture
 from pipelines.florence2.checkpoint_files import open_folder
 from pipelines.florence2.pipeline import pipeline
 from streamer.core.errors import ConfigError, PipelineError
 from streamer.core.model_name import model_name
+from streamer.core.picture_files import read_picture
 from streamer.types import DueTask, Engine, Frame, Job, Region, Task
 
 TELL_EVERY_S = 10.0

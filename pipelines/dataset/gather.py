@@ -10,7 +10,7 @@ from pathlib import Path
 from pipelines.dataset.annotations import Annotation, read_annotations
 from pipelines.dataset.filters import AnsweredPicture, Objects
 from pipelines.dataset.labels import LabelledObject, LabelledPicture, Labels
-from pipelines.dataset.pictures import size_of
+from streamer.core.picture_files import size_of
 from streamer.types import Answer
 
 DETECTION = "object_detection"

@@ -12,10 +12,10 @@ from pipelines.dataset.annotate import Model, ask
 from pipelines.dataset.annotations import read_annotations
 from pipelines.dataset.compare import Answers, ExampleSet, Question, Row, compare, example_set, to_ask
 from pipelines.dataset.compare_page import page
-from pipelines.dataset.pictures import read_picture
 from pipelines.florence2.examples import read_examples
 from streamer.core import atomic_file
 from streamer.core.errors import ConfigError
+from streamer.core.picture_files import read_picture
 
 
 def write_report(

@@ -227,8 +227,8 @@ class Round:
         return Outcome(file_hashes([labels_path(self.path), answers]), file_hashes(files), counts)
 
     def _train(self) -> Outcome:
-        from pipelines.dataset.pictures import read_picture
         from pipelines.florence2.finetune.run import RECORD, train
+        from streamer.core.picture_files import read_picture
 
         settings, out = self._settings, self.path / MODEL
         names = (TRAIN, REHEARSAL, HELD_OUT)

@@ -17,7 +17,7 @@ import numpy as np
 from streamer.cli.source_frames import find_sources, spaced
 from streamer.core.errors import ConfigError
 from streamer.core.picture_blocks import SeenPictures, picture_blocks
-from streamer.core.picture_files import SUFFIXES
+from streamer.core.picture_files import SUFFIXES, find_pictures, read_picture
 from streamer.core.redact import redact
 from streamer.types import Frame, Image
 
@@ -133,19 +133,17 @@ def _ready(image: Image) -> Image:
 
 def _folder_images(folder: Path, count: int, tell: Callable[[str], None]) -> list[Image]:
     """Return pictures of a folder in an order that mixes its cameras and times, the same at each call."""
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    paths = [*find_pictures(folder)]
     random.Random(0).shuffle(paths)
     tell(f"{folder}: reading {min(count, len(paths))} of {len(paths)} pictures")
     images: list[Image] = []
     for path in paths:
         if len(images) == count:
             break
-        # cv2 returns None for a file that is no picture.
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is None:
-            tell(f"{path}: skipped, it is not a picture that can be read")
-        else:
-            images.append(_ready(np.asarray(image, np.uint8)))
+        try:
+            images.append(_ready(read_picture(path)))
+        except ConfigError as error:
+            tell(f"skipped: {error}")
     if len(images) < MIN_PICTURES:
         raise ConfigError(
             f"--from: {folder} has {len(images)} usable pictures ({', '.join(SUFFIXES)}), and {MIN_PICTURES} are needed"

@@ -10,9 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
 from streamer.cli.source_frames import spaced
 from streamer.core import atomic_file
 from streamer.core.dataset_folder import DatasetFolder
@@ -20,7 +17,7 @@ from streamer.core.errors import ConfigError
 from streamer.core.jpeg import encode_jpeg
 from streamer.core.paths import state_folder
 from streamer.core.picture_blocks import from_text, picture_blocks
-from streamer.core.picture_files import SUFFIXES, find_pictures
+from streamer.core.picture_files import SUFFIXES, find_pictures, read_picture
 from streamer.events.collected import CollectedFolder
 from streamer.types import Image
 from streamer.types.dataset import PictureRecord
@@ -61,15 +58,18 @@ def collect_folder(folder: Path, dataset: DatasetFolder, most: int, tell: Callab
             counts.known += 1
             continue
         try:
-            content = atomic_file.read(path)
-            decoded: Any = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-        except (OSError, cv2.error):
-            decoded = None
-        if decoded is None or not image.isprintable():
-            counts.unreadable += 1
-            tell(f"{path}: skipped, it is not a picture that can be read")
+            if not image.isprintable():
+                raise ConfigError(f"{path}: its name cannot be printed")
+            content, pixels = atomic_file.read(path), read_picture(path)
+        except OSError as error:
+            problem = f"{path}: {(error.strerror or 'cannot be read').lower()}"
+        except ConfigError as error:
+            problem = str(error)
+        else:
+            _add(dataset, PictureRecord(image), pixels, content, counts, tell)
             continue
-        _add(dataset, PictureRecord(image), decoded, content, counts, tell)
+        counts.unreadable += 1
+        tell(f"skipped: {problem}")
     if counts == Counts():
         raise ConfigError(f"--from: {folder} has no pictures ({', '.join(SUFFIXES)})")
     return counts

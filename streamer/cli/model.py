@@ -14,6 +14,7 @@ from streamer.cli.client import REPLY_TIMEOUT_S, call
 from streamer.cli.options import Checkpoint, RunningAgent
 from streamer.core.errors import ConfigError
 from streamer.core.model_name import model_name
+from streamer.core.printable import printable
 
 if TYPE_CHECKING:
     from streamer.config.model import Config
@@ -214,4 +215,4 @@ def _jobs(frame: Frame, tasks: Mapping[str, Sequence[Task]]) -> Iterator[Job]:
 
 
 def _tell(line: str) -> None:
-    print(line, flush=True)
+    print(printable(line), flush=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
+from streamer.core.printable import printable
+
 
 def tell(line: str) -> None:
     """Print a line on standard error; standard output has the result of the command."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,16 @@ def test_damaged_picture_is_named_and_skipped(pictures: Path, capfd: pytest.Capt
     (pictures / "3.png").write_bytes(b"no picture")
     sets = read(str(pictures), (64, 32))
     assert len(sets.calibration) + len(sets.held_out) == 7
-    assert f"{pictures / '3.png'}: skipped" in capfd.readouterr().out
+    assert f"skipped: {pictures / '3.png'}: cannot be read as a picture" in capfd.readouterr().out
+
+
+def test_files_that_are_no_pictures_are_not_opened(pictures: Path) -> None:
+    """A named pipe would block for ever."""
+    os.mkfifo(pictures / "0.jpg")
+    (pictures / "00.jpg").mkdir()
+    (pictures / "1.jpg").symlink_to("/dev/zero")
+    sets = read(str(pictures), (64, 32))
+    assert len(sets.calibration) + len(sets.held_out) == 8
 
 
 def test_folder_without_pictures_is_an_error(tmp_path: Path) -> None:

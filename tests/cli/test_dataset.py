@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image as Files
 from typer.testing import CliRunner, Result
 
 from pipelines.dataset.formats import coco
@@ -22,6 +25,7 @@ from streamer.events.collected import CollectedFolder
 from streamer.toyworld.world import World
 from streamer.types import Answer, Box
 from streamer.types.dataset import Annotation, CollectedPicture, PictureRecord
+from tests.support import bombs
 
 
 def collect(source: object, out: Path, *more: object) -> Result:
@@ -60,11 +64,50 @@ def test_folder_gives_each_scene_once(pictures: Path, tmp_path: Path) -> None:
     done = collect(pictures, out)
     assert done.exit_code == 1
     assert "2 new pictures, 0 known, 2 repeat another one, 1 show nothing, 1 unreadable" in done.stdout
-    assert "f.jpg: skipped" in done.stderr
+    assert f"skipped: {pictures}/f.jpg: cannot be read as a picture" in done.stderr
     assert [record["image"] for record in records(out)] == ["a.png", "sub/d.jpg"]
     assert (out / "sub/d.jpg").read_bytes() == (pictures / "sub/d.jpg").read_bytes()
     again = collect(pictures, out)
     assert "0 new pictures, 2 known, 2 repeat another one" in again.stdout
+
+
+@pytest.fixture
+def hostile(pictures: Path) -> Path:
+    """Add to a folder of pictures what is none, what is too large, and names for no file of labels."""
+    os.mkfifo(pictures / "pipe.jpg")
+    (pictures / "zero.jpg").symlink_to("/dev/zero")
+    (pictures / "folder.jpg").mkdir()
+    (pictures / "around").symlink_to(pictures)
+    (pictures / "bomb.png").write_bytes(bombs.png_bomb())
+    for name in (b"line\nend.jpg", b"latin\xff.jpg", b"\x1b[31mred.jpg"):
+        (pictures / os.fsdecode(name)).write_bytes((pictures / "a.png").read_bytes())
+    exif = Files.Exif()
+    exif[0x8769] = {0x9003: "2026:01:01 00:00:00"}
+    Files.fromarray(scene(9)).save(pictures / "cut-exif.jpg", exif=exif.tobytes()[:-25])
+    return pictures
+
+
+def test_hostile_folder_is_collected(hostile: Path, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        done = collect(hostile, tmp_path / "out")
+    assert "3 new pictures, 0 known, 2 repeat another one, 1 show nothing, 5 unreadable" in done.stdout
+    assert [record["image"] for record in records(tmp_path / "out")] == ["a.png", "cut-exif.jpg", "sub/d.jpg"]
+    assert [line.removeprefix(f"skipped: {hostile}/") for line in done.stderr.splitlines()] == [
+        "\\x1b[31mred.jpg: its name cannot be printed",
+        "bomb.png: more than 33177600 pixels",
+        "f.jpg: cannot be read as a picture (BMP, JPEG, PNG, WEBP)",
+        "latin\\udcff.jpg: its name cannot be printed",
+        "line\\nend.jpg: its name cannot be printed",
+    ]
+
+
+def test_pictures_without_a_printable_name_are_not_asked_about(
+    hostile: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    names = ["a.png", "b.jpg", "bomb.png", "c.jpg", "cut-exif.jpg", "e.png", "f.jpg", "sub/d.jpg"]
+    assert [shot.image for shot in find_shots(hostile)] == names
+    assert f"skipped: {hostile}/latin\\udcff.jpg: its name cannot be printed\n" in capfd.readouterr().err
 
 
 def test_picture_without_its_line_is_added_again(pictures: Path, tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipelines.dataset.labels import Collector, LabelledObject, LabelledPicture, Labels
-from pipelines.dataset.pictures import size_of
 from pipelines.dataset.review.decisions import FILE, DecisionFile
 from streamer.core.errors import ConfigError
+from streamer.core.picture_files import size_of
 
 
 def read(path: Path) -> Labels:

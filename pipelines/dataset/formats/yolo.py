@@ -16,9 +16,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipelines.dataset.labels import DECIMALS, Collector, LabelledObject, LabelledPicture, Labels, read_bytes
-from pipelines.dataset.pictures import size_of
 from streamer.core import atomic_file
-from streamer.core.picture_files import find_pictures
+from streamer.core.picture_files import find_pictures, size_of
 
 INDEX = "data.yaml"
 _PLACES = DECIMALS + 3

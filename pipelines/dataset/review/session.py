@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines.dataset.labels import LabelledObject, checked_label, safe_file
-from pipelines.dataset.pictures import read_picture
 from pipelines.dataset.review.decisions import FILE, DecidedObject, Decision, DecisionFile, Original
 from pipelines.dataset.review.order import count_labels, usefulness
 from streamer.core.boxes import Rect
 from streamer.core.errors import ConfigError
 from streamer.core.jpeg import encode_jpeg
-from streamer.core.picture_files import find_pictures
+from streamer.core.picture_files import find_pictures, read_picture
 from streamer.types.review import ReviewedObject, ReviewedPicture
 
 MAX_OBJECTS = 300

@@ -17,9 +17,9 @@ from pycocotools.coco import COCO
 
 from pipelines.dataset.formats import coco, cvat, label_studio, yolo
 from pipelines.dataset.labels import LabelledObject, LabelledPicture, Labels, safe_file
-from pipelines.dataset.pictures import read_picture, size_of
 from streamer.core.boxes import bounds
 from streamer.core.errors import ConfigError
+from streamer.core.picture_files import read_picture, size_of
 
 NAMES = ("person", "red van")
 WIDTH, HEIGHT = 320, 240
