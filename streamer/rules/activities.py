@@ -4,36 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import ItemsView, KeysView, Mapping, Sequence, ValuesView
-from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 from streamer.rules.activity import Activity
 from streamer.rules.condition import ObjectLeaf
 from streamer.rules.incident import Key
-from streamer.rules.observation import Observation
+from streamer.rules.task_activities import ANY_LABEL, TaskActivities
 
 _SPARE = 1000
 """Deadlines that have changed and may stay in the heap."""
-ANY_LABEL = ""
-"""Key of activities that look at objects with any label."""
-
-
-@dataclass(slots=True)
-class _TaskActivities:
-    """The activities that look at one task's answers."""
-
-    awake: dict[int, Activity] = field(default_factory=dict)
-    """Those that every answer concerns, by their order."""
-    by_label: defaultdict[str, list[Activity]] = field(default_factory=lambda: defaultdict(list))
-
-    def concerned(self, seen: Observation) -> list[Activity]:
-        """Return the activities that an observation can change, in their order."""
-        found = dict(self.awake)
-        if seen.objects:
-            for label in {ANY_LABEL, *(shape.label.casefold() for shape in seen.objects)}:
-                for activity in self.by_label.get(label, ()):
-                    found[activity.order] = activity
-        return [found[order] for order in sorted(found)]
 
 
 class Activities:
@@ -41,13 +20,14 @@ class Activities:
 
     def __init__(self, activities: Mapping[Key, Activity]) -> None:
         self._all = activities
-        self._tasks: defaultdict[tuple[str, str], _TaskActivities] = defaultdict(_TaskActivities)
+        self._tasks: defaultdict[tuple[str, str], TaskActivities] = defaultdict(TaskActivities)
         self._streams: defaultdict[str, list[Activity]] = defaultdict(list)
         self._ordered = tuple(activities.values())
         self._deadlines: dict[int, float] = {}  # by order
+        self._awake = set[int]()  # orders
+        self._deferring: dict[int, TaskActivities] = {}  # by order
         self._heap: list[tuple[float, int]] = []  # deadlines and orders, also of deadlines that have changed
-        self.changed = set[Key]()
-        """Activities that have changed, or are gone, since this was cleared."""
+        self._changed = set[Key]()
         for order, activity in enumerate(activities.values()):
             activity.order = order
             self._streams[activity.stream].append(activity)
@@ -57,10 +37,17 @@ class Activities:
                     if activity not in of_label:
                         of_label.append(activity)
             self.update(activity)
-        self.changed.clear()
+        self._changed.clear()
+
+    @property
+    def changed(self) -> set[Key]:
+        """Activities that have changed, or are gone, since this was cleared."""
+        self._settle_all()
+        return self._changed
 
     def get(self, rule: str, stream: str) -> Activity | None:
-        return self._all.get((rule, stream))
+        activity = self._all.get((rule, stream))
+        return None if activity is None else self._settled(activity)
 
     def word(self, rule: str, stream: str) -> str | None:
         """Return the word of a rule's `state` on a stream, None without an answer."""
@@ -71,18 +58,19 @@ class Activities:
         return self._all.keys()
 
     def values(self) -> ValuesView[Activity]:
+        self._settle_all()
         return self._all.values()
 
     def items(self) -> ItemsView[Key, Activity]:
+        self._settle_all()
         return self._all.items()
 
     def of_stream(self, stream: str | None) -> Sequence[Activity]:
-        return self._streams.get(stream or "", ())
+        return [self._settled(activity) for activity in self._streams.get(stream or "", ())]
 
-    def concerned(self, seen: Observation) -> Sequence[Activity]:
-        """Return the activities that an observation can change."""
-        tasks = self._tasks.get((seen.stream, seen.task))
-        return () if tasks is None else tasks.concerned(seen)
+    def of_task(self, stream: str, task: str) -> TaskActivities | None:
+        """Return the activities that look at the answers of a task, None if there are none."""
+        return self._tasks.get((stream, task))
 
     @property
     def next_deadline(self) -> float:
@@ -95,23 +83,53 @@ class Activities:
     def next_due(self) -> tuple[float, Activity]:
         """Return the earliest deadline and its activity; there must be one."""
         at = self.next_deadline
-        return at, self._ordered[self._heap[0][1]]
+        return at, self._settled(self._ordered[self._heap[0][1]])
 
     def update(self, activity: Activity) -> None:
         """Find the activity by its present state."""
-        self.changed.add(activity.reporter.key)
-        deadline, order = activity.deadline, activity.order
+        self._changed.add(activity.reporter.key)
+        order = activity.order
+        if (deadline := activity.deadline) != self._deadlines.get(order):
+            self._set_deadline(order, deadline)
+        if tasks := self._deferring.pop(order, None):
+            tasks.take(activity)
+        is_awake = not activity.sleeps and not self._defer(activity)
+        if is_awake != (order in self._awake):
+            self._awake ^= {order}
+            for task in activity.tasks:
+                awake = self._tasks[activity.stream, task].awake
+                if is_awake:
+                    awake[order] = activity
+                else:
+                    del awake[order]
+
+    def _defer(self, activity: Activity) -> bool:
+        """Let an activity defer the next answers of its task, if that is possible; return whether it is."""
+        if activity.deferrable_s is None:
+            return False
+        (task,) = activity.tasks
+        tasks = self._tasks[activity.stream, task]
+        if tasks.defer(activity):
+            self._deferring[activity.order] = tasks
+        return activity.order in self._deferring
+
+    def _settled(self, activity: Activity) -> Activity:
+        """Return an activity once it has taken the answers that it has deferred."""
+        tasks = self._deferring.get(activity.order)
+        if tasks is not None and tasks.has_deferred(activity):
+            tasks.take(activity)
+            self.update(activity)
+        return activity
+
+    def _settle_all(self) -> None:
+        for order in tuple(self._deferring):
+            self._settled(self._ordered[order])
+
+    def _set_deadline(self, order: int, deadline: float | None) -> None:
         if deadline is None:
-            self._deadlines.pop(order, None)
-        elif self._deadlines.get(order) != deadline:
-            self._deadlines[order] = deadline
-            heappush(self._heap, (deadline, order))
-            if len(self._heap) > 2 * len(self._deadlines) + _SPARE:
-                self._heap = sorted((time, order) for order, time in self._deadlines.items())
-        sleeps = activity.sleeps
-        for task in activity.tasks:
-            awake = self._tasks[activity.stream, task].awake
-            if sleeps:
-                awake.pop(activity.order, None)
-            else:
-                awake[activity.order] = activity
+            del self._deadlines[order]
+            return
+        self._deadlines[order] = deadline
+        heappush(self._heap, (deadline, order))
+        if len(self._heap) > 2 * len(self._deadlines) + _SPARE:
+            self._heap = sorted((time, order) for order, time in self._deadlines.items())

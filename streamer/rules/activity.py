@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 from streamer.config.rule import Hits, Hold, Rule
 from streamer.events.part import UnixSecond
@@ -91,15 +92,12 @@ class Activity:
         self.leaves: tuple[Leaf, ...] = tuple(condition.leaves())
         self.tasks = frozenset(leaf.task for leaf in self.leaves if leaf.task is not None)
         self.stream_leaves = tuple(leaf for leaf in self.leaves if isinstance(leaf, StreamLeaf))
+        self._momentary = tuple(leaf for leaf in self.leaves if leaf.is_momentary)
         self.state_leaf = condition if isinstance(condition, FixedObjectLeaf) else None
         self._can_sleep = all(leaf.is_quiet for leaf in self.leaves) and not condition.value_of_nothing
+        self._can_defer = self._can_sleep and condition is self.leaves[0]
         self._updates = Updates(rule.escalate, reporter)
         self.state = ActivityState()
-
-    def looks_like(self, other: Activity) -> bool:
-        """Return whether it is about the same rule, and the same tasks answer it."""
-        own, others = ([leaf.task for leaf in one.leaves] for one in (self, other))
-        return own == others and self.reporter.rule_hash == other.reporter.rule_hash
 
     @property
     def sleeps(self) -> bool:
@@ -108,33 +106,49 @@ class Activity:
         Such an answer would make a condition false, or leave it without an answer; both lead to no incident.
         """
         state = self.state
-        is_idle = state.incident is None and not state.pending and True not in state.hits
-        return self._can_sleep and is_idle and not any(leaf.value for leaf in self.leaves) and not self.condition.value
+        if not self._can_sleep or state.incident is not None or state.pending or True in state.hits:
+            return False
+        return not any(leaf.value for leaf in self.leaves) and not self.condition.value
+
+    @property
+    def deferrable_s(self) -> float | None:
+        """Answered seconds for which answers without objects of its label only count; None if they do more."""
+        if not self._can_defer or self.condition.value is not False:
+            return None
+        incident = self.state.incident
+        return inf if incident is None else self._grace_s - (self.state.time.seconds - incident.last_true)
 
     @property
     def deadline(self) -> float | None:
         """Unix second at which `expire` has something to do, without any event of the stream."""
-        incident, times = self.state.incident, [leaf.deadline for leaf in self.stream_leaves]
-        if incident is not None:
-            times.extend(self._updates.deadlines(incident))
-        elif not times:
-            return self.state.may_start_at
+        times = [leaf.deadline for leaf in self.stream_leaves]
+        if self.state.incident is not None:
+            times += self._updates.deadlines(self.state.incident)
         times.append(self.state.may_start_at)
         return min((time for time in times if time is not None), default=None)
 
-    def observe(self, seen: Observation) -> Iterator[IncidentEvent]:
+    def observe(self, seen: Observation) -> IncidentEvent | None:
         """Take the outcome of a task of the stream."""
-        findings: list[Finding] = []
-        for leaf in self.leaves:
-            if leaf.task == seen.task:
-                leaf.observe(seen)
-                if leaf.value:
-                    findings.append(leaf.finding)
-        value = self.condition.value
-        evidence = evidence_of(seen, max(findings, key=_rank, default=NOTHING)) if value else _NO_EVIDENCE
-        yield from self._evaluate(value, evidence, seen.moment)
-        for leaf in self.leaves:
-            leaf.settle()
+        leaves = [leaf for leaf in self.leaves if leaf.task == seen.task]
+        for leaf in leaves:
+            leaf.observe(seen)
+        value, evidence = self.condition.value, _NO_EVIDENCE
+        if value:
+            best = max((leaf.finding for leaf in leaves if leaf.value), key=_rank, default=NOTHING)
+            evidence = evidence_of(seen, best)
+        event = self._evaluate(value, evidence, seen.moment)
+        for leaf in self._momentary:
+            if leaf.value:
+                leaf.state.value = False
+        return event
+
+    def take_deferred(self, answers: Iterable[tuple[Truth, Moment]]) -> None:
+        """Take answers within `deferrable_s`, each with the value that the condition has then. They cause no event."""
+        for value, moment in answers:
+            self._evaluate(value, _NO_EVIDENCE, moment)
+            self.leaves[0].state.value = value
+            if self.sleeps:
+                return
 
     def change_stream(self, state: str, event: str, epoch: int | None, now: float) -> Iterator[IncidentEvent]:
         """Take a change of the stream's state: `up`, `down`, `stopped`, `ended`, `moved`."""
@@ -146,8 +160,8 @@ class Activity:
             yield from self.stop(now, STREAM_OVER[state])
         for stream_leaf in self.stream_leaves:
             stream_leaf.change(state, event, now)
-        if self.stream_leaves:
-            yield from self._look_at_stream(event, epoch, now)
+        if self.stream_leaves and (found := self._look_at_stream(event, epoch, now)):
+            yield found
 
     def lose_task(self, task: str, now: float, reason: str) -> Iterator[IncidentEvent]:
         """Have no answer of a task from here on. An incident that the rest of the condition does not keep ends."""
@@ -168,7 +182,8 @@ class Activity:
         due = [leaf for leaf in self.stream_leaves if leaf.deadline is not None and leaf.deadline <= now]
         for leaf in due:
             leaf.expire(now)
-            yield from self._look_at_stream(leaf.state.event or "", None, now)
+            if found := self._look_at_stream(leaf.state.event or "", None, now):
+                yield found
         state = self.state
         if state.may_start_at is not None and state.may_start_at <= now:
             yield self._start(state.time.seconds, now)
@@ -208,35 +223,26 @@ class Activity:
         for leaf in self.stream_leaves:
             leaf.rebase(now)
 
-    def _look_at_stream(self, event: str, epoch: int | None, now: float) -> Iterator[IncidentEvent]:
+    def _look_at_stream(self, event: str, epoch: int | None, now: float) -> IncidentEvent | None:
         return self._evaluate(self.condition.value, Evidence(event, epoch, None), Moment(None, None, now))
 
-    def _evaluate(self, value: Truth, evidence: Evidence, moment: Moment) -> Iterator[IncidentEvent]:
+    def _evaluate(self, value: Truth, evidence: Evidence, moment: Moment) -> IncidentEvent | None:
         """Take a value of the condition. `evidence` counts if it is true."""
         state = self.state
         now = state.time.advance(moment, value is not None)
         if not value:
             state.may_start_at = None
         if value is None:
-            return
+            return None
         if state.incident is not None:
-            yield from self._continue(state.incident, value, evidence, now, moment.wall)
-        elif state.is_held(self._rule.hold, value, evidence, now):
-            if self._may_start(moment.wall):
-                yield self._start(now, moment.wall)
-            else:
-                state.pending = [evidence]
-                if self.stream_leaves and state.may_start_at is None:
-                    state.may_start_at = self._next_start(moment.wall)
-
-    def _may_start(self, wall: float) -> bool:
-        cooldown, hours = self._rule.again.cooldown, self._rule.between
-        last = self.state.last_start
-        if not self._controls.is_armed(self._rule.modes):
-            return False
-        if cooldown is not None and last is not None and wall < last + cooldown:
-            return False
-        return hours is None or hours.is_open(wall)
+            return self._continue(state.incident, value, evidence, now, moment.wall)
+        if state.is_held(self._rule.hold, value, evidence, now):
+            if self._controls.is_armed(self._rule.modes) and _may_start(self._rule, state.last_start, moment.wall):
+                return self._start(now, moment.wall)
+            state.pending = [evidence]
+            if self.stream_leaves and state.may_start_at is None:
+                state.may_start_at = self._next_start(moment.wall)
+        return None
 
     def _next_start(self, wall: float) -> float | None:
         """Return the first unix second from `wall` on at which an incident may start; None if there is none."""
@@ -257,23 +263,29 @@ class Activity:
 
     def _continue(
         self, incident: Incident, value: bool, evidence: Evidence, now: float, wall: float
-    ) -> Iterator[IncidentEvent]:
-        if value:
-            more = evidence.count > incident.count
-            incident.add(evidence)
-            incident.last_true, incident.why = now, reasons_to_json(tuple(self.condition.reasons()))
-            if more:
-                yield self.reporter.event(incident, "update", wall, f"count {incident.count}")
-            elif incident.best.rank >= max(0.0, incident.reported_score) + BETTER_SCORE:
-                yield self.reporter.event(incident, "update", wall, "better frame")
-        elif now - incident.last_true >= self._grace_s:
-            yield self._end(wall, None)
+    ) -> IncidentEvent | None:
+        if not value:
+            return self._end(wall, None) if now - incident.last_true >= self._grace_s else None
+        more = evidence.count > incident.count
+        incident.add(evidence)
+        incident.last_true, incident.why = now, reasons_to_json(tuple(self.condition.reasons()))
+        if more:
+            return self.reporter.event(incident, "update", wall, f"count {incident.count}")
+        if incident.best.rank >= max(0.0, incident.reported_score) + BETTER_SCORE:
+            return self.reporter.event(incident, "update", wall, "better frame")
+        return None
 
     def _end(self, wall: float, reason: str | None) -> IncidentEvent:
         assert self.state.incident is not None
         event = self.reporter.event(self.state.incident, "end", wall, reason)
         self.state.incident = None
         return event
+
+
+def are_alike(one: Activity, other: Activity) -> bool:
+    """Return whether two activities are about the same rule, and the same tasks answer them."""
+    tasks = [[leaf.task for leaf in activity.leaves] for activity in (one, other)]
+    return tasks[0] == tasks[1] and one.reporter.rule_hash == other.reporter.rule_hash
 
 
 def word_event(activity: Activity, cause: str, now: float) -> StatusEvent | None:
@@ -308,6 +320,14 @@ def best_frames(activities: Iterable[Activity]) -> Iterator[tuple[str, str]]:
 def _rank(finding: Finding) -> tuple[float, int]:
     score = -1.0 if finding.best is None or finding.best.score is None else finding.best.score
     return score, finding.number
+
+
+def _may_start(rule: Rule, last: float | None, wall: float) -> bool:
+    """Return whether the hours and the cooldown allow a start at unix second `wall`. `last`: the last start."""
+    cooldown = rule.again.cooldown
+    if cooldown is not None and last is not None and wall < last + cooldown:
+        return False
+    return rule.between is None or rule.between.is_open(wall)
 
 
 def _next_start(rule: Rule, last: float | None, wall: float) -> float | None:

@@ -60,7 +60,6 @@ class LeafState:
     model: str | None = None
     measured: float | None = None
     score: float | None = None
-    time: AnsweredTime = field(default_factory=AnsweredTime)
 
 
 class Leaf:
@@ -68,6 +67,8 @@ class Leaf:
 
     is_quiet = False
     """It stays false at an answer without objects of its label."""
+    is_momentary = False
+    """It is true for one answer only."""
 
     def __init__(self, settings: Settings, task: str | None) -> None:
         self.settings, self.task = settings, task
@@ -90,22 +91,18 @@ class Leaf:
     def observe(self, seen: Observation) -> None:
         """Take the outcome of the leaf's task on a frame."""
         state = self.state
-        now = state.time.advance(seen.moment, seen.outcome != "none")
         self.finding = NOTHING
-        if seen.outcome == "none":
-            state.value = None
-        elif seen.outcome == "unchanged":
-            self._look_again(seen, now)
-        else:
+        if seen.outcome == "answer":
             state.event, state.model, state.score = seen.event, seen.model, None
-            state.value = self._look(seen, now)
+            state.value = self._look(seen)
+        elif seen.outcome == "unchanged":
+            self._look_again(seen)
+        else:
+            state.value = None
 
     def lose(self) -> None:
         """Have no answer from here on: the stream is down."""
-        self.state.value, self.state.time.last = None, None
-
-    def settle(self) -> None:
-        """End a value that holds for one answer only."""
+        self.state.value = None
 
     def check(self) -> None:
         """Raise ValueError for a stored state that this condition cannot have."""
@@ -123,11 +120,11 @@ class Leaf:
             event=state.event,
         )
 
-    def _look(self, seen: Observation, now: float) -> Truth:
-        """Return the value for a new answer. `now`: answered seconds."""
+    def _look(self, seen: Observation) -> Truth:
+        """Return the value for a new answer."""
         raise NotImplementedError
 
-    def _look_again(self, seen: Observation, now: float) -> None:
+    def _look_again(self, seen: Observation) -> None:
         """Update the value when the answer before still holds."""
 
     def _threshold(self) -> str | None:
@@ -156,12 +153,11 @@ class ObjectLeaf(Leaf):
 
     def select(self, seen: Observation) -> list[Shape]:
         """Return the objects that count, and keep their finding."""
+        named = seen.objects if self.label is None else seen.by_label.get(self.label, ())
         found = [
             shape
-            for shape in seen.objects
-            if (self.label is None or shape.label.casefold() == self.label)
-            and self._passes(shape.score)
-            and (self._zone is None or is_inside(foot(shape.box), self._zone))
+            for shape in named
+            if self._passes(shape.score) and (self._zone is None or is_inside(foot(shape.box), self._zone))
         ]
         self._keep(found)
         return found
@@ -173,7 +169,7 @@ class ObjectLeaf(Leaf):
         best = max(found, key=_score)
         self.finding, self.state.score = Finding(len(found), best), best.score
 
-    def _look(self, seen: Observation, now: float) -> Truth:
+    def _look(self, seen: Observation) -> Truth:
         count = len(self.select(seen))
         self.state.measured = count
         return self._count.holds(count)
@@ -182,42 +178,68 @@ class ObjectLeaf(Leaf):
         return str(self._count)
 
 
-class AbsentLeaf(ObjectLeaf):
+@dataclass(slots=True)
+class TimedState(LeafState):
+    time: AnsweredTime = field(default_factory=AnsweredTime)
+
+
+class TimedLeaf(ObjectLeaf):
+    """A condition on the time between answers."""
+
+    def __init__(self, settings: Settings, task: str | None, zones: Zones) -> None:
+        super().__init__(settings, task, zones)
+        self.state: TimedState = TimedState()
+
+    @property
+    def _now(self) -> float:
+        """Answered second of the newest answer."""
+        return self.state.time.seconds
+
+    def observe(self, seen: Observation) -> None:
+        self.state.time.advance(seen.moment, seen.outcome != "none")
+        super().observe(seen)
+
+    def lose(self) -> None:
+        super().lose()
+        self.state.time.last = None
+
+
+@dataclass(slots=True)
+class AbsentState(TimedState):
+    empty_since: float | None = None
+    """Answered second."""
+
+
+class AbsentLeaf(TimedLeaf):
     """No object seen for a time, counted over answers only."""
 
     def __init__(self, settings: Settings, task: str | None, zones: Zones) -> None:
         super().__init__(settings, task, zones)
         self.state: AbsentState = AbsentState()
 
-    def _look(self, seen: Observation, now: float) -> Truth:
+    def _look(self, seen: Observation) -> Truth:
         if self.select(seen):
             self.state.empty_since = None
         elif self.state.empty_since is None:
-            self.state.empty_since = now
-        return self._is_absent(now)
+            self.state.empty_since = self._now
+        return self._is_absent()
 
-    def _look_again(self, seen: Observation, now: float) -> None:
-        self.state.value = self._is_absent(now)
+    def _look_again(self, seen: Observation) -> None:
+        self.state.value = self._is_absent()
 
-    def _is_absent(self, now: float) -> bool:
+    def _is_absent(self) -> bool:
         since = self.state.empty_since
-        self.state.measured = 0.0 if since is None else now - since
+        self.state.measured = 0.0 if since is None else self._now - since
         return since is not None and self.state.measured >= (self.settings.absent or 0.0)
 
     def _threshold(self) -> str | None:
         return f">= {self.settings.absent:g} s"
 
 
-@dataclass(slots=True)
-class AbsentState(LeafState):
-    empty_since: float | None = None
-    """Answered second."""
-
-
 class TextLeaf(Leaf):
     """A text that matches an expression: a recognized one, or a caption."""
 
-    def _look(self, seen: Observation, now: float) -> Truth:
+    def _look(self, seen: Observation) -> Truth:
         texts = list(seen.texts) if self.settings.reads is not None else []
         if seen.text is not None:
             texts.append(Shape(seen.text, seen.score, (0.0, 0.0, 1.0, 1.0)))

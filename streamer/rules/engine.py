@@ -22,12 +22,12 @@ from streamer.events.command_data import CommandData
 from streamer.events.part import unix_time
 from streamer.events.schema import Event, IncidentEvent, ResultEvent, StatusEvent
 from streamer.rules.activities import Activities
-from streamer.rules.activity import Activity, retire, word_event
+from streamer.rules.activity import Activity, are_alike, retire, word_event
 from streamer.rules.build import build_activities
 from streamer.rules.controls import Controls
 from streamer.rules.descriptions import Descriptions
 from streamer.rules.incident import Key, Reporter
-from streamer.rules.observation import Observation, observe
+from streamer.rules.observation import observe
 from streamer.rules.saved_state import (
     Head,
     SavedActivity,
@@ -109,7 +109,7 @@ class Engine:
         if isinstance(event, ResultEvent):
             if self._describes:
                 self._descriptions.observe(event)
-            found += self._observe(observe(event, wall))
+            found += self._observe(event, wall)
         elif event.subject.startswith("stream."):
             found += self._change_stream(event, wall)
         elif event.subject.startswith("task."):
@@ -149,12 +149,10 @@ class Engine:
 
         Raises ValueError if the data is not from this version.
         """
-        ends: list[RuleEvent] = []
-        head = load_head(state.head)
+        ends, head = list[RuleEvent](), load_head(state.head)
         self.clock = head.clock
         self.controls.load(head.controls)
         self._descriptions.streams.update(head.descriptions.streams)
-        ended: list[Key] = []
         for key, data in state.activities.items():
             if data is None:
                 continue
@@ -163,17 +161,21 @@ class Engine:
                 if activity is not None and activity.reporter.rule_hash == saved.rule_hash:
                     restore(activity, saved, self.clock)
                     self.activities.update(activity)
+                    self.activities.changed.remove(key)
                 else:
-                    ended.append(key)
+                    self.activities.changed.add(key)
                     ends += _ends(self, key, saved, activity is not None)
             except ValueError as error:
                 raise ValueError(f"the state of rule {key[0]} on {key[1]} is not valid") from error
-        self.activities.changed = set(ended)
         return ends
 
-    def _observe(self, seen: Observation) -> Iterator[RuleEvent]:
-        for activity in self.activities.concerned(seen):
-            yield from activity.observe(seen)
+    def _observe(self, event: ResultEvent, wall: float) -> Iterator[RuleEvent]:
+        if (tasks := self.activities.of_task(event.data.stream, event.data.name)) is None:
+            return
+        seen = observe(event, wall)
+        for activity in tasks.concerned(seen):
+            if incident := activity.observe(seen):
+                yield incident
             yield from self._update(activity, seen.event, seen.moment.wall)
 
     def _update(self, activity: Activity, cause: str, wall: float) -> Iterable[StatusEvent]:
@@ -213,13 +215,13 @@ class Engine:
         after = {key: activity for key, activity in before.items() if key[1] not in streams}
         for key, activity in build_activities(config, self.rules, self.controls, self._descriptions, streams):
             known = before.get(*key)
-            after[key] = known if known is not None and known.looks_like(activity) else activity
+            after[key] = known if known is not None and are_alike(known, activity) else activity
         rules = {name: number for number, name in enumerate(self.rules)}
         places = {name: number for number, name in enumerate(config.streams)}
         ordered = sorted(after, key=lambda key: (rules[key[0]], places[key[1]]))
         self._config, self.activities = config, Activities({key: after[key] for key in ordered})
         replaced = {key for key in (*before.keys(), *after) if before.get(*key) is not after.get(key)}
-        self.activities.changed = before.changed | replaced
+        self.activities.changed.update(before.changed | replaced)
         self.new += [activity for key, activity in after.items() if before.get(*key) is not activity]
         for key, activity in before.items():
             if after.get(key) is not activity:

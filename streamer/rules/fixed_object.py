@@ -96,7 +96,7 @@ class FixedObjectLeaf(ObjectLeaf):
         self.state.newest = None
         self.state.reading.lose()
 
-    def _look(self, seen: Observation, now: float) -> Truth:
+    def _look(self, seen: Observation) -> Truth:
         best = best_state(self.select(seen), self._wanted.texts)
         self._keep([best.shape] if best is not None else [])
         self.state.newest = None if best is None or best.margin < MARGIN else self._wanted.word_of(best.shape.label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -75,8 +76,10 @@ class Observation(NamedTuple):
     seq: int | None
     outcome: Literal["answer", "unchanged", "none"]
     """`unchanged`: the answer before still holds. `none`: there is no answer."""
-    objects: tuple[Shape, ...] = ()
-    texts: tuple[Shape, ...] = ()
+    objects: Sequence[Shape] = ()
+    by_label: Mapping[str, Sequence[Shape]] = {}
+    """The objects by casefolded label."""
+    texts: Sequence[Shape] = ()
     """Recognized texts with their places."""
     text: str | None = None
     score: float | None = None
@@ -93,12 +96,15 @@ def observe(event: ResultEvent, wall: float) -> Observation:
         outcome: Literal["unchanged", "none"] = "unchanged" if data.outcome == "unchanged" else "none"
         return Observation(event.id, data.stream, data.name, moment, data.frame.seq, outcome, model=data.model)
     result = data.result
-    boxes = tuple(Shape(box.label, box.score, box.box, box.track) for box in result.boxes)
-    areas = tuple(Shape(area.label, area.score, _bounds(area.points)) for area in result.polygons)
-    texts = tuple(Shape(quad.label, quad.score, _bounds(quad.points)) for quad in result.quads)
+    objects = [Shape(box.label, box.score, box.box, box.track) for box in result.boxes]
+    objects += [Shape(area.label, area.score, _bounds(area.points)) for area in result.polygons]
+    by_label: dict[str, list[Shape]] = {}
+    for shape in objects:
+        by_label.setdefault(shape.label.casefold(), []).append(shape)
+    texts = [Shape(quad.label, quad.score, _bounds(quad.points)) for quad in result.quads]
     return Observation(
         event.id, data.stream, data.name, moment, data.frame.seq, "answer",
-        boxes + areas, texts, result.text, result.score, data.model, data.snapshot,
+        objects, by_label, texts, result.text, result.score, data.model, data.snapshot,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streamer.config.condition import Condition as Settings
-from streamer.rules.condition import LeafState, ObjectLeaf, Truth, Zones
+from streamer.rules.condition import TimedLeaf, TimedState, Truth, Zones
 from streamer.rules.geometry import crossing, foot, is_inside
 from streamer.rules.observation import Observation, Shape
 from streamer.types import Point
@@ -34,26 +34,24 @@ class Track:
 
 
 @dataclass(slots=True)
-class TrackState(LeafState):
+class TrackState(TimedState):
     tracks: dict[int, Track] = field(default_factory=dict)
     epoch: int | None = None
     answers: int = 0
     """Answers of this connection, at most LEARN_ANSWERS."""
 
 
-class TrackLeaf(ObjectLeaf):
+class TrackLeaf(TimedLeaf):
     """A condition that follows objects. Subclasses define which change of an object makes it true."""
+
+    is_momentary = True
 
     def __init__(self, settings: Settings, task: str | None, zones: Zones) -> None:
         super().__init__(settings, task, zones)
         self.state: TrackState = TrackState()
         self.zones = zones
 
-    def settle(self) -> None:
-        if self.state.value:
-            self.state.value = False
-
-    def _look(self, seen: Observation, now: float) -> Truth:
+    def _look(self, seen: Observation) -> Truth:
         state = self.state
         if seen.moment.epoch != state.epoch:
             state.epoch, state.answers = seen.moment.epoch, 0
@@ -65,7 +63,7 @@ class TrackLeaf(ObjectLeaf):
             if shape.track is None:
                 continue
             here.add(shape.track)
-            if self._moved(shape, now) and not is_learning:
+            if self._moved(shape) and not is_learning:
                 hits.append(shape)
         for number in [number for number in state.tracks if number not in here]:
             track = state.tracks[number]
@@ -76,19 +74,16 @@ class TrackLeaf(ObjectLeaf):
                     x, y = track.at
                     hits.append(Shape(self.settings.label or self.settings.see or "", None, (x, y, x, y), number))
         self._keep(hits)
-        state.measured = self._measure(hits, now)
+        state.measured = self._measure(hits)
         return bool(hits)
 
-    def _look_again(self, seen: Observation, now: float) -> None:
-        self.settle()
-
-    def _moved(self, shape: Shape, now: float) -> bool:
+    def _moved(self, shape: Shape) -> bool:
         """Update the object's track; return whether this answer makes the condition true."""
         assert shape.track is not None
         at = foot(shape.box)
         track = self.state.tracks.get(shape.track)
         if track is None:
-            self.state.tracks[shape.track] = track = Track(at, now)
+            self.state.tracks[shape.track] = track = Track(at, self._now)
             return self._appeared(track)
         before, track.at, track.missed = track.at, at, 0
         return self._went(track, before)
@@ -102,7 +97,7 @@ class TrackLeaf(ObjectLeaf):
     def _lost(self, track: Track) -> bool:
         return False
 
-    def _measure(self, hits: list[Shape], now: float) -> float | None:
+    def _measure(self, hits: list[Shape]) -> float | None:
         return len(hits)
 
     def _threshold(self) -> str | None:
@@ -169,22 +164,21 @@ class CrossesLeaf(TrackLeaf):
 class DwellLeaf(TrackLeaf):
     """An object has stayed for a time, in the zone if there is one. It lasts as long as the object stays."""
 
-    def settle(self) -> None:
-        pass
+    is_momentary = False
 
-    def _look(self, seen: Observation, now: float) -> Truth:
-        found = super()._look(seen, now)
+    def _look(self, seen: Observation) -> Truth:
+        found = super()._look(seen)
         self._forget_outside(seen)
         return found
 
-    def _look_again(self, seen: Observation, now: float) -> None:
-        self.state.measured = self._longest(now)
+    def _look_again(self, seen: Observation) -> None:
+        self.state.measured = self._longest()
         self.state.value = self.state.measured >= (self.settings.dwell or 0.0)
 
-    def _moved(self, shape: Shape, now: float) -> bool:
-        super()._moved(shape, now)
+    def _moved(self, shape: Shape) -> bool:
+        super()._moved(shape)
         assert shape.track is not None
-        return now - self.state.tracks[shape.track].since >= (self.settings.dwell or 0.0)
+        return self._now - self.state.tracks[shape.track].since >= (self.settings.dwell or 0.0)
 
     def _forget_outside(self, seen: Observation) -> None:
         """Forget objects that were seen, but not in the zone: their time is over."""
@@ -193,11 +187,11 @@ class DwellLeaf(TrackLeaf):
             if track is not None and shape.track is not None and track.missed and self._passes(shape.score):
                 del self.state.tracks[shape.track]
 
-    def _measure(self, hits: list[Shape], now: float) -> float | None:
-        return self._longest(now)
+    def _measure(self, hits: list[Shape]) -> float | None:
+        return self._longest()
 
-    def _longest(self, now: float) -> float:
-        return max((now - track.since for track in self.state.tracks.values() if not track.missed), default=0.0)
+    def _longest(self) -> float:
+        return max((self._now - track.since for track in self.state.tracks.values() if not track.missed), default=0.0)
 
     def _threshold(self) -> str | None:
         return f">= {self.settings.dwell:g} s"

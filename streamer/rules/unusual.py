@@ -64,11 +64,11 @@ class UnusualLeaf(ObjectLeaf):
         self._record(seen)
         (state.value, state.measured, state.score), self.finding = before, finding
 
-    def _look(self, seen: Observation, now: float) -> Truth:
+    def _look(self, seen: Observation) -> Truth:
         self._record(seen)
         return self._is_unusual(seen.moment.wall)
 
-    def _look_again(self, seen: Observation, now: float) -> None:
+    def _look_again(self, seen: Observation) -> None:
         self._record(seen)
         self.state.value = self._is_unusual(seen.moment.wall)
 

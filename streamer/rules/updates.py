@@ -15,12 +15,10 @@ class Updates:
     def __init__(self, escalate: Escalate | None, reporter: Reporter) -> None:
         self._escalate, self._reporter = escalate, reporter
 
-    def deadlines(self, incident: Incident) -> Iterator[float | None]:
-        """Yield the unix seconds at which `expire` has something to do."""
-        yield self._rises_at(incident)
-        yield incident.alert_at
-        if incident.is_withheld:
-            yield self._reporter.snoozed_until(incident.started)
+    def deadlines(self, incident: Incident) -> tuple[float | None, ...]:
+        """Return the unix seconds at which `expire` has something to do."""
+        snooze_ends = self._reporter.snoozed_until(incident.started) if incident.is_withheld else None
+        return self._rises_at(incident), incident.alert_at, snooze_ends
 
     def expire(self, incident: Incident, now: float) -> Iterator[IncidentEvent]:
         """Act on a deadline that has passed. `now`: that deadline."""

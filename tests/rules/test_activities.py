@@ -1,4 +1,4 @@
-"""The activities of an engine are found by their deadlines."""
+"""The activities of an engine are found by their deadlines, and take answers together that only count for them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from typing import Any
 
 import pytest
 
-from streamer.rules import activities
+from streamer.config.model import from_mapping
+from streamer.events.schema import IncidentEvent
+from streamer.rules import activities, task_activities
 from streamer.rules.activities import Activities
+from streamer.rules.activity import Activity
+from streamer.rules.engine import Engine
+from tests.support.stories import PERSON, STORIES, Story, told
 
 
 def test_earliest_deadline_is_found_after_any_changes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,3 +38,43 @@ def test_earliest_deadline_is_found_after_any_changes(monkeypatch: pytest.Monkey
             at, activity = found.next_due()
             assert (at, activity.order) == min(known)
     assert len(found._heap) <= 2 * len(made) + 5
+
+
+def test_deferred_answers_change_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same random answers to an engine in which each activity takes each answer at once cause the same events."""
+    monkeypatch.setattr(task_activities, "MOST_DEFERRED", 20)
+    moves = random.Random(20)
+    ends = 0
+    for _ in range(40):
+        rules: dict[str, Any] = {
+            f"rule{number}": {
+                "when": {**PERSON, "label": moves.choice(["person", "dog"]), "min_score": 0.6, "clear_score": 0.45},
+                "hold": moves.choice([{"hits": "2 of 3"}, {"hits": "3 of 5"}, {"for": "500ms"}]),
+                "grace": moves.choice(["250ms", "500ms", "3s", "8s"]),
+                "escalate": {"after": "2s", "to": "critical"},
+            }
+            for number in range(4)
+        }
+        config = from_mapping({**STORIES[0].config().raw, "rules": rules})
+        events = Story("", {}, script(moves), []).events()
+        expected = deferring = None
+        for is_deferring in (False, True):
+            with monkeypatch.context() as patch:
+                if not is_deferring:
+                    patch.setattr(Activity, "deferrable_s", None)
+                expected, deferring = deferring, told(Engine(config), events)
+        assert deferring == expected
+        ends += sum(one.data.state == "end" for one in deferring or () if isinstance(one, IncidentEvent))
+    assert ends > 100
+
+
+def script(moves: random.Random) -> str:
+    """Return random lines of a story; objects come and go for several answers."""
+    second, objects, lines = 0.0, "-", []
+    for _ in range(150):
+        second += moves.choice([0.125, 0.25, 0.5])
+        if moves.random() < 0.3:
+            objects = moves.choice(["-", "-", "person*0.9", "dog*0.5", "person*0.5 dog*0.7"])
+        other = moves.choice(["?", "=", "down", "reconnect", "clock"])
+        lines.append(f"{second} {objects if moves.random() < 0.8 else other}")
+    return "\n".join(lines)

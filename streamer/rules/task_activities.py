@@ -1,0 +1,90 @@
+"""The activities that look at the answers of one task, found by what an answer shows.
+
+Most answers show nothing that a rule looks at. For an activity that waits for its `hold` or its `grace`, such an answer
+only counts. It is deferred: the activity takes it later, together with others, with the same result.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from itertools import islice
+from math import inf
+from typing import NamedTuple
+
+from streamer.rules.activity import Activity
+from streamer.rules.condition import Truth
+from streamer.rules.observation import AnsweredTime, Moment, Observation
+
+ANY_LABEL = ""
+"""Key of activities that look at objects with any label."""
+MARGIN_S = 0.001
+"""Activities take their answers by so much earlier than they must, because sums of seconds are rounded."""
+MOST_DEFERRED = 1000
+"""Answers of a task that are deferred."""
+
+
+class _Deferral(NamedTuple):
+    activity: Activity
+    first: int
+    """Number of the first answer that is deferred."""
+    until: float
+    """Second of the task's answered time from which on an answer can end the incident."""
+
+
+class TaskActivities:
+    def __init__(self) -> None:
+        self.awake: dict[int, Activity] = {}
+        """Those that every answer concerns, by their order."""
+        self.by_label = defaultdict[str, list[Activity]](list)
+        self._deferrals: dict[int, _Deferral] = {}  # by order
+        self._answers: list[tuple[Truth, Moment]] = []  # with the value of a condition on an object that none shows
+        self._value: Truth = None
+        self._time = AnsweredTime()
+        self._next_due = inf  # no deferral ends earlier
+
+    def concerned(self, seen: Observation) -> list[Activity]:
+        """Return the activities that must take an observation now, in their order; the others defer it."""
+        if seen.outcome != "unchanged":
+            self._value = False if seen.outcome == "answer" else None
+        seconds = self._time.advance(seen.moment, self._value is not None)
+        found = dict(self.awake)
+        for label in (ANY_LABEL, *seen.by_label) if seen.objects else ():
+            for activity in self.by_label.get(label, ()):
+                found[activity.order] = activity
+        if seconds >= self._next_due or len(self._answers) >= MOST_DEFERRED:
+            found |= self._due(seconds)
+        for order in found.keys() & self._deferrals.keys():
+            self.take(found[order])
+        if self._deferrals:
+            self._answers.append((self._value, seen.moment))
+        else:
+            self._answers.clear()
+        return [found[order] for order in sorted(found)]
+
+    def defer(self, activity: Activity) -> bool:
+        """Defer the next answers without objects of its label, if these only count; return whether they do."""
+        seconds = activity.deferrable_s
+        if seconds is None or self._value is None or activity.state.time.last != self._time.last:
+            return False
+        until = self._time.seconds + seconds - MARGIN_S
+        self._next_due = min(self._next_due, until)
+        self._deferrals[activity.order] = _Deferral(activity, len(self._answers), until)
+        return True
+
+    def has_deferred(self, activity: Activity) -> bool:
+        """Return whether there are answers that an activity has deferred."""
+        deferral = self._deferrals.get(activity.order)
+        return deferral is not None and deferral.first < len(self._answers)
+
+    def take(self, activity: Activity) -> None:
+        """Let an activity take the answers that it has deferred, and defer no more."""
+        deferral = self._deferrals.pop(activity.order, None)
+        if deferral is not None:
+            activity.take_deferred(islice(self._answers, deferral.first, None))
+
+    def _due(self, seconds: float) -> dict[int, Activity]:
+        is_full = len(self._answers) >= MOST_DEFERRED
+        due = {order: one for order, one in self._deferrals.items() if is_full or one.until <= seconds}
+        later = [one.until for order, one in self._deferrals.items() if order not in due]
+        self._next_due = min(later, default=inf)
+        return {order: one.activity for order, one in due.items()}
