@@ -19,6 +19,8 @@ from streamer.types import FrameId
 MAX_ASK_BYTES = 4096
 MAX_PICTURE_BYTES = 32 << 20
 """Largest encoded picture. An 8K picture of high quality has about 20 MB."""
+NEXT_S = 0.02
+"""Longest wait for the next frame of the camera if there is another one already, see `Ask.max_age`."""
 MAX_HOLD_S = 1.0
 """Longest time for which the serving host holds a request while it has no new frame."""
 
@@ -41,6 +43,8 @@ class Ask(_Strict):
     """False: answer at once, without a frame."""
     after: FrameId | None = None
     """Frame that the asking host has. A newer one is sent as soon as there is one."""
+    max_age: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    """Seconds since capture. An older frame is sent only if there is no newer one after `NEXT_S`."""
     quality: Annotated[int, Field(ge=1, le=100)] | None = None
     """Quality of the JPEG. None: lossless, as PNG."""
 

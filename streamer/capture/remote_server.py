@@ -21,6 +21,7 @@ from streamer.bus.frame_client import FrameClient, FrameRequest, NoBuffer, Reply
 from streamer.bus.remote_protocol import (
     MAX_HOLD_S,
     MAX_PICTURE_BYTES,
+    NEXT_S,
     Answer,
     Ask,
     RemoteFrame,
@@ -93,6 +94,8 @@ class Link:
 class _Stream:
     request: int | None = None
     """Id of the request to capture without a reply."""
+    takes_older: bool = False
+    """It waits for a young frame. If there is none in time, an older one is sent."""
 
 
 class RemoteServer(Closing):
@@ -160,7 +163,7 @@ class RemoteServer(Closing):
             self._answer(message.route, link)
         link.ask, link.asked_at = ask, now
         if ask.wants_frame:
-            self._wait(ask.stream)
+            self._wait(ask.stream, ask.max_age)
         else:
             self._answer(message.route, link)
 
@@ -204,9 +207,13 @@ class RemoteServer(Closing):
         after = [ask.after for ask in asks if ask.after is not None]
         return FrameRequest(after=min(after) if len(after) == len(asks) else None)
 
-    def _wait(self, stream: str) -> None:
-        if (request := self._request(stream)) is not None:
-            self._streams[stream].request = self._frames.wait(stream, request, MAX_HOLD_S)
+    def _wait(self, name: str, max_age: float | None = None) -> None:
+        """Wait for a frame; with `max_age` for a short time, for one that is not older."""
+        if (request := self._request(name)) is not None:
+            stream = self._streams[name]
+            stream.takes_older = max_age is not None
+            request, timeout = request.model_copy(update={"max_age": max_age}), NEXT_S if max_age else MAX_HOLD_S
+            stream.request = self._frames.wait(name, request, timeout)
 
     def _on_reply(self, reply: Reply) -> None:
         stream = self._streams[reply.stream]
@@ -217,7 +224,8 @@ class RemoteServer(Closing):
             return  # a newer request has replaced it
         stream.request = None
         request = self._request(reply.stream)
-        if reply.ready and reply.frame is None and request is not None:
+        if (reply.ready or stream.takes_older) and reply.frame is None and request is not None:
+            stream.takes_older = False
             try:
                 stream.request = self._frames.fetch(reply.stream, request)
                 return

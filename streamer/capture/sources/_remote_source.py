@@ -160,7 +160,12 @@ class RemoteSource:
         self._last_id += 1
         quality = None if self._settings.quality == "lossless" else self._settings.quality
         ask = Ask(
-            id=self._last_id, stream=self._settings.stream, wants_frame=wants_frame, after=self._has, quality=quality
+            id=self._last_id,
+            stream=self._settings.stream,
+            wants_frame=wants_frame,
+            after=self._has,
+            max_age=self._times.max_age,
+            quality=quality,
         )
         if self._client.send(encode(ask)):
             self._asked = self._last_id, now
@@ -200,7 +205,7 @@ class RemoteSource:
             if answer.frame is not None:
                 picture = self._picture(answer.frame, parts[1] if len(parts) == 2 else b"", on_wire, now)
                 if picture is not None:
-                    self._times.on_frame(now, took)
+                    self._times.on_frame(now, took, answer.frame.id, picture.captured_mono)
                 return picture
         return None
 

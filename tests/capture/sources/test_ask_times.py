@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from streamer.bus.frame_protocol import Fetch, FrameRequest
+from streamer.bus.remote_protocol import NEXT_S
 from streamer.capture.decode_demand import DecodeDemand
 from streamer.capture.sources._ask_times import REPLACE_S, AskTimes
 from streamer.inference.schedule import Schedule
+from streamer.types import FrameId
 from tests.support.tasks import at, frame, scheduled
 
 EVERY_S, START_S = 0.5, 100.0
@@ -60,7 +62,7 @@ class Link:
         while now < START_S + seconds:
             now += STEP_S
             if answer is not None and now >= answer[1]:
-                times.on_frame(now, now - answer[0])
+                times.on_frame(now, now - answer[0], FrameId(1, round(answer[2] / self.camera_s)), answer[2])
                 newest, answer, self.frames = answer[2], None, self.frames + 1
             if now >= begins_at:
                 request = FrameRequest(interval=EVERY_S)
@@ -79,6 +81,8 @@ class Link:
                 times.on_ask(now)
                 there = now + REQUEST_S
                 captured = max(there // self.camera_s * self.camera_s, last + self.camera_s)
+                if times.max_age is not None and there - captured > times.max_age:
+                    captured += self.camera_s
                 wire = chance.uniform(FASTEST_S, SLOWEST_S) - REQUEST_S
                 answer = (now, max(there, captured) + wire, captured)
                 last = captured
@@ -95,8 +99,7 @@ def test_one_frame_is_sent_for_each_answer() -> None:
     link = Link().run(30)
     assert len(link.ages) >= 30 / EVERY_S - 1
     assert link.per_answer < 1.05
-    assert max(link.ages) < link.camera_s + SLOWEST_S
-    assert sorted(link.ages)[len(link.ages) // 2] < link.camera_s / 2 + SLOWEST_S - REQUEST_S
+    assert max(link.ages[3:]) < link.camera_s - NEXT_S + SLOWEST_S
 
 
 def test_busy_model_needs_few_more_frames() -> None:
@@ -124,7 +127,8 @@ def test_all_frames_are_asked_for_at_once() -> None:
     for now in (10.0, 10.04, 10.08):
         assert times.next_ask <= now
         times.on_ask(now)
-        times.on_frame(now + 0.03, 0.03)
+        times.on_frame(now + 0.03, 0.03, FrameId(1, round(25 * now)), now)
+        assert times.max_age is None
 
 
 def test_first_frame_is_asked_for_without_a_need_and_meets_no_later_one() -> None:
@@ -132,7 +136,7 @@ def test_first_frame_is_asked_for_without_a_need_and_meets_no_later_one() -> Non
     times.needed_at = 60.0
     assert times.next_ask == -math.inf
     times.on_ask(10.0)
-    times.on_frame(10.05, 0.05)
+    times.on_frame(10.05, 0.05, FrameId(1, 0), 10.0)
     assert times.next_ask == pytest.approx(60.0 - 0.05)
     times.needed_at = math.inf
     assert times.next_ask == math.inf
@@ -141,9 +145,20 @@ def test_first_frame_is_asked_for_without_a_need_and_meets_no_later_one() -> Non
 def test_single_long_transfers_do_not_count() -> None:
     times = AskTimes()
     for number, took in enumerate([0.04, 0.04, 3.0, 0.04, 0.05, 0.9, 0.04]):
-        times.on_frame(10.0 + number, took)
+        times.on_frame(10.0 + number, took, FrameId(1, number), 10.0 + number)
     times.needed_at = 20.0
     assert times.next_ask == pytest.approx(20.0 - 0.04)
+
+
+@pytest.mark.parametrize(("rate", "age_ms"), [(25, 20), (60, 25 / 3), (10, 80), (1, 980)])
+def test_frame_is_too_old_when_the_next_one_is_near(rate: int, age_ms: float) -> None:
+    times = AskTimes()
+    assert times.max_age is None
+    for number in (0, 3, 17):
+        times.on_frame(100.0 + number / rate, 0.05, FrameId(1, number), 100.0 + number / rate)
+    assert times.max_age == pytest.approx(age_ms / 1000, abs=1e-6)
+    times.on_frame(200.0, 0.05, FrameId(2, 0), 200.0)
+    assert times.max_age == pytest.approx(age_ms / 1000, abs=1e-6), "the camera was connected again"
 
 
 # The needs of all consumers

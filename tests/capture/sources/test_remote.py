@@ -26,7 +26,7 @@ from streamer.toyworld.world import World
 from streamer.types import FrameId, Image
 from tests.chaos.link import Link
 from tests.support.agents import until
-from tests.support.capturing import CaptureThread, Consumer
+from tests.support.capturing import STREAM, CaptureThread, Consumer
 from tests.support.serving import Served, make_keys
 from tests.support.slow_link import SlowLink
 
@@ -235,6 +235,45 @@ def test_each_need_costs_one_frame_of_the_link(hosts: tuple[Path, Path], monkeyp
     assert counts["done"] == 10
     assert counts["captured"] <= 11, "a need costs one frame, and one more shows that the camera is up"
     assert served.changes[-1][1].captured <= 11
+
+
+@pytest.mark.parametrize("next_s", [0.0, 60.0], ids=["it is too late", "it comes in time"])
+def test_young_frame_is_preferred(hosts: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, next_s: float) -> None:
+    """An old frame is sent only if the next one does not come in time."""
+    monkeypatch.setattr(remote_server, "NEXT_S", next_s)
+    monkeypatch.setattr(remote_server, "MAX_HOLD_S", 60.0)
+    asked: list[PeerMessage] = []
+    sent: list[Answer] = []
+
+    def send(_: bytes, parts: list[bytes]) -> bool:
+        sent.append(decode_answer(parts[0]))
+        return True
+
+    def receive() -> list[PeerMessage]:
+        return [asked.pop(0)] if asked else []
+
+    stub = SimpleNamespace(receive=receive, take_refusals=list, close=lambda: None, send=send)
+    camera = f"synthetic?fps={1 if next_s else 0.001}&size=64x48"
+    with (
+        CaptureThread(hosts[0], camera),
+        Consumer(hosts[0], "view") as consumer,
+        RemoteServer(hosts[0], [STREAM], cast(CurveServer, stub), lambda *_: None) as server,
+    ):
+        old = consumer.next(FrameRequest(interval=1), 60).id
+        time.sleep(0.1)
+        ask = Ask(id=1, stream=STREAM, wants_frame=True, max_age=0.1)
+        asked.append(PeerMessage("boxb", b"1", encode(ask)))
+
+        def answered() -> list[Answer]:
+            server.handle()
+            return sent
+
+        until(answered, 60, "an answer")
+    assert sent[0].frame is not None
+    if next_s:
+        assert sent[0].frame.id > old
+    else:
+        assert sent[0].frame.id == old
 
 
 def test_restarted_server_is_found_again(hosts: tuple[Path, Path]) -> None:
