@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipelines.dataset.labels import safe_file
 from streamer.core.dataset_folder import ANNOTATIONS
+from streamer.core.errors import ConfigError
 from streamer.core.json_input import read_json_lines
 from streamer.core.json_lines import JsonLinesFile
 from streamer.types.dataset import Annotation as Annotation
@@ -20,6 +22,10 @@ class AnnotationFile(JsonLinesFile):
 
 
 def read_annotations(path: Path) -> Iterator[Annotation]:
-    """Yield the annotations of a file. Raises ConfigError with file and line."""
-    for _, annotation in read_json_lines(path, ANNOTATIONS):
+    """Yield the annotations of a file. Raises ConfigError with file and line, also for a picture outside the folder."""
+    for where, annotation in read_json_lines(path, ANNOTATIONS):
+        try:
+            safe_file(annotation.image)
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}") from None
         yield annotation

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pipelines.dataset.annotations import Annotation, read_annotations
 from pipelines.dataset.filters import AnsweredPicture, Objects
-from pipelines.dataset.labels import LabelledObject, LabelledPicture, Labels
+from pipelines.dataset.labels import Collector, LabelledObject, LabelledPicture, Labels, checked_label
 from streamer.core.picture_files import size_of
+from streamer.core.progress import tell
 from streamer.types import Answer
+from streamer.types.dataset import ANSWERS
 
 DETECTION = "object_detection"
 """The task whose boxes become labels."""
@@ -44,14 +46,24 @@ def _picture(image: str, annotations: Sequence[Annotation]) -> AnsweredPicture:
 
 
 def detected_objects(pictures: Sequence[AnsweredPicture]) -> Objects:
-    """Return the objects that the detection found in each picture."""
-    return [
-        [
-            LabelledObject(box.label, (box.x0, box.y0, box.x1, box.y1), score=box.score)
-            for box in picture.answers.get(DETECTION, Answer()).boxes
-        ]
-        for picture in pictures
-    ]
+    """Return the objects that the detection found in each picture, as a file of labels can have them.
+
+    Raises ConfigError for a number that no model gives.
+    """
+    collector = Collector(Path(ANSWERS))
+    return [[*_objects(collector, picture)] for picture in pictures]
+
+
+def _objects(collector: Collector, picture: AnsweredPicture) -> Iterator[LabelledObject]:
+    for box in picture.answers.get(DETECTION, Answer()).boxes:
+        try:
+            label = checked_label(box.label)
+        except ValueError as error:
+            tell(f"{picture.image}: an object is left out: {error}")
+            continue
+        found = collector.object(picture.image, label, (box.x0, box.y0, box.x1, box.y1), score=box.score)
+        if found is not None:
+            yield found
 
 
 def labelled(folder: Path, pictures: Sequence[AnsweredPicture], objects: Objects) -> Labels:

@@ -31,6 +31,8 @@ def parse_json(where: str, adapter: TypeAdapter[T], content: bytes, whole: str =
 
 def read_json_lines(path: Path, adapter: TypeAdapter[T]) -> Iterator[tuple[str, T]]:
     """Yield file and line as text, and the checked content, of each line that is not empty. Raises ConfigError."""
+    if path.exists() and not path.is_file():  # opening a named pipe would block
+        raise ConfigError(f"{path}: not a file")
     try:
         with path.open("rb") as file:
             for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), start=1):

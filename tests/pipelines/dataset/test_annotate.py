@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,11 +12,14 @@ import pytest
 
 from pipelines.dataset.annotate import Counts, Questions, Shot, annotate, unanswered
 from pipelines.dataset.annotations import Annotation, AnnotationFile, read_annotations
+from pipelines.dataset.filters import AnsweredPicture
+from pipelines.dataset.gather import detected_objects
+from pipelines.dataset.labels import LabelledObject
 from pipelines.florence2.pipeline import Florence2Settings, pipeline
 from pipelines.florence2.tasks import SPECS
 from streamer.core.errors import ConfigError
 from streamer.toyworld.world import World
-from streamer.types import Engine, Task
+from streamer.types import Answer, Box, Engine, Task
 
 SHOTS = [Shot(f"{number}.png", "gate", 100.0 + number) for number in range(3)]
 TASKS = [
@@ -75,6 +80,42 @@ def test_unreadable_picture_is_told_and_counted(folder: Path, engine: Engine) ->
     counts, told = _run(folder, engine)
     assert counts == Counts(answered=4, known=0, failed=2)
     assert "1.png: cannot be read as a picture" in told[0]
+
+
+@pytest.mark.parametrize("image", ["../a.jpg", "/etc/a.jpg", "a/../../b.jpg", "a\0.jpg"])
+def test_answer_about_a_picture_elsewhere_is_refused(tmp_path: Path, image: str) -> None:
+    path = tmp_path / "answers.jsonl"
+    with AnnotationFile(path) as out:
+        out.add(Annotation("a.jpg", "caption", Answer(), "m"))
+        out.add(Annotation(image, "caption", Answer(), "m"))
+    with pytest.raises(
+        ConfigError, match=r"answers.jsonl:2: (`.*` leaves the folder|a picture needs a printable name)"
+    ):
+        list[Annotation](read_annotations(path))
+
+
+def test_answers_that_are_no_file_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "answers.jsonl")
+    with pytest.raises(ConfigError, match=r"answers.jsonl: not a file"):
+        list[Annotation](read_annotations(tmp_path / "answers.jsonl"))
+
+
+@pytest.mark.parametrize("box", [(0.1, 0.1, math.nan, 0.2, "a", 0.5), (0.1, 0.1, 0.2, 0.2, "a", 5.0)])
+def test_numbers_that_no_model_gives_are_refused(box: tuple[float, float, float, float, str, float]) -> None:
+    with pytest.raises(ConfigError, match=r"answers.jsonl: 1.png: (coordinates must be finite|the score 5.0 is not)"):
+        detected_objects([AnsweredPicture("1.png", {"object_detection": Answer(boxes=(Box(*box),))})])
+
+
+def test_detected_objects_are_those_that_a_file_of_labels_can_have(capfd: pytest.CaptureFixture[str]) -> None:
+    good = Box(0.1, 0.2, 0.3, 0.4, "a dog", 0.9)
+    others = [
+        Box(0.9, 0.1, 0.1, 0.2, "a", 0.5),
+        Box(1e300, 0.1, 2e300, 0.2, "a", 0.5),
+        Box(0.1, 0.1, 0.2, 0.2, "\x1b[1m", 0.5),
+    ]
+    (found,) = detected_objects([AnsweredPicture("1.png", {"object_detection": Answer(boxes=(*others, good))})])
+    assert found == [LabelledObject("a dog", (0.1, 0.2, 0.3, 0.4), score=0.9)]
+    assert "1.png: an object is left out: a label has 1 to 200 printable characters" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("line", [b"{}", b"no json", b'{"image": "a", "task": "caption", "answer": 3, "model": "m"}'])
