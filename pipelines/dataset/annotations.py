@@ -17,7 +17,7 @@ class AnnotationFile(JsonLinesFile):
     """Appends annotations to a file."""
 
     def add(self, annotation: Annotation) -> None:
-        """Append an annotation. Raises OSError."""
+        """Append an annotation. Raises ConfigError."""
         self.add_line(ANNOTATIONS.dump_json(annotation, exclude_defaults=True))
 
 

@@ -69,11 +69,8 @@ class Lineage:
         """Append a record and return once it is on the disk. Raises ConfigError."""
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         record = StepRecord(number, step, now, settings, inputs, outputs, counts)
-        try:
-            with JsonLinesFile(self.path) as file:
-                file.add_line(_ADAPTER.dump_json(record))
-        except OSError as error:
-            raise ConfigError(f"{self.path}: cannot be written: {error.strerror}") from None
+        with JsonLinesFile(self.path) as file:
+            file.add_line(_ADAPTER.dump_json(record))
         self.records.append(record)
         return record
 

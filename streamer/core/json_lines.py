@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from streamer.core.closing import Closing
@@ -28,11 +30,19 @@ class JsonLinesFile(Closing):
             raise ConfigError(f"{path}: cannot be opened: {error.strerror}") from None
 
     def add_line(self, content: bytes) -> None:
-        """Append a JSON text. Raises OSError."""
-        self._file.write(content + b"\n")
-        self._file.flush()
+        """Append a JSON text. Raises ConfigError if the disk does not take it."""
+        with self._written():
+            self._file.write(content + b"\n")
+            self._file.flush()
 
     def close(self) -> None:
-        """Return once all lines are on the disk. Raises OSError."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Return once all lines are on the disk. Raises ConfigError."""
+        with self._written(), self._file:
+            os.fsync(self._file.fileno())
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ConfigError(f"{self.path}: cannot be written: {error.strerror}") from None

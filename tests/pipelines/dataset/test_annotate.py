@@ -20,6 +20,7 @@ from pipelines.florence2.tasks import SPECS
 from streamer.core.errors import ConfigError
 from streamer.toyworld.world import World
 from streamer.types import Answer, Box, Engine, Task
+from tests.support.small_disk import small_disk
 
 SHOTS = [Shot(f"{number}.png", "gate", 100.0 + number) for number in range(3)]
 TASKS = [
@@ -92,6 +93,28 @@ def test_answer_about_a_picture_elsewhere_is_refused(tmp_path: Path, image: str)
         ConfigError, match=r"answers.jsonl:2: (`.*` leaves the folder|a picture needs a printable name)"
     ):
         list[Annotation](read_annotations(path))
+
+
+def test_full_disk_is_told_and_the_run_continues(tmp_path: Path) -> None:
+    answer = Annotation("a.jpg", "caption", Answer(text="a" * 1000), "m")
+    with small_disk(tmp_path / "small", "64k") as folder:
+        path = folder / "answers.jsonl"
+        with pytest.raises(ConfigError, match=r"answers.jsonl: cannot be written: No space left on device"):
+            _add(path, [answer] * 100)
+        count = len(list[Annotation](read_annotations(_opened_again(path))))
+        assert 0 < count < 64
+
+
+def _add(path: Path, answers: Sequence[Annotation]) -> None:
+    with AnnotationFile(path) as out:
+        for answer in answers:
+            out.add(answer)
+
+
+def _opened_again(path: Path) -> Path:
+    """Open a file of answers, which removes a line that was cut off, and return its path."""
+    AnnotationFile(path).close()
+    return path
 
 
 def test_answers_that_are_no_file_are_refused(tmp_path: Path) -> None:
