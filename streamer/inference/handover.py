@@ -16,6 +16,7 @@ from streamer.bus.rpc import Request
 from streamer.inference.fetcher import FrameFetcher
 from streamer.inference.in_flight import InFlight
 from streamer.inference.policy import Policy
+from streamer.inference.publisher import OutcomePublisher
 from streamer.inference.requests import RequestHandler
 from streamer.inference.schedule import Schedule, make_schedule
 from streamer.inference.triggers import Now
@@ -45,12 +46,13 @@ class Handover:
         policy: Policy,
         fetcher: FrameFetcher,
         in_flight: InFlight,
+        publisher: OutcomePublisher,
         feed: ResultPublisher,
         leases: dict[str, int | None],
     ) -> None:
         """`leases`: of the streams that are served, as of `ServeStream`; kept up to date here."""
         self._requests, self._policy, self._fetcher = requests, policy, fetcher
-        self._in_flight, self._feed, self._leases = in_flight, feed, leases
+        self._in_flight, self._publisher, self._feed, self._leases = in_flight, publisher, feed, leases
         self._leaving: dict[str, _Leaving] = {}
 
     def advance(self, now: Now) -> bool:
@@ -98,7 +100,7 @@ class Handover:
             schedule.drop(question)
         self._policy.remove(stream)
         if command.is_final:
-            self._in_flight.discard_waiting(stream)
+            self._publisher.discard_waiting("the agent gave up the stream", stream)
         tasks, until = self._requests.raw_tasks(stream), now.mono + RELEASE_S
         self._leaving[stream] = _Leaving(request, schedule, tasks, until, command.is_final)
 

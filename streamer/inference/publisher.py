@@ -20,7 +20,7 @@ from streamer.events.result_data import EventChanges, EventFollowUps
 from streamer.inference.canary import Canary
 from streamer.inference.content_changes import ContentChanges
 from streamer.inference.follow_ups import FollowUps
-from streamer.inference.in_flight import InFlight
+from streamer.inference.in_flight import InFlight, JobState
 from streamer.inference.outbox import Outbox
 from streamer.inference.overload import Overload
 from streamer.inference.requests import RequestHandler
@@ -74,6 +74,16 @@ class OutcomePublisher:
             case "canary":
                 _failed_canaries.add(result.error)
         self.in_flight.finish(result.job, result.outcome)
+
+    def discard_waiting(self, reason: str, stream: str | None = None) -> None:
+        """Discard the waiting jobs of a stream that is given up, or all, because the process stops.
+
+        Follow-ups get an event with `reason`: that of their parent promises it.
+        """
+        for job in self.in_flight.jobs(JobState.WAITING):
+            if job.due.parent is not None and stream in (None, job.due.stream):
+                self.publish(Result(job, "dropped", error=reason))
+        self.in_flight.discard_waiting(stream)
 
     def publish_recovery(self) -> None:
         """Send the outcomes of the jobs that a dead process left."""

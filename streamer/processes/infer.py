@@ -109,7 +109,6 @@ class Inference(Closing):
             worker.runtime, {name: config.raw["streams"][name]["tasks"] for name in served}, target
         )
         self.requests = RequestHandler(worker.runtime, config, self.policy, self.feed, target)
-        self.handover = Handover(self.requests, self.policy, self.fetcher, self.in_flight, self.feed, self.leases)
         self.canary = Canary(self.requests, self.in_flight)
         # `every_n_frames` has no seconds: the tracker takes the default interval for it.
         tasks = [(name, task) for name, stream in streams.items() for task in stream.tasks]
@@ -125,6 +124,9 @@ class Inference(Closing):
             FollowUps(), self.changes, self.policy.overload, self.outbox, choice, self.collector, reporter,
             self.leases,
         )  # fmt: skip
+        self.handover = Handover(
+            self.requests, self.policy, self.fetcher, self.in_flight, self.publisher, self.feed, self.leases
+        )
         self.speed = SpeedMeter(find_pipeline().costs(config.model).seconds, now.mono)
         self.poller = self.make_poller()
 
@@ -257,10 +259,7 @@ class Inference(Closing):
         while self.in_flight.count(JobState.RUNNING) and time.monotonic() < until:
             for result in self.step([]):
                 self.publisher.publish(result)
-        for job in self.in_flight.jobs(JobState.WAITING):  # now: the last answers have added follow-ups
-            if job.due.parent is not None:  # its parent's event promises an event
-                self.publisher.publish(Result(job, "dropped", error="the agent stopped"))
-        self.in_flight.discard_waiting()
+        self.publisher.discard_waiting("the agent stopped")  # now: the last answers have added follow-ups
         while (self.events.unacked or not self.outbox.is_empty) and time.monotonic() < until:
             self.await_acks()
         self.in_flight.save()

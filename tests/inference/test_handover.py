@@ -18,6 +18,7 @@ from streamer.bus.stream_state import QuarantineRows, ScheduleState
 from streamer.config.model import from_mapping
 from streamer.events.schema import ResultEvent, StatusEvent
 from streamer.inference import handover
+from streamer.inference.in_flight import JobState
 from streamer.processes.assignment import Assignment
 from streamer.processes.capture import Capture
 from streamer.processes.infer import Inference
@@ -235,3 +236,19 @@ def test_stream_that_is_given_up_leaves_without_its_capture(agent: Agent) -> Non
     assert_identity(agent.frames.model_dump())
     assert agent.call(0, ReleaseStream(stream="gate", is_final=True))["released"], "no capture confirms it"
     assert not agent.processes[0].frames.sockets()
+
+
+def test_follow_ups_of_a_stream_that_is_given_up_are_reported(agent: Agent) -> None:
+    agent.thread.start()
+    follow_up = {"task": "region_to_description", "name": "details", "on": "every"}
+    agent.set_tasks({"task": "object_detection", "every": "1h", "then": [follow_up]})
+    agent.serve(0)
+
+    def waits() -> bool:
+        return any(job.due.parent for job in agent.processes[0].in_flight.jobs(JobState.WAITING))
+
+    agent.until(waits, "a follow-up waits")
+    agent.devices[0].batch = 0
+    assert agent.call(0, ReleaseStream(stream="gate", is_final=True))["released"]
+    (dropped,) = [event.data for event in agent.results if event.subject == "details"]
+    assert (dropped.outcome, dropped.error) == ("dropped", "the agent gave up the stream")
