@@ -21,11 +21,15 @@ class AnnotationFile(JsonLinesFile):
         self.add_line(ANNOTATIONS.dump_json(annotation, exclude_defaults=True))
 
 
-def read_annotations(path: Path) -> Iterator[Annotation]:
-    """Yield the annotations of a file. Raises ConfigError with file and line, also for a picture outside the folder."""
+def read_annotations(path: Path, inside: bool = False) -> Iterator[Annotation]:
+    """Yield the annotations of a file. Raises ConfigError with file and line.
+
+    `inside`: a picture outside the folder is an error too. Reports have answers about pictures elsewhere.
+    """
     for where, annotation in read_json_lines(path, ANNOTATIONS):
         try:
-            safe_file(annotation.image)
+            if inside:
+                safe_file(annotation.image)
         except ValueError as error:
             raise ConfigError(f"{where}: {error}") from None
         yield annotation

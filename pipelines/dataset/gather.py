@@ -25,7 +25,7 @@ def answered_pictures(path: Path, model: str | None = None) -> list[AnsweredPict
     `model`: name and hash of the model whose answers count; None: any. Raises ConfigError.
     """
     newest: dict[tuple[object, ...], Annotation] = {}
-    for annotation in read_annotations(path):
+    for annotation in read_annotations(path, inside=True):
         if model not in (None, annotation.model):
             continue
         newest[annotation.image, annotation.task, annotation.text, annotation.region] = annotation

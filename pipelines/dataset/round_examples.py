@@ -61,7 +61,7 @@ def own_answers(path: Path, model: str, tasks: Collection[str]) -> dict[str, lis
     `model`: name and hash, as in the annotations of the file `path`.
     """
     own: dict[str, list[Example]] = {}
-    for one in read_annotations(path):
+    for one in read_annotations(path, inside=True):
         example = Example(one.image, one.task, one.answer)
         if one.model == model and one.task in tasks and is_possible(example):
             own.setdefault(one.image, []).append(example)

@@ -92,7 +92,7 @@ def test_answer_about_a_picture_elsewhere_is_refused(tmp_path: Path, image: str)
     with pytest.raises(
         ConfigError, match=r"answers.jsonl:2: (`.*` leaves the folder|a picture needs a printable name)"
     ):
-        list[Annotation](read_annotations(path))
+        list[Annotation](read_annotations(path, inside=True))
 
 
 def test_full_disk_is_told_and_the_run_continues(tmp_path: Path) -> None:
