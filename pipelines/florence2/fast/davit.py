@@ -7,14 +7,23 @@ channels-last images. The image size is fixed at construction.
 from __future__ import annotations
 
 import math
+from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from pipelines.florence2.architecture import Vision
-from pipelines.florence2.fast.layers import ACTIVATIONS, BARE, Linear, linear, norm
+from pipelines.florence2.fast.layers import ACTIVATIONS, BARE, Linear, Norm, linear, norm
 from pipelines.florence2.weights import Part, Weights
+
+Kernels = ModuleType | None
+"""The module `map_kernels` where a card has it, else None: plain operations."""
+
+
+def _kernels_for(head: int, kernels: Kernels) -> Kernels:
+    """Return the kernels if they know attention with heads of this width."""
+    return kernels if head >= 16 and head & (head - 1) == 0 else None
 
 
 class _Convolution:
@@ -38,36 +47,67 @@ class _Depthwise(_Convolution):
         self.groups = len(self.weight)
 
 
+class _Entry:
+    """The start of a block: a depthwise convolution with its residual, and the norm of the sum."""
+
+    def __init__(self, part: Part, norm: Norm, last: Linear, kernels: Kernels) -> None:
+        """`last` is the block's last matrix. With kernels, its bias moves into the sum that its product is added to."""
+        self._depthwise, self._norm, self._kernels = _Depthwise(part), norm, kernels
+        if kernels:
+            self._taps = self._depthwise.weight.float().flatten(1).T.contiguous()
+            self._taps[4] += 1  # the residual
+            self._shift, last.bias = last.bias, None
+
+    def __call__(self, x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Return the sum, and its norm, both (frames, positions, channels)."""
+        if self._kernels:
+            summed, normed = self._kernels.depthwise_norm(
+                x, self._taps, self._depthwise.bias, self._shift, *self._norm, height, width
+            )
+            return summed, normed
+        x = self._depthwise(x, height, width).flatten(1, 2).add_(x)
+        return x, self._norm(x)
+
+
+def _sum(x: Tensor, matrix: Linear, y: Tensor) -> Tensor:
+    """Return x + the product with y; x (frames, positions, channels) may be overwritten."""
+    if matrix.bias is not None:
+        return matrix(y).add_(x)
+    return matrix.plus(y.flatten(0, 1), x.flatten(0, 1)).view(x.shape)
+
+
 class _FeedForward:
-    def __init__(self, block: Part, activation: str) -> None:
-        self.depthwise = _Depthwise(block.at("conv2"))
+    def __init__(self, block: Part, activation: str, kernels: Kernels) -> None:
         self.up = linear(block.at("ffn.fc1"), before=block.at("norm2"))
         self.down = linear(block.at("ffn.fc2"))
+        self.entry = _Entry(block.at("conv2"), BARE, self.down, kernels)
         self.activation = ACTIVATIONS[activation]
 
     def __call__(self, x: Tensor, height: int, width: int) -> Tensor:
-        x = self.depthwise(x, height, width).flatten(1, 2).add_(x)
-        return self.down(self.activation(self.up(BARE(x)))).add_(x)
+        x, y = self.entry(x, height, width)
+        return _sum(x, self.down, self.up.activated(y, self.activation))
 
 
 class _Windows:
     """Attention inside square windows of the feature map."""
 
-    def __init__(self, block: Part, heads: int, side: int, height: int, width: int) -> None:
+    def __init__(self, block: Part, heads: int, side: int, height: int, width: int, kernels: Kernels) -> None:
         self.heads, self.side = heads, side
         self.right, self.bottom = -width % self.side, -height % self.side
         """Padding to whole windows, in positions. The model pads with zeros after the norm's weight and bias."""
         padded = bool(self.right or self.bottom)
-        self.depthwise = _Depthwise(block.at("conv1"))
         # With padding the zeros must stay zeros, so the norm cannot be folded into the matrix.
-        self.norm = norm(block.at("norm1")) if padded else BARE
         self.qkv = linear(block.at("window_attn.qkv"), before=None if padded else block.at("norm1"))
         self.out = linear(block.at("window_attn.proj"))
+        self.entry = _Entry(block.at("conv1"), norm(block.at("norm1")) if padded else BARE, self.out, kernels)
+        self._kernels = None if padded else _kernels_for(len(self.out.weight) // heads, kernels)
 
     def __call__(self, x: Tensor, height: int, width: int) -> Tensor:
-        x = self.depthwise(x, height, width).flatten(1, 2).add_(x)
+        x, y = self.entry(x, height, width)
+        if self._kernels:
+            return _sum(x, self.out, self._kernels.window_attention(self.qkv(y), self.heads, self.side, height, width))
         frames, _, channels = x.shape
-        y = self.norm(x).unflatten(1, (height, width))
+        y = y.unflatten(1, (height, width))
         if self.right or self.bottom:
             y = functional.pad(y, (0, 0, 0, self.right, 0, self.bottom))
         rows, columns = y.shape[1] // self.side, y.shape[2] // self.side
@@ -86,35 +126,40 @@ class _Windows:
 class _Channels:
     """Attention between channels, over all positions."""
 
-    def __init__(self, block: Part, groups: int, channels: int, positions: int) -> None:
-        self.depthwise = _Depthwise(block.at("conv1"))
+    def __init__(self, block: Part, groups: int, channels: int, positions: int, kernels: Kernels) -> None:
+        self.out = linear(block.at("channel_attn.proj"))
+        self.entry = _Entry(block.at("conv1"), BARE, self.out, kernels)
         # The attention scale applies to the queries, the first third of the outputs.
-        gain = torch.ones(3 * channels, device=self.depthwise.weight.device)
+        gain = torch.ones(3 * channels, device=self.out.weight.device)
         gain[:channels] = positions**-0.5
         self.qkv = linear(block.at("channel_attn.qkv"), gains=(gain,), before=block.at("norm1"))
-        self.out = linear(block.at("channel_attn.proj"))
         self.groups = groups
+        self._kernels = _kernels_for(channels // groups, kernels)
 
     def __call__(self, x: Tensor, height: int, width: int) -> Tensor:
-        x = self.depthwise(x, height, width).flatten(1, 2).add_(x)
-        qkv = self.qkv(BARE(x)).unflatten(-1, (3, self.groups, -1)).permute(2, 0, 3, 1, 4)
+        x, y = self.entry(x, height, width)
+        qkv = self.qkv(y)
+        if self._kernels:
+            return _sum(x, self.out, self._kernels.channel_attention(qkv, self.groups))
+        parts = qkv.unflatten(-1, (3, self.groups, -1)).permute(2, 0, 3, 1, 4)
         # A batch of products has one stride, so several frames need this copy; without it each product makes its own.
-        q, k, v = qkv.flatten(1, 2).unbind(0)
+        q, k, v = parts.flatten(1, 2).unbind(0)
         # torch computes the softmax of a bfloat16 tensor in float32, on CPUs and GPUs. OpenVINO does not convert `mT`.
         mix = torch.softmax(torch.bmm(q.transpose(1, 2), k), -1)
         y = torch.bmm(v, mix.transpose(1, 2)).unflatten(0, (len(x), -1)).transpose(1, 2).flatten(2)
-        return self.out(y).add_(x)
+        return _sum(x, self.out, y)
 
 
 class _Stage:
     """A patch embedding and its blocks, at one size of the feature map."""
 
-    def __init__(self, tower: Part, vision: Vision, stage: int, input_size: tuple[int, int]) -> None:
+    def __init__(self, tower: Part, vision: Vision, stage: int, input_size: tuple[int, int], kernels: Kernels) -> None:
         """`input_size`: height and width of the stage's input."""
         kernel, stride, padding = vision.patch_size[stage], vision.patch_stride[stage], vision.patch_padding[stage]
         height, width = ((side + 2 * padding - kernel) // stride + 1 for side in input_size)
         patches = tower.at(f"convs.{stage}")
         self.norm, self.is_norm_first = norm(patches.at("norm")), vision.patch_prenorm[stage]
+        self._kernels = kernels
         self.patches = _Convolution(patches.at("conv"), stride, padding)
         self.input_size = input_size
         self.size: tuple[int, int] = height, width
@@ -122,34 +167,38 @@ class _Stage:
         for depth in range(vision.depths[stage]):
             spatial, channel = (tower.at(f"blocks.{stage}.{depth}.{kind}_block") for kind in ("spatial", "channel"))
             self.blocks += [
-                _Windows(spatial, vision.num_heads[stage], vision.window_size, height, width),
-                _FeedForward(spatial, vision.activation_function),
-                _Channels(channel, vision.num_groups[stage], vision.embed_dim[stage], height * width),
-                _FeedForward(channel, vision.activation_function),
+                _Windows(spatial, vision.num_heads[stage], vision.window_size, height, width, kernels),
+                _FeedForward(spatial, vision.activation_function, kernels),
+                _Channels(channel, vision.num_groups[stage], vision.embed_dim[stage], height * width, kernels),
+                _FeedForward(channel, vision.activation_function, kernels),
             ]
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.is_norm_first:
-            x = self.norm(x)
+            x = self._normed(x)
         x = self.patches(x, *self.input_size).flatten(1, 2)
         if not self.is_norm_first:
-            x = self.norm(x)
+            x = self._normed(x)
         for block in self.blocks:
             x = block(x, *self.size)
         return x
+
+    def _normed(self, x: Tensor) -> Tensor:
+        return self._kernels.layer_norm(x, *self.norm) if self._kernels else self.norm(x)
 
 
 class DaViT:
     """Image tokens from pixels; independent of the prompt."""
 
-    def __init__(self, weights: Weights, vision: Vision, height: int, width: int) -> None:
+    def __init__(self, weights: Weights, vision: Vision, height: int, width: int, kernels: Kernels = None) -> None:
+        """`kernels`: those of a card, from `usable_kernels`."""
         tower, projector = weights.at("model.vision_tower"), weights.at("model.multi_modal_projector")
         self.size, self.width = (height, width), vision.projection_dim
         self.dtype, self.device = weights.dtype, weights.device
         self._stages: list[_Stage] = []
         size = (height, width)
         for stage in range(len(vision.depths)):
-            self._stages.append(_Stage(tower, vision, stage, size))
+            self._stages.append(_Stage(tower, vision, stage, size, kernels))
             size = self._stages[-1].size
         self._positions = _position_embedding(projector, size)
         self._projection = Linear(projector["image_projection.weight"])

@@ -51,6 +51,12 @@ class DecodeBatch:
         self._rows: list[HostRow] = []
         self._start = device_tensor(logits_processor.start, torch.long, decoder.device)
         self._offsets = torch.arange(1 - len(self._start), DRAFT_TOKENS + 1, device=decoder.device)
+        self.starts_in_steps = decoder.device.type != "cpu"
+        """True where new rows get their forced start from the steps, one token each. On a CPU, a pass of their own is
+        cheaper. On a GPU, it would be recorded again for each place that new rows can be at."""
+        self._forced = torch.full((decoder.positions,), -1, device=decoder.device)
+        """The forced token behind each position, -1 for none."""
+        self._forced[: len(self._start) - 1] = self._start[1:]
         self._buffers = RowBuffers(decoder, count, limit, logits_processor.lead)
         if decoder.device.type != "cpu":
             # A graph holds the addresses of the caches, so they do not grow.
@@ -61,10 +67,11 @@ class DecodeBatch:
     def add(
         self, states: Tensor, lengths: Sequence[int], max_tokens: Sequence[int], drafts: Sequence[Sequence[int]]
     ) -> None:
-        """Add rows behind the active ones and run their first pass.
+        """Add rows behind the active ones and run their first pass, unless the steps start them.
 
         `states` (rows, positions, width) is the encoder's output, of which the first `lengths` positions count.
-        `max_tokens` bounds each answer. `drafts` are the expected tokens behind the forced start, possibly none.
+        `max_tokens` bounds each answer. `drafts` are the expected tokens behind the forced start, possibly none; none
+        where `starts_in_steps`.
         """
         first, last = self.active, self.active + len(states)
         rows, start = slice(first, last), len(self._start)
@@ -74,10 +81,13 @@ class DecodeBatch:
             # Graphs hold the addresses of the old cache.
             self._program.cache_clear()
         self._decoder.fill_cross_cache(states, self._buffers.cross[:, :, rows])
-        self._buffers.start(rows, lengths, self._start)
+        self._buffers.start(rows, lengths, self._start, 0 if self.starts_in_steps else start - 1)
+        if self.starts_in_steps:
+            self._rows += [HostRow(longest, 1) for longest in max_tokens]
+            self.active = last
+            return
         self._buffers.write_drafts(rows, drafts, bucket.drafted)
         try:
-            # Not a prepared step: new rows are at another place each time.
             self._advance(rows, start, bucket.drafted, bucket.seen)
         except Exception:
             self._buffers.stop(rows)
@@ -93,6 +103,11 @@ class DecodeBatch:
         self._program(bucket)()
         for row in self._rows:
             row.length += bucket.drafted + 1
+
+    @property
+    def is_past_end(self) -> bool:
+        """True if every row has its most tokens, whatever they are."""
+        return all(row.length > row.max_tokens for row in self._rows)
 
     def prepare(self, bucket: Bucket) -> None:
         """Prepare a step before it is needed. Changes no row."""
@@ -161,6 +176,11 @@ class DecodeBatch:
             chosen = processor.accept_near(scores[:, :-1], best[:, :-1], proposed)
             tokens = torch.cat([chosen, best[:, -1:]], 1)
         measured = processor.uncertainty.measure(scores, tokens)
+        if self.starts_in_steps:
+            forced = self._forced[at]
+            is_forced = forced >= 0
+            measured[:, 0].masked_fill_(is_forced, 1)  # its probability
+            torch.where(is_forced, forced, tokens[:, 0], out=tokens[:, 0])
         buffers.measured[rows, 1:].scatter_(1, places, measured)
         newest = tokens
         if drafted:

@@ -133,7 +133,7 @@ class Decoder:
             q = layer.cross_query(x).view(len(cross_keys), -1, self.heads, self.width).transpose(1, 2)
             y = attend(q, cross_keys, cross_values, bias)
             x = layer.cross_norm(layer.cross_out.plus(y.transpose(1, 2).reshape(rows * tokens, -1), x))
-            x = layer.final_norm(layer.down.plus(self._activation(layer.up(x)), x))
+            x = layer.final_norm(layer.down.plus(layer.up.activated(x, self._activation), x))
         if skip:
             x = x.view(rows, tokens, -1)[:, skip:].flatten(0, 1)
         return self._head(x).float().view(rows, tokens - skip, -1)

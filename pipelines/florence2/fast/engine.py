@@ -25,6 +25,7 @@ from pipelines.florence2.fast.graph_guard import ReplayError
 from pipelines.florence2.fast.graphs import EagerRunner, Runner
 from pipelines.florence2.fast.greedy_search import GreedySearch
 from pipelines.florence2.fast.image_cache import CACHED_FRAMES, ImageCache
+from pipelines.florence2.fast.kernel_check import usable_kernels
 from pipelines.florence2.fast.logits import LogitsProcessor
 from pipelines.florence2.fast.memory_budget import Forecast, Room, fit, forecast, is_shortage
 from pipelines.florence2.fast.parts import TextEncoder
@@ -66,7 +67,9 @@ class FastEngine:
         frames, self._tokens = (1, 1) if device.type == "cpu" else (FRAMES_PER_STEP, TOKENS_PER_STEP)
         self.stream = DeviceStream(device, priority=-1)
         """Runs encoder and decoder, whose many short operations would wait for the long ones of the vision tower."""
-        self.decoder, encoder, vision = _load(checkpoint)
+        self.decoder, encoder, vision, fault = _load(checkpoint)
+        if fault:
+            self.degrade(fault)
         self.encoder: TextEncoder = encoder
         self.card_parts = (vision, encoder) if device.type == "cuda" else None
         """On a card: vision tower and encoder as they are, without a runner."""
@@ -185,7 +188,9 @@ class FastEngine:
             jobs[row]: BeamSearch(*settings, states[row, : lengths[row]], jobs[row].max_tokens) for row in beams
         }
         if greedy:
-            self.greedy.add([jobs[row] for row in greedy], states[greedy], [lengths[row] for row in greedy])
+            # Indexed with a list, a card would wait for the copy of its numbers.
+            chosen = states if len(greedy) == len(jobs) else torch.stack([states[row] for row in greedy])
+            self.greedy.add([jobs[row] for row in greedy], chosen, [lengths[row] for row in greedy])
         self._beam_searches |= searches
 
     # -- decoding
@@ -259,12 +264,13 @@ def _encode_prompts(processor: Processor, scheduler: Scheduler) -> list[EngineJo
     return encoded
 
 
-def _load(checkpoint: Checkpoint) -> tuple[Decoder, Encoder, DaViT]:
-    """Load the parts of the model. Raises ConfigError."""
+def _load(checkpoint: Checkpoint) -> tuple[Decoder, Encoder, DaViT, str | None]:
+    """Load the parts of the model; the last value says why a card's kernels are not used. Raises ConfigError."""
     weights, architecture, images = checkpoint.weights, checkpoint.architecture, checkpoint.images
+    kernels, fault = usable_kernels(weights.device, weights.dtype)
     try:
         decoder, encoder = Decoder(weights, architecture.text), Encoder(weights, architecture.text)
-        vision = DaViT(weights, architecture.vision, images.height, images.width)
+        vision = DaViT(weights, architecture.vision, images.height, images.width, kernels)
     except (RuntimeError, MemoryError) as error:
         if not is_shortage(error):
             raise
@@ -274,7 +280,7 @@ def _load(checkpoint: Checkpoint) -> tuple[Decoder, Encoder, DaViT]:
             f"checkpoint {checkpoint.name} does not run: its vision tower makes {vision.tokens} tokens per image, "
             f"its processor settings say {images.tokens}"
         )
-    return decoder, encoder, vision
+    return decoder, encoder, vision, fault
 
 
 def _needs(checkpoint: Checkpoint, decoder: Decoder, vision: DaViT) -> Callable[[int], Forecast]:

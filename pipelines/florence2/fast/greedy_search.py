@@ -25,11 +25,16 @@ class _Row:
     """Tokens of the answer so far, the forced start tokens included."""
     proposed: int = 0
     """Draft tokens in the current pass."""
+    starting: int = 0
+    """Passes until its forced start is complete."""
     generation: Generation | None = None
     """All tokens, once the answer has ended."""
 
     def propose(self, rows: int) -> Sequence[int]:
         """Return the draft tokens for the next pass over `rows` rows."""
+        if self.starting:
+            self.starting, self.proposed = self.starting - 1, 0
+            return ()
         # The pass also computes the token behind the draft, so one place stays free.
         limit = min(self.job.max_tokens - self.length, DRAFT_TOKENS // rows - 1)
         proposal = self.draft.propose(limit) if self.draft else ()
@@ -64,12 +69,18 @@ class GreedySearch:
     def add(self, jobs: Sequence[EngineJob], states: Tensor, lengths: Sequence[int]) -> None:
         """Start the answers of some jobs; `states` (rows, positions, width) with `lengths` are the encoder's output."""
         rows = [_Row(job, self.drafts.draft(job.key) if self._use_drafts else None, self._start) for job in jobs]
-        self.batch.add(states, lengths, [job.max_tokens for job in jobs], [row.propose(len(rows)) for row in rows])
+        drafts: list[Sequence[int]] = [()] * len(rows)
+        for index, row in enumerate(rows):
+            if self.batch.starts_in_steps:
+                row.starting = self._start - 1
+            else:
+                drafts[index] = row.propose(len(rows))
+        self.batch.add(states, lengths, [job.max_tokens for job in jobs], drafts)
         self._rows += rows
 
     def update_drafts(self) -> None:
         """Record how much of the first draft tokens was accepted. Waits for the device when there are drafts."""
-        if any(row.draft for row in self._rows):
+        if not self.batch.starts_in_steps and any(row.draft for row in self._rows):
             self._update()
 
     def step(self) -> None:
@@ -79,6 +90,9 @@ class GreedySearch:
         """
         if all(row.generation for row in self._rows):
             return  # with a right draft, the first pass was the whole answer
+        if self._unread and self.batch.is_past_end:
+            self._read_behind()
+            return
         if any(row.draft for row in self._rows):
             self.batch.step([row.propose(len(self._rows)) for row in self._rows])
             self._update()
@@ -88,9 +102,7 @@ class GreedySearch:
         if self._tokens_per_step == 1:
             self._update()
         else:
-            unread, self._unread = self._unread, (self.batch.snapshot(), list(self._rows))
-            if unread:
-                _read(*unread)
+            self._read_behind((self.batch.snapshot(), list(self._rows)))
 
     def pop_finished(self) -> Iterator[tuple[EngineJob, Generation, Draft | None]]:
         """Remove finished rows and return their jobs, tokens and drafts."""
@@ -112,6 +124,12 @@ class GreedySearch:
         """Remove all rows, after a failure."""
         self._rows, self._unread = [], None
         self.batch.clear()
+
+    def _read_behind(self, newest: tuple[Snapshot, list[_Row]] | None = None) -> None:
+        """Read the snapshot that is on its way; `newest` is so now."""
+        unread, self._unread = self._unread, newest
+        if unread:
+            _read(*unread)
 
     def _update(self) -> None:
         # What is on its way is older.

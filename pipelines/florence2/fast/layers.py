@@ -61,6 +61,8 @@ class Linear:
         weight = weight.contiguous()
         self.weight: Tensor = _reorder(weight, None) if self.reordered else weight
         self.bias = bias
+        # Its tanh formula differs from GELU by 0.0005 at most, a tenth of what these types round.
+        self._has_gelu = weight.device.type == "cuda" and weight.dtype.itemsize == 2 and bias is not None
 
     def __call__(self, x: Tensor) -> Tensor:
         # A traced program holds public operators only.
@@ -73,6 +75,14 @@ class Linear:
             out: Tensor = _product(x, self.weight, self.bias, "none", [], "")
             return out
         return functional.linear(x, self.weight, self.bias)
+
+    def activated(self, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the activation of the product, in one operation where a card has one."""
+        if not (self._has_gelu and activation is functional.gelu):
+            return activation(self(x))
+        rows = x.flatten(0, -2)
+        out = torch._addmm_activation(self.bias, rows, self.weight.t(), use_gelu=True)  # type: ignore[arg-type]
+        return out.view(*x.shape[:-1], -1)
 
     def plus(self, x: Tensor, y: Tensor) -> Tensor:
         """Add the product to y, both (rows, width), in one operation where there is one; return y."""
@@ -173,7 +183,7 @@ class FeedForward:
         self.norm, self.activation = norm(layer.at("final_layer_norm")), ACTIVATIONS[activation]
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.norm(self.down(self.activation(self.up(x))).add_(x))
+        return self.norm(self.down(self.up.activated(x, self.activation)).add_(x))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:

@@ -84,13 +84,13 @@ class Room(NamedTuple):
 
 
 def fit(wanted: Room, name: str, needs: Callable[[int], Forecast], device: torch.device, share: float) -> Room:
-    """Return the wanted sizes, or smaller ones when memory is short: fewer frames first, then fewer rows.
+    """Return the wanted sizes, or smaller ones when memory is short: fewer rows, and frames only down to them.
 
     `needs` forecasts the memory for a number of frames, `share` is as in `available`. Raises ConfigError when not even
     one row fits.
     """
     free, frames = available(device, share), wanted.frames
-    while frames > 1 and needs(frames).rows(free) < wanted.rows:
+    while frames > 1 and needs(frames).rows(free) < min(wanted.rows, frames):
         frames //= 2
     estimate = needs(frames)
     rows = min(wanted.rows, estimate.rows(free))

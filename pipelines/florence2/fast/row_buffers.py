@@ -73,14 +73,17 @@ class RowBuffers:
         self.bias = bias
         return True
 
-    def start(self, rows: slice, lengths: Sequence[int], tokens: Tensor) -> None:
-        """Start rows with the first `tokens` of an answer; `lengths` positions of the encoder's output count."""
+    def start(self, rows: slice, lengths: Sequence[int], tokens: Tensor, at: int) -> None:
+        """Start rows with the first `tokens` of an answer, the newest of which is the one `at` a position.
+
+        `lengths` positions of the encoder's output count.
+        """
         device, count = self.bias.device, len(tokens)
         used = torch.arange(self.bias.shape[3], device=device) < device_tensor(lengths, torch.long, device)[:, None]
         self.bias[rows, 0, 0] = torch.zeros_like(used, dtype=self.bias.dtype).masked_fill_(~used, -torch.inf)
         self.history[rows, self.lead : self.lead + count] = tokens
         self.measured[rows, :count] = 1  # the probability of a forced token
-        self.progress[:, rows] = device_tensor([[count - 1], [1], [0]], torch.long, device)
+        self.progress[:, rows] = device_tensor([[at], [1], [0]], torch.long, device)
 
     def stop(self, rows: slice) -> None:
         """Make rows padding: a step of a GPU contains rows that are not in use, and reads few positions of them."""

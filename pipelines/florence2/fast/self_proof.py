@@ -191,7 +191,7 @@ def generate(engine: FastEngine, jobs: Sequence[Job]) -> Answers:
         engine.greedy.add(running, states, [len(images[0]) + len(job.prompt) for job in running])
         engine.greedy.update_drafts()
         # Each step makes a token at least, and an end is noticed one step later; a graph may make none.
-        for _ in range(max(job.max_tokens for job in running) + 2):
+        for _ in range(max(job.max_tokens for job in running) + 2 + len(engine.logits_processor.start)):
             engine.greedy.step()
             for job, generation, draft in engine.greedy.pop_finished():
                 answers[job] = generation.tokens

@@ -1,6 +1,7 @@
 """Operations that a device launches for the parts of a model, by kind, counted on tensors without data.
 
-Every operation counts once, except those that only make a view or allocate; fused attention is one operation.
+Every operation counts once, except those that only make a view or allocate; fused attention is one operation, and so
+is each function of `map_kernels`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pipelines.florence2.fast.decode_batch import DecodeBatch
 from pipelines.florence2.fast.decoder import Decoder
 from pipelines.florence2.fast.encoder import Encoder
 from pipelines.florence2.fast.graphs import EagerRunner
+from pipelines.florence2.fast.kernel_check import load_kernels
 from pipelines.florence2.fast.logits import LogitsProcessor
 from pipelines.florence2.fast.memory_budget import Room
 from pipelines.florence2.fast.speculative import DraftMode
@@ -141,7 +143,8 @@ def part_launches(subject: Subject, device: torch.device, rows: int) -> dict[str
     rows = 1 if is_cpu else rows
     with torch.inference_mode():
         weights = weights_of(architecture, dtype, device)
-        tower = DaViT(weights, architecture.vision, images.height, images.width)
+        kernels = None if is_cpu else load_kernels()
+        tower = DaViT(weights, architecture.vision, images.height, images.width, kernels)
         layers = Encoder(weights, architecture.text)
         vision, encoder = (tower, layers) if is_cpu else static_parts(tower, layers, Room(rows, rows), EagerRunner())
         preprocess = Preprocessor(images, device)

@@ -50,6 +50,7 @@ def as_on_a_card(engine: FastEngine, frames: int, runner: Runner) -> None:
     engine.stream = RecordedDeviceStream(DEVICE, cuda=recorder)
     engine.image_cache.stream = RecordedDeviceStream(DEVICE, cuda=recorder)
     engine.allocate(Room(engine.room.rows, frames), runner)
+    engine.greedy.batch.starts_in_steps = True
 
 
 def run(engine: FastEngine, jobs: list[Job], at_once: int) -> list[Result]:

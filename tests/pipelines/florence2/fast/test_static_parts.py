@@ -138,8 +138,9 @@ def test_encoder_of_all_sizes_stays_on_the_device(base: tuple[DaViT, Encoder]) -
 
 
 def test_launches_on_the_device_stay_few() -> None:
-    """A GPU launches each operation on its own without a graph. The vision tower of transformers has 407."""
+    """A GPU launches each operation on its own without a graph. The vision tower of transformers has 407, ours without
+    kernels of its own has 414."""
     counted = part_launches(MODELS["base"], DEVICE, 8)
-    limits = {"preprocessing, one frame": 20, "vision tower, 8 frames": 414, "encoder, 8 rows": 76}
+    limits = {"preprocessing, one frame": 20, "vision tower, 8 frames": 194, "encoder, 8 rows": 70}
     assert all(counted[part].total() <= limit for part, limit in limits.items())
-    assert counted["vision tower, 8 frames"]["scaled_dot_product_attention"] == 12
+    assert counted["vision tower, 8 frames"]["streamer::window_attention"] == 12
