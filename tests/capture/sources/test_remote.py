@@ -237,13 +237,8 @@ def test_each_need_costs_one_frame_of_the_link(hosts: tuple[Path, Path], monkeyp
     assert served.changes[-1][1].captured <= 11
 
 
-@pytest.mark.parametrize("next_s", [0.0, 60.0], ids=["it is too late", "it comes in time"])
-def test_young_frame_is_preferred(hosts: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, next_s: float) -> None:
-    """An old frame is sent only if the next one does not come in time."""
-    monkeypatch.setattr(remote_server, "NEXT_S", next_s)
-    monkeypatch.setattr(remote_server, "MAX_HOLD_S", 60.0)
-    asked: list[PeerMessage] = []
-    sent: list[Answer] = []
+def curve_server(asked: list[PeerMessage], sent: list[Answer]) -> CurveServer:
+    """Return a stand-in for the encrypted socket: it receives what is `asked`, one by one, and keeps what is sent."""
 
     def send(_: bytes, parts: list[bytes]) -> bool:
         sent.append(decode_answer(parts[0]))
@@ -252,12 +247,22 @@ def test_young_frame_is_preferred(hosts: tuple[Path, Path], monkeypatch: pytest.
     def receive() -> list[PeerMessage]:
         return [asked.pop(0)] if asked else []
 
-    stub = SimpleNamespace(receive=receive, take_refusals=list, close=lambda: None, send=send)
+    return cast(CurveServer, SimpleNamespace(receive=receive, take_refusals=list, close=lambda: None, send=send))
+
+
+@pytest.mark.parametrize("next_s", [0.0, 60.0], ids=["it is too late", "it comes in time"])
+def test_young_frame_is_preferred(hosts: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, next_s: float) -> None:
+    """An old frame is sent only if the next one does not come in time."""
+    monkeypatch.setattr(remote_server, "NEXT_S", next_s)
+    monkeypatch.setattr(remote_server, "MAX_HOLD_S", 60.0)
+    asked: list[PeerMessage] = []
+    sent: list[Answer] = []
+    curve = curve_server(asked, sent)
     camera = f"synthetic?fps={1 if next_s else 0.001}&size=64x48"
     with (
         CaptureThread(hosts[0], camera),
         Consumer(hosts[0], "view") as consumer,
-        RemoteServer(hosts[0], [STREAM], cast(CurveServer, stub), lambda *_: None) as server,
+        RemoteServer(hosts[0], [STREAM], curve, lambda *_: None) as server,
     ):
         old = consumer.next(FrameRequest(interval=1), 60).id
         time.sleep(0.1)
@@ -320,16 +325,7 @@ def test_greedy_host_shuts_no_other_out(tmp_path: Path, monkeypatch: pytest.Monk
     asked: list[PeerMessage] = []
     changes: list[tuple[str, str]] = []
     sent: list[Answer] = []
-
-    def send(_: bytes, parts: list[bytes]) -> bool:
-        sent.append(decode_answer(parts[0]))
-        return True
-
-    def receive() -> list[PeerMessage]:
-        return [asked.pop(0)] if asked else []
-
-    stub = SimpleNamespace(receive=receive, take_refusals=list, close=lambda: None, send=send)
-    curve = cast(CurveServer, stub)
+    curve = curve_server(asked, sent)
     with RemoteServer(tmp_path, ["yard"], curve, lambda link, state: changes.append((link.peer, state))) as server:
 
         def ask(peer: str, route: bytes) -> Answer:
