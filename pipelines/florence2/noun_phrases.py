@@ -73,7 +73,7 @@ _NO_VERBS = _words("building ceiling clothing painting railing awning string spr
 """Nouns that look like participles."""
 _IRREGULAR = {
     "men": "man", "women": "woman", "children": "child", "people": "person", "feet": "foot", "mice": "mouse",
-    "buses": "bus", "leaves": "leaf", "knives": "knife", "shelves": "shelf", "scarves": "scarf", "wolves": "wolf",
+    "buses": "bus", "leaves": "leaf", "knives": "knife", "scarves": "scarf",
     "tomatoes": "tomato", "potatoes": "potato",
 }  # fmt: skip
 
@@ -133,6 +133,8 @@ def singular(noun: str) -> str:
         return noun
     if noun.endswith("ies"):
         return noun[:-3] + "y"
+    if noun.endswith(("elves", "olves")):  # no noun ends with elve or olve
+        return noun[:-3] + "f"
     return noun[:-2] if noun.endswith(("sses", "xes", "ches", "shes")) else noun[:-1]
 
 

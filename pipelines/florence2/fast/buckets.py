@@ -75,11 +75,11 @@ class RoundedBuckets:
                     yield from (Bucket(rows, width, seen) for seen in self._seen if seen > width)
 
 
-def powers(smallest: int, largest: int) -> list[int]:
-    """Return the sizes from `smallest` on, each twice the one before, up to `largest`."""
+def powers(smallest: int, largest: int, growth: int = 2) -> list[int]:
+    """Return the sizes from `smallest` on, each `growth` times the one before, up to `largest`."""
     sizes = [smallest]
     while sizes[-1] < largest:
-        sizes.append(2 * sizes[-1])
+        sizes.append(growth * sizes[-1])
     return [*sizes[:-1], largest]
 
 

@@ -66,11 +66,8 @@ def differences(kernels: ModuleType, device: torch.device, dtype: torch.dtype) -
     def norm(x: Tensor) -> Tensor:
         return functional.layer_norm(x, (channels,), gain.float(), offset.float(), EPS)
 
-    x, weight, qkv = (
-        random(FRAMES, height * width, channels),
-        random(channels, 9),
-        random(FRAMES, height * width, 3, channels),
-    )
+    x, weight = random(FRAMES, height * width, channels), random(channels, 9)
+    qkv = random(FRAMES, height * width, 3, channels)
     bias, shift, gain, offset = (random(channels) for _ in range(4))
     taps = weight.float().T.contiguous()
     image = x.float().view(FRAMES, height, width, channels).permute(0, 3, 1, 2)

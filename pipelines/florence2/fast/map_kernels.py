@@ -64,6 +64,16 @@ def _(x: Tensor, *_: object) -> tuple[Tensor, Tensor]:
 
 
 @triton.jit
+def _norm(values, gain, offset, channel, is_channel, channels, eps, HAS_AFFINE: tl.constexpr):
+    centred = tl.where(is_channel[None, :], values - (tl.sum(values, 1) / channels)[:, None], 0.0)
+    norm = centred * tl.rsqrt(tl.sum(centred * centred, 1) / channels + eps)[:, None]
+    if HAS_AFFINE:
+        norm = norm * tl.load(gain + channel, is_channel, 0.0).to(tl.float32)[None, :]
+        norm += tl.load(offset + channel, is_channel, 0.0).to(tl.float32)[None, :]
+    return norm
+
+
+@triton.jit
 def _depthwise_norm(
     x, taps, bias, shift, gain, offset, summed, normed, height, width, channels, eps,
     HAS_AFFINE: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -82,11 +92,7 @@ def _depthwise_norm(
         place = ((line + down) * width + at)[:, None] * channels + channel[None, :]
         values = tl.load(x + place, is_inside[:, None] & is_channel[None, :], 0.0).to(tl.float32)
         total += values * tl.load(taps + tap * channels + channel, is_channel, 0.0)[None, :]
-    centred = tl.where(is_channel[None, :], total - (tl.sum(total, 1) / channels)[:, None], 0.0)
-    norm = centred * tl.rsqrt(tl.sum(centred * centred, 1) / channels + eps)[:, None]
-    if HAS_AFFINE:
-        norm = norm * tl.load(gain + channel, is_channel, 0.0).to(tl.float32)[None, :]
-        norm += tl.load(offset + channel, is_channel, 0.0).to(tl.float32)[None, :]
+    norm = _norm(total, gain, offset, channel, is_channel, channels, eps, HAS_AFFINE)
     total += tl.load(shift + channel, is_channel, 0.0).to(tl.float32)[None, :]
     place = (line * width + columns)[:, None] * channels + channel[None, :]
     mask = (columns < width)[:, None] & is_channel[None, :]
@@ -122,10 +128,7 @@ def _layer_norm(
     mask = (row < rows)[:, None] & is_channel[None, :]
     place = row[:, None] * channels + channel[None, :]
     values = tl.load(x + place, mask, 0.0).to(tl.float32)
-    centred = tl.where(is_channel[None, :], values - (tl.sum(values, 1) / channels)[:, None], 0.0)
-    norm = centred * tl.rsqrt(tl.sum(centred * centred, 1) / channels + eps)[:, None]
-    norm = norm * tl.load(gain + channel, is_channel, 0.0).to(tl.float32)[None, :]
-    norm += tl.load(offset + channel, is_channel, 0.0).to(tl.float32)[None, :]
+    norm = _norm(values, gain, offset, channel, is_channel, channels, eps, True)
     tl.store(out + place, norm.to(out.dtype.element_ty), mask)
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipelines.florence2.fast.buckets import powers
 from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.fast.graph_guard import GuardedRunner, ReplayError
 from pipelines.florence2.fast.graphs import EagerRunner, Runner, device_tensor
@@ -161,8 +162,7 @@ def _run(engine: FastEngine, alive: Callable[[], None]) -> Answers:
 def _batches(room: Room) -> list[list[Job]]:
     """Return the jobs of each trial: 1, 2, 4 and so on, up to as many as the engine takes, each with all tasks."""
     pictures = [World(seed).scene(1.0).paint(*size) for seed, (_, _, size) in enumerate(TRIALS)]
-    powers = [1 << power for power in range(room.rows.bit_length())]
-    sizes = [size for size in dict.fromkeys([*powers, room.rows]) for _ in range(-(-len(TRIALS) // size))]
+    sizes = [size for size in powers(1, room.rows) for _ in range(-(-len(TRIALS) // size))]
     numbers = count()
     return [[_job(next(numbers), pictures) for _ in range(size)] for size in sizes]
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from pipelines.florence2.checkpoint import Checkpoint
+from pipelines.florence2.fast.buckets import powers
 from pipelines.florence2.preprocess import Preprocessor
 from pipelines.florence2.processor import Processor
 from pipelines.florence2.speed.floors import Peak, Work
@@ -93,7 +94,7 @@ def rows(side: str, measure: Measure, count: Work, limits: Limits) -> Iterator[R
     """Yield the rows of one side: for each work a growing batch, until it gives no more answers per second."""
     for name, tokens in WORKS.items():
         best = 0.0
-        for batch in batches(limits.frames):
+        for batch in powers(1, limits.frames, GROWTH):
             try:
                 measure(tokens, batch, 0.0)  # compiles kernels, allocates memory
                 took, times = measure(tokens, batch, limits.seconds)
@@ -108,14 +109,6 @@ def rows(side: str, measure: Measure, count: Work, limits: Limits) -> Iterator[R
             if rate < GAIN * best:
                 break
             best = rate
-
-
-def batches(largest: int) -> list[int]:
-    """Return the batches that are measured, up to the largest one."""
-    sizes = [1]
-    while sizes[-1] * GROWTH < largest:
-        sizes.append(sizes[-1] * GROWTH)
-    return [*sizes, largest]
 
 
 def ratios(found: Sequence[Row]) -> dict[str, dict[str, float]]:

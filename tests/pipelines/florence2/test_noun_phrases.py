@@ -77,7 +77,8 @@ def test_search_is_for_the_first_thing_of_each_part(text: str, nouns: list[str])
 @pytest.mark.parametrize(
     ("plural", "one"),
     [("rings", "ring"), ("crosses", "cross"), ("boxes", "box"), ("horses", "horse"), ("glass", "glass"), ("bus", "bus"),
-     ("buses", "bus"), ("berries", "berry"), ("benches", "bench"), ("men", "man"), ("gas", "gas"), ("houses", "house")],
+     ("buses", "bus"), ("berries", "berry"), ("benches", "bench"), ("men", "man"), ("gas", "gas"), ("houses", "house"),
+     ("wolves", "wolf"), ("elves", "elf"), ("valves", "valve"), ("knives", "knife")],
 )  # fmt: skip
 def test_plurals_become_singular(plural: str, one: str) -> None:
     assert singular(plural) == one
