@@ -62,13 +62,13 @@ def test_streams_of_a_killed_process_go_on_and_come_back(tmp_path: Path) -> None
         agent.wait_for_results(1, START_S)
         caller = Caller(agent)
         until(lambda: len(caller.devices()) == 5, START_S, "all streams have a device")
-        before = caller.devices()
-        assert max(Counter(before.values()).values()) <= 4
+        assert max(Counter(caller.devices().values()).values()) <= 4
         for stream in STREAMS:
             agent.wait_for_results(3, 10, stream)
             ask = Ask(stream=stream, task={"task": "caption"}, seconds=5)
             assert caller.call(ask.message())["event"]["data"]["stream"] == stream
 
+        before = caller.devices()  # not earlier: on a slow machine a stream has moved by now to balance the loads
         agent.kill("infer:1")
         moved = [stream for stream in STREAMS if before[stream] == "device 1"]
         known = {stream: len(agent.results(stream)) for stream in moved}

@@ -90,10 +90,10 @@ def test_stream_is_limited_and_repeated_events_are_left_out(server: RedisServer,
 
 
 def test_frozen_server_does_not_hold_the_sink(server: RedisServer, progress: RecordedProgress) -> None:
-    sink = opened(server.url, progress, timeout="500ms")
+    sink = opened(server.url, progress, timeout="3s")
     sink.write(entries(1, 3))
     server.freeze(True)
-    with pytest.raises(SinkError, match=r"no answer within 0\.5 s"):
+    with pytest.raises(SinkError, match=r"no answer within 3 s"):
         sink.write(entries(4, 8))
     server.freeze(False)
     assert progress.advanced[-1] == 3

@@ -92,11 +92,11 @@ def test_failing_endpoint_receives_everything_later(endpoint: Endpoint, progress
 
 def test_request_without_response_times_out(endpoint: Endpoint, progress: RecordedProgress) -> None:
     endpoint.behaviour = hooks.never
-    sink = opened(endpoint, progress, timeout="300ms")
+    sink = opened(endpoint, progress, timeout="3s")
     started = time.monotonic()
-    with pytest.raises(SinkError, match=r"no response within 0\.3 s"):
+    with pytest.raises(SinkError, match=r"no response within 3 s"):
         sink.write(entries(1, 4))
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 6
     endpoint.behaviour = hooks.ok
     sink.write(entries(1, 4))
     sink.close()
