@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import ItemsView, KeysView, Mapping, Sequence, ValuesView
+from collections.abc import ItemsView, Iterable, KeysView, Mapping, Sequence, Set, ValuesView
 from heapq import heappop, heappush
 
 from streamer.rules.activity import Activity
@@ -39,11 +39,21 @@ class Activities:
             self.update(activity)
         self._changed.clear()
 
-    @property
-    def changed(self) -> set[Key]:
-        """Activities that have changed, or are gone, since this was cleared."""
+    def settle(self) -> Set[Key]:
+        """Let all activities take what they have deferred; return those that have changed or are gone since a store."""
         self._settle_all()
         return self._changed
+
+    def mark_changed(self, keys: Iterable[Key]) -> None:
+        """Note that the stored state of activities is not their state; they may be gone."""
+        self._changed.update(keys)
+
+    def mark_stored(self, key: Key) -> None:
+        """Note that the stored state of an activity is its state."""
+        self._changed.discard(key)
+
+    def mark_all_stored(self) -> None:
+        self._changed.clear()
 
     def get(self, rule: str, stream: str) -> Activity | None:
         activity = self._all.get((rule, stream))

@@ -161,9 +161,9 @@ class Engine:
                 if activity is not None and activity.reporter.rule_hash == saved.rule_hash:
                     restore(activity, saved, self.clock)
                     self.activities.update(activity)
-                    self.activities.changed.remove(key)
+                    self.activities.mark_stored(key)
                 else:
-                    self.activities.changed.add(key)
+                    self.activities.mark_changed([key])
                     ends += _ends(self, key, saved, activity is not None)
             except ValueError as error:
                 raise ValueError(f"the state of rule {key[0]} on {key[1]} is not valid") from error
@@ -212,6 +212,7 @@ class Engine:
         if config is self._config:
             return
         before, streams = self.activities, config.streams if stream is None else {stream: config.streams[stream]}
+        changed = before.settle()
         after = {key: activity for key, activity in before.items() if key[1] not in streams}
         for key, activity in build_activities(config, self.rules, self.controls, self._descriptions, streams):
             known = before.get(*key)
@@ -221,7 +222,7 @@ class Engine:
         ordered = sorted(after, key=lambda key: (rules[key[0]], places[key[1]]))
         self._config, self.activities = config, Activities({key: after[key] for key in ordered})
         replaced = {key for key in (*before.keys(), *after) if before.get(*key) is not after.get(key)}
-        self.activities.changed.update(before.changed | replaced)
+        self.activities.mark_changed(changed | replaced)
         self.new += [activity for key, activity in after.items() if before.get(*key) is not activity]
         for key, activity in before.items():
             if after.get(key) is not activity:

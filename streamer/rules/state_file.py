@@ -78,11 +78,11 @@ class StateFile:
             if self._db is None:
                 self._begin(position, engine)
             else:
-                self._write(self._db, position, engine.save(engine.activities.changed))
+                self._write(self._db, position, engine.save(engine.activities.settle()))
         except BROKEN:
             self.close()
             raise
-        engine.activities.changed.clear()
+        engine.activities.mark_all_stored()
 
     def delete(self) -> None:
         """Delete the file, if there is one. Raises OSError."""

@@ -196,7 +196,7 @@ def test_state_of_another_version_is_not_used(worker: Any) -> None:
     state = Engine(worker.config).save()
     engine = SimpleNamespace(
         save=lambda keys=None: state._replace(head=state.head.replace(b"clock", b"watch")),
-        activities=SimpleNamespace(changed=set()),
+        activities=SimpleNamespace(mark_all_stored=lambda: None),
     )
     with closing(StateFile(worker.state / STATE_FILE)) as file:
         file.store(1, engine)  # type: ignore[arg-type]

@@ -151,4 +151,4 @@ def test_added_task_teaches_what_is_usual(tmp_path: Path) -> None:
     (leaf,) = activity.leaves
     assert isinstance(leaf.state, UnusualState)
     assert [len(days) for days in leaf.state.answered if days] == [1, 10]
-    assert ("r", "gate") in engine.activities.changed
+    assert ("r", "gate") in engine.activities.settle()

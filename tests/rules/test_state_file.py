@@ -136,10 +136,10 @@ def test_store_writes_what_has_changed(tmp_path: Path) -> None:
         stories = [STORY, Story("dog", {}, "10 dog\n11 dog", [], ids="dog")]
         for number, event in enumerate([one for story in stories for one in story.events()]):
             engine.process(event)
-            changed = {rule for rule, _ in engine.activities.changed}
+            changed = {rule for rule, _ in engine.activities.settle()}
             assert changed == ({"story"} if number < 2 else changed)
             file.store(number + 1, engine)
-            assert not engine.activities.changed
+            assert not engine.activities.settle()
             assert whole(read(tmp_path / STATE_FILE)) == (number + 1, *whole_of(engine))
     removed = Engine(STORY.config())
     with closing(StateFile(tmp_path / STATE_FILE)) as file:
