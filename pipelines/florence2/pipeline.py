@@ -180,6 +180,12 @@ class Florence2:
         return PROCESS_BYTES + 2 * open_folder(settings.checkpoint).weight_bytes
 
     def open(self, settings: Florence2Settings, alive: Callable[[], None] = lambda: None) -> Engine:
+        engine = self._open(settings, alive)
+        if settings.hash is not None:  # again: the files may have changed between the hash and the reading of weights
+            open_folder(settings.checkpoint).checked_digest(settings.hash)
+        return engine
+
+    def _open(self, settings: Florence2Settings, alive: Callable[[], None]) -> Engine:
         open_one = partial(open_engine, graphs=self._graphs, alive=alive)
         if settings.int8 == "off" or settings.openvino_device not in (None, "CPU"):
             return with_stages(open_one(settings))

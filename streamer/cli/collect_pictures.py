@@ -60,7 +60,8 @@ def collect_folder(folder: Path, dataset: DatasetFolder, most: int, tell: Callab
         try:
             if not image.isprintable():
                 raise ConfigError(f"{path}: its name cannot be printed")
-            content, pixels = atomic_file.read(path), read_picture(path)
+            content = atomic_file.read(path)
+            pixels = read_picture(path, content)
         except OSError as error:
             problem = f"{path}: {(error.strerror or 'cannot be read').lower()}"
         except ConfigError as error:

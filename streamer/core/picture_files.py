@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +40,12 @@ def size_of(path: Path) -> tuple[int, int]:
         return (height, width) if picture.getexif().get(_ORIENTATION, 1) >= 5 else (width, height)
 
 
-def read_picture(path: Path) -> Image:
-    """Return the pixels of a picture as it is seen: uint8 BGR, read-only. Raises ConfigError."""
-    with _opened(path) as picture:
+def read_picture(path: Path, content: bytes | None = None) -> Image:
+    """Return the pixels of a picture as it is seen: uint8 BGR, read-only. Raises ConfigError.
+
+    `content`: that of the file, if it has been read already.
+    """
+    with _opened(path, content) as picture:
         upright = ImageOps.exif_transpose(picture).convert("RGB")
         image = np.ascontiguousarray(np.asarray(upright)[:, :, ::-1])
     image.setflags(write=False)
@@ -49,12 +53,12 @@ def read_picture(path: Path) -> Image:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Files.Image]:
+def _opened(path: Path, content: bytes | None = None) -> Iterator[Files.Image]:
     """Open a picture. Raises ConfigError, also for errors of Pillow in the block."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow: damaged EXIF data, and sizes, which are checked below
-            with Files.open(path, formats=FORMATS) as picture:
+            with Files.open(path if content is None else BytesIO(content), formats=FORMATS) as picture:
                 if picture.width * picture.height > MAX_PIXELS:
                     raise Files.DecompressionBombError
                 yield picture

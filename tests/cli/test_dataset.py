@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from pipelines.dataset.formats import coco
 from pipelines.dataset.shots import find_shots
 from streamer.cli.main import app
+from streamer.core import atomic_file
 from streamer.core.errors import ConfigError
 from streamer.core.jpeg import encode_jpeg
 from streamer.core.picture_blocks import SeenPictures, from_text, picture_blocks, to_text
@@ -108,6 +109,26 @@ def test_pictures_without_a_printable_name_are_not_asked_about(
     names = ["a.png", "b.jpg", "bomb.png", "c.jpg", "cut-exif.jpg", "e.png", "f.jpg", "sub/d.jpg"]
     assert [shot.image for shot in find_shots(hostile)] == names
     assert f"skipped: {hostile}/latin\\udcff.jpg: its name cannot be printed\n" in capfd.readouterr().err
+
+
+def test_picture_that_changes_is_stored_as_it_was_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, read = tmp_path / "in", atomic_file.read
+    source.mkdir()
+    before = scene(3)
+    assert cv2.imwrite(str(source / "a.png"), before)
+
+    def read_and_replace(path: Path) -> bytes:
+        content = read(path)
+        cv2.imwrite(str(path), scene(4))
+        return content
+
+    monkeypatch.setattr("streamer.cli.collect_pictures.atomic_file.read", read_and_replace)
+    assert collect(source, tmp_path / "out").exit_code == 0
+    (record,) = records(tmp_path / "out")
+    stored = cv2.imread(str(tmp_path / "out" / "a.png"))
+    assert stored is not None
+    assert np.array_equal(stored, before)
+    assert record["blocks"] == to_text(blocks_of(before))
 
 
 def test_picture_without_its_line_is_added_again(pictures: Path, tmp_path: Path) -> None:

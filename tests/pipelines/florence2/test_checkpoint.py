@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipelines.florence2 import checkpoint_files
+from pipelines.florence2 import pipeline as florence2
 from pipelines.florence2.checkpoint import Checkpoint, load
 from pipelines.florence2.checkpoint_files import open_folder
 from pipelines.florence2.pipeline import Florence2Settings, open_engine, pipeline
@@ -332,3 +333,31 @@ def test_adapter_without_peft_names_the_command(
     folder = build_adapter(tmp_path / "gate", checkpoint)
     monkeypatch.setitem(sys.modules, "peft", None)
     assert "run `pip install 'florence-streamer[lora]'`" in refusal(folder)
+
+
+@pytest.mark.parametrize("moment", ["before", "while"])
+def test_files_that_change_after_they_were_chosen_are_refused(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """`while`: between the check of the hash and the reading of the weights."""
+    name, digest = pipeline.identify(Florence2Settings(checkpoint=str(copy)))
+    chosen: dict[str, Any] = {"hash": digest, "int8": "off"}
+    engine = pipeline.open(Florence2Settings(checkpoint=str(copy), device="cpu", **chosen))
+    assert engine.model == f"{name}@{digest[:12]}"
+    weights = load_file(copy / "model.safetensors")
+    weights[next(iter(weights))] += 0.1
+
+    def change() -> None:
+        save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+
+    if moment == "before":
+        change()
+    else:
+        build = florence2._build
+
+        def change_and_build(*arguments: Any) -> Any:
+            change()
+            return build(*arguments)
+
+        monkeypatch.setattr(florence2, "_build", change_and_build)
+    assert f"not {digest[:12]}: its files are not those that were chosen" in refusal(copy, **chosen)
