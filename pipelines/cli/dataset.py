@@ -126,8 +126,9 @@ def filter_labels(
     The answers are those of `object_detection`. A table says what each filter removed.
     """
     from pipelines.dataset import filters
-    from pipelines.dataset.filter_options import FilterFiles, fitted, parse_area, parse_gap
+    from pipelines.dataset.filter_options import FilterFiles, fitted, parse_area
     from pipelines.dataset.gather import answered_pictures, detected_objects, labelled
+    from streamer.core.settings import option_seconds
     from streamer.types.dataset import ANSWERS
 
     if precision is not None and fit is None:
@@ -148,7 +149,7 @@ def filter_labels(
         typer.echo(f"lowest score: {min_score:.3f}{''.join(f', {name} {one:.3f}' for name, one in limits.items())}")
     steps.insert(0, filters.by_score(min_score, limits))
     if tracks:
-        steps.append(filters.by_tracks(parse_gap(tracks)))
+        steps.append(filters.by_tracks(option_seconds("--tracks", tracks)))
     objects, table = filters.run(steps, pictures, objects)
     write_labels(out, labelled(folder, pictures, objects))
     _print_table(table)

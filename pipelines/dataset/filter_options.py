@@ -15,7 +15,7 @@ from pipelines.dataset.metrics.detection import best_threshold
 from pipelines.florence2.examples import Example, write_examples
 from streamer.core.closing import Closing
 from streamer.core.errors import ConfigError
-from streamer.core.settings import parse_seconds, split_numbers
+from streamer.core.settings import split_numbers
 
 Reviewed = tuple[Sequence[LabelledObject], Sequence[LabelledObject]]
 """Found and true objects of one picture."""
@@ -33,14 +33,6 @@ def parse_area(text: str) -> Area:
     if len(numbers) < 6 or len(numbers) % 2 or not all(0 <= number <= 1 for number in numbers):
         raise ConfigError(f"--ignore: `{text}` is no polygon: write x,y of its corners, each from 0 to 1")
     return Area(tuple(zip(numbers[::2], numbers[1::2], strict=True)), stream if colon else None)
-
-
-def parse_gap(text: str) -> float:
-    """Return the seconds of `--tracks`. Raises ConfigError."""
-    try:
-        return parse_seconds(text)
-    except ValueError as error:
-        raise ConfigError(f"--tracks: {error}") from None
 
 
 def fitted(

@@ -65,7 +65,7 @@ def bench(
     """
     from streamer.config.model import find_pipeline
     from streamer.config.validation import nearest
-    from streamer.core.settings import parse_seconds
+    from streamer.core.settings import option_seconds
 
     logs.setup("streamer")
     pipeline = find_pipeline()
@@ -73,10 +73,7 @@ def bench(
     for name in task or []:
         if name not in specs:
             raise ConfigError(f"--task: unknown task `{name}`{nearest(name, list(specs))}")
-    try:
-        interval = parse_seconds(every)
-    except ValueError as error:
-        raise ConfigError(f"--every: {error}") from None
+    interval = option_seconds("--every", every)
     if json_file is not None and device is None:
         raise ConfigError("--json: needs --device")
     settings = _settings(pipeline, checkpoint=model, image_size=image_size, device=device)

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from streamer.core.errors import ConfigError
 from streamer.core.progress import tell
 
 app = typer.Typer(help="Make datasets of pictures with answers, and convert them.", no_args_is_help=True)
@@ -46,13 +45,10 @@ def collect(
     from streamer.config.model import load
     from streamer.core import logs
     from streamer.core.dataset_folder import DatasetFolder
-    from streamer.core.settings import parse_seconds
+    from streamer.core.settings import option_seconds
 
     logs.setup("streamer", "warning")
-    try:
-        interval = parse_seconds(every)
-    except ValueError as error:
-        raise ConfigError(f"--every: {error}") from None
+    interval = option_seconds("--every", every)
     loaded = load(config) if config else None
     folder = Path(source).expanduser()
     is_agent = source.startswith(AGENT)

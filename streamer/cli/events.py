@@ -60,14 +60,11 @@ def events(
 
     The events come from the agent's ledger; the agent may be running or stopped.
     """
-    from streamer.core.settings import parse_seconds
+    from streamer.core.settings import option_seconds
     from streamer.events.ledger.dead_letters import request_resend
     from streamer.events.ledger.query import Filter
 
-    try:
-        start = None if since is None else time.time() - parse_seconds(since)
-    except ValueError as error:
-        raise ConfigError(f"--since: {error}") from None
+    start = None if since is None else time.time() - option_seconds("--since", since)
     try:
         ledger = find_ledger(agent)
         if resend is not None:

@@ -105,13 +105,10 @@ def back(watch: Watch = "1m", agent: RunningAgent = None) -> None:
 
 
 def _watch_seconds(text: str) -> float:
-    from streamer.core.settings import parse_seconds
+    from streamer.core.settings import option_seconds
 
-    try:
-        if 1 <= (seconds := parse_seconds(text)) <= 3600:
-            return seconds
-    except ValueError as error:
-        raise ConfigError(f"--watch: {error}") from None
+    if 1 <= (seconds := option_seconds("--watch", text)) <= 3600:
+        return seconds
     raise ConfigError(f"--watch: {text} is not allowed: give 1s to 1h")
 
 
@@ -161,13 +158,10 @@ def quantize(
     from streamer.cli.calibration_frames import collect
     from streamer.config.model import find_pipeline, load
     from streamer.core import logs
-    from streamer.core.settings import parse_seconds
+    from streamer.core.settings import option_seconds
 
     logs.setup("streamer", "warning")
-    try:
-        interval = parse_seconds(every)
-    except ValueError as error:
-        raise ConfigError(f"--every: {error}") from None
+    interval = option_seconds("--every", every)
     if config is not None and model is not None:
         raise ConfigError("--model: the config names the model already")
     pipeline = find_pipeline()

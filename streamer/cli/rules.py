@@ -107,7 +107,7 @@ def replay_rule(
     from streamer.config.changes import SavedChanges
     from streamer.config.model import load
     from streamer.config.validation import nearest
-    from streamer.core.settings import parse_seconds
+    from streamer.core.settings import option_seconds
     from streamer.events.ledger.query import LedgerQuery
     from streamer.events.schema import encode
     from streamer.events.snapshots.folder import SnapshotFolder
@@ -116,10 +116,7 @@ def replay_rule(
     loaded = load(config)
     if rule not in loaded.rules:
         raise ConfigError(f"{config} has no rule `{rule}`{nearest(rule, list(loaded.rules))}")
-    try:
-        start = time.time() - parse_seconds(since)
-    except ValueError as error:
-        raise ConfigError(f"--since: {error}") from None
+    start = time.time() - option_seconds("--since", since)
     starts, told = 0, Counter[str]()
     with (
         contextlib.suppress(BrokenPipeError),

@@ -45,14 +45,11 @@ def snooze(
 ) -> None:
     """Send no notifications for a time."""
     from streamer.bus.commands import Snooze
-    from streamer.core.settings import parse_seconds
+    from streamer.core.settings import option_seconds
 
     if off and duration is not None:
         raise ConfigError("--for and --off do not go together")
-    try:
-        seconds = None if off else parse_seconds(duration or DEFAULT_SNOOZE)
-    except ValueError as error:
-        raise ConfigError(f"--for: {error}") from None
+    seconds = None if off else option_seconds("--for", duration or DEFAULT_SNOOZE)
     _command(agent, Snooze(by=_user(), rule=_name(rule), stream=_name(stream), seconds=seconds))
 
 

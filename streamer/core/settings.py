@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationInfo
 from pydantic_core import ErrorDetails
 
+from streamer.core.errors import ConfigError
 from streamer.types import Region
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -56,6 +57,14 @@ def parse_seconds(value: Any) -> float:
     if value > MAX_SECONDS:
         raise ValueError("must be shorter than 100 years")
     return float(value)
+
+
+def option_seconds(option: str, text: str) -> float:
+    """Return the seconds of a command's option such as `--every 500ms`. Raises ConfigError, which names the option."""
+    try:
+        return parse_seconds(text)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}") from None
 
 
 Seconds = Annotated[float, BeforeValidator(parse_seconds, json_schema_input_type=float | str)]
