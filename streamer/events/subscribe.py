@@ -90,8 +90,9 @@ class _Subscription(Iterator[Event]):
             if parts[0] == LATEST_TOPIC:
                 self._ready.extend(self._gaps.on_latest(parts[-1]))
             elif (received := _read(parts[-1])) is not None and not self._gaps.is_of_earlier_run(received):
-                self._ready.extend(self._gaps.missed_before(received))
-                self._ready.append(received)
+                self._ready.extend(self._gaps.in_order(received))
+            if not self._ready and deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"no event for {self._timeout} s")
 
     def _connect_again(self) -> None:
         """ZeroMQ does it by itself, except after a message that was too large."""
@@ -137,14 +138,20 @@ class _Gaps:
             return False
         return bool(self._request(event.source, last - 1, last + 1))
 
-    def missed_before(self, event: Event) -> list[Event]:
-        """Return the events missing before one that was received."""
+    def in_order(self, event: Event) -> list[Event]:
+        """Return the events missing before one that was received, and that one.
+
+        Where the agent does not say what is missing, it is asked again by `on_latest`, also for this event.
+        """
         if not event.sequence or not self._is_complete(event.source):
-            return []
+            return [event]
         sequence = int(event.sequence)
-        last = self._last.get(event.source, sequence - 1)
+        self._last.setdefault(event.source, sequence - 1)
+        missing = self._fetch(event.source, sequence)
+        if self._last[event.source] < sequence - 1:
+            return missing
         self._last[event.source] = sequence
-        return self._fetch(event.source, last, sequence) if sequence > last + 1 else []
+        return [*missing, event]
 
     def on_latest(self, body: bytes) -> list[Event]:
         """Return the events that are missing according to the agent's newest sequences."""
@@ -156,10 +163,11 @@ class _Gaps:
         missing: list[Event] = []
         # The previous message counts: events of the present one may still be in transit.
         for source, sequence in self._latest.items():
-            last = self._last.setdefault(source, sequence)
-            if last < sequence and self._is_complete(source):
-                self._last[source] = sequence
-                missing += self._fetch(source, last, sequence + 1)
+            self._last.setdefault(source, sequence)
+            if self._is_complete(source):
+                missing += self._fetch(source, sequence + 1)
+                if self._last[source] < sequence:
+                    break  # the agent does not answer
         self._latest = latest
         return missing
 
@@ -167,21 +175,20 @@ class _Gaps:
         """Return True if the subscription includes all events of this source."""
         return self._stream is None or source.endswith(f"/streams/{self._stream}")
 
-    def _fetch(self, source: str, after: int, before: int) -> list[Event]:
-        """Return the events with `after` < sequence < `before`, in as many requests as it takes."""
+    def _fetch(self, source: str, before: int) -> list[Event]:
+        """Return the events after the last one and before a sequence, in as many requests as it takes."""
         events: list[Event] = []
-        while after + 1 < before:
-            page = self._request(source, after, before)
-            if not page:
+        while (after := self._last[source]) + 1 < before:
+            if (page := self._request(source, after, before)) is None:
                 break
+            if not page:
+                _losses.add(after + 1, before - 1, source)
             events += page
-            after = int(page[-1].sequence)
-        if after + 1 < before:
-            _losses.add(after + 1, before - 1, source)
+            self._last[source] = int(page[-1].sequence) if page else before - 1
         return events
 
-    def _request(self, source: str, after: int, before: int) -> list[Event]:
-        """Return one reply's events, `after` < sequence < `before`; empty when they are deleted or no reply arrives."""
+    def _request(self, source: str, after: int, before: int) -> list[Event] | None:
+        """Return one reply's events, `after` < sequence < `before`, without deleted ones; None if no reply arrives."""
         if self._socket is None:
             self._socket = zmq.Context.instance().socket(zmq.DEALER)
             self._socket.set(zmq.LINGER, 0)
@@ -198,7 +205,7 @@ class _Gaps:
                 events = [event for body in bodies if (event := _read(body)) is not None and event.source == source]
                 return [event for event in events if event.sequence and after < int(event.sequence) < before]
         self.close()  # the next request connects again
-        return []
+        return None
 
 
 def _sequence(number: Any) -> int:

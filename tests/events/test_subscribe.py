@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,13 @@ def sink(tmp_path: Path, endpoint: str) -> Iterator[Sink]:
     sink.close()
 
 
+def following(events: Iterator[Event]) -> Event:
+    """Return the next event, however long it takes."""
+    while True:
+        with suppress(TimeoutError):
+            return next(events)
+
+
 def connected(sink: Sink, events: Iterator[Event], stream: str) -> None:
     """Wait until the publisher knows the subscription: earlier events are not delivered."""
     seqs = iter(range(10_000))
@@ -55,22 +63,25 @@ def connected(sink: Sink, events: Iterator[Event], stream: str) -> None:
 
     until(received, 20, "the subscriber receives events")
     publish(sink, status_event("home", stream, "over"))
-    while next(events).subject != "stream.over":
+    while following(events).subject != "stream.over":
         pass
 
 
 class Publisher:
     """An agent whose messages are hostile; a context manager. It replays every event of a gap."""
 
-    def __init__(self, endpoint: str, header: bytes | None = None, extra: tuple[int, ...] = ()) -> None:
-        """`header`: of a reply that precedes each right one; `extra`: sequences of events added to each reply."""
+    def __init__(
+        self, endpoint: str, header: bytes | None = None, extra: tuple[int, ...] = (), unanswered: int = 0
+    ) -> None:
+        """`header`: of a reply that precedes each right one; `extra`: sequences of events added to each reply;
+        `unanswered`: requests that get no reply at first."""
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self.socket: zmq.Socket[bytes] = context.socket(zmq.XPUB)
         self.socket.bind(endpoint)
         self.requests: list[dict[str, int]] = []
         self._replay: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
         self._replay.bind(f"{endpoint}.replay")
-        self._header, self._extra = header, extra
+        self._header, self._extra, self._unanswered = header, extra, unanswered
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
@@ -87,7 +98,7 @@ class Publisher:
     def await_subscriber(self) -> None:
         subscriptions = 0
         while subscriptions < 2:  # the topics of events and of the newest sequences
-            assert self.socket.poll(10_000)
+            assert self.socket.poll(60_000)
             subscriptions += self.socket.recv().startswith(b"\x01")
 
     def send(self, sequence: int) -> None:
@@ -100,6 +111,8 @@ class Publisher:
             peer, body = self._replay.recv_multipart()
             request = json.loads(body)
             self.requests.append(request)
+            if len(self.requests) <= self._unanswered:
+                continue
             sequences = [*range(request["after"] + 1, request["before"]), *self._extra]
             bodies = [encode(numbered(event(seq=one), one)) for one in sequences]
             if self._header is not None:
@@ -109,7 +122,7 @@ class Publisher:
 
 def test_too_large_message_is_not_received_and_the_next_one_is(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamer.events.subscribe._SILENCE_S", 0.2)
-    events = streamer.subscribe(endpoint, timeout=10)
+    events = streamer.subscribe(endpoint, timeout=60)
     found: list[Event] = []
     reader = threading.Thread(target=lambda: found.extend(next(events) for _ in range(2)))
     with Publisher(endpoint) as publisher:
@@ -119,7 +132,7 @@ def test_too_large_message_is_not_received_and_the_next_one_is(endpoint: str, mo
         reader.start()
         publisher.await_subscriber()  # connected again
         publisher.send(2)
-        reader.join(20)
+        reader.join(60)
 
     assert [int(one.sequence) for one in found] == [1, 2]
 
@@ -133,7 +146,7 @@ def test_events_arrive_typed_and_once(sink: Sink, endpoint: str) -> None:
     connected(sink, events, "gate")
     publish(sink, event(seq=1), event(seq=2), event(seq=1), event(seq=3))
 
-    found = [next(events) for _ in range(3)]
+    found = [following(events) for _ in range(3)]
 
     assert all(isinstance(one, ResultEvent) for one in found)
     assert [one.data.frame.seq for one in found if isinstance(one, ResultEvent)] == [1, 2, 3]
@@ -147,7 +160,7 @@ def test_stream_filter_matches_whole_names_only(sink: Sink, endpoint: str) -> No
     connected(sink, events, "cam1")
     publish(sink, event("cam10"), event("cam"), event("cam1"), status_event("home", "cam1", "down"))
 
-    assert [(one.data.stream, one.subject) for one in (next(events), next(events))] == [
+    assert [(one.data.stream, one.subject) for one in (following(events), following(events))] == [
         ("cam1", "people"),
         ("cam1", "stream.down"),
     ]
@@ -183,7 +196,7 @@ def test_invalid_messages_are_skipped(sink: Sink, endpoint: str) -> None:
     sink.write([(0, b'{"data": {"stream": "gate"}, "subject": "x"}')])
     publish(sink, event())
 
-    assert next(events).subject == "people"
+    assert following(events).subject == "people"
 
 
 HOSTILE_NUMBERS = ("1e999", "-1e999", "NaN", "-1", "1" + "0" * 16, "9" * 5000, "null", "[]", '"x"', "[" * 100_000)
@@ -191,7 +204,7 @@ HOSTILE_NUMBERS = ("1e999", "-1e999", "NaN", "-1", "1" + "0" * 16, "9" * 5000, "
 
 def test_absurd_newest_sequences_are_dropped(endpoint: str) -> None:
     with Publisher(endpoint) as publisher:
-        events = streamer.subscribe(endpoint, timeout=1)
+        events = streamer.subscribe(endpoint, timeout=60)
         publisher.await_subscriber()
         for number in HOSTILE_NUMBERS:
             for _ in range(2):  # the second one makes the first one count
@@ -204,7 +217,7 @@ def test_absurd_newest_sequences_are_dropped(endpoint: str) -> None:
 @pytest.mark.parametrize("header", ["", "[]", "1", "{}", '{"id": NaN}', '{"id": 1e999}', "[" * 100_000, "\ud800"])
 def test_invalid_replies_of_the_replay_are_skipped(endpoint: str, header: str) -> None:
     with Publisher(endpoint, header.encode(errors="replace")) as publisher:
-        events = streamer.subscribe(endpoint, timeout=5)
+        events = streamer.subscribe(endpoint, timeout=60)
         publisher.await_subscriber()
         publisher.send(1)
         publisher.send(4)
@@ -213,7 +226,7 @@ def test_invalid_replies_of_the_replay_are_skipped(endpoint: str, header: str) -
 
 def test_replayed_events_outside_the_gap_are_dropped(endpoint: str) -> None:
     with Publisher(endpoint, extra=(0, 1, 4, 9_999)) as publisher:
-        events = streamer.subscribe(endpoint, timeout=5)
+        events = streamer.subscribe(endpoint, timeout=60)
         publisher.await_subscriber()
         publisher.send(1)
         publisher.send(4)
@@ -221,48 +234,72 @@ def test_replayed_events_outside_the_gap_are_dropped(endpoint: str) -> None:
         assert len(publisher.requests) == 1
 
 
+def test_replay_without_answer_is_asked_for_again(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.events.subscribe._REPLAY_TIMEOUT_S", 0.2)
+    with Publisher(endpoint, unanswered=3) as publisher:
+        events = streamer.subscribe(endpoint, timeout=0.5)
+        publisher.await_subscriber()
+        publisher.send(1)
+        publisher.send(4)
+        found: list[int] = []
+
+        def received() -> bool:
+            publisher.socket.send_multipart([LATEST_TOPIC, json.dumps({"heads": {SOURCE: 4}}).encode()])
+            with suppress(TimeoutError):
+                found.append(int(next(events).sequence))
+            return len(found) >= 4
+
+        until(received, 60, "all events")
+    assert found == [1, 2, 3, 4]
+
+
+class Sender:
+    """Sends events until one is received: one that was published before the subscription is not published again."""
+
+    def __init__(self, client: EventClient) -> None:
+        self._client, self._numbers = client, itertools.count()
+
+    def receive(self, events: Iterator[Event]) -> Event:
+        def received() -> Event | None:
+            self._client.send(event(seq=next(self._numbers)), None)
+            self._client.flush(1)
+            with suppress(TimeoutError):
+                return next(events)
+            return None
+
+        found = until(received, 60, "an event")
+        assert found is not None
+        return found
+
+
 def test_subscriber_survives_a_restart_of_emit(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     events = streamer.subscribe(f"ipc://{tmp_path}/run/bus.sock", timeout=0.2)  # before the agent runs
-    found: list[Event] = []
-    numbers = itertools.count()  # each attempt sends a new event: one that nobody received is not published again
-
-    def send_and_receive(client: EventClient) -> Callable[[], bool]:
-        def step() -> bool:
-            client.send(event(seq=next(numbers)), None)
-            client.flush(1)
-            try:
-                found.append(next(events))
-            except TimeoutError:
-                return False
-            return True
-
-        return step
-
     with EmitProcess(tmp_path, [{"kind": "zmq"}]) as emit, EventClient(tmp_path / "run", "infer") as client:
-        until(send_and_receive(client), 20, "an event")
+        sender = Sender(client)
+        first = sender.receive(events)
         emit.kill()
         emit.start()
-        until(send_and_receive(client), 20, "an event of the next emit process")
-
-    assert len({one.id for one in found}) == len(found)
+        assert sender.receive(events).id != first.id
 
 
 @pytest.mark.parametrize("stream", [None, "gate"])
 def test_missed_events_are_replayed_in_order(tmp_path: Path, stream: str | None) -> None:
     (tmp_path / "run").mkdir()
-    events = streamer.subscribe(f"ipc://{tmp_path}/run/bus.sock", stream=stream, timeout=10)
+    # The first events may be published before the subscription, so they are missed too.
+    after = {event().source: 0, event("yard").source: 0}
+    events = streamer.subscribe(f"ipc://{tmp_path}/run/bus.sock", stream=stream, timeout=60, after=after)
     with EmitProcess(tmp_path, [{"kind": "zmq"}]) as emit, EventClient(tmp_path / "run", "infer") as client:
 
         def send(seqs: range) -> None:
             for seq in seqs:
                 client.send(event(seq=seq), None)
                 client.send(event("yard", seq), None)
-            assert client.flush(20)
+            assert client.flush(60)
 
         send(range(5))
         numbers = {int(next(events).sequence)}
-        while 5 not in numbers:  # some were published before it had subscribed
+        while 5 not in numbers:
             numbers.add(int(next(events).sequence))
         emit.kill()
         emit.start()
@@ -284,22 +321,18 @@ def test_after_continues_from_an_earlier_run(tmp_path: Path) -> None:
     with EmitProcess(tmp_path, [{"kind": "zmq"}]), EventClient(tmp_path / "run", "infer") as client:
         for seq in range(100):
             client.send(event(seq=seq), None)
-        assert client.flush(20)
+        assert client.flush(60)
         after = {event().source: 40}
-        events = streamer.subscribe(f"ipc://{tmp_path}/run/bus.sock", timeout=10, after=after)
+        events = streamer.subscribe(f"ipc://{tmp_path}/run/bus.sock", timeout=60, after=after)
 
         assert [int(next(events).sequence) for _ in range(60)] == list(range(41, 101))
 
 
 def test_after_of_another_ledger_does_not_block_events(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    events = streamer.subscribe(f"ipc://{tmp_path}/run/bus.sock", timeout=10, after={event().source: 4000})
+    events = streamer.subscribe(f"ipc://{tmp_path}/run/bus.sock", timeout=0.2, after={event().source: 4000})
     with EmitProcess(tmp_path, [{"kind": "zmq"}]), EventClient(tmp_path / "run", "infer") as client:
-        for seq in range(100):  # some before it has subscribed
-            client.send(event(seq=seq), None)
-            client.flush(1)
-
-        assert int(next(events).sequence) <= 100
+        assert int(Sender(client).receive(events).sequence) < 4000
 
 
 def test_malformed_replay_requests_are_ignored(tmp_path: Path) -> None:
@@ -308,13 +341,13 @@ def test_malformed_replay_requests_are_ignored(tmp_path: Path) -> None:
     asking.set(zmq.LINGER, 0)
     with EmitProcess(tmp_path, [{"kind": "zmq"}]), EventClient(tmp_path / "run", "infer") as client, asking:
         client.send(event(seq=1), None)
-        assert client.flush(20)
+        assert client.flush(60)
         asking.connect(f"ipc://{tmp_path}/run/bus.sock.replay")
         request = f'{{"id": 1, "source": "{event().source}", "after": 0, "before": 2}}'
         for bad in ("", "[]", request.replace("2}", "Infinity}"), request.replace("gate", "\\ud800")):
             asking.send(bad.encode())
         asking.send(request.encode())
-        assert asking.poll(10_000)
+        assert asking.poll(60_000)
         _, *bodies = asking.recv_multipart()
 
     assert [json.loads(body)["id"] for body in bodies] == [event(seq=1).id]
