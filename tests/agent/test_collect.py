@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 from typer.testing import CliRunner
 
 from pipelines.dataset.formats import coco
@@ -25,7 +24,6 @@ sinks: [{kind: stdout}]
 """
 
 
-@pytest.mark.timeout(400)
 def test_collected_pictures_become_labels(tmp_path: Path) -> None:
     file, out = tmp_path / "home.yaml", tmp_path / "pictures"
     file.write_text(CONFIG)

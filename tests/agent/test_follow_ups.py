@@ -33,10 +33,12 @@ def test_follow_ups_name_their_parent_also_after_a_crash(tmp_path: Path) -> None
             data = [event["data"] for event in agent.results("gate")]
             return [one for one in data if one["name"] == name and one["outcome"] == "ok"]
 
-        until(lambda: len(answered("what")) >= 4 and answered("who"), 40, "follow-ups are answered")
+        until(
+            lambda: len(answered("what")) >= 4 and answered("who") and answered("near"), 200, "follow-ups are answered"
+        )
         agent.kill("infer")
         count = len(answered("what"))
-        until(lambda: len(answered("what")) >= count + 4, 40, "follow-ups are answered again")
+        until(lambda: len(answered("what")) >= count + 4, 200, "follow-ups are answered again")
         agent.stop()
         events = {event["id"]: event for event in agent.results("gate")}
         assert len(events) == len(agent.results("gate"))  # no id twice

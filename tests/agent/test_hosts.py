@@ -57,7 +57,7 @@ def test_model_on_one_host_answers_about_a_camera_of_another(tmp_path: Path, mon
             model.wait_for_results(4, START_S, "yard")
             until(lambda: model.results()[-1]["data"]["timing"]["waited_ms"] < 500, 30, "an answer about a fresh frame")
             assert not any(child.startswith("infer") for child in camera.children())
-            assert model.stop() < 10
+            model.stop()
         frames = last_frames(model, "stream.stopped")
         assert frames["done"] == len(model.results())
         until(lambda: camera.statuses("peer.down", "yard"), 10, "the end of the link")

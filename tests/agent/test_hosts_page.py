@@ -70,7 +70,7 @@ class Site:
 
     def _page(self, agent: RunningAgent) -> str:
         def address() -> re.Match[str] | None:
-            return re.search(r"page served at (http://\S+)", agent.log())
+            return re.search(r"page served at (http://\S+)", agent.errors.read_text())
 
         found = until(address, START_S, "the page")
         assert found is not None
@@ -120,7 +120,6 @@ def page(site: Site) -> Iterator[Page]:
         browser: Browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         context = browser.new_context(extra_http_headers={"Authorization": f"Bearer {OWNER}"})
         context.set_default_timeout(WAIT_S * 1000)
-        expect.set_options(timeout=WAIT_S * 1000)
         page = context.new_page()
         page.goto(site.pages["a"])
         yield page

@@ -53,7 +53,7 @@ class Everywhere:
             {"kind": "jsonl", "path": str(self._file)},
             {"kind": "zmq"},
             {"kind": "mqtt", "url": self._broker.url},
-            {"kind": "webhook", "url": self._endpoint.url, "in_flight": 1, "timeout": 1},
+            {"kind": "webhook", "url": self._endpoint.url, "in_flight": 1, "timeout": 3},
         ]
         with os.fdopen(writer, "wb") as stdout:
             self.emit = enter(EmitProcess(self._folder, sinks, stdout=stdout))
@@ -88,7 +88,7 @@ class Everywhere:
     def send(self, seqs: range) -> None:
         for seq in seqs:
             self.client.send(event(seq=seq), time.monotonic())
-        assert self.client.flush(20)
+        assert self.client.flush(60)
 
     def spoil(self, kind: str) -> None:
         match kind:
@@ -144,10 +144,11 @@ def test_a_broken_sink_harms_no_other(tmp_path: Path) -> None:
             everywhere.send(range(first, first + 100))  # enough to fill a pipe
             for kind in others:
                 everywhere.wait_for(kind, first + 99, 10)
-            slowest = max(_seconds(everywhere, first + 100 + number, others) for number in range(5))
+            # The quickest: other programs may delay some, a sink that waits for the broken one is late with all.
+            quickest = min(_seconds(everywhere, first + 100 + number, others) for number in range(5))
             for kind in others:
                 assert set(range(first, first + 105)) <= set(everywhere.has(kind)), (broken, kind)
-            assert slowest < max(1.0, 3 * max(healthy)), broken
+            assert quickest < max(1.0, 3 * max(healthy)), broken
             if broken != "zmq":
                 assert first + 104 not in everywhere.has(broken)
             everywhere.repair()

@@ -58,12 +58,12 @@ def test_page_mqtt_top_and_video_follow_task_changes(tmp_path: Path) -> None:
         return [task["name"] for task in request(op="list")["streams"]["gate"]]
 
     def on_the_page() -> dict[str, Any]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/streams", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/streams", timeout=60) as answer:
             (stream,) = json.load(answer)["streams"]
         return {task["name"]: task for task in stream["tasks"]}
 
     def metrics() -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
             return str(answer.read().decode())
 
     with Broker(tmp_path) as broker, Listener(broker.port) as listener:
@@ -85,7 +85,8 @@ sinks:
             RunningAgent(tmp_path, ["run", str(config)], tmp_path / "events.jsonl") as agent,
             JpegReader(runtime, "gate") as video,
         ):
-            agent.wait_for_results(1, 60)
+            agent.wait_for_results(1, 200)
+            until(lambda: "page served at" in agent.errors.read_text(), 60, "the page")
             assert not has_zone(video.next())
             until(lambda: on_the_page()["caption"]["latest"], 10, "the page shows an answer")
             task = {"task": "object_detection", "name": "things", "every": "300ms", "zone": "left"}
@@ -99,7 +100,7 @@ sinks:
             until(lambda: 'task="things"' in metrics(), 10, "the metrics count it")
             assert in_top() == ["caption", "things"]
             search = {"task": "phrase_grounding", "text": "a red star and a blue ring", "confirm": True, "zone": "left"}
-            answer = request(op="ask", stream="gate", task=search, seconds=10)["event"]["data"]
+            answer = request(op="ask", stream="gate", task=search, seconds=60)["event"]["data"]
             assert answer["confirmation"]["confirmed"] == len(answer["result"]["boxes"])
             until(lambda: has_zone(video.next()), 10, "the video shows the zone")
 

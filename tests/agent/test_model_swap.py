@@ -12,8 +12,6 @@ from streamer.bus.commands import ListModels, UseModelBefore
 from tests.support.agents import until
 from tests.support.model_swap import START_S, STREAMS, Home, Running
 
-pytestmark = pytest.mark.timeout(400)
-
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
@@ -105,9 +103,9 @@ def test_a_swap_is_ended_by_hand(home: Home, running: Running) -> None:
 @pytest.mark.parametrize("phase", ["loading", "watched"])
 def test_a_kill_leaves_one_of_both_models(home: Home, running: Running, phase: str, process: str) -> None:
     (first,) = running.processes()
-    watch_s = 1 if process == "old" else 600
-    command = home.model("good", loading=2.0 if phase == "loading" else 0.0, watch_s=watch_s)
+    command = home.model("good", loading=str(home.held), watch_s=1 if process == "old" else 600)
     if phase == "loading":
+        home.held.touch()
         running.send(command)
         until(lambda: len(running.processes()) == 2, START_S, "the second process is started")
     else:
@@ -116,6 +114,7 @@ def test_a_kill_leaves_one_of_both_models(home: Home, running: Running, phase: s
     if killed in running.agent.children():
         running.agent.kill(killed)
     if phase == "loading":
+        home.held.unlink()
         running.answer()
     if process == "old":
         running.wait_for_answers("good@")

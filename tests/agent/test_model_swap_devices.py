@@ -11,7 +11,6 @@ from streamer.bus.commands import ListModels, ListTasks, UseModelBefore
 from tests.support.agents import is_alive, until
 from tests.support.model_swap import START_S, STREAMS, Home, Running
 
-pytestmark = pytest.mark.timeout(400)
 OLD, NEW = {"infer:0", "infer:1"}, {"infer:0b", "infer:1b"}
 """Inference processes of the model of the config, and those of the first model after it."""
 
@@ -53,8 +52,9 @@ def test_both_devices_get_the_new_model(home: Home, running: Running) -> None:
 
 @pytest.mark.parametrize("phase", ["loading", "watched"])
 def test_one_killed_new_process_gives_all_streams_back(home: Home, running: Running, phase: str) -> None:
-    command = home.model("good", loading=3.0 if phase == "loading" else 0.0, watch_s=600)
-    running.send(command)
+    if phase == "loading":
+        home.held.touch()
+    running.send(home.model("good", loading=str(home.held), watch_s=600))
     until(lambda: running.processes() == OLD | NEW, START_S, "the new processes are started")
     if phase == "watched":
         assert running.answer()["done"]
@@ -63,15 +63,18 @@ def test_one_killed_new_process_gives_all_streams_back(home: Home, running: Runn
     if phase == "loading":
         assert "its process ended: killed by SIGKILL" in running.answer()["error"]
         running.wait_for_states(("refused", "good"))
+        home.held.unlink()
     else:
         running.wait_for_states(("changed", "good"), ("returned", "good"))
     running.wait_for_answers("faulty")
 
 
 def test_one_killed_old_process_does_not_end_the_swap(home: Home, running: Running) -> None:
-    running.send(home.model("good", loading=3.0))
+    home.held.touch()
+    running.send(home.model("good", loading=str(home.held)))
     until(lambda: running.processes() == OLD | NEW, START_S, "the new processes are started")
     running.agent.kill("infer:0")
+    home.held.unlink()
     assert running.answer()["done"].startswith("good@")
     running.wait_for_states(("changed", "good"), ("kept", "good"))
     running.wait_until_over()
@@ -83,7 +86,8 @@ def test_one_killed_old_process_does_not_end_the_swap(home: Home, running: Runni
 def test_agent_killed_in_a_swap_begins_with_the_model_before(tmp_path: Path) -> None:
     home = Home(tmp_path, STREAMS[:2], devices=2)
     with home.run() as running:
-        running.send(home.model("good", loading=120.0))
+        home.held.touch()
+        running.send(home.model("good", loading=str(home.held)))
         until(lambda: running.processes() == OLD | NEW, START_S, "the new processes are started")
         children = running.agent.children().values()
         running.agent.process.kill()

@@ -11,7 +11,7 @@ from tests.support import faulty
 from tests.support.agents import RunningAgent, assert_identity
 from tests.support.clips import cut, write_clip, write_recording
 
-START_S = 60.0
+START_S = 200.0
 
 
 @pytest.mark.parametrize("strict", [False, True])

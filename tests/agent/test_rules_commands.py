@@ -64,7 +64,7 @@ def test_commands_of_cli_and_api(
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
         request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, headers)
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             return response.read().decode()
 
     def has(agent: RunningAgent, rule: str, *expected: str) -> Callable[[], bool]:
@@ -80,8 +80,8 @@ def test_commands_of_cli_and_api(
         listed = "\n".join(cli("list"))
         for words in ("mode away, since ", " by anna", "watch: not (label unicorn)", "snoozed: watch on gate, until "):
             assert words in listed
-        assert 'streamer_rules_mode{mode="away"} 1.0' in api("/metrics")
-        assert 'streamer_incidents_open{rule="watch"} 1.0' in api("/metrics")
+        until(lambda: 'streamer_rules_mode{mode="away"} 1.0' in api("/metrics"), 60, "the page has it")
+        until(lambda: 'streamer_incidents_open{rule="watch"} 1.0' in api("/metrics"), 60, "the page has it")
 
         state = json.loads(api("/api/rules/state"))
         (works,) = [one["incident"] for one in state["incidents"] if one["rule"] == "works"]
@@ -95,8 +95,8 @@ def test_commands_of_cli_and_api(
         with pytest.raises(urllib.error.HTTPError) as refused:
             api("/api/rules/mode", {"mode": "awya"})
         assert json.loads(refused.value.read())["detail"].startswith("there is no mode `awya`")
-        agent.kill("rules")
-        until(lambda: "rules" in agent.children(), 20, "the rules process again")
+        killed = agent.kill("rules")
+        until(lambda: agent.children().get("rules", killed) != killed, 60, "the rules process again")
         assert cli("arm", "status")[0].startswith("mode home, since ")
         agent.stop()
         sent = commands(agent.events())

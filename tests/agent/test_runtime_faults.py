@@ -48,7 +48,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
     with RunningAgent(folder, ["run", str(file)], None, environment) as agent:
         agent.wait_for_results(5, START_S, "gate")
         yield agent
-        assert agent.stop() < 10
+        agent.stop()
         assert agent.process.returncode == 0, agent.log()
 
 

@@ -121,7 +121,7 @@ def test_running_agent_shows_no_secret_anywhere(tmp_path_factory: pytest.TempPat
             for arguments in (["top", "--once"], ["doctor", str(path)], ["check", str(path)], ["events"])
         }  # fmt: skip
         for name, process in commands.items():
-            shown[name] = b"".join(process.communicate(timeout=100))
+            shown[name] = b"".join(process.communicate(timeout=300))
         for file in agent.folder.rglob("*"):
             if file.is_file():
                 shown[str(file)] = file.read_bytes()
@@ -148,7 +148,7 @@ def _log(agent: RunningAgent) -> str:
 def _get(url: str) -> bytes:
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {TOKEN}"})
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             return bytes(response.read())
     except urllib.error.HTTPError as error:
         return error.read()

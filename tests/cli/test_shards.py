@@ -54,7 +54,6 @@ def test_check_names_an_empty_shard(config: str, capsys: pytest.CaptureFixture[s
     assert out.endswith(f"home.yaml is valid: agent home-{EMPTY} runs no stream\n")
 
 
-@pytest.mark.timeout(300)
 def test_empty_shard_waits_without_streams(config: str, tmp_path: Path) -> None:
     """A pod of a StatefulSet that ended would be started again and again."""
     name = f"home-{EMPTY}"

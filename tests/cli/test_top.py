@@ -30,7 +30,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 def once(folder: Path) -> tuple[int, str, str]:
     done = subprocess.run(
-        [*COMMAND, "--once"], env=environment(folder), capture_output=True, text=True, timeout=60, cwd=folder
+        [*COMMAND, "--once"], env=environment(folder), capture_output=True, text=True, timeout=200, cwd=folder
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -87,13 +87,13 @@ sinks: [{{kind: jsonl, path: {tmp_path}/events.jsonl}}]
             COMMAND, env=environment(tmp_path), stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=_enable_sigint
         ) as top:
             os.close(theirs)
-            read_until(ours, "paused, else every 3600 s", 20)
+            read_until(ours, "paused, else every 3600 s", 60)
             asked = [sys.executable, "-m", "streamer.cli", "task", "resume", "gate", "plates"]
-            subprocess.run(asked, env=environment(tmp_path), check=True, timeout=30, capture_output=True)
-            assert re.search(r"plates[^\n]* every 3600 s", read_until(ours, "\x1b[2mevery 3600 s", 20))
+            subprocess.run(asked, env=environment(tmp_path), check=True, timeout=200, capture_output=True)
+            assert re.search(r"plates[^\n]* every 3600 s", read_until(ours, "\x1b[2mevery 3600 s", 60))
             top.send_signal(signal.SIGINT)
-            read_until(ours, "\x1b[?1049l", 10)  # terminal restored; `top` would block on unread output
-            assert top.wait(10) == 130
+            read_until(ours, "\x1b[?1049l", 60)  # terminal restored; `top` would block on unread output
+            assert top.wait(60) == 130
         os.close(ours)
         agent.stop()
 

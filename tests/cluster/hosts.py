@@ -60,7 +60,7 @@ class RunningHost:
         self._thread.join()
 
     def call(self, **message: Any) -> dict[str, Any]:
-        return request(self.folder / SOCKET, message, 5)
+        return request(self.folder / SOCKET, message, 60)
 
     def report(self) -> dict[str, Any]:
         found: dict[str, Any] = self.call(op="report")["report"]

@@ -50,7 +50,7 @@ class Home:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
         )
         return done.returncode, done.stdout, done.stderr
 
@@ -106,7 +106,7 @@ def test_commands_ask_and_change_a_running_agent(tmp_path: Path, monkeypatch: py
             rogue.send(stream="gate", **order)
             assert until(rogue.receive, 10, "an error reply")[0]["error"].startswith(reason)
         for _ in range(70):
-            rogue.send(op="ask", stream="gate", task={"task": "caption"}, seconds=5)
+            rogue.send(op="ask", stream="gate", task={"task": "caption"}, seconds=60)
         answers = list[Message]()
 
         def all_are_answered() -> bool:

@@ -185,5 +185,5 @@ def _few_threads() -> Iterator[None]:
     yield
     left = [thread for thread in threading.enumerate() if thread.name == "snapshots"]
     for thread in left:
-        thread.join(2)
+        thread.join(60)
     assert not any(thread.is_alive() for thread in left)

@@ -54,7 +54,7 @@ def test_success_is_reported_when_the_command_is_stored(tmp_path: Path) -> None:
         sender.join(0.3)
         assert done == []
         workers.start(Role.EMIT)
-        sender.join(20)
+        sender.join(100)
         until(lambda: modes(workers) == ["away", "home"], 20, "the command that emit did not take at first")
         assert done == ["mode home"] or "takes effect afterwards" in done[0]
 

@@ -45,13 +45,16 @@ class NotifySocket:
 
 def test_watchdog_is_fed_while_events_can_be_committed(tmp_path: Path) -> None:
     systemd = NotifySocket(tmp_path / "notify")
-    file = faulty.config(tmp_path, STREAMS, {"loading": 1.5})
+    loading = tmp_path / "loading"
+    loading.touch()
+    file = faulty.config(tmp_path, STREAMS, {"loading": str(loading)})
     environment = {**faulty.install(tmp_path / "installed"), "NOTIFY_SOCKET": str(tmp_path / "notify"),
                    "WATCHDOG_USEC": "1500000"}  # fmt: skip
     with RunningAgent(tmp_path, ["run", str(file)], tmp_path / "events.jsonl", environment) as agent, systemd.socket:
         until(systemd.has("READY=1"), 60, f"it is ready; {agent.log()}")
-        until(systemd.has("STATUS=running, 2 streams"), 30, "the model is loaded")
-        assert "STATUS=loading the model" in systemd.lines()
+        until(systemd.has("STATUS=loading the model"), 60, "the model is being loaded")
+        loading.unlink()
+        until(systemd.has("STATUS=running, 2 streams"), 60, "the model is loaded")
         until(lambda: agent.statuses("stream.down", "dead"), 20, "one camera is dead")
         moment = time.monotonic()
         until(lambda: systemd.fed_since(moment + 1.0), 4, "the watchdog is fed all the same")
@@ -65,6 +68,6 @@ def test_watchdog_is_fed_while_events_can_be_committed(tmp_path: Path) -> None:
         locked.execute("ROLLBACK")
         locked.close()
         until(lambda: systemd.fed_since(moment), 10, f"it is fed again; {agent.log()}")
-        assert agent.stop() < 10
+        agent.stop()
         assert systemd.lines().count("READY=1") == 1
         assert "STOPPING=1" in systemd.lines()

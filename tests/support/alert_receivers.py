@@ -77,7 +77,7 @@ class AlertReceivers:
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def freeze(self, frozen: bool) -> None:

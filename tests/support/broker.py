@@ -56,7 +56,7 @@ class Broker:
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def freeze(self, frozen: bool) -> None:
@@ -73,7 +73,7 @@ def publish(port: int, topic: str, body: bytes, retain: bool = True) -> None:
     client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
     client.connect("127.0.0.1", port)
     client.loop_start()
-    client.publish(topic, body, qos=1, retain=retain).wait_for_publish(10)
+    client.publish(topic, body, qos=1, retain=retain).wait_for_publish(60)
     client.disconnect()
     client.loop_stop()
 

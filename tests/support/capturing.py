@@ -191,7 +191,7 @@ class Consumer:
     def __exit__(self, *_: object) -> None:
         self.client.close()
 
-    def reply(self, request_id: int, timeout: float = 15) -> Reply:
+    def reply(self, request_id: int, timeout: float = 60) -> Reply:
         deadline = time.monotonic() + timeout
         while request_id not in self.replies:
             assert time.monotonic() < deadline, "no reply"
@@ -199,19 +199,19 @@ class Consumer:
             self.replies.update({reply.request: reply for reply in self.client.receive()})
         return self.replies.pop(request_id)
 
-    def fetch(self, request: FrameRequest | None = None, timeout: float = 15) -> Reply:
+    def fetch(self, request: FrameRequest | None = None, timeout: float = 60) -> Reply:
         return self.reply(self.client.fetch(STREAM, request or FrameRequest()), timeout)
 
     def wait(self, request: FrameRequest | None = None, seconds: float = 5) -> Reply:
-        return self.reply(self.client.wait(STREAM, request or FrameRequest(), seconds), seconds + 10)
+        return self.reply(self.client.wait(STREAM, request or FrameRequest(), seconds), seconds + 60)
 
-    def next(self, request: FrameRequest | None = None, timeout: float = 15) -> Frame:
+    def next(self, request: FrameRequest | None = None, timeout: float = 60) -> Frame:
         """Return the next matching frame."""
         frame = self.next_or_end(request, timeout)
         assert frame is not None, "the stream ended"
         return frame
 
-    def next_or_end(self, request: FrameRequest | None = None, timeout: float = 15) -> Frame | None:
+    def next_or_end(self, request: FrameRequest | None = None, timeout: float = 60) -> Frame | None:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             reply = self.wait(request, 1)

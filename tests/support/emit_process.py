@@ -92,7 +92,7 @@ def send_events(client: EventClient, seqs: range, stream: str = "gate") -> None:
     """Send events and wait until all are accepted."""
     for seq in seqs:
         client.send(event(stream, seq), time.monotonic())
-    assert client.flush(20)
+    assert client.flush(60)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -33,12 +33,12 @@ class FaultySettings(Settings):
     max_batch: int = 8
     devices: int = 1
     """Number of devices, each with a process of its own."""
-    loading: float = 0.0
-    """Seconds that loading takes."""
+    loading: str | None = None
+    """While this file exists, loading does not end."""
     step: float = 0.01
     """Seconds that a step takes."""
     hang: str | None = None
-    """While this file exists, a step never returns and holds the GIL."""
+    """While this file exists, a step writes into it, never returns and holds the GIL."""
     poison: str | None = None
     """The process aborts in a step with a job that matches this regular expression: `stream/name/frame number`."""
     fails: str | None = None
@@ -84,7 +84,8 @@ class FaultyEngine:
         if settings.trace is not None:
             with Path(settings.trace).open("a") as file:
                 file.write(json.dumps(names) + "\n")
-        if settings.hang is not None and Path(settings.hang).exists():
+        if settings.hang is not None and (hang := Path(settings.hang)).exists():
+            hang.write_text("hangs")
             ctypes.PyDLL(None).sleep(1_000_000)
         if settings.poison is not None and any(re.fullmatch(settings.poison, name) for name in names):
             os.abort()
@@ -127,7 +128,8 @@ class FaultyPipeline:
             model = model_name(name, found)
             if not found.startswith(asked.hash or ""):
                 raise ConfigError(f"checkpoint {name} has another hash")
-        time.sleep(settings.loading)
+        while settings.loading is not None and Path(settings.loading).exists():
+            time.sleep(0.02)
         if settings.fails is not None and Path(settings.fails).exists():
             raise RuntimeError("no device")
         if settings.missing is not None and Path(settings.missing).exists():

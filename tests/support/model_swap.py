@@ -26,6 +26,8 @@ class Home:
         self.folder, self.streams, self.devices = folder, streams, devices
         self.environment = faulty.install(folder / "installed")
         self.file = faulty.config(folder, dict.fromkeys(streams, CAMERA), {"step": 0.001, "devices": devices})
+        self.held = folder / "held"
+        """While this file exists, models with it as `loading` do not finish it."""
 
     def model(self, name: str, watch_s: float = 1, **settings: Any) -> UseModel:
         """Write a checkpoint and return the command that uses it. In `settings`, `.` is a file that exists."""

@@ -73,4 +73,4 @@ def _running(command: Sequence[str], folder: Path, port: int, environment: Mappi
         yield
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)

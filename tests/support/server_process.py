@@ -17,12 +17,15 @@ from typing import Any, Self
 import nats
 import redis
 from confluent_kafka import Consumer, TopicPartition
+from nats.aio.client import Client
 
 from tests.support.agents import until
 from tests.support.certificates import Certificate
 from tests.support.ports import free_port
 
 Events = list[dict[str, Any]]
+ANSWER_S = 60.0
+"""Longest time until a server answers, on a machine with much other work."""
 
 
 class ServerProcess:
@@ -56,7 +59,7 @@ class ServerProcess:
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(60)
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe is not None:
                     pipe.close()
@@ -96,23 +99,26 @@ class NatsServer(ServerProcess):
 
     def add_stream(self, name: str = "EVENTS", **config: Any) -> None:
         async def add() -> None:
-            client = await nats.connect(self.url, max_reconnect_attempts=1, **self._login)
-            await client.jetstream().add_stream(name=name, subjects=["streamer.>"], **config)
+            client = await self._connect()
+            await client.jetstream(timeout=ANSWER_S).add_stream(name=name, subjects=["streamer.>"], **config)
             await client.close()
 
         asyncio.run(add())
+
+    async def _connect(self) -> Client:
+        return await nats.connect(self.url, connect_timeout=int(ANSWER_S), max_reconnect_attempts=1, **self._login)
 
     def messages(self) -> list[tuple[str, dict[str, str], bytes]]:
         """Return subject, headers and body of each stored message of the only stream; none without a stream."""
 
         async def read() -> list[tuple[str, dict[str, str], bytes]]:
-            client = await nats.connect(self.url, max_reconnect_attempts=1, **self._login)
-            manager = client.jetstream()
+            client = await self._connect()
+            manager = client.jetstream(timeout=ANSWER_S)
             found = []
             for stream in await manager.streams_info():
                 subscription = await manager.subscribe("streamer.>", stream=stream.config.name, ordered_consumer=True)
                 for _ in range(stream.state.messages):
-                    message = await subscription.next_msg(5)
+                    message = await subscription.next_msg(ANSWER_S)
                     found.append((message.subject, dict(message.headers or {}), message.data))
             await client.close()
             return found
@@ -121,8 +127,8 @@ class NatsServer(ServerProcess):
 
     def streams(self) -> list[Any]:
         async def read() -> list[Any]:
-            client = await nats.connect(self.url, max_reconnect_attempts=1, **self._login)
-            found = await client.jetstream().streams_info()
+            client = await self._connect()
+            found = await client.jetstream(timeout=ANSWER_S).streams_info()
             await client.close()
             return list(found)
 
@@ -132,8 +138,8 @@ class NatsServer(ServerProcess):
         """Return the number of messages with a subject in the only stream; 0 without a stream."""
 
         async def read() -> int:
-            client = await nats.connect(self.url, **self._login)
-            manager = client.jetstream()
+            client = await self._connect()
+            manager = client.jetstream(timeout=ANSWER_S)
             found = 0
             for stream in await manager.streams_info():
                 info = await manager.stream_info(stream.config.name or "", subjects_filter=subject)
@@ -228,11 +234,11 @@ class KafkaCluster(ServerProcess):
         """
         consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "test"})
         try:
-            partitions = consumer.list_topics(topic, 5).topics[topic].partitions
-            ends = {one: consumer.get_watermark_offsets(TopicPartition(topic, one), 5)[1] for one in partitions}
+            partitions = consumer.list_topics(topic, ANSWER_S).topics[topic].partitions
+            ends = {one: consumer.get_watermark_offsets(TopicPartition(topic, one), ANSWER_S)[1] for one in partitions}
             consumer.assign([TopicPartition(topic, one, self._next.get(one, 0)) for one in partitions])
             while any(self._next.get(one, 0) < end for one, end in ends.items()):
-                message = consumer.poll(5)
+                message = consumer.poll(ANSWER_S)
                 assert message is not None
                 assert message.error() is None
                 partition, offset = message.partition() or 0, message.offset() or 0

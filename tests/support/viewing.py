@@ -147,7 +147,7 @@ class JpegReader:
     def __exit__(self, *_: object) -> None:
         self.socket.close()
 
-    def next(self, timeout: float = 20) -> bytes:
+    def next(self, timeout: float = 60) -> bytes:
         """Return the next image from now on."""
         self._drain()
         assert self.socket.poll(int(timeout * 1000)), "no image"

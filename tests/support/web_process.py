@@ -68,7 +68,7 @@ class WebProcess:
         )
         self.process, reports = start_worker(["web"], assignment, self.errors)
         with os.fdopen(reports, "rb") as lines:
-            assert select.select([lines], [], [], 20)[0], self.errors.read_text()
+            assert select.select([lines], [], [], 100)[0], self.errors.read_text()
             self.report = json.loads(lines.readline() or b"{}")
         self.address: str = self.report.get("address", "")
         self.port = int(self.address.rpartition(":")[2] or 0)
@@ -88,7 +88,7 @@ class WebProcess:
         return WebProcess(self.runtime, {**self.config, "web": {"bind": f"127.0.0.1:{self.port}"}})
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
 
     def get(
         self, path: str, headers: Mapping[str, str] | None = None, method: str = "GET", body: bytes = b""

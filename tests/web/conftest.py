@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
+SHOWN_MS = 180_000
+"""Longest wait for a page on a busy computer, in milliseconds. Playwright's default for expectations is 5 s."""
+
+expect.set_options(timeout=SHOWN_MS)
 
 
 @pytest.fixture(scope="module")

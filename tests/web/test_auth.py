@@ -46,7 +46,7 @@ def test_endless_response_ends_with_its_session(web: WebProcess, path: str) -> N
     cut = contextlib.suppress(ConnectionError, http.client.IncompleteRead)
     with web.stream(path, {"Cookie": f"streamer-test={value}"}) as response, cut:
         while response.read(4096):
-            assert time.time() < now + 8
+            assert time.time() < now + 60
     assert time.time() >= now + 1
     assert "ASGI" not in web.errors.read_text()
 

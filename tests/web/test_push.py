@@ -75,7 +75,7 @@ def page(scene: RulesScene) -> Iterator[Page]:
         browser.close()
 
 
-def wait_until(page: Page, condition: Callable[[], object], timeout: float = 30.0) -> None:
+def wait_until(page: Page, condition: Callable[[], object], timeout: float = 180.0) -> None:
     """Poll `condition` while the browser's events are handled. Raises AssertionError after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -107,7 +107,7 @@ def delivered(page: Page, origin: str, message: dict[str, Any]) -> dict[str, str
     return shown(page, message["body"])
 
 
-def shown(page: Page, text: str, timeout: float = 30.0) -> dict[str, str]:
+def shown(page: Page, text: str, timeout: float = 180.0) -> dict[str, str]:
     """Return the only notification, once its body holds a text. The page may show the form for the token by then."""
     wait_until(page, lambda: page.context.service_workers)
     (worker,) = page.context.service_workers
@@ -133,7 +133,7 @@ def test_push_shows_the_picture_and_its_buttons_work(scene: RulesScene, service:
     subscription = service.subscription()
     page.evaluate(SUBSCRIBE, [subscription.endpoint, subscription.p256dh, subscription.auth])
     page.get_by_role("button", name="Turn notifications on").click()
-    expect(page.get_by_text("notifications are on in this browser.")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("notifications are on in this browser.")).to_be_visible()
     keys = PushFiles(scene.workers.state).keys()
     assert page.evaluate("subscribedFor") == {"userVisibleOnly": True, "applicationServerKey": keys.public}
 

@@ -22,20 +22,11 @@ from streamer.cli.main import app
 from streamer.core.errors import ConfigError
 from tests.support.agents import until
 from tests.support.review_server import ReviewServer, as_right, paint_dataset
+from tests.web.conftest import SHOWN_MS
 
 pytestmark = pytest.mark.timeout(900)  # 100 pictures take 10 s on idle cores, minutes on busy ones
 
-SHOWN_MS = 180_000
-"""Longest wait for the page on a busy computer, in milliseconds."""
 DESKTOP, PHONE = (1280, 720), (390, 844)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _patient() -> Iterator[None]:
-    """Let all expectations of this file wait for the page on a busy computer."""
-    expect.set_options(timeout=SHOWN_MS)
-    yield
-    expect.set_options(timeout=5000)  # playwright's default
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from tests.support.hostile_texts import HOSTILE
 from tests.support.incident_events import incident_event
 from tests.support.rules_scene import RulesScene
 from tests.support.web_process import AGENT, WebProcess
+from tests.web.conftest import SHOWN_MS
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,7 @@ def opened(browser: Browser, web: WebProcess, size: tuple[int, int] = (1280, 800
     """Open the view; fail at the end if it had a script error or violated its Content-Security-Policy."""
     context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
     page = context.new_page()
+    page.set_default_timeout(SHOWN_MS)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if "Content Security" in message.text else None)
@@ -149,7 +151,7 @@ def test_hostile_texts_of_an_incident_stay_texts(browser: Browser, scene: RulesS
         for number, words in enumerate(HOSTILE):
             scene.report(incident_of(f"hostile-{number}", words))
         last = page.locator(f"#incident-hostile-{len(HOSTILE) - 1}")
-        expect(last).to_be_visible(timeout=60_000)
+        expect(last).to_be_visible()
         page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
         expect(last.locator(".why")).to_contain_text(HOSTILE[-1])
         expect(page.locator("#incidents").get_by_text(HOSTILE[0]).first).to_be_visible()

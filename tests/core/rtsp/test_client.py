@@ -36,11 +36,11 @@ def test_rest_of_a_tls_record_is_not_waited_for(tmp_path: Path) -> None:
                     connection.sendall(outgoing.read())
                     incoming.write(connection.recv(65_536))
             connection.sendall(outgoing.read())
-            begin.wait(5)
+            begin.wait(60)
             tls.write(PACKET)
             record = outgoing.read()
             connection.sendall(record[:10])
-            resume.wait(5)
+            resume.wait(60)
             connection.sendall(record[10:])
             connection.recv(1)
 
@@ -48,15 +48,15 @@ def test_rest_of_a_tls_record_is_not_waited_for(tmp_path: Path) -> None:
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         server = Server("rtsps", "127.0.0.1", listener.getsockname()[1], "/")
-        with RtspClient(server, None, Tls(verify=False), Deadline(5)) as client:
+        with RtspClient(server, None, Tls(verify=False), Deadline(60)) as client:
             client.begin_media()
             begin.set()
-            assert select.select([client.socket], [], [], 5)[0]
+            assert select.select([client.socket], [], [], 60)[0]
             assert client.receive() == []
             resume.set()
             received: list[bytes | Answer] = []
             while not received:
-                assert select.select([client.socket], [], [], 5)[0]
+                assert select.select([client.socket], [], [], 60)[0]
                 received += client.receive() or [b"the end"]
             assert received == [PACKET]
-        thread.join(5)
+        thread.join(60)

@@ -273,6 +273,6 @@ def test_shortage_of_descriptors_does_not_end_the_listener(monkeypatch: pytest.M
     path, arrivals = listener.expect()
     with socket.create_connection((listener.host, listener.port), 5) as ffmpeg:
         ffmpeg.sendall(f"OPTIONS rtsp://{listener.host}:{listener.port}{path} RTSP/1.0\r\nCSeq: 1\r\n\r\n".encode())
-        arrived = arrivals.get(timeout=5)
+        arrived = arrivals.get(timeout=60)
         assert arrived is not None
         arrived.socket.close()

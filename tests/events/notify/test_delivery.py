@@ -28,7 +28,7 @@ from tests.support.sample_events import event
 from tests.support.sinks import sink_context
 
 UTC = ZoneInfo("UTC")
-FEW_S = 20.0
+FEW_S = 60.0
 LATE = 3600.0
 
 
@@ -237,7 +237,7 @@ def test_picture_is_left_out_by_option(tmp_path: Path, ledger: Ledger) -> None:
 
 
 def emit_config(url: str, **fields: Any) -> dict[str, Any]:
-    return {"notify": {"phone": {"kind": "apprise", "url": url, "timeout": "3s", **fields}}}
+    return {"notify": {"phone": {"kind": "apprise", "url": url, "timeout": "10s", **fields}}}
 
 
 def send(client: EventClient, *events: Event) -> None:
@@ -292,7 +292,7 @@ def test_killed_emit_repeats_what_ntfy_replaces(tmp_path: Path) -> None:
             until(lambda: len(ntfy.published) == 2, FEW_S, "the notification is repeated")
             started = time.monotonic()
             assert emit.stop() == 0
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < 30, "it does not wait for the minute of the target"
     assert [one.sequence for one in ntfy.shown] == ["incident-1"]
 
 

@@ -40,7 +40,7 @@ def test_broker_down_and_frozen_loses_nothing(tmp_path: Path, cluster: KafkaClus
     (tmp_path / "run").mkdir()
     with (
         EventClient(tmp_path / "run", "infer") as client,
-        EmitProcess(tmp_path, [{"kind": "kafka", "url": cluster.url, "timeout": "1s"}]) as emit,
+        EmitProcess(tmp_path, [{"kind": "kafka", "url": cluster.url, "timeout": "3s"}]) as emit,
     ):
         send_events(client, range(150))
         until(lambda: len(cluster.messages()) > 20, 20, f"some arrive: {emit.log()}")
@@ -90,14 +90,16 @@ def test_too_large_events_become_dead_letters(cluster: KafkaCluster, progress: R
     sink = opened(cluster.url, progress)
     sink.write([*entries(1, 2), (3, padded(1_100_000)), *entries(4, 5)])
     assert progress.refused == {3: "larger than the topic accepts"}
-    cluster.call("push_request_errors", PRODUCE, 2, KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.MSG_SIZE_TOO_LARGE)
+    cluster.call("push_request_errors", PRODUCE, 1, KafkaError.MSG_SIZE_TOO_LARGE)
     with pytest.raises(SinkError, match="it refuses an event: larger than the topic accepts"):
         sink.write(entries(6, 9))  # a batch: any of them may be the cause
+    cluster.call("push_request_errors", PRODUCE, 1, KafkaError.MSG_SIZE_TOO_LARGE)
     sink.write(entries(6, 9))
     sink.close()
 
     assert list(progress.refused) == [3, 6]
-    assert (len(cluster.messages()), progress.advanced[-1]) == (7, 9)
+    bodies = {body for _, _, _, body in cluster.messages()}  # some may be there twice
+    assert (len(bodies), progress.advanced[-1]) == (7, 9)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_refusal_keeps_events_and_replaces_producer(
     cluster: KafkaCluster, progress: RecordedProgress, code: int, message: str
 ) -> None:
     cluster.call("push_request_errors", PRODUCE, 1, code)
-    sink = opened(cluster.url, progress, timeout="1s")
+    sink = opened(cluster.url, progress)
     with pytest.raises(SinkError, match=message):
         sink.write(entries(1, 5))
     assert not progress.advanced

@@ -22,7 +22,7 @@ from tests.support.sinks import RecordedProgress, sink_context
 from tests.support.stories import STORIES
 
 BASE = "streamer/home/rules"
-FEW_S, START_S = 10.0, 60.0
+FEW_S, START_S = 60.0, 60.0
 
 
 class Rules:

@@ -35,7 +35,7 @@ LADDER = {"ladder": RuleInfo(["gate"], "objects")}
 GATE = {"gate": RuleInfo(["gate"], None, ["open", "closed"])}
 WORD = "streamer/home/streams/gate/incident.gate/word"
 AGENT = "streamer/home/status"
-FEW_S, START_S = 30.0, 60.0
+FEW_S, START_S = 60.0, 60.0
 
 
 def opened(

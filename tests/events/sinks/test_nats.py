@@ -33,7 +33,7 @@ def opened(url: str, progress: RecordedProgress, **keys: Any) -> Any:
 
 
 def test_killed_and_frozen_server_loses_nothing(tmp_path: Path, client: EventClient) -> None:
-    sink = {"kind": "nats", "stream": "EVENTS", "create": True, "timeout": "1s"}
+    sink = {"kind": "nats", "stream": "EVENTS", "create": True, "timeout": "3s"}
     with NatsServer(tmp_path) as server, EmitProcess(tmp_path, [{**sink, "url": server.url}]) as emit:
         send_events(client, range(150))
         until(lambda: server.count() > 20, 20, f"some arrive: {emit.log()}")

@@ -37,7 +37,7 @@ def opened(url: str, progress: RecordedProgress, **keys: Any) -> Any:
 
 @pytest.mark.parametrize("skip_repeated", [False, True])
 def test_killed_and_frozen_server_loses_nothing(tmp_path: Path, client: EventClient, skip_repeated: bool) -> None:
-    sink = {"kind": "redis", "timeout": "1s", "skip_repeated": skip_repeated}
+    sink = {"kind": "redis", "timeout": "3s", "skip_repeated": skip_repeated}
     with RedisServer(tmp_path) as server, EmitProcess(tmp_path, [{**sink, "url": server.url}]) as emit:
         send_events(client, range(150))
         until(lambda: len(server.entries()) > 20, 20, f"some arrive: {emit.log()}")

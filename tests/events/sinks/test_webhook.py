@@ -96,7 +96,7 @@ def test_request_without_response_times_out(endpoint: Endpoint, progress: Record
     started = time.monotonic()
     with pytest.raises(SinkError, match=r"no response within 3 s"):
         sink.write(entries(1, 4))
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 30
     endpoint.behaviour = hooks.ok
     sink.write(entries(1, 4))
     sink.close()

@@ -197,12 +197,12 @@ def test_bad_answers_are_failures_in_own_words(answer: Any, reason: str) -> None
 
 def test_endless_response_is_cut() -> None:
     with RawEndpoint(endless) as endpoint:
-        sink = opened(endpoint.url, timeout="5s")
+        sink = opened(endpoint.url, timeout="1m")
         started = time.monotonic()
         sink.write(entries(1, 1))
         sink.close()
 
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 30
 
 
 def _dns(*answers: str) -> Any:
