@@ -43,6 +43,7 @@ from streamer.events.schema import IncidentEvent, ResultEvent, decode
 from streamer.processes.assignment import Role
 from streamer.processes.rules import SAVE_S
 from streamer.rules.engine import Engine
+from streamer.rules.reader import read
 from streamer.rules.state_file import StateFile
 from streamer.types import Answer, Box, DueTask, Frame, Job, Result, Task
 from tests.support.agents import until
@@ -121,9 +122,10 @@ def measure(everywhere: bool, seconds: int, folder: Path) -> dict[str, Any]:
                 break
             for entry in page.entries:
                 with timed("decode", []):
-                    event = decode(entry.body)
+                    event = read(entry.body)
+                assert event is not None
                 with timed("engine", times):
-                    incidents += len(engine.process(event))
+                    incidents += len(engine.process(event, entry.created))
                 number += 1
                 if number % int(SAVE_S * STREAMS * RATE) == 0:
                     with timed("store", stores):

@@ -239,7 +239,10 @@ def rules_event(agent: str, state: str, reason: str | None = None) -> StatusEven
 
 def clean(text: str) -> str:
     """Return `text` without control characters except line feeds, and cut to MAX_TEXT characters."""
-    return "".join(c for c in text[:MAX_TEXT] if c == "\n" or unicodedata.category(c) not in _UNSAFE)
+    text = text[:MAX_TEXT]
+    if text.isprintable():  # as most texts
+        return text
+    return "".join(c for c in text if c == "\n" or unicodedata.category(c) not in _UNSAFE)
 
 
 def _hash(parts: list[Any]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from streamer.core.errors import WireError
 from streamer.events.incident_data import IncidentData
 from streamer.events.ledger.query import LedgerQuery
-from streamer.events.schema import Event, IncidentEvent, StatusEvent, decode
+from streamer.events.schema import IncidentEvent, StatusEvent, decode
 from streamer.events.verdicts import VerdictFile
 from streamer.rules.feedback import judgement_of
 from streamer.rules.incident import event_id
@@ -28,9 +28,9 @@ class Judgements:
         """Return whether all verdicts are on the disk."""
         return self._file.store()
 
-    def on_event(self, event: Event) -> None:
-        """Take an event of the ledger."""
-        if not isinstance(event, StatusEvent) or event.subject != "rules.feedback" or event.data.command is None:
+    def on_event(self, event: StatusEvent) -> None:
+        """Take a status of the ledger."""
+        if event.subject != "rules.feedback" or event.data.command is None:
             return
         command = event.data.command
         incident = self._newest(command.incident or "")

@@ -27,7 +27,7 @@ from streamer.events.command_data import CommandData
 from streamer.events.ledger import LEDGER_FILE
 from streamer.events.ledger.cursor import advance_reader, position_of
 from streamer.events.ledger.query import LedgerQuery
-from streamer.events.schema import IncidentEvent, StatusEvent, decode
+from streamer.events.schema import IncidentEvent, StatusEvent
 from streamer.events.snapshots.keeper import SnapshotKeeper
 from streamer.processes.assignment import ReportKind
 from streamer.processes.judgements import Judgements
@@ -37,6 +37,7 @@ from streamer.processes.worker import Worker
 from streamer.rules.activity import best_frames
 from streamer.rules.engine import Engine
 from streamer.rules.learning import learn
+from streamer.rules.reader import read
 from streamer.rules.replay import recall
 from streamer.rules.saved_state import load_head
 from streamer.rules.state_file import StateFile
@@ -102,7 +103,7 @@ class Rules:
         self.commands = RulesCommands(worker.runtime, query, self.send_event)
         self._judgements = Judgements(worker.state, query, _wrong_incidents(worker, query))
         self._poller = zmq.Poller()
-        for readable in (events.socket, self.commands.socket, worker.stop_fd):
+        for readable in (self.commands.socket, worker.stop_fd):  # acknowledgements wait for the next read
             self._poller.register(readable, zmq.POLLIN)
         self._load()
         self._learn(self.position)
@@ -143,16 +144,19 @@ class Rules:
         self._damage.observe(page, time.monotonic())
         for entry in page.entries:
             try:
-                event = decode(entry.body)
+                event = read(entry.body)
             except WireError as error:
                 self._unreadable.add(entry.position, error)
                 continue
-            for found in self.engine.process(event):
+            if event is None:
+                continue
+            for found in self.engine.process(event, entry.created):
                 self._send(found)
             if self.engine.new:
                 self._learn(entry.position)
-            self._judgements.on_event(event)
-            self.commands.on_event(event.id)
+            if isinstance(event, StatusEvent):
+                self._judgements.on_event(event)
+                self.commands.on_event(event.id)
         self.position = page.position
         return len(page.entries)
 

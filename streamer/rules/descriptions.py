@@ -6,8 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from streamer.events.build import clean
-from streamer.events.schema import ResultEvent
-from streamer.rules.observation import ANSWERED
+from streamer.rules.observation import Observation
 
 MAX_LENGTH = 300
 """Characters of a description; a longer one is cut."""
@@ -33,16 +32,15 @@ class Descriptions:
 
     streams: dict[str, Texts] = field(default_factory=dict)
 
-    def observe(self, event: ResultEvent) -> None:
-        data = event.data
-        if data.result is None or data.result.text is None or data.outcome not in ANSWERED:
+    def observe(self, seen: Observation) -> None:
+        if seen.text is None:
             return
-        texts = self.streams.setdefault(data.stream, Texts())
-        text = shortened(data.result.text)
-        if data.parent is None:
+        texts = self.streams.setdefault(seen.stream, Texts())
+        text = shortened(seen.text)
+        if seen.parent is None:
             texts.caption = text or None
         else:
-            texts.parent, texts.of_object = data.parent.id, text or None
+            texts.parent, texts.of_object = seen.parent, text or None
 
     def describe(self, stream: str, evidence: Collection[str]) -> str:
         """Return the newest text about an object of these answers, else the newest one of the stream.

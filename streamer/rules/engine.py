@@ -20,14 +20,14 @@ from streamer.config.rule import Rule
 from streamer.events.build import rfc3339
 from streamer.events.command_data import CommandData
 from streamer.events.part import unix_time
-from streamer.events.schema import Event, IncidentEvent, ResultEvent, StatusEvent
+from streamer.events.schema import IncidentEvent, StatusEvent
 from streamer.rules.activities import Activities
 from streamer.rules.activity import Activity, are_alike, retire, word_event
 from streamer.rules.build import build_activities
 from streamer.rules.controls import Controls
 from streamer.rules.descriptions import Descriptions
 from streamer.rules.incident import Key, Reporter
-from streamer.rules.observation import observe
+from streamer.rules.observation import Observation
 from streamer.rules.saved_state import (
     Head,
     SavedActivity,
@@ -44,7 +44,7 @@ from streamer.rules.unusual import UnusualLeaf
 LATE_S = 2.0
 """Longest delay of an event that still counts before a deadline."""
 STEP_BACK_S = 60.0
-"""An event that is older than the clock by more shows that the computer's clock was set back."""
+"""An event that was committed earlier than the clock by more shows that the computer's clock was set back."""
 REMOVED = "the rule was removed"
 UNANSWERED = "no task of the stream answers the rule any more"
 CHANGED = "the rule, or a zone or line that it names, was changed"
@@ -97,20 +97,16 @@ class Engine:
         """Value that the clock must reach for the next deadline to pass; None if there is no deadline."""
         return None if self.activities.next_deadline == float("inf") else self.activities.next_deadline + LATE_S
 
-    def process(self, event: Event) -> list[RuleEvent]:
-        """Take one event and return what follows. An event whose time is no time is passed over."""
-        if isinstance(event, IncidentEvent):
-            return []
+    def process(self, event: Observation | StatusEvent, created: float) -> list[RuleEvent]:
+        """Take an event, committed at unix second `created`; return what follows: nothing if its time is no time."""
+        if isinstance(event, Observation):
+            return [*self._advance_clock(event.moment.wall, created), *self._observe(event)]
         try:
             wall = unix_time(event.time)
         except (ValueError, OverflowError):
             return []
-        found = list[RuleEvent](self._advance_clock(wall))
-        if isinstance(event, ResultEvent):
-            if self._describes:
-                self._descriptions.observe(event)
-            found += self._observe(event, wall)
-        elif event.subject.startswith("stream."):
+        found = self._advance_clock(wall, created)
+        if event.subject.startswith("stream."):
             found += self._change_stream(event, wall)
         elif event.subject.startswith("task."):
             found += self._change_task(event, wall)
@@ -130,9 +126,9 @@ class Engine:
                     found[activity.stream, leaf.task].append(leaf)
         return found
 
-    def recall(self, event: Event) -> None:
+    def recall(self, event: StatusEvent) -> None:
         """Take a command that is older than the first event of `process`: it sets the mode and the snoozes only."""
-        if isinstance(event, StatusEvent) and event.data.command is not None:
+        if event.data.command is not None:
             with suppress(ValueError, OverflowError):  # a time that is no time
                 list(self._obey(event.data.state, event.data.command, unix_time(event.time)))
 
@@ -169,10 +165,11 @@ class Engine:
                 raise ValueError(f"the state of rule {key[0]} on {key[1]} is not valid") from error
         return ends
 
-    def _observe(self, event: ResultEvent, wall: float) -> Iterator[RuleEvent]:
-        if (tasks := self.activities.of_task(event.data.stream, event.data.name)) is None:
+    def _observe(self, seen: Observation) -> Iterator[RuleEvent]:
+        if self._describes:
+            self._descriptions.observe(seen)
+        if (tasks := self.activities.of_task(seen.stream, seen.task)) is None:
             return
-        seen = observe(event, wall)
         for activity in tasks.concerned(seen):
             if incident := activity.observe(seen):
                 yield incident
@@ -243,8 +240,9 @@ class Engine:
             yield from found.acknowledge(command.incident, command.by, wall)
             self.activities.update(found)
 
-    def _advance_clock(self, wall: float) -> Iterator[IncidentEvent]:
-        if wall < self.clock - STEP_BACK_S:
+    def _advance_clock(self, wall: float, created: float) -> list[RuleEvent]:
+        found: list[RuleEvent] = []
+        if max(wall, created) < self.clock - STEP_BACK_S:
             self.controls.rebase(self.clock, wall)
             self.clock = wall
             for activity in self.activities.values():
@@ -253,8 +251,9 @@ class Engine:
         self.clock = max(self.clock, wall)
         while self.activities.next_deadline + LATE_S <= self.clock:
             at, activity = self.activities.next_due()
-            yield from activity.expire(at)
+            found += activity.expire(at)
             self.activities.update(activity)
+        return found
 
 
 def _ends(engine: Engine, key: Key, saved: SavedActivity, is_answered: bool) -> Iterator[RuleEvent]:

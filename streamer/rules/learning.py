@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 from streamer.core.errors import WireError
 from streamer.events.ledger.query import Filter, LedgerQuery
-from streamer.events.part import unix_time
-from streamer.events.schema import ResultEvent, decode
 from streamer.rules.engine import Engine
-from streamer.rules.observation import Observation, observe
+from streamer.rules.observation import Observation
+from streamer.rules.reader import read
 
 BATCH = 500
 """Events per read."""
@@ -30,9 +30,10 @@ def learn(query: LedgerQuery, engine: Engine, until: int) -> Iterator[None]:
             for entry in page.entries:
                 if entry.position > until:
                     break
-                if (seen := _observation_of(entry.body)) is not None:
-                    for leaf in leaves:
-                        leaf.learn(seen)
+                with suppress(WireError):
+                    if isinstance(seen := read(entry.body), Observation):
+                        for leaf in leaves:
+                            leaf.learn(seen)
             if page.is_damaged or page.position <= position:
                 break
             position = page.position
@@ -40,12 +41,3 @@ def learn(query: LedgerQuery, engine: Engine, until: int) -> Iterator[None]:
         for activity in engine.activities.of_stream(stream):
             engine.activities.update(activity)
     engine.new.clear()
-
-
-def _observation_of(body: bytes) -> Observation | None:
-    """Return the result in an event; None if it is no result, or cannot be read."""
-    try:
-        event = decode(body)
-        return observe(event, unix_time(event.time)) if isinstance(event, ResultEvent) else None
-    except (WireError, ValueError, OverflowError):
-        return None

@@ -9,7 +9,6 @@ from typing import Literal, NamedTuple
 from streamer.core.boxes import Rect
 from streamer.events.part import UnixSecond
 from streamer.events.result_data import Snapshot
-from streamer.events.schema import ResultEvent
 
 ANSWERED = frozenset({"ok", "empty"})
 
@@ -76,6 +75,7 @@ class Observation(NamedTuple):
     seq: int | None
     outcome: Literal["answer", "unchanged", "none"]
     """`unchanged`: the answer before still holds. `none`: there is no answer."""
+    model: str
     objects: Sequence[Shape] = ()
     by_label: Mapping[str, Sequence[Shape]] = {}
     """The objects by casefolded label."""
@@ -84,30 +84,6 @@ class Observation(NamedTuple):
     text: str | None = None
     score: float | None = None
     """Score of `text`."""
-    model: str | None = None
+    parent: str | None = None
+    """Id of the answer that a follow-up is about."""
     snapshot: Snapshot | None = None
-
-
-def observe(event: ResultEvent, wall: float) -> Observation:
-    """Return a result as an observation. `wall`: the event's time."""
-    data = event.data
-    moment = Moment(data.epoch, data.frame.pts, wall)
-    if data.result is None or data.outcome not in ANSWERED:
-        outcome: Literal["unchanged", "none"] = "unchanged" if data.outcome == "unchanged" else "none"
-        return Observation(event.id, data.stream, data.name, moment, data.frame.seq, outcome, model=data.model)
-    result = data.result
-    objects = [Shape(box.label, box.score, box.box, box.track) for box in result.boxes]
-    objects += [Shape(area.label, area.score, _bounds(area.points)) for area in result.polygons]
-    by_label: dict[str, list[Shape]] = {}
-    for shape in objects:
-        by_label.setdefault(shape.label.casefold(), []).append(shape)
-    texts = [Shape(quad.label, quad.score, _bounds(quad.points)) for quad in result.quads]
-    return Observation(
-        event.id, data.stream, data.name, moment, data.frame.seq, "answer",
-        objects, by_label, texts, result.text, result.score, data.model, data.snapshot,
-    )  # fmt: skip
-
-
-def _bounds(points: tuple[tuple[float, float], ...]) -> Rect:
-    xs, ys = [x for x, _ in points], [y for _, y in points]
-    return (min(xs), min(ys), max(xs), max(ys)) if points else (0.0, 0.0, 0.0, 0.0)

@@ -10,9 +10,10 @@ from streamer.config.rule import Rule
 from streamer.core.errors import WireError
 from streamer.events.build import rules_source
 from streamer.events.ledger.query import Filter, LedgerQuery
-from streamer.events.schema import IncidentEvent, decode
+from streamer.events.schema import IncidentEvent, StatusEvent
 from streamer.rules.engine import Engine
 from streamer.rules.learning import learn
+from streamer.rules.reader import read
 
 BATCH = 500
 """Events per read."""
@@ -36,10 +37,12 @@ def replay(
         page = query.after(position, BATCH, Filter(since=since)).intact()
         for entry in page.entries:
             try:
-                event = decode(entry.body)
+                event = read(entry.body)
             except WireError:
                 continue
-            yield from (found for found in engine.process(event) if isinstance(found, IncidentEvent))
+            if event is None:
+                continue
+            yield from (one for one in engine.process(event, entry.created) if isinstance(one, IncidentEvent))
             if engine.new:
                 _learn_all(query, engine, entry.position)
         position = page.position
@@ -57,4 +60,6 @@ def recall(engine: Engine, query: LedgerQuery, position: int) -> None:
     for entry in query.of_source(rules_source(engine.agent)):
         if entry.position <= position:
             with suppress(WireError):
-                engine.recall(decode(entry.body))
+                event = read(entry.body)
+                if isinstance(event, StatusEvent):
+                    engine.recall(event)

@@ -53,8 +53,8 @@ class TaskActivities:
                 found[activity.order] = activity
         if seconds >= self._next_due or len(self._answers) >= MOST_DEFERRED:
             found |= self._due(seconds)
-        for order in found.keys() & self._deferrals.keys():
-            self.take(found[order])
+        for activity in found.values():
+            self.take(activity)
         if self._deferrals:
             self._answers.append((self._value, seen.moment))
         else:

@@ -13,7 +13,7 @@ from streamer.core.errors import ConfigError
 from streamer.events.schema import decode, encode
 from streamer.rules.commands import check, overview
 from streamer.rules.engine import Engine
-from tests.support.stories import START, STORIES, Story, run
+from tests.support.stories import START, STORIES, Story, run, told
 
 STORY = next(story for story in STORIES if story.name == "better frame")
 
@@ -91,7 +91,7 @@ def test_incident_is_acknowledged_by_rule_and_stream(engine: Engine) -> None:
     checked = check(Acknowledge(by="mqtt", rule="story", stream="gate"), engine, lambda incident: None, START)
     assert checked.event.data.command is not None
     assert checked.event.data.command.incident == incident["incident"]
-    engine.process(checked.event)
+    told(engine, [checked.event])
     assert engine.open_incidents()[0]["acknowledged"] == "mqtt"
 
 

@@ -142,7 +142,7 @@ def test_added_task_teaches_what_is_usual(tmp_path: Path) -> None:
     with closing(LedgerQuery(tmp_path / "ledger.db")) as query:
         list(learn(query, engine, 0))
         for position, event in enumerate(events, 1):
-            live += engine.process(event)
+            live += run(engine, [event])
             assert bool(engine.new) == (event.subject == "task.added")
             list(learn(query, engine, position))
         assert list(replay(query, found, found.rules, None)) == live

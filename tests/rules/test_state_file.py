@@ -19,7 +19,7 @@ from streamer.events.command_data import CommandData
 from streamer.events.ledger import LEDGER_FILE, Ledger
 from streamer.rules.engine import Engine
 from streamer.rules.state_file import StateFile, Stored, read, rules_state
-from tests.support.stories import PERSON, Story, seconds
+from tests.support.stories import PERSON, Story, run, seconds, told
 
 STORY = Story(
     "visit", {"when": PERSON, "grace": "2s"}, "0 person\n1 person*0.99\n2 person person\n" + seconds(3, 9, "-"), []
@@ -34,7 +34,7 @@ def test_open_incidents_follow_from_state_and_ledger(tmp_path: Path, saved: int)
     with Ledger(tmp_path / LEDGER_FILE) as ledger:
         ledger.cursors([], [RULES])
         for number, event in enumerate(STORY.events()):
-            incidents = engine.process(event)
+            incidents = run(engine, [event])
             ledger.commit([event, *incidents])
             states += [None, *(one.data.state for one in incidents)]
             if number + 1 == saved:
@@ -58,7 +58,7 @@ def read_position(folder: Path) -> int:
 
 def test_incident_older_than_the_ledger_is_open(tmp_path: Path) -> None:
     engine = Engine(STORY.config())
-    engine.process(STORY.events()[0])
+    told(engine, [STORY.events()[0]])
     Ledger(tmp_path / LEDGER_FILE).close()
     store(tmp_path, 7, engine)
     assert rules_state(tmp_path, tmp_path / LEDGER_FILE, 9).open_incidents == {PAIR: None}
@@ -98,7 +98,7 @@ DAMAGE: list[Callable[[Path], object]] = [
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_state_has_no_open_incidents(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     engine, path = Engine(STORY.config()), tmp_path / STATE_FILE
-    engine.process(STORY.events()[0])
+    told(engine, [STORY.events()[0]])
     Ledger(tmp_path / LEDGER_FILE).close()
     store(tmp_path, 7, engine)
     assert rules_state(tmp_path, tmp_path / LEDGER_FILE, 9).open_incidents == {PAIR: None}
@@ -135,7 +135,7 @@ def test_store_writes_what_has_changed(tmp_path: Path) -> None:
         file.store(0, engine)
         stories = [STORY, Story("dog", {}, "10 dog\n11 dog", [], ids="dog")]
         for number, event in enumerate([one for story in stories for one in story.events()]):
-            engine.process(event)
+            told(engine, [event])
             changed = {rule for rule, _ in engine.activities.settle()}
             assert changed == ({"story"} if number < 2 else changed)
             file.store(number + 1, engine)
@@ -152,7 +152,7 @@ def test_store_writes_what_has_changed(tmp_path: Path) -> None:
 def test_state_that_somebody_removed_is_stored_whole(tmp_path: Path) -> None:
     engine = Engine(STORY.config())
     with closing(StateFile(tmp_path / STATE_FILE)) as file:
-        engine.process(STORY.events()[0])
+        told(engine, [STORY.events()[0]])
         file.store(1, engine)
         for path in tmp_path.iterdir():
             path.unlink()
@@ -163,10 +163,10 @@ def test_state_that_somebody_removed_is_stored_whole(tmp_path: Path) -> None:
 def test_failed_store_keeps_state_and_position(tmp_path: Path) -> None:
     engine, events = Engine(STORY.config()), STORY.events()
     with closing(StateFile(tmp_path / STATE_FILE)) as file:
-        engine.process(events[0])
+        told(engine, [events[0]])
         file.store(1, engine)
         before = read(tmp_path / STATE_FILE)
-        engine.process(events[1])
+        told(engine, [events[1]])
         with closing(apsw.Connection(str(tmp_path / STATE_FILE))) as other:
             assert file._db is not None
             file._db.set_busy_timeout(0)
@@ -199,7 +199,7 @@ def test_mode_follows_from_state_and_ledger(tmp_path: Path) -> None:
         ledger.cursors([], [RULES])
         for mode in ("away", "night"):
             event = command_event("home", "mode", CommandData(by="anna", mode=mode))
-            engine.process(event)
+            told(engine, [event])
             ledger.commit([event])
             modes.append(mode)
             if mode == "away":

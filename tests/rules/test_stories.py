@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from streamer.config.model import from_mapping
+from streamer.events.schema import encode
 from streamer.rules.engine import Engine
-from tests.support.stories import STORIES, ZONES, Story, run, summary
+from streamer.rules.reader import read
+from tests.support.stories import PERSON, START, STORIES, ZONES, Story, run, summary
 
 by_name = pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
 
@@ -54,6 +56,17 @@ def test_event_with_an_impossible_time_is_passed_over(time: str) -> None:
     assert run(engine, [event.model_copy(update={"time": time}) for event in story.events()]) == []
 
 
+def test_late_event_ends_no_snooze() -> None:
+    """Its time is that of a clock which was set back, but it was committed after the events before it."""
+    story = Story("", {"when": PERSON}, "0 snooze 600\n1 person\n400 person", [])
+    engine, (late,) = Engine(story.config()), Story("", {}, "100 person", [], ids="late").events()
+    assert summary(run(engine, story.events())) == ["1 start (snoozed)"]
+    seen = read(encode(late))
+    assert seen is not None
+    assert engine.process(seen, START + 401) == []
+    assert engine.controls.snoozed_until("story", "gate", START + 599) == START + 600
+
+
 def test_incident_of_a_removed_rule_ends() -> None:
     story = next(one for one in STORIES if one.name == "better frame")
     before = Engine(story.config())
@@ -71,7 +84,7 @@ def test_incident_ends_when_its_zone_or_line_has_moved() -> None:
     before = Engine(config)
     starts = 0
     for event in story.events():
-        starts += len(before.process(event))
+        starts += len(run(before, [event]))
         if starts:
             break
     state = before.save()

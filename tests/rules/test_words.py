@@ -127,7 +127,7 @@ def test_words_follow_from_state_and_ledger(tmp_path: Path, saved: int) -> None:
     with Ledger(tmp_path / LEDGER_FILE) as ledger, closing(StateFile(tmp_path / "rules.db")) as file:
         ledger.cursors([], [RULES])
         for number, event in enumerate(told_story.events()):
-            found = engine.process(event)
+            found = told(engine, [event])
             ledger.commit([event, *found])
             shown += [engine.activities.word("story", "gate")] * (1 + len(found))
             if number + 1 == saved:

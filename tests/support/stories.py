@@ -11,16 +11,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from streamer.config.model import Config, from_mapping
+from streamer.core.errors import WireError
 from streamer.events.build import rfc3339
-from streamer.events.schema import Event, IncidentEvent, decode
+from streamer.events.part import unix_time
+from streamer.events.schema import Event, IncidentEvent, decode, encode
 from streamer.rules.controls import Controls
 from streamer.rules.engine import Engine
 from streamer.rules.incident import Evidence, Reporter
+from streamer.rules.reader import read
 
 START = datetime(2026, 11, 23, 21, 0, tzinfo=UTC).timestamp()
 _OBJECT = re.compile(r"(?P<label>[a-z_]+)(?:#(?P<track>\d+))?(?:@(?P<x>[\d.]+),(?P<y>[\d.]+))?(?:\*(?P<score>[\d.]+))?")
@@ -150,8 +154,21 @@ def run(engine: Engine, events: list[Event]) -> list[IncidentEvent]:
 
 
 def told(engine: Engine, events: list[Event]) -> list[Event]:
-    """Return all events that these events cause."""
-    return [found for event in events for found in engine.process(event)]
+    """Return all events that these events cause if each is committed at its time. Unreadable ones are passed over."""
+    found: list[Event] = []
+    for event in events:
+        with suppress(WireError):
+            seen = read(encode(event))
+            if seen is not None:
+                found += engine.process(seen, _second_of(event))
+    return found
+
+
+def _second_of(event: Event) -> float:
+    try:
+        return unix_time(event.time)
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def summary(incidents: list[IncidentEvent]) -> list[str]:

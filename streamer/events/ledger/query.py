@@ -13,14 +13,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import apsw
 from pydantic_core import from_json
 
 from streamer.core.errors import ConfigError
 from streamer.core.logs import RareLog
-from streamer.events.ledger.schema import checked, connect_readonly
+from streamer.events.ledger.schema import checked, connect_readonly, is_time
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +52,13 @@ class Filter:
 
 
 _Value = int | float | str | bytes
+_COLUMNS = "pos, created, body"
 
 
 class Entry(NamedTuple):
     position: int
+    created: float
+    """Unix second of its commit; 0 if the file holds no valid one."""
     body: bytes
     """A CloudEvent in JSON."""
 
@@ -120,17 +123,17 @@ class LedgerQuery:
 
     def find(self, event_id: str) -> Entry | None:
         """Return the event with this id, or None if the ledger does not hold it or cannot be read."""
-        query = "SELECT pos, body FROM events WHERE id = ? AND is_intact(pos, crc, body)"
+        query = f"SELECT {_COLUMNS} FROM events WHERE id = ? AND is_intact(pos, crc, body)"
         try:
-            return next((Entry(*row) for row in self._execute(query, (event_id,))), None)
+            return next(map(_entry, self._execute(query, (event_id,))), None)
         except apsw.Error:
             return None
 
     def of_source(self, source: str) -> Iterator[Entry]:
         """Yield all events of a source, the oldest first; what cannot be read is left out."""
-        query = "SELECT pos, body FROM events WHERE source = ? AND is_intact(pos, crc, body) ORDER BY pos"
+        query = f"SELECT {_COLUMNS} FROM events WHERE source = ? AND is_intact(pos, crc, body) ORDER BY pos"
         try:
-            yield from (Entry(*row) for row in self._execute(query, (source,)))
+            yield from map(_entry, self._execute(query, (source,)))
         except apsw.Error:
             return
 
@@ -177,7 +180,7 @@ class LedgerQuery:
 
     def _read(self, after: int, head: int, limit: int, filter: Filter, newest: bool) -> list[Entry]:
         query, values = _query(after, head, limit, filter, newest)
-        return [Entry(cast(int, pos), cast(bytes, body)) for pos, body in self._execute(query, values)]
+        return [_entry(row) for row in self._execute(query, values)]
 
     def _execute(self, query: str, values: Iterable[_Value]) -> list[tuple[Any, ...]]:
         """Return the rows of a query; none if there is no ledger. Raises apsw.Error if it cannot be read."""
@@ -222,6 +225,12 @@ class LedgerQuery:
         self._db = self._file = None
 
 
+def _entry(row: tuple[Any, ...]) -> Entry:
+    """Return a row of `_COLUMNS`. The checksum does not contain the time."""
+    position, created, body = row
+    return Entry(position, created if is_time(created) else 0.0, body)
+
+
 def _spans(after: int, head: int, filter: Filter | None) -> Iterator[tuple[int, int]]:
     """Yield the bounds of consecutive reads: after the first position, up to the second one."""
     step = SPAN if filter is not None and filter.scans else max(1, head - after)
@@ -260,7 +269,7 @@ def _query(after: int, head: int, limit: int, filter: Filter, newest: bool) -> t
         values.append(filter.since)
     terms.append("is_intact(pos, crc, body)")
     order = "DESC" if newest else "ASC"
-    return f"SELECT pos, body FROM {table} WHERE {' AND '.join(terms)} ORDER BY pos {order} LIMIT ?", [*values, limit]
+    return f"SELECT {_COLUMNS} FROM {table} WHERE {' AND '.join(terms)} ORDER BY pos {order} LIMIT ?", [*values, limit]
 
 
 def _fts_query(text: str) -> str:
