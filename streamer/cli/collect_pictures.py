@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +18,8 @@ from streamer.core.jpeg import encode_jpeg
 from streamer.core.paths import state_folder
 from streamer.core.picture_blocks import from_text, picture_blocks
 from streamer.core.picture_files import SUFFIXES, find_pictures, read_picture
-from streamer.events.collected import CollectedFolder
-from streamer.types import Image
+from streamer.events.collected import CollectedFolder, masked
+from streamer.types import Image, Point
 from streamer.types.dataset import PictureRecord
 
 AGENT = "agent:"
@@ -77,11 +77,18 @@ def collect_folder(folder: Path, dataset: DatasetFolder, most: int, tell: Callab
 
 
 def collect_source(
-    name: str, source: Any, every: float, dataset: DatasetFolder, most: int, tell: Callable[[str], None]
+    name: str,
+    source: Any,
+    masks: Sequence[Sequence[Point]],
+    every: float,
+    dataset: DatasetFolder,
+    most: int,
+    tell: Callable[[str], None],
 ) -> Counts:
     """Add frames of a source to a dataset until it ends, or until there are `most` new ones. Raises StreamerError.
 
-    `name`: the stream, "" if no config has it. Times of a recording count from the time of its file.
+    `name`: the stream, "" if no config has it. `masks`: polygons that are black in the pictures. Times of a recording
+    count from the time of its file.
     """
     counts = Counts()
     recording = getattr(source, "path", None) if source.pace == "file" else None
@@ -99,11 +106,12 @@ def collect_source(
         if dataset.has(record.image):
             counts.known += 1
             continue
-        jpeg = encode_jpeg(moment.image, QUALITY)
+        image = masked(moment.image, masks)
+        jpeg = encode_jpeg(image, QUALITY)
         if jpeg is None:
             counts.unreadable += 1
             continue
-        _add(dataset, record, moment.image, jpeg.content, counts, tell)
+        _add(dataset, record, image, jpeg.content, counts, tell)
         if counts.added == most:
             break
     return counts

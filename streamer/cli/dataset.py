@@ -42,6 +42,7 @@ def collect(
     """
     from streamer.cli.collect_pictures import AGENT, collect_agent, collect_folder, collect_source
     from streamer.cli.source_frames import find_sources
+    from streamer.config.collect import masks_of
     from streamer.config.model import load
     from streamer.core import logs
     from streamer.core.dataset_folder import DatasetFolder
@@ -61,7 +62,9 @@ def collect(
             counts = collect_folder(folder, dataset, most, tell)
         else:
             ((name, settings),) = sources.items()
-            counts = collect_source(name, settings, interval, dataset, most, tell)
+            stream = loaded.streams.get(name) if loaded else None
+            masks = masks_of(stream.collect, stream.zones) if stream and stream.collect else ()
+            counts = collect_source(name, settings, masks, interval, dataset, most, tell)
     typer.echo(
         f"{out}: {counts.added} new pictures, {counts.known} known, {counts.repeated} repeat another one, "
         f"{counts.empty} show nothing, {counts.unreadable} unreadable"

@@ -188,6 +188,28 @@ def test_video_gives_frames_with_camera_and_time(tmp_path: Path) -> None:
     assert "1 new pictures" in collect(clip, tmp_path / "one", "--every", "1s", "--most", "1").stdout
 
 
+def test_frames_of_a_stream_have_its_masks(tmp_path: Path) -> None:
+    clip, config, out = make_clip(tmp_path / "clip.mp4"), tmp_path / "home.yaml", tmp_path / "out"
+    gate = {
+        "source": str(clip),
+        "zones": {"window": [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]},
+        "tasks": [{"task": "caption", "every": "1s"}],
+        "collect": {"every": "1h", "masks": ["window"]},
+    }
+    config.write_text(json.dumps({"streams": {"gate": gate}}))
+    done = collect("gate", out, "--config", config, "--every", "1s")
+    assert done.exit_code == 0, done.output
+    assert records(out)
+    for record in records(out):
+        picture = cv2.imread(str(out / record["image"]))
+        assert picture is not None
+        assert picture[:, :310].max() < 30
+        assert picture[:, 330:].mean() > 30
+        blocks = from_text(record["blocks"])
+        assert blocks is not None
+        assert blocks.reshape(12, 16)[:, :7].max() < 5  # also what the picture is compared by
+
+
 def test_bad_arguments_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for source, more, problem in (
