@@ -111,7 +111,7 @@ def _open_sinks(worker: Worker, ledger: Ledger) -> SinkThreads:
             for name, rule in worker.config.rules.items()
         },
         modes=tuple(worker.config.modes),
-        rules_state=partial(rules_state, worker.state, worker.state / LEDGER_FILE),
+        rules_state=partial(rules_state, worker.config, worker.state, worker.state / LEDGER_FILE),
     )
     needs_rules = needs_rules_process(worker.config.rules, worker.config.snapshots, worker.state)
     readers = [RULES] if needs_rules else []

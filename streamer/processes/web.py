@@ -61,7 +61,7 @@ async def _serve(worker: Worker, listener: socket.socket, capture: CapturePoller
     reader = LedgerReader(ledger, events)
     assert worker.config.web is not None
     connections = Connections(worker.config.web.trusted_proxies)
-    incidents = IncidentList(LedgerQuery(ledger), events, partial(rules_state, worker.state, ledger))
+    incidents = IncidentList(LedgerQuery(ledger), events, partial(rules_state, worker.config, worker.state, ledger))
     pictures = StoredPictures(worker.state, worker.config, reader)
     commands = RuleCommands(worker.runtime)
     handlers = Handlers(

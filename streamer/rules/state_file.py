@@ -15,15 +15,17 @@ from zlib import crc32
 
 import apsw
 
+from streamer.config.model import Config
 from streamer.config.rule import RULES, STATE_FILE
 from streamer.core.errors import WireError
 from streamer.events.ledger.cursor import position_of
 from streamer.events.ledger.schema import BROKEN, checked, connect, connect_readonly, transaction
-from streamer.events.schema import IncidentEvent, StatusEvent, decode
+from streamer.events.schema import IncidentEvent, StatusEvent, decode, encode
 from streamer.events.sinks import RulesState
+from streamer.rules.controls import Controls
 from streamer.rules.engine import Engine
-from streamer.rules.incident import Incident, Key, event_id
-from streamer.rules.saved_state import SavedState, load_activity, load_head
+from streamer.rules.incident import Incident, Key, Reporter, event_id
+from streamer.rules.saved_state import Head, SavedActivity, SavedState, load_activity, load_head
 
 _TABLES = """
 CREATE TABLE head (position INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL);
@@ -126,25 +128,27 @@ def read(path: Path) -> Stored:
         return _read(db)
 
 
-def rules_state(state: Path, ledger: Path, position: int) -> RulesState:
+def rules_state(config: Config, state: Path, ledger: Path, position: int) -> RulesState:
     """Return the state of the rules after the ledger event at `position`. `state`: the agent's state folder.
 
     The stored state can be older than `position`, so the events after it count too.
     """
-    incidents, words = dict[tuple[str, str], bytes | None](), dict[tuple[str, str], str | None]()
+    incidents, words = dict[tuple[str, str], bytes](), dict[tuple[str, str], str | None]()
     mode: str | None = None
     try:
         with closing(connect_readonly(ledger)) as db:
             stored = _stored(state / STATE_FILE)
             if stored is not None:
-                mode = load_head(stored.state.head).controls.mode
+                head = load_head(stored.state.head)
+                mode = head.controls.mode
                 for (rule, stream), body in stored.state.activities.items():
                     if body is None:
                         continue
-                    known = load_activity(body).state
-                    words[stream, rule] = known.word
-                    if known.incident is not None:
-                        incidents[stream, rule] = _newest_event(db, known.incident)
+                    saved = load_activity(body)
+                    words[stream, rule] = saved.state.word
+                    if saved.state.incident is not None:
+                        known = _newest_event(db, saved.state.incident)
+                        incidents[stream, rule] = known or _rebuilt_event(config, (rule, stream), saved, head)
             query = (
                 "SELECT pos, crc, body FROM events WHERE pos > ? AND pos <= ?"
                 " AND (instr(body, ?) OR instr(body, ?) OR instr(body, ?)) ORDER BY pos"
@@ -180,6 +184,17 @@ def _newest_event(db: apsw.Connection, incident: Incident) -> bytes | None:
     found = event_id(incident.id, "update" if number else "start", number)
     row = db.execute("SELECT pos, crc, body FROM events WHERE id = ?", (found,)).fetchone()
     return None if row is None else checked(*row)[1]
+
+
+def _rebuilt_event(config: Config, key: Key, saved: SavedActivity, head: Head) -> bytes:
+    """Return the newest event of an open incident, which the ledger has deleted, as far as the state knows it."""
+    incident, rule, controls = saved.state.incident, config.rules.get(key[0]), Controls(config.modes)
+    assert incident is not None
+    controls.load(head.controls)
+    say = "{rule} at {stream}" if rule is None else rule.say
+    reporter = Reporter(config.name, *key, say, saved.rule_hash, controls, descriptions=head.descriptions)
+    incident.number -= 1
+    return encode(reporter.event(incident, "update" if incident.number else "start", head.clock))
 
 
 def _opened(path: Path, connection: Callable[[], apsw.Connection]) -> apsw.Connection:

@@ -17,6 +17,7 @@ from streamer.config.rule import RULES, STATE_FILE
 from streamer.events.build import command_event
 from streamer.events.command_data import CommandData
 from streamer.events.ledger import LEDGER_FILE, Ledger
+from streamer.events.schema import IncidentEvent, decode
 from streamer.rules.engine import Engine
 from streamer.rules.state_file import StateFile, Stored, read, rules_state
 from tests.support.stories import PERSON, Story, run, seconds, told
@@ -41,7 +42,7 @@ def test_open_incidents_follow_from_state_and_ledger(tmp_path: Path, saved: int)
                 store(tmp_path, len(states), engine)
         assert states == [None, "start", None, None, "update", None, None, "end", *[None] * 5]
         for position in range(len(states) + 1):
-            found = rules_state(tmp_path, tmp_path / LEDGER_FILE, position).open_incidents
+            found = rules_state(STORY.config(), tmp_path, tmp_path / LEDGER_FILE, position).open_incidents
             known = [state for state in states[: max(position, read_position(tmp_path))] if state is not None]
             if not known or known[-1] == "end":
                 assert found == {}
@@ -56,12 +57,17 @@ def read_position(folder: Path) -> int:
         return 0
 
 
-def test_incident_older_than_the_ledger_is_open(tmp_path: Path) -> None:
-    engine = Engine(STORY.config())
-    told(engine, [STORY.events()[0]])
-    Ledger(tmp_path / LEDGER_FILE).close()
+@pytest.mark.parametrize("answers", [1, 3])
+def test_incident_older_than_the_ledger_is_open(tmp_path: Path, answers: int) -> None:
+    """The ledger has deleted its newest event; the state still knows what the page and MQTT show of it."""
+    engine, ledger = Engine(STORY.config()), tmp_path / LEDGER_FILE
+    newest = run(engine, STORY.events()[:answers])[-1]
+    Ledger(ledger).close()
     store(tmp_path, 7, engine)
-    assert rules_state(tmp_path, tmp_path / LEDGER_FILE, 9).open_incidents == {PAIR: None}
+    found = decode(rules_state(STORY.config(), tmp_path, ledger, 9).open_incidents[PAIR])
+    assert isinstance(found, IncidentEvent)
+    assert (found.id, found.source, found.subject) == (newest.id, newest.source, newest.subject)
+    assert found.data == newest.data.model_copy(update={"reason": None, "evidence": ()})
 
 
 def change_a_row(path: Path) -> None:
@@ -101,12 +107,12 @@ def test_damaged_state_has_no_open_incidents(tmp_path: Path, damage: Callable[[P
     told(engine, [STORY.events()[0]])
     Ledger(tmp_path / LEDGER_FILE).close()
     store(tmp_path, 7, engine)
-    assert rules_state(tmp_path, tmp_path / LEDGER_FILE, 9).open_incidents == {PAIR: None}
+    assert rules_state(STORY.config(), tmp_path, tmp_path / LEDGER_FILE, 9).open_incidents.keys() == {PAIR}
     damage(path)
     for reader in (read, lambda path: StateFile(path).read()):
         with pytest.raises(ValueError, match="damaged"):
             reader(path)
-    assert rules_state(tmp_path, tmp_path / LEDGER_FILE, 9).open_incidents == {}
+    assert rules_state(STORY.config(), tmp_path, tmp_path / LEDGER_FILE, 9).open_incidents == {}
     store(tmp_path, 8, engine)
     assert read(path).position == 8, "the next store replaces a damaged file"
 
@@ -204,5 +210,5 @@ def test_mode_follows_from_state_and_ledger(tmp_path: Path) -> None:
             modes.append(mode)
             if mode == "away":
                 store(tmp_path, 1, engine)
-        found = [rules_state(tmp_path, tmp_path / LEDGER_FILE, position).mode for position in (1, 2)]
+        found = [rules_state(STORY.config(), tmp_path, tmp_path / LEDGER_FILE, position).mode for position in (1, 2)]
     assert found == modes[1:]

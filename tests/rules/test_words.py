@@ -132,8 +132,8 @@ def test_words_follow_from_state_and_ledger(tmp_path: Path, saved: int) -> None:
             shown += [engine.activities.word("story", "gate")] * (1 + len(found))
             if number + 1 == saved:
                 file.store(len(shown), engine)
-        last = rules_state(tmp_path, tmp_path / LEDGER_FILE, len(shown)).words
-        early = rules_state(tmp_path, tmp_path / LEDGER_FILE, 3).words
+        last = rules_state(told_story.config(), tmp_path, tmp_path / LEDGER_FILE, len(shown)).words
+        early = rules_state(told_story.config(), tmp_path, tmp_path / LEDGER_FILE, 3).words
     assert last == {}
     assert early == ({PAIR: "open"} if saved <= 1 else {PAIR: "Closed"} if saved == 2 else {})
 

@@ -18,6 +18,7 @@ from streamer.web.monitor import incident_list
 from streamer.web.monitor.event_follower import EventFollower
 from streamer.web.monitor.incident_list import KEPT, IncidentList
 from tests.support.incident_events import incident_event
+from tests.support.stories import STORIES
 
 
 def listed(folder: Path, events: Sequence[IncidentEvent]) -> IncidentList:
@@ -29,7 +30,7 @@ def listed(folder: Path, events: Sequence[IncidentEvent]) -> IncidentList:
     async def read() -> IncidentList:
         with contextlib.closing(LedgerQuery(path)) as query:
             follower = EventFollower(query)
-            found = IncidentList(LedgerQuery(path), follower, partial(rules_state, folder, path))
+            found = IncidentList(LedgerQuery(path), follower, partial(rules_state, STORIES[0].config(), folder, path))
             following = [asyncio.create_task(one) for one in (follower.run(), found.run())]
             while found.position is None:
                 await asyncio.sleep(0.01)

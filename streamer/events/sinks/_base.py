@@ -46,8 +46,8 @@ class RulesState(NamedTuple):
 
     mode: str | None = None
     """The mode that was switched to last; None if there was no switch."""
-    open_incidents: Mapping[tuple[str, str], bytes | None] = {}
-    """Newest event of each open incident by stream and rule; None if the ledger no longer has it."""
+    open_incidents: Mapping[tuple[str, str], bytes] = {}
+    """Newest event of each open incident by stream and rule; rebuilt if the ledger has deleted it."""
     words: Mapping[tuple[str, str], str] = {}
     """Words of the `state` of rules by stream and rule; one without an answer is absent."""
 

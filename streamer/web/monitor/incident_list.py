@@ -47,7 +47,7 @@ class IncidentList:
         position = past.position
         state = await loop.run_in_executor(self._thread, self._rules_state, position)
         self._add(entry.body for entry in past.entries)
-        self._add(body for body in state.open_incidents.values() if body is not None)
+        self._add(state.open_incidents.values())
         self.position = position
         while not self._follower.closed:
             changed = self._follower.changed
