@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from streamer.bus.frame_client import FrameClient, NoBuffer, Reply
+from streamer.bus.frame_client import FrameClient, FrameRequest, NoBuffer, Reply
 from streamer.inference.in_flight import InFlight, JobState
 from streamer.inference.policy import Policy
 from streamer.inference.schedule import Schedule
@@ -40,6 +40,8 @@ class FrameFetcher:
         self._frames, self._policy, self._in_flight = frames, policy, in_flight
         self._streams = {name: _Stream(schedule) for name, schedule in policy.schedules.items()}
         self._batch_deadline = -math.inf
+        self._awaited: dict[str, float] = {}
+        """Streams of other hosts that a batch waits for, each with the monotonic second until which it does."""
         for name in self._streams:
             frames.connect(name)
 
@@ -53,6 +55,7 @@ class FrameFetcher:
 
         `is_final`: it need not confirm it, because no other process will serve the stream.
         """
+        self._awaited.pop(name, None)
         if self._frames.disconnect(name, is_final):
             del self._streams[name]
             return True
@@ -68,10 +71,13 @@ class FrameFetcher:
             else:
                 self._policy.release(name, now, tasks)
 
-    def receive(self, now: Now) -> None:
-        """Handle the replies of the capture processes: frames become waiting jobs."""
+    def receive(self, now: Now, step_s: float) -> None:
+        """Handle the replies of the capture processes: frames become waiting jobs.
+
+        `step_s`: duration of the engine's last step. A batch waits no longer for a frame of another host.
+        """
         for reply in self._frames.receive():
-            self._on_reply(reply, now)
+            self._on_reply(reply, now, min(step_s, BATCH_WAIT_S))
 
     def refresh_wait(self, names: Iterable[str], now: Now) -> None:
         """The tasks of these streams have changed: so may the frame that capture is asked to report."""
@@ -81,9 +87,12 @@ class FrameFetcher:
 
     def batch_wait(self, now: Now) -> float:
         """Seconds for which the next batch should still wait for its frames; 0 while the engine is running one."""
-        if not self._in_flight.count(JobState.FETCHING) or self._in_flight.count(JobState.RUNNING):
+        if self._in_flight.count(JobState.RUNNING):
             return 0.0
-        return max(0.0, self._batch_deadline - now.mono)
+        deadlines = [self._batch_deadline] if self._in_flight.count(JobState.FETCHING) else []
+        if self._in_flight.count(JobState.WAITING):
+            deadlines += self._awaited.values()
+        return max(0.0, max(deadlines, default=-math.inf) - now.mono)
 
     def _fetch(self, name: str, tasks: set[str], now: Now) -> bool:
         stream = self._streams[name]
@@ -97,22 +106,25 @@ class FrameFetcher:
         stream.schedule.mark_requested(request, now)
         return True
 
-    def _on_reply(self, reply: Reply, now: Now) -> None:
+    def _on_reply(self, reply: Reply, now: Now, await_s: float) -> None:
         stream = self._streams[reply.stream]
         if reply.request != stream.request:
             return  # a newer request has replaced it
         stream.request = None
         names = self._in_flight.end_fetch(reply.stream)
         if reply.frame is not None:
+            self._awaited.pop(reply.stream, None)
             names -= self._open_frame(stream.schedule, reply.frame, names, now)
         elif names:
             stream.schedule.skip_stale(reply.newest)
         stream.unserved |= names
         if reply.ended or reply.stream not in self._policy.schedules:
             self._policy.remove(reply.stream)
-        elif reply.ready or reply.frame is not None or not self._wait(reply.stream, now):
+        elif reply.ready or reply.frame is not None or (request := self._wait(reply.stream, now)) is None:
             self._policy.release(reply.stream, now, stream.unserved)
             stream.unserved = set()
+        elif names and stream.schedule.takes_turns and not request.on_trigger:
+            self._awaited[reply.stream] = now.mono + await_s
 
     def _open_frame(self, schedule: Schedule, frame: Frame, names: set[str], now: Now) -> set[str]:
         """Make the jobs of a frame; return the names of their tasks."""
@@ -123,15 +135,15 @@ class FrameFetcher:
             self._frames.settle(frame, "stale")
         return {job.due.task.name for job in jobs}
 
-    def _wait(self, name: str, now: Now) -> bool:
-        """Ask capture to report the next requested frame; False when no task needs one."""
+    def _wait(self, name: str, now: Now) -> FrameRequest | None:
+        """Ask capture to report the next requested frame, and return the request; None when no task needs one."""
         stream = self._streams[name]
         stream.schedule.advance(now)
         request = stream.schedule.next_request(now)
         if request is None:
-            return False
+            return None
         # Not longer than until the next tick, which may need another frame.
         timeout = min(WAIT_S, max(stream.schedule.wait(now), MIN_WAIT_S))
         stream.request = self._frames.wait(name, request, timeout)
         stream.schedule.mark_requested(request, now)
-        return True
+        return request

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from streamer.bus.frame_protocol import MAX_WAIT_S, FrameRequest
 from streamer.bus.stream_state import ScheduleState
@@ -36,17 +36,33 @@ from streamer.types import DueTask, Frame, FrameId, Pace, Priority
 
 MAX_SPREAD_S = 1.0
 """Most seconds over which the ticks of streams of other hosts are spread: the first tick is so late at most."""
+TURN_S = 0.125
+"""Shortest time between two such ticks. With more streams, several have the same tick, and one batch."""
+_ROUNDING = 1e-9
+
+
+class Turn(NamedTuple):
+    """The place of a stream among those of other hosts."""
+
+    number: int
+    """From 0, by position in the config."""
+    total: int
+
+    def grid(self, step: float) -> Grid:
+        """Return the moments of its ticks within `step` seconds."""
+        turns = min(self.total, max(1, math.floor(step / TURN_S + _ROUNDING)))
+        return Grid(step, self.number * turns // self.total / turns)
 
 
 class Schedule:
     """The tasks of one stream. Call `advance` before the questions about a moment, which change nothing."""
 
     def __init__(
-        self, stream: str, tasks: Sequence[ScheduledTask], pace: Pace, now: Now, phase: float | None = None
+        self, stream: str, tasks: Sequence[ScheduledTask], pace: Pace, now: Now, turn: Turn | None = None
     ) -> None:
-        """`phase`: part of an interval, 0 to 1, by which its ticks are later than those of phase 0. None: any."""
+        """`turn`: of a stream of another host. None: its ticks begin at once."""
         self.stream, self.pace = stream, pace
-        self._phase = phase
+        self._turn = turn
         grid = self._grid(tasks)
         self.triggers = [make_trigger(task, pace, now, grid) for task in tasks]
         self._last: FrameId | None = None
@@ -54,6 +70,11 @@ class Schedule:
         """A frame newer than `_last` that was too old for the tasks it was requested for."""
         self._age_limited = False
         """The last request had a `max_age`."""
+
+    @property
+    def takes_turns(self) -> bool:
+        """True for streams of other hosts."""
+        return self._turn is not None
 
     def advance(self, now: Now) -> None:
         """Bring all triggers up to `now`."""
@@ -166,9 +187,9 @@ class Schedule:
 
     def _grid(self, tasks: Sequence[ScheduledTask]) -> Grid | None:
         """Return one grid for all tasks of the stream, so that they share frames."""
-        if self._phase is None:
+        if self._turn is None:
             return None
-        return Grid(min([MAX_SPREAD_S, *(task.every for task in tasks if task.every)]), self._phase)
+        return self._turn.grid(min([MAX_SPREAD_S, *(task.every for task in tasks if task.every)]))
 
     def _is_chosen(self, trigger: Trigger, names: Collection[str] | None) -> bool:
         return names is None or self.pace == "file" or trigger.name in names
@@ -178,8 +199,8 @@ def make_schedule(streams: Mapping[str, Stream], name: str, start: Now) -> Sched
     """Return the schedule of one of the streams of a config, which begins at `start`."""
     stream = streams[name]
     remote = [other for other, one in streams.items() if isinstance(one.source, Remote)]
-    phase = remote.index(name) / len(remote) if name in remote else None
-    return Schedule(name, stream.active, stream.source.pace, start, phase)
+    turn = Turn(remote.index(name), len(remote)) if name in remote else None
+    return Schedule(name, stream.active, stream.source.pace, start, turn)
 
 
 def _due_task(stream: str, trigger: Trigger, now: Now) -> DueTask:

@@ -157,7 +157,7 @@ class Inference(Closing):
         self.fetcher.fetch(self.room(), _now())
         self.poller.poll(math.ceil(self.sleep_time() * 1000))
         self.outbox.send_ready(SNAPSHOT_SHARE * self.step_s)
-        self.fetcher.receive(_now())
+        self.fetcher.receive(_now(), self.step_s)
         self.publisher.receive_acks()
         self.feed.greet_subscribers()
         if not self.fetcher.batch_wait(_now()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -18,7 +19,7 @@ from streamer.config.calendar import Cron, parse_windows
 from streamer.config.model import Stream, from_mapping
 from streamer.config.task import ScheduledTask
 from streamer.inference.policy import Policy
-from streamer.inference.schedule import Schedule, make_schedule
+from streamer.inference.schedule import MAX_SPREAD_S, Schedule, Turn, make_schedule
 from streamer.inference.triggers import Now
 from streamer.types import Frame, FrameId, Pace
 from tests.support.tasks import at, frame, scheduled
@@ -503,15 +504,23 @@ def first_ticks(streams: Mapping[str, Stream], start: float) -> dict[str, list[f
     return {name: [trigger.wait(at(start)) for trigger in plan.triggers] for name, plan in plans.items()}
 
 
-def test_ticks_of_remote_streams_are_spread_over_the_interval() -> None:
-    """Eight pictures of 101 kB need 65 ms of a link of 100 Mbit/s: none may wait for another one."""
-    streams = remote_streams(8, {"task": "caption", "every": "500ms"})
-    ticks = first_ticks(streams, 1234.567)
+@pytest.mark.parametrize(
+    ("number", "every", "sizes"),
+    [(3, 0.5, [1, 1, 1]), (8, 0.5, [2] * 4), (8, 2.0, [1] * 8), (25, 5.0, [4] + [3] * 7), (8, 0.15, [8])],
+)
+def test_ticks_of_remote_streams_are_spread(number: int, every: float, sizes: list[int]) -> None:
+    """None waits for the pictures of all others on the link, and the model is not busy with single frames all the time.
+
+    `sizes`: number of streams with the same tick, by time.
+    """
+    streams = remote_streams(number, {"task": "caption", "every": f"{every:g}s"})
+    start, step = 1234.567, min(every, MAX_SPREAD_S)
+    ticks = first_ticks(streams, start)
     assert ticks.pop("desk") == [0.0], "a stream of this host ticks at once"
-    times = sorted(tick for (tick,) in ticks.values())
-    assert all(0 <= tick <= 0.5 for tick in times)
-    gaps = [later - earlier for earlier, later in pairwise([*times, times[0] + 0.5])]
-    assert gaps == pytest.approx([0.5 / 8] * 8)
+    assert all(0 <= tick <= step for (tick,) in ticks.values())
+    places = Counter(round((start + tick) % step, 6) % step for (tick,) in ticks.values())
+    assert [places[place] for place in sorted(places)] == sizes
+    assert sorted(places) == pytest.approx([turn * step / len(sizes) for turn in range(len(sizes))], abs=1e-5)
 
 
 def test_ticks_of_remote_streams_stay_apart_whenever_they_start() -> None:
@@ -540,8 +549,8 @@ def test_window_of_a_remote_stream_opens_on_its_own_moment() -> None:
     task = replace(night(10.0), every=10.0)
     start, opens = Now(1000.0, DAY.replace(hour=21).timestamp()), 1000.0 + 3600
     found = []
-    for phase in (0.0, 0.5):
-        plan = Schedule("s", [task], "live", start, phase)
+    for number in range(2):
+        plan = Schedule("s", [task], "live", start, Turn(number, 2))
         plan.advance(start)
         now = Now(opens + 0.7, start.unix_time + 3600.7)
         plan.advance(now)

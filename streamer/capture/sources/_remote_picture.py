@@ -1,22 +1,27 @@
-"""A picture from another host, kept as it was encoded. It is decoded when a consumer fetches it."""
+"""A picture from another host, kept as it was encoded. It is decoded when a consumer fetches it.
+
+FFmpeg decodes JPEG in half the time of OpenCV, and nearer to the picture that was encoded.
+"""
 
 from __future__ import annotations
 
 import struct
 
-import cv2
-import numpy as np
-import numpy.typing as npt
+import av
+from av.video.codeccontext import VideoCodecContext
 
-from streamer.capture.motion_gate import shrink
+from streamer.capture.sources._failures import FAILURES, describe
+from streamer.capture.sources._picture import AvPicture
 from streamer.core.errors import FrameError
+from streamer.core.memory_limit import over_limit
+from streamer.core.picture_limits import MAX_PIXELS
 from streamer.types import Image, Luma
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """JPEG markers of the segment that holds the size."""
-_COLOR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-_GRAY = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
+_OPTIONS = {"max_pixels": str(MAX_PIXELS), "err_detect": "explode"}
+"""`explode`: a damaged picture is an error, not a picture with grey parts."""
 
 
 class RemotePicture:
@@ -33,22 +38,29 @@ class RemotePicture:
 
     def write_bgr(self, out: Image) -> None:
         """Fill `out`, uint8 (height, width, 3). Raises FrameError."""
-        out[:] = self._decode(_COLOR)
+        self._decode().write_bgr(out)
 
     def luma(self) -> Luma:
         """Return a small luma image. Raises FrameError."""
-        return shrink(self._decode(_GRAY))
+        return self._decode().luma()
 
-    def _decode(self, flags: int) -> npt.NDArray[np.uint8]:
+    def _decode(self) -> AvPicture:
         if picture_size(self._data) != (self.width, self.height):  # before memory is taken for its pixels
             raise FrameError("a picture of another size than its sender states")
+        decoder = av.CodecContext.create("png" if self._data.startswith(_PNG) else "mjpeg", "r")
+        assert isinstance(decoder, VideoCodecContext)
+        decoder.thread_count = 1
+        decoder.options = dict(_OPTIONS)
         try:
-            decoded = cv2.imdecode(np.frombuffer(self._data, np.uint8), flags)
-        except cv2.error:
-            decoded = None
-        if decoded is None or decoded.shape[:2] != (self.height, self.width):
+            frames = decoder.decode(av.Packet(self._data))
+        except MemoryError:  # also one of FFmpeg's errors
+            raise FrameError(over_limit()) from None
+        except FAILURES as error:
+            raise FrameError(f"a damaged picture of another host: {describe(error)}") from None
+        picture = AvPicture(frames[0], self.pts) if frames else None
+        if picture is None or (picture.width, picture.height) != (self.width, self.height):
             raise FrameError("a damaged picture of another host")
-        return decoded.astype(np.uint8, copy=False)
+        return picture
 
 
 def picture_size(data: bytes) -> tuple[int, int] | None:

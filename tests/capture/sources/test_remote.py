@@ -68,11 +68,16 @@ def test_jpeg_is_close_and_small() -> None:
 
 
 @pytest.mark.parametrize("quality", [90, None], ids=["jpeg", "png"])
-@pytest.mark.parametrize("damage", ["cut", "empty", "other size", "noise"])
+@pytest.mark.parametrize("damage", ["cut", "half", "empty", "other size", "noise"])
 def test_damaged_picture_is_a_frame_error(quality: int | None, damage: str) -> None:
     data = encode_picture(picture(), quality)
     size = (321, 240) if damage == "other size" else (320, 240)
-    data = {"cut": data[:20], "empty": b"", "noise": b"\xff\xd8\xff\xe0" + bytes(100)}.get(damage, data)
+    data = {
+        "cut": data[:20],
+        "half": data[: len(data) // 2],
+        "empty": b"",
+        "noise": b"\xff\xd8\xff\xe0" + bytes(100),
+    }.get(damage, data)
     with pytest.raises(FrameError):
         RemotePicture(data, size, None, 0.0).write_bgr(np.empty((size[1], size[0], 3), np.uint8))
 
