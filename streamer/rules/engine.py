@@ -59,8 +59,7 @@ class Engine:
 
     def __init__(self, config: Config, rules: Mapping[str, Rule] | None = None) -> None:
         """`rules`: those of the config, or some of them."""
-        self.agent = config.name
-        self.timezone = config.timezone
+        self.agent, self.timezone = config.name, config.timezone
         self.controls = Controls(config.modes)
         self._descriptions = Descriptions()
         self.rules = config.rules if rules is None else rules

@@ -106,7 +106,6 @@ def test_agent_goes_on_when_server_and_captures_are_killed(tmp_path: Path) -> No
     """Memory of the server and of another capture holds no password of the gate camera."""
     config = {
         "agent": "home",
-        "model": {"checkpoint": "tiny"},
         "streams": {
             "gate": {"source": f"rtsp://user:{SECRET}@127.0.0.1:9/live", "tasks": [{"task": "caption"}]},
             "yard": {"source": "synthetic", "tasks": [{"task": "caption", "every": "0.2s"}]},
