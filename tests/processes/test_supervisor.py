@@ -121,7 +121,7 @@ def test_suspended_agent_replaces_no_child(agent: RunningAgent) -> None:
     for pid in everyone:
         os.kill(pid, signal.SIGCONT)
     known = len(agent.results())
-    agent.wait_for_results(known + 20, START_S)
+    agent.wait_for_results(known + 5, START_S)
     assert agent.children() == before
     assert not since.restarts()
 
