@@ -99,7 +99,7 @@ class Handlers:
             page = await self.reader.page(after, limit, self._filter(stream, task, text))
         except TooManySearches:
             raise HTTPException(503, "too many searches at once, try again in a few seconds", BUSY) from None
-        entries = b",".join(b'{"position":%d,"event":%b}' % entry for entry in page.entries)
+        entries = b",".join(b'{"position":%d,"event":%b}' % (one.position, one.body) for one in page.entries)
         note = json.dumps(_note(page, after)).encode()
         body = b'{"position":%d,"note":%b,"events":[%b]}' % (page.position, note, entries)
         return Response(body, media_type="application/json")
