@@ -21,7 +21,7 @@ from tests.chaos.brokers import brokers_killed
 from tests.chaos.cameras import frozen, restarts, soak
 from tests.chaos.cluster import cluster, cluster_with_redis
 from tests.chaos.disks import bytes_flipped, clock_steps, disk_full, power_cut
-from tests.chaos.hosts import link_between_hosts
+from tests.chaos.hosts import link_between_hosts, link_broken_often
 from tests.chaos.media import fuzzing, hostile_camera
 from tests.chaos.model_swap import model_swapped
 from tests.chaos.processes import infer_killed, infer_stopped, poison, step_never_returns, terminated
@@ -32,7 +32,7 @@ from tests.chaos.targets import targets_down
 FAULTS: tuple[Fault, ...] = (
     soak, restarts, frozen, infer_killed, infer_stopped, step_never_returns, poison, terminated, rules_killed,
     broker_down, brokers_killed, targets_down, power_cut, disk_full, bytes_flipped, clock_steps, webhook, fuzzing,
-    model_swapped, hostile_camera, link_between_hosts, cluster, cluster_with_redis,
+    model_swapped, hostile_camera, link_between_hosts, link_broken_often, cluster, cluster_with_redis,
 )  # fmt: skip
 
 

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from streamer.bus.host_keys import HostKeys
 from streamer.capture.sources._remote_source import LATE_S
-from tests.chaos.bench import START_S, Row, Size, Skipped, agent, at_most, is_so, median_at_most, share_at_least
+from tests.chaos.bench import (
+    START_S,
+    Row,
+    Size,
+    Skipped,
+    agent,
+    at_most,
+    flat,
+    footprint,
+    is_so,
+    median_at_most,
+    share_at_least,
+)
+from tests.chaos.link import Link
 from tests.chaos.namespaces import A, Hosts
 from tests.support.agents import RunningAgent, assert_identity, until
+from tests.support.ports import free_port
 
 EVERY_S = 0.2
 PORT = 5600
+TOLERANCE_MB = 8
+"""More memory than this after the reconnections is a leak: 27 kB for each of 300."""
 
 
 def link_between_hosts(folder: Path, size: Size) -> Iterator[Row]:
@@ -40,6 +57,47 @@ def link_between_hosts(folder: Path, size: Size) -> Iterator[Row]:
             for event in running.statuses(subject):
                 assert_identity(event["data"]["frames"])
         yield is_so("identity exact on both sides", True)
+
+
+def link_broken_often(folder: Path, size: Size) -> Iterator[Row]:
+    """the link to the host with the camera breaks off and is back at once, up to 300 times."""
+    boxa, boxb, port = folder / "a", folder / "b", free_port()
+    _exchange_keys(boxa, boxb)
+    camera = {"yard": {"source": "synthetic?fps=25&size=320x240"}}
+    tasks = [{"task": "caption", "every": f"{EVERY_S:g}s"}]
+    served = {"agent": "boxa", "serve": {"bind": f"127.0.0.1:{port}"}}
+    with agent(boxa, camera, config=served) as serving, Link(port) as link:
+        source = {"kind": "remote", "url": f"streamer://127.0.0.1:{link.port}/yard", "peer": "boxa"}
+        with agent(boxb, {"yard": {"source": source, "tasks": tasks}}, config={"agent": "boxb"}) as asking:
+            asking.wait_for_results(5, START_S)
+            before = None
+            for number in range(size.of(20, 100, 300)):
+                if number == 10:  # first connections load libraries and fill pools
+                    before = footprint(serving), footprint(asking)
+                epoch = _newest_epoch(asking)
+                link.break_off()
+                # Not the event `stream.down`: a stream that is down often has few of them.
+                until(lambda epoch=epoch: _newest_epoch(asking) > epoch, 60, "connected again")  # type: ignore[misc]
+            assert before is not None
+            after = footprint(serving), footprint(asking)
+            for name, earlier, later in zip(("serving", "asking"), before, after, strict=True):
+                yield from (replace(row, what=f"{name}: {row.what}") for row in flat(earlier, later))
+                for process, taken in later.memory.items():
+                    more = (taken - earlier.memory.get(process, 0)) / (1 << 20)
+                    yield at_most(f"{name}: more memory, {process}", TOLERANCE_MB, more, " MB")
+            asking.stop()
+        until(lambda: serving.statuses("peer.down"), 20, "the end of the link")
+        serving.stop()
+    for running, subject in ((asking, "stream.stopped"), (serving, "stream.stopped"), (serving, "peer.down")):
+        for event in running.statuses(subject):
+            assert_identity(event["data"]["frames"])
+    yield is_so("identity exact on both sides", True)
+
+
+def _newest_epoch(running: RunningAgent) -> int:
+    """Return the number of the connection of the last answer."""
+    epoch: int = running.results()[-1]["data"]["epoch"]
+    return epoch
 
 
 def _exchange_keys(boxa: Path, boxb: Path) -> None:

@@ -20,7 +20,7 @@ class Link:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._pairs: dict[socket.socket, socket.socket] = {}
-        self._cut, self._over = threading.Event(), threading.Event()
+        self._cut, self._broken, self._over = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def cut(self) -> None:
@@ -29,6 +29,10 @@ class Link:
     def mend(self) -> None:
         """Forward new connections again; close the old ones."""
         self._cut.clear()
+
+    def break_off(self) -> None:
+        """Close all connections soon. New ones are forwarded."""
+        self._broken.set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -44,6 +48,9 @@ class Link:
         while not self._over.is_set():
             if self._cut.is_set():
                 self._wait()
+            if self._broken.is_set():
+                self._broken.clear()
+                self._close_all()
             for one in select.select([self._listener, *self._pairs], [], [], 0.1)[0]:
                 if one is self._listener:
                     self._connect()
@@ -53,8 +60,7 @@ class Link:
     def _wait(self) -> None:
         while self._cut.is_set() and not self._over.wait(0.05):
             pass
-        for one in list(self._pairs):
-            self._close(one)
+        self._close_all()
 
     def _connect(self) -> None:
         near, _ = self._listener.accept()
@@ -72,6 +78,10 @@ class Link:
         except OSError:
             data = b""
         if not data:
+            self._close(one)
+
+    def _close_all(self) -> None:
+        for one in list(self._pairs):
             self._close(one)
 
     def _close(self, one: socket.socket) -> None:
