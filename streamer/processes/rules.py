@@ -56,6 +56,8 @@ START_S = 60.0
 SAVE_S, SAVE_SHARE = 5.0, 0.01
 """Least seconds between two stores of the state, and largest share of the time for them: incidents wait meanwhile, and
 a slow disk must not delay more than one in a hundred. After a kill, the events since the last store are read again."""
+FLUSH_S = 1.5
+"""Longest wait for the acknowledgements of incidents before the state is stored at a stop."""
 SCHEDULE_S = 0.5
 """Interval at which the schedule of the modes is looked at."""
 CLOCK_S, CLOCK_EVERY_S = 0.5, 5.0
@@ -133,7 +135,7 @@ class Rules:
         """Read what has arrived, and store the state if emit still acknowledges the incidents."""
         while self._read() == BATCH:
             self.worker.heartbeat.beat()
-        if self.events.flush(0.5):
+        if self.events.flush(FLUSH_S):
             self._save()
 
     def _read(self) -> int:
