@@ -136,7 +136,7 @@ class Notifier:
                     if event is not None and not self._is_late(event):
                         return
                     if event is not None:
-                        yield entry
+                        yield entry.position, entry.body
                 if len(page.entries) < READ_AHEAD:
                     return
                 position = page.position
