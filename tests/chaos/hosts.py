@@ -53,10 +53,7 @@ def link_between_hosts(folder: Path, size: Size) -> Iterator[Row]:
                 asking.stop()
             until(lambda: serving.statuses("peer.down"), 20, "the end of the link")
             serving.stop()
-        for running, subject in ((asking, "stream.stopped"), (serving, "stream.stopped"), (serving, "peer.down")):
-            for event in running.statuses(subject):
-                assert_identity(event["data"]["frames"])
-        yield is_so("identity exact on both sides", True)
+        yield _identity(asking, serving)
 
 
 def link_broken_often(folder: Path, size: Size) -> Iterator[Row]:
@@ -88,10 +85,15 @@ def link_broken_often(folder: Path, size: Size) -> Iterator[Row]:
             asking.stop()
         until(lambda: serving.statuses("peer.down"), 20, "the end of the link")
         serving.stop()
+    yield _identity(asking, serving)
+
+
+def _identity(asking: RunningAgent, serving: RunningAgent) -> Row:
+    """Raise AssertionError unless both have counted each frame."""
     for running, subject in ((asking, "stream.stopped"), (serving, "stream.stopped"), (serving, "peer.down")):
         for event in running.statuses(subject):
             assert_identity(event["data"]["frames"])
-    yield is_so("identity exact on both sides", True)
+    return is_so("identity exact on both sides", True)
 
 
 def _newest_epoch(running: RunningAgent) -> int:
