@@ -141,10 +141,10 @@ def rules_state(config: Config, state: Path, ledger: Path, position: int) -> Rul
             if stored is not None:
                 head = load_head(stored.state.head)
                 mode = head.controls.mode
-                for (rule, stream), body in stored.state.activities.items():
-                    if body is None:
-                        continue
-                    saved = load_activity(body)
+                activities = {
+                    key: load_activity(body) for key, body in stored.state.activities.items() if body is not None
+                }
+                for (rule, stream), saved in activities.items():
                     words[stream, rule] = saved.state.word
                     if saved.state.incident is not None:
                         known = _newest_event(db, saved.state.incident)
