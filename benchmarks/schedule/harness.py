@@ -27,10 +27,18 @@ START_S = 60.0
 
 def make_clip(path: Path, seconds: int = 8) -> Path:
     """Write a 720p25 H.264 clip like a camera's: motion, noise, 3 Mbit/s, a key frame every 0.8 s, no B-frames."""
-    source = f"testsrc2=size=1280x720:rate={FPS}:duration={seconds},noise=alls=6:allf=t"
     codec = f"-c:v libx264 -preset veryfast -b:v 3M -maxrate 3M -bufsize 3M -bf 0 -g {KEY_FRAME_EVERY}"
-    options = f"-keyint_min {KEY_FRAME_EVERY} -sc_threshold 0 -pix_fmt yuv420p"
-    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", source, *codec.split(), *options.split(), str(path)]
+    return _film(path, seconds, f"{codec} -keyint_min {KEY_FRAME_EVERY} -sc_threshold 0 -pix_fmt yuv420p")
+
+
+def make_jpegs(path: Path) -> Path:
+    """Write two seconds of the same film as JPEG pictures of about 80 kB, one after the other."""
+    return _film(path, 2, "-c:v mjpeg -q:v 4 -f mjpeg")
+
+
+def _film(path: Path, seconds: int, options: str) -> Path:
+    source = f"testsrc2=size=1280x720:rate={FPS}:duration={seconds},noise=alls=6:allf=t"
+    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", source, *options.split(), str(path)]
     subprocess.run(command, check=True)
     return path
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ssl
+import threading
 from pathlib import Path
 
+import pytest
+
 from streamer.bus.frame_client import FrameRequest
-from tests.support.capturing import CaptureProcess, Consumer
+from streamer.capture.silence_timeout import SilenceTimeout
+from streamer.capture.sources import _jpeg_intake
+from tests.support.agents import until
+from tests.support.capturing import CaptureProcess, CaptureThread, Consumer
 from tests.support.certificates import Authority
 from tests.support.clips import number_of
-from tests.support.http_camera import HttpCamera, Request, Send, answer, jpeg, reply
+from tests.support.http_camera import HttpCamera, Request, Send, answer, head, jpeg, reply
 
 
 def numbers(consumer: Consumer, count: int, interval: float) -> list[int]:
@@ -38,6 +44,40 @@ def test_polled_camera_stays_up(tmp_path: Path) -> None:
         assert numbers(consumer, 4, 0.5) == [1, 2, 3, 4]
         assert {status["state"] for status in capture.statuses.receive()} == {"up"}  # sent again until received
         assert capture.stop()["frames"]["dropped"] == {}
+
+
+def test_damaged_picture_reaches_no_consumer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture is decoded when it is fetched. One that cannot be decoded is dropped, and the next one is taken."""
+    monkeypatch.setattr(_jpeg_intake, "CHECK_S", 3600.0)
+    place = jpeg(1).index(b"\xff\xc0") + 9
+    broken = jpeg(1)[:place] + b"\x07" + jpeg(1)[place + 1 :]
+    wanted = threading.Semaphore(1)
+
+    def send_pictures(_request: Request, send: Send) -> None:
+        send(head("200 OK", "Content-Type: multipart/x-mixed-replace; boundary=frame"))
+        for picture in (jpeg(1), broken, jpeg(3)):
+            wanted.acquire()
+            send(b"--frame\r\n\r\n" + picture + b"\r\n")
+        wanted.acquire()
+
+    with (
+        HttpCamera({"video": send_pictures}) as camera,
+        CaptureThread(tmp_path, camera.url("/video"), SilenceTimeout(300.0)) as capture,
+        Consumer(tmp_path) as consumer,
+    ):
+        first = consumer.next()
+        consumer.client.settle(first, "done")
+        request = FrameRequest(after=first.id)
+        wanted.release()
+        until(lambda: consumer.wait(request).ready, 60, "the damaged picture")
+        assert consumer.fetch(request).frame is None
+        wanted.release()
+        good = consumer.next(request)
+        assert number_of(good.image) == 3
+        consumer.client.settle(good, "done")
+        counts = capture.stop()["frames"]
+        wanted.release()
+        assert (counts["done"], counts["dropped"]) == (2, {"undecodable": 1})
 
 
 def test_confined_process_reads_its_ca_file(tmp_path: Path) -> None:

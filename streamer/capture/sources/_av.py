@@ -22,9 +22,11 @@ from av.container import InputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
+from streamer.capture.interfaces import Picture
 from streamer.capture.sources._allowed import MAX_THREADS, Allowed
 from streamer.capture.sources._failures import FAILURES, UNDECODABLE, describe, lost
 from streamer.capture.sources._hwaccel import find_hardware
+from streamer.capture.sources._jpeg_intake import JpegIntake
 from streamer.capture.sources._picture import INTERLACED, UNSPECIFIED, AvPicture, PixelAspect, is_convertible
 from streamer.capture.sources._recording import Recording, to_seconds
 from streamer.capture.sources._stream_choice import choose_stream
@@ -61,6 +63,7 @@ class AvSource:
         may_skip_frames: bool = False,
         stream: int | None = None,
         unstated_matrix: int = UNSPECIFIED,
+        keeps_jpegs: bool = False,
     ) -> None:
         """Open the connection. Raises SourceLost.
 
@@ -68,9 +71,10 @@ class AvSource:
         `may_skip_frames`: decode key frames only while `set_interval` allows it. `stream`: index of the video stream;
         None: the largest.
         `unstated_matrix`: colour matrix (AVColorSpace) of pictures that state none; default: by their size.
+        `keeps_jpegs`: JPEG pictures are decoded when they are fetched. Only for containers that neither turn nor scale.
         """
         self._limit = read_limit
-        self._undecodable = 0
+        self._undecodable = self._damaged = 0
         self._keyframes = _KeyframeInterval() if may_skip_frames else None
         self._interval = 0.0
         self._keyframes_only = False
@@ -106,6 +110,8 @@ class AvSource:
             hardware_note = f"decodes in software: {hwaccel} cannot decode {self._stream.codec_context.name}"
         self._notes = [note for note in (hardware_note, choice_note) if note is not None]
         self._pixel_aspect = PixelAspect(self._stream)
+        keeps_jpegs = keeps_jpegs and hardware is None and self._stream.codec_context.name == "mjpeg"
+        self._jpegs = JpegIntake() if keeps_jpegs else None
         self._recording = Recording.of(self._container, self._stream) if read_limit is None else None
         self._unstated_matrix = unstated_matrix
 
@@ -121,25 +127,20 @@ class AvSource:
     def close(self) -> None:
         self._container.close()
 
-    def __iter__(self) -> Iterator[AvPicture | None]:
+    def __iter__(self) -> Iterator[Picture | None]:
         """Yield frames, and None for data without one, until the end of a file. A live source ends with SourceLost.
 
         A file of which a part was missing or damaged ends with SourceEnded.
         """
         last_frame = time.monotonic()
-        count = damaged = 0
+        count = 0
         for number, packet in enumerate(self._packets(), 1):
             if self._is_skipped(packet):
                 yield None
                 last_frame = time.monotonic()
                 continue
-            for frame in self._decode(packet):
-                damaged += frame.is_corrupt
-                if frame.colorspace == UNSPECIFIED:
-                    frame.colorspace = self._unstated_matrix
-                if frame.interlaced_frame and not count:
-                    self._notes.append(INTERLACED)
-                yield AvPicture(frame, self._time_of(frame), self._pixel_aspect.current())
+            for picture in self._pictures(packet):
+                yield picture
                 count += 1
                 last_frame = time.monotonic()
             if self._limit is None:
@@ -153,15 +154,15 @@ class AvSource:
             raise SourceLost("the stream ended" if count else "the stream ended without a picture that can be decoded")
         if not count:
             raise SourceLost("holds no frame that can be decoded")
-        self._check_whole(self._recording.missing, damaged)
+        self._check_whole(self._recording.missing)
 
-    def _check_whole(self, missing: str | None, damaged_frames: int) -> None:
+    def _check_whole(self, missing: str | None) -> None:
         """Raise SourceIncomplete if the file ended early, SourceEnded if a part of it was damaged."""
         reasons = [missing] if missing else []
         if self._undecodable:
             reasons.append(f"packets that could not be decoded: {self._undecodable}")
-        if damaged_frames:
-            reasons.append(f"damaged frames: {damaged_frames}")
+        if self._damaged:
+            reasons.append(f"damaged frames: {self._damaged}")
         if reasons:
             raise (SourceIncomplete if missing else SourceEnded)("; ".join(reasons))
 
@@ -205,6 +206,20 @@ class AvSource:
             self._keyframes.packets += 1
         return self._keyframes_only and not packet.is_keyframe and packet.size > 0
 
+    def _pictures(self, packet: av.Packet[VideoStream]) -> Iterator[Picture]:
+        if self._jpegs is not None and packet.size:
+            picture = self._jpegs.take(bytes(packet), self._time_of(packet), time.monotonic())
+            if picture is not None:
+                yield picture
+            return
+        for frame in self._decode(packet):
+            self._damaged += frame.is_corrupt
+            if frame.colorspace == UNSPECIFIED:
+                frame.colorspace = self._unstated_matrix
+            if frame.interlaced_frame and INTERLACED not in self._notes:
+                self._notes.append(INTERLACED)
+            yield AvPicture(frame, self._time_of(frame), self._pixel_aspect.current())
+
     def _decode(self, packet: av.Packet[VideoStream]) -> list[av.VideoFrame]:
         try:
             frames = list(packet.decode())
@@ -225,8 +240,8 @@ class AvSource:
         UNDECODABLE.add(f"pixel format {frame.format.name} cannot be converted")
         return False
 
-    def _time_of(self, frame: av.VideoFrame) -> float | None:
-        """Return the frame's time in seconds.
+    def _time_of(self, frame: av.VideoFrame | av.Packet[VideoStream]) -> float | None:
+        """Return the time in seconds of a frame or packet.
 
         The time base is the stream's: frames flushed out of the decoder have none of their own.
         """

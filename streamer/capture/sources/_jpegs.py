@@ -5,20 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-import av
-from av.video.codeccontext import VideoCodecContext
-
+from streamer.capture.interfaces import Picture
 from streamer.capture.sources._av import OPEN_S
 from streamer.capture.sources._content import check_is_video, holds_pictures
-from streamer.capture.sources._failures import FAILURES, UNDECODABLE, describe
 from streamer.capture.sources._http_answer import READ_BYTES, Answer
 from streamer.capture.sources._http_client import HttpClient
+from streamer.capture.sources._jpeg_intake import JpegIntake
 from streamer.capture.sources._jpeg_splitter import JpegSplitter
-from streamer.capture.sources._picture import AvPicture
 from streamer.core.errors import SourceLost
-from streamer.core.memory_limit import allow_pictures, over_limit
+from streamer.core.memory_limit import allow_pictures
 from streamer.core.network_failures import BROKEN_OFF
-from streamer.core.picture_limits import MAX_PIXELS
 
 MIN_POLL_S = 0.2
 """Shortest time between two requests for a single picture."""
@@ -39,27 +35,25 @@ class JpegSource:
     def __init__(self, client: HttpClient, answer: Answer, read_limit: float) -> None:
         self._client, self._answer, self._limit = client, answer, read_limit
         self._interval = 0.0
-        self._decoder = av.CodecContext.create("mjpeg", "r")
-        assert isinstance(self._decoder, VideoCodecContext)
-        self._decoder.thread_count = 1
-        self._decoder.options = {"max_pixels": str(MAX_PIXELS)}
+        self._intake = JpegIntake()
 
     def set_interval(self, every: float) -> bool:
-        """Set the seconds between two requests. Return False: every picture that arrives is decoded."""
+        """Set the seconds between two requests. Return False: every picture that arrives can be had."""
         self._interval = every
         return False
 
     def close(self) -> None:
         self._answer.close()
 
-    def __iter__(self) -> Iterator[AvPicture | None]:
+    def __iter__(self) -> Iterator[Picture | None]:
         deadline, damaged = self._client.deadline, 0
         while True:
             asked_at, count = time.monotonic(), 0
             deadline.restart(self._limit)
             for jpeg in self._pictures():
                 count += 1
-                picture = self._decode(jpeg)
+                arrived = time.monotonic()
+                picture = self._intake.take(jpeg, arrived, arrived)
                 yield picture
                 damaged = damaged + 1 if picture is None else 0
                 if picture is not None:
@@ -87,13 +81,3 @@ class JpegSource:
             yield from jpegs
         if (last := splitter.finish()) is not None:
             yield last
-
-    def _decode(self, jpeg: bytes) -> AvPicture | None:
-        try:
-            frames = self._decoder.decode(av.Packet(jpeg))
-        except MemoryError:  # also one of FFmpeg's errors
-            raise SourceLost(over_limit()) from None
-        except FAILURES as error:
-            UNDECODABLE.add(describe(error))
-            return None
-        return AvPicture(frames[0], time.monotonic(), self._decoder.sample_aspect_ratio) if frames else None

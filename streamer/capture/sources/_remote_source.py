@@ -30,7 +30,7 @@ from streamer.bus.remote_protocol import (
     encode,
 )
 from streamer.capture.sources._ask_times import AskTimes
-from streamer.capture.sources._remote_picture import RemotePicture
+from streamer.capture.sources._encoded_picture import EncodedPicture
 from streamer.capture.sources.remote import Remote
 from streamer.core.addresses import resolve
 from streamer.core.errors import AddressError, SourceLost, WireError
@@ -114,7 +114,7 @@ class RemoteSource:
             if self._wake_fd >= 0:
                 os.eventfd_write(self._wake_fd, 1)
 
-    def __iter__(self) -> Iterator[RemotePicture | None]:
+    def __iter__(self) -> Iterator[EncodedPicture | None]:
         while True:
             now = time.monotonic()
             if self._asked is None:
@@ -186,7 +186,7 @@ class RemoteSource:
                 f"{self._settings.peer_name} had no new frame for {NO_FRAME_S:g} s: its camera may be down"
             )
 
-    def _receive(self, answers: list[list[bytes]]) -> RemotePicture | None:
+    def _receive(self, answers: list[list[bytes]]) -> EncodedPicture | None:
         """Return the frame of the answer to the request in flight, if it has one. Raises SourceLost."""
         for parts in answers:
             now = time.monotonic()
@@ -209,7 +209,7 @@ class RemoteSource:
                 return picture
         return None
 
-    def _picture(self, frame: RemoteFrame, data: bytes, on_wire: float, now: float) -> RemotePicture | None:
+    def _picture(self, frame: RemoteFrame, data: bytes, on_wire: float, now: float) -> EncodedPicture | None:
         if frame.width * frame.height > MAX_PIXELS:
             raise SourceLost(
                 f"a frame of {frame.width}x{frame.height} pixels refused: at most {MAX_PIXELS} are allowed"
@@ -219,4 +219,4 @@ class RemoteSource:
             return None
         self._has, self._frame_at = frame.id, now
         allow_pictures(frame.width * frame.height)
-        return RemotePicture(data, (frame.width, frame.height), frame.pts, now - frame.age - answer_took)
+        return EncodedPicture(data, (frame.width, frame.height), frame.pts, now - frame.age - answer_took, strict=True)

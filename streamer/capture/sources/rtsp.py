@@ -75,6 +75,7 @@ class Rtsp(NetworkCamera):
                 hwaccel=self.hwaccel,
                 may_skip_frames=self.decode == "auto",
                 stream=self.stream,
+                keeps_jpegs=True,
             )
         except BaseException as error:
             gateway.close()

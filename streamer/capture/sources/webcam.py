@@ -55,6 +55,7 @@ class Webcam(Settings):
                 read_limit=read_limit,
                 container_format="v4l2",
                 unstated_matrix=BT601,
+                keeps_jpegs=True,
                 allowed=WEBCAM,
             )
         except SourceLost as error:

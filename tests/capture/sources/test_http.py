@@ -30,6 +30,8 @@ from tests.support.http_camera import HttpCamera, Request, Route, Send, answer, 
 from tests.support.ts_camera import mpeg_ts
 
 JPEGS = [jpeg(number) for number in range(4)]
+COLOURS = JPEGS[0].index(b"\xff\xc0") + 9
+"""Place of the number of colours in a picture."""
 MULTIPART = "multipart/x-mixed-replace; boundary=frame"
 TS = b"".join(mpeg_ts(12, 12))
 PAGE = b"<!DOCTYPE html><html><body>Please log in</body></html>"
@@ -140,6 +142,24 @@ def test_damaged_picture_is_left_out() -> None:
         assert read(http(camera.url("/video")), 3)[-2:] == [2, 3] or read(http(camera.url("/video")), 3) == [1, 2, 3]
 
 
+def test_camera_whose_pictures_stay_damaged_is_lost() -> None:
+    """Most pictures are not decoded, so that the damage is noticed a second later."""
+    broken = JPEGS[0][:COLOURS] + b"\x07" + JPEGS[0][COLOURS + 1 :]
+
+    def send_parts(_request: Request, send: Send) -> None:
+        send(head("200 OK", f"Content-Type: {MULTIPART}"))
+        for picture in chain(JPEGS, repeat(broken)):
+            send(b"--frame\r\n\r\n" + picture)
+            time.sleep(0.02)
+
+    with HttpCamera({"video": send_parts}) as camera:
+        source = http(camera.url("/video")).open(3)
+        with pytest.raises(SourceLost, match="sends data, but no frame"):
+            for _ in source:
+                pass
+        source.close()
+
+
 def test_media_time_of_a_picture_is_its_arrival() -> None:
     def send_parts(_request: Request, send: Send) -> None:
         send(head("200 OK", f"Content-Type: {MULTIPART}"))
@@ -206,8 +226,7 @@ def test_snapshot_address_that_becomes_a_web_page_is_named() -> None:
 
 
 def test_snapshots_that_cannot_be_decoded_are_lost() -> None:
-    frame = JPEGS[0].index(b"\xff\xc0")
-    broken = JPEGS[0][: frame + 9] + b"\x07" + JPEGS[0][frame + 10 :]  # number of colours
+    broken = JPEGS[0][:COLOURS] + b"\x07" + JPEGS[0][COLOURS + 1 :]
     with HttpCamera({"picture": reply(answer(broken, "image/jpeg"))}) as camera:
         assert failure(http(camera.url("/picture"))) == "sends pictures that cannot be decoded"
         assert len(camera.requests) == 3

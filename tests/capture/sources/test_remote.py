@@ -19,7 +19,7 @@ from streamer.bus.remote_protocol import Answer, Ask, decode_answer, encode
 from streamer.capture import remote_server
 from streamer.capture.remote_server import RemoteServer, encode_picture
 from streamer.capture.sources import SourceField, _ask_times, _remote_source
-from streamer.capture.sources._remote_picture import RemotePicture, picture_size
+from streamer.capture.sources._encoded_picture import EncodedPicture, picture_size
 from streamer.capture.sources.remote import Remote
 from streamer.core.errors import FrameError
 from streamer.toyworld.world import World
@@ -53,14 +53,14 @@ def picture() -> Image:
 
 def test_lossless_picture_is_exact() -> None:
     image, out = picture(), np.empty((240, 320, 3), np.uint8)
-    RemotePicture(encode_picture(image, None), (320, 240), None, 0.0).write_bgr(out)
+    EncodedPicture(encode_picture(image, None), (320, 240), None, 0.0, strict=True).write_bgr(out)
     assert np.array_equal(out, image)
 
 
 def test_jpeg_is_close_and_small() -> None:
     image, out = picture(), np.empty((240, 320, 3), np.uint8)
     data = encode_picture(image, 90)
-    remote = RemotePicture(data, (320, 240), None, 0.0)
+    remote = EncodedPicture(data, (320, 240), None, 0.0, strict=True)
     remote.write_bgr(out)
     assert np.abs(out.astype(int) - image).mean() < 4
     assert len(data) < image.nbytes / 10
@@ -79,7 +79,7 @@ def test_damaged_picture_is_a_frame_error(quality: int | None, damage: str) -> N
         "noise": b"\xff\xd8\xff\xe0" + bytes(100),
     }.get(damage, data)
     with pytest.raises(FrameError):
-        RemotePicture(data, size, None, 0.0).write_bgr(np.empty((size[1], size[0], 3), np.uint8))
+        EncodedPicture(data, size, None, 0.0, strict=True).write_bgr(np.empty((size[1], size[0], 3), np.uint8))
 
 
 def test_size_is_read_before_pixels_are_decoded() -> None:
@@ -87,7 +87,7 @@ def test_size_is_read_before_pixels_are_decoded() -> None:
     bomb = huge[:16] + (60_000).to_bytes(4, "big") * 2 + huge[24:]
     assert picture_size(bomb) == (60_000, 60_000)
     with pytest.raises(FrameError, match="another size"):
-        RemotePicture(bomb, (8, 8), None, 0.0).write_bgr(np.empty((8, 8, 3), np.uint8))
+        EncodedPicture(bomb, (8, 8), None, 0.0, strict=True).write_bgr(np.empty((8, 8, 3), np.uint8))
 
 
 # Config
