@@ -18,10 +18,8 @@ ENGINE_TESTS := tests/pipelines/florence2
 LEFT_OUT := finetune training int8/test_gate.py int8/test_store.py test_benchmarks.py test_checkpoint.py test_dtype.py \
   test_exactness.py test_examples.py test_noun_phrases.py test_parse.py test_tasks.py test_tokenizer.py
 
-# Tests of code that needs nothing outside its own process run two files at a time. All others use servers, sockets,
-# browsers or whole agents, whose times a second test would disturb: they run one after another.
+# Two files of tests at a time.
 PARALLEL := -n 2 --dist loadfile
-IN_ONE_PROCESS := $(wildcard tests/test_*.py) $(addprefix tests/,config core inference pipelines rules toyworld)
 
 .PHONY: demo test check chaos bench tiny-model pictures manifests system-packages clean
 
@@ -32,10 +30,9 @@ test: system-packages check
 ifneq ($(ARGS),)
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/python -m pytest $(PARALLEL) $(IN_ONE_PROCESS)
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(IN_ONE_PROCESS))
+	$(BIN)/python -m tests.support.once_more $(PARALLEL)
 	@echo "running the tests of the engines once more, limited to AVX2"
-	$(AVX2_ONLY) $(BIN)/python -m pytest $(PARALLEL) $(ENGINE_TESTS) $(addprefix --ignore=$(ENGINE_TESTS)/,$(LEFT_OUT))
+	$(AVX2_ONLY) $(BIN)/python -m tests.support.once_more $(PARALLEL) $(ENGINE_TESTS) $(addprefix --ignore=$(ENGINE_TESTS)/,$(LEFT_OUT))
 endif
 
 check: $(VENV)/.dev
