@@ -34,7 +34,7 @@ from transformers import AutoProcessor, Florence2ForConditionalGeneration
 from transformers.utils import logging as hf_logging
 
 from benchmarks.engine import TOKENS, run_ours, run_transformers
-from benchmarks.report import write
+from benchmarks.report import merge
 from benchmarks.shipped import job
 from pipelines.florence2.checkpoint_files import open_folder
 from pipelines.florence2.pipeline import Florence2Settings, open_engine, pipeline
@@ -319,7 +319,8 @@ def main() -> None:
         print(f"\n  {'no limit':16}{'ready s':>8}{'imports MB':>12}{'peak MB':>9}{'loading : weights':>18}", flush=True)
         openings = {name: row for name in SETTINGS if (row := opening(name, checkpoint))}
     if args.write:
-        write("cpu", {"threads": args.threads, "rounds": rounds, "limits": limits, "opening": openings})
+        rows = {name: {"threads": args.threads, "rounds": rounds, **result} for name, result in limits.items()}
+        merge("cpu", {**rows, "opening": openings})
 
 
 if __name__ == "__main__":

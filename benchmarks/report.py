@@ -14,11 +14,15 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 
 
+INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx_vnni", "avx2")
+
+
 def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
+    """Return the processor's name and the instructions that decide about the speed of products."""
+    lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+    fields = {name.strip(): value.strip() for name, _, value in lines}
+    found = [one for one in INSTRUCTIONS if one in fields.get("flags", "").split()]
+    return f"{fields.get('model name', platform.processor())} ({', '.join(found)})"
 
 
 def _commit() -> str:
