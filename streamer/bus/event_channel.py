@@ -118,10 +118,14 @@ class EventClient(Closing):
 
         `captured_mono`: monotonic second of the frame's capture, from which emit computes `age_ms`. None for a status.
         """
+        self.queue(event, captured_mono)
+        self.resend()
+
+    def queue(self, event: Event, captured_mono: float | None) -> None:
+        """Do as `send`, but let the next `resend` send it: one look at the window for many events."""
         if isinstance(event, StatusEvent):
             self._drop_oldest_status()
         self._unacked[event.id] = _Unacked(encode(event), None if captured_mono is None else float(captured_mono))
-        self.resend()
 
     def receive(self) -> list[str]:
         """Return the ids of the events acknowledged or refused since the last call. Never blocks."""
@@ -132,6 +136,8 @@ class EventClient(Closing):
 
     def resend(self) -> None:
         """Send the events in the window that were never sent or not acknowledged for 1 s. Call at every tick."""
+        if not self._unacked:
+            return
         if not self.socket.poll(0, zmq.POLLOUT):
             # Emit is absent. When it returns, all events are sent again in order.
             for unacked in self._unacked.values():

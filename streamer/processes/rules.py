@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-POLL_MS = 50
+POLL_S = 0.05
 """Interval at which the ledger is read."""
 BATCH = 256
 """Events per read."""
@@ -71,12 +71,13 @@ def run(worker: Worker) -> None:
         position = position_of(ledger, RULES)
         while position is None and not worker.stopping:  # emit has not opened the ledger yet
             worker.heartbeat.beat()
-            time.sleep(POLL_MS / 1000)
+            time.sleep(POLL_S)
             position = position_of(ledger, RULES)
         if position is None:
             return
         worker.heartbeat.beat("loading", START_S)
         with closing(Rules(worker, query, events, position)) as rules:
+            rules.save()  # a new file takes longest: here it delays no incident
             gc.collect()
             gc.freeze()  # with many rules, a search of all these objects for garbage takes a quarter of a second
             worker.report(ReportKind.READY)
@@ -116,27 +117,29 @@ class Rules:
         self._file.close()
 
     def poll_once(self) -> None:
-        """Read the new events of the ledger and send the incidents that follow."""
+        """Read the new events of the ledger, send the incidents that follow, and wait until the next read is due."""
+        begun = time.monotonic()
         self.worker.heartbeat.beat()
         self._is_behind = self._read() == BATCH
+        self.commands.poll_once(self.engine)
+        self._send_clock()
+        self._send_switch()
+        self.events.resend()
+        self.events.receive()
+        until = begun + POLL_S
+        if time.monotonic() >= self._save_at and self.events.flush(until - time.monotonic()):
+            self.save()
         if not self._is_behind:
             if self.snapshots.renewal_due:
                 self.snapshots.renew(best_frames(self.engine.activities.values()))
-            self._poller.poll(POLL_MS)
-        self.commands.poll_once(self.engine)
-        self.events.receive()
-        self.events.resend()
-        self._send_clock()
-        self._send_switch()
-        if time.monotonic() >= self._save_at:
-            self._save()
+            self._poller.poll(max(0, round(1000 * (until - time.monotonic()))))
 
     def finish(self) -> None:
         """Read what has arrived, and store the state if emit still acknowledges the incidents."""
         while self._read() == BATCH:
             self.worker.heartbeat.beat()
         if self.events.flush(FLUSH_S):
-            self._save()
+            self.save()
 
     def _read(self) -> int:
         """Return the number of events read. Nothing is read while emit does not acknowledge incidents."""
@@ -170,10 +173,11 @@ class Rules:
         if isinstance(event, IncidentEvent):
             self.snapshots.keep(event)
             log.info("incident of rule %s on %s: %s", event.data.rule, event.data.stream, event.data.state)
-        self.events.send(event, None)
+        self.send_event(event)
 
-    def send_event(self, event: StatusEvent) -> None:
-        self.events.send(event, None)
+    def send_event(self, event: IncidentEvent | StatusEvent) -> None:
+        """Send an event in this turn, together with the others."""
+        self.events.queue(event, None)
 
     def _send_clock(self) -> None:
         """Advance the engine's clock by way of the ledger, so that a replay sees the same."""
@@ -181,7 +185,7 @@ class Rules:
         if deadline is None or time.time() < deadline + CLOCK_S or now - self._clock_sent_at < CLOCK_EVERY_S:
             return
         self._clock_sent_at = now
-        self.events.send(clock_event(self.worker.config.name), None)
+        self.send_event(clock_event(self.worker.config.name))
 
     def _send_switch(self) -> None:
         """Send the last scheduled switch of the mode that is due, also one that was due while the agent was stopped."""
@@ -219,7 +223,7 @@ class Rules:
         for event in ends:
             self._send(event)
 
-    def _save(self) -> None:
+    def save(self) -> None:
         """Store state and position, unless an incident is not acknowledged or a verdict not stored yet."""
         if self.events.unacked or self.position == self._saved_position or not self._judgements.store():
             return

@@ -61,6 +61,14 @@ def acked(client: EventClient, count: int) -> list[str]:
     return found
 
 
+def test_queued_events_are_sent_with_the_next_resend(server: EventServer, client: EventClient) -> None:
+    first, second = event(seq=1), event(seq=2)
+    client.queue(first, 1.0)
+    client.queue(second, 2.0)
+    assert client.unacked == 2
+    assert ids(collect(server, 2, client.resend)) == [first.id, second.id]
+
+
 def test_event_is_kept_until_acknowledged(server: EventServer, client: EventClient) -> None:
     sent = event()
     client.send(sent, 12.5)

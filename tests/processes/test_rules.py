@@ -171,7 +171,7 @@ def in_rules_of(worker: Any, clock: float | None = None) -> float:
         loaded = rules.engine.clock
         if clock is not None:
             rules.engine.clock = clock
-            rules._save()
+            rules.save()
         return loaded
 
 
