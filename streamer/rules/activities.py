@@ -25,12 +25,14 @@ class Activities:
         self._ordered = tuple(activities.values())
         self._deadlines: dict[int, float] = {}  # by order
         self._awake = set[int]()  # orders
-        self._deferring: dict[int, TaskActivities] = {}  # by order
+        self._deferring: list[TaskActivities | None] = []  # by order: where the activity can defer answers
         self._heap: list[tuple[float, int]] = []  # deadlines and orders, also of deadlines that have changed
         self._changed = set[Key]()
         for order, activity in enumerate(activities.values()):
             activity.order = order
             self._streams[activity.stream].append(activity)
+            deferred_task = activity.deferrable_task
+            self._deferring.append(None if deferred_task is None else self._tasks[activity.stream, deferred_task])
             for leaf in activity.leaves:
                 if leaf.task is not None and isinstance(leaf, ObjectLeaf):
                     of_label = self._tasks[activity.stream, leaf.task].by_label[leaf.label or ANY_LABEL]
@@ -101,9 +103,10 @@ class Activities:
         order = activity.order
         if (deadline := activity.deadline) != self._deadlines.get(order):
             self._set_deadline(order, deadline)
-        if tasks := self._deferring.pop(order, None):
-            tasks.take(activity)
-        is_awake = not activity.sleeps and not self._defer(activity)
+        deferring = self._deferring[order]
+        if deferring is not None:
+            deferring.take(activity)
+        is_awake = not activity.sleeps and (deferring is None or not deferring.defer(activity))
         if is_awake != (order in self._awake):
             self._awake ^= {order}
             for task in activity.tasks:
@@ -113,27 +116,17 @@ class Activities:
                 else:
                     del awake[order]
 
-    def _defer(self, activity: Activity) -> bool:
-        """Let an activity defer the next answers of its task, if that is possible; return whether it is."""
-        if activity.deferrable_s is None:
-            return False
-        (task,) = activity.tasks
-        tasks = self._tasks[activity.stream, task]
-        if tasks.defer(activity):
-            self._deferring[activity.order] = tasks
-        return activity.order in self._deferring
-
     def _settled(self, activity: Activity) -> Activity:
         """Return an activity once it has taken the answers that it has deferred."""
-        tasks = self._deferring.get(activity.order)
-        if tasks is not None and tasks.has_deferred(activity):
-            tasks.take(activity)
+        deferring = self._deferring[activity.order]
+        if deferring is not None and deferring.has_deferred(activity):
             self.update(activity)
         return activity
 
     def _settle_all(self) -> None:
-        for order in tuple(self._deferring):
-            self._settled(self._ordered[order])
+        for task in self._tasks.values():
+            for activity in task.deferring:
+                self._settled(activity)
 
     def _set_deadline(self, order: int, deadline: float | None) -> None:
         if deadline is None:

@@ -84,8 +84,7 @@ class Activity:
     """One rule on one stream. Each method returns the incident events that it causes."""
 
     def __init__(self, rule: Rule, stream: str, condition: Condition, reporter: Reporter, controls: Controls) -> None:
-        self._rule, self._controls = rule, controls
-        self._grace_s = rule.grace_s
+        self._rule, self._grace_s, self._controls = rule, rule.grace_s, controls
         self.stream, self.condition, self.reporter = stream, condition, reporter
         self.order = 0
         """Place among all activities, so that events come in one order."""
@@ -95,9 +94,9 @@ class Activity:
         self._momentary = tuple(leaf for leaf in self.leaves if leaf.is_momentary)
         self.state_leaf = condition if isinstance(condition, FixedObjectLeaf) else None
         self._can_sleep = all(leaf.is_quiet for leaf in self.leaves) and not condition.value_of_nothing
-        self._can_defer = self._can_sleep and condition is self.leaves[0]
-        self._updates = Updates(rule.escalate, reporter)
-        self.state = ActivityState()
+        self.deferrable_task = self.leaves[0].task if self._can_sleep and condition is self.leaves[0] else None
+        """The only task it looks at, if `take_deferred` can take answers of it."""
+        self._updates, self.state = Updates(rule.escalate, reporter), ActivityState()
 
     @property
     def sleeps(self) -> bool:
@@ -113,7 +112,7 @@ class Activity:
     @property
     def deferrable_s(self) -> float | None:
         """Answered seconds for which answers without objects of its label only count; None if they do more."""
-        if not self._can_defer or self.condition.value is not False:
+        if self.deferrable_task is None or self.condition.value is not False:
             return None
         incident = self.state.incident
         return inf if incident is None else self._grace_s - (self.state.time.seconds - incident.last_true)
@@ -121,15 +120,18 @@ class Activity:
     @property
     def deadline(self) -> float | None:
         """Unix second at which `expire` has something to do, without any event of the stream."""
-        times = [leaf.deadline for leaf in self.stream_leaves]
-        if self.state.incident is not None:
-            times += self._updates.deadlines(self.state.incident)
+        incident, times = self.state.incident, [leaf.deadline for leaf in self.stream_leaves]
+        if incident is not None:
+            times += self._updates.deadlines(incident)
+        elif not times:  # as most
+            return self.state.may_start_at
         times.append(self.state.may_start_at)
         return min((time for time in times if time is not None), default=None)
 
     def observe(self, seen: Observation) -> IncidentEvent | None:
         """Take the outcome of a task of the stream."""
-        leaves = [leaf for leaf in self.leaves if leaf.task == seen.task]
+        is_only_task = self.deferrable_task is not None
+        leaves = self.leaves if is_only_task else [leaf for leaf in self.leaves if leaf.task == seen.task]
         for leaf in leaves:
             leaf.observe(seen)
         value, evidence = self.condition.value, _NO_EVIDENCE
@@ -145,8 +147,11 @@ class Activity:
     def take_deferred(self, answers: Iterable[tuple[Truth, Moment]]) -> None:
         """Take answers within `deferrable_s`, each with the value that the condition has then. They cause no event."""
         for value, moment in answers:
-            self._evaluate(value, _NO_EVIDENCE, moment)
             self.leaves[0].state.value = value
+            if self.state.incident is not None:  # only the time counts
+                self.state.time.advance(moment, value is not None)
+                continue
+            self._evaluate(value, _NO_EVIDENCE, moment)
             if self.sleeps:
                 return
 
@@ -203,7 +208,7 @@ class Activity:
             if state.incident is not None:
                 yield self._end(now, f"the mode is {self._controls.state.mode}")
         elif self.stream_leaves and self.condition.value and state.incident is None and state.pending:
-            state.may_start_at = self._next_start(now)
+            state.may_start_at = _next_start(self._rule, self._controls, state.last_start, now)
 
     def acknowledge(self, incident: str | None, by: str, now: float) -> Iterator[IncidentEvent]:
         """Take the acknowledgement of an incident, by its id."""
@@ -219,7 +224,7 @@ class Activity:
         if state.incident is not None:
             self._updates.rebase(state.incident, now)
         if state.may_start_at is not None:
-            state.may_start_at = self._next_start(now)
+            state.may_start_at = _next_start(self._rule, self._controls, state.last_start, now)
         for leaf in self.stream_leaves:
             leaf.rebase(now)
 
@@ -241,13 +246,8 @@ class Activity:
                 return self._start(now, moment.wall)
             state.pending = [evidence]
             if self.stream_leaves and state.may_start_at is None:
-                state.may_start_at = self._next_start(moment.wall)
+                state.may_start_at = _next_start(self._rule, self._controls, state.last_start, moment.wall)
         return None
-
-    def _next_start(self, wall: float) -> float | None:
-        """Return the first unix second from `wall` on at which an incident may start; None if there is none."""
-        is_armed = self._controls.is_armed(self._rule.modes)
-        return _next_start(self._rule, self.state.last_start, wall) if is_armed else None
 
     def _start(self, now: float, wall: float) -> IncidentEvent:
         state, rule = self.state, self._rule
@@ -330,8 +330,13 @@ def _may_start(rule: Rule, last: float | None, wall: float) -> bool:
     return rule.between is None or rule.between.is_open(wall)
 
 
-def _next_start(rule: Rule, last: float | None, wall: float) -> float | None:
-    """Return the first unix second from `wall` on that the hours and the cooldown allow. `last`: the last start."""
+def _next_start(rule: Rule, controls: Controls, last: float | None, wall: float) -> float | None:
+    """Return the first unix second from `wall` on that the mode, the hours and the cooldown allow; None without one.
+
+    `last`: the last start.
+    """
+    if not controls.is_armed(rule.modes):
+        return None
     if rule.again.cooldown is not None and last is not None:
         wall = max(wall, last + rule.again.cooldown)
     if rule.between is None:

@@ -99,7 +99,7 @@ class Engine:
     def process(self, event: Observation | StatusEvent, created: float) -> list[RuleEvent]:
         """Take an event, committed at unix second `created`; return what follows: nothing if its time is no time."""
         if isinstance(event, Observation):
-            return [*self._advance_clock(event.moment.wall, created), *self._observe(event)]
+            return self._advance_clock(event.moment.wall, created) + self._observe(event)
         try:
             wall = unix_time(event.time)
         except (ValueError, OverflowError):
@@ -164,15 +164,16 @@ class Engine:
                 raise ValueError(f"the state of rule {key[0]} on {key[1]} is not valid") from error
         return ends
 
-    def _observe(self, seen: Observation) -> Iterator[RuleEvent]:
+    def _observe(self, seen: Observation) -> list[RuleEvent]:
+        found: list[RuleEvent] = []
         if self._describes:
             self._descriptions.observe(seen)
-        if (tasks := self.activities.of_task(seen.stream, seen.task)) is None:
-            return
-        for activity in tasks.concerned(seen):
-            if incident := activity.observe(seen):
-                yield incident
-            yield from self._update(activity, seen.event, seen.moment.wall)
+        if (tasks := self.activities.of_task(seen.stream, seen.task)) is not None:
+            for activity in tasks.concerned(seen):
+                if incident := activity.observe(seen):
+                    found.append(incident)
+                found += self._update(activity, seen.event, seen.moment.wall)
+        return found
 
     def _update(self, activity: Activity, cause: str, wall: float) -> Iterable[StatusEvent]:
         """Note the state of an activity after an event with the id `cause`; report its word if that has changed."""
@@ -207,19 +208,19 @@ class Engine:
         """
         if config is self._config:
             return
-        before, streams = self.activities, config.streams if stream is None else {stream: config.streams[stream]}
-        changed = before.settle()
+        streams = config.streams if stream is None else {stream: config.streams[stream]}
+        changed, before = self.activities.settle(), dict(self.activities.items())
         after = {key: activity for key, activity in before.items() if key[1] not in streams}
         for key, activity in build_activities(config, self.rules, self.controls, self._descriptions, streams):
-            known = before.get(*key)
+            known = before.get(key)
             after[key] = known if known is not None and are_alike(known, activity) else activity
         rules = {name: number for number, name in enumerate(self.rules)}
         places = {name: number for number, name in enumerate(config.streams)}
         ordered = sorted(after, key=lambda key: (rules[key[0]], places[key[1]]))
         self._config, self.activities = config, Activities({key: after[key] for key in ordered})
-        replaced = {key for key in (*before.keys(), *after) if before.get(*key) is not after.get(key)}
+        replaced = {key for key in (*before, *after) if before.get(key) is not after.get(key)}
         self.activities.mark_changed(changed | replaced)
-        self.new += [activity for key, activity in after.items() if before.get(*key) is not activity]
+        self.new += [activity for key, activity in after.items() if before.get(key) is not activity]
         for key, activity in before.items():
             if after.get(key) is not activity:
                 yield from retire(activity, cause, wall, reason)

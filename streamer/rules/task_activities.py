@@ -71,6 +71,11 @@ class TaskActivities:
         self._deferrals[activity.order] = _Deferral(activity, len(self._answers), until)
         return True
 
+    @property
+    def deferring(self) -> list[Activity]:
+        """The activities that defer answers."""
+        return [deferral.activity for deferral in self._deferrals.values()]
+
     def has_deferred(self, activity: Activity) -> bool:
         """Return whether there are answers that an activity has deferred."""
         deferral = self._deferrals.get(activity.order)

@@ -22,7 +22,13 @@ def test_earliest_deadline_is_found_after_any_changes(monkeypatch: pytest.Monkey
     moves = random.Random(7)
     made: dict[Any, Any] = {
         ("rule", str(number)): SimpleNamespace(
-            stream=str(number), leaves=(), tasks=(), deadline=None, sleeps=True, reporter=SimpleNamespace(key=number)
+            stream=str(number),
+            leaves=(),
+            tasks=(),
+            deferrable_task=None,
+            deadline=None,
+            sleeps=True,
+            reporter=SimpleNamespace(key=number),
         )
         for number in range(10)
     }
