@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import write
-from streamer.capture.remote_server import encode_picture
+from streamer.capture.encoding import encode_image
 from streamer.cluster.placement import MAX_MOVED, Host, Placed, Stream, place
 from streamer.toyworld.world import World
 
@@ -154,7 +154,7 @@ def picture_bytes() -> dict[str, Any]:
             clean = World(seed).scene(1.0).paint(width, height).astype(np.float32)
             pictures.append(np.clip(clean + noise.normal(0, NOISE, clean.shape), 0, 255).astype(np.uint8))
         for quality in (50, 75, 90):
-            sizes = [len(encode_picture(picture, quality)) for picture in pictures]
+            sizes = [len(encode_image(picture, quality)) for picture in pictures]
             found[f"{width}x{height}, quality {quality}"] = round(sum(sizes) / len(sizes))
     return found
 

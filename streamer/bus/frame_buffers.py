@@ -77,6 +77,10 @@ class OwnBuffers:
         pixels = np.frombuffer(self._maps[name], np.uint8, count=3 * width * height)
         return pixels.reshape(height, width, 3)
 
+    def read(self, name: str, size: int) -> bytes:
+        """Return a copy of the first bytes in a buffer."""
+        return self._maps[name][:size]
+
     def close(self) -> None:
         """Remove the files. Pictures that are still referenced stay readable."""
         for name in self._maps:

@@ -22,6 +22,7 @@ from streamer.bus.frame_buffers import NoBuffer, OwnBuffers
 from streamer.bus.frame_protocol import (
     MAX_WAIT_S,
     ClientMessage,
+    Encoding,
     Fetch,
     FrameDescriptor,
     FrameRequest,
@@ -40,7 +41,7 @@ from streamer.core.logs import RareLog
 from streamer.events.schema import FrameCounts
 from streamer.types import Frame, FrameId, FrameOutcome
 
-__all__ = ["FrameClient", "FrameRequest", "NoBuffer", "Reply", "frames_endpoint"]
+__all__ = ["EncodedFrame", "Encoding", "FrameClient", "FrameRequest", "NoBuffer", "Reply", "frames_endpoint"]
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,18 @@ def frames_endpoint(runtime: Path, stream: str) -> str:
 def frames_socket(runtime: Path, stream: str) -> Path:
     """Return the path of the socket of a stream's FrameServer."""
     return runtime / f"frames-{stream}.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedFrame:
+    """A frame whose picture is encoded. It is not to be settled. Fields as in `types.Frame`."""
+
+    id: FrameId
+    captured_mono: float
+    pts: float | None
+    width: int
+    height: int
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +98,8 @@ class Reply:
     """Newest decoded frame of the stream."""
     counts: FrameCounts | None = None
     """Frame accounting of the stream; after a `ping` only."""
+    encoded: EncodedFrame | None = None
+    """The frame of a `fetch` with an `encoding`, instead of `frame`, if the camera's own encoding was taken."""
 
 
 @dataclass(slots=True)
@@ -164,13 +179,15 @@ class FrameClient(Closing):
             self._drop(link)
         return confirmed or is_final
 
-    def fetch(self, stream: str, request: FrameRequest, next_need: float | None = None) -> int:
+    def fetch(
+        self, stream: str, request: FrameRequest, next_need: float | None = None, encoding: Encoding | None = None
+    ) -> int:
         """Request a matching frame now and return the request's id. Raises NoBuffer when all buffers are in use.
 
-        `next_need`: seconds until another frame is needed, as in `Fetch`.
+        `next_need`: seconds until another frame is needed, and `encoding`: as in `Fetch`.
         """
         buffer = self._buffers.reserve()
-        message = Fetch(**self._head(), request=request, buffer=buffer, next_need=next_need)
+        message = Fetch(**self._head(), request=request, buffer=buffer, next_need=next_need, encoding=encoding)
         return self._request(self._links[stream], message, 0.0, buffer)
 
     def wait(self, stream: str, request: FrameRequest, timeout: float) -> int:
@@ -267,8 +284,11 @@ class FrameClient(Closing):
 
     def _reply(self, link: _Link, response: FrameResponse) -> Reply:
         pending = link.pending.pop(response.id)
-        frame = None
-        if pending.buffer is not None and response.frame is not None:
+        frame = encoded = None
+        if pending.buffer is not None and response.frame is not None and response.frame.encoded_bytes is not None:
+            encoded = _encoded(response.frame, self._buffers.read(pending.buffer, response.frame.encoded_bytes))
+            self._buffers.release(pending.buffer)
+        elif pending.buffer is not None and response.frame is not None:
             frame = self._hold(link, pending.buffer, response.generation, response.frame)
         elif pending.buffer is not None and response.buffer_lost:
             self._lost_buffers.add(pending.buffer)
@@ -284,6 +304,7 @@ class FrameClient(Closing):
             last_frame_age=response.newest_age,
             newest=response.newest,
             counts=response.counts,
+            encoded=encoded,
         )
 
     def _hold(self, link: _Link, buffer: str, generation: str, descriptor: FrameDescriptor) -> Frame:
@@ -298,3 +319,8 @@ class FrameClient(Closing):
             image=self._buffers.view(buffer, descriptor.width, descriptor.height),
             triggered=descriptor.triggered,
         )
+
+
+def _encoded(descriptor: FrameDescriptor, data: bytes) -> EncodedFrame:
+    mono = time.monotonic() - descriptor.age
+    return EncodedFrame(descriptor.id, mono, descriptor.pts, descriptor.width, descriptor.height, data)

@@ -99,6 +99,13 @@ class Ping(_ClientMessage):
     op: Literal["ping"] = "ping"
 
 
+class Encoding(_Strict):
+    """The form of an encoded picture."""
+
+    quality: Annotated[int, Field(ge=1, le=100)] | None
+    """Highest quality of a JPEG. None: any."""
+
+
 class Fetch(_ClientMessage):
     """Ask for a matching frame in `buffer`. Answered at once, without `frame` when none matches now."""
 
@@ -107,6 +114,8 @@ class Fetch(_ClientMessage):
     buffer: BufferName
     next_need: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] | None = None
     """Seconds until this consumer needs the frame after this one. None: `request.interval`."""
+    encoding: Encoding | None = None
+    """Form in which the camera's own encoding is taken, instead of pixels. None: pixels only, as `infer` needs them."""
 
 
 class Wait(_ClientMessage):
@@ -152,6 +161,8 @@ class FrameDescriptor(_Strict):
     height: Annotated[int, Field(gt=0)]
     triggered: frozenset[str] = frozenset()
     """Names of the tasks whose motion gate is open."""
+    encoded_bytes: Annotated[int, Field(gt=0)] | None = None
+    """Length of the encoded picture in the buffer. None: it holds pixels."""
 
 
 class FrameResponse(_Message):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import zmq
 
 from streamer.bus.frame_buffers import BufferLost, MappedBuffers
@@ -30,7 +31,9 @@ from streamer.bus.frame_protocol import (
     encode,
 )
 from streamer.capture.decode_demand import DecodeDemand
+from streamer.capture.encoding import own_encoding
 from streamer.capture.frame_slot import DecodedFrame, FrameSlot
+from streamer.capture.interfaces import Picture
 from streamer.capture.room import Room
 from streamer.core.errors import FrameError, SocketLost, WireError
 from streamer.core.ipc import Listener, drain, send_or_drop
@@ -209,23 +212,21 @@ class FrameServer:
             return
         picture, room = frame.picture, self._rooms[message.role]
         try:
-            image = self._buffers.view(message.buffer, message.owner, picture.width, picture.height)
+            encoded_bytes = _store(picture, message, self._buffers)
         except BufferLost as error:
             self._lost_buffers.add(message.buffer, error)
             self._respond(peer, message, buffer_lost=True)
+            return
+        except FrameError as error:
+            self._undecodable.add(error)
+            self._slot.drop_undecodable(frame)
+            self._respond_without_frame(peer, message)
             return
         except OSError as error:
             room.on_failure(time.monotonic(), error, picture.width, picture.height)
             self._respond(peer, message)
             return
         room.on_success(time.monotonic())
-        try:
-            picture.write_bgr(image)
-        except FrameError as error:
-            self._undecodable.add(error)
-            self._slot.drop_undecodable(frame)
-            self._respond_without_frame(peer, message)
-            return
         if message.role == "infer":
             self._slot.lend(frame, message.owner)
         descriptor = FrameDescriptor(
@@ -236,6 +237,7 @@ class FrameServer:
             width=picture.width,
             height=picture.height,
             triggered=self._slot.triggered(frame, message.request.motion_gates),
+            encoded_bytes=encoded_bytes,
         )
         self._respond(peer, message, ready=True, frame=descriptor)
 
@@ -256,3 +258,17 @@ class FrameServer:
             **fields,
         )
         send_or_drop(self.socket, [peer, encode(response)])
+
+
+def _store(picture: Picture, message: Fetch, buffers: MappedBuffers) -> int | None:
+    """Write a picture into the buffer of a Fetch. Return its bytes if it is encoded.
+
+    Raises FrameError, and the errors of `MappedBuffers.view`.
+    """
+    data = None if message.encoding is None else own_encoding(picture, message.encoding.quality)
+    if data is None:
+        picture.write_bgr(buffers.view(message.buffer, message.owner, picture.width, picture.height))
+        return None
+    buffer = buffers.view(message.buffer, message.owner, -(-len(data) // 3), 1)
+    buffer.reshape(-1)[: len(data)] = np.frombuffer(data, np.uint8)
+    return len(data)

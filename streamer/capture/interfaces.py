@@ -35,6 +35,19 @@ class Dated(Protocol):
         """Monotonic second of the capture, on the clock of this host."""
 
 
+@runtime_checkable
+class Encoded(Protocol):
+    """A picture that is kept as it was encoded."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def encoded(self) -> bytes:
+        """A JPEG or PNG, upright and with square pixels."""
+
+
 class Source(Protocol):
     """One connection. Capture does retry, pacing and counting."""
 

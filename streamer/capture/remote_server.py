@@ -1,7 +1,7 @@
 """Serves frames to other hosts: the serving side of `sources/remote.py`.
 
 A request is held until its stream has a newer frame. The frame is fetched from its capture process like that of a view,
-encoded once for each quality, and sent to all hosts that wait for it.
+encoded unless the camera's own encoding is passed on, and sent to all hosts that wait for it in this quality.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import zmq
 
 from streamer.bus.curve import CurveServer, PeerMessage
-from streamer.bus.frame_client import FrameClient, FrameRequest, NoBuffer, Reply
+from streamer.bus.frame_client import EncodedFrame, Encoding, FrameClient, FrameRequest, NoBuffer, Reply
 from streamer.bus.remote_protocol import (
     MAX_HOLD_S,
     MAX_PICTURE_BYTES,
@@ -28,11 +27,12 @@ from streamer.bus.remote_protocol import (
     decode_ask,
     encode,
 )
+from streamer.capture.encoding import encode_image
 from streamer.core.closing import Closing
 from streamer.core.errors import WireError
 from streamer.core.logs import RareLog
 from streamer.events.schema import FrameCounts
-from streamer.types import Frame, FrameId, Image
+from streamer.types import Frame, FrameId
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,6 @@ SILENCE_S = 5.0
 """Seconds without a request after which a host has gone. It asks at least once a second."""
 MAX_LINKS = 256
 """Links at a time; each is one stream of one connection. When all are taken, the host with the most gives way."""
-_PNG_LEVEL = 1
-"""Compression of lossless pictures: higher levels take several times as long."""
 
 
 @dataclass(slots=True)
@@ -96,6 +94,8 @@ class _Stream:
     """Id of the request to capture without a reply."""
     takes_older: bool = False
     """It waits for a young frame. If there is none in time, an older one is sent."""
+    quality: int | None = None
+    """Quality of the frame that was fetched last. None: lossless."""
 
 
 class RemoteServer(Closing):
@@ -199,66 +199,62 @@ class RemoteServer(Closing):
             if name == stream and link.ask is not None and link.ask.wants_frame
         ]
 
-    def _request(self, stream: str) -> FrameRequest | None:
-        """Return the request for the frame that the first of the waiting hosts needs, None without any."""
-        asks = [ask for _, _, ask in self._waiting(stream)]
-        if not asks:
-            return None
-        after = [ask.after for ask in asks if ask.after is not None]
-        return FrameRequest(after=min(after) if len(after) == len(asks) else None)
+    def _next_ask(self, stream: str) -> Ask | None:
+        """Return the waiting request that the oldest frame satisfies, None without any."""
+        asks = (ask for _, _, ask in self._waiting(stream))
+        return min(asks, key=lambda ask: ask.after or FrameId(0, 0), default=None)
 
     def _wait(self, name: str, max_age: float | None = None) -> None:
         """Wait for a frame; with `max_age` for a short time, for one that is not older."""
-        if (request := self._request(name)) is not None:
+        if (ask := self._next_ask(name)) is not None:
             stream = self._streams[name]
             stream.takes_older = max_age is not None
-            request, timeout = request.model_copy(update={"max_age": max_age}), NEXT_S if max_age else MAX_HOLD_S
-            stream.request = self._frames.wait(name, request, timeout)
+            request = FrameRequest(after=ask.after, max_age=max_age)
+            stream.request = self._frames.wait(name, request, NEXT_S if max_age else MAX_HOLD_S)
 
     def _on_reply(self, reply: Reply) -> None:
         stream = self._streams[reply.stream]
         if reply.frame is not None:
-            self._deliver(reply.frame)
+            self._deliver(reply.stream, _encoded(reply.frame, stream.quality), stream.quality)
             self._frames.settle(reply.frame, "done")
+        elif reply.encoded is not None:
+            self._deliver(reply.stream, reply.encoded, stream.quality)
         if reply.request != stream.request:
             return  # a newer request has replaced it
         stream.request = None
-        request = self._request(reply.stream)
-        if (reply.ready or stream.takes_older) and reply.frame is None and request is not None:
+        ask, is_frame = self._next_ask(reply.stream), reply.frame is not None or reply.encoded is not None
+        if (reply.ready or stream.takes_older) and not is_frame and ask is not None:
             stream.takes_older = False
             try:
-                stream.request = self._frames.fetch(reply.stream, request)
+                request, encoding = FrameRequest(after=ask.after), Encoding(quality=ask.quality)
+                stream.request = self._frames.fetch(reply.stream, request, encoding=encoding)
+                stream.quality = ask.quality
                 return
             except NoBuffer:
                 pass  # a capture process that died has them: ask again later
         self._wait(reply.stream)
 
-    def _deliver(self, frame: Frame) -> None:
-        """Send a frame to all hosts that wait for it."""
-        pictures: dict[int | None, bytes] = {}
-        for route, link, ask in self._waiting(frame.stream):
-            if ask.after is not None and frame.id <= ask.after:
-                continue
-            if ask.quality not in pictures:
-                pictures[ask.quality] = encode_picture(frame.image, ask.quality)
-            self._answer(route, link, frame, pictures[ask.quality])
+    def _deliver(self, stream: str, frame: EncodedFrame, quality: int | None) -> None:
+        """Send a frame to all hosts that wait for it in this quality."""
+        for route, link, ask in self._waiting(stream):
+            if ask.quality == quality and (ask.after is None or frame.id > ask.after):
+                self._answer(route, link, frame)
 
-    def _answer(self, route: bytes, link: Link, frame: Frame | None = None, picture: bytes = b"") -> None:
+    def _answer(self, route: bytes, link: Link, frame: EncodedFrame | None = None) -> None:
         """Answer the request of a link, with a frame or without."""
         assert link.ask is not None
         number, link.ask = link.ask.id, None
         held = time.monotonic() - link.asked_at
         if frame is None:
             self._server.send(route, [encode(Answer(id=number, held=held))])
-        elif len(picture) > MAX_PICTURE_BYTES:
-            problem = f"a picture of {len(picture) >> 20} MB is too large: ask for a lower `quality`"
+        elif len(frame.data) > MAX_PICTURE_BYTES:
+            problem = f"a picture of {len(frame.data) >> 20} MB is too large: ask for a lower `quality`"
             self._refusals.append(f"{link.peer}: stream {link.stream}: {problem}")
             self._server.send(route, [encode(Answer(id=number, held=held, error=problem))])
         else:
-            height, width = frame.image.shape[:2]
             age = max(0.0, time.monotonic() - frame.captured_mono)
-            described = RemoteFrame(id=frame.id, pts=frame.pts, age=age, width=width, height=height)
-            is_queued = self._server.send(route, [encode(Answer(id=number, held=held, frame=described)), picture])
+            described = RemoteFrame(id=frame.id, pts=frame.pts, age=age, width=frame.width, height=frame.height)
+            is_queued = self._server.send(route, [encode(Answer(id=number, held=held, frame=described)), frame.data])
             link.on_sent(frame.id, is_queued)
 
     def _end(self, link: Link) -> None:
@@ -266,10 +262,7 @@ class RemoteServer(Closing):
         self._on_change(link, "down")
 
 
-def encode_picture(image: Image, quality: int | None) -> bytes:
-    """Return a JPEG of this quality, or without one a PNG, which is lossless."""
-    if quality is None:
-        _, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])
-    else:
-        _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return data.tobytes()
+def _encoded(frame: Frame, quality: int | None) -> EncodedFrame:
+    height, width = frame.image.shape[:2]
+    data = encode_image(frame.image, quality)
+    return EncodedFrame(frame.id, frame.captured_mono, frame.pts, width, height, data)

@@ -10,6 +10,7 @@ import struct
 import av
 from av.video.codeccontext import VideoCodecContext
 
+from streamer.capture.jpeg_header import jpeg_size
 from streamer.capture.sources._failures import FAILURES, describe
 from streamer.capture.sources._picture import AvPicture
 from streamer.core.errors import FrameError
@@ -21,25 +22,25 @@ MAX_SCANS = 3
 """Most scans of a JPEG: the decoder goes through the whole picture for each, and the thread that serves frames waits.
 Cameras send one."""
 _PNG = b"\x89PNG\r\n\x1a\n"
-_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""JPEG markers of the segment that holds the size."""
 
 
 class EncodedPicture:
     """An encoded picture with the size that its sender stated."""
 
-    __slots__ = ("_data", "_decoded", "_strict", "captured_mono", "height", "pts", "width")
+    __slots__ = ("_data", "_decoded", "captured_mono", "height", "pts", "width")
 
-    def __init__(
-        self, data: bytes, size: tuple[int, int], pts: float | None, captured_mono: float, *, strict: bool
-    ) -> None:
-        """`strict`: a damaged picture is an error, not a picture with grey parts."""
-        self._data, self._strict = data, strict
+    def __init__(self, data: bytes, size: tuple[int, int], pts: float | None, captured_mono: float) -> None:
+        self._data = data
         self._decoded: AvPicture | None = None
         self.width, self.height = size
         self.pts = pts
         self.captured_mono = captured_mono
         """Monotonic second of the capture, on the clock of this host."""
+
+    @property
+    def encoded(self) -> bytes:
+        """The picture as its sender encoded it."""
+        return self._data
 
     def write_bgr(self, out: Image) -> None:
         """Fill `out`, uint8 (height, width, 3). Raises FrameError."""
@@ -58,7 +59,7 @@ class EncodedPicture:
         if scans(self._data) > MAX_SCANS:
             raise FrameError(f"a picture with more than {MAX_SCANS} scans")
         try:
-            picture = decode(self._data, self.pts, self._strict)
+            picture = decode(self._data, self.pts, strict=True)
         except MemoryError:
             raise FrameError(over_limit()) from None
         if (picture.width, picture.height) != size:
@@ -68,7 +69,10 @@ class EncodedPicture:
 
 
 def decode(data: bytes, pts: float | None, strict: bool) -> AvPicture:
-    """Decode a JPEG or PNG. Raises FrameError, or MemoryError. `strict`: as of `EncodedPicture`."""
+    """Decode a JPEG or PNG. Raises FrameError, or MemoryError.
+
+    `strict`: a damaged picture is an error, not a picture with grey parts.
+    """
     decoder = av.CodecContext.create("png" if data.startswith(_PNG) else "mjpeg", "r")
     assert isinstance(decoder, VideoCodecContext)
     decoder.thread_count = 1
@@ -93,11 +97,4 @@ def picture_size(data: bytes) -> tuple[int, int] | None:
     """Return width and height from the header of a JPEG or PNG, None if it has none."""
     if data.startswith(_PNG):
         return struct.unpack_from(">II", data, 16) if data[12:16] == b"IHDR" and len(data) >= 24 else None
-    place = 2
-    while data[:2] == b"\xff\xd8" and place + 9 <= len(data) and data[place] == 0xFF:
-        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
-        if marker in _START_OF_FRAME:
-            height, width = struct.unpack_from(">HH", data, place + 5)
-            return width, height
-        place += 2 + length
-    return None
+    return jpeg_size(data)

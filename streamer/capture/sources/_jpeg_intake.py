@@ -11,18 +11,20 @@ from streamer.core.errors import FrameError, SourceLost
 from streamer.core.memory_limit import over_limit
 
 CHECK_S = 1.0
-"""Longest time without a decoded picture: then the next one shows whether the camera's pictures are still sound."""
+"""Seconds between pictures that show whether the camera's pictures are still sound."""
 
 
 class JpegIntake:
     """Takes the pictures of one connection in order.
 
-    A picture is decoded later if the last decoded one had the same size, was upright with square pixels, so that its
-    header states the size that consumers get, and had few scans.
+    Once in `CHECK_S` a picture is decoded strictly, as kept ones are later, here or on another host. While it has no
+    fault and few scans, and is upright with square pixels, so that its header states the size that consumers get,
+    those of the same size are kept.
     """
 
     def __init__(self) -> None:
         self._size: tuple[int, int] | None = None
+        """Size of pictures that are kept."""
         self._check_at = -math.inf
 
     def take(self, jpeg: bytes, pts: float | None, arrived: float) -> Picture | None:
@@ -31,16 +33,24 @@ class JpegIntake:
         `pts`: media time in seconds. `arrived`: monotonic second.
         """
         size = picture_size(jpeg)
-        if size is not None and size == self._size and arrived < self._check_at:
-            return EncodedPicture(jpeg, size, pts, arrived, strict=False)
-        self._size = None
         try:
-            picture = decode(jpeg, pts, strict=False)
+            if arrived >= self._check_at:
+                self._check_at = arrived + CHECK_S
+                self._size = size if size is not None and _may_be_kept(jpeg, size) else None
+            if size is not None and size == self._size:
+                return EncodedPicture(jpeg, size, pts, arrived)
+            return decode(jpeg, pts, strict=False)
         except MemoryError:
             raise SourceLost(over_limit()) from None
         except FrameError as error:
             UNDECODABLE.add(str(error))
             return None
-        if (picture.width, picture.height) == size and scans(jpeg) <= MAX_SCANS:
-            self._size, self._check_at = size, arrived + CHECK_S
-        return picture
+
+
+def _may_be_kept(jpeg: bytes, size: tuple[int, int]) -> bool:
+    """Raises MemoryError."""
+    try:
+        picture = decode(jpeg, None, strict=True)
+    except FrameError:
+        return False
+    return (picture.width, picture.height) == size and scans(jpeg) <= MAX_SCANS

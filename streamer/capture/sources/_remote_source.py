@@ -219,4 +219,4 @@ class RemoteSource:
             return None
         self._has, self._frame_at = frame.id, now
         allow_pictures(frame.width * frame.height)
-        return EncodedPicture(data, (frame.width, frame.height), frame.pts, now - frame.age - answer_took, strict=True)
+        return EncodedPicture(data, (frame.width, frame.height), frame.pts, now - frame.age - answer_took)

@@ -29,7 +29,8 @@ class Remote(Settings):
     peer: Name | None = None
     """Name of the other host in `streamer keys allow`. Default: HOST of the URL."""
     quality: Annotated[int, Field(ge=1, le=100)] | Literal["lossless"] = 90
-    """Quality of the JPEG pictures on the wire, 1 to 100, or `lossless` (PNG, several times as large)."""
+    """Highest quality of the JPEG pictures on the wire, 1 to 100, or `lossless` (PNG, several times as large).
+    A camera's own JPEG is passed on if it is no better."""
 
     pace: ClassVar[Pace] = "live"
     modules: ClassVar[tuple[str, ...]] = ("streamer.capture.sources._remote_source",)

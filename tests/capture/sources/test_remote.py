@@ -17,7 +17,8 @@ from streamer.bus.frame_client import FrameRequest
 from streamer.bus.host_keys import HostKeys
 from streamer.bus.remote_protocol import Answer, Ask, decode_answer, encode
 from streamer.capture import remote_server
-from streamer.capture.remote_server import RemoteServer, encode_picture
+from streamer.capture.encoding import encode_image
+from streamer.capture.remote_server import RemoteServer
 from streamer.capture.sources import SourceField, _ask_times, _remote_source
 from streamer.capture.sources._encoded_picture import EncodedPicture, picture_size
 from streamer.capture.sources.remote import Remote
@@ -27,6 +28,7 @@ from streamer.types import FrameId, Image
 from tests.chaos.link import Link
 from tests.support.agents import until
 from tests.support.capturing import STREAM, CaptureThread, Consumer
+from tests.support.http_camera import HttpCamera, Request, Send, head
 from tests.support.serving import Served, make_keys
 from tests.support.slow_link import SlowLink
 
@@ -53,14 +55,14 @@ def picture() -> Image:
 
 def test_lossless_picture_is_exact() -> None:
     image, out = picture(), np.empty((240, 320, 3), np.uint8)
-    EncodedPicture(encode_picture(image, None), (320, 240), None, 0.0, strict=True).write_bgr(out)
+    EncodedPicture(encode_image(image, None), (320, 240), None, 0.0).write_bgr(out)
     assert np.array_equal(out, image)
 
 
 def test_jpeg_is_close_and_small() -> None:
     image, out = picture(), np.empty((240, 320, 3), np.uint8)
-    data = encode_picture(image, 90)
-    remote = EncodedPicture(data, (320, 240), None, 0.0, strict=True)
+    data = encode_image(image, 90)
+    remote = EncodedPicture(data, (320, 240), None, 0.0)
     remote.write_bgr(out)
     assert np.abs(out.astype(int) - image).mean() < 4
     assert len(data) < image.nbytes / 10
@@ -70,7 +72,7 @@ def test_jpeg_is_close_and_small() -> None:
 @pytest.mark.parametrize("quality", [90, None], ids=["jpeg", "png"])
 @pytest.mark.parametrize("damage", ["cut", "half", "empty", "other size", "noise"])
 def test_damaged_picture_is_a_frame_error(quality: int | None, damage: str) -> None:
-    data = encode_picture(picture(), quality)
+    data = encode_image(picture(), quality)
     size = (321, 240) if damage == "other size" else (320, 240)
     data = {
         "cut": data[:20],
@@ -79,7 +81,7 @@ def test_damaged_picture_is_a_frame_error(quality: int | None, damage: str) -> N
         "noise": b"\xff\xd8\xff\xe0" + bytes(100),
     }.get(damage, data)
     with pytest.raises(FrameError):
-        EncodedPicture(data, size, None, 0.0, strict=True).write_bgr(np.empty((size[1], size[0], 3), np.uint8))
+        EncodedPicture(data, size, None, 0.0).write_bgr(np.empty((size[1], size[0], 3), np.uint8))
 
 
 def test_size_is_read_before_pixels_are_decoded() -> None:
@@ -87,7 +89,7 @@ def test_size_is_read_before_pixels_are_decoded() -> None:
     bomb = huge[:16] + (60_000).to_bytes(4, "big") * 2 + huge[24:]
     assert picture_size(bomb) == (60_000, 60_000)
     with pytest.raises(FrameError, match="another size"):
-        EncodedPicture(bomb, (8, 8), None, 0.0, strict=True).write_bgr(np.empty((8, 8, 3), np.uint8))
+        EncodedPicture(bomb, (8, 8), None, 0.0).write_bgr(np.empty((8, 8, 3), np.uint8))
 
 
 # Config
@@ -140,6 +142,32 @@ def test_frames_are_fresh_and_counted_on_both_sides(hosts: tuple[Path, Path]) ->
         assert sum(sent.dropped.values()) <= 1  # the last frame, which no later request could confirm
 
 
+@pytest.mark.parametrize(("quality", "is_passed_on"), [(95, True), ("lossless", True), (40, False)])
+def test_jpeg_of_a_camera_is_passed_on(hosts: tuple[Path, Path], quality: int | str, is_passed_on: bool) -> None:
+    """The asking host then has the pixels that the host of the camera would have."""
+    data = encode_image(picture(), 90)
+
+    def send_pictures(_request: Request, send: Send) -> None:
+        send(head("200 OK", "Content-Type: multipart/x-mixed-replace; boundary=frame"))
+        while True:  # until the connection is closed
+            send(b"--frame\r\n\r\n" + data)
+            time.sleep(0.05)
+
+    with (
+        HttpCamera({"video": send_pictures}) as camera,
+        CaptureThread(hosts[0], camera.url("/video")),
+        Served(hosts[0]) as served,
+        CaptureThread(hosts[1], served.source(quality=quality)),
+        Consumer(hosts[1]) as consumer,
+    ):
+        frame = consumer.next()
+        out = np.empty((240, 320, 3), np.uint8)
+        EncodedPicture(data, (320, 240), None, 0.0).write_bgr(out)
+        assert np.array_equal(frame.image, out) == is_passed_on
+        assert np.abs(frame.image.astype(int) - out).mean() < 20
+        consumer.client.settle(frame, "done")
+
+
 def test_source_rests_between_the_frames_that_are_needed(hosts: tuple[Path, Path]) -> None:
     with (
         CaptureThread(hosts[0], CAMERA) as camera,
@@ -175,7 +203,7 @@ def test_consumer_without_a_frame_wakes_a_resting_source(hosts: tuple[Path, Path
 
 
 def test_damaged_pictures_are_dropped_with_a_cause(hosts: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamer.capture.remote_server.encode_picture", lambda *_: b"\xff\xd8 no picture")
+    monkeypatch.setattr("streamer.capture.remote_server.encode_image", lambda *_: b"\xff\xd8 no picture")
     with (
         CaptureThread(hosts[0], CAMERA),
         Served(hosts[0]) as served,
@@ -244,11 +272,16 @@ def test_each_need_costs_one_frame_of_the_link(hosts: tuple[Path, Path], monkeyp
     assert served.changes[-1][1].captured <= 11
 
 
-def curve_server(asked: list[PeerMessage], sent: list[Answer]) -> CurveServer:
-    """Return a stand-in for the encrypted socket: it receives what is `asked`, one by one, and keeps what is sent."""
+def curve_server(asked: list[PeerMessage], sent: list[Answer], sizes: dict[bytes, int] | None = None) -> CurveServer:
+    """Return a stand-in for the encrypted socket: it receives what is `asked`, one by one, and keeps what is sent.
 
-    def send(_: bytes, parts: list[bytes]) -> bool:
+    `sizes` gets the bytes of the last picture for each connection.
+    """
+
+    def send(route: bytes, parts: list[bytes]) -> bool:
         sent.append(decode_answer(parts[0]))
+        if sizes is not None and len(parts) == 2:
+            sizes[route] = len(parts[1])
         return True
 
     def receive() -> list[PeerMessage]:
@@ -286,6 +319,33 @@ def test_young_frame_is_preferred(hosts: tuple[Path, Path], monkeypatch: pytest.
         assert sent[0].frame.id > old
     else:
         assert sent[0].frame.id == old
+
+
+def test_hosts_get_one_frame_in_different_qualities(hosts: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The camera has one frame only."""
+    monkeypatch.setattr(remote_server, "MAX_HOLD_S", 600.0)
+    monkeypatch.setattr(remote_server, "SILENCE_S", 600.0)
+    asked: list[PeerMessage] = []
+    sent: list[Answer] = []
+    sizes: dict[bytes, int] = {}
+    curve = curve_server(asked, sent, sizes)
+    with (
+        CaptureThread(hosts[0], "synthetic?fps=0.001&size=320x240"),
+        RemoteServer(hosts[0], [STREAM], curve, lambda *_: None) as server,
+    ):
+        asks = {b"1": 90, b"2": 20, b"3": None, b"4": 90}
+        asked += [
+            PeerMessage("boxb", route, encode(Ask(id=number, stream=STREAM, wants_frame=True, quality=quality)))
+            for number, (route, quality) in enumerate(asks.items())
+        ]
+
+        def answered() -> bool:
+            server.handle()
+            return len(sizes) == len(asks)
+
+        until(answered, 60, "a frame for each host")
+    assert len({answer.frame.id for answer in sent if answer.frame is not None}) == 1
+    assert sizes[b"2"] < sizes[b"1"] == sizes[b"4"] < sizes[b"3"]
 
 
 def test_restarted_server_is_found_again(hosts: tuple[Path, Path]) -> None:
