@@ -141,15 +141,15 @@ def filter_labels(
         steps.append(filters.by_place([parse_area(text) for text in ignore]))
     if agree:
         steps.append(filters.by_agreement(agree))
+    if tracks:
+        steps.append(filters.by_tracks(option_seconds("--tracks", tracks)))
     objects = detected_objects(pictures)
     limits: Mapping[str, float] = {}
     if fit is not None:
         others, _ = filters.run(steps, pictures, objects)
         min_score, limits = fitted(pictures, others, read_labels(fit), precision, fit)
         typer.echo(f"lowest score: {min_score:.3f}{''.join(f', {name} {one:.3f}' for name, one in limits.items())}")
-    steps.insert(0, filters.by_score(min_score, limits))
-    if tracks:
-        steps.append(filters.by_tracks(option_seconds("--tracks", tracks)))
+    steps.append(filters.by_score(min_score, limits))
     objects, table = filters.run(steps, pictures, objects)
     write_labels(out, labelled(folder, pictures, objects))
     _print_table(table)
