@@ -37,6 +37,7 @@ from streamer.processes.worker import Worker
 from streamer.rules.activity import best_frames
 from streamer.rules.engine import Engine
 from streamer.rules.learning import learn
+from streamer.rules.published import published_behind
 from streamer.rules.reader import read
 from streamer.rules.replay import recall
 from streamer.rules.saved_state import load_head
@@ -204,7 +205,9 @@ class Rules:
         """Continue from the stored state. Without a readable one, the rules begin without knowledge."""
         try:
             stored = self._file.read()
-            ends = self.engine.load(stored.state)
+            is_behind = stored.position <= self.query.head()  # else the ledger was replaced
+            published = published_behind(self.query, stored.position) if is_behind else {}
+            ends = self.engine.load(stored.state, published)
         except FileNotFoundError:
             recall(self.engine, self.query, self.position)
             return
@@ -215,7 +218,7 @@ class Rules:
             self.engine = Engine(self.worker.config)
             recall(self.engine, self.query, self.position)
             return
-        if stored.position <= self.query.head():  # else the ledger was replaced
+        if is_behind:
             self.position = max(stored.position, self.position)
         before, mode = load_head(stored.state.head).controls.mode, self.engine.controls.state.mode
         if before not in (None, mode):

@@ -28,6 +28,7 @@ from streamer.rules.controls import Controls
 from streamer.rules.descriptions import Descriptions
 from streamer.rules.incident import Key, Reporter
 from streamer.rules.observation import Observation
+from streamer.rules.published import Published
 from streamer.rules.saved_state import (
     Head,
     SavedActivity,
@@ -139,12 +140,12 @@ class Engine:
             {key: None if activity is None else dump_activity(activity) for key, activity in found.items()},
         )
 
-    def load(self, state: SavedState) -> list[RuleEvent]:
+    def load(self, state: SavedState, published: Mapping[str, Published] | None = None) -> list[RuleEvent]:
         """Continue from the result of `save`; return the ends of incidents and words whose rule is gone or has changed.
 
-        Raises ValueError if the data is not from this version.
+        `published`: incidents with events behind this state, by id. Raises ValueError for data of another version.
         """
-        ends, head = list[RuleEvent](), load_head(state.head)
+        replaced, head = dict[Key, SavedActivity](), load_head(state.head)
         self.clock = head.clock
         self.controls.load(head.controls)
         self._descriptions.streams.update(head.descriptions.streams)
@@ -159,10 +160,10 @@ class Engine:
                     self.activities.mark_stored(key)
                 else:
                     self.activities.mark_changed([key])
-                    ends += _ends(self, key, saved, activity is not None)
+                    replaced[key] = saved
             except ValueError as error:
                 raise ValueError(f"the state of rule {key[0]} on {key[1]} is not valid") from error
-        return ends
+        return list(_ends(self, replaced, published or {}))
 
     def _observe(self, seen: Observation) -> list[RuleEvent]:
         found: list[RuleEvent] = []
@@ -256,14 +257,28 @@ class Engine:
         return found
 
 
-def _ends(engine: Engine, key: Key, saved: SavedActivity, is_answered: bool) -> Iterator[RuleEvent]:
-    """Yield what ends the incident and the word of an activity whose rule is gone or has changed."""
-    rule, stream = key
-    targets = Targets((), engine._base.notify, engine.timezone)
-    say, name = "{rule} at {stream}", saved.rule_hash
-    reporter = Reporter(engine.agent, rule, stream, say, name, engine.controls, targets)
-    if saved.state.incident is not None:
-        reason = REMOVED if rule not in engine.rules else CHANGED if is_answered else UNANSWERED
-        yield reporter.event(saved.state.incident, "end", engine.clock, reason)
-    if saved.state.word is not None:
-        yield reporter.word_event(None, f"{saved.rule_hash} {engine.clock}", engine.clock)
+def _ends(
+    engine: Engine, replaced: Mapping[Key, SavedActivity], published: Mapping[str, Published]
+) -> Iterator[RuleEvent]:
+    """Yield what ends the words and the open incidents whose rule is gone or has changed.
+
+    `replaced`: stored activities of such rules; `published`: the incidents with events behind the stored state.
+    """
+    newest, targets = dict(published), Targets((), engine._base.notify, engine.timezone)
+
+    def reporter(key: Key, rule_hash: str) -> Reporter:
+        return Reporter(engine.agent, *key, "{rule} at {stream}", rule_hash, engine.controls, targets)
+
+    for key, saved in replaced.items():
+        if (incident := saved.state.incident) is not None:
+            known = Published(key, saved.rule_hash, incident, engine.clock)
+            newest[incident.id] = known.updated_by(newest.get(incident.id))
+        if saved.state.word is not None:
+            cause = f"{saved.rule_hash} {engine.clock}"
+            yield reporter(key, saved.rule_hash).word_event(None, cause, engine.clock)
+    for last in newest.values():
+        activity = engine.activities.get(*last.key)
+        if not last.is_over and (activity is None or activity.reporter.rule_hash != last.rule_hash):
+            reason = REMOVED if last.key[0] not in engine.rules else UNANSWERED if activity is None else CHANGED
+            at = max(engine.clock, last.at)
+            yield reporter(last.key, last.rule_hash).event(last.incident, "end", at, reason)

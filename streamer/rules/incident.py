@@ -144,9 +144,12 @@ class Reporter:
         return incident.alert_at is not None and self._targets.is_missing(incident.told, incident.severity, wall)
 
     def incident_id(self, first: Evidence) -> str:
-        """Return the id of the incident that begins with this frame, the same after a crash and a second run."""
+        """Return the id of the incident that begins with this frame, the same after a crash and a second run.
+
+        A rule that was changed makes another incident of the same frame: the one before has ended.
+        """
         frame = [first.epoch, first.seq] if first.seq is not None else [first.epoch, first.event]
-        return _hash([self._agent, self._name, self._stream, *frame])
+        return _hash([self._agent, self._name, self._stream, self.rule_hash, *frame])
 
     def event(self, incident: Incident, state: IncidentState, wall: float, reason: str | None = None) -> IncidentEvent:
         """Return the next event of an incident. `wall`: unix second."""

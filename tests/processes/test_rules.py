@@ -15,7 +15,7 @@ import apsw
 import pytest
 
 from streamer.bus.event_channel import EventClient
-from streamer.config.model import from_mapping
+from streamer.config.model import Config, from_mapping
 from streamer.config.rule import RULES, STATE_FILE
 from streamer.events.build import task_event
 from streamer.events.ledger import LEDGER_FILE, Ledger
@@ -58,6 +58,46 @@ def test_killed_processes_repeat_and_miss_nothing(tmp_path: Path) -> None:
         assert workers.incidents() == expected
         with closing(LedgerQuery(workers.ledger)) as query:
             assert list(replay(query, config, config.rules, None)) == expected
+
+
+def test_incidents_of_replaced_rules_end_after_a_kill(tmp_path: Path) -> None:
+    """The agent is killed right after the starts, before the rules store their state, and starts with other rules."""
+    rule = {"when": {"label": "person"}, "grace": "1h"}
+
+    def config(rules: dict[str, Any]) -> Config:
+        return from_mapping({**STORY.config().raw, "rules": rules, "sinks": []})
+
+    with Workers(tmp_path, config({"kept": rule, "changed": rule, "removed": rule})) as workers:
+
+        def restart(rules: dict[str, Any]) -> None:
+            for role in (Role.RULES, Role.EMIT):
+                workers.kill(role)
+            workers.config = config(rules)
+            for role in (Role.EMIT, Role.RULES):
+                workers.start(role)
+
+        until(lambda: position_of(workers.ledger, RULES) is not None, FEW_S, "emit has opened the ledger")
+        with EventClient(workers.runtime, "infer") as client:
+            client.send(event(), None)
+            assert client.flush(FEW_S)
+            until(lambda: len(workers.incidents()) == 3, FEW_S, "each rule starts an incident")
+        restart({"kept": rule, "changed": {**rule, "grace": "2h"}})
+        until(lambda: len(workers.incidents()) == 6, FEW_S, "one rule was removed, one has begun again")
+        restart({})
+        until(lambda: len(workers.incidents()) >= 8, FEW_S, "all incidents have ended")
+        found = workers.incidents()
+    removed, changed = "the rule was removed", "the rule, or a zone or line that it names, was changed"
+    assert sorted((one.data.rule, one.data.state, one.data.reason or "") for one in found) == [
+        ("changed", "end", removed),
+        ("changed", "end", changed),
+        ("changed", "start", ""),
+        ("changed", "start", ""),
+        ("kept", "end", removed),
+        ("kept", "start", ""),
+        ("removed", "end", removed),
+        ("removed", "start", ""),
+    ]
+    assert len({one.data.incident for one in found}) == 4
 
 
 def test_new_rule_learns_what_is_usual_from_the_ledger(tmp_path: Path) -> None:

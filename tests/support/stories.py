@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,7 +23,7 @@ from streamer.events.part import unix_time
 from streamer.events.schema import Event, IncidentEvent, decode, encode
 from streamer.rules.controls import Controls
 from streamer.rules.engine import Engine
-from streamer.rules.incident import Evidence, Reporter
+from streamer.rules.incident import Evidence, Reporter, hash_of
 from streamer.rules.reader import read
 
 START = datetime(2026, 11, 23, 21, 0, tzinfo=UTC).timestamp()
@@ -87,7 +87,7 @@ def _events(story: Story) -> Iterator[Event]:
         }  # fmt: skip
         kind, _, argument = what.partition(" ")
         if kind in ("mode", "snooze", "ack"):
-            command = _command(kind, argument, wall, epoch)
+            command = _command(story, kind, argument, wall, epoch)
             data = {"stream": None, "epoch": None, "state": kind, "command": {"by": "anna", **command}}
             head["source"] = "/agents/home/rules"
             body = {**head, "type": "streamer.status.v1", "subject": f"rules.{kind}", "data": data}
@@ -105,12 +105,14 @@ def _events(story: Story) -> Iterator[Event]:
         yield decode(json.dumps(body).encode())
 
 
-def _command(kind: str, argument: str, wall: float, epoch: int) -> dict[str, Any]:
+def _command(story: Story, kind: str, argument: str, wall: float, epoch: int) -> dict[str, Any]:
     if kind == "mode":
         return {"mode": argument}
     if kind == "snooze":
         return {} if argument == "off" else {"until": rfc3339(datetime.fromtimestamp(wall + float(argument), UTC))}
-    reporter = Reporter("home", "story", "gate", "", "", Controls())
+    config = replace(story, rule={key: value for key, value in story.rule.items() if key != "notify"}).config()
+    rule_hash = hash_of(config.rules["story"], config.streams["gate"])
+    reporter = Reporter("home", "story", "gate", "", rule_hash, Controls())
     incident = reporter.incident_id(Evidence("", epoch, int(argument)))
     return {"rule": "story", "stream": "gate", "incident": incident}
 
