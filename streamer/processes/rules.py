@@ -122,11 +122,7 @@ class Rules:
         begun = time.monotonic()
         self.worker.heartbeat.beat()
         self._is_behind = self._read() == BATCH
-        self.commands.poll_once(self.engine)
-        self._send_clock()
-        self._send_switch()
         self.events.resend()
-        self.events.receive()
         until = begun + POLL_S
         if time.monotonic() >= self._save_at and self.events.flush(until - time.monotonic()):
             self.save()
@@ -134,6 +130,11 @@ class Rules:
             if self.snapshots.renewal_due:
                 self.snapshots.renew(best_frames(self.engine.activities.values()))
             self._poller.poll(max(0, round(1000 * (until - time.monotonic()))))
+        self.commands.poll_once(self.engine)
+        self._send_clock()
+        self._send_switch()
+        self.events.receive()
+        self.events.resend()
 
     def finish(self) -> None:
         """Read what has arrived, and store the state if emit still acknowledges the incidents."""
