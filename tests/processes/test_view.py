@@ -223,7 +223,7 @@ def test_outputs_follow_the_cameras_frame_size(tmp_path: Path) -> None:
 
             wait_for_size(*CARD_SIZE, 1)
             assert picture(reader.next())[330:390].max() > 200, "the card has a message"
-            assert reader.rate(2) > 20
+            until(lambda: reader.rate(2) > 20, 60, "the card at the rate of the view")
             with wide:
                 wait_for_size(320, 180, 2)
             with upright:
