@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,7 +40,21 @@ def caddy(folder: Path, sites: str, port: int) -> Iterator[None]:
     environment = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
     command = ["caddy", "run", "--config", "Caddyfile", "--adapter", "caddyfile"]
     with _running(command, folder, port, environment):
+        until(lambda: _speaks_tls(port), 60, "caddy has signed its certificate")  # after it listens
         yield
+
+
+def _speaks_tls(port: int) -> bool:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", port), 60) as one,
+            context.wrap_socket(one, server_hostname=HOST),
+        ):
+            return True
+    except OSError:
+        return False
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
