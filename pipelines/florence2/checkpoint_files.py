@@ -163,6 +163,7 @@ def _download(name: str, cached: bool) -> Path:
         RepositoryNotFoundError,
     )
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # each failed attempt is a warning with an exception
     try:
         # The small file first, so that a wrong name fails before a long download.
         _check_config(name, _load_json(Path(hf_hub_download(name, "config.json", local_files_only=cached))))

@@ -54,8 +54,10 @@ DraftField = Annotated[
 ]
 """The name of a draft mode; a boolean, the key's type in earlier versions, is also accepted."""
 
-DeviceName = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?|openvino:(GPU(\.\d+)?|NPU))$")]
-ListedDevice = Annotated[str, StringConstraints(pattern=r"^(cpu|cuda:\d+|openvino:(GPU(\.\d+)?|NPU))$")]
+DeviceName = Annotated[
+    str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|openvino:(GPU(\.\d+)?|NPU))$", examples=["cpu", "cuda:0"])
+]
+ListedDevice = Annotated[str, Field(pattern=r"^(cpu|cuda:\d+|openvino:(GPU(\.\d+)?|NPU))$", examples=["cuda:0"])]
 """One of several devices: `auto` and `cuda` could be one that another entry names."""
 DeviceList = Annotated[tuple[ListedDevice, ...], Field(min_length=1, max_length=64)]
 

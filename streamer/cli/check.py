@@ -39,6 +39,7 @@ def check(
     """
     from streamer.cli.shards import describe_shards, load_shard
     from streamer.cli.targets import check_targets
+    from streamer.config.model import place
 
     if shard is not None:
         for line in describe_shards(config, shard):
@@ -52,7 +53,7 @@ def check(
             try:
                 target.check()
             except ConfigError as error:
-                raise ConfigError(f"{config}: {kind}[{index}]: {error}") from None
+                raise ConfigError(f"{place(config, (kind, index))}: {error}") from None
     check_targets(config, loaded)
     _check_sockets(loaded)
     if probe:

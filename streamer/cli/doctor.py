@@ -22,6 +22,7 @@ from streamer.cli.doctor_network import keys, ports
 from streamer.cli.finding import Finding
 from streamer.cli.options import ConfigFile
 from streamer.core.errors import AddressError, ConfigError
+from streamer.core.printable import counted
 from streamer.core.reasons import internal_error, reason_of
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _confinement(_config: Config, _file: Path) -> Iterator[Finding]:
 
 
 def _config_file(config: Config, file: Path) -> Iterator[Finding]:
-    yield Finding("ok", str(file), f"agent {config.name}, {len(config.streams)} streams")
+    yield Finding("ok", str(file), f"agent {config.name}, {counted(len(config.streams), 'stream')}")
     mode = file.stat().st_mode
     if mode & stat.S_IROTH and "@" in file.read_text():
         yield Finding("warn", str(file), "every user can read it", f"if it holds passwords: chmod 640 {file}")

@@ -16,7 +16,7 @@ import typer
 from streamer.cli import rules_commands
 from streamer.cli.options import RunningAgent
 from streamer.core.errors import ConfigError
-from streamer.core.printable import printable
+from streamer.core.printable import counted, printable
 
 if TYPE_CHECKING:
     from streamer.config.model import Config
@@ -87,7 +87,7 @@ def check_rules(
 
     loaded = load(config)
     check_targets(config, loaded)
-    print(f"{config} is valid: {len(loaded.rules)} rules, {len(loaded.notify)} targets")
+    print(f"{config} is valid: {counted(len(loaded.rules), 'rule')}, {counted(len(loaded.notify), 'target')}")
     if send_test and not send_tests(loaded):
         raise typer.Exit(1)
 

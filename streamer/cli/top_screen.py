@@ -19,7 +19,7 @@ from rich.text import Text
 from streamer.bus.commands import ListTasks
 from streamer.cli.client import REPLY_TIMEOUT_S, call
 from streamer.core.paths import find_running
-from streamer.core.printable import printable
+from streamer.core.printable import counted, printable
 from streamer.events.ledger.query import LedgerQuery
 from streamer.web.monitor.capture_poller import CapturePoller
 from streamer.web.monitor.event_follower import EventFollower
@@ -81,7 +81,8 @@ def table(tasks: Mapping[str, Any], capture: CapturePoller, events: EventFollowe
     """Build the table; streams that are not live come first. `tasks` is the agent's answer to `list`."""
     streams: Mapping[str, Sequence[Mapping[str, Any]]] = tasks["streams"]
     now, clock = time.monotonic(), datetime.now().strftime("%H:%M:%S")
-    title = f"{tasks['agent']}  {len(streams)} streams, {sum(map(len, streams.values()))} tasks  {clock}"
+    counts = f"{counted(len(streams), 'stream')}, {counted(sum(map(len, streams.values())), 'task')}"
+    title = f"{tasks['agent']}  {counts}  {clock}"
     rows = Table(*COLUMNS, title=Text(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
     states = {name: stream_state(capture.states[name], events.states.get(name), now) for name in streams}
     for name in sorted(streams, key=lambda name: states[name] == "live"):

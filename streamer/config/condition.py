@@ -211,7 +211,7 @@ class Condition(Settings):
     def _check(self) -> Self:
         given = [SUBJECTS[index] for index, value in enumerate(self._subjects()) if value is not None]
         if len(given) != 1:
-            both = f", not {' and '.join(f'`{key}`' for key in given)}" if given else ""
+            both = f" (given: {', '.join(given)}; `all` and `any` combine several)" if given else ""
             raise ValueError(f"give one of {', '.join(SUBJECTS)}{both}")
         subject = given[0]
         allowed: tuple[str, ...] = ()

@@ -20,13 +20,22 @@ _PROMPT_KEYS = ("text", "region", "min_score", "confirm")
 _NAME_PATTERN = "a-z0-9"
 MAX_KNOWN = 20
 """Names that a message lists when none is near; an agent can have thousands of streams or open incidents."""
+_LISTS = ("list_type", "tuple_type")
 _MAX_PLACE = 4
 """Keys of the place that a message about deep nesting shows."""
 
 
 def problems_of(error: ValidationError, raw: Any, schema: Schema) -> list[Problem]:
     """Return place and message of each error in `raw`. `schema`: the JSON Schema that `raw` should follow."""
-    return [_problem(details, raw, schema) for details in error.errors(include_url=False)]
+    found = [(details["type"], *_problem(details, raw, schema)) for details in error.errors(include_url=False)]
+    problems: list[Problem] = []
+    for kind, where, message in found:
+        # A place for a text or a list has an error for each. A list with an invalid item is also reported as too short.
+        holds_problem = any(other[: len(where)] == where and len(other) > len(where) for _, other, _ in found)
+        if (kind in ("string_type", "too_short") and holds_problem) or (kind in _LISTS and where in dict(problems)):
+            continue
+        problems.append((where, message))
+    return problems
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -41,7 +50,7 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 def _problem(details: ErrorDetails, raw: Any, schema: Schema) -> Problem:
     location, context = details["loc"], details.get("ctx", {})
-    where, trail = _follow(location, raw)
+    where, trail = _follow(location, raw, schema)
     match details["type"]:
         case "missing":
             return where, f"`{location[-1]}` is missing{_task_message(trail[-1], ': {} needs it')}"
@@ -53,11 +62,13 @@ def _problem(details: ErrorDetails, raw: Any, schema: Schema) -> Problem:
             return where, f"`{str(context['discriminator']).strip(chr(39))}` is missing"
         case "string_pattern_mismatch" if _NAME_PATTERN in str(context.get("pattern")):
             return where, "must be a name: lower-case letters, digits, `-` and `_`, at most 63, a letter or digit first"
+        case "string_pattern_mismatch" | "string_type" if example := _example(location, schema):
+            return where, f"must be a text such as `{example}`"
         case "too_short" | "string_too_short":
             return where, "must not be empty"
         case "model_type" | "model_attributes_type" | "dict_type":
             return where, f"must be a mapping of keys, such as `{_example_key(location, schema)}: …`"
-        case "list_type" | "tuple_type":
+        case kind if kind in _LISTS:
             return where, "must be a list: [first, second], or lines that begin with `- `"
         case "recursion_depth_exceeded" | "recursion_loop":
             return where[:_MAX_PLACE], "nested too deeply"
@@ -66,7 +77,7 @@ def _problem(details: ErrorDetails, raw: Any, schema: Schema) -> Problem:
     return where, in_words(details)
 
 
-def _follow(location: Sequence[str | int], raw: Any) -> tuple[Where, list[Any]]:
+def _follow(location: Sequence[str | int], raw: Any, schema: Schema) -> tuple[Where, list[Any]]:
     """Return the part of pydantic's location that exists in the data, without union members, and the data along it."""
     where: list[str | int] = []
     trail = [raw]
@@ -76,7 +87,7 @@ def _follow(location: Sequence[str | int], raw: Any) -> tuple[Where, list[Any]]:
         if listed or (isinstance(here, Mapping) and part in here):
             where.append(part)
             trail.append(here[part])
-    if isinstance(trail[-1], str) and where and location[-1] != where[-1]:
+    if isinstance(trail[-1], str) and where and location[-1] != where[-1] and _keys_at(location[:-1], schema):
         where.append(location[-1])  # a part of a text: `synthetic?fps=0`
         trail.append(None)
     return tuple(where), trail
@@ -113,10 +124,17 @@ def _example_key(location: Sequence[str | int], root: Schema) -> str:
     return "kind" if "kind" in keys else next(iter((*needed, *keys)), "NAME")
 
 
+def _example(location: Sequence[str | int], root: Schema) -> str | None:
+    """Return an example of the value at a pydantic location."""
+    members = _members_at(location, root)
+    return next((str(example) for member in members for example in member.get("examples", ())), None)
+
+
 def _members_at(location: Sequence[str | int], root: Schema) -> list[Schema]:
     found = [root]
     for part in location:
-        found = [step for schema in found for step in _steps(_members(schema, root), part)]
+        steps = [step for schema in found for step in _steps(_members(schema, root), part)]
+        found = steps or found  # the name of a union's member is no step
     return [member for schema in found for member in _members(schema, root)]
 
 

@@ -17,6 +17,7 @@ from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from streamer.config.yaml_problem import yaml_problem
 from streamer.core.errors import ConfigError
 from streamer.core.redact import remember
 
@@ -34,11 +35,8 @@ _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_NAME = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|CRED|AUTH|SIGN", re.IGNORECASE)
 _TAG = "tag:yaml.org,2002:"
 _MERGE = _TAG + "merge"
-_UNKNOWN_ALIAS = re.compile(r"found undefined alias '[\w-]+'")
 EXTENSION = "x-"
 """Start of the top-level keys that are ignored, as in other tools' files."""
-_UNQUOTED = re.compile(r"[:\[,-]\s*[*@%`].|^(?!%YAML |%TAG )[*@%`].")
-"""A value that begins with a character that YAML reserves, such as the cron line `*/15 * * * *`."""
 _TOO_MANY = f"more than {MAX_VALUES} values, aliases counted each time they are used"
 _KINDS = {"bool": "true or false", "int": "a whole number of at most 19 digits", "float": "a number", "null": "null"}
 _TEXT_TAGS = {"str", "timestamp"}  # no key of a config is a date, so a date stays text
@@ -109,14 +107,9 @@ class YamlFile:
         try:
             node: Node | None = self._yaml.compose(text)
         except MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            where = f":{mark.line + 1}" if mark else ""
-            problem = str(error.problem or error.context)
-            if problem.startswith("but "):
-                problem = f"{error.context}, {problem}"
-            if mark and _UNQUOTED.search(_line(text, mark.line)) and not _UNKNOWN_ALIAS.fullmatch(problem):
-                problem = 'a text that begins with *, @, % or ` needs quotes, as in "*/15 * * * *"'
-            raise ConfigError(f"{self.path}{where}: not valid YAML: {_without_names(problem)}") from None
+            line, problem = yaml_problem(error, text)
+            where = f":{line}" if line else ""
+            raise ConfigError(f"{self.path}{where}: not valid YAML: {problem}") from None
         except YAMLError as error:
             raise ConfigError(f"{self.path}: not valid YAML: {str(error).splitlines()[0]}") from None
         except RecursionError:
@@ -177,6 +170,8 @@ class YamlFile:
                 merged += value.value if isinstance(value, SequenceNode) else [value]
                 continue
             name = self._characters(key, key.value)
+            if _is_missing_space(key, value):
+                raise self.error(key, f"{dotted((*path, name.partition(':')[0]))}: write a space after the colon")
             if name in data:
                 raise self.error(key, f"{dotted((*path, name))}: written twice")
             if path or not name.startswith(EXTENSION):
@@ -210,17 +205,9 @@ class YamlFile:
             ) from None
 
 
-def _line(text: str, number: int) -> str:
-    """Return a line of the text, counted from 0; an empty one behind the end."""
-    return next(iter(text.splitlines()[number : number + 1]), "")
-
-
-def _without_names(problem: str) -> str:
-    """Return the parser's words without the name of an alias or anchor: it may be a password with `*` or `&`."""
-    for kind, sign in (("alias", "*"), ("anchor", "&")):
-        if f"{kind} '" in problem:
-            return f"{problem.partition(' ' + chr(39))[0]}: put a text that begins with {sign} in quotes"
-    return problem
+def _is_missing_space(key: ScalarNode, value: Node) -> bool:
+    """Return whether a key such as that of `{every:1s}` holds what should be its value."""
+    return key.style is None and ":" in key.value and isinstance(value, ScalarNode) and value.value == ""
 
 
 def dotted(path: Where) -> str:

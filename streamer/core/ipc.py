@@ -56,7 +56,7 @@ def check_endpoint(text: str) -> str:
 
 def replay_endpoint(endpoint: str) -> str:
     """Return the endpoint that replays missed events of a zmq sink."""
-    return check_endpoint(f"{endpoint}.replay")
+    return check_endpoint(f"{check_endpoint(endpoint)}.replay")
 
 
 class Listener:

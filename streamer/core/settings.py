@@ -25,6 +25,18 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+_WRONG_TYPES = {
+    "string_type": "must be a text",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+}
+
+
 def was_checked(info: ValidationInfo) -> bool:
     """Return whether the data was checked when the agent started: a file that it names may be gone since."""
     return bool(info.context and info.context.get("checked"))
@@ -39,6 +51,10 @@ def in_words(details: ErrorDetails) -> str:
             return "unknown key"
         case "value_error":
             return details["msg"].removeprefix("Value error, ")
+        case "string_type" if isinstance(details["input"], (int, float)):
+            return "must be a text: put it in quotes"
+        case kind if kind in _WRONG_TYPES:
+            return _WRONG_TYPES[kind]
     words, count = re.subn(r"^[A-Z][a-z]+ should", "must", details["msg"])
     return words if count else "has a value of the wrong kind"
 

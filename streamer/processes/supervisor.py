@@ -24,6 +24,7 @@ from streamer.config.socket_names import socket_names
 from streamer.core.errors import EXIT_CONFIG, ConfigError, SourceIncomplete
 from streamer.core.logs import Format
 from streamer.core.paths import AgentPaths
+from streamer.core.printable import counted
 from streamer.events.build import rules_event, streams_event, worker_event
 from streamer.processes.assignment import Assignment, Report, ReportKind, Role
 from streamer.processes.child import Child
@@ -283,7 +284,7 @@ class Supervisor:
             return f"restarting {', '.join(missing)}"
         if ReportKind.READY in self.startup_pending:
             return "loading the model"
-        return f"running, {len(self.control.wanted.leases)} streams"
+        return f"running, {counted(len(self.control.wanted.leases), 'stream')}"
 
     def shut_down(self) -> None:
         """Stop all children in `STOP_ORDER`."""

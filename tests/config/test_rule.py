@@ -34,7 +34,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "line without length": ({"when": {**LABEL, "crosses": [[0, 0], [0, 0]]}}, "when.crosses: has no length"),
     "line and zone": ({"when": {**LABEL, "crosses": ["drive", [0, 0]]}}, "when.crosses: must be the name of a line"),
     "appears that is false": ({"when": {**LABEL, "appears": False}}, "when.appears: can only be `true`: leave the key"),
-    "two conditions": ({"when": {"label": "person", "says": "x"}}, "not `label` and `says`"),
+    "two conditions": ({"when": {"label": "person", "says": "x"}}, "(given: label, says; `all`"),
     "unknown key": ({"when": {"labl": "person"}}, "when.labl: unknown key (did you mean `label`?)"),
     "zone that no stream has": (
         {"when": {**LABEL, "zone": "driv"}},
@@ -88,7 +88,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "format in template": ({"when": LABEL, "say": "{label:>9}"}, "`{label}` takes no format"),
     "label of spaces": ({"when": {"label": "  "}}, "when.label: must not be empty"),
     "falling severity": ({"when": LABEL, "escalate": {"after": "1m", "to": "low"}}, "a severity above medium"),
-    "text that is a list": ({"when": {"label": ["person"]}}, "when.label: must be a valid string"),
+    "text that is a list": ({"when": {"label": ["person"]}}, "when.label: must be a text"),
 }
 
 

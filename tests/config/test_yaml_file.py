@@ -78,6 +78,24 @@ MALFORMED = {
     "%YAML 9.9\n---\na: 1\n": "1: not valid YAML: found incompatible YAML document (version 1.* is required)",
     "a: 1\n---\nb: 2\n": "2: not valid YAML: expected a single document in the stream, but found another document",
     "a: %x\nb: %\n": '1: not valid YAML: a text that begins with *, @, % or ` needs quotes, as in "*/15 * * * *"',
+    "a: 1\nclip\nb: 1\n": "2: not valid YAML: a key needs a colon and a space after it",
+    "a:\n\tb: 1\n": "2: not valid YAML: indent with spaces, not with a tab",
+    "say: hello: you\n": "1: not valid YAML: a text with a colon and a space needs quotes",
+    "agent:home\nb: 1\n": "2: not valid YAML: check the indentation, and the space after the colon of the line above",
+    "a: [{b: 1\nc: 2\n": "2: not valid YAML: a comma is missing, or the } of a { above",
+    "a: [1\nb: 2\n": "2: not valid YAML: a comma is missing, or the ] of a [ above",
+    'a: "b\nc: 1\n': "1: not valid YAML: the closing quote of this text is missing",
+    "say: {label} at {stream}\n": "1: not valid YAML: a text that begins with {, [ or a quote needs quotes around all "
+    "of it",
+    "a: [me], b: 2\n": "1: not valid YAML: a comma outside of { } and [ ]: write each key on its own line, or put the "
+    "text in quotes",
+    "a: [1]]\n": "1: not valid YAML: a } or ] without the { or [ that it closes",
+    "{a: 1}}\n": "1: not valid YAML: a } or ] without the { or [ that it closes",
+    "a:\n  - b: 1\n  c: 2\n": "3: not valid YAML: this line is not indented like the keys or list items above it",
+    "a:\n    b: 1\n  c: 2\n": "3: not valid YAML: this line is not indented like the keys or list items above it",
+    "a: *\n": "1: not valid YAML: a text that begins with * or & needs quotes",
+    "a: ?\n": "1: not valid YAML: a text that begins with ? needs quotes",
+    "a:\n  - {password:hunter2}\n": "2: a[0].password: write a space after the colon",
 }
 
 

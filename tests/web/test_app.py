@@ -152,7 +152,7 @@ def test_events_continue_after_a_position(scene: Scene) -> None:
     assert scene.web.get(f"/api/events?after={rest['position']}").json()["events"] == []
     assert scene.web.get("/api/events?after=-1").status == 422
     assert scene.web.get("/api/events?limit=100000").status == 422
-    assert b"limit: must be a valid integer" in scene.web.get("/api/events?limit=x").body
+    assert b"limit: must be a whole number" in scene.web.get("/api/events?limit=x").body
     assert scene.web.get(f"/api/events?text={'x' * 201}").body == b'{"detail":"text: must have at most 200 characters"}'
 
 

@@ -68,7 +68,7 @@ def test_cookie_has_the_scopes_of_its_token(web: WebProcess) -> None:
         ("snooze", {"rule": "x"}, "give either `for`, such as 1h, or `off: true`"),
         ("snooze", {"for": "1h", "off": True}, "give either `for`"),
         ("snooze", {"for": "soon"}, "for: must be a duration such as"),
-        ("ack", {"incident": 5}, "incident: must be a valid string"),
+        ("ack", {"incident": 5}, "incident: must be a text: put it in quotes"),
         ("feedback", {"incident": "c0ffee", "verdict": "maybe"}, "verdict: must be"),
     ],
     ids=str,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field
 
 from streamer.capture.sources._allowed import Allow, Allowed
 from streamer.core.landlock import Rules
@@ -30,7 +30,7 @@ def _check_size(size: str) -> str:
     return size
 
 
-Size = Annotated[str, StringConstraints(pattern=r"^\d{1,5}x\d{1,5}$"), AfterValidator(_check_size)]
+Size = Annotated[str, Field(pattern=r"^\d{1,5}x\d{1,5}$", examples=["640x480"]), AfterValidator(_check_size)]
 """Width and height in pixels, for example `640x480`."""
 
 Fps = Annotated[float, Field(gt=0, le=1000)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from streamer.capture.interfaces import Source
 from streamer.capture.sources._allowed import HTTP, Allowed
@@ -31,7 +31,7 @@ Redirects = Literal["same_host", "any"]
 Option = Annotated[
     str,
     BeforeValidator(lambda value: str(value) if isinstance(value, (int, float)) else value),
-    StringConstraints(pattern=r"^[\w.+:/-]{1,40}$"),
+    Field(pattern=r"^[\w.+:/-]{1,40}$", examples=["10"]),
 ]
 
 
@@ -52,7 +52,7 @@ class Http(NetworkCamera):
     """Checks of the certificate of an `https://` camera."""
     allow_redirects: Redirects = "same_host"
     """Addresses that redirects and playlists may refer to: those of the camera only, or `any`."""
-    format: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,32}$")] | None = None
+    format: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,32}$", examples=["mpegts"])] | None = None
     """FFmpeg's name of the container, such as `mpegts` or `h264`. Default: recognised by its content."""
     options: Annotated[dict[str, Option], AfterValidator(_check_options)] = Field({})
     """Options of FFmpeg for the container, such as `framerate: 10` for bare H.264."""

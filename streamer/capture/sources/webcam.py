@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import StringConstraints
+from pydantic import Field
 
 from streamer.capture.interfaces import Source
 from streamer.capture.sources._allowed import WEBCAM
@@ -22,13 +22,13 @@ class Webcam(Settings):
     pace: ClassVar[Pace] = "live"
     modules: ClassVar[tuple[str, ...]] = ("streamer.capture.sources._av",)
     kind: Literal["webcam"] = "webcam"
-    device: Annotated[str, StringConstraints(pattern=r"^/dev/.+$")]
+    device: Annotated[str, Field(pattern=r"^/dev/.+$", examples=["/dev/video0"])]
     """For example `/dev/video0`, or a persistent name in `/dev/v4l/by-id/`."""
     size: Size | None = None
     """Requested width and height, such as `1280x720`. Default: the camera's current setting."""
     fps: Fps | None = None
     """Requested frames per second. Default: the camera's current setting."""
-    pixel_format: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+$")] | None = None
+    pixel_format: Annotated[str, Field(pattern=r"^[a-z0-9]+$", examples=["mjpeg"])] | None = None
     """Requested format, such as `mjpeg` or `yuyv422`. Many cameras need `mjpeg` for full size and rate."""
 
     def options(self) -> dict[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from streamer.core.redact import Url, require_scheme
 from streamer.core.settings import Name, Seconds, Settings
@@ -173,10 +173,13 @@ class ServerSinkSettings(SelectiveSinkSettings, ClientTls):
                 raise ValueError(f"{key}: only allowed with {scheme}://")
 
 
+_MEDIA_TYPE = r"^[\w.+-]+/[\w.+-]+(; ?[\w.+-]+=[\w.+-]+)*$"
+
+
 class NetworkSinkSettings(ServerSinkSettings):
     """A sink that can reach its server through a proxy, and names the media type of the events."""
 
-    content_type: Annotated[str, StringConstraints(pattern=r"^[\w.+-]+/[\w.+-]+(; ?[\w.+-]+=[\w.+-]+)*$")] = (
+    content_type: Annotated[str, Field(pattern=_MEDIA_TYPE, examples=["application/json"])] = (
         "application/cloudevents+json"
     )
     """Media type of the events, for receivers that read for example `application/json` only. The body is the same."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from streamer.core.redact import Url, require_scheme
 from streamer.core.settings import Name, Seconds
@@ -33,11 +33,11 @@ class Kafka(ServerSinkSettings):
     name: Name = "kafka"
     url: Annotated[Url, require_scheme("kafka", "kafkas"), AfterValidator(_reject_path)]
     """A broker, `kafka://` or, with TLS, `kafkas://`, with user and password for SASL, which are always hidden."""
-    brokers: list[Annotated[str, StringConstraints(pattern=_BROKER)]] = Field([])
+    brokers: list[Annotated[str, Field(pattern=_BROKER, examples=["10.0.0.2:9092"])]] = Field([])
     """Further brokers of the cluster, `host:port`, to be asked when the one in `url` is down."""
     sasl: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
     """Mechanism that sends user and password. `PLAIN` sends the password itself: use it with TLS only."""
-    topic: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,249}$")] = "streamer"
+    topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$", examples=["streamer.home"])] = "streamer"
     """Topic of all events. The broker's settings say whether an unknown topic is created."""
     in_flight: Annotated[int, Field(ge=1, le=1000)] = 100
     """Maximum number of unacknowledged events; so many may repeat after a failure or a kill of the agent."""

@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from streamer.core.backoff import Backoff
 from streamer.core.errors import SinkError
@@ -69,7 +69,7 @@ class Mqtt(NetworkSinkSettings):
     name: Name = "mqtt"
     url: Annotated[Url, require_scheme("mqtt", "mqtts"), AfterValidator(_reject_path)]
     """`mqtt://` or, with TLS, `mqtts://`, with user and password, which never appear in a log or event."""
-    topic: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$")] = "streamer"
+    topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$", examples=["streamer/home"])] = "streamer"
     """Prefix of every topic."""
     in_flight: Annotated[int, Field(ge=1, le=1000)] = 20
     """Maximum number of unacknowledged events; so many may repeat after a lost connection."""

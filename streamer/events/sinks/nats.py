@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from streamer.core.errors import ConfigError
 from streamer.core.redact import Url, require_scheme
@@ -27,6 +27,9 @@ def _reject_path(url: Url) -> Url:
     return url
 
 
+_SUBJECT = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
+
+
 class Nats(ServerSinkSettings):
     """Events to NATS JetStream, each acknowledged by the stream that stores it."""
 
@@ -36,9 +39,9 @@ class Nats(ServerSinkSettings):
     """`nats://` or, with TLS, `tls://`, with user and password, or with a token as the user; they are always hidden."""
     credentials: Path | None = None
     """File with the JWT and seed of a user, as `nsc` writes it (`.creds`), or with the NKey seed of a user alone."""
-    subject: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$")] = "streamer"
+    subject: Annotated[str, Field(pattern=_SUBJECT, examples=["streamer.home"])] = "streamer"
     """Beginning of every subject."""
-    stream: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,255}$")] | None = None
+    stream: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,255}$", examples=["STREAMER"])] | None = None
     """Stream that must store the events. Default: whichever has their subjects."""
     create: bool = False
     """Create the stream if it does not exist: files, seven days, subjects `<subject>.>`. Default: false."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from streamer.core.errors import ConfigError
 from streamer.core.redact import Url, require_scheme
@@ -36,7 +36,7 @@ class Redis(ServerSinkSettings):
     """`redis://` or, with TLS, `rediss://`, with user, password and number of the database; the password is hidden."""
     socket: Path | None = None
     """Unix socket of the server, to be used in place of host and port of `url`."""
-    stream: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,200}$")] = "streamer"
+    stream: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,200}$", examples=["streamer:home"])] = "streamer"
     """Key of the stream."""
     max_entries: Annotated[int, Field(ge=1)] | None = None
     """Approximate number of entries to keep (`MAXLEN ~`). Default: all, so limit them in another way."""

@@ -200,15 +200,18 @@ def test_invalid_hub_name_is_refused() -> None:
     assert "neither a folder here nor a name on the hub" in refusal("a/b/c d")
 
 
-def test_unreachable_hub_is_config_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_unreachable_hub_is_config_error(offline: str, tmp_path: Path) -> None:
     code = (
+        "import time; time.sleep = lambda seconds: None\n"
         "from pipelines.florence2.checkpoint_files import open_folder; from streamer.core.errors import ConfigError\n"
         "try: open_folder('florence-community/Florence-2-base')\n"
         "except ConfigError as error: print(error)"
     )
-    environ = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    environ = {**os.environ, "HF_HUB_OFFLINE": offline, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
     assert "is not in the local cache and the hub cannot be reached" in done.stdout
+    assert done.stderr == ""
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
