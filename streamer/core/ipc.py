@@ -31,6 +31,7 @@ CHECK_S = 1.0
 """Seconds between two looks at a socket file."""
 MAX_DRAINED = 1000
 """Messages that are received in one turn, so that a sender that never stops cannot hold up the main loop."""
+_NO_SOCKET = "a file is there that is no socket"
 _BACKLOG = 128
 """Connections that may wait to be accepted."""
 
@@ -57,6 +58,22 @@ def check_endpoint(text: str) -> str:
 def replay_endpoint(endpoint: str) -> str:
     """Return the endpoint that replays missed events of a zmq sink."""
     return check_endpoint(f"{check_endpoint(endpoint)}.replay")
+
+
+def check_socket_files(endpoint: str) -> None:
+    """Raise ConfigError if the two sockets of a zmq sink can certainly not be made. Must not change anything."""
+    for text in (endpoint, replay_endpoint(endpoint)):
+        path = Path(text.partition("://")[2]).absolute()
+        try:
+            if not stat.S_ISSOCK(path.lstat().st_mode):
+                raise ConfigError(f"cannot bind {text}: {_NO_SOCKET}: choose another path")
+        except FileNotFoundError:
+            if not path.parent.is_dir():
+                raise ConfigError(f"cannot bind {text}: no such directory: {path.parent}") from None
+        except OSError as error:
+            raise ConfigError(f"cannot bind {text}: {(error.strerror or 'no access').lower()}") from None
+        if not os.access(path.parent, os.W_OK):
+            raise ConfigError(f"cannot bind {text}: no permission to write {path.parent}")
 
 
 class Listener:
@@ -150,7 +167,7 @@ def remove_dead_socket(path: Path, replace: bool = False) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise FileExistsError(errno.EEXIST, "a file is there that is no socket")
+        raise FileExistsError(errno.EEXIST, _NO_SOCKET)
     if not replace and _answers(path):
         raise OSError(errno.EADDRINUSE, "another program uses it")
     path.unlink(missing_ok=True)

@@ -26,7 +26,7 @@ import zmq
 from pydantic import AfterValidator
 
 from streamer.core.errors import ConfigError, SinkError
-from streamer.core.ipc import LATEST_TOPIC, Listener, check_endpoint, replay_endpoint, send_or_drop
+from streamer.core.ipc import LATEST_TOPIC, Listener, check_endpoint, check_socket_files, replay_endpoint, send_or_drop
 from streamer.core.logs import RareLog
 from streamer.core.settings import Name
 from streamer.events.ledger import Replay
@@ -58,6 +58,10 @@ class Zmq(SinkSettings):
     name: Name = "zmq"
     endpoint: Annotated[str, AfterValidator(_endpoint)] | None = None
     """Address to bind: `ipc://` and a path. Default: `bus.sock` in the runtime directory."""
+
+    def check(self) -> None:
+        if self.endpoint is not None:
+            check_socket_files(self.endpoint)
 
     def open(self, context: SinkContext, progress: SinkProgress) -> Sink:
         endpoint = self.endpoint or check_endpoint(f"ipc://{context.runtime}/bus.sock")

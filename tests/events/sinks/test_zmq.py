@@ -81,6 +81,26 @@ def test_file_at_the_endpoint_is_refused_and_kept(folder: Path) -> None:
     assert (folder / "bus.sock.replay").read_text() == "precious"
 
 
+def test_check_finds_an_endpoint_that_cannot_be_bound(folder: Path) -> None:
+    (folder / "precious.txt").write_text("precious")
+    (folder / "bus.sock.replay").write_text("precious")
+    for name, problem in (
+        ("precious.txt", "precious.txt: a file is there that is no socket: choose another path"),
+        ("bus.sock", "bus.sock.replay: a file is there that is no socket: choose another path"),
+        ("missing/bus.sock", f"missing/bus.sock: no such directory: {folder}/missing"),
+        ("precious.txt/bus.sock", "precious.txt/bus.sock: not a directory"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            Zmq(endpoint=f"ipc://{folder}/{name}").check()
+        assert str(error.value) == f"cannot bind ipc://{folder}/{problem}"
+    assert (folder / "precious.txt").read_text() == "precious"
+    endpoint = Zmq(endpoint=f"ipc://{folder}/usable.sock")
+    endpoint.check()
+    with opened(endpoint, folder):
+        endpoint.check()  # while the agent runs
+    Zmq().check()
+
+
 def test_endpoint_of_another_agent_is_refused(folder: Path) -> None:
     zmq_sink = Zmq(endpoint=f"ipc://{folder}/shared.sock")
     with opened(zmq_sink, folder) as sink, subscriber(f"ipc://{folder}/shared.sock", b"") as socket:
