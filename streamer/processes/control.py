@@ -173,6 +173,8 @@ class Control:
             raise ConfigError(f"{MAX_PENDING} questions wait for an answer already: ask again later")
         task = {**ask.task, "name": _ASK}
         check_question(self.config, ask.stream, task)
+        if ask.stream not in self.router.placement.process_of:
+            raise ConfigError(f"the stream `{ask.stream}` does not run here: it has ended, or another host runs it")
         question = self.router.ask(ask.stream, ask.model_copy(update={"task": task}))
         self._pending[question] = _Pending(request, time.monotonic() + ask.seconds)
 

@@ -127,7 +127,7 @@ class StreamRouter:
             self._carry_out()
 
     def remove(self, stream: str) -> None:
-        """Have a stream given up. It is once `is_served` is false."""
+        """Have a stream given up that has ended or is not wanted. It is given up once `is_served` is false."""
         self.placement.end(stream)
         for known in (self._leases, self._schedules, self._lost_at):
             known.pop(stream, None)

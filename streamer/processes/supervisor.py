@@ -206,7 +206,7 @@ class Supervisor:
             case ReportKind.ENDED:
                 child.finished = True
                 if child.role is Role.CAPTURE and not child.is_retired:
-                    self.control.router.placement.end(child.target or "")
+                    self.control.router.remove(child.target or "")
                 self.stop_after_last_stream()
             case ReportKind.UNREADABLE if child.role is Role.CAPTURE and not child.had_frame:
                 child.unreadable = report.reason

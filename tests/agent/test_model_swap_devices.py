@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.bus.commands import ListModels, ListTasks, UseModelBefore
+from streamer.bus.commands import Ask, ListModels, ListTasks, UseModelBefore
 from tests.support.agents import is_alive, until
 from tests.support.model_swap import START_S, STREAMS, Home, Running
 
@@ -98,4 +98,22 @@ def test_agent_killed_in_a_swap_begins_with_the_model_before(tmp_path: Path) -> 
         assert running.processes() == OLD
         found = running.call(ListModels())
         assert (found["used"], found["given_up"], "swap" in found) == ([], [], False)
+        running.stop()
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_model_is_swapped_after_a_recording_has_ended(tmp_path: Path, devices: int) -> None:
+    source = {"kind": "synthetic", "fps": 10, "size": "64x48", "pace": "file", "seconds": 1}
+    clip = {"source": source, "tasks": [{"task": "caption", "every_n_frames": 1}]}
+    home = Home(tmp_path, STREAMS[:2], devices, {"clip": clip})
+    with home.run() as running:
+        until(lambda: running.agent.statuses("stream.ended", "clip"), START_S, "the recording has ended")
+        until(lambda: "capture:clip" not in running.agent.children(), START_S, "its process has ended, too")
+        answer = running.call(Ask(stream="clip", task={"task": "caption"}, seconds=10))
+        assert answer["error"] == "the stream `clip` does not run here: it has ended, or another host runs it"
+        assert running.call(home.model("good"))["done"].startswith("good@")
+        running.wait_for_states(("changed", "good"), ("kept", "good"))
+        running.wait_until_over()
+        running.wait_for_answers("good@")
+        assert len(running.agent.results("clip")) == 10
         running.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,14 @@ CAMERA = {"source": "synthetic?fps=10&size=64x48", "tasks": [{"task": "caption",
 class Home:
     """An agent with eight streams, and models for it."""
 
-    def __init__(self, folder: Path, streams: Sequence[str] = STREAMS, devices: int = 1) -> None:
+    def __init__(
+        self, folder: Path, streams: Sequence[str] = STREAMS, devices: int = 1, others: Mapping[str, Any] | None = None
+    ) -> None:
+        """`others`: further streams, as in a config, of which nothing is expected."""
         self.folder, self.streams, self.devices = folder, streams, devices
         self.environment = faulty.install(folder / "installed")
-        self.file = faulty.config(folder, dict.fromkeys(streams, CAMERA), {"step": 0.001, "devices": devices})
+        cameras = {**dict.fromkeys(streams, CAMERA), **(others or {})}
+        self.file = faulty.config(folder, cameras, {"step": 0.001, "devices": devices})
         self.held = folder / "held"
         """While this file exists, models with it as `loading` do not finish it."""
 
