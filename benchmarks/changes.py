@@ -18,7 +18,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from benchmarks.accuracy import FIRST_SEED, HEIGHT, WIDTH
-from benchmarks.report import write
+from benchmarks.report import merge
 from benchmarks.shipped import run
 from pipelines.florence2.pipeline import pipeline
 from streamer.config.model import from_mapping
@@ -122,7 +122,7 @@ def main() -> None:
             rows[task]["still"] = still(engine, task, options.scenes)
         print(f"{task}: {rows[task]}", flush=True)
     if options.write:
-        write("changes", rows)
+        merge("changes", rows)
 
 
 if __name__ == "__main__":
