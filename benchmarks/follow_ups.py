@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.accuracy import FIRST_SEED, HEIGHT, WIDTH
 from benchmarks.engine import base
-from benchmarks.report import write
+from benchmarks.report import merge
 from benchmarks.shipped import run
 from pipelines.florence2.fast.engine import FastEngine
 from pipelines.florence2.pipeline import pipeline
@@ -114,7 +114,7 @@ def main() -> None:
         rows["cost"] = cost(options.rounds)
         print("cost:", rows["cost"])
     if options.write:
-        write("follow_ups", rows)
+        merge("follow_ups", rows)
 
 
 if __name__ == "__main__":
