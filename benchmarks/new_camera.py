@@ -43,16 +43,16 @@ _CONTOURS = {"arrow": _ARROW, "heart": _heart()}
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How strange the pictures of a camera are."""
+    """Factors that make the pictures of a camera more or less strange."""
 
     contrast: float
-    """Of the ground's texture."""
+    """Factor of the contrast of the ground's texture."""
     saturation: float
-    """Of the objects' colours."""
+    """Factor of the saturation of the objects' colours."""
 
 
 LOOKS = {"strange": Look(1.0, 1.0), "similar": Look(0.5, 2.0)}
-"""The shipped model finds 0.37 and 0.58 of the objects."""
+"""Looks by the name of the camera. The shipped model finds 0.37 and 0.57 of the objects."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-
-
 INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx_vnni", "avx2")
+"""Names in /proc/cpuinfo of the instructions that decide about the speed of products."""
 
 
 def _processor() -> str:
-    """Return the processor's name and the instructions that decide about the speed of products."""
+    """Return the processor's name and those of `INSTRUCTIONS` that it has."""
     lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
     fields = {name.strip(): value.strip() for name, _, value in lines}
     found = [one for one in INSTRUCTIONS if one in fields.get("flags", "").split()]

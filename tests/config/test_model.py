@@ -105,7 +105,7 @@ def test_config_is_frozen(here: Path) -> None:
 
 
 def test_yaml_is_1_2(here: Path) -> None:
-    """In YAML 1.1 these were a boolean, a number in base 60 and a date."""
+    """YAML 1.1 reads them as a boolean, a number in base 60 and a date."""
     (here / "a.yaml").write_text("no: 22:00\non: yes\nday: 2026-01-02\noctal: 010\n")
     assert YamlFile(here / "a.yaml").data == {"no": "22:00", "on": "yes", "day": "2026-01-02", "octal": 10}
 
@@ -490,7 +490,7 @@ def test_full_config_shows_every_key_of_the_schema() -> None:
 
 
 def _collect(value: Any, given: dict[str, set[str]]) -> None:
-    """Which keys of which settings stand in a config."""
+    """Add the keys that stand in a config to `given`, by the name of their settings."""
     if isinstance(value, BaseModel):
         fields = type(value).model_fields
         given.setdefault(type(value).__name__, set()).update(fields[key].alias or key for key in value.model_fields_set)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, tzinfo
 from secrets import token_hex
 
+from streamer.core.printable import counted
 from streamer.events.incident_data import SEVERITIES
 from streamer.events.notify._base import Message
 from streamer.events.part import unix_time
@@ -45,7 +46,7 @@ def summary_of(events: Sequence[IncidentEvent], zone: tzinfo) -> Message:
         f"late-{first.id}",
         f"late-{first.id}",
         "late",
-        f"{number} late {'incident' if number == 1 else 'incidents'}",
+        counted(number, "late incident"),
         "\n".join([f"Not delivered in time, {span}:", *lines]),
         max((event.data.severity for event in events), key=SEVERITIES.index),
         silent=all(event.data.silent for event in events),

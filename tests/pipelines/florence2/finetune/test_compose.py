@@ -95,7 +95,7 @@ def test_name_determines_the_picture(made: ComposedPictures) -> None:
 
 
 def test_objects_come_to_new_places(made: ComposedPictures) -> None:
-    """In the pictures that they are composed of, objects of one colour stand in one third of the width."""
+    """Objects of one colour stand in one third of the width of the pictures that they are composed of."""
     middles = [(box.x0 + box.x1) / 2 for one in made.examples for box in one.answer.boxes if box.label == "red"]
     assert min(middles) < 0.2
     assert max(middles) > 0.8
