@@ -20,11 +20,12 @@ from pipelines.florence2.transformers_model import load_model
 from pipelines.florence2.uncertainty import Uncertainty
 from streamer.core.errors import ConfigError, PipelineError
 from streamer.core.logs import RareLog
+from streamer.core.printable import counted
 from streamer.core.reasons import reason_of
 from streamer.types import Answer, Job, Result
 
 log = logging.getLogger(__name__)
-_failures = RareLog(log, "batches failed: %d, the last one with %d jobs: %s")
+_failures = RareLog(log, "batches failed: %d, the last one with %s: %s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,7 @@ class ReferenceEngine:
         # The model can raise anything on a bad row, and the other rows must survive it.
         except Exception as error:
             reason = reason_of(error, "model")
-            _failures.add(len(rows), reason)
+            _failures.add(counted(len(rows), "job"), reason)
             if len(rows) == 1:
                 return [f"the model failed: {reason}"]
         return [self._generate_or_fail([row], quality)[0] for row in rows]

@@ -84,7 +84,7 @@ class EventClient(Closing):
     def __init__(self, runtime: Path, name: str, window: int = 256) -> None:
         self._window = window
         self._unacked: dict[str, _Unacked] = {}  # by event id, in the order of `send`
-        self.refused = RareLog(log, "%d events lost: emit cannot parse the event %s", logging.ERROR)
+        self.refused = RareLog(log, "%s lost: emit cannot parse the event %s", logging.ERROR, noun="event")
         """Counts the events that emit could not parse."""
         self._invalid_replies = RareLog(log, "invalid acknowledgement %d dropped: %s")
         self.dropped_statuses = RareLog(log, "status events dropped: %d, emit accepts none", logging.ERROR)

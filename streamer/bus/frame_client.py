@@ -139,7 +139,7 @@ class FrameClient(Closing):
         """Buffer and capture process of each fetched frame that is not settled, by stream and frame."""
         self._last_id = 0
         self._invalid_messages = RareLog(log, "invalid frame response %d dropped, stream %s: %s")
-        self._lost_buffers = RareLog(log, "%d frame buffers replaced: another program deleted or cut %s")
+        self._lost_buffers = RareLog(log, "%s replaced: another program deleted or cut %s", noun="frame buffer")
 
     def close(self) -> None:
         """Wait at most 0.5 s until the capture processes have received all messages, then remove the buffers."""

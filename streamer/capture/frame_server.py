@@ -77,7 +77,7 @@ class FrameServer:
         self._waits: dict[str, _PendingWait] = {}
         self._buffers = MappedBuffers(runtime)
         self._rooms: dict[Role, Room] = {role: Room(runtime, role) for role in get_args(Role)}
-        self._lost_buffers = RareLog(log, "%d frame buffers cannot be used: %s %s")
+        self._lost_buffers = RareLog(log, "%s not usable: %s %s", noun="frame buffer")
         self._invalid_messages = RareLog(log, "invalid frame request %d dropped: %s")
         self._undecodable = RareLog(log, "undecodable frame %d dropped: %s")
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)

@@ -32,7 +32,7 @@ class Room:
         """Failures in a row."""
         self._shortages = 0
         self._failed_at = self._retry_at = 0.0
-        self._log = RareLog(log, f"frame for {role} not stored, %d times: %s", logging.ERROR)
+        self._log = RareLog(log, f"frame for {role} not stored, %s: %s", logging.ERROR, noun="time")
 
     def may_store(self, now: float) -> bool:
         """Return whether the delay after the last failure is over. `now`: monotonic second, as in all methods."""

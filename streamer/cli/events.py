@@ -18,7 +18,7 @@ import typer
 
 from streamer.core.errors import ConfigError
 from streamer.core.paths import state_home
-from streamer.core.printable import printable
+from streamer.core.printable import counted, printable
 from streamer.events.marks import marked_text
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def events(
     try:
         ledger = find_ledger(agent)
         if resend is not None:
-            print(f"{request_resend(ledger, resend)} events will be sent again by {resend}")
+            print(f"{counted(request_resend(ledger, resend), 'event')} will be sent again by {resend}")
         elif dead:
             print_dead_letters(ledger)
         else:

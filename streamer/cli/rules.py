@@ -130,9 +130,9 @@ def replay_rule(
             sys.stdout.write((encode(incident).decode() if jsonl else _line(incident, snapshots)) + "\n")
         sys.stdout.flush()
         if not jsonl:
-            print(f"{starts} incidents in the last {since}")
+            print(f"{counted(starts, 'incident')} in the last {since}")
             for target in loaded.rules[rule].notify:
-                print(f"{told[target]} notifications to {printable(target)}")
+                print(f"{counted(told[target], 'notification')} to {printable(target)}")
 
 
 def _judgements(agent: str) -> list[Judgement]:

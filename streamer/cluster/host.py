@@ -32,6 +32,7 @@ from streamer.core import atomic_file
 from streamer.core.closing import Closing
 from streamer.core.errors import ConfigError
 from streamer.core.paths import check_socket_lengths, state_folder
+from streamer.core.printable import counted
 from streamer.core.reasons import reason_of
 
 log = logging.getLogger(__name__)
@@ -156,7 +157,8 @@ class HostProcess(Closing):
         """Run until SIGTERM, SIGINT or the command `stop`, then end the agent."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop())
-        log.info("host %s runs, order %d with %d streams", self._name, self._order.epoch, len(self._order.streams))
+        streams = counted(len(self._order.streams), "stream")
+        log.info("host %s runs, order %d with %s", self._name, self._order.epoch, streams)
         self.serve()
 
     def serve(self) -> None:

@@ -64,8 +64,10 @@ class Peers(Closing):
         self._server = CurveServer(keys, addresses[name], port, MAX_MESSAGE_BYTES)
         self._clients: dict[str, CurveClient] = {}
         self._retry_at = dict.fromkeys(self._addresses, 0.0)
-        self._refused = RareLog(log, "connection refused %d times: %s")
-        self._failed = {other: RareLog(log, f"host {other}: connection failed %d times: %s") for other in addresses}
+        self._refused = RareLog(log, "connection refused %s: %s", noun="time")
+        self._failed = {
+            other: RareLog(log, f"host {other}: connection failed %s: %s", noun="time") for other in addresses
+        }
 
     def close(self) -> None:
         for client in self._clients.values():

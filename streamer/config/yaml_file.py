@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
 
 from streamer.config.yaml_problem import yaml_problem
 from streamer.core.errors import ConfigError
@@ -110,6 +111,10 @@ class YamlFile:
             line, problem = yaml_problem(error, text)
             where = f":{line}" if line else ""
             raise ConfigError(f"{self.path}{where}: not valid YAML: {problem}") from None
+        except ReaderError as error:
+            line = text.count("\n", 0, error.position) + 1
+            problem = f"the control character U+{ord(text[error.position]):04X} is not allowed"
+            raise ConfigError(f"{self.path}:{line}: not valid YAML: {problem}") from None
         except YAMLError as error:
             raise ConfigError(f"{self.path}: not valid YAML: {str(error).splitlines()[0]}") from None
         except RecursionError:
@@ -193,7 +198,10 @@ class YamlFile:
                 remember(self._environ[name])
             return self._environ[name]
 
-        return self._characters(node, _VARIABLE.sub(value_of, str(node.value)))
+        text = str(node.value)
+        if "${" in _VARIABLE.sub("", text):  # not the text itself: it may hold a password
+            raise self.error(node, "`${` without `}`: write an environment variable as ${NAME}")
+        return self._characters(node, _VARIABLE.sub(value_of, text))
 
     def _characters(self, node: ScalarNode, text: str) -> str:
         """Return `text` with each surrogate pair joined: JSON writes an emoji as two escapes. Raises ConfigError."""

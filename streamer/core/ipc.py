@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from streamer.core.errors import ConfigError, WireError
 from streamer.core.logs import RareLog
 from streamer.core.paths import MAX_SOCKET_PATH
+from streamer.core.settings import variable_hint
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,9 @@ def check_socket_files(endpoint: str) -> None:
                 raise ConfigError(f"cannot bind {text}: {_NO_SOCKET}: choose another path")
         except FileNotFoundError:
             if not path.parent.is_dir():
-                raise ConfigError(f"cannot bind {text}: no such directory: {path.parent}") from None
+                raise ConfigError(
+                    f"cannot bind {text}: no such directory: {path.parent}{variable_hint(path)}"
+                ) from None
         except OSError as error:
             raise ConfigError(f"cannot bind {text}: {(error.strerror or 'no access').lower()}") from None
         if not os.access(path.parent, os.W_OK):
@@ -93,7 +96,7 @@ class Listener:
         self._path = Path(endpoint.partition("://")[2])
         self.problem: str | None = None
         """Reason why the socket cannot be reached, if that is so."""
-        self._losses = RareLog(log, "socket file lost %d times: %s %s")
+        self._losses = RareLog(log, "socket file lost %s: %s %s", noun="time")
         self._lost_at: float | None = None
         self._bind(replace=private)
         self._check_at = time.monotonic() + CHECK_S

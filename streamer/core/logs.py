@@ -9,7 +9,7 @@ import threading
 from datetime import UTC, datetime
 from typing import Literal
 
-from streamer.core.printable import printable
+from streamer.core.printable import counted, printable
 from streamer.core.reasons import internal_error
 from streamer.core.redact import redact
 
@@ -52,15 +52,18 @@ class _JsonFormatter(logging.Formatter):
 class RareLog:
     """Counts a repeated problem and logs its 1st, 2nd, 4th, 8th … occurrence, so that a flood cannot fill the log."""
 
-    def __init__(self, logger: logging.Logger, message: str, level: int = logging.WARNING) -> None:
-        """`message` formats the count so far, then the arguments of `add`."""
+    def __init__(
+        self, logger: logging.Logger, message: str, level: int = logging.WARNING, *, noun: str | None = None
+    ) -> None:
+        """`message` formats the count so far, then the arguments of `add`. With `noun` the count is `2 frames`."""
         self.count = 0
-        self._logger, self._message, self._level = logger, message, level
+        self._logger, self._message, self._level, self._noun = logger, message, level, noun
 
     def add(self, *args: object) -> None:
         self.count += 1
         if self.count.bit_count() == 1:
-            self._logger.log(self._level, self._message, self.count, *args)
+            count = self.count if self._noun is None else counted(self.count, self._noun)
+            self._logger.log(self._level, self._message, count, *args)
 
 
 def setup(process: str, level: str = "info", form: Format = "text") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationInfo
@@ -11,8 +12,8 @@ from pydantic_core import ErrorDetails
 from streamer.core.errors import ConfigError
 from streamer.types import Region
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_UNITS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 
 
 MAX_SECONDS = 100 * 365 * 86400.0
@@ -60,7 +61,7 @@ def in_words(details: ErrorDetails) -> str:
 
 
 def parse_seconds(value: Any) -> float:
-    """Return the seconds of a number or of a text such as `500ms`. Raises ValueError unless longer than zero."""
+    """Return the seconds of a number or of a text such as `500ms` or `5`. Raises ValueError unless longer than zero."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError("must be a duration such as 500ms, 1s or 5m")
     if isinstance(value, str):
@@ -75,6 +76,12 @@ def parse_seconds(value: Any) -> float:
     return float(value)
 
 
+def variable_hint(path: Path) -> str:
+    """Return a note on the first `$NAME` in a path that does not exist, otherwise an empty text."""
+    found = re.search(r"\$([A-Za-z_]\w*)", str(path))
+    return f" (${found[1]} is not replaced: a config takes environment variables as ${{{found[1]}}})" if found else ""
+
+
 def option_seconds(option: str, text: str) -> float:
     """Return the seconds of a command's option such as `--every 500ms`. Raises ConfigError, which names the option."""
     try:
@@ -84,7 +91,7 @@ def option_seconds(option: str, text: str) -> float:
 
 
 Seconds = Annotated[float, BeforeValidator(parse_seconds, json_schema_input_type=float | str)]
-"""A duration longer than zero: a number of seconds, or text such as `500ms`, `1s`, `5m`, `12h`, `7d`."""
+"""A duration longer than zero: a number of seconds, or text such as `500ms`, `1s`, `5m`, `12h`, `7d`, `5`."""
 
 
 def split_numbers(text: str) -> list[float]:

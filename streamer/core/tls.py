@@ -9,7 +9,7 @@ from typing import Self
 from pydantic import model_validator
 
 from streamer.core.errors import ConfigError
-from streamer.core.settings import Settings
+from streamer.core.settings import Settings, variable_hint
 
 _SELF_SIGNED = "its certificate is self-signed: give that certificate as `{ca}`"
 _UNKNOWN_ISSUER = "its certificate is not from a known authority: give that of its authority as `{ca}`"
@@ -60,13 +60,15 @@ class ClientTls(Settings):
         try:
             context = ssl.create_default_context(cafile=self.ca)
         except OSError as error:
-            raise ConfigError(f"cannot use the certificates in {self.ca}: {_cause(error, 'no certificate')}") from None
+            cause = _cause(error, "no certificate") + (variable_hint(self.ca) if self.ca else "")
+            raise ConfigError(f"cannot use the certificates in {self.ca}: {cause}") from None
         if self.cert is not None:
             try:
                 context.load_cert_chain(self.cert, self.key, password=lambda: "")  # else it asks on the terminal
             except OSError as error:
                 key = f" with the key in {self.key}" if self.key else ""
                 cause = _cause(error, "no certificate with its key, or the key is encrypted")
+                cause += variable_hint(self.cert) or variable_hint(self.key or self.cert)
                 raise ConfigError(f"cannot use the client certificate in {self.cert}{key}: {cause}") from None
         return context
 

@@ -202,7 +202,8 @@ class SinkThread(threading.Thread):
         if isinstance(self._sink, ReportingSink) and (report := self._sink.report()) is not None:
             self._report(*report)
         if self._cursor.refused and time.monotonic() - self._refusals_reported_at >= REFUSED_EVERY_S:
-            self._report("refused", f"{self._cursor.refused} events were refused, the last one: {self._cursor.refusal}")
+            events = "1 event was" if self._cursor.refused == 1 else f"{self._cursor.refused} events were"
+            self._report("refused", f"{events} refused, the last one: {self._cursor.refusal}")
             self._refusals_reported_at, self._cursor.refused = time.monotonic(), 0
 
     def _on_failure(self, error: Exception) -> float:

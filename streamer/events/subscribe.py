@@ -20,7 +20,7 @@ from streamer.events.schema import Event, decode
 
 log = logging.getLogger(__name__)
 _invalid_messages = RareLog(log, "invalid message %d dropped: %s")
-_losses = RareLog(log, "events lost %d times, the last time events %d to %d of %s")
+_losses = RareLog(log, "events lost %s, the last time events %d to %d of %s", noun="time")
 
 _SEEN_IDS = 10_000
 """Ids kept to drop repeated events; emit repeats far fewer after a restart."""

@@ -57,7 +57,7 @@ class CollectStore(Closing):
         of its pictures; it is called in the thread."""
         self._folder, self._limits, self._snapshots, self._on_loaded = folder, limits, snapshots, on_loaded
         self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
-        self._failed = RareLog(log, "%d collected pictures not stored, stream %s: %s")
+        self._failed = RareLog(log, "%s not stored, stream %s: %s", noun="collected picture")
         self._thread = threading.Thread(target=self._run, name="collect", daemon=True)
         self._thread.start()
 

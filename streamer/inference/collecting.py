@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from streamer.inference.collector import Collector
 
 log = logging.getLogger(__name__)
-_failed = RareLog(log, "%d frames not collected, stream %s: %s")
+_failed = RareLog(log, "%s not collected, stream %s: %s", noun="frame")
 
 
 def collector_of(config: Config, model: str, state: Path) -> Collector | None:

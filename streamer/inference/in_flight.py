@@ -95,7 +95,7 @@ class InFlight:
         `quarantine`: rows of the streams that this process serves from its start. `process`: its name.
         """
         self._path = journal.journal_path(runtime, process)
-        self._failed_saves = RareLog(log, "journal not written, %d times: %s: %s")
+        self._failed_saves = RareLog(log, "journal not written, %s: %s: %s", noun="time")
         self._settle = settle
         previous = journal.read(self._path)
         recordings = {name for name, stream in streams.items() if stream.source.pace == "file"}

@@ -48,7 +48,7 @@ class Outbox:
         self._is_down = False
         """As reported."""
         self._settling = Settling()
-        self._skipped = RareLog(log, "%d results without snapshot: too many wait for theirs, stream %s")
+        self._skipped = RareLog(log, "%s without snapshot: too many wait for theirs, stream %s", noun="result")
 
     @property
     def is_empty(self) -> bool:

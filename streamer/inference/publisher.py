@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from streamer.inference.collector import Collector
 
 log = logging.getLogger(__name__)
-_failed_canaries = RareLog(log, "canary failed %d times, the model gives no answers: %s", logging.ERROR)
+_failed_canaries = RareLog(log, "canary failed %s, the model gives no answers: %s", logging.ERROR, noun="time")
 
 
 @dataclass(frozen=True, slots=True)

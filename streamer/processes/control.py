@@ -189,7 +189,7 @@ class Control:
     def _report_streams(self) -> None:
         """Publish which streams run from now on. `StreamProcesses` starts and stops them."""
         names, reason = list(self.wanted.leases), self.wanted.reason
-        log.info("%d of %d streams are to run: %s", len(names), len(self.config.streams), reason)
+        log.info("streams that are to run: %d of %d: %s", len(names), len(self.config.streams), reason)
         self.send_event(streams_event(self.config.name, names, reason))
 
     def _change(self, change: Change, save: bool) -> str:

@@ -20,6 +20,7 @@ from streamer.bus.rpc import Message, RpcClient, device_of, other_target
 from streamer.bus.stream_state import NO_ROWS, Moment, QuarantineRows, ScheduleState
 from streamer.config.model import Config, Stream, find_pipeline
 from streamer.core.errors import ConfigError
+from streamer.core.printable import counted
 from streamer.inference.placement import Placement
 from streamer.inference.stream_load import stream_load
 from streamer.processes.agent_quarantine import AgentQuarantine
@@ -168,7 +169,8 @@ class StreamRouter:
             self._offered.clear()
             return
         if lost:
-            log.warning("%s lost, its %d streams go to other devices", child_name(Role.INFER, process), len(lost))
+            streams = counted(len(lost), "stream")
+            log.warning("%s lost, going to other devices: %s", child_name(Role.INFER, process), streams)
         self._carry_out()
 
     def balance(self) -> None:

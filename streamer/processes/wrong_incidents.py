@@ -37,7 +37,7 @@ class WrongIncidents:
             if stream.collect is not None and stream.collect.feedback
         }
         self._snapshots, self._collected = SnapshotFolder(state), CollectedFolder(state)
-        self._failed = RareLog(log, "%d frames of wrong incidents not collected, stream %s: %s")
+        self._failed = RareLog(log, "%s of wrong incidents not collected, stream %s: %s", noun="frame")
 
     def add(self, judgement: Judgement, incident: IncidentData) -> None:
         """Take a verdict on an incident."""

@@ -103,7 +103,7 @@ class AuthMiddleware:
         self._throttle = TokenThrottle(time.monotonic())
         self._cookie = f"streamer-{agent}"  # cookies are shared by all ports, and two agents may run on this computer
         self._cookie_path = f"{web.base_path or ''}/"
-        self._wrong_tokens = RareLog(log, "%d wrong tokens received, last client %s")
+        self._wrong_tokens = RareLog(log, "%s received, last client %s", noun="wrong token")
 
     async def __call__(self, scope: StarletteScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

@@ -61,8 +61,10 @@ class Connections:
         self._trusted = trusted
         self._waiting: dict[Connection, str] = {}
         self._served: Counter[str] = Counter()
-        self._closed_log = RareLog(log, "%d connections without a request closed, too many are open: last client %s")
-        self._refused_log = RareLog(log, "%d requests refused, too many are open: last client %s")
+        self._closed_log = RareLog(
+            log, "%s without a request closed, too many are open: last client %s", noun="connection"
+        )
+        self._refused_log = RareLog(log, "%s refused, too many are open: last client %s", noun="request")
 
     def opened(self, connection: Connection) -> None:
         """Add a new connection, which waits for its first request. Closes another one above a limit."""

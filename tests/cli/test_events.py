@@ -111,7 +111,7 @@ def test_follow_prints_new_events(ledger: Ledger) -> None:
 def test_dead_letters_are_listed_and_resent(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = run(capsys, "--dead")
     assert line.endswith(f"hook  scene {answer_event(2, text='').id}: HTTP 422")
-    assert run(capsys, "--resend", "hook") == ["1 events will be sent again by hook"]
+    assert run(capsys, "--resend", "hook") == ["1 event will be sent again by hook"]
     assert run(capsys, "--dead")[0].endswith("(will be sent again)")
     cursor = ledger.cursors(["hook"])["hook"]
     assert [position for position, _ in cursor.to_resend(10)] == [2]

@@ -117,6 +117,22 @@ def test_check_reports_a_sink_that_cannot_write(streamer: Run) -> None:
     assert "cannot write no/such/folder/a.jsonl: no such directory" in errors
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        "sinks: [{kind: jsonl, path: $LOGS/a.jsonl}]",
+        "sinks: [{kind: zmq, endpoint: 'ipc://$LOGS/bus.sock'}]",
+        "sinks: [{kind: webhook, url: 'https://127.0.0.1:9/', ca: $LOGS/ca.pem}]",
+        "outputs: [{kind: mp4, stream: a, path: $LOGS}]",
+    ],
+)
+def test_missing_path_with_a_variable_names_the_syntax(streamer: Run, part: str) -> None:
+    Path("home.yaml").write_text(f"streams: {{a: {{source: synthetic, tasks: [{{task: ocr}}]}}}}\n{part}\n")
+    code, _, errors = streamer("check", "home.yaml")
+    assert code == 2
+    assert errors.endswith(" ($LOGS is not replaced: a config takes environment variables as ${LOGS})\n")
+
+
 def test_probe_opens_every_source(streamer: Run) -> None:
     Path("broken.mp4").write_bytes(b"this is no video")
     Path("home.yaml").write_text(
@@ -156,7 +172,9 @@ BAD_WATCH = {
     "rtsp:// --task ocr": "SOURCE.url: is not a URL with a scheme and a host",
     "rtsp://u:s3cretword@h:port/ --task ocr": "SOURCE.url: has a port that is not a number",
     "rstp://u:s3cretword@h/ --task ocr": "SOURCE: unknown scheme `rstp`",
-    "missing.mp4 --task ocr": "SOURCE.path: no such file: missing.mp4",
+    "missing.mp4 --task ocr": "SOURCE.path: no such file: missing.mp4\n",
+    "$NOT_SET/clip.mp4 --task ocr": "SOURCE.path: no such file: $NOT_SET/clip.mp4 ($NOT_SET is not replaced: a config",
+    "missing.mp4 --task ocr --every 1": "SOURCE.path: no such file: missing.mp4\n",
 }
 
 

@@ -15,6 +15,7 @@ from streamer.cli.rules_commands import rule_line
 from streamer.config.changes import Change, SavedChanges
 from streamer.config.model import from_mapping
 from streamer.core.errors import ConfigError
+from streamer.core.printable import counted
 from streamer.events.ledger import Ledger
 from streamer.events.ledger.cursor import position_of
 from streamer.events.schema import encode
@@ -57,7 +58,7 @@ def test_replay_prints_lines_for_people(config: Path, capsys: pytest.CaptureFixt
     start, end, count = output(capsys, "test", "story", "--config", str(config))
     assert start.endswith("gate  start  medium  story at gate")
     assert end.endswith("gate  end  medium  story at gate  after 13 s")
-    assert count == "1 incidents in the last 7d"
+    assert count == "1 incident in the last 7d"
 
 
 NIGHT = {"between": "21:00-21:01", "below": "critical"}
@@ -115,7 +116,7 @@ def test_replay_notifies_the_same_targets_as_live(
     first, *_, phone, mail = output(capsys, "test", "night", "--config", str(file))
     assert first.endswith("gate  start  medium  night at gate  notifies mail")
     numbers = {name: sum(name in one.data.notify for one in live["night"]) for name in TARGETS}
-    assert [phone, mail] == [f"{numbers[name]} notifications to {name}" for name in ("phone", "mail")]
+    assert [phone, mail] == [f"{counted(numbers[name], 'notification')} to {name}" for name in ("phone", "mail")]
 
 
 def test_since_leaves_older_events_out(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,4 +175,4 @@ def test_replay_uses_saved_changes(config: Path, tmp_path: Path, capsys: pytest.
     config.write_text(json.dumps({**raw, "streams": {"gate": gate, "yard": yard}}))
     assert output(capsys, "test", "story", "--config", str(config)) == ["0 incidents in the last 7d"]
     SavedChanges(tmp_path / "streamer" / "home").add(Change("add", "gate", "people", people))
-    assert output(capsys, "test", "story", "--config", str(config))[-1] == "1 incidents in the last 7d"
+    assert output(capsys, "test", "story", "--config", str(config))[-1] == "1 incident in the last 7d"

@@ -89,7 +89,9 @@ def test_tasks_with_equal_keys_have_equal_parameters(here: Path) -> None:
     assert first.params == second.params
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("500ms", 0.5), ("1s", 1), ("1.5m", 90), ("12h", 43200), ("2", 2)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("500ms", 0.5), ("1s", 1), ("1.5m", 90), ("12h", 43200), ("2", 2), ("'2'", 2)]
+)
 def test_durations(here: Path, text: str, seconds: float) -> None:
     assert load(here, with_task(f"task: ocr, every: {text}")).streams["gate"].tasks[0].every == seconds
 
@@ -383,9 +385,21 @@ def test_missing_environment_variable(here: Path, monkeypatch: pytest.MonkeyPatc
     assert problems(here, with_source("rtsp://${NOT_THERE}@h/")) == [said]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_control_character_is_named_with_its_line(here: Path, end: str) -> None:
+    (here / "home.yaml").write_bytes(f"agent: home{end}# two{end}timezone: a\0b{end}".encode())
+    with pytest.raises(ConfigError, match=r"home.yaml:3: not valid YAML: the control character U\+0000 is not allowed"):
+        model.load(here / "home.yaml")
+
+
 def test_nothing_but_plain_variables_is_substituted(here: Path) -> None:
     said = "home.yaml:3: ${HOME:-x} is not the name of an environment variable"
     assert problems(here, with_source("'${HOME:-x}'")) == [said]
+
+
+def test_unclosed_variable_is_an_error_without_the_text(here: Path) -> None:
+    said = "home.yaml:3: `${` without `}`: write an environment variable as ${NAME}"
+    assert problems(here, with_source("'rtsp://u:${PASS_word@h/'")) == [said]
 
 
 def test_errors_hide_passwords(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

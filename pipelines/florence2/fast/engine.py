@@ -36,11 +36,12 @@ from pipelines.florence2.preprocess import Preprocessor
 from pipelines.florence2.processor import Processor, warm_up_job
 from streamer.core.errors import ConfigError, PipelineError
 from streamer.core.logs import RareLog
+from streamer.core.printable import counted
 from streamer.core.reasons import reason_of
 from streamer.types import Job, Result
 
 log = logging.getLogger(__name__)
-_failures = RareLog(log, "batches failed: %d, the last one with %d jobs: %s")
+_failures = RareLog(log, "batches failed: %d, the last one with %s: %s")
 
 FRAMES_PER_STEP = 8
 """Frames that start together on a GPU; 1 on a CPU, where a batch is slower than its frames one by one."""
@@ -239,7 +240,7 @@ class FastEngine:
     def _recover(self, jobs: Sequence[EngineJob], error: Exception) -> None:
         """Queue failed jobs again with a smaller batch limit; a job that failed alone ends as an error."""
         reason = SHORTAGE if is_shortage(error) else reason_of(error, "model")
-        _failures.add(len(jobs), reason)
+        _failures.add(counted(len(jobs), "job"), reason)
         self.image_cache.clear()
         self.scheduler.record_failure()
         others = sum(job not in jobs for job in (*self.greedy.jobs, *self._beam_searches))

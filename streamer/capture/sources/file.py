@@ -14,7 +14,7 @@ from streamer.capture.sources._allowed import FILE, Allow
 from streamer.capture.sources._fields import HwAccel, StreamIndex, hardware_devices
 from streamer.core.errors import SourceLost
 from streamer.core.landlock import Rules
-from streamer.core.settings import Settings, was_checked
+from streamer.core.settings import Settings, variable_hint, was_checked
 from streamer.types import Pace
 
 
@@ -23,7 +23,7 @@ def _check_exists(path: Path, info: ValidationInfo) -> Path:
     if was_checked(info):
         return path
     if not path.exists():
-        raise ValueError(f"no such file: {path}")
+        raise ValueError(f"no such file: {path}{variable_hint(path)}")
     if not path.is_file():
         raise ValueError(f"not a file: {path}")
     return path

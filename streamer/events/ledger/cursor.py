@@ -38,7 +38,7 @@ class SinkCursor:
     def __init__(self, path: Path, sink: str) -> None:
         self._sink = sink
         self._db = connect(path, "NORMAL")
-        self._damaged = RareLog(log, "damaged dead letters found %d times: %d of sink %s are not sent again")
+        self._damaged = RareLog(log, "damaged dead letters found %s: not sent again are %d of sink %s", noun="time")
         self.position = select_int(self._db, "SELECT pos FROM cursor WHERE sink = ?", sink)
         """Position of the newest event that is delivered with all before it."""
         self.refused = 0

@@ -59,7 +59,7 @@ class PushMessenger:
         self._message, self._reached = "", set[str]()
         """The message that is being delivered, and the subscriptions that have it."""
         self._failures: Counter[str] = Counter()  # in a row, by subscription
-        self._given_up = RareLog(log, "%d notifications not delivered to a browser, push service %s: %s")
+        self._given_up = RareLog(log, "%s not delivered to a browser, push service %s: %s", noun="notification")
 
     def send(self, message: Message) -> None:
         if message.id != self._message:

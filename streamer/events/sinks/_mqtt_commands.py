@@ -51,7 +51,7 @@ class Commands:
         """Topic filters of the commands."""
         self._enabled = enabled
         self._waiting: deque[Message] = deque()
-        self._refused = RareLog(log, "%d commands by MQTT refused: %s")
+        self._refused = RareLog(log, "%s by MQTT refused: %s", noun="command")
         self._reported_at = -REPORT_EVERY_S
         self._refusal: str | None = None  # not reported
 

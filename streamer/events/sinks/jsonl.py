@@ -19,7 +19,7 @@ from pydantic import Field
 
 from streamer.core.atomic_file import sync_to_disk
 from streamer.core.errors import ConfigError, SinkError
-from streamer.core.settings import Name
+from streamer.core.settings import Name, variable_hint
 from streamer.events.sinks._base import SelectiveSinkSettings, SinkContext, SinkProgress
 from streamer.types import Sink
 
@@ -43,7 +43,7 @@ class Jsonl(SelectiveSinkSettings):
     def check(self) -> None:
         folder = self.path.absolute().parent
         if not folder.is_dir():
-            raise ConfigError(f"cannot write {self.path}: no such directory: {folder}")
+            raise ConfigError(f"cannot write {self.path}: no such directory: {folder}{variable_hint(folder)}")
         if self.path.is_symlink():
             raise ConfigError(f"cannot write {self.path}: it is a symbolic link: give the path that it points to")
         if self.path.exists() and not self.path.is_file():

@@ -95,7 +95,7 @@ class _ZmqSink:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._serve_replay, name="replay", daemon=True)
         self._listeners: list[Listener] = []
-        self._failures = RareLog(log, "replay failed %d times, retrying: %s")
+        self._failures = RareLog(log, "replay failed %s, retrying: %s", noun="time")
         try:
             for socket, address in ((self._publisher, endpoint), (self._requests, replay_endpoint(endpoint))):
                 self._listeners.append(Listener(socket, address, is_private))

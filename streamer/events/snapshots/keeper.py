@@ -36,7 +36,7 @@ class SnapshotKeeper:
         self._renew_at = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="snapshots", daemon=True)
-        self._not_kept = RareLog(log, "%d snapshots of incidents not kept, stream %s: %s")
+        self._not_kept = RareLog(log, "%s of incidents not kept, stream %s: %s", noun="snapshot")
         self._not_deleted = RareLog(log, "snapshots cannot be deleted, try %d: %s", logging.ERROR)
         self._thread.start()
 

@@ -23,7 +23,7 @@ QUALITY = 85
 """Quality of a JPEG with boxes."""
 
 
-_without_picture = RareLog(log, "%d incidents have lost their picture: %s")
+_without_picture = RareLog(log, "%s without its picture: %s", noun="incident")
 
 
 class Shape(NamedTuple):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from streamer.core.errors import ConfigError
-from streamer.core.settings import Seconds
+from streamer.core.settings import Seconds, variable_hint
 from streamer.video.outputs.base import CLOCK_HZ, EncodedFrame, H264Settings, Writer
 from streamer.video.outputs.muxer import Muxer
 
@@ -40,7 +40,7 @@ class Mp4(H264Settings):
         super().check()
         folder = self.path.absolute()
         if not folder.is_dir():
-            raise ConfigError(f"output {self.label}: no such folder: {folder}")
+            raise ConfigError(f"output {self.label}: no such folder: {folder}{variable_hint(folder)}")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise ConfigError(f"output {self.label}: no permission to write in {folder}")
 

@@ -44,7 +44,7 @@ class RemoteHost:
         self._numbers = count()
         self._open: dict[int, asyncio.Queue[_Received | HostUnreachable]] = {}
         self._wake = Wake()
-        self._failures = RareLog(log, f"host {name}: connection failed %d times: %s")
+        self._failures = RareLog(log, f"host {name}: connection failed %s: %s", noun="time")
 
     async def run(self) -> None:
         """Connect, and connect again, until cancelled."""

@@ -65,7 +65,7 @@ class HostServer:
         self._open: dict[_Key, _Open] = {}
         self._wake = Wake()
         self._refused = refused
-        self._refusals = RareLog(log, "connection or request of another host refused %d times: %s")
+        self._refusals = RareLog(log, "connection or request of another host refused %s: %s", noun="time")
 
     async def run(self) -> None:
         """Answer until cancelled. With a new key of this host all connections are made again."""
