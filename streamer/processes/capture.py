@@ -111,7 +111,7 @@ class Capture(Closing):
                 raise ProcessBroken("the runtime folder was made again: only a new process may use it")
             self._sleep()
             self._server.handle()
-            self._memory.follow(self._slot.interval)
+            self._memory.follow(self._slot.interval, time.monotonic())
             self._events.receive()
             self._events.resend()
             if not self._worker.stopping and self._ended_at is None:

@@ -70,24 +70,34 @@ def main() -> NoReturn:
 
 
 def _import(modules: Sequence[str]) -> None:
-    """Import modules, and do what each child would have to do again and none has to do differently.
-
-    That is to read a config with nothing of the user in it, which builds the models of all configs, and to look for the
-    folders of the program.
-    """
+    """Import modules, and do what each child would have to do again and none has to do differently."""
     before = {name: os.environ.get(name) for name in SINGLE_THREADED}
     os.environ.update(SINGLE_THREADED)
     for module in (*MODULES, *modules):
         with suppress(Exception):  # the child imports it again and reports the error
             importlib.import_module(module)
     with suppress(Exception):
-        importlib.import_module("streamer.config.model").from_checked(EXAMPLE, is_part=True)
-        importlib.import_module("streamer.processes.confinement").program()
+        _rehearse()
     for name, value in before.items():  # PyTorch, which inference imports later, may have its threads
         if value is None:
             del os.environ[name]
         else:
             os.environ[name] = value
+
+
+def _rehearse() -> None:
+    """Do the first steps of a child, with nothing of the user: read an assignment with a config, build a report and an
+    event, look for the folders of the program. Models, caches and prepared code of these steps are then shared."""
+    from streamer.config.model import from_checked
+    from streamer.events.build import status_event
+    from streamer.processes.assignment import Assignment, Report, ReportKind
+    from streamer.processes.confinement import KnownFiles, program
+
+    assignment = Assignment.model_validate_json(json.dumps({"config": EXAMPLE, "runtime": "/", "state": "/"}))
+    from_checked(assignment.config, is_part=True)
+    Report(kind=ReportKind.READY).model_dump_json(exclude_none=True)
+    status_event("agent", "camera", "up", None)
+    KnownFiles(program())
 
 
 def _fork_orphan(request: bytes, descriptors: Sequence[int]) -> int:
