@@ -9,7 +9,7 @@ from heapq import heappop, heappush
 from streamer.rules.activity import Activity
 from streamer.rules.condition import ObjectLeaf
 from streamer.rules.incident import Key
-from streamer.rules.task_activities import ANY_LABEL, TaskActivities
+from streamer.rules.task_activities import TaskActivities
 
 _SPARE = 1000
 """Deadlines that have changed and may stay in the heap."""
@@ -35,9 +35,7 @@ class Activities:
             self._deferring.append(None if deferred_task is None else self._tasks[activity.stream, deferred_task])
             for leaf in activity.leaves:
                 if leaf.task is not None and isinstance(leaf, ObjectLeaf):
-                    of_label = self._tasks[activity.stream, leaf.task].by_label[leaf.label or ANY_LABEL]
-                    if activity not in of_label:
-                        of_label.append(activity)
+                    self._tasks[activity.stream, leaf.task].add(activity, leaf)
             self.update(activity)
         self._changed.clear()
 

@@ -9,7 +9,7 @@ from math import inf
 from streamer.config.rule import Hits, Hold, Rule
 from streamer.events.part import UnixSecond
 from streamer.events.schema import IncidentEvent, StatusEvent
-from streamer.rules.condition import NOTHING, Condition, Finding, Leaf, StreamLeaf, Truth
+from streamer.rules.condition import Condition, Leaf, StreamLeaf, Truth
 from streamer.rules.controls import Controls
 from streamer.rules.fixed_object import FixedObjectLeaf
 from streamer.rules.incident import (
@@ -21,7 +21,7 @@ from streamer.rules.incident import (
     evidence_of,
     reasons_to_json,
 )
-from streamer.rules.observation import AnsweredTime, Moment, Observation
+from streamer.rules.observation import NOTHING, AnsweredTime, Finding, Moment, Observation, is_reached
 from streamer.rules.updates import Updates
 
 MAX_PENDING = 2 * MAX_EVIDENCE
@@ -73,7 +73,7 @@ class ActivityState:
                 del self.pending[1 : 1 + MAX_PENDING // 2]  # the first one names the incident
             if self.true_since is None:
                 self.true_since = now
-            return sum(self.hits) >= hits.true and now - self.true_since >= seconds
+            return sum(self.hits) >= hits.true and is_reached(seconds, now - self.true_since)
         self.true_since = None
         if seconds or True not in self.hits:
             self.pending = []
@@ -100,18 +100,18 @@ class Activity:
 
     @property
     def sleeps(self) -> bool:
-        """Return whether an answer without objects of its labels, or no answer, would change nothing that matters.
+        """Return whether an answer without objects that count, or no answer, would change nothing that matters.
 
         Such an answer would make a condition false, or leave it without an answer; both lead to no incident.
         """
         state = self.state
         if not self._can_sleep or state.incident is not None or state.pending or True in state.hits:
             return False
-        return not any(leaf.value for leaf in self.leaves) and not self.condition.value
+        return not self.condition.value and (len(self.leaves) == 1 or not any(leaf.value for leaf in self.leaves))
 
     @property
     def deferrable_s(self) -> float | None:
-        """Answered seconds for which answers without objects of its label only count; None if they do more."""
+        """Answered seconds for which answers without objects that count only pass the time; None if they do more."""
         if self.deferrable_task is None or self.condition.value is not False:
             return None
         incident = self.state.incident
@@ -120,12 +120,12 @@ class Activity:
     @property
     def deadline(self) -> float | None:
         """Unix second at which `expire` has something to do, without any event of the stream."""
-        incident, times = self.state.incident, [leaf.deadline for leaf in self.stream_leaves]
+        incident = self.state.incident
+        if incident is None and not self.stream_leaves:  # as most
+            return self.state.may_start_at
+        times = [self.state.may_start_at, *(leaf.deadline for leaf in self.stream_leaves)]
         if incident is not None:
             times += self._updates.deadlines(incident)
-        elif not times:  # as most
-            return self.state.may_start_at
-        times.append(self.state.may_start_at)
         return min((time for time in times if time is not None), default=None)
 
     def observe(self, seen: Observation) -> IncidentEvent | None:
@@ -265,7 +265,7 @@ class Activity:
         self, incident: Incident, value: bool, evidence: Evidence, now: float, wall: float
     ) -> IncidentEvent | None:
         if not value:
-            return self._end(wall, None) if now - incident.last_true >= self._grace_s else None
+            return self._end(wall, None) if is_reached(self._grace_s, now - incident.last_true) else None
         more = evidence.count > incident.count
         incident.add(evidence)
         incident.last_true, incident.why = now, reasons_to_json(tuple(self.condition.reasons()))

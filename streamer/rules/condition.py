@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from streamer.config.condition import Condition as Settings
 from streamer.config.condition import Count
@@ -16,22 +16,20 @@ from streamer.core.patterns import Pattern
 from streamer.events.incident_data import Reason
 from streamer.events.part import UnixSecond
 from streamer.rules.geometry import foot, is_inside
-from streamer.rules.observation import AnsweredTime, Observation, Shape
+from streamer.rules.observation import (
+    NOTHING,
+    AnsweredTime,
+    Finding,
+    Observation,
+    Selection,
+    Selector,
+    Shape,
+    is_reached,
+)
 from streamer.types import Point
 
 Truth = bool | None
 Zones = Mapping[str, Sequence[Point]]
-
-
-class Finding(NamedTuple):
-    """The objects that made a condition true."""
-
-    number: int
-    best: Shape | None
-    """The one with the best score."""
-
-
-NOTHING = Finding(0, None)
 
 
 class Condition(Protocol):
@@ -127,6 +125,9 @@ class Leaf:
     def _look_again(self, seen: Observation) -> None:
         """Update the value when the answer before still holds."""
 
+    def _keep(self, finding: Finding) -> None:
+        self.finding, self.state.score = finding, None if finding.best is None else finding.best.score
+
     def _threshold(self) -> str | None:
         return None
 
@@ -150,24 +151,32 @@ class ObjectLeaf(Leaf):
         self._zone = None if settings.zone is None else zones[settings.zone]
         self._count = settings.count or Count(">=", 1)
         self.is_quiet = settings.motion is None and not self._count.holds(0)
+        self.selector = Selector(self.label, settings.zone, settings.min_score)
+        """Its choice of objects while it is not true."""
+        self._true_selector = self.selector._replace(lowest=self._clear_score)
 
-    def select(self, seen: Observation) -> list[Shape]:
+    def select(self, seen: Observation) -> Sequence[Shape]:
         """Return the objects that count, and keep their finding."""
-        named = seen.objects if self.label is None else seen.by_label.get(self.label, ())
-        found = [
-            shape
-            for shape in named
-            if self._passes(shape.score) and (self._zone is None or is_inside(foot(shape.box), self._zone))
-        ]
-        self._keep(found)
-        return found
+        selection = self._selection(seen, self._true_selector if self.state.value else self.selector)
+        self._keep(selection.finding)
+        return selection.shapes
 
-    def _keep(self, found: Sequence[Shape]) -> None:
-        if not found:  # as most answers
-            self.finding, self.state.score = NOTHING, None
-            return
-        best = max(found, key=_score)
-        self.finding, self.state.score = Finding(len(found), best), best.score
+    def is_shown(self, seen: Observation) -> bool:
+        """Return whether an answer shows an object that counts while the condition is not true."""
+        return bool(self._selection(seen, self.selector).shapes)
+
+    def _selection(self, seen: Observation, selector: Selector) -> Selection:
+        found = seen.selections.get(selector)
+        if found is None:
+            lowest, zone = selector.lowest, self._zone
+            shapes = [
+                shape
+                for shape in (seen.objects if self.label is None else seen.by_label.get(self.label, ()))
+                if (lowest is None or (shape.score is not None and shape.score >= lowest))
+                and (zone is None or is_inside(foot(shape.box), zone))
+            ]
+            found = seen.selections[selector] = Selection(shapes, finding_of(shapes))
+        return found
 
     def _look(self, seen: Observation) -> Truth:
         count = len(self.select(seen))
@@ -230,7 +239,7 @@ class AbsentLeaf(TimedLeaf):
     def _is_absent(self) -> bool:
         since = self.state.empty_since
         self.state.measured = 0.0 if since is None else self._now - since
-        return since is not None and self.state.measured >= (self.settings.absent or 0.0)
+        return since is not None and is_reached(self.settings.absent or 0.0, self.state.measured)
 
     def _threshold(self) -> str | None:
         return f">= {self.settings.absent:g} s"
@@ -244,11 +253,10 @@ class TextLeaf(Leaf):
         if seen.text is not None:
             texts.append(Shape(seen.text, seen.score, (0.0, 0.0, 1.0, 1.0)))
         pattern: Pattern = self.settings.reads or self.settings.says  # type: ignore[assignment]
-        found = [text for text in texts if self._passes(text.score) and pattern.found_in(text.label)]
-        best = max(found, key=_score, default=None)
-        self.finding = Finding(len(found), best)
-        self.state.measured, self.state.score = len(found), None if best is None else best.score
-        return bool(found)
+        finding = finding_of([text for text in texts if self._passes(text.score) and pattern.found_in(text.label)])
+        self._keep(finding)
+        self.state.measured = finding.number
+        return finding.number > 0
 
     def _threshold(self) -> str | None:
         return ">= 1"
@@ -339,6 +347,11 @@ def disjunction(values: Sequence[Truth]) -> Truth:
 
 def negation(values: Sequence[Truth]) -> Truth:
     return None if values[0] is None else not values[0]
+
+
+def finding_of(shapes: Sequence[Shape]) -> Finding:
+    """Return a finding with all of these objects."""
+    return Finding(len(shapes), max(shapes, key=_score)) if shapes else NOTHING
 
 
 def _score(shape: Shape) -> float:

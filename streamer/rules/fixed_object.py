@@ -14,8 +14,8 @@ from typing import NamedTuple
 from streamer.config.condition import Condition as Settings
 from streamer.config.condition import ObjectState
 from streamer.config.rule import Hits, Rule
-from streamer.rules.condition import LeafState, ObjectLeaf, Truth, Zones
-from streamer.rules.observation import AnsweredTime, Moment, Observation, Shape, seconds_between
+from streamer.rules.condition import LeafState, ObjectLeaf, Truth, Zones, finding_of
+from streamer.rules.observation import AnsweredTime, Moment, Observation, Shape, is_reached, seconds_between
 
 MARGIN = 0.05
 """Smallest difference of two states' scores that decides between them (`python -m benchmarks.object_states`)."""
@@ -46,7 +46,7 @@ class Reading:
         """Take an answer, or None for a frame without one."""
         now = self.time.advance(moment, word is not None)
         if word is None:
-            if self.answered is None or seconds_between(self.answered, moment) >= rule.grace_s:
+            if self.answered is None or is_reached(rule.grace_s, seconds_between(self.answered, moment)):
                 self.lose()
             return
         hits, seconds = rule.hold.hits or Hits(1, 1), rule.hold.for_ or 0.0
@@ -54,7 +54,7 @@ class Reading:
             self.since = now
         self.answers = [*self.answers, word][-hits.of :]
         self.answered = moment
-        if self.answers.count(word) >= hits.true and now - self.since >= seconds:
+        if self.answers.count(word) >= hits.true and is_reached(seconds, now - self.since):
             self.word = word
 
     def lose(self) -> None:
@@ -98,7 +98,7 @@ class FixedObjectLeaf(ObjectLeaf):
 
     def _look(self, seen: Observation) -> Truth:
         best = best_state(self.select(seen), self._wanted.texts)
-        self._keep([best.shape] if best is not None else [])
+        self._keep(finding_of([] if best is None else [best.shape]))
         self.state.newest = None if best is None or best.margin < MARGIN else self._wanted.word_of(best.shape.label)
         return None if self.state.newest is None else self.state.newest == self._wanted.wanted_word
 

@@ -16,10 +16,9 @@ from streamer.events.incident_data import IncidentData, IncidentFrame, Reason, S
 from streamer.events.part import UnixSecond
 from streamer.events.result_data import Snapshot
 from streamer.events.schema import IncidentEvent, StatusEvent
-from streamer.rules.condition import Finding
 from streamer.rules.controls import Controls
 from streamer.rules.descriptions import Descriptions
-from streamer.rules.observation import Observation
+from streamer.rules.observation import Finding, Observation
 from streamer.rules.targets import NO_TARGETS, NOBODY, IncidentState, Targets
 
 MAX_EVIDENCE = 1000

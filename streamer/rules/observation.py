@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from streamer.core.boxes import Rect
@@ -11,6 +11,8 @@ from streamer.events.part import UnixSecond
 from streamer.events.result_data import Snapshot
 
 ANSWERED = frozenset({"ok", "empty"})
+ROUNDING_S = 1e-6
+"""Larger than the rounding of sums of seconds, and smaller than any time between two frames."""
 
 
 class Moment(NamedTuple):
@@ -36,16 +38,20 @@ class AnsweredTime:
 
     def advance(self, moment: Moment, answered: bool) -> float:
         """Count the time since the last answer, and return all seconds. Late answers add nothing."""
+        last = self.last
         if not answered:
             self.last = None
-        elif self.last is None:
+        elif last is None or last.epoch != moment.epoch:
             self.last = moment
-        else:
-            elapsed = seconds_between(self.last, moment) if self.last.epoch == moment.epoch else 0.0
-            if elapsed >= 0:
-                self.seconds += elapsed
-                self.last = moment
+        elif (elapsed := seconds_between(last, moment)) >= 0:
+            self.seconds += elapsed
+            self.last = moment
         return self.seconds
+
+
+def is_reached(limit: float, seconds: float) -> bool:
+    """Return whether a limit is reached. A sum of seconds is rounded, and must reach its limit whatever was summed."""
+    return seconds >= limit - ROUNDING_S
 
 
 def seconds_between(before: Moment, after: Moment) -> float:
@@ -64,7 +70,36 @@ class Shape(NamedTuple):
     track: int | None = None
 
 
-class Observation(NamedTuple):
+class Finding(NamedTuple):
+    """The objects that made a condition true."""
+
+    number: int
+    best: Shape | None
+    """The one with the best score."""
+
+
+NOTHING = Finding(0, None)
+
+
+class Selector(NamedTuple):
+    """A choice among the objects of an answer. Equal ones of one stream choose the same objects."""
+
+    label: str | None
+    """Casefolded; None: any."""
+    zone: str | None
+    lowest: float | None
+    """Lowest score, if one is needed."""
+
+
+class Selection(NamedTuple):
+    """The chosen objects."""
+
+    shapes: Sequence[Shape]
+    finding: Finding
+
+
+@dataclass(slots=True)
+class Observation:
     """The outcome of a task on one frame."""
 
     event: str
@@ -77,7 +112,7 @@ class Observation(NamedTuple):
     """`unchanged`: the answer before still holds. `none`: there is no answer."""
     model: str
     objects: Sequence[Shape] = ()
-    by_label: Mapping[str, Sequence[Shape]] = {}
+    by_label: Mapping[str, Sequence[Shape]] = field(default_factory=dict)
     """The objects by casefolded label."""
     texts: Sequence[Shape] = ()
     """Recognized texts with their places."""
@@ -87,3 +122,5 @@ class Observation(NamedTuple):
     parent: str | None = None
     """Id of the answer that a follow-up is about."""
     snapshot: Snapshot | None = None
+    selections: dict[Selector, Selection] = field(default_factory=dict)
+    """The objects that the conditions of the rules have chosen so far: each choice is made once for all of them."""

@@ -1,7 +1,8 @@
 """The activities that look at the answers of one task, found by what an answer shows.
 
 Most answers show nothing that a rule looks at. For an activity that waits for its `hold` or its `grace`, such an answer
-only counts. It is deferred: the activity takes it later, together with others, with the same result.
+only counts. It is deferred: the activity takes it later, together with others, with the same result. Activities with
+equal conditions on objects form a group, so that each answer is compared with the condition once.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from math import inf
 from typing import NamedTuple
 
 from streamer.rules.activity import Activity
-from streamer.rules.condition import Truth
-from streamer.rules.observation import AnsweredTime, Moment, Observation
+from streamer.rules.condition import ObjectLeaf, Truth
+from streamer.rules.observation import AnsweredTime, Moment, Observation, Selector
 
 ANY_LABEL = ""
 """Key of activities that look at objects with any label."""
@@ -21,6 +22,15 @@ MARGIN_S = 0.001
 """Activities take their answers by so much earlier than they must, because sums of seconds are rounded."""
 MOST_DEFERRED = 1000
 """Answers of a task that are deferred."""
+
+
+class _Group(NamedTuple):
+    """The activities that look for the same objects."""
+
+    leaf: ObjectLeaf
+    """The leaf of one of them."""
+    members: dict[int, Activity]
+    """The activities by their order."""
 
 
 class _Deferral(NamedTuple):
@@ -35,12 +45,17 @@ class TaskActivities:
     def __init__(self) -> None:
         self.awake: dict[int, Activity] = {}
         """Those that every answer concerns, by their order."""
-        self.by_label = defaultdict[str, list[Activity]](list)
+        self._groups = defaultdict[str, dict[Selector, _Group]](dict)  # by label
         self._deferrals: dict[int, _Deferral] = {}  # by order
         self._answers: list[tuple[Truth, Moment]] = []  # with the value of a condition on an object that none shows
         self._value: Truth = None
         self._time = AnsweredTime()
         self._next_due = inf  # no deferral ends earlier
+
+    def add(self, activity: Activity, leaf: ObjectLeaf) -> None:
+        """Look for the objects of a leaf of an activity."""
+        group = self._groups[leaf.label or ANY_LABEL].setdefault(leaf.selector, _Group(leaf, {}))
+        group.members[activity.order] = activity
 
     def concerned(self, seen: Observation) -> list[Activity]:
         """Return the activities that must take an observation now, in their order; the others defer it."""
@@ -49,8 +64,10 @@ class TaskActivities:
         seconds = self._time.advance(seen.moment, self._value is not None)
         found = dict(self.awake)
         for label in (ANY_LABEL, *seen.by_label) if seen.objects else ():
-            for activity in self.by_label.get(label, ()):
-                found[activity.order] = activity
+            if label in self._groups:
+                for group in self._groups[label].values():
+                    if group.leaf.is_shown(seen):
+                        found |= group.members
         if seconds >= self._next_due or len(self._answers) >= MOST_DEFERRED:
             found |= self._due(seconds)
         for activity in found.values():
@@ -62,7 +79,7 @@ class TaskActivities:
         return [found[order] for order in sorted(found)]
 
     def defer(self, activity: Activity) -> bool:
-        """Defer the next answers without objects of its label, if these only count; return whether they do."""
+        """Defer the next answers without objects that count, if these only pass the time; return whether they do."""
         seconds = activity.deferrable_s
         if seconds is None or self._value is None or activity.state.time.last != self._time.last:
             return False

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streamer.config.condition import Condition as Settings
-from streamer.rules.condition import TimedLeaf, TimedState, Truth, Zones
+from streamer.rules.condition import TimedLeaf, TimedState, Truth, Zones, finding_of
 from streamer.rules.geometry import crossing, foot, is_inside
-from streamer.rules.observation import Observation, Shape
+from streamer.rules.observation import Observation, Shape, is_reached
 from streamer.types import Point
 
 LOST_ANSWERS = 3
@@ -73,7 +73,7 @@ class TrackLeaf(TimedLeaf):
                 if self._lost(track) and not is_learning:
                     x, y = track.at
                     hits.append(Shape(self.settings.label or self.settings.see or "", None, (x, y, x, y), number))
-        self._keep(hits)
+        self._keep(finding_of(hits))
         state.measured = self._measure(hits)
         return bool(hits)
 
@@ -173,12 +173,12 @@ class DwellLeaf(TrackLeaf):
 
     def _look_again(self, seen: Observation) -> None:
         self.state.measured = self._longest()
-        self.state.value = self.state.measured >= (self.settings.dwell or 0.0)
+        self.state.value = is_reached(self.settings.dwell or 0.0, self.state.measured)
 
     def _moved(self, shape: Shape) -> bool:
         super()._moved(shape)
         assert shape.track is not None
-        return self._now - self.state.tracks[shape.track].since >= (self.settings.dwell or 0.0)
+        return is_reached(self.settings.dwell or 0.0, self._now - self.state.tracks[shape.track].since)
 
     def _forget_outside(self, seen: Observation) -> None:
         """Forget objects that were seen, but not in the zone: their time is over."""
