@@ -61,7 +61,6 @@ def _spec(task: str, caption: str, phrases: int, summary: str) -> TaskSpec:
         __base__=(_Keys, SPECS[caption].parameters),
         __module__=__name__,
         __doc__=summary,
-        __cls_kwargs__={"use_attribute_docstrings": False},  # pydantic would search the callers' source for the class
     )
     parameters = cast("type[Any]", model)
     parameters.task, parameters.caption, parameters.phrases = task, caption, phrases

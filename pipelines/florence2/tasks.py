@@ -275,9 +275,7 @@ _MIN_SCORE = Field(default=None, ge=0, le=1, description="Leave out shapes that 
 
 def _parameters(row: TaskRow) -> type[Parameters]:
     """Return the settings class of a row, with the row's task name in errors and its default `max_tokens`."""
-    max_tokens = Field(
-        default=row.max_tokens, ge=1, le=MAX_TOKENS, description=Parameters.model_fields["max_tokens"].description
-    )
+    max_tokens = Field(default=row.max_tokens, ge=1, le=MAX_TOKENS)
     fields: dict[str, Any] = {"max_tokens": (int, max_tokens)}
     # A text has one score, so there is nothing to leave out.
     if row.form != "text":
@@ -285,10 +283,7 @@ def _parameters(row: TaskRow) -> type[Parameters]:
     if row.form in _TILED:
         fields["tiles"] = (TilesField | None, _TILES)
     name = "".join(word.capitalize() for word in row.name.split("_")) + "Parameters"
-    class_options = {"use_attribute_docstrings": False}  # pydantic would search the callers' source for the class
-    model = create_model(
-        name, __base__=row.keys, __module__=__name__, __doc__=row.summary, __cls_kwargs__=class_options, **fields
-    )
+    model = create_model(name, __base__=row.keys, __module__=__name__, __doc__=row.summary, **fields)
     parameters = cast("type[Parameters]", model)
     parameters.task = row.name
     return parameters

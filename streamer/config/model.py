@@ -188,7 +188,9 @@ def _task_model(spec: TaskSpec, then: Any) -> type[BaseModel]:
     """Return the model of a task, with the keys of streamer and those of the pipeline."""
     task: Any = Literal[spec.task]
     keys: dict[str, Any] = {key: (field.annotation, field) for key, field in spec.parameters.model_fields.items()}
-    return create_model(spec.task, __base__=TaskSettings, __doc__=spec.summary, task=(task, ...), then=then, **keys)
+    made = create_model(spec.task, __base__=TaskSettings, __doc__=spec.summary, task=(task, ...), then=then, **keys)
+    made.described_in = spec.parameters
+    return made
 
 
 def _then_field(specs: Sequence[TaskSpec]) -> Any:
@@ -200,16 +202,16 @@ def _then_field(specs: Sequence[TaskSpec]) -> Any:
         fields = {key: field for key, field in spec.parameters.model_fields.items() if key not in ("region", "text")}
         keys: dict[str, Any] = {key: (field.annotation, field) for key, field in fields.items()}
         then: Any = list["FollowUpEntry"]  # type: ignore[name-defined]  # noqa: F821
-        models.append(
-            create_model(
-                f"{spec.task}_follow_up",
-                __base__=FollowUpSettings,
-                __doc__=spec.summary,
-                task=(task, ...),
-                then=(then, _THEN),
-                **keys,
-            )
+        model = create_model(
+            f"{spec.task}_follow_up",
+            __base__=FollowUpSettings,
+            __doc__=spec.summary,
+            task=(task, ...),
+            then=(then, _THEN),
+            **keys,
         )
+        model.described_in = spec.parameters
+        models.append(model)
     if not models:
         return list[Any], Field([], max_length=0)
     # A named type: pydantic builds its checks once, not once for each place in each chain.
@@ -225,6 +227,10 @@ def json_schema() -> dict[str, Any]:
     schema["required"].remove("agent")  # filled in from the file's name
     schema["patternProperties"] = {f"^{EXTENSION}": {}}  # ignored
     return schema
+
+
+_schema_of_problems = cache(json_schema)
+"""Makes the schema once: this takes longer than to check a config."""
 
 
 def load(path: Path) -> Config:
@@ -273,7 +279,7 @@ def _config(raw: Any, file: YamlFile | None, *, checked: bool = False, is_part: 
     try:
         config: Any = schema_model().model_validate(raw, context={"checked": checked})
     except ValidationError as error:
-        problems = problems_of(error, raw, json_schema())
+        problems = problems_of(error, raw, _schema_of_problems())
     else:
         raw = _with_tasks(raw)
         if not is_part:

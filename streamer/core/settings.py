@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationInfo
+from pydantic import BeforeValidator, ConfigDict, StringConstraints, ValidationInfo
 from pydantic_core import ErrorDetails
 
+from streamer.core.attribute_docs import Documented
 from streamer.core.errors import ConfigError
 from streamer.types import Region
 
@@ -20,10 +21,10 @@ MAX_SECONDS = 100 * 365 * 86400.0
 """Longest duration. A longer one would exceed the limits of the system's timers."""
 
 
-class Settings(BaseModel):
+class Settings(Documented):
     """Base class: frozen, unknown keys are an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 _WRONG_TYPES = {

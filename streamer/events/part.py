@@ -5,15 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
+
+from streamer.core.attribute_docs import Documented
 
 LAST_YEAR = 9000
 """Last year of an event's time: durations of 100 years can be added to it."""
 
 
-class Part(BaseModel):
+class Part(Documented):
     # Unknown keys are ignored: a reader must accept events of a newer agent.
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
 
 def unix_time(text: str) -> float:

@@ -48,6 +48,7 @@ class RunningAgent:
         runtime = folder / "run"
         runtime.mkdir(exist_ok=True)
         folders = {"XDG_RUNTIME_DIR": str(runtime), "XDG_STATE_HOME": str(folder / "state")}
+        self._read, self._events = b"", list[Event]()
         self.errors = folder / "stderr.log"
         with self.errors.open("ab") as errors, (folder / "stdout.jsonl").open("ab") as output:
             self.process = subprocess.Popen(
@@ -65,11 +66,16 @@ class RunningAgent:
             self.process.wait()
 
     def events(self) -> list[Event]:
-        """Return all complete events so far, in the order they were written."""
+        """Return all complete events so far, in the order they were written. Each line is parsed once."""
         if not self.file.exists():
             return []
-        lines = self.file.read_bytes().split(b"\n")[:-1]
-        return [json.loads(line) for line in lines]
+        data = self.file.read_bytes()
+        data = data[: data.rfind(b"\n") + 1]
+        if not data.startswith(self._read):  # the file was cut or is another one
+            self._read, self._events = b"", []
+        self._events += [json.loads(line) for line in data[len(self._read) :].split(b"\n")[:-1]]
+        self._read = data
+        return [*self._events]
 
     def results(self, stream: str | None = None) -> list[Event]:
         return [
@@ -128,11 +134,12 @@ def _children(parent: int) -> Iterator[tuple[str, int]]:
         if not folder.name.isdigit():
             continue
         try:
-            ppid = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) != parent:
+                continue
             words = (folder / "cmdline").read_bytes().decode().split("\0")
         except (OSError, IndexError):
             continue
-        if ppid == parent and "streamer.processes.worker" in words:
+        if "streamer.processes.worker" in words:
             yield ":".join(filter(None, words[words.index("streamer.processes.worker") + 1 :])), int(folder.name)
 
 
