@@ -8,7 +8,7 @@ OFTEN_S = 1.0
 """Interval of needed frames below which the memory is kept."""
 RELEASE_S = 5.0
 """Interval in which unused memory is given back while frames are needed seldom. Packets that waited for the decoder, as
-those of a large key frame do, leave 1 to 4 MB of free blocks between others that are in use."""
+those of a large key frame do, leave about 1 MB of free blocks between others that are in use."""
 
 
 class PictureMemory:
