@@ -364,7 +364,7 @@ def test_near_drafts_do_not_creep(checkpoint: Path, monkeypatch: pytest.MonkeyPa
     results = run_in_flight(fast, jobs)
     assert not any(result.near for result in results), "there was no draft"
     total = 0
-    for _ in range(6):
+    for _ in range(3):
         for job in jobs:
             key = job.due.stream, job.due.task.name
             tokens = fast.greedy.drafts._previous[key].tokens
@@ -384,7 +384,7 @@ def test_drafts_on_slowly_moving_scene() -> None:
     off, exact, near = FastEngine(model, 16, "off"), FastEngine(model, 16, "exact"), FastEngine(model, 16, "near")
     world, tasks = World(700_003), [*PLACES, "caption"]
     kept = drafted = 0
-    for number in range(5):
+    for number in range(4):
         image = world.scene(1 + 0.02 * number).paint(320, 240)
         jobs = [make_job(task, image) for task in tasks]
         plain = run_in_flight(off, jobs)
