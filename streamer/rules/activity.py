@@ -9,7 +9,7 @@ from math import inf
 from streamer.config.rule import Hits, Hold, Rule
 from streamer.events.part import UnixSecond
 from streamer.events.schema import IncidentEvent, StatusEvent
-from streamer.rules.condition import Condition, Leaf, StreamLeaf, Truth
+from streamer.rules.condition import Condition, Leaf, ObjectLeaf, StreamLeaf, Truth
 from streamer.rules.controls import Controls
 from streamer.rules.fixed_object import FixedObjectLeaf
 from streamer.rules.incident import (
@@ -112,7 +112,7 @@ class Activity:
     @property
     def deferrable_s(self) -> float | None:
         """Answered seconds for which answers without objects that count only pass the time; None if they do more."""
-        if self.deferrable_task is None or self.condition.value is not False:
+        if self.deferrable_task is None or self.condition.value is None:
             return None
         incident = self.state.incident
         return inf if incident is None else self._grace_s - (self.state.time.seconds - incident.last_true)
@@ -280,6 +280,12 @@ class Activity:
         event = self.reporter.event(self.state.incident, "end", wall, reason)
         self.state.incident = None
         return event
+
+
+def may_stay_true(activity: Activity, seen: Observation) -> bool:
+    """Return whether an answer shows an object that counts for a condition that is true, of one leaf."""
+    leaf = activity.leaves[0]
+    return isinstance(leaf, ObjectLeaf) and bool(leaf.selection(seen, leaf.true_selector).shapes)
 
 
 def are_alike(one: Activity, other: Activity) -> bool:

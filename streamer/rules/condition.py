@@ -153,19 +153,16 @@ class ObjectLeaf(Leaf):
         self.is_quiet = settings.motion is None and not self._count.holds(0)
         self.selector = Selector(self.label, settings.zone, settings.min_score)
         """Its choice of objects while it is not true."""
-        self._true_selector = self.selector._replace(lowest=self._clear_score)
+        self.true_selector = self.selector._replace(lowest=self._clear_score)
 
     def select(self, seen: Observation) -> Sequence[Shape]:
         """Return the objects that count, and keep their finding."""
-        selection = self._selection(seen, self._true_selector if self.state.value else self.selector)
+        selection = self.selection(seen, self.true_selector if self.state.value else self.selector)
         self._keep(selection.finding)
         return selection.shapes
 
-    def is_shown(self, seen: Observation) -> bool:
-        """Return whether an answer shows an object that counts while the condition is not true."""
-        return bool(self._selection(seen, self.selector).shapes)
-
-    def _selection(self, seen: Observation, selector: Selector) -> Selection:
+    def selection(self, seen: Observation, selector: Selector) -> Selection:
+        """Return the objects of one of the leaf's two selectors."""
         found = seen.selections.get(selector)
         if found is None:
             lowest, zone = selector.lowest, self._zone

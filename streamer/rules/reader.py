@@ -104,16 +104,25 @@ def _observation(event: _Result) -> Observation:
     if result is None or data["outcome"] not in ANSWERED:
         return Observation(*head, "unchanged" if data["outcome"] == "unchanged" else "none", data["model"])
     objects = [Shape(box["label"], box["score"], box["box"], box.get("track")) for box in result["boxes"]]
-    objects += [Shape(area["label"], area["score"], _bounds(area["points"])) for area in result["polygons"]]
+    if areas := result["polygons"]:
+        objects += _outlined(areas)
     by_label: dict[str, list[Shape]] = {}
     for shape in objects:
-        by_label.setdefault(shape.label.casefold(), []).append(shape)
-    texts = [Shape(quad["label"], quad["score"], _bounds(quad["points"])) for quad in result["quads"]]
+        label = shape.label.casefold()
+        if label in by_label:
+            by_label[label].append(shape)
+        else:
+            by_label[label] = [shape]
+    texts = _outlined(quads) if (quads := result["quads"]) else ()
     parent = data.get("parent")
     return Observation(
         *head, "answer", data["model"], objects, by_label, texts, result["text"], result["score"],
         None if parent is None else parent["id"], data.get("snapshot"),
     )  # fmt: skip
+
+
+def _outlined(outlines: list[_Outline]) -> list[Shape]:
+    return [Shape(one["label"], one["score"], _bounds(one["points"])) for one in outlines]
 
 
 def _bounds(points: list[Point]) -> Rect:

@@ -12,7 +12,7 @@ from itertools import islice
 from math import inf
 from typing import NamedTuple
 
-from streamer.rules.activity import Activity
+from streamer.rules.activity import Activity, may_stay_true
 from streamer.rules.condition import ObjectLeaf, Truth
 from streamer.rules.observation import AnsweredTime, Moment, Observation, Selector
 
@@ -51,6 +51,7 @@ class TaskActivities:
         self._value: Truth = None
         self._time = AnsweredTime()
         self._next_due = inf  # no deferral ends earlier
+        self._true: dict[int, Activity] = {}  # those that defer the next answer if it makes their condition false
 
     def add(self, activity: Activity, leaf: ObjectLeaf) -> None:
         """Look for the objects of a leaf of an activity."""
@@ -65,13 +66,18 @@ class TaskActivities:
         found = dict(self.awake)
         for label in (ANY_LABEL, *seen.by_label) if seen.objects else ():
             if label in self._groups:
-                for group in self._groups[label].values():
-                    if group.leaf.is_shown(seen):
+                for selector, group in self._groups[label].items():
+                    if group.leaf.selection(seen, selector).shapes:
                         found |= group.members
+        for order, activity in self._true.items():
+            if seen.outcome == "unchanged" or may_stay_true(activity, seen):
+                found[order] = activity
+        self._true.clear()
         if seconds >= self._next_due or len(self._answers) >= MOST_DEFERRED:
             found |= self._due(seconds)
-        for activity in found.values():
-            self.take(activity)
+        if self._deferrals:
+            for activity in found.values():
+                self.take(activity)
         if self._deferrals:
             self._answers.append((self._value, seen.moment))
         else:
@@ -86,6 +92,8 @@ class TaskActivities:
         until = self._time.seconds + seconds - MARGIN_S
         self._next_due = min(self._next_due, until)
         self._deferrals[activity.order] = _Deferral(activity, len(self._answers), until)
+        if activity.condition.value:
+            self._true[activity.order] = activity
         return True
 
     @property
@@ -102,6 +110,7 @@ class TaskActivities:
         """Let an activity take the answers that it has deferred, and defer no more."""
         deferral = self._deferrals.pop(activity.order, None)
         if deferral is not None:
+            self._true.pop(activity.order, None)
             activity.take_deferred(islice(self._answers, deferral.first, None))
 
     def _due(self, seconds: float) -> dict[int, Activity]:
