@@ -134,6 +134,11 @@ def filter_labels(
     if precision is not None and fit is None:
         raise ConfigError("--precision: needs --fit with reviewed labels")
     pictures = answered_pictures(folder / ANSWERS)
+    for task in agree or ():
+        if not any(task in picture.answers for picture in pictures):
+            raise ConfigError(
+                f"--agree: {folder / ANSWERS} has no answers of `{task}`: ask with `streamer dataset annotate`"
+            )
     steps = [filters.by_size(), filters.by_overlap()]
     if refuse:
         steps.append(filters.by_label(refuse))

@@ -54,6 +54,7 @@ def train(
     from pipelines.florence2.finetune.run import train as run
     from pipelines.florence2.finetune.settings import TrainingSettings
     from streamer.core.picture_files import read_picture
+    from streamer.core.printable import counted
     from streamer.core.settings import in_words
 
     def read(path: Path) -> list[Example]:
@@ -88,5 +89,5 @@ def train(
     )
     typer.echo(
         f"{out}: held-out loss {record['held_out_loss_before']:.4f} before, {record['best']:.4f} after "
-        f"{record['best_step']} steps"
+        f"{counted(record['best_step'], 'step')}"
     )

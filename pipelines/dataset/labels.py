@@ -175,7 +175,7 @@ def read_bytes(path: Path) -> bytes:
     """Return the content of a file of labels. Raises ConfigError."""
     try:
         if not path.is_file():
-            raise ConfigError(f"{path}: no such file")
+            raise ConfigError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB; split the dataset")
         return path.read_bytes()

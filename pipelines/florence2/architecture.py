@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from streamer.core.errors import ConfigError
+from streamer.core.settings import in_words
 
 Shape = tuple[int, ...]
 
@@ -82,7 +83,7 @@ class Architecture(_Part):
             first = error.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"]))
             raise ConfigError(
-                f"checkpoint {name} cannot be loaded: its config.json has a wrong {place}: {first['msg']}"
+                f"checkpoint {name} cannot be loaded: its config.json has a wrong {place}: {in_words(first)}"
             ) from None
         vision, text = found.vision, found.text
         lists = [value for value in dict(vision).values() if isinstance(value, tuple)]

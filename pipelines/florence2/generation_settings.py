@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 
 from streamer.core.errors import ConfigError
+from streamer.core.settings import in_words
 
 Ids = int | list[int]
 
@@ -48,7 +49,7 @@ class GenerationSettings(BaseModel):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             raise ConfigError(
-                f"checkpoint {name}: its generation settings have a wrong {first['loc'][0]}: {first['msg']}"
+                f"checkpoint {name}: its generation settings have a wrong {first['loc'][0]}: {in_words(first)}"
             ) from None
 
 

@@ -123,7 +123,7 @@ class HostKeys:
         try:
             path.unlink()
         except FileNotFoundError:
-            raise _unknown(name) from None
+            raise ConfigError(f"no key of `{name}` is known: `streamer keys show` lists the known ones") from None
         except OSError as error:
             raise ConfigError(f"cannot delete {path}: {error.strerror}") from None
 

@@ -100,11 +100,13 @@ def _settings(pipeline: Pipeline, **options: str | int | None) -> Any:
     try:
         return pipeline.settings.model_validate({key: value for key, value in options.items() if value is not None})
     except ValidationError as error:
+        from streamer.core.settings import in_words
+
         first = error.errors(include_url=False)[0]
         option = "device" if "device" in options else "model"
         if first["loc"]:
             option = str(first["loc"][0]).replace("_", "-").replace("checkpoint", "model")
-        raise ConfigError(f"--{option}: {first['msg']}") from None
+        raise ConfigError(f"--{option}: {in_words(first)}") from None
 
 
 def _json_output(file: Path) -> TextIO:

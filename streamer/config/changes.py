@@ -21,6 +21,7 @@ from streamer.config.model import Config, from_checked
 from streamer.config.validation import nearest
 from streamer.core import atomic_file
 from streamer.core.errors import ConfigError
+from streamer.core.printable import counted
 
 log = logging.getLogger(__name__)
 
@@ -157,12 +158,13 @@ class SavedChanges:
 
     def apply(self, config: Config) -> Config:
         """Return the config with all saved changes that still fit."""
-        changes = self.load()
-        for change in changes:
+        applied = 0
+        for change in self.load():
             try:
                 config = change.apply(config)
+                applied += 1
             except ConfigError as error:
                 log.warning("saved change skipped, it no longer fits the config: %s", error)
-        if changes:
-            log.info("%d saved task changes applied from %s", len(changes), self._path)
+        if applied:
+            log.info("%s applied from %s", counted(applied, "saved task change"), self._path)
         return config

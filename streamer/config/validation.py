@@ -87,7 +87,9 @@ def _follow(location: Sequence[str | int], raw: Any, schema: Schema) -> tuple[Wh
         if listed or (isinstance(here, Mapping) and part in here):
             where.append(part)
             trail.append(here[part])
-    if isinstance(trail[-1], str) and where and location[-1] != where[-1] and _keys_at(location[:-1], schema):
+    # pydantic appends "[key]" to the place of a wrong key.
+    is_part = bool(where) and location[-1] not in (where[-1], "[key]")
+    if isinstance(trail[-1], str) and is_part and _keys_at(location[:-1], schema):
         where.append(location[-1])  # a part of a text: `synthetic?fps=0`
         trail.append(None)
     return tuple(where), trail

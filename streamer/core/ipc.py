@@ -241,9 +241,14 @@ def decode_json(kind: TypeAdapter[T], body: bytes) -> T:
     try:
         return kind.validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise WireError(f"`{place}` is missing or wrong" if place else "not JSON") from None
+        raise WireError(wrong_part(error)) from None
+
+
+def wrong_part(error: ValidationError) -> str:
+    """Return which part of a message is wrong. It never holds the part itself."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"`{place}` is missing or wrong" if place else "not JSON"
 
 
 def send_or_drop(socket: zmq.Socket[bytes], parts: Sequence[bytes]) -> bool:

@@ -9,6 +9,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from streamer.core.errors import ConfigError
+from streamer.core.settings import in_words
 
 T = TypeVar("T")
 
@@ -24,9 +25,9 @@ def parse_json(where: str, adapter: TypeAdapter[T], content: bytes, whole: str =
     try:
         return adapter.validate_json(content)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
+        first = error.errors(include_url=False)[0]
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-        raise ConfigError(f"{where}: {place or whole}: {first['msg']}") from None
+        raise ConfigError(f"{where}: {place or whole}: {in_words(first)}") from None
 
 
 def read_json_lines(path: Path, adapter: TypeAdapter[T]) -> Iterator[tuple[str, T]]:

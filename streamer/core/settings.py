@@ -36,6 +36,12 @@ _WRONG_TYPES = {
     "float_parsing": "must be a number",
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
+    "finite_number": "must be a finite number",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "dict_type": "must be an object with keys",
+    "model_type": "must be an object with keys",
+    "dataclass_type": "must be an object with keys",
 }
 
 
@@ -47,6 +53,8 @@ def was_checked(info: ValidationInfo) -> bool:
 def in_words(details: ErrorDetails) -> str:
     """Return what is wrong with a value, without the words of pydantic."""
     match details["type"]:
+        case "json_invalid":
+            return "is not JSON"
         case "missing":
             return "is missing"
         case "extra_forbidden":

@@ -21,6 +21,7 @@ from streamer.bus.stream_state import NO_ROWS, QuarantineRows, Whole
 from streamer.config.follow_up import all_follow_ups
 from streamer.config.model import Stream
 from streamer.core import atomic_file
+from streamer.core.ipc import wrong_part
 from streamer.inference.follow_ups import follow_up_job
 from streamer.types import DueTask, Frame, Job, Parent, Region, Result
 
@@ -99,8 +100,7 @@ def read(path: Path) -> State:
     except OSError as error:
         return _unreadable(path, error.strerror)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        return _unreadable(path, f"`{'.'.join(map(str, first['loc']))}` is missing or wrong")
+        return _unreadable(path, wrong_part(error))
     jobs = []
     for name, running, stream, epoch, seq, captured_at, captured_mono, pts, shape, parent in content.jobs:
         black = np.broadcast_to(np.uint8(0), shape)

@@ -55,7 +55,7 @@ def test_rotate_replaces_the_key_and_new_does_not() -> None:
 def test_forgotten_host_is_unknown() -> None:
     keys("allow", "boxa", OTHER)
     keys("forget", "boxa")
-    with pytest.raises(ConfigError, match="keys allow boxa KEY"):
+    with pytest.raises(ConfigError, match="`streamer keys show` lists the known ones"):
         keys("forget", "boxa")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from pathlib import Path
 
@@ -18,6 +19,18 @@ PAUSE = Change("pause", "gate", "caption")
 def test_saved_change_applies_at_the_next_start(tmp_path: Path) -> None:
     SavedChanges(tmp_path).add(PAUSE)
     assert SavedChanges(tmp_path).apply(CONFIG).streams["gate"].tasks[0].paused
+
+
+def test_skipped_changes_do_not_count_as_applied(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    changes = SavedChanges(tmp_path)
+    changes.add(Change("pause", "gate", "gone"))
+    changes.apply(CONFIG)
+    assert "saved change skipped" in caplog.text
+    assert "applied" not in caplog.text
+    changes.add(PAUSE)
+    changes.apply(CONFIG)
+    assert "1 saved task change applied from" in caplog.text
 
 
 DAMAGED = {

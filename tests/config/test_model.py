@@ -397,6 +397,13 @@ def test_nothing_but_plain_variables_is_substituted(here: Path) -> None:
     assert problems(here, with_source("'${HOME:-x}'")) == [said]
 
 
+def test_wrong_name_of_a_wrong_value_has_its_own_place(here: Path) -> None:
+    assert [line.split(": must be a")[0] for line in problems(here, "streams:\n  Gate: synthetic\n")] == [
+        "home.yaml:2: streams.Gate",
+        "home.yaml:2: streams.Gate",
+    ]
+
+
 def test_unclosed_variable_is_an_error_without_the_text(here: Path) -> None:
     said = "home.yaml:3: `${` without `}`: write an environment variable as ${NAME}"
     assert problems(here, with_source("'rtsp://u:${PASS_word@h/'")) == [said]

@@ -106,7 +106,7 @@ def test_unreadable_journal_is_reported_and_ignored(tmp_path: Path, caplog: pyte
     path = journal.journal_path(tmp_path, "infer")
     path.write_text("{")
     assert not table(tmp_path).lost
-    assert "unreadable" in caplog.text
+    assert "unreadable (not JSON)" in caplog.text
     path.write_text(json.dumps({"v": journal.VERSION + 1}))
     assert not table(tmp_path).lost
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from pipelines.florence2.checkpoint import load
 from pipelines.florence2.checkpoint_files import CheckpointFiles
@@ -25,6 +26,7 @@ from pipelines.florence2.finetune.trainer import Trainer
 from pipelines.florence2.transformers_model import load_model
 from streamer.core import atomic_file
 from streamer.core.errors import ConfigError
+from streamer.core.printable import counted
 
 RECORD = "training.json"
 """File in the new checkpoint's folder with its origin."""
@@ -47,10 +49,37 @@ def train(
 
     `rehearsed`: further examples, of what the model must not forget; no pictures are composed of theirs.
 
-    An interrupted run continues from `out` with the suffix `.state` to the same result. Raises ConfigError.
+    An interrupted run continues from `out` with the suffix `.state` to the same result. Raises ConfigError, also
+    when a file cannot be written.
     """
     if out.exists():
         raise ConfigError(f"{out} exists: name a new folder for the trained checkpoint")
+    try:
+        return _train(files, out, settings, examples, held_out, read, tell, device, rehearsed)
+    except (OSError, SafetensorError) as error:
+        cause = getattr(error, "strerror", None)
+        if cause is None:  # torch, safetensors and shutil keep it to themselves
+            cause = f"{shutil.disk_usage(out.absolute().parent).free / 1e6:.1f} MB are free on its disk"
+        raise ConfigError(f"{out}: cannot be written: {cause}") from None
+
+
+def _train(
+    files: CheckpointFiles,
+    out: Path,
+    settings: TrainingSettings,
+    examples: Sequence[Example],
+    held_out: Sequence[Example],
+    read: ReadPicture,
+    tell: Callable[[str], None],
+    device: str,
+    rehearsed: Sequence[Example],
+) -> Mapping[str, Any]:
+    """Train as `train` does. Raises ConfigError, OSError, SafetensorError."""
+    state = out.with_name(out.name + ".state")
+    probe = out.with_name(out.name + ".new")  # a missing folder is found before the training
+    if not probe.exists():
+        probe.mkdir()
+        probe.rmdir()
     checkpoint = load(files, device, "float32")
     place = checkpoint.weights.device
     model = load_model(files, checkpoint.weights.is_tied, torch.float32, place)
@@ -61,14 +90,13 @@ def train(
     examples = [*examples, *made.examples, *rehearsed]
     trainer = Trainer(model, encoder, settings, examples, held_out, place)
     share = sum(weights.numel() for weights in trainer.trained.values()) / sum(w.numel() for w in model.parameters())
-    counts = f"{len(examples)} examples, {len(held_out)} held out, {trainer.steps} steps"
+    counts = f"{counted(len(examples), 'example')}, {len(held_out)} held out, {counted(trainer.steps, 'step')}"
     tell(f"{counts}; {share:.1%} of the weights change")
     pictures = min(CACHED_PICTURES, len({one.image for one in (*examples, *held_out)}))
     seconds, memory = trainer.try_largest(pictures * made.read(examples[0].image).nbytes)
     tell(f"at most {math.ceil(trainer.steps * seconds / 60)} min and {memory / 1e9:.1f} GB of memory")
     before = trainer.loss(held_out)
     tell(f"before training: held-out loss {before:.4f}")
-    state = out.with_name(out.name + ".state")
     trainer.run(tell, state)
     record = {
         "base": files.name,

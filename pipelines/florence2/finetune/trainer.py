@@ -215,7 +215,10 @@ class Trainer:
             "optimizer": self._optimizer.state_dict(),
         }
         temporary = path.with_name(path.name + ".new")
-        torch.save(content, temporary)
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # of a failed write, without its error number
+            raise OSError(str(error)) from error
         os.replace(temporary, path)
 
     def resume(self, path: Path) -> None:

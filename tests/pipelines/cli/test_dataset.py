@@ -52,6 +52,8 @@ def test_pictures_become_a_trained_checkpoint(folder: Path) -> None:
     )
     assert asked.exit_code == 0, asked.output
     assert "8 new answers, 0 known, 0 failed" in asked.stdout
+    words = refused("dataset", "filter", folder, "--agree", "caption", "--out", f"coco:{folder}/none.json")
+    assert f"--agree: {folder}/answers.jsonl has no answers of `caption`" in words
     filtered = run(
         *("dataset", "filter", folder, "--agree", "region_proposal", "--out", f"coco:{folder}/found.json"),
     )

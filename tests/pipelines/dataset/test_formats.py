@@ -230,8 +230,10 @@ def _coco(**changes: Any) -> str:
         (_coco(annotations={"score": 7}), "score 7"),
         (_coco(categories={"name": "car<loc_5>"}), "model token <loc_5>"),
         (_coco(categories={"name": ""}), "a label has 1 to 200"),
-        ("[" * 100_000, "file"),
-        ("", "file"),
+        (_coco(annotations={"bbox": "wide"}), r"annotations\[0\].bbox: must be a list"),
+        ('{"images": [5]}', r"images\[0\]: must be an object with keys"),
+        ("[" * 100_000, "file: is not JSON"),
+        ("", "file: is not JSON"),
     ],
 )  # fmt: skip
 def test_wrong_coco_file_is_refused_with_place(tmp_path: Path, content: str, words: str) -> None:

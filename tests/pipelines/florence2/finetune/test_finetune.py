@@ -252,6 +252,21 @@ def test_shortage_of_memory_is_refused_before_training(
     assert len(told) == 1, "no step was made"
 
 
+def test_missing_folder_is_refused_before_training(checkpoint: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    files, out = open_folder(str(checkpoint)), tmp_path / "missing" / "trained"
+    with pytest.raises(ConfigError, match=r"trained: cannot be written: No such file or directory"):
+        train(files, out, TrainingSettings(), EXAMPLES, HELD_OUT, _read, told.append, "cpu")
+    assert told == []
+
+
+def test_full_disk_ends_the_training_with_the_free_space(checkpoint: Path, tmp_path: Path) -> None:
+    files, out = open_folder(str(checkpoint)), tmp_path / "trained"
+    out.with_name("trained.state.new").symlink_to("/dev/full")
+    with pytest.raises(ConfigError, match=r"trained: cannot be written: \d+\.\d MB are free on its disk"):
+        train(files, out, TrainingSettings(epochs=1), EXAMPLES, HELD_OUT, _read, lambda _: None, "cpu")
+
+
 def test_pictures_are_composed_of_the_examples_but_not_of_the_rehearsed_ones(checkpoint: Path, tmp_path: Path) -> None:
     def read(name: str) -> Any:
         image = np.full((60, 80, 3), 90, np.uint8)
