@@ -87,7 +87,7 @@ def parse_seconds(value: Any) -> float:
 
 def variable_hint(path: Path) -> str:
     """Return a note on the first `$NAME` in a path that does not exist, otherwise an empty text."""
-    found = re.search(r"\$([A-Za-z_]\w*)", str(path))
+    found = re.search(r"\$\{?([A-Za-z_]\w*)", str(path))
     return f" (${found[1]} is not replaced: a config takes environment variables as ${{{found[1]}}})" if found else ""
 
 

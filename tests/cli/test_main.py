@@ -174,6 +174,7 @@ BAD_WATCH = {
     "rstp://u:s3cretword@h/ --task ocr": "SOURCE: unknown scheme `rstp`",
     "missing.mp4 --task ocr": "SOURCE.path: no such file: missing.mp4\n",
     "$NOT_SET/clip.mp4 --task ocr": "SOURCE.path: no such file: $NOT_SET/clip.mp4 ($NOT_SET is not replaced: a config",
+    "${X/clip.mp4 --task ocr": "SOURCE.path: no such file: ${X/clip.mp4 ($X is not replaced: a config",
     "missing.mp4 --task ocr --every 1": "SOURCE.path: no such file: missing.mp4\n",
 }
 
