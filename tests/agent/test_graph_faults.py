@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.support import faulty
 from tests.support.agents import RunningAgent
 
-START_S = 90.0
+START_S = 240.0
 """Seconds to load torch and the model, and to run the trials, on a busy machine."""
 STREAMS = {"gate": {"source": "synthetic?fps=25&size=320x240", "tasks": [{"task": "caption", "every": "50ms"}]}}
 
