@@ -12,7 +12,8 @@ SYSTEM_PACKAGES := ffmpeg chromium mosquitto python3-gi gir1.2-gst-rtsp-server-1
   gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav nginx caddy openssl nats-server redis-server
 
 # The tests of the engines run once more with AVX2 only, as most home computers have it, because torch and OpenVINO then
-# run other kernels. On a processor that has no more than AVX2 the first run was that already. Left out are tests that run no kernel, that start such limits themselves, or that repeat another one.
+# run other kernels. On a processor that has no more than AVX2 the first run was that already. Left out are tests that run
+# no kernel, that start such limits themselves, or that repeat another one.
 AVX2_ONLY := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 ENGINE_TESTS := tests/pipelines/florence2
 LEFT_OUT := finetune training int8/test_gate.py int8/test_store.py test_benchmarks.py test_checkpoint.py test_dtype.py \
