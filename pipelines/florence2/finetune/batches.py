@@ -39,6 +39,11 @@ class Batch:
     labels: Tensor
     """int64 (N, T): `<s>`, the answer, `</s>`; padded with IGNORED."""
 
+    def rows(self, rows: Tensor) -> Batch:
+        """Return some of the examples, `rows` (bool, N), and their pictures."""
+        used, picture = self.picture[rows].unique(return_inverse=True)
+        return Batch(self.pixels[used], picture, self.prompts[rows], self.seen[rows], self.labels[rows])
+
     def to(self, device: torch.device) -> Batch:
         return Batch(*(getattr(self, name).to(device) for name in self.__slots__))
 
@@ -99,6 +104,23 @@ class Encoder:
 
 def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
+
+
+@dataclass(frozen=True, slots=True)
+class RunExamples:
+    """The examples of a training run."""
+
+    given: Sequence[Example]
+    held_out: Sequence[Example]
+    """Examples whose loss ends the run."""
+    rehearsed: Sequence[Example] = ()
+    """Examples of what the model must not forget."""
+    composed: Callable[[int], Sequence[Example]] = lambda number: ()
+    """Returns the examples about composed pictures of an epoch: as many for each one."""
+
+    def of_epoch(self, number: int) -> list[Example]:
+        """Return all examples that the run trains on in an epoch."""
+        return [*self.given, *self.composed(number), *self.rehearsed]
 
 
 def epoch(examples: Sequence[Example], size: int, seed: int, number: int) -> list[list[Example]]:

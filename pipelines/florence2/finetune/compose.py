@@ -42,6 +42,8 @@ REMOVED = 0.6
 """Share of a picture's own objects that the background replaces."""
 ADDED = 5
 """Objects that a picture gets, at most."""
+FULL = 12
+"""Objects of a picture that gets no more, unless a labelled one has more: longer answers may not fit."""
 PLACES = 8
 """Places that are tried for an object; one that finds none where the others stay visible is left out."""
 HIDDEN = 0.4
@@ -88,6 +90,7 @@ class Composer:
         self._lights = {one.image: self._light(read(one.image)) for one in examples}
         self._cutouts = {one.image: dict(self._cut(one)) for one in examples}
         """The objects that can be moved, by picture and box."""
+        self._most = max(FULL, *(len(one.answer.boxes) for one in examples))
         self._all = [cutout for some in self._cutouts.values() for cutout in some.values()]
 
     @property
@@ -103,7 +106,7 @@ class Composer:
         removed = tuple(box for box in example.answer.boxes if box in movable and rng.random() < REMOVED)
         boxes = [box for box in example.answer.boxes if box not in removed]
         added = []
-        for _ in range(rng.randint(1, ADDED)):
+        for _ in range(min(rng.randint(1, ADDED), self._most - len(boxes))):
             cutout, scale = rng.choice(self._all), rng.uniform(*SIZES)
             if (found := self._find_place(cutout, scale, boxes, rng)) is not None:
                 box, place = found
@@ -178,29 +181,33 @@ class ComposedPictures:
 
     def __init__(self, examples: Sequence[Example], read: ReadPicture, each: int, seed: int) -> None:
         """`each`: composed pictures for each picture of a camera; 0 reads no picture."""
-        self._read, self._made = read, dict[str, tuple[Composer, _Scene]]()
-        self.examples: list[Example] = []
-        self.pictures = 0
-        """Pictures that they are composed of."""
+        self._read, self._each, self._seed = read, each, seed
+        self._composers: dict[str, Composer] = {}
         detections = [one for one in examples if one.task == TASK] if each else []
         for group in by_camera(detections, read):
             composer = Composer(group, read)
             if composer.can_compose:
-                self.pictures += len(group)
-                self._add(composer, [f"{PREFIX}{seed}/{one.image}/{number}" for one in group for number in range(each)])
+                self._composers |= {one.image: composer for one in group}
 
-    def _add(self, composer: Composer, names: Sequence[str]) -> None:
-        for name in names:
-            scene = composer.scene(name)
-            self._made[name] = composer, scene
-            self.examples.append(Example(name, TASK, scene.answer))
+    @property
+    def pictures(self) -> int:
+        """Number of the pictures of which others can be composed."""
+        return len(self._composers)
+
+    def of_epoch(self, number: int) -> list[Example]:
+        """Return examples about pictures that are composed for one epoch: others in each one, as many in all."""
+        names = [f"{PREFIX}{self._seed}/{number}/{n}/{image}" for image in self._composers for n in range(self._each)]
+        return [Example(name, TASK, self._composer(name).scene(name).answer) for name in names]
 
     def read(self, name: str) -> Image:
         """Return the pixels of a composed picture or of any other one."""
-        if name not in self._made:
+        if not name.startswith(PREFIX):
             return self._read(name)
-        composer, scene = self._made[name]
-        return composer.paint(scene)
+        composer = self._composer(name)
+        return composer.paint(composer.scene(name))
+
+    def _composer(self, name: str) -> Composer:
+        return self._composers[name.split("/", 3)[3]]
 
 
 def by_camera(examples: Sequence[Example], read: ReadPicture) -> Iterator[list[Example]]:

@@ -1,4 +1,4 @@
-"""The loss of answers: cross entropy of each token after the tokens before it.
+"""The loss of answers: cross entropy of each token after the tokens before it, or distance from another model.
 
 It does not use the loss of transformers' Florence-2, whose labels were shifted twice in some versions.
 """
@@ -15,7 +15,18 @@ from pipelines.florence2.finetune.batches import IGNORED, Batch
 
 
 def token_losses(model: Any, batch: Batch, train_vision: bool = False) -> Tensor:
-    """Return the cross entropy of all tokens of a batch's answers, float32 (tokens).
+    """Return the cross entropy of all tokens of a batch's answers, float32 (tokens). For the arguments see
+    `token_logits`."""
+    return cross_entropy(token_logits(model, batch, train_vision), batch)
+
+
+def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
+    """Return the cross entropy of all tokens of a batch's answers, float32 (tokens)."""
+    return nn.functional.cross_entropy(logits, batch.labels[batch.labels != IGNORED], reduction="none")
+
+
+def token_logits(model: Any, batch: Batch, train_vision: bool = False) -> Tensor:
+    """Return the scores of all words for each token of a batch's answers, float32 (tokens, words).
 
     `model`: a Florence2ForConditionalGeneration, or one with adapters. Without `train_vision` no gradient flows into
     the vision tower.
@@ -37,6 +48,5 @@ def token_losses(model: Any, batch: Batch, train_vision: bool = False) -> Tensor
         encoder_attention_mask=seen,
         use_cache=False,
     ).last_hidden_state
-    answered = batch.labels != IGNORED
-    logits = model.lm_head(decoded[answered])
-    return nn.functional.cross_entropy(logits.float(), batch.labels[answered], reduction="none")
+    logits: Tensor = model.lm_head(decoded[batch.labels != IGNORED])
+    return logits.float()

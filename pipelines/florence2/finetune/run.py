@@ -19,7 +19,7 @@ from pipelines.florence2.checkpoint import load
 from pipelines.florence2.checkpoint_files import CheckpointFiles
 from pipelines.florence2.examples import Example
 from pipelines.florence2.finetune.adapter import merged
-from pipelines.florence2.finetune.batches import Encoder, ReadPicture
+from pipelines.florence2.finetune.batches import Encoder, ReadPicture, RunExamples
 from pipelines.florence2.finetune.compose import ComposedPictures
 from pipelines.florence2.finetune.settings import TrainingSettings
 from pipelines.florence2.finetune.trainer import Trainer
@@ -47,7 +47,8 @@ def train(
 ) -> Mapping[str, Any]:
     """Train a checkpoint, write the result into the new folder `out` and return its record.
 
-    `rehearsed`: further examples, of what the model must not forget; no pictures are composed of theirs.
+    `rehearsed`: further examples, of what the model must not forget; no pictures are composed of theirs. The model
+    keeps the probabilities that it has for their answers before training.
 
     An interrupted run continues from `out` with the suffix `.state` to the same result. Raises ConfigError, also
     when a file cannot be written.
@@ -85,14 +86,14 @@ def _train(
     model = load_model(files, checkpoint.weights.is_tied, torch.float32, place)
     made = ComposedPictures(examples, lru_cache(CACHED_PICTURES)(read), settings.composed, settings.seed)
     if settings.composed:
-        tell(f"{len(made.examples)} pictures are composed of {made.pictures}")
-    encoder = Encoder(checkpoint, made.read)
-    examples = [*examples, *made.examples, *rehearsed]
-    trainer = Trainer(model, encoder, settings, examples, held_out, place)
+        tell(f"{settings.composed * made.pictures} pictures of each epoch are composed of {made.pictures}")
+    used = RunExamples(examples, held_out, rehearsed, made.of_epoch)
+    first = used.of_epoch(0)
+    trainer = Trainer(model, Encoder(checkpoint, made.read), settings, used, place)
     share = sum(weights.numel() for weights in trainer.trained.values()) / sum(w.numel() for w in model.parameters())
-    counts = f"{counted(len(examples), 'example')}, {len(held_out)} held out, {counted(trainer.steps, 'step')}"
+    counts = f"{counted(len(first), 'example')}, {len(held_out)} held out, {counted(trainer.steps, 'step')}"
     tell(f"{counts}; {share:.1%} of the weights change")
-    pictures = min(CACHED_PICTURES, len({one.image for one in (*examples, *held_out)}))
+    pictures = min(CACHED_PICTURES, len({one.image for one in (*examples, *rehearsed, *held_out)}))
     seconds, memory = trainer.try_largest(pictures * made.read(examples[0].image).nbytes)
     tell(f"at most {math.ceil(trainer.steps * seconds / 60)} min and {memory / 1e9:.1f} GB of memory")
     before = trainer.loss(held_out)
@@ -102,7 +103,7 @@ def _train(
         "base": files.name,
         "base_digest": files.digest(),
         "settings": settings.model_dump(),
-        "examples": dict(Counter(example.task for example in examples)),
+        "examples": dict(Counter(example.task for example in first)),
         "held_out": dict(Counter(example.task for example in held_out)),
         "held_out_loss_before": before,
         **asdict(trainer.progress),

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from pipelines.florence2.examples import Example
 from pipelines.florence2.fast.memory_budget import available
 from pipelines.florence2.finetune.adapter import plain, prepared
-from pipelines.florence2.finetune.batches import Encoder, epoch
-from pipelines.florence2.finetune.loss import token_losses
+from pipelines.florence2.finetune.batches import Encoder, RunExamples, epoch
+from pipelines.florence2.finetune.loss import token_logits
 from pipelines.florence2.finetune.memory import COPIES, Peak, check_room
+from pipelines.florence2.finetune.rehearsal import Rehearsal
 from pipelines.florence2.finetune.settings import TrainingSettings
 from streamer.core.errors import ConfigError
 
@@ -53,26 +54,26 @@ class Trainer:
         model: Any,
         encoder: Encoder,
         settings: TrainingSettings,
-        examples: Sequence[Example],
-        held_out: Sequence[Example],
+        examples: RunExamples,
         device: torch.device,
     ) -> None:
         """`model`: a Florence2ForConditionalGeneration in float32. Raises ConfigError for too long examples."""
-        if not examples or not held_out:
+        if not examples.given or not examples.held_out:
             raise ConfigError("training needs examples to train on and held-out examples")
-        for example in (*examples, *held_out):
+        first = examples.of_epoch(0)
+        for example in (*first, *examples.held_out):
             encoder.check(example)
+        self._rehearsal = Rehearsal(model.to(device), examples.rehearsed, settings)
         torch.manual_seed(settings.seed)  # the first weights of adapters are random
         self.settings, self.progress = settings, Progress()
         self.model = prepared(model, settings).to(device)
-        self._encoder, self._device = encoder, device
-        self._examples, self._held_out = examples, held_out
+        self._encoder, self._device, self._examples = encoder, device, examples
         self._trained = {name: weights for name, weights in self.model.named_parameters() if weights.requires_grad}
         self._best: dict[str, Tensor] = {}
         self._optimizer = torch.optim.AdamW(
             self._trained.values(), lr=settings.highest_rate, weight_decay=settings.weight_decay
         )
-        self._per_epoch = len(epoch(examples, settings.batch, settings.seed, 0))
+        self._per_epoch = len(epoch(first, settings.batch, settings.seed, 0))
         self.steps = settings.epochs * self._per_epoch
 
     @property
@@ -86,13 +87,13 @@ class Trainer:
         `pictures`: bytes of pictures that will be kept. Returns the seconds of a step, and the bytes that the process
         needs, both at most. Raises ConfigError.
         """
-        longest = sorted(self._examples, key=self._encoder.length)[-self.settings.batch :]
+        longest = sorted(self._examples.of_epoch(0), key=self._encoder.length)[-self.settings.batch :]
         later = pictures + 4 * COPIES * sum(weights.numel() for weights in self._trained.values())
         try:
             if self._device.type == "cpu":  # where the system ends a process that needs too much
                 self._check_memory(longest, later)
             peak, started = Peak(self._device), time.monotonic()
-            self._gradients(longest)
+            self._gradients(longest, all_rehearsed=True)
         except (torch.OutOfMemoryError, MemoryError):
             size = self.settings.batch
             raise ConfigError(f"not enough memory for {size} examples at once: use a smaller --batch") from None
@@ -104,11 +105,11 @@ class Trainer:
         """Predict from one and two examples whether a step with all fits into memory. Raises ConfigError if not."""
         first = longest[-1]
         second = next((one for one in reversed(longest) if one.image != first.image), longest[0])
-        self._gradients([first])  # allocates the gradients
+        self._gradients([first], all_rehearsed=True)  # allocates the gradients
         rises = []
         for some in ([first], [first, second]):
             peak = Peak(self._device)
-            self._gradients(some)
+            self._gradients(some, all_rehearsed=True)
             rises.append(peak.rise)
         example = max(0, rises[1] - rises[0])
         fixed = later + rises[0] - example
@@ -171,29 +172,30 @@ class Trainer:
                 total, tokens = total + float(losses.sum()), tokens + len(losses)
         return total / tokens
 
-    def _gradients(self, examples: Sequence[Example], seed: str | None = None) -> float:
+    def _gradients(self, examples: Sequence[Example], seed: str | None = None, all_rehearsed: bool = False) -> float:
         self.model.train()
         if not self.settings.vision:
             plain(self.model).model.vision_tower.eval()
-        loss = self._losses(examples, seed).mean()
+        loss = self._losses(examples, seed, all_rehearsed).mean()
         loss.backward()
         return float(loss.detach())
 
-    def _losses(self, examples: Sequence[Example], seed: str | None = None) -> Tensor:
+    def _losses(self, examples: Sequence[Example], seed: str | None = None, all_rehearsed: bool = False) -> Tensor:
         batch = self._encoder.batch(examples, seed).to(self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
-            return token_losses(plain(self.model), batch, self.settings.vision)
+            logits = token_logits(plain(self.model), batch, self.settings.vision)
+            return self._rehearsal.losses(logits, batch, examples, all_rehearsed)
 
     def _batches(self) -> Iterator[list[Example]]:
         """Yield the batches from the next step on."""
         settings = self.settings
         skipped = self.progress.step % self._per_epoch
         for number in count(self.progress.step // self._per_epoch):
-            yield from epoch(self._examples, settings.batch, settings.seed, number)[skipped:]
+            yield from epoch(self._examples.of_epoch(number), settings.batch, settings.seed, number)[skipped:]
             skipped = 0
 
     def _compare(self) -> None:
-        found, progress = self.loss(self._held_out), self.progress
+        found, progress = self.loss(self._examples.held_out), self.progress
         progress.held_out.append((progress.step, found))
         progress.worse += 1
         if progress.best is None or found < progress.best:
@@ -202,7 +204,8 @@ class Trainer:
 
     def _key(self) -> str:
         """Return a hash of all that a run depends on beside the checkpoint's weights."""
-        content = [self.settings.model_dump(), list(map(asdict, self._examples)), list(map(asdict, self._held_out))]
+        used = (self._examples.given, self._examples.rehearsed, self._examples.held_out)
+        content = [self.settings.model_dump(), *(list(map(asdict, examples)) for examples in used)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def save(self, path: Path) -> None:

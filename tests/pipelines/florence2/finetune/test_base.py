@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.engine import Base, base
 from pipelines.florence2.examples import Example
 from pipelines.florence2.finetune.adapter import plain, prepared
-from pipelines.florence2.finetune.batches import IGNORED, Batch, Encoder, ReadPicture
+from pipelines.florence2.finetune.batches import IGNORED, Batch, Encoder, ReadPicture, RunExamples
 from pipelines.florence2.finetune.loss import token_losses
 from pipelines.florence2.finetune.settings import TrainingSettings
 from pipelines.florence2.finetune.trainer import Trainer
@@ -132,7 +132,9 @@ def test_killed_training_of_base_resumes_to_equal_weights(model: Base, tmp_path:
                 raise Killed
             return make_image(int(name))
 
-        trainer = Trainer(model.network, _encoder(model, read), SMALL, EXAMPLES, EXAMPLES[1:], torch.device("cpu"))
+        trainer = Trainer(
+            model.network, _encoder(model, read), SMALL, RunExamples(EXAMPLES, EXAMPLES[1:]), torch.device("cpu")
+        )
         try:
             trainer.run(lambda line: None, state)
             return {name: weights.detach().clone() for name, weights in trainer.trained.items()}

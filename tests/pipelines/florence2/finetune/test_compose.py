@@ -59,14 +59,15 @@ def made() -> ComposedPictures:
 
 def test_each_picture_of_each_camera_gives_as_many(made: ComposedPictures) -> None:
     assert made.pictures == 27
-    assert len(made.examples) == 108
-    assert len({one.image for one in made.examples}) == 108
-    assert all(one.task == "object_detection" for one in made.examples)
+    epochs = [made.of_epoch(number) for number in range(3)]
+    assert [len(examples) for examples in epochs] == [108] * 3
+    assert len({one.image for examples in epochs for one in examples}) == 3 * 108
+    assert all(one.task == "object_detection" for examples in epochs for one in examples)
 
 
 @given(st.integers(0, 107))
 def test_examples_say_what_the_pictures_show(made: ComposedPictures, number: int) -> None:
-    example = made.examples[number]
+    example = made.of_epoch(1)[number]
     image = made.read(example.image)
     assert image.shape == (HEIGHT, WIDTH, 3)
     assert image.dtype == np.uint8
@@ -87,16 +88,17 @@ def test_examples_say_what_the_pictures_show(made: ComposedPictures, number: int
 
 def test_name_determines_the_picture(made: ComposedPictures) -> None:
     again = ComposedPictures([*_examples("a", 15), *_examples("b", 12)], _read, 4, 0)
-    assert again.examples == made.examples
-    for example in made.examples[::50]:
+    examples = made.of_epoch(2)
+    assert again.of_epoch(2) == examples
+    for example in examples[::50]:
         assert np.array_equal(again.read(example.image), made.read(example.image))
     other = ComposedPictures(_examples("a", 15), _read, 4, 1)
-    assert other.examples[0].answer != made.examples[0].answer
+    assert other.of_epoch(2)[0].answer != examples[0].answer
 
 
 def test_objects_come_to_new_places(made: ComposedPictures) -> None:
     """Objects of one colour stand in one third of the width of the pictures that they are composed of."""
-    middles = [(box.x0 + box.x1) / 2 for one in made.examples for box in one.answer.boxes if box.label == "red"]
+    middles = [(box.x0 + box.x1) / 2 for one in made.of_epoch(0) for box in one.answer.boxes if box.label == "red"]
     assert min(middles) < 0.2
     assert max(middles) > 0.8
 
@@ -121,11 +123,11 @@ def _moving(name: str) -> Image:
 )
 def test_nothing_is_composed_of(examples: list[Example], read: Callable[[str], Image]) -> None:
     made = ComposedPictures(examples, read, 10, 0)
-    assert (made.examples, made.pictures) == ([], 0)
+    assert (made.of_epoch(0), made.pictures) == ([], 0)
 
 
 def test_zero_reads_no_picture() -> None:
     def refuse(name: str) -> Image:
         raise AssertionError(name)
 
-    assert ComposedPictures(_examples("a", 20), refuse, 0, 0).examples == []
+    assert ComposedPictures(_examples("a", 20), refuse, 0, 0).of_epoch(0) == []

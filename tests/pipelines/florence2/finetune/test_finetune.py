@@ -17,8 +17,8 @@ from pipelines.florence2.checkpoint_files import open_folder
 from pipelines.florence2.examples import Example
 from pipelines.florence2.finetune import trainer
 from pipelines.florence2.finetune.adapter import merged, plain, prepared
-from pipelines.florence2.finetune.batches import IGNORED, Batch, Encoder, epoch
-from pipelines.florence2.finetune.loss import token_losses
+from pipelines.florence2.finetune.batches import IGNORED, Batch, Encoder, RunExamples, epoch
+from pipelines.florence2.finetune.loss import token_logits, token_losses
 from pipelines.florence2.finetune.run import RECORD, train
 from pipelines.florence2.finetune.settings import TrainingSettings
 from pipelines.florence2.finetune.trainer import Trainer
@@ -54,9 +54,12 @@ def _encoder(folder: Path) -> Encoder:
     return Encoder(load(open_folder(str(folder)), "cpu", "float32"), _read)
 
 
-def _trainer(folder: Path, examples: Sequence[Example] = EXAMPLES, **settings: Any) -> Trainer:
+def _trainer(
+    folder: Path, examples: Sequence[Example] = EXAMPLES, rehearsed: Sequence[Example] = (), **settings: Any
+) -> Trainer:
     values = {"batch": 2, "epochs": 3, "rank": 4, "rate": 0.01, **settings}
-    return Trainer(_model(folder), _encoder(folder), TrainingSettings(**values), examples, HELD_OUT, CPU)
+    used = RunExamples(examples, HELD_OUT, rehearsed)
+    return Trainer(_model(folder), _encoder(folder), TrainingSettings(**values), used, CPU)
 
 
 def _their_loss(model: Any, batch: Batch, image_tokens: int) -> torch.Tensor:
@@ -280,8 +283,36 @@ def test_pictures_are_composed_of_the_examples_but_not_of_the_rehearsed_ones(che
     settings = TrainingSettings(full=True, epochs=1, batch=16, composed=2)
     files, out = open_folder(str(checkpoint)), tmp_path / "trained"
     record = train(files, out, settings, examples[:12], HELD_OUT, read, told.append, "cpu", examples[12:])
-    assert told[0] == "24 pictures are composed of 12"
+    assert told[0] == "24 pictures of each epoch are composed of 12"
     assert record["examples"] == {"object_detection": 12 + 24 + 36}
+
+
+@pytest.mark.parametrize("settings", [{"full": True, "vision": True}, {"full": True}, {}], ids=str)
+def test_rehearsal_keeps_the_probabilities_before_training(checkpoint: Path, settings: dict[str, Any]) -> None:
+    """One step's loss and gradients, beside those by hand; a rehearsed example alone has no gradient before it."""
+    rehearsed = [Example("5.png", "caption", Answer(text="a green house")), EXAMPLES[3]]
+    together = [EXAMPLES[0], rehearsed[0], EXAMPLES[2], rehearsed[1]]
+    before, trainer = (
+        _model(checkpoint).eval(),
+        _trainer(checkpoint, EXAMPLES[:3], rehearsed, augment=False, **settings),
+    )
+    encoder = _encoder(checkpoint)
+    kept = torch.cat([token_logits(before, encoder.batch([one])).softmax(-1) for one in rehearsed]).detach()
+    for step in range(3):
+        model = plain(trainer.model).eval()
+        for weights in trainer.trained.values():
+            weights.grad = None
+        right = torch.cat([token_losses(model, encoder.batch([one])) for one in (EXAMPLES[0], EXAMPLES[2])])
+        now = torch.cat([token_logits(model, encoder.batch([one]), True) for one in rehearsed]).log_softmax(-1)
+        losses = trainer._losses(together)
+        expected = torch.cat([-(kept * now).sum(-1), right])
+        assert losses.tolist() == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-5)
+        losses[: len(kept)].mean().backward()
+        steepest = max(
+            float(weights.grad.abs().max()) for weights in trainer.trained.values() if weights.grad is not None
+        )
+        assert (steepest < 1e-4) == (step == 0)
+        trainer.step(together)
 
 
 def test_too_long_answer_is_refused_before_training(checkpoint: Path) -> None:
