@@ -25,6 +25,7 @@ from streamer.types import Answer, Region
 
 _TOKENS = {row.token: row.name for row in FLORENCE_TASKS.values()}
 _PREFIX = re.compile(r"(<[A-Z_]+>)(.*)", re.DOTALL)
+_NO_LOCATION = re.compile(r"<loc_(?!\d{1,3}>)[^<>]{0,20}>?")
 _REGION = re.compile(r"<loc_(\d{1,3})><loc_(\d{1,3})><loc_(\d{1,3})><loc_(\d{1,3})>")
 
 
@@ -71,6 +72,8 @@ def _example(where: str, values: _Line) -> Example:
         region = _region(where, row.token, rest)
     elif rest:
         raise ConfigError(f"{where}: prefix: {row.token} takes nothing after it")
+    if unknown := _NO_LOCATION.search(values["suffix"]):
+        raise ConfigError(f"{where}: suffix: {unknown[0]} is no location: these are <loc_0> to <loc_{BINS - 1}>")
     answer = parse(row.form, values["suffix"])
     example = Example(values["image"], row.name, answer, text, region)
     # `parse` leaves malformed parts out, which would teach the model another answer than the file says.

@@ -98,8 +98,9 @@ def test_one_label_for_several_boxes_is_read(tmp_path: Path) -> None:
         ('{"image": "a.jpg", "prefix": "<REGION_TO_OCR>a sign", "suffix": "x"}', "four location tokens"),
         (
             '{"image": "a.jpg", "prefix": "<OD>", "suffix": "car<loc_1><loc_2><loc_3><loc_1000>"}',
-            "is no answer of <OD>",
+            "<loc_1000> is no location: these are <loc_0> to <loc_999>",
         ),
+        ('{"image": "a.jpg", "prefix": "<CAPTION>", "suffix": "a car <loc_99999>"}', "<loc_99999> is no location"),
         ('{"image": "a.jpg", "prefix": "<OD>", "suffix": "car<loc_9><loc_9><loc_3><loc_4>"}', "is no answer of <OD>"),
         ('{"image": "a.jpg", "prefix": "<OD>", "suffix": "<loc_1><loc_2><loc_3><loc_4>"}', "is no answer of <OD>"),
     ],
