@@ -10,8 +10,8 @@ trainings:
    rest.
 2. reviewed: 100 pictures have right labels, as after a review, and the shipped model is trained on them. Each picture
    shows another scene, as `streamer dataset collect` chooses them; the last ones by time end the training. Four tasks
-   are made of the labels, so that each picture says more about its kinds of objects, and ten pictures are composed of
-   each.
+   are made of the labels, so that each picture says more about its kinds of objects, and fifteen pictures are composed
+   of each, others in each epoch.
 
 Both trainings also get pictures of the old world, labelled by the shipped model itself (the rehearsal), so that the
 model does not forget it. Both models are scored with later pictures of the camera, and with further pictures of the old
@@ -66,7 +66,7 @@ TAUGHT = ("object_detection",)
 """Tasks of own labels, of the rehearsal and of the pictures that end a training."""
 TAUGHT_REVIEWED = ("object_detection", "region_proposal", "open_vocabulary_detection", "region_to_category")
 SELF = {"rate": 3e-4, "epochs": 15, "batch": 16, "patience": 3}
-BY_REVIEW = {"rate": 4e-4, "epochs": 10, "batch": 32, "patience": 10, "composed": 10}
+BY_REVIEW = {"rate": 4e-4, "epochs": 8, "batch": 32, "patience": 8, "composed": 15}
 """Settings of the two trainings."""
 
 
@@ -215,9 +215,9 @@ def main() -> None:
     parser.add_argument("--only", choices=("labels", "self", "reviewed"), help="measure only this part [all]")
     parser.add_argument("--camera", choices=LOOKS, default="strange", help="how its pictures look [strange]")
     parser.add_argument("--rate", type=float, help="learning rate [self: 3e-4, reviewed: 4e-4]")
-    parser.add_argument("--epochs", type=int, help="passes over the examples at most [self: 15, reviewed: 10]")
+    parser.add_argument("--epochs", type=int, help="passes over the examples at most [self: 15, reviewed: 8]")
     parser.add_argument(
-        "--rehearsed", type=int, default=1000, help="pictures of the old world that are mixed in [1000]"
+        "--rehearsed", type=int, default=2000, help="pictures of the old world that are mixed in [2000]"
     )
     parser.add_argument("--threads", type=int, default=2, help="threads of torch [2]")
     parser.add_argument("--write", action="store_true", help="store the result in benchmarks/results/data_engine.json")
