@@ -77,7 +77,7 @@ def _import(modules: Sequence[str]) -> None:
         with suppress(Exception):  # the child imports it again and reports the error
             importlib.import_module(module)
     with suppress(Exception):
-        _rehearse()
+        _take_first_steps()
     for name, value in before.items():  # PyTorch, which inference imports later, may have its threads
         if value is None:
             del os.environ[name]
@@ -85,9 +85,11 @@ def _import(modules: Sequence[str]) -> None:
             os.environ[name] = value
 
 
-def _rehearse() -> None:
-    """Do the first steps of a child, with nothing of the user: read an assignment with a config, build a report and an
-    event, look for the folders of the program. Models, caches and prepared code of these steps are then shared."""
+def _take_first_steps() -> None:
+    """Take the first steps of a child, with nothing of the user, so that their models and caches are shared.
+
+    They are to read an assignment with a config, build a report and an event, and look for the program's folders.
+    """
     from streamer.config.model import from_checked
     from streamer.events.build import status_event
     from streamer.processes.assignment import Assignment, Report, ReportKind

@@ -6,7 +6,8 @@ import json
 import math
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -55,32 +56,12 @@ def train(
     """
     if out.exists():
         raise ConfigError(f"{out} exists: name a new folder for the trained checkpoint")
-    try:
-        return _train(files, out, settings, examples, held_out, read, tell, device, rehearsed)
-    except (OSError, SafetensorError) as error:
-        cause = getattr(error, "strerror", None)
-        if cause is None:  # torch, safetensors and shutil keep it to themselves
-            cause = f"{shutil.disk_usage(out.absolute().parent).free / 1e6:.1f} MB are free on its disk"
-        raise ConfigError(f"{out}: cannot be written: {cause}") from None
-
-
-def _train(
-    files: CheckpointFiles,
-    out: Path,
-    settings: TrainingSettings,
-    examples: Sequence[Example],
-    held_out: Sequence[Example],
-    read: ReadPicture,
-    tell: Callable[[str], None],
-    device: str,
-    rehearsed: Sequence[Example],
-) -> Mapping[str, Any]:
-    """Train as `train` does. Raises ConfigError, OSError, SafetensorError."""
     state = out.with_name(out.name + ".state")
     probe = out.with_name(out.name + ".new")  # a missing folder is found before the training
-    if not probe.exists():
-        probe.mkdir()
-        probe.rmdir()
+    with _writing(out):
+        if not probe.exists():
+            probe.mkdir()
+            probe.rmdir()
     checkpoint = load(files, device, "float32")
     place = checkpoint.weights.device
     model = load_model(files, checkpoint.weights.is_tied, torch.float32, place)
@@ -88,29 +69,42 @@ def _train(
     if settings.composed:
         tell(f"{settings.composed * made.pictures} pictures of each epoch are composed of {made.pictures}")
     used = RunExamples(examples, held_out, rehearsed, made.of_epoch)
-    first = used.of_epoch(0)
     trainer = Trainer(model, Encoder(checkpoint, made.read), settings, used, place)
     share = sum(weights.numel() for weights in trainer.trained.values()) / sum(w.numel() for w in model.parameters())
-    counts = f"{counted(len(first), 'example')}, {len(held_out)} held out, {counted(trainer.steps, 'step')}"
+    counts = f"{counted(len(trainer.first), 'example')}, {len(held_out)} held out, {counted(trainer.steps, 'step')}"
     tell(f"{counts}; {share:.1%} of the weights change")
     pictures = min(CACHED_PICTURES, len({one.image for one in (*examples, *rehearsed, *held_out)}))
     seconds, memory = trainer.try_largest(pictures * made.read(examples[0].image).nbytes)
     tell(f"at most {math.ceil(trainer.steps * seconds / 60)} min and {memory / 1e9:.1f} GB of memory")
     before = trainer.loss(held_out)
     tell(f"before training: held-out loss {before:.4f}")
-    trainer.run(tell, state)
+    with _writing(out):
+        trainer.run(tell, state)
     record = {
         "base": files.name,
         "base_digest": files.digest(),
         "settings": settings.model_dump(),
-        "examples": dict(Counter(example.task for example in first)),
+        "examples": dict(Counter(example.task for example in trainer.first)),
         "held_out": dict(Counter(example.task for example in held_out)),
         "held_out_loss_before": before,
         **asdict(trainer.progress),
     }
-    save(files, merged(trainer.model), out, record)
-    state.unlink(missing_ok=True)
+    with _writing(out):
+        save(files, merged(trainer.model), out, record)
+        state.unlink(missing_ok=True)
     return record
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Raise ConfigError where a file of a run cannot be written."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        cause = getattr(error, "strerror", None)
+        if cause is None:  # torch, safetensors and shutil keep it to themselves
+            cause = f"{shutil.disk_usage(out.absolute().parent).free / 1e6:.1f} MB are free on its disk"
+        raise ConfigError(f"{out}: cannot be written: {cause}") from None
 
 
 def save(files: CheckpointFiles, model: Any, out: Path, record: Mapping[str, Any]) -> None:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from pipelines.florence2.examples import Example
 from pipelines.florence2.fast.memory_budget import available
 from pipelines.florence2.finetune.adapter import plain, prepared
-from pipelines.florence2.finetune.batches import Encoder, RunExamples, epoch
-from pipelines.florence2.finetune.loss import token_logits
+from pipelines.florence2.finetune.batches import Batch, Encoder, RunExamples, epoch
+from pipelines.florence2.finetune.loss import cross_entropy, token_logits
 from pipelines.florence2.finetune.memory import COPIES, Peak, check_room
 from pipelines.florence2.finetune.rehearsal import Rehearsal
 from pipelines.florence2.finetune.settings import TrainingSettings
@@ -60,8 +60,9 @@ class Trainer:
         """`model`: a Florence2ForConditionalGeneration in float32. Raises ConfigError for too long examples."""
         if not examples.given or not examples.held_out:
             raise ConfigError("training needs examples to train on and held-out examples")
-        first = examples.of_epoch(0)
-        for example in (*first, *examples.held_out):
+        self.first = examples.of_epoch(0)
+        """The examples of the first epoch; each later one has as many."""
+        for example in (*self.first, *examples.held_out):
             encoder.check(example)
         self._rehearsal = Rehearsal(model.to(device), examples.rehearsed, settings)
         torch.manual_seed(settings.seed)  # the first weights of adapters are random
@@ -73,7 +74,7 @@ class Trainer:
         self._optimizer = torch.optim.AdamW(
             self._trained.values(), lr=settings.highest_rate, weight_decay=settings.weight_decay
         )
-        self._per_epoch = len(epoch(first, settings.batch, settings.seed, 0))
+        self._per_epoch = len(epoch(self.first, settings.batch, settings.seed, 0))
         self.steps = settings.epochs * self._per_epoch
 
     @property
@@ -87,7 +88,7 @@ class Trainer:
         `pictures`: bytes of pictures that will be kept. Returns the seconds of a step, and the bytes that the process
         needs, both at most. Raises ConfigError.
         """
-        longest = sorted(self._examples.of_epoch(0), key=self._encoder.length)[-self.settings.batch :]
+        longest = sorted(self.first, key=self._encoder.length)[-self.settings.batch :]
         later = pictures + 4 * COPIES * sum(weights.numel() for weights in self._trained.values())
         try:
             if self._device.type == "cpu":  # where the system ends a process that needs too much
@@ -168,7 +169,8 @@ class Trainer:
         total, tokens, size = 0.0, 0, self.settings.batch
         with torch.inference_mode():
             for start in range(0, len(examples), size):
-                losses = self._losses(examples[start : start + size])
+                with self._precision():
+                    losses = cross_entropy(*self._logits(examples[start : start + size]))
                 total, tokens = total + float(losses.sum()), tokens + len(losses)
         return total / tokens
 
@@ -176,15 +178,18 @@ class Trainer:
         self.model.train()
         if not self.settings.vision:
             plain(self.model).model.vision_tower.eval()
-        loss = self._losses(examples, seed, all_rehearsed).mean()
+        with self._precision():
+            losses = self._rehearsal.losses(*self._logits(examples, seed), examples, all_rehearsed)
+        loss = losses.mean()
         loss.backward()
         return float(loss.detach())
 
-    def _losses(self, examples: Sequence[Example], seed: str | None = None, all_rehearsed: bool = False) -> Tensor:
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda")
+
+    def _logits(self, examples: Sequence[Example], seed: str | None = None) -> tuple[Tensor, Batch]:
         batch = self._encoder.batch(examples, seed).to(self._device)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
-            logits = token_logits(plain(self.model), batch, self.settings.vision)
-            return self._rehearsal.losses(logits, batch, examples, all_rehearsed)
+        return token_logits(plain(self.model), batch, self.settings.vision), batch
 
     def _batches(self) -> Iterator[list[Example]]:
         """Yield the batches from the next step on."""
