@@ -174,7 +174,7 @@ class Rules:
     def _send(self, event: IncidentEvent | StatusEvent) -> None:
         if isinstance(event, IncidentEvent):
             self.snapshots.keep(event)
-            log.info("incident of rule %s on %s: %s", event.data.rule, event.data.stream, event.data.state)
+            log.debug("incident of rule %s on %s: %s", event.data.rule, event.data.stream, event.data.state)
         self.send_event(event)
 
     def send_event(self, event: IncidentEvent | StatusEvent) -> None:

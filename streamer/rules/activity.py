@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
+from typing import NamedTuple
 
 from streamer.config.rule import Hits, Hold, Rule
 from streamer.events.part import UnixSecond
@@ -19,7 +20,6 @@ from streamer.rules.incident import (
     Incident,
     Reporter,
     evidence_of,
-    reasons_to_json,
 )
 from streamer.rules.observation import NOTHING, AnsweredTime, Finding, Moment, Observation, is_reached
 from streamer.rules.updates import Updates
@@ -36,6 +36,18 @@ STREAM_OVER: Mapping[str, str] = {
 """States of a stream without further answers, and why its incidents end then."""
 
 _NO_EVIDENCE = Evidence("", None, None)
+
+
+class DeferredAnswer(NamedTuple):
+    """An answer without objects that count, which an activity takes later."""
+
+    value: Truth
+    """Value of the condition then."""
+    moment: Moment
+    seconds: float
+    """Answered second of the task."""
+    last: Moment | None
+    """Frame of the task's newest answer, without those that came late."""
 
 
 @dataclass(slots=True)
@@ -144,14 +156,16 @@ class Activity:
                 leaf.state.value = False
         return event
 
-    def take_deferred(self, answers: Iterable[tuple[Truth, Moment]]) -> None:
-        """Take answers within `deferrable_s`, each with the value that the condition has then. They cause no event."""
-        for value, moment in answers:
-            self.leaves[0].state.value = value
-            if self.state.incident is not None:  # only the time counts
-                self.state.time.advance(moment, value is not None)
-                continue
-            self._evaluate(value, _NO_EVIDENCE, moment)
+    def take_deferred(self, answers: Sequence[DeferredAnswer], since: float) -> None:
+        """Take answers within `deferrable_s`. They cause no event. `since`: answered second of the task before them."""
+        if self.state.incident is not None:  # only the time counts
+            last, time = answers[-1], self.state.time
+            self.leaves[0].state.value = last.value
+            time.seconds, time.last = time.seconds + last.seconds - since, last.last
+            return
+        for answer in answers:
+            self.leaves[0].state.value = answer.value
+            self._evaluate(answer.value, _NO_EVIDENCE, answer.moment)
             if self.sleeps:
                 return
 
@@ -256,7 +270,7 @@ class Activity:
         incident = Incident(name, started=wall, since=wall, severity=rule.severity, best=first)
         for evidence in state.pending:
             incident.add(evidence)
-        incident.last_true, incident.why = now, reasons_to_json(tuple(self.condition.reasons()))
+        incident.last_true, incident.why = now, tuple(self.condition.reasons())
         state.incident, state.last_start = incident, wall
         state.hits, state.pending, state.true_since, state.may_start_at = [], [], None, None
         return self.reporter.event(incident, "start", wall)
@@ -268,7 +282,7 @@ class Activity:
             return self._end(wall, None) if is_reached(self._grace_s, now - incident.last_true) else None
         more = evidence.count > incident.count
         incident.add(evidence)
-        incident.last_true, incident.why = now, reasons_to_json(tuple(self.condition.reasons()))
+        incident.last_true, incident.why = now, tuple(self.condition.reasons())
         if more:
             return self.reporter.event(incident, "update", wall, f"count {incident.count}")
         if incident.best.rank >= max(0.0, incident.reported_score) + BETTER_SCORE:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -80,7 +79,7 @@ class Incident:
     """Ids since the last event."""
     last_true: float = 0.0
     """Answered second at which the condition was true last."""
-    why: list[dict[str, Any]] = field(default_factory=list)
+    why: tuple[Reason, ...] = ()
     heard: Severity | None = None
     """Severity of the last event that was not snoozed; None if all were."""
     acknowledged: str | None = None
@@ -181,7 +180,7 @@ class Reporter:
                 snapshot=best.snapshot,
             ),
             evidence=tuple(incident.evidence),
-            why=tuple(Reason.model_validate(one) for one in incident.why),
+            why=incident.why,
             acknowledged=incident.acknowledged,
             snoozed_until=None if snoozed_until is None else _time(snoozed_until),
             notify=notify.names,
@@ -221,10 +220,6 @@ class Reporter:
 def event_id(incident: str, state: str, number: int) -> str:
     """Return the id of an event of an incident. That of its start follows from the incident's id alone: number 0."""
     return _hash([incident, state, number])
-
-
-def reasons_to_json(reasons: Sequence[Reason]) -> list[dict[str, Any]]:
-    return [one.model_dump() for one in reasons]
 
 
 def hash_of(rule: Rule, stream: Stream) -> str:

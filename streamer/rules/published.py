@@ -74,7 +74,7 @@ def _incident(data: IncidentData) -> Incident:
         count=data.count,
         answers=data.answers,
         number=data.number + 1,
-        why=[one.model_dump() for one in data.why],
+        why=data.why,
         acknowledged=data.acknowledged,
         told={} if data.silent else dict.fromkeys(data.notify, data.severity),
     )

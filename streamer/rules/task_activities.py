@@ -8,13 +8,12 @@ equal conditions on objects form a group, so that each answer is compared with t
 from __future__ import annotations
 
 from collections import defaultdict
-from itertools import islice
 from math import inf
 from typing import NamedTuple
 
-from streamer.rules.activity import Activity, may_stay_true
+from streamer.rules.activity import Activity, DeferredAnswer, may_stay_true
 from streamer.rules.condition import ObjectLeaf, Truth
-from streamer.rules.observation import AnsweredTime, Moment, Observation, Selector
+from streamer.rules.observation import AnsweredTime, Observation, Selector
 
 ANY_LABEL = ""
 """Key of activities that look at objects with any label."""
@@ -37,6 +36,8 @@ class _Deferral(NamedTuple):
     activity: Activity
     first: int
     """Number of the first answer that is deferred."""
+    since: float
+    """Second of the task's answered time before it."""
     until: float
     """Second of the task's answered time from which on an answer can end the incident."""
 
@@ -47,7 +48,7 @@ class TaskActivities:
         """Those that every answer concerns, by their order."""
         self._groups = defaultdict[str, dict[Selector, _Group]](dict)  # by label
         self._deferrals: dict[int, _Deferral] = {}  # by order
-        self._answers: list[tuple[Truth, Moment]] = []  # with the value of a condition on an object that none shows
+        self._answers: list[DeferredAnswer] = []
         self._value: Truth = None
         self._time = AnsweredTime()
         self._next_due = inf  # no deferral ends earlier
@@ -79,7 +80,7 @@ class TaskActivities:
             for activity in found.values():
                 self.take(activity)
         if self._deferrals:
-            self._answers.append((self._value, seen.moment))
+            self._answers.append(DeferredAnswer(self._value, seen.moment, seconds, self._time.last))
         else:
             self._answers.clear()
         return [found[order] for order in sorted(found)]
@@ -91,7 +92,7 @@ class TaskActivities:
             return False
         until = self._time.seconds + seconds - MARGIN_S
         self._next_due = min(self._next_due, until)
-        self._deferrals[activity.order] = _Deferral(activity, len(self._answers), until)
+        self._deferrals[activity.order] = _Deferral(activity, len(self._answers), self._time.seconds, until)
         if activity.condition.value:
             self._true[activity.order] = activity
         return True
@@ -111,7 +112,8 @@ class TaskActivities:
         deferral = self._deferrals.pop(activity.order, None)
         if deferral is not None:
             self._true.pop(activity.order, None)
-            activity.take_deferred(islice(self._answers, deferral.first, None))
+            if answers := self._answers[deferral.first :]:
+                activity.take_deferred(answers, deferral.since)
 
     def _due(self, seconds: float) -> dict[int, Activity]:
         is_full = len(self._answers) >= MOST_DEFERRED
