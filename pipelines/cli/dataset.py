@@ -156,9 +156,9 @@ def filter_labels(
         typer.echo(f"lowest score: {min_score:.3f}{''.join(f', {name} {one:.3f}' for name, one in limits.items())}")
     steps.append(filters.by_score(min_score, limits))
     objects, table = filters.run(steps, pictures, objects)
-    write_labels(out, labelled(folder, pictures, objects))
-    _print_table(table)
     with FilterFiles(folder, removed, captions) as files:
+        write_labels(out, labelled(folder, pictures, objects))
+        _print_table(table)
         files.write_objects(pictures, table)
         files.write_captions(pictures, typer.echo)
 

@@ -14,6 +14,7 @@ from streamer.cli.client import REPLY_TIMEOUT_S, call
 from streamer.cli.options import Checkpoint, RunningAgent
 from streamer.core.errors import ConfigError
 from streamer.core.model_name import model_name
+from streamer.core.paths import find_running
 from streamer.core.printable import printable
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def use(
     from streamer.config.model import find_pipeline
 
     watch_s = _watch_seconds(watch)
+    find_running(agent)  # before the files of the checkpoint are read
     if (folder := Path(checkpoint).expanduser()).exists():
         checkpoint = str(folder.resolve())
     pipeline = find_pipeline()

@@ -262,7 +262,11 @@ def test_pictures_of_an_agent_become_a_dataset(tmp_path: Path, monkeypatch: pyte
     ]
     by_folder = collect(f"agent:{tmp_path}/state/streamer/home", out)
     assert "0 new pictures, 2 known, 1 repeat another one" in by_folder.stdout
-    filtered = CliRunner().invoke(app, ["dataset", "filter", str(out), "--out", f"coco:{out}/labels.json"])
+    to_labels = ["dataset", "filter", str(out), "--out", f"coco:{out}/labels.json"]
+    refused = CliRunner().invoke(app, [*to_labels, "--removed", f"{out}/missing/removed.jsonl"])
+    assert "removed.jsonl: cannot be written: No such file" in str(refused.exception)
+    assert not (out / "labels.json").exists()
+    filtered = CliRunner().invoke(app, to_labels)
     assert filtered.exit_code == 0, filtered.output
     labels = coco.read(out / "labels.json")
     assert [(one.file, [thing.label for thing in one.objects]) for one in labels.pictures] == [

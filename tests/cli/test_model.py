@@ -1,4 +1,4 @@
-"""`streamer model quantize`: the jobs that the pipeline gets, exit codes and errors. The model is not made here."""
+"""`streamer model`: the jobs that `quantize` gets, exit codes and errors. The model is not made here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer
 
-from streamer.cli.model import quantize
+from streamer.cli.model import quantize, use
 from streamer.config.model import find_pipeline
 from streamer.core.errors import ConfigError
 from streamer.types import Job
@@ -121,3 +121,9 @@ def test_wrong_option_is_an_error(recorded: Recorded, options: dict[str, Any], m
 def test_model_beside_a_config_is_an_error(recorded: Recorded, config: Path) -> None:
     with pytest.raises(ConfigError, match="--model: the config names the model"):
         exit_code(config=config, model="elsewhere")
+
+
+def test_missing_agent_is_told_before_the_checkpoint_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match="agent nobody is not running"):
+        use(str(tmp_path / "missing"), None, "1m", "nobody")
