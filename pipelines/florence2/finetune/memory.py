@@ -11,8 +11,8 @@ from pipelines.florence2.finetune.settings import TrainingSettings
 from streamer.core.errors import ConfigError
 from streamer.core.malloc import release_unused
 
-COPIES = 3
-"""Further float32 values for each trained weight: AdamW's two moments, and the best weights."""
+COPIES = 4
+"""Further float32 values for each trained weight: AdamW's two moments, the averaged weights, and the best of these."""
 _PROCESS = Path("/proc/self")
 
 

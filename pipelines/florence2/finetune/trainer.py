@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pipelines.florence2.examples import Example
 from pipelines.florence2.fast.memory_budget import available
 from pipelines.florence2.finetune.adapter import plain, prepared
+from pipelines.florence2.finetune.averaged import AveragedWeights
 from pipelines.florence2.finetune.batches import Batch, Encoder, RunExamples, epoch
 from pipelines.florence2.finetune.loss import cross_entropy, token_logits
 from pipelines.florence2.finetune.memory import COPIES, Peak, check_room
@@ -70,11 +71,11 @@ class Trainer:
         self.model = prepared(model, settings).to(device)
         self._encoder, self._device, self._examples = encoder, device, examples
         self._trained = {name: weights for name, weights in self.model.named_parameters() if weights.requires_grad}
-        self._best: dict[str, Tensor] = {}
         self._optimizer = torch.optim.AdamW(
             self._trained.values(), lr=settings.highest_rate, weight_decay=settings.weight_decay
         )
         self._per_epoch = len(epoch(self.first, settings.batch, settings.seed, 0))
+        self._averaged = AveragedWeights(self._trained, self._per_epoch)
         self.steps = settings.epochs * self._per_epoch
 
     @property
@@ -140,9 +141,7 @@ class Trainer:
                 told = time.monotonic()
                 left = (told - started) / (done - first) * (self.steps - done) / 60
                 tell(f"step {done} of {self.steps}: loss {loss:.4f}, at most {left:.0f} min left")
-        with torch.no_grad():
-            for name, weights in self._best.items():
-                self._trained[name].copy_(weights)
+        self._averaged.take_best()
 
     @property
     def has_ended(self) -> bool:
@@ -161,6 +160,7 @@ class Trainer:
         nn.utils.clip_grad_norm_(self._trained.values(), MAX_GRADIENT)
         self._optimizer.step()
         self.progress.step += 1
+        self._averaged.add(self.progress.step)
         return loss
 
     def loss(self, examples: Sequence[Example]) -> float:
@@ -200,12 +200,14 @@ class Trainer:
             skipped = 0
 
     def _compare(self) -> None:
-        found, progress = self.loss(self._examples.held_out), self.progress
+        progress = self.progress
+        with self._averaged.in_use():
+            found = self.loss(self._examples.held_out)
         progress.held_out.append((progress.step, found))
         progress.worse += 1
         if progress.best is None or found < progress.best:
             progress.best, progress.best_step, progress.worse = found, progress.step, 0
-            self._best = {name: weights.detach().clone() for name, weights in self._trained.items()}
+            self._averaged.keep()
 
     def _key(self) -> str:
         """Return a hash of all that a run depends on beside the checkpoint's weights."""
@@ -219,7 +221,7 @@ class Trainer:
             "key": self._key(),
             "progress": asdict(self.progress),
             "weights": self._trained,
-            "best": self._best,
+            "averaged": self._averaged.state,
             "optimizer": self._optimizer.state_dict(),
         }
         temporary = path.with_name(path.name + ".new")
@@ -240,7 +242,7 @@ class Trainer:
             raise ConfigError(f"{path} belongs to a run with other settings or examples: remove it to begin anew")
         saved = content["progress"]
         self.progress = Progress(**saved | {"held_out": list(map(tuple, saved["held_out"]))})
-        self._best = content["best"]
+        self._averaged.load(content["averaged"])
         with torch.no_grad():
             for name, weights in content["weights"].items():
                 self._trained[name].copy_(weights)
