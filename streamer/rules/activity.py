@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
@@ -36,18 +36,22 @@ STREAM_OVER: Mapping[str, str] = {
 """States of a stream without further answers, and why its incidents end then."""
 
 _NO_EVIDENCE = Evidence("", None, None)
+_ONE = Hits(1, 1)
 
 
-class DeferredAnswer(NamedTuple):
-    """An answer without objects that count, which an activity takes later."""
+class Answers(NamedTuple):
+    """The answers of a task up to one of them, and what a condition on an object that they do not show is at them."""
 
-    value: Truth
-    """Value of the condition then."""
-    moment: Moment
-    seconds: float
-    """Answered second of the task."""
-    last: Moment | None
-    """Frame of the task's newest answer, without those that came late."""
+    number: int = 0
+    """How many there are, those without a value too."""
+    false: int = 0
+    """At how many the condition is false."""
+    value: Truth = None
+    """The condition at the newest one."""
+    seconds: float = 0.0
+    """Answered second."""
+    last: Moment | None = None
+    """Frame from which on the answered time counts."""
 
 
 @dataclass(slots=True)
@@ -77,19 +81,25 @@ class ActivityState:
 
     def is_held(self, hold: Hold, value: bool, evidence: Evidence, now: float) -> bool:
         """Record a value before the start; return whether there is enough evidence."""
-        seconds, hits = hold.for_ or 0.0, hold.hits or Hits(1, 1)
-        self.hits = [*self.hits, value][-hits.of :]
-        if value:
-            self.pending.append(evidence)
-            if len(self.pending) > MAX_PENDING:
-                del self.pending[1 : 1 + MAX_PENDING // 2]  # the first one names the incident
-            if self.true_since is None:
-                self.true_since = now
-            return sum(self.hits) >= hits.true and is_reached(seconds, now - self.true_since)
+        if not value:
+            self.take_false(hold, 1)
+            return False
+        hits = hold.hits or _ONE
+        self.hits = [*self.hits, True][-hits.of :]
+        self.pending.append(evidence)
+        if len(self.pending) > MAX_PENDING:
+            del self.pending[1 : 1 + MAX_PENDING // 2]  # the first one names the incident
+        if self.true_since is None:
+            self.true_since = now
+        return sum(self.hits) >= hits.true and is_reached(hold.for_ or 0.0, now - self.true_since)
+
+    def take_false(self, hold: Hold, number: int) -> None:
+        """Record values before the start that are all false."""
+        kept = (hold.hits or _ONE).of
+        self.hits = [*self.hits, *[False] * min(number, kept)][-kept:]
         self.true_since = None
-        if seconds or True not in self.hits:
+        if hold.for_ or True not in self.hits:
             self.pending = []
-        return False
 
 
 class Activity:
@@ -156,18 +166,13 @@ class Activity:
                 leaf.state.value = False
         return event
 
-    def take_deferred(self, answers: Sequence[DeferredAnswer], since: float) -> None:
-        """Take answers within `deferrable_s`. They cause no event. `since`: answered second of the task before them."""
-        if self.state.incident is not None:  # only the time counts
-            last, time = answers[-1], self.state.time
-            self.leaves[0].state.value = last.value
-            time.seconds, time.last = time.seconds + last.seconds - since, last.last
-            return
-        for answer in answers:
-            self.leaves[0].state.value = answer.value
-            self._evaluate(answer.value, _NO_EVIDENCE, answer.moment)
-            if self.sleeps:
-                return
+    def take_deferred(self, before: Answers, now: Answers) -> None:
+        """Take the answers from `before` to `now`, all within `deferrable_s`. They cause no event."""
+        state, time = self.state, self.state.time
+        self.leaves[0].state.value = now.value
+        time.seconds, time.last = time.seconds + now.seconds - before.seconds, now.last
+        if state.incident is None and now.false > before.false:
+            state.take_false(self._rule.hold, now.false - before.false)
 
     def change_stream(self, state: str, event: str, epoch: int | None, now: float) -> Iterator[IncidentEvent]:
         """Take a change of the stream's state: `up`, `down`, `stopped`, `ended`, `moved`."""

@@ -11,16 +11,14 @@ from collections import defaultdict
 from math import inf
 from typing import NamedTuple
 
-from streamer.rules.activity import Activity, DeferredAnswer, may_stay_true
-from streamer.rules.condition import ObjectLeaf, Truth
+from streamer.rules.activity import Activity, Answers, may_stay_true
+from streamer.rules.condition import ObjectLeaf
 from streamer.rules.observation import AnsweredTime, Observation, Selector
 
 ANY_LABEL = ""
 """Key of activities that look at objects with any label."""
 MARGIN_S = 0.001
 """Activities take their answers by so much earlier than they must, because sums of seconds are rounded."""
-MOST_DEFERRED = 1000
-"""Answers of a task that are deferred."""
 
 
 class _Group(NamedTuple):
@@ -34,10 +32,8 @@ class _Group(NamedTuple):
 
 class _Deferral(NamedTuple):
     activity: Activity
-    first: int
-    """Number of the first answer that is deferred."""
-    since: float
-    """Second of the task's answered time before it."""
+    before: Answers
+    """Those that it has taken."""
     until: float
     """Second of the task's answered time from which on an answer can end the incident."""
 
@@ -48,8 +44,7 @@ class TaskActivities:
         """Those that every answer concerns, by their order."""
         self._groups = defaultdict[str, dict[Selector, _Group]](dict)  # by label
         self._deferrals: dict[int, _Deferral] = {}  # by order
-        self._answers: list[DeferredAnswer] = []
-        self._value: Truth = None
+        self._answers = Answers()
         self._time = AnsweredTime()
         self._next_due = inf  # no deferral ends earlier
         self._true: dict[int, Activity] = {}  # those that defer the next answer if it makes their condition false
@@ -61,9 +56,9 @@ class TaskActivities:
 
     def concerned(self, seen: Observation) -> list[Activity]:
         """Return the activities that must take an observation now, in their order; the others defer it."""
-        if seen.outcome != "unchanged":
-            self._value = False if seen.outcome == "answer" else None
-        seconds = self._time.advance(seen.moment, self._value is not None)
+        before = self._answers
+        value = before.value if seen.outcome == "unchanged" else False if seen.outcome == "answer" else None
+        seconds = self._time.advance(seen.moment, value is not None)
         found = dict(self.awake)
         for label in (ANY_LABEL, *seen.by_label) if seen.objects else ():
             if label in self._groups:
@@ -74,25 +69,22 @@ class TaskActivities:
             if seen.outcome == "unchanged" or may_stay_true(activity, seen):
                 found[order] = activity
         self._true.clear()
-        if seconds >= self._next_due or len(self._answers) >= MOST_DEFERRED:
+        if seconds >= self._next_due:
             found |= self._due(seconds)
-        if self._deferrals:
-            for activity in found.values():
-                self.take(activity)
-        if self._deferrals:
-            self._answers.append(DeferredAnswer(self._value, seen.moment, seconds, self._time.last))
-        else:
-            self._answers.clear()
+        for activity in found.values():
+            self.take(activity)
+        false = before.false + (value is False)
+        self._answers = Answers(before.number + 1, false, value, seconds, self._time.last)
         return [found[order] for order in sorted(found)]
 
     def defer(self, activity: Activity) -> bool:
         """Defer the next answers without objects that count, if these only pass the time; return whether they do."""
-        seconds = activity.deferrable_s
-        if seconds is None or self._value is None or activity.state.time.last != self._time.last:
+        seconds, now = activity.deferrable_s, self._answers
+        if seconds is None or now.value is None or activity.state.time.last != now.last:
             return False
-        until = self._time.seconds + seconds - MARGIN_S
+        until = now.seconds + seconds - MARGIN_S
         self._next_due = min(self._next_due, until)
-        self._deferrals[activity.order] = _Deferral(activity, len(self._answers), self._time.seconds, until)
+        self._deferrals[activity.order] = _Deferral(activity, now, until)
         if activity.condition.value:
             self._true[activity.order] = activity
         return True
@@ -105,19 +97,18 @@ class TaskActivities:
     def has_deferred(self, activity: Activity) -> bool:
         """Return whether there are answers that an activity has deferred."""
         deferral = self._deferrals.get(activity.order)
-        return deferral is not None and deferral.first < len(self._answers)
+        return deferral is not None and deferral.before.number < self._answers.number
 
     def take(self, activity: Activity) -> None:
         """Let an activity take the answers that it has deferred, and defer no more."""
         deferral = self._deferrals.pop(activity.order, None)
         if deferral is not None:
             self._true.pop(activity.order, None)
-            if answers := self._answers[deferral.first :]:
-                activity.take_deferred(answers, deferral.since)
+            if deferral.before.number < self._answers.number:
+                activity.take_deferred(deferral.before, self._answers)
 
     def _due(self, seconds: float) -> dict[int, Activity]:
-        is_full = len(self._answers) >= MOST_DEFERRED
-        due = {order: one for order, one in self._deferrals.items() if is_full or one.until <= seconds}
+        due = {order: one for order, one in self._deferrals.items() if one.until <= seconds}
         later = [one.until for order, one in self._deferrals.items() if order not in due]
         self._next_due = min(later, default=inf)
         return {order: one.activity for order, one in due.items()}

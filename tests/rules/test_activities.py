@@ -10,7 +10,7 @@ import pytest
 
 from streamer.config.model import from_mapping
 from streamer.events.schema import IncidentEvent
-from streamer.rules import activities, task_activities
+from streamer.rules import activities
 from streamer.rules.activities import Activities
 from streamer.rules.activity import Activity
 from streamer.rules.engine import Engine
@@ -48,7 +48,6 @@ def test_earliest_deadline_is_found_after_any_changes(monkeypatch: pytest.Monkey
 
 def test_answers_passed_over_or_deferred_change_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same random answers to an engine in which each activity takes each answer at once cause the same events."""
-    monkeypatch.setattr(task_activities, "MOST_DEFERRED", 20)
     moves = random.Random(20)
     ends = 0
     for _ in range(25):
