@@ -54,7 +54,7 @@ BATCH = 256
 """Events per read."""
 START_S = 60.0
 """Maximum seconds to build the conditions and read the stored state."""
-SAVE_S, SAVE_SHARE = 5.0, 0.01
+SAVE_S, SAVE_SHARE = 10.0, 0.01
 """Least seconds between two stores of the state, and largest share of the time for them: incidents wait meanwhile, and
 a slow disk must not delay more than one in a hundred. After a kill, the events since the last store are read again."""
 FLUSH_S = 1.5
