@@ -48,10 +48,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.05
+POLL_S = 0.06
 """Interval at which the ledger is read."""
 BATCH = 256
 """Events per read."""
+GARBAGE = 10_000
+"""New objects after which garbage is looked for. Those of an event are freed without that."""
 START_S = 60.0
 """Maximum seconds to build the conditions and read the stored state."""
 SAVE_S, SAVE_SHARE = 10.0, 0.01
@@ -81,6 +83,7 @@ def run(worker: Worker) -> None:
             rules.save()  # a new file takes longest: here it delays no incident
             gc.collect()
             gc.freeze()  # with many rules, a search of all these objects for garbage takes a quarter of a second
+            gc.set_threshold(GARBAGE)
             worker.report(ReportKind.READY)
             while not worker.stopping:
                 rules.poll_once()
