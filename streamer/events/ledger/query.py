@@ -52,7 +52,7 @@ class Filter:
 
 
 _Value = int | float | str | bytes
-_COLUMNS = "pos, created, body"
+_COLUMNS = "pos, created, body, crc"
 
 
 class Entry(NamedTuple):
@@ -123,17 +123,16 @@ class LedgerQuery:
 
     def find(self, event_id: str) -> Entry | None:
         """Return the event with this id, or None if the ledger does not hold it or cannot be read."""
-        query = f"SELECT {_COLUMNS} FROM events WHERE id = ? AND is_intact(pos, crc, body)"
         try:
-            return next(map(_entry, self._execute(query, (event_id,))), None)
+            return next(self._intact(self._execute(f"SELECT {_COLUMNS} FROM events WHERE id = ?", (event_id,))), None)
         except apsw.Error:
             return None
 
     def of_source(self, source: str) -> Iterator[Entry]:
         """Yield all events of a source, the oldest first; what cannot be read is left out."""
-        query = f"SELECT {_COLUMNS} FROM events WHERE source = ? AND is_intact(pos, crc, body) ORDER BY pos"
+        query = f"SELECT {_COLUMNS} FROM events WHERE source = ? ORDER BY pos"
         try:
-            yield from map(_entry, self._execute(query, (source,)))
+            yield from self._intact(self._execute(query, (source,)))
         except apsw.Error:
             return
 
@@ -179,8 +178,15 @@ class LedgerQuery:
         return 1, 0
 
     def _read(self, after: int, head: int, limit: int, filter: Filter, newest: bool) -> list[Entry]:
-        query, values = _query(after, head, limit, filter, newest)
-        return [_entry(row) for row in self._execute(query, values)]
+        found: list[Entry] = []
+        while True:  # again if damaged ones were among those that were read
+            wanted = limit - len(found)
+            rows = self._execute(*_query(after, head, wanted, filter, newest))
+            found += self._intact(rows)
+            if len(rows) < wanted or len(found) == limit:
+                return found
+            last = rows[-1][0]
+            after, head = (after, last - 1) if newest else (last, head)
 
     def _execute(self, query: str, values: Iterable[_Value]) -> list[tuple[Any, ...]]:
         """Return the rows of a query; none if there is no ledger. Raises apsw.Error if it cannot be read."""
@@ -204,31 +210,26 @@ class LedgerQuery:
             self._close()
             self._db = connect_readonly(self._path)
             self._db.create_scalar_function("contains_text", _contains_text, 2)
-            self._db.create_scalar_function("is_intact", self._is_intact, 3)
             self._file = status.st_dev, status.st_ino
         return self._db
 
-    def _is_intact(self, *row: Any) -> bool:
-        """Return whether the checksum of a row (position, checksum, body) is right and its body is a JSON object."""
-        try:
-            _, body = checked(*row)
-            if self._is_decoded or isinstance(from_json(body, allow_inf_nan=False), dict):
-                return True
-        except (apsw.CorruptError, ValueError):
-            pass
-        self._damaged.add(row[0])
-        return False
+    def _intact(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[Entry]:
+        """Yield the rows of `_COLUMNS` whose checksum is right and whose body is a JSON object."""
+        for position, created, body, crc in rows:
+            try:
+                checked(position, crc, body)
+                is_object = self._is_decoded or isinstance(from_json(body, allow_inf_nan=False), dict)
+            except (apsw.CorruptError, ValueError):
+                is_object = False
+            if is_object:  # the checksum does not contain the time
+                yield Entry(position, created if is_time(created) else 0.0, body)
+            else:
+                self._damaged.add(position)
 
     def _close(self) -> None:
         if self._db is not None:
             self._db.close()
         self._db = self._file = None
-
-
-def _entry(row: tuple[Any, ...]) -> Entry:
-    """Return a row of `_COLUMNS`. The checksum does not contain the time."""
-    position, created, body = row
-    return Entry(position, created if is_time(created) else 0.0, body)
 
 
 def _spans(after: int, head: int, filter: Filter | None) -> Iterator[tuple[int, int]]:
@@ -267,7 +268,6 @@ def _query(after: int, head: int, limit: int, filter: Filter, newest: bool) -> t
     if filter.since is not None:
         terms.append("created >= ?")
         values.append(filter.since)
-    terms.append("is_intact(pos, crc, body)")
     order = "DESC" if newest else "ASC"
     return f"SELECT {_COLUMNS} FROM {table} WHERE {' AND '.join(terms)} ORDER BY pos {order} LIMIT ?", [*values, limit]
 

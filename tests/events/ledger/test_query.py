@@ -61,3 +61,15 @@ def test_incidents_are_found_among_many_other_events(tmp_path: Path) -> None:
             advance_reader(tmp_path / "ledger.db", "rules", 20)
             ledger._delete_oldest(33, time.time() + 100)
             assert ledger._db.execute("SELECT pos FROM incident").fetchall() == [(33,)]
+
+
+def test_page_is_full_despite_damaged_events(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        ledger.commit([event(seq=seq) for seq in range(6)])
+        ledger._db.execute("UPDATE events SET crc = crc + 1 WHERE pos IN (2, 3, 6)")
+    with closing(LedgerQuery(tmp_path / "ledger.db")) as query:
+        assert [entry.position for entry in query.after(0, 3).entries] == [1, 4, 5]
+        assert [entry.position for entry in query.newest(3).entries] == [1, 4, 5]
+        assert [entry.position for entry in query.after(1, 1).entries] == [4]
+        assert query.after(5, 3) == Page([], 6)
+        assert query.newest(1).entries[0].position == 5
