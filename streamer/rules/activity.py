@@ -43,9 +43,9 @@ class Answers(NamedTuple):
     """The answers of a task up to one of them, and what a condition on an object that they do not show is at them."""
 
     number: int = 0
-    """How many there are, those without a value too."""
+    """Number of all, those without a value too."""
     false: int = 0
-    """At how many the condition is false."""
+    """Number of those at which the condition is false."""
     value: Truth = None
     """The condition at the newest one."""
     seconds: float = 0.0
