@@ -45,7 +45,6 @@ class TaskActivities:
         self._groups = defaultdict[str, dict[Selector, _Group]](dict)  # by label
         self._deferrals: dict[int, _Deferral] = {}  # by order
         self._answers = Answers()
-        self._time = AnsweredTime()
         self._next_due = inf  # no deferral ends earlier
         self._true: dict[int, Activity] = {}  # those that defer the next answer if it makes their condition false
 
@@ -58,7 +57,8 @@ class TaskActivities:
         """Return the activities that must take an observation now, in their order; the others defer it."""
         before = self._answers
         value = before.value if seen.outcome == "unchanged" else False if seen.outcome == "answer" else None
-        seconds = self._time.advance(seen.moment, value is not None)
+        time = AnsweredTime(before.seconds, before.last)
+        seconds = time.advance(seen.moment, value is not None)
         found = dict(self.awake)
         for label in (ANY_LABEL, *seen.by_label) if seen.objects else ():
             if label in self._groups:
@@ -74,7 +74,7 @@ class TaskActivities:
         for activity in found.values():
             self.take(activity)
         false = before.false + (value is False)
-        self._answers = Answers(before.number + 1, false, value, seconds, self._time.last)
+        self._answers = Answers(before.number + 1, false, value, seconds, time.last)
         return [found[order] for order in sorted(found)]
 
     def defer(self, activity: Activity) -> bool:

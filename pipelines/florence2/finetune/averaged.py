@@ -48,7 +48,7 @@ class AveragedWeights:
             self._swap()
 
     def keep(self) -> None:
-        """Keep the present means as the best ones."""
+        """Keep the present means as the best ones. Call it outside of `in_use`, which moves them."""
         self._best = _copies(self._means)
 
     def take_best(self) -> None:
