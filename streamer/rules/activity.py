@@ -40,7 +40,7 @@ _ONE = Hits(1, 1)
 
 
 class Answers(NamedTuple):
-    """The answers of a task up to one of them, and what a condition on an object that they do not show is at them."""
+    """The answers of a task up to one of them, as a condition on an object that none of them shows counts them."""
 
     number: int = 0
     """Number of all, those without a value too."""
